@@ -1,0 +1,74 @@
+"""Write a file or a directory whole or not at all.
+
+Everything is written beside the target under a hidden name, flushed to disk, and renamed into place. A
+crash, a full disk or Ctrl-C leaves the target as it was; at worst a `.NAME.partial-PID` stays behind.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A binary file to write; it takes `path`'s place when the block ends without an exception."""
+    partial = partial_path(path)
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def begin_directory(target: Path) -> Path:
+    """Make the empty directory that `commit_directory` will move to `target`, parents included."""
+    partial = partial_path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if partial.exists():  # left by a killed process that had our number
+        shutil.rmtree(partial)
+    partial.mkdir()
+    return partial
+
+
+def commit_directory(partial: Path, target: Path) -> None:
+    """Put `partial` in `target`'s place; whether what is there may go is the caller's decision."""
+    for folder, _, files in os.walk(partial):
+        for name in files:
+            sync(Path(folder, name))
+        sync(Path(folder))
+    if not target.exists():
+        partial.rename(target)
+    else:
+        old = target.with_name(f".{target.name}.old-{os.getpid()}")
+        target.rename(old)
+        try:
+            partial.rename(target)
+        except BaseException:
+            old.rename(target)
+            raise
+        shutil.rmtree(old)
+    sync(target.parent)
+
+
+def partial_path(target: Path) -> Path:
+    """The hidden sibling that is written before it becomes `target`."""
+    return target.with_name(f".{target.name}.partial-{os.getpid()}")
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a directory, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,43 @@
+"""`dinodeploy convert`: one checkpoint layout into another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dinodeploy.cli.output import print_json
+from dinodeploy.cli.reach import reach
+from dinodeploy.errors import MisuseError
+
+LAYOUTS = ("hf", "timm", "official")
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="A checkpoint file or directory, in any layout.")],
+    to: Annotated[str, typer.Option(help="hf, timm or official.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write. Default: SOURCE's name and the layout, here.")
+    ] = None,
+    arch: Annotated[str | None, typer.Option(help="Hold the file against this architecture.")] = None,
+    rope_periods: Annotated[
+        str, typer.Option(help="For layouts that drop them: bf16 (as released) or fp32.")
+    ] = "bf16",
+    overwrite: Annotated[bool, typer.Option(help="Replace a checkpoint that is there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")] = False,
+) -> None:
+    """Convert a checkpoint between the official, Hugging Face and timm layouts."""
+    if to not in LAYOUTS:
+        raise MisuseError(f"--to {to!r}; wanted one of {', '.join(LAYOUTS)}")
+    if rope_periods not in ("bf16", "fp32"):
+        raise MisuseError(f"--rope-periods {rope_periods!r}; wanted bf16 or fp32")
+    checkpoints = reach("dinov3_ref.checkpoints", "convert")
+    target = out or Path(f"{source.stem}-{to}" + (".pth" if to == "official" else ""))
+    files = checkpoints.convert(source, to, target, overwrite=overwrite, arch=arch, periods=rope_periods)
+    if as_json:
+        print_json({"out": str(target), "files": [str(file) for file in files]})
+        return
+    for file in files:
+        print(file)
+    print(f"next: dinodeploy export --weights {target}")

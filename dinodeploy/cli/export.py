@@ -1,0 +1,145 @@
+"""`dinodeploy export`: a checkpoint becomes a judged bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+import typer
+
+from dinodeploy.cli.output import parse_list, parse_size, print_json, stages, stderr
+from dinodeploy.cli.reach import reach
+from dinodeploy.errors import MisuseError
+
+HUB, RANDOM = "hub", "random"
+
+
+def export(
+    arch: Annotated[
+        str | None, typer.Option(help="vit_small, vit_large …, or a hub name. A file tells its own.")
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="A checkpoint file or directory, 'hub', or 'random' for trying things.")
+    ] = HUB,
+    out: Annotated[Path | None, typer.Option(help="The bundle to write. Default: ARCH-PRECISION.")] = None,
+    precision: Annotated[str, typer.Option(help="The precision recipe: fp32.")] = "fp32",
+    imgsz: Annotated[str | None, typer.Option(help="Input size H or H,W. Default: the preset's.")] = None,
+    preprocess: Annotated[
+        str, typer.Option(help="Preprocessing preset: official, hf, timm, eval, keep-aspect.")
+    ] = "official",
+    layers: Annotated[str | None, typer.Option(help="Blocks whose patch maps to output too: 2,5,8.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="lvd1689m or sat493m, where the weights do not tell.")
+    ] = None,
+    rope_periods: Annotated[
+        str, typer.Option(help="For layouts that drop them: bf16 (as released) or fp32 (as HF and timm).")
+    ] = "bf16",
+    dialect: Annotated[str, typer.Option(help="ONNX dialect.")] = "portable",
+    fold: Annotated[str, typer.Option(help="Folds to apply: all, none, or a list.")] = "all",
+    external_data: Annotated[
+        bool, typer.Option(help="Weights beside the graph, whatever their size.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of --weights random.")] = 0,
+    revision: Annotated[str | None, typer.Option(help="Hub revision.")] = None,
+    offline: Annotated[bool, typer.Option(help="Use the hub's local cache only.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace a bundle that is there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")] = False,
+) -> None:
+    """Turn a checkpoint into an ONNX bundle, judged on this machine against the fp32 reference."""
+    exporter = reach("exporters.export", "export")
+    checkpoints = reach("dinov3_ref.checkpoints", "export")
+    options = exporter.ExportOptions(
+        recipe=precision,
+        dialect=dialect,
+        preset=preprocess,
+        imgsz=parse_size(imgsz),
+        layers=tuple(_number(name) for name in parse_list(layers, "--layers")) if layers else (),
+        folds=_folds(fold, exporter.FOLDS),
+        external_data=external_data,
+        overwrite=overwrite,
+    )
+    if rope_periods not in ("bf16", "fp32"):
+        raise MisuseError(f"--rope-periods {rope_periods!r}; wanted bf16 or fp32")
+    with stages() as say:
+        say(f"loading {weights}")
+        checkpoint, origin = _load(checkpoints, weights, arch, dataset, rope_periods, seed, revision, offline)
+        target = out or Path(f"{checkpoint.arch}-{precision}")
+        bundle, receipt, notes = exporter.export_checkpoint(
+            checkpoint, target, options, weights=origin, rope_periods=rope_periods, dataset=dataset, say=say
+        )
+    for note in notes:
+        stderr().print(f"note: {note}", markup=False)
+    _report(bundle, receipt, notes, as_json)
+
+
+def _folds(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    if text in ("all", "none"):
+        return known if text == "all" else ()
+    return parse_list(text, "--fold", known)
+
+
+def _number(name: str) -> int:
+    if not name.isdecimal():
+        raise MisuseError(f"--layers: {name!r} is no block number; wanted for instance 2,5,8")
+    return int(name)
+
+
+def _load(
+    checkpoints: ModuleType,
+    weights: str,
+    arch: str | None,
+    dataset: str | None,
+    periods: str,
+    seed: int,
+    revision: str | None,
+    offline: bool,
+) -> tuple[Any, str]:
+    """The checkpoint, and where it came from: file, hub or random."""
+    if weights in (HUB, RANDOM) and arch is None:
+        raise MisuseError(f"--weights {weights} needs --arch, for instance --arch vit_small")
+    if weights == RANDOM:
+        return checkpoints.random_checkpoint(arch, seed), RANDOM
+    if weights == HUB:
+        fetched = checkpoints.fetch(arch, dataset=dataset, revision=revision, offline=offline or None)
+        return checkpoints.load_checkpoint(fetched, arch=arch, periods=periods), HUB
+    return checkpoints.load_checkpoint(Path(weights), arch=arch, periods=periods), "file"
+
+
+def _report(bundle: Any, receipt: Any, notes: tuple[str, ...], as_json: bool) -> None:
+    model = bundle.manifest.model
+    worst = {
+        metric: _worst(receipt, metric)
+        for metric in ("relative_frobenius", "cosine", "patch_cosine_p01", "pixel_max")
+    }
+    if as_json:
+        files = {name: facts.bytes for name, facts in bundle.manifest.files.items()}
+        print_json(
+            {
+                "bundle": str(bundle.root),
+                "arch": model.arch,
+                "weights": model.weights,
+                "source": model.source,
+                "precision": bundle.manifest.graph.recipe,
+                "files": files,
+                "passed": receipt.passed,
+                "runtime": receipt.runtime,
+                "device": receipt.device,
+                "worst": worst,
+                "notes": list(notes),
+            }
+        )
+        return
+    recipe = bundle.manifest.graph.recipe
+    print(f"{bundle.root}: {model.arch}, {recipe}, weights {model.weights} ({model.source})")
+    error = worst["relative_frobenius"]
+    print(f"judged on {receipt.runtime}: passed, relative Frobenius error {error:.1e}")
+    if model.weights == RANDOM:
+        print("random weights: for trying things; its embeddings mean nothing")
+    print(f"next: dinodeploy embed IMAGES --engine {bundle.root} --out embeddings")
+
+
+def _worst(receipt: Any, metric: str) -> float | None:
+    from dinodeploy.parity import Verdict
+
+    return Verdict(receipt.recipe, receipt.measurements).worst(metric)

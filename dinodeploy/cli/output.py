@@ -1,0 +1,96 @@
+"""Results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from dinodeploy.errors import MisuseError
+
+PLAIN_LINE_SECONDS = 10.0  # between progress lines where there is no terminal
+
+
+def stderr() -> Console:
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def stdout() -> Console:
+    return Console(highlight=False, soft_wrap=True)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """One line on stderr, then the end."""
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(code)
+
+
+def print_json(data: Any) -> None:
+    print(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """`256` or `224,384` -> (H, W). Raises MisuseError."""
+    if text is None:
+        return None
+    parts = text.replace("x", ",").split(",")
+    if len(parts) > 2 or not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
+        raise MisuseError(f"--imgsz {text!r}; wanted H or H,W in pixels, for instance 256 or 224,384")
+    sizes = [int(part) for part in parts]
+    return sizes[0], sizes[-1]
+
+
+def parse_list(text: str, option: str, known: tuple[str, ...] | None = None) -> tuple[str, ...]:
+    """`cls,patch` -> ("cls", "patch"). Raises MisuseError for an empty, repeated or unknown name."""
+    names = tuple(part.strip() for part in text.split(","))
+    for name in names:
+        if not name or names.count(name) > 1 or (known is not None and name not in known):
+            of = f" of {', '.join(known)}" if known else ""
+            raise MisuseError(f"{option} {text!r}: {name!r} does not fit; wanted distinct names{of}")
+    return names
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str], None]]:
+    """Say what is being done: a spinner on a terminal, plain lines elsewhere."""
+    console = stderr()
+    if not console.is_terminal:
+        started = time.perf_counter()
+        yield lambda text: print(f"[{time.perf_counter() - started:6.1f} s] {text}", file=sys.stderr)
+        return
+    with console.status("starting") as status:
+        yield lambda text: status.update(text)
+
+
+@contextmanager
+def picture_progress(total: int) -> Iterator[Callable[[int, int], None]]:
+    """A bar with rate, remaining time and failures; a line every ten seconds where there is no terminal."""
+    console = stderr()
+    started = time.perf_counter()
+
+    def rate(done: int) -> float:
+        return done / max(time.perf_counter() - started, 1e-9)
+
+    if not console.is_terminal:
+        last = started
+
+        def line(done: int, failed: int) -> None:
+            nonlocal last
+            if time.perf_counter() - last >= PLAIN_LINE_SECONDS:
+                last = time.perf_counter()
+                print(f"{done + failed}/{total} images, {rate(done):.1f}/s, {failed} failed", file=sys.stderr)
+
+        yield line
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("embedding", total=total)
+        yield lambda done, failed: progress.update(
+            task, completed=done + failed, description=f"embedding {rate(done):.1f}/s, {failed} failed"
+        )

@@ -1,0 +1,212 @@
+"""`Embedder`: a proven engine that turns pictures into embeddings. The library's front door.
+
+    from dinodeploy import Embedder
+
+    with Embedder.open("bundle") as embedder:
+        vectors = embedder.embed(["cat.jpg", "dog.jpg"])["cls"]   # float32 [2, D]
+
+Shapes: B batch, N pictures, H W input pixels, h w patch grid, R storage tokens, D embed_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dinodeploy import manifest as manifests
+from dinodeploy.backends import Backend, open_backend
+from dinodeploy.bundle import GOLDEN_FILE, Bundle, open_bundle
+from dinodeploy.errors import JudgementError, MisuseError, TamperedError
+from dinodeploy.golden import at_size, load_golden
+from dinodeploy.images import open_image
+from dinodeploy.manifest import Manifest
+from dinodeploy.parity import Verdict, judge
+from dinodeploy.preprocess import Preprocess
+from dinodeploy.receipts import Receipt, find_receipt, make_receipt, save_receipt
+
+Floats = NDArray[np.float32]
+Picture = str | Path | Image.Image | NDArray[np.uint8]
+
+BATCH_SIZE = 8
+
+
+class Embedder:
+    """An opened bundle. Use `Embedder.open`; close it, or use it in a `with`.
+
+    `run` and `embed` may be called from several threads at once.
+    """
+
+    def __init__(self, bundle: Bundle, backend: Backend, receipt: Receipt | None) -> None:
+        self.bundle = bundle
+        self.backend = backend
+        self.receipt = receipt
+
+    @classmethod
+    def open(
+        cls, engine: str | Path, *, allow_unverified: bool = False, threads: int | None = None
+    ) -> Embedder:
+        """Open a bundle, or an engine file inside one, and make sure that it may be used.
+
+        Every file it reads is hashed first. Without a passing receipt for this runtime and device the
+        judge runs now, which takes seconds; `allow_unverified` skips that.
+        Raises MisuseError for a path that is not there, BundleError or TamperedError for a bundle that is
+        not what was exported, JudgementError when the judge rejects it, UnavailableError when this
+        machine cannot run it.
+        """
+        embedder = cls._open_unjudged(engine, threads)
+        if allow_unverified:
+            return embedder
+        embedder.receipt = find_receipt(embedder.bundle, embedder.backend.runtime, embedder.backend.device)
+        if embedder.receipt is None:
+            verdict = embedder.check()
+            if not verdict.passed:
+                embedder.close()
+                raise JudgementError(rejection(embedder.bundle, verdict))
+        return embedder
+
+    @classmethod
+    def _open_unjudged(cls, engine: str | Path, threads: int | None) -> Embedder:
+        bundle = open_bundle(engine)
+        bundle.verify((*bundle.engine_facts.files, GOLDEN_FILE))
+        backend = open_backend(bundle.engine_facts.backend, bundle.engine_path, threads=threads)
+        if backend.metadata.get(manifests.METADATA_KEY) != bundle.manifest.facts():
+            backend.close()
+            raise TamperedError(
+                f"{bundle.engine_path} was exported with other facts than {manifests.FILE_NAME} states; "
+                "export again instead of mixing files of two bundles"
+            )
+        return cls(bundle, backend, None)
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.bundle.manifest
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return self.manifest.preprocess
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return tuple(output.name for output in self.manifest.outputs)
+
+    def run(self, pixels: Any) -> dict[str, Floats]:
+        """Normalised pixels [B,3,H,W] -> {"cls": [B,D], "storage": [B,R,D], "patch": [B,h,w,D]}, float32.
+
+        `storage` is there if the model has such tokens, `layer_<i>` if it was exported with them.
+        Raises MisuseError for another shape or dtype, or a size that is no multiple of the patch size.
+        """
+        array = np.asarray(pixels)
+        if array.dtype != np.float32:
+            raise MisuseError(f"pixels are {array.dtype}; wanted float32, normalised")
+        if array.ndim != 4 or array.shape[1] != 3 or array.shape[0] < 1:
+            raise MisuseError(f"pixels have shape {list(array.shape)}; wanted [B,3,H,W] with B >= 1")
+        patch = self.manifest.model.patch_size
+        height, width = array.shape[2:]
+        if height % patch or width % patch or not height or not width:
+            raise MisuseError(
+                f"pixels are {height}x{width}; wanted multiples of the patch size {patch}: resize or pad"
+            )
+        return self.backend.run(np.ascontiguousarray(array))
+
+    def embed(
+        self,
+        images: Iterable[Picture],
+        *,
+        imgsz: int | tuple[int, int] | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> dict[str, Any]:
+        """Pictures (paths, PIL images, HWC uint8 arrays) -> the same outputs as `run`, one row a picture.
+
+        `imgsz` is the input size, H or (H, W); the bundle's own by default. Pictures that end up with
+        different sizes (keep-aspect) give a list of [h,w,D] for `patch`. Raises ImageError for one that
+        cannot be read, MisuseError for an impossible size; no pictures at all give empty arrays.
+        """
+        preprocess = self.preprocess_for(imgsz)
+        rows: dict[str, list[Floats]] = {name: [] for name in self.output_names}
+        pixels = (preprocess(open_image(image)) for image in images)
+        for batch in batches_of_one_size(pixels, batch_size):
+            for name, output in self.run(np.stack(batch)).items():
+                rows[name].extend(output)
+        return {name: _stack(name, rows[name], self.manifest) for name in self.output_names}
+
+    def preprocess_for(self, imgsz: int | tuple[int, int] | None) -> Preprocess:
+        """The bundle's preprocessing, at another input size when one is given."""
+        if imgsz is None:
+            return self.preprocess
+        height, width = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+        return self.preprocess.with_size(height, width)
+
+    def check(self) -> Verdict:
+        """Judge this engine here and now, and keep the receipt."""
+        verdict = judge(
+            load_golden(self.bundle.root / GOLDEN_FILE),
+            prepare=lambda image, size: at_size(self.preprocess, size)(open_image(image)),
+            run=self.run,
+            preprocess=self.preprocess,
+            recipe=self.manifest.graph.recipe,
+        )
+        self.receipt = make_receipt(self.bundle, self.backend.runtime, self.backend.device, verdict)
+        save_receipt(self.bundle, self.receipt)
+        return verdict
+
+    def close(self) -> None:
+        self.backend.close()
+
+    def __enter__(self) -> Embedder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def check_bundle(engine: str | Path, *, threads: int | None = None) -> tuple[Bundle, Receipt, Verdict]:
+    """Judge a bundle on this machine, whatever receipts it has. Raises as `Embedder.open` otherwise."""
+    with Embedder._open_unjudged(engine, threads) as embedder:
+        embedder.bundle.verify()
+        verdict = embedder.check()
+        assert embedder.receipt is not None
+        return embedder.bundle, embedder.receipt, verdict
+
+
+def rejection(bundle: Bundle, verdict: Verdict) -> str:
+    """One line on why an engine may not be used."""
+    first = verdict.failures[0]
+    detail = first.note or f"{first.metric} is {first.value:.3g}, wanted {first.limit:.3g}"
+    more = len(verdict.failures) - 1
+    return (
+        f"{bundle.engine_path} is not the model here: {first.output} of case {first.case!r}: {detail}"
+        + (f" (and {more} more)" if more else "")
+        + f"; see: dinodeploy check {bundle.root}"
+    )
+
+
+def batches_of_one_size(pixels: Iterable[Floats], batch_size: int) -> Iterator[Sequence[Floats]]:
+    """Group consecutive [3,H,W] arrays of equal size, at most `batch_size` together, order kept."""
+    if batch_size < 1:
+        raise MisuseError(f"batch size is {batch_size}; wanted at least 1")
+    batch: list[Floats] = []
+    for array in pixels:
+        if batch and (len(batch) == batch_size or array.shape != batch[0].shape):
+            yield batch
+            batch = []
+        batch.append(array)
+    if batch:
+        yield batch
+
+
+def _stack(name: str, rows: list[Floats], manifest: Manifest) -> Floats | list[Floats]:
+    if not rows:
+        shape = next(output.shape for output in manifest.outputs if output.name == name)
+        return np.empty((0, *(size if isinstance(size, int) else 0 for size in shape[1:])), np.float32)
+    if any(row.shape != rows[0].shape for row in islice(rows, 1, None)):
+        return rows
+    return np.stack(rows)

@@ -1,0 +1,67 @@
+"""Every error a user can meet, with the exit code it ends in.
+
+    DinodeployError
+    ├── MisuseError              2  an option, a size or a path that cannot mean anything
+    │   └── OutputExistsError    2  the output is there already and --overwrite was not given
+    ├── ImageError               2  one image cannot be read (`embed` quarantines it and ends in 5)
+    ├── BundleError              2  not a bundle, or a file of it is missing or malformed
+    │   └── TamperedError        2  a file of a bundle is not the one that was exported
+    ├── JudgementError           1  judged, and failed: the engine is not the model
+    ├── ExportError              3  the graph or the engine could not be made
+    │   └── LintError            3  the graph breaks a rule that some runtime relies on
+    └── UnavailableError         4  this machine can't: missing package, device or version
+
+A message is one line and says what, got, wanted, mend. `dinov3_ref.errors` keeps a tree of its own
+(a reference model knows nothing of deployment); the CLI treats any exception that carries an
+`exit_code` the same way: one line on stderr, no traceback.
+"""
+
+from __future__ import annotations
+
+
+class DinodeployError(Exception):
+    """Base of all errors a user can cause or meet."""
+
+    exit_code = 2
+
+
+class MisuseError(DinodeployError):
+    """An argument that cannot mean anything."""
+
+
+class OutputExistsError(MisuseError):
+    """The output is there already; nothing was touched."""
+
+
+class ImageError(DinodeployError):
+    """One image cannot be read as a picture."""
+
+
+class BundleError(DinodeployError):
+    """A bundle, or a file in it, is missing or malformed."""
+
+
+class TamperedError(BundleError):
+    """A file of a bundle is not the file that was exported."""
+
+
+class JudgementError(DinodeployError):
+    """The judge compared an engine with the reference and rejected it."""
+
+    exit_code = 1
+
+
+class ExportError(DinodeployError):
+    """The graph or the engine could not be made."""
+
+    exit_code = 3
+
+
+class LintError(ExportError):
+    """The graph breaks a rule that some runtime relies on."""
+
+
+class UnavailableError(DinodeployError):
+    """This machine can't do it: a package, a device or a version is missing."""
+
+    exit_code = 4

@@ -1,0 +1,82 @@
+"""Plain numpy arrays beside their metadata, in the layout of clip-retrieval (the default).
+
+    img_emb/img_emb_00000.npy          the cls output; any other goes to <output>_emb/
+    patch_grid/patch_grid_00000.npy    where the grids of a shard differ: (h, w) of each row
+    metadata/metadata_00000.jsonl      image_path, width, height of each row
+    metadata/metadata_00000.parquet    the same for clip-retrieval's tools, if pyarrow is installed
+
+clip-retrieval pads the shard's number with as many digits as the number of shards has; here the number is
+not known beforehand and is padded to five. Its tools sort the names and read either. Loading needs the
+jsonl only, never pyarrow.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinodeploy.formats import Column, Shard
+from dinodeploy.schema import decode
+
+
+def require() -> None:
+    """numpy is always there."""
+
+
+def write(root: Path, index: int, shard: Shard) -> list[str]:
+    names = []
+    for output, column in shard.columns.items():
+        names.append(_emb(index, output))
+        _save(root / names[-1], column.values)
+        if column.grid is not None:
+            names.append(_grid(index, output))
+            _save(root / names[-1], column.grid)
+    records = [
+        {"image_path": name, "width": width, "height": height}
+        for name, (width, height) in zip(shard.ids, shard.sizes.tolist(), strict=True)
+    ]
+    names.append(_metadata(index))
+    (root / names[-1]).parent.mkdir(exist_ok=True)
+    (root / names[-1]).write_text("".join(json.dumps(record) + "\n" for record in records))
+    if importlib.util.find_spec("pyarrow"):
+        from dinodeploy.formats.parquet import write_records
+
+        names.append(f"metadata/metadata_{index:05d}.parquet")
+        write_records(root / names[-1], records)
+    return names
+
+
+def files(index: int, output: str) -> list[str]:
+    return [_metadata(index), _emb(index, output), _grid(index, output)]
+
+
+def read(root: Path, index: int, output: str) -> tuple[list[str], Column]:
+    path = root / _metadata(index)
+    lines = path.read_bytes().splitlines()
+    ids = [decode(line, f"{path}: line {number}")["image_path"] for number, line in enumerate(lines, 1)]
+    grid = root / _grid(index, output)
+    values = np.load(root / _emb(index, output), allow_pickle=False)
+    return ids, Column(values, np.load(grid, allow_pickle=False) if grid.is_file() else None)
+
+
+def _emb(index: int, output: str) -> str:
+    folder = "img_emb" if output == "cls" else f"{output}_emb"
+    return f"{folder}/{folder}_{index:05d}.npy"
+
+
+def _grid(index: int, output: str) -> str:
+    return f"{output}_grid/{output}_grid_{index:05d}.npy"
+
+
+def _metadata(index: int) -> str:
+    return f"metadata/metadata_{index:05d}.jsonl"
+
+
+def _save(path: Path, array: NDArray[Any]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    np.save(path, array, allow_pickle=False)

@@ -1,0 +1,38 @@
+"""One safetensors file a shard: shard_00000.safetensors with `size`, one tensor an output, `<output>_grid`.
+
+The ids are a JSON list under `ids` in the file's metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from dinodeploy.formats import Column, Shard
+from dinodeploy.schema import decode
+from dinodeploy.tensorfile import load_tensors, read_header, save_tensors
+
+
+def require() -> None:
+    """Our own `tensorfile` writes them."""
+
+
+def write(root: Path, index: int, shard: Shard) -> list[str]:
+    tensors = {output: column.values for output, column in shard.columns.items()}
+    grids = {f"{output}_grid": column.grid for output, column in shard.columns.items()}
+    tensors |= {name: grid for name, grid in grids.items() if grid is not None}
+    (name,) = files(index, "")
+    save_tensors(root / name, tensors | {"size": shard.sizes}, {"ids": json.dumps(shard.ids)})
+    return [name]
+
+
+def files(index: int, output: str) -> list[str]:
+    return [f"shard_{index:05d}.safetensors"]
+
+
+def read(root: Path, index: int, output: str) -> tuple[list[str], Column]:
+    (name,) = files(index, output)
+    tensors = load_tensors(root / name)
+    _, metadata = read_header(root / name)
+    ids = decode(metadata["ids"], f"{root / name}: ids")
+    return ids, Column(tensors[output], tensors.get(f"{output}_grid"))

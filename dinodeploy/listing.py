@@ -1,0 +1,86 @@
+"""From the paths a user types to the ids of the pictures, in an order that never changes.
+
+    a file                  itself, whatever its name
+    a folder                its pictures, by suffix, in sorted order, sub-folders included
+    a name that is no path  a glob: *.jpg, photos/**/*.png
+
+Hidden files and folders inside a folder are left out. Something that bears a picture's name but cannot be
+one (a broken link, a FIFO) is listed: `embed` will say so. An id is the path as it was reached, with /.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from dinodeploy.errors import MisuseError
+
+# In lower case; compared without regard to case.
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif",
+    ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif",
+)  # fmt: skip
+
+
+def list_images(paths: Sequence[str | Path]) -> list[str]:
+    """Ids of all pictures under `paths`, each once, in order.
+
+    Raises MisuseError for a path that is not there and when there is no picture at all.
+    """
+    ids: dict[str, None] = {}  # a set that remembers its order
+    for path in paths:
+        for found in _expand(path):
+            ids.update(dict.fromkeys(_walk(found) if os.path.isdir(found) else [found]))  # noqa: PTH112
+    if not ids:
+        shown = ", ".join(repr(str(path)) for path in paths) or "no path"
+        raise MisuseError(f"no picture under {shown}; looked for {' '.join(SUFFIXES)}")
+    return list(ids)
+
+
+def _expand(path: str | Path) -> list[str]:
+    """The path itself if it is there, else what it matches as a glob."""
+    text = str(path)
+    if not text or "\0" in text:
+        raise MisuseError(f"{text!r} is no path; wanted files, folders or globs of pictures")
+    if os.path.lexists(text):
+        return [Path(text).as_posix()]
+    matches = sorted(Path(match).as_posix() for match in glob.glob(text, recursive=True))  # noqa: PTH207
+    if not matches:
+        what = "matches nothing" if glob.has_magic(text) else "does not exist"
+        raise MisuseError(f"{text!r} {what}; wanted files, folders or globs of pictures")
+    return matches
+
+
+def _walk(folder: str) -> Iterator[str]:
+    """Pictures below a folder, depth first. Each real folder is entered once, so links cannot loop."""
+    entered: set[tuple[int, int]] = set()
+    pending = [folder]
+    while pending:
+        path = pending.pop()
+        if not os.path.isdir(path):  # noqa: PTH112
+            yield path
+            continue
+        status = Path(path).stat()
+        if (status.st_dev, status.st_ino) in entered:
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        pending += reversed(_children(path))
+
+
+def _children(folder: str) -> list[str]:
+    """Sub-folders and pictures of one folder, sorted by name."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(
+                entry.name
+                for entry in entries
+                if not entry.name.startswith(".")
+                and (entry.name.lower().endswith(SUFFIXES) or entry.is_dir())
+            )
+    except OSError as error:
+        raise MisuseError(
+            f"{folder!r} cannot be listed: {error.strerror}; leave it out or mend it"
+        ) from error
+    return [(Path(folder) / name).as_posix() for name in names]

@@ -1,0 +1,151 @@
+"""The manifest of a bundle: everything a runtime must know, as versioned, schema-checked JSON.
+
+`digest` is the sha256 of the rest, so an edit by hand is noticed; and the facts that decide what comes
+out (model, preprocessing, outputs, recipe) stand a second time in the ONNX file's own metadata, whose
+hash is in `files`. Both must agree before a bundle is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from dinodeploy import schema
+from dinodeploy.errors import BundleError, TamperedError
+from dinodeploy.preprocess import Preprocess
+
+FILE_NAME = "manifest.json"
+FORMAT = 1
+METADATA_KEY = "dinodeploy.facts"  # in the ONNX file
+
+WEIGHTS_LICENCE = (
+    "DINOv3 weights and whatever is derived from them, this bundle included, are subject to Meta's DINOv3 "
+    "License: https://ai.meta.com/resources/models-and-libraries/dinov3-license/"
+)
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Which model this is and where its weights come from."""
+
+    arch: str
+    embed_dim: int
+    depth: int
+    num_heads: int
+    patch_size: int
+    storage_tokens: int
+    weights: Literal["file", "hub", "random", "memory"]  # random: for trying things, never for use
+    source: str  # file name or hub id
+    sha256: str  # of the source checkpoint
+    layout: str
+    dataset: str | None
+    rope_periods: Literal["bf16", "fp32"]
+
+
+@dataclass(frozen=True)
+class OutputFacts:
+    """One output of the graph; free dimensions by name."""
+
+    name: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class GraphFacts:
+    """How the graph was made."""
+
+    recipe: str
+    dialect: str
+    opset: int
+    folds: tuple[str, ...]
+    layers: tuple[int, ...]  # blocks whose patch maps are outputs too
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """One file that a backend can run."""
+
+    backend: str
+    files: tuple[str, ...]  # the engine first, then what it reads
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What a file of the bundle must be."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Root of manifest.json."""
+
+    format: int
+    created_by: str
+    model: ModelFacts
+    preprocess: Preprocess
+    outputs: tuple[OutputFacts, ...]
+    graph: GraphFacts
+    engines: dict[str, EngineFacts]
+    files: dict[str, FileFacts]
+    licence: str
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        if self.format != FORMAT:
+            raise BundleError(f"{FILE_NAME} is of format {self.format}; this version reads format {FORMAT}")
+        for name in self.files:
+            if not _PLAIN_NAME.fullmatch(name):
+                raise BundleError(
+                    f"{FILE_NAME} names the file {name!r}; wanted a plain file name in the bundle"
+                )
+        for engine, facts in self.engines.items():
+            for name in (engine, *facts.files):
+                if name not in self.files:
+                    raise BundleError(
+                        f"{FILE_NAME}: engine {engine!r} needs {name!r}, which `files` does not list"
+                    )
+
+    def facts(self) -> str:
+        """The part that decides what comes out, as canonical JSON: what the ONNX metadata repeats."""
+        whole = schema.dump(self)
+        return canonical({key: whole[key] for key in ("format", "model", "preprocess", "outputs", "graph")})
+
+    def sealed(self) -> Manifest:
+        """The same manifest with its digest filled in."""
+        return replace(self, digest=self._digest())
+
+    def _digest(self) -> str:
+        return hashlib.sha256(canonical(schema.dump(replace(self, digest=""))).encode()).hexdigest()
+
+    def check_digest(self) -> None:
+        """Raises TamperedError when a field was changed after the manifest was written."""
+        if self.digest != self._digest():
+            raise TamperedError(
+                f"{FILE_NAME} was changed after export: its digest is {self.digest[:12]!r}, of its content "
+                f"{self._digest()[:12]!r}; export again instead of editing"
+            )
+
+
+def canonical(data: Any) -> str:
+    """JSON with one spelling: sorted keys, no spaces."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def read_manifest(root: Path) -> Manifest:
+    """Read and check `root`'s manifest. Raises BundleError or TamperedError."""
+    manifest = schema.read(Manifest, root / FILE_NAME)
+    manifest.check_digest()
+    return manifest
+
+
+def write_manifest(manifest: Manifest, root: Path) -> None:
+    """Seal and write; readable, since people look into it."""
+    text = json.dumps(schema.dump(manifest.sealed()), indent=2, ensure_ascii=False)
+    (root / FILE_NAME).write_text(text + "\n", encoding="utf-8")

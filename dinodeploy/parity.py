@@ -1,0 +1,214 @@
+"""The judge: is this engine the model? One place, numpy only (README "Design", 6).
+
+Given golden cases and something that preprocesses and runs, it measures token by token and holds every
+number against one table of thresholds per recipe. A single figure over all tokens hides failures: a
+wrong storage token drowns among a thousand patches, and a cosine does not see a doubled output.
+
+Shapes: B batch, R storage tokens, h w patch grid, P = h*w patches, D embed_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinodeploy.errors import MisuseError
+from dinodeploy.golden import GoldenCase
+from dinodeploy.preprocess import Preprocess
+
+Floats = NDArray[np.float32]
+Outputs = Mapping[str, Floats]
+Run = Callable[[Floats], Outputs]  # pixels [B,3,H,W] -> outputs by name
+Prepare = Callable[[NDArray[np.uint8], tuple[int, int]], Floats]  # image [h,w,3], (H, W) -> pixels [3,H,W]
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A bound on one metric. `measured` is the worst value seen when the table was made: the margin."""
+
+    metric: str
+    limit: float
+    measured: float
+    at_least: bool = False  # cosines must be at least the limit, errors at most
+
+    def holds(self, value: float) -> bool:
+        """NaN never holds."""
+        return value >= self.limit if self.at_least else value <= self.limit
+
+
+# Preprocessing, in grey levels of 255, Pillow against torch's own antialiased resize on photographs.
+PIXEL_THRESHOLDS: tuple[Threshold, ...] = (
+    Threshold("pixel_max", 1.05, 1.0),
+    Threshold("pixel_mean", 0.02, 0.004),
+)
+
+# One row per recipe. `measured`: worst over S, S+, B, L with random lively weights on two CPUs.
+THRESHOLDS: dict[str, tuple[Threshold, ...]] = {
+    "fp32": (
+        Threshold(
+            "cosine", 0.999999, 0.9999999, at_least=True
+        ),  # smallest over CLS / storage tokens / mean patch
+        Threshold("patch_cosine_p01", 0.999999, 0.9999999, at_least=True),
+        Threshold("relative_frobenius", 1e-5, 2.2e-6),
+        Threshold("nearest_neighbour", 1.0, 1.0, at_least=True),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number of one case, and whether it is good enough. `limit` None: reported, not judged."""
+
+    case: str
+    output: str
+    metric: str
+    value: float | None  # None: not finite, or could not be measured
+    limit: float | None
+    passed: bool
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All measurements of one engine."""
+
+    recipe: str
+    measurements: tuple[Measurement, ...]
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.measurements) and all(m.passed for m in self.measurements)
+
+    @property
+    def failures(self) -> tuple[Measurement, ...]:
+        return tuple(m for m in self.measurements if not m.passed)
+
+    def worst(self, metric: str) -> float | None:
+        """The worst value of a metric over all cases, or None if it was never measured."""
+        values = [m.value for m in self.measurements if m.metric == metric and m.value is not None]
+        if not values:
+            return None
+        return min(values) if "cosine" in metric or metric == "nearest_neighbour" else max(values)
+
+
+def judge(
+    cases: Sequence[GoldenCase], prepare: Prepare, run: Run, preprocess: Preprocess, recipe: str
+) -> Verdict:
+    """Compare `prepare` and `run` with the golden cases under `recipe`'s thresholds.
+
+    Raises MisuseError for a recipe without a row in the table; whatever `run` raises passes through.
+    """
+    if recipe not in THRESHOLDS:
+        raise MisuseError(f"no thresholds for recipe {recipe!r}; known: {', '.join(THRESHOLDS)}")
+    found: list[Measurement] = []
+    pairs: list[tuple[Floats, Floats]] = []
+    for case in cases:
+        found += _judge_pixels(case, prepare, preprocess)
+        outputs = run(case.pixels)
+        for name, wanted in case.outputs.items():
+            found += _judge_output(case.name, name, outputs.get(name), wanted, THRESHOLDS[recipe])
+        if _comparable(outputs.get("cls"), case.outputs["cls"]):
+            pairs.append((outputs["cls"], case.outputs["cls"]))
+    if pairs:
+        got, wanted = (np.concatenate(side) for side in zip(*pairs, strict=True))
+        agreement = knn_agreement(got, wanted, k=1)
+        found += _hold("all", "cls", {"nearest_neighbour": agreement}, THRESHOLDS[recipe])
+    return Verdict(recipe, tuple(found))
+
+
+def _judge_pixels(case: GoldenCase, prepare: Prepare, preprocess: Preprocess) -> list[Measurement]:
+    """Our preprocessing of the photographs against the reference's, in grey levels."""
+    std = np.array(preprocess.std, np.float32)[:, None, None] * 255
+    worst, means = 0.0, [0.0]
+    for image, wanted in zip(case.images, case.pixels, strict=True):
+        got = prepare(image, case.size)
+        if got.shape != wanted.shape:
+            return [_unmeasured(case.name, "pixels", "shape", f"got {got.shape}, wanted {wanted.shape}")]
+        difference = np.abs(got - wanted) * std
+        worst, means = max(worst, float(difference.max())), [*means, float(difference.mean())]
+    values = {"pixel_max": worst, "pixel_mean": max(means)}
+    return list(_hold(case.name, "pixels", values, PIXEL_THRESHOLDS))
+
+
+def _judge_output(
+    case: str, name: str, got: Floats | None, wanted: Floats, thresholds: Sequence[Threshold]
+) -> list[Measurement]:
+    if got is None:
+        return [_unmeasured(case, name, "present", "the engine has no such output")]
+    if got.shape != wanted.shape:
+        return [_unmeasured(case, name, "shape", f"got {got.shape}, wanted {wanted.shape}")]
+    if not np.isfinite(got).all():
+        bad = int(got.size - np.isfinite(got).sum())
+        return [_unmeasured(case, name, "finite", f"{bad} of {got.size} values are NaN or infinite")]
+    return list(_hold(case, name, measure(name, got, wanted), thresholds))
+
+
+def measure(name: str, got: Floats, wanted: Floats) -> dict[str, float]:
+    """Metrics of one output: cls [B,D], storage [B,R,D], or a patch map [B,h,w,D].
+
+    cosine: smallest over the tokens (over the mean patches for a map). patch_cosine_p01: first
+    percentile over patches. relative_frobenius: ‖got - wanted‖ / ‖wanted‖. max_abs: largest difference.
+    """
+    got, wanted = got.astype(np.float64), wanted.astype(np.float64)
+    difference = got - wanted
+    metrics = {
+        "relative_frobenius": _ratio(float(np.linalg.norm(difference)), float(np.linalg.norm(wanted))),
+        "max_abs": float(np.abs(difference).max(initial=0.0)),
+    }
+    if got.ndim == 4:
+        metrics["cosine"] = float(cosine(got.mean(axis=(1, 2)), wanted.mean(axis=(1, 2))).min())
+        metrics["patch_cosine_p01"] = float(np.percentile(cosine(got, wanted), 1))
+    else:
+        metrics["cosine"] = float(cosine(got, wanted).min())
+    return metrics
+
+
+def _ratio(error: float, size: float) -> float:
+    return error / size if size > 0 else (0.0 if error == 0 else float("inf"))
+
+
+def cosine(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Cosine along the last axis; 0 where either vector is zero."""
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    dots = (a * b).sum(axis=-1)
+    return np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
+
+
+def knn_agreement(got: Floats, wanted: Floats, k: int) -> float:
+    """Share of the k nearest neighbours (by cosine, self excluded) that two embeddings [N,D] agree on.
+
+    1.0 when there are too few rows to have k neighbours.
+    """
+    if len(got) <= k:
+        return 1.0
+    neighbours = []
+    for rows in (got, wanted):
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+        unit = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+        similarity = unit @ unit.T
+        np.fill_diagonal(similarity, -np.inf)
+        neighbours.append(np.argsort(-similarity, axis=1, kind="stable")[:, :k])
+    shared = [len(set(a) & set(b)) for a, b in zip(*neighbours, strict=True)]
+    return sum(shared) / (k * len(got))
+
+
+def _comparable(got: Floats | None, wanted: Floats) -> bool:
+    return got is not None and got.shape == wanted.shape and bool(np.isfinite(got).all())
+
+
+def _hold(
+    case: str, output: str, values: Mapping[str, float], thresholds: Sequence[Threshold]
+) -> Iterator[Measurement]:
+    limits = {threshold.metric: threshold for threshold in thresholds}
+    for metric, value in values.items():
+        threshold = limits.get(metric)
+        passed = threshold is None or threshold.holds(value)
+        shown = value if np.isfinite(value) else None
+        yield Measurement(case, output, metric, shown, threshold.limit if threshold else None, passed)
+
+
+def _unmeasured(case: str, output: str, metric: str, note: str) -> Measurement:
+    return Measurement(case, output, metric, None, None, False, note)

@@ -1,0 +1,22 @@
+"""Checkpoints of DINOv3 ViTs in every layout they are stored in (SPEC 3): load, build, convert, fetch."""
+
+from __future__ import annotations
+
+from dinov3_ref.checkpoints.checkpoint import Checkpoint
+from dinov3_ref.checkpoints.convert import convert, save_checkpoint
+from dinov3_ref.checkpoints.expected import expected_shapes
+from dinov3_ref.checkpoints.hub import Fetched, fetch
+from dinov3_ref.checkpoints.load import build_model, load_checkpoint
+from dinov3_ref.checkpoints.random import random_checkpoint
+
+__all__ = [
+    "Checkpoint",
+    "load_checkpoint",
+    "build_model",
+    "random_checkpoint",
+    "convert",
+    "save_checkpoint",
+    "fetch",
+    "Fetched",
+    "expected_shapes",
+]

@@ -1,0 +1,166 @@
+"""Which architecture a set of tensors is (SPEC 3.5): a configuration from shapes, and its name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from dinov3_ref.checkpoints.expected import Shape, expected_shapes
+from dinov3_ref.checkpoints.layouts import Layout
+from dinov3_ref.errors import ArchMismatch, ConfigError, KeyMismatch
+from dinov3_ref.models.config import ViTConfig
+from dinov3_ref.models.released import ARCHITECTURES, ReleasedModel, find_released
+
+CUSTOM = "custom"
+
+# For files with neither periods nor a config.json: all released models but the 7B have 64-wide heads.
+DEFAULT_HEAD_DIM = 64
+WIDE_HEAD_DIM = {4096: 128}
+
+
+def infer_config(
+    layout: Layout, shapes: Mapping[str, Shape], hints: Mapping[str, Any], name: str
+) -> ViTConfig:
+    """The configuration of the file as it is: biases and norms that it lacks are lacking here too.
+
+    Only a few shapes are looked at; that all the others agree is the strict check's business. Raises
+    `KeyMismatch` where one of those few is missing or cannot be, naming it as the file would.
+    """
+
+    def shape(official_key: str, rank: int) -> Shape:
+        found = shapes.get(layout.spell(official_key))
+        if found is None or len(found) != rank or 0 in found:
+            got = "it is missing" if found is None else f"found {list(found)}"
+            raise KeyMismatch(
+                f"{name}: {layout.spell(official_key)} should be a tensor of {rank} axes; {got}"
+            )
+        return found
+
+    def has(official_stem: str) -> bool:
+        return any(layout.spell(f"blocks.{index}.{official_stem}") in shapes for index in range(depth))
+
+    depth = _depth(layout, shapes, name)
+    embed_dim = shape("cls_token", 3)[-1]
+    swiglu = has("mlp.w1.weight")
+    width = _ffn_rows(layout, shapes, depth, "mlp.w1.weight" if swiglu else "mlp.fc1.weight", name)
+    _, in_chans, patch_size, _ = shape("patch_embed.proj.weight", 4)
+    storage = layout.spell("storage_tokens") in shapes
+    qkv_bias, mask_k_bias = layout.biases(shapes.keys())
+    norm_layer = "layernormbf16" if layout.spell("norm.bias") in shapes else "rmsnorm"
+    fields: dict[str, Any] = {
+        "embed_dim": embed_dim,
+        "depth": depth,
+        "num_heads": _num_heads(embed_dim, shapes.get(layout.spell("rope_embed.periods")), hints, name),
+        "ffn_layer": "swiglu" if swiglu else "mlp",
+        "ffn_ratio": _ffn_ratio(embed_dim, width, swiglu),
+        "qkv_bias": qkv_bias,
+        "mask_k_bias": mask_k_bias,
+        "proj_bias": has("attn.proj.bias"),
+        "ffn_bias": has("mlp.w1.bias" if swiglu else "mlp.fc1.bias"),
+        "layerscale_init": 1e-5 if has("ls1.gamma") else None,
+        "n_storage_tokens": shape("storage_tokens", 3)[1] if storage else 0,
+        "untie_cls_and_patch_norms": layout.spell("cls_norm.weight") in shapes,
+        "untie_global_and_local_cls_norm": layout.spell("local_cls_norm.weight") in shapes,
+        "in_chans": in_chans,
+        "patch_size": patch_size,
+        "norm_layer": norm_layer,
+    }
+    try:
+        return ViTConfig(**{**fields, **hints})
+    except ConfigError as error:
+        raise KeyMismatch(f"{name} describes no model: {error}") from error
+
+
+def name_architecture(config: ViTConfig, *, biases_may_lack: bool) -> tuple[str, ViTConfig]:
+    """Key of `ARCHITECTURES` with the same tensors, and `config` in that entry's own words; else "custom".
+
+    Tensors that inference never uses do not count: the key mask and `local_cls_norm`. With
+    `biases_may_lack`, neither does a missing qkv bias (layouts that drop it when it is zero).
+    """
+    wanted = _core_shapes(config)
+    for arch, known in ARCHITECTURES.items():
+        lacking = biases_may_lack and not config.qkv_bias and known.qkv_bias
+        if wanted != _core_shapes(replace(known, qkv_bias=False) if lacking else known):
+            continue
+        own = replace(
+            known,
+            mask_k_bias=config.mask_k_bias,
+            untie_global_and_local_cls_norm=config.untie_global_and_local_cls_norm,
+            norm_layer=config.norm_layer,
+            pos_embed_rope_base=config.pos_embed_rope_base,
+        )
+        return arch, own
+    return CUSTOM, config
+
+
+def check_architecture(asked: str, arch: str, dataset: str | None, config: ViTConfig, name: str) -> None:
+    """Raise `ArchMismatch` unless the file is what was asked for, by any of the names a model has.
+
+    A name that says its data set (a Hugging Face or timm name) is held to it where the file tells its own.
+    """
+    row = find_asked(asked)
+    wanted = row.arch if row else asked
+    if wanted not in ARCHITECTURES:
+        raise ConfigError(f"unknown architecture {asked!r}; known: {', '.join(ARCHITECTURES)}")
+    says_dataset = row is not None and (row.dataset in asked or asked.endswith("_sat"))
+    other_dataset = row is not None and says_dataset and dataset not in (None, row.dataset)
+    if wanted == arch and not other_dataset:
+        return
+    shape = (
+        f"embed_dim {config.embed_dim}, depth {config.depth}, {config.num_heads} heads, {config.ffn_layer}"
+    )
+    held = f"{arch} ({shape}{f', {dataset}' if dataset else ''})"
+    mend = "leave --arch out" if arch == CUSTOM else f"ask for --arch {arch}"
+    raise ArchMismatch(f"{name} holds {held}, but {asked} was asked for; {mend} or give another file")
+
+
+def find_asked(name: str) -> ReleasedModel | None:
+    """`find_released`, which also takes timm's names with their organisation."""
+    return find_released(name.removeprefix("timm/"))
+
+
+def _core_shapes(config: ViTConfig) -> dict[str, Shape]:
+    return expected_shapes(replace(config, untie_global_and_local_cls_norm=False, mask_k_bias=False))
+
+
+def _depth(layout: Layout, shapes: Mapping[str, Shape], name: str) -> int:
+    """1 + the highest block index; more blocks than tensors is a broken name, not a deep model."""
+    pattern = re.compile(re.escape(layout.block_prefix) + r"(\d+)\.")
+    depth = 1 + max((int(m[1]) for key in shapes if (m := pattern.match(key))), default=-1)
+    if not 1 <= depth <= len(shapes):
+        raise KeyMismatch(
+            f"{name} has block indices up to {depth - 1} in {len(shapes)} tensors; "
+            f"wanted {layout.block_prefix}0 onwards, without gaps"
+        )
+    return depth
+
+
+def _num_heads(embed_dim: int, periods: Shape | None, hints: Mapping[str, Any], name: str) -> int:
+    head_dim = WIDE_HEAD_DIM.get(embed_dim, DEFAULT_HEAD_DIM)
+    if periods is not None and len(periods) == 1:
+        head_dim = 4 * periods[0]
+    heads, rest = divmod(embed_dim, head_dim) if head_dim else (0, 1)
+    if rest and "num_heads" not in hints:
+        raise KeyMismatch(
+            f"{name}: embed_dim {embed_dim} is no multiple of head_dim {head_dim}, so the number of "
+            "heads is unknown; keep the config.json beside the weights"
+        )
+    return max(heads, 1)
+
+
+def _ffn_rows(layout: Layout, shapes: Mapping[str, Shape], depth: int, stem: str, name: str) -> int:
+    """Width of the first block whose FFN is there; where none is, the file is no ViT we know."""
+    for index in range(depth):
+        found = shapes.get(layout.spell(f"blocks.{index}.{stem}"))
+        if found is not None and len(found) == 2:
+            return found[0]
+    raise KeyMismatch(f"{name}: {layout.spell(f'blocks.0.{stem}')} is missing; wanted the FFN of every block")
+
+
+def _ffn_ratio(embed_dim: int, width: int, swiglu: bool) -> float:
+    """A ratio from which `ffn_width` gives back `width` (if it is a width that SwiGLU can have)."""
+    hidden = -(-width * 3 // 2) if swiglu else width
+    ratio = hidden / embed_dim
+    return ratio if int(embed_dim * ratio) == hidden else (hidden + 0.5) / embed_dim

@@ -1,0 +1,46 @@
+"""The fused q, k, v bias and its mask: what is added, and what k may not have (SPEC 0 fact 2, 2.4).
+
+Shapes: D embed_dim; bias and bias_mask [3D], thirds in the order q, k, v.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from dinov3_ref.models.config import ViTConfig
+
+
+def effective_bias(state: Mapping[str, Tensor], block: int) -> Tensor | None:
+    """bias · mask of one block [3D], as the model adds it; None where the model has no qkv bias."""
+    bias = state.get(f"blocks.{block}.attn.qkv.bias")
+    mask = state.get(f"blocks.{block}.attn.qkv.bias_mask")
+    if bias is None or mask is None:
+        return bias
+    return bias * mask.to(bias.dtype)
+
+
+def has_key_bias(state: Mapping[str, Tensor], config: ViTConfig) -> bool:
+    """Whether any block really adds something to k: no released model does."""
+    thirds = (effective_bias(state, block) for block in range(config.depth))
+    return any(bias is not None and bool(bias.chunk(3)[1].any()) for bias in thirds)
+
+
+def has_qkv_bias(state: Mapping[str, Tensor], config: ViTConfig) -> bool:
+    """Whether any block really adds something to q, k or v: the released biases are all zero."""
+    biases = (effective_bias(state, block) for block in range(config.depth))
+    return any(bias is not None and bool(bias.any()) for bias in biases)
+
+
+def key_mask(embed_dim: int) -> Tensor:
+    """The mask [3D] that lets q and v through and stops k."""
+    mask = torch.ones(3, embed_dim)
+    mask[1] = 0.0
+    return mask.flatten()
+
+
+def fuse_bias(q: Tensor, k: Tensor | None, v: Tensor) -> Tensor:
+    """[q, k or zeros, v] as one bias [3D]."""
+    return torch.cat((q, torch.zeros_like(q) if k is None else k, v))

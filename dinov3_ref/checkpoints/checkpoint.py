@@ -1,0 +1,31 @@
+"""One checkpoint in memory: official key names, whatever layout the file had (SPEC 3.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dinov3_ref.models.config import ViTConfig
+
+Channels = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete DINOv3 state dict and everything known about where it comes from.
+
+    `state` has exactly the keys and shapes of `expected_shapes(config)`. Tensors keep the file's dtype and
+    are memory-mapped where the format allows it (RoPE periods excepted: fp32), so treat them as read-only.
+    """
+
+    config: ViTConfig
+    arch: str  # key of ARCHITECTURES, or "custom" where the shapes are none of them
+    state: dict[str, Tensor]
+    layout: str  # official | hf | timm | random
+    dataset: str | None  # lvd1689m | sat493m; None where the file does not tell
+    source: str  # path or hub id, for people
+    sha256: str  # of the file; of several shards: over their sorted "name sha256" lines
+    mean: Channels | None = None  # input normalisation, from a JSON file beside the weights
+    std: Channels | None = None
+    notes: tuple[str, ...] = ()  # what was assumed, filled in or left out, a line each

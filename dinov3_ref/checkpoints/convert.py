@@ -1,0 +1,192 @@
+"""Write a checkpoint in another layout: official, Hugging Face or timm (SPEC 3.3, 3.4).
+
+Round trips are exact, tensor by tensor, but for what a layout has no place for:
+
+- hf and timm add bias · mask as one number, so the bias under a closed mask is lost and the way back writes
+  bias [q, 0, v] with mask [1, 0, 1]; both drop RoPE periods (computed again) and `local_cls_norm` (the
+  identity again, for the models that have one);
+- timm also drops the mask token (zeros again) and, where all of them are zero, the qkv biases: its plain
+  variants have none. Where one is not zero, the `_qkvb` variant is written.
+
+Nothing is half-written: output appears by a rename, and only replaces files of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dinov3_ref.checkpoints.checkpoint import Checkpoint
+from dinov3_ref.checkpoints.hf import HuggingFaceLayout
+from dinov3_ref.checkpoints.load import load_checkpoint
+from dinov3_ref.checkpoints.official import PERIODS
+from dinov3_ref.checkpoints.periods import PeriodRounding, round_to_bf16
+from dinov3_ref.checkpoints.sidecars import hf_config, hf_preprocessor, obstacles, timm_config
+from dinov3_ref.checkpoints.timm import TimmLayout
+from dinov3_ref.errors import CheckpointError
+
+Target = Literal["hf", "timm", "official"]
+
+MAX_SHARD_BYTES = 5 * 10**9  # what the hub and transformers use
+
+
+def convert(
+    source: str | os.PathLike[str],
+    to: Target,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    arch: str | None = None,
+    periods: PeriodRounding = "bf16",
+) -> list[Path]:
+    """Load `source` as `load_checkpoint` does, write it as `save_checkpoint` does; the files written."""
+    _refuse_existing(out, overwrite)
+    return save_checkpoint(load_checkpoint(source, arch=arch, periods=periods), to, out, overwrite=overwrite)
+
+
+def save_checkpoint(
+    checkpoint: Checkpoint,
+    to: Target,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> list[Path]:
+    """Write `checkpoint` and return the files written.
+
+    hf: a directory for `transformers.AutoModel.from_pretrained`. timm: a directory for
+    `timm.create_model("local-dir:OUT")`, whose model.safetensors suits `checkpoint_path=` too. official: one
+    file, a flat `torch.save` if `out` ends in .pth and safetensors otherwise, with bf16 periods as released.
+    Raises `CheckpointError` if `out` is in the way or the layout cannot hold this model.
+    """
+    if to not in WRITERS:
+        raise CheckpointError(f"unknown layout {to!r}; wanted one of {', '.join(WRITERS)}")
+    if to != "official" and (reasons := list(obstacles(checkpoint, to))):
+        raise CheckpointError(f"the {to} layout cannot hold {checkpoint.source}: {'; '.join(reasons)}")
+    out = Path(out)
+    _refuse_existing(out, overwrite)
+    draft = out.with_name(f".partial-{os.getpid()}-{out.name}")  # ends in out's suffix
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        names = WRITERS[to](checkpoint, draft, max_shard_bytes)
+        _move_into_place(draft, out)
+    except OSError as error:
+        raise CheckpointError(f"{out} cannot be written: {error.strerror or error}") from error
+    finally:
+        _remove(draft)
+    return [out / name for name in names] if names else [out]
+
+
+def _write_official(checkpoint: Checkpoint, draft: Path, max_shard_bytes: int) -> list[str]:
+    from safetensors.torch import save_file
+
+    state = {key: _compact(tensor) for key, tensor in checkpoint.state.items()}
+    if torch.equal(round_to_bf16(state[PERIODS]), state[PERIODS]):
+        state[PERIODS] = state[PERIODS].to(torch.bfloat16)
+    if draft.suffix == ".pth":
+        torch.save(state, draft)
+    else:
+        save_file(state, draft, metadata={"format": "pt"})
+    return []
+
+
+def _write_hf(checkpoint: Checkpoint, draft: Path, max_shard_bytes: int) -> list[str]:
+    draft.mkdir()
+    tensors = HuggingFaceLayout().from_official(checkpoint.state, checkpoint.config)
+    documents = {
+        "config.json": hf_config(checkpoint),
+        "preprocessor_config.json": hf_preprocessor(checkpoint),
+    }
+    return [*_write_shards(tensors, draft, max_shard_bytes), *_write_documents(documents, draft)]
+
+
+def _write_timm(checkpoint: Checkpoint, draft: Path, max_shard_bytes: int) -> list[str]:
+    draft.mkdir()
+    tensors = TimmLayout().from_official(checkpoint.state, checkpoint.config)
+    one_file = sum(tensor.nbytes for tensor in tensors.values())  # timm reads no shards
+    names = _write_shards(tensors, draft, one_file)
+    return [*names, *_write_documents({"config.json": timm_config(checkpoint)}, draft)]
+
+
+WRITERS: dict[str, Callable[[Checkpoint, Path, int], list[str]]] = {
+    "hf": _write_hf,
+    "timm": _write_timm,
+    "official": _write_official,
+}
+
+
+def _write_shards(tensors: Mapping[str, Tensor], directory: Path, max_shard_bytes: int) -> list[str]:
+    """model.safetensors, or numbered shards of at most `max_shard_bytes` and their index."""
+    from safetensors.torch import save_file
+
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for key, tensor in tensors.items():
+        if shards[-1] and size + tensor.nbytes > max_shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][key] = tensor.contiguous()
+        size += tensor.nbytes
+    if len(shards) == 1:
+        names = ["model.safetensors"]
+    else:
+        names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+    for name, shard in zip(names, shards, strict=True):
+        save_file(shard, directory / name, metadata={"format": "pt"})
+    if len(shards) == 1:
+        return names
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    weight_map = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    return [*names, *_write_documents({"model.safetensors.index.json": index}, directory)]
+
+
+def _write_documents(documents: Mapping[str, dict[str, Any]], directory: Path) -> list[str]:
+    for name, content in documents.items():
+        (directory / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return list(documents)
+
+
+def _compact(tensor: Tensor) -> Tensor:
+    """A tensor that owns no more memory than it shows: `torch.save` writes whole storages."""
+    whole = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
+    return tensor if whole else tensor.contiguous().clone()
+
+
+def _refuse_existing(out: Path, overwrite: bool) -> None:
+    """Raise unless `out` is free, or may be replaced and holds nothing beside a checkpoint."""
+    if not out.exists():
+        return
+    if not overwrite:
+        raise CheckpointError(f"{out} exists already; choose another place or give --overwrite")
+    if out.is_dir():
+        ours = (".safetensors", ".json")
+        foreign = sorted(path.name for path in out.iterdir() if path.is_dir() or path.suffix not in ours)
+        if foreign:
+            raise CheckpointError(f"{out} holds more than a checkpoint ({foreign[0]}); write elsewhere")
+
+
+def _move_into_place(draft: Path, out: Path) -> None:
+    """Rename `draft` to `out`; a directory, which no rename replaces, steps aside first."""
+    if out.is_dir() or (out.exists() and draft.is_dir()):
+        aside = out.with_name(f".replaced-{os.getpid()}-{out.name}")
+        out.rename(aside)
+        draft.rename(out)
+        _remove(aside)
+    else:
+        draft.replace(out)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a directory, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

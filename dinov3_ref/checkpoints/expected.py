@@ -1,0 +1,85 @@
+"""Which tensors a configuration must have, by name and shape (SPEC 3.1).
+
+A table, not a model: being strict about a file must not depend on building modules. That both agree is
+held by a test. Symbols: D embed_dim, F FFN width, R storage tokens, p patch size, d head_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dinov3_ref.errors import ConfigError
+from dinov3_ref.models.config import ViTConfig
+
+Shape = tuple[int, ...]
+
+# FFN kind -> what its width is rounded up to; "mlp" is not rounded (SPEC 2.10).
+SWIGLU_ALIGNMENT = {"swiglu": 8, "swiglu32": 32, "swiglu64": 64, "swiglu128": 128}
+
+
+def ffn_width(config: ViTConfig) -> int:
+    """F. Raises `ConfigError` for a registered FFN whose width only its own class knows."""
+    hidden = int(config.embed_dim * config.ffn_ratio)
+    if config.ffn_layer == "mlp":
+        return hidden
+    if config.ffn_layer not in SWIGLU_ALIGNMENT:
+        raise ConfigError(
+            f"ffn_layer {config.ffn_layer!r} has no known tensors; known: mlp, {', '.join(SWIGLU_ALIGNMENT)}"
+        )
+    width = int(hidden * 2 / 3)
+    return width + -width % SWIGLU_ALIGNMENT[config.ffn_layer]
+
+
+def expected_shapes(config: ViTConfig) -> dict[str, Shape]:
+    """Official key -> shape of every tensor of the model, in no particular order."""
+    D, p = config.embed_dim, config.patch_size
+    shapes: dict[str, Shape] = {
+        "cls_token": (1, 1, D),
+        "mask_token": (1, D),
+        "rope_embed.periods": (config.head_dim // 4,),
+        "patch_embed.proj.weight": (D, config.in_chans, p, p),
+        "patch_embed.proj.bias": (D,),
+    }
+    if config.n_storage_tokens:
+        shapes["storage_tokens"] = (1, config.n_storage_tokens, D)
+    for index in range(config.depth):
+        shapes.update((f"blocks.{index}.{name}", shape) for name, shape in _block_shapes(config))
+    norms = {
+        "norm": True,
+        "cls_norm": config.untie_cls_and_patch_norms,
+        "local_cls_norm": config.untie_global_and_local_cls_norm,
+    }
+    for name, present in norms.items():
+        if present:
+            shapes.update(_norm_shapes(name, config))
+    return shapes
+
+
+def _block_shapes(config: ViTConfig) -> Iterator[tuple[str, Shape]]:
+    D = config.embed_dim
+    yield from _norm_shapes("norm1", config)
+    yield from _norm_shapes("norm2", config)
+    yield from _linear_shapes("attn.qkv", 3 * D, D, config.qkv_bias)
+    if config.qkv_bias and config.mask_k_bias:
+        yield "attn.qkv.bias_mask", (3 * D,)
+    yield from _linear_shapes("attn.proj", D, D, config.proj_bias)
+    F = ffn_width(config)
+    into, out = (("fc1",), "fc2") if config.ffn_layer == "mlp" else (("w1", "w2"), "w3")
+    for name in into:
+        yield from _linear_shapes(f"mlp.{name}", F, D, config.ffn_bias)
+    yield from _linear_shapes(f"mlp.{out}", D, F, config.ffn_bias)
+    if config.layerscale_init:
+        yield "ls1.gamma", (D,)
+        yield "ls2.gamma", (D,)
+
+
+def _linear_shapes(name: str, rows: int, columns: int, bias: bool) -> Iterator[tuple[str, Shape]]:
+    yield f"{name}.weight", (rows, columns)
+    if bias:
+        yield f"{name}.bias", (rows,)
+
+
+def _norm_shapes(name: str, config: ViTConfig) -> Iterator[tuple[str, Shape]]:
+    yield f"{name}.weight", (config.embed_dim,)
+    if config.norm_layer != "rmsnorm":
+        yield f"{name}.bias", (config.embed_dim,)

@@ -1,0 +1,190 @@
+"""Read a checkpoint's file or directory: tensors as they are named in it, and the JSON files beside them.
+
+The format is told by the content, not by the suffix. safetensors comes first; a pickle is only ever read
+with `weights_only`, so nothing in it is executed. Tensors are memory-mapped where the format allows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dinov3_ref.errors import CheckpointError, KeyMismatch
+
+WEIGHTS_NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+SIDECAR_NAMES = ("config.json", "preprocessor_config.json")
+HASH_CHUNK_BYTES = 1 << 22
+
+
+@dataclass(frozen=True)
+class RawCheckpoint:
+    """What the file says, before anything is understood: `tree` may be nested and hold non-tensors."""
+
+    path: Path
+    tree: Mapping[str, Any]
+    sha256: str
+    sidecars: dict[str, dict[str, Any]] = field(default_factory=dict)  # file name -> parsed JSON
+
+
+def read_checkpoint(path: Path) -> RawCheckpoint:
+    """Read a file, or the one checkpoint of a directory. Raises `CheckpointError` in one line."""
+    try:
+        weights = _find_weights(path) if path.is_dir() else path
+        if not weights.is_file():
+            raise CheckpointError(f"{path} does not exist; wanted a checkpoint file or directory")
+        tree: Mapping[str, Any]
+        if weights.name.endswith(".index.json"):
+            tree, digest = _read_shards(weights)
+        else:
+            tree, digest = _read_file(weights), sha256_of(weights)
+        sidecars = _read_sidecars(weights.parent) if weights.name in WEIGHTS_NAMES or path.is_dir() else {}
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    return RawCheckpoint(path, tree, digest, sidecars)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file of any size, streamed."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _find_weights(directory: Path) -> Path:
+    for name in WEIGHTS_NAMES:
+        if (directory / name).is_file():
+            return directory / name
+    found = sorted(p for p in directory.iterdir() if p.suffix in WEIGHTS_SUFFIXES and p.is_file())
+    if len(found) == 1:
+        return found[0]
+    if any(directory.glob("*.distcp")):
+        raise CheckpointError(
+            f"{directory} is a distributed training checkpoint (.distcp); make one file of it with "
+            "torch.distributed.checkpoint.format_utils.dcp_to_torch_save"
+        )
+    names = ", ".join(p.name for p in found[:3]) or "none"
+    raise CheckpointError(
+        f"{directory} holds {len(found)} checkpoint files ({names}); wanted {WEIGHTS_NAMES[0]} or "
+        f"exactly one file ending in {', '.join(WEIGHTS_SUFFIXES)}; name the file itself"
+    )
+
+
+def _read_file(path: Path) -> Mapping[str, Any]:
+    with path.open("rb") as stream:
+        head = stream.read(64)
+    if head.startswith(b"PK\x03\x04"):
+        return _read_pickle(path, mmap=True)
+    if head[:1] == b"\x80":
+        return _read_pickle(path, mmap=False)  # torch.save before 1.6 cannot be mapped
+    if head[8:9] == b"{":  # eight bytes of header length, then JSON
+        return _read_safetensors(path)
+    raise CheckpointError(f"{path} {_what_else(head)}; wanted safetensors or a torch.save file")
+
+
+def _what_else(head: bytes) -> str:
+    """Name the usual things that are found in place of a checkpoint."""
+    if not head:
+        return "is empty"
+    if head.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the file it points to (git lfs pull)"
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "is a web page or an error answer, not weights (the download link may have expired)"
+    return "is no checkpoint"
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as stream:
+            return {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118  not a mapping
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} is a damaged or truncated safetensors file ({_first_line(error)}); fetch it again"
+        ) from error
+
+
+def _read_pickle(path: Path, *, mmap: bool) -> Mapping[str, Any]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old storage classes and TorchScript: judged below
+            tree = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:  # a damaged pickle can raise anything at all
+        if refused := re.search(r"GLOBAL ([\w.]+)|class ([\w.]+)", str(error)):
+            raise CheckpointError(
+                f"{path} holds Python objects beside tensors ({refused[1] or refused[2]}), which could run "
+                "code, and was not opened; re-save it with torch.save(model.state_dict(), ...)"
+            ) from error
+        raise CheckpointError(
+            f"{path} is a damaged or truncated torch.save file ({_first_line(error)}); fetch it again"
+        ) from error
+    if not isinstance(tree, Mapping):
+        raise CheckpointError(f"{path} holds a {type(tree).__name__}; wanted a dictionary of tensors")
+    return tree
+
+
+def shards_of(index_path: Path) -> list[str]:
+    """File names in an index, sorted. Raises `CheckpointError` for one that points outside the directory."""
+    weight_map = _read_json(index_path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index_path} has no weight_map; wanted tensor name -> shard file name")
+    shards = sorted({str(shard) for shard in weight_map.values()})
+    for shard in shards:
+        if shard != Path(shard).name or "\\" in shard or shard in ("", ".", ".."):
+            raise CheckpointError(
+                f"{index_path} points outside its directory ({shard!r}); wanted bare file names"
+            )
+    return shards
+
+
+def _read_shards(index_path: Path) -> tuple[dict[str, Any], str]:
+    """Tensors of a sharded directory, and the hash over its sorted "name sha256" lines."""
+    tree: dict[str, Any] = {}
+    lines = []
+    weight_map = _read_json(index_path).get("weight_map", {})
+    for shard in shards_of(index_path):
+        path = index_path.parent / shard
+        if not path.is_file():
+            raise CheckpointError(f"{index_path} names {shard}, which is not beside it; fetch it again")
+        tensors = _read_file(path)
+        _check_against_index(tensors, weight_map, path)
+        tree.update(tensors)
+        lines.append(f"{shard} {sha256_of(path)}\n")
+    return tree, hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _check_against_index(tensors: Mapping[str, Any], weight_map: Mapping[str, Any], path: Path) -> None:
+    promised = {name for name, shard in weight_map.items() if shard == path.name}
+    wrong = sorted(promised ^ set(tensors))
+    if wrong:
+        where = "only in the index" if wrong[0] in promised else "only in the shard"
+        raise KeyMismatch(f"{path} and its index disagree on {len(wrong)} tensors: {wrong[0]} is {where}")
+
+
+def _read_sidecars(directory: Path) -> dict[str, dict[str, Any]]:
+    return {name: _read_json(directory / name) for name in SIDECAR_NAMES if (directory / name).is_file()}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON ({_first_line(error)})") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} holds a {type(data).__name__}; wanted a JSON object")
+    return data
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:120]

@@ -1,0 +1,176 @@
+"""Fetch a released checkpoint from the Hugging Face hub: gated official repository, or mirror without a gate.
+
+With a token the official repository comes first; without one, or where the token opens no gate, timm's mirror
+of the same weights does (SPEC 3.4: it lacks what inference never uses). Every weight file is hashed against
+the SHA-256 that the hub recorded for it, offline too: the cache names blobs by it. HF_ENDPOINT, HF_HOME,
+HF_HUB_CACHE and HF_HUB_OFFLINE mean what they mean to huggingface_hub, which is imported only here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from dinov3_ref.checkpoints.architecture import find_asked
+from dinov3_ref.checkpoints.files import sha256_of, shards_of
+from dinov3_ref.errors import CheckpointError, ConfigError, HubError
+from dinov3_ref.models.released import RELEASED, ReleasedModel
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+SIDECARS = ("config.json", "preprocessor_config.json")  # the mirror has the first alone
+WAYS_OUT = (
+    "ways out: a local file, a token with access (hf auth login), HF_HUB_OFFLINE=1 with a warm cache, "
+    "or --weights random"
+)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A fetched checkpoint: a directory to give to `load_checkpoint`, and where it came from."""
+
+    path: Path
+    source: str  # "repository@commit"
+    notes: tuple[str, ...] = ()
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+class _Unavailable(Exception):
+    """One repository cannot serve; the message says why, in half a line."""
+
+
+class _NoSuchEntry(_Unavailable):
+    """The repository (or the cache) is there, the file is not."""
+
+
+def fetch(
+    name: str, *, dataset: str | None = None, revision: str | None = None, offline: bool | None = None
+) -> Fetched:
+    """Download, or find in the cache, the released model `name`: an arch, torch.hub, HF or timm name.
+
+    `dataset` tells apart the two files of ViT-L and 7B; `offline` (default: HF_HUB_OFFLINE) looks at the
+    cache alone. Raises `ConfigError` for what was never released, and `HubError` where the hub, the network,
+    a permission, room on the disk or an intact file is missing.
+    """
+    import huggingface_hub
+
+    row = _find(name, dataset)
+    offline = huggingface_hub.constants.HF_HUB_OFFLINE if offline is None else offline
+    official_first = offline or bool(huggingface_hub.get_token())
+    mirror = f"timm/{row.timm_name}" if row.timm_name else None
+    notes: tuple[str, ...] = ()
+    failures: list[str] = []
+    for repo in (row.hf_repo if official_first else None, mirror):
+        if repo is None:
+            continue
+        if repo == mirror and row.hf_repo is not None:
+            reason = failures[0] if failures else "no token for the gated official repository"
+            notes = (f"weights are from the mirror {mirror} ({reason})",)
+        try:
+            return _fetch_repository(repo, revision, offline, notes)
+        except _Unavailable as error:
+            failures.append(f"{repo}: {error}")
+    reasons = "; ".join(failures) or "neither the hub nor the mirror has it"
+    raise HubError(f"cannot fetch {row.name} ({reasons}); {WAYS_OUT}")
+
+
+def _find(name: str, dataset: str | None) -> ReleasedModel:
+    row = find_asked(name)
+    if row is not None and dataset not in (None, row.dataset):
+        row = next((other for other in RELEASED if (other.arch, other.dataset) == (row.arch, dataset)), None)
+    if row is None:
+        asked = f"{name} trained on {dataset}" if dataset else name
+        raise ConfigError(f"{asked} was never released; known: {', '.join(known.name for known in RELEASED)}")
+    return row
+
+
+def _fetch_repository(repo: str, revision: str | None, offline: bool, notes: tuple[str, ...]) -> Fetched:
+    """All files of one repository at one commit, the weights hashed. Raises `_Unavailable` or `HubError`."""
+    try:
+        first = _download(repo, WEIGHTS, revision, offline)
+        shards: list[str] = []
+    except _NoSuchEntry:
+        first = _download(repo, INDEX, revision, offline)
+        try:
+            shards = shards_of(first)
+        except CheckpointError as error:
+            raise HubError(f"{repo} is damaged: {error}") from error
+    directory = first.parent
+    commit = directory.name  # the cache's snapshots are named by commit: the rest must be of the same one
+    weights = [_download(repo, shard, commit, offline) for shard in shards] or [first]
+    for name in SIDECARS:
+        try:
+            _download(repo, name, commit, offline)
+        except _NoSuchEntry:
+            continue
+    unchecked = [path.name for path in weights if not _is_intact(path, repo)]
+    if unchecked:
+        notes = (*notes, f"{repo} records no SHA-256 for {', '.join(unchecked)}: not checked")
+    return Fetched(directory, f"{repo}@{commit}", notes)
+
+
+def _download(repo: str, filename: str, revision: str | None, offline: bool) -> Path:
+    """Path in the cache. Raises `_Unavailable` with the reason in half a line."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        path = huggingface_hub.hf_hub_download(
+            repo,
+            filename,
+            revision=revision,
+            local_files_only=offline,
+            endpoint=os.environ.get("HF_ENDPOINT"),
+        )
+    except errors.GatedRepoError as error:
+        raise _Unavailable(f"access not granted, ask at https://huggingface.co/{repo}") from error
+    except errors.RepositoryNotFoundError as error:
+        raise _Unavailable("not found, or the token is not valid") from error
+    except errors.RevisionNotFoundError as error:
+        raise _Unavailable(f"has no revision {revision}") from error
+    except errors.LocalEntryNotFoundError as error:
+        if offline:
+            raise _NoSuchEntry("not in the cache, and offline") from error
+        raise _Unavailable(f"no answer ({_cause(error)})") from error
+    except errors.EntryNotFoundError as error:
+        raise _NoSuchEntry(f"has no {filename}") from error
+    except Exception as error:  # each network library has exceptions of its own
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise _Unavailable(
+                f"no room left on the disk under {huggingface_hub.constants.HF_HUB_CACHE}"
+            ) from error
+        raise _Unavailable(_cause(error)) from error
+    return Path(path)
+
+
+def _is_intact(path: Path, repo: str) -> bool:
+    """True if the file has the recorded SHA-256, False if none is recorded; else raises `HubError`.
+
+    The cache's entry is a link to a blob, and the blob is named by the hash that the hub gave for it.
+    """
+    if not path.is_symlink():
+        return False
+    blob = path.parent / path.readlink()
+    if not _SHA256.fullmatch(blob.name):
+        return False
+    found = sha256_of(path)
+    if found == blob.name:
+        return True
+    raise HubError(
+        f"{path.name} of {repo} is damaged: SHA-256 {found}, the hub recorded {blob.name}; "
+        f"delete {os.path.normpath(blob)} and fetch it again"
+    )
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason, in half a line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = (str(error) or type(error).__name__).splitlines()[0]
+    return f"{type(error).__name__}: {text[:100]}"

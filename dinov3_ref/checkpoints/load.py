@@ -1,0 +1,148 @@
+"""Load any DINOv3 ViT checkpoint into official names, strictly (SPEC 3, issue 2 part 2).
+
+read file → unwrap → detect layout → infer configuration → check every tensor → rename → fill what the layout
+had to drop. Each step is a module of its own; this one is their order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dinov3_ref.checkpoints.architecture import check_architecture, infer_config, name_architecture
+from dinov3_ref.checkpoints.bias import key_mask
+from dinov3_ref.checkpoints.checkpoint import Checkpoint
+from dinov3_ref.checkpoints.dataset import infer_dataset, sidecar_normalization
+from dinov3_ref.checkpoints.expected import Shape, expected_shapes
+from dinov3_ref.checkpoints.files import RawCheckpoint, read_checkpoint
+from dinov3_ref.checkpoints.hub import Fetched
+from dinov3_ref.checkpoints.layouts import Layout, detect_layout
+from dinov3_ref.checkpoints.official import PERIODS
+from dinov3_ref.checkpoints.periods import PeriodRounding, rope_periods
+from dinov3_ref.checkpoints.strict import check_keys, check_values
+from dinov3_ref.checkpoints.unwrap import unwrap
+from dinov3_ref.models.config import ViTConfig
+from dinov3_ref.models.released import find_released
+from dinov3_ref.models.vision_transformer import DinoVisionTransformer
+
+
+def load_checkpoint(
+    path: str | os.PathLike[str], *, arch: str | None = None, periods: PeriodRounding = "bf16"
+) -> Checkpoint:
+    """Load `path`: a file, a directory, or what `fetch` returned.
+
+    `arch` is checked against the file: a key of ARCHITECTURES, or a torch.hub, Hugging Face or timm name.
+    `periods` says how RoPE periods are computed where the file has none: "bf16" gives official features,
+    "fp32" those of Hugging Face and timm. Raises `CheckpointError` or one of its children, in one line.
+    """
+    fetched = path if isinstance(path, Fetched) else None
+    raw = read_checkpoint(Path(path))
+    name = fetched.source if fetched else str(raw.path)
+    tensors, notes = unwrap(raw.tree, name)
+    layout = detect_layout(tensors.keys(), name)
+    tensors = layout.modernise(tensors)
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    in_file = infer_config(layout, shapes, layout.hints(raw.sidecars), name)
+    check_keys(tensors, layout.shapes(in_file, tensors.keys()), f"{name} ({layout.name} layout)")
+    check_values(tensors, name)
+
+    checkpoint = _identify(raw, layout, in_file, name)
+    if arch is not None:
+        check_architecture(arch, checkpoint.arch, checkpoint.dataset, checkpoint.config, name)
+    state, filled = _complete(layout.to_official(tensors, in_file), checkpoint.config, periods)
+    notes = [
+        *(fetched.notes if fetched else ()),
+        *notes,
+        *checkpoint.notes,
+        *filled,
+        *_precision_notes(state),
+    ]
+    return replace(checkpoint, state=state, notes=tuple(notes))
+
+
+def build_model(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> DinoVisionTransformer:
+    """The model, in eval mode, on the checkpoint's own tensors: no second copy where the dtype is theirs.
+
+    RoPE periods stay fp32 whatever `dtype` is: their rounding is the checkpoint's business.
+    """
+    with torch.device("meta"):
+        model = DinoVisionTransformer(**checkpoint.config.kwargs())
+    state = {key: tensor if key == PERIODS else tensor.to(dtype) for key, tensor in checkpoint.state.items()}
+    model.load_state_dict(state, strict=True, assign=True)
+    return model.eval()
+
+
+def _identify(raw: RawCheckpoint, layout: Layout, in_file: ViTConfig, name: str) -> Checkpoint:
+    """All but the tensors. Where the layout drops tensors, the configuration is the released model's own."""
+    official = layout.name == "official"
+    arch, config = name_architecture(in_file, biases_may_lack=not official)
+    normalization = sidecar_normalization(raw.sidecars)
+    untied = in_file.untie_global_and_local_cls_norm if official else None
+    dataset, note = infer_dataset(name, raw.sha256, normalization, arch, untied)
+    released = find_released(arch, dataset)
+    if not official and released is not None:
+        untie = released.config.untie_global_and_local_cls_norm
+        config = replace(config, untie_global_and_local_cls_norm=untie)
+    mean, std = normalization or (None, None)
+    return Checkpoint(
+        config=config,
+        arch=arch,
+        state={},
+        layout=layout.name,
+        dataset=dataset,
+        source=name,
+        sha256=raw.sha256,
+        mean=mean,
+        std=std,
+        notes=(note,) if note else (),
+    )
+
+
+# What a layout may have dropped, by the end of the official key, and what stands in for it.
+STAND_INS: dict[str, str] = {
+    "mask_token": "mask_token: absent, set to zeros (inference never uses it)",
+    "local_cls_norm.weight": "local_cls_norm: absent, set to the identity (training alone uses it)",
+    "local_cls_norm.bias": "local_cls_norm: absent, set to the identity (training alone uses it)",
+    "qkv.bias": "qkv biases: absent, set to zeros",
+    "qkv.bias_mask": "qkv bias masks: absent, set to stop k and pass q and v",
+    PERIODS: "RoPE periods: absent, computed from base {base:g} and {rounding}",
+}
+ROUNDING_WORDS = {
+    "bf16": "rounded to bfloat16 as official files are",
+    "fp32": "kept exact as Hugging Face and timm do",
+}
+
+
+def _complete(
+    found: Mapping[str, Tensor], config: ViTConfig, periods: PeriodRounding
+) -> tuple[dict[str, Tensor], list[str]]:
+    """`found` with every tensor of `config`, in order; and a note on each kind that was filled in."""
+    state: dict[str, Tensor] = {}
+    notes: dict[str, None] = {}  # an ordered set
+    for key, shape in expected_shapes(config).items():
+        if key in found:
+            state[key] = found[key].to(torch.float32) if key == PERIODS else found[key]
+            continue
+        suffix = next(end for end in STAND_INS if key.endswith(end))
+        state[key] = _stand_in(suffix, shape, config, periods)
+        base = config.pos_embed_rope_base or 0.0
+        notes[STAND_INS[suffix].format(base=base, rounding=ROUNDING_WORDS[periods])] = None
+    return state, list(notes)
+
+
+def _stand_in(suffix: str, shape: Shape, config: ViTConfig, periods: PeriodRounding) -> Tensor:
+    if suffix == PERIODS:
+        return rope_periods(config, periods)
+    if suffix == "qkv.bias_mask":
+        return key_mask(config.embed_dim)
+    return torch.ones(shape) if suffix == "local_cls_norm.weight" else torch.zeros(shape)
+
+
+def _precision_notes(state: Mapping[str, Tensor]) -> list[str]:
+    types = {str(t.dtype).removeprefix("torch.") for key, t in state.items() if key != PERIODS} - {"float32"}
+    return [f"weights are stored as {kind}; build_model converts them to float32" for kind in sorted(types)]

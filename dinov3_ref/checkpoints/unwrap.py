@@ -1,0 +1,94 @@
+"""From what a file holds to one backbone's tensors: wrappers opened, prefixes cut, training heads dropped.
+
+Source: SPEC 3.1 (training-run variants) and 3.5, steps 1 and 2. The backbone is found by its class token or
+patch embedding, wherever it hangs; whatever is left outside it keeps its full name, and the strict check
+later names it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from dinov3_ref.errors import CheckpointError
+
+# Keys a state dict hides under, the one to prefer first.
+WRAPPERS = ("teacher", "model_ema", "model", "state_dict", "model_state_dict", "student")
+MAX_WRAPPERS = 4
+
+# Inserted into key names by torch.compile, activation checkpointing, FSDP and DDP.
+_INSERTED = re.compile(r"_orig_mod\.|_checkpoint_wrapped_module\.|_fsdp_wrapped_module\.|(?<![^.])module\.")
+
+_ANCHOR = re.compile(
+    r"(?P<prefix>(?:.*?\.)??)(?:embeddings\.)?(?:cls_token|patch_embed\.proj\.weight|patch_embeddings\.(?:proj\.)?weight)"
+)
+
+# Parts of a training run beside the backbone we want (SPEC 3.1); a released model has none of them.
+_TRAINING_PART = re.compile(
+    r"(?:^|\.)(student|gram_teacher|gram_backbone|teacher|model_ema|dino_head|ibot_head|dino_loss|ibot_patch_loss|"
+    r"koleo_loss|gram_loss|optimizer)\."
+)
+
+
+def unwrap(tree: Mapping[str, Any], name: str) -> tuple[dict[str, Tensor], list[str]]:
+    """Tensors of one backbone by bare key, and notes on what was left out. `name` is for messages."""
+    tree, notes = _descend(tree)
+    tensors: dict[str, Tensor] = {}
+    for key, value in tree.items():
+        bare = _INSERTED.sub("", str(key))
+        if not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"{name} has entry {str(key)!r} of type {type(value).__name__}; wanted a state dict "
+                f"of tensors, bare or under {', '.join(WRAPPERS)}"
+            )
+        if bare in tensors:
+            raise CheckpointError(
+                f"{name} holds {bare!r} twice, once as {str(key)!r}; wanted each tensor once"
+            )
+        tensors[bare] = value
+    if not tensors:
+        raise CheckpointError(f"{name} holds no tensors; wanted a DINOv3 state dict")
+    prefix = _backbone_prefix(tensors)
+    backbone: dict[str, Tensor] = {}
+    dropped = Counter[str]()
+    for key, tensor in tensors.items():
+        inside = key.removeprefix(prefix)
+        if part := _TRAINING_PART.search(inside):
+            dropped[part[1]] += 1
+        else:
+            backbone[inside] = tensor
+    notes += [
+        f"left out {count} tensors of {part} (training only)" for part, count in sorted(dropped.items())
+    ]
+    return backbone, notes
+
+
+def _descend(tree: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
+    """Open nested wrappers; a note says what lay beside them."""
+    notes: list[str] = []
+    for _ in range(MAX_WRAPPERS):
+        wrapper = next((key for key in WRAPPERS if isinstance(tree.get(key), Mapping)), None)
+        if wrapper is None:
+            break
+        beside = sorted(str(key) for key in tree if key != wrapper)
+        if beside:
+            notes.append(f"read {wrapper!r}; left out {', '.join(beside[:5])} beside it")
+        tree = tree[wrapper]
+    return tree, notes
+
+
+def _backbone_prefix(keys: Iterable[str]) -> str:
+    """The prefix of the backbone to take: the averaged teacher of a training run, else the shortest."""
+    prefixes = {match["prefix"] for key in keys if (match := _ANCHOR.fullmatch(key))}
+
+    def rank(prefix: str) -> tuple[int, int, str]:
+        roles = prefix.split(".")
+        if "teacher" in roles or "model_ema" in roles:
+            return 0, len(prefix), prefix
+        return 2 if {"student", "gram_teacher"} & set(roles) else 1, len(prefix), prefix
+
+    return min(prefixes, key=rank, default="")

@@ -1,0 +1,46 @@
+"""Errors of the reference package.
+
+    Dinov3Error
+    ├── ConfigError            2  a configuration that describes no model
+    ├── CheckpointError        2  a file that cannot be read as a DINOv3 checkpoint
+    │   ├── ForeignCheckpoint  2  readable, but some other model (DINOv1/v2, a head, a text tower)
+    │   ├── KeyMismatch        2  tensors missing, left over, or of another shape
+    │   └── ArchMismatch       2  the file holds another architecture than the one asked for
+    └── HubError               4  the hub, the network or a permission is missing
+
+Messages are one line: what, got, wanted, mend. `exit_code` is what a command line should end in.
+"""
+
+from __future__ import annotations
+
+
+class Dinov3Error(Exception):
+    """Base of all errors of `dinov3_ref`."""
+
+    exit_code = 2
+
+
+class ConfigError(Dinov3Error, ValueError):
+    """A configuration that describes no model."""
+
+
+class CheckpointError(Dinov3Error):
+    """A file that cannot be read as a DINOv3 checkpoint."""
+
+
+class ForeignCheckpoint(CheckpointError):
+    """A readable checkpoint of some other model."""
+
+
+class KeyMismatch(CheckpointError):
+    """Tensors are missing, left over, or have another shape."""
+
+
+class ArchMismatch(CheckpointError):
+    """The file holds another architecture than the one asked for."""
+
+
+class HubError(Dinov3Error):
+    """Weights cannot be had from the hub."""
+
+    exit_code = 4

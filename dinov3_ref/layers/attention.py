@@ -1,0 +1,191 @@
+"""Multi-head self-attention with rotary positions (SPEC 2.3-2.6, SEED S07-S11).
+
+Shapes: B batch, N tokens (prefix + patches), P patches, D embed_dim, h heads, d head_dim.
+RoPE turns the last P tokens; the prefix (CLS and storage tokens) passes through unturned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dinov3_ref.layers.token_lists import join_tokens, split_tokens
+
+Rope = tuple[Tensor, Tensor]  # (sin, cos), each [P, d], [h, P, d] or [B, h, P, d]
+
+
+def rope_rotate_half(x: Tensor) -> Tensor:
+    """[..., d]: (a, b) -> (-b, a), where a and b are the two halves of the last dimension."""
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((-b, a), dim=-1)
+
+
+def rope_apply(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
+    """Rotate pairs (k, k + d/2) of x [..., P, d] by the table's angles: x·cos + rotate_half(x)·sin."""
+    return x * cos + rope_rotate_half(x) * sin
+
+
+class LinearKMaskedBias(nn.Linear):
+    """The qkv projection whose k bias is masked out (SPEC 2.4).
+
+    Output = x Wᵀ + bias · bias_mask. The mask is a buffer because released files carry one; there it is
+    all zeros, as is the bias (SPEC 0, fact 2). A new layer masks the k third only.
+    """
+
+    bias_mask: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+    ) -> None:
+        if out_features % 3:
+            raise ValueError(f"out_features {out_features} is no multiple of 3; q, k and v share it")
+        super().__init__(in_features, out_features, bias=bias, device=device)
+        if self.bias is not None:
+            self.register_buffer("bias_mask", torch.empty_like(self.bias), persistent=True)
+            self.reset_mask()
+
+    def reset_mask(self) -> None:
+        """1 for q and v, 0 for k."""
+        if self.bias is not None:
+            third = self.out_features // 3
+            self.bias_mask.fill_(1)
+            self.bias_mask[third : 2 * third].zero_()
+
+    def effective_bias(self) -> Tensor | None:
+        """The bias that is added, [3D], or None."""
+        return None if self.bias is None else self.bias * self.bias_mask.to(self.bias.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.effective_bias())
+
+
+class SelfAttention(nn.Module):
+    """x [B,N,D] -> [B,N,D]. `compute_attention` is the hook for subclasses."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 8,
+        qkv_bias: bool = False,
+        proj_bias: bool = True,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        mask_k_bias: bool = False,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.scale = (dim // num_heads) ** -0.5  # what scaled_dot_product_attention uses by default
+        linear = LinearKMaskedBias if mask_k_bias else nn.Linear
+        self.qkv = linear(dim, dim * 3, bias=qkv_bias, device=device)
+        self.attn_drop = nn.Dropout(attn_drop)  # never applied, as published; here for its name
+        self.proj = nn.Linear(dim, dim, bias=proj_bias, device=device)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def apply_rope(self, q: Tensor, k: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
+        """Rotate the last P tokens of q and k [B,h,N,d] in the table's dtype; give back their own.
+
+        Raises ValueError when the table holds more positions than there are tokens.
+        """
+        sin, cos = rope
+        prefix = q.shape[-2] - sin.shape[-2]
+        if prefix < 0:
+            raise ValueError(f"RoPE table holds {sin.shape[-2]} positions, the input {q.shape[-2]} tokens")
+
+        def rotate(x: Tensor) -> Tensor:
+            wide = x.to(sin.dtype)
+            head, patches = wide[..., :prefix, :], wide[..., prefix:, :]
+            return torch.cat((head, rope_apply(patches, sin, cos)), dim=-2).to(x.dtype)
+
+        return rotate(q), rotate(k)
+
+    def compute_attention(
+        self, qkv: Tensor, attn_bias: Tensor | None = None, rope: Rope | None = None
+    ) -> Tensor:
+        """qkv [B,N,3D] -> attended values [B,N,D], before the output projection."""
+        if attn_bias is not None:
+            raise ValueError("attn_bias was given; DINOv3 attends without one, pass None")
+        B, N, _ = qkv.shape
+        D = self.qkv.in_features
+        q, k, v = qkv.reshape(B, N, 3, self.num_heads, D // self.num_heads).unbind(2)
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # [B,h,N,d]
+        if rope is not None:
+            q, k = self.apply_rope(q, k, rope)
+        x = F.scaled_dot_product_attention(q, k, v)
+        return x.transpose(1, 2).reshape(B, N, D)
+
+    def forward(self, x: Tensor, attn_bias: Tensor | None = None, rope: Rope | None = None) -> Tensor:
+        attended = self.compute_attention(qkv=self.qkv(x), attn_bias=attn_bias, rope=rope)
+        return self.proj_drop(self.proj(attended))
+
+    def forward_list(
+        self,
+        x_list: Sequence[Tensor],
+        attn_bias: Tensor | None = None,
+        rope_list: Sequence[Rope | None] | None = None,
+    ) -> list[Tensor]:
+        """One qkv and one output product for all entries; attention stays within each entry.
+
+        `proj_drop` is not applied here, as published. Raises ValueError for lists of unequal length.
+        """
+        ropes = [None] * len(x_list) if rope_list is None else rope_list
+        if len(ropes) != len(x_list):
+            raise ValueError(f"{len(x_list)} inputs with {len(ropes)} RoPE tables; wanted one each")
+        flat, sizes = join_tokens(x_list)
+        attended = [
+            self.compute_attention(qkv=qkv, attn_bias=attn_bias, rope=rope)
+            for qkv, rope in zip(split_tokens(self.qkv(flat), sizes), ropes, strict=True)
+        ]
+        flat, sizes = join_tokens(attended)
+        return split_tokens(self.proj(flat), sizes)
+
+
+class CausalSelfAttention(nn.Module):
+    """Attention of the text tower: optionally causal, no RoPE (SPEC 2.6)."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 8,
+        qkv_bias: bool = False,
+        proj_bias: bool = True,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.num_heads = num_heads
+        self.attn_drop = attn_drop
+        self.qkv = nn.Linear(dim, dim * 3, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim, bias=proj_bias)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def init_weights(
+        self,
+        init_attn_std: float | None = None,
+        init_proj_std: float | None = None,
+        factor: float = 1.0,
+    ) -> None:
+        """qkv ~ N(0, D^-0.5), proj ~ N(0, the same · factor), biases 0."""
+        attn_std = init_attn_std or self.dim**-0.5
+        nn.init.normal_(self.qkv.weight, std=attn_std)
+        nn.init.normal_(self.proj.weight, std=init_proj_std or attn_std * factor)
+        for bias in (self.qkv.bias, self.proj.bias):
+            if bias is not None:
+                nn.init.zeros_(bias)
+
+    def forward(self, x: Tensor, is_causal: bool = True) -> Tensor:
+        B, N, D = x.shape
+        q, k, v = self.qkv(x).reshape(B, N, 3, self.num_heads, D // self.num_heads).unbind(2)
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        x = F.scaled_dot_product_attention(
+            q, k, v, dropout_p=self.attn_drop if self.training else 0.0, is_causal=is_causal
+        )
+        return self.proj_drop(self.proj(x.transpose(1, 2).reshape(B, N, D)))

@@ -1,0 +1,60 @@
+"""Projection head of DINO and iBOT: features to prototype scores (SPEC 2.12, SEED S15-S17)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def _mlp(nlayers: int, in_dim: int, hidden: int, out: int, use_bn: bool, bias: bool) -> nn.Module:
+    """`nlayers` linear layers with GELU (and BatchNorm) between them."""
+    if nlayers == 1:
+        return nn.Linear(in_dim, out, bias=bias)
+    widths = [in_dim] + [hidden] * (nlayers - 1)
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers.append(nn.Linear(before, after, bias=bias))
+        if use_bn:
+            layers.append(nn.BatchNorm1d(after))
+        layers.append(nn.GELU())
+    return nn.Sequential(*layers, nn.Linear(hidden, out, bias=bias))
+
+
+class DINOHead(nn.Module):
+    """x [..., in_dim] -> prototype scores [..., out_dim].
+
+    The MLP's output is L2-normalised before `last_layer`, a plain Linear without bias: no weight
+    normalisation (SPEC 0, fact 10).
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        use_bn: bool = False,
+        nlayers: int = 3,
+        hidden_dim: int = 2048,
+        bottleneck_dim: int = 256,
+        mlp_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.mlp = _mlp(max(nlayers, 1), in_dim, hidden_dim, bottleneck_dim, use_bn, mlp_bias)
+        self.last_layer = nn.Linear(bottleneck_dim, out_dim, bias=False)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Every Linear: truncated normal with std 0.02, bias 0."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor, no_last_layer: bool = False, only_last_layer: bool = False) -> Tensor:
+        """Scores; normalised bottleneck features with `no_last_layer`; `only_last_layer` takes those in."""
+        if not only_last_layer:
+            x = F.normalize(self.mlp(x), dim=-1, p=2, eps=1e-6 if x.dtype == torch.float16 else 1e-12)
+        return x if no_last_layer else self.last_layer(x)

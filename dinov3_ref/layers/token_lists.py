@@ -1,0 +1,33 @@
+"""Run one matrix product over a list of token batches of different lengths (SPEC 2.5, 2.8).
+
+Training sends global and local crops, which differ in size, through one model at once; joining all
+their tokens makes one large product instead of several small ones.
+Shapes: B batch, N tokens, D channels; both may differ from entry to entry, D may not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def join_tokens(x_list: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
+    """List of [B_i, N_i, D] -> ([sum of B_i·N_i, D], [(B_i, N_i), …])."""
+    sizes = [(x.shape[0], x.shape[1]) for x in x_list]
+    return torch.cat([x.flatten(0, 1) for x in x_list]), sizes
+
+
+def split_tokens(flat: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """Inverse of `join_tokens`."""
+    parts = flat.split([batch * tokens for batch, tokens in sizes])
+    return [part.unflatten(0, size) for part, size in zip(parts, sizes, strict=True)]
+
+
+class TokenwiseListMixin(nn.Module):
+    """Gives a module that treats every token alike a `forward_list`."""
+
+    def forward_list(self, x_list: Sequence[Tensor]) -> list[Tensor]:
+        flat, sizes = join_tokens(x_list)
+        return split_tokens(self(flat), sizes)

@@ -1,0 +1,55 @@
+"""From a configuration to a model, with or without a checkpoint (SPEC 1.3; SEED S28)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dinov3_ref.errors import ArchMismatch, ConfigError
+from dinov3_ref.models import vision_transformer
+from dinov3_ref.models.released import ARCHITECTURES
+from dinov3_ref.models.vision_transformer import DinoVisionTransformer
+
+
+def build_model(config: Any, *, device: torch.device | str | None = None) -> DinoVisionTransformer:
+    """The freshly initialised student of `config`. Raises `ConfigError` for an unknown `student.arch`."""
+    options = dict(config.student)
+    arch = options.pop("arch")
+    if arch not in ARCHITECTURES:
+        raise ConfigError(f"student.arch is {arch!r}; known: {', '.join(ARCHITECTURES)}")
+    chosen: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    chosen["img_size"] = config.crops.global_crops_size
+    return getattr(vision_transformer, arch)(**chosen, device=device)
+
+
+def build_model_for_eval(
+    config: Any,
+    pretrained_weights: str | Path | None,
+    shard_unsharded_model: bool = False,
+) -> DinoVisionTransformer:
+    """The model in eval mode, with the weights of a checkpoint in any layout (`checkpoints/`).
+
+    The checkpoint decides the architecture's details: a released file has storage tokens, LayerScale
+    and LayerNorm eps 1e-5 whether or not `config` mentions them, and dropping those is how features go
+    silently wrong (SPEC 8.1, S65). `config.student.arch` and `patch_size` are held against it.
+    With `pretrained_weights` None the weights are random. Raises `ArchMismatch` when they contradict,
+    `CheckpointError` for a bad file, `ConfigError` for `shard_unsharded_model`.
+    """
+    if shard_unsharded_model:
+        raise ConfigError(
+            "shard_unsharded_model=True needs distributed training; pass False to load on one device"
+        )
+    if pretrained_weights is None:
+        return build_model(config).eval()
+    from dinov3_ref.checkpoints import build_model as build_from_checkpoint
+    from dinov3_ref.checkpoints import load_checkpoint
+
+    checkpoint = load_checkpoint(pretrained_weights, arch=config.student.arch)
+    if checkpoint.config.patch_size != config.student.patch_size:
+        raise ArchMismatch(
+            f"{pretrained_weights} has patch size {checkpoint.config.patch_size}, "
+            f"config.student.patch_size is {config.student.patch_size}; set it to the file's"
+        )
+    return build_from_checkpoint(checkpoint)

@@ -1,0 +1,117 @@
+"""Every architecture and every released DINOv3 ViT checkpoint, as one literal table (SPEC 1.1, 1.3, 3.4).
+
+`ARCHITECTURES` is what `--arch` accepts. A released checkpoint is a row of `RELEASED`; its hub name, its
+Hugging Face repository and its timm name all find it (`find_released`). Parameter and entry counts are
+SPEC 1.3's and are held by `tests/dinov3_ref/models/test_released.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from dinov3_ref.errors import ConfigError
+from dinov3_ref.models.config import ViTConfig
+
+ARCHITECTURES: dict[str, ViTConfig] = {
+    "vit_small": ViTConfig(384, 12, 6),
+    "vit_small_plus": ViTConfig(384, 12, 6, ffn_layer="swiglu", ffn_ratio=6.0),
+    "vit_base": ViTConfig(768, 12, 12),
+    "vit_large": ViTConfig(1024, 24, 16),
+    "vit_large_plus": ViTConfig(1024, 24, 16, ffn_layer="swiglu", ffn_ratio=6.0),
+    "vit_so400m": ViTConfig(1152, 27, 18, ffn_ratio=3.777777778),
+    "vit_huge2": ViTConfig(1280, 32, 20),
+    "vit_huge_plus": ViTConfig(1280, 32, 20, ffn_layer="swiglu", ffn_ratio=6.0),
+    "vit_giant2": ViTConfig(1536, 40, 24),
+    "vit_7b": ViTConfig(
+        4096,
+        40,
+        32,
+        ffn_ratio=3.0,
+        ffn_layer="swiglu64",
+        qkv_bias=False,
+        untie_global_and_local_cls_norm=True,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ReleasedModel:
+    """One released checkpoint: where it lives and what is in it."""
+
+    name: str  # torch.hub entry of the official repository; "_sat" tells the two ViT-L and 7B files apart
+    arch: str  # key of ARCHITECTURES
+    dataset: str  # lvd1689m | sat493m: decides the input mean and std (SPEC 6)
+    config: ViTConfig
+    params: int
+    entries: int  # tensors in the official state dict
+    file_stem: str  # official file name without ".pth"; its last 8 hex digits begin the file's SHA-256
+    hf_repo: str | None  # gated: needs an accepted licence and a token
+    timm_name: str | None  # mirror without a gate: huggingface.co/timm/<timm_name>
+
+    @property
+    def hash_prefix(self) -> str:
+        return self.file_stem.rsplit("-", 1)[1]
+
+
+def _row(
+    name: str,
+    arch: str,
+    params: int,
+    entries: int,
+    hash_prefix: str,
+    timm: str | None,
+    *,
+    sat: bool = False,
+    on_hf: bool = True,
+) -> ReleasedModel:
+    dataset = "sat493m" if sat else "lvd1689m"
+    config = ARCHITECTURES[arch]
+    if sat:  # both SAT files carry local_cls_norm; of the LVD files only the 7B does
+        config = replace(config, untie_global_and_local_cls_norm=True)
+    stem = f"{name.removesuffix('_sat')}_pretrain_{dataset}"
+    return ReleasedModel(
+        name=name,
+        arch=arch,
+        dataset=dataset,
+        config=config,
+        params=params,
+        entries=entries,
+        file_stem=f"{stem}-{hash_prefix}",
+        hf_repo="facebook/" + stem.replace("_", "-") if on_hf else None,
+        timm_name=f"{timm}.{dataset}" if timm else None,
+    )
+
+
+RELEASED: tuple[ReleasedModel, ...] = (
+    _row("dinov3_vits16", "vit_small", 21_601_152, 188, "08c60483", "vit_small_patch16_dinov3"),
+    _row("dinov3_vits16plus", "vit_small_plus", 28_697_472, 212, "4057cbaa", "vit_small_plus_patch16_dinov3"),
+    _row("dinov3_vitb16", "vit_base", 85_669_632, 188, "73cec8be", "vit_base_patch16_dinov3"),
+    _row("dinov3_vitl16", "vit_large", 303_154_176, 368, "8aa4cbdd", "vit_large_patch16_dinov3"),
+    _row(
+        "dinov3_vitl16_sat", "vit_large", 303_156_224, 370, "eadcf0ff", "vit_large_patch16_dinov3", sat=True
+    ),
+    _row("dinov3_vitl16plus", "vit_large_plus", 403_915_776, 416, "46503df0", None, on_hf=False),
+    _row("dinov3_vith16plus", "vit_huge_plus", 840_633_600, 552, "7c1da9a5", "vit_huge_plus_patch16_dinov3"),
+    _row("dinov3_vit7b16", "vit_7b", 6_716_043_264, 610, "a955f4ea", "vit_7b_patch16_dinov3"),
+    _row("dinov3_vit7b16_sat", "vit_7b", 6_716_043_264, 610, "a6675841", "vit_7b_patch16_dinov3", sat=True),
+)
+
+
+def get_architecture(arch: str) -> ViTConfig:
+    """Configuration for an `--arch` name. Raises `ConfigError` for an unknown one."""
+    if arch not in ARCHITECTURES:
+        raise ConfigError(f"unknown architecture {arch!r}; known: {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[arch]
+
+
+def find_released(name: str, dataset: str | None = None) -> ReleasedModel | None:
+    """The released checkpoint behind an `--arch`, torch.hub, Hugging Face or timm name, or None.
+
+    An `--arch` name with two files (ViT-L, 7B) means the LVD-1689M one unless `dataset` says otherwise.
+    """
+    for row in RELEASED:
+        exact = name in (row.name, row.hf_repo, row.timm_name, row.file_stem)
+        by_arch = name == row.arch and row.dataset == (dataset or "lvd1689m")
+        if exact or by_arch:
+            return row
+    return None

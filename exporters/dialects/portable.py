@@ -1,0 +1,91 @@
+"""The portable dialect: opset 18, only operators that every runtime we serve has.
+
+Parses on TensorRT 10.3 to 11.x, TensorRT-RTX, ONNX Runtime and OpenVINO. Attention is decomposed, q
+alone is scaled (TensorRT issues 4333, 4328, 4482: a scale on q *and* k gave wrong results), halves are
+swapped by Split and Concat (4558, 4603: `tile` became `If` + `Tile`).
+
+Shapes: B batch, h w patch grid, L tokens, D embed_dim, N heads, d head_dim, F = d/4 frequencies an axis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from onnx import TensorProto
+from onnxscript import opset18
+
+OPSET = 18
+IR_VERSION = 8  # the one that came with opset 18: the oldest parser we serve knows it
+FLOAT = TensorProto.FLOAT
+op: Any = opset18  # in translations its operators build graph nodes; their annotations are for eager calls
+
+
+def _vector(*sizes: Any) -> Any:
+    """Scalars, known or symbolic, as one int64 vector."""
+    parts = [
+        op.Constant(value_ints=[s]) if isinstance(s, int) else op.Reshape(s, op.Constant(value_ints=[1]))
+        for s in sizes
+    ]
+    return op.Concat(*parts, axis=0)
+
+
+def _axis_angles(count: Any, span: Any, periods: Any) -> Any:
+    """Angles [count, F] of patch centres along one axis, in the reference's order of operations."""
+    index = op.Cast(op.Range(0, count, 1), to=FLOAT)
+    centre = op.Div(op.Add(index, 0.5), op.Cast(span, to=FLOAT))
+    coordinate = op.Sub(op.Mul(centre, 2.0), 1.0)
+    column = op.Unsqueeze(op.Mul(coordinate, 2 * math.pi), op.Constant(value_ints=[1]))
+    return op.Div(column, periods)
+
+
+def rope_table(periods: Any, h: Any, w: Any, prefix: int, normalize: str) -> tuple[Any, Any]:
+    """`exporters.seams.rope_table`, computed in fp32 from the grid at run time."""
+    F = periods.shape[0]
+    span_h, span_w = {"separate": (h, w), "max": (op.Max(h, w),) * 2, "min": (op.Min(h, w),) * 2}[normalize]
+    angles_h = op.Unsqueeze(_axis_angles(h, span_h, periods), op.Constant(value_ints=[1]))
+    angles_w = op.Unsqueeze(_axis_angles(w, span_w, periods), op.Constant(value_ints=[0]))
+    grid_shape = _vector(h, w, F)
+    grid = op.Concat(op.Expand(angles_h, grid_shape), op.Expand(angles_w, grid_shape), axis=-1)
+    patches = op.Reshape(grid, op.Constant(value_ints=[-1, 2 * F]))
+    zeros = op.Constant(value=_zeros(prefix, 2 * F))
+    half = op.Concat(zeros, patches, axis=0)
+    sin, cos = op.Sin(half), op.Cos(half)
+    return op.Concat(op.Neg(sin), sin, axis=-1), op.Concat(cos, cos, axis=-1)
+
+
+def _zeros(rows: int, columns: int) -> TensorProto:
+    return TensorProto(dims=[rows, columns], data_type=FLOAT, raw_data=bytes(4 * rows * columns))
+
+
+def _split_heads(x: Any, num_heads: int, head_dim: int) -> Any:
+    """[B,L,D] -> [B,N,L,d]; zeros in the shape copy B and L, so no Shape operator is needed."""
+    split = op.Reshape(x, op.Constant(value_ints=[0, 0, num_heads, head_dim]))
+    return op.Transpose(split, perm=[0, 2, 1, 3])
+
+
+def _rotate(x: Any, sin: Any, cos: Any) -> Any:
+    first, second = op.Split(x, num_outputs=2, axis=-1)
+    return op.Add(op.Mul(x, cos), op.Mul(op.Concat(second, first, axis=-1), sin))
+
+
+def rope_attention(q: Any, k: Any, v: Any, sin: Any, cos: Any, num_heads: int, scale: float) -> Any:
+    """`exporters.seams.rope_attention`, decomposed."""
+    dim = q.shape[2]
+    head_dim = dim // num_heads
+    q, k, v = (_split_heads(t, num_heads, head_dim) for t in (q, k, v))
+    if sin is not None:
+        q, k = _rotate(q, sin, cos), _rotate(k, sin, cos)
+    if scale != 1.0:
+        q = op.Mul(q, scale)
+    scores = op.MatMul(q, op.Transpose(k, perm=[0, 1, 3, 2]))
+    attended = op.MatMul(op.Softmax(scores, axis=-1), v)
+    return op.Reshape(op.Transpose(attended, perm=[0, 2, 1, 3]), op.Constant(value_ints=[0, 0, dim]))
+
+
+TRANSLATIONS: dict[Any, Callable[..., Any]] = {
+    torch.ops.dinodeploy.rope_table.default: rope_table,
+    torch.ops.dinodeploy.rope_attention.default: rope_attention,
+}

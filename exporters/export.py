@@ -1,0 +1,233 @@
+"""Export: a checkpoint becomes a bundle that has been judged on this machine, or nothing at all.
+
+    checkpoint ─> model ─> golden outputs ──────────────────────┐
+                    └─> twin ─> traced program ─> graph ─> lint ─> model.onnx ─> judge ─> bundle
+
+Everything is written into a hidden directory and renamed at the end.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from dinodeploy import __version__
+from dinodeploy import manifest as manifests
+from dinodeploy.atomic import begin_directory, commit_directory
+from dinodeploy.bundle import GOLDEN_FILE, MODEL_FILE, Bundle, file_facts, open_bundle
+from dinodeploy.embedder import check_bundle, rejection
+from dinodeploy.errors import ExportError, JudgementError, MisuseError, OutputExistsError
+from dinodeploy.golden import save_golden
+from dinodeploy.manifest import EngineFacts, GraphFacts, Manifest, ModelFacts, OutputFacts
+from dinodeploy.parity import THRESHOLDS
+from dinodeploy.preprocess import STATISTICS, Preprocess, Triple
+from dinodeploy.receipts import Receipt
+from dinov3_ref.checkpoints import Checkpoint, build_model
+from dinov3_ref.models import DinoVisionTransformer
+from exporters.dialects import DIALECTS
+from exporters.fold import FOLDS, make_twin
+from exporters.golden import make_golden
+from exporters.graph import to_graph
+from exporters.lint import lint
+from exporters.trace import TokenOutputs, trace
+from exporters.write_onnx import write_onnx
+
+Say = Callable[[str], None]
+DEFAULT_DATASET = "lvd1689m"
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How to export. Validated at birth: MisuseError."""
+
+    recipe: str = "fp32"
+    dialect: str = "portable"
+    preset: str = "official"
+    imgsz: tuple[int, int] | None = None  # H, W; None: the preset's own
+    layers: tuple[int, ...] = ()
+    folds: tuple[str, ...] = FOLDS
+    external_data: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        for option, value, known in (
+            ("precision", self.recipe, THRESHOLDS),
+            ("dialect", self.dialect, DIALECTS),
+        ):
+            if value not in known:
+                raise MisuseError(
+                    f"{option} {value!r} is not there in this version; it has: {', '.join(known)}"
+                )
+        for fold in self.folds:
+            if fold not in FOLDS:
+                raise MisuseError(f"unknown fold {fold!r}; known: {', '.join(FOLDS)}")
+
+
+def export_checkpoint(
+    checkpoint: Checkpoint,
+    out: Path,
+    options: ExportOptions,
+    *,
+    weights: str,
+    rope_periods: str = "bf16",
+    dataset: str | None = None,
+    say: Say = lambda _: None,
+) -> tuple[Bundle, Receipt, tuple[str, ...]]:
+    """Export a loaded checkpoint; `weights` says where it came from (file, hub, random).
+
+    Returns the bundle, its receipt, and notes on what was assumed. Input mean and std: those beside the
+    checkpoint, else those of its dataset or the one given, else LVD-1689M's, with a note.
+    Raises MisuseError when `dataset` contradicts the checkpoint, and as `export_model`.
+    """
+    mean, std, assumed = _statistics(checkpoint, dataset, weights)
+    config = checkpoint.config
+    preprocess = Preprocess.from_preset(options.preset, options.imgsz, mean, std, config.patch_size)
+    facts = ModelFacts(
+        arch=checkpoint.arch,
+        embed_dim=config.embed_dim,
+        depth=config.depth,
+        num_heads=config.num_heads,
+        patch_size=config.patch_size,
+        storage_tokens=config.n_storage_tokens,
+        weights=weights,  # type: ignore[arg-type]
+        source=Path(checkpoint.source).name if weights == "file" else checkpoint.source,
+        sha256=checkpoint.sha256,
+        layout=checkpoint.layout,
+        dataset=checkpoint.dataset or dataset,
+        rope_periods=rope_periods,  # type: ignore[arg-type]
+    )
+    _refuse_existing(out, options.overwrite)
+    say("building the reference model")
+    model = build_model(checkpoint)
+    bundle, receipt = export_model(model, facts, preprocess, out, options, say=say)
+    return bundle, receipt, (*checkpoint.notes, *assumed)
+
+
+def _statistics(
+    checkpoint: Checkpoint, dataset: str | None, weights: str
+) -> tuple[Triple, Triple, tuple[str, ...]]:
+    """Input mean and std, and a note where they are a guess."""
+    if dataset is not None and dataset not in STATISTICS:
+        raise MisuseError(f"--dataset {dataset!r} is unknown; known: {', '.join(STATISTICS)}")
+    if dataset and checkpoint.dataset and dataset != checkpoint.dataset:
+        raise MisuseError(f"--dataset {dataset}, but {checkpoint.source} is of {checkpoint.dataset}")
+    if checkpoint.mean is not None and checkpoint.std is not None:
+        return checkpoint.mean, checkpoint.std, ()
+    known = checkpoint.dataset or dataset
+    if known is not None or weights == "random":
+        return *STATISTICS[known or DEFAULT_DATASET], ()
+    note = f"input mean and std are {DEFAULT_DATASET}'s: the file does not tell; else give --dataset sat493m"
+    return *STATISTICS[DEFAULT_DATASET], (note,)
+
+
+def export_model(
+    model: DinoVisionTransformer,
+    facts: ModelFacts,
+    preprocess: Preprocess,
+    out: Path,
+    options: ExportOptions,
+    *,
+    say: Say = lambda _: None,
+) -> tuple[Bundle, Receipt]:
+    """Export a model in memory (a user's own subclass or layers included) to a judged bundle at `out`.
+
+    Raises MisuseError for options that fit no model, OutputExistsError when `out` is taken, ExportError or
+    LintError when no proper graph comes out, JudgementError when it is not the model. Then nothing is left.
+    """
+    for layer in options.layers:
+        if not 0 <= layer < model.n_blocks:
+            raise MisuseError(f"layer {layer} does not exist; the model has blocks 0..{model.n_blocks - 1}")
+    _refuse_existing(out, options.overwrite)
+    staging = begin_directory(out)
+    try:
+        manifest = _write_bundle(model, facts, preprocess, staging, options, say)
+        manifests.write_manifest(manifest, staging)
+        say("judging the bundle on this machine")
+        bundle, receipt, verdict = check_bundle(staging)
+        if not verdict.passed:
+            raise JudgementError(rejection(bundle, verdict))
+        commit_directory(staging, out)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    return open_bundle(out), receipt
+
+
+def _refuse_existing(out: Path, overwrite: bool) -> None:
+    """Only a bundle may be replaced, and only when asked: never a user's own folder."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / manifests.FILE_NAME).is_file():
+        raise OutputExistsError(f"{out} exists and is no bundle; choose another --out")
+    if not overwrite:
+        raise OutputExistsError(f"{out} holds a bundle already; give --overwrite or another --out")
+
+
+def _write_bundle(
+    model: DinoVisionTransformer,
+    facts: ModelFacts,
+    preprocess: Preprocess,
+    root: Path,
+    options: ExportOptions,
+    say: Say,
+) -> Manifest:
+    reference = TokenOutputs(model.eval(), options.layers)
+    say("running the reference on the golden photographs")
+    save_golden(make_golden(reference, preprocess), root / GOLDEN_FILE)
+
+    twin, weights = make_twin(model, options.folds)
+    module = TokenOutputs(twin, options.layers)
+    dialect = DIALECTS[options.dialect]
+    say("tracing")
+    try:
+        program = trace(module)
+        say(f"translating to ONNX, dialect {dialect.name}")
+        graph = to_graph(program, module, weights, dialect)
+    except Exception as error:  # torch.export and torch.onnx raise whatever went wrong inside them
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ExportError(f"this model cannot be traced: {type(error).__name__}: {reason}") from error
+    lint(graph)
+    manifest = Manifest(
+        format=manifests.FORMAT,
+        created_by=f"dinodeploy {__version__}",
+        model=facts,
+        preprocess=preprocess,
+        outputs=tuple(
+            OutputFacts(
+                str(value.name), tuple(d if isinstance(d, int) else str(d) for d in value.shape or ())
+            )
+            for value in graph.graph.outputs
+        ),
+        graph=GraphFacts(options.recipe, dialect.name, dialect.opset, options.folds, options.layers),
+        engines={},
+        files={},
+        licence=manifests.WEIGHTS_LICENCE,
+    )
+    graph.metadata_props[manifests.METADATA_KEY] = manifest.facts()
+    graph.metadata_props["licence"] = manifest.licence
+    say("writing the weights")
+    files = write_onnx(graph, root / MODEL_FILE, external_data=options.external_data)
+    _check_onnx(files[0])
+    names = tuple(file.name for file in files)
+    return Manifest(
+        **{
+            **vars(manifest),
+            "engines": {MODEL_FILE: EngineFacts("onnxruntime", names)},
+            "files": {name: file_facts(root / name) for name in (*names, GOLDEN_FILE)},
+        }
+    )
+
+
+def _check_onnx(path: Path) -> None:
+    """The official checker, shape inference included."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            onnx.checker.check_model(str(path), full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"the ONNX checker rejects the graph: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,133 @@
+"""From a model to its traced twin: a copy without weights, with seams in place and constants folded.
+
+The twin lives on the meta device, so tracing a 7B model costs no memory; its weights are a table of
+functions, each making one tensor when the writer asks for it. Weights are therefore never held twice.
+
+A fold moves a constant into the weights before it; each is proven by parity and can be left out:
+
+    layerscale   gamma of LayerScale into the rows (and bias) of the projection before it
+    qkv_bias     the mask of q, k and v biases into the biases; a bias that is all zeros is dropped
+    q_scale      head_dim^-0.5 into q's weights (RoPE is linear, so it commutes)
+
+Products are taken in float64 and rounded once.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from dinov3_ref.layers import (
+    LayerScale,
+    LinearKMaskedBias,
+    Mlp,
+    RopePositionEmbedding,
+    SelfAttention,
+    SwiGLUFFN,
+)
+from dinov3_ref.models import DinoVisionTransformer
+from exporters.seams import SeamAttention, SeamRope
+
+FOLDS = ("layerscale", "qkv_bias", "q_scale")
+
+Weights = dict[str, Callable[[], Tensor]]
+
+# The last linear layer of a residual branch, where LayerScale can go. Other modules keep theirs.
+LAST_LINEAR: dict[type[nn.Module], str] = {SeamAttention: "proj", Mlp: "fc2", SwiGLUFFN: "w3"}
+
+
+def make_twin(
+    model: DinoVisionTransformer, folds: Collection[str] = FOLDS
+) -> tuple[DinoVisionTransformer, Weights]:
+    """A meta-device twin of `model` in eval mode, and the table of its weights by name.
+
+    A user's own attention or feed-forward class is traced as it is. Raises ValueError for an unknown fold.
+    """
+    unknown = sorted(set(folds) - set(FOLDS))
+    if unknown:
+        raise ValueError(f"unknown fold {unknown[0]!r}; known: {', '.join(FOLDS)}")
+    twin = _copy_to_meta(model).eval()
+    weights: Weights = {name: partial(_identity, tensor) for name, tensor in model.state_dict().items()}
+    if isinstance(twin.rope_embed, RopePositionEmbedding):
+        twin.rope_embed = SeamRope(twin.rope_embed, prefix=1 + model.n_storage_tokens)  # type: ignore[assignment]
+    for index, block in enumerate(model.blocks):
+        _put_seam(twin.blocks[index], block.get_submodule("attn"), f"blocks.{index}.attn", weights, folds)
+        if "layerscale" in folds:
+            _fold_layerscale(twin.blocks[index], "attn", "ls1", f"blocks.{index}", weights)
+            _fold_layerscale(twin.blocks[index], "mlp", "ls2", f"blocks.{index}", weights)
+    return twin, weights
+
+
+def _identity(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _copy_to_meta(model: DinoVisionTransformer) -> DinoVisionTransformer:
+    """A deep copy whose tensors are all on the meta device: structure without memory."""
+    memo: dict[int, object] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+    for buffer in model.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(model, memo)
+
+
+def _put_seam(block: nn.Module, attn: nn.Module, path: str, weights: Weights, folds: Collection[str]) -> None:
+    """Replace the twin block's attention by the seam, and split qkv's weights into q, k and v."""
+    if type(attn) is not SelfAttention:
+        return
+    dim = attn.qkv.in_features
+    q_factor = attn.scale if "q_scale" in folds else 1.0
+    weight = weights.pop(f"{path}.qkv.weight")
+    weights.pop(f"{path}.qkv.bias", None)
+    weights.pop(f"{path}.qkv.bias_mask", None)
+    bias = attn.qkv.effective_bias() if isinstance(attn.qkv, LinearKMaskedBias) else attn.qkv.bias
+    has_bias = []
+    for part, name in enumerate("qkv"):
+        rows = slice(part * dim, (part + 1) * dim)
+        factor = q_factor if name == "q" else 1.0
+        weights[f"{path}.{name}.weight"] = partial(_scaled_rows, weight, rows, factor)
+        third = None if bias is None else bias[rows].detach()
+        keep = third is not None and not ("qkv_bias" in folds and bool((third == 0).all()))
+        has_bias.append(keep)
+        if keep:
+            assert third is not None
+            weights[f"{path}.{name}.bias"] = partial(
+                _scaled_rows, partial(_identity, third), slice(None), factor
+            )
+    with torch.device("meta"):
+        block.attn = SeamAttention(
+            dim,
+            attn.num_heads,
+            scale=1.0 if "q_scale" in folds else attn.scale,
+            biases=(has_bias[0], has_bias[1], has_bias[2]),
+            proj_bias=attn.proj.bias is not None,
+        )
+
+
+def _fold_layerscale(block: nn.Module, branch: str, scale: str, path: str, weights: Weights) -> None:
+    last = LAST_LINEAR.get(type(getattr(block, branch)))
+    if last is None or not isinstance(getattr(block, scale), LayerScale):
+        return
+    setattr(block, scale, nn.Identity())
+    gamma = weights.pop(f"{path}.{scale}.gamma")
+    for kind in ("weight", "bias"):
+        name = f"{path}.{branch}.{last}.{kind}"
+        if name in weights:
+            weights[name] = partial(_times_gamma, weights[name], gamma)
+
+
+def _scaled_rows(make: Callable[[], Tensor], rows: slice, factor: float) -> Tensor:
+    part = make().detach()[rows]
+    return part if factor == 1.0 else (part.double() * factor).to(part.dtype)
+
+
+def _times_gamma(make: Callable[[], Tensor], make_gamma: Callable[[], Tensor]) -> Tensor:
+    """weight [out, in] or bias [out], each row times gamma [out]."""
+    tensor, gamma = make().detach(), make_gamma().detach().double()
+    wide = tensor.double() * (gamma[:, None] if tensor.dim() == 2 else gamma)
+    return wide.to(tensor.dtype)

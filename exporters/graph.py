@@ -1,0 +1,175 @@
+"""From an exported program to a clean ONNX graph: translate the seams, attach weights, tidy, name.
+
+The exporter's raw output carries a Transpose before every product, a tangle of one-element shape
+arithmetic, and stack traces with the builder's paths. What leaves here is deterministic: the same model
+gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from functools import partial
+
+import onnx_ir as ir
+import onnxscript.optimizer
+import torch
+from onnx_ir.passes import common
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from dinov3_ref.models import DinoVisionTransformer
+from exporters.dialects import Dialect
+from exporters.fold import Weights
+from exporters.trace import TokenOutputs
+
+INPUT_NAME = "pixels"
+FOLDED_ELEMENTS = 1024  # constant folding is for shape arithmetic; a weight must not be made here
+WRAPPER = "model."  # the attribute of TokenOutputs that holds the model: a prefix of every weight name
+
+
+def to_graph(program: ExportedProgram, module: TokenOutputs, weights: Weights, dialect: Dialect) -> ir.Model:
+    """ONNX model of one image input and `module.output_names`, its weights still to be made.
+
+    Every initializer is lazy: it is computed when its bytes are asked for, and then let go.
+    """
+    model = _translate(program, module, dialect)
+    graph = model.graph
+    _attach_weights(graph, weights)
+    _transpose_weights(graph)
+    onnxscript.optimizer.optimize_ir(
+        model, onnx_shape_inference=False, input_size_limit=FOLDED_ELEMENTS, output_size_limit=FOLDED_ELEMENTS
+    )
+    passes = (
+        common.IdentityEliminationPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.DeduplicateInitializersPass(size_limit=64),
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedOpsetsPass(),
+    )
+    for step in passes:
+        step(model)
+    _name_sizes(graph, module.model)
+    _name_nodes(graph)
+    common.ClearMetadataAndDocStringPass()(model)
+    model.ir_version = dialect.ir_version
+    return model
+
+
+def _translate(program: ExportedProgram, module: TokenOutputs, dialect: Dialect) -> ir.Model:
+    """torch.onnx with the dialect's table; its progress prints and deprecation warnings are kept quiet."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            exported = torch.onnx.export(
+                program,
+                (),
+                dynamo=True,
+                optimize=False,
+                opset_version=dialect.opset,
+                custom_translation_table=dict(dialect.translations),
+                input_names=[INPUT_NAME],
+                output_names=list(module.output_names),
+                verbose=False,
+            )
+    finally:
+        logger.setLevel(level)
+    assert exported is not None
+    return exported.model
+
+
+def _attach_weights(graph: ir.Graph, weights: Weights) -> None:
+    """Give every initializer its lazily made tensor, under its name in the checkpoint."""
+    for old_name in list(graph.initializers):
+        value = graph.initializers.pop(old_name)
+        value.name = old_name.removeprefix(WRAPPER)
+        value.const_value = _lazy(weights[old_name.removeprefix(WRAPPER)], value)
+        graph.initializers.add(value)
+
+
+def _lazy(make: Callable[[], Tensor], value: ir.Value) -> ir.LazyTensor:
+    assert value.shape is not None
+    assert value.dtype is not None
+    return ir.LazyTensor(
+        partial(_to_ir, make, value.name), dtype=value.dtype, shape=value.shape, name=value.name
+    )
+
+
+def _to_ir(make: Callable[[], Tensor], name: str | None) -> ir.TensorProtocol:
+    return ir.tensor(make().detach().contiguous().numpy(), name=name)
+
+
+def _transpose_weights(graph: ir.Graph) -> None:
+    """Store a linear layer's weight as its product wants it, [in, out], and drop the Transpose."""
+    for node in list(graph):
+        source = node.inputs[0] if node.op_type == "Transpose" else None
+        if (
+            source is None
+            or source.name not in graph.initializers
+            or node.attributes["perm"].as_ints() != (1, 0)
+        ):
+            continue
+        lazy = source.const_value
+        assert isinstance(lazy, ir.LazyTensor)
+        assert source.shape is not None
+        shape = ir.Shape(tuple(reversed(source.shape.dims)))
+        weight = ir.Value(name=f"{source.name}.T", shape=shape, type=source.type)
+        weight.const_value = ir.LazyTensor(
+            partial(_transposed, lazy), dtype=lazy.dtype, shape=shape, name=weight.name
+        )
+        graph.initializers.add(weight)
+        node.outputs[0].replace_all_uses_with(weight)
+        graph.remove(node, safe=True)
+        if not source.uses():
+            graph.initializers.pop(str(source.name))
+
+
+def _transposed(lazy: ir.LazyTensor) -> ir.TensorProtocol:
+    return ir.tensor(lazy.numpy().T.copy(), name=f"{lazy.name}.T")
+
+
+def _name_sizes(graph: ir.Graph, model: DinoVisionTransformer) -> None:
+    """Readable names for what is free: batch, height, width in; batch, rows, columns out."""
+    channels, dim = model.patch_embed.in_chans, model.embed_dim
+    graph.inputs[0].shape = ir.Shape(["batch", channels, "height", "width"])
+    for output in graph.outputs:
+        if output.name == "cls":
+            output.shape = ir.Shape(["batch", dim])
+        elif output.name == "storage":
+            output.shape = ir.Shape(["batch", model.n_storage_tokens, dim])
+        else:
+            output.shape = ir.Shape(["batch", "rows", "columns", dim])
+
+
+def _name_nodes(graph: ir.Graph) -> None:
+    """Name nodes and their values by module and operator: `blocks.3.attn.q/MatMul`, `blocks.3/Add.1`.
+
+    Inner values lose the exporter's symbolic shapes, whose names mean nothing to a reader.
+    """
+    seen: Counter[str] = Counter()
+    kept = {value.name for value in graph.outputs}
+    for node in graph:
+        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "['', '']"))
+        module = scopes[-2].removeprefix(WRAPPER) if len(scopes) > 1 else ""
+        if not module or module.startswith("_"):  # the wrapper itself, or the exporter's own bookkeeping
+            module = "tokens"
+        base = f"{module}/{node.op_type}"
+        node.name = f"{base}.{seen[base]}" if seen[base] else base
+        seen[base] += 1
+        for index, value in enumerate(node.outputs):
+            if value.name not in kept:
+                value.name = f"{node.name}:{index}"
+                value.shape = None
+    for index, name in enumerate([name for name in graph.initializers if name.startswith("val_")]):
+        value = graph.initializers.pop(name)
+        value.name = f"const.{index}"
+        graph.initializers.add(value)

@@ -1,0 +1,112 @@
+"""Write an ONNX model one tensor at a time, so that its weights are never in memory twice.
+
+Up to `SINGLE_FILE_LIMIT` everything goes into one file. The protobuf library would build the whole
+message in memory and then serialise it, three copies in all; but an ONNX file is a ModelProto whose
+field 7 is the graph, and a length-delimited message may be written piece by piece once its length is
+known. So: the graph without weights, then each weight as one more `initializer` (field 5) of it.
+Past the limit (protobuf ends at 2 GiB) weights go to `<name>.data` beside the file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx_ir as ir
+from onnx import ModelProto, TensorProto
+
+SINGLE_FILE_LIMIT = 2**31 - 2**24  # 2 GiB less room for the graph itself
+GRAPH_FIELD, INITIALIZER_FIELD, RAW_DATA_FIELD = 7, 5, 9
+LENGTH_DELIMITED = 2
+INLINE_ELEMENTS = 64  # shape constants stay in the graph proper
+
+
+def write_onnx(model: ir.Model, path: Path, *, external_data: bool = False) -> list[Path]:
+    """Write `model` to `path`; returns the files written, the model first.
+
+    Weights go to `<path>.data` with `external_data`, or when one file cannot hold them.
+    """
+    weights = [value.const_value for value in model.graph.initializers.values()]
+    total = sum(tensor.nbytes for tensor in weights if tensor is not None)
+    if external_data or total > SINGLE_FILE_LIMIT:
+        data = path.with_name(path.name + ".data")
+        ir.save(model, path, external_data=data.name)
+        return [path, data]
+    _write_single_file(model, path)
+    return [path]
+
+
+def _write_single_file(model: ir.Model, path: Path) -> None:
+    large = [tensor for tensor in map(_tensor_of, model.graph.initializers.values()) if _is_large(tensor)]
+    proto = _without_weights(model)
+    graph_bytes = proto.graph.SerializeToString(deterministic=True)
+    proto.ClearField("graph")
+    headers = [_tensor_header(tensor) for tensor in large]
+    sizes = [_message_size(header, tensor) for header, tensor in zip(headers, large, strict=True)]
+    length = len(graph_bytes) + sum(_framed_size(INITIALIZER_FIELD, size) for size in sizes)
+    with path.open("wb") as file:
+        file.write(proto.SerializeToString(deterministic=True))
+        file.write(_tag(GRAPH_FIELD) + _varint(length))
+        file.write(graph_bytes)
+        for header, size, tensor in zip(headers, sizes, large, strict=True):
+            file.write(_tag(INITIALIZER_FIELD) + _varint(size) + header)
+            file.write(_tag(RAW_DATA_FIELD) + _varint(tensor.nbytes))
+            file.write(tensor.tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _tensor_of(value: ir.Value) -> ir.TensorProtocol:
+    assert value.const_value is not None
+    return value.const_value
+
+
+def _is_large(tensor: ir.TensorProtocol) -> bool:
+    return tensor.size > INLINE_ELEMENTS
+
+
+def _without_weights(model: ir.Model) -> ModelProto:
+    """The model's message with small constants only; large initializers are set aside while it is made."""
+    initializers = model.graph.initializers
+    values = list(initializers.values())
+    for value in values:
+        if _is_large(_tensor_of(value)):
+            initializers.pop(str(value.name))
+    try:
+        return ir.to_proto(model)
+    finally:
+        initializers.clear()
+        for value in values:
+            initializers.add(value)
+
+
+def _tensor_header(tensor: ir.TensorProtocol) -> bytes:
+    """A TensorProto up to its data."""
+    return TensorProto(
+        dims=tensor.shape.numpy(), data_type=int(tensor.dtype), name=tensor.name
+    ).SerializeToString(deterministic=True)
+
+
+def _message_size(header: bytes, tensor: ir.TensorProtocol) -> int:
+    return len(header) + _framed_size(RAW_DATA_FIELD, tensor.nbytes)
+
+
+def _framed_size(field: int, size: int) -> int:
+    return len(_tag(field)) + len(_varint(size)) + size
+
+
+def _tag(field: int) -> bytes:
+    return _varint(field << 3 | LENGTH_DELIMITED)
+
+
+def _varint(number: int) -> bytes:
+    """Protobuf's variable-length integer: seven bits a byte, low bits first."""
+    return bytes(_varint_bytes(number))
+
+
+def _varint_bytes(number: int) -> Iterator[int]:
+    while number > 0x7F:
+        yield number & 0x7F | 0x80
+        number >>= 7
+    yield number
