@@ -72,15 +72,13 @@ def _walk(folder: str) -> Iterator[str]:
 def _children(folder: str) -> list[str]:
     """Sub-folders and pictures of one folder, sorted by name."""
     try:
-        with os.scandir(folder) as entries:
-            names = sorted(
-                entry.name
-                for entry in entries
-                if not entry.name.startswith(".")
-                and (entry.name.lower().endswith(SUFFIXES) or entry.is_dir())
-            )
+        paths = sorted(Path(folder).iterdir())
     except OSError as error:
         raise MisuseError(
             f"{folder!r} cannot be listed: {error.strerror}; leave it out or mend it"
         ) from error
-    return [(Path(folder) / name).as_posix() for name in names]
+    return [path.as_posix() for path in paths if not path.name.startswith(".") and _is_wanted(path)]
+
+
+def _is_wanted(path: Path) -> bool:
+    return path.name.lower().endswith(SUFFIXES) or os.path.isdir(path)  # noqa: PTH112

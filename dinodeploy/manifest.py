@@ -117,6 +117,16 @@ class Manifest:
         whole = schema.dump(self)
         return canonical({key: whole[key] for key in ("format", "model", "preprocess", "outputs", "graph")})
 
+    def fingerprint(self, engine: str, preprocess: Preprocess) -> dict[str, Any]:
+        """What decides the numbers of an embedding: two stores may be mixed only if theirs are equal."""
+        return {
+            "arch": self.model.arch,
+            "weights_sha256": self.model.sha256,
+            "engine_sha256": self.files[engine].sha256,
+            "recipe": self.graph.recipe,
+            "preprocess": schema.dump(preprocess),
+        }
+
     def sealed(self) -> Manifest:
         """The same manifest with its digest filled in."""
         return replace(self, digest=self._digest())

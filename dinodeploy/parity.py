@@ -39,10 +39,11 @@ class Threshold:
         return value >= self.limit if self.at_least else value <= self.limit
 
 
-# Preprocessing, in grey levels of 255, Pillow against torch's own antialiased resize on photographs.
+# Preprocessing, in grey levels of 255: Pillow against torch's own antialiased resize. `measured`: worst of
+# nine photographs at six sizes, preset "official" (tests/dinodeploy/test_preprocess.py).
 PIXEL_THRESHOLDS: tuple[Threshold, ...] = (
     Threshold("pixel_max", 1.05, 1.0),
-    Threshold("pixel_mean", 0.02, 0.004),
+    Threshold("pixel_mean", 0.02, 0.0123),
 )
 
 # One row per recipe. `measured`: worst over S, S+, B, L with random lively weights on two CPUs.

@@ -17,24 +17,29 @@ import re
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dinodeploy import atomic, schema
 from dinodeploy.bundle import sha256_file
-from dinodeploy.errors import BundleError, MisuseError, OutputExistsError, TamperedError
+from dinodeploy.errors import BundleError, MisuseError, TamperedError
 from dinodeploy.formats import Column, Format, Shard, open_format, split_rows, stack_rows
+from dinodeploy.store_manifest import (
+    FILE_NAME,
+    QUARANTINE,
+    VERSION,
+    ColumnFacts,
+    ShardFacts,
+    StoreManifest,
+    check_target,
+    read_manifest,
+)
 
 Float = NDArray[np.float32]
-
-FILE_NAME = "embeddings.json"
-QUARANTINE = "quarantine.jsonl"
-VERSION = 1
 
 # Outputs become column and folder names beside these.
 _RESERVED = ("id", "ids", "size", "width", "height", "img")
@@ -42,35 +47,6 @@ _OUTPUT_NAME = re.compile(r"[a-z][a-z0-9_]*(?<!_grid)")
 
 # What numpy, zipfile and pyarrow raise on a damaged file (ArrowInvalid is a ValueError).
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile)
-
-
-@dataclass(frozen=True)
-class ShardFacts:
-    """Number of rows, and sha256 of each file by its path in the store."""
-
-    rows: int
-    files: dict[str, str]
-
-
-@dataclass(frozen=True)
-class ColumnFacts:
-    """One output: the shape of a row, with null for a side that differs between rows; null without rows."""
-
-    shape: list[int | None] | None
-    dtype: Literal["float32"] = "float32"
-
-
-@dataclass(frozen=True)
-class StoreManifest:
-    """Root of embeddings.json. fingerprint: what decides the numbers (model, engine, preprocessing)."""
-
-    version: int
-    format: str
-    outputs: dict[str, ColumnFacts]
-    count: int
-    quarantined: int
-    shards: list[ShardFacts]
-    fingerprint: dict[str, Any]
 
 
 class EmbeddingWriter:
@@ -96,13 +72,14 @@ class EmbeddingWriter:
         self._format: Format = open_format(format)
         self._format_name = format
         self._shard_size = shard_size
-        self._fingerprint = dict(fingerprint)
+        # through JSON and back: what cannot be written fails now, not after the last picture
+        self._fingerprint = json.loads(json.dumps(dict(fingerprint), allow_nan=False))
         self._overwrite = overwrite
         _check_outputs(self.outputs)
         if shard_size < 1:
             raise MisuseError(f"shard size: got {shard_size}, wanted at least 1 row")
         self._format.require()
-        _check_target(self.out, overwrite)
+        check_target(self.out, overwrite)
         self._ids: list[str] = []
         self._sizes: list[tuple[int, int]] = []
         self._rows: dict[str, list[Float]] = {output: [] for output in self.outputs}
@@ -112,7 +89,10 @@ class EmbeddingWriter:
         self._quarantine: TextIO | None = None
 
     def __enter__(self) -> EmbeddingWriter:
-        self._partial = atomic.begin_directory(self.out)
+        try:
+            self._partial = atomic.begin_directory(self.out)
+        except OSError as error:
+            raise MisuseError(f"{self.out} cannot be made: {error.strerror}; choose another --out") from error
         return self
 
     def __exit__(
@@ -124,7 +104,7 @@ class EmbeddingWriter:
             if kind is None:
                 self._flush()
                 self._write_manifest()
-                _check_target(self.out, self._overwrite)  # it may have appeared since
+                check_target(self.out, self._overwrite)  # it may have appeared since
                 atomic.commit_directory(self._partial, self.out)
         finally:
             shutil.rmtree(self._partial, ignore_errors=True)
@@ -132,7 +112,7 @@ class EmbeddingWriter:
     def add(self, id: str, rows: Mapping[str, Float], size: tuple[int, int]) -> None:
         """One picture: a float32 array for each output, and its original width and height in pixels."""
         for output in self.outputs:
-            row = rows[output]
+            row = np.array(rows[output])  # a copy: engines use their output buffers again
             self._shapes[output] = _merge_shape(self._shapes[output], row, output, id)
             self._rows[output].append(row)
         self._ids.append(id)
@@ -189,9 +169,8 @@ def load_embeddings(path: str | Path, output: str = "cls") -> tuple[list[str], F
     shape = manifest.outputs[output].shape
     ids: list[str] = []
     columns: list[Column] = []
-    for index, facts in enumerate(manifest.shards):
-        shard_ids, column = _read_shard(root, manifest.format, index, facts, output)
-        _check_column(root, index, facts.rows, len(shard_ids), column, shape)
+    for index in range(len(manifest.shards)):
+        shard_ids, column = _read_shard(root, manifest, index, output)
         ids += shard_ids
         columns.append(column)
     if len(ids) != manifest.count:
@@ -203,22 +182,10 @@ def load_embeddings(path: str | Path, output: str = "cls") -> tuple[list[str], F
     return ids, np.concatenate([column.values for column in columns])
 
 
-def read_manifest(root: Path) -> StoreManifest:
-    """embeddings.json of a store. Raises BundleError."""
-    path = root / FILE_NAME
-    if not path.is_file():
-        raise BundleError(f"{root} holds no {FILE_NAME}, wanted a directory that `dinodeploy embed` wrote")
-    manifest = schema.read(StoreManifest, path)
-    if manifest.version != VERSION:
-        raise BundleError(f"{path}: got version {manifest.version}, wanted {VERSION}; upgrade dinodeploy")
-    return manifest
-
-
-def _read_shard(
-    root: Path, format: str, index: int, facts: ShardFacts, output: str
-) -> tuple[list[str], Column]:
-    """Read one output of one shard after the files it is in have been held against their hashes."""
-    reader = open_format(format)
+def _read_shard(root: Path, manifest: StoreManifest, index: int, output: str) -> tuple[list[str], Column]:
+    """One output of one shard: its files held against their hashes, its arrays against the manifest."""
+    facts = manifest.shards[index]
+    reader = open_format(manifest.format)
     for name in reader.files(index, output):
         path = root / name
         if name not in facts.files:
@@ -235,27 +202,34 @@ def _read_shard(
                 f"wanted {facts.files[name][:12]}; copy it again or embed again"
             )
     try:
-        return reader.read(root, index, output)
+        ids, column = reader.read(root, index, output)
+        problem = _misfit(ids, column, facts.rows, manifest.outputs[output].shape)
     except _DAMAGE as error:
         raise BundleError(f"{root}: shard {index} cannot be read: {' '.join(str(error).split())}") from error
+    if problem:
+        raise BundleError(f"{root}: shard {index}, output {output!r}: {problem}")
+    return ids, column
 
 
-def _check_column(
-    root: Path, index: int, rows: int, ids: int, column: Column, shape: list[int | None] | None
-) -> None:
-    """Hold a shard's arrays against the manifest."""
+def _misfit(ids: list[str], column: Column, rows: int, shape: list[int | None] | None) -> str:
+    """What is wrong with a shard's arrays, or nothing."""
     values, grid = column.values, column.grid
-    got = len(values) if grid is None else len(grid)
-    row_shape = list(values.shape[1:]) if grid is None else [None, None, *values.shape[1:]]
-    fits = shape is not None and len(shape) == len(row_shape)
-    fits = fits and all(want in (None, side) for want, side in zip(shape or [], row_shape, strict=True))
+    row_shape: list[int | None] = list(values.shape[1:])
+    count = len(values)
     if grid is not None:
-        fits = fits and grid.shape[1:] == (2,) and int(grid.prod(axis=1).sum()) == len(values)
-    if got != rows or ids != rows or values.dtype != np.float32 or not fits:
-        raise BundleError(
-            f"{root}: shard {index}: got {ids} ids and {got} rows of {values.dtype} {row_shape}, "
-            f"wanted {rows} of float32 {shape}"
-        )
+        row_shape, count = [None, None, *row_shape], len(grid)
+        if grid.shape[1:] != (2,) or (grid < 1).any() or grid.prod(axis=1).sum() != len(values):
+            return f"its grids do not add up to {len(values)} patches"
+    if len(ids) != rows or count != rows:
+        return f"got {len(ids)} ids and {count} rows, wanted {rows}"
+    fits = shape is not None and len(shape) == len(row_shape)
+    if values.dtype != np.float32 or not fits or not all(map(_fits, row_shape, shape or [])):
+        return f"got rows of {values.dtype} {row_shape}, wanted float32 {shape}"
+    return ""
+
+
+def _fits(side: int | None, wanted: int | None) -> bool:
+    return wanted is None or side == wanted
 
 
 def _merge_shape(known: list[int | None] | None, row: Float, output: str, id: str) -> list[int | None]:
@@ -276,26 +250,3 @@ def _check_outputs(outputs: tuple[str, ...]) -> None:
     for output in outputs:
         if output in _RESERVED or not _OUTPUT_NAME.fullmatch(output):
             raise MisuseError(f"output {output!r} cannot name a column; wanted one like cls, patch, layer_3")
-
-
-def _check_target(out: Path, overwrite: bool) -> None:
-    """Raise OutputExistsError unless a store may be put at `out`."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not out.is_dir():
-        raise OutputExistsError(f"{out} is a file, wanted a directory to make; choose another --out")
-    if not overwrite:
-        raise OutputExistsError(
-            f"{out} is not empty; pass --overwrite to replace it, or choose another --out"
-        )
-    try:
-        manifest = read_manifest(out)
-    except BundleError as error:
-        raise OutputExistsError(f"{out} is not an embedding directory, so it stays; {error}") from error
-    ours = {FILE_NAME, QUARANTINE}.union(*(shard.files for shard in manifest.shards))
-    for path in sorted(out.rglob("*")):
-        name = path.relative_to(out).as_posix()
-        if name not in ours and not (path.is_dir() and not path.is_symlink()):
-            raise OutputExistsError(
-                f"{out} also holds {name!r}, so it stays; move it, or choose another --out"
-            )

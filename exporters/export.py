@@ -9,12 +9,9 @@ Everything is written into a hidden directory and renamed at the end.
 from __future__ import annotations
 
 import shutil
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-import onnx
 
 from dinodeploy import __version__
 from dinodeploy import manifest as manifests
@@ -33,7 +30,7 @@ from exporters.dialects import DIALECTS
 from exporters.fold import FOLDS, make_twin
 from exporters.golden import make_golden
 from exporters.graph import to_graph
-from exporters.lint import lint
+from exporters.lint import check_onnx, lint
 from exporters.trace import TokenOutputs, trace
 from exporters.write_onnx import write_onnx
 
@@ -192,6 +189,7 @@ def _write_bundle(
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ExportError(f"this model cannot be traced: {type(error).__name__}: {reason}") from error
     lint(graph)
+    check_onnx(graph)
     manifest = Manifest(
         format=manifests.FORMAT,
         created_by=f"dinodeploy {__version__}",
@@ -212,7 +210,6 @@ def _write_bundle(
     graph.metadata_props["licence"] = manifest.licence
     say("writing the weights")
     files = write_onnx(graph, root / MODEL_FILE, external_data=options.external_data)
-    _check_onnx(files[0])
     names = tuple(file.name for file in files)
     return Manifest(
         **{
@@ -221,13 +218,3 @@ def _write_bundle(
             "files": {name: file_facts(root / name) for name in (*names, GOLDEN_FILE)},
         }
     )
-
-
-def _check_onnx(path: Path) -> None:
-    """The official checker, shape inference included."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            onnx.checker.check_model(str(path), full_check=True)
-    except onnx.checker.ValidationError as error:
-        raise ExportError(f"the ONNX checker rejects the graph: {str(error).splitlines()[0]}") from error

@@ -30,7 +30,7 @@ CASES: tuple[tuple[str, tuple[str, ...], tuple[int, int] | None], ...] = (
 def load_photo(name: str) -> NDArray[np.uint8]:
     """A shipped photograph, [h,w,3]; `photos/PROVENANCE.md` says where they come from."""
     with resources.files("exporters").joinpath(f"photos/{name}.jpg").open("rb") as file:
-        return np.asarray(Image.open(file).convert("RGB"))
+        return np.array(Image.open(file).convert("RGB"))
 
 
 def make_golden(module: TokenOutputs, preprocess: Preprocess) -> list[GoldenCase]:

@@ -12,7 +12,7 @@ import io
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from functools import partial
 
@@ -23,6 +23,7 @@ from onnx_ir.passes import common
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from dinodeploy import __version__
 from dinov3_ref.models import DinoVisionTransformer
 from exporters.dialects import Dialect
 from exporters.fold import Weights
@@ -55,9 +56,10 @@ def to_graph(program: ExportedProgram, module: TokenOutputs, weights: Weights, d
     )
     for step in passes:
         step(model)
+    _restore_outputs(graph, module.output_names)
     _name_sizes(graph, module.model)
     _name_nodes(graph)
-    common.ClearMetadataAndDocStringPass()(model)
+    _forget_the_builder(model)
     model.ir_version = dialect.ir_version
     return model
 
@@ -137,6 +139,17 @@ def _transposed(lazy: ir.LazyTensor) -> ir.TensorProtocol:
     return ir.tensor(lazy.numpy().T.copy(), name=f"{lazy.name}.T")
 
 
+def _restore_outputs(graph: ir.Graph, names: Sequence[str]) -> None:
+    """Give each output its own value again: the last block's map *is* `patch`, and got merged with it."""
+    for index, name in enumerate(names):
+        value = graph.outputs[index]
+        if value.name != name:
+            copy = ir.node("Identity", [value])
+            copy.outputs[0].name, copy.outputs[0].type = name, value.type
+            graph.append(copy)
+            graph.outputs[index] = copy.outputs[0]
+
+
 def _name_sizes(graph: ir.Graph, model: DinoVisionTransformer) -> None:
     """Readable names for what is free: batch, height, width in; batch, rows, columns out."""
     channels, dim = model.patch_embed.in_chans, model.embed_dim
@@ -173,3 +186,13 @@ def _name_nodes(graph: ir.Graph) -> None:
         value = graph.initializers.pop(name)
         value.name = f"const.{index}"
         graph.initializers.add(value)
+
+
+def _forget_the_builder(model: ir.Model) -> None:
+    """Drop what the exporter noted for itself: stack traces with paths, its names for things, its name."""
+    common.ClearMetadataAndDocStringPass()(model)
+    graph = model.graph
+    values = [*graph.inputs, *graph.initializers.values()]
+    for value in (*values, *(output for node in graph for output in node.outputs)):
+        value.metadata_props.clear()
+    model.producer_name, model.producer_version = "dinodeploy", __version__

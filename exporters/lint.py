@@ -1,4 +1,4 @@
-"""Rules for a graph, checked before anything is written. One literal table; a rule gives its reasons.
+"""Rules for a graph, checked before its weights are written. One literal table; a rule gives its reasons.
 
 Each rule returns a complaint, or None. Where a runtime would fail or, worse, be quietly wrong is said
 beside the rule; ONNX Runtime is more permissive than TensorRT 10.3, so its acceptance proves little.
@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+import onnx
 import onnx_ir as ir
 
 from dinodeploy.errors import LintError
 from exporters.graph import INPUT_NAME
+from exporters.write_onnx import without_weights
 
 # If/Loop: TensorRT wants equal shapes in both branches (issues 4558, 4603). Tile: how the If came about.
 # NonZero: a shape that depends on data.
@@ -92,3 +94,19 @@ def lint(model: ir.Model) -> None:
     complaints = [complaint for rule in RULES if (complaint := rule(model.graph))]
     if complaints:
         raise LintError(f"the exported graph breaks {len(complaints)} rule(s): {'; '.join(complaints)}")
+
+
+def check_onnx(model: ir.Model) -> None:
+    """The official checker with shape inference. Raises LintError.
+
+    Weights stand in as inputs of their shape and type, so none of them has to be made for it.
+    """
+    proto = without_weights(model)
+    present = {tensor.name for tensor in proto.graph.initializer}
+    for value in model.graph.initializers.values():
+        if value.name not in present:
+            proto.graph.input.append(ir.to_proto(value))
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise LintError(f"the ONNX checker rejects the graph: {str(error).splitlines()[0]}") from error

@@ -39,7 +39,7 @@ def write_onnx(model: ir.Model, path: Path, *, external_data: bool = False) -> l
 
 def _write_single_file(model: ir.Model, path: Path) -> None:
     large = [tensor for tensor in map(_tensor_of, model.graph.initializers.values()) if _is_large(tensor)]
-    proto = _without_weights(model)
+    proto = without_weights(model)
     graph_bytes = proto.graph.SerializeToString(deterministic=True)
     proto.ClearField("graph")
     headers = [_tensor_header(tensor) for tensor in large]
@@ -66,7 +66,7 @@ def _is_large(tensor: ir.TensorProtocol) -> bool:
     return tensor.size > INLINE_ELEMENTS
 
 
-def _without_weights(model: ir.Model) -> ModelProto:
+def without_weights(model: ir.Model) -> ModelProto:
     """The model's message with small constants only; large initializers are set aside while it is made."""
     initializers = model.graph.initializers
     values = list(initializers.values())

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dinov3_ref.checkpoints import Checkpoint
+from dinov3_ref.checkpoints import Checkpoint, build_model
 from dinov3_ref.models.config import ViTConfig
-from dinov3_ref.models.released import ARCHITECTURES
+from tests.tiny import CONFIGS, tiny_config
 
 # Every kind of block there is, small enough to build in no time. Head width is the real one: where a file has
 # neither periods nor a config.json, it is what the number of heads is told from.
-TWINS: dict[str, ViTConfig] = {
-    "mlp": ViTConfig(128, 2, 2),
-    "swiglu": ViTConfig(128, 2, 2, ffn_layer="swiglu", ffn_ratio=6.0),
-    "seven_b": replace(ARCHITECTURES["vit_7b"], embed_dim=256, depth=2, num_heads=2),
-}
+TWINS: dict[str, ViTConfig] = {kind: tiny_config(kind, depth=2) for kind in CONFIGS}
 
 
 def official_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -40,9 +35,10 @@ def write_official(
     change: Callable[[dict[str, Tensor]], object] = lambda state: None,
     legacy: bool = False,
 ) -> Path:
-    """`torch.save` an official file: `change`d in place, keys `prefix`ed, `under` a wrapper with things `beside`.
+    """`torch.save` an official file and return `path`.
 
-    `legacy` writes the format of torch before 1.6. Returns `path`.
+    The state is `change`d in place, its keys `prefix`ed, and put `under` a wrapper with other things `beside`
+    it; `legacy` writes the format of torch before 1.6.
     """
     state = official_state(checkpoint)
     change(state)
@@ -52,3 +48,19 @@ def write_official(
     tree.update(beside or {})
     torch.save(tree, path, _use_new_zipfile_serialization=not legacy)
     return path
+
+
+def features(checkpoint: Checkpoint, x_BCHW: Tensor) -> Tensor:
+    """All normed tokens of the model on `x_BCHW`: [B, 1 + R + P, D], CLS, storage, patches."""
+    with torch.no_grad():
+        out = build_model(checkpoint).forward_features(x_BCHW)
+    parts = (out["x_norm_clstoken"][:, None], out["x_storage_tokens"], out["x_norm_patchtokens"])
+    return torch.cat(parts, dim=1)
+
+
+def same_state(one: Checkpoint, other: Checkpoint, *, but: str | None = None) -> bool:
+    """Whether two checkpoints hold the same keys and, `but` for one of them, bit for bit the same values."""
+    kept = one.state.keys() - {but}
+    return one.state.keys() == other.state.keys() and all(
+        torch.equal(one.state[key], other.state[key]) for key in kept
+    )

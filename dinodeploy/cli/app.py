@@ -58,8 +58,6 @@ def main() -> NoReturn:
     warnings.filterwarnings("ignore", category=DecompressionBombWarning)
     try:
         code = app(standalone_mode=False)
-    except KeyboardInterrupt:
-        fail("interrupted; nothing half-written was left", INTERRUPTED)
     except BrokenPipeError:
         # Whoever read our output has gone. Nothing more can be said, at exit neither.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -73,6 +71,8 @@ def main() -> NoReturn:
         if not hasattr(error, "exit_code"):
             raise  # a bug of ours: the traceback is the message
         fail(str(error), error.exit_code)
+    if code == INTERRUPTED:  # typer makes this of a KeyboardInterrupt
+        fail("interrupted; nothing half-written was left", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -15,6 +15,17 @@ from dinodeploy.parity import Measurement, Verdict
 
 FAILED = 1
 
+# Column heads that fit eighty characters; the JSON has the full names.
+HEADS = {
+    "pixel_max": "px max",
+    "pixel_mean": "px mean",
+    "relative_frobenius": "rel. Frob.",
+    "max_abs": "max abs",
+    "cosine": "cosine",
+    "patch_cosine_p01": "patch p01",
+    "nearest_neighbour": "1-NN",
+}
+
 
 def check(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or an engine file inside one.")],
@@ -34,14 +45,24 @@ def check(
 
 
 def _table(verdict: Verdict) -> Table:
-    table = Table("case", "output", "metric", "value", "limit", "", box=None, pad_edge=False)
+    """One row a case and output, one column a metric; what failed is marked."""
+    metrics = list(dict.fromkeys(m.metric for m in verdict.measurements))
+    limits = {m.metric: m.limit for m in verdict.measurements}
+    rows: dict[tuple[str, str], dict[str, Measurement]] = {}
     for m in verdict.measurements:
-        limit = "" if m.limit is None else f"{m.limit:g}"
-        table.add_row(m.case, m.output, m.metric, _value(m), limit, "" if m.passed else "FAILED")
+        rows.setdefault((m.case, m.output), {})[m.metric] = m
+    heads = (HEADS.get(metric, metric) for metric in metrics)
+    table = Table("case", "output", *heads, box=None, pad_edge=False)
+    for (case, output), row in rows.items():
+        table.add_row(case, output, *(_cell(row.get(metric)) for metric in metrics))
+    table.add_row("limit", "", *("" if limits[metric] is None else f"{limits[metric]:g}" for metric in metrics))
     return table
 
 
-def _value(m: Measurement) -> str:
-    if m.value is None:
-        return m.note or "not finite"
-    return f"{m.value:.7f}" if "cosine" in m.metric else f"{m.value:.2e}"
+def _cell(m: Measurement | None) -> str:
+    if m is None:
+        return ""
+    value = m.note or "not finite"
+    if m.value is not None:
+        value = f"{m.value:.7f}" if "cosine" in m.metric else f"{m.value:.1e}"
+    return value if m.passed else f"[bold red]{value} FAILED[/]"

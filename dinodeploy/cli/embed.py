@@ -14,7 +14,7 @@ from dinodeploy.embedder import BATCH_SIZE, Embedder
 from dinodeploy.errors import MisuseError
 from dinodeploy.listing import list_images
 from dinodeploy.preprocess import Preprocess
-from dinodeploy.store import EmbeddingWriter, fingerprint_of
+from dinodeploy.store import EmbeddingWriter
 
 PARTIAL = 5
 
@@ -36,9 +36,9 @@ def embed(
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Decoding threads. Default: one a core.")] = None,
     allow_unverified: Annotated[
-        bool, typer.Option(help="Use an engine that no receipt vouches for.")
+        bool, typer.Option("--allow-unverified", help="Use an engine that no receipt vouches for.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option(help="Replace embeddings that are there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace embeddings that are there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")] = False,
 ) -> None:
     """Embed pictures. Unreadable ones are quarantined with their reason; then the exit code is 5."""
@@ -54,7 +54,7 @@ def embed(
     with Embedder.open(engine, allow_unverified=allow_unverified, threads=threads) as embedder:
         names = parse_list(outputs, "--outputs", embedder.output_names)
         steps = _preprocess(embedder, preprocess, parse_size(imgsz))
-        fingerprint = fingerprint_of(embedder.manifest, embedder.bundle.engine, steps)
+        fingerprint = embedder.manifest.fingerprint(embedder.bundle.engine, steps)
         started = time.perf_counter()
         with (
             EmbeddingWriter(

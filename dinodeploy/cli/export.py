@@ -38,12 +38,12 @@ def export(
     dialect: Annotated[str, typer.Option(help="ONNX dialect.")] = "portable",
     fold: Annotated[str, typer.Option(help="Folds to apply: all, none, or a list.")] = "all",
     external_data: Annotated[
-        bool, typer.Option(help="Weights beside the graph, whatever their size.")
+        bool, typer.Option("--external-data", help="Weights beside the graph, whatever their size.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of --weights random.")] = 0,
     revision: Annotated[str | None, typer.Option(help="Hub revision.")] = None,
-    offline: Annotated[bool, typer.Option(help="Use the hub's local cache only.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Replace a bundle that is there.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Use the hub's local cache only.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")] = False,
 ) -> None:
     """Turn a checkpoint into an ONNX bundle, judged on this machine against the fp32 reference."""

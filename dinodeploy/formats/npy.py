@@ -42,7 +42,7 @@ def write(root: Path, index: int, shard: Shard) -> list[str]:
     ]
     names.append(_metadata(index))
     (root / names[-1]).parent.mkdir(exist_ok=True)
-    (root / names[-1]).write_text("".join(json.dumps(record) + "\n" for record in records))
+    (root / names[-1]).write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
     if importlib.util.find_spec("pyarrow"):
         from dinodeploy.formats.parquet import write_records
 

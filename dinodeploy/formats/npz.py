@@ -41,5 +41,4 @@ def files(index: int, output: str) -> list[str]:
 def read(root: Path, index: int, output: str) -> tuple[list[str], Column]:
     (name,) = files(index, output)
     with np.load(root / name, allow_pickle=False) as archive:
-        grid = archive[f"{output}_grid"] if f"{output}_grid" in archive else None
-        return archive["ids"].tolist(), Column(archive[output], grid)
+        return archive["ids"].tolist(), Column(archive[output], archive.get(f"{output}_grid"))

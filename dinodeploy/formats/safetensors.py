@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from dinodeploy.formats import Column, Shard
 from dinodeploy.schema import decode
@@ -18,11 +21,13 @@ def require() -> None:
 
 
 def write(root: Path, index: int, shard: Shard) -> list[str]:
-    tensors = {output: column.values for output, column in shard.columns.items()}
-    grids = {f"{output}_grid": column.grid for output, column in shard.columns.items()}
-    tensors |= {name: grid for name, grid in grids.items() if grid is not None}
+    tensors: dict[str, NDArray[Any]] = {"size": shard.sizes}
+    for output, column in shard.columns.items():
+        tensors[output] = column.values
+        if column.grid is not None:
+            tensors[f"{output}_grid"] = column.grid
     (name,) = files(index, "")
-    save_tensors(root / name, tensors | {"size": shard.sizes}, {"ids": json.dumps(shard.ids)})
+    save_tensors(root / name, tensors, {"ids": json.dumps(shard.ids)})
     return [name]
 
 

@@ -127,7 +127,7 @@ def _core_shapes(config: ViTConfig) -> dict[str, Shape]:
 
 def _depth(layout: Layout, shapes: Mapping[str, Shape], name: str) -> int:
     """1 + the highest block index; more blocks than tensors is a broken name, not a deep model."""
-    pattern = re.compile(re.escape(layout.block_prefix) + r"(\d+)\.")
+    pattern = re.compile(re.escape(layout.block_prefix) + r"(\d{1,18})\.")
     depth = 1 + max((int(m[1]) for key in shapes if (m := pattern.match(key))), default=-1)
     if not 1 <= depth <= len(shapes):
         raise KeyMismatch(

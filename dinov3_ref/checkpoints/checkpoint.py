@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ from dinov3_ref.models.config import ViTConfig
 Channels = tuple[float, float, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors compare element by element: no answer to "is it the same"
 class Checkpoint:
     """A complete DINOv3 state dict and everything known about where it comes from.
 
@@ -21,7 +21,7 @@ class Checkpoint:
 
     config: ViTConfig
     arch: str  # key of ARCHITECTURES, or "custom" where the shapes are none of them
-    state: dict[str, Tensor]
+    state: dict[str, Tensor] = field(repr=False)
     layout: str  # official | hf | timm | random
     dataset: str | None  # lvd1689m | sat493m; None where the file does not tell
     source: str  # path or hub id, for people

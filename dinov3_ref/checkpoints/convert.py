@@ -6,7 +6,8 @@ Round trips are exact, tensor by tensor, but for what a layout has no place for:
   bias [q, 0, v] with mask [1, 0, 1]; both drop RoPE periods (computed again) and `local_cls_norm` (the
   identity again, for the models that have one);
 - timm also drops the mask token (zeros again) and, where all of them are zero, the qkv biases: its plain
-  variants have none. Where one is not zero, the `_qkvb` variant is written.
+  variants have none. Where one is not zero, the `_qkvb` variant is written. Dropped zeros come back for the
+  shapes of ARCHITECTURES; a model of other shapes comes back without biases, and computes the same.
 
 Nothing is half-written: output appears by a rename, and only replaces files of ours.
 """
@@ -40,21 +41,21 @@ MAX_SHARD_BYTES = 5 * 10**9  # what the hub and transformers use
 def convert(
     source: str | os.PathLike[str],
     to: Target,
-    out: Path,
+    out: str | os.PathLike[str],
     *,
     overwrite: bool = False,
     arch: str | None = None,
     periods: PeriodRounding = "bf16",
 ) -> list[Path]:
     """Load `source` as `load_checkpoint` does, write it as `save_checkpoint` does; the files written."""
-    _refuse_existing(out, overwrite)
+    _refuse_existing(Path(out), overwrite)  # before a long load
     return save_checkpoint(load_checkpoint(source, arch=arch, periods=periods), to, out, overwrite=overwrite)
 
 
 def save_checkpoint(
     checkpoint: Checkpoint,
     to: Target,
-    out: Path,
+    out: str | os.PathLike[str],
     *,
     overwrite: bool = False,
     max_shard_bytes: int = MAX_SHARD_BYTES,

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dinov3_ref.checkpoints.checkpoint import Channels
+from dinov3_ref.checkpoints.files import json_object
 from dinov3_ref.models.released import RELEASED
 
 # data set -> (mean, std) of its models' inputs, RGB in 0..1 (SPEC 6).
@@ -23,7 +24,7 @@ TOLERANCE = 1e-3  # the JSON files round differently; the two data sets are 0.04
 def sidecar_normalization(sidecars: Mapping[str, Mapping[str, Any]]) -> tuple[Channels, Channels] | None:
     """(mean, std) of Hugging Face's preprocessor_config.json or timm's config.json, if there is one."""
     processor = sidecars.get("preprocessor_config.json", {})
-    pretrained = sidecars.get("config.json", {}).get("pretrained_cfg") or {}
+    pretrained = json_object(sidecars.get("config.json", {}), "pretrained_cfg")
     for source, prefix in ((processor, "image_"), (pretrained, "")):
         mean, std = _channels(source.get(f"{prefix}mean")), _channels(source.get(f"{prefix}std"))
         if mean and std:

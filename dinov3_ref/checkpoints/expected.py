@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dinov3_ref.errors import ConfigError
+from dinov3_ref.layers.ffn_layers import swiglu_width
 from dinov3_ref.models.config import ViTConfig
 
 Shape = tuple[int, ...]
@@ -26,8 +27,7 @@ def ffn_width(config: ViTConfig) -> int:
         raise ConfigError(
             f"ffn_layer {config.ffn_layer!r} has no known tensors; known: mlp, {', '.join(SWIGLU_ALIGNMENT)}"
         )
-    width = int(hidden * 2 / 3)
-    return width + -width % SWIGLU_ALIGNMENT[config.ffn_layer]
+    return swiglu_width(hidden, SWIGLU_ALIGNMENT[config.ffn_layer])
 
 
 def expected_shapes(config: ViTConfig) -> dict[str, Shape]:

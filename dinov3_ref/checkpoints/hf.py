@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dinov3_ref.checkpoints.bias import effective_bias, fuse_bias, has_key_bias
 from dinov3_ref.checkpoints.expected import Shape, expected_shapes
+from dinov3_ref.checkpoints.files import json_number
 from dinov3_ref.checkpoints.naming import spell
 from dinov3_ref.checkpoints.official import PERIODS
 from dinov3_ref.errors import CheckpointError, ForeignCheckpoint
@@ -144,15 +145,14 @@ def config_hints(config: Mapping[str, Any]) -> dict[str, Any]:
             f"config.json says hidden_act {activation!r}; wanted {FFN_ACTIVATION[gated]!r} for this FFN"
         )
     hints: dict[str, Any] = {}
-    if "layer_norm_eps" in config:
-        eps = float(config["layer_norm_eps"])
+    if (eps := json_number(config, "layer_norm_eps")) is not None:
         if eps not in NORM_BY_EPS:
             raise CheckpointError(f"config.json says layer_norm_eps {eps:g}; wanted 1e-05 or 1e-06")
         hints["norm_layer"] = NORM_BY_EPS[eps]
-    if "num_attention_heads" in config:
-        hints["num_heads"] = int(config["num_attention_heads"])
-    if "rope_theta" in config:
-        hints["pos_embed_rope_base"] = float(config["rope_theta"])
+    if (heads := json_number(config, "num_attention_heads")) is not None:
+        hints["num_heads"] = int(heads)
+    if (theta := json_number(config, "rope_theta")) is not None:
+        hints["pos_embed_rope_base"] = float(theta)
     return hints
 
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from dinov3_ref.checkpoints.architecture import find_asked
 from dinov3_ref.checkpoints.files import sha256_of, shards_of
-from dinov3_ref.errors import CheckpointError, ConfigError, HubError
+from dinov3_ref.errors import ConfigError, HubError
 from dinov3_ref.models.released import RELEASED, ReleasedModel
 
 WEIGHTS = "model.safetensors"
@@ -58,11 +60,13 @@ def fetch(
     cache alone. Raises `ConfigError` for what was never released, and `HubError` where the hub, the network,
     a permission, room on the disk or an intact file is missing.
     """
-    import huggingface_hub
-
     row = _find(name, dataset)
-    offline = huggingface_hub.constants.HF_HUB_OFFLINE if offline is None else offline
-    official_first = offline or bool(huggingface_hub.get_token())
+    try:
+        from huggingface_hub import constants, get_token
+    except ImportError as error:
+        raise HubError("fetching weights wants huggingface_hub: pip install huggingface_hub") from error
+    offline = constants.HF_HUB_OFFLINE if offline is None else offline
+    official_first = offline or bool(get_token())
     mirror = f"timm/{row.timm_name}" if row.timm_name else None
     notes: tuple[str, ...] = ()
     failures: list[str] = []
@@ -91,43 +95,66 @@ def _find(name: str, dataset: str | None) -> ReleasedModel:
 
 
 def _fetch_repository(repo: str, revision: str | None, offline: bool, notes: tuple[str, ...]) -> Fetched:
-    """All files of one repository at one commit, the weights hashed. Raises `_Unavailable` or `HubError`."""
+    """One repository, from the cache where the hub does not answer. Raises `_Unavailable`."""
+    if offline:
+        return _gather(repo, revision, True, notes)
+    try:
+        _ask(repo, revision)
+    except _Unavailable as refusal:
+        try:
+            return _gather(repo, revision, True, (*notes, f"{repo}: {refusal}; used the cache"))
+        except _Unavailable:
+            raise refusal from None
+    return _gather(repo, revision, False, notes)
+
+
+def _gather(repo: str, revision: str | None, offline: bool, notes: tuple[str, ...]) -> Fetched:
+    """All files of one commit, the weights hashed. Raises `_Unavailable`, or `HubError` for a damaged one."""
     try:
         first = _download(repo, WEIGHTS, revision, offline)
         shards: list[str] = []
     except _NoSuchEntry:
         first = _download(repo, INDEX, revision, offline)
-        try:
-            shards = shards_of(first)
-        except CheckpointError as error:
-            raise HubError(f"{repo} is damaged: {error}") from error
+        shards = shards_of(first)
     directory = first.parent
     commit = directory.name  # the cache's snapshots are named by commit: the rest must be of the same one
     weights = [_download(repo, shard, commit, offline) for shard in shards] or [first]
     for name in SIDECARS:
-        try:
+        with suppress(_NoSuchEntry):
             _download(repo, name, commit, offline)
-        except _NoSuchEntry:
-            continue
     unchecked = [path.name for path in weights if not _is_intact(path, repo)]
     if unchecked:
         notes = (*notes, f"{repo} records no SHA-256 for {', '.join(unchecked)}: not checked")
     return Fetched(directory, f"{repo}@{commit}", notes)
 
 
+def _ask(repo: str, revision: str | None) -> None:
+    """One request, without the half minute of retries that a download makes where there is no network."""
+    from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url
+
+    url = hf_hub_url(repo, SIDECARS[0], revision=revision, endpoint=os.environ.get("HF_ENDPOINT"))
+    with _reasons(repo, SIDECARS[0], revision):
+        get_hf_file_metadata(url, token=get_token())
+
+
 def _download(repo: str, filename: str, revision: str | None, offline: bool) -> Path:
-    """Path in the cache. Raises `_Unavailable` with the reason in half a line."""
-    import huggingface_hub
-    from huggingface_hub import errors
+    """Path in the cache."""
+    from huggingface_hub import hf_hub_download
+
+    endpoint = os.environ.get("HF_ENDPOINT")
+    with _reasons(repo, filename, revision):
+        return Path(
+            hf_hub_download(repo, filename, revision=revision, local_files_only=offline, endpoint=endpoint)
+        )
+
+
+@contextmanager
+def _reasons(repo: str, filename: str, revision: str | None) -> Iterator[None]:
+    """Turn whatever the hub's client raises into `_Unavailable`, with the reason in half a line."""
+    from huggingface_hub import constants, errors
 
     try:
-        path = huggingface_hub.hf_hub_download(
-            repo,
-            filename,
-            revision=revision,
-            local_files_only=offline,
-            endpoint=os.environ.get("HF_ENDPOINT"),
-        )
+        yield
     except errors.GatedRepoError as error:
         raise _Unavailable(f"access not granted, ask at https://huggingface.co/{repo}") from error
     except errors.RepositoryNotFoundError as error:
@@ -135,18 +162,13 @@ def _download(repo: str, filename: str, revision: str | None, offline: bool) -> 
     except errors.RevisionNotFoundError as error:
         raise _Unavailable(f"has no revision {revision}") from error
     except errors.LocalEntryNotFoundError as error:
-        if offline:
-            raise _NoSuchEntry("not in the cache, and offline") from error
-        raise _Unavailable(f"no answer ({_cause(error)})") from error
+        raise _NoSuchEntry("not in the cache") from error
     except errors.EntryNotFoundError as error:
         raise _NoSuchEntry(f"has no {filename}") from error
     except Exception as error:  # each network library has exceptions of its own
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise _Unavailable(
-                f"no room left on the disk under {huggingface_hub.constants.HF_HUB_CACHE}"
-            ) from error
+            raise _Unavailable(f"no room left on the disk under {constants.HF_HUB_CACHE}") from error
         raise _Unavailable(_cause(error)) from error
-    return Path(path)
 
 
 def _is_intact(path: Path, repo: str) -> bool:

@@ -37,14 +37,16 @@ def check_keys(tensors: Mapping[str, Tensor], expected: Mapping[str, Shape], nam
 
 
 def check_values(tensors: Mapping[str, Tensor], name: str) -> None:
-    """Raise `KeyMismatch` for a tensor that is not of a float type, or not finite."""
+    """Raise `KeyMismatch` for a tensor without plain data, not of a float type, or not finite."""
     for key, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_meta:
+            raise KeyMismatch(f"{name}: {key} is sparse or has no data; wanted a dense tensor")
         if tensor.dtype not in FLOAT_TYPES:
             kind = str(tensor.dtype).removeprefix("torch.")
             raise KeyMismatch(
                 f"{name}: {key} is {kind}; wanted float32, bfloat16, float16 or float64 weights"
             )
-        low, high = torch.aminmax(tensor.detach()) if tensor.numel() else (tensor.sum(), tensor.sum())
+        low, high = torch.aminmax(tensor) if tensor.numel() else (tensor.sum(), tensor.sum())
         if bool(torch.isfinite(low) & torch.isfinite(high)):
             continue
         if key.endswith("bias_mask"):  # SPEC 0, fact 3

@@ -6,13 +6,14 @@ and the plain variant otherwise. Mask token, RoPE periods, bias mask and `local_
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from dinov3_ref.checkpoints.bias import effective_bias, fuse_bias, has_key_bias, has_qkv_bias
 from dinov3_ref.checkpoints.expected import Shape, expected_shapes
+from dinov3_ref.checkpoints.files import json_number, json_object
 from dinov3_ref.checkpoints.naming import spell
 from dinov3_ref.checkpoints.official import PERIODS
 from dinov3_ref.errors import CheckpointError
@@ -25,6 +26,12 @@ STEMS: dict[str, str] = {
     "blocks.{i}.mlp.w1": "blocks.{i}.mlp.fc1_g",
     "blocks.{i}.mlp.w2": "blocks.{i}.mlp.fc1_x",
     "blocks.{i}.mlp.w3": "blocks.{i}.mlp.fc2",
+}
+
+# `model_args` of config.json that the tensors do not tell -> field of `ViTConfig`, and its type.
+HINTS: dict[str, tuple[str, Callable[[float], float]]] = {
+    "num_heads": ("num_heads", int),
+    "rope_temperature": ("pos_embed_rope_base", float),
 }
 
 
@@ -47,8 +54,9 @@ class TimmLayout:
         return any(key.endswith(("attn.q_bias", "attn.v_bias")) for key in keys), True
 
     def hints(self, sidecars: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        arguments = sidecars.get("config.json", {}).get("model_args") or {}
-        return {"num_heads": int(arguments["num_heads"])} if "num_heads" in arguments else {}
+        arguments = json_object(sidecars.get("config.json", {}), "model_args")
+        told = {name: json_number(arguments, name) for name in HINTS}
+        return {HINTS[name][0]: HINTS[name][1](value) for name, value in told.items() if value is not None}
 
     def shapes(self, config: ViTConfig, keys: Collection[str] = ()) -> dict[str, Shape]:
         shapes: dict[str, Shape] = {}

@@ -49,7 +49,7 @@ def unwrap(tree: Mapping[str, Any], name: str) -> tuple[dict[str, Tensor], list[
             raise CheckpointError(
                 f"{name} holds {bare!r} twice, once as {str(key)!r}; wanted each tensor once"
             )
-        tensors[bare] = value
+        tensors[bare] = value.detach()
     if not tensors:
         raise CheckpointError(f"{name} holds no tensors; wanted a DINOv3 state dict")
     prefix = _backbone_prefix(tensors)
@@ -82,13 +82,10 @@ def _descend(tree: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
 
 
 def _backbone_prefix(keys: Iterable[str]) -> str:
-    """The prefix of the backbone to take: the averaged teacher of a training run, else the shortest."""
+    """The prefix of the backbone to take: the shortest, but the student's and the Gram teacher's last."""
     prefixes = {match["prefix"] for key in keys if (match := _ANCHOR.fullmatch(key))}
 
-    def rank(prefix: str) -> tuple[int, int, str]:
-        roles = prefix.split(".")
-        if "teacher" in roles or "model_ema" in roles:
-            return 0, len(prefix), prefix
-        return 2 if {"student", "gram_teacher"} & set(roles) else 1, len(prefix), prefix
+    def rank(prefix: str) -> tuple[bool, int, str]:
+        return bool({"student", "gram_teacher"} & set(prefix.split("."))), len(prefix), prefix
 
     return min(prefixes, key=rank, default="")

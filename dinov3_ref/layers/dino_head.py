@@ -56,5 +56,6 @@ class DINOHead(nn.Module):
     def forward(self, x: Tensor, no_last_layer: bool = False, only_last_layer: bool = False) -> Tensor:
         """Scores; normalised bottleneck features with `no_last_layer`; `only_last_layer` takes those in."""
         if not only_last_layer:
-            x = F.normalize(self.mlp(x), dim=-1, p=2, eps=1e-6 if x.dtype == torch.float16 else 1e-12)
+            x = self.mlp(x)  # under autocast its dtype is not the input's, and eps goes by it
+            x = F.normalize(x, dim=-1, p=2, eps=1e-6 if x.dtype == torch.float16 else 1e-12)
         return x if no_last_layer else self.last_layer(x)

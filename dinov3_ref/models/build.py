@@ -12,6 +12,9 @@ from dinov3_ref.models import vision_transformer
 from dinov3_ref.models.released import ARCHITECTURES
 from dinov3_ref.models.vision_transformer import DinoVisionTransformer
 
+# Options whose None means "what the architecture says"; any other None is a value of its own.
+ARCH_DECIDES = ("ffn_layer", "ffn_ratio")
+
 
 def build_model(config: Any, *, device: torch.device | str | None = None) -> DinoVisionTransformer:
     """The freshly initialised student of `config`. Raises `ConfigError` for an unknown `student.arch`."""
@@ -19,7 +22,8 @@ def build_model(config: Any, *, device: torch.device | str | None = None) -> Din
     arch = options.pop("arch")
     if arch not in ARCHITECTURES:
         raise ConfigError(f"student.arch is {arch!r}; known: {', '.join(ARCHITECTURES)}")
-    chosen: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    left_to_arch = [name for name in ARCH_DECIDES if options[name] is None]
+    chosen: dict[str, Any] = {name: value for name, value in options.items() if name not in left_to_arch}
     chosen["img_size"] = config.crops.global_crops_size
     return getattr(vision_transformer, arch)(**chosen, device=device)
 

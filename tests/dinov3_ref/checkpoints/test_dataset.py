@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from checkpoint_files import TWINS
 
 from dinov3_ref.checkpoints import load_checkpoint, random_checkpoint, save_checkpoint
 from dinov3_ref.checkpoints.dataset import NORMALIZATION, infer_dataset, sidecar_normalization
 from dinov3_ref.models.released import RELEASED
+from tests.checkpoint_files import TWINS
 
 NO_HASH = "f" * 64
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from checkpoint_files import TWINS
 
 from dinov3_ref.checkpoints.expected import expected_shapes, ffn_width
 from dinov3_ref.errors import ConfigError
 from dinov3_ref.models.config import ViTConfig
 from dinov3_ref.models.released import ARCHITECTURES, RELEASED
 from dinov3_ref.models.vision_transformer import DinoVisionTransformer
+from tests.checkpoint_files import TWINS
 
 TWIN = TWINS["mlp"]
 CONFIGS: dict[str, ViTConfig] = {

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint_files import TWINS
 from safetensors.torch import save_file
 
 from dinov3_ref.checkpoints import load_checkpoint, random_checkpoint
 from dinov3_ref.checkpoints.expected import expected_shapes
 from dinov3_ref.checkpoints.layouts import LAYOUTS, detect_layout
 from dinov3_ref.errors import ForeignCheckpoint
+from tests.checkpoint_files import TWINS
 
 # What other models' files look like (a few of their keys), and the word that must be said about them.
 FOREIGN = {

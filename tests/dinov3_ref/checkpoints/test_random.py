@@ -8,21 +8,15 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from checkpoint_files import TWINS
-from skimage import data
 
 from dinov3_ref.checkpoints import build_model, expected_shapes, random_checkpoint
 from dinov3_ref.models.released import ARCHITECTURES
+from tests.checkpoint_files import TWINS
+from tests.photographs import pixels
 
 
 def photographs() -> torch.Tensor:
-    """Three photographs, off-square: [3, 3, 96, 160], ImageNet-normalised."""
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    pictures = [torch.from_numpy(picture()) for picture in (data.astronaut, data.coffee, data.chelsea)]
-    small = [
-        F.interpolate(p.permute(2, 0, 1)[None].float() / 255, (96, 160), mode="bilinear") for p in pictures
-    ]
-    return (torch.cat(small) - mean[:, None, None]) / std[:, None, None]
+    return pixels(("astronaut", "coffee", "chelsea"), 96, 160)
 
 
 @pytest.mark.parametrize("twin", TWINS)
@@ -64,7 +58,7 @@ def test_key_bias_is_set_and_masked() -> None:
     assert bool(state["blocks.0.attn.qkv.bias"].chunk(3)[1].any())
 
 
-@pytest.mark.parametrize("config", [replace(ARCHITECTURES["vit_small"], depth=40), TWINS["seven_b"]])
+@pytest.mark.parametrize("config", [replace(ARCHITECTURES["vit_small"], depth=40), TWINS["7b"]])
 def test_features_are_finite_and_tell_images_apart(config) -> None:
     with torch.no_grad():
         features = build_model(random_checkpoint(config)).forward_features(photographs())

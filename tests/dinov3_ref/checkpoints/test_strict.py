@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint_files import TWINS, write_official
 from safetensors.torch import load_file, save_file
 
 from dinov3_ref.checkpoints import load_checkpoint, random_checkpoint, save_checkpoint
 from dinov3_ref.errors import KeyMismatch
+from tests.checkpoint_files import TWINS, write_official
 
 CHECKPOINT = random_checkpoint(TWINS["mlp"])
 
@@ -18,7 +18,8 @@ CHECKPOINT = random_checkpoint(TWINS["mlp"])
 FAULTS = {
     "missing": (
         lambda state: state.pop("blocks.1.norm2.weight"),
-        r"1 tensors missing, 0 left over, 0 of another shape: blocks\.1\.norm2\.weight expected \[128\] found nothing",
+        r"1 tensors missing, 0 left over, 0 of another shape: "
+        r"blocks\.1\.norm2\.weight expected \[128\] found nothing",
     ),
     "missing in block 0": (
         lambda state: state.pop("blocks.0.attn.qkv.bias"),
@@ -41,7 +42,7 @@ FAULTS = {
     ),
     "extra": (
         lambda state: state.update({"head.weight": torch.zeros(10, 128)}),
-        r"0 tensors missing, 1 left over, 0 of another shape: head\.weight expected nothing found \[10, 128\]",
+        r"0 tensors missing, 1 left over, .*: head\.weight expected nothing found \[10, 128\]",
     ),
     "wrong shape": (
         lambda state: state.update({"norm.weight": torch.zeros(64)}),
@@ -64,8 +65,20 @@ FAULTS = {
         lambda state: state.update({"norm.weight": torch.ones(128, dtype=torch.int8)}),
         r"norm\.weight is int8; wanted float32",
     ),
+    "sparse": (
+        lambda state: state.update({"norm.weight": torch.ones(128).to_sparse()}),
+        r"norm\.weight is sparse or has no data",
+    ),
+    "index of thousands of digits": (
+        lambda state: state.update({f"blocks.{'9' * 5000}.norm1.weight": torch.zeros(128)}),
+        "1 left over",
+    ),
     "nan": (lambda state: state["norm.weight"].fill_(float("nan")), r"norm\.weight holds NaN or infinity"),
-    "infinity": (
+    "positive infinity": (
+        lambda state: state["norm.bias"][3].fill_(float("inf")),
+        "NaN or infinity",
+    ),
+    "negative infinity": (
         lambda state: state["blocks.0.mlp.fc1.weight"].fill_(-float("inf")),
         "holds NaN or infinity",
     ),

@@ -1,0 +1,39 @@
+# Everything works from a clean clone: each target sets up what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup demo test lint format bench clean help
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+setup: $(VENV)/.installed  ## .venv with everything for development
+
+# torch comes as pip finds it. Where that would be a CUDA build you do not want, point pip elsewhere first:
+#   export PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup  ## the main job on real photographs: export, judge, embed, nearest neighbours
+	$(BIN)/python examples/demo.py demo
+
+test: setup  ## the tests
+	$(BIN)/python -m pytest
+
+lint: setup  ## style, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup  ## reformat
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup  ## export and CPU latency against torch, one run, into benchmarks/
+	$(BIN)/python benchmarks/spine.py
+
+clean:  ## what the targets above made
+	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

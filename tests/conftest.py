@@ -1,0 +1,39 @@
+"""What every test runs under.
+
+One thread for matrix products unless the environment says otherwise: sums are then cut up alike on every
+machine, so that a measured error can be measured again, and several runs on one machine do not stall each
+other. It has to be said before torch or ONNX Runtime load, which tests do on their own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import CommandLine
+
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported three-block model, the MLP kind. Shared: copy it before changing anything in it."""
+    from tests.tiny import export_tiny
+
+    return export_tiny(tmp_path_factory.mktemp("bundles") / "tiny", layers=(1,)).root
+
+
+@pytest.fixture
+def own_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of `tiny_bundle` to break."""
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> CommandLine:
+    """`run("embed", …)`: the command line, in this process."""
+    return CommandLine(monkeypatch, capfd)

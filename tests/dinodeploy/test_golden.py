@@ -1,0 +1,58 @@
+"""golden.safetensors: written, read back, and refused when it is not whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dinodeploy.errors import BundleError
+from dinodeploy.golden import GoldenCase, at_size, load_golden, save_golden
+from dinodeploy.preprocess import LVD_MEAN, LVD_STD, Preprocess
+from dinodeploy.tensorfile import load_tensors, save_tensors
+
+
+def case(name: str = "wide") -> GoldenCase:
+    rng = np.random.default_rng(0)
+    images = tuple(rng.integers(0, 256, (9, 7 + i, 3), dtype=np.uint8) for i in range(2))
+    pixels = rng.normal(size=(2, 3, 16, 32)).astype(np.float32)
+    return GoldenCase(name, images, pixels, {"cls": pixels[:, :, 0, 0], "patch": pixels[..., :2]})
+
+
+def test_cases_survive_the_file(tmp_path: Path) -> None:
+    save_golden([case("wide"), case("tall")], tmp_path / "g.safetensors")
+    tall, wide = load_golden(tmp_path / "g.safetensors")
+    assert (tall.name, wide.name) == ("tall", "wide")
+    assert wide.size == (16, 32)
+    for got, wanted in zip(wide.images, case().images, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    np.testing.assert_array_equal(wide.pixels, case().pixels)
+    assert wide.outputs.keys() == {"cls", "patch"}
+    np.testing.assert_array_equal(wide.outputs["patch"], case().outputs["patch"])
+
+
+@pytest.mark.parametrize("lost", ["wide/pixels", "wide/image_", "wide/out/"])
+def test_an_incomplete_case_is_refused(lost: str, tmp_path: Path) -> None:
+    path = tmp_path / "g.safetensors"
+    save_golden([case()], path)
+    save_tensors(path, {key: value for key, value in load_tensors(path).items() if not key.startswith(lost)})
+    with pytest.raises(BundleError, match="incomplete"):
+        load_golden(path)
+
+
+def test_foreign_tensors_and_empty_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "g.safetensors"
+    save_tensors(path, {"blocks.0.attn.qkv.weight": np.zeros(3, np.float32)})
+    with pytest.raises(BundleError, match=r"'blocks\.0\.attn\.qkv\.weight' belongs to no golden case"):
+        load_golden(path)
+    save_tensors(path, {})
+    with pytest.raises(BundleError, match="incomplete"):
+        load_golden(path)
+
+
+def test_keep_aspect_is_aimed_by_its_short_side() -> None:
+    official = Preprocess.from_preset("official", None, LVD_MEAN, LVD_STD)
+    assert (at_size(official, (64, 96)).height, at_size(official, (64, 96)).width) == (64, 96)
+    keep = Preprocess.from_preset("keep-aspect", None, LVD_MEAN, LVD_STD)
+    assert (at_size(keep, (64, 96)).height, at_size(keep, (64, 96)).width) == (64, 64)

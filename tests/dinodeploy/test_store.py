@@ -1,0 +1,357 @@
+"""Stores of every format: written whole or not at all, read back exactly, refused when tampered with."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dinodeploy import formats
+from dinodeploy.errors import BundleError, MisuseError, OutputExistsError, TamperedError, UnavailableError
+from dinodeploy.formats import FORMATS
+from dinodeploy.store import EmbeddingWriter, load_embeddings
+from dinodeploy.store_manifest import read_manifest
+
+pytest.importorskip("pyarrow")
+
+Rows = dict[str, np.ndarray[Any, Any]]
+EVERY_FORMAT = pytest.mark.parametrize("format", FORMATS)
+IDS = ["a/1.jpg", 'quote " and é.jpg', "line\nbreak.jpg", "d.jpg", "e.jpg"]
+SQUARE = [(4, 4)] * 5
+MIXED = [(4, 4), (4, 4), (2, 3), (4, 4), (5, 1)]  # a uniform shard, a ragged one, a last one of one row
+
+
+def rows_of(grids: list[tuple[int, int]]) -> list[Rows]:
+    rng = np.random.default_rng(0)
+    shapes = [{"cls": (8,), "storage": (4, 8), "patch": (h, w, 8)} for h, w in grids]
+    return [{k: rng.standard_normal(v).astype(np.float32) for k, v in shape.items()} for shape in shapes]
+
+
+def write(out: Path, format: str, rows: list[Rows], **options: Any) -> None:
+    options = {
+        "shard_size": 2,
+        "outputs": ["cls", "storage", "patch"],
+        "fingerprint": {"model": "x"},
+    } | options
+    with EmbeddingWriter(out, format=format, **options) as writer:
+        for index, row in enumerate(rows):
+            writer.add(IDS[index], row, (640 + index, 427))
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+@EVERY_FORMAT
+@pytest.mark.parametrize("output", ["cls", "storage", "patch"])
+def test_rows_come_back_exactly_and_in_order(tmp_path: Path, format: str, output: str) -> None:
+    rows = rows_of(SQUARE)
+    write(tmp_path / "out", format, rows)
+    ids, array = load_embeddings(tmp_path / "out", output)
+    assert ids == IDS
+    assert isinstance(array, np.ndarray)
+    assert array.dtype == np.float32
+    np.testing.assert_array_equal(array, np.stack([row[output] for row in rows]))
+
+
+@EVERY_FORMAT
+def test_grids_that_differ_come_back_as_a_list(tmp_path: Path, format: str) -> None:
+    rows = rows_of(MIXED)
+    write(tmp_path / "out", format, rows)
+    ids, maps = load_embeddings(tmp_path / "out", "patch")
+    assert ids == IDS
+    assert isinstance(maps, list)
+    assert len(maps) == len(rows)
+    for got, row in zip(maps, rows, strict=True):
+        np.testing.assert_array_equal(got, row["patch"], strict=True)
+    assert read_manifest(tmp_path / "out").outputs["patch"].shape == [None, None, 8]
+    np.testing.assert_array_equal(
+        load_embeddings(tmp_path / "out")[1], np.stack([row["cls"] for row in rows])
+    )
+
+
+@EVERY_FORMAT
+def test_two_runs_give_the_same_bytes(tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a", format, rows_of(MIXED))
+    monkeypatch.setattr("time.time", lambda: 2e9)
+    monkeypatch.setattr("time.localtime", lambda *_: (2033, 5, 18, 3, 33, 20, 2, 138, 0))
+    write(tmp_path / "b", format, rows_of(MIXED))
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+
+
+def test_manifest_says_what_is_there(tmp_path: Path) -> None:
+    with EmbeddingWriter(
+        tmp_path / "out",
+        format="npy",
+        outputs=["cls"],
+        shard_size=2,
+        fingerprint={"model": "x", "size": [256, 384]},
+    ) as writer:
+        for name, row in zip(IDS[:3], rows_of(SQUARE), strict=False):
+            writer.add(name, row, (640, 427))
+        writer.quarantine("bad\n.jpg", "not a picture")
+    manifest = read_manifest(tmp_path / "out")
+    assert (manifest.version, manifest.format, manifest.count, manifest.quarantined) == (1, "npy", 3, 1)
+    assert [shard.rows for shard in manifest.shards] == [2, 1]
+    assert manifest.outputs["cls"].shape == [8]
+    assert manifest.fingerprint == {"model": "x", "size": [256, 384]}
+    (line,) = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"id": "bad\n.jpg", "reason": "not a picture"}
+
+
+def test_npy_is_laid_out_like_clip_retrieval(tmp_path: Path) -> None:
+    import pyarrow.parquet
+
+    write(tmp_path / "out", "npy", rows_of(MIXED))
+    shards = [f"{index:05d}" for index in range(3)]
+    wanted = [f"{kind}_emb/{kind}_emb_{n}.npy" for kind in ("img", "storage", "patch") for n in shards]
+    wanted += [f"metadata/metadata_{n}.{suffix}" for suffix in ("jsonl", "parquet") for n in shards]
+    assert sorted(tree(tmp_path / "out")) == sorted(
+        [*wanted, "patch_grid/patch_grid_00001.npy", "embeddings.json"]
+    )
+    assert np.load(tmp_path / "out/img_emb/img_emb_00001.npy").shape == (2, 8)
+    metadata = pyarrow.parquet.read_table(tmp_path / "out/metadata/metadata_00000.parquet")
+    assert metadata.to_pydict() == {"image_path": IDS[:2], "width": [640, 641], "height": [427, 427]}
+
+
+def test_npy_needs_no_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hide_pyarrow(monkeypatch)
+    write(tmp_path / "out", "npy", rows_of(SQUARE))
+    assert not list(tmp_path.rglob("*.parquet"))
+    assert load_embeddings(tmp_path / "out")[0] == IDS
+
+
+def test_parquet_without_pyarrow_says_so_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hide_pyarrow(monkeypatch)
+    with pytest.raises(UnavailableError, match=r"pip install 'dinodeploy\[parquet\]'"):
+        EmbeddingWriter(tmp_path / "out", format="parquet", outputs=["cls"], shard_size=1, fingerprint={})
+    assert not list(tmp_path.iterdir())
+
+
+def hide_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = formats.importlib.util.find_spec  # type: ignore[attr-defined]
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *a: None if name == "pyarrow" else find_spec(name)
+    )
+    for name in list(sys.modules):
+        if name.partition(".")[0] == "pyarrow":
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+
+
+def test_parquet_columns_suit_a_data_frame(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    rows = rows_of(SQUARE)
+    write(tmp_path / "out", "parquet", rows)
+    table = pyarrow.parquet.read_table(tmp_path / "out/shard_00000.parquet")
+    assert table.column_names == ["id", "width", "height", "cls", "storage", "patch"]
+    assert table.schema.field("cls").type == pa.list_(pa.float32(), 8)
+    assert table.schema.field("patch").metadata == {b"shape": b"[4, 4, 8]"}
+    assert table["patch"][1].as_py() == rows[1]["patch"].reshape(-1).tolist()
+
+
+def test_other_libraries_read_npz_and_safetensors(tmp_path: Path) -> None:
+    import safetensors.numpy
+
+    rows = rows_of(SQUARE)
+    write(tmp_path / "z", "npz", rows)
+    with np.load(tmp_path / "z/shard_00002.npz", allow_pickle=False) as archive:
+        assert archive["ids"].tolist() == IDS[4:]
+        assert archive["size"].tolist() == [[644, 427]]
+        np.testing.assert_array_equal(archive["patch"][0], rows[4]["patch"])
+    write(tmp_path / "s", "safetensors", rows)
+    tensors = safetensors.numpy.load_file(tmp_path / "s/shard_00002.safetensors")
+    np.testing.assert_array_equal(tensors["patch"][0], rows[4]["patch"])
+
+
+@EVERY_FORMAT
+def test_name_that_is_not_unicode_survives(tmp_path: Path, format: str) -> None:
+    name = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")  # as Python reads such a file name
+    with EmbeddingWriter(
+        tmp_path / "o", format=format, outputs=["cls"], shard_size=9, fingerprint={}
+    ) as writer:
+        writer.add(name, rows_of(SQUARE)[0], (1, 1))
+    assert load_embeddings(tmp_path / "o")[0] == [r"caf\udce9.jpg" if format == "parquet" else name]
+
+
+@EVERY_FORMAT
+def test_store_without_rows(tmp_path: Path, format: str) -> None:
+    write(tmp_path / "out", format, [])
+    ids, array = load_embeddings(tmp_path / "out")
+    assert ids == []
+    assert isinstance(array, np.ndarray)
+    assert (array.shape, array.dtype) == ((0, 0), np.float32)
+
+
+def test_rows_are_copied_when_they_are_added(tmp_path: Path) -> None:
+    buffer = np.zeros(8, np.float32)
+    with EmbeddingWriter(
+        tmp_path / "o", format="npy", outputs=["cls"], shard_size=9, fingerprint={}
+    ) as writer:
+        for index in range(3):
+            buffer[:] = index
+            writer.add(IDS[index], {"cls": buffer}, (1, 1))
+    assert load_embeddings(tmp_path / "o")[1][:, 0].tolist() == [0, 1, 2]  # type: ignore[call-overload]
+
+
+@EVERY_FORMAT
+def test_failure_leaves_nothing_behind(tmp_path: Path, format: str) -> None:
+    broken = rows_of(SQUARE)
+    broken[3]["cls"] = broken[3]["cls"][:4]
+    with pytest.raises(MisuseError, match=r"output 'cls' of 'd\.jpg': got shape \[4\], wanted \[8\]"):
+        write(tmp_path / "out", format, broken)
+    assert not list(tmp_path.iterdir())
+    broken[3]["cls"] = np.zeros(8, np.float64)
+    with pytest.raises(MisuseError, match="got float64, wanted float32"):
+        write(tmp_path / "out", format, broken)
+    assert not list(tmp_path.iterdir())
+
+
+def test_failure_leaves_the_old_store_alone(tmp_path: Path) -> None:
+    write(tmp_path / "out", "npy", rows_of(SQUARE))
+    before = tree(tmp_path)
+    writer = EmbeddingWriter(
+        tmp_path / "out", format="npz", outputs=["cls"], shard_size=1, fingerprint={}, overwrite=True
+    )
+    with pytest.raises(KeyError), writer:
+        writer.add("x", {}, (1, 1))
+    assert tree(tmp_path) == before
+
+
+def test_only_an_older_store_is_overwritten(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    write(out, "npy", rows_of(SQUARE))  # an empty directory is as good as none
+    with pytest.raises(OutputExistsError, match="is not empty; pass --overwrite"):
+        write(out, "npz", rows_of(SQUARE))
+    write(out, "npz", rows_of(SQUARE), overwrite=True)
+    assert sorted(tree(out)) == ["embeddings.json", *(f"shard_0000{n}.npz" for n in range(3))]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_users_files_are_never_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "holiday.jpg").touch()
+    with pytest.raises(OutputExistsError, match="is not an embedding directory, so it stays"):
+        write(folder, "npy", [], overwrite=True)
+    write(tmp_path / "out", "npy", rows_of(SQUARE))
+    (tmp_path / "out" / "img_emb" / "holiday.jpg").touch()
+    with pytest.raises(OutputExistsError, match=r"also holds 'img_emb/holiday\.jpg', so it stays"):
+        write(tmp_path / "out", "npy", [], overwrite=True)
+    with pytest.raises(OutputExistsError, match="is a file"):
+        write(folder / "holiday.jpg", "npy", [], overwrite=True)
+    with pytest.raises(MisuseError, match="cannot be made"):
+        write(folder / "holiday.jpg" / "out", "npy", [])
+    assert (folder / "holiday.jpg").is_file()
+
+
+def test_a_directory_that_appeared_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    writer = EmbeddingWriter(tmp_path / "out", format="npy", outputs=["cls"], shard_size=1, fingerprint={})
+    writer.__enter__()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "other").touch()
+    with pytest.raises(OutputExistsError):
+        writer.__exit__(None, None, None)
+    assert list(tree(tmp_path)) == ["out/other"]
+
+
+def test_link_to_a_directory_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to("disk")
+    write(tmp_path / "out", "npy", rows_of(SQUARE))
+    assert (tmp_path / "out").is_symlink()
+    assert load_embeddings(tmp_path / "disk")[0] == IDS
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "csv"}, "format 'csv' is unknown; use one of npy, parquet, npz, safetensors"),
+        ({"outputs": []}, "outputs: got none, wanted at least one"),
+        ({"outputs": ["cls", "cls"]}, "outputs: got cls, cls, wanted at least one, each once"),
+        ({"outputs": ["ids"]}, "output 'ids' cannot name a column"),
+        ({"outputs": ["patch_grid"]}, "output 'patch_grid' cannot name a column"),
+        ({"outputs": ["../x"]}, "output '../x' cannot name a column"),
+        ({"shard_size": 0}, "shard size: got 0, wanted at least 1"),
+    ],
+)
+def test_senseless_arguments_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    good = {"format": "npy", "outputs": ["cls"], "shard_size": 1, "fingerprint": {}}
+    with pytest.raises(MisuseError) as caught:
+        EmbeddingWriter(tmp_path / "out", **(good | options))
+    assert message in str(caught.value)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        EmbeddingWriter(tmp_path / "out", **(good | {"fingerprint": {"scale": float("nan")}}))
+
+
+@EVERY_FORMAT
+def test_every_file_that_is_read_is_held_against_its_hash(tmp_path: Path, format: str) -> None:
+    write(tmp_path / "out", format, rows_of(MIXED))
+    manifest = read_manifest(tmp_path / "out")
+    reader = formats.open_format(format)
+    for index, shard in enumerate(manifest.shards):
+        for name in set(reader.files(index, "patch")) & set(shard.files):
+            path = tmp_path / "out" / name
+            content = path.read_bytes()
+            path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+            with pytest.raises(TamperedError, match="is not the file that was written"):
+                load_embeddings(tmp_path / "out", "patch")
+            path.unlink()
+            with pytest.raises(BundleError, match="is missing"):
+                load_embeddings(tmp_path / "out", "patch")
+            path.write_bytes(content)
+    assert load_embeddings(tmp_path / "out", "patch")[0] == IDS
+
+
+def test_grid_slipped_in_is_noticed(tmp_path: Path) -> None:
+    write(tmp_path / "out", "npy", rows_of(SQUARE))
+    (tmp_path / "out/patch_grid").mkdir()
+    np.save(tmp_path / "out/patch_grid/patch_grid_00000.npy", np.ones((2, 2), np.int32))
+    with pytest.raises(TamperedError, match=r"is not in embeddings\.json"):
+        load_embeddings(tmp_path / "out", "patch")
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda m: m.update(version=2), "got version 2, wanted 1"),
+        (lambda m: m.update(count=6), "got 5 rows in the shards, wanted 6"),
+        (
+            lambda m: m["shards"].reverse(),
+            "shard_00000.npz is missing|not the file that was written|is not in",
+        ),
+        (lambda m: m["shards"][0].update(rows=3), "shard 0, output 'cls': got 2 ids and 2 rows, wanted 3"),
+        (lambda m: m["outputs"]["cls"].update(shape=[9]), r"got rows of float32 \[8\], wanted float32 \[9\]"),
+        (lambda m: m["outputs"]["cls"].update(dtype="float16"), "field 'outputs.cls.dtype': got 'float16'"),
+        (lambda m: m.update(surprise=1), "field 'surprise': unknown"),
+    ],
+)
+def test_edited_manifest_is_refused(tmp_path: Path, edit: Callable[[Any], None], message: str) -> None:
+    write(tmp_path / "out", "npz", rows_of(SQUARE))
+    path = tmp_path / "out" / "embeddings.json"
+    manifest = json.loads(path.read_text())
+    edit(manifest)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=message):
+        load_embeddings(tmp_path / "out")
+
+
+def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(BundleError, match=r"holds no embeddings\.json"):
+            load_embeddings(path)
+    write(tmp_path / "out", "npy", rows_of(SQUARE), outputs=["cls"])
+    with pytest.raises(
+        BundleError, match="has no output 'patch', only cls; embed again with --outputs patch"
+    ):
+        load_embeddings(tmp_path / "out", "patch")

@@ -1,0 +1,85 @@
+"""From shapes to a configuration and its name, and what --arch is held to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dinov3_ref.checkpoints import (
+    expected_shapes,
+    load_checkpoint,
+    random_checkpoint,
+    save_checkpoint,
+)
+from dinov3_ref.checkpoints.architecture import infer_config, name_architecture
+from dinov3_ref.checkpoints.layouts import LAYOUTS
+from dinov3_ref.errors import ArchMismatch, ConfigError
+from dinov3_ref.models.released import ARCHITECTURES, RELEASED
+from tests.checkpoint_files import TWINS, write_official
+
+
+@pytest.fixture(scope="module")
+def vit_small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An official file of a whole ViT-S: 86 MB, so once."""
+    return write_official(tmp_path_factory.mktemp("released") / "a.pth", random_checkpoint("vit_small"))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "vit_small",
+        "dinov3_vits16",
+        "facebook/dinov3-vits16-pretrain-lvd1689m",
+        "vit_small_patch16_dinov3.lvd1689m",
+        "timm/vit_small_patch16_dinov3.lvd1689m",
+    ],
+)
+def test_every_name_of_an_architecture_is_accepted(vit_small: Path, asked: str) -> None:
+    assert load_checkpoint(vit_small, arch=asked).arch == "vit_small"
+
+
+def test_another_architecture_is_refused(vit_small: Path) -> None:
+    with pytest.raises(ArchMismatch, match=r"holds vit_small \(embed_dim 384.*but vit_base was asked for"):
+        load_checkpoint(vit_small, arch="vit_base")
+    with pytest.raises(ConfigError, match="unknown architecture 'vit_smal'"):
+        load_checkpoint(vit_small, arch="vit_smal")
+
+
+def test_custom_shapes_match_no_name(tmp_path: Path) -> None:
+    path = write_official(tmp_path / "a.pth", random_checkpoint(TWINS["mlp"]))
+    with pytest.raises(ArchMismatch, match=r"holds custom .*leave --arch out"):
+        load_checkpoint(path, arch="vit_small")
+
+
+def test_name_with_a_data_set_is_held_to_it(tmp_path: Path) -> None:
+    checkpoint = replace(random_checkpoint("vit_small"), dataset="sat493m")
+    save_checkpoint(checkpoint, "hf", tmp_path / "hf")
+    with pytest.raises(ArchMismatch, match="sat493m"):
+        load_checkpoint(tmp_path / "hf", arch="facebook/dinov3-vits16-pretrain-lvd1689m")
+    assert load_checkpoint(tmp_path / "hf", arch="vit_small").dataset == "sat493m"
+
+
+@pytest.mark.parametrize("row", RELEASED, ids=lambda row: row.name)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_released_shapes_give_the_tables_own_configuration(row, layout) -> None:
+    """The 7B is the one whose ratio and FFN name cannot be read off the tensors."""
+    official = layout.name == "official"
+    inferred = infer_config(layout, layout.shapes(row.config), {}, "file")
+    arch, config = name_architecture(inferred, biases_may_lack=not official)
+    untied = official and row.config.untie_global_and_local_cls_norm
+    assert arch == row.arch
+    assert config == replace(row.config, untie_global_and_local_cls_norm=untied)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_architecture_is_named_from_its_shapes(arch: str) -> None:
+    shapes = expected_shapes(ARCHITECTURES[arch])
+    inferred = infer_config(LAYOUTS[-1], shapes, {}, "file")
+    assert name_architecture(inferred, biases_may_lack=False) == (arch, ARCHITECTURES[arch])
+
+
+def test_what_a_config_json_told_survives_the_naming() -> None:
+    told = replace(ARCHITECTURES["vit_small"], pos_embed_rope_base=50.0, norm_layer="layernorm")
+    assert name_architecture(told, biases_may_lack=True) == ("vit_small", told)
