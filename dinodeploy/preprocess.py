@@ -29,17 +29,6 @@ from dinodeploy.errors import MisuseError
 Triple = tuple[float, float, float]
 Array = NDArray[Any]
 
-LVD_MEAN: Triple = (0.485, 0.456, 0.406)
-LVD_STD: Triple = (0.229, 0.224, 0.225)
-SAT_MEAN: Triple = (0.430, 0.411, 0.296)
-SAT_STD: Triple = (0.213, 0.156, 0.143)
-
-# Mean and standard deviation of the training pictures, by the training set in a checkpoint's name.
-STATISTICS: dict[str, tuple[Triple, Triple]] = {
-    "lvd1689m": (LVD_MEAN, LVD_STD),
-    "sat493m": (SAT_MEAN, SAT_STD),
-}
-
 MAX_PATCHES = 4096  # of one keep-aspect picture; attention costs the square of it
 
 # A short-side resize may grow far past its crop (a panorama 20000 px wide and 3 px high would reach

@@ -41,7 +41,9 @@ CANNOT = 4  # exit code: this machine can't (here: no network, no permission)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("directory", nargs="?", type=Path, default=Path("demo"))
     parser.add_argument("--arch", default="vit_small")
     parser.add_argument("--weights", default="hub")
@@ -50,7 +52,9 @@ def main() -> None:
     copy_photographs(photographs)
     bundle, vectors = options.directory / "bundle", options.directory / "embeddings"
 
-    code, exported = dinodeploy("export", "--arch", options.arch, "--weights", options.weights, "--out", bundle)
+    code, exported = dinodeploy(
+        "export", "--arch", options.arch, "--weights", options.weights, "--out", bundle
+    )
     if code == CANNOT and options.weights == "hub":
         print("\nThe hub cannot be reached: going on with random weights.\n")
         code, exported = dinodeploy("export", "--arch", options.arch, "--weights", "random", "--out", bundle)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dinodeploy import __version__
@@ -22,9 +22,9 @@ from dinodeploy.errors import ExportError, JudgementError, MisuseError, OutputEx
 from dinodeploy.golden import save_golden
 from dinodeploy.manifest import EngineFacts, GraphFacts, Manifest, ModelFacts, OutputFacts
 from dinodeploy.parity import THRESHOLDS
-from dinodeploy.preprocess import STATISTICS, Preprocess, Triple
+from dinodeploy.preprocess import Preprocess
 from dinodeploy.receipts import Receipt
-from dinov3_ref.checkpoints import Checkpoint, build_model
+from dinov3_ref.checkpoints import NORMALIZATION, Checkpoint, build_model, normalization
 from dinov3_ref.models import DinoVisionTransformer
 from exporters.dialects import DIALECTS
 from exporters.fold import FOLDS, make_twin
@@ -35,7 +35,6 @@ from exporters.trace import TokenOutputs, trace
 from exporters.write_onnx import write_onnx
 
 Say = Callable[[str], None]
-DEFAULT_DATASET = "lvd1689m"
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,8 @@ def export_checkpoint(
     checkpoint, else those of its dataset or the one given, else LVD-1689M's, with a note.
     Raises MisuseError when `dataset` contradicts the checkpoint, and as `export_model`.
     """
-    mean, std, assumed = _statistics(checkpoint, dataset, weights)
+    checkpoint, assumed = _settle_dataset(checkpoint, dataset, weights)
+    mean, std = normalization(checkpoint)
     config = checkpoint.config
     preprocess = Preprocess.from_preset(options.preset, options.imgsz, mean, std, config.patch_size)
     facts = ModelFacts(
@@ -95,7 +95,7 @@ def export_checkpoint(
         source=Path(checkpoint.source).name if weights == "file" else checkpoint.source,
         sha256=checkpoint.sha256,
         layout=checkpoint.layout,
-        dataset=checkpoint.dataset or dataset,
+        dataset=checkpoint.dataset,
         rope_periods=rope_periods,  # type: ignore[arg-type]
     )
     _refuse_existing(out, options.overwrite)
@@ -105,21 +105,21 @@ def export_checkpoint(
     return bundle, receipt, (*checkpoint.notes, *assumed)
 
 
-def _statistics(
+def _settle_dataset(
     checkpoint: Checkpoint, dataset: str | None, weights: str
-) -> tuple[Triple, Triple, tuple[str, ...]]:
-    """Input mean and std, and a note where they are a guess."""
-    if dataset is not None and dataset not in STATISTICS:
-        raise MisuseError(f"--dataset {dataset!r} is unknown; known: {', '.join(STATISTICS)}")
+) -> tuple[Checkpoint, tuple[str, ...]]:
+    """The checkpoint with its training set, which decides input mean and std; a note where it is a guess."""
+    if dataset is not None and dataset not in NORMALIZATION:
+        raise MisuseError(f"--dataset {dataset!r} is unknown; known: {', '.join(NORMALIZATION)}")
     if dataset and checkpoint.dataset and dataset != checkpoint.dataset:
         raise MisuseError(f"--dataset {dataset}, but {checkpoint.source} is of {checkpoint.dataset}")
-    if checkpoint.mean is not None and checkpoint.std is not None:
-        return checkpoint.mean, checkpoint.std, ()
-    known = checkpoint.dataset or dataset
-    if known is not None or weights == "random":
-        return *STATISTICS[known or DEFAULT_DATASET], ()
-    note = f"input mean and std are {DEFAULT_DATASET}'s: the file does not tell; else give --dataset sat493m"
-    return *STATISTICS[DEFAULT_DATASET], (note,)
+    if dataset is not None:
+        return replace(checkpoint, dataset=dataset), ()
+    if checkpoint.dataset or checkpoint.mean or weights == "random":
+        return checkpoint, ()
+    return checkpoint, (
+        "input mean and std are ImageNet's: the file does not tell; else give --dataset sat493m",
+    )
 
 
 def export_model(

@@ -15,15 +15,16 @@ from dinodeploy.parity import Measurement, Verdict
 
 FAILED = 1
 
-# Column heads that fit eighty characters; the JSON has the full names.
+# Column heads that fit eighty characters; the JSON has the full names. Cosines are so near 1 that what
+# they lack of it says more.
 HEADS = {
     "pixel_max": "px max",
     "pixel_mean": "px mean",
-    "relative_frobenius": "rel. Frob.",
+    "relative_frobenius": "rel.Frob.",
     "max_abs": "max abs",
-    "cosine": "cosine",
-    "patch_cosine_p01": "patch p01",
-    "nearest_neighbour": "1-NN",
+    "cosine": "1-cos",
+    "patch_cosine_p01": "1-p01",
+    "nearest_neighbour": "NN",
 }
 
 
@@ -55,14 +56,20 @@ def _table(verdict: Verdict) -> Table:
     table = Table("case", "output", *heads, box=None, pad_edge=False)
     for (case, output), row in rows.items():
         table.add_row(case, output, *(_cell(row.get(metric)) for metric in metrics))
-    table.add_row("limit", "", *("" if limits[metric] is None else f"{limits[metric]:g}" for metric in metrics))
+    table.add_row("limit", "", *(_number(metric, limits[metric]) for metric in metrics))
     return table
 
 
 def _cell(m: Measurement | None) -> str:
     if m is None:
         return ""
-    value = m.note or "not finite"
-    if m.value is not None:
-        value = f"{m.value:.7f}" if "cosine" in m.metric else f"{m.value:.1e}"
-    return value if m.passed else f"[bold red]{value} FAILED[/]"
+    shown = m.note or (_number(m.metric, m.value) if m.value is not None else "not finite")
+    return shown if m.passed else f"[bold red]{shown} FAILED[/]"
+
+
+def _number(metric: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    if metric == "nearest_neighbour":
+        return f"{value:.2f}"
+    return f"{abs(1 - value) if 'cosine' in metric else value:.1e}"

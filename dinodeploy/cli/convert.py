@@ -24,7 +24,9 @@ def convert(
     rope_periods: Annotated[
         str, typer.Option(help="For layouts that drop them: bf16 (as released) or fp32.")
     ] = "bf16",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint that is there.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a checkpoint that is there.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")] = False,
 ) -> None:
     """Convert a checkpoint between the official, Hugging Face and timm layouts."""

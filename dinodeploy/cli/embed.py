@@ -38,7 +38,9 @@ def embed(
     allow_unverified: Annotated[
         bool, typer.Option("--allow-unverified", help="Use an engine that no receipt vouches for.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace embeddings that are there.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace embeddings that are there.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")] = False,
 ) -> None:
     """Embed pictures. Unreadable ones are quarantined with their reason; then the exit code is 5."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dinov3_ref.checkpoints.checkpoint import Checkpoint
 from dinov3_ref.checkpoints.convert import convert, save_checkpoint
+from dinov3_ref.checkpoints.dataset import NORMALIZATION
 from dinov3_ref.checkpoints.expected import expected_shapes
 from dinov3_ref.checkpoints.hub import Fetched, fetch
 from dinov3_ref.checkpoints.load import build_model, load_checkpoint
 from dinov3_ref.checkpoints.random import random_checkpoint
+from dinov3_ref.checkpoints.sidecars import normalization
 
 __all__ = [
     "Checkpoint",
@@ -19,4 +21,6 @@ __all__ = [
     "fetch",
     "Fetched",
     "expected_shapes",
+    "NORMALIZATION",
+    "normalization",
 ]

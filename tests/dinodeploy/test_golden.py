@@ -9,8 +9,9 @@ import pytest
 
 from dinodeploy.errors import BundleError
 from dinodeploy.golden import GoldenCase, at_size, load_golden, save_golden
-from dinodeploy.preprocess import LVD_MEAN, LVD_STD, Preprocess
+from dinodeploy.preprocess import Preprocess
 from dinodeploy.tensorfile import load_tensors, save_tensors
+from tests.photographs import IMAGENET_MEAN, IMAGENET_STD
 
 
 def case(name: str = "wide") -> GoldenCase:
@@ -52,7 +53,7 @@ def test_foreign_tensors_and_empty_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_keep_aspect_is_aimed_by_its_short_side() -> None:
-    official = Preprocess.from_preset("official", None, LVD_MEAN, LVD_STD)
+    official = Preprocess.from_preset("official", None, IMAGENET_MEAN, IMAGENET_STD)
     assert (at_size(official, (64, 96)).height, at_size(official, (64, 96)).width) == (64, 96)
-    keep = Preprocess.from_preset("keep-aspect", None, LVD_MEAN, LVD_STD)
+    keep = Preprocess.from_preset("keep-aspect", None, IMAGENET_MEAN, IMAGENET_STD)
     assert (at_size(keep, (64, 96)).height, at_size(keep, (64, 96)).width) == (64, 64)

@@ -15,18 +15,11 @@ from PIL import Image
 
 from dinodeploy import preprocess
 from dinodeploy.errors import MisuseError
-from dinodeploy.preprocess import (
-    LVD_MEAN,
-    LVD_STD,
-    MAX_PATCHES,
-    PRESETS,
-    SAT_MEAN,
-    SAT_STD,
-    STATISTICS,
-    Preprocess,
-)
+from dinodeploy.preprocess import MAX_PATCHES, PRESETS, Preprocess
+from tests.photographs import IMAGENET_MEAN, IMAGENET_STD
 
 Pixels = np.ndarray[Any, Any]
+SAT_MEAN, SAT_STD = (0.430, 0.411, 0.296), (0.213, 0.156, 0.143)  # SPEC 6
 
 
 class Tolerance(NamedTuple):
@@ -90,7 +83,7 @@ def references() -> dict[str, Callable[[int, int], Callable[[Image.Image], Pixel
                 v2.ToImage(),
                 v2.Resize((height, width), antialias=True),
                 v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize(LVD_MEAN, LVD_STD),
+                v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
             ]
         )
 
@@ -100,13 +93,13 @@ def references() -> dict[str, Callable[[int, int], Callable[[Image.Image], Pixel
 
     def timm_transform(height: int, width: int) -> Any:
         return timm.data.create_transform(
-            (3, height, width), interpolation="bicubic", mean=LVD_MEAN, std=LVD_STD, crop_pct=1.0
+            (3, height, width), interpolation="bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD, crop_pct=1.0
         )
 
     def evaluation(height: int, width: int) -> Any:
         resize = v1.Resize(int(height * 256 / 224), v1.InterpolationMode.BICUBIC)
         crop = v1.CenterCrop(height)
-        return v1.Compose([resize, crop, v1.ToTensor(), v1.Normalize(LVD_MEAN, LVD_STD)])
+        return v1.Compose([resize, crop, v1.ToTensor(), v1.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
 
     return {"official": official, "hf": hf, "timm": timm_transform, "eval": evaluation}
 
@@ -114,7 +107,7 @@ def references() -> dict[str, Callable[[int, int], Callable[[Image.Image], Pixel
 def difference(got: Pixels, wanted: Any) -> Pixels:
     """Grey levels between two normalised pictures."""
     assert got.shape == tuple(wanted.shape)
-    return np.abs(got - np.asarray(wanted)) * np.array(LVD_STD)[:, None, None] * 255
+    return np.abs(got - np.asarray(wanted)) * np.array(IMAGENET_STD)[:, None, None] * 255
 
 
 def worst(differences: list[Pixels]) -> Tolerance:
@@ -132,7 +125,7 @@ def assert_within(name: str, differences: list[Pixels]) -> None:
 
 
 def of(name: str, height: int, width: int) -> Preprocess:
-    return Preprocess.from_preset(name, (height, width), LVD_MEAN, LVD_STD)
+    return Preprocess.from_preset(name, (height, width), IMAGENET_MEAN, IMAGENET_STD)
 
 
 @pytest.mark.parametrize("name", ["official", "hf"])
@@ -219,10 +212,10 @@ def test_keep_aspect_never_exceeds_its_patches_nor_leaves_the_grid() -> None:
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("size", [(20000, 3), (3, 20000), (1, 1), (1, 2_000_000)])
 def test_extreme_pictures_are_fine(name: str, size: tuple[int, int]) -> None:
-    ours = Preprocess.from_preset(name, None, LVD_MEAN, LVD_STD)
+    ours = Preprocess.from_preset(name, None, IMAGENET_MEAN, IMAGENET_STD)
     pixels = ours(Image.new("RGB", size, (255, 0, 128)))
     assert pixels.shape == (3, *ours.target_size(*size))
-    colour = (np.array([1, 0, 128 / 255]) - LVD_MEAN) / LVD_STD
+    colour = (np.array([1, 0, 128 / 255]) - IMAGENET_MEAN) / IMAGENET_STD
     np.testing.assert_allclose(pixels, np.broadcast_to(colour[:, None, None], pixels.shape), atol=1e-5)
 
 
@@ -246,10 +239,10 @@ def test_halfway_limit_does_not_change_the_picture(monkeypatch: pytest.MonkeyPat
 
 
 def test_default_sizes_are_the_references() -> None:
-    sizes = {name: of(name, 32, 32).from_preset(name, None, LVD_MEAN, LVD_STD).height for name in PRESETS}
+    statistics = IMAGENET_MEAN, IMAGENET_STD
+    sizes = {name: Preprocess.from_preset(name, None, *statistics).height for name in PRESETS}
     assert sizes == {"official": 256, "hf": 224, "timm": 256, "eval": 224, "keep-aspect": 256}
     assert of("hf", 224, 224).with_size(512, 320) == of("hf", 512, 320)
-    assert STATISTICS["sat493m"] == ((0.430, 0.411, 0.296), (0.213, 0.156, 0.143))
 
 
 @pytest.mark.parametrize(
@@ -273,7 +266,7 @@ def test_default_sizes_are_the_references() -> None:
     ],
 )
 def test_senseless_numbers_are_refused_at_birth(change: dict[str, Any], message: str) -> None:
-    good = {"preset": "official", "height": 256, "width": 256, "mean": LVD_MEAN, "std": LVD_STD}
+    good = {"preset": "official", "height": 256, "width": 256, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     with pytest.raises(MisuseError) as caught:
         Preprocess(**(good | change))
     assert message in str(caught.value)
@@ -282,4 +275,4 @@ def test_senseless_numbers_are_refused_at_birth(change: dict[str, Any], message:
 
 def test_unknown_preset_by_name_is_refused() -> None:
     with pytest.raises(MisuseError, match="'nope' is unknown"):
-        Preprocess.from_preset("nope", None, LVD_MEAN, LVD_STD)
+        Preprocess.from_preset("nope", None, IMAGENET_MEAN, IMAGENET_STD)

@@ -128,7 +128,7 @@ def test_a_new_receipt_takes_the_old_ones_place(own_bundle: Path) -> None:
 
 
 def test_a_rejected_engine_is_not_opened(own_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Thresholds so tight that nothing passes: open refuses, the receipt says failed, unverified use works."""
+    """Thresholds that nothing passes: open refuses, the receipt says failed, unverified use works."""
     from dinodeploy import parity
 
     impossible = (parity.Threshold("relative_frobenius", 0.0, 0.0),)

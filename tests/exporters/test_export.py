@@ -12,13 +12,19 @@ import torch
 from dinodeploy import Embedder, JudgementError, LintError, MisuseError, OutputExistsError, load_embeddings
 from dinodeploy.bundle import open_bundle
 from dinodeploy.manifest import ModelFacts
-from dinodeploy.preprocess import LVD_MEAN, LVD_STD, SAT_MEAN, Preprocess
-from dinov3_ref.checkpoints import build_model, load_checkpoint, random_checkpoint, save_checkpoint
+from dinodeploy.preprocess import Preprocess
+from dinov3_ref.checkpoints import (
+    NORMALIZATION,
+    build_model,
+    load_checkpoint,
+    random_checkpoint,
+    save_checkpoint,
+)
 from dinov3_ref.models import DinoVisionTransformer
 from exporters import export as exporting
 from exporters.export import ExportOptions, export_checkpoint, export_model
 from tests.command_line import CommandLine
-from tests.photographs import photograph, pixels
+from tests.photographs import IMAGENET_MEAN, IMAGENET_STD, photograph, pixels
 from tests.tiny import export_tiny, tiny_config
 
 LAYOUT_LIMIT = 1e-5  # the issue's; measured 0: the same weights to the bit
@@ -94,7 +100,7 @@ def test_the_statistics_follow_the_dataset(tmp_path: Path) -> None:
     bundle, _, _ = export_checkpoint(
         checkpoint, tmp_path / "sat", ExportOptions(), weights="random", dataset="sat493m"
     )
-    assert bundle.manifest.preprocess.mean == SAT_MEAN
+    assert bundle.manifest.preprocess.mean == NORMALIZATION["sat493m"][0]
     assert bundle.manifest.model.dataset == "sat493m"
     with pytest.raises(MisuseError, match="--dataset 'imagenet' is unknown"):
         export_checkpoint(checkpoint, tmp_path / "x", ExportOptions(), weights="random", dataset="imagenet")
@@ -105,7 +111,7 @@ def test_a_guess_is_said(tmp_path: Path) -> None:
     loaded = load_checkpoint(tmp_path / "m.safetensors")
     _, _, notes = export_checkpoint(loaded, tmp_path / "b", ExportOptions(), weights="file")
     if loaded.dataset is None:
-        assert any("mean and std are lvd1689m's" in note for note in notes)
+        assert any("mean and std are ImageNet's" in note for note in notes)
 
 
 def test_an_existing_bundle_is_replaced_only_when_asked(own_bundle: Path) -> None:
@@ -187,7 +193,7 @@ def test_a_users_own_model_can_be_exported(tmp_path: Path) -> None:
     finally:
         del ffn_layer_dict["doubled"]
     facts = ModelFacts("custom", 128, 2, 2, 16, 4, "memory", "Doubled", "0" * 64, "official", None, "fp32")
-    preprocess = Preprocess.from_preset("official", (64, 64), LVD_MEAN, LVD_STD)
+    preprocess = Preprocess.from_preset("official", (64, 64), IMAGENET_MEAN, IMAGENET_STD)
     bundle, receipt = export_model(model, facts, preprocess, tmp_path / "b", ExportOptions())
     assert receipt.passed
     x = pixels(["flower"], 48, 96)

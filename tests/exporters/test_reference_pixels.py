@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dinodeploy.preprocess import LVD_MEAN, LVD_STD, Preprocess
+from dinodeploy.preprocess import Preprocess
 from dinov3_ref.torchvision_shim import import_torchvision
 from exporters.golden import CASES, load_photo
 from exporters.reference_pixels import reference_pixels
+from tests.photographs import IMAGENET_MEAN, IMAGENET_STD
 
 PHOTOS = sorted({photo for _, photos, _ in CASES for photo in photos})
 ROUNDING = 1e-6  # of normalised values: the same bytes, scaled by differently grouped float32 products
@@ -25,12 +26,12 @@ def test_official_is_torchvisions_v2(size: tuple[int, int]) -> None:
             v2.ToImage(),
             v2.Resize(size, antialias=True),
             v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(mean=LVD_MEAN, std=LVD_STD),
+            v2.Normalize(mean=IMAGENET_MEAN, std=IMAGENET_STD),
         ]
     )
     for photo in PHOTOS:
         image = load_photo(photo)
-        got = reference_pixels(image, Preprocess.from_preset("official", size, LVD_MEAN, LVD_STD))
+        got = reference_pixels(image, Preprocess.from_preset("official", size, IMAGENET_MEAN, IMAGENET_STD))
         np.testing.assert_allclose(got, transform(image).numpy(), atol=ROUNDING)
 
 
@@ -47,12 +48,14 @@ def test_eval_is_torchvisions_short_side_and_centre_crop(size: int) -> None:
             v2.CenterCrop(size),
             v2.ToImage(),
             v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(mean=LVD_MEAN, std=LVD_STD),
+            v2.Normalize(mean=IMAGENET_MEAN, std=IMAGENET_STD),
         ]
     )
     for photo in PHOTOS:
         image = load_photo(photo)
-        got = reference_pixels(image, Preprocess.from_preset("eval", (size, size), LVD_MEAN, LVD_STD))
+        got = reference_pixels(
+            image, Preprocess.from_preset("eval", (size, size), IMAGENET_MEAN, IMAGENET_STD)
+        )
         np.testing.assert_allclose(got, transform(Image.fromarray(image)).numpy(), atol=ROUNDING)
 
 
@@ -64,5 +67,5 @@ def test_hf_is_transformers_own_processor() -> None:
     for photo in PHOTOS:
         image = load_photo(photo)
         wanted = processor(images=image, return_tensors="np")["pixel_values"][0]
-        got = reference_pixels(image, Preprocess.from_preset("hf", None, LVD_MEAN, LVD_STD))
+        got = reference_pixels(image, Preprocess.from_preset("hf", None, IMAGENET_MEAN, IMAGENET_STD))
         np.testing.assert_allclose(got, wanted, atol=1e-5)

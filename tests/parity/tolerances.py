@@ -1,7 +1,7 @@
 """How far our fp32 model may be from each reference, and how far it was when last measured.
 
 Numbers are relative Frobenius errors of CLS, storage and patch tokens, the worst of the three kinds, of
-three photographs and of three sizes. Limits are three to five times the measured worst, for other processors
+three photographs and of three sizes. Limits are three times the worst of them or more, for other processors
 round differently; none is wider than what the project accepts. To measure again and print this table:
 
     OMP_NUM_THREADS=1 python -m tests.parity.tolerances
