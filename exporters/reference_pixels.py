@@ -27,8 +27,8 @@ def reference_pixels(photo: NDArray[np.uint8], preprocess: Preprocess) -> NDArra
         grey = _short_side_crop(photo, size, float(steps.resize_ratio))
     else:
         grey = _stretch(photo, size, steps.interpolation, as_float=steps.dtype == "float32")
-    mean = torch.tensor(preprocess.mean)[:, None, None]
-    std = torch.tensor(preprocess.std)[:, None, None]
+    mean = torch.tensor(preprocess.mean, dtype=torch.float32)[:, None, None]
+    std = torch.tensor(preprocess.std, dtype=torch.float32)[:, None, None]
     return ((grey / 255.0 - mean) / std).numpy()
 
 

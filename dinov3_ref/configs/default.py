@@ -19,7 +19,7 @@ class Student:
     patch_size: int = 16
     in_chans: int = 3
     drop_path_rate: float = 0.3
-    layerscale_init: Optional[float] = 1.0e-5  # noqa: UP045  (OmegaConf evaluates annotations on 3.10 too)
+    layerscale: Optional[float] = 1.0e-5  # noqa: UP045  (OmegaConf evaluates annotations on 3.10 too)
     ffn_layer: Optional[str] = None  # noqa: UP045  None: what the architecture says
     ffn_ratio: Optional[float] = None  # noqa: UP045
     qkv_bias: bool = True

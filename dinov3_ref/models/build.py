@@ -24,6 +24,7 @@ def build_model(config: Any, *, device: torch.device | str | None = None) -> Din
         raise ConfigError(f"student.arch is {arch!r}; known: {', '.join(ARCHITECTURES)}")
     left_to_arch = [name for name in ARCH_DECIDES if options[name] is None]
     chosen: dict[str, Any] = {name: value for name, value in options.items() if name not in left_to_arch}
+    chosen["layerscale_init"] = chosen.pop("layerscale")  # the official configuration's shorter name
     chosen["img_size"] = config.crops.global_crops_size
     return getattr(vision_transformer, arch)(**chosen, device=device)
 

@@ -14,7 +14,7 @@ STUDENT = {
     "patch_size": 16,
     "in_chans": 3,
     "drop_path_rate": 0.3,
-    "layerscale_init": 1e-5,
+    "layerscale": 1e-5,
     "ffn_layer": None,  # what the architecture says
     "ffn_ratio": None,
     "qkv_bias": True,

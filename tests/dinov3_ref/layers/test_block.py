@@ -171,10 +171,11 @@ def test_rows_are_drawn_for_all_entries_first_for_attention_then_for_the_ffn() -
 def test_a_table_of_each_sample_follows_its_sample() -> None:
     block = make(drop_path=0.5).train()
     x, rope = tokens(4, 6), table(4, 1)  # [B, h, P, d] with h = 1 for all heads
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     got = block(x, rope)
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     one, two = torch.randperm(4)[:2], torch.randperm(4)[:2]
+    assert one.tolist() != [0, 1]  # else the first tables would do
     for i in range(4):
         y = x[i : i + 1]
         if i in one:

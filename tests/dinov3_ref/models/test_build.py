@@ -142,7 +142,7 @@ def test_options_of_the_configuration_reach_the_model() -> None:
         patch_size=8,
         in_chans=4,
         drop_path_rate=0.1,
-        layerscale_init=None,
+        layerscale=None,
         ffn_layer="swiglu64",
         ffn_ratio=2.0,
         qkv_bias=False,

@@ -1,0 +1,94 @@
+"""The README is run: its commands and its Python, its links, its numbers' sources."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import CommandLine
+from tests.photographs import photograph
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def fences(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_the_first_lines_do_what_they_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: CommandLine
+) -> None:
+    """Every `dinodeploy` line of the first fence, then the Python below it, in a folder with photos/."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for name in ("chelsea", "coffee"):
+        photograph(name).save(tmp_path / "photos" / f"{name}.jpg")
+    commands = [shlex.split(line, comments=True) for line in fences("sh")[0].splitlines()]
+    ours = [arguments[1:] for arguments in commands if arguments[0] == "dinodeploy"]
+    assert [arguments[0] for arguments in ours] == ["export", "embed"]
+    for arguments in ours:
+        ran = run(*arguments)
+        assert ran.code == 0, ran.err
+    names: dict[str, object] = {}
+    exec(fences("python")[0], names)
+    assert names["vectors"].shape == (2, 384)  # type: ignore[attr-defined]
+    shapes = {name: list(value.shape) for name, value in names["outputs"].items()}  # type: ignore[attr-defined]
+    for name, shape in re.findall(r"(\w+) (\[[\d,]+\])", fences("python")[0]):
+        assert shapes[name] == [int(side) for side in shape.strip("[]").split(",")], name
+
+
+def test_used_within_twenty_lines() -> None:
+    assert "dinodeploy embed" in "\n".join(README.splitlines()[:20])
+
+
+def test_every_command_and_option_exists(run: CommandLine) -> None:
+    for command in re.findall(r"dinodeploy (export|embed|check|inspect|convert)\b", README):
+        assert run(command, "--help").code == 0
+    known = "".join(
+        run(command, "--help").out for command in ("export", "embed", "check", "inspect", "convert")
+    )
+    for option in set(re.findall(r"--[a-z][a-z-]+", README)):
+        assert option in known or option in ("--help",), option
+
+
+def test_every_file_it_names_exists() -> None:
+    paths = re.findall(r"`((?:dinodeploy|exporters|dinov3_ref|tests|benchmarks|examples)/[\w./-]*)`", README)
+    assert len(paths) > 5
+    for path in paths:
+        assert (ROOT / path).exists(), path
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"\bmake ([a-z]+)", README)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_exit_codes_are_the_documented_ones() -> None:
+    """errors.py, app.py and the README tell the same story."""
+    from dinodeploy import errors
+
+    assert errors.JudgementError.exit_code == 1
+    assert errors.MisuseError.exit_code == errors.BundleError.exit_code == 2
+    assert errors.ExportError.exit_code == 3
+    assert errors.UnavailableError.exit_code == 4
+    flat = " ".join(README.split())
+    for words in (
+        "1 judged and failed",
+        "2 misuse or bad input",
+        "3 export failed",
+        "4 this machine can't",
+        "5 done in part",
+    ):
+        assert words in flat, words
+
+
+def test_no_placeholder_is_left() -> None:
+    assert all(
+        fence.strip() for fence in re.findall(r"^```text\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    )
