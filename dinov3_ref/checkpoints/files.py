@@ -85,10 +85,11 @@ def _read_file(path: Path) -> Mapping[str, Any]:
         head = stream.read(64)
     if head.startswith(b"PK\x03\x04"):
         return _read_pickle(path, mmap=True)
+    # Eight bytes of header length, then JSON. Asked before the pickle: a length may begin with 0x80 too.
+    if head[8:9] == b"{":
+        return _read_safetensors(path)
     if head[:1] == b"\x80":
         return _read_pickle(path, mmap=False)  # torch.save before 1.6 cannot be mapped
-    if head[8:9] == b"{":  # eight bytes of header length, then JSON
-        return _read_safetensors(path)
     raise CheckpointError(f"{path} {_what_else(head)}; wanted safetensors or a torch.save file")
 
 

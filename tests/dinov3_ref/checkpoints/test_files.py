@@ -206,3 +206,15 @@ def test_tensors_are_mapped_not_read(tmp_path: Path) -> None:
     tree = read_checkpoint(path).tree
     assert float(tree["big"].sum()) == 50_000_000
     assert anonymous() - before < 60_000
+
+
+def test_a_header_length_that_looks_like_a_pickle(tmp_path: Path) -> None:
+    """One header in 256 is so long that its first byte is a pickle's: 0x80."""
+    path = tmp_path / "model.safetensors"
+    state = random_checkpoint(TWINS["mlp"]).state
+    for padding in range(0, 256, 8):
+        save_file(state, path, metadata={"padding": "x" * padding})
+        if path.read_bytes()[0] == 0x80:
+            break
+    assert path.read_bytes()[0] == 0x80
+    assert load_checkpoint(path).layout == "official"
