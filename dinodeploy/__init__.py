@@ -2,12 +2,15 @@
 
     from dinodeploy import Embedder, load_embeddings
 
-Importing this package loads neither torch, onnxruntime nor tensorrt; opening an engine loads its runtime.
+Importing this package loads neither torch, onnxruntime nor tensorrt, and not even numpy; opening an engine
+loads its runtime.
 """
 
 from __future__ import annotations
 
-from dinodeploy.embedder import Embedder
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from dinodeploy.errors import (
     BundleError,
     DinodeployError,
@@ -20,7 +23,10 @@ from dinodeploy.errors import (
     TamperedError,
     UnavailableError,
 )
-from dinodeploy.store import load_embeddings
+
+if TYPE_CHECKING:
+    from dinodeploy.embedder import Embedder
+    from dinodeploy.store import load_embeddings
 
 __version__ = "0.1.0"
 
@@ -38,3 +44,14 @@ __all__ = [
     "LintError",
     "UnavailableError",
 ]
+
+# Names that cost numpy and Pillow: loaded when first asked for (PEP 562).
+_LATE = {"Embedder": "dinodeploy.embedder", "load_embeddings": "dinodeploy.store"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LATE[name]), name)
+    globals()[name] = value
+    return value
