@@ -148,7 +148,7 @@ def test_public_names() -> None:
 
 
 def test_embedding_and_judging_need_no_torch(tiny_bundle: Path, tmp_path: Path) -> None:
-    """As on a device that has the wheel without extras: every heavier package is made impossible to import."""
+    """As on a device that has the wheel alone: every heavier package is made impossible to import."""
     photograph("coffee").save(tmp_path / "coffee.jpg")
     absent = ("torch", "onnx", "onnxscript", "safetensors", "pyarrow", "huggingface_hub", "omegaconf")
     for arguments in (
