@@ -17,9 +17,9 @@ from contextlib import redirect_stdout
 from functools import partial
 
 import onnx_ir as ir
-import onnxscript.optimizer
 import torch
 from onnx_ir.passes import common
+from onnxscript.optimizer import fold_constants_ir
 from torch import Tensor
 from torch.export import ExportedProgram
 
@@ -30,6 +30,7 @@ from exporters.fold import Weights
 from exporters.trace import TokenOutputs
 
 INPUT_NAME = "pixels"
+END = 2**63 - 1  # torch's word for "to the end"
 FOLDED_ELEMENTS = 1024  # constant folding is for shape arithmetic; a weight must not be made here
 WRAPPER = "model."  # the attribute of TokenOutputs that holds the model: a prefix of every weight name
 
@@ -43,9 +44,10 @@ def to_graph(program: ExportedProgram, module: TokenOutputs, weights: Weights, d
     graph = model.graph
     _attach_weights(graph, weights)
     _transpose_weights(graph)
-    onnxscript.optimizer.optimize_ir(
+    fold_constants_ir(
         model, onnx_shape_inference=False, input_size_limit=FOLDED_ELEMENTS, output_size_limit=FOLDED_ELEMENTS
     )
+    _drop_whole_slices(graph)
     passes = (
         common.IdentityEliminationPass(),
         common.CommonSubexpressionEliminationPass(),
@@ -137,6 +139,20 @@ def _transpose_weights(graph: ir.Graph) -> None:
 
 def _transposed(lazy: ir.LazyTensor) -> ir.TensorProtocol:
     return ir.tensor(lazy.numpy().T.copy(), name=f"{lazy.name}.T")
+
+
+def _drop_whole_slices(graph: ir.Graph) -> None:
+    """Remove slices that take everything: what `x[:, :n]` says about its first dimension."""
+    for node in list(graph):
+        if node.op_type != "Slice" or node.outputs[0].is_graph_output():
+            continue
+        tensors = [ir.convenience.get_const_tensor(value) for value in node.inputs[1:] if value is not None]
+        if len(tensors) != 4 or None in tensors:
+            continue
+        starts, ends, _, steps = (tensor.numpy() for tensor in tensors if tensor is not None)
+        if not starts.any() and (ends >= END).all() and (steps == 1).all():
+            node.outputs[0].replace_all_uses_with(node.inputs[0])  # type: ignore[arg-type]
+            graph.remove(node, safe=True)
 
 
 def _restore_outputs(graph: ir.Graph, names: Sequence[str]) -> None:
