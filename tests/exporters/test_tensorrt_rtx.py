@@ -1,7 +1,7 @@
 """TensorRT's own parser and builder as witnesses: they take our graphs, batch and size free, without a GPU.
 
 TensorRT-RTX is the TensorRT that can be installed from the package registry and builds ahead of time on
-any machine. It is more permissive than TensorRT 10.3 (the lint covers that); what it builds needs a GPU to run.
+any machine. It is more permissive than TensorRT 10.3 (the lint covers that); running a plan needs a GPU.
 """
 
 from __future__ import annotations
