@@ -62,7 +62,7 @@ def open_bundle(path: str | Path) -> Bundle:
             f"{path} is in no bundle: {root / manifests.FILE_NAME} is missing; make one: dinodeploy export"
         )
     manifest = manifests.read_manifest(root)
-    engine = MODEL_FILE if path.is_dir() else path.name
+    engine = next(iter(manifest.engines), MODEL_FILE) if path.is_dir() else path.name
     if engine not in manifest.engines:
         known = ", ".join(manifest.engines) or "none"
         raise BundleError(f"{root} has no engine {engine!r}; its engines: {known}")

@@ -46,7 +46,8 @@ PIXEL_THRESHOLDS: tuple[Threshold, ...] = (
     Threshold("pixel_mean", 0.02, 0.0123),
 )
 
-# One row per recipe. `measured`: the worst of ViT-S, L and H+ with lively random weights (H+).
+# One row per recipe. `measured`: the worst of ViT-S, L and H+ with lively random weights (fp32), of planted
+# twins of S, B and L width (fp16, bf16: tests/exporters/test_recipes.py).
 THRESHOLDS: dict[str, tuple[Threshold, ...]] = {
     "fp32": (
         Threshold(
@@ -55,6 +56,16 @@ THRESHOLDS: dict[str, tuple[Threshold, ...]] = {
         Threshold("patch_cosine_p01", 0.999999, 0.9999999, at_least=True),
         Threshold("relative_frobenius", 1e-5, 1.4e-6),
         Threshold("nearest_neighbour", 1.0, 1.0, at_least=True),
+    ),
+    "fp16": (
+        Threshold("cosine", 0.9999, 0.99999, at_least=True),
+        Threshold("patch_cosine_p01", 0.999, 0.9999, at_least=True),
+        Threshold("relative_frobenius", 1e-2, 2e-3),
+    ),
+    "bf16": (
+        Threshold("cosine", 0.999, 0.9999, at_least=True),
+        Threshold("patch_cosine_p01", 0.995, 0.999, at_least=True),
+        Threshold("relative_frobenius", 5e-2, 1e-2),
     ),
 }
 

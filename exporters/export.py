@@ -1,7 +1,7 @@
 """Export: a checkpoint becomes a bundle that has been judged on this machine, or nothing at all.
 
-    checkpoint ─> model ─> golden outputs ──────────────────────┐
-                    └─> twin ─> traced program ─> graph ─> lint ─> model.onnx ─> judge ─> bundle
+    checkpoint ─> model ─> golden outputs, ranges ────────────────────────┐
+                    └─> twin ─> traced program ─> graph ─> recipe ─> lint ─> model.onnx ─> judge ─> bundle
 
 Everything is written into a hidden directory and renamed at the end.
 """
@@ -9,9 +9,11 @@ Everything is written into a hidden directory and renamed at the end.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import onnx_ir as ir
 
 from dinodeploy import __version__
 from dinodeploy import manifest as manifests
@@ -21,20 +23,22 @@ from dinodeploy.embedder import check_bundle, rejection
 from dinodeploy.errors import ExportError, JudgementError, MisuseError, OutputExistsError
 from dinodeploy.golden import save_golden
 from dinodeploy.manifest import EngineFacts, GraphFacts, Manifest, ModelFacts, OutputFacts
-from dinodeploy.parity import THRESHOLDS
 from dinodeploy.preprocess import Preprocess
 from dinodeploy.receipts import Receipt
 from dinov3_ref.checkpoints import NORMALIZATION, Checkpoint, build_model, normalization
 from dinov3_ref.models import DinoVisionTransformer
+from exporters.calibrate import LinearRange, watch_linears
 from exporters.dialects import DIALECTS
 from exporters.fold import FOLDS, make_twin
 from exporters.golden import make_golden
 from exporters.graph import to_graph
 from exporters.lint import check_onnx, lint
+from exporters.recipes import RECIPES, apply_recipe
 from exporters.trace import TokenOutputs, trace
-from exporters.write_onnx import write_onnx
+from exporters.write_onnx import share_weights, write_onnx
 
 Say = Callable[[str], None]
+CPU_FILE = "model.cpu.onnx"  # a 16-bit recipe as CPUs run it
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         for option, value, known in (
-            ("precision", self.recipe, THRESHOLDS),
+            ("precision", self.recipe, RECIPES),
             ("dialect", self.dialect, DIALECTS),
         ):
             if value not in known:
@@ -175,21 +179,12 @@ def _write_bundle(
 ) -> Manifest:
     reference = TokenOutputs(model.eval(), options.layers)
     say("running the reference on the golden photographs")
-    save_golden(make_golden(reference, preprocess), root / GOLDEN_FILE)
-
-    twin, weights = make_twin(model, options.folds)
-    module = TokenOutputs(twin, options.layers)
-    dialect = DIALECTS[options.dialect]
-    say("tracing")
-    try:
-        program = trace(module)
-        say(f"translating to ONNX, dialect {dialect.name}")
-        graph = to_graph(program, module, weights, dialect)
-    except Exception as error:  # torch.export and torch.onnx raise whatever went wrong inside them
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ExportError(f"this model cannot be traced: {type(error).__name__}: {reason}") from error
+    with watch_linears(model) as ranges:
+        save_golden(make_golden(reference, preprocess), root / GOLDEN_FILE)
+    graph = _make_graph(model, options, say)
     lint(graph)
     check_onnx(graph)
+    dialect = DIALECTS[options.dialect]
     manifest = Manifest(
         format=manifests.FORMAT,
         created_by=f"dinodeploy {__version__}",
@@ -209,12 +204,48 @@ def _write_bundle(
     graph.metadata_props[manifests.METADATA_KEY] = manifest.facts()
     graph.metadata_props["licence"] = manifest.licence
     say("writing the weights")
-    files = write_onnx(graph, root / MODEL_FILE, external_data=options.external_data)
-    names = tuple(file.name for file in files)
-    return Manifest(
-        **{
-            **vars(manifest),
-            "engines": {MODEL_FILE: EngineFacts("onnxruntime", names)},
-            "files": {name: file_facts(root / name) for name in (*names, GOLDEN_FILE)},
-        }
+    engines = _write_graphs(graph, ranges, root, options)
+    names = dict.fromkeys(name for facts in engines.values() for name in facts.files)
+    return replace(
+        manifest,
+        engines=engines,
+        files={name: file_facts(root / name) for name in (MODEL_FILE, *names, GOLDEN_FILE)},
     )
+
+
+def _make_graph(model: DinoVisionTransformer, options: ExportOptions, say: Say) -> ir.Model:
+    """The model as an fp32 graph whose weights are still to be made."""
+    twin, weights = make_twin(model, options.folds)
+    module = TokenOutputs(twin, options.layers)
+    dialect = DIALECTS[options.dialect]
+    say("tracing")
+    try:
+        program = trace(module)
+        say(f"translating to ONNX, dialect {dialect.name}")
+        return to_graph(program, module, weights, dialect)
+    except Exception as error:  # torch.export and torch.onnx raise whatever went wrong inside them
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ExportError(f"this model cannot be traced: {type(error).__name__}: {reason}") from error
+
+
+def _write_graphs(
+    graph: ir.Model, ranges: Mapping[str, LinearRange], root: Path, options: ExportOptions
+) -> dict[str, EngineFacts]:
+    """Write model.onnx, and for a 16-bit recipe its twin for CPUs; what runs here, by file name.
+
+    Both twins read one file of weights. Only the CPU's is an engine for ONNX Runtime on a CPU, which would
+    run the other in fp32 and hide an overflow (`recipes.py`).
+    """
+    recipe = RECIPES[options.recipe]
+    if not recipe.roles:
+        files = write_onnx(graph, root / MODEL_FILE, external_data=options.external_data)
+        return {MODEL_FILE: EngineFacts("onnxruntime", tuple(file.name for file in files))}
+    emulated = graph.clone()
+    apply_recipe(graph, recipe, "typed", ranges)
+    apply_recipe(emulated, recipe, "emulated", ranges)
+    for variant in (graph, emulated):
+        lint(variant)
+        check_onnx(variant)
+    files = write_onnx(graph, root / MODEL_FILE, external_data=True)
+    share_weights(emulated, root / MODEL_FILE, root / CPU_FILE)
+    return {CPU_FILE: EngineFacts("onnxruntime", (CPU_FILE, files[1].name))}

@@ -2,35 +2,58 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-import onnx
+import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from dinodeploy.errors import BundleError
+from exporters.recipes import role_of
 
 
 def summarize_onnx(path: Path) -> dict[str, Any]:
-    """Inputs, outputs, operators by count, opset, weights, metadata. Raises BundleError."""
+    """Inputs, outputs, operators by count, types by role, weights, metadata. Raises BundleError."""
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model = ir.load(path)
     except (DecodeError, OSError, ValueError) as error:
         raise BundleError(f"{path} is no ONNX file: {error}") from error
     graph = model.graph
-    if not graph.node:
+    if not len(graph):
         raise BundleError(f"{path} is no ONNX file: it holds no graph")
     return {
-        "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
-        "inputs": {value.name: _shape(value) for value in graph.input},
-        "outputs": {value.name: _shape(value) for value in graph.output},
-        "operators": dict(Counter(node.op_type for node in graph.node).most_common()),
-        "weights": len(graph.initializer),
-        "types": dict(Counter(onnx.TensorProto.DataType.Name(w.data_type) for w in graph.initializer)),
-        "metadata": {entry.key: entry.value for entry in model.metadata_props},
+        "opset": {domain or "ai.onnx": version for domain, version in model.opset_imports.items()},
+        "inputs": {str(value.name): _shape(value) for value in graph.inputs},
+        "outputs": {str(value.name): _shape(value) for value in graph.outputs},
+        "operators": dict(Counter(node.op_type for node in graph).most_common()),
+        "types": types_by_role(graph),
+        "weights": dict(Counter(_type(value) for value in graph.initializers.values())),
+        "metadata": dict(model.metadata_props),
     }
 
 
-def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
-    return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+def types_by_role(graph: ir.Graph) -> dict[str, dict[str, int]]:
+    """role -> type -> number of operators; `products` counts every matrix product."""
+    found: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for node in graph:
+        if node.inputs and node.inputs[0] is not None:
+            role = role_of(node)
+            dtype = _type(node.inputs[0])
+            if role is not None:
+                found[role][dtype] += 1
+            if node.op_type in ("MatMul", "Gemm", "Conv"):
+                found["products"][dtype] += 1
+    return {role: dict(counts) for role, counts in found.items()}
+
+
+def _type(value: ir.Value) -> str:
+    """A value's type; what is not written down is a Cast's, or fp32."""
+    producer = value.producer()
+    if producer is not None and producer.op_type == "Cast":
+        return ir.DataType(producer.attributes["to"].as_int()).name
+    return value.dtype.name if value.dtype is not None else ir.DataType.FLOAT.name
+
+
+def _shape(value: ir.Value) -> list[int | str]:
+    return [dim if isinstance(dim, int) else str(dim) for dim in value.shape or ()]

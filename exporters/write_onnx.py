@@ -37,6 +37,15 @@ def write_onnx(model: ir.Model, path: Path, *, external_data: bool = False) -> l
     return [path]
 
 
+def share_weights(model: ir.Model, written: Path, path: Path) -> None:
+    """Write `model` to `path`, reading its weights out of `written`'s external data, which holds the same."""
+    stored = ir.load(written).graph.initializers
+    for name, value in model.graph.initializers.items():
+        if name in stored and isinstance(stored[name].const_value, ir.ExternalTensor):
+            value.const_value = stored[name].const_value
+    ir.save(model, path)
+
+
 def _write_single_file(model: ir.Model, path: Path) -> None:
     large = [tensor for tensor in map(_tensor_of, model.graph.initializers.values()) if _is_large(tensor)]
     proto = without_weights(model)

@@ -13,6 +13,7 @@ from dinodeploy.cli.reach import reach
 from dinodeploy.errors import MisuseError
 
 HUB, RANDOM = "hub", "random"
+FP32 = "fp32"
 
 
 def export(
@@ -23,7 +24,9 @@ def export(
         str, typer.Option(help="A checkpoint file or directory, 'hub', or 'random' for trying things.")
     ] = HUB,
     out: Annotated[Path | None, typer.Option(help="The bundle to write. Default: ARCH-PRECISION.")] = None,
-    precision: Annotated[str, typer.Option(help="The precision recipe: fp32.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="The precision recipe: fp32, fp16, bf16.")] = FP32,
+    fp16: Annotated[bool, typer.Option("--fp16", "--half", help="--precision fp16.")] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="--precision bf16.")] = False,
     imgsz: Annotated[str | None, typer.Option(help="Input size H or H,W. Default: the preset's.")] = None,
     preprocess: Annotated[
         str, typer.Option(help="Preprocessing preset: official, hf, timm, eval, keep-aspect.")
@@ -49,6 +52,7 @@ def export(
     """Turn a checkpoint into an ONNX bundle, judged on this machine against the fp32 reference."""
     exporter = reach("exporters.export", "export")
     checkpoints = reach("dinov3_ref.checkpoints", "export")
+    precision = _precision(precision, {"fp16": fp16, "bf16": bf16})
     options = exporter.ExportOptions(
         recipe=precision,
         dialect=dialect,
@@ -71,6 +75,14 @@ def export(
     for note in notes:
         stderr().print(f"note: {note}", markup=False)
     _report(bundle, receipt, notes, as_json)
+
+
+def _precision(named: str, aliases: dict[str, bool]) -> str:
+    """The one recipe that was asked for, by name or by alias. Raises MisuseError when there are two."""
+    asked = {name for name, given in aliases.items() if given} | ({named} - {FP32})
+    if len(asked) > 1:
+        raise MisuseError(f"got the precisions {', '.join(sorted(asked))}; wanted one")
+    return asked.pop() if asked else FP32
 
 
 def _folds(text: str, known: tuple[str, ...]) -> tuple[str, ...]:

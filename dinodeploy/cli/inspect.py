@@ -11,7 +11,7 @@ import typer
 
 from dinodeploy import manifest as manifests
 from dinodeploy import schema
-from dinodeploy.bundle import open_bundle
+from dinodeploy.bundle import MODEL_FILE, open_bundle
 from dinodeploy.cli.output import print_json
 from dinodeploy.cli.reach import reach
 from dinodeploy.errors import MisuseError, UnavailableError
@@ -48,7 +48,8 @@ def _bundle(path: Path) -> dict[str, Any]:
     ]
     facts = {"kind": "bundle", **schema.dump(bundle.manifest), "receipts": receipts}
     try:
-        facts["operators"] = _graph(bundle.engine_path)["operators"]
+        graph = _graph(bundle.root / MODEL_FILE)
+        facts |= {"operators": graph["operators"], "types": graph["types"]}
     except UnavailableError as error:
         facts["operators"] = str(error)
     return facts

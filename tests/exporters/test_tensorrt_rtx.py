@@ -11,6 +11,7 @@ from types import ModuleType
 
 import pytest
 
+from exporters.recipes import RECIPES
 from tests.tiny import export_tiny
 
 trt: ModuleType = pytest.importorskip(
@@ -25,13 +26,16 @@ def logger() -> object:
     return trt.Logger(trt.Logger.ERROR)  # only the first logger of a process is used
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("kind", ["mlp", "swiglu", "7b"])
-def test_every_kind_of_model_parses_and_builds(kind: str, tmp_path: Path, logger: object) -> None:
-    bundle = export_tiny(tmp_path / "b", kind, layers=(1,))
+def test_every_model_and_recipe_parses_and_builds(
+    kind: str, recipe: str, tmp_path: Path, logger: object
+) -> None:
+    bundle = export_tiny(tmp_path / "b", kind, layers=(1,), recipe=recipe)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
-    parsed = parser.parse_from_file(str(bundle.engine_path))
+    parsed = parser.parse_from_file(str(bundle.root / "model.onnx"))
     assert parsed, [parser.get_error(index).desc() for index in range(parser.num_errors)]
     assert [network.get_input(index).name for index in range(network.num_inputs)] == ["pixels"]
     outputs = {

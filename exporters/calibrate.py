@@ -1,0 +1,70 @@
+"""What every linear layer of the reference takes in and puts out on the golden photographs.
+
+A 16-bit recipe needs to know where values come near the end of its type (`recipes.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from dinov3_ref.layers import LayerScale
+from dinov3_ref.models import DinoVisionTransformer
+
+
+@dataclass(frozen=True)
+class LinearRange:
+    """Largest magnitudes seen at one linear layer of the exported graph."""
+
+    largest_input: float
+    largest_output: float
+
+
+@contextmanager
+def watch_linears(model: DinoVisionTransformer) -> Iterator[dict[str, LinearRange]]:
+    """While open, every forward of `model` widens the ranges; keys are module paths in the twin.
+
+    q, k and v stand for the thirds of qkv; proj, fc2 and w3 are seen after LayerScale where that is larger,
+    because it is folded into them.
+    """
+    ranges: dict[str, LinearRange] = {}
+    handles = []
+    for index, block in enumerate(model.blocks):
+        for name, module in block.named_modules():
+            if isinstance(module, nn.Linear):
+                gain = _largest_gain(block, name)
+                hook = _hook(ranges, f"blocks.{index}.{name}", gain)
+                handles.append(module.register_forward_hook(hook))
+    try:
+        yield ranges
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _largest_gain(block: nn.Module, name: str) -> float:
+    scale = {"attn.proj": "ls1", "mlp.fc2": "ls2", "mlp.w3": "ls2"}.get(name)
+    module = getattr(block, scale) if scale else None
+    return max(1.0, _largest(module.gamma)) if isinstance(module, LayerScale) else 1.0
+
+
+def _hook(ranges: dict[str, LinearRange], path: str, gain: float) -> Any:
+    names = [f"{path.removesuffix('qkv')}{part}" for part in "qkv"] if path.endswith(".qkv") else [path]
+
+    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        largest_in = _largest(inputs[0])
+        for name, part in zip(names, output.chunk(len(names), dim=-1), strict=True):
+            seen = ranges.get(name, LinearRange(0.0, 0.0))
+            ranges[name] = LinearRange(
+                max(seen.largest_input, largest_in), max(seen.largest_output, gain * _largest(part))
+            )
+
+    return record
+
+
+def _largest(tensor: Tensor) -> float:
+    return float(tensor.detach().abs().max())
