@@ -23,8 +23,8 @@ from tests.tiny import tiny_config
 
 # The commands' options are a promise to scripts: a change here belongs into the changelog.
 OPTIONS = {
-    "export": "arch weights out precision fp16 half bf16 imgsz preprocess layers dataset rope-periods dialect "
-    "fold external-data seed revision offline overwrite json",
+    "export": "arch weights out precision fp16 half bf16 imgsz preprocess layers dataset rope-periods "
+    "dialect fold external-data seed revision offline overwrite json",
     "embed": "engine out imgsz preprocess format outputs shard-size batch threads workers "
     "allow-unverified overwrite json",
     "check": "threads json",
