@@ -146,8 +146,6 @@ def _report(bundle: Any, receipt: Any, notes: tuple[str, ...], as_json: bool) ->
     print(f"{bundle.root}: {model.arch}, {recipe}, weights {model.weights} ({model.source})")
     error = worst["relative_frobenius"]
     print(f"judged on {receipt.runtime}: passed, relative Frobenius error {error:.1e}")
-    if model.weights == RANDOM:
-        print("random weights: for trying things; its embeddings mean nothing")
     print(f"next: dinodeploy embed IMAGES --engine {bundle.root} --out embeddings")
 
 
