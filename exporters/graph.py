@@ -12,7 +12,7 @@ import io
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from functools import partial
 
@@ -58,7 +58,6 @@ def to_graph(program: ExportedProgram, module: TokenOutputs, weights: Weights, d
     )
     for step in passes:
         step(model)
-    _restore_outputs(graph, module.output_names)
     _name_sizes(graph, module.model)
     _name_nodes(graph)
     _forget_the_builder(model)
@@ -153,17 +152,6 @@ def _drop_whole_slices(graph: ir.Graph) -> None:
         if not starts.any() and (ends >= END).all() and (steps == 1).all():
             node.outputs[0].replace_all_uses_with(node.inputs[0])  # type: ignore[arg-type]
             graph.remove(node, safe=True)
-
-
-def _restore_outputs(graph: ir.Graph, names: Sequence[str]) -> None:
-    """Give each output its own value again: the last block's map *is* `patch`, and got merged with it."""
-    for index, name in enumerate(names):
-        value = graph.outputs[index]
-        if value.name != name:
-            copy = ir.node("Identity", [value])
-            copy.outputs[0].name, copy.outputs[0].type = name, value.type
-            graph.append(copy)
-            graph.outputs[index] = copy.outputs[0]
 
 
 def _name_sizes(graph: ir.Graph, model: DinoVisionTransformer) -> None:
