@@ -73,7 +73,6 @@ def embed_listing(
 
     for item in decode_ahead(ids, preprocess, decoders or default_decoders(), ahead=2 * batch_size):
         if item.pixels is None:
-            flush()  # so that rows and quarantine keep the listing's order
             writer.quarantine(item.id, item.reason)
             failed += 1
             advance(done, failed)

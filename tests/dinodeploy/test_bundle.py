@@ -63,7 +63,7 @@ def test_one_flipped_bit_is_enough(own_bundle: Path, name: str, where: int) -> N
 def test_a_truncated_file_is_refused_by_its_size(own_bundle: Path) -> None:
     model = own_bundle / "model.onnx"
     model.write_bytes(model.read_bytes()[:-10])
-    with pytest.raises(TamperedError, match="the manifest says"):
+    with pytest.raises(TamperedError, match=r"has [\d,]+ bytes, the manifest says"):
         Embedder.open(own_bundle)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,9 @@ def test_the_statistics_follow_the_dataset(tmp_path: Path) -> None:
     assert bundle.manifest.model.dataset == "sat493m"
     with pytest.raises(MisuseError, match="--dataset 'imagenet' is unknown"):
         export_checkpoint(checkpoint, tmp_path / "x", ExportOptions(), weights="random", dataset="imagenet")
+    known = replace(checkpoint, dataset="lvd1689m")
+    with pytest.raises(MisuseError, match="--dataset sat493m, but .* is of lvd1689m"):
+        export_checkpoint(known, tmp_path / "x", ExportOptions(), weights="random", dataset="sat493m")
 
 
 def test_a_guess_is_said(tmp_path: Path) -> None:
