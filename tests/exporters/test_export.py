@@ -106,7 +106,7 @@ def test_the_statistics_follow_the_dataset(tmp_path: Path) -> None:
     with pytest.raises(MisuseError, match="--dataset 'imagenet' is unknown"):
         export_checkpoint(checkpoint, tmp_path / "x", ExportOptions(), weights="random", dataset="imagenet")
     known = replace(checkpoint, dataset="lvd1689m")
-    with pytest.raises(MisuseError, match="--dataset sat493m, but .* is of lvd1689m"):
+    with pytest.raises(MisuseError, match=r"--dataset sat493m, but .* is of lvd1689m"):
         export_checkpoint(known, tmp_path / "x", ExportOptions(), weights="random", dataset="sat493m")
 
 
