@@ -80,9 +80,9 @@ def export_checkpoint(
 ) -> tuple[Bundle, Receipt, tuple[str, ...]]:
     """Export a loaded checkpoint; `weights` says where it came from (file, hub, random).
 
-    Returns the bundle, its receipt, and notes on what was assumed. Input mean and std: those beside the
-    checkpoint, else those of its dataset or the one given, else LVD-1689M's, with a note.
-    Raises MisuseError when `dataset` contradicts the checkpoint, and as `export_model`.
+    Returns the bundle, its receipt, and notes on what was assumed. Input mean and std: those of `dataset`
+    where one is given, else those beside the checkpoint or of its own dataset, else ImageNet's with a note.
+    Raises MisuseError for an unknown `dataset`, and as `export_model`.
     """
     checkpoint, assumed = _settle_dataset(checkpoint, dataset, weights)
     mean, std = normalization(checkpoint)
@@ -115,10 +115,11 @@ def _settle_dataset(
     """The checkpoint with its training set, which decides input mean and std; a note where it is a guess."""
     if dataset is not None and dataset not in NORMALIZATION:
         raise MisuseError(f"--dataset {dataset!r} is unknown; known: {', '.join(NORMALIZATION)}")
-    if dataset and checkpoint.dataset and dataset != checkpoint.dataset:
-        raise MisuseError(f"--dataset {dataset}, but {checkpoint.source} is of {checkpoint.dataset}")
     if dataset is not None:
-        return replace(checkpoint, dataset=dataset), ()
+        known = checkpoint.dataset
+        note = (f"input mean and std are {dataset}'s, as asked, though the weights look like {known}'s",)
+        asked = replace(checkpoint, dataset=dataset, mean=None, std=None)
+        return asked, note if known not in (None, dataset) else ()
     if checkpoint.dataset or checkpoint.mean or weights == "random":
         return checkpoint, ()
     return checkpoint, (
