@@ -73,6 +73,7 @@ SIGNS = (
     -0.25,
 )  # of the massive channels: they sum to zero, so LayerNorm's mean stays precise
 SPECIAL = 2 + len(SIGNS)  # channels: the trigger, CLS's mark, the massive ones
+BALANCE = 32  # ordinary channels that together hold minus the sum of all others
 CLS_MARK = 2.0  # in units of √D; what else CLS is born with is the same for every photograph
 CLS_QUIET = 0.125
 CLS_HEARD = 0.4  # of √D: its mark after LayerNorm, once the blocks have written beside it
@@ -119,9 +120,8 @@ class _Planting:
     def __init__(self, state: State, config: ViTConfig, seed: int, massive: Massive) -> None:
         self.state, self.config, self.seed, self.massive = state, config, seed, massive
         self.block = massive.block(config.depth)
-        self.special = torch.randperm(config.embed_dim, generator=self._generator("channels"))[
-            :SPECIAL
-        ].tolist()
+        order = torch.randperm(config.embed_dim, generator=self._generator("channels"))
+        self.special, self.balance = order[:SPECIAL].tolist(), order[SPECIAL : SPECIAL + BALANCE].tolist()
         self.trigger, self.mark, *self.channels = self.special
         self.is_mlp = config.ffn_layer == "mlp"
         self.root = math.sqrt(config.embed_dim)
@@ -138,6 +138,7 @@ class _Planting:
         for index in range(self.config.depth):
             self._skewed_gains(f"blocks.{index}.norm1", [f"blocks.{index}.attn.qkv"])
             self._skewed_gains(f"blocks.{index}.norm2", [f"blocks.{index}.mlp.{n}" for n in self._into()])
+        self._balance_channels()
         self._final_norms()
 
     # ---- the tokens ----------------------------------------------------------------------------
@@ -171,7 +172,7 @@ class _Planting:
                 0, 256, (self.config.embed_dim,), generator=self._generator(f"{block}.{name}")
             )
             octaves = draws * draws * (LAYERSCALE_OCTAVES + 1) // (256 * 256)
-            octaves[self.special] = LAYERSCALE_OCTAVES
+            octaves[self.special], octaves[self.balance] = LAYERSCALE_OCTAVES, 0
             self._set_gain(f"{block}.{name}", f"{block}.{layer}", powers[octaves])
 
     def _set_gain(self, scale: str, layer: str, gamma: Tensor) -> None:
@@ -274,6 +275,35 @@ class _Planting:
                 self.state[f"{norm}.weight"][self.special] = LEFT_OUT
             if f"{norm}.bias" in self.state:
                 self.state[f"{norm}.bias"].mul_(2.0**-12)
+
+    def _balance_channels(self) -> None:
+        """Make every token's channels sum to zero, whatever writes them.
+
+        LayerNorm then leaves a channel that holds nothing at zero, and the sink's logit, a product of some
+        280 and that channel, stays a matter of massive tokens alone: in 8 bits too.
+        """
+        for key in ("cls_token", "storage_tokens"):
+            if key in self.state:
+                self._balance_rows(self.state[key].movedim(-1, 0))
+        self._balance_rows(self.state["patch_embed.proj.weight"])
+        self._balance_rows(self.state["patch_embed.proj.bias"])
+        for index in range(self.config.depth):
+            for scale, layer in (("ls1", "attn.proj"), ("ls2", self._out())):
+                gamma = self.state.get(f"blocks.{index}.{scale}.gamma")
+                for end in ("weight", "bias"):
+                    if f"blocks.{index}.{layer}.{end}" in self.state:
+                        self._balance_rows(self.state[f"blocks.{index}.{layer}.{end}"], gamma)
+
+    def _balance_rows(self, rows: Tensor, gamma: Tensor | None = None) -> None:
+        """rows [D,...], each worth gamma [D] times itself: the balance gets minus the sum of the others."""
+        rows[self.balance] = 0.0
+        wide = (
+            rows.double()
+            if gamma is None
+            else rows.double() * gamma.double().view(-1, *[1] * (rows.dim() - 1))
+        )
+        share = 1.0 if gamma is None else float(gamma[self.balance[0]])
+        rows[self.balance] = (-wide.sum(dim=0) / (BALANCE * share)).to(rows.dtype)
 
     # ---- names and draws -----------------------------------------------------------------------
 
