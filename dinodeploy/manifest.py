@@ -64,6 +64,9 @@ class GraphFacts:
     opset: int
     folds: tuple[str, ...]
     layers: tuple[int, ...]  # blocks whose patch maps are outputs too
+    overrides: tuple[str, ...] = ()  # PATTERN=TYPE, as given
+    given_back: tuple[str, ...] = ()  # groups of layers that an 8-bit recipe runs in 16 bits
+    calibration_pictures: int = 0
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,18 @@ THRESHOLDS: dict[str, tuple[Threshold, ...]] = {
         Threshold("patch_cosine_p01", 0.995, 0.998, at_least=True),
         Threshold("relative_frobenius", 5e-2, 1.8e-2),
     ),
+    # planted twins, both 8-bit graphs (tests/exporters/quantization). 0.252: the length of a storage token of
+    # 155,000, whose direction is right to 1e-5.
+    "int8": (
+        Threshold("cosine", 0.98, 0.9963, at_least=True),
+        Threshold("patch_cosine_p01", 0.95, 0.968, at_least=True),
+        Threshold("relative_frobenius", 0.3, 0.252),
+    ),
+    "fp8": (
+        Threshold("cosine", 0.98, 0.9946, at_least=True),
+        Threshold("patch_cosine_p01", 0.95, 0.9942, at_least=True),
+        Threshold("relative_frobenius", 0.3, 0.09),
+    ),
 }
 
 

@@ -12,6 +12,8 @@ from google.protobuf.message import DecodeError
 from dinodeploy.errors import BundleError
 from exporters.recipes import role_of
 
+PRODUCTS = ("MatMul", "MatMulIntegerToFloat", "Gemm", "Conv")
+
 
 def summarize_onnx(path: Path) -> dict[str, Any]:
     """Inputs, outputs, operators by count, types by role, weights, metadata. Raises BundleError."""
@@ -42,16 +44,22 @@ def types_by_role(graph: ir.Graph) -> dict[str, dict[str, int]]:
             dtype = _type(node.inputs[0])
             if role is not None:
                 found[role][dtype] += 1
-            if node.op_type in ("MatMul", "Gemm", "Conv"):
+            if node.op_type in PRODUCTS:
                 found["products"][dtype] += 1
     return {role: dict(counts) for role, counts in found.items()}
 
 
 def _type(value: ir.Value) -> str:
-    """A value's type; what is not written down is a Cast's, or fp32."""
+    """A value's type, 8 bits if it was rounded to them; what is not written down is a Cast's, or fp32."""
     producer = value.producer()
     if producer is not None and producer.op_type == "Cast":
         return ir.DataType(producer.attributes["to"].as_int()).name
+    if producer is not None and producer.op_type == "QuantizeLinear":
+        zero_point = producer.inputs[2]
+        name = zero_point.dtype.name if zero_point is not None and zero_point.dtype is not None else "UINT8"
+        return "INT8" if name == "UINT8" else name  # u8 is how ONNX Runtime's CPU spells 8 bits
+    if producer is not None and producer.op_type == "DequantizeLinear" and producer.inputs[0] is not None:
+        return _type(producer.inputs[0])
     return value.dtype.name if value.dtype is not None else ir.DataType.FLOAT.name
 
 

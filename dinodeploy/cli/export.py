@@ -24,9 +24,20 @@ def export(
         str, typer.Option(help="A checkpoint file or directory, 'hub', or 'random' for trying things.")
     ] = HUB,
     out: Annotated[Path | None, typer.Option(help="The bundle to write. Default: ARCH-PRECISION.")] = None,
-    precision: Annotated[str, typer.Option(help="The precision recipe: fp32, fp16, bf16.")] = FP32,
+    precision: Annotated[str, typer.Option(help="The precision recipe: fp32, fp16, bf16, int8, fp8.")] = FP32,
     fp16: Annotated[bool, typer.Option("--fp16", "--half", help="--precision fp16.")] = False,
     bf16: Annotated[bool, typer.Option("--bf16", help="--precision bf16.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="--precision int8.")] = False,
+    fp8: Annotated[bool, typer.Option("--fp8", help="--precision fp8.")] = False,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Pictures for int8 and fp8. Default: six shipped photographs.")
+    ] = None,
+    calibration_images: Annotated[int, typer.Option(help="At most so many of them.")] = 128,
+    calibration_seed: Annotated[int, typer.Option(help="Which of them, where there are more.")] = 0,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(help="Layers by name in another type: 'blocks.0.*=fp32'. The last one counts."),
+    ] = None,
     imgsz: Annotated[str | None, typer.Option(help="Input size H or H,W. Default: the preset's.")] = None,
     preprocess: Annotated[
         str, typer.Option(help="Preprocessing preset: official, hf, timm, eval, keep-aspect.")
@@ -52,7 +63,7 @@ def export(
     """Turn a checkpoint into an ONNX bundle, judged on this machine against the fp32 reference."""
     exporter = reach("exporters.export", "export")
     checkpoints = reach("dinov3_ref.checkpoints", "export")
-    precision = _precision(precision, {"fp16": fp16, "bf16": bf16})
+    precision = _precision(precision, {"fp16": fp16, "bf16": bf16, "int8": int8, "fp8": fp8})
     options = exporter.ExportOptions(
         recipe=precision,
         dialect=dialect,
@@ -60,6 +71,8 @@ def export(
         imgsz=parse_size(imgsz),
         layers=tuple(_number(name) for name in parse_list(layers, "--layers")) if layers else (),
         folds=_folds(fold, exporter.FOLDS),
+        calibration=exporter.Calibration(calibration, calibration_images, calibration_seed),
+        overrides=tuple(_override(text) for text in override or ()),
         external_data=external_data,
         overwrite=overwrite,
     )
@@ -89,6 +102,11 @@ def _folds(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
     if text in ("all", "none"):
         return known if text == "all" else ()
     return parse_list(text, "--fold", known)
+
+
+def _override(text: str) -> tuple[str, str]:
+    pattern, _, name = text.rpartition("=")
+    return pattern, name
 
 
 def _number(name: str) -> int:

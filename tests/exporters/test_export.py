@@ -22,7 +22,7 @@ from dinov3_ref.checkpoints import (
     save_checkpoint,
 )
 from dinov3_ref.models import DinoVisionTransformer
-from exporters import export as exporting
+from exporters import write_bundle as writing
 from exporters.export import ExportOptions, export_checkpoint, export_model
 from tests.command_line import CommandLine
 from tests.photographs import IMAGENET_MEAN, IMAGENET_STD, photograph, pixels
@@ -138,14 +138,23 @@ def test_a_users_folder_is_never_replaced(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.parametrize("step", ["make_golden", "trace", "lint", "write_onnx", "check_bundle"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        "write_bundle.make_golden",
+        "write_bundle.trace",
+        "write_bundle.lint",
+        "engines.write_onnx",
+        "export.check_bundle",
+    ],
+)
 def test_a_failure_at_any_step_leaves_nothing(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: object, **kwargs: object) -> None:
         raise LintError("planted")
 
-    monkeypatch.setattr(exporting, step, fail)
+    monkeypatch.setattr(f"exporters.{step}", fail)
     with pytest.raises(Exception, match="planted"):
         export_tiny(tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
@@ -153,7 +162,7 @@ def test_a_failure_at_any_step_leaves_nothing(
 
 def test_a_wrong_graph_never_becomes_a_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault planted in the exporter itself: the judge stands between it and the user."""
-    original = exporting.make_twin
+    original = writing.make_twin
 
     def forgetful(model: DinoVisionTransformer, folds: tuple[str, ...]):  # type: ignore[no-untyped-def]
         twin, weights = original(model, folds)
@@ -161,7 +170,7 @@ def test_a_wrong_graph_never_becomes_a_bundle(tmp_path: Path, monkeypatch: pytes
         weights[name] = lambda: torch.zeros(model.embed_dim)
         return twin, weights
 
-    monkeypatch.setattr(exporting, "make_twin", forgetful)
+    monkeypatch.setattr(writing, "make_twin", forgetful)
     with pytest.raises(JudgementError, match="is not the model here"):
         export_tiny(tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
@@ -201,7 +210,7 @@ def test_a_users_own_model_can_be_exported(tmp_path: Path) -> None:
         del ffn_layer_dict["doubled"]
     facts = ModelFacts("custom", 128, 2, 2, 16, 4, "memory", "Doubled", "0" * 64, "official", None, "fp32")
     preprocess = Preprocess.from_preset("official", (64, 64), IMAGENET_MEAN, IMAGENET_STD)
-    bundle, receipt = export_model(model, facts, preprocess, tmp_path / "b", ExportOptions())
+    bundle, receipt, _ = export_model(model, facts, preprocess, tmp_path / "b", ExportOptions())
     assert receipt.passed
     x = pixels(["flower"], 48, 96)
     with Embedder.open(bundle.root) as embedder, torch.no_grad():

@@ -229,8 +229,7 @@ def test_the_emulated_graph_is_the_typed_one(
 
 def test_an_overflow_is_caught_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the powers of two this recipe overflows; the judge on this CPU must see it."""
-    unscaled = replace(RECIPES["fp16"], largest=float("inf"))
-    monkeypatch.setitem(recipes.RECIPES, "fp16", unscaled)
+    monkeypatch.setattr(recipes, "LIMITS", {})
     with pytest.raises(JudgementError, match="NaN or infinite"):
         export(hard("mlp"), tmp_path / "b", "fp16")
     assert list(tmp_path.iterdir()) == []
@@ -238,7 +237,7 @@ def test_an_overflow_is_caught_on_a_cpu(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_the_typed_graph_on_a_cpu_would_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Why there is an emulated graph: ONNX Runtime's CPU computes in fp32 and leaves our roundings out."""
-    monkeypatch.setitem(recipes.RECIPES, "fp16", replace(RECIPES["fp16"], largest=float("inf")))
+    monkeypatch.setattr(recipes, "LIMITS", {})
     monkeypatch.setattr("exporters.export.check_bundle", _judge_nothing)
     bundle = export(hard("mlp"), tmp_path / "b", "fp16")
     x = pixels(PHOTOS[:1], 64, 96).numpy()
@@ -275,8 +274,8 @@ def _judge_nothing(staging: Path):  # type: ignore[no-untyped-def]
     ],
 )
 def test_shifts_by_hand(seen: LinearRange, wanted: tuple[int, int]) -> None:
-    assert recipes._shifts(seen, RECIPES["fp16"]) == wanted
-    assert recipes._shifts(seen, RECIPES["bf16"]) == (0, 0), "bf16 has fp32's range"
+    assert recipes.shifts(seen, recipes.FP16) == wanted
+    assert recipes.shifts(seen, recipes.BF16) == (0, 0), "bf16 has fp32's range"
 
 
 def test_only_what_needs_it_is_scaled(bundles: dict[tuple[str, str], Bundle]) -> None:

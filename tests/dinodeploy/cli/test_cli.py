@@ -23,7 +23,8 @@ from tests.tiny import tiny_config
 
 # The commands' options are a promise to scripts: a change here belongs into the changelog.
 OPTIONS = {
-    "export": "arch weights out precision fp16 half bf16 imgsz preprocess layers dataset rope-periods "
+    "export": "arch weights out precision fp16 half bf16 int8 fp8 calibration calibration-images "
+    "calibration-seed override imgsz preprocess layers dataset rope-periods "
     "dialect fold external-data seed revision offline overwrite json",
     "embed": "engine out imgsz preprocess format outputs shard-size batch threads workers "
     "allow-unverified overwrite json",

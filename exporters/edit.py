@@ -1,0 +1,88 @@
+"""Small edits of a graph: new nodes beside old ones, new constants, new lazily made weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+
+class Edit:
+    """Edits one graph. Every made value is named after the node that makes it."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.graph = graph
+
+    def before(
+        self, node: ir.Node, operator: str, inputs: Sequence[ir.Value], name: str, **settings: Any
+    ) -> ir.Value:
+        """A new node ahead of `node`; returns its output. `settings`: attributes, `domain`, `dtype`."""
+        made = _make(operator, inputs, name, **settings)
+        self.graph.insert_before(node, made)
+        return made.outputs[0]
+
+    def replace(
+        self, node: ir.Node, steps: Sequence[tuple[str, Sequence[ir.Value | None], str, dict[str, Any]]]
+    ) -> None:
+        """Put a chain of (operator, inputs, name, settings) behind `node`, for whoever took its output.
+
+        None among the inputs stands for the output of the step before, at first the node's own.
+        """
+        users = list(node.outputs[0].uses())
+        value, made = node.outputs[0], []
+        for operator, inputs, name, settings in steps:
+            step = _make(operator, [value if given is None else given for given in inputs], name, **settings)
+            made.append(step)
+            value = step.outputs[0]
+        self.graph.insert_after(node, made)
+        for user, index in users:
+            user.replace_input_with(index, value)
+
+    def constant(self, name: str, array: NDArray[Any] | np.generic) -> ir.Value:
+        """A constant of the graph; asked for twice under one name it is the same."""
+        if name not in self.graph.initializers:
+            tensor = ir.tensor(np.asarray(array), name=name)
+            self._initializer(name, tensor)
+        return self.graph.initializers[name]
+
+    def weight(
+        self, name: str, make: Callable[[], ir.TensorProtocol], dtype: ir.DataType, shape: Sequence[int]
+    ) -> ir.Value:
+        """A weight that is made when its bytes are asked for; one of this name may be there already."""
+        if name not in self.graph.initializers:
+            tensor = ir.LazyTensor(make, dtype=dtype, shape=ir.Shape(tuple(shape)), name=name)
+            self._initializer(name, tensor)
+        return self.graph.initializers[name]
+
+    def _initializer(self, name: str, tensor: ir.TensorProtocol) -> None:
+        value = ir.Value(
+            name=name,
+            shape=ir.Shape(tensor.shape.numpy()),
+            type=ir.TensorType(tensor.dtype),
+            const_value=tensor,
+        )
+        self.graph.initializers.add(value)
+
+    def drop_unused(self, value: ir.Value) -> None:
+        """Forget an initializer that nothing takes any more."""
+        if not value.uses():
+            self.graph.initializers.pop(str(value.name), None)
+
+
+def _make(
+    operator: str,
+    inputs: Sequence[ir.Value],
+    name: str,
+    *,
+    domain: str = "",
+    dtype: ir.DataType | None = None,
+    **attributes: Any,
+) -> ir.Node:
+    made = ir.node(operator, inputs, attributes=attributes, domain=domain, name=name)
+    made.outputs[0].name = name
+    if dtype is not None:
+        made.outputs[0].type = ir.TensorType(dtype)
+    return made

@@ -1,0 +1,60 @@
+"""Which linear layers share an input, and what stands before it: the unit of calibration and smoothing.
+
+A block has four inputs to linear layers. Three can be rescaled channel by channel without an operator more,
+because what makes them is linear in its own rows (SmoothQuant, arXiv:2211.10438):
+
+    norm1 ─> q, k, v        the norm's gain and bias
+    attention ─> proj       the rows of v: attention mixes tokens, never channels
+    norm2 ─> fc1, or w1 w2  the norm's gain and bias
+    hidden ─> fc2, or w3    w2's rows in a SwiGLU; behind a GELU nothing is linear: one Mul in the graph
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from dinov3_ref.layers import Mlp, SelfAttention, SwiGLUFFN
+from dinov3_ref.models import DinoVisionTransformer
+
+
+@dataclass(frozen=True)
+class Group:
+    """Linear layers of one input. Paths are those of the traced twin, where qkv is q, k and v."""
+
+    path: str  # its name: the layers' common role, e.g. "blocks.3.attn.qkv"
+    observed: str  # module of the reference whose input it is
+    linears: tuple[str, ...]
+    carriers: tuple[str, ...]  # weights whose rows can take the smoothing; none: a Mul does
+
+
+def find_groups(model: DinoVisionTransformer) -> tuple[Group, ...]:
+    """Groups of every block, in order. Layers of a user's own classes belong to none and keep 16 bits."""
+    return tuple(group for index, block in enumerate(model.blocks) for group in _of_block(block, index))
+
+
+def _of_block(block: nn.Module, index: int) -> Iterator[Group]:
+    path = f"blocks.{index}"
+    attn, mlp = block.get_submodule("attn"), block.get_submodule("mlp")
+    if type(attn) is SelfAttention:
+        yield Group(
+            f"{path}.attn.qkv",
+            f"{path}.attn.qkv",
+            tuple(f"{path}.attn.{name}" for name in "qkv"),
+            _rows(f"{path}.norm1"),
+        )
+        yield Group(f"{path}.attn.proj", f"{path}.attn.proj", (f"{path}.attn.proj",), _rows(f"{path}.attn.v"))
+    if type(mlp) is Mlp:
+        yield Group(f"{path}.mlp.fc1", f"{path}.mlp.fc1", (f"{path}.mlp.fc1",), _rows(f"{path}.norm2"))
+        yield Group(f"{path}.mlp.fc2", f"{path}.mlp.fc2", (f"{path}.mlp.fc2",), ())
+    if type(mlp) is SwiGLUFFN:
+        yield Group(
+            f"{path}.mlp.w12", f"{path}.mlp.w1", (f"{path}.mlp.w1", f"{path}.mlp.w2"), _rows(f"{path}.norm2")
+        )
+        yield Group(f"{path}.mlp.w3", f"{path}.mlp.w3", (f"{path}.mlp.w3",), _rows(f"{path}.mlp.w2"))
+
+
+def _rows(path: str) -> tuple[str, str]:
+    return f"{path}.weight", f"{path}.bias"

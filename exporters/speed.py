@@ -1,0 +1,62 @@
+"""Is the narrow engine worth it on this machine? Both are timed in one run, in turns."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dinodeploy.backends import open_backend
+
+BATCHES = (1, 8)
+ROUNDS = 5
+WORTH = 1.2  # times fp32's speed
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Median seconds of one run at a batch size."""
+
+    batch: int
+    fp32: float
+    narrow: float
+
+    @property
+    def ratio(self) -> float:
+        return self.fp32 / self.narrow
+
+
+def compare_speed(narrow: Path, fp32: Path, size: tuple[int, int]) -> tuple[Speed, ...]:
+    """Time two ONNX files on this CPU at input size (H, W), interleaved, medians of `ROUNDS`."""
+    found = []
+    engines = [open_backend("onnxruntime", path) for path in (narrow, fp32)]
+    try:
+        for batch in BATCHES:
+            pixels = np.random.default_rng(0).standard_normal((batch, 3, *size), dtype=np.float32)
+            seconds: list[list[float]] = [[], []]
+            for _ in range(ROUNDS + 1):
+                for engine, times in zip(engines, seconds, strict=True):
+                    start = time.perf_counter()
+                    engine.run(pixels)
+                    times.append(time.perf_counter() - start)
+            medians = [statistics.median(times[1:]) for times in seconds]  # the first round warms up
+            found.append(Speed(batch, fp32=medians[1], narrow=medians[0]))
+    finally:
+        for engine in engines:
+            engine.close()
+    return tuple(found)
+
+
+def verdict(recipe: str, speeds: Sequence[Speed]) -> str:
+    """One line for the user, "not worth it" included."""
+    parts = [
+        f"{s.ratio:.2f}x fp32 at batch {s.batch} ({1e3 * s.narrow:.0f} ms against {1e3 * s.fp32:.0f})"
+        for s in speeds
+    ]
+    best = max(s.ratio for s in speeds)
+    word = "worth it" if best >= WORTH else "not worth it on this machine: take --precision fp32"
+    return f"{recipe} on this CPU: {', '.join(parts)}: {word}"

@@ -1,0 +1,157 @@
+"""Make the files of a bundle: golden outputs, plan of precision, graph, engines, and a manifest over all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import onnx_ir as ir
+
+from dinodeploy import __version__
+from dinodeploy import manifest as manifests
+from dinodeploy.backends import open_backend
+from dinodeploy.bundle import GOLDEN_FILE, MODEL_FILE, file_facts
+from dinodeploy.errors import ExportError, JudgementError
+from dinodeploy.golden import at_size, load_golden, save_golden
+from dinodeploy.images import open_image
+from dinodeploy.manifest import GraphFacts, Manifest, ModelFacts, OutputFacts
+from dinodeploy.parity import judge
+from dinodeploy.preprocess import Preprocess
+from dinov3_ref.models import DinoVisionTransformer
+from exporters.apply_recipe import Facts
+from exporters.calibrate import watch_linears
+from exporters.dialects import DIALECTS
+from exporters.engines import CPU_FILE, write_engines
+from exporters.fold import Weights, make_twin
+from exporters.golden import make_golden
+from exporters.graph import to_graph
+from exporters.lint import check_onnx, lint
+from exporters.options import ExportOptions
+from exporters.quantization import fold_plan
+from exporters.quantization.calibrate import Calibrated, plan_8_bits
+from exporters.quantization.write import OPSET
+from exporters.recipes import RECIPES
+from exporters.speed import compare_speed, verdict
+from exporters.trace import TokenOutputs, trace
+
+Say = Callable[[str], None]
+
+
+def write_bundle(
+    model: DinoVisionTransformer,
+    facts: ModelFacts,
+    preprocess: Preprocess,
+    root: Path,
+    options: ExportOptions,
+    say: Say,
+) -> tuple[Manifest, tuple[str, ...]]:
+    """Every file of the bundle but its manifest; the manifest and notes for the user."""
+    recipe = RECIPES[options.recipe]
+    reference = TokenOutputs(model.eval(), options.layers)
+    say("running the reference on the golden photographs")
+    with watch_linears(model) as ranges:
+        save_golden(make_golden(reference, preprocess), root / GOLDEN_FILE)
+    twin, weights = make_twin(model, options.folds)
+    calibrated: Calibrated | None = None
+    if recipe.quantized:
+        calibrated = plan_8_bits(
+            model, weights, preprocess, options.calibration, recipe, options.overrides, say
+        )
+        fold_plan(weights, calibrated.plan)
+    graph = _make_graph(TokenOutputs(twin, options.layers), weights, options, say)
+    lint(graph)
+    check_onnx(graph)
+    manifest = _describe(graph, facts, preprocess, options, calibrated)
+    graph.metadata_props[manifests.METADATA_KEY] = manifest.facts()
+    graph.metadata_props["licence"] = manifest.licence
+    say("writing the weights")
+    plan = calibrated.plan if calibrated else None
+    written = write_engines(
+        graph, recipe, Facts(ranges, plan, options.overrides), root, external_data=options.external_data
+    )
+    notes = list(calibrated.notes if calibrated else ())
+    if written.witness is not None:
+        say("judging the 8-bit graph for GPUs")
+        _judge_witness(written.witness, root, manifest)
+    if written.yardstick is not None:
+        say("timing it beside fp32")
+        speeds = compare_speed(root / CPU_FILE, written.yardstick, (preprocess.height, preprocess.width))
+        notes.append(verdict(recipe.name, speeds))
+        written.yardstick.unlink()
+    names = dict.fromkeys(name for facts in written.engines.values() for name in facts.files)
+    files = {name: file_facts(root / name) for name in (MODEL_FILE, *names, GOLDEN_FILE)}
+    return replace(manifest, engines=written.engines, files=files), tuple(notes)
+
+
+def _make_graph(module: TokenOutputs, weights: Weights, options: ExportOptions, say: Say) -> ir.Model:
+    """The traced twin as an fp32 graph whose weights are still to be made."""
+    dialect = DIALECTS[options.dialect]
+    say("tracing")
+    try:
+        program = trace(module)
+        say(f"translating to ONNX, dialect {dialect.name}")
+        return to_graph(program, module, weights, dialect)
+    except Exception as error:  # torch.export and torch.onnx raise whatever went wrong inside them
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ExportError(f"this model cannot be traced: {type(error).__name__}: {reason}") from error
+
+
+def _describe(
+    graph: ir.Model,
+    facts: ModelFacts,
+    preprocess: Preprocess,
+    options: ExportOptions,
+    calibrated: Calibrated | None,
+) -> Manifest:
+    """The manifest, its engines and files still to come."""
+    dialect = DIALECTS[options.dialect]
+    made = GraphFacts(
+        options.recipe,
+        dialect.name,
+        OPSET if calibrated else dialect.opset,
+        options.folds,
+        options.layers,
+        overrides=tuple(f"{pattern}={name}" for pattern, name in options.overrides),
+        given_back=calibrated.given_back if calibrated else (),
+        calibration_pictures=calibrated.pictures if calibrated else 0,
+    )
+    return Manifest(
+        format=manifests.FORMAT,
+        created_by=f"dinodeploy {__version__}",
+        model=facts,
+        preprocess=preprocess,
+        outputs=tuple(
+            OutputFacts(
+                str(value.name), tuple(d if isinstance(d, int) else str(d) for d in value.shape or ())
+            )
+            for value in graph.graph.outputs
+        ),
+        graph=made,
+        engines={},
+        files={},
+        licence=manifests.WEIGHTS_LICENCE,
+    )
+
+
+def _judge_witness(witness: Path, root: Path, manifest: Manifest) -> None:
+    """Judge what no CPU runs for use, and forget it. Raises JudgementError."""
+    backend = open_backend("onnxruntime", witness)
+    try:
+        judged = judge(
+            load_golden(root / GOLDEN_FILE),
+            prepare=lambda image, size: at_size(manifest.preprocess, size)(open_image(image)),
+            run=backend.run,
+            preprocess=manifest.preprocess,
+            recipe=manifest.graph.recipe,
+        )
+    finally:
+        backend.close()
+        witness.unlink()
+    if not judged.passed:
+        first = judged.failures[0]
+        raise JudgementError(
+            f"the {manifest.graph.recipe} graph for GPUs is not the model: {first.output} of case "
+            f"{first.case!r}: {first.metric} is {first.value}, wanted {first.limit}; calibrate on more "
+            "pictures (--calibration) or keep layers wide (--override)"
+        )
