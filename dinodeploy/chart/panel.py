@@ -110,7 +110,6 @@ class Panel:
         yield Rect(left, self.top, right - left, y - self.top, "alarm", 0.07)
         yield from self.axis.grid(self.columns)
         yield Line(((left, y), (right, y)), "alarm", 1.2, dash=5)
-        yield Text(left + 6, y - 5, self.limit_label, "alarm", 11)
 
     def _line(self, series: Series) -> Iterator[Shape]:
         for run in _runs(series.values):
@@ -122,15 +121,16 @@ class Panel:
                 yield Dot(x, y, 2.6, series.ink, title)
 
     def _labels(self) -> Iterator[Shape]:
-        """Each series named at its right end; labels that would touch are moved apart."""
-        ends = []
+        """Each series, and the limit, named at its right end; labels that would touch are moved apart."""
+        ends = [(self.axis.y(self.limit), self.limit_label, "alarm")] if self.limit is not None else []
         for series in self.series:
             last = next((v for v in reversed(series.values) if v is not None and v > 0), None)
             if last is not None:
-                ends.append((self.axis.y(last), series))
+                ends.append((self.axis.y(last), series.label, series.ink))
         ends.sort(key=lambda end: end[0])
-        for y, (_, series) in zip(_apart([y for y, _ in ends], self.bottom), ends, strict=True):
-            yield Text(self.columns.right + 10, y + 4, series.label, series.ink, 12)
+        ys = _apart([y for y, _, _ in ends], self.top, self.bottom)
+        for y, (_, label, ink) in zip(ys, ends, strict=True):
+            yield Text(self.columns.right + 10, y + 4, label, ink, 12)
 
 
 def _runs(values: Iterable[float | None]) -> Iterator[list[tuple[int, float]]]:
@@ -146,18 +146,23 @@ def _runs(values: Iterable[float | None]) -> Iterator[list[tuple[int, float]]]:
         yield run
 
 
-def _apart(ys: Sequence[float], bottom: float) -> list[float]:
-    """Sorted positions, moved so that neighbours are LABEL_GAP apart and the last is not below `bottom`."""
+def _apart(ys: Sequence[float], top: float, bottom: float) -> list[float]:
+    """Sorted positions, moved as little as makes neighbours LABEL_GAP apart, within `top` to `bottom`.
+
+    Where there is no room for all, the lowest go below `bottom`.
+    """
     placed: list[float] = []
     for y in ys:
         placed.append(max(y, placed[-1] + LABEL_GAP) if placed else y)
     ceiling = bottom
-    for index in range(len(placed) - 1, -1, -1):
-        placed[index] = min(placed[index], ceiling)
+    for index in reversed(range(len(placed))):
+        placed[index] = max(min(placed[index], ceiling), top + index * LABEL_GAP)
         ceiling = placed[index] - LABEL_GAP
     return placed
 
 
 def _power(power: int) -> str:
-    """10^power as people read it."""
-    return f"{10**power:,}" if 0 <= power <= 5 else f"1e{power}" if power > 5 else f"{10.0**power:g}"
+    """10^power as people read it: 0.001 to 100,000 written out."""
+    if power > 5 or power < -3:
+        return f"1e{power}"
+    return f"{10**power:,}" if power >= 0 else f"{10.0**power:g}"

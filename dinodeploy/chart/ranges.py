@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dinodeploy.chart.panel import Axis, Columns, Panel, Series, headline
@@ -32,7 +33,8 @@ def draw_ranges(facts: Facts) -> Drawing:
     blocks: Sequence[Facts] = facts["ranges"]["blocks"]
     columns = Columns(LEFT, RIGHT, len(blocks))
     limit = float(facts["fp16_largest"])
-    title = f"Ranges inside {facts['arch']}"
+    arch = facts["arch"]
+    title = f"Ranges inside {'a model of your own' if arch == 'custom' else arch}"
     shapes: list[Shape] = [
         Text(LEFT, 36, title, size=20, bold=True),
         Text(LEFT, 57, _subtitle(facts), "faint", 12.5),
@@ -42,7 +44,14 @@ def draw_ranges(facts: Facts) -> Drawing:
     )
     shapes += magnitudes.shapes()
     shapes += _tokens(blocks, columns, 446, limit)
-    shapes += Panel(columns, 544, 634, "Spread of channels", _spreads(blocks), **_int8(facts)).shapes()
+    shapes += Panel(
+        columns,
+        544,
+        634,
+        "Largest over median channel, where linear layers read",
+        _spreads(blocks),
+        **_int8(facts),
+    ).shapes()
     shapes += _layer_scale(blocks, columns, 680, 770)
     shapes += columns.numbers(790)
     shapes.append(Text(RIGHT + 10, 790, "block", "faint", 11))
@@ -54,14 +63,15 @@ def draw_ranges(facts: Facts) -> Drawing:
 def _subtitle(facts: Facts) -> str:
     sizes = ", ".join(f"{height}x{width}" for height, width in facts["ranges"]["sizes"])
     images = facts["ranges"]["images"]
-    return f"{facts['source']} · {images} image{'s' if images != 1 else ''} at {sizes} · fp32 reference"
+    over = f"{images} picture{'s' if images != 1 else ''} at {sizes}"
+    return f"{Path(facts['source']).name} · {over} · fp32 reference"
 
 
 def _magnitudes(blocks: Sequence[Facts]) -> tuple[Series, ...]:
     residuals = [block["residual"] for block in blocks]
     return (
         Series("residual stream", "blue", [residual["largest"] for residual in residuals]),
-        Series("99.9 % of it", "sky", [residual["p999"] for residual in residuals], dash=4),
+        Series("residual, 99.9th percentile", "sky", [residual["p999"] for residual in residuals], dash=4),
         Series("linear layers' outputs", "purple", [block["linear_out"] for block in blocks]),
         Series("q·k before scaling", "orange", [block["logits"] for block in blocks]),
         Series("q·k scaled", "orange", [block["scaled_logits"] for block in blocks], dash=4),
@@ -84,8 +94,8 @@ def _int8(facts: Facts) -> dict[str, Any]:
 
 
 def _tokens(blocks: Sequence[Facts], columns: Columns, top: float, limit: float) -> Iterator[Shape]:
-    """A row for each kind of token: the darker, the larger its residual; red past fp16's end."""
-    yield headline(columns, top, "Tokens that carry the residual")
+    """A row for each kind of token: the stronger, the larger its residual; red past fp16's end."""
+    yield headline(columns, top, "Residual by kind of token, stronger for larger")
     values = [v for block in blocks for v in block["residual"]["largest_by_kind"].values() if v]
     low = math.log10(min(values, default=1.0))
     high = math.log10(max([*values, 10.0 * min(values, default=1.0)]))
@@ -115,7 +125,9 @@ def _layer_scale(blocks: Sequence[Facts], columns: Columns, top: float, bottom: 
     """A bar from the smallest to the largest gain for each branch, a tick at the median."""
     gains = [gain for block in blocks for gain in block["layer_scale"].values()]
     axis = Axis.around([gain[end] for gain in gains for end in ("smallest", "largest")], top, bottom)
-    yield headline(columns, top, "LayerScale" if gains else "LayerScale: none")
+    yield headline(
+        columns, top, "LayerScale, smallest to largest gain, median marked" if gains else "LayerScale: none"
+    )
     yield from axis.grid(columns)
     width = min(7.0, columns.step / 3)
     for row, (name, ink, branch) in enumerate(GAINS):
@@ -125,7 +137,7 @@ def _layer_scale(blocks: Sequence[Facts], columns: Columns, top: float, bottom: 
             if gain is None:
                 continue
             smallest, median, largest = (gain[end] for end in ("smallest", "median", "largest"))
-            x, y = columns.centre(index) + (row - 1) * (width + 1), axis.y(largest)
+            x, y = columns.centre(index) + (row - 1) * (width + 1) + 0.5, axis.y(largest)
             title = f"block {index}, {name}: {smallest:.3g} to {largest:.3g}, median {median:.3g}"
             yield Rect(x, y, width, max(axis.y(smallest) - y, 1.5), ink, 0.4, title)
             yield Rect(x, axis.y(median) - 1, width, 2, ink)
@@ -134,6 +146,6 @@ def _layer_scale(blocks: Sequence[Facts], columns: Columns, top: float, bottom: 
 def _verdicts(predictions: Sequence[Facts], top: float) -> Iterator[Shape]:
     for row, prediction in enumerate(predictions):
         y = top + row * VERDICT
-        yield Dot(LEFT + 5, y - 4, 5, "good" if prediction["safe"] else "alarm")
+        yield Dot(LEFT + 5, y - 4, 5, "good" if prediction["safe"] else "alarm", prediction["about"])
         yield Text(LEFT + 20, y, prediction["recipe"], size=13, bold=True)
-        yield Text(LEFT + 150, y, prediction["verdict"], size=13)
+        yield Text(LEFT + 160, y, prediction["verdict"], size=13)

@@ -11,7 +11,7 @@ from typing import Literal
 Point = tuple[float, float]
 Anchor = Literal["start", "middle", "end"]
 
-# ink -> (on light paper, on dark paper). The five series inks differ in lightness as well as in hue.
+# ink -> (on light paper, on dark paper)
 INKS: dict[str, tuple[str, str]] = {
     "paper": ("#ffffff", "#14171c"),
     "text": ("#1c2128", "#e6e9ee"),
@@ -23,7 +23,7 @@ INKS: dict[str, tuple[str, str]] = {
     "orange": ("#c05800", "#ffb066"),
     "green": ("#12805c", "#5fd6a8"),
     "purple": ("#7a3fc4", "#c9a6ff"),
-    "sky": ("#6fa0ea", "#4b6ea8"),
+    "sky": ("#0b7795", "#57b8d6"),
 }
 
 

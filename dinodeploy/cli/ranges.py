@@ -17,9 +17,14 @@ from dinodeploy.listing import list_images
 
 PARTIAL = 5
 
-# What does not fit eighty characters is in the JSON. "past fp16": channels, then tokens by kind.
-HEADS = ("residual", "99.9 %", "past fp16", "q·k", "linear", "hidden", "gain", "spread")
+# What does not fit eighty characters is in the JSON.
+HEADS = ("block", "residual", "99.9 %", "past fp16", "q·k", "linear", "hidden", "gain", "spread")
 COLUMNS = ("logits", "linear_out", "hidden")
+LEGEND = """\
+Largest magnitudes. 99.9 %: percentile of the residual. q·k: before scaling.
+linear: any linear layer's output. hidden: the FFN's. gain: LayerScale's.
+spread: largest over median channel, at the worst input of a linear layer.
+past fp16: channels, then tokens (cls, storage, patch), of the residual."""
 
 
 def ranges(
@@ -62,11 +67,11 @@ def _report(
         print_json(facts)
     else:
         stdout().print(_table(facts, short))
-        print()
+        print(f"\n{LEGEND}\n")
         for prediction in facts["predictions"]:
             print(f"{prediction['recipe']:<16}{prediction['verdict']}")
         if picture is not None:
-            print(f"picture: {picture}")
+            print(f"drawn: {picture}")
     for note in facts["notes"]:
         stderr().print(f"note: {note}", markup=False)
     unreadable = facts["unreadable"]
@@ -87,7 +92,7 @@ def _table(facts: Mapping[str, Any], short: Callable[[float], str]) -> Table:
             return "[bold red]inf[/]"
         return f"[bold red]{short(value)}[/]" if value > end else short(value)
 
-    table = Table("block", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for head in HEADS:
         table.add_column(head, justify="right", no_wrap=True)
     for block in facts["ranges"]["blocks"]:

@@ -24,6 +24,9 @@ INT8_LEVELS = 127  # of one sign
 # of all linear layers: 0.995 at 7 levels, 0.96 at 1.8 (tests/dinov3_ref/ranges/test_predict.py).
 INT8_LEVELS_WANTED = 4.0
 
+# A safe verdict says where its largest value is when less than this factor separates it from the limit.
+NAMED_BELOW = 16.0
+
 _ALL = frozenset(ROLES)
 _PRODUCTS = frozenset({"linear_in", "linear_out", "branch"})  # LayerScale is folded into the product
 _CORE = frozenset({"scaled_query", "key", "value", "scaled_logits", "attended"})
@@ -40,16 +43,21 @@ class Precision:
     headroom: float = 1.0  # `scaled` roles are scaled from largest / headroom on
     per_tensor_int8: bool = False
 
+    def limit(self, role: str) -> float:
+        """The largest magnitude that a value of `role` may have."""
+        return self.largest if role in self.narrow - self.scaled else FP32_LARGEST
+
 
 PRECISIONS: dict[str, Precision] = {
     "plain fp16 cast": Precision(
-        # its fused attention keeps logits in fp32, and scales them there
-        "model.half(): everything, attention fused",
+        "model.half(): everything but logits, which fused attention keeps in fp32",
         FP16_LARGEST,
         _ALL - {"scaled_query", "logits", "scaled_logits"},
     ),
     "eager fp16 cast": Precision(
-        "everything, attention written out with the scale after q·k", FP16_LARGEST, _ALL - {"scaled_query"}
+        "everything, logits too, attention written out with the scale after q·k",
+        FP16_LARGEST,
+        _ALL - {"scaled_query"},
     ),
     "fp32": Precision("everything in fp32"),
     "fp16": Precision(
@@ -77,6 +85,7 @@ class Prediction:
     """
 
     recipe: str
+    about: str  # what the recipe makes narrow
     safe: bool
     site: str | None
     value: float
@@ -93,33 +102,33 @@ class Prediction:
 def predict(ranges: Ranges) -> tuple[Prediction, ...]:
     """One prediction for each of PRECISIONS, in its order."""
     return tuple(
-        _starvation(name, ranges) if precision.per_tensor_int8 else _overflow(name, precision, ranges)
+        _starvation(name, precision, ranges)
+        if precision.per_tensor_int8
+        else _overflow(name, precision, ranges)
         for name, precision in PRECISIONS.items()
     )
 
 
 def _overflow(name: str, precision: Precision, ranges: Ranges) -> Prediction:
-    held = [site for site in ranges.sites if site.role in precision.narrow - precision.scaled]
-    beyond = next((site for site in held if not site.largest <= precision.largest), None)
-    scaled = _scaled(precision, ranges)
-    if beyond is not None:
-        verdict = f"overflows first at {beyond.name} ({short(beyond.largest)} > {short(precision.largest)})"
-        return Prediction(name, False, beyond.name, beyond.largest, precision.largest, scaled, verdict)
-    nearest = max(held, key=lambda site: site.largest, default=None)
-    value = nearest.largest if nearest else 0.0
-    verdict = ", ".join(_reassurances(precision, nearest, scaled))
-    return Prediction(
-        name, True, nearest.name if nearest else None, value, precision.largest, scaled, f"safe: {verdict}"
-    )
+    scaled, about = _scaled(precision, ranges), precision.about
+    for site in ranges.sites:
+        limit = precision.limit(site.role)
+        if not site.largest <= limit:
+            verdict = f"overflows first at {site.name} ({short(site.largest)} > {short(limit)})"
+            return Prediction(name, about, False, site.name, site.largest, limit, scaled, verdict)
+    limit = precision.largest
+    held = [site for site in ranges.sites if precision.limit(site.role) == limit]
+    nearest = max(held, key=lambda site: site.largest)
+    verdict = ", ".join(_reassurances(limit, nearest, scaled))
+    return Prediction(name, about, True, nearest.name, nearest.largest, limit, scaled, f"safe: {verdict}")
 
 
-def _reassurances(precision: Precision, nearest: Site | None, scaled: tuple[str, ...]) -> Iterator[str]:
-    if nearest is not None and nearest.largest:
-        room = precision.largest / nearest.largest
-        yield f"{short(room)}x below its end at {nearest.name}" if room < 1e6 else "far from its end"
+def _reassurances(limit: float, nearest: Site, scaled: tuple[str, ...]) -> Iterator[str]:
+    room = limit / nearest.largest if nearest.largest else math.inf
+    where = f" at {nearest.name}" if room < NAMED_BELOW else ""
+    yield f"{short(room)}x to spare{where}" if room < 1e6 else "far from its end"
     if scaled:
-        layers = "layer" if len(scaled) == 1 else "layers"
-        yield f"{len(scaled)} {layers} scaled, {scaled[0]} most"
+        yield f"scales {scaled[0] if len(scaled) == 1 else f'{len(scaled)} layers'}"
 
 
 def _scaled(precision: Precision, ranges: Ranges) -> tuple[str, ...]:
@@ -133,18 +142,18 @@ def _scaled(precision: Precision, ranges: Ranges) -> tuple[str, ...]:
     return tuple(sorted(found, key=found.__getitem__, reverse=True))
 
 
-def _starvation(name: str, ranges: Ranges) -> Prediction:
-    """Per-tensor int8 by the most uneven of the values that linear layers take."""
+def _starvation(name: str, precision: Precision, ranges: Ranges) -> Prediction:
+    """Per-tensor int8, by the value of linear layers that leaves its median channel the fewest levels."""
     spreads = {f"blocks.{b.index}.{key}": spread for b in ranges.blocks for key, spread in b.spreads.items()}
     limit = INT8_LEVELS / INT8_LEVELS_WANTED
     if not spreads:
-        return Prediction(name, True, None, 1.0, limit, (), "safe: no linear layer was seen")
+        return Prediction(name, precision.about, True, None, 1.0, limit, (), "safe: no linear layer was seen")
     site = max(spreads, key=lambda key: spreads[key].ratio)
     ratio = spreads[site].ratio
-    levels = INT8_LEVELS / ratio
-    words = f"{levels:.2g} of {INT8_LEVELS} levels for the median channel at {site} (spread {short(ratio)}x)"
+    words = f"{INT8_LEVELS / ratio:.2g} of {INT8_LEVELS} levels (spread {short(ratio)}x)"
     safe = ratio <= limit
-    return Prediction(name, safe, site, ratio, limit, (), f"{'safe' if safe else 'starves'}: {words}")
+    verdict = f"safe: {words} at {site}" if safe else f"starves at {site}: {words}"
+    return Prediction(name, precision.about, safe, site, ratio, limit, (), verdict)
 
 
 def short(value: float) -> str:
