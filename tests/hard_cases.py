@@ -85,6 +85,19 @@ def massive_values(kind: str = "mlp") -> Checkpoint:
     return edited(checkpoint, "blocks.1.attn.qkv.weight", lambda w: w[2 * width :].mul_(1e5))
 
 
+def massive_queries(factor: float, kind: str = "mlp") -> Checkpoint:
+    """q of block 1 times `factor` and k by it: the logits stay what they were."""
+    checkpoint = gentle(kind)
+    width = checkpoint.config.embed_dim
+
+    def change(tensor: Tensor) -> None:
+        tensor[:width] *= factor
+        tensor[width : 2 * width] /= factor
+
+    checkpoint = edited(checkpoint, "blocks.1.attn.qkv.weight", change)
+    return edited(checkpoint, "blocks.1.attn.qkv.bias", change) if checkpoint.config.qkv_bias else checkpoint
+
+
 def sharp_attention(factor: float, kind: str = "mlp") -> Checkpoint:
     """q and k of block 1 times `factor`: logits grow by its square, everything else stays small."""
     checkpoint = gentle(kind)
@@ -104,6 +117,7 @@ OVERFLOWS: dict[str, tuple[Callable[[str], Checkpoint], str | None]] = {
     "massive patches": (massive_patches, "patch_embed output"),
     "massive end": (massive_end, "norm output"),
     "massive values": (massive_values, "blocks.1.attn.v output"),
+    "massive queries": (lambda kind: massive_queries(3e5, kind), "blocks.1.attn.q output"),
     "sharp attention": (lambda kind: sharp_attention(300.0, kind), None),  # fused: logits stay in fp32
 }
 

@@ -147,13 +147,11 @@ def _runs(values: Iterable[float | None]) -> Iterator[list[tuple[int, float]]]:
 
 
 def _apart(ys: Sequence[float], top: float, bottom: float) -> list[float]:
-    """Sorted positions, moved as little as makes neighbours LABEL_GAP apart, within `top` to `bottom`.
+    """Sorted positions, moved up as far as makes neighbours LABEL_GAP apart and keeps them above `bottom`.
 
-    Where there is no room for all, the lowest go below `bottom`.
+    Where that would go past `top`, down instead.
     """
-    placed: list[float] = []
-    for y in ys:
-        placed.append(max(y, placed[-1] + LABEL_GAP) if placed else y)
+    placed = list(ys)
     ceiling = bottom
     for index in reversed(range(len(placed))):
         placed[index] = max(min(placed[index], ceiling), top + index * LABEL_GAP)

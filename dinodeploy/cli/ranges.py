@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from dinodeploy.chart import check_picture_path, draw_ranges, write_picture
 from dinodeploy.cli.output import parse_size, print_json, stages, stderr, stdout
 from dinodeploy.cli.reach import reach
 from dinodeploy.errors import MisuseError
@@ -41,8 +42,6 @@ def ranges(
     as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON on stdout.")] = False,
 ) -> None:
     """Run the fp32 reference on pictures: how large values get, block by block, and what would overflow."""
-    from dinodeploy.chart import check_picture_path, draw_ranges, write_picture
-
     if limit < 1:
         raise MisuseError(f"--limit is {limit}; wanted at least 1")
     if picture is not None:

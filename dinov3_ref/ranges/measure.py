@@ -1,8 +1,7 @@
 """Run the reference over images and record how large its values get.
 
 Forward hooks alone: the model is not changed, and whatever layers a user has put into it are recorded too.
-Attention's logits never leave the fused kernel, so they are computed once more from q and k, a head at a
-time.
+Attention's logits never leave the fused kernel, so they are computed once more from q and k.
 
 Shapes: B images, H W pixels, N tokens, D embed_dim, h heads, d head_dim.
 """
@@ -22,6 +21,8 @@ from dinov3_ref.layers import LayerScale, SelfAttention
 from dinov3_ref.models import DinoVisionTransformer
 from dinov3_ref.ranges.ranges import BlockRanges, Gains, Ranges, Site
 from dinov3_ref.ranges.running import ChannelMaxima, ResidualSeen, largest
+
+QUERY_ROWS = 1024  # of one head, whose logits are held at a time
 
 Handle = torch.utils.hooks.RemovableHandle
 
@@ -199,9 +200,15 @@ class _BlockWatch:
         self.sites.see("attn.q scaled", "scaled_query", attn.scale * largest(q))
         self.sites.see("attn.k rotated", "key", k)
         self.sites.see("attn.v", "value", v)
-        logits = max(largest(q[:, i] @ k[:, i].transpose(-1, -2)) for i in range(attn.num_heads))
+        logits = _largest_product(q, k)
         self.sites.see("attn q·k", "logits", logits)
         self.sites.see("attn logits", "scaled_logits", attn.scale * logits)
+
+
+def _largest_product(q_BhNd: Tensor, k_BhNd: Tensor) -> float:
+    """Largest |q·k|, without ever holding all logits of a large picture."""
+    heads = zip(q_BhNd.flatten(0, 1), k_BhNd.flatten(0, 1), strict=True)
+    return max(largest(rows @ k_Nd.T) for q_Nd, k_Nd in heads for rows in q_Nd.split(QUERY_ROWS))
 
 
 def _gains(scale: LayerScale) -> Gains:

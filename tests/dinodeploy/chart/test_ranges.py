@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from dinodeploy.chart import draw_ranges, write_picture
+from dinodeploy.chart.panel import _apart
 from dinodeploy.chart.png import SCALE, to_png
 from dinodeploy.chart.shapes import INKS, Drawing, Rect, Text
 from dinodeploy.chart.svg import to_svg
@@ -92,18 +93,32 @@ def test_nothing_leaves_the_picture(depth: int) -> None:
             assert one is other or abs(one.y - other.y) > 10, f"{one.text!r} covers {other.text!r}"
 
 
+@pytest.mark.parametrize(
+    ("ys", "wanted"),
+    [
+        ([100.0, 200.0], [100.0, 200.0]),
+        ([198.0, 199.0, 200.0], [170.0, 185.0, 200.0]),
+        ([200.0, 200.0], [185.0, 200.0]),
+        ([51.0, 51.0, 51.0], [50.0, 65.0, 80.0]),
+    ],
+)
+def test_labels_are_moved_apart(ys: list[float], wanted: list[float]) -> None:
+    assert _apart(ys, 50.0, 200.0) == wanted
+
+
 def test_gaps_are_no_zeros(facts: dict[str, Any]) -> None:
     """A block without logits, LayerScale or spreads, and one that was not finite."""
     odd = copy.deepcopy(facts)
     blocks = odd["ranges"]["blocks"]
     blocks[1] |= {"logits": None, "scaled_logits": None, "layer_scale": {}, "spreads": {}}
+    blocks[1]["hidden"] = 0.0  # no place on a logarithmic axis
     blocks[2]["residual"]["largest"] = None
     blocks[2]["residual"]["largest_by_kind"]["cls"] = None
     blocks[2]["spreads"]["norm1 output"]["ratio"] = None
     drawing = draw_ranges(odd)
     titles = [shape.title for shape in drawing.shapes if hasattr(shape, "title")]
-    assert "block 1, q·k before scaling: 0" not in titles
-    assert not any(title.startswith("block 1, q·k") for title in titles)
+    assert not any(title.startswith(("block 1, q·k", "block 1, FFN hidden")) for title in titles)
+    assert any(title.startswith("block 2, FFN hidden") for title in titles)
     assert any(title.startswith("block 2, cls: not finite") for title in titles)
     ElementTree.fromstring(to_svg(drawing))
 

@@ -14,7 +14,7 @@ from dinov3_ref.checkpoints import build_model, random_checkpoint
 from dinov3_ref.layers import Mlp, SelfAttention
 from dinov3_ref.models import DinoVisionTransformer
 from dinov3_ref.models import vision_transformer as models
-from dinov3_ref.ranges import Ranges, measure_ranges
+from dinov3_ref.ranges import Ranges, measure, measure_ranges
 from tests.hard_cases import gentle, massive_product
 from tests.photographs import pixels
 from tests.tiny import tiny_config
@@ -62,7 +62,19 @@ def test_logits_are_those_of_attention(kind: str) -> None:
         q, k = attn.apply_rope(q, k, model.rope_embed(H=h, W=w))
         logits = q @ k.transpose(-1, -2)
     assert found.logits == pytest.approx(float(logits.abs().max()), rel=1e-6)
+    by_name = {site.name: site.largest for site in found.sites}
+    assert by_name["blocks.0.attn.q rotated"] == pytest.approx(float(q.abs().max()), rel=1e-6)
+    assert by_name["blocks.0.attn.q scaled"] == pytest.approx(float(q.abs().max()) * attn.scale, rel=1e-6)
+    assert by_name["blocks.0.attn.k rotated"] == pytest.approx(float(k.abs().max()), rel=1e-6)
     assert found.scaled_logits == pytest.approx(float(logits.abs().max()) * attn.scale, rel=1e-6)
+
+
+def test_logits_of_large_pictures_come_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_model(gentle())
+    whole = measure_ranges(model, [batch()])
+    monkeypatch.setattr(measure, "QUERY_ROWS", 7)
+    for part, block in zip(measure_ranges(model, [batch()]).blocks, whole.blocks, strict=True):
+        assert part.logits == pytest.approx(block.logits, rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -16,7 +16,17 @@ from dinov3_ref.layers import SelfAttention
 from dinov3_ref.models import DinoVisionTransformer
 from dinov3_ref.ranges import PRECISIONS, Prediction, Ranges, measure_ranges, predict, short
 from dinov3_ref.ranges.predict import INT8_LEVELS_WANTED
-from tests.hard_cases import OVERFLOWS, gentle, last_linear, massive_product, sharp_attention, skewed
+from tests.hard_cases import (
+    OVERFLOWS,
+    edited,
+    gentle,
+    last_linear,
+    massive_product,
+    massive_queries,
+    rows_times,
+    sharp_attention,
+    skewed,
+)
 from tests.photographs import pixels
 
 KINDS = ("mlp", "swiglu", "7b")
@@ -102,7 +112,32 @@ def test_the_fp16_recipe_scales_what_a_cast_overflows_at() -> None:
     assert found["fp16"].verdict.endswith("x to spare, scales blocks.0.mlp.fc2")
     assert found["bf16"].safe
     assert found["fp32"].safe
-    assert not predictions(OVERFLOWS["massive values"][0]("mlp"))["fp16"].safe
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "site"),
+    [
+        (OVERFLOWS["massive values"][0]("mlp"), "blocks.1.attn.v"),
+        (massive_queries(3e5), "blocks.1.attn.q scaled"),
+        (massive_queries(3e-6), "blocks.1.attn.k rotated"),
+        (massive_queries(4e4), None),  # q of 200,000 that fits once it is scaled by an eighth
+    ],
+    ids=["v", "q", "k", "q that fits"],
+)
+def test_what_attention_takes_cannot_be_scaled(checkpoint: Checkpoint, site: str | None) -> None:
+    found = predictions(checkpoint)
+    assert found["fp16"].safe == (site is None)
+    if site is not None:
+        assert found["fp16"].site == site
+    assert not found["plain fp16 cast"].safe
+
+
+def test_the_largest_of_the_scaled_layers_comes_first() -> None:
+    checkpoint = edited(massive_product(), "blocks.2.mlp.fc2.weight", rows_times(1e7))
+    checkpoint = edited(checkpoint, "blocks.1.mlp.fc2.weight", rows_times(1e6))
+    fp16 = predictions(checkpoint)["fp16"]
+    assert fp16.scaled == ("blocks.2.mlp.fc2", "blocks.1.mlp.fc2", "blocks.0.mlp.fc2")
+    assert fp16.verdict.endswith("scales 3 layers")
 
 
 def test_layers_are_scaled_for_their_input_and_after_layerscale_too() -> None:
