@@ -24,7 +24,13 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
         {"huggingface_hub"},
     ),
     "exporters": (
-        {"dinov3_ref.models", "dinov3_ref.checkpoints", "dinov3_ref.layers", "dinodeploy"},
+        {
+            "dinov3_ref.models",
+            "dinov3_ref.checkpoints",
+            "dinov3_ref.layers",
+            "dinov3_ref.ranges",
+            "dinodeploy",
+        },
         {"torch", "onnx", "onnx_ir", "onnxscript", "numpy", "PIL", "google"},
         set(),
     ),

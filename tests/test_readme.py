@@ -47,10 +47,10 @@ def test_used_within_twenty_lines() -> None:
 
 
 def test_every_command_and_option_exists(run: CommandLine) -> None:
-    for command in re.findall(r"dinodeploy (export|embed|check|inspect|convert)\b", README):
+    for command in re.findall(r"dinodeploy (export|embed|check|inspect|convert|ranges)\b", README):
         assert run(command, "--help").code == 0
     known = "".join(
-        run(command, "--help").out for command in ("export", "embed", "check", "inspect", "convert")
+        run(command, "--help").out for command in ("export", "embed", "check", "inspect", "convert", "ranges")
     )
     for option in set(re.findall(r"--[a-z][a-z-]+", README)):
         assert option in known or option in ("--help",), option

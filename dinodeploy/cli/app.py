@@ -22,6 +22,7 @@ from dinodeploy.cli.embed import embed
 from dinodeploy.cli.export import export
 from dinodeploy.cli.inspect import inspect
 from dinodeploy.cli.output import fail
+from dinodeploy.cli.ranges import ranges
 
 app = typer.Typer(
     name="dinodeploy",
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (export, embed, check, inspect, convert):
+for command in (export, embed, check, inspect, convert, ranges):
     app.command()(command)
 
 MISUSE, CANNOT, INTERRUPTED = 2, 4, 130

@@ -31,6 +31,7 @@ OPTIONS = {
     "check": "threads json",
     "inspect": "json",
     "convert": "to out arch rope-periods overwrite json",
+    "ranges": "images imgsz arch limit picture json",
 }
 
 

@@ -1,0 +1,237 @@
+"""Run the reference over images and record how large its values get.
+
+Forward hooks alone: the model is not changed, and whatever layers a user has put into it are recorded too.
+Attention's logits never leave the fused kernel, so they are computed once more from q and k.
+
+Shapes: B images, H W pixels, N tokens, D embed_dim, h heads, d head_dim.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dinov3_ref.layers import LayerScale, SelfAttention
+from dinov3_ref.models import DinoVisionTransformer
+from dinov3_ref.ranges.ranges import BlockRanges, Gains, Ranges, Site
+from dinov3_ref.ranges.running import ChannelMaxima, ResidualSeen, largest
+
+QUERY_ROWS = 1024  # of one head, whose logits are held at a time
+
+Handle = torch.utils.hooks.RemovableHandle
+
+
+def measure_ranges(model: DinoVisionTransformer, batches: Iterable[Tensor]) -> Ranges:
+    """Largest magnitudes at every site of `model`, over normalised images [B,3,H,W] of any sizes.
+
+    Runs in eval mode and without gradients, and leaves the model as it was. Layers of a user's own are
+    recorded as far as they consist of `nn.Linear` and the block's usual parts (`norm1`, `ls1` ...).
+    Raises ValueError for a model that computes in less than fp32, whose numbers would be rounded already,
+    and when there is no batch.
+    """
+    dtype = model.cls_token.dtype
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"the model computes in {dtype}; ranges want the fp32 reference: model.float()")
+    watch = _Watch(model)
+    images = 0
+    sizes: dict[tuple[int, int], None] = {}  # an ordered set
+    was_training = model.training
+    model.eval()
+    try:
+        with watch.attached(), torch.inference_mode():
+            for x_BCHW in batches:
+                model.forward_features(x_BCHW)
+                images += x_BCHW.shape[0]
+                sizes[x_BCHW.shape[2], x_BCHW.shape[3]] = None
+    finally:
+        model.train(was_training)
+    if not images:
+        raise ValueError("no batch of images; wanted at least one [B,3,H,W]")
+    return Ranges(images, tuple(sizes), watch.stem.result(), watch.block_ranges(), watch.tail.result())
+
+
+class _Sites:
+    """Sites of one part of the network, in the order in which they are first seen."""
+
+    def __init__(self, prefix: str = "") -> None:
+        self.prefix = prefix
+        self._seen: dict[tuple[str, str], float] = {}
+
+    def see(self, name: str, role: str, x: Tensor | float) -> None:
+        value = largest(x) if isinstance(x, Tensor) else x
+        self._seen[name, role] = max(self._seen.get((name, role), 0.0), value)
+
+    def result(self) -> tuple[Site, ...]:
+        return tuple(Site(self.prefix + name, role, value) for (name, role), value in self._seen.items())
+
+    def largest_of(self, *roles: str) -> float | None:
+        return max((value for (_, role), value in self._seen.items() if role in roles), default=None)
+
+
+class _Watch:
+    """All hooks on one model."""
+
+    def __init__(self, model: DinoVisionTransformer) -> None:
+        self.model = model
+        self.stem, self.tail = _Sites(), _Sites()
+        self.blocks = [
+            _BlockWatch(index, block, model.n_storage_tokens) for index, block in enumerate(model.blocks)
+        ]
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        handles = [
+            _on_output(self.model.patch_embed, partial(self.stem.see, "patch_embed output", "embedding"))
+        ]
+        for name in ("norm", "cls_norm"):
+            norm = getattr(self.model, name, None)
+            if isinstance(norm, nn.Module):
+                handles.append(_on_output(norm, partial(self.tail.see, f"{name} output", "norm")))
+        handles.append(_on_input(self.blocks[0].block, partial(self.stem.see, "tokens", "residual")))
+        for block in self.blocks:
+            handles += block.attach()
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def block_ranges(self) -> tuple[BlockRanges, ...]:
+        return tuple(block.result() for block in self.blocks)
+
+
+class _BlockWatch:
+    """The hooks on one block, and what they saw."""
+
+    def __init__(self, index: int, block: nn.Module, storage_tokens: int) -> None:
+        self.index = index
+        self.block = block
+        attn = getattr(block, "attn", None)
+        self.attn = attn if isinstance(attn, SelfAttention) else None
+        self.sites = _Sites(f"blocks.{index}.")
+        self.residual = ResidualSeen(storage_tokens)
+        self.spreads: defaultdict[str, ChannelMaxima] = defaultdict(ChannelMaxima)
+        self._rope: Any = None
+
+    def attach(self) -> list[Handle]:
+        """Hook every part; hooks on one module run in the order they are made, so values come before uses."""
+        handles = [_on_output(self.block, self._see_residual)]
+        for name, module in self.block.named_modules():
+            if name == "norm2":
+                handles.append(_on_input(module, partial(self.sites.see, "residual after attn", "residual")))
+            if name in ("norm1", "norm2"):
+                handles.append(_on_output(module, partial(self._see_spread, f"{name} output", "norm")))
+            if isinstance(module, nn.Linear):
+                handles += self._attach_linear(name, module)
+            elif isinstance(module, LayerScale):
+                site = f"{self._last_linear_before(name) or name} after {name}"
+                handles.append(_on_output(module, partial(self.sites.see, site, "branch")))
+        return handles
+
+    def _attach_linear(self, name: str, module: nn.Linear) -> list[Handle]:
+        handles = []
+        if self.attn is not None and module is self.attn.proj:
+            handles.append(_on_input(module, partial(self._see_spread, "attn attended", "attended")))
+        elif name == self._last_linear_before("ls2"):
+            handles.append(_on_input(module, partial(self._see_spread, "mlp hidden", "hidden")))
+        handles.append(_on_input(module, partial(self.sites.see, f"{name} input", "linear_in")))
+        if self.attn is not None and module is self.attn.qkv:
+            handles.append(self.attn.register_forward_pre_hook(self._keep_rope, with_kwargs=True))
+            handles.append(_on_output(module, partial(self._see_attention, self.attn)))
+        else:
+            handles.append(_on_output(module, partial(self.sites.see, f"{name} output", "linear_out")))
+        return handles
+
+    def _last_linear_before(self, layer_scale: str) -> str | None:
+        """Name of the linear layer that ends a residual branch: `attn.proj`, `mlp.fc2` or `mlp.w3`."""
+        branch = {"ls1": "attn", "ls2": "mlp"}.get(layer_scale)
+        linears = [
+            name
+            for name, module in self.block.named_modules()
+            if isinstance(module, nn.Linear) and name.startswith(f"{branch}.")
+        ]
+        return linears[-1] if linears else None
+
+    def result(self) -> BlockRanges:
+        return BlockRanges(
+            index=self.index,
+            residual=self.residual.result(),
+            logits=self.sites.largest_of("logits"),
+            scaled_logits=self.sites.largest_of("scaled_logits"),
+            hidden=self.sites.largest_of("hidden"),
+            linear_out=self.sites.largest_of("linear_out"),
+            layer_scale={
+                name: _gains(module)
+                for name, module in self.block.named_modules()
+                if isinstance(module, LayerScale)
+            },
+            spreads={name: maxima.spread() for name, maxima in self.spreads.items()},
+            sites=self.sites.result(),
+        )
+
+    # ---- what the hooks do --------------------------------------------------------------------
+
+    def _see_residual(self, x_BND: Tensor) -> None:
+        self.sites.see("residual", "residual", x_BND)
+        self.residual.see(x_BND)
+
+    def _see_spread(self, name: str, role: str, x: Tensor) -> None:
+        self.sites.see(name, role, x)
+        self.spreads[name].see(x)
+
+    def _keep_rope(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._rope = kwargs.get("rope", args[2] if len(args) > 2 else None)
+
+    def _see_attention(self, attn: SelfAttention, qkv: Tensor) -> None:
+        """qkv [B,N,3D], as projected -> the sites of attention's core."""
+        parts = qkv.chunk(3, dim=-1)
+        for name, part in zip("qkv", parts, strict=True):
+            self.sites.see(f"attn.{name} output", "linear_out", part)
+        q, k, v = (part.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for part in parts)  # [B,h,N,d]
+        if self._rope is not None:
+            q, k = attn.apply_rope(q, k, self._rope)
+        self.sites.see("attn.q rotated", "query", q)
+        self.sites.see("attn.q scaled", "scaled_query", attn.scale * largest(q))
+        self.sites.see("attn.k rotated", "key", k)
+        self.sites.see("attn.v", "value", v)
+        logits = _largest_product(q, k)
+        self.sites.see("attn q·k", "logits", logits)
+        self.sites.see("attn logits", "scaled_logits", attn.scale * logits)
+
+
+def _largest_product(q_BhNd: Tensor, k_BhNd: Tensor) -> float:
+    """Largest |q·k|, without ever holding all logits of a large picture."""
+    heads = zip(q_BhNd.flatten(0, 1), k_BhNd.flatten(0, 1), strict=True)
+    return max(largest(rows @ k_Nd.T) for q_Nd, k_Nd in heads for rows in q_Nd.split(QUERY_ROWS))
+
+
+def _gains(scale: LayerScale) -> Gains:
+    gamma = scale.gamma.detach().abs()
+    return Gains(float(gamma.min()), float(gamma.median()), float(gamma.max()))
+
+
+def _on_output(module: nn.Module, see: Callable[[Tensor], None]) -> Handle:
+    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+        for tensor in _tensors(output):
+            see(tensor)
+
+    return module.register_forward_hook(hook)
+
+
+def _on_input(module: nn.Module, see: Callable[[Tensor], None]) -> Handle:
+    def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        for tensor in _tensors(inputs[0]):
+            see(tensor)
+
+    return module.register_forward_pre_hook(hook)
+
+
+def _tensors(value: Any) -> Iterable[Tensor]:
+    """Blocks take and give lists of batches, other layers tensors."""
+    return [value] if isinstance(value, Tensor) else value

@@ -1,0 +1,165 @@
+"""Which precisions can hold a model's values: one literal table against its measured ranges.
+
+Overflow is the question for floating-point types; int8 cannot overflow, it starves: one step for a whole
+tensor is set by the largest channel, and the others get what is left of 127 levels.
+
+What is predicted is what the images showed. Other images may go further, so a verdict says how far it is
+to the limit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dinov3_ref.ranges.ranges import FP16_LARGEST, ROLES, Ranges, Site, plain
+
+BF16_LARGEST = 3.3895313892515355e38  # (2 - 2^-7) * 2^127
+FP32_LARGEST = 3.4028234663852886e38  # (2 - 2^-23) * 2^127
+
+INT8_LEVELS = 127  # of one sign
+# What per-tensor int8 must leave the median channel for CLS cosines of 0.99. Measured by rounding the inputs
+# of all linear layers: 0.995 at 7 levels, 0.96 at 1.8 (tests/dinov3_ref/ranges/test_predict.py).
+INT8_LEVELS_WANTED = 4.0
+
+# A safe verdict says where its largest value is when less than this factor separates it from the limit.
+NAMED_BELOW = 16.0
+
+_ALL = frozenset(ROLES)
+_PRODUCTS = frozenset({"linear_in", "linear_out", "branch"})  # LayerScale is folded into the product
+_CORE = frozenset({"scaled_query", "key", "value", "scaled_logits", "attended"})
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Which roles are held in the narrow type; the others are fp32."""
+
+    about: str
+    largest: float = FP32_LARGEST  # finite value of the narrow type
+    narrow: frozenset[str] = _ALL
+    scaled: frozenset[str] = frozenset()  # of these: brought into range by powers of two where needed
+    headroom: float = 1.0  # `scaled` roles are scaled from largest / headroom on
+    per_tensor_int8: bool = False
+
+    def limit(self, role: str) -> float:
+        """The largest magnitude that a value of `role` may have."""
+        return self.largest if role in self.narrow - self.scaled else FP32_LARGEST
+
+
+PRECISIONS: dict[str, Precision] = {
+    "plain fp16 cast": Precision(
+        "model.half(): everything but logits, which fused attention keeps in fp32",
+        FP16_LARGEST,
+        _ALL - {"scaled_query", "logits", "scaled_logits"},
+    ),
+    "eager fp16 cast": Precision(
+        "everything, logits too, attention written out with the scale after q·k",
+        FP16_LARGEST,
+        _ALL - {"scaled_query"},
+    ),
+    "fp32": Precision("everything in fp32"),
+    "fp16": Precision(
+        "the fp16 recipe: products and attention, linear layers scaled where needed",
+        FP16_LARGEST,
+        _PRODUCTS | _CORE,
+        scaled=_PRODUCTS,
+        headroom=16.0,
+    ),
+    "bf16": Precision("the bf16 recipe: products and attention", BF16_LARGEST, _PRODUCTS | _CORE),
+    "plain int8": Precision(
+        "per-tensor static activations, without smoothing", narrow=frozenset(), per_tensor_int8=True
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one precision makes of a model.
+
+    `site`: where it overflows first in order of computation, else the narrow value nearest to the limit; for
+    int8 the value whose channels are most uneven. `value` is what was measured there, `limit` what fits:
+    magnitudes, or for int8 ratios of the largest channel to the median one. `scaled` names the linear layers
+    that the recipe brings into range, the largest first.
+    """
+
+    recipe: str
+    about: str  # what the recipe makes narrow
+    safe: bool
+    site: str | None
+    value: float
+    limit: float
+    scaled: tuple[str, ...]
+    verdict: str  # one line
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: what is not finite becomes None."""
+        facts: dict[str, Any] = plain(asdict(self))
+        return facts
+
+
+def predict(ranges: Ranges) -> tuple[Prediction, ...]:
+    """One prediction for each of PRECISIONS, in its order."""
+    return tuple(
+        _starvation(name, precision, ranges)
+        if precision.per_tensor_int8
+        else _overflow(name, precision, ranges)
+        for name, precision in PRECISIONS.items()
+    )
+
+
+def _overflow(name: str, precision: Precision, ranges: Ranges) -> Prediction:
+    scaled, about = _scaled(precision, ranges), precision.about
+    for site in ranges.sites:
+        limit = precision.limit(site.role)
+        if not site.largest <= limit:
+            verdict = f"overflows first at {site.name} ({short(site.largest)} > {short(limit)})"
+            return Prediction(name, about, False, site.name, site.largest, limit, scaled, verdict)
+    limit = precision.largest
+    held = [site for site in ranges.sites if precision.limit(site.role) == limit]
+    nearest = max(held, key=lambda site: site.largest)
+    verdict = ", ".join(_reassurances(limit, nearest, scaled))
+    return Prediction(name, about, True, nearest.name, nearest.largest, limit, scaled, f"safe: {verdict}")
+
+
+def _reassurances(limit: float, nearest: Site, scaled: tuple[str, ...]) -> Iterator[str]:
+    room = limit / nearest.largest if nearest.largest else math.inf
+    where = f" at {nearest.name}" if room < NAMED_BELOW else ""
+    yield f"{short(room)}x to spare{where}" if room < 1e6 else "far from its end"
+    if scaled:
+        yield f"scales {scaled[0] if len(scaled) == 1 else f'{len(scaled)} layers'}"
+
+
+def _scaled(precision: Precision, ranges: Ranges) -> tuple[str, ...]:
+    """Linear layers whose input or output comes near the end of the narrow type, the largest first."""
+    limit = precision.largest / precision.headroom
+    found: dict[str, float] = {}
+    for site in ranges.sites:
+        if site.role in precision.scaled and site.largest > limit:
+            layer = site.name.partition(" ")[0]
+            found[layer] = max(found.get(layer, 0.0), site.largest)
+    return tuple(sorted(found, key=found.__getitem__, reverse=True))
+
+
+def _starvation(name: str, precision: Precision, ranges: Ranges) -> Prediction:
+    """Per-tensor int8, by the value of linear layers that leaves its median channel the fewest levels."""
+    spreads = {f"blocks.{b.index}.{key}": spread for b in ranges.blocks for key, spread in b.spreads.items()}
+    limit = INT8_LEVELS / INT8_LEVELS_WANTED
+    if not spreads:
+        return Prediction(name, precision.about, True, None, 1.0, limit, (), "safe: no linear layer was seen")
+    site = max(spreads, key=lambda key: spreads[key].ratio)
+    ratio = spreads[site].ratio
+    words = f"{INT8_LEVELS / ratio:.2g} of {INT8_LEVELS} levels (spread {short(ratio)}x)"
+    safe = ratio <= limit
+    verdict = f"safe: {words} at {site}" if safe else f"starves at {site}: {words}"
+    return Prediction(name, precision.about, safe, site, ratio, limit, (), verdict)
+
+
+def short(value: float) -> str:
+    """A magnitude in at most seven characters: 0.0123, 1.5, 155, 155,693, 1.6e6, inf."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if not 1e-3 <= value < 999_999.5:
+        return f"{value:.1e}".replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,0 +1,117 @@
+"""A checkpoint's ranges over a user's pictures: prepared as a bundle would, run through the fp32 reference.
+
+pictures ─> official preprocessing ─> dinov3_ref.ranges ─> ranges, a prediction for each precision
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dinodeploy.embed import Decoded, decode_ahead, default_decoders
+from dinodeploy.errors import MisuseError
+from dinodeploy.preprocess import Preprocess
+from dinov3_ref.checkpoints import Checkpoint, build_model, normalization
+from dinov3_ref.ranges import FP16_LARGEST, Prediction, Ranges, measure_ranges, predict
+
+PRESET = "official"
+BATCH = 4
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RangesReport:
+    """What `dinodeploy ranges` tells."""
+
+    arch: str
+    source: str
+    preprocess: Preprocess
+    ranges: Ranges
+    predictions: tuple[Prediction, ...]
+    unreadable: tuple[tuple[str, str], ...]  # (id, reason)
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON and for `dinodeploy.chart.draw_ranges`."""
+        return {
+            "arch": self.arch,
+            "source": self.source,
+            "imgsz": [self.preprocess.height, self.preprocess.width],
+            "fp16_largest": FP16_LARGEST,
+            "ranges": self.ranges.as_dict(),
+            "predictions": [prediction.as_dict() for prediction in self.predictions],
+            "unreadable": [{"id": id_, "reason": reason} for id_, reason in self.unreadable],
+            "notes": list(self.notes),
+        }
+
+
+def checkpoint_ranges(
+    checkpoint: Checkpoint,
+    ids: Sequence[str],
+    *,
+    imgsz: tuple[int, int] | None = None,
+    say: Say = lambda _: None,
+) -> RangesReport:
+    """Ranges of `checkpoint` over the pictures `ids`, at `imgsz` (H, W) or the preset's own size.
+
+    Pictures that cannot be read are left out and named in the report. Raises MisuseError for an impossible
+    size and when no picture at all can be read.
+    """
+    mean, std = normalization(checkpoint)
+    preprocess = Preprocess.from_preset(PRESET, imgsz, mean, std, checkpoint.config.patch_size)
+    unreadable: list[tuple[str, str]] = []
+    batches = _batches(ids, preprocess, unreadable, say)
+    first = next(batches, None)
+    if first is None:
+        raise MisuseError(f"none of {len(ids)} pictures can be read; the first: {unreadable[0][1]}")
+    ranges = measure_ranges(build_model(checkpoint), chain([first], batches))
+    return RangesReport(
+        arch=checkpoint.arch,
+        source=checkpoint.source,
+        preprocess=preprocess,
+        ranges=ranges,
+        predictions=predict(ranges),
+        unreadable=tuple(unreadable),
+        notes=(*checkpoint.notes, *_assumed(checkpoint)),
+    )
+
+
+def spread_over(ids: Sequence[str], limit: int) -> list[str]:
+    """At most `limit` of `ids`, evenly spaced: a listing is sorted, and its start is one folder."""
+    if len(ids) <= limit:
+        return list(ids)
+    return [ids[index * len(ids) // limit] for index in range(limit)]
+
+
+def _batches(
+    ids: Sequence[str], preprocess: Preprocess, unreadable: list[tuple[str, str]], say: Say
+) -> Iterator[Tensor]:
+    """Readable pictures as [B,3,H,W]; the others go to `unreadable`."""
+    readable = _readable(decode_ahead(ids, preprocess, default_decoders(), ahead=2 * BATCH), unreadable)
+    done = 0
+    while batch := list(islice(readable, BATCH)):
+        say(f"measuring pictures {done + 1} to {done + len(batch)} of {len(ids) - len(unreadable)}")
+        done += len(batch)
+        yield torch.from_numpy(np.stack(batch))
+
+
+def _readable(decoded: Iterator[Decoded], unreadable: list[tuple[str, str]]) -> Iterator[NDArray[np.float32]]:
+    for item in decoded:
+        if item.pixels is None:
+            unreadable.append((item.id, item.reason))
+        else:
+            yield item.pixels
+
+
+def _assumed(checkpoint: Checkpoint) -> tuple[str, ...]:
+    if checkpoint.dataset or checkpoint.mean:
+        return ()
+    return ("input mean and std are ImageNet's: the file does not tell",)
