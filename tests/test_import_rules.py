@@ -26,7 +26,7 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
     "exporters": (
         {"dinov3_ref.models", "dinov3_ref.checkpoints", "dinov3_ref.layers", "dinodeploy"},
         {"torch", "onnx", "onnx_ir", "onnxscript", "numpy", "PIL", "google"},
-        set(),
+        {"onnxruntime"},
     ),
     "dinodeploy": (set(), {"numpy", "PIL", "typer", "rich"}, {"onnxruntime", "pyarrow"}),
 }
