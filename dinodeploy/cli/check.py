@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from dinodeploy.bisect import Bisection
-from dinodeploy.cli.output import picture_progress, print_json, stdout
+from dinodeploy.cli.output import picture_progress, print_json, stderr, stdout
 from dinodeploy.cli.reach import reach
 from dinodeploy.compare import Comparison, compare
 from dinodeploy.embedder import check_bundle
@@ -54,14 +54,19 @@ def check(
     """Hash every file, run the engine on the golden photographs and compare: exit 0 or 1."""
     check_targets(report or [])
     if (against is None) != (images is None):
-        raise MisuseError("--against and --images belong together: another bundle, and pictures to compare on")
+        raise MisuseError(
+            "--against and --images belong together: another bundle, and pictures to compare on"
+        )
     started, clock = datetime.now(timezone.utc), time.perf_counter()
     opened, receipt, verdict = check_bundle(bundle, threads=threads)
     growth = comparison = None
     if bisect:
         growth = reach("exporters.bisect", "--bisect").bisect_bundle(opened, threads=threads)
     if against is not None and images is not None:
-        comparison = _compare(bundle, against, images, neighbours, threads)
+        if verdict.passed:
+            comparison = _compare(bundle, against, images, neighbours, threads)
+        else:
+            stderr().print(f"not compared with {against}: this engine is not the model in the first place")
     seconds = time.perf_counter() - clock
     found = Report(opened, receipt, verdict, growth, comparison, started, seconds)
     for path in report or []:

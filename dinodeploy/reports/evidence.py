@@ -1,7 +1,7 @@
 """Where on the picture an engine is off: the error of every patch of the worst photograph.
 
-Needs one more run of the engine, so only the page for people asks for it. Shapes: B batch, h w patch
-grid, D embed_dim.
+Needs one more run of the engine, so only the page for people asks for it. Shapes: B batch, H W pixels,
+h w patch grid, D embed_dim.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dinodeploy.bundle import GOLDEN_FILE, Bundle
 from dinodeploy.embedder import Embedder
 from dinodeploy.golden import GoldenCase, load_golden
 from dinodeploy.parity import Verdict
+from dinodeploy.preprocess import Preprocess
 
 Floats = NDArray[np.float32]
 OUTPUT = "patch"
@@ -25,8 +26,7 @@ class PatchErrors:
     """‖got - wanted‖ / ‖wanted‖ of each patch of one photograph."""
 
     case: str
-    image: NDArray[np.uint8]  # [height,width,3], as it was before preprocessing
-    size: tuple[int, int]  # height and width of the input
+    image: NDArray[np.uint8]  # [H,W,3], what the model was shown
     errors: NDArray[np.float64]  # [h,w]; NaN where not finite
 
 
@@ -36,10 +36,12 @@ def worst_patches(bundle: Bundle, verdict: Verdict) -> PatchErrors | None:
     case = cases[_worst_case(verdict)]
     with Embedder.open(bundle.engine_path, allow_unverified=True) as embedder:
         got = embedder.run(case.pixels).get(OUTPUT)
-    return None if got is None or got.shape != case.outputs[OUTPUT].shape else patch_errors(case, got)
+    if got is None or got.shape != case.outputs[OUTPUT].shape:
+        return None
+    return patch_errors(case, got, bundle.manifest.preprocess)
 
 
-def patch_errors(case: GoldenCase, got: Floats) -> PatchErrors:
+def patch_errors(case: GoldenCase, got: Floats, preprocess: Preprocess) -> PatchErrors:
     """The photograph of `case` that is furthest off in `got` [B,h,w,D]."""
     wanted = case.outputs[OUTPUT].astype(np.float64)
     lengths = np.linalg.norm(wanted, axis=-1)
@@ -47,7 +49,8 @@ def patch_errors(case: GoldenCase, got: Floats) -> PatchErrors:
         errors = np.linalg.norm(got - wanted, axis=-1) / np.where(lengths > 0, lengths, 1.0)
     errors[~np.isfinite(errors)] = np.nan
     worst = int(np.argmax(np.where(np.isnan(errors), np.inf, errors).max(axis=(1, 2))))
-    return PatchErrors(case.name, case.images[worst], case.size, errors[worst])
+    grey = case.pixels[worst].transpose(1, 2, 0) * np.float32(preprocess.std) + np.float32(preprocess.mean)
+    return PatchErrors(case.name, np.clip(grey * 255 + 0.5, 0, 255).astype(np.uint8), errors[worst])
 
 
 def _worst_case(verdict: Verdict) -> str:
