@@ -49,7 +49,7 @@ def patch_errors(case: GoldenCase, got: Floats, preprocess: Preprocess) -> Patch
         errors = np.linalg.norm(got - wanted, axis=-1) / np.where(lengths > 0, lengths, 1.0)
     errors[~np.isfinite(errors)] = np.nan
     worst = int(np.argmax(np.where(np.isnan(errors), np.inf, errors).max(axis=(1, 2))))
-    grey = case.pixels[worst].transpose(1, 2, 0) * np.float32(preprocess.std) + np.float32(preprocess.mean)
+    grey = case.pixels[worst].transpose(1, 2, 0) * np.array(preprocess.std) + np.array(preprocess.mean)
     return PatchErrors(case.name, np.clip(grey * 255 + 0.5, 0, 255).astype(np.uint8), errors[worst])
 
 

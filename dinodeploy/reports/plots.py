@@ -173,8 +173,9 @@ def _group(place: Place, name: str) -> float | None:
 def _dots(at: Sequence[float], places: Sequence[Place], y: Scale, high: int) -> Iterator[str]:
     for x, place in zip(at, places, strict=True):
         words = "not finite" if place.step is None else short(place.step)
+        height = y(10.0**high if place.step is None else place.step)
         yield (
-            f'<circle class="dot" cx="{x:.1f}" cy="{y(10.0**high if place.step is None else place.step):.1f}" r="3">'
+            f'<circle class="dot" cx="{x:.1f}" cy="{height:.1f}" r="3">'
             f"<title>{escape(place.name)}: own step {words}</title></circle>"
         )
 
