@@ -92,7 +92,7 @@ def _print(found: Report) -> None:
     print(f"{found.bundle.engine_path}, {verdict.recipe}, {receipt.runtime}, {receipt.device}: {word}")
     if found.bisection is not None:
         stdout().print("", _growth(found.bisection))
-        print(f"bisect: {found.bisection.verdict}")
+        print(f"bisect: {found.bisect_words}")
     if found.comparison is not None:
         stdout().print("", _findings(found.comparison))
         print(found.comparison.verdict + (f" ({found.comparison.note})" if found.comparison.note else ""))

@@ -45,6 +45,18 @@ class Report:
         """Whether the command ends in 0: the engine is the model, and the index can stay."""
         return self.verdict.passed and not (self.comparison and self.comparison.reindex)
 
+    @property
+    def bisect_words(self) -> str:
+        """The bisection's verdict, with what it means where the judge failed and no place departs."""
+        if self.bisection is None:
+            return ""
+        if self.verdict.passed or self.bisection.departs is not None:
+            return self.bisection.verdict
+        return (
+            f"{self.bisection.verdict}; what failed does not show on this photograph with the graph laid "
+            "open: look at preprocessing, at other input sizes, and at what the runtime makes of the graph"
+        )
+
     def as_json(self) -> dict[str, Any]:
         """Plain values: the receipt, and what else was asked for. `passed` is the judge's word alone."""
         data: dict[str, Any] = {"bundle": str(self.bundle.root), **schema.dump(self.receipt)}

@@ -36,7 +36,7 @@ def render(report: Report) -> str:
         _facts(report),
         _measurements(report.verdict),
         _patches(patches, report.verdict.recipe) if patches else "",
-        _bisection(report.bisection) if report.bisection else "",
+        _bisection(report.bisection, report.bisect_words) if report.bisection else "",
         _comparison(report.comparison) if report.comparison else "",
         _table(report.verdict),
         _foot(report),
@@ -135,13 +135,13 @@ def _patches(found: PatchErrors, recipe: str) -> str:
     return _section("Where on the picture", note, heat_map(found, limit))
 
 
-def _bisection(bisection: Bisection) -> str:
+def _bisection(bisection: Bisection, words: str) -> str:
     note = (
         f"The residual stream of case {bisection.case} after every block. Own step: what a block adds, "
         "against what it should add; the first step that jumps above the limit is where the engine departs."
     )
     kind = "answer" if bisection.departs is None else "answer fail"
-    answer = f'<p class="{kind}">{escape(_sentence(bisection.verdict))}</p>'
+    answer = f'<p class="{kind}">{escape(_sentence(words))}</p>'
     return _section("Block by block", note, answer + growth(bisection))
 
 

@@ -55,7 +55,7 @@ h3 .note { font-weight: 400; margin-left: 4px; }
 summary { cursor: pointer; color: var(--soft); }
 details table { margin-top: 12px; }
 footer { color: var(--soft); font-size: 12.5px; margin-top: 24px; }
-svg { display: block; width: 100%; height: auto; overflow: visible; }
+section > svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg text { font-size: 12px; fill: var(--soft); font-variant-numeric: tabular-nums; }
 svg .tick { font-size: 11px; } svg .axis { font-size: 11.5px; }
 svg .label { fill: var(--ink); }
@@ -72,5 +72,9 @@ svg .patch { stroke: var(--patch); } svg .patch-word { fill: var(--patch); }
 svg .step { stroke: var(--ink); stroke-width: 2.2; } svg .step-word { fill: var(--ink); font-weight: 650; }
 svg .dot { fill: var(--card); stroke: var(--ink); stroke-width: 1.6; }
 svg .band { fill: var(--fail-tint); } svg .band-word { fill: var(--fail); font-weight: 650; }
+@media (max-width: 640px) {
+  section { overflow-x: auto; }
+  section > svg { min-width: 560px; }
+}
 @media print { body { background: #fff; } section, .facts { break-inside: avoid; } }
 """

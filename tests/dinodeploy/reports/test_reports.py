@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,12 @@ def test_a_report_that_cannot_be_made_leaves_the_old_one(
         write_report(passing, path)
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["r.xml"]
+
+
+def test_a_failure_that_no_block_shows(passing: Report, failing: Report) -> None:
+    """The words help on: the fault is before, after or around the graph."""
+    assert passing.bisect_words == passing.bisection.verdict  # type: ignore[union-attr]
+    assert failing.bisect_words.startswith("first departs at blocks.1")
+    elsewhere = replace(failing, bisection=passing.bisection)
+    assert "look at preprocessing, at other input sizes" in elsewhere.bisect_words
+    assert replace(passing, bisection=None).bisect_words == ""
