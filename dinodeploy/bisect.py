@@ -13,9 +13,15 @@ taken over CLS, storage tokens and patches separately, the worst counts. Roundin
 is forgiven first, element by element: four additions of half a unit in the last place, 2^-22 of the
 larger of |r_i| and |r_{i-1}|; a stream of 155,000 has no finer digits to add.
 
-A place departs when its step is above LEVEL times the relative Frobenius error that was measured for the
-recipe (`parity.py`'s one table) and JUMP times above every step before it. An error that grows slowly, as
-a narrow type's does, is no departure, and what follows a fault is off only as a consequence.
+Nor does everything that a block gets wrong matter: where LayerScale is 1e-5, rounding may be a large part
+of the little that is added. So the same difference is taken a second time, in units of the stream:
+
+    effect_i = rms of ((x_i - x_{i-1}) - (r_i - r_{i-1})) / (rms of r_i over tokens, channel by channel)
+
+A place departs when its effect is above EFFECT times, and its step above LEVEL times, the relative
+Frobenius error that was measured for the recipe (`parity.py`'s one table), and its step above JUMP times
+that of every place before it that has an effect. An error that grows slowly, as a narrow type's does, is no
+departure, and what follows a fault is off only as a consequence.
 
 Shapes: n blocks, T traced tokens, R storage tokens, D embed_dim.
 """
@@ -38,7 +44,9 @@ Floats = NDArray[np.float32]
 # `measured` (fp32), largest ratio to the steps before it 1.9 (the first block aside, which has none).
 LEVEL = 3.0
 JUMP = 3.0
+EFFECT = 0.5
 STREAM_ROUNDING = 2.0**-22
+QUIET = 0.1  # a channel counts as at least this part of the median channel's size
 BEFORE, AFTER = "tokens", "outputs"  # the places before the first block and after the last
 
 
@@ -55,7 +63,8 @@ class Place:
     """One place in the model: `tokens`, `blocks.<i>` or `outputs`."""
 
     name: str
-    step: float | None  # its own share, as above; None: not finite
+    step: float | None  # its own share, and what that does, as above; None: not finite
+    effect: float | None
     groups: dict[str, GroupError]  # cls, storage (where there are such tokens), patch
 
 
@@ -100,16 +109,20 @@ def bisect(
             places.append(Place(f"blocks.{index - 1}", *found))
         places.append(_compare_outputs(*outputs))
     measured = next(row.measured for row in THRESHOLDS[recipe] if row.metric == "relative_frobenius")
-    limit = LEVEL * measured
-    departs = first_departure(places, limit)
-    return Bisection(case, recipe, limit, tuple(places), departs, _sentence(places, departs, limit))
+    departs = first_departure(places, measured)
+    sentence = _sentence(places, departs, LEVEL * measured)
+    return Bisection(case, recipe, LEVEL * measured, tuple(places), departs, sentence)
 
 
-def first_departure(places: Sequence[Place], limit: float) -> str | None:
-    """The rule of this file's head: the first step above `limit` and JUMP times every step before."""
+def first_departure(places: Sequence[Place], measured: float) -> str | None:
+    """The rule of this file's head."""
     largest = 0.0
     for place in places:
-        if place.step is None or (place.step > limit and place.step > JUMP * largest):
+        if place.step is None or place.effect is None:
+            return place.name
+        if place.effect <= EFFECT * measured:
+            continue
+        if place.step > LEVEL * measured and place.step > JUMP * largest:
             return place.name
         largest = max(largest, place.step)
     return None
@@ -129,25 +142,36 @@ def _compare(
     wanted: Floats,
     before: tuple[Floats, Floats] | None,
     groups: Mapping[str, NDArray[np.bool_]],
-) -> tuple[float | None, dict[str, GroupError]]:
-    """The step, and every group's error, of one place; all arrays [1,T,D]."""
-    steps, errors = [], {}
+) -> tuple[float | None, float | None, dict[str, GroupError]]:
+    """Step, effect and every group's error of one place; all arrays [1,T,D]."""
+    steps, effects, errors = [], [], {}
+    sizes = _channel_sizes(wanted)
     for name, members in groups.items():
         x, r = got[:, members].astype(np.float64), wanted[:, members].astype(np.float64)
         error = _ratio(x - r, r)
         errors[name] = GroupError(error, _finite(float(cosine(x, r).min())) if error is not None else None)
-        if before is None:
-            steps.append(error)
-            continue
-        x0, r0 = (side[:, members].astype(np.float64) for side in before)
-        difference = np.abs((x - x0) - (r - r0))
-        rounding = STREAM_ROUNDING * np.maximum(np.abs(r), np.abs(r0))
-        steps.append(_ratio(np.maximum(difference - rounding, 0.0), r - r0))
-    return _worst(steps), errors
+        difference, added = np.abs(x - r), r
+        if before is not None:
+            x0, r0 = (side[:, members].astype(np.float64) for side in before)
+            rounding = STREAM_ROUNDING * np.maximum(np.abs(r), np.abs(r0))
+            difference = np.maximum(np.abs((x - x0) - (r - r0)) - rounding, 0.0)
+            added = r - r0
+        steps.append(_ratio(difference, added))
+        effects.append(_ratio(difference / sizes, np.ones_like(difference)))
+    return _worst(steps), _worst(effects), errors
+
+
+def _channel_sizes(wanted: Floats) -> NDArray[np.float64]:
+    """[1,T,D] -> [D]: each channel's size over the tokens; none is taken for quieter than QUIET allows."""
+    sizes = np.sqrt(np.square(wanted.astype(np.float64)).mean(axis=(0, 1)))
+    return np.maximum(sizes, max(QUIET * float(np.median(sizes)), float(np.finfo(np.float32).tiny)))
 
 
 def _compare_outputs(got: Mapping[str, Floats], wanted: Mapping[str, Floats]) -> Place:
-    """CLS [B,D], storage [B,R,D] and patches [B,h,w,D] after the last norm; the step is their error."""
+    """CLS [B,D], storage [B,R,D] and patches [B,h,w,D] after the last norm.
+
+    Nothing is added there: the error itself is step and effect.
+    """
     groups: dict[str, GroupError] = {}
     for name in ("cls", "storage", "patch"):
         if name in wanted:
@@ -156,7 +180,8 @@ def _compare_outputs(got: Mapping[str, Floats], wanted: Mapping[str, Floats]) ->
                 continue
             metrics = measure(name, got[name], wanted[name])
             groups[name] = GroupError(metrics["relative_frobenius"], metrics["cosine"])
-    return Place(AFTER, _worst([group.error for group in groups.values()]), groups)
+    worst = _worst([group.error for group in groups.values()])
+    return Place(AFTER, worst, worst, groups)
 
 
 def _ratio(error: NDArray[np.float64], size: NDArray[np.float64]) -> float | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from dinodeploy.bisect import JUMP, LEVEL, Bisection, Place, bisect, first_departure
+from dinodeploy.bisect import EFFECT, JUMP, LEVEL, Bisection, Place, bisect, first_departure
 from dinodeploy.errors import JudgementError, MisuseError
 from dinodeploy.golden import Trace
 from dinodeploy.parity import THRESHOLDS
@@ -14,9 +16,12 @@ N, R, D = 4, 4, 16  # blocks, storage tokens, width
 TOKENS = np.array([0, 1, 2, 3, 4, 7, 11, 30], np.int32)
 
 
+MEASURED = 1e-3 / LEVEL
+
+
 def steps(*values: float | None) -> list[Place]:
     names = ["tokens", *(f"blocks.{i}" for i in range(len(values) - 1))]
-    return [Place(name, value, {}) for name, value in zip(names, values, strict=True)]
+    return [Place(name, value, value, {}) for name, value in zip(names, values, strict=True)]
 
 
 @pytest.mark.parametrize(
@@ -32,7 +37,14 @@ def steps(*values: float | None) -> list[Place]:
     ],
 )
 def test_the_rule(values: tuple[float | None, ...], departs: str | None) -> None:
-    assert first_departure(steps(*values), limit=1e-3) == departs
+    assert first_departure(steps(*values), MEASURED) == departs
+
+
+def test_a_step_without_effect_neither_departs_nor_hides_one() -> None:
+    places = steps(1e-7, 0.2, 1e-2, 1e-2)
+    quiet = [replace(place, effect=EFFECT * MEASURED / 2) if place.step == 0.2 else place for place in places]
+    assert first_departure(places, MEASURED) == "blocks.0"
+    assert first_departure(quiet, MEASURED) == "blocks.1"
 
 
 def _trace(scale: float = 1.0) -> Trace:
@@ -91,6 +103,23 @@ def test_blocks_that_add_nothing() -> None:
     moved = trace.stream
     moved[2:] += 1e-2
     assert _bisect(trace, moved).departs == "blocks.1"
+
+
+def test_a_block_that_hardly_adds_may_add_it_wrong() -> None:
+    """LayerScale of 1e-5: a hundredth of that is a large step, and nothing to the stream."""
+    rng = np.random.default_rng(0)
+    parts = rng.normal(size=(N + 1, 1, len(TOKENS), D))
+    parts[2] *= 1e-5
+    right = Trace(TOKENS, parts[0].astype(np.float32), parts.cumsum(axis=0)[1:].astype(np.float32))
+    wrong = parts.copy()
+    wrong[2] *= 1.01
+    stream = wrong.cumsum(axis=0).astype(np.float32)
+    found = _bisect(right, stream)
+    assert found.departs is None
+    assert found.places[2].step is not None
+    assert found.places[2].step > 100 * found.limit
+    wrong[4] *= 1.0001
+    assert _bisect(right, wrong.cumsum(axis=0).astype(np.float32)).departs == "blocks.3"
 
 
 def test_values_that_are_not_finite() -> None:

@@ -40,6 +40,15 @@ def test_recall_by_hand() -> None:
     assert search_recall(index, index[[0, 1, 0, 1]], 1) == 0.5
 
 
+def test_a_row_is_not_its_own_neighbour() -> None:
+    """Each query is still nearest to its own row; behind that, the first finds the other side."""
+    degrees = np.radians([0, 10, -15])
+    index = np.stack([np.cos(degrees), np.sin(degrees)], axis=1).astype(np.float32)
+    degrees[0] = np.radians(-4)
+    queries = np.stack([np.cos(degrees), np.sin(degrees)], axis=1).astype(np.float32)
+    assert search_recall(index, queries, 1) == pytest.approx(2 / 3)
+
+
 def test_recall_of_more_rows_than_one_block_of_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     index = rng.normal(size=(50, 8)).astype(np.float32)
