@@ -18,10 +18,10 @@ of the little that is added. So the same difference is taken a second time, in u
 
     effect_i = rms of ((x_i - x_{i-1}) - (r_i - r_{i-1})) / (rms of r_i over tokens, channel by channel)
 
-A place departs when its effect is above EFFECT times, and its step above LEVEL times, the relative
-Frobenius error that was measured for the recipe (`parity.py`'s one table), and its step above JUMP times
-that of every place before it that has an effect. An error that grows slowly, as a narrow type's does, is no
-departure, and what follows a fault is off only as a consequence.
+A place departs when its step is above the recipe's limit of relative Frobenius error (`parity.py`'s one
+table), its effect above EFFECT times that limit, and its step above JUMP times that of every place before
+it that has an effect. An error that grows slowly, as a narrow type's does, is no departure, and what follows
+a fault is off only as a consequence.
 
 Shapes: n blocks, T traced tokens, R storage tokens, D embed_dim.
 """
@@ -40,11 +40,10 @@ from dinodeploy.parity import THRESHOLDS, cosine, measure
 
 Floats = NDArray[np.float32]
 
-# Right engines, blocks of S to H+ width, lively and driven past 160,000: largest step 1.8 times the table's
-# `measured` (fp32), largest ratio to the steps before it 1.9 (the first block aside, which has none).
-LEVEL = 3.0
+# Right engines of four to twelve blocks, S, B, L and H+ wide, lively and (S, L) driven past 160,000: largest
+# step 0.37 of the limit (bf16; fp32 0.36), largest ratio to the steps before it 1.2; blocks 128 wide 1.8.
 JUMP = 3.0
-EFFECT = 0.5
+EFFECT = 0.1
 STREAM_ROUNDING = 2.0**-22
 QUIET = 0.1  # a channel counts as at least this part of the median channel's size
 BEFORE, AFTER = "tokens", "outputs"  # the places before the first block and after the last
@@ -108,21 +107,20 @@ def bisect(
             found = _compare(stream[index], wanted[index], before, groups)
             places.append(Place(f"blocks.{index - 1}", *found))
         places.append(_compare_outputs(*outputs))
-    measured = next(row.measured for row in THRESHOLDS[recipe] if row.metric == "relative_frobenius")
-    departs = first_departure(places, measured)
-    sentence = _sentence(places, departs, LEVEL * measured)
-    return Bisection(case, recipe, LEVEL * measured, tuple(places), departs, sentence)
+    limit = next(row.limit for row in THRESHOLDS[recipe] if row.metric == "relative_frobenius")
+    departs = first_departure(places, limit)
+    return Bisection(case, recipe, limit, tuple(places), departs, _sentence(places, departs, limit))
 
 
-def first_departure(places: Sequence[Place], measured: float) -> str | None:
+def first_departure(places: Sequence[Place], limit: float) -> str | None:
     """The rule of this file's head."""
     largest = 0.0
     for place in places:
         if place.step is None or place.effect is None:
             return place.name
-        if place.effect <= EFFECT * measured:
+        if place.effect <= EFFECT * limit:
             continue
-        if place.step > LEVEL * measured and place.step > JUMP * largest:
+        if place.step > limit and place.step > JUMP * largest:
             return place.name
         largest = max(largest, place.step)
     return None

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dinodeploy.bisect import EFFECT, JUMP, LEVEL, Bisection, Place, bisect, first_departure
+from dinodeploy.bisect import EFFECT, JUMP, Bisection, Place, bisect, first_departure
 from dinodeploy.errors import JudgementError, MisuseError
 from dinodeploy.golden import Trace
 from dinodeploy.parity import THRESHOLDS
@@ -16,7 +16,7 @@ N, R, D = 4, 4, 16  # blocks, storage tokens, width
 TOKENS = np.array([0, 1, 2, 3, 4, 7, 11, 30], np.int32)
 
 
-MEASURED = 1e-3 / LEVEL
+LIMIT = 1e-3
 
 
 def steps(*values: float | None) -> list[Place]:
@@ -37,14 +37,14 @@ def steps(*values: float | None) -> list[Place]:
     ],
 )
 def test_the_rule(values: tuple[float | None, ...], departs: str | None) -> None:
-    assert first_departure(steps(*values), MEASURED) == departs
+    assert first_departure(steps(*values), LIMIT) == departs
 
 
 def test_a_step_without_effect_neither_departs_nor_hides_one() -> None:
     places = steps(1e-7, 0.2, 1e-2, 1e-2)
-    quiet = [replace(place, effect=EFFECT * MEASURED / 2) if place.step == 0.2 else place for place in places]
-    assert first_departure(places, MEASURED) == "blocks.0"
-    assert first_departure(quiet, MEASURED) == "blocks.1"
+    quiet = [replace(place, effect=EFFECT * LIMIT / 2) if place.step == 0.2 else place for place in places]
+    assert first_departure(places, LIMIT) == "blocks.0"
+    assert first_departure(quiet, LIMIT) == "blocks.1"
 
 
 def _trace(scale: float = 1.0) -> Trace:
@@ -83,7 +83,7 @@ def test_a_small_fault_under_a_massive_channel() -> None:
     assert found.departs == "blocks.1"
     error = found.places[2].groups["patch"].error
     assert error is not None
-    assert error < LEVEL * 1.4e-6
+    assert error < found.limit
 
 
 def test_rounding_of_a_massive_stream_is_no_departure() -> None:
@@ -136,7 +136,7 @@ def test_values_that_are_not_finite() -> None:
 def test_the_limit_follows_the_table(recipe: str) -> None:
     (row,) = (row for row in THRESHOLDS[recipe] if row.metric == "relative_frobenius")
     trace = _trace()
-    assert _bisect(trace, trace.stream, recipe).limit == pytest.approx(LEVEL * row.measured)
+    assert _bisect(trace, trace.stream, recipe).limit == row.limit
     assert JUMP > 1
 
 

@@ -40,10 +40,16 @@ def test_one_file_with_everything(tiny_bundle: Path) -> None:
     _same_weights(tiny_bundle / "model.onnx")
 
 
-def test_a_graph_with_external_weights_of_a_narrow_type(tmp_path: Path) -> None:
+def test_external_weights_of_a_narrow_type(tmp_path: Path) -> None:
     bundle = export_tiny(tmp_path / "b", recipe="bf16")
     _same_weights(bundle.root / "model.onnx")
     _same_weights(bundle.engine_path)
+    data = bundle.root / "model.onnx.data"
+    data.write_bytes(data.read_bytes()[:1000])
+    _, blobs = read_skeleton(bundle.engine_path)
+    last = max(blobs.values(), key=lambda blob: blob.offset)
+    with pytest.raises(BundleError, match="ends inside a weight"):
+        last.read()
 
 
 def test_what_is_no_onnx_file(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -57,13 +63,3 @@ def test_what_is_no_onnx_file(tiny_bundle: Path, tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(BundleError, match="is no ONNX file"):
             read_skeleton(path)
-
-
-def test_a_weight_past_the_end_of_its_file(tmp_path: Path) -> None:
-    bundle = export_tiny(tmp_path / "b", external_data=True)
-    data = bundle.root / "model.onnx.data"
-    data.write_bytes(data.read_bytes()[:1000])
-    _, blobs = read_skeleton(bundle.engine_path)
-    last = max(blobs.values(), key=lambda blob: blob.offset)
-    with pytest.raises(BundleError, match="ends inside a weight"):
-        last.read()
