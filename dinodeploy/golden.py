@@ -6,6 +6,12 @@
     <case>/pixels       [B,3,H,W] float32   after the reference's own preprocessing
     <case>/out/<name>   float32             the fp32 reference's outputs
 
+and for the first photograph of one case, what `check --bisect` needs (`bisect.py`):
+
+    <case>/tokens       [T] int32           places in the sequence: CLS, storage tokens, some patches
+    <case>/embedded     [1,T,D] float32     the residual stream there, before the first block
+    <case>/blocks       [n,1,T,D] float32   the same after each of the n blocks
+
 Keeping both photograph and pixels lets the judge blame the right half: a swapped channel or a wrong
 mean shows before the engine has run.
 """
@@ -27,8 +33,34 @@ from dinodeploy.tensorfile import load_tensors, save_tensors
 
 Floats = NDArray[np.float32]
 _KEY = re.compile(
-    r"(?P<case>[a-z0-9_]+)/(?:image_(?P<image>\d+)|(?P<pixels>pixels)|out/(?P<output>[a-z0-9_]+))"
+    r"(?P<case>[a-z0-9_]+)/(?:image_(?P<image>\d+)|(?P<pixels>pixels)|out/(?P<output>[a-z0-9_]+)"
+    r"|(?P<trace>tokens|embedded|blocks))"
 )
+_TRACE = ("tokens", "embedded", "blocks")
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The reference's residual stream at chosen tokens of a case's first photograph.
+
+    T tokens, n blocks, D embed_dim. Raises ValueError at birth when the shapes do not belong together.
+    """
+
+    tokens: NDArray[np.int32]  # [T]
+    embedded: Floats  # [1,T,D]
+    blocks: Floats  # [n,1,T,D]
+
+    def __post_init__(self) -> None:
+        if self.tokens.shape != self.embedded.shape[1:2] or self.blocks.shape[1:] != self.embedded.shape:
+            raise ValueError(
+                f"tokens {list(self.tokens.shape)}, embedded {list(self.embedded.shape)} and blocks "
+                f"{list(self.blocks.shape)} do not belong together; wanted [T], [1,T,D], [n,1,T,D]"
+            )
+
+    @property
+    def stream(self) -> Floats:
+        """[n+1,1,T,D]: before the first block, then after each."""
+        return np.concatenate([self.embedded[None], self.blocks])
 
 
 @dataclass(frozen=True)
@@ -39,6 +71,7 @@ class GoldenCase:
     images: tuple[NDArray[np.uint8], ...]
     pixels: Floats
     outputs: dict[str, Floats]
+    trace: Trace | None = None  # of the first photograph; one case of a bundle has it
 
     @property
     def size(self) -> tuple[int, int]:
@@ -63,6 +96,9 @@ def save_golden(cases: Sequence[GoldenCase], path: Path) -> None:
         tensors[f"{case.name}/pixels"] = case.pixels
         for name, output in case.outputs.items():
             tensors[f"{case.name}/out/{name}"] = output
+        if case.trace is not None:
+            for name in _TRACE:
+                tensors[f"{case.name}/{name}"] = getattr(case.trace, name)
     save_tensors(path, tensors)
 
 
@@ -71,6 +107,7 @@ def load_golden(path: Path) -> list[GoldenCase]:
     images: dict[str, dict[int, NDArray[np.uint8]]] = {}
     pixels: dict[str, Floats] = {}
     outputs: dict[str, dict[str, Floats]] = {}
+    traces: dict[str, dict[str, NDArray[Any]]] = {}
     for key, tensor in load_tensors(path).items():
         match = _KEY.fullmatch(key)
         if match is None:
@@ -80,13 +117,30 @@ def load_golden(path: Path) -> list[GoldenCase]:
             images.setdefault(case, {})[int(match["image"])] = tensor
         elif match["pixels"]:
             pixels[case] = tensor
+        elif match["trace"]:
+            traces.setdefault(case, {})[match["trace"]] = tensor
         else:
             outputs.setdefault(case, {})[match["output"]] = tensor
-    if not pixels or not pixels.keys() == images.keys() == outputs.keys():
+    if not pixels or not pixels.keys() == images.keys() == outputs.keys() or traces.keys() - pixels.keys():
         raise BundleError(
             f"{path}: incomplete; wanted images, pixels and outputs for every case, at least one"
         )
     return [
-        GoldenCase(name, tuple(images[name][i] for i in sorted(images[name])), pixels[name], outputs[name])
+        GoldenCase(
+            name,
+            tuple(images[name][i] for i in sorted(images[name])),
+            pixels[name],
+            outputs[name],
+            _trace(traces[name], f"{path}: case {name!r}") if name in traces else None,
+        )
         for name in sorted(pixels)
     ]
+
+
+def _trace(parts: dict[str, NDArray[Any]], where: str) -> Trace:
+    if parts.keys() != set(_TRACE):
+        raise BundleError(f"{where}: its trace is incomplete; wanted {', '.join(_TRACE)}")
+    try:
+        return Trace(**parts)
+    except ValueError as error:
+        raise BundleError(f"{where}: {error}") from error

@@ -94,6 +94,14 @@ class Measurement:
     passed: bool
     note: str = ""
 
+    @property
+    def sentence(self) -> str:
+        """What was found and what the limit is, for messages."""
+        if self.note or self.value is None:
+            return f"{self.metric}: {self.note or 'not finite'}"
+        limit = "" if self.limit is None else f", limit {self.limit:.7g}"
+        return f"{self.metric} is {self.value:.7g}{limit}"
+
 
 @dataclass(frozen=True)
 class Verdict:

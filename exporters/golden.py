@@ -7,6 +7,7 @@ swaps height and width, or mixes up a batch, cannot pass.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import resources
 
 import numpy as np
@@ -14,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from dinodeploy.golden import GoldenCase, at_size
+from dinodeploy.golden import GoldenCase, Trace, at_size
 from dinodeploy.preprocess import Preprocess
+from dinov3_ref.models import DinoVisionTransformer
 from exporters.reference_pixels import reference_pixels
 from exporters.trace import TokenOutputs
 
@@ -25,6 +27,8 @@ CASES: tuple[tuple[str, tuple[str, ...], tuple[int, int] | None], ...] = (
     ("tall", ("coffee", "retina"), (16, 9)),
     ("wide", ("rocket", "hubble_deep_field", "astronaut"), (7, 12)),
 )
+TRACED_CASE = "wide"  # the smallest
+TRACED_PATCHES = 12  # spread over the grid; with CLS and storage tokens 1.7 MB of a ViT-L's stream
 
 
 def load_photo(name: str) -> NDArray[np.uint8]:
@@ -39,8 +43,37 @@ def make_golden(module: TokenOutputs, preprocess: Preprocess) -> list[GoldenCase
     for name, photos, grid in CASES:
         p = preprocess.patch_size
         size = (preprocess.height, preprocess.width) if grid is None else (grid[0] * p, grid[1] * p)
-        cases += _run_case(module, name, photos, at_size(preprocess, size))
+        made = _run_case(module, name, photos, at_size(preprocess, size))
+        if name == TRACED_CASE:
+            made[0] = replace(made[0], trace=trace_stream(module.model, made[0].pixels[:1]))
+        cases += made
     return cases
+
+
+def trace_stream(model: DinoVisionTransformer, pixels: NDArray[np.float32]) -> Trace:
+    """The residual stream of one photograph [1,3,H,W] at CLS, every storage token and some patches."""
+    with torch.inference_mode():
+        embedded, (h, w) = model.prepare_tokens_with_masks(torch.from_numpy(pixels))
+        places = token_places(1 + model.n_storage_tokens, h, w)
+        blocks = [after[0][:, places] for after in model.run_blocks([embedded], [(h, w)])]
+        return Trace(
+            tokens=places.numpy().astype(np.int32),
+            embedded=embedded[:, places].float().numpy(),
+            blocks=torch.stack(blocks).float().numpy(),
+        )
+
+
+def token_places(prefix: int, h: int, w: int) -> torch.Tensor:
+    """Indices of the prefix tokens and of patches a golden-section step apart: every row and column region.
+
+    Evenly spaced ones would line up with the grid and see a few columns only.
+    """
+    count = h * w
+    step = round(count * (5**0.5 - 1) / 2)
+    while np.gcd(step, count) != 1:
+        step += 1
+    patches = sorted((index * step) % count for index in range(min(TRACED_PATCHES, count)))
+    return torch.tensor([*range(prefix), *(prefix + patch for patch in patches)])
 
 
 def _run_case(

@@ -32,7 +32,7 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
             "dinodeploy",
         },
         {"torch", "onnx", "onnx_ir", "onnxscript", "numpy", "PIL", "google"},
-        set(),
+        {"onnxruntime"},
     ),
     "dinodeploy": (set(), {"numpy", "PIL", "typer", "rich"}, {"onnxruntime", "pyarrow"}),
 }

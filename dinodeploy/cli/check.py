@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import time
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from dinodeploy import schema
-from dinodeploy.cli.output import print_json, stdout
+from dinodeploy.bisect import Bisection
+from dinodeploy.cli.output import picture_progress, print_json, stderr, stdout
+from dinodeploy.cli.reach import reach
+from dinodeploy.compare import Comparison, compare
 from dinodeploy.embedder import check_bundle
+from dinodeploy.errors import MisuseError
+from dinodeploy.listing import list_images
 from dinodeploy.parity import Measurement, Verdict
+from dinodeploy.reports import Report, check_targets, write_report
 
 FAILED = 1
 
@@ -31,18 +38,64 @@ HEADS = {
 def check(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or an engine file inside one.")],
     threads: Annotated[int | None, typer.Option(help="Threads of the engine.")] = None,
+    bisect: Annotated[bool, typer.Option("--bisect", help="Name the first block that departs.")] = False,
+    against: Annotated[
+        Path | None, typer.Option(help="Another bundle: may it search an index built with this one?")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Pictures to compare the two on.")] = None,
+    neighbours: Annotated[
+        int, typer.Option("--neighbours", "-k", help="Neighbours that a search asks for.")
+    ] = 10,
+    report: Annotated[
+        list[Path] | None, typer.Option(help="Write a report: .json, .xml (JUnit) or .html. Repeatable.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The verdict as JSON on stdout.")] = False,
 ) -> None:
     """Hash every file, run the engine on the golden photographs and compare: exit 0 or 1."""
+    check_targets(report or [])
+    if (against is None) != (images is None):
+        raise MisuseError(
+            "--against and --images belong together: another bundle, and pictures to compare on"
+        )
+    started, clock = datetime.now(timezone.utc), time.perf_counter()
     opened, receipt, verdict = check_bundle(bundle, threads=threads)
+    growth = comparison = None
+    if bisect:
+        growth = reach("exporters.bisect", "--bisect").bisect_bundle(opened, threads=threads)
+    if against is not None and images is not None:
+        if verdict.passed:
+            comparison = _compare(bundle, against, images, neighbours, threads)
+        else:
+            stderr().print(f"not compared with {against}: this engine is not the model in the first place")
+    seconds = time.perf_counter() - clock
+    found = Report(opened, receipt, verdict, growth, comparison, started, seconds)
+    for path in report or []:
+        write_report(found, path)
     if as_json:
-        print_json({"bundle": str(opened.root), **schema.dump(receipt)})
+        print_json(found.as_json())
     else:
-        stdout().print(_table(verdict))
-        word = "passed" if verdict.passed else f"FAILED, {len(verdict.failures)} measurements"
-        print(f"{opened.engine_path}, {verdict.recipe}, {receipt.runtime}, {receipt.device}: {word}")
-    if not verdict.passed:
+        _print(found)
+    if not found.passed:
         raise typer.Exit(FAILED)
+
+
+def _compare(bundle: Path, against: Path, images: Path, k: int, threads: int | None) -> Comparison:
+    ids = list_images([images])
+    with picture_progress(len(ids)) as advance:
+        return compare(bundle, against, ids, k=k, threads=threads, advance=advance)
+
+
+def _print(found: Report) -> None:
+    verdict, receipt = found.verdict, found.receipt
+    stdout().print(_table(verdict))
+    word = "passed" if verdict.passed else f"FAILED, {len(verdict.failures)} measurements"
+    print(f"{found.bundle.engine_path}, {verdict.recipe}, {receipt.runtime}, {receipt.device}: {word}")
+    if found.bisection is not None:
+        stdout().print("", _growth(found.bisection))
+        print(f"bisect: {found.bisect_words}")
+    if found.comparison is not None:
+        stdout().print("", _findings(found.comparison))
+        print(found.comparison.verdict + (f" ({found.comparison.note})" if found.comparison.note else ""))
 
 
 def _table(verdict: Verdict) -> Table:
@@ -73,3 +126,31 @@ def _number(metric: str, value: float | None) -> str:
     if metric == "nearest_neighbour":
         return f"{value:.2f}"
     return f"{abs(1 - value) if 'cosine' in metric else value:.1e}"
+
+
+def _growth(bisection: Bisection) -> Table:
+    """One row a place: its own step, and how far CLS, storage tokens and patches are off there."""
+    groups = list(bisection.places[0].groups)
+    heads = (head for group in groups for head in (f"{group} err", "1-cos"))
+    table = Table("place", "step", *heads, box=None, pad_edge=False)
+    for place in bisection.places:
+        errors = (place.groups[group] for group in groups)
+        cells = [cell for e in errors for cell in (_finite(e.error), _finite(e.cosine, lack=True))]
+        row = [place.name, _finite(place.step), *cells]
+        table.add_row(*row, style="bold red" if place.name == bisection.departs else None)
+    return table
+
+
+def _findings(comparison: Comparison) -> Table:
+    table = Table("metric", "found", "wanted", "because", box=None, pad_edge=False)
+    for f in comparison.findings:
+        found = "not finite" if f.value is None else f"{f.value:.6f}"
+        style = None if f.passed else "bold red"
+        table.add_row(f.metric, found, f"{f.at_least:g}", f.reason, style=style)
+    return table
+
+
+def _finite(value: float | None, *, lack: bool = False) -> str:
+    if value is None:
+        return "not finite"
+    return f"{abs(1 - value) if lack else value:.1e}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dinodeploy.errors import BundleError
-from dinodeploy.golden import GoldenCase, at_size, load_golden, save_golden
+from dinodeploy.golden import GoldenCase, Trace, at_size, load_golden, save_golden
 from dinodeploy.preprocess import Preprocess
 from dinodeploy.tensorfile import load_tensors, save_tensors
 from tests.photographs import IMAGENET_MEAN, IMAGENET_STD
@@ -31,6 +32,41 @@ def test_cases_survive_the_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(wide.pixels, case().pixels)
     assert wide.outputs.keys() == {"cls", "patch"}
     np.testing.assert_array_equal(wide.outputs["patch"], case().outputs["patch"])
+
+
+def trace() -> Trace:
+    stream = np.random.default_rng(1).normal(size=(4, 1, 3, 8)).astype(np.float32)
+    return Trace(np.array([0, 1, 5], np.int32), stream[0], stream[1:])
+
+
+def test_a_trace_survives_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "g.safetensors"
+    save_golden([replace(case("wide"), trace=trace()), case("tall")], path)
+    tall, wide = load_golden(path)
+    assert tall.trace is None
+    assert wide.trace is not None
+    np.testing.assert_array_equal(wide.trace.stream, trace().stream)
+    np.testing.assert_array_equal(wide.trace.tokens, trace().tokens)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"wide/tokens": None}, "'wide': its trace is incomplete"),
+        ({"wide/blocks": np.zeros((3, 1, 2, 8), np.float32)}, "do not belong together"),
+        ({"wide/tokens": np.zeros(4, np.int32)}, "do not belong together"),
+        ({"lost/blocks": np.zeros((3, 1, 2, 8), np.float32)}, "incomplete; wanted images"),
+    ],
+)
+def test_a_broken_trace_is_refused(
+    changes: dict[str, np.ndarray | None], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "g.safetensors"
+    save_golden([replace(case(), trace=trace())], path)
+    tensors = {**load_tensors(path), **changes}
+    save_tensors(path, {key: value for key, value in tensors.items() if value is not None})
+    with pytest.raises(BundleError, match=message):
+        load_golden(path)
 
 
 @pytest.mark.parametrize("lost", ["wide/pixels", "wide/image_", "wide/out/"])

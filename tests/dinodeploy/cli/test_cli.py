@@ -28,7 +28,7 @@ OPTIONS = {
     "dialect fold external-data seed revision offline overwrite json",
     "embed": "engine out imgsz preprocess format outputs shard-size batch threads workers "
     "allow-unverified overwrite json",
-    "check": "threads json",
+    "check": "threads bisect against images neighbours report json",
     "inspect": "json",
     "convert": "to out arch rope-periods overwrite json",
     "ranges": "images imgsz arch limit picture json",

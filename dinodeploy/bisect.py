@@ -1,0 +1,211 @@
+"""Which block departs? The engine's residual stream, block by block, against the reference's.
+
+golden.safetensors keeps the reference's stream for one photograph (`golden.Trace`), so no torch is
+needed; the engine's comes from a copy of its graph with the stream as extra outputs
+(`exporters/bisect.py`).
+
+How far the stream is off says when trouble began, but only roughly: an error stays in the stream, and a
+block that adds little hides behind what others added. So what decides is each block's own addition:
+
+    step_i = ‖(x_i - x_{i-1}) - (r_i - r_{i-1})‖ / ‖r_i - r_{i-1}‖       x engine, r reference
+
+taken over CLS, storage tokens and patches separately, the worst counts. Rounding of the stream itself
+is forgiven first, element by element: four additions of half a unit in the last place, 2^-22 of the
+larger of |r_i| and |r_{i-1}|; a stream of 155,000 has no finer digits to add.
+
+Nor does everything that a block gets wrong matter: where LayerScale is 1e-5, rounding may be a large part
+of the little that is added. So the same difference is taken a second time, in units of the stream:
+
+    effect_i = rms of ((x_i - x_{i-1}) - (r_i - r_{i-1})) / (rms of r_i over tokens, channel by channel)
+
+A place departs when its step is above the recipe's limit of relative Frobenius error (`parity.py`'s one
+table), its effect above EFFECT times that limit, and its step above JUMP times that of every place before
+it that has an effect. An error that grows slowly, as a narrow type's does, is no departure, and what follows
+a fault is off only as a consequence.
+
+Shapes: n blocks, T traced tokens, R storage tokens, D embed_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinodeploy.errors import JudgementError, MisuseError
+from dinodeploy.golden import Trace
+from dinodeploy.parity import THRESHOLDS, cosine, measure
+
+Floats = NDArray[np.float32]
+
+# Right engines of four to twelve blocks, S, B, L and H+ wide, lively and (S, L) driven past 160,000: largest
+# step 0.37 of the limit (bf16; fp32 0.36), largest ratio to the steps before it 1.2; blocks 128 wide 1.8.
+JUMP = 3.0
+EFFECT = 0.1
+STREAM_ROUNDING = 2.0**-22
+QUIET = 0.1  # a channel counts as at least this part of the median channel's size
+BEFORE, AFTER = "tokens", "outputs"  # the places before the first block and after the last
+
+
+@dataclass(frozen=True)
+class GroupError:
+    """How far one group of tokens is off: relative Frobenius error and smallest cosine. None: not finite."""
+
+    error: float | None
+    cosine: float | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """One place in the model: `tokens`, `blocks.<i>` or `outputs`."""
+
+    name: str
+    step: float | None  # its own share, and what that does, as above; None: not finite
+    effect: float | None
+    groups: dict[str, GroupError]  # cls, storage (where there are such tokens), patch
+
+
+@dataclass(frozen=True)
+class Bisection:
+    """The error's growth and the first place that departs, if one does."""
+
+    case: str
+    recipe: str
+    limit: float
+    places: tuple[Place, ...]
+    departs: str | None
+    verdict: str
+
+
+def bisect(
+    case: str,
+    trace: Trace,
+    stream: Floats,
+    outputs: tuple[Mapping[str, Floats], Mapping[str, Floats]],
+    storage_tokens: int,
+    recipe: str,
+) -> Bisection:
+    """Compare an engine's `stream` [n+1,1,T,D] and its (got, wanted) outputs with the reference's.
+
+    Raises JudgementError when the engine has another number of blocks, MisuseError for an unknown recipe.
+    """
+    wanted = trace.stream
+    if stream.shape != wanted.shape:
+        raise JudgementError(
+            f"the engine's residual stream is {list(stream.shape)} (blocks + 1, pictures, tokens, width), "
+            f"the reference's {list(wanted.shape)}: these are two models"
+        )
+    if recipe not in THRESHOLDS:
+        raise MisuseError(f"no thresholds for recipe {recipe!r}; known: {', '.join(THRESHOLDS)}")
+    groups = _groups(trace.tokens, storage_tokens)
+    with np.errstate(invalid="ignore", over="ignore"):
+        places = [Place(BEFORE, *_compare(stream[0], wanted[0], None, groups))]
+        for index in range(1, len(wanted)):
+            before = (stream[index - 1], wanted[index - 1])
+            found = _compare(stream[index], wanted[index], before, groups)
+            places.append(Place(f"blocks.{index - 1}", *found))
+        places.append(_compare_outputs(*outputs))
+    limit = next(row.limit for row in THRESHOLDS[recipe] if row.metric == "relative_frobenius")
+    departs = first_departure(places, limit)
+    return Bisection(case, recipe, limit, tuple(places), departs, _sentence(places, departs, limit))
+
+
+def first_departure(places: Sequence[Place], limit: float) -> str | None:
+    """The rule of this file's head."""
+    largest = 0.0
+    for place in places:
+        if place.step is None or place.effect is None:
+            return place.name
+        if place.effect <= EFFECT * limit:
+            continue
+        if place.step > limit and place.step > JUMP * largest:
+            return place.name
+        largest = max(largest, place.step)
+    return None
+
+
+def _groups(tokens: NDArray[np.int32], storage_tokens: int) -> dict[str, NDArray[np.bool_]]:
+    groups = {
+        "cls": tokens == 0,
+        "storage": (tokens > 0) & (tokens <= storage_tokens),
+        "patch": tokens > storage_tokens,
+    }
+    return {name: members for name, members in groups.items() if members.any()}
+
+
+def _compare(
+    got: Floats,
+    wanted: Floats,
+    before: tuple[Floats, Floats] | None,
+    groups: Mapping[str, NDArray[np.bool_]],
+) -> tuple[float | None, float | None, dict[str, GroupError]]:
+    """Step, effect and every group's error of one place; all arrays [1,T,D]."""
+    steps, effects, errors = [], [], {}
+    sizes = _channel_sizes(wanted)
+    for name, members in groups.items():
+        x, r = got[:, members].astype(np.float64), wanted[:, members].astype(np.float64)
+        error = _ratio(x - r, r)
+        errors[name] = GroupError(error, _finite(float(cosine(x, r).min())) if error is not None else None)
+        difference, added = np.abs(x - r), r
+        if before is not None:
+            x0, r0 = (side[:, members].astype(np.float64) for side in before)
+            rounding = STREAM_ROUNDING * np.maximum(np.abs(r), np.abs(r0))
+            difference = np.maximum(np.abs((x - x0) - (r - r0)) - rounding, 0.0)
+            added = r - r0
+        steps.append(_ratio(difference, added))
+        effects.append(_ratio(difference / sizes, np.ones_like(difference)))
+    return _worst(steps), _worst(effects), errors
+
+
+def _channel_sizes(wanted: Floats) -> NDArray[np.float64]:
+    """[1,T,D] -> [D]: each channel's size over the tokens; none is taken for quieter than QUIET allows."""
+    sizes = np.sqrt(np.square(wanted.astype(np.float64)).mean(axis=(0, 1)))
+    return np.maximum(sizes, max(QUIET * float(np.median(sizes)), float(np.finfo(np.float32).tiny)))
+
+
+def _compare_outputs(got: Mapping[str, Floats], wanted: Mapping[str, Floats]) -> Place:
+    """CLS [B,D], storage [B,R,D] and patches [B,h,w,D] after the last norm.
+
+    Nothing is added there: the error itself is step and effect.
+    """
+    groups: dict[str, GroupError] = {}
+    for name in ("cls", "storage", "patch"):
+        if name in wanted:
+            if name not in got or got[name].shape != wanted[name].shape or not np.isfinite(got[name]).all():
+                groups[name] = GroupError(None, None)
+                continue
+            metrics = measure(name, got[name], wanted[name])
+            groups[name] = GroupError(metrics["relative_frobenius"], metrics["cosine"])
+    worst = _worst([group.error for group in groups.values()])
+    return Place(AFTER, worst, worst, groups)
+
+
+def _ratio(error: NDArray[np.float64], size: NDArray[np.float64]) -> float | None:
+    """‖error‖ / ‖size‖; 0 where nothing is off, None where that is not finite."""
+    norm = float(np.linalg.norm(error))
+    if norm == 0.0:
+        return 0.0
+    length = float(np.linalg.norm(size))
+    return _finite(norm / length) if length > 0.0 else None
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def _worst(values: Sequence[float | None]) -> float | None:
+    finite = [value for value in values if value is not None]
+    return max(finite) if len(finite) == len(values) else None
+
+
+def _sentence(places: Sequence[Place], departs: str | None, limit: float) -> str:
+    if departs is None:
+        worst = max(places, key=lambda place: place.step or 0.0)
+        return f"no place departs: the largest step is {worst.step:.1e}, at {worst.name} (limit {limit:.0e})"
+    index = next(i for i, place in enumerate(places) if place.name == departs)
+    step = places[index].step
+    size = "not finite" if step is None else f"step {step:.1e}"
+    before = [place.step for place in places[:index] if place.step is not None]
+    return f"first departs at {departs} ({size}" + (f" after at most {max(before):.1e})" if before else ")")

@@ -1,0 +1,31 @@
+"""A test for a project that ships a bundle. Copy to tests/; BUNDLE says where the bundle lies.
+
+BUNDLE=bundle pytest test_bundle.py
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dinodeploy import Embedder
+from dinodeploy.testing import assert_parity
+
+BUNDLE = Path(os.environ.get("BUNDLE", "bundle"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def judged() -> None:
+    """Nothing below means anything unless the engine is the model on this machine."""
+    assert_parity(BUNDLE)
+
+
+def test_an_embedding_does_not_depend_on_its_batch() -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 240, 320, 3), dtype=np.uint8)
+    with Embedder.open(BUNDLE) as embedder:
+        together = embedder.embed(list(pictures))["cls"]
+        alone = np.concatenate([embedder.embed([picture])["cls"] for picture in pictures])
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-4 * np.abs(alone).max())
