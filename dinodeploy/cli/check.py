@@ -9,7 +9,14 @@ import typer
 from rich.table import Table
 
 from dinodeploy import schema
-from dinodeploy.cli.output import print_json, stdout
+from dinodeploy.cli.output import (
+    DEVICE_HELP,
+    WEIGHT_BUDGET_HELP,
+    parse_gib,
+    print_json,
+    stderr,
+    stdout,
+)
 from dinodeploy.embedder import check_bundle
 from dinodeploy.parity import Measurement, Verdict
 
@@ -30,11 +37,19 @@ HEADS = {
 
 def check(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or an engine file inside one.")],
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
     threads: Annotated[int | None, typer.Option(help="Threads of the engine.")] = None,
+    weight_budget: Annotated[float | None, typer.Option(help=WEIGHT_BUDGET_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The verdict as JSON on stdout.")] = False,
 ) -> None:
     """Hash every file, run the engine on the golden photographs and compare: exit 0 or 1."""
-    opened, receipt, verdict = check_bundle(bundle, threads=threads)
+    opened, receipt, verdict = check_bundle(
+        bundle,
+        device=device,
+        threads=threads,
+        weight_budget=parse_gib(weight_budget),
+        say=stderr().print,
+    )
     if as_json:
         print_json({"bundle": str(opened.root), **schema.dump(receipt)})
     else:

@@ -25,9 +25,9 @@ from tests.tiny import tiny_config
 OPTIONS = {
     "export": "arch weights out precision fp16 half bf16 imgsz preprocess layers dataset rope-periods "
     "dialect fold external-data seed revision offline overwrite json",
-    "embed": "engine out imgsz preprocess format outputs shard-size batch threads workers "
-    "allow-unverified overwrite json",
-    "check": "threads json",
+    "embed": "engine out device imgsz preprocess format outputs shard-size batch threads weight-budget "
+    "workers allow-unverified overwrite json",
+    "check": "device threads weight-budget json",
     "inspect": "json",
     "convert": "to out arch rope-periods overwrite json",
 }
