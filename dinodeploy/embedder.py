@@ -50,6 +50,7 @@ class Embedder:
         self.backend = backend
         self.receipt = receipt
         self.passed_over = passed_over  # why no better engine runs
+        self.not_judged: tuple[str, ...] = ()  # sizes of golden cases that the engine was not built for
 
     @classmethod
     def open(
@@ -101,8 +102,12 @@ class Embedder:
     @property
     def choice(self) -> str:
         """What runs where, and why nothing better does: one line for people."""
-        better = f"; passed over: {'; '.join(self.passed_over)}" if self.passed_over else ""
-        return f"{self.bundle.engine} on {self.backend.device}, {self.backend.runtime}{better}"
+        parts = [f"{self.bundle.engine} on {self.backend.device}, {self.backend.runtime}"]
+        if self.not_judged:
+            parts.append(f"not judged at {', '.join(self.not_judged)}, which it was not built for")
+        if self.passed_over:
+            parts.append(f"passed over: {'; '.join(self.passed_over)}")
+        return "; ".join(parts)
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -175,8 +180,10 @@ class Embedder:
     def _golden_cases(self) -> list[GoldenCase]:
         cases = load_golden(self.bundle.root / GOLDEN_FILE)
         fitting = [case for case in cases if self.backend.takes(*case.size)]
+        others = dict.fromkeys(case.size for case in cases if not self.backend.takes(*case.size))
+        self.not_judged = tuple(f"{height}x{width}" for height, width in others)
         if not fitting:
-            sizes = ", ".join(f"{height}x{width}" for height, width in (case.size for case in cases))
+            sizes = ", ".join(self.not_judged)
             raise OutsideProfileError(
                 f"{self.bundle.engine_path} takes none of the sizes it could be judged at, {sizes}; "
                 f"build it for at least one of them: dinodeploy build {self.bundle.root} --imgsz …"
@@ -208,9 +215,9 @@ def check_bundle(
     Raises as `Embedder.open` otherwise.
     """
     with Embedder._open_unjudged(engine, device, threads=threads, weight_budget=weight_budget) as embedder:
-        say(embedder.choice)
         embedder.bundle.verify()
         verdict = embedder.check()
+        say(embedder.choice)
         assert embedder.receipt is not None
         return embedder.bundle, embedder.receipt, verdict
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +13,9 @@ from dinodeploy import schema
 from dinodeploy.cli.output import (
     DEVICE_HELP,
     WEIGHT_BUDGET_HELP,
+    note,
     parse_gib,
     print_json,
-    stderr,
     stdout,
 )
 from dinodeploy.embedder import check_bundle
@@ -48,7 +49,7 @@ def check(
         device=device,
         threads=threads,
         weight_budget=parse_gib(weight_budget),
-        say=stderr().print,
+        say=partial(note, device),
     )
     if as_json:
         print_json({"bundle": str(opened.root), **schema.dump(receipt)})

@@ -11,6 +11,7 @@ import typer
 from dinodeploy.cli.output import (
     DEVICE_HELP,
     WEIGHT_BUDGET_HELP,
+    note,
     parse_gib,
     parse_list,
     parse_size,
@@ -71,7 +72,7 @@ def embed(
         threads=threads,
         weight_budget=parse_gib(weight_budget),
     ) as embedder:
-        stderr().print(embedder.choice)
+        note(device, embedder.choice)
         names = parse_list(outputs, "--outputs", embedder.output_names)
         steps = _preprocess(embedder, preprocess, parse_size(imgsz))
         fingerprint = embedder.manifest.fingerprint(embedder.bundle.engine, steps)

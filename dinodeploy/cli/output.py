@@ -35,6 +35,11 @@ def fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def note(topic: str, text: str) -> None:
+    """A line on stderr that is no error; in brackets what it is about."""
+    print(f"[{topic}] {text}", file=sys.stderr)  # not through rich, to which brackets mean colours
+
+
 def print_json(data: Any) -> None:
     print(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
 

@@ -64,8 +64,8 @@ def choose_profile(profiles: Sequence[Profile], shape: Shape, plan: Path, module
     batch, height, width = shape
     fitting = [profile for profile in profiles if profile.takes(height, width)]
     if fitting:
-        # one that takes the whole batch at once before one that does not
-        return min(fitting, key=lambda p: (batch > p.max[0], p.distance(batch, height, width)))
+        # fewer parts first: a whole batch at once before one that has to be cut up
+        return min(fitting, key=lambda p: (math.ceil(batch / p.max[0]), p.distance(batch, height, width)))
     limits = " or ".join(str(profile) for profile in profiles)
     (b0, h0, w0), (b1, h1, w1), (b2, h2, w2) = profiles[0].min, profiles[0].opt, profiles[0].max
     sizes = f"{min(height, h0)}x{min(width, w0)}:{h1}x{w1}:{max(height, h2)}x{max(width, w2)}"

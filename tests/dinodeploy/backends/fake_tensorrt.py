@@ -326,12 +326,20 @@ class OnnxParserRefitter:
 
     @property
     def num_errors(self) -> int:
-        return 0
+        return int("refit_from_file" in self._module.refuse)  # type: ignore[attr-defined]
+
+    def get_error(self, index: int) -> Any:
+        return self._module.ParserError()  # type: ignore[attr-defined]
 
     def refit_from_file(self, path: str) -> bool:
         assert Path(path).is_file()
         self._refitter._given = True
         return True
+
+
+class ParserError:
+    def desc(self) -> str:
+        return "the weights have other shapes"
 
 
 IMPLEMENTED: dict[str, type] = {
@@ -341,6 +349,7 @@ IMPLEMENTED: dict[str, type] = {
     "IRuntimeConfig": RuntimeConfig,
     "Refitter": Refitter,
     "OnnxParserRefitter": OnnxParserRefitter,
+    "ParserError": ParserError,
 }
 # What a method answers when it refuses, where that is not False.
 REFUSALS: dict[str, Any] = {
