@@ -8,6 +8,7 @@ from dinov3_ref.checkpoints.dataset import NORMALIZATION
 from dinov3_ref.checkpoints.expected import expected_shapes
 from dinov3_ref.checkpoints.hub import Fetched, fetch
 from dinov3_ref.checkpoints.load import build_model, load_checkpoint
+from dinov3_ref.checkpoints.planted import PATHOLOGIES, planted_checkpoint
 from dinov3_ref.checkpoints.random import random_checkpoint
 from dinov3_ref.checkpoints.sidecars import normalization
 
@@ -16,6 +17,8 @@ __all__ = [
     "load_checkpoint",
     "build_model",
     "random_checkpoint",
+    "planted_checkpoint",
+    "PATHOLOGIES",
     "convert",
     "save_checkpoint",
     "fetch",
