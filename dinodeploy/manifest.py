@@ -99,7 +99,7 @@ class EngineFacts:
 
     backend: str
     files: tuple[str, ...]  # the engine first, then what it reads
-    build: BuildFacts | None = None
+    build: BuildFacts | None = None  # of a plan; what runs the graph itself has none
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,11 @@ class Manifest:
         return replace(self, digest=self._digest())
 
     def _digest(self) -> str:
-        return hashlib.sha256(canonical(schema.dump(replace(self, digest=""))).encode()).hexdigest()
+        whole = schema.dump(replace(self, digest=""))
+        for engine in whole["engines"].values():
+            if engine["build"] is None:  # sealed as it was before plans existed: old bundles stay valid
+                del engine["build"]
+        return hashlib.sha256(canonical(whole).encode()).hexdigest()
 
     def check_digest(self) -> None:
         """Raises TamperedError when a field was changed after the manifest was written."""
