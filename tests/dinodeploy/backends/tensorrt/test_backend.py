@@ -19,6 +19,7 @@ import pytest
 from dinodeploy.backends import open_backend
 from dinodeploy.backends.tensorrt import lane as lanes
 from dinodeploy.backends.tensorrt.backend import TensorRTBackend
+from dinodeploy.backends.tensorrt.cuda import Cuda
 from dinodeploy.errors import MisuseError, OutsideProfileError, UnavailableError
 from dinodeploy.manifest import ProfileFacts
 from tests.dinodeploy.backends.fake_cuda import Error
@@ -178,12 +179,29 @@ def test_shapes_then_addresses_then_execution(own_bundle: Path, module: FakeTens
     backend.close()
 
 
-def test_a_computation_waits_for_the_one_before(own_bundle: Path, old: FakeTensorRT) -> None:
-    backend = open_plan(own_bundle, old)
-    backend.run(pixels(SHAPES[0]))
-    old.cuda.calls.clear()
-    backend.run(pixels(SHAPES[0]))
-    assert "cudaStreamWaitEvent" in old.cuda.calls
+def test_a_computation_waits_for_the_one_before(
+    own_bundle: Path, module: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One lane has asked for its computation, and the GPU has not begun it, when the other wants its own."""
+    backend = open_plan(own_bundle, module)
+    x, y = pixels(SHAPES[0]), pixels(SHAPES[1], seed=1)
+    asked, done = threading.Event(), threading.Event()
+    synchronize, first = Cuda.synchronize, threading.Thread(target=lambda: results.append(backend.run(x)))
+    results: list[dict[str, np.ndarray]] = []
+
+    def late(self: Cuda, stream: Any) -> None:
+        if threading.current_thread() is first:
+            asked.set()
+            assert done.wait(timeout=20)
+        synchronize(self, stream)
+
+    monkeypatch.setattr(Cuda, "synchronize", late)
+    first.start()
+    assert asked.wait(timeout=20)
+    assert_right(own_bundle, y, backend.run(y))
+    done.set()
+    first.join()
+    assert_right(own_bundle, x, results[0])
     backend.close()
 
 
