@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint format bench clean help
+.PHONY: setup demo test lint format bench gpu-check gpu-bench clean help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -34,6 +34,15 @@ format: setup  ## reformat
 
 bench: setup  ## export and CPU latency against torch, one run, into benchmarks/
 	$(BIN)/python benchmarks/spine.py
+
+# On a machine that has torch and no registry these take its own Python: make gpu-check PYTHON=python3
+GPU_PYTHON = PYTHONPATH=$(CURDIR) $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+
+gpu-check:  ## parity of every recipe on every backend of this GPU; skipped without one
+	$(GPU_PYTHON) benchmarks/gpu_check.py $(ARGS)
+
+gpu-bench:  ## latency and throughput on this GPU against torch.compile; skipped without one
+	$(GPU_PYTHON) benchmarks/gpu_bench.py $(ARGS)
 
 clean:  ## what the targets above made
 	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -20,6 +20,7 @@ from dinodeploy.errors import (
     LintError,
     MisuseError,
     OutputExistsError,
+    OutsideProfileError,
     TamperedError,
     UnavailableError,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "DinodeployError",
     "MisuseError",
     "OutputExistsError",
+    "OutsideProfileError",
     "ImageError",
     "BundleError",
     "TamperedError",

@@ -1,7 +1,8 @@
 """A bundle on disk: find it, and hold its files against its manifest before anything reads them.
 
     BUNDLE/manifest.json        what it is (`manifest.py`)
-    BUNDLE/model.onnx           the graph (+ model.onnx.data past 2 GB)
+    BUNDLE/model.onnx           the graph (+ model.onnx.data past 2 GB); GPUs run it as it is
+    BUNDLE/*.plan               engines built of it by `dinodeploy build`
     BUNDLE/golden.safetensors   real photographs and the fp32 reference's outputs (`golden.py`)
     BUNDLE/parity.json          receipts of the judge (`receipts.py`); grows, so it is in no manifest
 
@@ -21,6 +22,7 @@ from dinodeploy.manifest import EngineFacts, FileFacts, Manifest
 
 MODEL_FILE = "model.onnx"
 GOLDEN_FILE = "golden.safetensors"
+GRAPH_BACKEND = "onnxruntime_cuda"  # what runs model.onnx where the manifest has another graph for CPUs
 _CHUNK = 1 << 22
 
 
@@ -31,10 +33,22 @@ class Bundle:
     root: Path
     manifest: Manifest
     engine: str  # file name
+    named: bool = False  # it was asked for by its name, and not only the bundle
+    backend: str | None = None  # what runs it, where that is not what the manifest says (`devices.py`)
 
     @property
     def engine_facts(self) -> EngineFacts:
+        """The manifest's entry; for the graph as a GPU runs it, which has none, what it would be."""
+        if self.backend is not None or self.engine not in self.manifest.engines:
+            return EngineFacts(self.backend or GRAPH_BACKEND, graph_files(self.manifest))
         return self.manifest.engines[self.engine]
+
+    @property
+    def needed_files(self) -> tuple[str, ...]:
+        """What is read when the engine is opened and judged."""
+        build = self.engine_facts.build
+        weights = graph_files(self.manifest) if build is not None and build.stripped else ()
+        return tuple(dict.fromkeys((*self.engine_facts.files, *weights, GOLDEN_FILE)))
 
     @property
     def engine_path(self) -> Path:
@@ -63,10 +77,15 @@ def open_bundle(path: str | Path) -> Bundle:
         )
     manifest = manifests.read_manifest(root)
     engine = next(iter(manifest.engines), MODEL_FILE) if path.is_dir() else path.name
-    if engine not in manifest.engines:
+    if engine not in manifest.engines and engine not in graph_files(manifest)[:1]:
         known = ", ".join(manifest.engines) or "none"
         raise BundleError(f"{root} has no engine {engine!r}; its engines: {known}")
-    return Bundle(root, manifest, engine)
+    return Bundle(root, manifest, engine, named=not path.is_dir())
+
+
+def graph_files(manifest: Manifest) -> tuple[str, ...]:
+    """The typed graph and its weights: what plans are built from and ONNX Runtime's GPU providers run."""
+    return tuple(name for name in (MODEL_FILE, f"{MODEL_FILE}.data") if name in manifest.files)
 
 
 def verify_file(path: Path, facts: FileFacts) -> None:

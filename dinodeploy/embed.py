@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -58,31 +58,61 @@ def embed_listing(
     """Embed every picture of `ids` in order; `advance(done, failed)` is called as pictures finish."""
     started = time.perf_counter()
     done = failed = 0
-    batch: list[Decoded] = []
 
-    def flush() -> None:
-        nonlocal done
-        if not batch:
-            return
-        outputs = embedder.run(np.stack([item.pixels for item in batch if item.pixels is not None]))
-        for row, item in enumerate(batch):
-            writer.add(item.id, {name: outputs[name][row] for name in writer.outputs}, item.size)
-        done += len(batch)
-        batch.clear()
-        advance(done, failed)
-
-    for item in decode_ahead(ids, preprocess, decoders or default_decoders(), ahead=2 * batch_size):
-        if item.pixels is None:
+    def good() -> Iterator[Decoded]:
+        nonlocal failed
+        for item in decode_ahead(ids, preprocess, decoders or default_decoders(), ahead=2 * batch_size):
+            if item.pixels is not None:
+                yield item
+                continue
             writer.quarantine(item.id, item.reason)
             failed += 1
             advance(done, failed)
-            continue
+
+    for batch, outputs in run_ahead(embedder, batches(good(), batch_size)):
+        for row, item in enumerate(batch):
+            writer.add(item.id, {name: outputs[name][row] for name in writer.outputs}, item.size)
+        done += len(batch)
+        advance(done, failed)
+    return EmbedReport(done, failed, time.perf_counter() - started)
+
+
+def batches(items: Iterable[Decoded], batch_size: int) -> Iterator[list[Decoded]]:
+    """Consecutive pictures of one size, at most `batch_size` together, order kept."""
+    batch: list[Decoded] = []
+    for item in items:
+        assert item.pixels is not None, "only what could be read is run"
         first = batch[0].pixels if batch else None
         if first is not None and (len(batch) == batch_size or first.shape != item.pixels.shape):
-            flush()
+            yield batch
+            batch = []
         batch.append(item)
-    flush()
-    return EmbedReport(done, failed, time.perf_counter() - started)
+    if batch:
+        yield batch
+
+
+def run_ahead(
+    embedder: Embedder, batches: Iterable[list[Decoded]]
+) -> Iterator[tuple[list[Decoded], dict[str, Floats]]]:
+    """Each batch with its outputs, in order, as many at once as the engine has lanes.
+
+    Where it has two, the copies of one batch overlap the computation of the other.
+    """
+    lanes = embedder.backend.lanes
+    running: deque[tuple[list[Decoded], Future[dict[str, Floats]]]] = deque()
+    with ThreadPoolExecutor(lanes, thread_name_prefix="lane") as pool:
+        try:
+            for batch in batches:
+                pixels = np.stack([item.pixels for item in batch if item.pixels is not None])
+                running.append((batch, pool.submit(embedder.run, pixels)))
+                if len(running) == lanes:
+                    oldest, outputs = running.popleft()
+                    yield oldest, outputs.result()
+            while running:
+                oldest, outputs = running.popleft()
+                yield oldest, outputs.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def default_decoders() -> int:

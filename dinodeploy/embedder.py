@@ -10,7 +10,7 @@ Shapes: B batch, N pictures, H W input pixels, h w patch grid, R storage tokens,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dinodeploy import manifest as manifests
-from dinodeploy.backends import Backend, open_backend
+from dinodeploy.backends import Backend
 from dinodeploy.bundle import GOLDEN_FILE, Bundle, open_bundle
-from dinodeploy.errors import JudgementError, MisuseError, TamperedError
-from dinodeploy.golden import at_size, load_golden
+from dinodeploy.devices import open_on
+from dinodeploy.errors import JudgementError, MisuseError, OutsideProfileError
+from dinodeploy.golden import GoldenCase, at_size, load_golden
 from dinodeploy.images import open_image
 from dinodeploy.manifest import Manifest
 from dinodeploy.parity import Verdict, judge
@@ -43,46 +43,53 @@ class Embedder:
     `run` and `embed` may be called from several threads at once.
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend, receipt: Receipt | None) -> None:
+    def __init__(
+        self, bundle: Bundle, backend: Backend, receipt: Receipt | None, passed_over: tuple[str, ...] = ()
+    ) -> None:
         self.bundle = bundle
         self.backend = backend
         self.receipt = receipt
+        self.passed_over = passed_over  # why no better engine runs
+        self.not_judged: tuple[str, ...] = ()  # sizes of golden cases that the engine was not built for
 
     @classmethod
     def open(
-        cls, engine: str | Path, *, allow_unverified: bool = False, threads: int | None = None
+        cls,
+        engine: str | Path,
+        *,
+        device: str = "auto",
+        allow_unverified: bool = False,
+        threads: int | None = None,
+        weight_budget: int | None = None,
     ) -> Embedder:
         """Open a bundle, or an engine file inside one, and make sure that it may be used.
 
+        `device` is auto, cpu, cuda or tensorrt (`devices.py`); auto takes the best that can run here.
         Every file it reads is hashed first. Without a passing receipt for this runtime and device the
-        judge runs now, which takes seconds; `allow_unverified` skips that.
+        judge runs now, which takes seconds; `allow_unverified` skips that. `weight_budget` is what a
+        weight-streaming plan may keep of its weights on the GPU, in bytes.
         Raises MisuseError for a path that is not there, BundleError or TamperedError for a bundle that is
         not what was exported, JudgementError when the judge rejects it, UnavailableError when this
         machine cannot run it.
         """
-        embedder = cls._open_unjudged(engine, threads)
+        embedder = cls._open_unjudged(engine, device, threads=threads, weight_budget=weight_budget)
         if allow_unverified:
             return embedder
         embedder.receipt = find_receipt(embedder.bundle, embedder.backend.runtime, embedder.backend.device)
         if embedder.receipt is None:
-            verdict = embedder.check()
-            if not verdict.passed:
+            try:
+                verdict = embedder.check()
+                if not verdict.passed:
+                    raise JudgementError(rejection(embedder.bundle, verdict))
+            except BaseException:
                 embedder.close()
-                raise JudgementError(rejection(embedder.bundle, verdict))
+                raise
         return embedder
 
     @classmethod
-    def _open_unjudged(cls, engine: str | Path, threads: int | None) -> Embedder:
-        bundle = open_bundle(engine)
-        bundle.verify((*bundle.engine_facts.files, GOLDEN_FILE))
-        backend = open_backend(bundle.engine_facts.backend, bundle.engine_path, threads=threads)
-        if backend.metadata.get(manifests.METADATA_KEY) != bundle.manifest.facts():
-            backend.close()
-            raise TamperedError(
-                f"{bundle.engine_path} was exported with other facts than {manifests.FILE_NAME} states; "
-                "export again instead of mixing files of two bundles"
-            )
-        return cls(bundle, backend, None)
+    def _open_unjudged(cls, engine: str | Path, device: str, **options: Any) -> Embedder:
+        bundle, backend, passed_over = open_on(open_bundle(engine), device, **options)
+        return cls(bundle, backend, None, passed_over)
 
     @property
     def manifest(self) -> Manifest:
@@ -91,6 +98,16 @@ class Embedder:
     @property
     def preprocess(self) -> Preprocess:
         return self.manifest.preprocess
+
+    @property
+    def choice(self) -> str:
+        """What runs where, and why nothing better does: one line for people."""
+        parts = [f"{self.bundle.engine} on {self.backend.device}, {self.backend.runtime}"]
+        if self.not_judged:
+            parts.append(f"not judged at {', '.join(self.not_judged)}, which it was not built for")
+        if self.passed_over:
+            parts.append(f"passed over: {'; '.join(self.passed_over)}")
+        return "; ".join(parts)
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -144,9 +161,13 @@ class Embedder:
         return self.preprocess.with_size(height, width)
 
     def check(self) -> Verdict:
-        """Judge this engine here and now, and keep the receipt."""
+        """Judge this engine here and now, and keep the receipt.
+
+        Golden cases of a size that the engine was not built for are left out. Raises OutsideProfileError
+        when none remains.
+        """
         verdict = judge(
-            load_golden(self.bundle.root / GOLDEN_FILE),
+            self._golden_cases(),
             prepare=lambda image, size: at_size(self.preprocess, size)(open_image(image)),
             run=self.run,
             preprocess=self.preprocess,
@@ -155,6 +176,19 @@ class Embedder:
         self.receipt = make_receipt(self.bundle, self.backend.runtime, self.backend.device, verdict)
         save_receipt(self.bundle, self.receipt)
         return verdict
+
+    def _golden_cases(self) -> list[GoldenCase]:
+        cases = load_golden(self.bundle.root / GOLDEN_FILE)
+        fitting = [case for case in cases if self.backend.takes(*case.size)]
+        others = dict.fromkeys(case.size for case in cases if not self.backend.takes(*case.size))
+        self.not_judged = tuple(f"{height}x{width}" for height, width in others)
+        if not fitting:
+            sizes = ", ".join(self.not_judged)
+            raise OutsideProfileError(
+                f"{self.bundle.engine_path} takes none of the sizes it could be judged at, {sizes}; "
+                f"build it for at least one of them: dinodeploy build {self.bundle.root} --imgsz …"
+            )
+        return fitting
 
     def close(self) -> None:
         self.backend.close()
@@ -168,11 +202,22 @@ class Embedder:
         self.close()
 
 
-def check_bundle(engine: str | Path, *, threads: int | None = None) -> tuple[Bundle, Receipt, Verdict]:
-    """Judge a bundle on this machine, whatever receipts it has. Raises as `Embedder.open` otherwise."""
-    with Embedder._open_unjudged(engine, threads) as embedder:
+def check_bundle(
+    engine: str | Path,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    weight_budget: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[Bundle, Receipt, Verdict]:
+    """Judge a bundle on this machine, whatever receipts it has; `say` is told what runs where.
+
+    Raises as `Embedder.open` otherwise.
+    """
+    with Embedder._open_unjudged(engine, device, threads=threads, weight_budget=weight_budget) as embedder:
         embedder.bundle.verify()
         verdict = embedder.check()
+        say(embedder.choice)
         assert embedder.receipt is not None
         return embedder.bundle, embedder.receipt, verdict
 

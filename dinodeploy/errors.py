@@ -2,7 +2,8 @@
 
     DinodeployError
     ├── MisuseError              2  an option, a size or a path that cannot mean anything
-    │   └── OutputExistsError    2  the output is there already and --overwrite was not given
+    │   ├── OutputExistsError    2  the output is there already and --overwrite was not given
+    │   └── OutsideProfileError  2  an input that the engine was not built for
     ├── ImageError               2  one image cannot be read (`embed` quarantines it and ends in 5)
     ├── BundleError              2  not a bundle, or a file of it is missing or malformed
     │   └── TamperedError        2  a file of a bundle is not the one that was exported
@@ -31,6 +32,10 @@ class MisuseError(DinodeployError):
 
 class OutputExistsError(MisuseError):
     """The output is there already; nothing was touched."""
+
+
+class OutsideProfileError(MisuseError):
+    """An input size that no shape profile of the engine takes."""
 
 
 class ImageError(DinodeployError):

@@ -1,10 +1,17 @@
-"""What this machine is, as far as a receipt must know it."""
+"""What this machine is, as far as a receipt must know it: the CPU, and the GPU as CUDA's driver tells it."""
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import platform
+import re
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from dinodeploy.errors import UnavailableError
 
 # Instruction sets that change which kernels a CPU runtime picks, and with them the last bits.
 _KERNEL_FLAGS = (
@@ -20,6 +27,12 @@ _KERNEL_FLAGS = (
 )
 _CPUINFO = Path("/proc/cpuinfo")
 
+# CUDA's driver library is wherever a driver is, Jetson and WSL included, and needs no package.
+_DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+_DRIVER_VERSION = Path("/proc/driver/nvidia/version")
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CUdevice_attribute in cuda.h
+_NAME_BYTES = 256
+
 
 @functools.cache
 def cpu_name() -> str:
@@ -33,3 +46,64 @@ def cpu_name() -> str:
     present = set((fields.get("flags") or fields.get("features") or "").split())
     flags = " ".join(flag for flag in _KERNEL_FLAGS if flag in present)
     return f"{platform.machine()} {model}" + (f" [{flags}]" if flags else "")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The first GPU that CUDA shows this process (CUDA_VISIBLE_DEVICES decides which that is)."""
+
+    name: str  # "NVIDIA H200"
+    compute_capability: str  # "9.0"
+    driver: str  # "580.65.06"; "CUDA 13.0" where the system tells no more
+
+    @property
+    def device(self) -> str:
+        """As receipts name it."""
+        return f"cuda: {self.name} sm_{self.compute_capability.replace('.', '')} driver {self.driver}"
+
+
+@functools.cache
+def find_gpu() -> Gpu:
+    """The GPU that engines run on. Raises UnavailableError, one line, when there is none."""
+    driver = _load_driver()
+    status = driver.cuInit(0)
+    count = ctypes.c_int()
+    status = status or driver.cuDeviceGetCount(ctypes.byref(count))
+    if status or not count.value:
+        raise UnavailableError(
+            f"the NVIDIA driver shows no GPU (cuInit: {status}); see nvidia-smi and CUDA_VISIBLE_DEVICES, "
+            "or run the bundle with --device cpu"
+        )
+    device = ctypes.c_int()
+    driver.cuDeviceGet(ctypes.byref(device), 0)
+    name = ctypes.create_string_buffer(_NAME_BYTES)
+    driver.cuDeviceGetName(name, _NAME_BYTES, device)
+    capability = (_attribute(driver, device, which) for which in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR))
+    return Gpu(name.value.decode(errors="replace"), ".".join(map(str, capability)), _driver_version(driver))
+
+
+def _load_driver() -> Any:
+    try:
+        return ctypes.CDLL(_DRIVER_LIBRARY)
+    except OSError as error:
+        raise UnavailableError(
+            f"no NVIDIA driver here ({_DRIVER_LIBRARY} cannot be loaded): go to a machine with a GPU, or run "
+            "the bundle with --device cpu"
+        ) from error
+
+
+def _attribute(driver: Any, device: ctypes.c_int, attribute: int) -> int:
+    value = ctypes.c_int()
+    driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+    return value.value
+
+
+def _driver_version(driver: Any) -> str:
+    """The release, where the kernel tells it; else the newest CUDA that it runs."""
+    if _DRIVER_VERSION.exists():
+        found = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", _DRIVER_VERSION.read_text(errors="replace"))
+        if found:
+            return found.group()
+    version = ctypes.c_int()
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    return f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"

@@ -70,11 +70,39 @@ class GraphFacts:
 
 
 @dataclass(frozen=True)
+class ProfileFacts:
+    """One shape profile of an engine: smallest, usual and largest input, each (B, H, W)."""
+
+    min: tuple[int, int, int]
+    opt: tuple[int, int, int]
+    max: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class BuildFacts:
+    """What a plan was built by and for."""
+
+    runtime: str  # "tensorrt 10.3.0" or "tensorrt_rtx 1.7.1.116": module name and version
+    source: str  # the graph it was built from, a file of the bundle (model.onnx)
+    source_sha256: str
+    profiles: tuple[ProfileFacts, ...]
+    compute_capabilities: tuple[str, ...]  # "8.9"; empty: decided when it is loaded (RTX just-in-time)
+    driver: str | None  # of the build machine, None where there is none
+    version_compatible: bool
+    hardware_compatible: str  # "none" | "ampere_plus" | "same_compute_capability"
+    refittable: bool
+    stripped: bool  # weights left out; refit needs source
+    weight_streaming: bool
+    optimization_level: int | None
+
+
+@dataclass(frozen=True)
 class EngineFacts:
     """One file that a backend can run."""
 
     backend: str
     files: tuple[str, ...]  # the engine first, then what it reads
+    build: BuildFacts | None = None  # of a plan; what runs the graph itself has none
 
 
 @dataclass(frozen=True)
@@ -135,7 +163,11 @@ class Manifest:
         return replace(self, digest=self._digest())
 
     def _digest(self) -> str:
-        return hashlib.sha256(canonical(schema.dump(replace(self, digest=""))).encode()).hexdigest()
+        whole = schema.dump(replace(self, digest=""))
+        for engine in whole["engines"].values():
+            if engine["build"] is None:  # sealed as it was before plans existed: old bundles stay valid
+                del engine["build"]
+        return hashlib.sha256(canonical(whole).encode()).hexdigest()
 
     def check_digest(self) -> None:
         """Raises TamperedError when a field was changed after the manifest was written."""

@@ -126,7 +126,7 @@ def export_model(
         manifest, notes = write_bundle(model, facts, preprocess, staging, options, say)
         manifests.write_manifest(manifest, staging)
         say("judging the bundle on this machine")
-        bundle, receipt, verdict = check_bundle(staging)
+        bundle, receipt, verdict = check_bundle(staging, device="cpu")
         if not verdict.passed:
             raise JudgementError(rejection(bundle, verdict))
         commit_directory(staging, out)

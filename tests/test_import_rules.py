@@ -34,7 +34,7 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
         {"torch", "onnx", "onnx_ir", "onnxscript", "numpy", "PIL", "google"},
         {"onnxruntime"},
     ),
-    "dinodeploy": (set(), {"numpy", "PIL", "typer", "rich"}, {"onnxruntime", "pyarrow"}),
+    "dinodeploy": (set(), {"numpy", "PIL", "typer", "rich"}, {"onnxruntime", "pyarrow", "cuda"}),
 }
 
 
@@ -146,6 +146,7 @@ def test_public_names() -> None:
         "LintError",
         "MisuseError",
         "OutputExistsError",
+        "OutsideProfileError",
         "TamperedError",
         "UnavailableError",
         "load_embeddings",

@@ -1,18 +1,77 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime: on the CPU, on the GPU by its CUDA provider, on the GPU by its TensorRT provider.
+
+ONNX Runtime falls back to the CPU without an error when a provider cannot be had, and node by node even
+when it can. Neither is taken here: the provider asked for must be the session's first one and must run
+every node that does the work (`placement.py`), or the engine is not opened.
+
+A GPU runs BUNDLE/model.onnx, whose types are the recipe's; a 16-bit recipe's model.cpu.onnx is for CPUs.
+"""
 
 from __future__ import annotations
 
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dinodeploy.backends import OpenOptions
+from dinodeploy.backends.placement import astray, profiled
 from dinodeploy.errors import BundleError, UnavailableError
-from dinodeploy.machine import cpu_name
+from dinodeploy.machine import cpu_name, find_gpu
 
 Floats = NDArray[np.float32]
 _ERRORS_ONLY = 3
+_PROBE = (1, 3, 32, 48)  # a picture of 2 x 3 patches: enough to see where nodes run
+
+
+@dataclass(frozen=True)
+class Provider:
+    """One of ONNX Runtime's execution providers, as we want it."""
+
+    name: str
+    suffix: str  # of the runtime's name in receipts
+    options: dict[str, str]
+    beneath: tuple[str, ...] = ()  # providers for what this one leaves out, which `placement` then finds
+    mend: str = ""
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.name != "CPUExecutionProvider"
+
+
+PROVIDERS: dict[str, Provider] = {
+    "cpu": Provider("CPUExecutionProvider", "", {}),
+    "cuda": Provider(
+        "CUDAExecutionProvider",
+        " cuda",
+        # fp32 means fp32: TF32 has ten bits. The one convolution is not worth an exhaustive search a shape.
+        {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"},
+        mend="pip install onnxruntime-gpu in place of onnxruntime, for your CUDA, with cuDNN 9",
+    ),
+    "tensorrt": Provider(
+        "TensorrtExecutionProvider",
+        " tensorrt",
+        # no precision flags: without them it keeps to the graph's types
+        {},
+        beneath=("CUDAExecutionProvider",),
+        mend="pip install onnxruntime-gpu and tensorrt, or build a plan: dinodeploy build",
+    ),
+}
+
+
+def open_cpu(engine: Path, options: OpenOptions) -> OnnxRuntimeBackend:
+    return OnnxRuntimeBackend(engine, PROVIDERS["cpu"], f"cpu: {cpu_name()}", options.threads)
+
+
+def open_cuda(engine: Path, options: OpenOptions) -> OnnxRuntimeBackend:
+    return OnnxRuntimeBackend(engine, PROVIDERS["cuda"], find_gpu().device, options.threads)
+
+
+def open_tensorrt(engine: Path, options: OpenOptions) -> OnnxRuntimeBackend:
+    return OnnxRuntimeBackend(engine, PROVIDERS["tensorrt"], find_gpu().device, options.threads)
 
 
 class OnnxRuntimeBackend:
@@ -21,30 +80,28 @@ class OnnxRuntimeBackend:
     `threads` None leaves the choice to ONNX Runtime: one per physical core.
     """
 
-    def __init__(self, engine: Path, *, threads: int | None = None) -> None:
+    lanes = 1
+
+    def __init__(self, engine: Path, provider: Provider, device: str, threads: int | None = None) -> None:
         try:
             import onnxruntime
         except ImportError as error:
             raise UnavailableError(
                 f"onnxruntime cannot be imported ({error}); install it: pip install onnxruntime"
             ) from error
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = _ERRORS_ONLY
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        try:
-            self._session: Any = onnxruntime.InferenceSession(
-                str(engine), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # its exception classes are private, and there are many
-            raise BundleError(
-                f"{engine}: onnxruntime {onnxruntime.__version__} cannot load it: {_first_line(error)}"
-            ) from error
-        self.runtime = f"onnxruntime {onnxruntime.__version__}"
-        self.device = f"cpu: {cpu_name()}"
-        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
-        self._input = self._session.get_inputs()[0].name
-        self._outputs = [output.name for output in self._session.get_outputs()]
+        _check_available(onnxruntime, provider)
+        self.runtime = f"onnxruntime {onnxruntime.__version__}{provider.suffix}"
+        self.device = device
+        with tempfile.TemporaryDirectory(prefix="dinodeploy_") as folder:
+            self._session: Any = _open_session(onnxruntime, engine, provider, threads, Path(folder))
+            self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+            self._input = self._session.get_inputs()[0].name
+            self._outputs = [output.name for output in self._session.get_outputs()]
+            if provider.on_gpu:
+                self._check_placement(engine, provider)
+
+    def takes(self, height: int, width: int) -> bool:
+        return True
 
     def run(self, pixels: Floats) -> dict[str, Floats]:
         values = self._session.run(self._outputs, {self._input: pixels})
@@ -52,6 +109,61 @@ class OnnxRuntimeBackend:
 
     def close(self) -> None:
         self._session = None
+
+    def _check_placement(self, engine: Path, provider: Provider) -> None:
+        """Raises UnavailableError when another provider than the one asked for does the work."""
+        try:
+            nodes = profiled(self._session, lambda: self.run(np.zeros(_PROBE, np.float32)))
+        except Exception as error:  # its exception classes are private, and there are many
+            raise UnavailableError(
+                f"{engine.name}: {self.runtime} cannot run it on {self.device}: {_first_line(error)}"
+            ) from error
+        elsewhere = astray(nodes, provider.name)
+        if elsewhere or not any(node.provider == provider.name for node in nodes):
+            first = elsewhere[0] if elsewhere else nodes[0]
+            raise UnavailableError(
+                f"{engine.name}: {provider.name} leaves {len(elsewhere)} of {len(nodes)} nodes to others, "
+                f"first {first.op} {first.name} to {first.provider}; use --device cpu, or another version of "
+                "onnxruntime-gpu"
+            )
+
+
+def _check_available(onnxruntime: Any, provider: Provider) -> None:
+    available = onnxruntime.get_available_providers()
+    if provider.name not in available:
+        raise UnavailableError(
+            f"onnxruntime {onnxruntime.__version__} has no {provider.name}, only {', '.join(available)}; "
+            f"{provider.mend}"
+        )
+
+
+def _open_session(
+    onnxruntime: Any, engine: Path, provider: Provider, threads: int | None, folder: Path
+) -> Any:
+    """A session whose first provider is the one asked for. On a GPU it writes a profile into `folder`."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if provider.on_gpu:
+        options.enable_profiling = True  # ended after one run
+        options.profile_file_prefix = str(folder / "placement")
+    wanted = [(provider.name, provider.options), *provider.beneath]
+    try:
+        # without fallback, which would print on stdout and go on with the CPU
+        session = onnxruntime.InferenceSession(str(engine), options, providers=wanted, enable_fallback=0)
+    except Exception as error:  # its exception classes are private, and there are many
+        # the file's hash has matched: on a GPU it is the GPU that fails
+        kind = UnavailableError if provider.on_gpu else BundleError
+        raise kind(
+            f"{engine}: onnxruntime {onnxruntime.__version__} cannot load it: {_first_line(error)}"
+        ) from error
+    if session.get_providers()[0] != provider.name:
+        raise UnavailableError(
+            f"onnxruntime {onnxruntime.__version__} could not start {provider.name} and took "
+            f"{session.get_providers()[0]} instead, which nobody asked for; {provider.mend}"
+        )
+    return session
 
 
 def _first_line(error: Exception) -> str:

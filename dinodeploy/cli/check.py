@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,16 @@ import typer
 from rich.table import Table
 
 from dinodeploy.bisect import Bisection
-from dinodeploy.cli.output import picture_progress, print_json, stderr, stdout
+from dinodeploy.cli.output import (
+    DEVICE_HELP,
+    WEIGHT_BUDGET_HELP,
+    note,
+    parse_gib,
+    picture_progress,
+    print_json,
+    stderr,
+    stdout,
+)
 from dinodeploy.cli.reach import reach
 from dinodeploy.compare import Comparison, compare
 from dinodeploy.embedder import check_bundle
@@ -37,7 +47,9 @@ HEADS = {
 
 def check(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or an engine file inside one.")],
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
     threads: Annotated[int | None, typer.Option(help="Threads of the engine.")] = None,
+    weight_budget: Annotated[float | None, typer.Option(help=WEIGHT_BUDGET_HELP)] = None,
     bisect: Annotated[bool, typer.Option("--bisect", help="Name the first block that departs.")] = False,
     against: Annotated[
         Path | None, typer.Option(help="Another bundle: may it search an index built with this one?")
@@ -58,7 +70,13 @@ def check(
             "--against and --images belong together: another bundle, and pictures to compare on"
         )
     started, clock = datetime.now(timezone.utc), time.perf_counter()
-    opened, receipt, verdict = check_bundle(bundle, threads=threads)
+    opened, receipt, verdict = check_bundle(
+        bundle,
+        device=device,
+        threads=threads,
+        weight_budget=parse_gib(weight_budget),
+        say=partial(note, device),
+    )
     growth = comparison = None
     if bisect:
         growth = reach("exporters.bisect", "--bisect").bisect_bundle(opened, threads=threads)

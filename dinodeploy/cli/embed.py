@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from dinodeploy.cli.output import parse_list, parse_size, picture_progress, print_json, stderr
+from dinodeploy.cli.output import (
+    DEVICE_HELP,
+    WEIGHT_BUDGET_HELP,
+    note,
+    parse_gib,
+    parse_list,
+    parse_size,
+    picture_progress,
+    print_json,
+    stderr,
+)
 from dinodeploy.embed import embed_listing
 from dinodeploy.embedder import BATCH_SIZE, Embedder
 from dinodeploy.errors import MisuseError
@@ -23,6 +33,7 @@ def embed(
     images: Annotated[list[str], typer.Argument(help="Files, folders and globs.", metavar="IMAGES...")],
     engine: Annotated[Path, typer.Option(help="A bundle, or an engine file inside one.")],
     out: Annotated[Path, typer.Option(help="The directory to write.")] = Path("embeddings"),
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
     imgsz: Annotated[str | None, typer.Option(help="Input size H or H,W. Default: the bundle's.")] = None,
     preprocess: Annotated[str | None, typer.Option(help="Another preset than the bundle's.")] = None,
     output_format: Annotated[
@@ -34,6 +45,7 @@ def embed(
     threads: Annotated[
         int | None, typer.Option(help="Threads of the engine. Default: its own choice.")
     ] = None,
+    weight_budget: Annotated[float | None, typer.Option(help=WEIGHT_BUDGET_HELP)] = None,
     workers: Annotated[int | None, typer.Option(help="Decoding threads. Default: one a core.")] = None,
     allow_unverified: Annotated[
         bool, typer.Option("--allow-unverified", help="Use an engine that no receipt vouches for.")
@@ -53,7 +65,14 @@ def embed(
         if value is not None and value < 1:
             raise MisuseError(f"{option} is {value}; wanted at least 1")
     ids = list_images(images)
-    with Embedder.open(engine, allow_unverified=allow_unverified, threads=threads) as embedder:
+    with Embedder.open(
+        engine,
+        device=device,
+        allow_unverified=allow_unverified,
+        threads=threads,
+        weight_budget=parse_gib(weight_budget),
+    ) as embedder:
+        note(device, embedder.choice)
         names = parse_list(outputs, "--outputs", embedder.output_names)
         steps = _preprocess(embedder, preprocess, parse_size(imgsz))
         fingerprint = embedder.manifest.fingerprint(embedder.bundle.engine, steps)

@@ -14,6 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dinodeploy.errors import MisuseError
 
+DEVICE_HELP = "Where to run: auto, cpu, cuda, tensorrt. auto: the best that can run here."
+WEIGHT_BUDGET_HELP = (
+    "GiB of weights that a weight-streaming plan keeps on the GPU. Default: TensorRT's choice."
+)
 PLAIN_LINE_SECONDS = 10.0  # between progress lines where there is no terminal
 
 
@@ -31,6 +35,11 @@ def fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def note(topic: str, text: str) -> None:
+    """A line on stderr that is no error; in brackets what it is about."""
+    print(f"[{topic}] {text}", file=sys.stderr)  # not through rich, to which brackets mean colours
+
+
 def print_json(data: Any) -> None:
     print(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
 
@@ -44,6 +53,13 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
         raise MisuseError(f"--imgsz {text!r}; wanted H or H,W in pixels, for instance 256 or 224,384")
     sizes = [int(part) for part in parts]
     return sizes[0], sizes[-1]
+
+
+def parse_gib(value: float | None) -> int | None:
+    """GiB -> bytes. Raises MisuseError for less than none."""
+    if value is not None and not 0 <= value < float("inf"):
+        raise MisuseError(f"--weight-budget is {value}; wanted GiB, 0 or more")
+    return None if value is None else round(value * 2**30)
 
 
 def parse_list(text: str, option: str, known: tuple[str, ...] | None = None) -> tuple[str, ...]:

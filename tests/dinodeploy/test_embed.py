@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinodeploy import Embedder, load_embeddings
+from dinodeploy import Embedder, MisuseError, load_embeddings
 from dinodeploy import embed as embedding
-from dinodeploy.embed import decode_ahead, embed_listing
+from dinodeploy.embed import Decoded, decode_ahead, embed_listing, run_ahead
 from dinodeploy.preprocess import Preprocess
 from dinodeploy.store import EmbeddingWriter
 from tests.photographs import photograph
@@ -147,3 +147,42 @@ def test_pictures_of_different_shapes_keep_their_rows(embedder: Embedder, tmp_pa
     got, grids = load_embeddings(tmp_path / "o", "patch")
     assert got == ids
     assert [grid.shape[:2] for grid in grids] == [(2, 4), (2, 4), (4, 2), (2, 4)]
+
+
+class TwoLanes:
+    """An engine that can run two batches at once, and remembers how many did."""
+
+    lanes = 2
+
+    def __init__(self) -> None:
+        self.together = threading.Barrier(2, timeout=20)
+        self.most = self.running = 0
+        self.lock = threading.Lock()
+
+    def run(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        with self.lock:
+            self.running += 1
+            self.most = max(self.most, self.running)
+        if pixels[0, 0, 0, 0] < 4:  # the first four wait for each other, in pairs
+            self.together.wait()
+        with self.lock:
+            self.running -= 1
+        return {"cls": pixels[:, 0, 0, :1]}
+
+
+def test_as_many_batches_at_once_as_there_are_lanes() -> None:
+    """Never one more, in order, and none lost."""
+    backend = TwoLanes()
+    embedder = Embedder.__new__(Embedder)
+    embedder.backend = backend  # type: ignore[assignment]
+    embedder.run = backend.run  # type: ignore[method-assign, assignment]
+    batches = [[Decoded(str(i), np.full((3, 2, 2), i, np.float32), (2, 2))] for i in range(7)]
+    found = [(batch[0].id, float(outputs["cls"][0, 0])) for batch, outputs in run_ahead(embedder, batches)]
+    assert found == [(str(i), float(i)) for i in range(7)]
+    assert backend.most == 2
+
+
+def test_an_error_on_a_lane_ends_the_run(embedder: Embedder) -> None:
+    batches = [[Decoded("x", np.zeros((3, side, 32), np.float32), (32, side))] for side in (32, 33, 48)]
+    with pytest.raises(MisuseError, match="33x32; wanted multiples"):
+        list(run_ahead(embedder, batches))

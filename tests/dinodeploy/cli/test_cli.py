@@ -26,9 +26,9 @@ OPTIONS = {
     "export": "arch weights out precision fp16 half bf16 int8 fp8 calibration calibration-images "
     "calibration-seed override imgsz preprocess layers dataset rope-periods "
     "dialect fold external-data seed revision offline overwrite json",
-    "embed": "engine out imgsz preprocess format outputs shard-size batch threads workers "
-    "allow-unverified overwrite json",
-    "check": "threads bisect against images neighbours report json",
+    "embed": "engine out device imgsz preprocess format outputs shard-size batch threads weight-budget "
+    "workers allow-unverified overwrite json",
+    "check": "device threads weight-budget bisect against images neighbours report json",
     "inspect": "json",
     "convert": "to out arch rope-periods overwrite json",
     "ranges": "images imgsz arch limit picture json",

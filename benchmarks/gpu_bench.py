@@ -1,0 +1,259 @@
+"""Latency and throughput on a GPU against torch.compile: the same pixels, in the same run, interleaved.
+
+    make gpu-bench
+    python benchmarks/gpu_bench.py --models vit_base --recipes fp16 --rounds 30 --bundles /tmp/bundles
+
+A run goes from pixels in the host's memory to outputs (CLS, storage tokens, patches) in the host's memory,
+for everybody. `latency` is one run at a time; `images_per_second` is with as many runs at once as the engine
+has lanes. torch.compile runs under autocast in the recipe's type, in fp32 without TF32, from pinned memory.
+Beside each time stand its error against torch in fp32 and the share of this machine's own matrix peak and
+copy bandwidth, both measured in the same run.
+
+Shapes: B batch, H W pixels, L tokens, D embed_dim.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gpu_check import BACKENDS, build
+from gpu_models import MODELS, export
+from gpu_record import gpu_or_exit, new_record, record_path, torch_fp32, write_record
+
+from dinodeploy import Embedder
+from dinodeploy.errors import DinodeployError
+from dinodeploy.manifest import ModelFacts
+
+Row = dict[str, Any]
+Run = Callable[[Any], dict[str, Any]]
+
+SHAPES = ((1, 224, 224), (8, 224, 224), (32, 224, 224), (1, 512, 512), (8, 448, 256))  # B, H, W
+ENGINES = ("tensorrt", "tensorrt_rtx", "onnxruntime_cuda")
+WEIGHT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
+WARM_UP = 3
+MATRIX_SIDE, COPY_BYTES, PEAK_ROUNDS = 8192, 1 << 30, 20
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    gpu = gpu_or_exit("gpu-bench")
+    record = new_record("gpu_bench", gpu, arguments)
+    path = options.out or record_path("gpu_bench", gpu)
+    with tempfile.TemporaryDirectory() as folder, torch_fp32() as torch:
+        if not torch.cuda.is_available():
+            print(f"gpu-bench skipped: torch {torch.__version__} sees no GPU: nothing to compare with")
+            return 0
+        record["peak"] = measure_peaks(torch)
+        for model in options.models.split(","):
+            for recipe in options.recipes.split(","):
+                for row in bench(torch, model, recipe, options, options.bundles or Path(folder)):
+                    record["rows"].append(add_shares(row, record["peak"]))
+                    write_record(record, path)
+                    print(line(row), flush=True)
+    print(f"{len(record['rows'])} rows; written: {path}")
+    return 0
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", default="vit_small,vit_base,vit_large", help=f"of {', '.join(MODELS)}")
+    parser.add_argument("--recipes", default="bf16,fp16")
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--bundles", type=Path, help="use and keep bundles here")
+    parser.add_argument("--out", type=Path, help="the record; default: benchmarks/ledger/")
+    return parser.parse_args(arguments)
+
+
+def bench(torch: Any, model: str, recipe: str, options: argparse.Namespace, folder: Path) -> Iterator[Row]:
+    """One row a shape and runner."""
+    try:
+        bundle = export(model, recipe, folder)
+    except DinodeployError as error:
+        yield {"model": model, "recipe": recipe, "runner": "", "skipped": f"not exported: {error}"}
+        return
+    facts = bundle.manifest.model
+    weights = weight_bytes(facts, recipe)
+    runners: dict[str, tuple[Run, int]] = {}
+    opened: list[Embedder] = []
+    for backend in ENGINES:
+        device, engine, target = BACKENDS[backend]
+        try:
+            if target is not None and not (bundle.root / engine).exists():
+                build(bundle.root, target, engine)
+            embedder = Embedder.open(bundle.root / engine, device=device)
+        except DinodeployError as error:
+            yield {"model": model, "recipe": recipe, "runner": backend, "skipped": str(error)}
+            continue
+        opened.append(embedder)
+        runners[backend] = embedder.run, embedder.backend.lanes
+    reference, compiled = torch_runners(torch, model, recipe)
+    runners["torch.compile"] = compiled, 1
+    try:
+        for shape in SHAPES:
+            batch, height, width = shape
+            pixels = np.random.default_rng(0).normal(size=(batch, 3, height, width)).astype(np.float32)
+            able = {name: runner for name, runner in runners.items() if _takes(runner[0], pixels)}
+            for row in bench_shape(able, reference, pixels, options.rounds, facts, weights):
+                yield {"model": model, "recipe": recipe, **row}
+    finally:
+        for embedder in opened:
+            embedder.close()
+
+
+def _takes(run: Run, pixels: Any) -> bool:
+    """Whether an engine was built for this size; torch.compile takes any."""
+    embedder = getattr(run, "__self__", None)
+    return embedder is None or bool(embedder.backend.takes(*pixels.shape[2:]))
+
+
+def bench_shape(
+    runners: dict[str, tuple[Run, int]],
+    reference: Run,
+    pixels: Any,
+    rounds: int,
+    facts: ModelFacts,
+    weights: float,
+) -> Iterator[Row]:
+    """Every runner at one shape, taken in turn so that a drifting machine treats all alike."""
+    wanted = reference(pixels)["cls"]
+    times: dict[str, list[float]] = {name: [] for name in runners}
+    errors = {}
+    for name, (run, _) in runners.items():
+        for _ in range(WARM_UP):
+            got = run(pixels)["cls"]
+        errors[name] = float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))
+    for _ in range(rounds):
+        for name, (run, _) in runners.items():
+            started = time.perf_counter()
+            run(pixels)
+            times[name].append(time.perf_counter() - started)
+    peer = np.median(times["torch.compile"])
+    batch, _, height, width = pixels.shape
+    for name, (run, lanes) in runners.items():
+        median = float(np.median(times[name]))
+        rate = throughput(run, pixels, lanes, rounds)
+        yield {
+            "runner": name,
+            "batch": batch,
+            "height": height,
+            "width": width,
+            "median_ms": 1e3 * median,
+            "p95_ms": 1e3 * float(np.percentile(times[name], 95)),
+            "images_per_second": rate,
+            "torch_compile_over_this": float(peer / median),
+            "relative_frobenius_cls": errors[name],
+            "tflop_per_second": rate * flops(facts, height, width) / 1e12,
+            "host_gb_per_second": rate * host_bytes(facts, height, width) / 1e9,
+            "weight_gb_per_second": rate / batch * weights / 1e9,
+        }
+
+
+def throughput(run: Run, pixels: Any, lanes: int, rounds: int) -> float:
+    """Images a second with `lanes` runs at once."""
+    with ThreadPoolExecutor(lanes) as pool:
+        list(pool.map(run, [pixels] * 2 * lanes))
+        started = time.perf_counter()
+        list(pool.map(run, [pixels] * rounds))
+        return float(rounds * len(pixels) / (time.perf_counter() - started))
+
+
+def torch_runners(torch: Any, model: str, recipe: str) -> tuple[Run, Run]:
+    """The fp32 reference and torch.compile in the recipe's type, host to host."""
+    from dinov3_ref.checkpoints import build_model
+    from exporters.trace import TokenOutputs
+
+    module = TokenOutputs(build_model(MODELS[model]()).eval()).cuda()
+    fast = torch.compile(module, dynamic=False)
+    kind = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(recipe)
+
+    def runner(network: Any, narrow: bool) -> Run:
+        def run(pixels: Any) -> dict[str, Any]:
+            with torch.inference_mode(), torch.autocast("cuda", kind, enabled=narrow):
+                outputs = network(torch.from_numpy(pixels).pin_memory().cuda(non_blocking=True))
+                host = [torch.empty(x.shape, pin_memory=True).copy_(x, non_blocking=True) for x in outputs]
+                torch.cuda.synchronize()
+            return {name: x.numpy() for name, x in zip(module.output_names, host, strict=True)}
+
+        return run
+
+    return runner(module, False), runner(fast, kind is not None)
+
+
+def measure_peaks(torch: Any) -> dict[str, float]:
+    """This GPU's own limits: TFLOP/s of a large product by type, GB/s of a copy within its memory."""
+    peaks = {}
+    for name, kind in (("fp32", torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16)):
+        a = torch.randn(MATRIX_SIDE, MATRIX_SIDE, device="cuda", dtype=kind)
+        seconds = on_gpu(torch, lambda a=a: a @ a)
+        peaks[f"{name}_tflop_per_second"] = 2 * MATRIX_SIDE**3 / seconds / 1e12
+    source = torch.empty(COPY_BYTES, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    peaks["copy_gb_per_second"] = 2 * COPY_BYTES / on_gpu(torch, lambda: target.copy_(source)) / 1e9
+    return peaks
+
+
+def on_gpu(torch: Any, work: Callable[[], Any]) -> float:
+    """Median seconds, by the GPU's clock."""
+    times = []
+    for _ in range(PEAK_ROUNDS):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) / 1e3)
+    return float(np.median(times[2:]))
+
+
+def flops(facts: ModelFacts, height: int, width: int) -> float:
+    """Of one image, two a multiply-add: qkv and out 4D², an FFN of ratio 4 8D², attention 2LD a token."""
+    patches = height // facts.patch_size * (width // facts.patch_size)
+    tokens = 1 + facts.storage_tokens + patches
+    block = tokens * (12 * facts.embed_dim**2 + 2 * tokens * facts.embed_dim)
+    return 2.0 * (facts.depth * block + patches * 3 * facts.patch_size**2 * facts.embed_dim)
+
+
+def host_bytes(facts: ModelFacts, height: int, width: int) -> float:
+    """Bytes of one image that cross between host and GPU: pixels there, tokens back, all float32."""
+    patches = height // facts.patch_size * (width // facts.patch_size)
+    return 4.0 * (3 * height * width + (1 + facts.storage_tokens + patches) * facts.embed_dim)
+
+
+def weight_bytes(facts: ModelFacts, recipe: str) -> float:
+    """Of the blocks' products, 12D² each, which every run has to read once."""
+    return 12.0 * facts.depth * facts.embed_dim**2 * WEIGHT_BYTES.get(recipe, 4)
+
+
+def add_shares(row: Row, peak: dict[str, float]) -> Row:
+    """The shares of the matrix peak in the recipe's type, and of the copy bandwidth by the weights alone."""
+    limit = peak.get(f"{row['recipe']}_tflop_per_second")
+    if limit and "tflop_per_second" in row:
+        row["share_of_matrix_peak"] = row["tflop_per_second"] / limit
+        row["share_of_copy_bandwidth_by_weights"] = row["weight_gb_per_second"] / peak["copy_gb_per_second"]
+    return row
+
+
+def line(row: Row) -> str:
+    """A row for people."""
+    head = f"{row['model']:10} {row['recipe']:5} {row['runner']:17}"
+    if "skipped" in row:
+        return f"{head} skipped: {row['skipped']}"
+    return (
+        f"{head} {row['batch']}x{row['height']}x{row['width']}: {row['median_ms']:.2f} ms "
+        f"(p95 {row['p95_ms']:.2f}), {row['images_per_second']:.0f} images/s, "
+        f"{row['torch_compile_over_this']:.2f}x torch.compile, error {row['relative_frobenius_cls']:.1e}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

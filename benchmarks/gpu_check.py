@@ -1,0 +1,208 @@
+"""Parity on a GPU, everything that this machine can: each model × recipe × backend, one record.
+
+    make gpu-check
+    python benchmarks/gpu_check.py --models tiny,vit_small --recipes fp16,bf16 --bundles /tmp/bundles
+
+Bundles are exported here (which needs onnxscript) or, with --bundles, taken from that folder where they are
+there. Plans are built here with `dinodeploy build` where TensorRT or TensorRT-RTX can be imported. Every
+engine is judged in a process of its own, since a runtime that crashes must not take the record with it.
+`torch` is the reference itself on the GPU: in fp32 without TF32, else under autocast. A row is passed,
+failed or skipped, with the reason. Exit 0 without a failure or without a GPU, else 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from gpu_models import MODELS, export
+from gpu_record import gpu_or_exit, new_record, record_path, torch_fp32, write_record
+
+from dinodeploy.bundle import GOLDEN_FILE, Bundle
+from dinodeploy.embedder import check_bundle
+from dinodeploy.errors import DinodeployError, UnavailableError
+from dinodeploy.golden import at_size, load_golden
+from dinodeploy.images import open_image
+from dinodeploy.parity import THRESHOLDS, Verdict, judge
+
+Row = dict[str, Any]
+DEFAULT_MODELS = "tiny,tiny_swiglu,vit_small,vit_base,planted_small,planted_base"
+METRICS = ("relative_frobenius", "cosine", "patch_cosine_p01", "nearest_neighbour")
+SECONDS = 540  # for one engine, its build included
+
+# backend -> --device, the engine in the bundle, `dinodeploy build --target` where it has to be built first
+BACKENDS: dict[str, tuple[str, str, str | None]] = {
+    "onnxruntime": ("cpu", "", None),
+    "onnxruntime_cuda": ("cuda", "", None),
+    "onnxruntime_tensorrt": ("tensorrt", "model.onnx", None),
+    "tensorrt": ("tensorrt", "tensorrt.plan", "tensorrt"),
+    "tensorrt_rtx": ("tensorrt", "rtx.plan", "rtx"),
+    "torch": ("", "", None),
+}
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    if options.one:
+        bundle, model, backend = options.one
+        print(json.dumps(judge_one(Path(bundle), model, backend)))
+        return 0
+    gpu = gpu_or_exit("gpu-check")
+    record = new_record("gpu_check", gpu, arguments)
+    path = options.out or record_path("gpu_check", gpu)
+    with tempfile.TemporaryDirectory() as folder:
+        cases = rows(options.models.split(","), options.recipes.split(","), options.bundles or Path(folder))
+        for row in cases:
+            record["rows"].append(row)
+            write_record(record, path)
+            print(line(row), flush=True)
+    failed = sum(row["status"] == "failed" for row in record["rows"])
+    print(f"{len(record['rows'])} rows, {failed} failed; written: {path}")
+    return 1 if failed else 0
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", default=DEFAULT_MODELS, help=f"of {', '.join(MODELS)}")
+    parser.add_argument("--recipes", default=",".join(THRESHOLDS))
+    parser.add_argument("--bundles", type=Path, help="use and keep bundles here")
+    parser.add_argument("--out", type=Path, help="the record; default: benchmarks/ledger/")
+    parser.add_argument("--one", nargs=3, metavar=("BUNDLE", "MODEL", "BACKEND"), help="judge one engine")
+    return parser.parse_args(arguments)
+
+
+def rows(
+    models: list[str],
+    recipes: list[str],
+    folder: Path,
+    judge_in: Callable[[Path, str, str], Row] | None = None,
+) -> Iterator[Row]:
+    """One row for each model, recipe and backend; `judge_in` gets the bundle, the model and the backend."""
+    for model in models:
+        for recipe in recipes:
+            head = {"model": model, "recipe": recipe}
+            try:
+                bundle = export(model, recipe, folder)
+            except DinodeployError as error:
+                yield {**head, "backend": "", "status": "failed", "reason": f"not exported: {error}"}
+                continue
+            for backend in BACKENDS:
+                yield {**head, "backend": backend, **(judge_in or in_a_process)(bundle.root, model, backend)}
+
+
+def in_a_process(bundle: Path, model: str, backend: str) -> Row:
+    """`judge_one` where it can crash without harm."""
+    command = [sys.executable, __file__, "--one", str(bundle), model, backend]
+    try:
+        run = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=SECONDS, env=environment()
+        )
+    except subprocess.TimeoutExpired:
+        return {"status": "failed", "reason": f"not done after {SECONDS} s"}
+    if run.returncode:
+        last = (run.stderr.strip().splitlines() or ["nothing on stderr"])[-1]
+        return {"status": "failed", "reason": f"ended with {run.returncode}: {last}"}
+    row: Row = json.loads(run.stdout.splitlines()[-1])
+    return row
+
+
+def environment() -> dict[str, str]:
+    """Ours, with this checkout found first, installed or not."""
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def judge_one(bundle: Path, model: str, backend: str) -> Row:
+    """Build if needed, judge, and say in a few numbers how it went."""
+    started = time.perf_counter()
+    device, engine, target = BACKENDS[backend]
+    try:
+        if backend == "torch":
+            verdict, runtime, where = judge_torch(bundle, model)
+        else:
+            if target is not None and not (bundle / engine).exists():
+                build(bundle, target, engine)
+            _, receipt, verdict = check_bundle(bundle / engine, device=device)
+            runtime, where = receipt.runtime, receipt.device
+    except UnavailableError as error:
+        return {"status": "skipped", "reason": str(error)}
+    except DinodeployError as error:
+        return {"status": "failed", "reason": str(error)}
+    return {
+        "status": "passed" if verdict.passed else "failed",
+        "runtime": runtime,
+        "device": where,
+        "worst": {metric: verdict.worst(metric) for metric in METRICS},
+        "failures": [f"{m.case} {m.output} {m.metric} {m.value}" for m in verdict.failures[:5]],
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+
+
+def build(bundle: Path, target: str, engine: str) -> None:
+    """`dinodeploy build`, as a user would. Raises UnavailableError for exit 4, DinodeployError otherwise."""
+    options = ["build", str(bundle), "--target", target, "--name", Path(engine).stem]
+    command = [sys.executable, "-m", "dinodeploy.cli.app", *options]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
+    if run.returncode:
+        reason = (run.stderr.strip().splitlines() or [f"ended with {run.returncode}"])[-1]
+        kind = UnavailableError if run.returncode == UnavailableError.exit_code else DinodeployError
+        raise kind(f"not built: {reason}")
+
+
+def judge_torch(root: Path, model: str) -> tuple[Verdict, str, str]:
+    """The reference on the GPU under the same judge: what PyTorch itself loses there."""
+    from dinodeploy.bundle import open_bundle
+    from dinov3_ref.checkpoints import build_model
+    from exporters.trace import TokenOutputs
+
+    bundle = open_bundle(root)
+    with torch_fp32() as torch:
+        if not torch.cuda.is_available():
+            raise UnavailableError(f"torch {torch.__version__} sees no GPU")
+        module = TokenOutputs(build_model(MODELS[model]()).eval(), bundle.manifest.graph.layers).cuda()
+        kind = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(bundle.manifest.graph.recipe)
+
+        def run(pixels: Any) -> dict[str, Any]:
+            with torch.inference_mode(), torch.autocast("cuda", kind, enabled=kind is not None):
+                outputs = module(torch.from_numpy(pixels).cuda())
+            return {
+                name: x.float().cpu().numpy() for name, x in zip(module.output_names, outputs, strict=True)
+            }
+
+        verdict = judge_with(bundle, run)
+        return verdict, f"torch {torch.__version__}", torch.cuda.get_device_name()
+
+
+def judge_with(bundle: Bundle, run: Callable[[Any], dict[str, Any]]) -> Verdict:
+    preprocess = bundle.manifest.preprocess
+    return judge(
+        load_golden(bundle.root / GOLDEN_FILE),
+        prepare=lambda image, size: at_size(preprocess, size)(open_image(image)),
+        run=run,
+        preprocess=preprocess,
+        recipe=bundle.manifest.graph.recipe,
+    )
+
+
+def line(row: Row) -> str:
+    """A row for people."""
+    head = f"{row['model']:14} {row['recipe']:5} {row['backend']:20} {row['status']:8}"
+    if "reason" in row:
+        return f"{head} {row['reason']}"
+    worst = row["worst"]
+    numbers = ", ".join(f"{metric} {value:.3g}" for metric, value in worst.items() if value is not None)
+    return f"{head} {numbers}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,42 @@
+"""The models that the GPU scripts run, by name, and bundles of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from dinodeploy.bundle import Bundle
+from dinodeploy.errors import DinodeployError
+from dinov3_ref.checkpoints import Checkpoint, planted_checkpoint, random_checkpoint
+from dinov3_ref.models.config import ViTConfig
+
+_TINY = {"embed_dim": 128, "depth": 3, "num_heads": 2}
+
+# Lively random weights, and DINOv3's pathologies planted: residuals past 65,504, huge logits, skewed ranges.
+MODELS: dict[str, Callable[[], Checkpoint]] = {
+    "tiny": lambda: random_checkpoint(ViTConfig(**_TINY)),
+    "tiny_swiglu": lambda: random_checkpoint(ViTConfig(**_TINY, ffn_layer="swiglu", ffn_ratio=6.0)),
+    "vit_small": lambda: random_checkpoint("vit_small"),
+    "vit_base": lambda: random_checkpoint("vit_base"),
+    "vit_large": lambda: random_checkpoint("vit_large"),
+    "planted_small": lambda: planted_checkpoint("vit_small"),
+    "planted_base": lambda: planted_checkpoint("vit_base"),
+    "planted_large": lambda: planted_checkpoint("vit_large"),
+}
+
+
+def export(model: str, recipe: str, folder: Path) -> Bundle:
+    """The bundle of a model; an earlier one in `folder` is used again. Raises DinodeployError."""
+    from dinodeploy.bundle import open_bundle
+    from exporters.export import ExportOptions, export_checkpoint
+
+    out = folder / f"{model}_{recipe}"
+    if out.exists():
+        return open_bundle(out)
+    try:
+        bundle, _, _ = export_checkpoint(MODELS[model](), out, ExportOptions(recipe=recipe), weights="random")
+    except ImportError as error:
+        raise DinodeployError(
+            f"exporting needs {error.name}: bring its wheel, or bundles made elsewhere (--bundles)"
+        ) from error
+    return bundle

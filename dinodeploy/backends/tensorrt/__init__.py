@@ -1,0 +1,61 @@
+"""Run TensorRT plans: TensorRT 10.3 to 11.x and TensorRT-RTX 1.7+ by one implementation, the module injected.
+
+    refuse.py    is this the machine and the runtime that the plan was built for? before anything is loaded
+    load.py      plan -> engine: deserialise, refit a stripped one, set the budget of streamed weights
+    profiles.py  which shape profile takes an input
+    cuda.py      memory, streams, events and graphs through cuda-bindings, every error one line
+    context.py   an execution context aimed at one input shape, replayed as a CUDA graph
+    lane.py      one stream with its buffers: copy in, compute, copy out
+    backend.py   the backend: two lanes, so that the copies of one batch overlap the other's compute
+
+Neither TensorRT's module nor CUDA's is imported before a plan is opened.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from dinodeploy.backends import OpenOptions
+from dinodeploy.backends.tensorrt.backend import TensorRTBackend
+from dinodeploy.backends.tensorrt.cuda import Cuda, import_cuda
+from dinodeploy.backends.tensorrt.refuse import check_build, target_of
+from dinodeploy.errors import BundleError, UnavailableError
+from dinodeploy.machine import find_gpu
+
+
+def open_tensorrt(engine: Path, options: OpenOptions) -> TensorRTBackend:
+    return open_plan("tensorrt", engine, options)
+
+
+def open_tensorrt_rtx(engine: Path, options: OpenOptions) -> TensorRTBackend:
+    return open_plan("tensorrt_rtx", engine, options)
+
+
+def open_plan(name: str, plan: Path, options: OpenOptions) -> TensorRTBackend:
+    """Open `plan` with the module `name`, once everything the manifest says of it fits this machine.
+
+    Raises UnavailableError, one line with the command that mends it, where something does not.
+    """
+    if options.build is None:
+        raise BundleError(
+            f"{plan.name}: the manifest does not say what it was built by and for; "
+            f"build it again: dinodeploy build {plan.parent} --overwrite"
+        )
+    gpu = find_gpu()
+    module = _import_module(name)
+    check_build(options.build, name, module.__version__, gpu, plan)
+    return TensorRTBackend(plan, options, module, Cuda(import_cuda()), gpu.device)
+
+
+def _import_module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError, RuntimeError) as error:  # its libraries may be missing or of another CUDA
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        package = name.replace("_", "-")
+        raise UnavailableError(
+            f"{name} cannot be imported ({reason}); install it: pip install 'dinodeploy[{package}]', "
+            f"or use another engine (this plan is for --target {target_of(name)})"
+        ) from error

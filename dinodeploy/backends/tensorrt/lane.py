@@ -1,0 +1,170 @@
+"""One lane: a stream, the buffers and contexts that belong to it. Copy in, compute, copy out.
+
+Lanes overlap in their copies; their computations share the engine's scratch memory and therefore follow one
+another (`Turn`). A lane is used by one thread at a time.
+
+Shapes: B batch, H W input pixels.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from contextlib import ExitStack, suppress
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinodeploy.backends.tensorrt.context import AimedContext, Scratch, captures_by_itself
+from dinodeploy.backends.tensorrt.cuda import Cuda, host_view
+from dinodeploy.backends.tensorrt.load import Engine
+from dinodeploy.backends.tensorrt.profiles import Profile
+from dinodeploy.errors import UnavailableError
+
+Floats = NDArray[np.float32]
+Key = tuple[tuple[int, ...], int]  # input shape [B,3,H,W] and profile
+
+GRAPHS = 8  # shapes kept as graphs, per lane; the least recently used goes first
+REMEMBERED = 256  # shapes of which it is known that they came before
+_FLOAT_BYTES = 4
+
+
+class Turn:
+    """Whose computation is next: each waits for the one before it, on the GPU and not in Python."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.before: Any = None  # the event of the latest computation
+
+
+class Buffer:
+    """Device memory and pinned host memory of one tensor: grows, never shrinks."""
+
+    def __init__(self, cuda: Cuda) -> None:
+        self._cuda = cuda
+        self.device = self.host = self.size = 0
+
+    def reserve(self, size: int) -> bool:
+        """Make room for `size` bytes; whether the addresses are new."""
+        if size <= self.size:
+            return False
+        self.close()
+        self.device = self._cuda.device_memory(size)
+        self.host = self._cuda.pinned_memory(size)
+        self.size = size
+        return True
+
+    def array(self, shape: tuple[int, ...]) -> Floats:
+        """The host side as float32 of `shape`, until the next `reserve`."""
+        count = int(np.prod(shape))
+        return host_view(self.host, count * _FLOAT_BYTES).view(np.float32).reshape(shape)
+
+    def close(self) -> None:
+        device, host = self.device, self.host
+        self.device = self.host = self.size = 0
+        with ExitStack() as both:  # the second also when the first fails
+            if host:
+                both.callback(self._cuda.free_pinned, host)
+            if device:
+                both.callback(self._cuda.free_device, device)
+
+
+class Lane:
+    """See the file. Nothing of it is left when its making fails."""
+
+    def __init__(self, engine: Engine, cuda: Cuda, scratch: Scratch) -> None:
+        self._engine, self._cuda, self._scratch = engine, cuda, scratch
+        self._aimed: OrderedDict[Key, tuple[AimedContext, dict[str, tuple[int, ...]]]] = OrderedDict()
+        self._seen: OrderedDict[Key, None] = OrderedDict()
+        self._graphs = not captures_by_itself(engine.module)
+        self._buffers = {name: Buffer(cuda) for name in (engine.input, *engine.outputs)}
+        with ExitStack() as making:
+            self._stream = cuda.new_stream()
+            making.callback(cuda.destroy_stream, self._stream)
+            self._computed = cuda.new_event()
+            making.callback(cuda.destroy_event, self._computed)
+            for buffer in self._buffers.values():
+                making.callback(buffer.close)
+            self._general = AimedContext(engine, cuda, scratch)
+            making.callback(self._general.close)
+            making.callback(self._drop_graphs)
+            self._cleanup = making.pop_all()
+
+    def run(self, pixels: Floats, profile: Profile, turn: Turn) -> dict[str, Floats]:
+        """pixels [B,3,H,W], contiguous -> outputs by name, in arrays of their own."""
+        cuda, stream, engine = self._cuda, self._stream, self._engine
+        source = self._buffers[engine.input]
+        if source.reserve(pixels.nbytes):
+            self._drop_graphs()
+        np.copyto(source.array(pixels.shape), pixels)
+        try:
+            cuda.to_device(source.device, source.host, pixels.nbytes, stream)
+            context, shapes = self._context_for((pixels.shape, profile.index))
+            with turn.lock:
+                if turn.before is not None:
+                    cuda.wait(stream, turn.before)
+                context.compute(stream)
+                cuda.record(self._computed, stream)
+                turn.before = self._computed
+            for name, shape in shapes.items():
+                buffer = self._buffers[name]
+                cuda.to_host(buffer.host, buffer.device, int(np.prod(shape)) * _FLOAT_BYTES, stream)
+        except BaseException:
+            with suppress(UnavailableError):  # what was asked for is to end before its memory is used again
+                cuda.synchronize(stream)
+            raise
+        cuda.synchronize(stream)
+        outputs = {name: self._buffers[name].array(shape).copy() for name, shape in shapes.items()}
+        self._capture(context)
+        return outputs
+
+    def _context_for(self, key: Key) -> tuple[AimedContext, dict[str, tuple[int, ...]]]:
+        """A context aimed and bound: the shape's own from its second use on, the general one before."""
+        if key in self._aimed:
+            self._aimed.move_to_end(key)
+            return self._aimed[key]
+        again = self._graphs and key in self._seen
+        context = AimedContext(self._engine, self._cuda, self._scratch) if again else self._general
+        try:
+            shapes = context.aim(*key, self._stream)
+            self._reserve_outputs(shapes)
+            context.bind({name: buffer.device for name, buffer in self._buffers.items()})
+        except BaseException:
+            if again:
+                context.close()
+            raise
+        if again:
+            self._aimed[key] = context, shapes
+            if len(self._aimed) > GRAPHS:
+                self._aimed.popitem(last=False)[1][0].close()
+        self._seen[key] = None
+        self._seen.move_to_end(key)
+        if len(self._seen) > REMEMBERED:
+            self._seen.popitem(last=False)
+        return context, shapes
+
+    def _reserve_outputs(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        grown = [self._buffers[name].reserve(int(np.prod(s)) * _FLOAT_BYTES) for name, s in shapes.items()]
+        if any(grown):
+            self._drop_graphs()
+
+    def _capture(self, context: AimedContext) -> None:
+        """Replay a shape's own context as a graph from now on; engines that cannot be captured go without."""
+        if context is self._general or context.captured:
+            return
+        try:
+            context.capture(self._stream)
+        except UnavailableError:
+            self._graphs = False
+            self._drop_graphs()
+
+    def _drop_graphs(self) -> None:
+        """Graphs hold the addresses of buffers: they end with them."""
+        while self._aimed:
+            self._aimed.popitem()[1][0].close()
+
+    def close(self) -> None:
+        with suppress(UnavailableError):
+            self._cuda.synchronize(self._stream)
+        self._cleanup.close()

@@ -1,0 +1,89 @@
+"""Which shape profile of an engine takes an input, and how much of a batch.
+
+Height and width decide. A batch beyond the profile's largest is cut up and one below its smallest filled up,
+since rows do not depend on each other.
+
+Shapes: B batch, H W input pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinodeploy.backends.tensorrt.refuse import rebuild_command
+from dinodeploy.errors import OutsideProfileError
+
+Floats = NDArray[np.float32]
+Shape = tuple[int, int, int]  # B, H, W
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One shape profile: smallest, usual and largest input, each (B, H, W)."""
+
+    index: int
+    min: Shape
+    opt: Shape
+    max: Shape
+
+    def takes(self, height: int, width: int) -> bool:
+        return self.min[1] <= height <= self.max[1] and self.min[2] <= width <= self.max[2]
+
+    def distance(self, batch: int, height: int, width: int) -> float:
+        """How far an input is from what the profile was tuned for: the sum of the sides' log ratios."""
+        pairs = zip((min(batch, self.max[0]), height, width), self.opt, strict=True)
+        return sum(abs(math.log(side / usual)) for side, usual in pairs)
+
+    def __str__(self) -> str:
+        (b0, h0, w0), (b1, h1, w1) = self.min, self.max
+        return f"batch {b0} to {b1}, {h0}x{w0} to {h1}x{w1} px"
+
+
+def read_profiles(engine: Any, tensor: str) -> tuple[Profile, ...]:
+    """The profiles of a deserialised engine for its input `tensor` [B,3,H,W]."""
+    profiles = []
+    for index in range(engine.num_optimization_profiles):
+        shapes = [tuple(dims) for dims in engine.get_tensor_profile_shape(tensor, index)]
+        smallest, usual, largest = ((b, h, w) for b, _, h, w in shapes)
+        profiles.append(Profile(index, smallest, usual, largest))
+    return tuple(profiles)
+
+
+def choose_profile(profiles: Sequence[Profile], shape: Shape, plan: Path, module: str) -> Profile:
+    """The profile tuned nearest to `shape` among those that take its height and width.
+
+    Raises OutsideProfileError, one line with the limits and the command that widens them.
+    """
+    batch, height, width = shape
+    fitting = [profile for profile in profiles if profile.takes(height, width)]
+    if fitting:
+        # fewer parts first: a whole batch at once before one that has to be cut up
+        return min(fitting, key=lambda p: (math.ceil(batch / p.max[0]), p.distance(batch, height, width)))
+    limits = " or ".join(str(profile) for profile in profiles)
+    (b0, h0, w0), (b1, h1, w1), (b2, h2, w2) = profiles[0].min, profiles[0].opt, profiles[0].max
+    sizes = f"{min(height, h0)}x{min(width, w0)}:{h1}x{w1}:{max(height, h2)}x{max(width, w2)}"
+    command = rebuild_command(plan, module, f" --batch {b0}:{b1}:{b2} --imgsz {sizes}")
+    raise OutsideProfileError(
+        f"input of {height}x{width} px is outside what {plan.name} was built for, {limits}; "
+        f"build it wider: {command}"
+    )
+
+
+def cut(pixels: Floats, profile: Profile) -> Iterator[tuple[Floats, int]]:
+    """Parts of a batch [B,3,H,W] that the profile takes, each with how many of its rows are wanted.
+
+    Parts are as even as can be; one that is too small is filled up with its last row.
+    """
+    smallest, largest = profile.min[0], profile.max[0]
+    for part in np.array_split(pixels, math.ceil(len(pixels) / largest)):
+        wanted = len(part)
+        if wanted < smallest:
+            part = np.concatenate([part, np.repeat(part[-1:], smallest - wanted, axis=0)])
+        yield np.ascontiguousarray(part), wanted

@@ -1,0 +1,86 @@
+"""Is this the machine and the runtime that a plan was built for? Asked before anything is deserialised.
+
+A plan is native code for one runtime and one kind of GPU. TensorRT's own answer to a foreign one is a null
+engine and a line in a log; ours is one line with both sides and the command that mends it.
+
+Rules (TensorRT's developer guide, "Version Compatibility" and "Hardware Compatibility"):
+
+    runtime version      the same to the last digit; a version-compatible plan: the same major, not older
+    compute capability   one of those it was built for; `ampere_plus`: 8.0 or newer; none named: compiled here
+    driver               not older than the build machine's: CUDA's drivers run what older ones ran
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from dinodeploy.errors import UnavailableError
+from dinodeploy.machine import Gpu
+from dinodeploy.manifest import BuildFacts
+
+# module -> `dinodeploy build --target`
+TARGETS = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}
+_AMPERE = (8, 0)
+
+
+def target_of(module: str) -> str:
+    return TARGETS[module]
+
+
+def rebuild_command(plan: Path, module: str, more: str = "") -> str:
+    """The command that builds `plan` again, here."""
+    name = "" if plan.stem == "model" else f" --name {plan.stem}"
+    return f"dinodeploy build {plan.parent} --target {TARGETS[module]}{name}{more} --overwrite"
+
+
+def check_build(build: BuildFacts, module: str, version: str, gpu: Gpu, plan: Path) -> None:
+    """Hold what the manifest says of `plan` against this machine. Raises UnavailableError, one line."""
+    wrong = (
+        _wrong_runtime(build, module, version)
+        or _wrong_capability(build, gpu)
+        or _wrong_driver(build, gpu)
+        or ""
+    )
+    if wrong:
+        raise UnavailableError(f"{plan.name} {wrong}; build it here: {rebuild_command(plan, module)}")
+
+
+def _wrong_runtime(build: BuildFacts, module: str, version: str) -> str | None:
+    name, _, built = build.runtime.partition(" ")
+    if name == module and built == version:
+        return None
+    if name == module and build.version_compatible:
+        here, there = numbers(version), numbers(built)
+        if here[:1] == there[:1] and here >= there:
+            return None
+        return f"was built by {build.runtime} for it and later ones of its major version, here is {version}"
+    return f"was built by {build.runtime}, here is {module} {version}"
+
+
+def _wrong_capability(build: BuildFacts, gpu: Gpu) -> str | None:
+    here, wanted = gpu.compute_capability, build.compute_capabilities
+    if not wanted or here in wanted:
+        return None
+    if build.hardware_compatible == "ampere_plus":
+        if numbers(here) >= _AMPERE:
+            return None
+        return f"was built for compute capability 8.0 and newer, {gpu.name} has {here}"
+    return f"was built for compute capability {', '.join(wanted)}, {gpu.name} has {here}"
+
+
+def _wrong_driver(build: BuildFacts, gpu: Gpu) -> str | None:
+    if build.driver is None or _kind(build.driver) != _kind(gpu.driver):
+        return None  # built without a GPU, or the two systems name drivers in ways that cannot be compared
+    if numbers(gpu.driver) >= numbers(build.driver):
+        return None
+    return f"was built with driver {build.driver}, here is the older {gpu.driver}: update the driver"
+
+
+def _kind(driver: str) -> bool:
+    return driver.startswith("CUDA")
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """`10.3.0.post1` -> (10, 3, 0, 1)."""
+    return tuple(int(part) for part in re.findall(r"\d+", version))

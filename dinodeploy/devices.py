@@ -1,0 +1,120 @@
+"""Which engine of a bundle runs where: `--device`, one literal table of preference.
+
+A GPU is never left unused in silence: with `auto` the first that can run does, and what was passed over is
+said with its reason; with any other device, what cannot run is an error. A plan is preferred to the graph,
+and a file named by the user is the only one considered.
+
+`onnxruntime_cuda` and `onnxruntime_tensorrt` stand in no manifest: they run BUNDLE/model.onnx, whatever
+bundle it is. TensorRT's provider builds an engine for each new size while it runs, so `auto` leaves it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from dinodeploy import manifest as manifests
+from dinodeploy.backends import BACKENDS, Backend, open_backend
+from dinodeploy.bundle import Bundle, graph_files
+from dinodeploy.errors import MisuseError, TamperedError, UnavailableError
+from dinodeploy.machine import find_gpu
+
+# device -> backends, best first
+DEVICES: dict[str, tuple[str, ...]] = {
+    "auto": ("tensorrt", "tensorrt_rtx", "onnxruntime_cuda", "onnxruntime"),
+    "cpu": ("onnxruntime",),
+    "cuda": ("onnxruntime_cuda",),
+    "tensorrt": ("tensorrt", "tensorrt_rtx", "onnxruntime_tensorrt"),
+}
+DERIVED = ("onnxruntime_cuda", "onnxruntime_tensorrt")  # run the graph itself
+
+
+def candidates(bundle: Bundle, device: str) -> list[Bundle]:
+    """The bundle once for each engine that `device` allows, best first.
+
+    Raises MisuseError for an unknown device, or one that the named engine is not for.
+    """
+    if device not in DEVICES:
+        raise MisuseError(f"--device {device!r} is unknown; wanted one of {', '.join(DEVICES)}")
+    found = [
+        replace(bundle, engine=engine, backend=backend if backend in DERIVED else None)
+        for backend in DEVICES[device]
+        for engine in _engines_for(backend, bundle)
+        if not bundle.named or engine == bundle.engine
+    ]
+    if device == "auto":  # what a later version can run is named in the reasons
+        engines = bundle.manifest.engines.items()
+        found += [replace(bundle, engine=e) for e, facts in engines if facts.backend not in BACKENDS]
+    if found:
+        return found
+    if bundle.named:
+        own = bundle.engine_facts.backend
+        raise MisuseError(f"{bundle.engine} is for {own}, --device {device} is not; leave --device out")
+    raise UnavailableError(
+        f"{bundle.root} has no engine for --device {device}, only {', '.join(bundle.manifest.engines)}; "
+        f"build one: dinodeploy build {bundle.root}"
+    )
+
+
+def _engines_for(backend: str, bundle: Bundle) -> Iterator[str]:
+    if backend in DERIVED:
+        yield from graph_files(bundle.manifest)[:1]
+        return
+    for engine, facts in bundle.manifest.engines.items():
+        if facts.backend == backend:
+            yield engine
+
+
+def open_on(bundle: Bundle, device: str, **options: Any) -> tuple[Bundle, Backend, tuple[str, ...]]:
+    """Open the best engine that `device` allows and this machine can run; its files are hashed first.
+
+    Returns the bundle with that engine, the opened backend, and why better ones were passed over; of a
+    machine without a GPU that is nothing to tell. `options` are `OpenOptions`'. Raises UnavailableError
+    with every reason when none can run, TamperedError for a file or an engine of another bundle.
+    """
+    reasons: list[str] = []
+    verified: set[str] = set()
+    for candidate in candidates(bundle, device):
+        names = [name for name in candidate.needed_files if name not in verified]
+        candidate.verify(names)
+        verified.update(names)
+        facts = candidate.engine_facts
+        try:
+            backend = open_backend(facts.backend, candidate.engine_path, build=facts.build, **options)
+        except UnavailableError as error:
+            reasons.append(str(error))
+            continue
+        try:
+            _check_origin(candidate, backend)
+        except TamperedError:
+            backend.close()
+            raise
+        return candidate, backend, tuple(dict.fromkeys(reasons)) if _has_gpu() else ()
+    raise UnavailableError("; ".join(dict.fromkeys(reasons)))
+
+
+def _has_gpu() -> bool:
+    try:
+        find_gpu()
+    except UnavailableError:
+        return False
+    return True
+
+
+def _check_origin(bundle: Bundle, backend: Backend) -> None:
+    """An engine must come from this bundle: a graph says so itself, a plan by the graph it was built from."""
+    facts, files = bundle.engine_facts, bundle.manifest.files
+    if facts.build is None:
+        if backend.metadata.get(manifests.METADATA_KEY) != bundle.manifest.facts():
+            raise TamperedError(
+                f"{bundle.engine_path} was exported with other facts than {manifests.FILE_NAME} states; "
+                "export again instead of mixing files of two bundles"
+            )
+        return
+    source = facts.build.source
+    if source not in files or files[source].sha256 != facts.build.source_sha256:
+        raise TamperedError(
+            f"{bundle.engine_path} was built from another {source} than this bundle's; "
+            f"build it again: dinodeploy build {bundle.root} --overwrite"
+        )
