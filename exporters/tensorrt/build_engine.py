@@ -28,10 +28,6 @@ class Plan:
     network: dict[str, Any]  # describe_network's
     engine_layers: tuple[str, ...]  # as the builder lists them; empty when another logger got the list
 
-    @property
-    def nbytes(self) -> int:
-        return len(memoryview(self.memory))
-
 
 def build_engine(
     trt: TensorRT,

@@ -6,10 +6,14 @@ A plan of TensorRT is for the compute capability it was built on; the manifest r
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 _LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+_DRIVER_VERSION = Path("/proc/driver/nvidia/version")
 # CUdevice_attribute of the CUDA driver API
 _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
 
@@ -19,7 +23,7 @@ class Gpu:
     """The first GPU that CUDA shows to this process."""
 
     compute_capability: str  # "8.9"
-    driver: str  # the newest CUDA that the driver can run: "12.4"
+    driver: str  # "580.65.06"; "CUDA 13.0" where the system tells no more
 
 
 def find_gpu() -> Gpu | None:
@@ -33,13 +37,20 @@ def find_gpu() -> Gpu | None:
         return None
     major = _number(cuda.cuDeviceGetAttribute, _COMPUTE_CAPABILITY_MAJOR, device)
     minor = _number(cuda.cuDeviceGetAttribute, _COMPUTE_CAPABILITY_MINOR, device)
+    return Gpu(f"{major}.{minor}", _driver(cuda))
+
+
+def _driver(cuda: ctypes.CDLL) -> str:
+    if _DRIVER_VERSION.exists():
+        text = _DRIVER_VERSION.read_text(errors="replace")
+        if found := re.search(r"\b\d{3,}\.\d+(?:\.\d+)?\b", text):
+            return found.group()
     version = _number(cuda.cuDriverGetVersion)
-    if major is None or minor is None or version is None:
-        return None
-    return Gpu(f"{major}.{minor}", f"{version // 1000}.{version % 1000 // 10}")
+    return f"CUDA {version // 1000}.{version % 1000 // 10}"
 
 
-def _number(function: ctypes._FuncPointer, *arguments: object) -> int | None:
-    """What a driver function writes into its first parameter, or None when it fails."""
+def _number(function: Any, *arguments: object) -> int:
+    """What a driver function writes into its first parameter."""
     value = ctypes.c_int()
-    return None if function(ctypes.byref(value), *arguments) else value.value
+    function(ctypes.byref(value), *arguments)
+    return value.value

@@ -25,7 +25,7 @@ _MENDS = (
     ("OutOfMemory", "give a smaller --imgsz or --batch, or --weight-streaming"),
     ("libnvinfer_lean", "leave out --version-compatible, or install TensorRT's lean runtime"),
 )
-_ENGINE_LAYERS = "Engine Layer Information:"
+_LAYER_LISTS = ("Engine Layer Information:", "Layers:")  # how the list begins, without detail and with it
 _LONGEST = 300  # characters of a message that a person is shown
 
 
@@ -59,9 +59,9 @@ def make_logger(trt: TensorRT) -> Any:
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                 self.messages.errors.append(message)
-            elif message.startswith(_ENGINE_LAYERS):
-                lines = message.removeprefix(_ENGINE_LAYERS).splitlines()
-                self.messages.engine_layers = [line.strip() for line in lines if line.strip()]
+            elif message.startswith(_LAYER_LISTS):
+                lines = [line.strip() for line in message.splitlines()]
+                self.messages.engine_layers = [line for line in lines if line and line not in _LAYER_LISTS]
 
     return Logger()
 

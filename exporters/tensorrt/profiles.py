@@ -77,10 +77,11 @@ def ready_profiles(name: str, preprocess: Preprocess) -> tuple[ProfileFacts, ...
 
 
 def _fit(row: ReadyProfile, preprocess: Preprocess) -> ProfileFacts:
+    """A row in pixels, widened where the bundle's own input size is outside it."""
     patch, own = preprocess.patch_size, (preprocess.height, preprocess.width)
     usual = own if row.usual is None else (row.usual * patch, row.usual * patch)
-    smallest = [min(row.smallest * patch, side) for side in usual]
-    largest = [max(row.largest * patch, side) for side in usual]
+    smallest = [min(row.smallest * patch, side) for side in own]
+    largest = [max(row.largest * patch, side) for side in own]
     low, often, high = row.batch
     return ProfileFacts((low, *smallest), (often, *usual), (high, *largest))  # type: ignore[arg-type]
 
@@ -125,18 +126,16 @@ def check_judgeable(profiles: Sequence[ProfileFacts], cases: Iterable[GoldenCase
     """
     cases = list(cases)
     outside = [case for case in cases if not any(_takes(profile, case) for profile in profiles)]
-    shown = [f"{case.name} ({len(case.pixels)}x{case.size[0]}x{case.size[1]})" for case in outside]
+    shown = [f"{case.name} ({case.size[0]}x{case.size[1]})" for case in outside]
     if len(outside) == len(cases):
         raise MisuseError(
             f"no golden case fits these profiles, so the engine could never be judged: {', '.join(shown)}; "
-            "widen --batch or --imgsz, or export with the --imgsz you mean to use"
+            "widen --imgsz, or export with the --imgsz you mean to use"
         )
     return tuple(f"golden case {name} is outside every profile and will not be judged" for name in shown)
 
 
 def _takes(profile: ProfileFacts, case: GoldenCase) -> bool:
-    """A batch that is too large may be cut up, one that is too small cannot be run."""
-    batch = len(case.pixels)
-    fits_batch = profile.min[0] <= batch and (batch <= profile.max[0] or profile.min[0] == 1)
+    """By height and width: the runtime cuts up or fills up a batch of another size."""
     bounds = zip(profile.min[1:], case.size, profile.max[1:], strict=True)
-    return fits_batch and all(low <= side <= high for low, side, high in bounds)
+    return all(low <= side <= high for low, side, high in bounds)
