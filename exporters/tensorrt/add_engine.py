@@ -27,7 +27,9 @@ from exporters.tensorrt.known_bad import refuse_known_bad
 from exporters.tensorrt.options import CURRENT, BuildOptions, check_options
 from exporters.tensorrt.profiles import check_judgeable, choose_profiles
 from exporters.tensorrt.progress import Report
-from exporters.tensorrt.target import AUTO, Target, load_target, version_of
+from exporters.tensorrt.target import AUTO, Target, automatic_target, load_target, version_of
+
+__all__ = ["BuildOptions", "EngineRequest", "add_engine", "automatic_target"]
 
 NAME = "model"
 SOURCES = (MODEL_FILE, f"{MODEL_FILE}.data")  # what the builder reads; the second where weights lie outside

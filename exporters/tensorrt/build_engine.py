@@ -50,7 +50,7 @@ def build_engine(
     network: INetworkDefinition
     network, parser = parse_network(trt, builder, logger, messages, graph)
     with _recorded(trt, builder, messages):
-        config: IBuilderConfig = configure(trt, builder, messages, profiles, options)
+        config: IBuilderConfig = configure(trt, builder, network, messages, profiles, options)
         progress = Progress(report)
         monitor = make_monitor(trt, progress)
         config.progress_monitor = monitor

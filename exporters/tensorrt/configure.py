@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 from dinodeploy.errors import ExportError
 from dinodeploy.manifest import ProfileFacts
-from exporters.graph import INPUT_NAME
 from exporters.tensorrt.api import (
     NUM_COMPUTE_CAPABILITIES,
     SET_COMPUTE_CAPABILITY,
     Builder,
     IBuilderConfig,
+    INetworkDefinition,
     IOptimizationProfile,
+    ITensor,
     TensorRT,
     has,
 )
@@ -33,17 +34,22 @@ _CHANNELS = 3
 def configure(
     trt: TensorRT,
     builder: Builder,
+    network: INetworkDefinition,
     messages: Messages,
     profiles: Sequence[ProfileFacts],
     options: BuildOptions,
 ) -> IBuilderConfig:
-    """A configuration that a build can start from. Raises ExportError for a profile TensorRT refuses."""
+    """A configuration that a build of `network` can start from.
+
+    Raises ExportError for a profile that TensorRT refuses, MisuseError for a foreign timing cache.
+    """
     config: IBuilderConfig = builder.create_builder_config()
     # fp32 means fp32: TF32, on by default, has fp16's mantissa, and no recipe of ours asks for it
     config.clear_flag(trt.BuilderFlag.TF32)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # names and types for whoever inspects it
+    pixels: ITensor = network.get_input(0)
     for profile in profiles:
-        _add_profile(builder, config, messages, profile)
+        _add_profile(builder, config, messages, pixels, profile)
     if options.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(options.workspace * _GIB))
     if options.level is not None:
@@ -58,10 +64,12 @@ def configure(
     return config
 
 
-def _add_profile(builder: Builder, config: IBuilderConfig, messages: Messages, profile: ProfileFacts) -> None:
+def _add_profile(
+    builder: Builder, config: IBuilderConfig, messages: Messages, pixels: ITensor, profile: ProfileFacts
+) -> None:
     shapes = [(b, _CHANNELS, h, w) for b, h, w in (profile.min, profile.opt, profile.max)]
     made: IOptimizationProfile = builder.create_optimization_profile()
-    made.set_shape(INPUT_NAME, *shapes)
+    made.set_shape(pixels.name, *shapes)
     if config.add_optimization_profile(made) < 0:
         raise ExportError(f"TensorRT refuses the profile {profile}: {messages.reason()}")
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any, TypeVar
 
 from exporters.tensorrt.api import TensorRT
@@ -77,7 +78,8 @@ class Progress:
                 parent.children[phase.name] = fraction
             phase = parent
         self._reached = max(self._reached, fraction)
-        self._report(self._reached, name)
+        if not self.stopped:  # a builder that stops reports its phases finished
+            self._report(self._reached, name)
 
 
 def make_monitor(trt: TensorRT, progress: Progress) -> Any:
@@ -104,23 +106,25 @@ def run_stoppable(work: Callable[[], T], progress: Progress) -> T:
 
     A second Ctrl-C ends the process at once: nothing is on disk yet.
     """
-    with ThreadPoolExecutor(1, "build") as pool:
-        future = pool.submit(work)
-        try:
-            return future.result()
-        except KeyboardInterrupt:
-            progress.stop()
-            with _ctrl_c_kills():
-                future.exception()
-            raise
+    with _ctrl_c_stops(progress), ThreadPoolExecutor(1, "build") as pool:
+        result = pool.submit(work).result()
+    if progress.stopped:
+        raise KeyboardInterrupt
+    return result
 
 
 @contextmanager
-def _ctrl_c_kills() -> Iterator[None]:
+def _ctrl_c_stops(progress: Progress) -> Iterator[None]:
+    """A handler, not an exception: that could strike anywhere, and a thread that nobody waits for is left."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        progress.stop()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    before = signal.signal(signal.SIGINT, stop)
     try:
         yield
     finally:

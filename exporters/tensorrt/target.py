@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from dinodeploy.errors import MisuseError, UnavailableError
 from exporters.tensorrt.api import TensorRT
-from exporters.tensorrt.device import Gpu
+from exporters.tensorrt.device import Gpu, find_gpu
 
 AUTO = "auto"
 
@@ -65,9 +65,7 @@ def load_target(name: str, gpu: Gpu | None) -> tuple[Target, TensorRT]:
     Raises MisuseError for an unknown name, UnavailableError when its module is missing, broken, too old, or
     needs a GPU.
     """
-    if name != AUTO and name not in TARGETS:
-        raise MisuseError(f"--target {name!r} is unknown; wanted {AUTO}, {', '.join(TARGETS)}")
-    target = _choose(gpu) if name == AUTO else TARGETS[name]
+    target = _choose(gpu) if name == AUTO else find_target(name)
     trt = _import(target)
     version = version_of(trt)
     if version < target.oldest:
@@ -83,12 +81,27 @@ def load_target(name: str, gpu: Gpu | None) -> tuple[Target, TensorRT]:
     return target, trt
 
 
+def find_target(name: str) -> Target:
+    """A row of the table. Raises MisuseError."""
+    if name not in TARGETS:
+        raise MisuseError(f"--target {name!r} is unknown; known: {', '.join((AUTO, *TARGETS))}")
+    return TARGETS[name]
+
+
 def builds_here(name: str, gpu: Gpu | None) -> bool:
     """Whether `name`'s module is installed and this machine can build with it; nothing is imported."""
     target = TARGETS[name]
     return importlib.util.find_spec(target.module) is not None and (
         target.builds_without_gpu or gpu is not None
     )
+
+
+def automatic_target() -> str | None:
+    """What an export builds with unasked: TensorRT where it is installed and there is a GPU, nothing else.
+
+    TensorRT-RTX builds everywhere, and would make every export slower on machines that only develop.
+    """
+    return "tensorrt" if builds_here("tensorrt", find_gpu()) else None
 
 
 def version_of(trt: TensorRT) -> tuple[int, int]:
