@@ -6,17 +6,18 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from dinodeploy.cli.build import build_after_export
 from dinodeploy.cli.output import build_progress
+from dinodeploy.errors import ExportError, UnavailableError
 from dinodeploy.manifest import read_manifest
 from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint
 from exporters.tensorrt import add_engine as module
 from exporters.tensorrt.device import Gpu
-from tests.command_line import CommandLine, Ran
+from tests.command_line import CommandLine
 from tests.exporters.tensorrt.fake_builder import FakeTensorRT
 from tests.tiny import tiny_config
 
@@ -145,67 +146,58 @@ def test_ctrl_c_ends_in_130(own_bundle: Path, fake: FakeTensorRT, run: CommandLi
 
 
 @pytest.fixture
-def export(checkpoint_file: Path, tmp_path: Path, run: CommandLine) -> Callable[..., Ran]:
-    return lambda *more: run("export", "--weights", checkpoint_file, "--out", tmp_path / "b", "--json", *more)
-
-
-@pytest.fixture(scope="module")
-def checkpoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
-    save_checkpoint(random_checkpoint(tiny_config()), "official", path)
-    return path
+def gpu(fake: FakeTensorRT, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
+    """`fake`, and an export finds the GPU too."""
+    monkeypatch.setattr("exporters.tensorrt.target.find_gpu", lambda: Gpu("8.9", "580.65.06"))
+    return fake
 
 
 def test_export_builds_an_engine_where_tensorrt_and_a_gpu_are(
-    export: Callable[..., Ran], fake: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
+    gpu: FakeTensorRT, tmp_path: Path, run: CommandLine
 ) -> None:
-    monkeypatch.setattr("exporters.tensorrt.target.find_gpu", lambda: Gpu("8.9", "580.65.06"))
-    ran = export()
+    save_checkpoint(random_checkpoint(tiny_config()), "official", tmp_path / "w.safetensors")
+    ran = run("export", "--weights", tmp_path / "w.safetensors", "--out", tmp_path / "b", "--json")
     assert (ran.code, ran.json["engine"]) == (0, "model.plan")
-    assert export("--overwrite", "--no-engine").json["engine"] is None
+    assert list(read_manifest(tmp_path / "b").engines) == ["model.onnx", "model.plan"]
 
 
-def test_export_builds_nothing_unasked_without_a_gpu(
-    export: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_no_engine_is_none(own_bundle: Path, gpu: FakeTensorRT) -> None:
+    assert build_after_export(own_bundle, None, no_engine=True) == (None, ())
+    assert gpu.calls == []
+
+
+def test_unasked_nothing_is_built_without_a_gpu(own_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorRT-RTX, which could, is installed where these tests run."""
+    monkeypatch.setattr("exporters.tensorrt.target.find_gpu", lambda: None)
     monkeypatch.setitem(sys.modules, "tensorrt", FakeTensorRT("11.4"))
-    assert export().json["engine"] is None
-    assert not list((tmp_path / "b").glob("*.plan"))
+    assert build_after_export(own_bundle, None, no_engine=False) == (None, ())
 
 
-def test_a_failed_build_after_a_good_export_keeps_the_bundle(
-    export: Callable[..., Ran], fake: FakeTensorRT, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("exporters.tensorrt.target.find_gpu", lambda: Gpu("8.9", "580.65.06"))
-    fake.answer("Builder.build_serialized_network", lambda _, network, config: None)
-    ran = export()
-    assert ran.code == 3
-    assert ran.error.endswith(f"(the bundle {tmp_path / 'b'} itself is done)")
-    assert list(read_manifest(tmp_path / "b").engines) == ["model.onnx"]
+def test_a_failed_build_keeps_the_bundle(own_bundle: Path, gpu: FakeTensorRT) -> None:
+    gpu.answer("Builder.build_serialized_network", lambda _, network, config: None)
+    with pytest.raises(ExportError) as caught:
+        build_after_export(own_bundle, None, no_engine=False)
+    assert str(caught.value).endswith(f"(the bundle {own_bundle} itself is done)")
+    assert list(read_manifest(own_bundle).engines) == ["model.onnx"]
 
 
 def test_a_version_known_to_be_wrong_is_a_note_unasked_and_an_error_when_asked(
-    export: Callable[..., Ran], fake: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
+    own_bundle: Path, gpu: FakeTensorRT
 ) -> None:
-    monkeypatch.setattr("exporters.tensorrt.target.find_gpu", lambda: Gpu("8.9", "580.65.06"))
-    fake.__version__ = "10.4.0"
-    ran = export()
-    assert (ran.code, ran.json["engine"]) == (0, None)
-    assert "no engine was built: tensorrt 10.4 is known to be wrong" in ran.json["notes"][-1]
-    ran = export("--overwrite", "--target", "tensorrt")
-    assert ran.code == 4
-    assert "issues/4742" in ran.error
+    gpu.__version__ = "10.4.0"
+    engine, (note,) = build_after_export(own_bundle, None, no_engine=False)
+    assert engine is None
+    assert note.startswith("no engine was built: tensorrt 10.4 is known to be wrong")
+    with pytest.raises(UnavailableError, match=r"issues/4742.*itself is done"):
+        build_after_export(own_bundle, "tensorrt", no_engine=False)
 
 
-def test_export_options_of_engines_are_checked_first(
-    export: Callable[..., Ran], run: CommandLine, tmp_path: Path
-) -> None:
+def test_options_of_engines_are_checked_before_an_export_begins(run: CommandLine, tmp_path: Path) -> None:
     for more, message in (
         (("--target", "cuda"), "--target 'cuda' is unknown"),
         (("--target", "rtx", "--no-engine"), "contradict each other"),
     ):
-        ran = export(*more)
+        ran = run("export", "--weights", "random", "--arch", "vit_small", "--out", tmp_path / "b", *more)
         assert ran.code == 2
         assert message in ran.error
         assert not (tmp_path / "b").exists()
