@@ -118,6 +118,7 @@ def test_the_timing_cache_is_read_and_written(fake: FakeTensorRT, tmp_path: Path
     assert cache.read_bytes() == b"timings"
     build(fake, timing_cache=cache)
     assert fake.named("IBuilderConfig.create_timing_cache") == [(b"",), (b"timings",)]
+    assert [ignore for _, ignore in fake.named("IBuilderConfig.set_timing_cache")] == [False, False]
 
 
 def test_a_foreign_timing_cache_is_refused_and_kept(fake: FakeTensorRT, tmp_path: Path) -> None:
