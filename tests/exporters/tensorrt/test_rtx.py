@@ -34,9 +34,8 @@ from tests.tiny import export_tiny
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is published for Linux on x86-64 only")
 
-REAL = ("vit_small", "vit_base")
 SHALLOW = ("vit_large", "vit_huge_plus")  # the 7B, half a minute even with one block, is in the matrix
-MAX_SECONDS, MAX_GIB = 30.0, 2.0  # for the full ViT-B; measured 7.2 s and 1.3 GiB
+MAX_SECONDS, MAX_GIB = 30.0, 2.0  # the issue's, for the whole ViT-B; measured 8.4 s and 0.92 GiB
 
 Export = Callable[[str, int, str], Path]
 
@@ -135,9 +134,8 @@ def test_true_widths(arch: str, exported: Export) -> None:
     check(bundle, build(bundle, "usual"), 1, "usual")
 
 
-@pytest.mark.parametrize("kind", ["swiglu", "7b"])
-def test_other_kinds_of_block_and_chosen_layers(kind: str, tmp_path: Path) -> None:
-    bundle = export_tiny(tmp_path / "b", kind, layers=(1,), recipe="bf16")
+def test_the_7bs_kind_of_block_and_chosen_layers(tmp_path: Path) -> None:
+    bundle = export_tiny(tmp_path / "b", "7b", layers=(1,), recipe="bf16")
     built, _ = add_engine(bundle.root, EngineRequest(target="rtx"))
     inspection = json.loads((built.root / "model.plan.json").read_text())
     outputs = {value["name"]: value["shape"] for value in inspection["network"]["outputs"]}
@@ -147,7 +145,7 @@ def test_other_kinds_of_block_and_chosen_layers(kind: str, tmp_path: Path) -> No
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("arch", [*REAL, "vit_small_plus", *SHALLOW, "vit_7b"])
+@pytest.mark.parametrize("arch", ["vit_small", "vit_small_plus", "vit_base", *SHALLOW, "vit_7b"])
 def test_all_widths_recipes_and_sets(arch: str, recipe: str, exported: Export) -> None:
     bundle = exported(arch, 2 if arch != "vit_7b" else 1, recipe)
     depth = json.loads((bundle / "manifest.json").read_text())["model"]["depth"]
@@ -156,20 +154,20 @@ def test_all_widths_recipes_and_sets(arch: str, recipe: str, exported: Export) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", REAL)
-def test_small_models_for_real(arch: str, exported: Export) -> None:
-    depth = ARCHITECTURES[arch].depth
-    bundle = exported(arch, depth, "fp16")
+def test_vit_base_whole_within_its_limits(exported: Export) -> None:
+    bundle = exported("vit_base", 12, "fp16")
     built = build(bundle, "usual")
-    check(bundle, built, depth, "usual")
+    check(bundle, built, 12, "usual")
     assert built.seconds < MAX_SECONDS
     assert built.peak_gib < MAX_GIB
 
 
 @pytest.mark.matrix
-def test_vit_large_for_real(exported: Export) -> None:
-    bundle = exported("vit_large", 24, "fp16")
-    check(bundle, build(bundle, "usual"), 24, "usual")
+@pytest.mark.parametrize("arch", ["vit_small", "vit_large"])
+def test_other_models_whole(arch: str, exported: Export) -> None:
+    depth = ARCHITECTURES[arch].depth
+    bundle = exported(arch, depth, "fp16")
+    check(bundle, build(bundle, "usual"), depth, "usual")
 
 
 # ---- what a real builder says no to, and how it is stopped --------------------------------------
