@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dinodeploy import schema
+from dinodeploy.atomic import atomic_file
 from dinodeploy.errors import BundleError, TamperedError
 from dinodeploy.preprocess import Preprocess
 
@@ -26,7 +27,7 @@ WEIGHTS_LICENCE = (
     "DINOv3 weights and whatever is derived from them, this bundle included, are subject to Meta's DINOv3 "
     "License: https://ai.meta.com/resources/models-and-libraries/dinov3-license/"
 )
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,33 @@ class BuildFacts:
 
 
 @dataclass(frozen=True)
+class ProfileFacts:
+    """One shape profile of an engine: smallest, usual and largest input, each (B, H, W)."""
+
+    min: tuple[int, int, int]
+    opt: tuple[int, int, int]
+    max: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class BuildFacts:
+    """What a plan was built by and for."""
+
+    runtime: str  # "tensorrt 10.3.0" or "tensorrt_rtx 1.7.1.116": module name and version
+    source: str  # the graph it was built from, a file of the bundle (model.onnx)
+    source_sha256: str
+    profiles: tuple[ProfileFacts, ...]
+    compute_capabilities: tuple[str, ...]  # "8.9"; empty: decided when it is loaded (RTX just-in-time)
+    driver: str | None  # of the build machine, None where there is none
+    version_compatible: bool
+    hardware_compatible: str  # "none" | "ampere_plus" | "same_compute_capability"
+    refittable: bool
+    stripped: bool  # weights left out; refit needs source
+    weight_streaming: bool
+    optimization_level: int | None
+
+
+@dataclass(frozen=True)
 class EngineFacts:
     """One file that a backend can run."""
 
@@ -132,7 +160,7 @@ class Manifest:
         if self.format != FORMAT:
             raise BundleError(f"{FILE_NAME} is of format {self.format}; this version reads format {FORMAT}")
         for name in self.files:
-            if not _PLAIN_NAME.fullmatch(name):
+            if not PLAIN_NAME.fullmatch(name):
                 raise BundleError(
                     f"{FILE_NAME} names the file {name!r}; wanted a plain file name in the bundle"
                 )
@@ -191,6 +219,7 @@ def read_manifest(root: Path) -> Manifest:
 
 
 def write_manifest(manifest: Manifest, root: Path) -> None:
-    """Seal and write; readable, since people look into it."""
+    """Seal and write, whole or not at all; readable, since people look into it."""
     text = json.dumps(schema.dump(manifest.sealed()), indent=2, ensure_ascii=False)
-    (root / FILE_NAME).write_text(text + "\n", encoding="utf-8")
+    with atomic_file(root / FILE_NAME) as file:
+        file.write(text.encode() + b"\n")

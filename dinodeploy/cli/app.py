@@ -16,6 +16,7 @@ import typer
 from PIL.Image import DecompressionBombWarning
 
 from dinodeploy import __version__
+from dinodeploy.cli.build import build
 from dinodeploy.cli.check import check
 from dinodeploy.cli.convert import convert
 from dinodeploy.cli.embed import embed
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (export, embed, check, inspect, convert, ranges):
+for command in (export, build, embed, check, inspect, convert, ranges):
     app.command()(command)
 
 MISUSE, CANNOT, INTERRUPTED = 2, 4, 130

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dinodeploy.cli.build import build_after_export, check_engine_options
 from dinodeploy.cli.output import parse_list, parse_size, print_json, stages, stderr
 from dinodeploy.cli.reach import reach
 from dinodeploy.errors import MisuseError
@@ -57,6 +58,12 @@ def export(
     seed: Annotated[int, typer.Option(help="Seed of --weights random.")] = 0,
     revision: Annotated[str | None, typer.Option(help="Hub revision.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use the hub's local cache only.")] = False,
+    target: Annotated[
+        str | None, typer.Option(help="Build an engine too: tensorrt or rtx. See dinodeploy build.")
+    ] = None,
+    no_engine: Annotated[
+        bool, typer.Option("--no-engine", help="Build none, though TensorRT and a GPU are here.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")] = False,
 ) -> None:
@@ -76,18 +83,20 @@ def export(
         external_data=external_data,
         overwrite=overwrite,
     )
+    check_engine_options(target, no_engine)
     if rope_periods not in ("bf16", "fp32"):
         raise MisuseError(f"--rope-periods {rope_periods!r}; wanted bf16 or fp32")
     with stages() as say:
         say(f"loading {weights}")
         checkpoint, origin = _load(checkpoints, weights, arch, dataset, rope_periods, seed, revision, offline)
-        target = out or Path(f"{checkpoint.arch}-{precision}")
+        root = out or Path(f"{checkpoint.arch}-{precision}")
         bundle, receipt, notes = exporter.export_checkpoint(
-            checkpoint, target, options, weights=origin, rope_periods=rope_periods, dataset=dataset, say=say
+            checkpoint, root, options, weights=origin, rope_periods=rope_periods, dataset=dataset, say=say
         )
-    for note in notes:
+    engine, more = build_after_export(root, target, no_engine)
+    for note in (*notes, *more):
         stderr().print(f"note: {note}", markup=False)
-    _report(bundle, receipt, notes, as_json)
+    _report(bundle, receipt, engine, (*notes, *more), as_json)
 
 
 def _precision(named: str, aliases: dict[str, bool]) -> str:
@@ -136,7 +145,7 @@ def _load(
     return checkpoints.load_checkpoint(Path(weights), arch=arch, periods=periods), "file"
 
 
-def _report(bundle: Any, receipt: Any, notes: tuple[str, ...], as_json: bool) -> None:
+def _report(bundle: Any, receipt: Any, engine: str | None, notes: tuple[str, ...], as_json: bool) -> None:
     model = bundle.manifest.model
     worst = {
         metric: _worst(receipt, metric)
@@ -156,6 +165,7 @@ def _report(bundle: Any, receipt: Any, notes: tuple[str, ...], as_json: bool) ->
                 "runtime": receipt.runtime,
                 "device": receipt.device,
                 "worst": worst,
+                "engine": engine,
                 "notes": list(notes),
             }
         )
@@ -164,6 +174,8 @@ def _report(bundle: Any, receipt: Any, notes: tuple[str, ...], as_json: bool) ->
     print(f"{bundle.root}: {model.arch}, {recipe}, weights {model.weights} ({model.source})")
     error = worst["relative_frobenius"]
     print(f"judged on {receipt.runtime}: passed, relative Frobenius error {error:.1e}")
+    if engine is not None:
+        print(f"engine: {bundle.root / engine}, judged when it is first used")
     print(f"next: dinodeploy embed IMAGES --engine {bundle.root} --out embeddings")
 
 

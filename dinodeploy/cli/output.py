@@ -10,7 +10,15 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from dinodeploy.errors import MisuseError
 
@@ -109,4 +117,34 @@ def picture_progress(total: int) -> Iterator[Callable[[int, int], None]]:
         task = progress.add_task("embedding", total=total)
         yield lambda done, failed: progress.update(
             task, completed=done + failed, description=f"embedding {rate(done):.1f}/s, {failed} failed"
+        )
+
+
+@contextmanager
+def build_progress() -> Iterator[tuple[Callable[[float, str], None], Callable[[str], None]]]:
+    """Two functions: `report(fraction, phase)` for a bar, `say(text)` for what begins.
+
+    Where there is no terminal: a line for what begins, and the fraction every ten seconds.
+    """
+    console = stderr()
+    started = last = time.perf_counter()
+    if not console.is_terminal:
+
+        def line(text: str) -> None:
+            print(f"[{time.perf_counter() - started:6.1f} s] {text}", file=sys.stderr)
+
+        def report(fraction: float, phase: str) -> None:
+            nonlocal last
+            if time.perf_counter() - last >= PLAIN_LINE_SECONDS:
+                last = time.perf_counter()
+                line(f"{fraction:.0%} {phase}")
+
+        yield report, line
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("starting", total=1.0)
+        yield (
+            lambda fraction, phase: progress.update(task, completed=fraction, description=phase),
+            lambda text: progress.update(task, description=text),
         )

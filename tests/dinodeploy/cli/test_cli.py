@@ -25,7 +25,9 @@ from tests.tiny import tiny_config
 OPTIONS = {
     "export": "arch weights out precision fp16 half bf16 int8 fp8 calibration calibration-images "
     "calibration-seed override imgsz preprocess layers dataset rope-periods "
-    "dialect fold external-data seed revision offline overwrite json",
+    "dialect fold external-data seed revision offline target no-engine overwrite json",
+    "build": "target profile batch imgsz workspace timing-cache refit strip-plan version-compatible "
+    "hardware-compatible weight-streaming level compute-capability name allow-known-bad overwrite json",
     "embed": "engine out device imgsz preprocess format outputs shard-size batch threads weight-budget "
     "workers allow-unverified overwrite json",
     "check": "device threads weight-budget bisect against images neighbours report json",

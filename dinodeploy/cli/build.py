@@ -1,0 +1,138 @@
+"""`dinodeploy build`: a bundle gets a TensorRT engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dinodeploy import schema
+from dinodeploy.cli.output import build_progress, print_json, stderr
+from dinodeploy.cli.reach import reach
+from dinodeploy.errors import ExportError, MisuseError, UnavailableError
+
+
+def build(
+    bundle: Annotated[Path, typer.Argument(help="The bundle to build an engine for, and into.")],
+    target: Annotated[
+        str, typer.Option(help="tensorrt (for this GPU), rtx (for any RTX GPU, needs none here), or auto.")
+    ] = "auto",
+    profile: Annotated[
+        str | None, typer.Option(help="Ready-made shapes: usual (default), edge, server, dense.")
+    ] = None,
+    batch: Annotated[
+        list[str] | None, typer.Option(help="N or smallest:usual:largest, 1:8:64. Once a profile.")
+    ] = None,
+    imgsz: Annotated[
+        list[str] | None, typer.Option(help="H, HxW or smallest:usual:largest of such. Once a profile.")
+    ] = None,
+    workspace: Annotated[float | None, typer.Option(help="GiB that kernels may use for scratch.")] = None,
+    timing_cache: Annotated[
+        Path | None, typer.Option(help="File of kernel timings to use and to add to.")
+    ] = None,
+    refit: Annotated[bool, typer.Option("--refit", help="Weights may be exchanged later.")] = False,
+    strip_plan: Annotated[
+        bool, typer.Option("--strip-plan", help="Leave the weights out; they are taken from the graph.")
+    ] = False,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Runs with later TensorRT versions too.")
+    ] = False,
+    hardware_compatible: Annotated[
+        str, typer.Option(help="none, ampere_plus or same_compute_capability.")
+    ] = "none",
+    weight_streaming: Annotated[
+        bool, typer.Option("--weight-streaming", help="Weights may stay in host memory: for the 7B.")
+    ] = False,
+    level: Annotated[
+        int | None, typer.Option(help="0 (builds fast) to 5 (runs fast). Default: TensorRT's.")
+    ] = None,
+    compute_capability: Annotated[
+        list[str] | None, typer.Option(help="RTX: GPUs to compile for now, 8.9 … or current. Repeatable.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="The plan is called NAME.plan.")] = "model",
+    allow_known_bad: Annotated[
+        bool, typer.Option("--allow-known-bad", help="Build with a TensorRT that is known to be wrong.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a plan that is there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")] = False,
+) -> None:
+    """Build a TensorRT engine of a bundle into it. Ctrl-C stops it and leaves the bundle as it was."""
+    builder = reach("exporters.tensorrt.add_engine", "build")
+    request = builder.EngineRequest(
+        target=target,
+        profile=profile,
+        batch=tuple(batch or ()),
+        imgsz=tuple(imgsz or ()),
+        name=name,
+        options=builder.BuildOptions(
+            workspace=workspace,
+            timing_cache=timing_cache,
+            refit=refit,
+            strip_plan=strip_plan,
+            version_compatible=version_compatible,
+            hardware_compatible=hardware_compatible,
+            weight_streaming=weight_streaming,
+            level=level,
+            compute_capabilities=tuple(compute_capability or ()),
+        ),
+        allow_known_bad=allow_known_bad,
+        overwrite=overwrite,
+    )
+    with build_progress() as (report, say):
+        built, notes = builder.add_engine(bundle, request, report=report, say=say)
+    for note in notes:
+        stderr().print(f"note: {note}", markup=False)
+    _report(built, notes, as_json)
+
+
+def check_engine_options(target: str | None, no_engine: bool) -> None:
+    """Before an export begins. Raises MisuseError for a target that is none, or one beside `--no-engine`."""
+    if no_engine and target is not None:
+        raise MisuseError(f"--no-engine and --target {target} contradict each other; give one")
+    if target not in (None, "auto"):
+        reach("exporters.tensorrt.target", "build").find_target(target)
+
+
+def build_after_export(root: Path, target: str | None, no_engine: bool) -> tuple[str | None, tuple[str, ...]]:
+    """The engine of a fresh bundle, where one was asked for or TensorRT and a GPU are here; and notes.
+
+    Unasked, what this machine cannot do is a note. Raises whatever `build` raises otherwise, with the word
+    that the bundle itself is there.
+    """
+    builder = reach("exporters.tensorrt.add_engine", "build")
+    chosen = None if no_engine else target or builder.automatic_target()
+    if chosen is None:
+        return None, ()
+    try:
+        with build_progress() as (report, say):
+            built, notes = builder.add_engine(root, builder.EngineRequest(chosen), report=report, say=say)
+    except UnavailableError as error:
+        if target is None:
+            return None, (f"no engine was built: {error}",)
+        raise UnavailableError(f"{error} (the bundle {root} itself is done)") from error
+    except ExportError as error:
+        raise ExportError(f"{error} (the bundle {root} itself is done)") from error
+    return built.engine, notes
+
+
+def _report(built: Any, notes: tuple[str, ...], as_json: bool) -> None:
+    facts = built.engine_facts.build
+    size = built.manifest.files[built.engine].bytes
+    if as_json:
+        print_json(
+            {
+                "bundle": str(built.root),
+                "engine": built.engine,
+                "bytes": size,
+                "build": schema.dump(facts),
+                "notes": list(notes),
+            }
+        )
+        return
+    for_what = ", ".join(facts.compute_capabilities) or "any GPU it supports, finished when it is loaded"
+    print(f"{built.engine_path}: {size:,} bytes, {facts.runtime}, for {for_what}")
+    for profile in facts.profiles:
+        low, often, high = ("x".join(map(str, shape)) for shape in (profile.min, profile.opt, profile.max))
+        print(f"shapes (BxHxW): {low} to {high}, fastest at {often}")
+    print(f"next: dinodeploy embed IMAGES --engine {built.engine_path} --out embeddings")

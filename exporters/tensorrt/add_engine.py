@@ -1,0 +1,161 @@
+"""A plan becomes part of a bundle: verify, build, write, seal.
+
+What the bundle is (`manifest.facts()`) never changes, its first engine stays first, and receipts of its other
+engines stay valid. The manifest is true at every moment: a plan that is to be replaced is taken out of it
+first, and the new one is entered when it lies there whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dinodeploy import manifest as manifests
+from dinodeploy.atomic import atomic_file
+from dinodeploy.bundle import GOLDEN_FILE, MODEL_FILE, Bundle, file_facts, open_bundle
+from dinodeploy.errors import MisuseError, OutputExistsError
+from dinodeploy.golden import load_golden
+from dinodeploy.manifest import BuildFacts, EngineFacts, Manifest, ProfileFacts
+from exporters.tensorrt.api import TensorRT
+from exporters.tensorrt.build_engine import Plan, build_engine
+from exporters.tensorrt.device import Gpu, find_gpu
+from exporters.tensorrt.inspect_engine import inspect_engine
+from exporters.tensorrt.known_bad import refuse_known_bad
+from exporters.tensorrt.options import CURRENT, BuildOptions, check_options
+from exporters.tensorrt.profiles import check_judgeable, choose_profiles
+from exporters.tensorrt.progress import Report
+from exporters.tensorrt.target import AUTO, Target, automatic_target, load_target, version_of
+
+__all__ = ["BuildOptions", "EngineRequest", "add_engine", "automatic_target"]
+
+NAME = "model"
+SOURCES = (MODEL_FILE, f"{MODEL_FILE}.data")  # what the builder reads; the second where weights lie outside
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """What to build for a bundle. `batch` and `imgsz` hold one text a profile."""
+
+    target: str = AUTO
+    profile: str | None = None  # a ready-made set
+    batch: tuple[str, ...] = ()
+    imgsz: tuple[str, ...] = ()
+    name: str = NAME
+    options: BuildOptions = field(default_factory=BuildOptions)
+    allow_known_bad: bool = False
+    overwrite: bool = False
+
+    @property
+    def plan_name(self) -> str:
+        return f"{self.name}.plan"
+
+    def __post_init__(self) -> None:
+        if not manifests.PLAIN_NAME.fullmatch(self.name):
+            raise MisuseError(f"--name {self.name!r}; wanted a plain file name, for instance {NAME}")
+
+
+def add_engine(
+    path: str | Path,
+    request: EngineRequest,
+    *,
+    report: Report = lambda fraction, phase: None,
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[Bundle, tuple[str, ...]]:
+    """Build an engine of the bundle at `path` into it. Returns the bundle with it chosen, and notes.
+
+    Raises MisuseError, UnavailableError or ExportError, one line each; the bundle is then as it was.
+    """
+    bundle = open_bundle(path)
+    _refuse_existing(bundle, request)
+    gpu = find_gpu()
+    profiles = choose_profiles(request.profile, request.batch, request.imgsz, bundle.manifest.preprocess)
+    target, trt = load_target(request.target, gpu)
+    check_options(request.options, target, trt, gpu)
+    if not request.allow_known_bad:
+        _refuse_known_bad(bundle, target, trt, gpu, request.options)
+    say("verifying the bundle")
+    bundle.verify(name for name in (*SOURCES, GOLDEN_FILE) if name in bundle.manifest.files)
+    notes = check_judgeable(profiles, load_golden(bundle.root / GOLDEN_FILE))
+    plan = build_engine(trt, bundle.root / MODEL_FILE, profiles, request.options, report=report, say=say)
+    facts = _build_facts(bundle.manifest, trt, profiles, request.options, target, gpu)
+    say("writing the engine")
+    inspection = {"runtime": facts.runtime, "plan": request.plan_name, **inspect_engine(trt, plan, gpu)}
+    _commit(
+        bundle.root,
+        request.plan_name,
+        plan,
+        inspection,
+        EngineFacts(target.module, (request.plan_name,), facts),
+    )
+    return open_bundle(bundle.root / request.plan_name), notes
+
+
+def _refuse_existing(bundle: Bundle, request: EngineRequest) -> None:
+    """Only a plan that a build made may be replaced, and only when asked."""
+    name = request.plan_name
+    engine = bundle.manifest.engines.get(name)
+    if engine is None and name in bundle.manifest.files:
+        raise MisuseError(f"--name {request.name}: {name} is another file of the bundle; choose another name")
+    if not request.overwrite and (engine is not None or (bundle.root / name).exists()):
+        raise OutputExistsError(f"{bundle.root / name} is there already; give --overwrite or another --name")
+
+
+def _refuse_known_bad(
+    bundle: Bundle, target: Target, trt: TensorRT, gpu: Gpu | None, options: BuildOptions
+) -> None:
+    recipe = bundle.manifest.graph.recipe
+    here = gpu.compute_capability if gpu is not None else None
+    refuse_known_bad(target.module, version_of(trt), recipe, here, options.refit)
+
+
+def _build_facts(
+    manifest: Manifest,
+    trt: TensorRT,
+    profiles: tuple[ProfileFacts, ...],
+    options: BuildOptions,
+    target: Target,
+    gpu: Gpu | None,
+) -> BuildFacts:
+    capabilities = options.compute_capabilities
+    if gpu is not None and (capabilities == (CURRENT,) or not target.builds_without_gpu):
+        capabilities = (gpu.compute_capability,)
+    return BuildFacts(
+        runtime=f"{target.module} {trt.__version__}",
+        source=MODEL_FILE,
+        source_sha256=manifest.files[MODEL_FILE].sha256,
+        profiles=profiles,
+        compute_capabilities=capabilities,
+        driver=gpu.driver if gpu is not None else None,
+        version_compatible=options.version_compatible,
+        hardware_compatible=options.hardware_compatible,
+        refittable=options.refittable,
+        stripped=options.strip_plan,
+        weight_streaming=options.weight_streaming,
+        optimization_level=options.level,
+    )
+
+
+def _commit(root: Path, name: str, plan: Plan, inspection: dict[str, Any], engine: EngineFacts) -> None:
+    """Write plan and inspection and enter them into the manifest as it is now."""
+    inspection_name = f"{name}.json"
+    manifest = manifests.read_manifest(root)
+    if name in manifest.engines:
+        manifests.write_manifest(_without(manifest, name, inspection_name), root)
+    with atomic_file(root / name) as file:
+        file.write(plan.memory)
+    with atomic_file(root / inspection_name) as file:
+        file.write(json.dumps(inspection, indent=1, ensure_ascii=False).encode() + b"\n")
+    manifest = manifests.read_manifest(root)
+    written = {written: file_facts(root / written) for written in (name, inspection_name)}
+    engines, files = manifest.engines | {name: engine}, manifest.files | written
+    manifests.write_manifest(replace(manifest, engines=engines, files=files), root)
+
+
+def _without(manifest: Manifest, name: str, inspection_name: str) -> Manifest:
+    engines = {key: value for key, value in manifest.engines.items() if key != name}
+    gone = (name, inspection_name)
+    files = {key: value for key, value in manifest.files.items() if key not in gone}
+    return replace(manifest, engines=engines, files=files)

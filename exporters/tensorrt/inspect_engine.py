@@ -1,0 +1,39 @@
+"""What a plan holds, as JSON beside it: the network that went in, the layers that came out.
+
+TensorRT's own inspector needs the plan loaded, and loading needs a GPU that it fits. Without one the list
+that the builder prints is what there is.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from exporters.tensorrt.api import EngineInspector, ICudaEngine, Runtime, TensorRT
+from exporters.tensorrt.build_engine import Plan
+from exporters.tensorrt.device import Gpu
+from exporters.tensorrt.messages import Messages, make_logger
+
+
+def inspect_engine(trt: TensorRT, plan: Plan, gpu: Gpu | None) -> dict[str, Any]:
+    """`network`, `builder` (its list of layers), and `engine` (the inspector's) or why there is none."""
+    facts: dict[str, Any] = {"network": plan.network, "builder": list(plan.engine_layers)}
+    if gpu is None:
+        return facts | {"engine": None, "engine_missing": "built where there is no GPU to load it on"}
+    engine, missing = _inspect(trt, plan)
+    return facts | {"engine": engine, "engine_missing": missing}
+
+
+def _inspect(trt: TensorRT, plan: Plan) -> tuple[Any, str | None]:
+    logger, messages = make_logger(trt), Messages()
+    logger.messages = messages
+    runtime: Runtime = trt.Runtime(logger)
+    engine: ICudaEngine = runtime.deserialize_cuda_engine(plan.memory)
+    if engine is None:
+        return None, f"it cannot be loaded on this GPU: {messages.reason()}"
+    inspector: EngineInspector = engine.create_engine_inspector()
+    text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+    try:
+        return json.loads(text), None
+    except ValueError:  # layer names are not always escaped
+        return text, None

@@ -1,0 +1,141 @@
+"""The shapes an engine takes: ready-made sets, or what `--batch` and `--imgsz` say.
+
+A profile is (B, H, W) three times: smallest, the one kernels are chosen for, largest. Sizes are pixels and
+multiples of the patch size. Several profiles make one engine that is fast in several ranges.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from dinodeploy.errors import MisuseError
+from dinodeploy.golden import GoldenCase
+from dinodeploy.manifest import ProfileFacts
+from dinodeploy.preprocess import Preprocess
+
+Size = tuple[int, int]  # H, W
+
+
+@dataclass(frozen=True)
+class ReadyProfile:
+    """A range of batches and of sides in patches; no usual side stands for the bundle's own input size."""
+
+    batch: tuple[int, int, int]
+    smallest: int
+    usual: int | None
+    largest: int
+
+
+# 7 patches (112 pixels) is the smallest side of the golden cases, which an engine must be judged on.
+READY: dict[str, tuple[ReadyProfile, ...]] = {
+    "usual": (ReadyProfile((1, 8, 32), 7, None, 32),),
+    "edge": (ReadyProfile((1, 1, 1), 7, None, 32),),
+    "server": (ReadyProfile((1, 32, 64), 7, None, 16), ReadyProfile((1, 4, 16), 16, 32, 64)),
+    "dense": (ReadyProfile((1, 1, 2), 7, 48, 96),),
+}
+USUAL = "usual"
+
+
+def choose_profiles(
+    ready: str | None, batch: Sequence[str], imgsz: Sequence[str], preprocess: Preprocess
+) -> tuple[ProfileFacts, ...]:
+    """Profiles from the options `--profile`, or `--batch` and `--imgsz`, each text one profile.
+
+    Where one of the two is given once and the other more often, it holds for all; where it is not given,
+    it is the usual set's. Raises MisuseError, one line, for whatever cannot be meant.
+    """
+    if not batch and not imgsz:
+        return ready_profiles(ready or USUAL, preprocess)
+    if ready is not None:
+        raise MisuseError(f"--profile {ready} says batch and size already; leave out --batch and --imgsz")
+    usual = ready_profiles(USUAL, preprocess)[0]
+    batches = [parse_batches(text) for text in batch] or [(usual.min[0], usual.opt[0], usual.max[0])]
+    sizes = [parse_sizes(text, preprocess.patch_size) for text in imgsz]
+    sizes = sizes or [(usual.min[1:], usual.opt[1:], usual.max[1:])]
+    count = max(len(batches), len(sizes))
+    if {len(batches), len(sizes)} - {1, count}:
+        raise MisuseError(
+            f"--batch is given {len(batches)} times and --imgsz {len(sizes)} times; wanted once a profile"
+        )
+    batches, sizes = batches * (count // len(batches)), sizes * (count // len(sizes))
+    profiles = tuple(
+        ProfileFacts(*((b, *size) for b, size in zip(three, sides, strict=True)))
+        for three, sides in zip(batches, sizes, strict=True)
+    )
+    if len(set(profiles)) < len(profiles):
+        raise MisuseError("two profiles are the same; wanted each once")
+    return profiles
+
+
+def ready_profiles(name: str, preprocess: Preprocess) -> tuple[ProfileFacts, ...]:
+    """One of the ready-made sets, for this bundle's patch and input size. Raises MisuseError."""
+    if name not in READY:
+        raise MisuseError(f"--profile {name!r} is unknown; known: {', '.join(READY)}")
+    return tuple(_fit(row, preprocess) for row in READY[name])
+
+
+def _fit(row: ReadyProfile, preprocess: Preprocess) -> ProfileFacts:
+    """A row in pixels, widened where the bundle's own input size is outside it."""
+    patch, own = preprocess.patch_size, (preprocess.height, preprocess.width)
+    usual = own if row.usual is None else (row.usual * patch, row.usual * patch)
+    smallest = [min(row.smallest * patch, side) for side in own]
+    largest = [max(row.largest * patch, side) for side in own]
+    low, often, high = row.batch
+    return ProfileFacts((low, *smallest), (often, *usual), (high, *largest))  # type: ignore[arg-type]
+
+
+def parse_batches(text: str) -> tuple[int, int, int]:
+    """`8`, or smallest:usual:largest, `1:8:64`. Raises MisuseError."""
+    parts = text.split(":")
+    if len(parts) not in (1, 3) or not all(re.fullmatch(r"[1-9]\d*", part, re.ASCII) for part in parts):
+        raise MisuseError(f"--batch {text!r}; wanted N or smallest:usual:largest, for instance 1:8:64")
+    low, often, high = (int(parts[0]), int(parts[len(parts) // 2]), int(parts[-1]))
+    if not low <= often <= high:
+        raise MisuseError(f"--batch {text!r}; wanted smallest <= usual <= largest")
+    return low, often, high
+
+
+def parse_sizes(text: str, patch_size: int) -> tuple[Size, Size, Size]:
+    """`256`, `224x384`, or smallest:usual:largest of such, `224:512:1024`. Raises MisuseError."""
+    parts = [re.fullmatch(r"([1-9]\d*)(?:[x,]([1-9]\d*))?", part, re.ASCII) for part in text.split(":")]
+    if len(parts) not in (1, 3) or not all(parts):
+        raise MisuseError(
+            f"--imgsz {text!r}; wanted H or HxW, or smallest:usual:largest of such, for instance 224:512:1024"
+        )
+    sizes = [(int(part[1]), int(part[2] or part[1])) for part in parts if part]
+    for side in (side for size in sizes for side in size):
+        if side % patch_size:
+            below = side - side % patch_size
+            near = f"{below} or {below + patch_size}" if below else f"{patch_size}"
+            raise MisuseError(
+                f"--imgsz {text!r}: {side} is no multiple of the patch size {patch_size}; wanted {near}"
+            )
+    smallest, usual, largest = sizes[0], sizes[len(sizes) // 2], sizes[-1]
+    if not all(low <= often <= high for low, often, high in zip(smallest, usual, largest, strict=True)):
+        raise MisuseError(f"--imgsz {text!r}; wanted smallest <= usual <= largest, height and width each")
+    return smallest, usual, largest
+
+
+def check_judgeable(profiles: Sequence[ProfileFacts], cases: Iterable[GoldenCase]) -> tuple[str, ...]:
+    """Notes on golden cases that no profile takes: the engine is judged without them.
+
+    Raises MisuseError when it could not be judged at all, so that nobody builds for an hour what `embed`
+    would then refuse.
+    """
+    cases = list(cases)
+    outside = [case for case in cases if not any(_takes(profile, case) for profile in profiles)]
+    shown = [f"{case.name} ({case.size[0]}x{case.size[1]})" for case in outside]
+    if len(outside) == len(cases):
+        raise MisuseError(
+            f"no golden case fits these profiles, so the engine could never be judged: {', '.join(shown)}; "
+            "widen --imgsz, or export with the --imgsz you mean to use"
+        )
+    return tuple(f"golden case {name} is outside every profile and will not be judged" for name in shown)
+
+
+def _takes(profile: ProfileFacts, case: GoldenCase) -> bool:
+    """By height and width: the runtime cuts up or fills up a batch of another size."""
+    bounds = zip(profile.min[1:], case.size, profile.max[1:], strict=True)
+    return all(low <= side <= high for low, side, high in bounds)

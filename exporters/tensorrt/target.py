@@ -1,0 +1,132 @@
+"""Which TensorRT builds: one literal table, and the import that may fail in many ways.
+
+tensorrt   builds on the GPU that the plan will run on
+rtx        builds on any machine; plans are finished just in time on the user's RTX GPU
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dinodeploy.errors import MisuseError, UnavailableError
+from exporters.tensorrt.api import TensorRT
+from exporters.tensorrt.device import Gpu, find_gpu
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A TensorRT and what it cannot do."""
+
+    name: str
+    module: str  # also the name of the backend that runs its plans
+    oldest: tuple[int, int]
+    install: str
+    builds_without_gpu: bool
+    lacks: Mapping[str, str]  # field of BuildOptions -> why it cannot be asked for
+    gpu_only: tuple[str, ...] = ()  # fields of BuildOptions that need a GPU at build time
+
+
+TARGETS: dict[str, Target] = {
+    "tensorrt": Target(
+        "tensorrt",
+        "tensorrt",
+        oldest=(10, 3),
+        install="pip install tensorrt, or JetPack's own packages on a Jetson",
+        builds_without_gpu=False,
+        lacks={"compute_capabilities": "it builds for the GPU it runs on; --hardware-compatible widens that"},
+    ),
+    "rtx": Target(
+        "rtx",
+        "tensorrt_rtx",
+        oldest=(1, 7),
+        install="pip install tensorrt-rtx",
+        builds_without_gpu=True,
+        lacks={
+            "timing_cache": "it times no kernels while it builds",
+            "hardware_compatible": "its plans run on every RTX GPU; --compute-capability narrows that",
+            "version_compatible": "it comes without the lean runtime that this takes",
+        },
+        # tried with 1.7.1: refit needs the CUDA driver while it compiles
+        gpu_only=("refit", "strip_plan"),
+    ),
+}
+
+
+def load_target(name: str, gpu: Gpu | None) -> tuple[Target, TensorRT]:
+    """The target called `name` and its module, imported.
+
+    `auto`: TensorRT where it is installed and there is a GPU, else TensorRT-RTX where it is installed.
+    Raises MisuseError for an unknown name, UnavailableError when its module is missing, broken, too old, or
+    needs a GPU.
+    """
+    target = _choose(gpu) if name == AUTO else find_target(name)
+    trt = _import(target)
+    version = version_of(trt)
+    if version < target.oldest:
+        oldest = ".".join(map(str, target.oldest))
+        raise UnavailableError(
+            f"{target.module} is {trt.__version__}; wanted {oldest} or later: {target.install}"
+        )
+    if gpu is None and not target.builds_without_gpu:
+        raise UnavailableError(
+            f"{target.module} builds on the GPU that the engine is for, and none is in sight here; build "
+            "on that machine, or with --target rtx for RTX GPUs"
+        )
+    return target, trt
+
+
+def find_target(name: str) -> Target:
+    """A row of the table. Raises MisuseError."""
+    if name not in TARGETS:
+        raise MisuseError(f"--target {name!r} is unknown; known: {', '.join((AUTO, *TARGETS))}")
+    return TARGETS[name]
+
+
+def builds_here(name: str, gpu: Gpu | None) -> bool:
+    """Whether `name`'s module is installed and this machine can build with it; nothing is imported."""
+    target = TARGETS[name]
+    return importlib.util.find_spec(target.module) is not None and (
+        target.builds_without_gpu or gpu is not None
+    )
+
+
+def automatic_target() -> str | None:
+    """What an export builds with unasked: TensorRT where it is installed and there is a GPU, nothing else.
+
+    TensorRT-RTX builds everywhere, and would make every export slower on machines that only develop.
+    """
+    return "tensorrt" if builds_here("tensorrt", find_gpu()) else None
+
+
+def version_of(trt: TensorRT) -> tuple[int, int]:
+    """(major, minor) of a module."""
+    numbers = re.findall(r"\d+", str(trt.__version__))
+    return int(numbers[0]), int(numbers[1])
+
+
+def _choose(gpu: Gpu | None) -> Target:
+    for name, target in TARGETS.items():
+        if builds_here(name, gpu):
+            return target
+    ways = "; ".join(f"{target.name}: {target.install}" for target in TARGETS.values())
+    raise UnavailableError(f"no TensorRT that can build here is installed; {ways} (that one needs no GPU)")
+
+
+def _import(target: Target) -> TensorRT:
+    try:
+        return importlib.import_module(target.module)
+    except ModuleNotFoundError as error:
+        raise UnavailableError(
+            f"building for {target.name} needs {error.name}, which is not installed: {target.install}"
+        ) from error
+    except Exception as error:  # a vendor's package that loads libraries fails as it likes
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UnavailableError(
+            f"{target.module} is installed but cannot be imported ({reason}); mend it: {target.install}"
+        ) from error

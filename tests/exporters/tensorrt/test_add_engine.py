@@ -1,0 +1,167 @@
+"""A plan in a bundle: what changes, what never does, and what a failure leaves behind."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from dinodeploy.atomic import atomic_file
+from dinodeploy.bundle import open_bundle
+from dinodeploy.embedder import Embedder
+from dinodeploy.errors import ExportError, MisuseError, OutputExistsError, TamperedError, UnavailableError
+from dinodeploy.manifest import read_manifest
+from dinodeploy.receipts import read_receipts
+from exporters.tensorrt import add_engine as module
+from exporters.tensorrt.add_engine import EngineRequest, add_engine
+from exporters.tensorrt.device import Gpu
+from exporters.tensorrt.options import BuildOptions
+from tests.exporters.tensorrt.fake_builder import PLAN, FakeTensorRT
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
+    """TensorRT 11.4 on an Ada GPU."""
+    made = FakeTensorRT("11.4")
+    monkeypatch.setitem(sys.modules, "tensorrt", made)
+    monkeypatch.setattr(module, "find_gpu", lambda: Gpu("8.9", "580.65.06"))
+    return made
+
+
+def content(root: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in root.iterdir()}
+
+
+def test_a_build_adds_and_changes_nothing_else(own_bundle: Path, fake: FakeTensorRT) -> None:
+    before, files = read_manifest(own_bundle), content(own_bundle)
+    bundle, notes = add_engine(own_bundle, EngineRequest(options=BuildOptions(level=3)))
+    after = read_manifest(own_bundle)
+    assert after.facts() == before.facts()
+    assert list(after.engines) == ["model.onnx", "model.plan"]
+    assert after.engines["model.onnx"] == before.engines["model.onnx"]
+    assert (bundle.engine, notes) == ("model.plan", ())
+    assert (own_bundle / "model.plan").read_bytes() == PLAN, "a plain plan, with nothing before it"
+    changed = {name for name, old in files.items() if (own_bundle / name).read_bytes() != old}
+    assert changed == {"manifest.json"}
+    open_bundle(own_bundle).verify()
+
+
+def test_what_the_manifest_says_of_a_build(own_bundle: Path, fake: FakeTensorRT) -> None:
+    request = EngineRequest(
+        batch=("1:2:4",), imgsz=("112x192:256:512",), options=BuildOptions(strip_plan=True)
+    )
+    bundle, _ = add_engine(own_bundle, request)
+    engine = bundle.engine_facts
+    assert (engine.backend, engine.files) == ("tensorrt", ("model.plan",))
+    build = engine.build
+    assert build is not None
+    assert build.runtime == "tensorrt 11.4.0"
+    assert (build.source, build.source_sha256) == (
+        "model.onnx",
+        bundle.manifest.files["model.onnx"].sha256,
+    )
+    (profile,) = build.profiles
+    assert (profile.min, profile.opt, profile.max) == ((1, 112, 192), (2, 256, 256), (4, 512, 512))
+    assert (build.compute_capabilities, build.driver) == (("8.9",), "580.65.06")
+    assert (build.refittable, build.stripped, build.weight_streaming) == (True, True, False)
+    assert (build.version_compatible, build.hardware_compatible) == (False, "none")
+    assert build.optimization_level is None
+    inspection = json.loads((own_bundle / "model.plan.json").read_text())
+    assert inspection["engine"] == {"Layers": ["mha"]}
+    assert "model.plan.json" in bundle.manifest.files
+
+
+def test_receipts_stay_valid_and_the_cpu_engine_stays_first(own_bundle: Path, fake: FakeTensorRT) -> None:
+    with Embedder.open(own_bundle):
+        receipts = read_receipts(open_bundle(own_bundle))
+    add_engine(own_bundle, EngineRequest())
+    add_engine(own_bundle, EngineRequest(name="second"))
+    assert read_receipts(open_bundle(own_bundle)) == receipts
+    with Embedder.open(own_bundle / "model.onnx") as embedder:
+        assert embedder.receipt in receipts
+    assert list(read_manifest(own_bundle).engines) == ["model.onnx", "model.plan", "second.plan"]
+
+
+def test_an_old_manifest_keeps_its_digest(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Bundles from before there were plans have no `build` in their engines, and are not `changed`."""
+    manifest = json.loads((tiny_bundle / "manifest.json").read_text())
+    del manifest["engines"]["model.onnx"]["build"]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert read_manifest(tmp_path) == read_manifest(tiny_bundle)
+
+
+def test_a_plan_is_replaced_only_when_asked(own_bundle: Path, fake: FakeTensorRT) -> None:
+    add_engine(own_bundle, EngineRequest())
+    with pytest.raises(OutputExistsError, match=r"model\.plan is there already; give --overwrite or another"):
+        add_engine(own_bundle, EngineRequest())
+    fake.answer("Builder.build_serialized_network", lambda _, network, config: b"another plan")
+    add_engine(own_bundle, EngineRequest(overwrite=True))
+    assert (own_bundle / "model.plan").read_bytes() == b"another plan"
+    open_bundle(own_bundle).verify()
+
+
+def test_a_failed_build_leaves_the_bundle_as_it_was(own_bundle: Path, fake: FakeTensorRT) -> None:
+    add_engine(own_bundle, EngineRequest())
+    before = content(own_bundle)
+    fake.answer("Builder.build_serialized_network", lambda _, network, config: None)
+    with pytest.raises(ExportError):
+        add_engine(own_bundle, EngineRequest(overwrite=True))
+    assert content(own_bundle) == before
+
+
+def test_a_full_disk_leaves_a_true_manifest(
+    own_bundle: Path, fake: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the new plan and the new manifest: the old one must not speak for a plan that is gone."""
+    add_engine(own_bundle, EngineRequest())
+
+    @contextmanager
+    def full(path: Path) -> Iterator[BinaryIO]:
+        if path.suffix == ".json":
+            raise OSError(28, "No space left on device")
+        with atomic_file(path) as file:
+            yield file
+
+    monkeypatch.setattr(module, "atomic_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        add_engine(own_bundle, EngineRequest(overwrite=True))
+    manifest = read_manifest(own_bundle)
+    assert list(manifest.engines) == ["model.onnx"]
+    open_bundle(own_bundle).verify()
+
+
+def test_a_tampered_graph_is_not_parsed(own_bundle: Path, fake: FakeTensorRT) -> None:
+    graph = own_bundle / "model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"!")
+    with pytest.raises(TamperedError):
+        add_engine(own_bundle, EngineRequest())
+    assert fake.named("OnnxParser.parse_from_file") == []
+
+
+@pytest.mark.parametrize("name", ["../out", "", ".hidden", "a/b"])
+def test_names_are_plain(name: str) -> None:
+    with pytest.raises(MisuseError, match="wanted a plain file name"):
+        EngineRequest(name=name)
+
+
+def test_a_version_known_to_be_wrong_is_refused(own_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeTensorRT("10.3")
+    monkeypatch.setitem(sys.modules, "tensorrt", fake)
+    monkeypatch.setattr(module, "find_gpu", lambda: Gpu("8.7", "540.4.0"))
+    before = content(own_bundle)
+    with pytest.raises(UnavailableError, match=r"tensorrt 10\.3 is known to be wrong.*issues/4419"):
+        add_engine(own_bundle, EngineRequest(target="tensorrt"))
+    assert content(own_bundle) == before
+    bundle, _ = add_engine(own_bundle, EngineRequest(target="tensorrt", allow_known_bad=True))
+    assert bundle.engine_facts.build.runtime == "tensorrt 10.3.0"  # type: ignore[union-attr]
+
+
+def test_profiles_that_cannot_be_judged_are_not_built(own_bundle: Path, fake: FakeTensorRT) -> None:
+    with pytest.raises(MisuseError, match="could never be judged"):
+        add_engine(own_bundle, EngineRequest(imgsz=("512",)))
+    assert fake.named("Builder") == []

@@ -1,0 +1,116 @@
+"""Shapes of an engine: what options mean, what is refused, and that engines can be judged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dinodeploy.bundle import GOLDEN_FILE
+from dinodeploy.errors import MisuseError
+from dinodeploy.golden import GoldenCase, load_golden
+from dinodeploy.manifest import ProfileFacts
+from dinodeploy.preprocess import Preprocess
+from exporters.tensorrt.profiles import READY, check_judgeable, choose_profiles, ready_profiles
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def preprocess(size: tuple[int, int] | None = None, patch: int = 16) -> Preprocess:
+    return Preprocess.from_preset("official", size, MEAN, STD, patch)
+
+
+def test_explicit_profiles() -> None:
+    found = choose_profiles(None, ["1:8:64"], ["224:512x768:1024"], preprocess())
+    assert found == (ProfileFacts((1, 224, 224), (8, 512, 768), (64, 1024, 1024)),)
+
+
+def test_one_number_is_a_fixed_shape() -> None:
+    assert choose_profiles(None, ["4"], ["224x384"], preprocess()) == (
+        ProfileFacts((4, 224, 384), (4, 224, 384), (4, 224, 384)),
+    )
+
+
+def test_several_profiles_go_in_step_and_a_single_one_holds_for_all() -> None:
+    two = choose_profiles(None, ["1:32:64", "1:1:4"], ["224:224:256", "256:512:1024"], preprocess())
+    assert [profile.max for profile in two] == [(64, 256, 256), (4, 1024, 1024)]
+    shared = choose_profiles(None, ["1:2:4"], ["224", "512"], preprocess())
+    assert [profile.opt for profile in shared] == [(2, 224, 224), (2, 512, 512)]
+
+
+def test_what_is_left_out_is_the_usual_set() -> None:
+    usual = ready_profiles("usual", preprocess((256, 384)))[0]
+    assert usual.opt == (8, 256, 384)
+    assert choose_profiles(None, [], [], preprocess((256, 384))) == (usual,)
+    assert choose_profiles(None, ["2"], [], preprocess((256, 384)))[0].max == (2, *usual.max[1:])
+    assert choose_profiles(None, [], ["512"], preprocess())[0].max == (usual.max[0], 512, 512)
+
+
+@pytest.mark.parametrize("patch", [14, 16])
+@pytest.mark.parametrize("size", [None, (112, 1120), (2240, 224)])
+@pytest.mark.parametrize("name", READY)
+def test_ready_made_sets_fit_every_bundle(name: str, size: tuple[int, int] | None, patch: int) -> None:
+    """Ordered, multiples of the patch, and the bundle's own size inside one of them."""
+    own = preprocess(size, patch) if size or patch == 16 else preprocess((252, 252), patch)
+    profiles = choose_profiles(name, [], [], own)
+    for profile in profiles:
+        for low, often, high in zip(profile.min, profile.opt, profile.max, strict=True):
+            assert 1 <= low <= often <= high
+        assert all(
+            side % patch == 0 for shape in (profile.min, profile.opt, profile.max) for side in shape[1:]
+        )
+    inside = [
+        all(a <= b <= c for a, b, c in zip(p.min[1:], (own.height, own.width), p.max[1:], strict=True))
+        for p in profiles
+    ]
+    assert any(inside)
+
+
+@pytest.mark.parametrize(
+    ("ready", "batch", "imgsz", "message"),
+    [
+        ("huge", [], [], "--profile 'huge' is unknown; known: usual, edge, server, dense"),
+        ("edge", ["1"], [], "says batch and size already"),
+        (None, ["0"], [], "--batch '0'; wanted N or smallest:usual:largest"),
+        (None, ["1:2"], [], "--batch '1:2'"),
+        (None, ["8:4:64"], [], "wanted smallest <= usual <= largest"),
+        (None, ["١"], [], "--batch '١'"),
+        (None, [], ["224:518:1024"], "518 is no multiple of the patch size 16; wanted 512 or 528"),
+        (None, [], ["8"], "8 is no multiple of the patch size 16; wanted 16"),
+        (None, [], ["512:224:1024"], "wanted smallest <= usual <= largest"),
+        (None, [], ["224x512:512x224:512x512"], "height and width each"),
+        (None, [], ["big"], "--imgsz 'big'; wanted H or HxW"),
+        (None, [], ["-16"], "--imgsz '-16'"),
+        (None, ["1", "2"], ["224", "256", "512"], "--batch is given 2 times and --imgsz 3 times"),
+        (None, ["1"], ["224", "224"], "two profiles are the same"),
+    ],
+)
+def test_misuse_says_what_is_wanted(
+    ready: str | None, batch: list[str], imgsz: list[str], message: str
+) -> None:
+    with pytest.raises(MisuseError) as caught:
+        choose_profiles(ready, batch, imgsz, preprocess())
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def case(name: str, height: int, width: int) -> GoldenCase:
+    return GoldenCase(name, (), np.zeros((2, 3, height, width), np.float32), {})
+
+
+def test_ready_made_sets_can_be_judged_on_every_golden_case(tiny_bundle: Path) -> None:
+    cases = load_golden(tiny_bundle / GOLDEN_FILE)
+    for name in READY:
+        assert check_judgeable(ready_profiles(name, preprocess()), cases) == (), name
+
+
+def test_a_case_outside_is_noted_and_none_inside_is_refused() -> None:
+    profiles = choose_profiles(None, ["1"], ["224:256:512"], preprocess())
+    notes = check_judgeable(profiles, [case("own_size", 256, 256), case("wide", 112, 192)])
+    assert notes == ("golden case wide (112x192) is outside every profile and will not be judged",)
+    with pytest.raises(MisuseError, match="could never be judged"):
+        check_judgeable(profiles, [case("wide", 112, 192), case("tall", 528, 224)])
+    swapped = [replace(profile, max=(1, 512, 256)) for profile in profiles]
+    assert check_judgeable(swapped, [case("own_size", 512, 256), case("turned", 256, 512)])

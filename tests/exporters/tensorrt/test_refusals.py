@@ -1,0 +1,180 @@
+"""What is refused before anything is built: options, targets, versions known to be wrong."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dinodeploy.errors import MisuseError, UnavailableError
+from exporters.tensorrt.device import Gpu
+from exporters.tensorrt.known_bad import KNOWN_BAD, refuse_known_bad
+from exporters.tensorrt.options import BuildOptions, check_options, known_compute_capabilities
+from exporters.tensorrt.target import TARGETS, load_target
+from tests.exporters.tensorrt.fake_builder import FakeTensorRT
+
+GPU = Gpu("8.9", "580.65.06")
+
+
+@pytest.fixture
+def modules(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Set or remove modules: `modules(tensorrt=fake, tensorrt_rtx=None)`."""
+
+    def set_modules(**named: Any) -> None:
+        for name, module in named.items():
+            monkeypatch.setitem(sys.modules, name, module)
+
+    return set_modules
+
+
+# ---- options -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"workspace": 0.0}, "--workspace is 0.0; wanted GiB above 0"),
+        ({"workspace": float("nan")}, "--workspace is nan"),
+        ({"level": 6}, "--level is 6; wanted 0 to 5"),
+        ({"hardware_compatible": "all"}, "known: none, ampere_plus, same_compute_capability"),
+        ({"compute_capabilities": ("sm89",)}, "--compute-capability 'sm89'; wanted for instance 8.9"),
+        ({"compute_capabilities": ("8.9", "8.9")}, "wanted each once"),
+        ({"compute_capabilities": ("8.9", "current")}, "current alone"),
+    ],
+)
+def test_impossible_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(MisuseError, match=message.replace(".", r"\.")):
+        BuildOptions(**options)
+
+
+# target, version of the fake, options, what is said
+LACKING: tuple[tuple[str, str, dict[str, Any], type[Exception], str], ...] = (
+    ("rtx", "11.4", {"timing_cache": Path("x")}, MisuseError, "--timing-cache means nothing with"),
+    (
+        "rtx",
+        "11.4",
+        {"hardware_compatible": "ampere_plus"},
+        MisuseError,
+        "--hardware-compatible means nothing",
+    ),
+    ("rtx", "11.4", {"version_compatible": True}, MisuseError, "--version-compatible means nothing"),
+    ("rtx", "11.4", {"refit": True}, UnavailableError, "--refit with --target rtx needs an NVIDIA"),
+    ("rtx", "11.4", {"strip_plan": True}, UnavailableError, "--strip-plan with --target rtx needs"),
+    ("rtx", "11.4", {"compute_capabilities": ("current",)}, UnavailableError, "no GPU is in sight"),
+    ("rtx", "11.4", {"compute_capabilities": ("8.9",)}, UnavailableError, "there is no such target"),
+    ("tensorrt", "10.3", {"compute_capabilities": ("8.9",)}, MisuseError, "builds for the GPU it runs on"),
+    (
+        "tensorrt",
+        "10.3",
+        {"hardware_compatible": "same_compute_capability"},
+        UnavailableError,
+        "a later version",
+    ),
+)
+
+
+@pytest.mark.parametrize(("target", "version", "options", "error", "message"), LACKING)
+def test_options_that_a_target_lacks(
+    target: str, version: str, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error) as caught:
+        check_options(BuildOptions(**options), TARGETS[target], FakeTensorRT(version), None)
+    assert message in str(caught.value)
+
+
+def test_options_that_a_target_has() -> None:
+    hardware = BuildOptions(hardware_compatible="same_compute_capability", timing_cache=Path("x"), refit=True)
+    check_options(hardware, TARGETS["tensorrt"], FakeTensorRT("11.4"), GPU)
+    check_options(BuildOptions(refit=True, strip_plan=True), TARGETS["rtx"], FakeTensorRT("11.4"), GPU)
+
+
+def test_compute_capabilities_of_the_real_rtx() -> None:
+    rtx = pytest.importorskip("tensorrt_rtx", reason="published for Linux on x86-64 only")
+    known = known_compute_capabilities(rtx)
+    assert known["8.9"] == "SM89"
+    assert known["12.0"] == "SM120"
+    with pytest.raises(UnavailableError, match=r"9\.0: there is no such target here; known: 7\.5, 8\.0"):
+        check_options(BuildOptions(compute_capabilities=("9.0",)), TARGETS["rtx"], rtx, None)
+
+
+# ---- targets -----------------------------------------------------------------------------------
+
+
+def test_auto_takes_tensorrt_where_there_is_a_gpu_and_rtx_elsewhere(modules: Any) -> None:
+    tensorrt, rtx = FakeTensorRT("10.3"), FakeTensorRT("11.4", "tensorrt_rtx")
+    modules(tensorrt=tensorrt, tensorrt_rtx=rtx)
+    assert load_target("auto", GPU)[1] is tensorrt
+    assert load_target("auto", None)[1] is rtx
+
+
+def test_what_is_missing_or_too_old_says_how_to_mend_it(modules: Any) -> None:
+    with pytest.raises(MisuseError, match="--target 'cuda' is unknown; known: auto, tensorrt, rtx"):
+        load_target("cuda", GPU)
+    modules(tensorrt=None)
+    with pytest.raises(UnavailableError, match="needs tensorrt, which is not installed: pip install"):
+        load_target("tensorrt", GPU)
+    modules(tensorrt=FakeTensorRT("10.3"))
+    with pytest.raises(UnavailableError, match="none is in sight here"):
+        load_target("tensorrt", None)
+    old = FakeTensorRT("10.3")
+    old.__version__ = "8.6.1"
+    modules(tensorrt=old)
+    with pytest.raises(UnavailableError, match=r"tensorrt is 8\.6\.1; wanted 10\.3 or later"):
+        load_target("tensorrt", GPU)
+
+
+def test_no_tensorrt_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UnavailableError, match="pip install tensorrt-rtx"):
+        load_target("auto", GPU)
+
+
+@pytest.mark.parametrize("failure", ["ImportError('libnvinfer.so.10: no such file')", "OSError('libcuda')"])
+def test_libraries_that_do_not_load(failure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bindings are on the registry, the libraries elsewhere: importing ends in whatever it likes."""
+    (tmp_path / "tensorrt.py").write_text(f"raise {failure}")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    with pytest.raises(UnavailableError) as caught:
+        load_target("tensorrt", GPU)
+    assert "is installed but cannot be imported (lib" in str(caught.value)
+
+
+# ---- versions known to be wrong ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("version", "recipe", "capability", "refit", "link"),
+    [
+        ((10, 3), "fp16", "8.7", False, "issues/4723"),
+        ((10, 3), "bf16", "8.7", False, "issues/4419"),
+        ((10, 4), "fp32", "8.6", False, "issues/4742"),
+        ((10, 16), "bf16", "12.0", False, "issues/4837"),
+        ((10, 16), "fp32", "12.0", False, None),
+        ((10, 16), "bf16", "8.9", False, None),
+        ((11, 3), "fp16", "8.9", True, "refitting-engines"),
+        ((11, 3), "fp16", "8.9", False, None),
+        ((10, 5), "fp32", "8.6", True, None),
+        ((11, 4), "fp16", None, True, None),
+    ],
+)
+def test_known_bad_versions(
+    version: tuple[int, int], recipe: str, capability: str | None, refit: bool, link: str | None
+) -> None:
+    arguments = ("tensorrt", version, recipe, capability, refit)
+    if link is None:
+        refuse_known_bad(*arguments)
+        return
+    with pytest.raises(UnavailableError) as caught:
+        refuse_known_bad(*arguments)
+    assert link in str(caught.value)
+    assert "--allow-known-bad" in str(caught.value)
+    refuse_known_bad("tensorrt_rtx", *arguments[1:])
+
+
+def test_every_report_has_a_link_and_a_module_that_we_build_with() -> None:
+    for row in KNOWN_BAD:
+        assert row.link.startswith("https://"), row
+        assert row.module in {target.module for target in TARGETS.values()}, row
