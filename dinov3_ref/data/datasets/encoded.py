@@ -54,12 +54,17 @@ class EncodedImages(Dataset[tuple[Any, Any]], ABC):
         return decode_rgb(data, self.name(index))
 
     def set_labels(self, names: Sequence[str]) -> None:
-        """Number the classes by sorted name; names that are all integers sort as numbers."""
-        known = set(names)
-        numeric = all(name.lstrip("-").isdecimal() for name in known)
-        self.class_names = tuple(sorted(known, key=lambda name: (int(name) if numeric else 0, name)))
-        number = {name: index for index, name in enumerate(self.class_names)}
-        self.labels = np.array([number[name] for name in names], dtype=np.int64)
+        """Give picture i the class names[i]."""
+        self.labels, self.class_names = number_classes(names)
+
+
+def number_classes(names: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Classes of N pictures -> their numbers [N], and the classes by number: sorted, integers by value."""
+    known = set(names)
+    numeric = all(name.lstrip("-").isdecimal() for name in known)
+    class_names = tuple(sorted(known, key=lambda name: (int(name) if numeric else 0, name)))
+    number = {name: index for index, name in enumerate(class_names)}
+    return np.array([number[name] for name in names], dtype=np.int64), class_names
 
 
 def require_some(count: int, where: Path | str, wanted: str) -> None:
