@@ -9,6 +9,7 @@ Arrow once, in a cache folder. Needs pyarrow: the `parquet` extra.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -74,8 +75,7 @@ class ImageTable(EncodedImages):
 
     def _open(self) -> Any:
         if self._table is None:
-            import pyarrow as pa
-
+            pa = _pyarrow()
             self._table = pa.concat_tables([_map(path) for path in self.paths])
         return self._table
 
@@ -105,8 +105,7 @@ class ImageTable(EncodedImages):
 
 def _map(path: Path) -> Any:
     """An Arrow file or stream as a table over mapped memory."""
-    import pyarrow as pa
-
+    pa = _pyarrow()
     try:
         source = pa.memory_map(str(path))
         if source.read(6) == b"ARROW1":
@@ -119,9 +118,7 @@ def _map(path: Path) -> Any:
 
 def _parquet_to_arrow(path: Path, twin: Path) -> None:
     """Written under a name of its own first, so that ranks which start together do not meet."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    pa, pq = _pyarrow(), _pyarrow("parquet")
     part = twin.with_suffix(f".{os.getpid()}.part")
     try:
         twin.parent.mkdir(parents=True, exist_ok=True)
@@ -132,6 +129,16 @@ def _parquet_to_arrow(path: Path, twin: Path) -> None:
     except (pa.ArrowException, OSError) as error:
         part.unlink(missing_ok=True)
         raise DataError(f"'{path}' cannot be turned into '{twin}': {' '.join(str(error).split())}") from error
+
+
+def _pyarrow(module: str = "") -> Any:
+    """pyarrow or a module of it; loaded late, because the other datasets do without."""
+    try:
+        return importlib.import_module(f"pyarrow.{module}" if module else "pyarrow")
+    except ModuleNotFoundError as error:
+        raise DataError(
+            "tables want pyarrow, which is not installed; pip install 'dinodeploy[parquet]'"
+        ) from error
 
 
 def _choose(names: Sequence[str], wanted: str | None, usual: Sequence[str], what: str, path: Path) -> str:

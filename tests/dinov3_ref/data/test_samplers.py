@@ -91,6 +91,15 @@ def test_sharded_ranks_keep_to_their_own() -> None:
         )
 
 
+def test_ranks_are_torch_distributeds_unless_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 1)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 3)
+    sampler = InfiniteSampler(sample_count=7)
+    assert (sampler.start, sampler.step) == (1, 3)
+    assert list(islice(sampler, 4)) == take(4, start=1, step=3)
+
+
 def test_nothing_to_draw_is_an_error() -> None:
     with pytest.raises(DataError, match="no samples"):
         InfiniteSampler(sample_count=0, start=0, step=1)

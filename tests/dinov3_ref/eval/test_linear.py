@@ -106,12 +106,12 @@ def probe(options: ProbeOptions, folder: Path | None = None) -> LinearProbe:
 
 
 def test_digits_are_learnt() -> None:
-    """Pixels are features enough: measured 89.8 after 600 steps; guessing gives 10."""
+    """Pixels are features enough: measured 88.8 after 300 steps; guessing gives 10."""
     train, _ = digits()
-    options = ProbeOptions(epochs=3, epoch_length=200, batch=64)
+    options = ProbeOptions(epochs=3, epoch_length=100, batch=64)
     lines: list[str] = []
     result = probe(options).run(rows_at_random(train, 64, 0), lines.append)
-    assert result.top1 > 85
+    assert result.top1 > 80
     assert result.top5 > 99
     assert result.best_top1 >= result.top1
     assert "lr_0_0" in result.name
@@ -206,14 +206,14 @@ def test_files_with_and_without_patches(
         arrays = {"cls": one.features.numpy(), "labels": one.labels.numpy()}
         np.savez(tmp_path / f"{name}.npz", **arrays)
         np.savez(tmp_path / f"{name}_p.npz", **arrays, patch_mean=arrays["cls"] * 2)
-    common = ("--batch", 64, "--epochs", 1, "--epoch-length", 300, "--out", tmp_path / "out")
+    common = ("--batch", 64, "--epochs", 1, "--epoch-length", 100, "--out", tmp_path / "out")
     run(monkeypatch, capsys, "--train", tmp_path / "train.npz", "--test", tmp_path / "test.npz", *common)
     assert torch.load(tmp_path / "out" / "linear_head.pth", weights_only=True)["weight"].shape == (10, 64)
     found = run(
         monkeypatch, capsys, "--train", tmp_path / "train_p.npz", "--test", tmp_path / "test_p.npz", *common
     )
     assert torch.load(tmp_path / "out" / "linear_head.pth", weights_only=True)["weight"].shape == (10, 128)
-    assert found["Top 1"] > 85
+    assert found["Top 1"] > 70
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,13 @@ def test_columns_that_are_not_there_or_empty(tmp_path: Path) -> None:
     (tmp_path / "b.arrow").write_bytes(b"nothing at all")
     with pytest.raises(DataError, match="cannot be read as Arrow"):
         ImageTable(tmp_path / "b.arrow")
+
+
+def test_tables_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = write_arrow(tmp_path)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(DataError, match=r"pip install 'dinodeploy\[parquet\]'"):
+        ImageTable(text)
 
 
 # ---- names --------------------------------------------------------------------------------------
