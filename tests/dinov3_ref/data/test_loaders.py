@@ -209,6 +209,13 @@ def test_a_successor_takes_the_crops_of_the_draw(tmp_path: Path) -> None:
     assert SeededSamples(dataset, tries=1)[broken].views is None
 
 
+def test_a_picture_is_cut_anew_at_every_draw(photos: ImageFolder) -> None:
+    samples = SeededSamples(photos)
+    first, again, later = (samples[Draw(2, p)].views["global_crops"][0] for p in (2, 2, 8))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, later)
+
+
 def test_an_error_of_the_transform_is_not_hidden(photos: ImageFolder, tmp_path: Path) -> None:
     dataset = ImageFolder(write_folder(tmp_path), transform=lambda image: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -54,6 +54,7 @@ def test_masks_are_blocks_and_not_single_cells() -> None:
 def test_one_rectangle_keeps_to_its_bounds() -> None:
     """Area 4..12 and aspect 0.5..2 before rounding: sides are 1 to 5 cells, never the whole grid."""
     generator = MaskingGenerator((8, 10), min_aspect=0.5, max_num_patches=12)
+    lying, standing = 0, 0
     for seed in range(200):
         mask = np.zeros((8, 10), dtype=bool)
         added = generator._place_rectangle(mask, 12, random.Random(seed))
@@ -62,6 +63,10 @@ def test_one_rectangle_keeps_to_its_bounds() -> None:
         assert added == mask.sum() == h * w <= 12
         assert 1 <= h <= 5
         assert 1 <= w <= 5
+        lying += w > h
+        standing += h > w
+    assert 60 < lying < 140  # log-uniform aspects: as many one way as the other, few squares
+    assert 60 < standing < 140
 
 
 @pytest.mark.parametrize(("size", "limit"), [(224, 98), (256, 128), (336, 210)])

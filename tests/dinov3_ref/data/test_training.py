@@ -103,6 +103,18 @@ def test_options_reach_the_augmentation(root: Path) -> None:
     assert augment.normalize.transforms[-1].mean == [0.1, 0.2, 0.3]
 
 
+def test_seeds_and_rectangles_are_the_official_loaders(root: Path) -> None:
+    """Seed of resolution i: train.seed + i, from 1. Rectangles: at most half the grid."""
+    made: Any = build_training_loader(
+        config(root, global_crops_size=[32, 48], global_local_crop_pairs_ratios=[1, 1])
+    )
+    assert [loader.sampler.seed for loader in made.loaders] == [1, 2]
+    collates = [loader.loader.collate_fn.keywords for loader in made.loaders]
+    assert [keywords["seed"] for keywords in collates] == [1, 2]
+    # 0.5 * 32 // 16 * 32 // 16 = 2; 0.5 * 48 // 16 * 48 // 16 = 3
+    assert [keywords["mask_generator"].max_num_patches for keywords in collates] == [2, 3]
+
+
 def test_sizes_that_do_not_match(root: Path) -> None:
     assert crop_sizes(config(root).crops) == [(64, 32, None)]
     with pytest.raises(ConfigError, match="crops has 2 global, 3 local, 1 gram sizes"):
