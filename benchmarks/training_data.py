@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/training_data.py                    # the official crops: 2 of 224, 8 of 96
     .venv/bin/python benchmarks/training_data.py --global-size 64 --local-size 32 --local-number 4
 
-A photograph of scikit-image, 500x375 and JPEG at quality 90 as ImageNet's are on average, goes through decoding,
+A photograph of scikit-image, made 500x375 and JPEG (about what ImageNet holds), goes through decoding,
 DataAugmentationDINO and collate with its masks, on one thread. Medians over single pictures and batches.
 Writes benchmarks/ledger/training_data_<size>_<cpu>_<yyyymm>.json.
 """
@@ -77,9 +77,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     taken = {
         "decode": milliseconds(lambda: decode_rgb(buffer.getvalue(), "coffee"), options.rounds),
         "augment": milliseconds(lambda: augment(picture), options.rounds),
-        "collate": [
-            ms / options.batch for ms in milliseconds(collate, max(3, options.rounds // options.batch))
-        ],
+        "collate": [ms / options.batch for ms in milliseconds(collate, 10)],
     }
     steps = {
         name: {"median_ms": statistics.median(ms), "p95_ms": ms[int(0.95 * (len(ms) - 1))]}
@@ -108,7 +106,7 @@ def main() -> None:
         "options": vars(options),
         **measure(options),
     }
-    cpu = re.sub(r"[^a-z0-9]+", "-", f"{platform.machine()} {cpu_name()}".lower()).strip("-")
+    cpu = re.sub(r"[^a-z0-9]+", "-", cpu_name().partition("[")[0].lower()).strip("-")
     path = LEDGER / f"training_data_{options.global_size}_{cpu}_{now:%Y%m}.json"
     path.write_text(json.dumps(record, indent=2) + "\n")
     for name, step in record["steps"].items():

@@ -203,8 +203,7 @@ def test_gram_crops_have_the_detail_of_their_size() -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8))
     gram = bare(gram_teacher_crops_size=128)(noise)["gram_teacher_crops"][0]
     neighbours = (gram[:, :, 1:] - gram[:, :, :-1]).std() / gram.std()
-    print(float(neighbours))
-    assert neighbours > 0.8  # measured MEASURED; cut at 64 and enlarged 0.60
+    assert neighbours > 0.8  # measured 1.26; cut at 64 and enlarged 0.60
 
 
 def test_gram_crops_are_distorted_or_not() -> None:
