@@ -54,6 +54,11 @@ class ResumableLoader:
         """Batches of an epoch; TypeError for an infinite sampler."""
         return len(self.loader)
 
+    @property
+    def skipped(self) -> int:
+        """Broken pictures stepped over so far, by this rank; `broken` knows which."""
+        return self.broken.skipped
+
     def state_dict(self) -> dict[str, int]:
         """{"samples_drawn": over all ranks}."""
         return {"samples_drawn": self.samples_drawn}

@@ -31,6 +31,11 @@ class CombinedDataLoader:
         self.seed = seed
         self.steps = 0
 
+    @property
+    def skipped(self) -> int:
+        """Broken pictures stepped over so far, by this rank."""
+        return sum(loader.skipped for loader in self.loaders)
+
     def state_dict(self) -> dict[str, Any]:
         """{"steps", "loaders": state of each}."""
         return {"steps": self.steps, "loaders": [loader.state_dict() for loader in self.loaders]}

@@ -178,6 +178,9 @@ def main() -> None:
     except Dinov3Error as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        print(f"error: '{error.filename}': {error.strerror}", file=sys.stderr)
+        sys.exit(DataError.exit_code)
     for name, count in counts.items():
         print(f"{options.out / name}  {count} pictures")
 

@@ -14,6 +14,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ from dinov3_ref.eval.labelled import Labelled
 
 Array = NDArray[Any]
 
+UNREADABLE = (OSError, EOFError, ValueError, KeyError, BadZipFile)  # what foreign files end in
+
 
 def load_labelled(path: str | Path, *, with_patches: bool = False) -> Labelled:
     """Features [N,D] with labels; with_patches: [N,2D], the mean patch behind CLS, as a linear probe has it.
@@ -34,7 +37,7 @@ def load_labelled(path: str | Path, *, with_patches: bool = False) -> Labelled:
     path = Path(path)
     try:
         arrays = _read(path)
-    except (OSError, ValueError, KeyError) as error:
+    except UNREADABLE as error:
         raise DataError(f"'{path}' cannot be read as embeddings: {' '.join(str(error).split())}") from error
     features = arrays.get("cls", arrays.get("features"))
     if features is None:
@@ -51,7 +54,7 @@ def holds_patches(path: str | Path) -> bool:
     """Whether `load_labelled` could give the mean patch too."""
     try:
         arrays = _read(Path(path))
-    except (OSError, ValueError, KeyError):
+    except UNREADABLE:
         return False  # `load_labelled` says what is wrong
     return "patch" in arrays or "patch_mean" in arrays
 
@@ -74,7 +77,7 @@ def _read(path: Path) -> dict[str, Array]:
 
 
 def _read_archive(path: Path) -> dict[str, Array]:
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return dict(archive)
 
 

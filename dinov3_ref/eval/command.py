@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dinov3_ref.data.datasets import EncodedImages, make_dataset
 from dinov3_ref.data.transforms import make_classification_eval_transform
-from dinov3_ref.errors import Dinov3Error
+from dinov3_ref.errors import DataError, Dinov3Error
 from dinov3_ref.eval.features import AUTOCAST, FrozenModel, Read, extract
 from dinov3_ref.eval.labelled import Labelled, check_pair
 
@@ -44,6 +44,11 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
 
 def open_datasets(options: argparse.Namespace, frozen: FrozenModel) -> tuple[EncodedImages, EncodedImages]:
     """(train, test), both with the evaluation's transform. Raises `DataError`."""
+    patch_size = frozen.model.patch_size
+    if options.size < patch_size or options.size % patch_size:
+        raise DataError(
+            f"--size {options.size} is no multiple of the patch size; wanted a multiple of {patch_size}"
+        )
     transform = make_classification_eval_transform(crop_size=options.size, mean=frozen.mean, std=frozen.std)
     train, test = (
         make_dataset(text, labelled=True, transform=transform) for text in (options.train, options.test)
@@ -79,7 +84,11 @@ def run_command(
         if options.out is not None:
             _write(options, results, csv_name)
     except Dinov3Error as error:
-        sys.exit(_fail(error))
+        note(f"error: {error}")
+        sys.exit(error.exit_code)
+    except OSError as error:  # --out cannot be written
+        note(f"error: '{error.filename}': {error.strerror}")
+        sys.exit(DataError.exit_code)
     if options.json:
         print(json.dumps(results))
     else:
@@ -97,11 +106,6 @@ def progress(line: str) -> None:
     """A line that overwrites itself, where stderr is a terminal."""
     if sys.stderr.isatty():
         print(f"\r{line}\033[K", end="", file=sys.stderr, flush=True)
-
-
-def _fail(error: Dinov3Error) -> int:
-    note(f"error: {error}")
-    return error.exit_code
 
 
 def _write(options: argparse.Namespace, results: Results, csv_name: str) -> None:

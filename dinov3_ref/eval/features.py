@@ -45,12 +45,24 @@ class FrozenModel:
         """From a checkpoint in any layout. Raises `CheckpointError`."""
         checkpoint = load_checkpoint(weights)
         mean, std = normalization(checkpoint)
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        place = choose_device(device)
         return cls(build_model(checkpoint).to(place), place, mean, std, AUTOCAST[autocast])
 
     def autocast(self) -> AbstractContextManager[Any]:
         """What the model runs under."""
         return torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext()
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device of that name; None: CUDA where there is some. Raises `DataError` if it is not there."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has no one word for it
+        raise DataError(
+            f"device {name!r} cannot be used here; wanted cpu, or cuda where there is a GPU"
+        ) from error
+    return device
 
 
 def cls_features(frozen: FrozenModel, images: Tensor) -> Tensor:

@@ -31,7 +31,13 @@ from dinov3_ref.eval.command import (
     open_datasets,
     run_command,
 )
-from dinov3_ref.eval.features import FrozenModel, collate_labelled, last_blocks, probe_input
+from dinov3_ref.eval.features import (
+    FrozenModel,
+    choose_device,
+    collate_labelled,
+    last_blocks,
+    probe_input,
+)
 from dinov3_ref.eval.labelled import Labelled, check_pair
 from dinov3_ref.eval.probe import Batches, LinearProbe, ProbeOptions, rows_at_random
 
@@ -87,7 +93,7 @@ def _from_files(options: argparse.Namespace, chosen: ProbeOptions) -> Source:
         note("no patches in the files: the probe sees CLS alone")
     train, test = (load_labelled(path, with_patches=with_patches) for path in (options.train, options.test))
     check_pair(train.class_names, train.source, test.class_names, test.source)
-    device = torch.device(options.device or "cpu")
+    device = choose_device(options.device or "cpu")
     return rows_at_random(train, chosen.batch, chosen.seed), test, train.class_names, device
 
 

@@ -50,12 +50,15 @@ class ImageFolder(EncodedImages):
 
 def _walk(folder: str, prefix: str, entered: set[tuple[int, int]]) -> Iterator[str]:
     """Paths of pictures relative to the root, with /. A folder is entered once, so links cannot loop."""
-    status = os.stat(folder)  # noqa: PTH116
-    if (status.st_dev, status.st_ino) in entered:
-        return
-    entered.add((status.st_dev, status.st_ino))
-    with os.scandir(folder) as entries:
-        children = sorted(entries, key=lambda entry: entry.name)
+    try:
+        status = os.stat(folder)  # noqa: PTH116
+        if (status.st_dev, status.st_ino) in entered:
+            return
+        entered.add((status.st_dev, status.st_ino))
+        with os.scandir(folder) as entries:
+            children = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"'{folder}' cannot be listed: {error.strerror}; mend it or leave it out") from error
     for entry in children:
         if entry.name.startswith("."):
             continue

@@ -166,7 +166,8 @@ def test_broken_pictures_are_skipped_and_counted(tmp_path: Path, workers: int) -
     batches = loader(dataset, num_workers=workers, max_broken_fraction=0.5)
     got = list(islice(batches, 7))
     assert all(batch["collated_global_crops"].shape == (8, 3, 32, 32) for batch in got)
-    assert (batches.broken.drawn, batches.broken.skipped) == (28, 4)
+    assert (batches.broken.drawn, batches.skipped) == (28, 4)
+    assert CombinedDataLoader([batches, batches], [1, 1]).skipped == 8
     assert next(iter(batches.broken.messages)).startswith(f"'{tmp_path}/still/a0.jpg' is not a picture")
     assert len(batches.broken.messages) == 1
 

@@ -102,11 +102,16 @@ def test_patches_that_are_not_there(tmp_path: Path) -> None:
         load_labelled(tmp_path / "x.npz", with_patches=True)
 
 
-@pytest.mark.parametrize("name", ["gone.npz", "gone.npy", "x.csv", "folder", "noise.npz", "noise.npy"])
+@pytest.mark.parametrize(
+    "name", ["gone.npz", "gone.npy", "x.csv", "folder", "noise.npz", "noise.npy", "cut.npz", "empty.npy"]
+)
 def test_files_that_are_no_embeddings(name: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for kind in ("npz", "npy"):
         (tmp_path / f"noise.{kind}").write_bytes(b"noise")
+    np.savez(tmp_path / "cut.npz", cls=X)
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "cut.npz").read_bytes()[:100])
+    (tmp_path / "empty.npy").write_bytes(b"")
     with pytest.raises(DataError, match=r"cannot be read as embeddings: .+") as caught:
         load_labelled(tmp_path / name)
     assert "\n" not in str(caught.value)

@@ -199,6 +199,33 @@ def test_a_mistake_is_one_line_and_its_exit_code(
     assert captured.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--size", 100), "--size 100 is no multiple of the patch size; wanted a multiple of 16"),
+        (("--device", "nowhere"), "device 'nowhere' cannot be used here; wanted cpu"),
+        (("--k", 7), "k of 7 wants 7 training pictures"),
+        (("--k", 1, "--size", 32, "--out", "photos/still/coffee.jpg/out"), "Not a directory"),
+    ],
+)
+def test_options_that_will_not_do(
+    arguments: tuple[object, ...],
+    words: str,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "photos")
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, capsys, "--weights", checkpoint, "--train", "photos", "--test", "photos", *arguments)
+    assert ended.value.code == 2
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert captured.err.count("\n") == 1
+
+
 def test_options_are_pinned() -> None:
     options = {option for action in knn.parser()._actions for option in action.option_strings}
     assert options == {

@@ -127,6 +127,17 @@ def test_folders_are_sorted_and_leave_out_what_is_hidden_or_no_picture(tmp_path:
         ImageFolder(tmp_path, labelled=True)
 
 
+def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path)
+
+    def refuse(folder: str) -> None:
+        raise PermissionError(13, "Permission denied", folder)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(DataError, match=f"'{tmp_path}' cannot be listed: Permission denied"):
+        ImageFolder(tmp_path)
+
+
 def test_a_split_is_a_folder_inside(tmp_path: Path) -> None:
     write_folder(tmp_path / "train", NAMES[:3])
     assert len(ImageFolder(tmp_path, split="train")) == 3
