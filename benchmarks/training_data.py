@@ -1,0 +1,118 @@
+"""Pictures a second that the training data's pipeline makes on one core, and where its time goes.
+
+    .venv/bin/python benchmarks/training_data.py                    # the official crops: 2 of 224, 8 of 96
+    .venv/bin/python benchmarks/training_data.py --global-size 64 --local-size 32 --local-number 4
+
+A photograph of scikit-image, made 500x375 and JPEG (about what ImageNet holds), goes through decoding,
+DataAugmentationDINO and collate with its masks, on one thread. Medians over single pictures and batches.
+Writes benchmarks/ledger/training_data_<size>_<cpu>_<yyyymm>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import platform
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from skimage import data
+
+from dinodeploy.machine import cpu_name
+from dinov3_ref.data import DataAugmentationDINO, MaskingGenerator, collate_data_and_cast
+from dinov3_ref.data.decoding import decode_rgb
+from dinov3_ref.data.masking import max_rectangle
+from dinov3_ref.data.sample import Sample
+
+LEDGER = Path(__file__).parent / "ledger"
+PACKAGES = ("torch", "torchvision", "pillow", "numpy")
+PATCH = 16
+
+
+def milliseconds(step: Callable[[], object], rounds: int) -> list[float]:
+    """Sorted times of single runs, after three to warm up."""
+    taken = []
+    for number in range(rounds + 3):
+        started = time.perf_counter()
+        step()
+        if number >= 3:
+            taken.append(1000 * (time.perf_counter() - started))
+    return sorted(taken)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """{step: {"median_ms", "p95_ms"}} of one picture, and pictures a second."""
+    buffer = io.BytesIO()
+    Image.fromarray(data.coffee()).resize((500, 375)).save(buffer, "JPEG", quality=90)
+    picture = decode_rgb(buffer.getvalue(), "coffee")
+    augment = DataAugmentationDINO(
+        (0.32, 1.0),
+        (0.05, 0.32),
+        options.local_number,
+        global_crops_size=options.global_size,
+        local_crops_size=options.local_size,
+    )
+    samples = [Sample(augment(picture), (), position) for position in range(options.batch)]
+    collate = partial(
+        collate_data_and_cast,
+        samples,
+        mask_ratio_tuple=(0.1, 0.5),
+        mask_probability=0.5,
+        dtype=torch.float32,
+        mask_generator=MaskingGenerator(
+            options.global_size // PATCH, max_num_patches=max_rectangle(options.global_size, PATCH)
+        ),
+    )
+    taken = {
+        "decode": milliseconds(lambda: decode_rgb(buffer.getvalue(), "coffee"), options.rounds),
+        "augment": milliseconds(lambda: augment(picture), options.rounds),
+        "collate": [ms / options.batch for ms in milliseconds(collate, 10)],
+    }
+    steps = {
+        name: {"median_ms": statistics.median(ms), "p95_ms": ms[int(0.95 * (len(ms) - 1))]}
+        for name, ms in taken.items()
+    }
+    return {"steps": steps, "pictures_a_second": 1000 / sum(step["median_ms"] for step in steps.values())}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--global-size", type=int, default=224)
+    parser.add_argument("--local-size", type=int, default=96)
+    parser.add_argument("--local-number", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=100)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    now = datetime.now(timezone.utc)
+    record = {
+        "command": " ".join(["benchmarks/training_data.py", *sys.argv[1:]]),
+        "date": now.date().isoformat(),
+        "cpu": cpu_name(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "options": vars(options),
+        **measure(options),
+    }
+    cpu = re.sub(r"[^a-z0-9]+", "-", cpu_name().partition("[")[0].lower()).strip("-")
+    path = LEDGER / f"training_data_{options.global_size}_{cpu}_{now:%Y%m}.json"
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    for name, step in record["steps"].items():
+        print(f"{name}: {step['median_ms']:.2f} ms a picture (p95 {step['p95_ms']:.2f})")
+    print(f"{record['pictures_a_second']:.1f} pictures a second on one core of {record['cpu']}")
+
+
+if __name__ == "__main__":
+    main()
