@@ -6,7 +6,8 @@
     │   ├── ForeignCheckpoint  2  readable, but some other model (DINOv1/v2, a head, a text tower)
     │   ├── KeyMismatch        2  tensors missing, left over, or of another shape
     │   └── ArchMismatch       2  the file holds another architecture than the one asked for
-    └── HubError               4  the hub, the network or a permission is missing
+    ├── HubError               4  the hub, the network or a permission is missing
+    └── TrainingDiverged       1  the loss stayed NaN or infinite
 
 Messages are one line: what, got, wanted, mend. `exit_code` is what a command line should end in.
 """
@@ -44,3 +45,9 @@ class HubError(Dinov3Error):
     """Weights cannot be had from the hub."""
 
     exit_code = 4
+
+
+class TrainingDiverged(Dinov3Error):
+    """The loss or its gradients stayed NaN or infinite."""
+
+    exit_code = 1

@@ -1,0 +1,81 @@
+"""Gram anchoring in training: what the target is, and when the Gram teacher is renewed (SPEC 4.7).
+
+Shapes: C global crops of the batch, P patches of a student's crop, h w its patch grid, D embed_dim.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dinov3_ref.loss.gram_loss import GramLoss
+
+Grid = tuple[int, int]
+TAKES_ANTIALIAS = ("bicubic", "bilinear")
+
+
+class GramAnchor:
+    """The rules of the `gram` group; the Gram teacher itself lives in `SSLMetaArch`."""
+
+    def __init__(self, config: Any) -> None:
+        self.rules = config.gram
+        self.loss = GramLoss(
+            apply_norm=self.rules.normalized,
+            img_level=self.rules.img_level,
+            remove_neg=self.rules.remove_neg,
+            remove_only_teacher_neg=self.rules.remove_only_teacher_neg,
+        )
+
+    def resize(self, patches_CND: Tensor, grid: Grid, student_grid: Grid) -> Tensor:
+        """Patches [C,N,D] of a Gram teacher's crops -> [C,P,D] on the student's grid."""
+        if grid == student_grid:
+            return patches_CND
+        method = self.rules.global_teacher_resize_method
+        smooth = method in TAKES_ANTIALIAS
+        resized = F.interpolate(
+            patches_CND.transpose(1, 2).unflatten(2, grid).float(),
+            size=student_grid,
+            mode=method,
+            align_corners=False if smooth else None,
+            antialias=smooth and self.rules.global_teacher_resize_antialias,
+        )
+        return resized.flatten(2).transpose(1, 2)
+
+    def losses(self, student_CPD: Tensor, target_CPD: Tensor, masks_CP: Tensor) -> dict[str, Tensor]:
+        """`gram_loss` of the patches that `tokens_used` chooses; with `compute_stats` two measures beside."""
+        chosen = {"masked": masks_CP, "unmasked": ~masks_CP}.get(self.rules.tokens_used)
+        result = {"gram_loss": self._loss_of(student_CPD, target_CPD, chosen)}
+        if self.rules.compute_stats:
+            with torch.no_grad():
+                for name, tokens in (("masked", masks_CP), ("unmasked", ~masks_CP)):
+                    result[f"stats_only/{name}_gram_loss"] = self._loss_of(student_CPD, target_CPD, tokens)
+        return result
+
+    def _loss_of(self, student_CPD: Tensor, target_CPD: Tensor, tokens_CP: Tensor | None) -> Tensor:
+        if tokens_CP is None:
+            return self.loss(student_CPD, target_CPD)
+        if not tokens_CP.any():
+            return student_CPD.sum() * 0.0  # a batch without such patches has nothing to compare
+        return self.loss(student_CPD[tokens_CP], target_CPD[tokens_CP], img_level=False)
+
+    def starts_at(self, iteration: int) -> bool:
+        """Whether the Gram teacher is to be taken from the EMA teacher before this iteration."""
+        return not self.rules.ema_teacher and iteration == self.rules.it_load_ema_teacher
+
+    def is_renewed_after(self, iteration: int) -> bool:
+        """Whether the Gram teacher is to be taken from the EMA teacher after this iteration.
+
+        The number of renewals so far follows from the iteration, so a resumed run goes on as if it had
+        never stopped.
+        """
+        rules, done = self.rules, iteration + 1
+        if rules.ema_teacher or not rules.rep_update:
+            return False
+        if done < rules.it_first_update or done % rules.update_frequency:
+            return False
+        first = max(rules.it_first_update, 1)
+        earlier = iteration // rules.update_frequency - (first - 1) // rules.update_frequency
+        return rules.max_updates is None or earlier < rules.max_updates
