@@ -20,8 +20,8 @@ OURS = ("dinodeploy", "exporters", "dinov3_ref")
 RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
     "dinov3_ref": (
         set(),
-        {"torch", "safetensors", "omegaconf", "torchvision"},
-        {"huggingface_hub"},
+        {"torch", "safetensors", "omegaconf", "torchvision", "numpy", "PIL"},
+        {"huggingface_hub", "pyarrow", "skimage", "sklearn"},
     ),
     "exporters": (
         {"dinov3_ref.models", "dinov3_ref.checkpoints", "dinov3_ref.layers", "dinodeploy"},

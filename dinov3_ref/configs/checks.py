@@ -42,6 +42,12 @@ def check_config(config: Any) -> None:
             raise ConfigError(f"{key} is {_value(config, key)}; wanted a positive integer")
     _check_crops(config.crops)
     _check_gram(config)
+    scale = config.crops.teacher_to_student_resolution_scale
+    if scale < 1 or (scale != 1 and not config.distillation.enabled):
+        raise ConfigError(
+            f"crops.teacher_to_student_resolution_scale is {scale:g}; wanted 1, or more with "
+            "distillation.enabled: it makes the student's crops smaller than its teacher's"
+        )
     if config.distillation.enabled and not (
         config.distillation.full_cfg_path and config.distillation.checkpoint_path
     ):

@@ -59,6 +59,7 @@ class Crops:
     global_local_crop_pairs_ratios: Any = 1.0
     gram_teacher_crops_size: Any = None
     gram_teacher_no_distortions: bool = False
+    teacher_to_student_resolution_scale: float = 1.0  # of a distillation teacher's crops to the student's
     localcrops_subset_of_globalcrops: bool = False
     share_color_jitter: bool = False
     horizontal_flips: bool = True

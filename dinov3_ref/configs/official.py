@@ -46,7 +46,6 @@ ONE_WAY: dict[str, tuple[tuple[Any, ...], str]] = {
     "ibot.separate_head": ((True,), "no other was ever accepted"),
     "student.fp8_enabled": ((False,), "fp8 training is not built; bf16 trains the same model"),
     "train.cudagraphs": ((False,), "CUDA graphs are not built; train.compile is the larger part"),
-    "crops.teacher_to_student_resolution_scale": ((1, 1.0), "no other ever took effect (SPEC 4.17)"),
 }
 
 

@@ -8,13 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dinov3_ref.loss.gram_loss import GramLoss
-
-Grid = tuple[int, int]
-TAKES_ANTIALIAS = ("bicubic", "bilinear")
+from dinov3_ref.train.patch_grid import Grid, resize_patches
 
 
 class GramAnchor:
@@ -31,18 +28,14 @@ class GramAnchor:
 
     def resize(self, patches_CND: Tensor, grid: Grid, student_grid: Grid) -> Tensor:
         """Patches [C,N,D] of a Gram teacher's crops -> [C,P,D] on the student's grid."""
-        if grid == student_grid:
-            return patches_CND
-        method = self.rules.global_teacher_resize_method
-        smooth = method in TAKES_ANTIALIAS
-        resized = F.interpolate(
-            patches_CND.transpose(1, 2).unflatten(2, grid).float(),
-            size=student_grid,
-            mode=method,
-            align_corners=False if smooth else None,
-            antialias=smooth and self.rules.global_teacher_resize_antialias,
+        rules = self.rules
+        return resize_patches(
+            patches_CND,
+            grid,
+            student_grid,
+            rules.global_teacher_resize_method,
+            antialias=rules.global_teacher_resize_antialias,
         )
-        return resized.flatten(2).transpose(1, 2)
 
     def losses(self, student_CPD: Tensor, target_CPD: Tensor, masks_CP: Tensor) -> dict[str, Tensor]:
         """`gram_loss` of the patches that `tokens_used` chooses; with `compute_stats` two measures beside."""

@@ -17,10 +17,10 @@ from dinov3_ref.loss import DINOLoss, KoLeoLoss, KoLeoLossDistributed, iBOTPatch
 from dinov3_ref.loss.ibot_patch_loss import weights_of_masks
 from dinov3_ref.loss.teacher_targets import TeacherTargets
 from dinov3_ref.train.batch import N_GLOBAL_CROPS, Batch, mask_indices
-from dinov3_ref.train.gram_anchor import Grid
 from dinov3_ref.train.loss_weights import LossWeightSchedule
 from dinov3_ref.train.networks import TrainingNetworks
 from dinov3_ref.train.param_groups import Group, get_params_groups_with_decay
+from dinov3_ref.train.patch_grid import Grid, grid_of, resize_patches, shrink_crops
 
 Outputs = dict[str, Tensor]
 Metrics = dict[str, Tensor | float]
@@ -85,12 +85,17 @@ class SSLMetaArch(TrainingNetworks):
         For those who scale it (GradScaler), divide it (gradient accumulation) or average its gradients (DDP).
         """
         batch = Batch.from_collated(data, next(self.student.parameters()).device)
+        scale = self.config.crops.teacher_to_student_resolution_scale
+        global_crops = shrink_crops(batch.global_crops, scale)
         teacher_global = self.get_teacher_output(
-            batch.global_crops, mask_indices_list=batch.mask_indices, teacher_temp=teacher_temp
+            batch.global_crops,
+            mask_indices_list=batch.mask_indices,
+            teacher_temp=teacher_temp,
+            student_grid=self._grid(global_crops),
         )
         student_global, student_local = self.get_student_output(
-            global_crops=batch.global_crops,
-            local_crops=batch.local_crops,
+            global_crops=global_crops,
+            local_crops=None if batch.local_crops is None else shrink_crops(batch.local_crops, scale),
             masks=batch.masks,
             mask_indices_list=batch.mask_indices,
         )
@@ -100,7 +105,9 @@ class SSLMetaArch(TrainingNetworks):
             student_local=student_local,
             masks=batch.masks,
             masks_weight=batch.masks_weight,
-            gram_target=self.get_gram_target(batch, teacher_global),
+            gram_target=self.get_gram_target(
+                teacher_global, batch.gram_teacher_crops, self._grid(global_crops)
+            ),
             iteration=iteration,
         )
         sizes = {"local_batch_size": float(batch.size)}
@@ -112,14 +119,21 @@ class SSLMetaArch(TrainingNetworks):
 
     @torch.no_grad()
     def get_teacher_output(
-        self, images: Tensor, *, mask_indices_list: Tensor, teacher_temp: float
+        self,
+        images: Tensor,
+        *,
+        mask_indices_list: Tensor,
+        teacher_temp: float,
+        student_grid: Grid | None = None,
     ) -> Outputs:
         """Targets from the unmasked global crops [gB,C,S,S].
 
-        `cls_centered` [g,B,K], `masked_patch_centered` [M,K], `patch_pre_head` [gB,P,D].
+        `cls_centered` [g,B,K], `masked_patch_centered` [M,K], `patch_pre_head` [gB,P,D]. Where the crops are
+        larger than the student's, patches are averaged onto its grid.
         """
         features = self.teacher["backbone"](images, is_training=True)
-        patches_CPD = features["x_norm_patchtokens"]
+        grid = self._grid(images)
+        patches_CPD = resize_patches(features["x_norm_patchtokens"], grid, student_grid or grid)
         masked_MD = patches_CPD.flatten(0, 1)[mask_indices_list]
         scores = self.teacher["dino_head"](features["x_norm_clstoken"])
         cls_targets = self._targets(self.dino_loss, scores, teacher_temp)
@@ -173,24 +187,27 @@ class SSLMetaArch(TrainingNetworks):
         return outputs[0], outputs[1] if local_crops is not None else None
 
     @torch.no_grad()
-    def get_gram_target(self, batch: Batch, teacher_global: Outputs) -> Tensor | None:
-        """Patches [gB,P,D] for the student's to resemble in their similarities; None without Gram loss."""
+    def get_gram_target(
+        self, teacher_global: Outputs, gram_crops: Tensor | None, student_grid: Grid
+    ) -> Tensor | None:
+        """Patches [gB,P,D] for the student's to resemble in their similarities; None without Gram loss.
+
+        From the Gram teacher on its crops [gB,C,S',S'], else the teacher's own.
+        """
         if self.gram is None:
             return None
         if self.gram_teacher is None:
             return teacher_global["patch_pre_head"]
-        if batch.gram_teacher_crops is None:
+        if gram_crops is None:
             raise ValueError(
                 "the batch has no collated_gram_teacher_crops; the Gram teacher wants "
                 "crops.gram_teacher_crops_size in the augmentation"
             )
-        features = self.gram_teacher["backbone"](batch.gram_teacher_crops, is_training=True)
-        patches = features["x_norm_patchtokens"]
-        return self.gram.resize(patches, self._grid(batch.gram_teacher_crops), self._grid(batch.global_crops))
+        patches = self.gram_teacher["backbone"](gram_crops, is_training=True)["x_norm_patchtokens"]
+        return self.gram.resize(patches, self._grid(gram_crops), student_grid)
 
     def _grid(self, crops: Tensor) -> Grid:
-        patch_size = self.config.student.patch_size
-        return crops.shape[-2] // patch_size, crops.shape[-1] // patch_size
+        return grid_of(crops, self.config.student.patch_size)
 
     def compute_losses(
         self,

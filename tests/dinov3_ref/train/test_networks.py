@@ -198,6 +198,32 @@ def test_the_student_sees_no_mask_then(teacher_file: Path) -> None:
     assert len(student["masked_patch_after_head"]) == data["collated_masks"].sum()
 
 
+def test_a_teacher_of_larger_crops(teacher_file: Path) -> None:
+    """Twice as large: the student sees halves, and a target is the mean of the four patches it covers."""
+    arch = distilling(teacher_file, "ignore", "crops.teacher_to_student_resolution_scale=2.0").train()
+    data = collated()
+    data["collated_global_crops"] = collated(gram_size=(64, 96))["collated_gram_teacher_crops"]
+    data["collated_local_crops"] = data["collated_local_crops"].repeat(1, 1, 2, 2)
+    loss, metrics = arch.forward_backward(data, teacher_temp=0.05)
+
+    teacher = arch.teacher["backbone"](data["collated_global_crops"], is_training=True)
+    patches = teacher["x_norm_patchtokens"].view(8, 2, 2, 3, 2, -1).mean((2, 4)).flatten(1, 2)
+    scores = arch.teacher["ibot_head"](patches[data["collated_masks"]])
+    smaller = nn.functional.interpolate(
+        data["collated_global_crops"], scale_factor=0.5, mode="bicubic", antialias=True
+    )
+    student = arch.student["backbone"](smaller, is_training=True)["x_norm_patchtokens"]
+    wanted = arch.ibot_patch_loss.forward_masked(
+        arch.student["ibot_head"](student[data["collated_masks"]]),
+        arch.ibot_patch_loss.sinkhorn_knopp_teacher(scores, 0.05),
+        data["collated_masks"],
+    )
+    assert float(metrics["ibot_loss"]) == pytest.approx(wanted.item(), rel=1e-4)
+    assert loss.isfinite()
+    with pytest.raises(ConfigError, match="resolution_scale is 2; wanted 1, or more with"):
+        tiny_training("crops.teacher_to_student_resolution_scale=2.0")
+
+
 @pytest.mark.parametrize("key", ["dino.head_n_prototypes", "ibot.head_n_prototypes", "student.patch_size"])
 def test_targets_must_be_comparable(key: str, teacher_file: Path) -> None:
     with pytest.raises(ConfigError, match=f"{key} is 8, the distillation teacher's is"):
