@@ -33,7 +33,9 @@ POSITIVE = (
 def check_config(config: Any) -> None:
     """Raises `ConfigError` for the first contradiction, in one line."""
     if missing := sorted(OmegaConf.missing_keys(config)):
-        raise ConfigError(f"{missing[0]} has no value; a schedule wants start, peak and end")
+        raise ConfigError(
+            f"{missing[0]} has no value; wanted {missing[0]}=... on the command line or in the file"
+        )
     for key, choices in CHOICES.items():
         if _value(config, key) not in choices:
             raise ConfigError(f"{key} is {_value(config, key)!r}; wanted one of {', '.join(choices)}")

@@ -71,7 +71,10 @@ def _from_words(overrides: Sequence[str]) -> DictConfig:
 def _merge(config: DictConfig, given: DictConfig, where: str) -> Any:
     drop_official_keys(given)
     try:
-        return OmegaConf.merge(config, given)
+        merged = OmegaConf.merge(config, given)
+        for key in OmegaConf.missing_keys(given):  # "???" leaves a value to be said: a default will not do
+            OmegaConf.update(merged, key, "???")
+        return merged
     except OmegaConfBaseException as error:
         key = f" at {error.full_key}" if error.full_key else ""
         raise ConfigError(f"{where}{key}: {_one_line(error)}") from error

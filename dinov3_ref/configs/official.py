@@ -29,6 +29,7 @@ UNREAD = (
     "train.learn_from_teacher_tokens",
     "train.data_config",
     "train.sharded_eval_checkpoint",
+    "train.cache_dataset",
     "student.pos_embed_type",
     "student.fp8_filter",
     "optim.optimizer",

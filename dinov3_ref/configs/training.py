@@ -32,7 +32,6 @@ class Train:
     checkpointing: bool = False  # recompute blocks in the backward pass, keeping products and attention
     checkpointing_full: bool = False  # ... keeping nothing
     compile: bool = True
-    cache_dataset: bool = False
 
 
 @dataclass
