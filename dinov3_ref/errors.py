@@ -6,6 +6,8 @@
     │   ├── ForeignCheckpoint  2  readable, but some other model (DINOv1/v2, a head, a text tower)
     │   ├── KeyMismatch        2  tensors missing, left over, or of another shape
     │   └── ArchMismatch       2  the file holds another architecture than the one asked for
+    ├── DataError              2  images, labels or arrays that cannot be used
+    │   └── BrokenImage        2  one image that cannot be decoded: loaders skip and count it
     ├── HubError               4  the hub, the network or a permission is missing
     └── TrainingDiverged       1  the loss stayed NaN or infinite
 
@@ -39,6 +41,14 @@ class KeyMismatch(CheckpointError):
 
 class ArchMismatch(CheckpointError):
     """The file holds another architecture than the one asked for."""
+
+
+class DataError(Dinov3Error):
+    """Images, labels or arrays that cannot be used."""
+
+
+class BrokenImage(DataError):
+    """One image cannot be decoded."""
 
 
 class HubError(Dinov3Error):

@@ -1,0 +1,169 @@
+"""DataAugmentationDINO: one picture -> two global crops and some local ones (SPEC 4.12; SEED S52).
+
+    geometry:   RandomResizedCrop, bicubic, aspect 3/4..4/3, and a horizontal flip
+    distortion: colour (jitter p 0.8, grey p 0.2) -> blur -> solarize (second global crop alone)
+    finish:     float32, /255, normalised
+
+Masks are not made here: they belong to a batch (`collate.py`; SPEC 8.1, S53).
+Shapes: S global, s local, G Gram crop side, n number of local crops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from dinov3_ref.data.transforms import (
+    BICUBIC,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    GaussianBlur,
+    make_normalize_transform,
+    v2,
+)
+from dinov3_ref.errors import ConfigError
+
+# How often (first global, second global, local) crops are blurred. "published" is what the released models
+# saw; "nominal" is what the recipe says, which the official code turns into one minus it (GaussianBlur).
+BLUR_PROBABILITIES: dict[str, tuple[float, float, float]] = {
+    "published": (0.0, 0.9, 0.5),
+    "nominal": (1.0, 0.1, 0.5),
+}
+SOLARIZE_THRESHOLD = 128  # of 255: it acts before the conversion to floats
+SOLARIZE_PROBABILITY = 0.2
+
+Views = dict[str, Any]
+
+
+class DataAugmentationDINO:
+    """The views of one picture. Parameters are the official class's; `blur` is ours.
+
+    global_crops_scale, local_crops_scale: share of the picture's area a crop covers, (low, high).
+    gram_teacher_crops_size: with it, each global crop has a twin of that side for the Gram teacher;
+        gram_teacher_no_distortions leaves colour, blur and solarize out of the twin.
+    teacher_no_color_jitter: `global_crops_teacher` are the bare crops.
+    local_crops_subset_of_global_crops: local crops are windows of the global ones, on the patch grid.
+    share_color_jitter: colours are drawn once a picture instead of once a crop.
+
+    Draws from torch's global generator only. Raises `ConfigError` for sizes that do not fit together.
+    """
+
+    def __init__(
+        self,
+        global_crops_scale: Sequence[float],
+        local_crops_scale: Sequence[float],
+        local_crops_number: int,
+        global_crops_size: int = 224,
+        local_crops_size: int = 96,
+        gram_teacher_crops_size: int | None = None,
+        gram_teacher_no_distortions: bool = False,
+        teacher_no_color_jitter: bool = False,
+        local_crops_subset_of_global_crops: bool = False,
+        patch_size: int = 16,
+        share_color_jitter: bool = False,
+        horizontal_flips: bool = True,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        blur: Literal["published", "nominal"] = "published",
+    ) -> None:
+        if blur not in BLUR_PROBABILITIES:
+            raise ConfigError(f"blur is {blur!r}; wanted one of {', '.join(BLUR_PROBABILITIES)}")
+        if local_crops_subset_of_global_crops and local_crops_size > global_crops_size:
+            raise ConfigError(
+                f"local crops of {local_crops_size} px cannot be windows of global crops of "
+                f"{global_crops_size} px; make them smaller or unset local_crops_subset_of_global_crops"
+            )
+        self.local_crops_number = local_crops_number
+        self.global_crops_size = global_crops_size
+        self.local_crops_size = local_crops_size
+        self.gram_teacher_crops_size = gram_teacher_crops_size
+        self.gram_teacher_no_distortions = gram_teacher_no_distortions
+        self.teacher_no_color_jitter = teacher_no_color_jitter
+        self.local_crops_subset_of_global_crops = local_crops_subset_of_global_crops
+        self.patch_size = patch_size
+
+        base_size = max(global_crops_size, gram_teacher_crops_size or 0)
+        flip = 0.5 if horizontal_flips else 0.0
+        self.geometric_augmentation_global = _geometry(base_size, global_crops_scale, flip)
+        self.geometric_augmentation_local = _geometry(local_crops_size, local_crops_scale, flip)
+
+        colour = _colour()
+        self.shared_colour = colour if share_color_jitter else nn.Identity()
+        per_crop = nn.Identity() if share_color_jitter else colour
+        blur_global1, blur_global2, blur_local = (GaussianBlur(p=1 - p) for p in BLUR_PROBABILITIES[blur])
+        solarize = v2.RandomSolarize(SOLARIZE_THRESHOLD, p=SOLARIZE_PROBABILITY)
+        self.normalize = make_normalize_transform(mean, std)
+        self.global_transfo1 = v2.Compose([per_crop, blur_global1, self.normalize])
+        self.global_transfo2 = v2.Compose([per_crop, blur_global2, solarize, self.normalize])
+        self.local_transfo = v2.Compose([per_crop, blur_local, self.normalize])
+        self.resize_to_global = v2.Resize(global_crops_size, interpolation=BICUBIC)
+        self.resize_to_gram = (
+            v2.Resize(gram_teacher_crops_size, interpolation=BICUBIC) if gram_teacher_crops_size else None
+        )
+
+    def __call__(self, image: Image.Image) -> Views:
+        """RGB picture of any size -> views, each float32.
+
+        `global_crops` 2 x [3,S,S], `global_crops_teacher` the same, `local_crops` n x [3,s,s],
+        `gram_teacher_crops` 2 x [3,G,G] if asked for, `offsets` n x (top, left) of local crops that are
+        windows, else (), `weak_flag` True.
+        """
+        image = self.shared_colour(image)
+        bases = [self.geometric_augmentation_global(image) for _ in range(2)]
+        views: Views = {"weak_flag": True}
+        finish = (self.global_transfo1, self.global_transfo2)
+        pairs = [self._global_and_gram(base, distort) for base, distort in zip(bases, finish, strict=True)]
+        views["global_crops"] = [crop for crop, _ in pairs]
+        views["global_crops_teacher"] = (
+            [self.normalize(self._at_global_size(base)) for base in bases]
+            if self.teacher_no_color_jitter
+            else views["global_crops"]
+        )
+        if self.resize_to_gram is not None:
+            views["gram_teacher_crops"] = [gram for _, gram in pairs]
+        views["local_crops"], views["offsets"] = self._local_crops(image, bases)
+        return views
+
+    def _global_and_gram(self, base: Image.Image, distort: v2.Compose) -> tuple[Tensor, Tensor | None]:
+        """The crop [3,S,S] and its twin for the Gram teacher [3,G,G], or None."""
+        if self.resize_to_gram is None:
+            return distort(base), None
+        if self.gram_teacher_no_distortions:
+            return distort(self._at_global_size(base)), self.normalize(self.resize_to_gram(base))
+        distorted = distort(base)  # one distortion for both; sizes change after normalisation
+        return self.resize_to_global(distorted), self.resize_to_gram(distorted)
+
+    def _at_global_size(self, base: Image.Image) -> Image.Image:
+        return base if base.width == self.global_crops_size else self.resize_to_global(base)
+
+    def _local_crops(
+        self, image: Image.Image, bases: list[Image.Image]
+    ) -> tuple[list[Tensor], Sequence[tuple[int, int]]]:
+        n, side = self.local_crops_number, self.local_crops_size
+        if not self.local_crops_subset_of_global_crops:
+            crops = [self.local_transfo(self.geometric_augmentation_local(image)) for _ in range(n)]
+            return crops, ()
+        parents = [self._at_global_size(bases[0])] * (n // 2) + [self._at_global_size(bases[1])] * (
+            n - n // 2
+        )
+        places = (self.global_crops_size - side) // self.patch_size + 1
+        offsets = [(top, left) for top, left in (torch.randint(places, (n, 2)) * self.patch_size).tolist()]
+        windows = [
+            self.local_transfo(parent)[:, top : top + side, left : left + side]
+            for parent, (top, left) in zip(parents, offsets, strict=True)
+        ]
+        return windows, offsets
+
+
+def _geometry(size: int, scale: Sequence[float], flip: float) -> v2.Compose:
+    crop = v2.RandomResizedCrop(size, scale=tuple(scale), interpolation=BICUBIC)
+    return v2.Compose([crop, v2.RandomHorizontalFlip(flip)])
+
+
+def _colour() -> v2.Compose:
+    jitter = v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
+    return v2.Compose([v2.RandomApply([jitter], p=0.8), v2.RandomGrayscale(p=0.2)])

@@ -1,0 +1,131 @@
+"""Samples -> one batch with its masks, under the official keys (SPEC 4.3, 4.13).
+
+How many patches each image hides is a ramp over all images of the *global* batch, dealt out at random; each
+mask is drawn for its own position. So one rank or eight make the same masks for the same global batch (the
+official loader has a ramp a rank: with one rank the two are the same).
+
+Shapes: B samples of this rank, W ranks, (H, W) patch grid, P = H*W, M masked patches of this rank.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dinov3_ref.data.masking import Mask, MaskingGenerator
+from dinov3_ref.data.sample import Sample
+from dinov3_ref.data.seeding import derive_seed
+
+Batch = dict[str, Any]
+GLOBAL_CROPS = 2
+
+
+def collate_data_and_cast(
+    samples_list: Sequence[Sample | tuple[Any, ...]],
+    mask_ratio_tuple: tuple[float, float],
+    mask_probability: float,
+    dtype: torch.dtype,
+    *,
+    mask_generator: MaskingGenerator,
+    random_circular_shift: bool = False,
+    seed: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Batch:
+    """A batch of `DataAugmentationDINO`'s views; crops are stored crop by crop, in `dtype`.
+
+    `collated_global_crops` [2B,3,S,S], `collated_local_crops` [nB,3,s,s] (absent with n = 0),
+    `collated_gram_teacher_crops` [2B,3,G,G] (if the views have them), `collated_masks` bool [2B,P],
+    `mask_indices_list` long [M] into 2B*P, `masks_weight` fp32 [M], 1 / masked patches of the image,
+    `upperbound` M as an int, `n_masked_patches` long [1], `positions` long [B], `broken` list of lines.
+    Where a sample is empty the batch is {"broken", "drawn"} alone: the loader raises.
+    """
+    samples = [sample if isinstance(sample, Sample) else Sample(*sample) for sample in samples_list]
+    broken = [line for sample in samples for line in sample.broken]
+    if any(sample.views is None for sample in samples):
+        return {"broken": broken, "drawn": len(samples)}
+    positions = _positions(samples, rank, world_size)
+    counts = _counts_of_rank(
+        positions, mask_ratio_tuple, mask_probability, mask_generator.num_patches, seed, rank, world_size
+    )
+    masks = [
+        _mask(mask_generator, count, random_circular_shift, derive_seed(seed, "mask", position, crop))
+        for (crop, position), count in zip(_slots(positions), counts, strict=True)
+    ]
+    batch: Batch = {"broken": broken, "drawn": len(samples), "positions": torch.tensor(positions)}
+    for key in ("global_crops", "local_crops", "gram_teacher_crops"):
+        if samples[0].views.get(key):
+            batch[f"collated_{key}"] = _stack(samples, key, dtype)
+    return batch | collate_masks(masks)
+
+
+def collate_masks(masks: Sequence[Mask]) -> Batch:
+    """Masks [H,W] of 2B images -> their part of the batch."""
+    masks_BP = torch.from_numpy(np.stack([mask.ravel() for mask in masks]))
+    weight_BP = (1 / masks_BP.sum(-1).clamp(min=1.0)).unsqueeze(-1).expand_as(masks_BP)
+    indices_M = masks_BP.flatten().nonzero().flatten()
+    return {
+        "collated_masks": masks_BP,
+        "mask_indices_list": indices_M,
+        "masks_weight": weight_BP[masks_BP],
+        "upperbound": len(indices_M),
+        "n_masked_patches": torch.tensor([len(indices_M)]),
+    }
+
+
+def mask_counts(images: int, patches: int, ratios: tuple[float, float], probability: float) -> list[int]:
+    """Patches to hide in each of `images`: zeros, then a ramp; 8 images of 196 give 0 0 0 0 39 58 78 98."""
+    masked = int(images * probability)
+    ramp = torch.linspace(*ratios, masked + 1)[1:]
+    return [0] * (images - masked) + [int(patches * ratio) for ratio in ramp]
+
+
+def _counts_of_rank(
+    positions: Sequence[int],
+    ratios: tuple[float, float],
+    probability: float,
+    patches: int,
+    seed: int,
+    rank: int,
+    world_size: int,
+) -> list[int]:
+    """This rank's share, crop by crop, of the counts that were dealt to the global batch."""
+    images = len(positions) * world_size
+    counts = mask_counts(GLOBAL_CROPS * images, patches, ratios, probability)
+    first = positions[0] - rank
+    random.Random(derive_seed(seed, "counts", first)).shuffle(counts)
+    return [
+        counts[crop * images + row] for crop in range(GLOBAL_CROPS) for row in range(rank, images, world_size)
+    ]
+
+
+def _slots(positions: Sequence[int]) -> list[tuple[int, int]]:
+    """(crop, position) of the 2B images, in the batch's order."""
+    return [(crop, position) for crop in range(GLOBAL_CROPS) for position in positions]
+
+
+def _mask(generator: MaskingGenerator, count: int, circular_shift: bool, seed: int) -> Mask:
+    rng = random.Random(seed)
+    mask = generator(count, rng)
+    if circular_shift:
+        mask = np.roll(mask, (rng.randrange(generator.height), rng.randrange(generator.width)), (0, 1))
+    return mask
+
+
+def _positions(samples: Sequence[Sample], rank: int, world_size: int) -> list[int]:
+    """The samples' own, or, from a sampler that tells none, consecutive ones from a random place."""
+    known = [sample.position for sample in samples if sample.position is not None]
+    if len(known) == len(samples):
+        return known
+    first = int(torch.randint(2**62, ())) + rank
+    return [first + world_size * row for row in range(len(samples))]
+
+
+def _stack(samples: Sequence[Sample], key: str, dtype: torch.dtype) -> Tensor:
+    crops = len(samples[0].views[key])
+    return torch.stack([sample.views[key][crop] for crop in range(crops) for sample in samples]).to(dtype)

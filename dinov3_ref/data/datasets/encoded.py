@@ -1,0 +1,73 @@
+"""What all image datasets share: encoded pictures by index, decoded on access, labels beside them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import Dataset
+
+from dinov3_ref.data.decoding import decode_rgb
+from dinov3_ref.errors import BrokenImage, DataError
+
+UNLABELLED = -1
+
+
+class EncodedImages(Dataset[tuple[Any, Any]], ABC):
+    """`dataset[i]` is (transform(RGB picture), target); the target of an unlabelled picture is ().
+
+    labels: int64 [N], or None; class_names: what the numbers mean. Nothing is open between two accesses, so
+    workers may be forked or spawned. Raises `BrokenImage` on access, `DataError` on opening.
+    """
+
+    transform: Callable[[Image.Image], Any] | None = None
+    labels: NDArray[np.int64] | None = None
+    class_names: tuple[str, ...] = ()
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def read(self, index: int) -> bytes:
+        """The encoded picture. Raises OSError if it is not there."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Where the picture lies, for people."""
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        image = self.image(index)
+        target = () if self.labels is None else int(self.labels[index])
+        return (image if self.transform is None else self.transform(image)), target
+
+    def image(self, index: int) -> Image.Image:
+        """RGB picture, upright, at its own size."""
+        try:
+            data = self.read(index)
+        except OSError as error:
+            raise BrokenImage(f"{self.name(index)!r} cannot be read: {error.strerror or error}") from error
+        return decode_rgb(data, self.name(index))
+
+    def set_labels(self, names: Sequence[str]) -> None:
+        """Give picture i the class names[i]."""
+        self.labels, self.class_names = number_classes(names)
+
+
+def number_classes(names: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Classes of N pictures -> their numbers [N], and the classes by number: sorted, integers by value."""
+    known = set(names)
+    numeric = all(name.lstrip("-").isdecimal() for name in known)
+    class_names = tuple(sorted(known, key=lambda name: (int(name) if numeric else 0, name)))
+    number = {name: index for index, name in enumerate(class_names)}
+    return np.array([number[name] for name in names], dtype=np.int64), class_names
+
+
+def require_some(count: int, where: Path | str, wanted: str) -> None:
+    """Raises `DataError` for an empty dataset."""
+    if count == 0:
+        raise DataError(f"no picture in '{where}'; wanted {wanted}")

@@ -1,0 +1,74 @@
+"""A folder of pictures, nested to any depth; its first level are the classes, if it is labelled."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from dinov3_ref.data.datasets.encoded import EncodedImages, require_some
+from dinov3_ref.data.decoding import SUFFIXES
+from dinov3_ref.data.packed_text import PackedText
+from dinov3_ref.errors import DataError
+
+
+class ImageFolder(EncodedImages):
+    """All pictures below `root`, by suffix, in sorted order; links are followed, hidden names left out.
+
+    labelled: the class is the folder right below `root`, however deep the picture lies in it.
+    split: a folder inside `root` to take for it, as in `root/train`.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        labelled: bool = False,
+        split: str | None = None,
+        transform: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self.root = Path(root) / split if split else Path(root)
+        self.transform = transform
+        if not self.root.is_dir():
+            raise DataError(f"'{self.root}' is not a folder; wanted one with pictures in it")
+        paths = list(_walk(str(self.root), "", set()))
+        require_some(len(paths), self.root, f"files that end in {' '.join(SUFFIXES)}")
+        self.paths = PackedText(paths)
+        if labelled:
+            self.set_labels([_class_of(path, self.root) for path in paths])
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int) -> bytes:
+        return (self.root / self.paths[index]).read_bytes()
+
+    def name(self, index: int) -> str:
+        return str(self.root / self.paths[index])
+
+
+def _walk(folder: str, prefix: str, entered: set[tuple[int, int]]) -> Iterator[str]:
+    """Paths of pictures relative to the root, with /. A folder is entered once, so links cannot loop."""
+    status = os.stat(folder)  # noqa: PTH116
+    if (status.st_dev, status.st_ino) in entered:
+        return
+    entered.add((status.st_dev, status.st_ino))
+    with os.scandir(folder) as entries:
+        children = sorted(entries, key=lambda entry: entry.name)
+    for entry in children:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", entered)
+        elif entry.name.lower().endswith(SUFFIXES):
+            yield prefix + entry.name
+
+
+def _class_of(path: str, root: Path) -> str:
+    name, slash, _ = path.partition("/")
+    if not slash:
+        raise DataError(
+            f"'{root / path}' lies outside any class; a labelled folder has a folder for each class"
+        )
+    return name

@@ -1,0 +1,65 @@
+"""A dataset from one string, as configurations and command lines name it (SPEC 4.14).
+
+    photos/                               a folder             shards/train-{000..146}.tar    tar shards
+    train.txt, train.tsv                  a list               data/*.parquet, data/*.arrow   tables
+    ImageFolder:root=photos:split=train   the official form: class, then key=value
+
+In the official form a value may hold `:` and `=`, as long as no `:key=` of the class is in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dinov3_ref.data.datasets.encoded import EncodedImages
+from dinov3_ref.data.datasets.folder import ImageFolder
+from dinov3_ref.data.datasets.listing import ImageList
+from dinov3_ref.data.datasets.table import ImageTable
+from dinov3_ref.data.datasets.tar import TarShards
+from dinov3_ref.errors import DataError
+
+# name -> (class, the keys of the official form; the first is the place)
+DATASETS: dict[str, tuple[Callable[..., EncodedImages], tuple[str, ...]]] = {
+    "ImageFolder": (ImageFolder, ("root", "split")),
+    "ImageList": (ImageList, ("path",)),
+    "TarShards": (TarShards, ("shards",)),
+    "ImageTable": (ImageTable, ("tables", "image", "label", "cache")),
+}
+BY_SUFFIX = {
+    ".txt": "ImageList",
+    ".tsv": "ImageList",
+    ".tar": "TarShards",
+    ".parquet": "ImageTable",
+    ".arrow": "ImageTable",
+}
+
+
+def make_dataset(
+    text: str, *, labelled: bool = False, transform: Callable[[Any], Any] | None = None
+) -> EncodedImages:
+    """The dataset that `text` means. Raises `DataError` if it means none, or has no labels and should."""
+    name, colon, rest = text.partition(":")
+    if colon and name in DATASETS:
+        build, keys = DATASETS[name]
+        return build(**_parse(rest, keys, text), labelled=labelled, transform=transform)
+    kind = "ImageFolder" if Path(text).is_dir() else BY_SUFFIX.get(Path(text).suffix.lower())
+    if kind is None:
+        raise DataError(
+            f"{text!r} is no dataset; wanted a folder, a file ending in {' '.join(BY_SUFFIX)}, or "
+            f"NAME:key=value with NAME of {', '.join(DATASETS)}"
+        )
+    build, keys = DATASETS[kind]
+    return build(text, labelled=labelled, transform=transform)
+
+
+def _parse(rest: str, keys: tuple[str, ...], text: str) -> dict[str, str]:
+    pieces = re.split(rf":(?=(?:{'|'.join(keys)})=)", rest)
+    options = dict(piece.partition("=")[::2] for piece in pieces)
+    if set(options) - set(keys) or keys[0] not in options:
+        raise DataError(
+            f"{text!r} gives {', '.join(options)}; wanted {keys[0]}, and of {', '.join(keys[1:])}"
+        )
+    return options

@@ -1,0 +1,129 @@
+"""Embeddings that lie in files, with their labels: of any engine, without a model (README of `dinodeploy`).
+
+x.npz     `cls` or `features` [N,D]; `labels` [N], numbers or words, or `ids` [N], paths whose folders
+          are the classes; `patch` [N,h,w,D] or `patch_mean` [N,D] if there are some
+x.npy     [N,D]; the labels beside it, in x.labels.npy or, a line each, x.labels.txt
+a folder  that `dinodeploy embed --format npy|npz` wrote; the class of a picture is the folder right below
+          the one that all pictures share
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dinov3_ref.data.datasets.encoded import number_classes
+from dinov3_ref.errors import DataError
+from dinov3_ref.eval.labelled import Labelled
+
+Array = NDArray[Any]
+
+
+def load_labelled(path: str | Path, *, with_patches: bool = False) -> Labelled:
+    """Features [N,D] with labels; with_patches: [N,2D], the mean patch behind CLS, as a linear probe has it.
+
+    Raises `DataError` for a file in none of these forms, or without the patches asked for.
+    """
+    path = Path(path)
+    try:
+        arrays = _read(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"'{path}' cannot be read as embeddings: {' '.join(str(error).split())}") from error
+    features = arrays.get("cls", arrays.get("features"))
+    if features is None:
+        raise DataError(f"'{path}' holds {', '.join(arrays)}; wanted features or cls")
+    if with_patches:
+        features = np.concatenate([features, _mean_patch(arrays, path)], axis=-1)
+    numbers, names = number_classes(_labels(arrays, path))
+    return Labelled(
+        torch.from_numpy(features.astype(np.float32)), torch.from_numpy(numbers), names, str(path)
+    )
+
+
+def holds_patches(path: str | Path) -> bool:
+    """Whether `load_labelled` could give the mean patch too."""
+    try:
+        arrays = _read(Path(path))
+    except (OSError, ValueError, KeyError):
+        return False  # `load_labelled` says what is wrong
+    return "patch" in arrays or "patch_mean" in arrays
+
+
+def _read(path: Path) -> dict[str, Array]:
+    if path.is_dir():
+        return _read_store(path)
+    if path.suffix == ".npz":
+        return _read_archive(path)
+    if path.suffix == ".npy":
+        labels = path.with_suffix(".labels.npy")
+        text = path.with_suffix(".labels.txt")
+        found = {"features": np.load(path, allow_pickle=False)}
+        if labels.is_file():
+            found["labels"] = np.load(labels, allow_pickle=False)
+        elif text.is_file():
+            found["labels"] = np.array(text.read_text("utf-8").split("\n")[: len(found["features"])])
+        return found
+    raise ValueError("wanted a .npz, a .npy or a folder that `dinodeploy embed` wrote")
+
+
+def _read_archive(path: Path) -> dict[str, Array]:
+    with np.load(path, allow_pickle=False) as archive:
+        return dict(archive)
+
+
+def _read_store(root: Path) -> dict[str, Array]:
+    """The shards of `dinodeploy embed`, in order, one after the other."""
+    if shards := sorted(root.glob("shard_*.npz")):
+        parts = [_read_archive(shard) for shard in shards]
+        return {
+            key: np.concatenate([part[key] for part in parts])
+            for key in ("ids", "cls", "patch")
+            if key in parts[0]
+        }
+    metadata = sorted(root.glob("metadata/metadata_*.jsonl"))
+    if not metadata:
+        raise ValueError("the folder holds neither shard_*.npz nor metadata/; embed with --format npy or npz")
+    lines = [line for path in metadata for line in path.read_text("utf-8").splitlines()]
+    found = {"ids": np.array([json.loads(line)["image_path"] for line in lines])}
+    for key, folder in (("cls", "img_emb"), ("patch", "patch_emb")):
+        if files := sorted((root / folder).glob("*.npy")):
+            found[key] = np.concatenate([np.load(path, allow_pickle=False) for path in files])
+    return found
+
+
+def _mean_patch(arrays: dict[str, Array], path: Path) -> Array:
+    if "patch_mean" in arrays:
+        return arrays["patch_mean"]
+    if "patch" not in arrays:
+        raise DataError(f"'{path}' has no patches; embed with --outputs cls,patch")
+    patches = arrays["patch"]
+    return patches.reshape(len(patches), -1, patches.shape[-1]).mean(axis=1)
+
+
+def _labels(arrays: dict[str, Array], path: Path) -> list[str]:
+    if "labels" in arrays:
+        return [str(label) for label in arrays["labels"].tolist()]
+    if "ids" in arrays:
+        return _folders(arrays["ids"].tolist(), path)
+    raise DataError(
+        f"'{path}' has no labels; wanted an array `labels`, or for x.npy a file x.labels.npy or x.labels.txt"
+    )
+
+
+def _folders(ids: Sequence[str], path: Path) -> list[str]:
+    """The first folder of each path below the folder that all share."""
+    shared = os.path.commonpath([os.path.dirname(one) or "." for one in ids])  # noqa: PTH120
+    below = [os.path.relpath(one, shared) for one in ids]
+    if any("/" not in one for one in below):
+        raise DataError(
+            f"'{path}' has pictures that lie in '{shared}' itself; wanted a folder for each class, or an "
+            "array `labels`"
+        )
+    return [one.partition("/")[0] for one in below]

@@ -1,0 +1,113 @@
+"""What the evaluation commands share: options, where features come from, how results go out.
+
+Results go to stdout (a table, or JSON), notes to stderr, and with --out into a folder. A mistake of the
+user's is one line and the error's exit code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from dinov3_ref.data.datasets import EncodedImages, make_dataset
+from dinov3_ref.data.transforms import make_classification_eval_transform
+from dinov3_ref.errors import Dinov3Error
+from dinov3_ref.eval.features import AUTOCAST, FrozenModel, Read, extract
+from dinov3_ref.eval.labelled import Labelled, check_pair
+
+Results = dict[str, float | str]
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Where pictures, model and results are."""
+    parser.add_argument("--train", required=True, help="labelled dataset, or embeddings without --weights")
+    parser.add_argument("--test", required=True, help="the same; its classes have to be among --train's")
+    parser.add_argument(
+        "--weights", help="checkpoint in any layout; without: --train and --test are embeddings"
+    )
+    parser.add_argument(
+        "--size", type=int, default=224, help="side of the centre crop in pixels (%(default)s)"
+    )
+    parser.add_argument("--batch", type=int, default=64, help="pictures at once (%(default)s)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that decode (%(default)s)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1; default: cuda where there is one")
+    parser.add_argument(
+        "--autocast", choices=AUTOCAST, default="none", help="what the model runs in (%(default)s)"
+    )
+    parser.add_argument("--out", type=Path, help="folder for the options and results as files")
+    parser.add_argument("--json", action="store_true", help="results as JSON")
+
+
+def open_datasets(options: argparse.Namespace, frozen: FrozenModel) -> tuple[EncodedImages, EncodedImages]:
+    """(train, test), both with the evaluation's transform. Raises `DataError`."""
+    transform = make_classification_eval_transform(crop_size=options.size, mean=frozen.mean, std=frozen.std)
+    train, test = (
+        make_dataset(text, labelled=True, transform=transform) for text in (options.train, options.test)
+    )
+    check_pair(train.class_names, options.train, test.class_names, options.test)
+    return train, test
+
+
+def extract_features(
+    options: argparse.Namespace, frozen: FrozenModel, dataset: EncodedImages, source: str, read: Read
+) -> Labelled:
+    """Features of a whole dataset, with the command's batch and workers."""
+    return extract(
+        frozen,
+        dataset,
+        source,
+        read=read,
+        batch_size=options.batch,
+        num_workers=options.workers,
+        progress=progress,
+    )
+
+
+def run_command(
+    parser: argparse.ArgumentParser,
+    evaluate: Callable[[argparse.Namespace], Results],
+    csv_name: str,
+) -> None:
+    """Parse, evaluate, print; ends the process with the error's exit code."""
+    options = parser.parse_args()
+    try:
+        results = evaluate(options)
+        if options.out is not None:
+            _write(options, results, csv_name)
+    except Dinov3Error as error:
+        sys.exit(_fail(error))
+    if options.json:
+        print(json.dumps(results))
+    else:
+        width = max(map(len, results))
+        for name, value in results.items():
+            print(f"{name:<{width}}  {value if isinstance(value, str) else format(value, '.2f')}")
+
+
+def note(line: str) -> None:
+    """A line for people, on stderr."""
+    print(line, file=sys.stderr)
+
+
+def progress(line: str) -> None:
+    """A line that overwrites itself, where stderr is a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r{line}\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _fail(error: Dinov3Error) -> int:
+    note(f"error: {error}")
+    return error.exit_code
+
+
+def _write(options: argparse.Namespace, results: Results, csv_name: str) -> None:
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "eval_config.json").write_text(json.dumps(vars(options), default=str, indent=2) + "\n")
+    with (options.out / csv_name).open("w", newline="") as file:
+        rows = csv.DictWriter(file, results)
+        rows.writeheader()
+        rows.writerow(results)

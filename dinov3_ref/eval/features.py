@@ -1,0 +1,123 @@
+"""Features of a labelled dataset by a frozen model (SPEC 5.1, 5.2).
+
+Shapes: B batch, N pictures, S side, D embed_dim, n number of last blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from dinov3_ref.checkpoints import load_checkpoint
+from dinov3_ref.checkpoints.load import build_model
+from dinov3_ref.checkpoints.sidecars import normalization
+from dinov3_ref.data.broken import BrokenImages
+from dinov3_ref.data.datasets import EncodedImages
+from dinov3_ref.data.sample import Sample, SeededSamples
+from dinov3_ref.errors import DataError
+from dinov3_ref.eval.labelled import Labelled
+from dinov3_ref.models.vision_transformer import DinoVisionTransformer
+
+AUTOCAST = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+Read = Callable[["FrozenModel", Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class FrozenModel:
+    """A model in eval mode on its device, and how its pictures are normalised."""
+
+    model: DinoVisionTransformer
+    device: torch.device
+    mean: Sequence[float]
+    std: Sequence[float]
+    dtype: torch.dtype | None = None  # of autocast
+
+    @classmethod
+    def load(cls, weights: str | Path, device: str | None = None, autocast: str = "none") -> FrozenModel:
+        """From a checkpoint in any layout. Raises `CheckpointError`."""
+        checkpoint = load_checkpoint(weights)
+        mean, std = normalization(checkpoint)
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return cls(build_model(checkpoint).to(place), place, mean, std, AUTOCAST[autocast])
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """What the model runs under."""
+        return torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext()
+
+
+def cls_features(frozen: FrozenModel, images: Tensor) -> Tensor:
+    """Images [B,3,S,S] -> normed CLS, fp32 [B,D]: what kNN uses."""
+    with torch.no_grad(), frozen.autocast():
+        return frozen.model(images.to(frozen.device)).float()
+
+
+def last_blocks(frozen: FrozenModel, images: Tensor, n: int) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Images [B,3,S,S] -> (patches [B,P,D], CLS [B,D]) of the last n blocks, normed."""
+    with torch.no_grad(), frozen.autocast():
+        return frozen.model.get_intermediate_layers(images.to(frozen.device), n=n, return_class_token=True)
+
+
+def probe_input(blocks: Sequence[tuple[Tensor, Tensor]], n: int) -> Tensor:
+    """CLS of the last n blocks, then the mean patch of the last one: fp32 [B,(n+1)D]."""
+    tokens = [cls for _, cls in blocks[-n:]]
+    return torch.cat([*tokens, blocks[-1][0].mean(dim=1)], dim=-1).float()
+
+
+def extract(
+    frozen: FrozenModel,
+    dataset: EncodedImages,
+    source: str,
+    *,
+    read: Read = cls_features,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Labelled:
+    """Features of a labelled dataset, broken pictures left out. Raises `DataError` for too many of them."""
+    features, labels = [], []
+    done = 0
+    for images, targets in labelled_batches(dataset, batch_size=batch_size, num_workers=num_workers):
+        features.append(read(frozen, images).cpu())
+        labels.append(targets)
+        done += len(targets)
+        progress(f"{source}: {done} of {len(dataset)} pictures")
+    if not features:
+        raise DataError(f"'{source}' has no picture that can be read")
+    return Labelled(torch.cat(features), torch.cat(labels), dataset.class_names, source)
+
+
+def labelled_batches(
+    dataset: EncodedImages, *, batch_size: int, num_workers: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(images [B,3,S,S], labels [B]) in order, broken pictures left out. Raises `DataError` for too many."""
+    account = BrokenImages()
+    loader: DataLoader[Any] = DataLoader(
+        SeededSamples(dataset, tries=1),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=collate_labelled,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator().manual_seed(0),  # or starting workers would draw from the model's
+    )
+    for batch in loader:
+        account.record(batch["drawn"], batch["broken"])
+        if "images" in batch:
+            yield batch["images"], batch["labels"]
+
+
+def collate_labelled(samples: Sequence[Sample]) -> dict[str, Any]:
+    """`images` [B,3,S,S], `labels` long [B], of the samples that could be read; `broken`, `drawn`."""
+    read = [sample for sample in samples if sample.views is not None]
+    account = {"drawn": len(samples), "broken": [line for sample in samples for line in sample.broken]}
+    if not read:
+        return account
+    images = torch.stack([sample.views for sample in read])
+    return account | {"images": images, "labels": torch.tensor([sample.target for sample in read])}

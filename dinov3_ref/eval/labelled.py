@@ -1,0 +1,58 @@
+"""Labelled features: what an evaluation works on, wherever they come from.
+
+Shapes: N pictures, D width of the features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dinov3_ref.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)  # tensors compare element by element
+class Labelled:
+    """features: fp32 [N,D]; labels: long [N]; class_names: what they mean; source: for messages."""
+
+    features: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+    source: str
+
+    def __post_init__(self) -> None:
+        if self.features.ndim != 2 or self.labels.shape != self.features.shape[:1] or not len(self.labels):
+            raise DataError(
+                f"'{self.source}' has features {list(self.features.shape)} and labels "
+                f"{list(self.labels.shape)}; wanted [N,D] and [N] with N at least 1"
+            )
+        if not torch.isfinite(self.features).all():
+            raise DataError(f"'{self.source}' has features that are NaN or infinite; embed it again")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def rows(self, index: Tensor) -> Labelled:
+        """Some of the rows, in that order."""
+        return Labelled(self.features[index], self.labels[index], self.class_names, self.source)
+
+
+def check_pair(train_names: tuple[str, ...], train: str, test_names: tuple[str, ...], test: str) -> None:
+    """Raises `DataError` unless both are of at least two classes and `test` has none that `train` lacks."""
+    if len(train_names) < 2:
+        raise DataError(f"'{train}' has one class, {train_names[0]!r}; wanted two at least")
+    unknown = [name for name in test_names if name not in train_names]
+    if unknown:
+        raise DataError(
+            f"'{test}' has {len(unknown)} classes that '{train}' lacks, {unknown[0]!r} the first; wanted the "
+            "same classes"
+        )
+
+
+def renumber(labels: Tensor, names: tuple[str, ...], like: tuple[str, ...]) -> Tensor:
+    """Labels [N] that count in `names`, as they count in `like`."""
+    if names == like:
+        return labels
+    return torch.tensor([like.index(name) for name in names])[labels]

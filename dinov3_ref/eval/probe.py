@@ -1,0 +1,174 @@
+"""Training and judging a grid of linear classifiers on frozen features (SPEC 5.2), with exact resume.
+
+Shapes: B batch, M test pictures, D embed_dim, n last blocks, C classes. Features hold the CLS of as many last
+blocks as any classifier wants, then the mean patch: [.., (n+1)D].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dinov3_ref.data.samplers import InfiniteSampler
+from dinov3_ref.errors import DataError
+from dinov3_ref.eval.classifiers import Inputs, LinearClassifiers
+from dinov3_ref.eval.labelled import Labelled, renumber
+
+CHECKPOINT = "checkpoint.pth"
+HEAD = "linear_head.pth"  # the best one: weight [C,(n+1)D], bias [C], as in released `_lc` files
+
+Batches = Callable[[int], Iterator[tuple[Tensor, Tensor]]]  # samples to skip -> (features, labels) for ever
+
+
+@dataclass(frozen=True)
+class ProbeOptions:
+    """Epochs are of a fixed length, whatever the size of the data. Raises `DataError` for numbers below 1."""
+
+    epochs: int = 10
+    epoch_length: int = 1250
+    batch: int = 128
+    last_blocks: tuple[int, ...] = (1,)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "epoch_length", "batch"):
+            if getattr(self, name) < 1:
+                raise DataError(f"{name} is {getattr(self, name)}; wanted 1 at least")
+        if not self.last_blocks or min(self.last_blocks) < 1:
+            raise DataError(f"last_blocks is {self.last_blocks}; wanted numbers of blocks, 1 at least")
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """The best classifier after an epoch, in per cent, and the best top-1 of any epoch so far."""
+
+    name: str
+    top1: float
+    top5: float
+    best_top1: float
+
+
+class LinearProbe:
+    """All classifiers of one evaluation, judged on `test` after every epoch.
+
+    folder: where checkpoint and best head are kept, if anywhere. The best classifier is chosen on `test`, as
+    published numbers are.
+    """
+
+    def __init__(
+        self,
+        test: Labelled,
+        class_names: tuple[str, ...],
+        options: ProbeOptions,
+        *,
+        folder: Path | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.options = options
+        self.folder = folder
+        self.device = torch.device(device)
+        self.features_MF = test.features.to(device)
+        self.labels_M = renumber(test.labels, test.class_names, class_names).to(device)
+        width, most = test.features.shape[1], max(options.last_blocks)
+        self.skip = {n: (most - n) * (width // (most + 1)) for n in options.last_blocks}
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(options.seed)
+            widths = {n: width - skip for n, skip in self.skip.items()}
+            self.grid = LinearClassifiers(widths, len(class_names), options.batch).to(device)
+        self.optimiser, self.scheduler = self.grid.optimiser(options.epochs * options.epoch_length)
+        self.epoch = 0
+        self.best_top1 = -1.0
+
+    def run(self, batches: Batches, report: Callable[[str], None] = lambda line: None) -> ProbeResult:
+        """Train for the epochs that are left, then judge. `report` gets a line an epoch."""
+        source = batches(self.epoch * self.options.epoch_length * self.options.batch)
+        result = self.judge()
+        while self.epoch < self.options.epochs:
+            for _ in range(self.options.epoch_length):
+                self._step(*next(source))
+            self.epoch += 1
+            result = self.judge()
+            self._save(result)
+            report(f"epoch {self.epoch} of {self.options.epochs}: {result.name} {result.top1:.2f}")
+        return result
+
+    def judge(self) -> ProbeResult:
+        """The best classifier as it is now; updates `best_top1`."""
+        with torch.inference_mode():
+            logits = self.grid(self._inputs(self.features_MF))
+        top1 = {name: _top(score_MC, self.labels_M, 1) for name, score_MC in logits.items()}
+        name = max(top1, key=lambda one: top1[one])
+        self.best_top1 = max(self.best_top1, top1[name])
+        return ProbeResult(name, top1[name], _top(logits[name], self.labels_M, 5), self.best_top1)
+
+    def load(self) -> None:
+        """Go on from the checkpoint in `folder`. Raises `DataError` if there is none, or of another grid."""
+        if self.folder is None or not (self.folder / CHECKPOINT).is_file():
+            raise DataError(f"'{self.folder}' holds no {CHECKPOINT} to resume; start without --resume")
+        saved = torch.load(self.folder / CHECKPOINT, map_location=self.device, weights_only=True)
+        try:
+            self.grid.load_state_dict(saved["linear_classifiers"])
+            self.optimiser.load_state_dict(saved["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise DataError(
+                f"'{self.folder / CHECKPOINT}' is of other classifiers; resume with the same options and data"
+            ) from error
+        self.scheduler.load_state_dict(saved["scheduler"])
+        self.epoch = saved["iteration"] // self.options.epoch_length
+        self.best_top1 = saved["best_accuracy"]
+
+    def _inputs(self, features: Tensor) -> Inputs:
+        return {n: features[:, skip:] for n, skip in self.skip.items()}
+
+    def _step(self, features: Tensor, labels: Tensor) -> None:
+        loss = self.grid.loss(self._inputs(features.to(self.device)), labels.to(self.device))
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        self.scheduler.step()
+
+    def _save(self, result: ProbeResult) -> None:
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            "iteration": self.epoch * self.options.epoch_length,
+            "linear_classifiers": self.grid.state_dict(),
+            "optimizer": self.optimiser.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "best_accuracy": self.best_top1,
+        }
+        _replace(self.folder / CHECKPOINT, state)
+        if result.top1 == self.best_top1:
+            _replace(self.folder / HEAD, self.grid.heads[result.name].state_dict())
+
+
+def rows_at_random(train: Labelled, batch: int, seed: int) -> Batches:
+    """Batches of features that were computed beforehand, pass after pass in another order."""
+
+    def from_sample(skip: int) -> Iterator[tuple[Tensor, Tensor]]:
+        draws = iter(InfiniteSampler(sample_count=len(train), seed=seed, start=0, step=1, advance=skip))
+        while True:
+            rows = torch.tensor(list(islice(draws, batch)))
+            yield train.features[rows], train.labels[rows]
+
+    return from_sample
+
+
+def _top(score_MC: Tensor, label_M: Tensor, places: int) -> float:
+    """Per cent of rows whose label is among the best `places`."""
+    best = score_MC.topk(min(places, score_MC.shape[1])).indices
+    return 100 * (best == label_M.unsqueeze(1)).any(1).double().mean().item()
+
+
+def _replace(path: Path, state: Any) -> None:
+    """Written beside and moved over, so that a stop in the middle leaves the old file."""
+    part = path.with_suffix(".part")
+    torch.save(state, part)
+    part.replace(path)

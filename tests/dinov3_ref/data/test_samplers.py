@@ -1,0 +1,126 @@
+"""Orders: complete, shuffled, shared by ranks, found again at any place (SPEC 4.14)."""
+
+from __future__ import annotations
+
+import pickle
+from itertools import islice
+from typing import Any
+
+import pytest
+import torch
+
+from dinov3_ref.data.samplers import EpochSampler, InfiniteSampler, ShardedInfiniteSampler
+from dinov3_ref.data.seeding import Draw, derive_seed, torch_seed
+from dinov3_ref.errors import DataError
+
+
+def take(count: int, **options: Any) -> list[int]:
+    return list(islice(InfiniteSampler(**{"sample_count": 7, "start": 0, "step": 1} | options), count))
+
+
+def test_every_pass_holds_every_sample_once_in_another_order() -> None:
+    passes = [take(21)[first : first + 7] for first in (0, 7, 14)]
+    assert all(sorted(one) == list(range(7)) for one in passes)
+    assert len({tuple(one) for one in passes}) == 3
+    assert take(9, shuffle=False) == [0, 1, 2, 3, 4, 5, 6, 0, 1]
+
+
+@pytest.mark.parametrize("advance", [0, 1, 6, 7, 8, 20, 1_000_003])
+def test_going_on_is_as_if_never_stopped(advance: int) -> None:
+    if advance < 100:
+        assert take(10, advance=advance) == take(advance + 10)[advance:]
+    else:  # far into a run, without replaying it
+        draws = take(3, advance=advance)
+        assert [draw.position for draw in draws] == [advance, advance + 1, advance + 2]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 10])
+def test_ranks_share_one_order(ranks: int) -> None:
+    """Also when there are more ranks than samples."""
+    parts = [take(6, start=rank, step=ranks) for rank in range(ranks)]
+    interleaved = [part[draw] for draw in range(6) for part in parts]
+    assert interleaved == take(6 * ranks)
+
+
+def test_from_two_ranks_to_one() -> None:
+    resumed = take(5, start=0, step=1, advance=8)  # two ranks had drawn four each
+    assert resumed == take(13)[8:]
+
+
+def test_seeds_give_other_orders() -> None:
+    assert take(7, seed=1) != take(7, seed=2)
+
+
+def test_a_shuffled_order_is_uniform() -> None:
+    """All 6 orders of 3 samples come up about equally often: chi-squared with 5 degrees of freedom."""
+    orders = take(3 * 1200, sample_count=3)
+    counts: dict[tuple[int, ...], int] = {}
+    for first in range(0, len(orders), 3):
+        key = tuple(orders[first : first + 3])
+        counts[key] = counts.get(key, 0) + 1
+    chi2 = sum((count - 200) ** 2 / 200 for count in counts.values())
+    assert len(counts) == 6
+    assert chi2 < 20.5  # 99.9 %
+
+
+def test_epochs_end_and_differ() -> None:
+    sampler = EpochSampler(sample_count=10, shuffle=True, start=1, step=3)
+    first = list(sampler)
+    sampler.set_epoch(1)
+    second = list(sampler)
+    assert len(first) == len(second) == len(sampler) == 3  # 10 samples on 3 ranks: one is left out
+    assert first != second
+    assert [draw.position for draw in second] == [11, 14, 17]  # type: ignore[attr-defined]
+
+
+def test_an_epoch_may_be_longer_or_shorter_than_the_data() -> None:
+    assert list(EpochSampler(sample_count=4, size=6, start=0, step=1)) == [0, 1, 2, 3, 0, 1]
+    assert list(EpochSampler(sample_count=4, size=3, start=0, step=1, advance=1)) == [1, 2]
+
+
+def test_sharded_ranks_keep_to_their_own() -> None:
+    for rank in range(3):
+        sampler = ShardedInfiniteSampler(sample_count=10, start=rank, step=3)
+        own = len(range(rank, 10, 3))
+        draws = list(islice(sampler, 2 * own))
+        assert sorted(draws[:own]) == sorted(draws[own:]) == list(range(rank, 10, 3))
+        sampler.advance = 5
+        assert (
+            list(islice(sampler, 2))
+            == list(islice(ShardedInfiniteSampler(sample_count=10, start=rank, step=3), 7))[5:]
+        )
+
+
+def test_nothing_to_draw_is_an_error() -> None:
+    with pytest.raises(DataError, match="no samples"):
+        InfiniteSampler(sample_count=0, start=0, step=1)
+    with pytest.raises(DataError, match="do not reach 4 ranks"):
+        next(iter(ShardedInfiniteSampler(sample_count=2, start=3, step=4)))
+
+
+# ---- seeds --------------------------------------------------------------------------------------
+
+
+def test_a_draw_is_an_int_that_travels() -> None:
+    draw = pickle.loads(pickle.dumps(Draw(3, 17)))
+    assert (draw, draw.position) == (3, 17)
+    assert ["a", "b", "c", "d"][draw] == "d"
+
+
+def test_derived_seeds_differ_and_stay() -> None:
+    assert derive_seed(0, "crops", 1) == derive_seed(0, "crops", 1)
+    assert len({derive_seed(seed, word, 1) for seed in range(50) for word in ("crops", "mask")}) == 100
+    assert derive_seed(1, 23) != derive_seed(12, 3)
+    assert 0 <= derive_seed(9) < 2**63
+
+
+def test_torch_seed_leaves_no_trace() -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(4)
+    torch.manual_seed(1)
+    first = torch.rand(2)
+    with torch_seed(5):
+        inside = torch.rand(2)
+    assert torch.equal(torch.cat([first, torch.rand(2)]), expected)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(2), inside)

@@ -1,0 +1,113 @@
+"""Embeddings in files: every form, `dinodeploy embed`'s own included, and what is said of the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dinov3_ref.errors import DataError
+from dinov3_ref.eval.arrays import holds_patches, load_labelled
+from tests.command_line import CommandLine
+from tests.image_files import write_folder
+
+X = np.arange(12, dtype=np.float64).reshape(4, 3)
+PATCHES = np.arange(4 * 2 * 1 * 3, dtype=np.float32).reshape(4, 2, 1, 3)
+
+
+def test_an_archive_with_numbers_or_words(tmp_path: Path) -> None:
+    np.savez(tmp_path / "n.npz", features=X, labels=[10, 9, 10, 2])
+    np.savez(tmp_path / "w.npz", cls=X, labels=["cat", "ant", "cat", "bee"])
+    numbers, words = load_labelled(tmp_path / "n.npz"), load_labelled(tmp_path / "w.npz")
+    assert numbers.features.dtype is torch.float32
+    assert numbers.features.tolist() == X.tolist()
+    assert (numbers.class_names, numbers.labels.tolist()) == (("2", "9", "10"), [2, 1, 2, 0])
+    assert (words.class_names, words.labels.tolist()) == (("ant", "bee", "cat"), [2, 0, 2, 1])
+    assert not holds_patches(tmp_path / "n.npz")
+
+
+def test_labels_from_the_folders_of_paths(tmp_path: Path) -> None:
+    ids = ["data/b/x/1.jpg", "data/a/1.jpg", "data/a/2.jpg", "data/b/y.jpg"]
+    np.savez(tmp_path / "x.npz", cls=X, ids=ids)
+    found = load_labelled(tmp_path / "x.npz")
+    assert (found.class_names, found.labels.tolist()) == (("a", "b"), [1, 0, 0, 1])
+
+
+def test_the_mean_patch_comes_behind_cls(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", cls=X, labels=[0, 1, 0, 1], patch=PATCHES)
+    np.savez(tmp_path / "y.npz", cls=X, labels=[0, 1, 0, 1], patch_mean=PATCHES.mean((1, 2)))
+    found = load_labelled(tmp_path / "x.npz", with_patches=True)
+    assert found.features[0].tolist() == [0, 1, 2, 1.5, 2.5, 3.5]  # ([0 1 2] + [3 4 5]) / 2
+    assert torch.equal(load_labelled(tmp_path / "y.npz", with_patches=True).features, found.features)
+    assert holds_patches(tmp_path / "x.npz")
+    assert holds_patches(tmp_path / "y.npz")
+
+
+def test_a_bare_array_with_its_labels_beside(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X)
+    np.save(tmp_path / "x.labels.npy", [1, 0, 1, 0])
+    np.save(tmp_path / "y.npy", X)
+    (tmp_path / "y.labels.txt").write_text("b\na\nb\na\n")
+    assert load_labelled(tmp_path / "x.npy").labels.tolist() == [1, 0, 1, 0]
+    assert load_labelled(tmp_path / "y.npy").class_names == ("a", "b")
+
+
+@pytest.mark.parametrize("layout", ["npy", "npz"])
+def test_what_dinodeploy_embed_wrote(
+    layout: str, tiny_bundle: Path, tmp_path: Path, run: CommandLine
+) -> None:
+    photos = write_folder(tmp_path / "photos")
+    ran = run(
+        "embed",
+        photos,
+        "--engine",
+        tiny_bundle,
+        "--out",
+        tmp_path / "e",
+        "--format",
+        layout,
+        "--outputs",
+        "cls,patch",
+    )
+    assert ran.code == 0, ran.err
+    found = load_labelled(tmp_path / "e", with_patches=True)
+    assert found.features.shape == (6, 256)
+    assert found.class_names == ("animate", "still")
+    assert found.labels.tolist() == [0, 0, 1, 1, 1, 1]
+    torch.testing.assert_close(load_labelled(tmp_path / "e").features, found.features[:, :128])
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"labels": [0, 1, 0, 1]}, "holds labels; wanted features or cls"),
+        ({"cls": X}, "has no labels; wanted an array `labels`"),
+        ({"cls": X, "ids": ["a/1.jpg"] * 4}, "lie in 'a' itself; wanted a folder for each class"),
+        ({"cls": X, "labels": [0, 1]}, r"features \[4, 3\] and labels \[2\]"),
+        ({"cls": PATCHES, "labels": [0] * 4}, r"wanted \[N,D\]"),
+    ],
+)
+def test_archives_that_will_not_do(arrays: dict[str, Any], words: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(DataError, match=words):
+        load_labelled(tmp_path / "x.npz")
+
+
+def test_patches_that_are_not_there(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", cls=X, labels=[0, 1, 0, 1])
+    with pytest.raises(DataError, match="has no patches; embed with --outputs cls,patch"):
+        load_labelled(tmp_path / "x.npz", with_patches=True)
+
+
+@pytest.mark.parametrize("name", ["gone.npz", "gone.npy", "x.csv", "folder", "noise.npz", "noise.npy"])
+def test_files_that_are_no_embeddings(name: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for kind in ("npz", "npy"):
+        (tmp_path / f"noise.{kind}").write_bytes(b"noise")
+    with pytest.raises(DataError, match=r"cannot be read as embeddings: .+") as caught:
+        load_labelled(tmp_path / name)
+    assert "\n" not in str(caught.value)
+    assert not holds_patches(tmp_path / name)
