@@ -32,6 +32,7 @@ class Train:
     checkpointing: bool = False  # recompute blocks in the backward pass, keeping products and attention
     checkpointing_full: bool = False  # ... keeping nothing
     compile: bool = True
+    log_period: int = 10  # iterations between lines of metrics
 
 
 @dataclass

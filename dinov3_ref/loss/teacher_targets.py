@@ -49,7 +49,7 @@ class TeacherTargets(nn.Module):
         """centre <- m · centre + (1 - m) · mean of the scores [..., K] over the samples of all ranks.
 
         To be called after the step's targets are made: they see the centre of the steps before.
-        Without a sample on any rank the centre stays.
+        Without a sample on any rank, and with scores that are not finite, the centre stays.
         """
         with no_autocast(teacher_output):
             flat_NK = widen(teacher_output).flatten(0, -2)
@@ -58,4 +58,5 @@ class TeacherTargets(nn.Module):
             moved = torch.lerp(
                 mean_K.to(self.center.dtype).view_as(self.center), self.center, self.center_momentum
             )
-            self.center.copy_(torch.where(count > 0, moved, self.center))
+            usable = (count > 0) & moved.isfinite().all()
+            self.center.copy_(torch.where(usable, moved, self.center))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -16,6 +16,8 @@ from dinov3_ref.train.modules import (
     build_student_and_teacher,
 )
 from dinov3_ref.train.starting_weights import load_backbone, load_teacher
+
+Networks = TypeVar("Networks", bound="TrainingNetworks")
 
 RANDOM = "ignore"  # distillation.checkpoint_path for a teacher with random weights
 
@@ -48,14 +50,15 @@ class TrainingNetworks(nn.Module):
         """Backbone and heads whose targets the student learns."""
         return self.model_ema if self.distillation_teacher is None else self.distillation_teacher
 
-    def _teachers(self) -> list[nn.ModuleDict]:
+    def all_teachers(self) -> list[nn.ModuleDict]:
+        """EMA, distillation and Gram teacher, as far as there are any."""
         every = (self.model_ema, self.distillation_teacher, self.gram_teacher)
         return [modules for modules in every if modules is not None]
 
-    def train(self, mode: bool = True) -> TrainingNetworks:
+    def train(self: Networks, mode: bool = True) -> Networks:
         """The student's mode; teachers always stay in evaluation mode."""
         super().train(mode)
-        for modules in self._teachers():
+        for modules in self.all_teachers():
             modules.eval()
         return self
 
@@ -63,7 +66,7 @@ class TrainingNetworks(nn.Module):
 
     def init_weights(self) -> None:
         """Draw all weights, and read what the configuration names."""
-        for modules in [self.student, *self._teachers()]:
+        for modules in [self.student, *self.all_teachers()]:
             for module in modules.values():
                 module.init_weights()  # type: ignore[operator]
         self.load_starting_weights()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ def set_rates(optimizer: torch.optim.Optimizer, rates: Rates) -> None:
         group["weight_decay"] = rates.weight_decay * group["wd_multiplier"]
 
 
-def clip_gradients(modules: Mapping[str, nn.Module], max_norm: float) -> dict[str, Tensor]:
+def clip_gradients(modules: nn.ModuleDict, max_norm: float) -> dict[str, Tensor]:
     """Scale each module's gradients down to an L2 norm of `max_norm` (0: leave them); the norms they had.
 
     Each module is clipped on its own (SPEC 0, fact 15). Keys are `<module>_grad_norm`.

@@ -89,6 +89,7 @@ def test_the_centre_moves_by_a_tenth_of_the_way() -> None:
     loss.update_center(torch.tensor([[[1.0, 1.0]]]))
     torch.testing.assert_close(loss.center, torch.tensor([[0.37, 0.28]]))
     loss.update_center(torch.zeros(0, 2))  # a step without a masked patch
+    loss.update_center(torch.tensor([[float("nan"), 1.0]]))  # or one that is skipped
     torch.testing.assert_close(loss.center, torch.tensor([[0.37, 0.28]]))
     loss.init_weights()
     assert loss.center.tolist() == [[0.0, 0.0]]

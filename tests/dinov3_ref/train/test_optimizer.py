@@ -49,7 +49,7 @@ def with_gradient(*values: float) -> nn.Module:
 
 
 def test_each_module_is_clipped_on_its_own() -> None:
-    modules = {"backbone": with_gradient(3.0, 4.0), "dino_head": with_gradient(0.6, 0.8)}
+    modules = nn.ModuleDict({"backbone": with_gradient(3.0, 4.0), "dino_head": with_gradient(0.6, 0.8)})
     norms = clip_gradients(modules, 2.5)
     assert {name: norm.item() for name, norm in norms.items()} == pytest.approx(
         {"backbone_grad_norm": 5.0, "dino_head_grad_norm": 1.0}
@@ -60,5 +60,7 @@ def test_each_module_is_clipped_on_its_own() -> None:
 
 def test_zero_leaves_gradients_alone() -> None:
     module = with_gradient(3.0, 4.0)
-    assert clip_gradients({"backbone": module}, 0.0)["backbone_grad_norm"].item() == pytest.approx(5.0)
+    assert clip_gradients(nn.ModuleDict({"backbone": module}), 0.0)[
+        "backbone_grad_norm"
+    ].item() == pytest.approx(5.0)
     assert module.weight.grad.tolist() == [[3.0, 4.0]]
