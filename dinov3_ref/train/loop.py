@@ -55,6 +55,7 @@ class TrainingRun:
         self.optimizer = build_optimizer(config, self.arch.get_params_groups())
         self.scaler = grad_scaler(config, self.device)
         self.guard = FiniteGuard()
+        self.clock = Clock()
         self.start = self._resume()
 
     def _resume(self) -> int:
@@ -74,12 +75,11 @@ class TrainingRun:
         """
         metrics_file = self._open_output()
         batches = iter(self.loader)
-        clock = Clock()
         for iteration in range(self.start, self.rates.total_iterations):
             rates = self.rates.at(iteration)
-            metrics = self.step(batches, iteration, rates, clock)
+            metrics = self.step(batches, iteration, rates)
             if (iteration + 1) % self.config.train.log_period == 0:
-                record = self._record(iteration, rates, metrics, clock)
+                record = self._record(iteration, rates, metrics)
                 if metrics_file is not None:
                     metrics_file.append(record)
                     show(record, self.rates.total_iterations)
@@ -97,9 +97,7 @@ class TrainingRun:
 
     # ---- one iteration ------------------------------------------------------------------------
 
-    def step(
-        self, batches: Iterator[dict[str, Any]], iteration: int, rates: Rates, clock: Clock
-    ) -> dict[str, Tensor]:
+    def step(self, batches: Iterator[dict[str, Any]], iteration: int, rates: Rates) -> dict[str, Tensor]:
         """One optimiser step over `accumulation_steps` batches; their mean metrics, and gradient norms."""
         self.arch.before_step(iteration)
         set_rates(self.optimizer, rates)
@@ -107,7 +105,7 @@ class TrainingRun:
         count = self.config.train.accumulation_steps
         sums: dict[str, Tensor] = {}
         for part in range(count):
-            with clock.waiting_for(self.config.train.batch_size_per_gpu * get_world_size()):
+            with self.clock.waiting_for(self.config.train.batch_size_per_gpu * get_world_size()):
                 batch = next(batches)
             torch.manual_seed(derive_seed(self.config.train.seed, get_rank(), iteration, part))
             with self._gradients_stay_local(part < count - 1):
@@ -132,9 +130,7 @@ class TrainingRun:
 
     # ---- what remains of it -------------------------------------------------------------------
 
-    def _record(
-        self, iteration: int, rates: Rates, metrics: Mapping[str, Tensor], clock: Clock
-    ) -> dict[str, Any]:
+    def _record(self, iteration: int, rates: Rates, metrics: Mapping[str, Tensor]) -> dict[str, Any]:
         """Metrics as means over the ranks; a collective, so every rank calls."""
         values = torch.stack([value.float() for value in metrics.values()])
         means = (all_reduce_sum(values) / get_world_size()).tolist()
@@ -142,7 +138,7 @@ class TrainingRun:
             "iteration": iteration,
             **dict(zip(metrics, means, strict=True)),
             **vars(rates),
-            **clock.read(),
+            **self.clock.read(),
         }
 
     def _save_where_due(self, iteration: int) -> None:
