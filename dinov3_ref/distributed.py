@@ -5,6 +5,7 @@ Shapes: W ranks, B rows on one rank, every rank the same B where rows are gather
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -63,3 +64,9 @@ class _GatherRows(torch.autograd.Function):
 def gather_rows(x: Tensor) -> Tensor:
     """[B, ...] of each rank -> [W·B, ...] in rank order on every rank, with gradient."""
     return _GatherRows.apply(x) if _is_distributed() else x
+
+
+def whole(x: Tensor) -> Tensor:
+    """A sharded tensor gathered, a collective; any other as it is."""
+    gather: Callable[[], Tensor] | None = getattr(x, "full_tensor", None)
+    return x if gather is None else gather()

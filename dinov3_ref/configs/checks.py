@@ -18,6 +18,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optim.scaling_rule": ("sqrt_wrt_1024", "linear_wrt_256", "none"),
     "compute_precision.param_dtype": ("fp32", "bf16", "fp16"),
     "compute_precision.reduce_dtype": ("fp32", "bf16", "fp16"),
+    "compute_precision.sharding_strategy": ("SHARD_GRAD_OP", "FULL_SHARD", "NO_SHARD"),
 }
 POSITIVE = (
     "train.batch_size_per_gpu",

@@ -42,7 +42,6 @@ UNREAD = (
 ONE_WAY: dict[str, tuple[tuple[Any, ...], str]] = {
     "MODEL.META_ARCHITECTURE": (("SSLMetaArch",), "training several students at once is not built"),
     "multidistillation.enabled": ((False,), "training several students at once is not built"),
-    "compute_precision.sharding_strategy": (("SHARD_GRAD_OP",), "no other was ever accepted"),
     "dino.koleo_distributed_replicas": ((0,), "replaced by koleo_distributed_loss_group_size"),
     "ibot.separate_head": ((True,), "no other was ever accepted"),
     "student.fp8_enabled": ((False,), "fp8 training is not built; bf16 trains the same model"),

@@ -11,10 +11,11 @@ from dinov3_ref.configs.losses import Ramp
 
 @dataclass
 class ComputePrecision:
-    """Types of forward products and of gradient sums between ranks: fp32 | bf16 | fp16."""
+    """Types of forward products and of gradient sums between ranks, and what ranks share (`parallel.py`)."""
 
-    param_dtype: str = "bf16"
+    param_dtype: str = "bf16"  # fp32 | bf16 | fp16
     reduce_dtype: str = "fp32"
+    sharding_strategy: str = "SHARD_GRAD_OP"  # or FULL_SHARD, or NO_SHARD for replicas
 
 
 @dataclass

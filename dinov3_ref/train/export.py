@@ -11,13 +11,19 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from dinov3_ref.distributed import get_rank, whole
 from dinov3_ref.train.networks import TrainingNetworks
 
 
 def export_teacher(networks: TrainingNetworks, folder: Path) -> tuple[Path, Path]:
-    """Write both files, whole or not at all; under distillation they hold the student's mean."""
+    """Write both files, whole or not at all; under distillation they hold the student's mean.
+
+    Sharded weights are gathered: all ranks must call, rank 0 writes.
+    """
     backbone, everything = folder / "teacher.safetensors", folder / "teacher.pth"
-    state = {name: value.cpu() for name, value in networks.model_ema.state_dict().items()}
+    state = {name: whole(value).cpu() for name, value in networks.model_ema.state_dict().items()}
+    if get_rank() != 0:
+        return backbone, everything
     prefix = "backbone."
     official = {
         name.removeprefix(prefix): value.contiguous()

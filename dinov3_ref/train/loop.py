@@ -6,8 +6,8 @@ run that was killed goes on as if it had not been: bit by bit on a CPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,9 +49,9 @@ class TrainingRun:
         self.config, self.loader, self.device = config, loader, torch.device(device)
         self.output = Path(config.train.output_dir)
         self.rates = build_rates(config, get_world_size())
-        torch.manual_seed(config.train.seed)  # the same weights on every rank
+        torch.manual_seed(config.train.seed)  # the same weights on every rank, sharded or not
         self.arch = SSLMetaArch(config, self.device).train()
-        self.loss_of = prepare(self.arch, config, self.device)
+        self.ranks = prepare(self.arch, config, self.device)
         self.optimizer = build_optimizer(config, self.arch.get_params_groups())
         self.scaler = grad_scaler(config, self.device)
         self.guard = FiniteGuard()
@@ -84,8 +84,7 @@ class TrainingRun:
                     metrics_file.append(record)
                     show(record, self.rates.total_iterations)
             self._save_where_due(iteration)
-        if get_rank() == 0:
-            export_teacher(self.arch, self.output)
+        export_teacher(self.arch, self.output)
 
     def _open_output(self) -> MetricsFile | None:
         """The folder, its configuration and its metrics; rank 0 writes."""
@@ -108,9 +107,11 @@ class TrainingRun:
             with self.clock.waiting_for(self.config.train.batch_size_per_gpu * get_world_size()):
                 batch = next(batches)
             torch.manual_seed(derive_seed(self.config.train.seed, get_rank(), iteration, part))
-            with self._gradients_stay_local(part < count - 1):
+            with self.ranks.gradients_stay_local() if part < count - 1 else nullcontext():
                 with autocast(self.config, self.device):
-                    loss, metrics = self.loss_of(batch, teacher_temp=rates.teacher_temp, iteration=iteration)
+                    loss, metrics = self.ranks.loss(
+                        batch, teacher_temp=rates.teacher_temp, iteration=iteration
+                    )
                 self.scaler.scale(loss / count).backward()
             for name, value in {"total_loss": loss.detach(), **metrics}.items():
                 sums[name] = sums.get(name, 0) + torch.as_tensor(value, device=self.device) / count
@@ -122,11 +123,6 @@ class TrainingRun:
             self.scaler.update()
         self.arch.after_step(iteration, rates.momentum)
         return sums | norms
-
-    def _gradients_stay_local(self, yes: bool) -> AbstractContextManager[Any]:
-        """Under DDP, all but the last of the accumulated batches need no exchange."""
-        no_sync: Callable[[], AbstractContextManager[Any]] | None = getattr(self.loss_of, "no_sync", None)
-        return no_sync() if yes and no_sync is not None else nullcontext()
 
     # ---- what remains of it -------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dinov3_ref.distributed import whole
 from dinov3_ref.train.param_groups import Group, fuse_params_groups
 from dinov3_ref.train.rates import Rates
 
@@ -36,6 +37,6 @@ def clip_gradients(modules: nn.ModuleDict, max_norm: float) -> dict[str, Tensor]
     """
     limit = max_norm or float("inf")
     return {
-        f"{name}_grad_norm": nn.utils.clip_grad_norm_(module.parameters(), limit)
+        f"{name}_grad_norm": whole(nn.utils.clip_grad_norm_(module.parameters(), limit))
         for name, module in modules.items()
     }

@@ -118,7 +118,11 @@ GROUPS: dict[str, Any] = {
         "global_teacher_resize_method": "bicubic",
         "global_teacher_resize_antialias": False,
     },
-    "compute_precision": {"param_dtype": "bf16", "reduce_dtype": "fp32"},
+    "compute_precision": {
+        "param_dtype": "bf16",
+        "reduce_dtype": "fp32",
+        "sharding_strategy": "SHARD_GRAD_OP",
+    },
     "train": {
         "dataset_path": "",
         "output_dir": ".",

@@ -262,7 +262,8 @@ def run_on_this_rank(photos: str, output: str, batch: int, *overrides: str) -> N
     )
 
 
-def test_two_ranks_are_one_and_one_takes_up_two(photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["NO_SHARD", "SHARD_GRAD_OP"])
+def test_two_ranks_are_one_and_one_takes_up_two(strategy: str, photos: Path, tmp_path: Path) -> None:
     """The same global batch: relative 1e-5 over the whole curve (issue 6, acceptance 2)."""
     for name in ("alone", "ranks"):
         (tmp_path / name).mkdir()
@@ -270,7 +271,15 @@ def test_two_ranks_are_one_and_one_takes_up_two(photos: Path, tmp_path: Path) ->
     wanted = [record["total_loss"] for record in records(tmp_path / "alone")]
 
     together = tmp_path / "together"
-    run_on_ranks(run_on_this_rank, 2, tmp_path / "ranks", str(photos), str(together), GLOBAL_BATCH // 2)
+    run_on_ranks(
+        run_on_this_rank,
+        2,
+        tmp_path / "ranks",
+        str(photos),
+        str(together),
+        GLOBAL_BATCH // 2,
+        f"compute_precision.sharding_strategy={strategy}",
+    )
     got = [record["total_loss"] for record in records(together)]
     assert got == pytest.approx(wanted, rel=1e-5)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dinov3_ref.train.parallel import Ranks
 from dinov3_ref.train.prepare import compile_parts, prepare
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 from tests.toy_training import collated, tiny_training
@@ -24,12 +25,12 @@ def step(arch: SSLMetaArch) -> tuple[torch.Tensor, dict[str, torch.Tensor | None
 @pytest.mark.parametrize("how", ["checkpointing", "checkpointing_full"])
 def test_recomputed_activations(how: str) -> None:
     arch = build(f"train.{how}=true")
-    called = prepare(arch, arch.config, torch.device("cpu"))
-    assert called is arch
+    assert type(prepare(arch, arch.config, torch.device("cpu"))) is Ranks
     assert arch.student["backbone"].blocks[0].forward.__name__ == "run"  # type: ignore[union-attr, index]
     torch.testing.assert_close(step(arch), step(build()), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo's own look at its inputs
 def test_compiled_parts() -> None:
     """Blocks and heads of student and teacher; captured by dynamo, without a backend that takes minutes."""
     arch = build()
