@@ -8,7 +8,8 @@
     │   └── ArchMismatch       2  the file holds another architecture than the one asked for
     ├── DataError              2  images, labels or arrays that cannot be used
     │   └── BrokenImage        2  one image that cannot be decoded: loaders skip and count it
-    └── HubError               4  the hub, the network or a permission is missing
+    ├── HubError               4  the hub, the network or a permission is missing
+    └── TrainingDiverged       1  the loss stayed NaN or infinite
 
 Messages are one line: what, got, wanted, mend. `exit_code` is what a command line should end in.
 """
@@ -54,3 +55,9 @@ class HubError(Dinov3Error):
     """Weights cannot be had from the hub."""
 
     exit_code = 4
+
+
+class TrainingDiverged(Dinov3Error):
+    """The loss or its gradients stayed NaN or infinite."""
+
+    exit_code = 1

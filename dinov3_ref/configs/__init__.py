@@ -1,5 +1,18 @@
 """Configuration with attribute access and checked keys (SEED S29): OmegaConf over dataclasses."""
 
-from dinov3_ref.configs.default import Config, Crops, Student, get_default_config
+from dinov3_ref.configs.checks import check_config
+from dinov3_ref.configs.default import Config, get_default_config
+from dinov3_ref.configs.load import load_config, recipe_names
+from dinov3_ref.configs.losses import Ramp
+from dinov3_ref.configs.model import Crops, Student
 
-__all__ = ["Config", "Crops", "Student", "get_default_config"]
+__all__ = [
+    "Config",
+    "Crops",
+    "Ramp",
+    "Student",
+    "check_config",
+    "get_default_config",
+    "load_config",
+    "recipe_names",
+]

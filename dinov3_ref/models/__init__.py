@@ -1,6 +1,6 @@
 """DINOv3 models: constructors, the table of released ones, and building from a configuration."""
 
-from dinov3_ref.models.build import build_model, build_model_for_eval
+from dinov3_ref.models.build import build_model, build_model_for_eval, build_model_from_cfg
 from dinov3_ref.models.config import ViTConfig
 from dinov3_ref.models.released import ARCHITECTURES, RELEASED, ReleasedModel, find_released, get_architecture
 from dinov3_ref.models.vision_transformer import (
@@ -31,6 +31,7 @@ __all__ = [
     "vit_7b",
     "build_model",
     "build_model_for_eval",
+    "build_model_from_cfg",
     "ViTConfig",
     "ARCHITECTURES",
     "RELEASED",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,38 @@ from dinov3_ref.models.released import ARCHITECTURES
 from dinov3_ref.models.vision_transformer import DinoVisionTransformer
 
 # Options whose None means "what the architecture says"; any other None is a value of its own.
-ARCH_DECIDES = ("ffn_layer", "ffn_ratio")
+ARCH_DECIDES = ("embed_dim", "depth", "num_heads", "ffn_layer", "ffn_ratio")
+# Options of the student that say where its weights come from.
+WEIGHTS = ("pretrained_weights", "resume_from_teacher_chkpt")
 
 
 def build_model(config: Any, *, device: torch.device | str | None = None) -> DinoVisionTransformer:
     """The freshly initialised student of `config`. Raises `ConfigError` for an unknown `student.arch`."""
-    options = dict(config.student)
+    options = {name: value for name, value in dict(config.student).items() if name not in WEIGHTS}
     arch = options.pop("arch")
     if arch not in ARCHITECTURES:
         raise ConfigError(f"student.arch is {arch!r}; known: {', '.join(ARCHITECTURES)}")
     left_to_arch = [name for name in ARCH_DECIDES if options[name] is None]
     chosen: dict[str, Any] = {name: value for name, value in options.items() if name not in left_to_arch}
     chosen["layerscale_init"] = chosen.pop("layerscale")  # the official configuration's shorter name
-    chosen["img_size"] = config.crops.global_crops_size
+    sizes = config.crops.global_crops_size  # an integer, or a list of them
+    chosen["img_size"] = sizes if isinstance(sizes, int) else sizes[0]
     return getattr(vision_transformer, arch)(**chosen, device=device)
+
+
+def build_model_from_cfg(
+    config: Any, *, only_teacher: bool = False, device: torch.device | str | None = None
+) -> tuple[Any, ...]:
+    """(student, teacher, embed_dim), both freshly initialised; (teacher, embed_dim) with `only_teacher`.
+
+    The teacher never drops paths (SPEC 4.2, S48).
+    """
+    without_drop_path = copy.deepcopy(config)
+    without_drop_path.student.drop_path_rate = 0.0
+    teacher = build_model(without_drop_path, device=device)
+    if only_teacher:
+        return teacher, teacher.embed_dim
+    return build_model(config, device=device), teacher, teacher.embed_dim
 
 
 def build_model_for_eval(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationError
@@ -11,6 +13,9 @@ from dinov3_ref.configs import get_default_config
 # SPEC 4.1, row "student", and 1.2 where that row is silent.
 STUDENT = {
     "arch": "vit_large",
+    "embed_dim": None,  # what the architecture says
+    "depth": None,
+    "num_heads": None,
     "patch_size": 16,
     "in_chans": 3,
     "drop_path_rate": 0.3,
@@ -33,12 +38,136 @@ STUDENT = {
     "pos_embed_rope_jitter_coords": None,
     "pos_embed_rope_rescale_coords": None,
     "pos_embed_rope_dtype": "bf16",
+    "pretrained_weights": "",
+    "resume_from_teacher_chkpt": "",
+}
+HEAD = {
+    "head_n_prototypes": 65536,
+    "head_bottleneck_dim": 256,
+    "head_nlayers": 3,
+    "head_hidden_dim": 2048,
+}
+# SPEC 4.1, the other rows. Ours alone: dataset_path (ImageNet there), accumulation_steps, log_period.
+GROUPS: dict[str, Any] = {
+    "student": STUDENT,
+    "teacher": {
+        "momentum_teacher": 0.992,
+        "final_momentum_teacher": 1.0,
+        "warmup_teacher_temp": 0.04,
+        "teacher_temp": 0.07,
+        "warmup_teacher_temp_epochs": 30,
+    },
+    "distillation": {"enabled": False, "full_cfg_path": "", "checkpoint_path": ""},
+    "crops": {
+        "global_crops_scale": [0.32, 1.0],
+        "global_crops_size": 224,
+        "local_crops_number": 8,
+        "local_crops_scale": [0.05, 0.32],
+        "local_crops_size": 96,
+        "global_local_crop_pairs_ratios": 1.0,
+        "gram_teacher_crops_size": None,
+        "gram_teacher_no_distortions": False,
+        "teacher_to_student_resolution_scale": 1.0,
+        "localcrops_subset_of_globalcrops": False,
+        "share_color_jitter": False,
+        "horizontal_flips": True,
+        "rgb_mean": [0.485, 0.456, 0.406],
+        "rgb_std": [0.229, 0.224, 0.225],
+    },
+    "dino": {
+        **HEAD,
+        "loss_weight": 1.0,
+        "global_ignore_diagonal": True,
+        "koleo_loss_weight": 0.1,
+        "koleo_loss_distributed": False,
+        "koleo_topk": 1,
+        "koleo_distributed_loss_group_size": None,
+        "reweight_dino_local_loss": False,
+        "local_loss_weight_schedule": {
+            "start": 0.5,
+            "peak": 0.5,
+            "end": 0.5,
+            "warmup_epochs": 0,
+            "cosine_epochs": None,
+        },
+    },
+    "ibot": {
+        **HEAD,
+        "loss_weight": 1.0,
+        "mask_sample_probability": 0.5,
+        "mask_ratio_min_max": [0.1, 0.5],
+        "mask_random_circular_shift": False,
+    },
+    "gram": {
+        "use_loss": False,
+        "compute_stats": False,
+        "loss_weight": 1.0,
+        "loss_weight_schedule": None,
+        "ema_teacher": False,
+        "ckpt": None,
+        "it_load_ema_teacher": -1,
+        "rep_update": True,
+        "update_frequency": 50000,
+        "it_first_update": 0,
+        "max_updates": None,
+        "normalized": True,
+        "img_level": False,
+        "remove_neg": False,
+        "remove_only_teacher_neg": False,
+        "tokens_used": "all",
+        "global_teacher_resize_method": "bicubic",
+        "global_teacher_resize_antialias": False,
+    },
+    "compute_precision": {
+        "param_dtype": "bf16",
+        "reduce_dtype": "fp32",
+        "sharding_strategy": "SHARD_GRAD_OP",
+    },
+    "train": {
+        "dataset_path": "",
+        "output_dir": ".",
+        "seed": 0,
+        "batch_size_per_gpu": 64,
+        "accumulation_steps": 1,
+        "num_workers": 10,
+        "OFFICIAL_EPOCH_LENGTH": 1250,
+        "centering": "sinkhorn_knopp",
+        "checkpointing": False,
+        "checkpointing_full": False,
+        "compile": True,
+        "log_period": 10,
+    },
+    "optim": {
+        "epochs": 100,
+        "lr": 1e-3,
+        "warmup_epochs": 10,
+        "min_lr": 1e-6,
+        "weight_decay": 0.04,
+        "weight_decay_end": 0.4,
+        "schedule_trunc_extra": 0.0,
+        "clip_grad": 3.0,
+        "freeze_last_layer_epochs": 1,
+        "scaling_rule": "sqrt_wrt_1024",
+        "patch_embed_lr_mult": 0.2,
+        "dino_head_wd_multiplier": 1.0,
+        "layerwise_decay": 0.9,
+        "multi_tensor_optim": True,
+        "adamw_beta1": 0.9,
+        "adamw_beta2": 0.999,
+    },
+    "schedules": None,
+    "checkpointing": {"period": 3750, "max_to_keep": 3, "keep_every": None},
+    "evaluation": {"eval_period_iterations": 12500},
 }
 
 
-def test_official_defaults() -> None:
-    container = OmegaConf.to_container(get_default_config())
-    assert container == {"student": STUDENT, "crops": {"global_crops_size": 224}}
+@pytest.mark.parametrize("group", GROUPS)
+def test_official_defaults(group: str) -> None:
+    assert OmegaConf.to_container(get_default_config())[group] == GROUPS[group]
+
+
+def test_there_is_no_other_group() -> None:
+    assert sorted(OmegaConf.to_container(get_default_config())) == sorted(GROUPS)
 
 
 def test_keys_are_attributes_and_every_call_gives_a_fresh_configuration() -> None:

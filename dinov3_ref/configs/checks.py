@@ -1,0 +1,120 @@
+"""What no single key can say: values that contradict each other (SPEC 4.2, 4.7).
+
+Each check is a row: when it is broken, and the words for it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from dinov3_ref.errors import ConfigError
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "train.centering": ("sinkhorn_knopp", "softmax_center"),
+    "gram.tokens_used": ("all", "masked", "unmasked"),
+    "gram.global_teacher_resize_method": ("bicubic", "bilinear", "nearest", "area"),
+    "optim.scaling_rule": ("sqrt_wrt_1024", "linear_wrt_256", "none"),
+    "compute_precision.param_dtype": ("fp32", "bf16", "fp16"),
+    "compute_precision.reduce_dtype": ("fp32", "bf16", "fp16"),
+    "compute_precision.sharding_strategy": ("SHARD_GRAD_OP", "FULL_SHARD", "NO_SHARD"),
+}
+POSITIVE = (
+    "train.batch_size_per_gpu",
+    "train.accumulation_steps",
+    "train.OFFICIAL_EPOCH_LENGTH",
+    "train.log_period",
+    "checkpointing.period",
+    "checkpointing.max_to_keep",
+    "optim.epochs",
+    "gram.update_frequency",
+    "dino.head_n_prototypes",
+    "ibot.head_n_prototypes",
+)
+
+
+def check_config(config: Any) -> None:
+    """Raises `ConfigError` for the first contradiction, in one line."""
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise ConfigError(
+            f"{missing[0]} has no value; wanted {missing[0]}=... on the command line or in the file"
+        )
+    for key, choices in CHOICES.items():
+        if _value(config, key) not in choices:
+            raise ConfigError(f"{key} is {_value(config, key)!r}; wanted one of {', '.join(choices)}")
+    for key in POSITIVE:
+        if _value(config, key) < 1:
+            raise ConfigError(f"{key} is {_value(config, key)}; wanted a positive integer")
+    _check_crops(config.crops)
+    _check_gram(config)
+    scale = config.crops.teacher_to_student_resolution_scale
+    if scale < 1 or (scale != 1 and not config.distillation.enabled):
+        raise ConfigError(
+            f"crops.teacher_to_student_resolution_scale is {scale:g}; wanted 1, or more with "
+            "distillation.enabled: it makes the student's crops smaller than its teacher's"
+        )
+    if config.distillation.enabled and not (
+        config.distillation.full_cfg_path and config.distillation.checkpoint_path
+    ):
+        raise ConfigError(
+            "distillation.enabled wants distillation.full_cfg_path (the teacher's configuration) and "
+            "distillation.checkpoint_path (its file, or ignore for a random one)"
+        )
+    student = config.student
+    if student.pretrained_weights and student.resume_from_teacher_chkpt:
+        raise ConfigError(
+            "student.pretrained_weights and student.resume_from_teacher_chkpt are both given; choose one"
+        )
+
+
+def _check_crops(crops: Any) -> None:
+    sizes = crops.global_crops_size
+    if isinstance(sizes, (int, float)):
+        return
+    for name in ("local_crops_size", "gram_teacher_crops_size", "global_local_crop_pairs_ratios"):
+        values = crops[name]
+        if values is not None and (isinstance(values, (int, float)) or len(values) != len(sizes)):
+            raise ConfigError(
+                f"crops.{name} is {values}, crops.global_crops_size has {len(sizes)} sizes; "
+                "wanted a list of that length"
+            )
+
+
+def _check_gram(config: Any) -> None:
+    gram, crops = config.gram, config.crops
+    if not gram.use_loss:
+        return
+    own_teacher = not gram.ema_teacher
+    broken = (
+        (gram.ema_teacher and gram.ckpt, "ema_teacher leaves no use for gram.ckpt"),
+        (gram.ema_teacher and gram.rep_update, "ema_teacher always is the newest; set gram.rep_update=false"),
+        (
+            gram.ema_teacher and crops.gram_teacher_crops_size is not None,
+            "ema_teacher sees the global crops; leave crops.gram_teacher_crops_size out",
+        ),
+        (
+            own_teacher and crops.gram_teacher_crops_size is None,
+            "a Gram teacher wants crops.gram_teacher_crops_size",
+        ),
+        (
+            own_teacher and not gram.ckpt and gram.it_load_ema_teacher < 0,
+            "a Gram teacher wants gram.ckpt, or gram.it_load_ema_teacher=0 to begin with the EMA teacher",
+        ),
+        (
+            gram.tokens_used != "all" and gram.img_level,
+            f"tokens_used={gram.tokens_used} picks from the whole batch; set gram.img_level=false",
+        ),
+        (
+            gram.remove_neg and gram.remove_only_teacher_neg,
+            "remove_neg and remove_only_teacher_neg are both true; choose one",
+        ),
+    )
+    for is_broken, words in broken:
+        if is_broken:
+            raise ConfigError(f"gram: {words}")
+
+
+def _value(config: Any, key: str) -> Any:
+    group, name = key.split(".")
+    return config[group][name]

@@ -1,0 +1,84 @@
+"""Read a configuration: defaults, then a recipe or file, then `key=value` words (SPEC 4.1, SEED S29)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dinov3_ref.configs.checks import check_config
+from dinov3_ref.configs.default import get_default_config
+from dinov3_ref.configs.official import drop_official_keys
+from dinov3_ref.errors import ConfigError
+
+RECIPES = files("dinov3_ref.configs") / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with the package."""
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in RECIPES.iterdir() if entry.name.endswith(".yaml")
+    )
+
+
+def load_config(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Any:
+    """The checked configuration of a recipe's name or a YAML file, with `overrides` such as `optim.lr=1e-4`.
+
+    Official files are taken as they are (`official.py`). Raises `ConfigError`, in one line, for a file
+    that is not there or not YAML, an unknown key, a value of another type and a contradiction.
+    """
+    config = get_default_config()
+    if source is not None:
+        config = _merge(config, _read(source), str(source))
+    if overrides:
+        config = _merge(config, _from_words(overrides), "the command line")
+    check_config(config)
+    return config
+
+
+def _read(source: str | Path) -> DictConfig:
+    path = Path(source)
+    recipe = RECIPES / f"{source}.yaml"
+    if path.is_file():
+        text = path.read_text(encoding="utf-8")
+    elif path.suffix not in (".yaml", ".yml") and recipe.is_file():
+        text = recipe.read_text(encoding="utf-8")
+    else:
+        raise ConfigError(f"{source} is neither a file nor a recipe; recipes: {', '.join(recipe_names())}")
+    try:
+        given = OmegaConf.create(text)
+    except Exception as error:  # whatever the YAML reader makes of it
+        raise ConfigError(f"{source} is not YAML ({_one_line(error)})") from error
+    if not isinstance(given, DictConfig):
+        raise ConfigError(f"{source} holds a list; wanted groups such as student: and optim:")
+    return given
+
+
+def _from_words(overrides: Sequence[str]) -> DictConfig:
+    for word in overrides:
+        if "=" not in word:
+            raise ConfigError(f"{word!r} on the command line; wanted key=value, such as optim.lr=1e-4")
+    try:
+        return OmegaConf.from_dotlist(list(overrides))
+    except Exception as error:  # whatever the YAML reader makes of it
+        raise ConfigError(f"the command line's values cannot be read ({_one_line(error)})") from error
+
+
+def _merge(config: DictConfig, given: DictConfig, where: str) -> Any:
+    drop_official_keys(given)
+    try:
+        merged = OmegaConf.merge(config, given)
+        for key in OmegaConf.missing_keys(given):  # "???" leaves a value to be said: a default will not do
+            OmegaConf.update(merged, key, "???")
+        return merged
+    except OmegaConfBaseException as error:
+        key = f" at {error.full_key}" if error.full_key else ""
+        raise ConfigError(f"{where}{key}: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).splitlines()[:1])

@@ -1,0 +1,72 @@
+"""Collectives of the default process group; in one process each is the identity.
+
+Shapes: W ranks, B rows on one rank, every rank the same B where rows are gathered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def _is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def get_world_size() -> int:
+    """Ranks in the run; 1 outside of one."""
+    return dist.get_world_size() if _is_distributed() else 1
+
+
+def get_rank() -> int:
+    """Number of this rank; 0 outside of a distributed run."""
+    return dist.get_rank() if _is_distributed() else 0
+
+
+@torch.no_grad()
+def all_reduce_sum(x: Tensor) -> Tensor:
+    """Sum over the ranks, a new tensor without gradient."""
+    return _all_reduce(x, dist.ReduceOp.SUM) if _is_distributed() else x
+
+
+@torch.no_grad()
+def all_reduce_max(x: Tensor) -> Tensor:
+    """Largest over the ranks, a new tensor without gradient."""
+    return _all_reduce(x, dist.ReduceOp.MAX) if _is_distributed() else x
+
+
+def _all_reduce(x: Tensor, operation: Any) -> Tensor:
+    total = x.clone()
+    dist.all_reduce(total, op=operation)
+    return total
+
+
+class _GatherRows(torch.autograd.Function):
+    """Every rank used every row, so a row's gradient is the sum of what all ranks have for it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def gather_rows(x: Tensor) -> Tensor:
+    """[B, ...] of each rank -> [W·B, ...] in rank order on every rank, with gradient."""
+    return _GatherRows.apply(x) if _is_distributed() else x
+
+
+def whole(x: Tensor) -> Tensor:
+    """A sharded tensor gathered, a collective; any other as it is."""
+    gather: Callable[[], Tensor] | None = getattr(x, "full_tensor", None)
+    return x if gather is None else gather()

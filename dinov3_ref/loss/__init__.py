@@ -1,0 +1,16 @@
+"""Losses of DINOv3 training (SPEC 4.4-4.7, SEED S41-S46): one a file, each right in fp16 and across ranks."""
+
+from dinov3_ref.loss.dino_clstoken_loss import DINOLoss
+from dinov3_ref.loss.gram_loss import GramLoss
+from dinov3_ref.loss.ibot_patch_loss import iBOTPatchLoss
+from dinov3_ref.loss.koleo_loss import KoLeoLoss, KoLeoLossDistributed
+from dinov3_ref.loss.sinkhorn_knopp import sinkhorn_knopp
+
+__all__ = [
+    "DINOLoss",
+    "iBOTPatchLoss",
+    "KoLeoLoss",
+    "KoLeoLossDistributed",
+    "GramLoss",
+    "sinkhorn_knopp",
+]

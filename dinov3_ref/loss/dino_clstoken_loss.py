@@ -1,0 +1,58 @@
+"""DINO loss: the student's CLS predicts the teacher's, across crops (arXiv:2104.14294; SPEC 4.4, SEED S42).
+
+Shapes: S student crops, T teacher crops, B images, K prototypes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dinov3_ref.loss.precision import no_autocast, widen
+from dinov3_ref.loss.teacher_targets import TeacherTargets
+
+
+class DINOLoss(TeacherTargets):
+    """Cross-entropy of every student crop against every teacher crop of the same image, averaged.
+
+    loss = -Σ_{s,t,b,k} target[t,b,k] · log softmax(logits[s,b,k] / student_temp) / (B·S·T).
+    """
+
+    def __init__(self, out_dim: int, student_temp: float = 0.1, center_momentum: float = 0.9) -> None:
+        super().__init__((1, out_dim), center_momentum)
+        self.student_temp = student_temp
+
+    def forward(self, student_logits: Tensor, teacher_probs: Tensor, ignore_diagonal: bool = False) -> Tensor:
+        """Student logits [S,B,K] and teacher targets [T,B,K] -> the loss, a scalar in fp32.
+
+        [B,K] is taken for one crop. `ignore_diagonal` leaves out the pairs s = t, which are the same crop
+        when both sides list the global crops; B·min(S,T) fewer terms are then averaged. Raises ValueError
+        for shapes that do not fit each other, and where leaving the diagonal out leaves nothing.
+        """
+        student_SBK, teacher_TBK = _as_crops(student_logits), _as_crops(teacher_probs)
+        if student_SBK.shape[1:] != teacher_TBK.shape[1:]:
+            raise ValueError(
+                f"student logits {list(student_logits.shape)} do not fit teacher targets "
+                f"{list(teacher_probs.shape)}; wanted [S,B,K] and [T,B,K]"
+            )
+        crops_s, images, _ = student_SBK.shape
+        crops_t = len(teacher_TBK)
+        pairs = crops_s * crops_t - (min(crops_s, crops_t) if ignore_diagonal else 0)
+        if pairs == 0:
+            raise ValueError(
+                "one student crop and one teacher crop have no pair off the diagonal; "
+                "pass ignore_diagonal=False or give more crops"
+            )
+        with no_autocast(student_SBK):
+            log_probs_SBK = torch.log_softmax(widen(student_SBK) / self.student_temp, dim=-1)
+            entropy_ST = -torch.einsum("sbk,tbk->st", log_probs_SBK, teacher_TBK.to(log_probs_SBK.dtype))
+        if ignore_diagonal:
+            diagonal = torch.eye(crops_s, crops_t, dtype=torch.bool, device=entropy_ST.device)
+            entropy_ST = entropy_ST.masked_fill(diagonal, 0)
+        return entropy_ST.sum() / (images * pairs)
+
+
+def _as_crops(x: Tensor) -> Tensor:
+    if x.dim() not in (2, 3):
+        raise ValueError(f"DINO loss got a tensor of shape {list(x.shape)}; wanted [crops,B,K] or [B,K]")
+    return x if x.dim() == 3 else x.unsqueeze(0)

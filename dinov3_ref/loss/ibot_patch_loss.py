@@ -1,0 +1,87 @@
+"""iBOT loss: the student predicts the teacher's patches where it saw a mask (arXiv:2111.07832; SPEC 4.5).
+
+Shapes: B images (crops), P patches, M masked patches of the whole batch, K prototypes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dinov3_ref.errors import ConfigError
+from dinov3_ref.loss.precision import no_autocast, widen
+from dinov3_ref.loss.teacher_targets import TeacherTargets
+
+
+class iBOTPatchLoss(TeacherTargets):  # noqa: N801  the published name
+    """Cross-entropy of patches, averaged within an image and then over the images, masked or not.
+
+    The number of prototypes is `patch_out_dim`; `out_dim` says the same (SEED S44).
+    """
+
+    def __init__(
+        self,
+        patch_out_dim: int | None = None,
+        student_temp: float = 0.1,
+        center_momentum: float = 0.9,
+        *,
+        out_dim: int | None = None,
+    ) -> None:
+        if (patch_out_dim is None) == (out_dim is None):
+            raise ConfigError(
+                f"iBOTPatchLoss got patch_out_dim={patch_out_dim} and out_dim={out_dim}; "
+                "they are two names of the number of prototypes, give one"
+            )
+        super().__init__((1, 1, patch_out_dim or out_dim or 0), center_momentum)
+        self.student_temp = student_temp
+
+    def forward(
+        self,
+        student_patch_tokens: Tensor,
+        teacher_patch_tokens: Tensor,
+        student_masks_flat: Tensor | None = None,
+    ) -> Tensor:
+        """Logits and targets [B,P,K], bool masks [B,P] -> scalar: mean over masked patches, then images.
+
+        An image without a masked patch counts with 0. Without masks every token counts alike, and any
+        [..., K] will do (SEED S45).
+        """
+        entropy = self._cross_entropy(student_patch_tokens, teacher_patch_tokens)
+        if student_masks_flat is None:
+            return entropy.mean()
+        weights_BP = student_masks_flat.to(entropy.dtype)
+        per_image_B = (entropy * weights_BP).sum(-1) / weights_BP.sum(-1).clamp(min=1)
+        return per_image_B.mean()
+
+    def forward_masked(
+        self,
+        student_patch_tokens_masked: Tensor,
+        teacher_patch_tokens_masked: Tensor,
+        student_masks_flat: Tensor,
+        n_masked_patches: int | None = None,
+        masks_weight: Tensor | None = None,
+    ) -> Tensor:
+        """The same of the masked patches alone: logits and targets [M,K], bool masks [B,P] -> scalar.
+
+        Row m belongs to the m-th true entry of the masks. `masks_weight` [M] is 1 / masked patches of the
+        row's image, made from the masks if absent. `n_masked_patches` says how many rows count, where they
+        are padded.
+        """
+        if masks_weight is None:
+            masks_weight = weights_of_masks(student_masks_flat)
+        entropy_M = self._cross_entropy(student_patch_tokens_masked, teacher_patch_tokens_masked)
+        if n_masked_patches is not None:
+            entropy_M, masks_weight = entropy_M[:n_masked_patches], masks_weight[:n_masked_patches]
+        return (entropy_M * masks_weight).sum() / student_masks_flat.shape[0]
+
+    def _cross_entropy(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """[..., K] twice -> -Σ_k target · log softmax(logits / student_temp), [...]."""
+        with no_autocast(student):
+            log_probs = torch.log_softmax(widen(student) / self.student_temp, dim=-1)
+            return -(teacher.to(log_probs.dtype) * log_probs).sum(-1)
+
+
+def weights_of_masks(masks_BP: Tensor) -> Tensor:
+    """Bool masks [B,P] -> for each masked patch 1 / masked patches of its image, [M]."""
+    count_B1 = masks_BP.sum(-1, keepdim=True).clamp(min=1)
+    return (1.0 / count_B1).expand_as(masks_BP)[masks_BP]

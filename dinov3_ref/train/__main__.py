@@ -1,0 +1,39 @@
+"""`python -m dinov3_ref.train --config RECIPE_OR_FILE key=value ...`, alone or under torchrun."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from dinov3_ref.configs import load_config, recipe_names
+from dinov3_ref.data import build_training_loader
+from dinov3_ref.errors import ConfigError, Dinov3Error
+from dinov3_ref.train.devices import training_device
+from dinov3_ref.train.loop import TrainingRun
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train; the exit code (0 done, 1 diverged, 2 misuse)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dinov3_ref.train",
+        description="Train DINOv3; a run is taken up again where train.output_dir holds a checkpoint.",
+    )
+    parser.add_argument("--config", help=f"a YAML file, or a recipe: {', '.join(recipe_names())}")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as optim.lr=1e-4")
+    options = parser.parse_args(arguments)
+    try:
+        config = load_config(options.config, options.overrides)
+        if not config.train.dataset_path:
+            raise ConfigError("train.dataset_path is empty; wanted train.dataset_path=FOLDER of pictures")
+        with training_device() as device:
+            TrainingRun(config, build_training_loader(config), device).train()
+    except Dinov3Error as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(f"{config.train.output_dir}/teacher.safetensors")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""One collated batch, checked and on the device (SPEC 4.3).
+
+Shapes: B images, each with 2 global and n local crops; P patches of a global crop; M masked patches.
+Crops are crop-major: crop 0 of all images, then crop 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dinov3_ref.loss.ibot_patch_loss import weights_of_masks
+
+N_GLOBAL_CROPS = 2
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a training step reads."""
+
+    global_crops: Tensor  # [2B,C,S,S]
+    local_crops: Tensor | None  # [nB,C,s,s]
+    masks: Tensor  # [2B,P] bool
+    mask_indices: Tensor  # [M] rows of the flattened [2B·P]
+    masks_weight: Tensor  # [M] 1 / masked patches of the row's crop
+    gram_teacher_crops: Tensor | None  # [2B,C,S',S']
+
+    @property
+    def size(self) -> int:
+        """B."""
+        return len(self.global_crops) // N_GLOBAL_CROPS
+
+    @classmethod
+    def from_collated(cls, data: Mapping[str, Any], device: torch.device) -> Batch:
+        """From the dictionary of the data loader; its three `collated_` entries are enough (SEED S49).
+
+        Raises ValueError for an entry that is missing or does not fit the others.
+        """
+
+        def fetch(name: str) -> Tensor | None:
+            value = data.get(name)
+            return None if value is None else value.to(device, non_blocking=True)
+
+        global_crops, masks = fetch("collated_global_crops"), fetch("collated_masks")
+        if global_crops is None or masks is None:
+            raise ValueError(
+                f"the batch has {', '.join(data) or 'nothing'}; wanted collated_global_crops and "
+                "collated_masks (and collated_local_crops)"
+            )
+        if len(global_crops) % N_GLOBAL_CROPS or len(global_crops) != len(masks):
+            raise ValueError(
+                f"{len(global_crops)} global crops with {len(masks)} masks; wanted two crops an image and "
+                "a mask each"
+            )
+        indices, weights = fetch("mask_indices_list"), fetch("masks_weight")
+        local_crops = fetch("collated_local_crops")
+        if local_crops is not None and len(local_crops) == 0:
+            local_crops = None
+        return cls(
+            global_crops=global_crops,
+            local_crops=local_crops,
+            masks=masks,
+            mask_indices=mask_indices(masks) if indices is None else indices,
+            masks_weight=weights_of_masks(masks) if weights is None else weights,
+            gram_teacher_crops=fetch("collated_gram_teacher_crops"),
+        )
+
+
+def mask_indices(masks: Tensor) -> Tensor:
+    """Bool masks [2B,P] -> where they are true in the flattened [2B·P], [M]."""
+    return masks.flatten().nonzero().flatten()

@@ -1,0 +1,114 @@
+"""Checkpoints of a run: torch's distributed format, in directories that are whole or absent (SPEC 4.16).
+
+    <output>/ckpt/<iteration>/     written beside as .<iteration>.partial, then renamed
+
+A checkpoint holds what a rank cannot recompute: student, EMA and Gram teacher, loss centres, optimiser, loss
+scale, the place in the data. Random numbers are seeded by the iteration, and no state. It may be resumed on
+another number of ranks.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_state_dict,
+)
+from torch.optim import Optimizer
+
+from dinov3_ref.distributed import get_rank, get_world_size
+from dinov3_ref.errors import CheckpointError
+from dinov3_ref.train.networks import TrainingNetworks
+
+FOLDER = "ckpt"
+EXTRA_FILE = "run.json"
+NOT_STORED = "distillation_teacher."  # frozen, and read from its own file
+OPTIONS = StateDictOptions(strict=False)
+
+
+def save(output: Path, iteration: int, networks: TrainingNetworks, optimizer: Optimizer, extra: Any) -> Path:
+    """Write the state after `iteration`; `extra` is plain data, the same on all ranks. All must call."""
+    target, partial = output / FOLDER / str(iteration), output / FOLDER / f".{iteration}.partial"
+    if get_rank() == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+    _wait()
+    with _alone() as alone:
+        state_dict_saver.save(_state(networks, optimizer), checkpoint_id=partial, no_dist=alone)
+    if get_rank() == 0:
+        (partial / EXTRA_FILE).write_text(json.dumps(extra), encoding="utf-8")
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+    _wait()
+    return target
+
+
+def load(folder: Path, networks: TrainingNetworks, optimizer: Optimizer) -> Any:
+    """Read a checkpoint into networks and optimiser; what `save` was given as `extra`.
+
+    Raises `CheckpointError` for one that is damaged, or of other networks.
+    """
+    state = _state(networks, optimizer)
+    try:
+        extra = json.loads((folder / EXTRA_FILE).read_text(encoding="utf-8"))
+        with _alone() as alone:
+            state_dict_loader.load(state, checkpoint_id=folder, no_dist=alone)
+    except (CheckpointException, OSError, RuntimeError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise CheckpointError(
+            f"{folder} cannot be taken up ({reason}); it is damaged or of another configuration: "
+            "choose another train.output_dir, or delete it"
+        ) from error
+    set_state_dict(
+        networks,
+        optimizer,
+        model_state_dict=state["model"],
+        optim_state_dict=state["optimizer"],
+        options=OPTIONS,
+    )
+    return extra
+
+
+def finished(output: Path) -> list[int]:
+    """Iterations of the whole checkpoints of a run, ascending."""
+    folder = output / FOLDER
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def prune(output: Path, max_to_keep: int, keep_every: int | None) -> None:
+    """Delete all but the newest `max_to_keep` checkpoints, and every `keep_every`-th. Rank 0 deletes."""
+    if get_rank() != 0:
+        return
+    for iteration in finished(output)[:-max_to_keep]:
+        if keep_every is None or (iteration + 1) % keep_every:
+            shutil.rmtree(output / FOLDER / str(iteration))
+
+
+def _state(networks: TrainingNetworks, optimizer: Optimizer) -> dict[str, Any]:
+    model, optim = get_state_dict(networks, optimizer, options=OPTIONS)
+    stored = {name: value for name, value in model.items() if not name.startswith(NOT_STORED)}
+    return {"model": stored, "optimizer": optim}
+
+
+@contextmanager
+def _alone() -> Iterator[bool]:
+    """Whether there is one process; torch warns of it, though it is told so."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninit")
+        yield get_world_size() == 1
+
+
+def _wait() -> None:
+    if get_world_size() > 1:
+        dist.barrier()

@@ -1,0 +1,31 @@
+"""Where a run takes place: its device, and its process group under torchrun."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+
+
+@contextmanager
+def training_device() -> Iterator[torch.device]:
+    """The device of this rank: its GPU, or the CPU. Under torchrun a process group lives as long.
+
+    Products of fp32 may use TF32 on GPUs, as published.
+    """
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(device)
+        torch.set_float32_matmul_precision("high")
+    launched = "RANK" in os.environ and not dist.is_initialized()
+    if launched:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield device
+    finally:
+        if launched:
+            dist.destroy_process_group()

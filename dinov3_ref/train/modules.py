@@ -1,0 +1,74 @@
+"""The networks of a training run, built from its configuration (SPEC 4.2).
+
+A student or teacher is a ModuleDict of backbone, dino_head and ibot_head; a Gram teacher is a backbone alone.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from dinov3_ref.configs import load_config
+from dinov3_ref.errors import ConfigError
+from dinov3_ref.layers import DINOHead
+from dinov3_ref.models import build_model_from_cfg
+
+Device = torch.device | str | None
+
+
+def build_student_and_teacher(config: Any, device: Device = None) -> tuple[nn.ModuleDict, nn.ModuleDict, int]:
+    """(student, EMA teacher, embed_dim); the teacher is frozen, and does not yet equal the student."""
+    student, teacher, embed_dim = build_model_from_cfg(config, device=device)
+    return (
+        _with_heads(student, config, device),
+        freeze(_with_heads(teacher, config, device)),
+        embed_dim,
+    )
+
+
+def build_gram_teacher(config: Any, device: Device = None) -> nn.ModuleDict:
+    """The backbone alone, frozen."""
+    backbone, _ = build_model_from_cfg(config, only_teacher=True, device=device)
+    return freeze(nn.ModuleDict({"backbone": backbone}))
+
+
+def build_distillation_teacher(config: Any, device: Device = None) -> nn.ModuleDict:
+    """The frozen teacher of another configuration, with heads of that configuration's sizes.
+
+    Raises `ConfigError` unless its patches and prototypes are the student's: targets are compared one by one.
+    """
+    teacher_config = load_config(config.distillation.full_cfg_path)
+    for key in ("student.patch_size", "dino.head_n_prototypes", "ibot.head_n_prototypes"):
+        group, name = key.split(".")
+        ours, theirs = config[group][name], teacher_config[group][name]
+        if ours != theirs:
+            raise ConfigError(
+                f"{key} is {ours}, the distillation teacher's is {theirs}; set it to {theirs}: the student "
+                "learns the teacher's prototypes"
+            )
+    backbone, _ = build_model_from_cfg(teacher_config, only_teacher=True, device=device)
+    return freeze(_with_heads(backbone, teacher_config, device))
+
+
+def freeze(modules: nn.ModuleDict) -> nn.ModuleDict:
+    """No gradients, evaluation mode."""
+    return modules.requires_grad_(False).eval()
+
+
+def _with_heads(backbone: nn.Module, config: Any, device: Device) -> nn.ModuleDict:
+    with torch.device(device) if device is not None else nullcontext():
+        heads = {f"{kind}_head": _head(backbone, config[kind]) for kind in ("dino", "ibot")}
+    return nn.ModuleDict({"backbone": backbone, **heads})
+
+
+def _head(backbone: Any, sizes: Any) -> DINOHead:
+    return DINOHead(
+        in_dim=backbone.embed_dim,
+        out_dim=sizes.head_n_prototypes,
+        nlayers=sizes.head_nlayers,
+        hidden_dim=sizes.head_hidden_dim,
+        bottleneck_dim=sizes.head_bottleneck_dim,
+    )

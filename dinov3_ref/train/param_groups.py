@@ -1,0 +1,89 @@
+"""Which parameter learns how fast, and decays how much (SPEC 4.10, SEED S56).
+
+A group is a dictionary for the optimiser, with `name`, `is_last_layer`, `lr_multiplier` and `wd_multiplier`
+beside `params`. `optimizer.set_rates` applies the multipliers at every step; given `lr` here, they are in the
+group from birth.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+Group = dict[str, Any]
+
+EMBEDDINGS = ("pos_embed", "patch_embed", "mask_token", "cls_token", "storage_tokens")
+WITHOUT_DECAY = ("norm", "gamma", "fourier_w")  # and every bias; tokens do decay (SPEC 0, fact 13)
+FUSED_BY = ("is_last_layer", "lr_multiplier", "wd_multiplier")
+
+
+def get_vit_lr_decay_rate(name: str, lr_decay_rate: float = 1.0, num_layers: int = 12) -> float:
+    """lr_decay_rate^(layers above the parameter): embeddings are layer 0, block i layer i + 1, the rest last.
+
+    A module without blocks (a head, ConvNeXt) has 0 layers, and 1 for every parameter.
+    """
+    layer = num_layers + 1
+    if num_layers > 0:
+        if any(word in name for word in EMBEDDINGS):
+            layer = 0
+        elif block := re.search(r"(?:^|\.)blocks\.(\d+)\.", name):
+            layer = int(block[1]) + 1
+    return lr_decay_rate ** (num_layers + 1 - layer)
+
+
+def get_params_groups_with_decay(
+    model: nn.Module,
+    lr_decay_rate: float = 1.0,
+    patch_embed_lr_mult: float = 1.0,
+    dino_head_wd_multiplier: float = 1.0,
+    *,
+    lr: float | None = None,
+    weight_decay: float | None = None,
+    prefix: str = "",
+) -> list[Group]:
+    """One group a trainable parameter of `model`; `prefix` goes before its name (`backbone.`, `dino_head.`).
+
+    With `lr` (or `weight_decay`) every group gets its own, multiplied: what a run without a schedule wants.
+    """
+    num_layers = len(blocks) if isinstance(blocks := getattr(model, "blocks", None), nn.ModuleList) else 0
+    groups = []
+    for own_name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        name = prefix + own_name
+        group: Group = {
+            "name": name,
+            "params": parameter,
+            "is_last_layer": "last_layer" in name,
+            "lr_multiplier": get_vit_lr_decay_rate(own_name, lr_decay_rate, num_layers),
+            "wd_multiplier": dino_head_wd_multiplier if "dino_head" in name else 1.0,
+        }
+        if "patch_embed" in name:
+            group["lr_multiplier"] *= patch_embed_lr_mult
+        if name.endswith("bias") or any(word in name for word in WITHOUT_DECAY):
+            group["wd_multiplier"] = 0.0
+        if lr is not None:
+            group["lr"] = lr * group["lr_multiplier"]
+        if weight_decay is not None:
+            group["weight_decay"] = weight_decay * group["wd_multiplier"]
+        groups.append(group)
+    return groups
+
+
+# Parameters keep their names under fully_shard, compile and checkpointing here: one function serves both.
+get_params_groups_with_decay_fsdp = get_params_groups_with_decay
+
+
+def fuse_params_groups(groups: Iterable[Group], keys: tuple[str, ...] = FUSED_BY) -> list[Group]:
+    """Groups that agree in `keys` become one, so that the optimiser steps them together. Order stays."""
+    fused: dict[tuple[Any, ...], Group] = {}
+    for group in groups:
+        signature = tuple(group[key] for key in keys)
+        if signature not in fused:
+            shared = {key: value for key, value in group.items() if key != "name"}
+            fused[signature] = {**shared, "params": []}
+        fused[signature]["params"].append(group["params"])
+    return list(fused.values())

@@ -1,0 +1,255 @@
+"""Self-supervised training of DINOv3: one step (SPEC 4.3; SEED S47-S50).
+
+Teacher on the global crops -> targets; student on global (masked) and local crops; losses; backward.
+Shapes: B images, g = 2 global and n local crops of each, P patches of a global crop, M masked patches of the
+batch, D embed_dim, K prototypes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dinov3_ref.loss import DINOLoss, KoLeoLoss, KoLeoLossDistributed, iBOTPatchLoss
+from dinov3_ref.loss.ibot_patch_loss import weights_of_masks
+from dinov3_ref.loss.teacher_targets import TeacherTargets
+from dinov3_ref.train.batch import N_GLOBAL_CROPS, Batch, mask_indices
+from dinov3_ref.train.loss_weights import LossWeightSchedule
+from dinov3_ref.train.networks import TrainingNetworks
+from dinov3_ref.train.param_groups import Group, get_params_groups_with_decay
+from dinov3_ref.train.patch_grid import Grid, grid_of, resize_patches, shrink_crops
+
+Outputs = dict[str, Tensor]
+Metrics = dict[str, Tensor | float]
+
+
+class SSLMetaArch(TrainingNetworks):
+    """Student, teachers and losses of one run.
+
+    Runs on any device and in any precision: autocast is the caller's, losses are in fp32.
+    Raises `ConfigError` for a configuration that contradicts itself, `CheckpointError` for a bad file.
+    """
+
+    def __init__(self, config: Any, device: torch.device | str | None = None) -> None:
+        super().__init__(config, device)
+        self.dino_loss = DINOLoss(config.dino.head_n_prototypes)
+        self.ibot_patch_loss = iBOTPatchLoss(config.ibot.head_n_prototypes)
+        self.koleo_loss: nn.Module = KoLeoLoss(config.dino.koleo_topk)
+        if config.dino.koleo_loss_distributed:
+            self.koleo_loss = KoLeoLossDistributed(
+                config.dino.koleo_topk, config.dino.koleo_distributed_loss_group_size
+            )
+        self.loss_weights = LossWeightSchedule(config)
+        if device is not None:
+            self.to(device)
+
+    def init_weights(self) -> None:
+        """Draw all weights and read what the configuration names, after `to_empty` of a meta-device build."""
+        self.dino_loss.init_weights()
+        self.ibot_patch_loss.init_weights()
+        super().init_weights()
+
+    def get_params_groups(self) -> list[Group]:
+        """Parameter groups of the student, a module at a time (SPEC 4.10)."""
+        optim = self.config.optim
+        return [
+            group
+            for name, module in self.student.items()
+            for group in get_params_groups_with_decay(
+                module,
+                lr_decay_rate=optim.layerwise_decay,
+                patch_embed_lr_mult=optim.patch_embed_lr_mult,
+                dino_head_wd_multiplier=optim.dino_head_wd_multiplier,
+                prefix=f"{name}.",
+            )
+        ]
+
+    # ---- one step -----------------------------------------------------------------------------
+
+    def forward_backward(
+        self, data: Mapping[str, Any], *, teacher_temp: float, iteration: int = 0
+    ) -> tuple[Tensor, Metrics]:
+        """`forward_loss` and its backward pass. The loss that returns is for the record: it is detached."""
+        loss, metrics = self.forward_loss(data, teacher_temp=teacher_temp, iteration=iteration)
+        loss.backward()
+        return loss.detach(), metrics
+
+    def forward_loss(
+        self, data: Mapping[str, Any], *, teacher_temp: float, iteration: int = 0
+    ) -> tuple[Tensor, Metrics]:
+        """Loss of a collated batch, to go backward from, and the parts it is made of.
+
+        For those who scale it (GradScaler), divide it (gradient accumulation) or average its gradients (DDP).
+        """
+        batch = Batch.from_collated(data, next(self.student.parameters()).device)
+        scale = self.config.crops.teacher_to_student_resolution_scale
+        global_crops = shrink_crops(batch.global_crops, scale)
+        teacher_global = self.get_teacher_output(
+            batch.global_crops,
+            mask_indices_list=batch.mask_indices,
+            teacher_temp=teacher_temp,
+            student_grid=self._grid(global_crops),
+        )
+        student_global, student_local = self.get_student_output(
+            global_crops=global_crops,
+            local_crops=None if batch.local_crops is None else shrink_crops(batch.local_crops, scale),
+            masks=batch.masks,
+            mask_indices_list=batch.mask_indices,
+        )
+        loss, metrics = self.compute_losses(
+            teacher_global=teacher_global,
+            student_global=student_global,
+            student_local=student_local,
+            masks=batch.masks,
+            masks_weight=batch.masks_weight,
+            gram_target=self.get_gram_target(
+                teacher_global, batch.gram_teacher_crops, self._grid(global_crops)
+            ),
+            iteration=iteration,
+        )
+        sizes = {"local_batch_size": float(batch.size)}
+        if "global_batch_size" in data:
+            sizes["global_batch_size"] = float(data["global_batch_size"])
+        return loss, {**sizes, **metrics}
+
+    forward = forward_loss  # what DistributedDataParallel calls
+
+    @torch.no_grad()
+    def get_teacher_output(
+        self,
+        images: Tensor,
+        *,
+        mask_indices_list: Tensor,
+        teacher_temp: float,
+        student_grid: Grid | None = None,
+    ) -> Outputs:
+        """Targets from the unmasked global crops [gB,C,S,S].
+
+        `cls_centered` [g,B,K], `masked_patch_centered` [M,K], `patch_pre_head` [gB,P,D]. Where the crops are
+        larger than the student's, patches are averaged onto its grid.
+        """
+        features = self.teacher["backbone"](images, is_training=True)
+        grid = self._grid(images)
+        patches_CPD = resize_patches(features["x_norm_patchtokens"], grid, student_grid or grid)
+        masked_MD = patches_CPD.flatten(0, 1)[mask_indices_list]
+        scores = self.teacher["dino_head"](features["x_norm_clstoken"])
+        cls_targets = self._targets(self.dino_loss, scores, teacher_temp)
+        return {
+            "cls_centered": cls_targets.unflatten(0, (N_GLOBAL_CROPS, -1)),
+            "masked_patch_centered": self._targets(
+                self.ibot_patch_loss, self.teacher["ibot_head"](masked_MD), teacher_temp
+            ),
+            "patch_pre_head": patches_CPD,
+        }
+
+    def _targets(self, loss: TeacherTargets, scores: Tensor, teacher_temp: float) -> Tensor:
+        if self.config.train.centering == "sinkhorn_knopp":
+            return loss.sinkhorn_knopp_teacher(scores, teacher_temp)
+        targets = loss.softmax_center_teacher(scores, teacher_temp)
+        if self.training:
+            loss.update_center(scores)
+        return targets
+
+    def get_student_output(
+        self,
+        *,
+        global_crops: Tensor,
+        local_crops: Tensor | None,
+        masks: Tensor,
+        mask_indices_list: Tensor | None = None,
+    ) -> tuple[Outputs, Outputs | None]:
+        """Student on global crops [gB,C,S,S] with masks [gB,P], and on local crops [nB,C,s,s], in one pass.
+
+        Global: `cls_after_head` [g,B,K], `cls_pre_head` [g,B,D], `patch_pre_head` [gB,P,D],
+        `masked_patch_after_head` [M,K]. Local: `cls_after_head` [n,B,K], `cls_pre_head` [n,B,D].
+        Under distillation the student sees no mask (SPEC 0, fact 19).
+        """
+        seen_masks = masks if self.distillation_teacher is None else None
+        crops = [global_crops] if local_crops is None else [global_crops, local_crops]
+        features = self.student["backbone"](crops, [seen_masks, None][: len(crops)], is_training=True)
+        images = len(global_crops) // N_GLOBAL_CROPS
+        cls_tokens = [entry["x_norm_clstoken"] for entry in features]
+        scores = self.student["dino_head"](torch.cat(cls_tokens)).split([len(x) for x in cls_tokens])
+        outputs = [
+            {
+                "cls_after_head": after.unflatten(0, (-1, images)),
+                "cls_pre_head": before.unflatten(0, (-1, images)),
+            }
+            for after, before in zip(scores, cls_tokens, strict=True)
+        ]
+        patches_CPD = features[0]["x_norm_patchtokens"]
+        indices = mask_indices(masks) if mask_indices_list is None else mask_indices_list
+        outputs[0]["patch_pre_head"] = patches_CPD
+        outputs[0]["masked_patch_after_head"] = self.student["ibot_head"](patches_CPD.flatten(0, 1)[indices])
+        return outputs[0], outputs[1] if local_crops is not None else None
+
+    @torch.no_grad()
+    def get_gram_target(
+        self, teacher_global: Outputs, gram_crops: Tensor | None, student_grid: Grid
+    ) -> Tensor | None:
+        """Patches [gB,P,D] for the student's to resemble in their similarities; None without Gram loss.
+
+        From the Gram teacher on its crops [gB,C,S',S'], else the teacher's own.
+        """
+        if self.gram is None:
+            return None
+        if self.gram_teacher is None:
+            return teacher_global["patch_pre_head"]
+        if gram_crops is None:
+            raise ValueError(
+                "the batch has no collated_gram_teacher_crops; the Gram teacher wants "
+                "crops.gram_teacher_crops_size in the augmentation"
+            )
+        patches = self.gram_teacher["backbone"](gram_crops, is_training=True)["x_norm_patchtokens"]
+        return self.gram.resize(patches, self._grid(gram_crops), student_grid)
+
+    def _grid(self, crops: Tensor) -> Grid:
+        return grid_of(crops, self.config.student.patch_size)
+
+    def compute_losses(
+        self,
+        *,
+        teacher_global: Outputs,
+        student_global: Outputs,
+        student_local: Outputs | None,
+        masks: Tensor,
+        masks_weight: Tensor | None = None,
+        gram_target: Tensor | None = None,
+        iteration: int = 0,
+    ) -> tuple[Tensor, Metrics]:
+        """The weighted sum (`loss_weights.py`) and each loss under its official name, unweighted."""
+        targets_gBK = teacher_global["cls_centered"]
+        n_local = 0 if student_local is None else len(student_local["cls_after_head"])
+        weights = self.loss_weights.at(iteration, n_local)
+        metrics: Metrics = {"dino_local_loss_weight": weights.local_schedule}
+        losses: dict[str, tuple[float, Tensor]] = {}
+        if student_local is not None:
+            local = self.dino_loss(student_local["cls_after_head"], targets_gBK)
+            losses["dino_local_crops_loss"] = (weights.dino_local, local)
+        losses["dino_global_crops_loss"] = (
+            weights.dino_global,
+            self.dino_loss(
+                student_global["cls_after_head"],
+                targets_gBK,
+                ignore_diagonal=self.config.dino.global_ignore_diagonal,
+            ),
+        )
+        if weights.koleo:
+            spread = torch.stack([self.koleo_loss(crop) for crop in student_global["cls_pre_head"]])
+            losses["koleo_loss"] = (weights.koleo, spread.mean())
+        ibot = self.ibot_patch_loss.forward_masked(
+            student_global["masked_patch_after_head"],
+            teacher_global["masked_patch_centered"],
+            masks,
+            masks_weight=weights_of_masks(masks) if masks_weight is None else masks_weight,
+        )
+        losses["ibot_loss"] = (weights.ibot, ibot)
+        if self.gram is not None and gram_target is not None:
+            gram = self.gram.losses(student_global["patch_pre_head"], gram_target, masks)
+            losses["gram_loss"] = (weights.gram, gram.pop("gram_loss"))
+            metrics |= {"gram_loss_weight": weights.gram, **gram}
+        total = torch.stack([weight * loss for weight, loss in losses.values()]).sum()
+        return total, metrics | {name: loss.detach() for name, (_, loss) in losses.items()}

@@ -1,0 +1,51 @@
+"""Weights that training starts from: a backbone in any layout, or backbone and heads of an earlier run.
+
+SPEC 4.2 and 4.16; backbone files without heads are what is released (facebookresearch/dinov3 #23, #207).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dinov3_ref.checkpoints import load_checkpoint
+from dinov3_ref.checkpoints.files import read_checkpoint
+from dinov3_ref.checkpoints.strict import check_keys, check_values
+from dinov3_ref.errors import CheckpointError
+
+
+def load_backbone(backbone: nn.Module, path: str | Path) -> None:
+    """Copy a checkpoint's backbone into `backbone`, strictly.
+
+    Official, Hugging Face and timm layouts, and the teacher of a training run. Raises `CheckpointError` or
+    one of its children.
+    """
+    _copy_into(backbone, load_checkpoint(path).state, str(path))
+
+
+def load_teacher(modules: nn.ModuleDict, path: str | Path) -> None:
+    """Copy {"teacher": backbone and heads} into the modules, strictly.
+
+    Raises `KeyMismatch` for a file without the heads, `CheckpointError` for any other.
+    """
+    tree = read_checkpoint(Path(path)).tree
+    teacher = tree.get("teacher")
+    if not isinstance(teacher, Mapping):
+        raise CheckpointError(
+            f"{path} has no entry 'teacher'; wanted the teacher of a training run with its heads "
+            "(a backbone alone goes to student.pretrained_weights)"
+        )
+    tensors = {key: value for key, value in teacher.items() if isinstance(value, Tensor)}
+    _copy_into(modules, tensors, str(path))
+
+
+@torch.no_grad()
+def _copy_into(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
+    own = module.state_dict()
+    check_keys(tensors, {key: tuple(value.shape) for key, value in own.items()}, name)
+    check_values(tensors, name)
+    for key, value in own.items():
+        value.copy_(tensors[key])

@@ -1,0 +1,115 @@
+"""Reading a configuration: recipes, official files, words of a command line; errors of one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dinov3_ref.configs import get_default_config, load_config, recipe_names
+from dinov3_ref.errors import ConfigError
+from dinov3_ref.train.rates import build_rates
+
+# What each recipe leaves for the user to say.
+TO_BE_SAID = {
+    "continued": ["student.pretrained_weights=x.pth"],
+    "distillation": ["distillation.full_cfg_path=x.yaml", "distillation.checkpoint_path=x.pth"],
+}
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipes(name: str) -> None:
+    """Each is whole, and its schedules fit into it."""
+    rates = build_rates(load_config(name, TO_BE_SAID.get(name, [])), world_size=8)
+    last = rates.at(rates.total_iterations - 1)
+    assert last.lr > 0
+    assert 0.9 < last.momentum <= 1
+    assert last.teacher_temp == pytest.approx(0.07)
+
+
+@pytest.mark.parametrize("name", TO_BE_SAID)
+def test_what_a_recipe_leaves_open_has_to_be_said(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"has no value; wanted \S+=\.\.\. on the command line"):
+        load_config(name)
+
+
+def test_the_first_line_of_a_recipe_says_what_and_the_command_names_it() -> None:
+    from dinov3_ref.configs.load import RECIPES
+
+    for name in recipe_names():
+        head = [line for line in (RECIPES / f"{name}.yaml").read_text().splitlines() if line.startswith("#")]
+        assert len(head) >= 2
+        assert any(f"--config {name}" in line for line in head)
+
+
+def test_published_numbers_of_the_7b() -> None:
+    """SPEC 4.1 and 4.9: a peak of 5e-5 at batch 4096 is 4e-4; the last layer is frozen for 5 epochs."""
+    rates = build_rates(load_config("vit7b_pretrain"), world_size=256)
+    assert rates.at(100_000).lr == pytest.approx(4e-4)
+    assert [rates.at(i).last_layer_lr > 0 for i in (4999, 5000)] == [False, True]
+    assert rates.at(50_000).teacher_temp == pytest.approx(0.055)
+
+
+def test_defaults_then_file_then_words(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("optim: {lr: 2.0e-3, epochs: 7}\ntrain: {seed: 1}\n")
+    config = load_config(file, ["optim.epochs=8", "crops.global_crops_size=256"])
+    assert (config.optim.lr, config.optim.epochs, config.train.seed) == (2e-3, 8, 1)
+    assert config.crops.global_crops_size == 256
+    assert config.optim.min_lr == get_default_config().optim.min_lr
+    assert load_config() == get_default_config()
+
+
+def test_an_official_file_is_taken(tmp_path: Path) -> None:
+    """Keys that nothing reads are dropped, asserted ones are held against what works."""
+    file = tmp_path / "official.yaml"
+    file.write_text(
+        "MODEL: {META_ARCHITECTURE: SSLMetaArch, DEVICE: cuda, DTYPE: float32, WEIGHTS: ''}\n"
+        "dino: {head_norm_last_layer: false, force_weight_norm: false, loss_weight: 0.5}\n"
+        "ibot: {separate_head: true}\n"
+        "train: {saveckp_freq: 20, monitor_gradient_norm: false, cudagraphs: false}\n"
+        "hrft: {enabled: false}\n"
+        "student: {fp8_enabled: false, fp8_filter: blocks, arch: vit_base}\n"
+        "multidistillation: {enabled: false}\n"
+    )
+    config = load_config(file)
+    assert (config.dino.loss_weight, config.student.arch) == (0.5, "vit_base")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("student: {fp8_enabled: true}", "student.fp8_enabled is True; wanted False: fp8 training"),
+        ("ibot: {separate_head: false}", "ibot.separate_head is False"),
+        ("MODEL: {META_ARCHITECTURE: MultiDistillationMetaArch}", "wanted 'SSLMetaArch'"),
+        ("optim: {lrr: 1}", "run.yaml at optim.lrr: Key 'lrr' not in 'Optim'"),
+        ("optim: {lr: fast}", "run.yaml at optim.lr: Value 'fast'"),
+        ("- a\n- b", "holds a list; wanted groups"),
+        ("optim: {lr: [", "is not YAML"),
+        ("train: {centering: kmeans}", "train.centering is 'kmeans'; wanted one of sinkhorn_knopp"),
+        ("optim: {epochs: 0}", "optim.epochs is 0; wanted a positive integer"),
+        ("gram: {loss_weight_schedule: {start: 0.0}}", "gram.loss_weight_schedule.end has no value"),
+        ("crops: {global_crops_size: [224, 256]}", "crops.local_crops_size is 96, .* has 2 sizes"),
+    ],
+)
+def test_errors_of_a_file(text: str, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=words) as raised:
+        load_config(file)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "word", "words"),
+    [
+        ("no_such", "", "no_such is neither a file nor a recipe; recipes: continued"),
+        (None, "optim.lr", "'optim.lr' on the command line; wanted key=value"),
+        (None, "optim.lr=[1", "the command line's values cannot be read"),
+        (None, "optim.rate=1", "the command line at optim.rate"),
+    ],
+)
+def test_errors_of_a_command_line(source: str | None, word: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as raised:
+        load_config(source, [word] if word else [])
+    assert "\n" not in str(raised.value)
