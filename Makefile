@@ -20,8 +20,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: setup  ## the main job on real photographs: export, judge, embed, nearest neighbours
 	$(BIN)/python examples/demo.py demo
 
+# A file is one worker's, so that what its tests share is made once; one thread each, or they would fight for cores.
 test: setup  ## the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $${TEST_WORKERS:-2} --dist loadfile
 
 lint: setup  ## style, types
 	$(BIN)/ruff check .

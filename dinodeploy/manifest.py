@@ -98,33 +98,6 @@ class BuildFacts:
 
 
 @dataclass(frozen=True)
-class ProfileFacts:
-    """One shape profile of an engine: smallest, usual and largest input, each (B, H, W)."""
-
-    min: tuple[int, int, int]
-    opt: tuple[int, int, int]
-    max: tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class BuildFacts:
-    """What a plan was built by and for."""
-
-    runtime: str  # "tensorrt 10.3.0" or "tensorrt_rtx 1.7.1.116": module name and version
-    source: str  # the graph it was built from, a file of the bundle (model.onnx)
-    source_sha256: str
-    profiles: tuple[ProfileFacts, ...]
-    compute_capabilities: tuple[str, ...]  # "8.9"; empty: decided when it is loaded (RTX just-in-time)
-    driver: str | None  # of the build machine, None where there is none
-    version_compatible: bool
-    hardware_compatible: str  # "none" | "ampere_plus" | "same_compute_capability"
-    refittable: bool
-    stripped: bool  # weights left out; refit needs source
-    weight_streaming: bool
-    optimization_level: int | None
-
-
-@dataclass(frozen=True)
 class EngineFacts:
     """One file that a backend can run."""
 
@@ -173,7 +146,7 @@ class Manifest:
 
     def facts(self) -> str:
         """The part that decides what comes out, as canonical JSON: what the ONNX metadata repeats."""
-        whole = schema.dump(self)
+        whole = _as_sealed(schema.dump(self))
         return canonical({key: whole[key] for key in ("format", "model", "preprocess", "outputs", "graph")})
 
     def fingerprint(self, engine: str, preprocess: Preprocess) -> dict[str, Any]:
@@ -191,10 +164,7 @@ class Manifest:
         return replace(self, digest=self._digest())
 
     def _digest(self) -> str:
-        whole = schema.dump(replace(self, digest=""))
-        for engine in whole["engines"].values():
-            if engine["build"] is None:  # sealed as it was before plans existed: old bundles stay valid
-                del engine["build"]
+        whole = _as_sealed(schema.dump(replace(self, digest="")))
         return hashlib.sha256(canonical(whole).encode()).hexdigest()
 
     def check_digest(self) -> None:
@@ -204,6 +174,17 @@ class Manifest:
                 f"{FILE_NAME} was changed after export: its digest is {self.digest[:12]!r}, of its content "
                 f"{self._digest()[:12]!r}; export again instead of editing"
             )
+
+
+def _as_sealed(whole: dict[str, Any]) -> dict[str, Any]:
+    """Without what older versions did not write and does not apply: their bundles stay valid."""
+    for engine in whole["engines"].values():
+        if engine["build"] is None:
+            del engine["build"]
+    for name in ("overrides", "given_back", "calibration_pictures"):
+        if not whole["graph"][name]:
+            del whole["graph"][name]
+    return whole
 
 
 def canonical(data: Any) -> str:

@@ -94,9 +94,14 @@ def test_planted_outliers_survive(
     assert measure("patch", got["patch"], wanted["patch"])["cosine"] >= MEAN_PATCH_COSINE
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("pathology", ["early", "late"])
-@pytest.mark.parametrize("arch", ["vit_small", "vit_base", "vit_large"])
+@pytest.mark.parametrize(
+    ("arch", "pathology"),
+    [
+        pytest.param(arch, pathology, marks=pytest.mark.slow if arch == "vit_small" else pytest.mark.matrix)
+        for arch in ("vit_small", "vit_base", "vit_large")
+        for pathology in ("early", "late")
+    ],
+)
 def test_planted_outliers_survive_at_true_widths(arch: str, pathology: str, tmp_path: Path) -> None:
     config = replace(get_architecture(arch), depth=4)
     checkpoint = planted_checkpoint(config, pathology=pathology)  # type: ignore[arg-type]
