@@ -29,7 +29,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
     """TensorRT 11.4 on an Ada GPU."""
     made = FakeTensorRT("11.4")
     monkeypatch.setitem(sys.modules, "tensorrt", made)
-    monkeypatch.setattr(module, "find_gpu", lambda: Gpu("8.9", "580.65.06"))
+    monkeypatch.setattr(module, "find_gpu", lambda: Gpu("NVIDIA", "8.9", "580.65.06"))
     return made
 
 
@@ -152,7 +152,7 @@ def test_names_are_plain(name: str) -> None:
 def test_a_version_known_to_be_wrong_is_refused(own_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeTensorRT("10.3")
     monkeypatch.setitem(sys.modules, "tensorrt", fake)
-    monkeypatch.setattr(module, "find_gpu", lambda: Gpu("8.7", "540.4.0"))
+    monkeypatch.setattr(module, "find_gpu", lambda: Gpu("NVIDIA", "8.7", "540.4.0"))
     before = content(own_bundle)
     with pytest.raises(UnavailableError, match=r"tensorrt 10\.3 is known to be wrong.*issues/4419"):
         add_engine(own_bundle, EngineRequest(target="tensorrt"))

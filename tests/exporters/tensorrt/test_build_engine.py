@@ -205,11 +205,11 @@ def test_an_engine_is_inspected_where_it_can_be_loaded(fake: FakeTensorRT) -> No
     assert without["engine"] is None
     assert without["engine_missing"]
     assert without["network"]["layers"] == {"SOFTMAX": {"HALF": 1}}
-    assert inspect_engine(fake, plan, Gpu("8.9", "580"))["engine"] == {"Layers": ["mha"]}
+    assert inspect_engine(fake, plan, Gpu("NVIDIA", "8.9", "580"))["engine"] == {"Layers": ["mha"]}
     fake.answer("EngineInspector.get_engine_information", lambda _, form: 'a "bad" \\x name')
-    assert inspect_engine(fake, plan, Gpu("8.9", "580"))["engine"] == 'a "bad" \\x name'
+    assert inspect_engine(fake, plan, Gpu("NVIDIA", "8.9", "580"))["engine"] == 'a "bad" \\x name'
     fake.answer("Runtime.deserialize_cuda_engine", lambda _, plan: None)
-    refused = inspect_engine(fake, plan, Gpu("8.9", "580"))
+    refused = inspect_engine(fake, plan, Gpu("NVIDIA", "8.9", "580"))
     assert "cannot be loaded on this GPU" in refused["engine_missing"]
 
 

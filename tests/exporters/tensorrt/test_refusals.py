@@ -15,7 +15,7 @@ from exporters.tensorrt.options import BuildOptions, check_options, known_comput
 from exporters.tensorrt.target import TARGETS, load_target
 from tests.exporters.tensorrt.fake_builder import FakeTensorRT
 
-GPU = Gpu("8.9", "580.65.06")
+GPU = Gpu("NVIDIA", "8.9", "580.65.06")
 
 
 @pytest.fixture
