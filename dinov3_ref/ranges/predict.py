@@ -68,6 +68,8 @@ PRECISIONS: dict[str, Precision] = {
         headroom=16.0,
     ),
     "bf16": Precision("the bf16 recipe: products and attention", BF16_LARGEST, _PRODUCTS | _CORE),
+    "int8": Precision("the int8 recipe: attention in fp16, linear layers calibrated", FP16_LARGEST, _CORE),
+    "fp8": Precision("the fp8 recipe: attention in fp16, linear layers calibrated", FP16_LARGEST, _CORE),
     "plain int8": Precision(
         "per-tensor static activations, without smoothing", narrow=frozenset(), per_tensor_int8=True
     ),

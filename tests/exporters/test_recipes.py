@@ -249,7 +249,7 @@ def test_the_typed_graph_on_a_cpu_would_hide_it(tmp_path: Path, monkeypatch: pyt
     assert not np.isfinite(run("model.cpu.onnx")).all()
 
 
-def _judge_nothing(staging: Path):  # type: ignore[no-untyped-def]
+def _judge_nothing(staging: Path, **options: object):  # type: ignore[no-untyped-def]
     from dinodeploy.bundle import open_bundle
     from dinodeploy.parity import Verdict
 

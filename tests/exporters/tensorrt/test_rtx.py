@@ -109,8 +109,10 @@ def check(bundle: Path, built: Built, depth: int, profile: str) -> None:
         "patch": [-1, -1, -1, dim],
     }
     assert {value["dtype"] for value in (*network["inputs"], *network["outputs"])} == {"FLOAT"}
-    narrow = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}[recipe]
-    assert set(network["layers"]["MATRIX_MULTIPLY"]) == {narrow}
+    narrow = {"fp32": {"FLOAT"}, "fp16": {"HALF"}, "bf16": {"BF16"}}
+    eight = {"FLOAT", "HALF"}  # the builder's own list: products of dequantised values, and attention
+    assert set(network["layers"]["MATRIX_MULTIPLY"]) == narrow.get(recipe, eight)
+    assert ("QUANTIZE" in network["layers"]) == (recipe in ("int8", "fp8"))
     assert set(network["layers"]["NORMALIZATION"]) == {"FLOAT"}
     fused = sum("_gemm_mha" in layer for layer in inspection["builder"])
     assert fused == (0 if recipe == "fp32" else depth * len(READY[profile]))
