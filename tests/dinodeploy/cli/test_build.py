@@ -27,7 +27,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
     """TensorRT 11.4 on an Ada GPU."""
     made = FakeTensorRT("11.4")
     monkeypatch.setitem(sys.modules, "tensorrt", made)
-    monkeypatch.setattr(module, "find_gpu", lambda: Gpu("8.9", "580.65.06"))
+    monkeypatch.setattr(module, "find_gpu", lambda: Gpu("NVIDIA", "8.9", "580.65.06"))
     return made
 
 
@@ -128,7 +128,7 @@ def test_what_this_machine_cannot_do_ends_in_4(
     ran = run("build", own_bundle, "--target", "tensorrt")
     assert ran.code == 4
     assert "none is in sight here" in ran.error
-    monkeypatch.setattr(module, "find_gpu", lambda: Gpu("8.7", "540.4.0"))
+    monkeypatch.setattr(module, "find_gpu", lambda: Gpu("NVIDIA", "8.7", "540.4.0"))
     ran = run("build", own_bundle, "--target", "tensorrt")
     assert ran.code == 4
     assert "https://github.com/NVIDIA/TensorRT/issues/" in ran.error
@@ -148,7 +148,7 @@ def test_ctrl_c_ends_in_130(own_bundle: Path, fake: FakeTensorRT, run: CommandLi
 @pytest.fixture
 def gpu(fake: FakeTensorRT, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
     """`fake`, and an export finds the GPU too."""
-    monkeypatch.setattr("exporters.tensorrt.target.find_gpu", lambda: Gpu("8.9", "580.65.06"))
+    monkeypatch.setattr("exporters.tensorrt.target.find_gpu", lambda: Gpu("NVIDIA", "8.9", "580.65.06"))
     return fake
 
 
