@@ -86,12 +86,17 @@ def rope_attention(q: Any, k: Any, v: Any, sin: Any, cos: Any, num_heads: int, s
 
 
 def gelu(x: Any, approximate: str = "none") -> Any:
-    """The exact GELU in the order of operations that ONNX Runtime and TensorRT know and fuse.
+    """GELU in the order of operations that ONNX Runtime and TensorRT know and fuse.
 
     torch's own translation halves erf(x/√2) + 1 before it takes x: the same numbers, five passes over memory.
+    DINOv3 has the exact one; a user's own layer may have tanh's (Hendrycks and Gimpel, arXiv:1606.08415).
     """
-    assert approximate == "none"
-    return op.Mul(op.Mul(x, op.Add(op.Erf(op.Div(x, math.sqrt(2.0))), 1.0)), 0.5)
+    if approximate == "tanh":
+        cubic = op.Add(x, op.Mul(op.Mul(op.Mul(x, x), x), 0.044715))
+        bend = op.Tanh(op.Mul(cubic, math.sqrt(2.0 / math.pi)))
+    else:
+        bend = op.Erf(op.Div(x, math.sqrt(2.0)))
+    return op.Mul(op.Mul(x, op.Add(bend, 1.0)), 0.5)
 
 
 TRANSLATIONS: dict[Any, Callable[..., Any]] = {
