@@ -26,12 +26,11 @@ from typing import Any
 from gpu_models import MODELS, export
 from gpu_record import gpu_or_exit, new_record, record_path, torch_fp32, write_record
 
-from dinodeploy.bundle import GOLDEN_FILE, Bundle
-from dinodeploy.embedder import check_bundle
+from dinodeploy.bundle import GOLDEN_FILE
+from dinodeploy.embedder import check_bundle, judge_golden
 from dinodeploy.errors import DinodeployError, UnavailableError
-from dinodeploy.golden import at_size, load_golden
-from dinodeploy.images import open_image
-from dinodeploy.parity import THRESHOLDS, Verdict, judge
+from dinodeploy.golden import load_golden
+from dinodeploy.parity import THRESHOLDS, Verdict
 
 Row = dict[str, Any]
 DEFAULT_MODELS = "tiny,tiny_swiglu,vit_small,vit_base,planted_small,planted_base"
@@ -179,19 +178,8 @@ def judge_torch(root: Path, model: str) -> tuple[Verdict, str, str]:
                 name: x.float().cpu().numpy() for name, x in zip(module.output_names, outputs, strict=True)
             }
 
-        verdict = judge_with(bundle, run)
+        verdict = judge_golden(load_golden(bundle.root / GOLDEN_FILE), run, bundle.manifest)
         return verdict, f"torch {torch.__version__}", torch.cuda.get_device_name()
-
-
-def judge_with(bundle: Bundle, run: Callable[[Any], dict[str, Any]]) -> Verdict:
-    preprocess = bundle.manifest.preprocess
-    return judge(
-        load_golden(bundle.root / GOLDEN_FILE),
-        prepare=lambda image, size: at_size(preprocess, size)(open_image(image)),
-        run=run,
-        preprocess=preprocess,
-        recipe=bundle.manifest.graph.recipe,
-    )
 
 
 def line(row: Row) -> str:

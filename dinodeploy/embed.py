@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dinodeploy.embedder import Embedder
+from dinodeploy.embedder import Embedder, batches_of_one_size
 from dinodeploy.errors import ImageError
 from dinodeploy.images import open_image
 from dinodeploy.preprocess import Preprocess
@@ -69,7 +69,8 @@ def embed_listing(
             failed += 1
             advance(done, failed)
 
-    for batch, outputs in run_ahead(embedder, batches(good(), batch_size)):
+    batches = batches_of_one_size(good(), batch_size, _shape)
+    for batch, outputs in run_ahead(embedder, batches):
         for row, item in enumerate(batch):
             writer.add(item.id, {name: outputs[name][row] for name in writer.outputs}, item.size)
         done += len(batch)
@@ -77,18 +78,9 @@ def embed_listing(
     return EmbedReport(done, failed, time.perf_counter() - started)
 
 
-def batches(items: Iterable[Decoded], batch_size: int) -> Iterator[list[Decoded]]:
-    """Consecutive pictures of one size, at most `batch_size` together, order kept."""
-    batch: list[Decoded] = []
-    for item in items:
-        assert item.pixels is not None, "only what could be read is run"
-        first = batch[0].pixels if batch else None
-        if first is not None and (len(batch) == batch_size or first.shape != item.pixels.shape):
-            yield batch
-            batch = []
-        batch.append(item)
-    if batch:
-        yield batch
+def _shape(item: Decoded) -> tuple[int, ...]:
+    assert item.pixels is not None, "only what could be read is run"
+    return item.pixels.shape
 
 
 def run_ahead(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +27,12 @@ from dinodeploy.errors import JudgementError, MisuseError, OutsideProfileError
 from dinodeploy.golden import GoldenCase, at_size, load_golden
 from dinodeploy.images import open_image
 from dinodeploy.manifest import Manifest
-from dinodeploy.parity import Verdict, judge
+from dinodeploy.parity import Run, Verdict, judge
 from dinodeploy.preprocess import Preprocess
 from dinodeploy.receipts import Receipt, find_receipt, make_receipt, save_receipt
 
 Floats = NDArray[np.float32]
+Item = TypeVar("Item")
 Picture = str | Path | Image.Image | NDArray[np.uint8]
 
 BATCH_SIZE = 8
@@ -166,13 +167,7 @@ class Embedder:
         Golden cases of a size that the engine was not built for are left out. Raises OutsideProfileError
         when none remains.
         """
-        verdict = judge(
-            self._golden_cases(),
-            prepare=lambda image, size: at_size(self.preprocess, size)(open_image(image)),
-            run=self.run,
-            preprocess=self.preprocess,
-            recipe=self.manifest.graph.recipe,
-        )
+        verdict = judge_golden(self._golden_cases(), self.run, self.manifest)
         self.receipt = make_receipt(self.bundle, self.backend.runtime, self.backend.device, verdict)
         save_receipt(self.bundle, self.receipt)
         return verdict
@@ -200,6 +195,17 @@ class Embedder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def judge_golden(cases: Sequence[GoldenCase], run: Run, manifest: Manifest) -> Verdict:
+    """Judge `run` on golden cases with the runtime's own preprocessing and the manifest's recipe."""
+    return judge(
+        cases,
+        prepare=lambda image, size: at_size(manifest.preprocess, size)(open_image(image)),
+        run=run,
+        preprocess=manifest.preprocess,
+        recipe=manifest.graph.recipe,
+    )
 
 
 def check_bundle(
@@ -234,16 +240,20 @@ def rejection(bundle: Bundle, verdict: Verdict) -> str:
     )
 
 
-def batches_of_one_size(pixels: Iterable[Floats], batch_size: int) -> Iterator[Sequence[Floats]]:
-    """Group consecutive [3,H,W] arrays of equal size, at most `batch_size` together, order kept."""
+def batches_of_one_size(
+    items: Iterable[Item],
+    batch_size: int,
+    shape: Callable[[Item], Any] = np.shape,  # type: ignore[assignment]
+) -> Iterator[list[Item]]:
+    """Group consecutive items of equal `shape`, at most `batch_size` together, order kept."""
     if batch_size < 1:
         raise MisuseError(f"batch size is {batch_size}; wanted at least 1")
-    batch: list[Floats] = []
-    for array in pixels:
-        if batch and (len(batch) == batch_size or array.shape != batch[0].shape):
+    batch: list[Item] = []
+    for item in items:
+        if batch and (len(batch) == batch_size or shape(item) != shape(batch[0])):
             yield batch
             batch = []
-        batch.append(array)
+        batch.append(item)
     if batch:
         yield batch
 

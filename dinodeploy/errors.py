@@ -20,6 +20,11 @@ A message is one line and says what, got, wanted, mend. `dinov3_ref.errors` keep
 from __future__ import annotations
 
 
+def first_line(error: BaseException) -> str:
+    """What somebody else's exception says, as one line; its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class DinodeployError(Exception):
     """Base of all errors a user can cause or meet."""
 

@@ -39,10 +39,10 @@ def apply_recipe(model: ir.Model, recipe: Recipe, style: Style, facts: Facts) ->
     narrower = Narrower(model.graph, "typed" if style == "typed" else "emulated")
     plans = facts.plan.by_linear() if facts.plan else {}
     dialect: quantized.Dialect = "rows" if style == "rows" else "qdq"
-    quantizer = quantized.Quantizer(model.graph, dialect, facts.plan.format if facts.plan else "int8")
+    quantizer = quantized.Quantizer(model.graph, dialect, facts.plan.format) if facts.plan else None
     for node in [node for node in model.graph if role_of(node) in recipe.roles]:
         path, role = path_of(node), str(role_of(node))
-        if path in plans:
+        if quantizer is not None and path in plans:
             quantizer.quantize(node, plans[path])
         elif style != "rows":
             dtype = type_of(path, role, recipe, facts.overrides)

@@ -19,7 +19,7 @@ class Edit:
     def before(
         self, node: ir.Node, operator: str, inputs: Sequence[ir.Value], name: str, **settings: Any
     ) -> ir.Value:
-        """A new node ahead of `node`; returns its output. `settings`: attributes, `domain`, `dtype`."""
+        """A new node ahead of `node`; returns its output. `settings`: attributes and `domain`."""
         made = _make(operator, inputs, name, **settings)
         self.graph.insert_before(node, made)
         return made.outputs[0]
@@ -78,11 +78,8 @@ def _make(
     name: str,
     *,
     domain: str = "",
-    dtype: ir.DataType | None = None,
     **attributes: Any,
 ) -> ir.Node:
     made = ir.node(operator, inputs, attributes=attributes, domain=domain, name=name)
     made.outputs[0].name = name
-    if dtype is not None:
-        made.outputs[0].type = ir.TensorType(dtype)
     return made

@@ -18,7 +18,7 @@ from dinodeploy.manifest import EngineFacts
 from exporters.apply_recipe import Facts, Style, apply_recipe
 from exporters.lint import check_onnx, lint
 from exporters.recipes import Recipe
-from exporters.write_onnx import SINGLE_FILE_LIMIT, share_weights, write_onnx
+from exporters.write_onnx import SINGLE_FILE_LIMIT, share_weights, weight_bytes, write_onnx
 
 CPU_FILE = "model.cpu.onnx"
 YARDSTICK_FILE = "model.fp32.onnx"  # what the speed of 8 bits is measured against
@@ -49,7 +49,8 @@ def write_engines(
     yardstick = None
     if recipe.quantized == "int8":
         styles = {CPU_FILE: "rows", WITNESS_FILE: "emulated"}
-        yardstick = write_onnx(graph, root / YARDSTICK_FILE)[0] if _bytes(graph) < SINGLE_FILE_LIMIT else None
+        if weight_bytes(graph) <= SINGLE_FILE_LIMIT:
+            yardstick = write_onnx(graph, root / YARDSTICK_FILE)[0]
     variants = {name: (graph.clone(), style) for name, style in styles.items()}
     apply_recipe(graph, recipe, "typed", facts)
     _inspect(graph, "typed")
@@ -60,10 +61,6 @@ def write_engines(
         share_weights(variant, root / MODEL_FILE, root / name)
     witness = root / WITNESS_FILE if WITNESS_FILE in variants else None
     return Written({CPU_FILE: EngineFacts("onnxruntime", (CPU_FILE, data.name))}, witness, yardstick)
-
-
-def _bytes(graph: ir.Model) -> int:
-    return sum(value.const_value.nbytes for value in graph.graph.initializers.values() if value.const_value)
 
 
 def _inspect(graph: ir.Model, style: Style) -> None:

@@ -23,22 +23,12 @@ from dinodeploy.preprocess import Preprocess
 from dinodeploy.receipts import Receipt
 from dinov3_ref.checkpoints import NORMALIZATION, Checkpoint, build_model, normalization
 from dinov3_ref.models import DinoVisionTransformer
-from exporters.dialects import DIALECTS
 from exporters.fold import FOLDS
 from exporters.options import ExportOptions
 from exporters.quantization.pictures import Calibration
-from exporters.recipes import RECIPES
 from exporters.write_bundle import write_bundle
 
-__all__ = [
-    "DIALECTS",
-    "FOLDS",
-    "RECIPES",
-    "Calibration",
-    "ExportOptions",
-    "export_checkpoint",
-    "export_model",
-]
+__all__ = ["FOLDS", "Calibration", "ExportOptions", "export_checkpoint", "export_model"]
 
 Say = Callable[[str], None]
 

@@ -30,7 +30,7 @@ def summarize_onnx(path: Path) -> dict[str, Any]:
         "outputs": {str(value.name): _shape(value) for value in graph.outputs},
         "operators": dict(Counter(node.op_type for node in graph).most_common()),
         "types": types_by_role(graph),
-        "weights": dict(Counter(_type(value) for value in graph.initializers.values())),
+        "weights": dict(Counter(stored_type(value) for value in graph.initializers.values())),
         "metadata": dict(model.metadata_props),
     }
 
@@ -41,7 +41,7 @@ def types_by_role(graph: ir.Graph) -> dict[str, dict[str, int]]:
     for node in graph:
         if node.inputs and node.inputs[0] is not None:
             role = role_of(node)
-            dtype = _type(node.inputs[0])
+            dtype = stored_type(node.inputs[0])
             if role is not None:
                 found[role][dtype] += 1
             if node.op_type in PRODUCTS:
@@ -49,7 +49,7 @@ def types_by_role(graph: ir.Graph) -> dict[str, dict[str, int]]:
     return {role: dict(counts) for role, counts in found.items()}
 
 
-def _type(value: ir.Value) -> str:
+def stored_type(value: ir.Value) -> str:
     """A value's type, 8 bits if it was rounded to them; what is not written down is a Cast's, or fp32."""
     producer = value.producer()
     if producer is not None and producer.op_type == "Cast":
@@ -59,7 +59,7 @@ def _type(value: ir.Value) -> str:
         name = zero_point.dtype.name if zero_point is not None and zero_point.dtype is not None else "UINT8"
         return "INT8" if name == "UINT8" else name  # u8 is how ONNX Runtime's CPU spells 8 bits
     if producer is not None and producer.op_type == "DequantizeLinear" and producer.inputs[0] is not None:
-        return _type(producer.inputs[0])
+        return stored_type(producer.inputs[0])
     return value.dtype.name if value.dtype is not None else ir.DataType.FLOAT.name
 
 

@@ -12,11 +12,10 @@ from dinodeploy import __version__
 from dinodeploy import manifest as manifests
 from dinodeploy.backends import open_backend
 from dinodeploy.bundle import GOLDEN_FILE, MODEL_FILE, file_facts
-from dinodeploy.errors import ExportError, JudgementError
-from dinodeploy.golden import at_size, load_golden, save_golden
-from dinodeploy.images import open_image
+from dinodeploy.embedder import judge_golden
+from dinodeploy.errors import ExportError, JudgementError, first_line
+from dinodeploy.golden import load_golden, save_golden
 from dinodeploy.manifest import GraphFacts, Manifest, ModelFacts, OutputFacts
-from dinodeploy.parity import judge
 from dinodeploy.preprocess import Preprocess
 from dinov3_ref.models import DinoVisionTransformer
 from exporters.apply_recipe import Facts
@@ -93,8 +92,8 @@ def _make_graph(module: TokenOutputs, weights: Weights, options: ExportOptions, 
         say(f"translating to ONNX, dialect {dialect.name}")
         return to_graph(program, module, weights, dialect)
     except Exception as error:  # torch.export and torch.onnx raise whatever went wrong inside them
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ExportError(f"this model cannot be traced: {type(error).__name__}: {reason}") from error
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise ExportError(f"this model cannot be traced: {reason}") from error
 
 
 def _describe(
@@ -138,13 +137,7 @@ def _judge_witness(witness: Path, root: Path, manifest: Manifest) -> None:
     """Judge what no CPU runs for use, and forget it. Raises JudgementError."""
     backend = open_backend("onnxruntime", witness)
     try:
-        judged = judge(
-            load_golden(root / GOLDEN_FILE),
-            prepare=lambda image, size: at_size(manifest.preprocess, size)(open_image(image)),
-            run=backend.run,
-            preprocess=manifest.preprocess,
-            recipe=manifest.graph.recipe,
-        )
+        judged = judge_golden(load_golden(root / GOLDEN_FILE), backend.run, manifest)
     finally:
         backend.close()
         witness.unlink()
@@ -152,6 +145,6 @@ def _judge_witness(witness: Path, root: Path, manifest: Manifest) -> None:
         first = judged.failures[0]
         raise JudgementError(
             f"the {manifest.graph.recipe} graph for GPUs is not the model: {first.output} of case "
-            f"{first.case!r}: {first.metric} is {first.value}, wanted {first.limit}; calibrate on more "
-            "pictures (--calibration) or keep layers wide (--override)"
+            f"{first.case!r}: {first.sentence}; calibrate on more pictures (--calibration) or keep layers "
+            "wide (--override)"
         )

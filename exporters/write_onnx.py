@@ -27,14 +27,17 @@ def write_onnx(model: ir.Model, path: Path, *, external_data: bool = False) -> l
 
     Weights go to `<path>.data` with `external_data`, or when one file cannot hold them.
     """
-    weights = [value.const_value for value in model.graph.initializers.values()]
-    total = sum(tensor.nbytes for tensor in weights if tensor is not None)
-    if external_data or total > SINGLE_FILE_LIMIT:
+    if external_data or weight_bytes(model) > SINGLE_FILE_LIMIT:
         data = path.with_name(path.name + ".data")
         ir.save(model, path, external_data=data.name)
         return [path, data]
     _write_single_file(model, path)
     return [path]
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Bytes of all initializers; none is made for it."""
+    return sum(_tensor_of(value).nbytes for value in model.graph.initializers.values())
 
 
 def share_weights(model: ir.Model, written: Path, path: Path) -> None:

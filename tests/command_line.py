@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +29,14 @@ class Ran:
         assert lines[0].startswith("error: ")
         assert "Traceback" not in self.err
         return lines[0]
+
+
+def assert_refused(ran: Ran, message: str, folder: Path, before: list[Path]) -> None:
+    """One line with `message`, exit 2, nothing on stdout, and `folder` as it was `before`."""
+    assert ran.code == 2
+    assert message in ran.error
+    assert ran.out == ""
+    assert sorted(folder.rglob("*")) == before
 
 
 class CommandLine:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # tests of the runtime must not load torch for a name
     from dinodeploy.bundle import Bundle
+    from dinov3_ref.checkpoints import Checkpoint
     from dinov3_ref.models.config import ViTConfig
 
 # name -> what differs from a released ViT-S. head_dim is 64, or 128 as in the 7B.
@@ -30,11 +31,17 @@ def tiny_config(kind: str = "mlp", **changes: Any) -> ViTConfig:
     return ViTConfig(**{"depth": 3, **CONFIGS[kind], **changes})
 
 
+def export_passing(checkpoint: Checkpoint, out: Path, **options: Any) -> Bundle:
+    """Export a checkpoint that the judge must accept; `options` are `ExportOptions`'."""
+    from exporters.export import ExportOptions, export_checkpoint
+
+    bundle, receipt, _ = export_checkpoint(checkpoint, out, ExportOptions(**options), weights="random")
+    assert receipt.passed
+    return bundle
+
+
 def export_tiny(out: Path, kind: str = "mlp", *, seed: int = 0, **options: Any) -> Bundle:
     """Export a lively random twin; `options` are `ExportOptions`'."""
     from dinov3_ref.checkpoints import random_checkpoint
-    from exporters.export import ExportOptions, export_checkpoint
 
-    checkpoint = random_checkpoint(tiny_config(kind), seed)
-    bundle, _, _ = export_checkpoint(checkpoint, out, ExportOptions(**options), weights="random")
-    return bundle
+    return export_passing(random_checkpoint(tiny_config(kind), seed), out, **options)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from dinodeploy.backends import OpenOptions
 from dinodeploy.backends.placement import astray, profiled
-from dinodeploy.errors import BundleError, UnavailableError
+from dinodeploy.errors import BundleError, UnavailableError, first_line
 from dinodeploy.machine import cpu_name, find_gpu
 
 Floats = NDArray[np.float32]
@@ -116,7 +116,7 @@ class OnnxRuntimeBackend:
             nodes = profiled(self._session, lambda: self.run(np.zeros(_PROBE, np.float32)))
         except Exception as error:  # its exception classes are private, and there are many
             raise UnavailableError(
-                f"{engine.name}: {self.runtime} cannot run it on {self.device}: {_first_line(error)}"
+                f"{engine.name}: {self.runtime} cannot run it on {self.device}: {first_line(error)}"
             ) from error
         elsewhere = astray(nodes, provider.name)
         if elsewhere or not any(node.provider == provider.name for node in nodes):
@@ -156,7 +156,7 @@ def _open_session(
         # the file's hash has matched: on a GPU it is the GPU that fails
         kind = UnavailableError if provider.on_gpu else BundleError
         raise kind(
-            f"{engine}: onnxruntime {onnxruntime.__version__} cannot load it: {_first_line(error)}"
+            f"{engine}: onnxruntime {onnxruntime.__version__} cannot load it: {first_line(error)}"
         ) from error
     if session.get_providers()[0] != provider.name:
         raise UnavailableError(
@@ -164,7 +164,3 @@ def _open_session(
             f"{session.get_providers()[0]} instead, which nobody asked for; {provider.mend}"
         )
     return session
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -8,6 +8,8 @@ from typing import Optional
 
 from dinov3_ref.configs.losses import Ramp
 
+N_GLOBAL_CROPS = 2  # of every picture; no setting: the losses' shares are written for two (SPEC 4.3)
+
 
 @dataclass
 class ComputePrecision:

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dinov3_ref.configs.training import N_GLOBAL_CROPS
 from dinov3_ref.data.masking import Mask, MaskingGenerator
 from dinov3_ref.data.sample import Sample
 from dinov3_ref.data.seeding import derive_seed
 
 Batch = dict[str, Any]
-GLOBAL_CROPS = 2
 
 
 def collate_data_and_cast(
@@ -96,17 +96,19 @@ def _counts_of_rank(
 ) -> list[int]:
     """This rank's share, crop by crop, of the counts that were dealt to the global batch."""
     images = len(positions) * world_size
-    counts = mask_counts(GLOBAL_CROPS * images, patches, ratios, probability)
+    counts = mask_counts(N_GLOBAL_CROPS * images, patches, ratios, probability)
     first = positions[0] - rank
     random.Random(derive_seed(seed, "counts", first)).shuffle(counts)
     return [
-        counts[crop * images + row] for crop in range(GLOBAL_CROPS) for row in range(rank, images, world_size)
+        counts[crop * images + row]
+        for crop in range(N_GLOBAL_CROPS)
+        for row in range(rank, images, world_size)
     ]
 
 
 def _slots(positions: Sequence[int]) -> list[tuple[int, int]]:
     """(crop, position) of the 2B images, in the batch's order."""
-    return [(crop, position) for crop in range(GLOBAL_CROPS) for position in positions]
+    return [(crop, position) for crop in range(N_GLOBAL_CROPS) for position in positions]
 
 
 def _mask(generator: MaskingGenerator, count: int, circular_shift: bool, seed: int) -> Mask:

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import Sampler
 
 from dinov3_ref.data.seeding import Draw, derive_seed
+from dinov3_ref.distributed import get_rank, get_world_size
 from dinov3_ref.errors import DataError
 
 
@@ -40,8 +40,8 @@ class PositionSampler(Sampler[int]):
         self.sample_count = sample_count
         self.shuffle = shuffle
         self.seed = seed
-        self.start = this_rank()[0] if start is None else start
-        self.step = this_rank()[1] if step is None else step
+        self.start = get_rank() if start is None else start
+        self.step = get_world_size() if step is None else step
         self.advance = advance
 
     def _order(self, count: int, *pass_of: int) -> Tensor:
@@ -123,8 +123,3 @@ class EpochSampler(PositionSampler):
         for draw in range(self.advance, len(self)):
             row = self.start + self.step * draw
             yield Draw(int(order[row]) % self.sample_count, self.epoch * self.size + row)
-
-
-def this_rank() -> tuple[int, int]:
-    """(rank, number of ranks) of torch.distributed; (0, 1) where it is not initialised."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)

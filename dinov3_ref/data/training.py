@@ -16,7 +16,7 @@ from dinov3_ref.data.datasets import EncodedImages, make_dataset
 from dinov3_ref.data.loaders import ResumableLoader, make_data_loader
 from dinov3_ref.data.masking import MaskingGenerator, max_rectangle
 from dinov3_ref.data.meta_loaders import CombinedDataLoader
-from dinov3_ref.data.samplers import this_rank
+from dinov3_ref.distributed import get_rank, get_world_size
 from dinov3_ref.errors import ConfigError
 from dinov3_ref.models.vision_transformer import dtype_dict
 
@@ -41,9 +41,8 @@ def build_training_loader(
     does not.
     """
     pictures = make_dataset(config.train.dataset_path) if dataset is None else dataset
-    here = this_rank()
-    rank = here[0] if rank is None else rank
-    world_size = here[1] if world_size is None else world_size
+    rank = get_rank() if rank is None else rank
+    world_size = get_world_size() if world_size is None else world_size
     loaders = []
     for number, sizes in enumerate(crop_sizes(config.crops), 1):
         seed = config.train.seed + number

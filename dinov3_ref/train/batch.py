@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dinov3_ref.configs.training import N_GLOBAL_CROPS
 from dinov3_ref.loss.ibot_patch_loss import weights_of_masks
-
-N_GLOBAL_CROPS = 2
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dinov3_ref.configs.training import N_GLOBAL_CROPS
 from dinov3_ref.loss import DINOLoss, KoLeoLoss, KoLeoLossDistributed, iBOTPatchLoss
 from dinov3_ref.loss.ibot_patch_loss import weights_of_masks
 from dinov3_ref.loss.teacher_targets import TeacherTargets
-from dinov3_ref.train.batch import N_GLOBAL_CROPS, Batch, mask_indices
+from dinov3_ref.train.batch import Batch, mask_indices
 from dinov3_ref.train.loss_weights import LossWeightSchedule
 from dinov3_ref.train.networks import TrainingNetworks
 from dinov3_ref.train.param_groups import Group, get_params_groups_with_decay

@@ -15,13 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dinodeploy.errors import ImageError, MisuseError
+from dinodeploy.embed import decode_ahead, default_decoders
+from dinodeploy.embedder import batches_of_one_size
+from dinodeploy.errors import MisuseError
 from dinodeploy.images import open_image
 from dinodeploy.listing import list_images
 from dinodeploy.preprocess import Preprocess
 from exporters.golden import CASES, load_photo
 
 Pixels = NDArray[np.float32]
+BATCH_PIXELS = 8 * 256 * 256
 FEW = 32  # below it, ranges are a guess
 SHIPPED_CROPS = (
     (0.0, 0.0, 1.0, 1.0),
@@ -57,15 +60,11 @@ def calibration_pixels(
     ids = list_images([calibration.folder])
     if len(ids) > calibration.limit:
         ids = sorted(random.Random(calibration.seed).sample(ids, calibration.limit))
-    pixels, broken = [], 0
-    for path in ids:
-        try:
-            pixels.append(preprocess(open_image(path)))
-        except ImageError:
-            broken += 1
+    decoded = decode_ahead(ids, preprocess, default_decoders(), ahead=len(ids))
+    pixels = [item.pixels for item in decoded if item.pixels is not None]
     if not pixels:
         raise MisuseError(f"{calibration.folder}: none of {len(ids)} pictures can be read; give others")
-    return pixels, tuple(_notes(calibration.folder, len(pixels), broken))
+    return pixels, tuple(_notes(calibration.folder, len(pixels), len(ids) - len(pixels)))
 
 
 def _notes(folder: Path, count: int, broken: int) -> Iterator[str]:
@@ -84,14 +83,8 @@ def _shipped() -> Iterator[NDArray[np.uint8]]:
             yield photo[int(top * height) : int(bottom * height), int(left * width) : int(right * width)]
 
 
-def in_batches(pixels: Sequence[Pixels], patch_tokens: int = 2048) -> Iterator[Tensor]:
-    """Group consecutive pictures of one size [B,3,H,W], as many as make about `patch_tokens` patches."""
-    batch: list[Pixels] = []
-    for array in pixels:
-        full = max(1, patch_tokens * 256 // (array.shape[1] * array.shape[2]))
-        if batch and (array.shape != batch[0].shape or len(batch) >= full):
-            yield torch.from_numpy(np.stack(batch))
-            batch = []
-        batch.append(array)
-    if batch:
+def in_batches(pixels: Sequence[Pixels]) -> Iterator[Tensor]:
+    """Consecutive pictures of one size as [B,3,H,W], as many together as memory is meant to hold."""
+    largest = max(array.shape[1] * array.shape[2] for array in pixels)
+    for batch in batches_of_one_size(pixels, max(1, BATCH_PIXELS // largest)):
         yield torch.from_numpy(np.stack(batch))

@@ -25,7 +25,6 @@ class GroupPlan:
     group: Group
     smoothing: Tensor
     largest: float
-    error: float  # relative, of the group's output on calibration tokens, static scales
 
     @property
     def needs_mul(self) -> bool:
@@ -52,9 +51,9 @@ def make_plan(
     for group in groups:
         observation = seen[group.path]
         weight = group_weight(weights, group.linears)
-        scale, _ = choose_scale(observation, weight, FORMATS[form])
-        largest, error = choose_static(observation, scale, weight, FORMATS[form])
-        plans.append(GroupPlan(group, scale, largest, error))
+        scale = choose_scale(observation, weight, FORMATS[form])
+        largest = choose_static(observation, scale, weight, FORMATS[form])
+        plans.append(GroupPlan(group, scale, largest))
     return QuantPlan(form, tuple(plans))
 
 

@@ -32,16 +32,20 @@ FORMATS = {"int8": INT8, "fp8": FP8}
 ROW_LEVELS = 63.0  # of the CPU dialect's activations, see write.py
 
 
-def quantize_weight(weight_NK: Tensor, form: Format) -> tuple[Tensor, Tensor]:
-    """(values [N,K], scale [N]) with weight ≈ values * scale[:, None]; one scale an output channel."""
-    scale = weight_NK.abs().amax(dim=1).clamp_min(TINY) / form.largest
-    return form.round(weight_NK / scale[:, None]), scale
+def weight_scale(weight_NK: Tensor, form: Format) -> Tensor:
+    """[N,1], one an output channel."""
+    return weight_NK.abs().amax(dim=1, keepdim=True).clamp_min(TINY) / form.largest
+
+
+def weight_values(weight_NK: Tensor, form: Format) -> Tensor:
+    """[N,K] with weight ≈ values * scale."""
+    return form.round(weight_NK / weight_scale(weight_NK, form))
 
 
 def fake_weight(weight_NK: Tensor, form: Format) -> Tensor:
     """The weight as 8 bits keep it."""
-    values, scale = quantize_weight(weight_NK, form)
-    return values * scale[:, None]
+    scale = weight_scale(weight_NK, form)
+    return form.round(weight_NK / scale) * scale
 
 
 def fake_static(x_nK: Tensor, largest: float, form: Format) -> Tensor:

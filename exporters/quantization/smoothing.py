@@ -34,8 +34,8 @@ def smoothing_scale(channel_max: Tensor, weight_NK: Tensor, alpha: float) -> Ten
     return torch.exp2(log.round().clamp(-20, 20))
 
 
-def choose_scale(seen: Observation, weight_NK: Tensor, form: Format) -> tuple[Tensor, float]:
-    """(s [K], the error it leaves): the best of `ALPHAS` and of none, over both kinds of activation scale."""
+def choose_scale(seen: Observation, weight_NK: Tensor, form: Format) -> Tensor:
+    """s [K]: the best of `ALPHAS` and of none, over both kinds of activation scale."""
     wanted = seen.rows @ weight_NK.T
     candidates = [torch.ones_like(seen.channel_max)]
     candidates += [smoothing_scale(seen.channel_max, weight_NK, alpha) for alpha in ALPHAS]
@@ -47,19 +47,18 @@ def choose_scale(seen: Observation, weight_NK: Tensor, form: Format) -> tuple[Te
             relative_error(fake_rows(rows) @ weight, wanted) + relative_error(static @ weight, wanted)
         )
     best = min(range(len(errors)), key=errors.__getitem__)
-    return candidates[best], errors[best] / 2
+    return candidates[best]
 
 
-def choose_static(seen: Observation, scale: Tensor, weight_NK: Tensor, form: Format) -> tuple[float, float]:
-    """(largest activation to represent, error): the best of `CLIPS` after smoothing by `scale`."""
+def choose_static(seen: Observation, scale: Tensor, weight_NK: Tensor, form: Format) -> float:
+    """The largest activation to represent: the best of `CLIPS` after smoothing by `scale`."""
     wanted = seen.rows @ weight_NK.T
     rows, weight = seen.rows / scale, fake_weight(weight_NK * scale, form).T
     top = float((seen.channel_max / scale).max())
     errors = {
         clip * top: relative_error(fake_static(rows, clip * top, form) @ weight, wanted) for clip in CLIPS
     }
-    largest = min(errors, key=errors.__getitem__)
-    return largest, errors[largest]
+    return min(errors, key=errors.__getitem__)
 
 
 def fold_smoothing(weights: Weights, group: Group, scale: Tensor) -> None:

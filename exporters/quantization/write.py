@@ -21,11 +21,10 @@ from typing import Any, Literal
 import numpy as np
 import onnx_ir as ir
 import torch
-from numpy.typing import NDArray
 
 from exporters.edit import Edit
 from exporters.quantization.plan import GroupPlan
-from exporters.quantization.rounding import FORMATS, ROW_LEVELS, TINY, quantize_weight
+from exporters.quantization.rounding import FORMATS, ROW_LEVELS, TINY, weight_scale, weight_values
 
 Dialect = Literal["qdq", "rows"]
 TYPES = {"int8": ir.DataType.INT8, "fp8": ir.DataType.FLOAT8E4M3FN}
@@ -93,8 +92,7 @@ class Quantizer:
 
     def _rows(self, node: ir.Node, x: ir.Value, values: ir.Value, scale: ir.Value) -> None:
         levels, top = self._row_levels(x, node)
-        step = self.edit.constant("const.row_step", np.float32(1 / ROW_LEVELS))
-        middle = self.edit.constant("const.middle", np.uint8(MIDDLE))
+        step, middle = self._row_grid()
         name = str(node.name)
         product = self.edit.before(
             node,
@@ -120,23 +118,27 @@ class Quantizer:
             one = edit.constant("const.one", np.float32(1))
             factor = edit.before(before, "Div", [one, top], f"{stem}.factor")
             unit = edit.before(before, "Mul", [x, factor], f"{stem}.unit")
-            step = edit.constant("const.row_step", np.float32(1 / ROW_LEVELS))
-            middle = edit.constant("const.middle", np.uint8(MIDDLE))
+            step, middle = self._row_grid()
             levels = edit.before(before, "QuantizeLinear", [unit, step, middle], f"{stem}.levels")
             self._rounded[x] = (levels, top)
         levels, top = self._rounded[x]
         return levels, top
 
+    def _row_grid(self) -> tuple[ir.Value, ir.Value]:
+        """The distance between levels of a row whose largest is 1, and the level of zero."""
+        step = self.edit.constant("const.row_step", np.float32(1 / ROW_LEVELS))
+        return step, self.edit.constant("const.middle", np.uint8(MIDDLE))
 
-def _quantized(lazy: ir.LazyTensor, form: str) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    """Stored [K,N]: one scale a column."""
-    values, scale = quantize_weight(torch.from_numpy(lazy.numpy().T.copy()), FORMATS[form])
-    return values.numpy().T.astype(TYPES[form].numpy()), scale.numpy()
+
+def _wide(lazy: ir.LazyTensor) -> torch.Tensor:
+    """The weight [N,K]; it is stored as its product wants it, [K,N]."""
+    return torch.from_numpy(lazy.numpy().T.copy())
 
 
 def _values(lazy: ir.LazyTensor, form: str, name: str) -> ir.TensorProtocol:
-    return ir.tensor(np.ascontiguousarray(_quantized(lazy, form)[0]), name=name)
+    values = weight_values(_wide(lazy), FORMATS[form]).numpy().T.astype(TYPES[form].numpy())
+    return ir.tensor(np.ascontiguousarray(values), name=name)
 
 
 def _scales(lazy: ir.LazyTensor, form: str, name: str) -> ir.TensorProtocol:
-    return ir.tensor(_quantized(lazy, form)[1], name=name)
+    return ir.tensor(weight_scale(_wide(lazy), FORMATS[form])[:, 0].numpy(), name=name)

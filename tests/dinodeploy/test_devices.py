@@ -8,25 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dinodeploy import Embedder, MisuseError, OutsideProfileError, TamperedError, UnavailableError, machine
+from dinodeploy import Embedder, MisuseError, OutsideProfileError, TamperedError, UnavailableError
 from dinodeploy.bundle import open_bundle
 from dinodeploy.devices import DEVICES, candidates
 from dinodeploy.embedder import check_bundle
 from dinodeploy.manifest import ProfileFacts
 from dinodeploy.receipts import read_receipts
 from tests.dinodeploy.backends.fake_tensorrt import FakeTensorRT
-from tests.dinodeploy.backends.gpu_machine import DEVICE, add_plan, pretend_gpu, pretend_tensorrt
+from tests.dinodeploy.backends.gpu_machine import DEVICE, add_plan, no_gpu, pretend_gpu, pretend_tensorrt
 from tests.tiny import export_tiny
 
 
 @pytest.fixture(autouse=True)
 def forget(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No GPU, wherever these tests run, unless one asks for it; and no receipts of other tests."""
-    monkeypatch.setattr(machine, "_DRIVER_LIBRARY", "libnothing_of_that_name.so")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    machine.find_gpu.cache_clear()
-    yield
-    machine.find_gpu.cache_clear()
+    with no_gpu(monkeypatch, tmp_path):
+        yield
 
 
 @pytest.fixture

@@ -21,11 +21,10 @@ from dinov3_ref.checkpoints import Checkpoint, build_model, random_checkpoint
 from dinov3_ref.models import ViTConfig, get_architecture
 from exporters import recipes
 from exporters.calibrate import LinearRange, watch_linears
-from exporters.export import ExportOptions, export_checkpoint
 from exporters.recipes import RECIPES, role_of
 from exporters.summary import summarize_onnx, types_by_role
 from tests.photographs import photograph, pixels
-from tests.tiny import tiny_config
+from tests.tiny import export_passing, tiny_config
 
 KINDS = ("mlp", "swiglu", "7b")
 NARROW = ("fp16", "bf16")
@@ -49,18 +48,12 @@ def hard(kind: str | ViTConfig, seed: int = 0) -> Checkpoint:
     return replace(checkpoint, state={**checkpoint.state, last: weight})
 
 
-def export(checkpoint: Checkpoint, out: Path, recipe: str) -> Bundle:
-    bundle, receipt, _ = export_checkpoint(checkpoint, out, ExportOptions(recipe=recipe), weights="random")
-    assert receipt.passed
-    return bundle
-
-
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Bundle]:
     """Every kind of hard model under every narrow recipe."""
     folder = tmp_path_factory.mktemp("recipes")
     return {
-        (kind, recipe): export(hard(kind), folder / f"{kind}-{recipe}", recipe)
+        (kind, recipe): export_passing(hard(kind), folder / f"{kind}-{recipe}", recipe=recipe)
         for kind in KINDS
         for recipe in NARROW
     }
@@ -111,7 +104,7 @@ def test_recipes_hold_at_every_size(kind: str, recipe: str, bundles: dict[tuple[
 def test_recipes_hold_at_true_widths(width: str, recipe: str, tmp_path: Path) -> None:
     """Three blocks as wide as the real ones, the first of them driven past fp16's end."""
     checkpoint = hard(replace(get_architecture(width), depth=3))
-    bundle = export(checkpoint, tmp_path / "b", recipe)
+    bundle = export_passing(checkpoint, tmp_path / "b", recipe=recipe)
     limits = {row.metric: row for row in THRESHOLDS[recipe]}
     x = pixels(PHOTOS[1:], 256, 384)
     wanted = reference(checkpoint, x)
@@ -231,7 +224,7 @@ def test_an_overflow_is_caught_on_a_cpu(tmp_path: Path, monkeypatch: pytest.Monk
     """Without the powers of two this recipe overflows; the judge on this CPU must see it."""
     monkeypatch.setattr(recipes, "LIMITS", {})
     with pytest.raises(JudgementError, match="NaN or infinite"):
-        export(hard("mlp"), tmp_path / "b", "fp16")
+        export_passing(hard("mlp"), tmp_path / "b", recipe="fp16")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -239,7 +232,7 @@ def test_the_typed_graph_on_a_cpu_would_hide_it(tmp_path: Path, monkeypatch: pyt
     """Why there is an emulated graph: ONNX Runtime's CPU computes in fp32 and leaves our roundings out."""
     monkeypatch.setattr(recipes, "LIMITS", {})
     monkeypatch.setattr("exporters.export.check_bundle", _judge_nothing)
-    bundle = export(hard("mlp"), tmp_path / "b", "fp16")
+    bundle = export_passing(hard("mlp"), tmp_path / "b", recipe="fp16")
     x = pixels(PHOTOS[:1], 64, 96).numpy()
 
     def run(name: str) -> np.ndarray:

@@ -21,7 +21,7 @@ from dinodeploy.backends import OpenOptions
 from dinodeploy.backends.tensorrt.backend import TensorRTBackend
 from dinodeploy.backends.tensorrt.cuda import Cuda, import_cuda
 from dinodeploy.backends.tensorrt.refuse import check_build, target_of
-from dinodeploy.errors import BundleError, UnavailableError
+from dinodeploy.errors import BundleError, UnavailableError, first_line
 from dinodeploy.machine import find_gpu
 
 
@@ -53,9 +53,9 @@ def _import_module(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except (ImportError, OSError, RuntimeError) as error:  # its libraries may be missing or of another CUDA
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         package = name.replace("_", "-")
         raise UnavailableError(
-            f"{name} cannot be imported ({reason}); install it: pip install 'dinodeploy[{package}]', "
-            f"or use another engine (this plan is for --target {target_of(name)})"
+            f"{name} cannot be imported ({first_line(error)}); install it: "
+            f"pip install 'dinodeploy[{package}]', or use another engine (this plan is for --target "
+            f"{target_of(name)})"
         ) from error

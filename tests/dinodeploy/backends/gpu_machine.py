@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,16 @@ class FakeDriver:
     def cuDriverGetVersion(self, version: Any) -> int:
         version._obj.value = 12080
         return 0
+
+
+@contextmanager
+def no_gpu(patch: pytest.MonkeyPatch, folder: Path) -> Iterator[None]:
+    """While open this machine has no GPU, unless one is pretended, and keeps receipts in `folder`."""
+    patch.setattr(machine, "_DRIVER_LIBRARY", "libnothing_of_that_name.so")
+    patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    machine.find_gpu.cache_clear()
+    yield
+    machine.find_gpu.cache_clear()
 
 
 def pretend_gpu(patch: pytest.MonkeyPatch, folder: Path, driver: FakeDriver | None = None) -> None:

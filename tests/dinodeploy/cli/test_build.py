@@ -18,17 +18,13 @@ from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint
 from exporters.tensorrt import add_engine as module
 from exporters.tensorrt.device import Gpu
 from tests.command_line import CommandLine
-from tests.exporters.tensorrt.fake_builder import FakeTensorRT
+from tests.exporters.tensorrt.fake_builder import FakeTensorRT, pretend_ada
 from tests.tiny import tiny_config
 
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
-    """TensorRT 11.4 on an Ada GPU."""
-    made = FakeTensorRT("11.4")
-    monkeypatch.setitem(sys.modules, "tensorrt", made)
-    monkeypatch.setattr(module, "find_gpu", lambda: Gpu("NVIDIA", "8.9", "580.65.06"))
-    return made
+    return pretend_ada(monkeypatch)
 
 
 def test_build_says_what_it_wrote(own_bundle: Path, fake: FakeTensorRT, run: CommandLine) -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from dinodeploy import load_embeddings
 from dinodeploy.cli.app import app
 from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint
-from tests.command_line import CommandLine
+from tests.command_line import CommandLine, assert_refused
 from tests.photographs import photograph
 from tests.tiny import tiny_config
 
@@ -232,10 +232,7 @@ def test_misuse_is_one_line_and_2(
     before = sorted(tmp_path.rglob("*"))
     places = {"BUNDLE": str(tiny_bundle), "PHOTOS": str(photos)}
     ran = run(*(places.get(argument, argument) for argument in arguments))
-    assert ran.code == 2
-    assert message in ran.error
-    assert ran.out == ""
-    assert sorted(tmp_path.rglob("*")) == before
+    assert_refused(ran, message, tmp_path, before)
 
 
 class Malicious:

@@ -8,21 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dinodeploy import load_embeddings, machine
+from dinodeploy import load_embeddings
 from dinodeploy.manifest import ProfileFacts
 from tests.command_line import CommandLine
 from tests.dinodeploy.backends.fake_tensorrt import FakeTensorRT
-from tests.dinodeploy.backends.gpu_machine import DEVICE, add_plan, pretend_gpu, pretend_tensorrt
+from tests.dinodeploy.backends.gpu_machine import DEVICE, add_plan, no_gpu, pretend_gpu, pretend_tensorrt
 from tests.photographs import photograph
 
 
 @pytest.fixture(autouse=True)
-def no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    monkeypatch.setattr(machine, "_DRIVER_LIBRARY", "libnothing_of_that_name.so")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    machine.find_gpu.cache_clear()
-    yield
-    machine.find_gpu.cache_clear()
+def forget(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    with no_gpu(monkeypatch, tmp_path):
+        yield
 
 
 @pytest.fixture

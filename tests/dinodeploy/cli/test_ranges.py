@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dinov3_ref.checkpoints import save_checkpoint
-from tests.command_line import CommandLine
+from tests.command_line import CommandLine, assert_refused
 from tests.hard_cases import gentle, massive_product
 from tests.photographs import PHOTOGRAPHS, photograph
 
@@ -142,10 +142,7 @@ def test_misuse_is_one_line_and_2(
     before = sorted(tmp_path.rglob("*"))
     places = {"FILE": str(hard_file), "PHOTOS": str(photos), "EMPTY": "empty", "BROKEN": "broken.jpg"}
     ran = run("ranges", *(places.get(argument, argument) for argument in arguments))
-    assert ran.code == 2
-    assert message in ran.error
-    assert ran.out == ""
-    assert sorted(tmp_path.rglob("*")) == before
+    assert_refused(ran, message, tmp_path, before)
 
 
 def test_without_the_export_extra_4(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,10 @@ from dinodeploy.bundle import Bundle
 from dinodeploy.errors import MisuseError
 from dinodeploy.parity import THRESHOLDS, measure
 from dinodeploy.preprocess import Preprocess
-from dinov3_ref.checkpoints import Checkpoint, build_model, planted_checkpoint, random_checkpoint
+from dinov3_ref.checkpoints import build_model, planted_checkpoint, random_checkpoint
 from dinov3_ref.models import DinoVisionTransformer, get_architecture
 from exporters import write_bundle
-from exporters.export import ExportOptions, export_checkpoint
+from exporters.export import ExportOptions
 from exporters.fold import make_twin
 from exporters.quantization import find_groups, fold_plan, make_plan, observe, sensitivity
 from exporters.quantization.calibrate import plan_8_bits
@@ -28,9 +29,9 @@ from exporters.quantization.rounding import FP8, INT8, fake_rows, fake_static, f
 from exporters.quantization.simulate import features, rounded
 from exporters.quantization.smoothing import smoothing_scale
 from exporters.quantization.write import MIDDLE
-from exporters.summary import _type, summarize_onnx, types_by_role
+from exporters.summary import stored_type, summarize_onnx, types_by_role
 from tests.photographs import photograph, pixels
-from tests.tiny import tiny_config
+from tests.tiny import export_passing, tiny_config
 
 KINDS = ("mlp", "swiglu", "7b")
 SIZES = ((224, 224), (256, 384), (512, 320))
@@ -39,15 +40,7 @@ PREPROCESS = Preprocess.from_preset("official", None, (0.485, 0.456, 0.406), (0.
 CLS_COSINE, MEAN_PATCH_COSINE = 0.99, 0.98  # measured on planted twins: 0.993 and 0.996
 
 
-def export(checkpoint: Checkpoint, out: Path, recipe: str = "int8", **options: object) -> Bundle:
-    bundle, receipt, _ = export_checkpoint(
-        checkpoint,
-        out,
-        ExportOptions(recipe=recipe, **options),  # type: ignore[arg-type]
-        weights="random",
-    )
-    assert receipt.passed
-    return bundle
+export_int8 = partial(export_passing, recipe="int8")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +48,9 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], B
     """Planted twins under both recipes."""
     folder = tmp_path_factory.mktemp("8bit")
     return {
-        (kind, recipe): export(planted_checkpoint(tiny_config(kind)), folder / f"{kind}-{recipe}", recipe)
+        (kind, recipe): export_passing(
+            planted_checkpoint(tiny_config(kind)), folder / f"{kind}-{recipe}", recipe=recipe
+        )
         for kind, recipe in (("mlp", "int8"), ("swiglu", "int8"), ("7b", "int8"), ("mlp", "fp8"))
     }
 
@@ -105,7 +100,7 @@ def test_planted_outliers_survive(
 def test_planted_outliers_survive_at_true_widths(arch: str, pathology: str, tmp_path: Path) -> None:
     config = replace(get_architecture(arch), depth=4)
     checkpoint = planted_checkpoint(config, pathology=pathology)  # type: ignore[arg-type]
-    bundle = export(checkpoint, tmp_path / "b")
+    bundle = export_int8(checkpoint, tmp_path / "b")
     model = build_model(checkpoint)
     with Embedder.open(bundle.root) as embedder:
         for size in SIZES:
@@ -254,7 +249,7 @@ def test_rounding_by_hand() -> None:
 
 def test_same_pictures_same_bytes(tmp_path: Path) -> None:
     checkpoint = random_checkpoint(tiny_config("mlp"))
-    one, other = (export(checkpoint, tmp_path / name) for name in ("one", "other"))
+    one, other = (export_int8(checkpoint, tmp_path / name) for name in ("one", "other"))
     for name in ("model.onnx", "model.onnx.data", "model.cpu.onnx"):
         assert (one.root / name).read_bytes() == (other.root / name).read_bytes(), name
 
@@ -262,11 +257,13 @@ def test_same_pictures_same_bytes(tmp_path: Path) -> None:
 def test_overrides_by_name(tmp_path: Path) -> None:
     checkpoint = random_checkpoint(tiny_config("mlp"))
     overrides = (("blocks.0.*", "fp32"), ("blocks.1.mlp.fc2", "bf16"))
-    bundle = export(checkpoint, tmp_path / "b", overrides=overrides)
+    bundle = export_int8(checkpoint, tmp_path / "b", overrides=overrides)
     assert bundle.manifest.graph.overrides == ("blocks.0.*=fp32", "blocks.1.mlp.fc2=bf16")
     graph = ir.load(bundle.root / "model.onnx").graph
     types = {
-        str(node.name).partition("/")[0]: {_type(value) for value in node.inputs[1:] if value is not None}
+        str(node.name).partition("/")[0]: {
+            stored_type(value) for value in node.inputs[1:] if value is not None
+        }
         for node in graph
         if node.op_type == "MatMul" and ".mlp." in str(node.name)
     }
@@ -274,7 +271,7 @@ def test_overrides_by_name(tmp_path: Path) -> None:
     assert types["blocks.1.mlp.fc2"] == {"BFLOAT16"}
     assert types["blocks.1.mlp.fc1"] == {"INT8"}
     with pytest.raises(MisuseError, match=r"blocks\.9\.\*=fp32.*names no layer"):
-        export(checkpoint, tmp_path / "c", overrides=(("blocks.9.*", "fp32"),))
+        export_int8(checkpoint, tmp_path / "c", overrides=(("blocks.9.*", "fp32"),))
     with pytest.raises(MisuseError, match="wanted PATTERN=TYPE"):
         ExportOptions(recipe="int8", overrides=(("blocks.0.*", "int4"),))
     with pytest.raises(MisuseError, match="fp32 has none"):
@@ -345,7 +342,7 @@ def test_a_bad_graph_for_gpus_never_becomes_a_bundle(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(write_bundle, "plan_8_bits", starved)
     with pytest.raises(Exception, match="graph for GPUs is not the model"):
-        export(random_checkpoint(tiny_config("mlp")), tmp_path / "b")
+        export_int8(random_checkpoint(tiny_config("mlp")), tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
 
 

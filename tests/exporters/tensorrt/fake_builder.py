@@ -9,10 +9,16 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import pytest
+
+from exporters.tensorrt import add_engine
+from exporters.tensorrt.device import Gpu
 
 LISTS = Path(__file__).parents[2] / "data" / "trt_api"
 PLAN = b"a plan of the fake"
@@ -114,3 +120,11 @@ def _answer_like_tensorrt(fake: FakeTensorRT) -> None:
     fake.answer("Runtime.deserialize_cuda_engine", lambda _, plan: trt.ICudaEngine())
     fake.answer("ICudaEngine.create_engine_inspector", lambda _: trt.EngineInspector())
     fake.answer("EngineInspector.get_engine_information", lambda _, form: '{"Layers": ["mha"]}')
+
+
+def pretend_ada(patch: pytest.MonkeyPatch) -> FakeTensorRT:
+    """TensorRT 11.4 on an Ada GPU."""
+    made = FakeTensorRT("11.4")
+    patch.setitem(sys.modules, "tensorrt", made)
+    patch.setattr(add_engine, "find_gpu", lambda: Gpu("NVIDIA", "8.9", "580.65.06"))
+    return made

@@ -21,16 +21,12 @@ from exporters.tensorrt import add_engine as module
 from exporters.tensorrt.add_engine import EngineRequest, add_engine
 from exporters.tensorrt.device import Gpu
 from exporters.tensorrt.options import BuildOptions
-from tests.exporters.tensorrt.fake_builder import PLAN, FakeTensorRT
+from tests.exporters.tensorrt.fake_builder import PLAN, FakeTensorRT, pretend_ada
 
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
-    """TensorRT 11.4 on an Ada GPU."""
-    made = FakeTensorRT("11.4")
-    monkeypatch.setitem(sys.modules, "tensorrt", made)
-    monkeypatch.setattr(module, "find_gpu", lambda: Gpu("NVIDIA", "8.9", "580.65.06"))
-    return made
+    return pretend_ada(monkeypatch)
 
 
 def content(root: Path) -> dict[str, bytes]:
