@@ -21,7 +21,7 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
     "dinov3_ref": (
         set(),
         {"torch", "safetensors", "omegaconf", "torchvision", "numpy", "PIL"},
-        {"huggingface_hub", "pyarrow", "skimage", "sklearn"},
+        {"huggingface_hub", "pyarrow", "skimage", "sklearn", "tensorboard"},
     ),
     "exporters": (
         {
@@ -34,7 +34,30 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
         {"torch", "onnx", "onnx_ir", "onnxscript", "numpy", "PIL", "google"},
         {"onnxruntime"},
     ),
-    "dinodeploy": (set(), {"numpy", "PIL", "typer", "rich"}, {"onnxruntime", "pyarrow", "cuda"}),
+    "dinodeploy": (
+        set(),
+        {"numpy", "PIL", "typer", "rich"},
+        {
+            "onnxruntime",
+            "openvino",
+            "cuda",
+            "pyarrow",
+            "fsspec",
+            "datasets",
+            "av",
+            "simplejpeg",
+            "lance",
+            "lancedb",
+            "faiss",
+            "ray",
+            "fastapi",
+            "starlette",
+            "uvicorn",
+            "prometheus_client",
+            "tritonclient",
+            "model_signing",
+        },
+    ),
 }
 
 

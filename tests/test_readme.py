@@ -7,7 +7,9 @@ import shlex
 from pathlib import Path
 
 import pytest
+import typer.main
 
+from dinodeploy.cli.app import app
 from tests.command_line import CommandLine
 from tests.photographs import photograph
 
@@ -47,7 +49,7 @@ def test_used_within_twenty_lines() -> None:
 
 
 def test_every_command_and_option_exists(run: CommandLine) -> None:
-    names = ("export", "build", "embed", "check", "inspect", "convert", "ranges")
+    names = tuple(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
     for command in re.findall(rf"dinodeploy ({'|'.join(names)})\b", README):
         assert run(command, "--help").code == 0
     known = "".join(run(command, "--help").out for command in names)
