@@ -1,4 +1,4 @@
-"""The directory that `embed` writes and `load_embeddings` reads.
+"""The directory that `embed` writes; `stored.py` reads it.
 
     OUT/embeddings.json     what it holds, every file with its sha256 (`StoreManifest`)
     OUT/quarantine.jsonl    {"id", "reason"} of each picture that could not be read, if there are any
@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -26,8 +25,8 @@ from numpy.typing import NDArray
 
 from dinodeploy import atomic, schema
 from dinodeploy.bundle import sha256_file
-from dinodeploy.errors import BundleError, MisuseError, TamperedError
-from dinodeploy.formats import Column, Format, Shard, open_format, split_rows, stack_rows
+from dinodeploy.errors import MisuseError
+from dinodeploy.formats import Format, Shard, open_format, stack_rows
 from dinodeploy.store_manifest import (
     FILE_NAME,
     QUARANTINE,
@@ -36,7 +35,6 @@ from dinodeploy.store_manifest import (
     ShardFacts,
     StoreManifest,
     check_target,
-    read_manifest,
 )
 
 Float = NDArray[np.float32]
@@ -44,9 +42,6 @@ Float = NDArray[np.float32]
 # Outputs become column and folder names beside these.
 _RESERVED = ("id", "ids", "size", "width", "height", "img")
 _OUTPUT_NAME = re.compile(r"[a-z][a-z0-9_]*(?<!_grid)")
-
-# What numpy, zipfile and pyarrow raise on a damaged file (ArrowInvalid is a ValueError).
-_DAMAGE = (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile)
 
 
 class EmbeddingWriter:
@@ -151,85 +146,6 @@ class EmbeddingWriter:
         )
         text = json.dumps(schema.dump(manifest), indent=2) + "\n"
         (self._partial / FILE_NAME).write_text(text, encoding="utf-8")
-
-
-def load_embeddings(path: str | Path, output: str = "cls") -> tuple[list[str], Float | list[Float]]:
-    """The ids of a store and one of its outputs, in the order they were written.
-
-    float32 [N, ...]; or a list of N arrays [h, w, D] where the pictures' grids differ. Raises BundleError
-    for what is no store or has no such output, TamperedError for a file that is not the one written.
-    """
-    root = Path(path)
-    manifest = read_manifest(root)
-    if output not in manifest.outputs:
-        known = ", ".join(manifest.outputs)
-        raise BundleError(
-            f"{root} has no output {output!r}, only {known}; embed again with --outputs {output}"
-        )
-    shape = manifest.outputs[output].shape
-    ids: list[str] = []
-    columns: list[Column] = []
-    for index in range(len(manifest.shards)):
-        shard_ids, column = _read_shard(root, manifest, index, output)
-        ids += shard_ids
-        columns.append(column)
-    if len(ids) != manifest.count:
-        raise BundleError(f"{root / FILE_NAME}: got {len(ids)} rows in the shards, wanted {manifest.count}")
-    if shape is not None and None in shape:
-        return ids, [row for column in columns for row in split_rows(column)]
-    if not columns:
-        return ids, np.zeros((0, *(side or 0 for side in shape or [0])), np.float32)
-    return ids, np.concatenate([column.values for column in columns])
-
-
-def _read_shard(root: Path, manifest: StoreManifest, index: int, output: str) -> tuple[list[str], Column]:
-    """One output of one shard: its files held against their hashes, its arrays against the manifest."""
-    facts = manifest.shards[index]
-    reader = open_format(manifest.format)
-    for name in reader.files(index, output):
-        path = root / name
-        if name not in facts.files:
-            if path.exists():  # a grid that was not written would change what the rows mean
-                raise TamperedError(f"{path} is not in {FILE_NAME}; embed again")
-            continue
-        if not path.is_file():
-            raise BundleError(
-                f"{path} is missing, {FILE_NAME} lists it; copy the directory whole or embed again"
-            )
-        if (found := sha256_file(path)) != facts.files[name]:
-            raise TamperedError(
-                f"{path} is not the file that was written: got sha256 {found[:12]}, "
-                f"wanted {facts.files[name][:12]}; copy it again or embed again"
-            )
-    try:
-        ids, column = reader.read(root, index, output)
-        problem = _misfit(ids, column, facts.rows, manifest.outputs[output].shape)
-    except _DAMAGE as error:
-        raise BundleError(f"{root}: shard {index} cannot be read: {' '.join(str(error).split())}") from error
-    if problem:
-        raise BundleError(f"{root}: shard {index}, output {output!r}: {problem}")
-    return ids, column
-
-
-def _misfit(ids: list[str], column: Column, rows: int, shape: list[int | None] | None) -> str:
-    """What is wrong with a shard's arrays, or nothing."""
-    values, grid = column.values, column.grid
-    row_shape: list[int | None] = list(values.shape[1:])
-    count = len(values)
-    if grid is not None:
-        row_shape, count = [None, None, *row_shape], len(grid)
-        if grid.shape[1:] != (2,) or (grid < 1).any() or grid.prod(axis=1).sum() != len(values):
-            return f"its grids do not add up to {len(values)} patches"
-    if len(ids) != rows or count != rows:
-        return f"got {len(ids)} ids and {count} rows, wanted {rows}"
-    fits = shape is not None and len(shape) == len(row_shape)
-    if values.dtype != np.float32 or not fits or not all(map(_fits, row_shape, shape or [])):
-        return f"got rows of {values.dtype} {row_shape}, wanted float32 {shape}"
-    return ""
-
-
-def _fits(side: int | None, wanted: int | None) -> bool:
-    return wanted is None or side == wanted
 
 
 def _merge_shape(known: list[int | None] | None, row: Float, output: str, id: str) -> list[int | None]:

@@ -14,8 +14,9 @@ import pytest
 from dinodeploy import formats
 from dinodeploy.errors import BundleError, MisuseError, OutputExistsError, TamperedError, UnavailableError
 from dinodeploy.formats import FORMATS
-from dinodeploy.store import EmbeddingWriter, load_embeddings
+from dinodeploy.store import EmbeddingWriter
 from dinodeploy.store_manifest import read_manifest
+from dinodeploy.stored import load_embeddings
 
 pytest.importorskip("pyarrow")
 

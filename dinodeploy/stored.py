@@ -1,0 +1,132 @@
+"""Read the directory that `embed` wrote: whole, or shard by shard where it does not fit in memory.
+
+    ids, vectors = load_embeddings("embeddings")
+    for ids, column in open_embeddings("embeddings").shards("cls"): ...
+
+Every file is held against its hash before it is read.
+
+Shapes: N rows of the store, n rows of a shard, h, w patch grid, D dimension.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinodeploy.bundle import sha256_file
+from dinodeploy.errors import BundleError, TamperedError
+from dinodeploy.formats import Column, open_format, split_rows
+from dinodeploy.store_manifest import FILE_NAME, StoreManifest, read_manifest
+
+Float = NDArray[np.float32]
+
+# What numpy, zipfile and pyarrow raise on a damaged file (ArrowInvalid is a ValueError).
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile)
+
+
+@dataclass(frozen=True)
+class StoredEmbeddings:
+    """A store, opened: its manifest was read, its shards were not."""
+
+    root: Path
+    manifest: StoreManifest
+
+    def shards(self, output: str = "cls") -> Iterator[tuple[list[str], Column]]:
+        """The ids and one output of every shard, one shard in memory at a time.
+
+        Raises BundleError for an output that the store lacks, TamperedError for a file that is not the one
+        written.
+        """
+        if output not in self.manifest.outputs:
+            known = ", ".join(self.manifest.outputs)
+            raise BundleError(
+                f"{self.root} has no output {output!r}, only {known}; embed again with --outputs {output}"
+            )
+        count = 0
+        for index in range(len(self.manifest.shards)):
+            ids, column = _read_shard(self.root, self.manifest, index, output)
+            count += len(ids)
+            yield ids, column
+        if count != self.manifest.count:
+            wanted = self.manifest.count
+            raise BundleError(f"{self.root / FILE_NAME}: got {count} rows in the shards, wanted {wanted}")
+
+
+def open_embeddings(path: str | Path) -> StoredEmbeddings:
+    """The store at `path`. Raises BundleError for what is none."""
+    return StoredEmbeddings(Path(path), read_manifest(Path(path)))
+
+
+def load_embeddings(path: str | Path, output: str = "cls") -> tuple[list[str], Float | list[Float]]:
+    """The ids of a store and one of its outputs, in the order they were written.
+
+    float32 [N, ...]; or a list of N arrays [h, w, D] where the pictures' grids differ. Raises BundleError
+    for what is no store or has no such output, TamperedError for a file that is not the one written.
+    """
+    store = open_embeddings(path)
+    ids: list[str] = []
+    columns: list[Column] = []
+    for shard_ids, column in store.shards(output):
+        ids += shard_ids
+        columns.append(column)
+    shape = store.manifest.outputs[output].shape
+    if shape is not None and None in shape:
+        return ids, [row for column in columns for row in split_rows(column)]
+    if not columns:
+        return ids, np.zeros((0, *(side or 0 for side in shape or [0])), np.float32)
+    return ids, np.concatenate([column.values for column in columns])
+
+
+def _read_shard(root: Path, manifest: StoreManifest, index: int, output: str) -> tuple[list[str], Column]:
+    """One output of one shard: its files held against their hashes, its arrays against the manifest."""
+    facts = manifest.shards[index]
+    reader = open_format(manifest.format)
+    for name in reader.files(index, output):
+        path = root / name
+        if name not in facts.files:
+            if path.exists():  # a grid that was not written would change what the rows mean
+                raise TamperedError(f"{path} is not in {FILE_NAME}; embed again")
+            continue
+        if not path.is_file():
+            raise BundleError(
+                f"{path} is missing, {FILE_NAME} lists it; copy the directory whole or embed again"
+            )
+        if (found := sha256_file(path)) != facts.files[name]:
+            raise TamperedError(
+                f"{path} is not the file that was written: got sha256 {found[:12]}, "
+                f"wanted {facts.files[name][:12]}; copy it again or embed again"
+            )
+    try:
+        ids, column = reader.read(root, index, output)
+        problem = _misfit(ids, column, facts.rows, manifest.outputs[output].shape)
+    except _DAMAGE as error:
+        raise BundleError(f"{root}: shard {index} cannot be read: {' '.join(str(error).split())}") from error
+    if problem:
+        raise BundleError(f"{root}: shard {index}, output {output!r}: {problem}")
+    return ids, column
+
+
+def _misfit(ids: list[str], column: Column, rows: int, shape: list[int | None] | None) -> str:
+    """What is wrong with a shard's arrays, or nothing."""
+    values, grid = column.values, column.grid
+    row_shape: list[int | None] = list(values.shape[1:])
+    count = len(values)
+    if grid is not None:
+        row_shape, count = [None, None, *row_shape], len(grid)
+        if grid.shape[1:] != (2,) or (grid < 1).any() or grid.prod(axis=1).sum() != len(values):
+            return f"its grids do not add up to {len(values)} patches"
+    if len(ids) != rows or count != rows:
+        return f"got {len(ids)} ids and {count} rows, wanted {rows}"
+    fits = shape is not None and len(shape) == len(row_shape)
+    if values.dtype != np.float32 or not fits or not all(map(_fits, row_shape, shape or [])):
+        return f"got rows of {values.dtype} {row_shape}, wanted float32 {shape}"
+    return ""
+
+
+def _fits(side: int | None, wanted: int | None) -> bool:
+    return wanted is None or side == wanted
