@@ -373,3 +373,11 @@ def test_version(run: CommandLine) -> None:
 
     ran = run("--version")
     assert (ran.code, ran.out) == (0, f"dinodeploy {__version__}\n")
+
+
+def test_python_dash_m_is_the_same_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dinodeploy", "inspect", str(tmp_path / "nothing")]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert "nothing" in ran.stderr
+    assert len(ran.stderr.strip().splitlines()) == 1
