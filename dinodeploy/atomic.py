@@ -71,9 +71,9 @@ def move_into_place(moves: Iterable[tuple[Path, Path]]) -> None:
         if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
         source.replace(target)
-    for folder in dict.fromkeys(target.parent for _, target in pairs):
+    folders = [target.parent for _, target in pairs]
+    for folder in dict.fromkeys([*folders, *(folder.parent for folder in folders)]):
         sync(folder)
-        sync(folder.parent)
 
 
 def sync_tree(path: Path) -> None:
