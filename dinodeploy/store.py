@@ -135,6 +135,7 @@ class Store:
         Raises UnavailableError when it cannot be written: nothing that was committed is lost.
         """
         with self._stopping():
+            self._check_there()
             folder = self._staging / f"{index:05d}"
             folder.mkdir(parents=True)
             names = self._write(folder, index, rows)
@@ -153,6 +154,7 @@ class Store:
             if self._complete:
                 return read_manifest(self.out)
             try:
+                self._check_there()
                 manifest = self._write_manifest()
             except (OSError, BundleError):
                 # another part may have finished the store, and removed the records, in this moment
@@ -161,6 +163,11 @@ class Store:
                 manifest = read_manifest(self.out)
             self._complete = manifest is not None
             return manifest
+
+    def _check_there(self) -> None:
+        """Whoever removed the directory under us must not get a store with holes."""
+        if not (self.out / WORK / PLAN).is_file():
+            raise FileNotFoundError(errno.ENOENT, "the directory has vanished", self.out)
 
     def _begin(self) -> None:
         target = inspect_target(self.out, self.plan, self._overwrite)  # again: now nobody else writes
@@ -228,7 +235,9 @@ class Store:
     def _write_manifest(self) -> StoreManifest | None:
         records = []
         for index in range(self.plan.shards):
-            record = self._kept.get(index) or _finished(self.out, index)
+            record = _finished(self.out, index)
+            if record is None and index in self._kept:
+                raise FileNotFoundError(errno.ENOENT, f"the files of shard {index} have vanished", self.out)
             if record is None:
                 return None
             records.append(record)

@@ -3,7 +3,7 @@
 Run as a process of its own, which has imported everything and has no threads: a child is a fork of it, and
 starts within a millisecond. A request a line on stdin, a JSON object; an answer a line on stdout:
 
-    {"out", "bad", "part", "kill_after": seconds}   killed from outside after that time
+    {"out", "bad", "part", "overwrite", "kill_after": seconds}   killed from outside after that time
     {"out", ..., "kill_at": k}                      killed by itself at its k-th change of the file system
     {"out", ..., "fail_at": k, "errno": e}          from its k-th change on, each fails with errno e
     -> {"signal", "code", "error", "changes"}       how it ended, and how many changes it made or tried
@@ -94,7 +94,8 @@ def _embed(request: dict[str, Any], pipe: int) -> None:
     error, code = "", 0
     try:
         source = MadeUp(PICTURES, request.get("bad", BAD))
-        embed_all(source, Path(request["out"]), part=tuple(request.get("part", (1, 1))))
+        part, overwrite = request.get("part", (1, 1)), request.get("overwrite", False)
+        embed_all(source, Path(request["out"]), part=tuple(part), overwrite=overwrite)
     except BaseException as stop:
         error, code = f"{type(stop).__name__}: {stop}", getattr(stop, "exit_code", 99)
     os.write(pipe, json.dumps({"error": error, "changes": changes[0]}).encode())
