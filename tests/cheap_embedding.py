@@ -19,6 +19,7 @@ from dinodeploy.store_manifest import StoreManifest
 from tests.stores import make_plan
 
 HALF = (0.5, 0.5, 0.5)
+Size = Callable[[int], tuple[int, int]]
 SMALL = Preprocess("official", 16, 32, HALF, HALF)
 
 
@@ -35,13 +36,13 @@ def embedder(run: Callable[[Any], dict[str, Any]] = engine, lanes: int = 1) -> A
 
 
 class MadeUp:
-    """Pictures by number, each of one colour of its own. `bad` ones cannot be opened."""
+    """Pictures by number, each of a colour of its own. `bad` ones cannot be opened; `size` of the others."""
 
-    def __init__(self, count: int, bad: Sequence[int] = (), size: Callable[[int], tuple[int, int]] | None = None):
+    def __init__(self, count: int, bad: Sequence[int] = (), size: Size = lambda index: (32, 16)) -> None:
         self.ids = [f"{index:06d}.png" for index in range(count)]
         self.opened: list[int] = []
         self._bad = frozenset(bad)
-        self._size = size or (lambda index: (32, 16))
+        self._size = size
         self._lock = threading.Lock()
 
     def picture(self, index: int) -> Image.Image:

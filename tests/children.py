@@ -8,8 +8,8 @@ starts within a millisecond. A request a line on stdin, a JSON object; an answer
     {"out", ..., "fail_at": k, "errno": e}          from its k-th change on, each fails with errno e
     -> {"signal", "code", "error", "changes"}       how it ended, and how many changes it made or tried
 
-A change is whatever Python's audit hooks report of the file system (files opened for writing, renamed, linked,
-made, removed) and every fsync.
+A change is whatever Python's audit hooks report of the file system (files opened for writing, renamed,
+linked, made, removed) and every fsync.
 """
 
 from __future__ import annotations
@@ -83,7 +83,10 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     status = os.waitpid(child, 0)[1]
     answer = {"error": "", "changes": 0, **(json.loads(said) if said else {})}
     killed = os.WIFSIGNALED(status)
-    return {"signal": os.WTERMSIG(status) if killed else 0, "code": -1 if killed else os.WEXITSTATUS(status)} | answer
+    return {
+        "signal": os.WTERMSIG(status) if killed else 0,
+        "code": -1 if killed else os.WEXITSTATUS(status),
+    } | answer
 
 
 def _embed(request: dict[str, Any], pipe: int) -> None:

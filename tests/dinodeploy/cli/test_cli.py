@@ -28,8 +28,8 @@ OPTIONS = {
     "dialect fold external-data seed revision offline target no-engine overwrite json",
     "build": "target profile batch imgsz workspace timing-cache refit strip-plan version-compatible "
     "hardware-compatible weight-streaming level compute-capability name allow-known-bad overwrite json",
-    "embed": "engine out device imgsz preprocess keep-aspect max-patches format outputs dtype shard-size shards "
-    "batch threads weight-budget workers time-limit allow-unverified overwrite json",
+    "embed": "engine out device imgsz preprocess keep-aspect max-patches format outputs dtype shard-size "
+    "shards batch threads weight-budget workers time-limit allow-unverified overwrite json",
     "check": "device threads weight-budget bisect against images neighbours report json",
     "inspect": "json",
     "convert": "to out arch rope-periods overwrite json",
@@ -198,7 +198,10 @@ def test_convert_there_and_back(checkpoint_file: Path, tmp_path: Path, run: Comm
         (("embed", "PHOTOS", "--engine", "BUNDLE", "--dtype", "fp8"), "dtype 'fp8' is unknown"),
         (("embed", "PHOTOS", "--engine", "BUNDLE", "--shards", "3/2"), "--shards '3/2'; wanted i/n"),
         (("embed", "PHOTOS", "--engine", "BUNDLE", "--shards", "1/2", "--overwrite"), "remove the directory"),
-        (("embed", "PHOTOS", "--engine", "BUNDLE", "--max-patches", "9"), "--max-patches needs --keep-aspect"),
+        (
+            ("embed", "PHOTOS", "--engine", "BUNDLE", "--max-patches", "9"),
+            "--max-patches needs --keep",
+        ),
         (
             ("embed", "PHOTOS", "--engine", "BUNDLE", "--keep-aspect", "--max-patches", "0"),
             "max patches: got 0, wanted at least 1",
@@ -207,7 +210,10 @@ def test_convert_there_and_back(checkpoint_file: Path, tmp_path: Path, run: Comm
             ("embed", "PHOTOS", "--engine", "BUNDLE", "--keep-aspect", "--preprocess", "timm"),
             "--keep-aspect and --preprocess timm exclude each other",
         ),
-        (("embed", "PHOTOS", "--engine", "BUNDLE", "--time-limit", "0"), "--time-limit is 0.0; wanted more than"),
+        (
+            ("embed", "PHOTOS", "--engine", "BUNDLE", "--time-limit", "0"),
+            "--time-limit is 0.0; wanted",
+        ),
         (("embed", "PHOTOS", "--engine", "BUNDLE", "--workers", "0"), "--workers is 0; wanted at least 1"),
         (("embed", "PHOTOS", "--engine", "BUNDLE", "--preprocess", "square"), "'square' is unknown"),
         (("embed", "PHOTOS", "--engine", "BUNDLE", "--out", "PHOTOS"), "not empty"),

@@ -109,8 +109,17 @@ def test_pictures_keep_their_shape(tiny_bundle: Path, tmp_path: Path, run: Comma
     assert (steps["preset"], steps["max_patches"]) == ("keep-aspect", 12)
 
 
-def test_dtypes_and_pooled_outputs(tiny_bundle: Path, photos: Path, tmp_path: Path, run: CommandLine) -> None:
-    command = ("embed", photos, "--engine", tiny_bundle, "--imgsz", "32", "--outputs", "cls,mean_patch,pooled")
+def test_dtypes_and_pooled(tiny_bundle: Path, photos: Path, tmp_path: Path, run: CommandLine) -> None:
+    command = (
+        "embed",
+        photos,
+        "--engine",
+        tiny_bundle,
+        "--imgsz",
+        "32",
+        "--outputs",
+        "cls,mean_patch,pooled",
+    )
     exact = {}
     for dtype, limit in (("fp32", 0), ("fp16", 2e-3), ("int8", 3e-2)):
         assert run(*command, "--out", tmp_path / dtype, "--dtype", dtype).code == 0
@@ -124,8 +133,8 @@ def test_dtypes_and_pooled_outputs(tiny_bundle: Path, photos: Path, tmp_path: Pa
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), exact["pooled"])  # type: ignore[arg-type]
 
 
-def test_every_bad_file_of_a_folder(tiny_bundle: Path, photos: Path, tmp_path: Path, run: CommandLine) -> None:
-    """A folder named x.jpg is a folder; whatever else bears a picture's name is listed, and never waited for."""
+def test_bad_files_of_a_folder(tiny_bundle: Path, photos: Path, tmp_path: Path, run: CommandLine) -> None:
+    """A folder named x.jpg is a folder; what else bears a picture's name is listed, and never waited for."""
     (photos / "folder.jpg").mkdir()
     photograph("flower").save(photos / "folder.jpg" / "inside.jpg")
     (photos / "broken-link.jpg").symlink_to("nowhere")

@@ -39,7 +39,7 @@ def test_no_batch_mixes_sizes_and_none_is_lost() -> None:
     batches = list(bucket(items_of(sides), 8))
     assert sorted(position for batch in positions(batches) for position in batch) == list(range(500))
     assert all(len({sides[position] for position in batch}) == 1 for batch in positions(batches))
-    assert positions(batches) == positions(list(bucket(items_of(sides), 8))), "it depends on the listing alone"
+    assert positions(batches) == positions(list(bucket(items_of(sides), 8))), "the listing alone decides"
 
 
 def test_few_pictures_wait_whatever_their_sizes() -> None:

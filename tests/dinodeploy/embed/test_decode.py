@@ -120,7 +120,7 @@ def test_what_goes_wrong_with_a_picture_is_its_reason(error: Exception) -> None:
     assert item == Decoded("000000.png", None, (0, 0), f"cannot be read: {error}", 0, None, item.seconds)
 
 
-@pytest.mark.parametrize("error", [UnavailableError("pip install x"), MisuseError("no"), AssertionError("bug")])
+@pytest.mark.parametrize("error", [UnavailableError("x"), MisuseError("y"), AssertionError("bug")])
 def test_what_is_no_fault_of_a_picture_ends_the_run(error: Exception) -> None:
     class Failing(MadeUp):
         def picture(self, index: int) -> Any:

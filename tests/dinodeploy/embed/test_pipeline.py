@@ -174,7 +174,7 @@ def test_an_output_buffer_may_be_used_again(tmp_path: Path) -> None:
 
 
 def _bad_and_odd(folder: Path) -> dict[str, str]:
-    """One of every kind that breaks programs: file name -> what its reason says, or nothing if it is legal."""
+    """One of every kind that breaks programs: file name -> what its reason says, nothing if it is legal."""
     good = photograph("chelsea").resize((90, 60))
     good.save(folder / "plain.jpg", quality=95)
     jpeg = (folder / "plain.jpg").read_bytes()
@@ -258,10 +258,10 @@ def test_a_folder_that_vanishes_stops_the_run(folder: Path, tmp_path: Path) -> N
             shutil.move(folder, away)
         return engine(pixels)
 
-    with pytest.raises(UnavailableError, match=r"in has vanished while its pictures were read; bring it back"):
+    with pytest.raises(UnavailableError, match=r"in has vanished while its pictures were read; bring it"):
         embed_all(source, tmp_path / "out", engine=embedder(run))
     shutil.move(away, folder)
-    report, manifest = embed_all(source, tmp_path / "out")
+    _, manifest = embed_all(source, tmp_path / "out")
     assert manifest is not None
     assert (manifest.count, manifest.quarantined) == (32, 0)
 

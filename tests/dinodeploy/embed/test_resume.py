@@ -51,9 +51,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def test_a_run_killed_at_random_moments(
-    child: Children, undisturbed: dict[str, bytes], disk: Path
-) -> None:
+def test_a_run_killed_at_random_moments(child: Children, undisturbed: dict[str, bytes], disk: Path) -> None:
     """kill -9 from outside, again and again, until a run comes through: nothing twice, nothing lost."""
     rng = random.Random(0)
     started = time.perf_counter()
@@ -87,7 +85,7 @@ def test_a_run_killed_at_every_change_of_the_file_system(
 def test_a_disk_that_fails_at_any_moment(
     child: Children, undisturbed: dict[str, bytes], disk: Path, number: int
 ) -> None:
-    """A full disk, permissions taken away, a broken disk: one line, and the rest is done when that is mended."""
+    """A full disk, permissions taken, a broken disk: one line, and the rest is done once that is mended."""
     changes = child(disk / "whole")["changes"]
     for change in range(1, changes + 1, 2 if number == errno.ENOSPC else 9):
         out = disk / f"{change}"
@@ -209,7 +207,7 @@ def test_removing_the_old_store_may_be_killed_too(
 def test_a_store_that_is_not_complete_says_how_far_it_is(disk: Path) -> None:
     with pytest.raises(RuntimeError):
         embed_all(MadeUp(14), disk / "out", engine=embedder(breaks_after(4)))
-    with pytest.raises(BundleError, match=r"out is not complete: 2 of 4 shards; run the same `dinodeploy embed`"):
+    with pytest.raises(BundleError, match=r"out is not complete: 2 of 4 shards; run the same"):
         load_embeddings(disk / "out")
 
 
@@ -218,7 +216,7 @@ def test_a_vanished_output_is_one_line(disk: Path) -> None:
         shutil.rmtree(disk / "out", ignore_errors=True)
         return engine(pixels)
 
-    with pytest.raises(UnavailableError, match=r"out: the directory has vanished; 0 of 4 shards are kept: mend"):
+    with pytest.raises(UnavailableError, match=r"out: the directory has vanished; 0 of 4 shards are kept"):
         embed_all(MadeUp(14), disk / "out", engine=embedder(vanish))
     report, _ = embed_all(MadeUp(14), disk / "out")
     assert report.embedded == 14
