@@ -186,9 +186,11 @@ class _ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.shutdown(wait=True)  # a shard that is whole is committed even if the run is stopped
-        if kind is None:
-            self._wait()
+        try:
+            if kind is None:
+                self._wait()
+        finally:
+            self._pool.shutdown(wait=True)  # a shard that is whole is committed even if the run is stopped
 
     def put(self, index: int, rows: ShardRows) -> None:
         """Commit a shard once the one before it is. Raises what that one raised."""
