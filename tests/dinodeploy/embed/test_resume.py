@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import shutil
@@ -281,3 +282,31 @@ def breaks_after(batches: int) -> Any:
         return engine(pixels)
 
     return run
+
+
+def test_what_a_killed_run_left_of_a_shard_goes(disk: Path) -> None:
+    """A picture that could not be read then can be now: the shard may have other files this time."""
+    with pytest.raises(RuntimeError):
+        embed_all(MadeUp(14), disk / "out", engine=embedder(breaks_after(4)))
+    record = disk / "out/.embed/shards/00001.json"
+    content = json.loads(record.read_text())
+    content["files"]["patch_grid/patch_grid_00001.npy"] = {"sha256": "0" * 64, "bytes": 3}
+    content["files"]["never/was.there"] = {"sha256": "0" * 64, "bytes": 3}
+    record.write_text(json.dumps(content))
+    (disk / "out/patch_grid").mkdir()
+    (disk / "out/patch_grid/patch_grid_00001.npy").write_bytes(b"old")
+    embed_all(MadeUp(14), disk / "out")
+    embed_all(MadeUp(14), disk / "undisturbed")
+    assert tree(disk / "out") == tree(disk / "undisturbed")
+
+
+def test_an_edited_store_removes_nothing_outside_of_itself(disk: Path) -> None:
+    (disk / "precious").write_text("x")
+    embed_all(MadeUp(5), disk / "out")
+    manifest = json.loads((disk / "out/embeddings.json").read_text())
+    for name in ("../precious", str(disk / "precious")):
+        manifest["shards"][0]["files"] = {name: "0" * 64}
+        (disk / "out/embeddings.json").write_text(json.dumps(manifest))
+        with pytest.raises(OutputExistsError, match="which lies outside of it"):
+            embed_all(MadeUp(6), disk / "out", overwrite=True)
+    assert (disk / "precious").exists()
