@@ -17,7 +17,7 @@ from typing import Any, Literal
 from dinodeploy import schema
 from dinodeploy.atomic import atomic_file
 from dinodeploy.errors import BundleError, TamperedError
-from dinodeploy.preprocess import Preprocess
+from dinodeploy.preprocess import MAX_PATCHES, Preprocess
 
 FILE_NAME = "manifest.json"
 FORMAT = 1
@@ -156,7 +156,7 @@ class Manifest:
             "weights_sha256": self.model.sha256,
             "engine_sha256": self.files[engine].sha256,
             "recipe": self.graph.recipe,
-            "preprocess": schema.dump(preprocess),
+            "preprocess": _without_defaults(schema.dump(preprocess)),
         }
 
     def sealed(self) -> Manifest:
@@ -184,7 +184,14 @@ def _as_sealed(whole: dict[str, Any]) -> dict[str, Any]:
     for name in ("overrides", "given_back", "calibration_pictures"):
         if not whole["graph"][name]:
             del whole["graph"][name]
+    _without_defaults(whole["preprocess"])
     return whole
+
+
+def _without_defaults(preprocess: dict[str, Any]) -> dict[str, Any]:
+    if preprocess["max_patches"] == MAX_PATCHES:
+        del preprocess["max_patches"]
+    return preprocess
 
 
 def canonical(data: Any) -> str:

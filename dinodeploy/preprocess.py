@@ -65,7 +65,7 @@ class Preprocess:
     """A preset with its numbers filled in; recorded in manifests. Raises MisuseError if they make no sense.
 
     height, width: of the model's input in pixels; for "keep-aspect" both are the short side's target.
-    mean, std: of RGB in 0..1.
+    mean, std: of RGB in 0..1. max_patches: what a keep-aspect picture may have; larger ones are shrunk to it.
     """
 
     preset: str
@@ -74,12 +74,15 @@ class Preprocess:
     mean: Triple
     std: Triple
     patch_size: int = 16
+    max_patches: int = MAX_PATCHES
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise MisuseError(f"preprocessing {self.preset!r} is unknown; use one of {', '.join(PRESETS)}")
         if type(self.patch_size) is not int or self.patch_size < 1:
             raise MisuseError(f"patch size: got {self.patch_size!r}, wanted a positive number of pixels")
+        if type(self.max_patches) is not int or self.max_patches < 1:
+            raise MisuseError(f"max patches: got {self.max_patches!r}, wanted at least 1")
         _check_side("height", self.height, self.patch_size)
         _check_side("width", self.width, self.patch_size)
         if self.steps.fit == "keep-aspect":
@@ -114,7 +117,7 @@ class Preprocess:
         """(H, W) of the input that a picture of `width` x `height` pixels becomes."""
         if self.steps.fit != "keep-aspect":
             return self.height, self.width
-        return _nearest_grid(width, height, self.height, self.patch_size)
+        return _nearest_grid(width, height, self.height, self.patch_size, self.max_patches)
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
         """RGB picture of any size -> float32 [3, H, W], C-contiguous, normalised."""
@@ -146,11 +149,12 @@ class Preprocess:
             raise MisuseError(
                 f"keep-aspect: got {self.height}x{self.width}, wanted one number, the short side"
             )
-        largest = math.isqrt(MAX_PATCHES) * self.patch_size
+        most = max(MAX_PATCHES, self.max_patches)  # fewer shrink the pictures, whatever the short side
+        largest = math.isqrt(most) * self.patch_size
         if self.height > largest:
             raise MisuseError(
                 f"keep-aspect: got a short side of {self.height} px, wanted at most {largest} "
-                f"({MAX_PATCHES} patches of {self.patch_size} px)"
+                f"({most} patches of {self.patch_size} px)"
             )
 
 
@@ -165,17 +169,17 @@ def _check_side(name: str, pixels: int, patch_size: int) -> None:
         )
 
 
-def _nearest_grid(width: int, height: int, short: int, patch_size: int) -> tuple[int, int]:
-    """(H, W) on the patch grid: short side to `short`, aspect ratio kept, at most MAX_PATCHES patches."""
+def _nearest_grid(width: int, height: int, short: int, patch_size: int, most: int) -> tuple[int, int]:
+    """(H, W) on the patch grid: short side to `short`, aspect ratio kept, at most `most` patches."""
     scale = short / min(width, height) / patch_size  # patches a pixel
     rows = max(1, math.floor(height * scale + 0.5))
     columns = max(1, math.floor(width * scale + 0.5))
-    if rows * columns > MAX_PATCHES:
-        scale = math.sqrt(MAX_PATCHES / (width * height))
+    if rows * columns > most:
+        scale = math.sqrt(most / (width * height))
         rows = max(1, math.floor(height * scale))
         columns = max(1, math.floor(width * scale))
         # a side that is one patch already cannot shrink, so the other gives way
-        rows, columns = min(rows, MAX_PATCHES), min(columns, MAX_PATCHES)
+        rows, columns = min(rows, most), min(columns, most)
     return rows * patch_size, columns * patch_size
 
 

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from dinodeploy.bundle import sha256_file
 from dinodeploy.errors import BundleError, TamperedError
 from dinodeploy.formats import Column, open_format, split_rows
-from dinodeploy.store_manifest import FILE_NAME, StoreManifest, read_manifest
+from dinodeploy.packing import stored_parts, unpack
+from dinodeploy.store_manifest import FILE_NAME, ColumnFacts, StoreManifest, read_manifest
 
 Float = NDArray[np.float32]
 
@@ -48,7 +49,9 @@ class StoredEmbeddings:
                 f"{self.root} has no output {output!r}, only {known}; embed again with --outputs {output}"
             )
         count = 0
-        for index in range(len(self.manifest.shards)):
+        for index, facts in enumerate(self.manifest.shards):
+            if not facts.rows:  # all of its pictures were quarantined: it has no file
+                continue
             ids, column = _read_shard(self.root, self.manifest, index, output)
             count += len(ids)
             yield ids, column
@@ -84,9 +87,10 @@ def load_embeddings(path: str | Path, output: str = "cls") -> tuple[list[str], F
 
 def _read_shard(root: Path, manifest: StoreManifest, index: int, output: str) -> tuple[list[str], Column]:
     """One output of one shard: its files held against their hashes, its arrays against the manifest."""
-    facts = manifest.shards[index]
+    facts, stored = manifest.shards[index], manifest.outputs[output]
     reader = open_format(manifest.format)
-    for name in reader.files(index, output):
+    parts = stored_parts(output, stored.dtype)
+    for name in dict.fromkeys(name for part in parts for name in reader.files(index, part)):
         path = root / name
         if name not in facts.files:
             if path.exists():  # a grid that was not written would change what the rows mean
@@ -102,8 +106,11 @@ def _read_shard(root: Path, manifest: StoreManifest, index: int, output: str) ->
                 f"wanted {facts.files[name][:12]}; copy it again or embed again"
             )
     try:
-        ids, column = reader.read(root, index, output)
-        problem = _misfit(ids, column, facts.rows, manifest.outputs[output].shape)
+        columns = [reader.read(root, index, part) for part in parts]
+        ids, column = columns[0]
+        problem = _misfit(ids, column, facts.rows, stored)
+        if not problem:
+            column = unpack(column, columns[1][1] if len(columns) > 1 else None)
     except _DAMAGE as error:
         raise BundleError(f"{root}: shard {index} cannot be read: {' '.join(str(error).split())}") from error
     if problem:
@@ -111,9 +118,9 @@ def _read_shard(root: Path, manifest: StoreManifest, index: int, output: str) ->
     return ids, column
 
 
-def _misfit(ids: list[str], column: Column, rows: int, shape: list[int | None] | None) -> str:
-    """What is wrong with a shard's arrays, or nothing."""
-    values, grid = column.values, column.grid
+def _misfit(ids: list[str], column: Column, rows: int, stored: ColumnFacts) -> str:
+    """What is wrong with a shard's arrays as they lie in the files, or nothing."""
+    values, grid, shape = column.values, column.grid, stored.shape
     row_shape: list[int | None] = list(values.shape[1:])
     count = len(values)
     if grid is not None:
@@ -123,8 +130,8 @@ def _misfit(ids: list[str], column: Column, rows: int, shape: list[int | None] |
     if len(ids) != rows or count != rows:
         return f"got {len(ids)} ids and {count} rows, wanted {rows}"
     fits = shape is not None and len(shape) == len(row_shape)
-    if values.dtype != np.float32 or not fits or not all(map(_fits, row_shape, shape or [])):
-        return f"got rows of {values.dtype} {row_shape}, wanted float32 {shape}"
+    if values.dtype != stored.dtype or not fits or not all(map(_fits, row_shape, shape or [])):
+        return f"got rows of {values.dtype} {row_shape}, wanted {stored.dtype} {shape}"
     return ""
 
 

@@ -79,4 +79,7 @@ def _metadata(index: int) -> str:
 
 def _save(path: Path, array: NDArray[Any]) -> None:
     path.parent.mkdir(exist_ok=True)
-    np.save(path, array, allow_pickle=False)
+    array = np.ascontiguousarray(array)
+    with path.open("wb") as file:  # as np.save does, but a full disk is an error that says so
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)

@@ -28,8 +28,8 @@ OPTIONS = {
     "dialect fold external-data seed revision offline target no-engine overwrite json",
     "build": "target profile batch imgsz workspace timing-cache refit strip-plan version-compatible "
     "hardware-compatible weight-streaming level compute-capability name allow-known-bad overwrite json",
-    "embed": "engine out device imgsz preprocess format outputs shard-size batch threads weight-budget "
-    "workers allow-unverified overwrite json",
+    "embed": "engine out device imgsz preprocess keep-aspect max-patches format outputs dtype shard-size "
+    "shards batch threads weight-budget workers time-limit allow-unverified overwrite json",
     "check": "device threads weight-budget bisect against images neighbours report json",
     "inspect": "json",
     "convert": "to out arch rope-periods overwrite json",
@@ -194,7 +194,27 @@ def test_convert_there_and_back(checkpoint_file: Path, tmp_path: Path, run: Comm
         (("embed", "PHOTOS", "--engine", "BUNDLE", "--format", "csv"), "csv"),
         (("embed", "PHOTOS", "--engine", "BUNDLE", "--shard-size", "0"), "--shard-size is 0"),
         (("embed", "PHOTOS", "--engine", "BUNDLE", "--batch", "-1"), "--batch is -1"),
-        (("embed", "PHOTOS", "--engine", "BUNDLE", "--batch", "many"), "valid integer"),
+        (("embed", "PHOTOS", "--engine", "BUNDLE", "--batch", "many"), "--batch is many; wanted auto, or"),
+        (("embed", "PHOTOS", "--engine", "BUNDLE", "--dtype", "fp8"), "dtype 'fp8' is unknown"),
+        (("embed", "PHOTOS", "--engine", "BUNDLE", "--shards", "3/2"), "--shards '3/2'; wanted i/n"),
+        (("embed", "PHOTOS", "--engine", "BUNDLE", "--shards", "1/2", "--overwrite"), "remove the directory"),
+        (
+            ("embed", "PHOTOS", "--engine", "BUNDLE", "--max-patches", "9"),
+            "--max-patches needs --keep",
+        ),
+        (
+            ("embed", "PHOTOS", "--engine", "BUNDLE", "--keep-aspect", "--max-patches", "0"),
+            "max patches: got 0, wanted at least 1",
+        ),
+        (
+            ("embed", "PHOTOS", "--engine", "BUNDLE", "--keep-aspect", "--preprocess", "timm"),
+            "--keep-aspect and --preprocess timm exclude each other",
+        ),
+        (
+            ("embed", "PHOTOS", "--engine", "BUNDLE", "--time-limit", "0"),
+            "--time-limit is 0.0; wanted",
+        ),
+        (("embed", "PHOTOS", "--engine", "BUNDLE", "--workers", "0"), "--workers is 0; wanted at least 1"),
         (("embed", "PHOTOS", "--engine", "BUNDLE", "--preprocess", "square"), "'square' is unknown"),
         (("embed", "PHOTOS", "--engine", "BUNDLE", "--out", "PHOTOS"), "not empty"),
         (("check", "PHOTOS"), "is in no bundle"),
@@ -319,7 +339,9 @@ def test_existing_embeddings_are_replaced_only_when_asked(
     command = ("embed", photos, "--engine", tiny_bundle, "--out", tmp_path / "o")
     assert run(*command).code == 0
     before = (tmp_path / "o" / "embeddings.json").read_bytes()
-    assert run(*command).code == 2
+    refused = run(*command, "--imgsz", "64")
+    assert refused.code == 2
+    assert "holds other embeddings (preprocess.height: 256, now 64; preprocess.width" in refused.error
     assert (tmp_path / "o" / "embeddings.json").read_bytes() == before
     assert run(*command, "--overwrite", "--imgsz", "64").code == 0
     assert (tmp_path / "o" / "embeddings.json").read_bytes() != before
