@@ -44,6 +44,7 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
             "pyarrow",
             "fsspec",
             "datasets",
+            "aiohttp",
             "av",
             "simplejpeg",
             "lance",

@@ -28,8 +28,9 @@ OPTIONS = {
     "dialect fold external-data seed revision offline target no-engine overwrite json",
     "build": "target profile batch imgsz workspace timing-cache refit strip-plan version-compatible "
     "hardware-compatible weight-streaming level compute-capability name allow-known-bad overwrite json",
-    "embed": "engine out device imgsz preprocess keep-aspect max-patches format outputs dtype shard-size "
-    "shards batch threads weight-budget workers time-limit allow-unverified overwrite json",
+    "embed": "engine out column id-column every device imgsz preprocess keep-aspect max-patches format "
+    "outputs dtype shard-size shards batch threads weight-budget workers time-limit "
+    "allow-unverified overwrite json",
     "check": "device threads weight-budget bisect against images neighbours report json",
     "inspect": "json",
     "convert": "to out arch rope-periods overwrite json",
