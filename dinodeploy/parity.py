@@ -4,13 +4,14 @@ Given golden cases and something that preprocesses and runs, it measures token b
 number against one table of thresholds per recipe. A single figure over all tokens hides failures: a
 wrong storage token drowns among a thousand patches, and a cosine does not see a doubled output.
 
-Shapes: B batch, R storage tokens, h w patch grid, P = h*w patches, D embed_dim.
+Shapes: B batch, R storage tokens, h w patch grid, P = h*w patches, D embed_dim, K classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +83,18 @@ THRESHOLDS: dict[str, tuple[Threshold, ...]] = {
 }
 
 
+# Outputs of a head, which computes in fp32 under every recipe: how far errors of the features carry. `measured`:
+# TODO
+HEAD_THRESHOLDS: dict[str, tuple[Threshold, ...]] = {
+    "fp32": (Threshold("head_error", 1e-4, 2e-5), Threshold("class_agreement", 1.0, 1.0, at_least=True)),
+    "fp16": (Threshold("head_error", 3e-2, 1e-2), Threshold("class_agreement", 0.999, 1.0, at_least=True)),
+    "bf16": (Threshold("head_error", 1e-1, 1e-2), Threshold("class_agreement", 0.99, 1.0, at_least=True)),
+    "int8": (Threshold("head_error", 0.3, 0.1), Threshold("class_agreement", 0.95, 1.0, at_least=True)),
+    "fp8": (Threshold("head_error", 0.3, 0.1), Threshold("class_agreement", 0.95, 1.0, at_least=True)),
+}
+TIE = 0.1  # of the logits' size: classes that the reference rates so close to its best count as agreeing
+
+
 @dataclass(frozen=True)
 class Measurement:
     """One number of one case, and whether it is good enough. `limit` None: reported, not judged."""
@@ -123,13 +136,21 @@ class Verdict:
         values = [m.value for m in self.measurements if m.metric == metric and m.value is not None]
         if not values:
             return None
-        return min(values) if "cosine" in metric or metric == "nearest_neighbour" else max(values)
+        rising = "cosine" in metric or metric in ("nearest_neighbour", "class_agreement")
+        return min(values) if rising else max(values)
 
 
 def judge(
-    cases: Sequence[GoldenCase], prepare: Prepare, run: Run, preprocess: Preprocess, recipe: str
+    cases: Sequence[GoldenCase],
+    prepare: Prepare,
+    run: Run,
+    preprocess: Preprocess,
+    recipe: str,
+    head: Mapping[str, bool] | None = None,
 ) -> Verdict:
     """Compare `prepare` and `run` with the golden cases under `recipe`'s thresholds.
+
+    `head`: the outputs that are a head's, and whether each holds logits along its second dimension.
 
     Raises MisuseError for a recipe without a row in the table; whatever `run` raises passes through.
     """
@@ -141,7 +162,11 @@ def judge(
         found += _judge_pixels(case, prepare, preprocess)
         outputs = run(case.pixels)
         for name, wanted in case.outputs.items():
-            found += _judge_output(case.name, name, outputs.get(name), wanted, THRESHOLDS[recipe])
+            if head is not None and name in head:
+                metrics, limits = partial(measure_head, classes=head[name]), HEAD_THRESHOLDS[recipe]
+            else:
+                metrics, limits = partial(measure, name), THRESHOLDS[recipe]
+            found += _judge_output(case.name, name, outputs.get(name), wanted, metrics, limits)
         if _comparable(outputs.get("cls"), case.outputs["cls"]):
             pairs.append((outputs["cls"], case.outputs["cls"]))
     if pairs:
@@ -166,7 +191,12 @@ def _judge_pixels(case: GoldenCase, prepare: Prepare, preprocess: Preprocess) ->
 
 
 def _judge_output(
-    case: str, name: str, got: Floats | None, wanted: Floats, thresholds: Sequence[Threshold]
+    case: str,
+    name: str,
+    got: Floats | None,
+    wanted: Floats,
+    metrics: Callable[[Floats, Floats], dict[str, float]],
+    thresholds: Sequence[Threshold],
 ) -> list[Measurement]:
     if got is None:
         return [_unmeasured(case, name, "present", "the engine has no such output")]
@@ -175,7 +205,7 @@ def _judge_output(
     if not np.isfinite(got).all():
         bad = int(got.size - np.isfinite(got).sum())
         return [_unmeasured(case, name, "finite", f"{bad} of {got.size} values are NaN or infinite")]
-    return list(_hold(case, name, measure(name, got, wanted), thresholds))
+    return list(_hold(case, name, metrics(got, wanted), thresholds))
 
 
 def measure(name: str, got: Floats, wanted: Floats) -> dict[str, float]:
@@ -196,6 +226,24 @@ def measure(name: str, got: Floats, wanted: Floats) -> dict[str, float]:
     else:
         metrics["cosine"] = float(cosine(got, wanted).min())
     return metrics
+
+
+def measure_head(got: Floats, wanted: Floats, classes: bool) -> dict[str, float]:
+    """Metrics of a head's output of any shape; with `classes`, logits [B,K] or [B,K,h,w].
+
+    head_error: ‖got - wanted‖ / ‖wanted‖; of logits their mean over the classes, which decides nothing, is
+    taken off first. class_agreement: share of places where the best class is the reference's best, or ties with it.
+    """
+    got, wanted = got.astype(np.float64), wanted.astype(np.float64)
+    metrics = {"max_abs": float(np.abs(got - wanted).max(initial=0.0))}
+    if classes and wanted.shape[1] > 1:
+        got = got - got.mean(axis=1, keepdims=True)
+        wanted = wanted - wanted.mean(axis=1, keepdims=True)
+        chosen = np.take_along_axis(wanted, got.argmax(axis=1, keepdims=True), axis=1)
+        lost = wanted.max(axis=1, keepdims=True) - chosen
+        metrics["class_agreement"] = float((lost <= TIE * np.sqrt(np.square(wanted).mean())).mean())
+    size = float(np.linalg.norm(wanted))
+    return {"head_error": _ratio(float(np.linalg.norm(got - wanted)), size), **metrics}
 
 
 def _ratio(error: float, size: float) -> float:
