@@ -25,6 +25,8 @@ from dinov3_ref.models import DinoVisionTransformer
 
 Dimensions = tuple[int | str, ...]  # free ones by name, "batch" the first
 
+TASKS = ("classify", "segment", "depth", "pyramid", "custom")
+TASK_RANKS = {"classify": 2, "segment": 4, "depth": 4}  # those that `dinodeploy predict` understands
 INPUT = re.compile(r"cls|storage|patch|layer_(\d+)")
 OUTPUT = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -59,6 +61,12 @@ class Head(nn.Module):
                     f"head output {name!r} of shape {list(shape)}: wanted a lower-case name that no backbone "
                     "output has, and 'batch' as the first dimension"
                 )
+        rank = TASK_RANKS.get(self.task)
+        if self.task not in TASKS or (rank and [len(shape) for shape in self.outputs.values()] != [rank]):
+            raise ConfigError(
+                f"task {self.task!r} with the outputs {self.outputs}; wanted one of {', '.join(TASKS)}, and "
+                "one output of two dimensions to classify, of four to segment or for depth"
+            )
         if not self.inputs or not self.outputs:
             raise ConfigError(f"{type(self).__name__} has no inputs or no outputs; a head needs both")
 
