@@ -232,7 +232,7 @@ def measure_head(got: Floats, wanted: Floats, classes: bool) -> dict[str, float]
     """Metrics of a head's output of any shape; with `classes`, logits [B,K] or [B,K,h,w].
 
     head_error: ‖got - wanted‖ / ‖wanted‖; of logits their mean over the classes, which decides nothing, is
-    taken off first. class_agreement: share of places where the best class is the reference's best, or ties with it.
+    taken off first. class_agreement: share of places where the best class is the reference's, or ties with it.
     """
     got, wanted = got.astype(np.float64), wanted.astype(np.float64)
     metrics = {"max_abs": float(np.abs(got - wanted).max(initial=0.0))}

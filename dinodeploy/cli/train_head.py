@@ -132,8 +132,8 @@ def _lines(report: dict[str, Any]) -> list[str]:
     what = "accuracy" if report["task"] == "classify" else "pixel accuracy"
     lines = [
         f"{len(classes)} classes; pictures: {parts}; penalty {report['l2']:g}",
-        f"test: {what} {report['accuracy']:.3f}, balanced {report['balanced_accuracy']:.3f}, the most frequent "
-        f"class alone {report['chance']:.3f}",
+        f"test: {what} {report['accuracy']:.3f}, balanced {report['balanced_accuracy']:.3f}, the most "
+        f"frequent class alone {report['chance']:.3f}",
     ]
     if "mean_iou" in report:
         lines.append(f"test: mean IoU {report['mean_iou']:.3f}")

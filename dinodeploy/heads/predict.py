@@ -52,9 +52,10 @@ def head_of(embedder: Embedder) -> HeadFacts:
             f"{root} has no head; train one: dinodeploy train-head --engine {root} --task classify --data …"
         )
     if head.task not in TASKS:
+        names = ",".join(head.outputs)
         raise MisuseError(
-            f"{root} has a head of features ({', '.join(head.outputs)}), which predicts nothing by "
-            f"itself; keep them with: dinodeploy embed IMAGES --engine {root} --outputs {','.join(head.outputs)}"
+            f"{root} has a head of features, {names}, which predicts nothing by itself; keep them: "
+            f"dinodeploy embed IMAGES --engine {root} --outputs {names}"
         )
     return head
 
