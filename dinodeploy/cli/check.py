@@ -42,6 +42,8 @@ HEADS = {
     "cosine": "1-cos",
     "patch_cosine_p01": "1-p01",
     "nearest_neighbour": "NN",
+    "head_error": "head",
+    "class_agreement": "classes",
 }
 
 
@@ -141,7 +143,7 @@ def _cell(m: Measurement | None) -> str:
 def _number(metric: str, value: float | None) -> str:
     if value is None:
         return ""
-    if metric == "nearest_neighbour":
+    if metric in ("nearest_neighbour", "class_agreement"):
         return f"{value:.2f}"
     return f"{abs(1 - value) if 'cosine' in metric else value:.1e}"
 

@@ -1,4 +1,4 @@
-"""Depth heads against transformers' independent implementation of the same decoder (CHMv2 shares its modules)."""
+"""Depth heads against transformers' own implementation of the same decoder, that of CHMv2."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from dinov3_ref.errors import ConfigError
 from dinov3_ref.heads import DPTDepth, DPTHead, FeaturesToDepth, LinearDepth
 from dinov3_ref.torchvision_shim import import_torchvision

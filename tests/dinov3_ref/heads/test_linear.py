@@ -35,7 +35,7 @@ def test_named_outputs_are_those_of_the_model(model: DinoVisionTransformer) -> N
 
 
 def test_a_block_that_is_not_there_is_refused(model: DinoVisionTransformer) -> None:
-    with pytest.raises(ConfigError, match="reads layer_3; the model has blocks 0..2"):
+    with pytest.raises(ConfigError, match=r"reads layer_3; the model has blocks 0\.\.2"):
         named_outputs(model, pixels(["coffee"], 32, 32), ["layer_3"])
 
 
