@@ -83,14 +83,18 @@ THRESHOLDS: dict[str, tuple[Threshold, ...]] = {
 }
 
 
-# Outputs of a head, which computes in fp32 under every recipe: how far errors of the features carry. `measured`:
-# TODO
+# Outputs of a head, which computes in fp32 under every recipe. `measured`: the worst of classifier, segmenter,
+# depth and pyramid, trained and random, on a lively model and on a planted twin; far above what the features are
+# off by where a trained classifier tells pictures apart that are nearly one to a planted twin.
 HEAD_THRESHOLDS: dict[str, tuple[Threshold, ...]] = {
-    "fp32": (Threshold("head_error", 1e-4, 2e-5), Threshold("class_agreement", 1.0, 1.0, at_least=True)),
-    "fp16": (Threshold("head_error", 3e-2, 1e-2), Threshold("class_agreement", 0.999, 1.0, at_least=True)),
-    "bf16": (Threshold("head_error", 1e-1, 1e-2), Threshold("class_agreement", 0.99, 1.0, at_least=True)),
-    "int8": (Threshold("head_error", 0.3, 0.1), Threshold("class_agreement", 0.95, 1.0, at_least=True)),
-    "fp8": (Threshold("head_error", 0.3, 0.1), Threshold("class_agreement", 0.95, 1.0, at_least=True)),
+    "fp32": (
+        Threshold("head_error", 4e-5, 4.2e-6),
+        Threshold("class_agreement", 0.9999, 1.0, at_least=True),
+    ),
+    "fp16": (Threshold("head_error", 0.1, 3.2e-2), Threshold("class_agreement", 0.999, 1.0, at_least=True)),
+    "bf16": (Threshold("head_error", 0.3, 0.105), Threshold("class_agreement", 0.99, 1.0, at_least=True)),
+    "int8": (Threshold("head_error", 0.5, 0.3), Threshold("class_agreement", 0.95, 1.0, at_least=True)),
+    "fp8": (Threshold("head_error", 0.5, 0.3), Threshold("class_agreement", 0.95, 0.9994, at_least=True)),
 }
 TIE = 0.1  # of the logits' size: classes that the reference rates so close to its best count as agreeing
 
@@ -232,7 +236,7 @@ def measure_head(got: Floats, wanted: Floats, classes: bool) -> dict[str, float]
     """Metrics of a head's output of any shape; with `classes`, logits [B,K] or [B,K,h,w].
 
     head_error: ‖got - wanted‖ / ‖wanted‖; of logits their mean over the classes, which decides nothing, is
-    taken off first. class_agreement: share of places where the best class is the reference's, or ties with it.
+    taken off first. class_agreement: share of places whose best class is the reference's, or ties with it.
     """
     got, wanted = got.astype(np.float64), wanted.astype(np.float64)
     metrics = {"max_abs": float(np.abs(got - wanted).max(initial=0.0))}
