@@ -69,6 +69,7 @@ def test_a_head_alone_and_added_later(
     ran = run("check", tmp_path / "b")
     assert ran.code == 0
     assert "logits" in ran.out
+    assert "…" not in ran.out, "nothing is cut off at eighty columns"
 
 
 def test_scenes_end_in_pictures_of_the_same_size(
@@ -90,7 +91,7 @@ def test_scenes_end_in_pictures_of_the_same_size(
     assert (mask.mode, mask.size) == ("P", (160, 120))
     ids = np.asarray(mask)
     assert (ids[:, :18] == 255).all()
-    assert (ids[:, 20:140] < len(SCENES)).all()
+    assert (ids[:, 22:138] < len(SCENES)).all()
     assert sum(rows[0]["shares"].values()) == pytest.approx(1)
     assert Image.open(out / rows[0]["overlay"]).size == (160, 120)
 
