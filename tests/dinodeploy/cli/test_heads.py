@@ -87,13 +87,14 @@ def test_scenes_end_in_pictures_of_the_same_size(
     assert ran.code == 0, ran.err
     rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     assert rows == ran.json["predictions"]
-    mask = Image.open(out / rows[0]["mask"])
-    assert (mask.mode, mask.size) == ("P", (160, 120))
-    ids = np.asarray(mask)
+    with Image.open(out / rows[0]["mask"]) as mask:
+        assert (mask.mode, mask.size) == ("P", (160, 120))
+        ids = np.asarray(mask)
     assert (ids[:, :18] == 255).all()
     assert (ids[:, 22:138] < len(SCENES)).all()
     assert sum(rows[0]["shares"].values()) == pytest.approx(1)
-    assert Image.open(out / rows[0]["overlay"]).size == (160, 120)
+    with Image.open(out / rows[0]["overlay"]) as overlay:
+        assert overlay.size == (160, 120)
 
 
 def test_depth_is_written_in_millimetres(four_maps_bundle: Path, tmp_path: Path, run: CommandLine) -> None:
@@ -109,7 +110,8 @@ def test_depth_is_written_in_millimetres(four_maps_bundle: Path, tmp_path: Path,
     )
     assert ran.code == 0, ran.err
     (row,) = ran.json["predictions"]
-    depth = np.asarray(Image.open(tmp_path / "out" / row["depth"]))
+    with Image.open(tmp_path / "out" / row["depth"]) as picture:
+        depth = np.asarray(picture)
     assert (depth.dtype, depth.shape) == (np.uint16, (200, 300))
     assert (depth[:, :49] == 0).all()
     seen = depth[:, 52:248]
