@@ -117,7 +117,8 @@ class Embedder:
     def run(self, pixels: Any) -> dict[str, Floats]:
         """Normalised pixels [B,3,H,W] -> {"cls": [B,D], "storage": [B,R,D], "patch": [B,h,w,D]}, float32.
 
-        `storage` is there if the model has such tokens, `layer_<i>` if it was exported with them.
+        `storage` is there if the model has such tokens, `layer_<i>` if it was exported with them, a head's
+        outputs (`logits` [B,K], `segmentation` [B,K,H,W], `depth` [B,1,H,W] …) if there is a head.
         Raises MisuseError for another shape or dtype, or a size that is no multiple of the patch size.
         """
         array = np.asarray(pixels)
@@ -199,12 +200,14 @@ class Embedder:
 
 def judge_golden(cases: Sequence[GoldenCase], run: Run, manifest: Manifest) -> Verdict:
     """Judge `run` on golden cases with the runtime's own preprocessing and the manifest's recipe."""
+    head = manifest.head
     return judge(
         cases,
         prepare=lambda image, size: at_size(manifest.preprocess, size)(open_image(image)),
         run=run,
         preprocess=manifest.preprocess,
         recipe=manifest.graph.recipe,
+        head=dict.fromkeys(head.outputs, head.scores_classes) if head is not None else None,
     )
 
 

@@ -28,6 +28,8 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
             "dinov3_ref.models",
             "dinov3_ref.checkpoints",
             "dinov3_ref.layers",
+            "dinov3_ref.heads",
+            "dinov3_ref.errors",
             "dinov3_ref.ranges",
             "dinodeploy",
         },

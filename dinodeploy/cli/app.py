@@ -16,6 +16,7 @@ import typer
 from PIL.Image import DecompressionBombWarning
 
 from dinodeploy import __version__
+from dinodeploy.cli.add_head import add_head
 from dinodeploy.cli.build import build
 from dinodeploy.cli.check import check
 from dinodeploy.cli.convert import convert
@@ -23,7 +24,9 @@ from dinodeploy.cli.embed import embed
 from dinodeploy.cli.export import export
 from dinodeploy.cli.inspect import inspect
 from dinodeploy.cli.output import fail
+from dinodeploy.cli.predict import predict
 from dinodeploy.cli.ranges import ranges
+from dinodeploy.cli.train_head import train_head
 
 app = typer.Typer(
     name="dinodeploy",
@@ -33,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (export, build, embed, check, inspect, convert, ranges):
+for command in (export, build, embed, check, inspect, convert, ranges, train_head, add_head, predict):
     app.command()(command)
 
 MISUSE, CANNOT, INTERRUPTED = 2, 4, 130

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from dinodeploy.compare import Comparison, compare
 from dinodeploy.embedder import check_bundle
 from dinodeploy.errors import MisuseError
 from dinodeploy.listing import list_images
-from dinodeploy.parity import Measurement, Verdict
+from dinodeploy.parity import Measurement
 from dinodeploy.reports import Report, check_targets, write_report
 
 FAILED = 1
@@ -42,6 +43,8 @@ HEADS = {
     "cosine": "1-cos",
     "patch_cosine_p01": "1-p01",
     "nearest_neighbour": "NN",
+    "head_error": "head",
+    "class_agreement": "classes",
 }
 
 
@@ -105,7 +108,11 @@ def _compare(bundle: Path, against: Path, images: Path, k: int, threads: int | N
 
 def _print(found: Report) -> None:
     verdict, receipt = found.verdict, found.receipt
-    stdout().print(_table(verdict))
+    head = found.bundle.manifest.head
+    of_head = [m for m in verdict.measurements if head is not None and m.output in head.outputs]
+    stdout().print(_table([m for m in verdict.measurements if m not in of_head]))
+    if of_head:
+        stdout().print("", _table(of_head))
     word = "passed" if verdict.passed else f"FAILED, {len(verdict.failures)} measurements"
     print(f"{found.bundle.engine_path}, {verdict.recipe}, {receipt.runtime}, {receipt.device}: {word}")
     if found.bisection is not None:
@@ -116,12 +123,12 @@ def _print(found: Report) -> None:
         print(found.comparison.verdict + (f" ({found.comparison.note})" if found.comparison.note else ""))
 
 
-def _table(verdict: Verdict) -> Table:
+def _table(measurements: Sequence[Measurement]) -> Table:
     """One row a case and output, one column a metric; what failed is marked."""
-    metrics = list(dict.fromkeys(m.metric for m in verdict.measurements))
-    limits = {m.metric: m.limit for m in verdict.measurements}
+    metrics = list(dict.fromkeys(m.metric for m in measurements))
+    limits = {m.metric: m.limit for m in measurements}
     rows: dict[tuple[str, str], dict[str, Measurement]] = {}
-    for m in verdict.measurements:
+    for m in measurements:
         rows.setdefault((m.case, m.output), {})[m.metric] = m
     heads = (HEADS.get(metric, metric) for metric in metrics)
     table = Table("case", "output", *heads, box=None, pad_edge=False)
@@ -141,7 +148,7 @@ def _cell(m: Measurement | None) -> str:
 def _number(metric: str, value: float | None) -> str:
     if value is None:
         return ""
-    if metric == "nearest_neighbour":
+    if metric in ("nearest_neighbour", "class_agreement"):
         return f"{value:.2f}"
     return f"{abs(1 - value) if 'cosine' in metric else value:.1e}"
 

@@ -24,7 +24,7 @@ from tests.tiny import tiny_config
 # The commands' options are a promise to scripts: a change here belongs into the changelog.
 OPTIONS = {
     "export": "arch weights out precision fp16 half bf16 int8 fp8 calibration calibration-images "
-    "calibration-seed override imgsz preprocess layers dataset rope-periods "
+    "calibration-seed override imgsz preprocess layers head dataset rope-periods "
     "dialect fold external-data seed revision offline target no-engine overwrite json",
     "build": "target profile batch imgsz workspace timing-cache refit strip-plan version-compatible "
     "hardware-compatible weight-streaming level compute-capability name allow-known-bad overwrite json",
@@ -35,6 +35,9 @@ OPTIONS = {
     "inspect": "json",
     "convert": "to out arch rope-periods overwrite json",
     "ranges": "images imgsz arch limit picture json",
+    "train-head": "task data engine out test pooling class-weight seed cache no-cache device overwrite json",
+    "add-head": "head out overwrite json",
+    "predict": "engine out top device imgsz batch threads allow-unverified overwrite json",
 }
 
 
