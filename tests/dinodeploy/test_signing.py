@@ -14,6 +14,7 @@ from dinodeploy.archive import pack, unpack
 from dinodeploy.errors import MisuseError, TamperedError
 from dinodeploy.signing import sign, verify_signature
 from tests.command_line import CommandLine, Ran
+from tests.photographs import photograph
 
 
 def make_key(folder: Path, name: str) -> tuple[Path, Path]:
@@ -111,12 +112,16 @@ def test_the_commands(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     copy = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    photograph("coffee").save(tmp_path / "coffee.jpg")
     require = ("--require-signature", keys[1])
     assert_one_line(run("bundle", "verify", copy, *require), "is not signed")
     assert run("bundle", "sign", copy, "--key", keys[0]).code == 0
     ran = run("bundle", "verify", copy, *require, "--json")
     assert json.loads(ran.out)["signature_verified"] is True
-    for command in (("check", copy), ("embed", tmp_path, "--engine", copy, "--out", tmp_path / "out")):
+    for command in (
+        ("check", copy),
+        ("embed", tmp_path / "coffee.jpg", "--engine", copy, "--out", tmp_path / "out"),
+    ):
         (copy / "extra").write_text("x")
         assert_one_line(run(*command, *require), "signed")
         (copy / "extra").unlink()
