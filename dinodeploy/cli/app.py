@@ -16,6 +16,7 @@ import typer
 from PIL.Image import DecompressionBombWarning
 
 from dinodeploy import __version__
+from dinodeploy.cli import bundle
 from dinodeploy.cli.add_head import add_head
 from dinodeploy.cli.build import build
 from dinodeploy.cli.check import check
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 for command in (export, build, embed, check, inspect, convert, ranges, train_head, add_head, predict):
     app.command()(command)
+app.add_typer(bundle.app, name="bundle")
 
 MISUSE, CANNOT, INTERRUPTED = 2, 4, 130
 

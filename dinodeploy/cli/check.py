@@ -15,6 +15,7 @@ from rich.table import Table
 from dinodeploy.bisect import Bisection
 from dinodeploy.cli.output import (
     DEVICE_HELP,
+    REQUIRE_SIGNATURE_HELP,
     WEIGHT_BUDGET_HELP,
     note,
     parse_gib,
@@ -53,6 +54,9 @@ def check(
     device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
     threads: Annotated[int | None, typer.Option(help="Threads of the engine.")] = None,
     weight_budget: Annotated[float | None, typer.Option(help=WEIGHT_BUDGET_HELP)] = None,
+    require_signature: Annotated[
+        Path | None, typer.Option(help=REQUIRE_SIGNATURE_HELP, metavar="KEY.pub")
+    ] = None,
     bisect: Annotated[bool, typer.Option("--bisect", help="Name the first block that departs.")] = False,
     against: Annotated[
         Path | None, typer.Option(help="Another bundle: may it search an index built with this one?")
@@ -78,6 +82,7 @@ def check(
         device=device,
         threads=threads,
         weight_budget=parse_gib(weight_budget),
+        require_signature=require_signature,
         say=partial(note, device),
     )
     growth = comparison = None

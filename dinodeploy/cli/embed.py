@@ -12,6 +12,7 @@ import typer
 
 from dinodeploy.cli.output import (
     DEVICE_HELP,
+    REQUIRE_SIGNATURE_HELP,
     WEIGHT_BUDGET_HELP,
     note,
     parse_gib,
@@ -89,6 +90,9 @@ def embed(
     time_limit: Annotated[
         float, typer.Option(help="Seconds after which a picture that cannot be read is given up.")
     ] = TIME_LIMIT,
+    require_signature: Annotated[
+        Path | None, typer.Option(help=REQUIRE_SIGNATURE_HELP, metavar="KEY.pub")
+    ] = None,
     allow_unverified: Annotated[
         bool, typer.Option("--allow-unverified", help="Use an engine that no receipt vouches for.")
     ] = False,
@@ -113,6 +117,7 @@ def embed(
             allow_unverified=allow_unverified,
             threads=threads,
             weight_budget=parse_gib(weight_budget),
+            require_signature=require_signature,
         ) as embedder,
     ):
         note(device, embedder.choice)
