@@ -82,6 +82,9 @@ THRESHOLDS: dict[str, tuple[Threshold, ...]] = {
 }
 
 
+PATCH_METRICS = frozenset({"patch_cosine_p01"})  # which an engine without patches cannot have
+
+
 @dataclass(frozen=True)
 class Measurement:
     """One number of one case, and whether it is good enough. `limit` None: reported, not judged."""

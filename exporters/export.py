@@ -15,10 +15,10 @@ from pathlib import Path
 
 from dinodeploy import manifest as manifests
 from dinodeploy.atomic import begin_directory, commit_directory
-from dinodeploy.bundle import Bundle, open_bundle
+from dinodeploy.bundle import Bundle, open_bundle, tails
 from dinodeploy.embedder import check_bundle, rejection
 from dinodeploy.errors import JudgementError, MisuseError, OutputExistsError
-from dinodeploy.manifest import ModelFacts
+from dinodeploy.manifest import TAILS, ModelFacts
 from dinodeploy.preprocess import Preprocess
 from dinodeploy.receipts import Receipt
 from dinov3_ref.checkpoints import NORMALIZATION, Checkpoint, build_model, normalization
@@ -116,14 +116,23 @@ def export_model(
         manifest, notes = write_bundle(model, facts, preprocess, staging, options, say)
         manifests.write_manifest(manifest, staging)
         say("judging the bundle on this machine")
-        bundle, receipt, verdict = check_bundle(staging, device="cpu")
-        if not verdict.passed:
-            raise JudgementError(rejection(bundle, verdict))
+        receipt = _judge(staging)
+        for tail in tails(manifest):
+            if TAILS[tail] in manifest.engines:  # another backend's is judged there, on first use
+                _judge(staging / tail)
         commit_directory(staging, out)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
     return open_bundle(out), receipt, notes
+
+
+def _judge(engine: Path) -> Receipt:
+    """The passing receipt of a bundle just written, or of one engine in it. Raises JudgementError."""
+    bundle, receipt, verdict = check_bundle(engine, device="onnxruntime")
+    if not verdict.passed:
+        raise JudgementError(rejection(bundle, verdict))
+    return receipt
 
 
 def _refuse_existing(out: Path, overwrite: bool) -> None:

@@ -20,6 +20,7 @@ from dinodeploy.preprocess import Preprocess
 from dinov3_ref.models import DinoVisionTransformer
 from exporters.apply_recipe import Facts
 from exporters.calibrate import watch_linears
+from exporters.cls_tail import can_cut
 from exporters.dialects import DIALECTS
 from exporters.engines import CPU_FILE, write_engines
 from exporters.fold import Weights, make_twin
@@ -67,7 +68,12 @@ def write_bundle(
     say("writing the weights")
     plan = calibrated.plan if calibrated else None
     written = write_engines(
-        graph, recipe, Facts(ranges, plan, options.overrides), root, external_data=options.external_data
+        graph,
+        recipe,
+        Facts(ranges, plan, options.overrides),
+        root,
+        last=model.n_blocks - 1 if can_cut(twin) else None,
+        external_data=options.external_data,
     )
     notes = list(calibrated.notes if calibrated else ())
     if written.witness is not None:
@@ -79,7 +85,7 @@ def write_bundle(
         notes.append(verdict(recipe.name, speeds))
         written.yardstick.unlink()
     names = dict.fromkeys(name for facts in written.engines.values() for name in facts.files)
-    files = {name: file_facts(root / name) for name in (MODEL_FILE, *names, GOLDEN_FILE)}
+    files = {name: file_facts(root / name) for name in (MODEL_FILE, *names, *written.tails, GOLDEN_FILE)}
     return replace(manifest, engines=written.engines, files=files), tuple(notes)
 
 
