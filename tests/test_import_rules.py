@@ -29,10 +29,11 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
             "dinov3_ref.checkpoints",
             "dinov3_ref.layers",
             "dinov3_ref.ranges",
+            "dinov3_ref.torchvision_shim",
             "dinodeploy",
         },
         {"torch", "onnx", "onnx_ir", "onnxscript", "numpy", "PIL", "google"},
-        {"onnxruntime"},
+        {"onnxruntime", "transformers", "timm"},
     ),
     "dinodeploy": (
         set(),

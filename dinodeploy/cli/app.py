@@ -16,6 +16,7 @@ import typer
 from PIL.Image import DecompressionBombWarning
 
 from dinodeploy import __version__
+from dinodeploy.cli.bench import bench
 from dinodeploy.cli.build import build
 from dinodeploy.cli.check import check
 from dinodeploy.cli.convert import convert
@@ -33,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (export, build, embed, check, inspect, convert, ranges):
+for command in (export, build, embed, check, inspect, convert, ranges, bench):
     app.command()(command)
 
 MISUSE, CANNOT, INTERRUPTED = 2, 4, 130

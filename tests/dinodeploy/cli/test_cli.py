@@ -34,6 +34,7 @@ OPTIONS = {
     "inspect": "json",
     "convert": "to out arch rope-periods overwrite json",
     "ranges": "images imgsz arch limit picture json",
+    "bench": "vs batch imgsz rounds threads device outputs checkpoint out picture json",
 }
 
 
