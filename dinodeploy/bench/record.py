@@ -15,7 +15,6 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from itertools import cycle, islice
 from typing import Any
 
@@ -191,6 +190,8 @@ def _head(bundle: Bundle, threads: int, options: BenchOptions) -> dict[str, Any]
 
 
 def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version  # slow to import, and every command would
+
     try:
         return version(package)
     except PackageNotFoundError:

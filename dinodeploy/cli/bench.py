@@ -46,8 +46,8 @@ def bench(
         check_picture_path(picture)
     options = BenchOptions(
         vs=parse_list(vs, "--vs", PEERS) if vs else (),
-        batches=tuple(_number(text) for text in parse_list(batch, "--batch")),
-        sizes=tuple(_size(text) for text in parse_list(imgsz, "--imgsz")),
+        batches=parse_batches(batch),
+        sizes=parse_sizes(imgsz),
         rounds=rounds,
         threads=threads,
         device=device,
@@ -63,16 +63,19 @@ def bench(
     _report(record, out, picture, as_json)
 
 
-def _number(text: str) -> int:
-    if not text.isdecimal():
-        raise MisuseError(f"--batch: {text!r} is no number; wanted for instance 1,8")
-    return int(text)
+def parse_batches(text: str) -> tuple[int, ...]:
+    """`1,8` -> (1, 8). Raises MisuseError."""
+    names = parse_list(text, "--batch")
+    for name in names:
+        if not name.isdecimal():
+            raise MisuseError(f"--batch: {name!r} is no number; wanted for instance 1,8")
+    return tuple(int(name) for name in names)
 
 
-def _size(text: str) -> tuple[int, int]:
-    size = parse_size(text)
-    assert size is not None
-    return size
+def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
+    """`224,512x320` -> ((224, 224), (512, 320)), each H, W. Raises MisuseError."""
+    sizes = (parse_size(name) for name in parse_list(text, "--imgsz"))
+    return tuple(size for size in sizes if size is not None)
 
 
 def _report(record: dict[str, Any], out: Path | None, picture: Path | None, as_json: bool) -> None:
