@@ -9,9 +9,11 @@ Everything is written into a hidden directory and renamed at the end.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+
+from torch import Tensor
 
 from dinodeploy import manifest as manifests
 from dinodeploy.atomic import begin_directory, commit_directory
@@ -26,6 +28,8 @@ from dinov3_ref.models import DinoVisionTransformer
 from exporters.fold import FOLDS
 from exporters.options import ExportOptions
 from exporters.quantization.pictures import Calibration
+from exporters.recipes import RECIPES
+from exporters.stream import hollow_model
 from exporters.write_bundle import write_bundle
 
 __all__ = ["FOLDS", "Calibration", "ExportOptions", "export_checkpoint", "export_model"]
@@ -69,8 +73,10 @@ def export_checkpoint(
     )
     _refuse_existing(out, options.overwrite)
     say("building the reference model")
-    model = build_model(checkpoint)
-    bundle, receipt, notes = export_model(model, facts, preprocess, out, options, say=say)
+    # calibrating 8 bits runs the model too often to read every block anew each time
+    state = None if RECIPES[options.recipe].quantized else checkpoint.state
+    model = build_model(checkpoint) if state is None else hollow_model(checkpoint)
+    bundle, receipt, notes = export_model(model, facts, preprocess, out, options, say=say, state=state)
     return bundle, receipt, (*checkpoint.notes, *assumed, *notes)
 
 
@@ -100,9 +106,11 @@ def export_model(
     options: ExportOptions,
     *,
     say: Say = lambda _: None,
+    state: Mapping[str, Tensor] | None = None,
 ) -> tuple[Bundle, Receipt, tuple[str, ...]]:
     """Export a model in memory (a user's own subclass or layers included) to a judged bundle at `out`.
 
+    `state` holds the weights where the model does not (`stream.py`).
     Returns the bundle, its receipt, and notes on how it was made.
     Raises MisuseError for options that fit no model, OutputExistsError when `out` is taken, ExportError or
     LintError when no proper graph comes out, JudgementError when it is not the model. Then nothing is left.
@@ -113,7 +121,7 @@ def export_model(
     _refuse_existing(out, options.overwrite)
     staging = begin_directory(out)
     try:
-        manifest, notes = write_bundle(model, facts, preprocess, staging, options, say)
+        manifest, notes = write_bundle(model, facts, preprocess, staging, options, say, state)
         manifests.write_manifest(manifest, staging)
         say("judging the bundle on this machine")
         receipt = _judge(staging)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
+from torch import Tensor
 
 from dinodeploy import __version__
 from dinodeploy import manifest as manifests
@@ -33,6 +35,7 @@ from exporters.quantization.calibrate import Calibrated, plan_8_bits
 from exporters.quantization.write import OPSET
 from exporters.recipes import RECIPES
 from exporters.speed import compare_speed, verdict
+from exporters.stream import filled
 from exporters.trace import TokenOutputs, trace
 
 Say = Callable[[str], None]
@@ -45,14 +48,18 @@ def write_bundle(
     root: Path,
     options: ExportOptions,
     say: Say,
+    state: Mapping[str, Tensor] | None = None,
 ) -> tuple[Manifest, tuple[str, ...]]:
-    """Every file of the bundle but its manifest; the manifest and notes for the user."""
+    """Every file of the bundle but its manifest; the manifest and notes for the user.
+
+    `state` holds the weights of a hollow model (`stream.py`).
+    """
     recipe = RECIPES[options.recipe]
     reference = TokenOutputs(model.eval(), options.layers)
     say("running the reference on the golden photographs")
-    with watch_linears(model) as ranges:
+    with filled(model, state) if state is not None else nullcontext(), watch_linears(model) as ranges:
         save_golden(make_golden(reference, preprocess), root / GOLDEN_FILE)
-    twin, weights = make_twin(model, options.folds)
+    twin, weights = make_twin(model, options.folds, state)
     calibrated: Calibrated | None = None
     if recipe.quantized:
         calibrated = plan_8_bits(
