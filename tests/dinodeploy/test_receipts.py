@@ -139,6 +139,6 @@ def test_a_rejected_engine_is_not_opened(own_bundle: Path, monkeypatch: pytest.M
         JudgementError, match=r"is not the model here: .*relative_frobenius is .*dinodeploy check"
     ):
         Embedder.open(own_bundle)
-    receipt, _ = read_receipts(open_bundle(own_bundle))
+    (receipt,) = read_receipts(open_bundle(own_bundle))
     assert not receipt.passed
     Embedder.open(own_bundle, allow_unverified=True).close()
