@@ -23,6 +23,10 @@ FILE_NAME = "manifest.json"
 FORMAT = 1
 METADATA_KEY = "dinodeploy.facts"  # in the ONNX file
 
+# A graph for some outputs alone, over another's weights -> that other, whose numbers it gives.
+TAILS: dict[str, str] = {"model.cls.onnx": "model.onnx", "model.cpu.cls.onnx": "model.cpu.onnx"}
+TAIL_OUTPUTS = ("cls",)
+
 WEIGHTS_LICENCE = (
     "DINOv3 weights and whatever is derived from them, this bundle included, are subject to Meta's DINOv3 "
     "License: https://ai.meta.com/resources/models-and-libraries/dinov3-license/"
@@ -175,7 +179,7 @@ class Manifest:
         return {
             "arch": self.model.arch,
             "weights_sha256": self.model.sha256,
-            "engine_sha256": self.files[engine].sha256,
+            "engine_sha256": self.files[TAILS.get(engine, engine)].sha256,
             "recipe": self.graph.recipe,
             "preprocess": _without_defaults(schema.dump(preprocess)),
         }

@@ -9,9 +9,11 @@ Everything is written into a hidden directory and renamed at the end.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+
+from torch import Tensor
 
 from dinodeploy.atomic import begin_directory, commit_directory
 from dinodeploy.bundle import Bundle, open_bundle
@@ -26,7 +28,9 @@ from exporters.fold import FOLDS
 from exporters.heads import attach_head, check_fits
 from exporters.options import ExportOptions
 from exporters.quantization.pictures import Calibration
+from exporters.recipes import RECIPES
 from exporters.stage import judge_staged, refuse_existing
+from exporters.stream import hollow_model
 from exporters.write_bundle import write_bundle
 
 __all__ = ["FOLDS", "Calibration", "ExportOptions", "export_checkpoint", "export_model"]
@@ -71,8 +75,12 @@ def export_checkpoint(
     )
     refuse_existing(out, options.overwrite)
     say("building the reference model")
-    model = build_model(checkpoint)
-    bundle, receipt, notes = export_model(model, facts, preprocess, out, options, head=head, say=say)
+    # calibrating 8 bits runs the model too often to read every block anew each time
+    state = None if RECIPES[options.recipe].quantized else checkpoint.state
+    model = build_model(checkpoint) if state is None else hollow_model(checkpoint)
+    bundle, receipt, notes = export_model(
+        model, facts, preprocess, out, options, head=head, say=say, state=state
+    )
     return bundle, receipt, (*checkpoint.notes, *assumed, *notes)
 
 
@@ -103,10 +111,12 @@ def export_model(
     *,
     head: LoadedHead | None = None,
     say: Say = lambda _: None,
+    state: Mapping[str, Tensor] | None = None,
 ) -> tuple[Bundle, Receipt, tuple[str, ...]]:
     """Export a model in memory (a user's own subclass or layers included) to a judged bundle at `out`.
 
     With `head`, the graph goes on to its outputs (`exporters.heads.in_memory` makes one of a `Head`).
+    `state` holds the weights where the model does not (`stream.py`).
 
     Returns the bundle, its receipt, and notes on how it was made.
     Raises MisuseError for options that fit no model, OutputExistsError when `out` is taken, ExportError or
@@ -119,7 +129,9 @@ def export_model(
     refuse_existing(out, options.overwrite)
     staging = begin_directory(out)
     try:
-        manifest, notes = write_bundle(model, facts, preprocess, staging, _with_layers(options, head), say)
+        manifest, notes = write_bundle(
+            model, facts, preprocess, staging, _with_layers(options, head), say, state
+        )
         if head is not None:
             say("adding the head")
             keep = [output.name for output in manifest.outputs if _is_kept(output.name, options)]

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dinodeploy import manifest as manifests
+from dinodeploy.bundle import tails
 from dinodeploy.embedder import check_bundle, rejection
 from dinodeploy.errors import JudgementError, OutputExistsError
-from dinodeploy.manifest import Manifest
+from dinodeploy.manifest import TAILS, Manifest
 from dinodeploy.receipts import Receipt
 
 
@@ -23,10 +24,19 @@ def refuse_existing(out: Path, overwrite: bool) -> None:
 
 
 def judge_staged(staging: Path, manifest: Manifest, say: Callable[[str], None]) -> Receipt:
-    """Write the manifest and judge what lies in `staging`. Raises JudgementError."""
+    """Write the manifest and judge what lies in `staging`; the receipt. Raises JudgementError."""
     manifests.write_manifest(manifest, staging)
     say("judging the bundle on this machine")
-    bundle, receipt, verdict = check_bundle(staging, device="cpu")
+    receipt = _judge(staging)
+    for tail in tails(manifest):
+        if TAILS[tail] in manifest.engines:  # another backend's is judged there, on first use
+            _judge(staging / tail)
+    return receipt
+
+
+def _judge(engine: Path) -> Receipt:
+    """The passing receipt of a bundle just written, or of one engine in it. Raises JudgementError."""
+    bundle, receipt, verdict = check_bundle(engine, device="onnxruntime")
     if not verdict.passed:
         raise JudgementError(rejection(bundle, verdict))
     return receipt

@@ -31,10 +31,11 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
             "dinov3_ref.heads",
             "dinov3_ref.errors",
             "dinov3_ref.ranges",
+            "dinov3_ref.torchvision_shim",
             "dinodeploy",
         },
         {"torch", "onnx", "onnx_ir", "onnxscript", "numpy", "PIL", "google"},
-        {"onnxruntime"},
+        {"onnxruntime", "transformers", "timm"},
     ),
     "dinodeploy": (
         set(),

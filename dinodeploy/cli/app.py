@@ -18,6 +18,7 @@ from PIL.Image import DecompressionBombWarning
 from dinodeploy import __version__
 from dinodeploy.cli import bundle
 from dinodeploy.cli.add_head import add_head
+from dinodeploy.cli.bench import bench
 from dinodeploy.cli.build import build
 from dinodeploy.cli.check import check
 from dinodeploy.cli.convert import convert
@@ -37,7 +38,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (export, build, embed, check, inspect, convert, ranges, train_head, add_head, predict):
+for command in (
+    export,
+    build,
+    embed,
+    check,
+    inspect,
+    convert,
+    ranges,
+    bench,
+    train_head,
+    add_head,
+    predict,
+):
     app.command()(command)
 app.add_typer(bundle.app, name="bundle")
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dinodeploy.bundle import open_bundle
 from dinodeploy.cli.output import (
     DEVICE_HELP,
     REQUIRE_SIGNATURE_HELP,
@@ -109,11 +110,14 @@ def embed(
     part, wanted_batch = parse_part(shards), _parse_batch(batch)
     stored_as = parse_dtype(dtype)
     started = time.perf_counter()
+    known = tuple(output.name for output in open_bundle(engine).manifest.outputs)
+    names = parse_list(outputs, "--outputs", with_pooled(known))
     with (
         closing(open_source(images, SourceOptions(column, id_column, every))) as source,
         Embedder.open(
             engine,
             device=device,
+            outputs=names,
             allow_unverified=allow_unverified,
             threads=threads,
             weight_budget=parse_gib(weight_budget),
@@ -122,7 +126,6 @@ def embed(
     ):
         note(device, embedder.choice)
         steps = _preprocess(embedder, preprocess, parse_size(imgsz), keep_aspect, max_patches)
-        names = parse_list(outputs, "--outputs", with_pooled(embedder.output_names))
         plan = Plan(
             listing_sha256=hash_listing(source.ids),
             pictures=len(source.ids),

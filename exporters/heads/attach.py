@@ -22,7 +22,7 @@ from dinodeploy import manifest as manifests
 from dinodeploy.bundle import GOLDEN_FILE, MODEL_FILE, file_facts
 from dinodeploy.errors import ExportError, MisuseError
 from dinodeploy.golden import GoldenCase, load_golden, save_golden
-from dinodeploy.manifest import EngineFacts, HeadFacts, Manifest, ModelFacts, OutputFacts
+from dinodeploy.manifest import TAILS, EngineFacts, HeadFacts, Manifest, ModelFacts, OutputFacts
 from dinov3_ref.heads import Head, LoadedHead, layers_of
 from exporters.dialects import DIALECTS
 from exporters.heads.merge import merge
@@ -72,6 +72,8 @@ def attach_head(root: Path, manifest: Manifest, loaded: LoadedHead, keep: Collec
         written[name] = _attach_to_graph(root / name, described, head, keep)
         if name in manifest.engines:
             engines[name] = EngineFacts(manifest.engines[name].backend, written[name])
+    for tail in TAILS:  # they read weights where they lay in graphs that were written anew
+        (root / tail).unlink(missing_ok=True)
     names = dict.fromkeys(name for group in written.values() for name in group)
     files = {name: file_facts(root / name) for name in (*names, GOLDEN_FILE)}
     return replace(described, engines=engines, files=files, digest="")

@@ -40,6 +40,7 @@ OPTIONS = {
     "inspect": "json",
     "convert": "to out arch rope-periods overwrite json",
     "ranges": "images imgsz arch limit picture json",
+    "bench": "vs batch imgsz rounds threads device outputs checkpoint out picture json",
     "train-head": "task data engine out test pooling class-weight seed cache no-cache device overwrite json",
     "add-head": "head out overwrite json",
     "predict": "engine out top device imgsz batch threads allow-unverified overwrite json",
