@@ -19,11 +19,14 @@ from dinodeploy import __version__
 from dinodeploy.cli.build import build
 from dinodeploy.cli.check import check
 from dinodeploy.cli.convert import convert
+from dinodeploy.cli.dedupe import dedupe
 from dinodeploy.cli.embed import embed
 from dinodeploy.cli.export import export
+from dinodeploy.cli.index import index
 from dinodeploy.cli.inspect import inspect
 from dinodeploy.cli.output import fail
 from dinodeploy.cli.ranges import ranges
+from dinodeploy.cli.search import search
 
 app = typer.Typer(
     name="dinodeploy",
@@ -33,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (export, build, embed, check, inspect, convert, ranges):
+for command in (export, build, embed, index, search, dedupe, check, inspect, convert, ranges):
     app.command()(command)
 
 MISUSE, CANNOT, INTERRUPTED = 2, 4, 130

@@ -30,6 +30,9 @@ OPTIONS = {
     "hardware-compatible weight-streaming level compute-capability name allow-known-bad overwrite json",
     "embed": "engine out device imgsz preprocess keep-aspect max-patches format outputs dtype shard-size "
     "shards batch threads weight-budget workers time-limit allow-unverified overwrite json",
+    "index": "output metadata engine faiss overwrite json",
+    "search": "image id neighbours filter text-filter engine device exact html json",
+    "dedupe": "threshold output write html json",
     "check": "device threads weight-budget bisect against images neighbours report json",
     "inspect": "json",
     "convert": "to out arch rope-periods overwrite json",
