@@ -39,7 +39,7 @@ figure img, .absent {
   display: grid; place-items: center; text-align: center; padding: 12px;
   color: var(--soft); font-size: 12.5px; border: 1px dashed var(--limit); background: none;
 }
-figure.mark img, figure.mark .absent { outline: 3px solid var(--pass); outline-offset: 2px; }
+figure.kept img, figure.kept .absent { outline: 3px solid var(--pass); outline-offset: 2px; }
 figcaption { margin-top: 7px; font-size: 12.5px; line-height: 1.4; color: var(--soft); }
 figcaption > * { display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 figcaption b { color: var(--ink); font-weight: 600; font-size: 13.5px; }
@@ -56,7 +56,7 @@ figcaption b { color: var(--ink); font-weight: 600; font-size: 13.5px; }
 
 @dataclass(frozen=True)
 class Card:
-    """One picture: `score` and `word` above its name, `lines` below. marked: the one to keep."""
+    """One picture: `score` and `word` above its name, `lines` below. kept: the one to keep."""
 
     id: str
     score: str
@@ -64,7 +64,7 @@ class Card:
     width: int
     height: int
     lines: tuple[str, ...] = ()
-    marked: bool = False
+    kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,11 @@ def _card(card: Card) -> str:
     picture, shape = _picture(card.id, (card.width, card.height))
     path = PurePosixPath(card.id)
     folder = "" if str(path.parent) == "." else f"<span>{_shown(f'{path.parent}/')}</span>"
-    word = f'<em class="{"keep" if card.marked else ""}">{_shown(card.word)}</em>'
+    word = f'<em class="{"keep" if card.kept else ""}">{_shown(card.word)}</em>'
     lines = "".join(f"<span>{_shown(line)}</span>" for line in card.lines)
     score = f'<span class="score"><i>{_shown(card.score)}</i>{word}</span>'
     return (
-        f'<figure class="{"mark" if card.marked else ""}" style="--shape:{shape:.3f}" '
+        f'<figure class="{"kept" if card.kept else ""}" style="--shape:{shape:.3f}" '
         f'title="{_shown(card.id)}">{picture}<figcaption>{score}'
         f"<b>{_shown(path.name or card.id)}</b>{folder}<span>{card.width} × {card.height}</span>{lines}"
         "</figcaption></figure>"

@@ -60,4 +60,4 @@ def _hit(hit: Hit) -> Card:
 
 def _member(member: Member, *, is_kept: bool) -> Card:
     word = "keep" if is_kept else "exact copy" if member.copy else "drop"
-    return Card(member.id, f"{member.cosine:.4f}", word, member.width, member.height, marked=is_kept)
+    return Card(member.id, f"{member.cosine:.4f}", word, member.width, member.height, kept=is_kept)
