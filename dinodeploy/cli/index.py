@@ -78,6 +78,8 @@ def _print(out: Path, manifest: IndexManifest, exported: FaissFile | None, as_js
             f"{joined.matched} of {pictures} pictures have a row in {joined.file}; "
             f"{joined.unmatched} of its rows have no picture",
         )
+        if joined.left_out:
+            note("metadata", f"columns of kinds that filters do not know: {', '.join(joined.left_out)}")
     if manifest.left_out:
         note("index", f"{manifest.left_out} rows are zero: they have no direction and are left out")
     kind = "exact search"

@@ -24,7 +24,6 @@ from dinodeploy.search.index_manifest import (
     TABLE,
     VERSION,
     IndexManifest,
-    MetadataFacts,
     index_path,
     store_hash,
 )
@@ -101,7 +100,7 @@ def build_index(
             rows=count.rows,
             left_out=count.left_out,
             columns=columns,
-            metadata=MetadataFacts(str(table.path), table.matched, table.unmatched) if table else None,
+            metadata=table.facts() if table else None,
             approximate=how,
             engine=str(Path(engine).resolve()) if engine is not None else None,
             files=_files(partial),

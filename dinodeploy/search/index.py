@@ -195,6 +195,9 @@ class Index:
         asked = min(count, wanted + _MORE)
         while True:
             rows = self._nearest(query, asked, columns, condition, search)
+            if search is not None and len(rows) < asked:  # the partitions looked into hold no more
+                search = None
+                continue
             similar = cosines(to_numpy(rows["vector"]), query)
             settled = len(rows) < asked or asked == count or _is_settled(similar, wanted)
             if settled or asked >= _MOST_EQUAL:

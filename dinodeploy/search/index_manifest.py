@@ -47,11 +47,15 @@ class Approximate:
 
 @dataclass(frozen=True)
 class MetadataFacts:
-    """What was joined. matched: pictures with a row in `file`; unmatched: rows of it without a picture."""
+    """What was joined. matched: pictures with a row in `file`; unmatched: rows of it without a picture.
+
+    left_out: columns of kinds that a filter cannot ask for.
+    """
 
     file: str
     matched: int
     unmatched: int
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Columns from the user's own table, joined to pictures by id.
 
 A CSV or Parquet file with a column `id`, and any others: numbers, texts, yes or no; dates become text, which
-sorts as they do. What is no such column is left out and named.
+sorts as they do; what is no finite number is missing. Any other column is left out and named.
 
 Shapes: n pictures of a shard.
 """
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dinodeploy.errors import MisuseError
 from dinodeploy.formats.arrow import utf8
 from dinodeploy.search.filters import Kind
+from dinodeploy.search.index_manifest import MetadataFacts
 
 if TYPE_CHECKING:
     from pyarrow import Array, ChunkedArray, DataType, Table
@@ -53,6 +54,10 @@ class Metadata:
     @property
     def unmatched(self) -> int:
         return len(self.table) - self.matched
+
+    def facts(self) -> MetadataFacts:
+        """What was joined, for the manifest."""
+        return MetadataFacts(str(self.path), self.matched, self.unmatched, self.left_out)
 
     def require_match(self, some_id: str) -> None:
         """Raise MisuseError if no row has met a picture: then the ids are spelled another way."""
@@ -162,8 +167,18 @@ def _plain(column: ChunkedArray) -> tuple[Kind, ChunkedArray] | None:
     ]
     for is_such, kind, target in targets:
         if is_such(of):
-            return kind, column.cast(target, safe=False)
+            cast = column.cast(target, safe=False)
+            return kind, _finite(cast) if kind == "real" else cast
     return None
+
+
+def _finite(column: ChunkedArray) -> ChunkedArray:
+    """Reals with null for what is no number: a missing value, to filters and to JSON."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found: ChunkedArray = pc.if_else(pc.is_finite(column), column, pa.scalar(None, pa.float64()))
+    return found
 
 
 def stored_ids(ids: Sequence[str]) -> list[str]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinodeploy import schema
-from dinodeploy.bundle import Bundle, open_bundle
+from dinodeploy.bundle import graph_files, open_bundle
 from dinodeploy.embed.pooling import pick
 from dinodeploy.embedder import Embedder, Picture
 from dinodeploy.errors import BundleError, MisuseError
@@ -35,11 +35,14 @@ def require_same(engine: str | Path, fingerprint: dict[str, Any]) -> Path:
     """
     bundle = open_bundle(engine)
     steps = recorded_preprocess(fingerprint)
-    named = [bundle.engine] if bundle.named else [bundle.engine, *bundle.manifest.engines, *_graph(bundle)]
+    manifest = bundle.manifest
+    named = [bundle.engine]
+    if not bundle.named:
+        named += [*manifest.engines, *graph_files(manifest)[:1]]
     for name in named:
-        if bundle.manifest.fingerprint(name, steps) == fingerprint:
+        if manifest.fingerprint(name, steps) == fingerprint:
             return bundle.root / name
-    theirs = bundle.manifest.fingerprint(named[0], steps)
+    theirs = manifest.fingerprint(named[0], steps)
     differing = [key for key in fingerprint if theirs.get(key) != fingerprint[key]]
     shown = "; ".join(f"{key}: {_show(fingerprint[key])}, now {_show(theirs.get(key))}" for key in differing)
     raise MisuseError(
@@ -85,10 +88,6 @@ class QueryEmbedder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._embedder.close()
-
-
-def _graph(bundle: Bundle) -> tuple[str, ...]:
-    return tuple(name for name in ("model.onnx",) if name in bundle.manifest.files)
 
 
 def _show(value: Any) -> str:

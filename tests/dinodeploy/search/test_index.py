@@ -265,12 +265,14 @@ def test_without_lance_it_says_what_to_install(tmp_path: Path, monkeypatch: pyte
 # ---- past 100,000 rows -------------------------------------------------------------------------
 
 
-def test_an_approximate_index_is_as_good_as_it_says(tmp_path: Path) -> None:
+def test_an_approximate_index_is_as_good_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = clustered(3000, 32, clusters=60)
+    monkeypatch.setattr(approximates, "_PARTITION", 100)
     ids = store_of(tmp_path / "s", vectors, shard_size=1000)
     how = build_index(tmp_path / "s", exact_below=1000).approximate
     assert how is not None
-    assert how.sub_vectors == 4
+    assert (how.partitions, how.sub_vectors) == (30, 4)
+    assert how.nprobes < 30
     assert how.recall >= approximates.TARGET
     with Index.open(tmp_path / "s") as index:
         queries = clustered(20, 32, clusters=60, seed=0)
@@ -278,6 +280,7 @@ def test_an_approximate_index_is_as_good_as_it_says(tmp_path: Path) -> None:
         shared = [set(found(index, q)) & set(t) for q, t in zip(queries, truth, strict=True)]
         assert sum(map(len, shared)) / 200 >= 0.9
         assert [found(index, q, exact=True) for q in queries] == truth
+        assert len(found(index, queries[0], 2500)) == 2500, "more than the partitions looked into may hold"
         little = [id_ for id_ in ranked(vectors, queries[0], ids) if int(id_[1:-4]) < 12]
         assert found(index, queries[0], filter="width < 612") == little[:10], "what is left is gone through"
 

@@ -62,6 +62,12 @@ def test_types_become_what_filters_know(tmp_path: Path) -> None:
     assert (row["day"], row["when"][:10], row["price"], row["large"]) == ("2024-02-01",) * 2 + (1.25, 2.0**64)
 
 
+def test_what_is_no_number_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("id,x\na,1.5\nb,nan\nc,inf\nd,\n")
+    joined = read_metadata(tmp_path / "m.csv").join(["a", "b", "c", "d"])
+    assert joined["x"].to_pylist() == [1.5, None, None, None]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
