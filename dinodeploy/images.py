@@ -29,7 +29,7 @@ from PIL import Image
 from dinodeploy.errors import ImageError
 
 T = TypeVar("T")
-Source = str | Path | Image.Image | np.ndarray[Any, Any]
+Source = str | Path | bytes | Image.Image | np.ndarray[Any, Any]
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs: a quarter of a gigabyte in RGB
 
@@ -52,18 +52,22 @@ _TURNS = {
 
 
 def open_image(source: Source, *, max_pixels: int | None = MAX_PIXELS) -> Image.Image:
-    """A file, a Pillow image or a uint8 array [H, W, 3 | 4] or [H, W] -> Pillow image in mode RGB.
+    """A path, a file's bytes, a Pillow image or uint8 [H, W, 3 | 4] or [H, W] -> Pillow image in RGB.
 
     max_pixels: width x height above which a picture is refused before it is decoded; None for no limit.
     Raises ImageError.
     """
     if isinstance(source, (str, Path)):
         return _open_file(Path(source), max_pixels)
+    if isinstance(source, bytes):
+        if not source:
+            raise ImageError("the file is empty")
+        return _finish(_identify(io.BytesIO(source), "picture"), "picture", max_pixels)
     if isinstance(source, np.ndarray):
         return _finish(_from_array(source), "array", max_pixels)
     if isinstance(source, Image.Image):
         return _finish(source, "image", max_pixels)
-    raise ImageError(f"got {type(source).__name__}, wanted a path, a Pillow image or a uint8 array")
+    raise ImageError(f"got {type(source).__name__}, wanted a path, bytes, a Pillow image or a uint8 array")
 
 
 def _open_file(path: Path, max_pixels: int | None) -> Image.Image:

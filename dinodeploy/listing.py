@@ -31,16 +31,16 @@ def list_images(paths: Sequence[str | Path]) -> list[str]:
     """
     ids: dict[str, None] = {}  # a set that remembers its order
     for path in paths:
-        for found in _expand(path):
-            ids.update(dict.fromkeys(_walk(found) if os.path.isdir(found) else [found]))  # noqa: PTH112
+        for found in expand_path(path):
+            ids.update(dict.fromkeys(walk_folder(found) if os.path.isdir(found) else [found]))  # noqa: PTH112
     if not ids:
         shown = ", ".join(repr(str(path)) for path in paths) or "no path"
         raise MisuseError(f"no picture under {shown}; looked for {' '.join(SUFFIXES)}")
     return list(ids)
 
 
-def _expand(path: str | Path) -> list[str]:
-    """The path itself if it is there, else what it matches as a glob."""
+def expand_path(path: str | Path) -> list[str]:
+    """The path itself if it is there, else what it matches as a glob. Raises MisuseError for neither."""
     text = str(path)
     if not text or "\0" in text:
         raise MisuseError(f"{text!r} is no path; wanted files, folders or globs of pictures")
@@ -53,7 +53,7 @@ def _expand(path: str | Path) -> list[str]:
     return matches
 
 
-def _walk(folder: str) -> Iterator[str]:
+def walk_folder(folder: str) -> Iterator[str]:
     """Pictures below a folder, depth first. Each real folder is entered once, so links cannot loop."""
     entered: set[tuple[int, int]] = set()
     pending = [folder]

@@ -57,6 +57,25 @@ class OutputFacts:
 
 
 @dataclass(frozen=True)
+class HeadFacts:
+    """A head behind the backbone, in the same graph."""
+
+    task: Literal["classify", "segment", "depth", "pyramid", "custom"]
+    kind: str  # linear_classifier, dpt_depth …, or the class of a user's own
+    inputs: tuple[str, ...]  # backbone outputs that it reads
+    outputs: tuple[str, ...]
+    classes: tuple[str, ...]  # names by index along an output's second dimension; empty where there are none
+    source: str  # file name
+    sha256: str  # of that file
+    licence: str
+
+    @property
+    def scores_classes(self) -> bool:
+        """Whether its outputs are logits along their second dimension."""
+        return self.task in ("classify", "segment")
+
+
+@dataclass(frozen=True)
 class GraphFacts:
     """How the graph was made."""
 
@@ -128,6 +147,7 @@ class Manifest:
     files: dict[str, FileFacts]
     licence: str
     digest: str = ""
+    head: HeadFacts | None = None
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:
@@ -147,7 +167,8 @@ class Manifest:
     def facts(self) -> str:
         """The part that decides what comes out, as canonical JSON: what the ONNX metadata repeats."""
         whole = _as_sealed(schema.dump(self))
-        return canonical({key: whole[key] for key in ("format", "model", "preprocess", "outputs", "graph")})
+        parts = ("format", "model", "preprocess", "outputs", "graph", "head")
+        return canonical({key: whole[key] for key in parts if key in whole})
 
     def fingerprint(self, engine: str, preprocess: Preprocess) -> dict[str, Any]:
         """What decides the numbers of an embedding: two stores may be mixed only if theirs are equal."""
@@ -181,6 +202,8 @@ def _as_sealed(whole: dict[str, Any]) -> dict[str, Any]:
     for engine in whole["engines"].values():
         if engine["build"] is None:
             del engine["build"]
+    if whole["head"] is None:
+        del whole["head"]
     for name in ("overrides", "given_back", "calibration_pictures"):
         if not whole["graph"][name]:
             del whole["graph"][name]

@@ -119,6 +119,15 @@ class Preprocess:
             return self.height, self.width
         return _nearest_grid(width, height, self.height, self.patch_size, self.max_patches)
 
+    def view(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """What the input shows of a picture of `width` x `height` pixels: left, top, right, bottom."""
+        if self.steps.fit != "short-side-crop":
+            return 0.0, 0.0, float(width), float(height)
+        full_height, full_width = _cover_size(width, height, self.height, self.width, self.steps.resize_ratio)
+        top, left = round((full_height - self.height) / 2), round((full_width - self.width) / 2)
+        across, down = width / full_width, height / full_height
+        return left * across, top * down, (left + self.width) * across, (top + self.height) * down
+
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
         """RGB picture of any size -> float32 [3, H, W], C-contiguous, normalised."""
         assert image.mode == "RGB", f"open_image makes pictures RGB, this one is {image.mode}"
@@ -191,11 +200,7 @@ def _cover_and_crop(
     For a square this is torchvision's Resize(int) and CenterCrop, rounding included: the long side is
     cut off to a whole pixel, a crop's odd pixel goes where Python's round sends it.
     """
-    cover_height, cover_width = int(height * ratio), int(width * ratio)
-    if cover_height * image.width >= cover_width * image.height:
-        full_height, full_width = cover_height, cover_height * image.width // image.height
-    else:
-        full_height, full_width = cover_width * image.height // image.width, cover_width
+    full_height, full_width = _cover_size(*image.size, height, width, ratio)
     top, left = round((full_height - height) / 2), round((full_width - width) / 2)
     if full_height * full_width <= _MAX_OVERHANG * height * width:
         image = image.resize((full_width, full_height), resample)  # in Pillow's order, like the reference
@@ -205,6 +210,14 @@ def _cover_and_crop(
     image = image.crop((x0, y0, x1, y1))
     image = image.resize((width, image.height), resample, box=(begin_x, 0, end_x, image.height))
     return image.resize((width, height), resample, box=(0, begin_y, width, end_y))
+
+
+def _cover_size(width: int, height: int, to_height: int, to_width: int, ratio: Fraction) -> tuple[int, int]:
+    """(H, W) of a picture of `width` x `height` resized to just cover the target times `ratio`."""
+    cover_height, cover_width = int(to_height * ratio), int(to_width * ratio)
+    if cover_height * width >= cover_width * height:
+        return cover_height, cover_height * width // height
+    return cover_width * height // width, cover_width
 
 
 def _source_span(source: int, full: int, offset: int, length: int) -> tuple[int, int, float, float]:

@@ -12,7 +12,7 @@ import io
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from functools import partial
 
@@ -40,7 +40,15 @@ def to_graph(program: ExportedProgram, module: TokenOutputs, weights: Weights, d
 
     Every initializer is lazy: it is computed when its bytes are asked for, and then let go.
     """
-    model = _translate(program, module, dialect)
+    model = translate(program, dialect, (INPUT_NAME,), module.output_names)
+    tidy(model, weights)
+    _name_sizes(model.graph, module.model)
+    finish(model, dialect)
+    return model
+
+
+def tidy(model: ir.Model, weights: Weights) -> None:
+    """Attach lazy weights, and fold away the exporter's tangle of Transposes and shape arithmetic."""
     graph = model.graph
     _attach_weights(graph, weights)
     _transpose_weights(graph)
@@ -58,14 +66,18 @@ def to_graph(program: ExportedProgram, module: TokenOutputs, weights: Weights, d
     )
     for step in passes:
         step(model)
-    _name_sizes(graph, module.model)
-    _name_nodes(graph)
+
+
+def finish(model: ir.Model, dialect: Dialect) -> None:
+    """Readable names, and nothing of the machine that made it."""
+    _name_nodes(model.graph)
     _forget_the_builder(model)
     model.ir_version = dialect.ir_version
-    return model
 
 
-def _translate(program: ExportedProgram, module: TokenOutputs, dialect: Dialect) -> ir.Model:
+def translate(
+    program: ExportedProgram, dialect: Dialect, inputs: Sequence[str], outputs: Sequence[str]
+) -> ir.Model:
     """torch.onnx with the dialect's table; its progress prints and deprecation warnings are kept quiet."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -80,8 +92,8 @@ def _translate(program: ExportedProgram, module: TokenOutputs, dialect: Dialect)
                 optimize=False,
                 opset_version=dialect.opset,
                 custom_translation_table=dict(dialect.translations),
-                input_names=[INPUT_NAME],
-                output_names=list(module.output_names),
+                input_names=list(inputs),
+                output_names=list(outputs),
                 verbose=False,
             )
     finally:

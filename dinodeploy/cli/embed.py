@@ -12,6 +12,7 @@ import typer
 
 from dinodeploy.cli.output import (
     DEVICE_HELP,
+    REQUIRE_SIGNATURE_HELP,
     WEIGHT_BUDGET_HELP,
     note,
     parse_gib,
@@ -34,7 +35,7 @@ from dinodeploy.errors import MisuseError
 from dinodeploy.packing import parse_dtype
 from dinodeploy.plan import Plan, hash_listing, parse_part
 from dinodeploy.preprocess import MAX_PATCHES, Preprocess
-from dinodeploy.sources import Source, open_source
+from dinodeploy.sources import Source, SourceOptions, open_source
 from dinodeploy.store import Store
 from dinodeploy.store_manifest import StoreManifest
 from dinodeploy.store_target import inspect_target
@@ -43,9 +44,21 @@ PARTIAL = 5
 
 
 def embed(
-    images: Annotated[list[str], typer.Argument(help="Files, folders and globs.", metavar="IMAGES...")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Files, folders, globs, lists, tables, archives, videos, URLs.", metavar="IMAGES..."
+        ),
+    ],
     engine: Annotated[Path, typer.Option(help="A bundle, or an engine file inside one.")],
     out: Annotated[Path, typer.Option(help="The directory to write, or to go on with.")] = Path("embeddings"),
+    column: Annotated[
+        str | None, typer.Option(help="Of a table: the column with pictures or paths. Default: by its name.")
+    ] = None,
+    id_column: Annotated[
+        str | None, typer.Option(help="Of a table with pictures: the column with their ids.")
+    ] = None,
+    every: Annotated[int, typer.Option(help="Of a video: each n-th frame.")] = 1,
     device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
     imgsz: Annotated[str | None, typer.Option(help="Input size H or H,W. Default: the bundle's.")] = None,
     preprocess: Annotated[str | None, typer.Option(help="Another preset than the bundle's.")] = None,
@@ -77,6 +90,9 @@ def embed(
     time_limit: Annotated[
         float, typer.Option(help="Seconds after which a picture that cannot be read is given up.")
     ] = TIME_LIMIT,
+    require_signature: Annotated[
+        Path | None, typer.Option(help=REQUIRE_SIGNATURE_HELP, metavar="KEY.pub")
+    ] = None,
     allow_unverified: Annotated[
         bool, typer.Option("--allow-unverified", help="Use an engine that no receipt vouches for.")
     ] = False,
@@ -94,13 +110,14 @@ def embed(
     stored_as = parse_dtype(dtype)
     started = time.perf_counter()
     with (
-        closing(open_source(images)) as source,
+        closing(open_source(images, SourceOptions(column, id_column, every))) as source,
         Embedder.open(
             engine,
             device=device,
             allow_unverified=allow_unverified,
             threads=threads,
             weight_budget=parse_gib(weight_budget),
+            require_signature=require_signature,
         ) as embedder,
     ):
         note(device, embedder.choice)

@@ -24,6 +24,7 @@ from rich.progress import (
 from dinodeploy.errors import MisuseError
 
 DEVICE_HELP = "Where to run: auto, cpu, cuda, tensorrt. auto: the best that can run here."
+REQUIRE_SIGNATURE_HELP = "A public key in PEM: without its signature over the whole bundle, nothing is read."
 WEIGHT_BUDGET_HELP = (
     "GiB of weights that a weight-streaming plan keeps on the GPU. Default: TensorRT's choice."
 )

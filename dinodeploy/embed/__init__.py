@@ -10,6 +10,7 @@ stay with their rows whatever fails. Batches do not cross shards: a shard is the
 from __future__ import annotations
 
 from dinodeploy.embed.decode import TIME_LIMIT, Decoded, decode_ahead, decode_source, default_decoders
+from dinodeploy.embed.lanes import run_ahead
 from dinodeploy.embed.pipeline import EmbedReport, embed_source
 from dinodeploy.embed.pooling import with_pooled
 from dinodeploy.embed.probe import choose_batch
@@ -25,5 +26,6 @@ __all__ = [
     "default_decoders",
     "default_shard_size",
     "embed_source",
+    "run_ahead",
     "with_pooled",
 ]

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,25 +24,41 @@ from tests.tiny import tiny_config
 
 # The commands' options are a promise to scripts: a change here belongs into the changelog.
 OPTIONS = {
+    "bundle verify": "require-signature json",
+    "bundle sign": "key password json",
+    "bundle pack": "out standalone overwrite json",
+    "bundle unpack": "out require-signature overwrite json",
     "export": "arch weights out precision fp16 half bf16 int8 fp8 calibration calibration-images "
-    "calibration-seed override imgsz preprocess layers dataset rope-periods "
+    "calibration-seed override imgsz preprocess layers head dataset rope-periods "
     "dialect fold external-data seed revision offline target no-engine overwrite json",
     "build": "target profile batch imgsz workspace timing-cache refit strip-plan version-compatible "
     "hardware-compatible weight-streaming level compute-capability name allow-known-bad overwrite json",
-    "embed": "engine out device imgsz preprocess keep-aspect max-patches format outputs dtype shard-size "
-    "shards batch threads weight-budget workers time-limit allow-unverified overwrite json",
+    "embed": "engine out column id-column every device imgsz preprocess keep-aspect max-patches format "
+    "outputs dtype shard-size shards batch threads weight-budget workers time-limit "
+    "require-signature allow-unverified overwrite json",
     "index": "output metadata engine faiss overwrite json",
     "search": "image id neighbours filter text-filter engine device exact html json",
     "dedupe": "threshold output write html json",
-    "check": "device threads weight-budget bisect against images neighbours report json",
+    "check": "device threads weight-budget require-signature bisect against images neighbours report json",
     "inspect": "json",
     "convert": "to out arch rope-periods overwrite json",
     "ranges": "images imgsz arch limit picture json",
+    "train-head": "task data engine out test pooling class-weight seed cache no-cache device overwrite json",
+    "add-head": "head out overwrite json",
+    "predict": "engine out top device imgsz batch threads allow-unverified overwrite json",
 }
 
 
+def commands_of(group: Any, prefix: str = "") -> dict[str, Any]:
+    """Every command, those of groups by both names."""
+    found: dict[str, Any] = {}
+    for name, command in group.commands.items():
+        is_group = hasattr(command, "commands")
+        found |= commands_of(command, f"{name} ") if is_group else {f"{prefix}{name}": command}
+    return found
+
+
 def test_options_are_pinned() -> None:
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     found = {
         name: " ".join(
             option.removeprefix("--")
@@ -49,7 +66,7 @@ def test_options_are_pinned() -> None:
             for option in parameter.opts
             if option.startswith("--") and option != "--help"
         )
-        for name, command in commands.items()
+        for name, command in commands_of(typer.main.get_command(app)).items()
     }
     assert found == OPTIONS
 
@@ -398,3 +415,11 @@ def test_version(run: CommandLine) -> None:
 
     ran = run("--version")
     assert (ran.code, ran.out) == (0, f"dinodeploy {__version__}\n")
+
+
+def test_python_dash_m_is_the_same_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dinodeploy", "inspect", str(tmp_path / "nothing")]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert "nothing" in ran.stderr
+    assert len(ran.stderr.strip().splitlines()) == 1

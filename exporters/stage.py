@@ -1,0 +1,32 @@
+"""What every maker of bundles does at its ends: look before anything is made, judge before it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from dinodeploy import manifest as manifests
+from dinodeploy.embedder import check_bundle, rejection
+from dinodeploy.errors import JudgementError, OutputExistsError
+from dinodeploy.manifest import Manifest
+from dinodeploy.receipts import Receipt
+
+
+def refuse_existing(out: Path, overwrite: bool) -> None:
+    """Only a bundle may be replaced, and only when asked: never a user's own folder."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / manifests.FILE_NAME).is_file():
+        raise OutputExistsError(f"{out} exists and is no bundle; choose another --out")
+    if not overwrite:
+        raise OutputExistsError(f"{out} holds a bundle already; give --overwrite or another --out")
+
+
+def judge_staged(staging: Path, manifest: Manifest, say: Callable[[str], None]) -> Receipt:
+    """Write the manifest and judge what lies in `staging`. Raises JudgementError."""
+    manifests.write_manifest(manifest, staging)
+    say("judging the bundle on this machine")
+    bundle, receipt, verdict = check_bundle(staging, device="cpu")
+    if not verdict.passed:
+        raise JudgementError(rejection(bundle, verdict))
+    return receipt
