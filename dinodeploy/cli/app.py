@@ -41,7 +41,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 COMMANDS = (
-    export, build, embed, index, search, dedupe, check, inspect, convert, ranges, train_head, add_head, predict,
+    export, build, embed, index, search, dedupe, check, inspect, convert, ranges,
+    train_head, add_head, predict,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)
