@@ -2,6 +2,7 @@
 
     ids, vectors = load_embeddings("embeddings")
     for ids, column in open_embeddings("embeddings").shards("cls"): ...
+    for ids, column, sizes in open_embeddings("embeddings").sized_shards("cls"): ...
 
 Every file is held against its hash before it is read.
 
@@ -20,13 +21,15 @@ from numpy.typing import NDArray
 
 from dinodeploy.bundle import sha256_file
 from dinodeploy.errors import BundleError, TamperedError
-from dinodeploy.formats import Column, open_format, split_rows
+from dinodeploy.formats import Column, Int, open_format, split_rows
 from dinodeploy.packing import stored_parts, unpack
 from dinodeploy.store_manifest import FILE_NAME, ColumnFacts, StoreManifest, read_manifest
 
 Float = NDArray[np.float32]
 
-# What numpy, zipfile and pyarrow raise on a damaged file (ArrowInvalid is a ValueError).
+_NO_SIZES: Int = np.zeros((0, 2), np.int32)
+
+# What numpy, zipfile, pyarrow and Lance raise on a damaged file (ArrowInvalid is a ValueError).
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile)
 
 
@@ -38,11 +41,18 @@ class StoredEmbeddings:
     manifest: StoreManifest
 
     def shards(self, output: str = "cls") -> Iterator[tuple[list[str], Column]]:
-        """The ids and one output of every shard, one shard in memory at a time.
+        """The ids and one output of every shard, one shard in memory at a time. Raises as `sized_shards`."""
+        return ((ids, column) for ids, column, _ in self._shards(output, with_sizes=False))
+
+    def sized_shards(self, output: str = "cls") -> Iterator[tuple[list[str], Column, Int]]:
+        """The same, and [n, 2], width and height of the original pictures in pixels.
 
         Raises BundleError for an output that the store lacks, TamperedError for a file that is not the one
         written.
         """
+        return self._shards(output, with_sizes=True)
+
+    def _shards(self, output: str, *, with_sizes: bool) -> Iterator[tuple[list[str], Column, Int]]:
         if output not in self.manifest.outputs:
             known = ", ".join(self.manifest.outputs)
             raise BundleError(
@@ -54,7 +64,7 @@ class StoredEmbeddings:
                 continue
             ids, column = _read_shard(self.root, self.manifest, index, output)
             count += len(ids)
-            yield ids, column
+            yield ids, column, _read_sizes(self.root, self.manifest, index) if with_sizes else _NO_SIZES
         if count != self.manifest.count:
             wanted = self.manifest.count
             raise BundleError(f"{self.root / FILE_NAME}: got {count} rows in the shards, wanted {wanted}")
@@ -116,6 +126,19 @@ def _read_shard(root: Path, manifest: StoreManifest, index: int, output: str) ->
     if problem:
         raise BundleError(f"{root}: shard {index}, output {output!r}: {problem}")
     return ids, column
+
+
+def _read_sizes(root: Path, manifest: StoreManifest, index: int) -> Int:
+    """[n, 2] of a shard whose files `_read_shard` has held against their hashes."""
+    rows = manifest.shards[index].rows
+    try:
+        sizes = open_format(manifest.format).sizes(root, index)
+    except _DAMAGE as error:
+        raise BundleError(f"{root}: shard {index} has no sizes: {' '.join(str(error).split())}") from error
+    if sizes.shape != (rows, 2) or sizes.dtype != np.int32:
+        got = f"{sizes.dtype} {list(sizes.shape)}"
+        raise BundleError(f"{root}: shard {index}: got sizes of {got}, wanted int32 [{rows}, 2]")
+    return sizes
 
 
 def _misfit(ids: list[str], column: Column, rows: int, stored: ColumnFacts) -> str:

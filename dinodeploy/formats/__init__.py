@@ -60,10 +60,14 @@ class Format(Protocol):
     def read(self, root: Path, index: int, output: str) -> tuple[list[str], Column]:
         """The ids and one output of a shard."""
 
+    def sizes(self, root: Path, index: int) -> Int:
+        """[n, 2], width and height of a shard's pictures; in a file that `files` names for any output."""
+
 
 FORMATS = {
     "npy": "dinodeploy.formats.npy",
     "parquet": "dinodeploy.formats.parquet",
+    "lance": "dinodeploy.formats.lance",
     "npz": "dinodeploy.formats.npz",
     "safetensors": "dinodeploy.formats.safetensors",
 }

@@ -17,7 +17,7 @@ from dinodeploy.formats import FORMATS
 from dinodeploy.shard_rows import ShardRows
 from dinodeploy.store import Store
 from dinodeploy.store_manifest import read_manifest
-from dinodeploy.stored import load_embeddings
+from dinodeploy.stored import load_embeddings, open_embeddings
 from tests.stores import make_plan, write_store
 
 pytest.importorskip("pyarrow")
@@ -170,7 +170,9 @@ def test_other_libraries_read_npz_and_safetensors(tmp_path: Path) -> None:
 def test_name_that_is_not_unicode_survives(tmp_path: Path, format: str) -> None:
     name = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")  # as Python reads such a file name
     write_store(tmp_path / "o", [name], rows_of(SQUARE)[:1], format=format)
-    assert load_embeddings(tmp_path / "o")[0] == [r"caf\udce9.jpg" if format == "parquet" else name]
+    assert load_embeddings(tmp_path / "o")[0] == [
+        r"caf\udce9.jpg" if format in ("parquet", "lance") else name
+    ]
 
 
 @EVERY_FORMAT
@@ -290,7 +292,7 @@ def test_link_to_a_directory_is_followed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"format": "csv"}, "format 'csv' is unknown; use one of npy, parquet, npz, safetensors"),
+        ({"format": "csv"}, "format 'csv' is unknown; use one of npy, parquet, lance, npz, safetensors"),
         ({"outputs": []}, "outputs: got none, wanted at least one"),
         ({"outputs": ["cls", "cls"]}, "outputs: got cls, cls, wanted at least one, each once"),
         ({"outputs": ["ids"]}, "output 'ids' cannot name a column"),
@@ -373,3 +375,21 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
         BundleError, match="has no output 'patch', only cls; embed again with --outputs patch"
     ):
         load_embeddings(tmp_path / "out", "patch")
+
+
+@EVERY_FORMAT
+def test_sizes_lie_beside_their_rows(tmp_path: Path, format: str) -> None:
+    write(tmp_path / "out", format, rows_of(MIXED))
+    shards = list(open_embeddings(tmp_path / "out").sized_shards())
+    assert [id_ for ids, _, _ in shards for id_ in ids] == IDS
+    sizes = np.concatenate([sizes for _, _, sizes in shards])
+    assert sizes.dtype == np.int32
+    assert sizes.tolist() == [[640 + index, 427] for index in range(5)]
+
+
+def test_sizes_that_are_none_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "out", "npz", rows_of(SQUARE))
+    for wrong in (np.zeros((1, 2), np.int32), np.zeros((2, 2), np.float32)):
+        monkeypatch.setattr("dinodeploy.formats.npz.sizes", lambda *_, wrong=wrong: wrong)
+        with pytest.raises(BundleError, match="wanted int32 \\[2, 2\\]"):
+            list(open_embeddings(tmp_path / "out").sized_shards())

@@ -36,6 +36,9 @@ OPTIONS = {
     "embed": "engine out column id-column every device imgsz preprocess keep-aspect max-patches format "
     "outputs dtype shard-size shards batch threads weight-budget workers time-limit "
     "require-signature allow-unverified overwrite json",
+    "index": "output metadata engine faiss overwrite json",
+    "search": "image id neighbours filter text-filter engine device exact html json",
+    "dedupe": "threshold output write html json",
     "check": "device threads weight-budget require-signature bisect against images neighbours report json",
     "inspect": "json",
     "convert": "to out arch rope-periods overwrite json",
