@@ -179,12 +179,14 @@ def _judge_output(
 
 
 def measure(name: str, got: Floats, wanted: Floats) -> dict[str, float]:
-    """Metrics of one output: cls [B,D], storage [B,R,D], or a patch map [B,h,w,D].
+    """Metrics of one output: cls [B,D], storage or extra [B,R,D], a patch map [B,h,w,D], attention [B,n,h,w].
 
-    cosine: smallest over the tokens (over the mean patches for a map). patch_cosine_p01: first
+    cosine: smallest over the tokens (over the mean patches for a map; over the heads for attention). patch_cosine_p01: first
     percentile over patches. relative_frobenius: ‖got - wanted‖ / ‖wanted‖. max_abs: largest difference.
     """
     got, wanted = got.astype(np.float64), wanted.astype(np.float64)
+    if name == "attention":  # a map a head, of numbers that belong together
+        got, wanted = (maps.reshape(*maps.shape[:2], -1) for maps in (got, wanted))
     difference = got - wanted
     metrics = {
         "relative_frobenius": _ratio(float(np.linalg.norm(difference)), float(np.linalg.norm(wanted))),

@@ -31,6 +31,7 @@ from dinov3_ref.layers import (
 )
 from dinov3_ref.models import DinoVisionTransformer
 from exporters.seams import SeamAttention, SeamRope
+from exporters.trace import count_prefix
 
 FOLDS = ("layerscale", "qkv_bias", "q_scale")
 
@@ -53,7 +54,7 @@ def make_twin(
     twin = _copy_to_meta(model).eval()
     weights: Weights = {name: partial(_identity, tensor) for name, tensor in model.state_dict().items()}
     if isinstance(twin.rope_embed, RopePositionEmbedding):
-        twin.rope_embed = SeamRope(twin.rope_embed, prefix=1 + model.n_storage_tokens)  # type: ignore[assignment]
+        twin.rope_embed = SeamRope(twin.rope_embed, count_prefix(twin))  # type: ignore[assignment]
     for index, block in enumerate(model.blocks):
         _put_seam(twin.blocks[index], block.get_submodule("attn"), f"blocks.{index}.attn", weights, folds)
         if "layerscale" in folds:

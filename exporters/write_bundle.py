@@ -47,7 +47,7 @@ def write_bundle(
 ) -> tuple[Manifest, tuple[str, ...]]:
     """Every file of the bundle but its manifest; the manifest and notes for the user."""
     recipe = RECIPES[options.recipe]
-    reference = TokenOutputs(model.eval(), options.layers)
+    reference = TokenOutputs(model.eval(), options.layers, attention=options.attention)
     say("running the reference on the golden photographs")
     with watch_linears(model) as ranges:
         save_golden(make_golden(reference, preprocess), root / GOLDEN_FILE)
@@ -58,7 +58,8 @@ def write_bundle(
             model, weights, preprocess, options.calibration, recipe, options.overrides, say
         )
         fold_plan(weights, calibrated.plan)
-    graph = _make_graph(TokenOutputs(twin, options.layers), weights, options, say)
+    outputs = TokenOutputs(twin, options.layers, attention=options.attention)
+    graph = _make_graph(outputs, weights, options, say)
     lint(graph)
     check_onnx(graph)
     manifest = _describe(graph, facts, preprocess, options, calibrated)
@@ -114,6 +115,7 @@ def _describe(
         overrides=tuple(f"{pattern}={name}" for pattern, name in options.overrides),
         given_back=calibrated.given_back if calibrated else (),
         calibration_pictures=calibrated.pictures if calibrated else 0,
+        attention=options.attention,
     )
     return Manifest(
         format=manifests.FORMAT,

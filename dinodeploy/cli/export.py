@@ -44,6 +44,9 @@ def export(
         str, typer.Option(help="Preprocessing preset: official, hf, timm, eval, keep-aspect.")
     ] = "official",
     layers: Annotated[str | None, typer.Option(help="Blocks whose patch maps to output too: 2,5,8.")] = None,
+    attention: Annotated[
+        bool, typer.Option("--attention", help="Output what CLS attends to in the last block, head by head.")
+    ] = False,
     dataset: Annotated[
         str | None, typer.Option(help="lvd1689m or sat493m, where the weights do not tell.")
     ] = None,
@@ -77,6 +80,7 @@ def export(
         preset=preprocess,
         imgsz=parse_size(imgsz),
         layers=tuple(_number(name) for name in parse_list(layers, "--layers")) if layers else (),
+        attention=attention,
         folds=_folds(fold, exporter.FOLDS),
         calibration=exporter.Calibration(calibration, calibration_images, calibration_seed),
         overrides=tuple(_override(text) for text in override or ()),

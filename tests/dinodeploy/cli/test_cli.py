@@ -24,7 +24,7 @@ from tests.tiny import tiny_config
 # The commands' options are a promise to scripts: a change here belongs into the changelog.
 OPTIONS = {
     "export": "arch weights out precision fp16 half bf16 int8 fp8 calibration calibration-images "
-    "calibration-seed override imgsz preprocess layers dataset rope-periods "
+    "calibration-seed override imgsz preprocess layers attention dataset rope-periods "
     "dialect fold external-data seed revision offline target no-engine overwrite json",
     "build": "target profile batch imgsz workspace timing-cache refit strip-plan version-compatible "
     "hardware-compatible weight-streaming level compute-capability name allow-known-bad overwrite json",
