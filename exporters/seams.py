@@ -98,9 +98,7 @@ def first_row_weights(
 
 
 @first_row_weights.register_fake
-def _(
-    q: Tensor, k: Tensor, sin: Tensor | None, cos: Tensor | None, num_heads: int, scale: float
-) -> Tensor:
+def _(q: Tensor, k: Tensor, sin: Tensor | None, cos: Tensor | None, num_heads: int, scale: float) -> Tensor:
     return q.new_empty((q.shape[0], num_heads, 1, k.shape[1]))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ TRACED_BATCH, TRACED_GRID = 2, (4, 6)
 
 
 class TokenOutputs(nn.Module):
-    """One image batch in, named token outputs out: `cls`, `storage`, `extra`, `patch`, `layer_<i>`, `attention`.
+    """One image batch in, named outputs out: `cls`, `storage`, `extra`, `patch`, `layer_<i>`, `attention`.
 
     pixels [B,3,H,W] -> cls [B,D], storage [B,R,D] and extra [B,E,D] (only where the model has such tokens),
     patch [B,h,w,D], for each chosen block the normed patch map [B,h,w,D], and with `attention` what CLS
@@ -49,7 +49,7 @@ class TokenOutputs(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         tokens, (h, w) = self.model.prepare_tokens_with_masks(pixels)
         maps = []
-        with record_attention(self.model, queries=1) if self.attention else nullcontext({}) as weights:
+        with self._watched() as weights:
             for index, after_block in enumerate(self.model.run_blocks([tokens], [(h, w)])):
                 tokens = after_block[0]
                 if index in self.layers:
@@ -61,6 +61,9 @@ class TokenOutputs(nn.Module):
         storage = (prefix[:, 1:own],) if self.model.n_storage_tokens else ()
         extra = (prefix[:, own:],) if self.own_tokens else ()
         return (prefix[:, 0], *storage, *extra, patches.unflatten(1, (h, w)), *maps)
+
+    def _watched(self) -> AbstractContextManager[dict[int, Tensor]]:
+        return record_attention(self.model, queries=1) if self.attention else nullcontext({})
 
 
 def count_prefix(model: DinoVisionTransformer) -> int:

@@ -1,9 +1,10 @@
 """A checkpoint's details, taken over by a model that was built without them (SPEC 8.1, S65 and S67).
 
 `vit_base()` has the class defaults: no storage tokens, no LayerScale, no masked k bias, LayerNorm eps 1e-6,
-RoPE in bfloat16. Every released file has all of them, eps 1e-5 and RoPE in float32. Loading one with `strict=False` therefore "works" and gives
-other features, in silence; loading it strictly fails. Here the model grows what the file has. Parameters
-that were there stay the same objects, so an optimizer that holds them keeps working.
+RoPE in bfloat16. Every released file has all of them, eps 1e-5 and RoPE in float32. Loading one with
+`strict=False` therefore "works" and gives other features, in silence; loading it strictly fails. Here the
+model grows what the file has. Parameters that were there stay the same objects, so an optimizer that holds
+them keeps working.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ def adopt_details(model: nn.Module, state: Mapping[str, Any]) -> None:
         return
     adopted = [*_adopt_tokens(model, state), *_adopt_in_blocks(model, state), *_adopt_norms(model, state)]
     warnings.warn(
-        f"this checkpoint has {', '.join(adopted)}, which {type(model).__name__} was built without: the model "
-        "now has them too. dinov3_ref.checkpoints.load_checkpoint and build_model take them from the file",
+        f"this checkpoint has {', '.join(adopted)}, which {type(model).__name__} was built without: the "
+        "model now has them too. dinov3_ref.checkpoints.load_checkpoint and build_model take them from the file",
         CheckpointWarning,
         stacklevel=3,
     )

@@ -295,8 +295,8 @@ class DinoVisionTransformer(nn.Module):
     ) -> tuple[Any, ...]:
         """Outputs of the last `n` blocks, or of the blocks with the given indices, in ascending order (S21).
 
-        Each entry is patches [B,P,D] ([B,D,h,w] with `reshape`), or a tuple (patches, cls [B,D],
-        storage and own tokens [B,R+E,D]) of what was asked for. Raises ValueError for a block that does not exist.
+        Each entry is patches [B,P,D] ([B,D,h,w] with `reshape`), or a tuple (patches, cls [B,D], storage and
+        own tokens [B,R+E,D]) of what was asked for. Raises ValueError for a block that does not exist.
         """
         wanted = self._block_indices(n)
         tokens, (h, w) = self.prepare_tokens_with_masks(x)
