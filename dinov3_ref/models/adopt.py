@@ -40,7 +40,7 @@ def adopt_details(model: nn.Module, state: Mapping[str, Any]) -> None:
     adopted = [*_adopt_tokens(model, state), *_adopt_in_blocks(model, state), *_adopt_norms(model, state)]
     warnings.warn(
         f"this checkpoint has {', '.join(adopted)}, which {type(model).__name__} was built without: the "
-        "model now has them too. dinov3_ref.checkpoints.load_checkpoint and build_model take them from the file",
+        "model now has them. dinov3_ref.checkpoints.load_checkpoint and build_model take what a file has",
         CheckpointWarning,
         stacklevel=3,
     )
