@@ -21,6 +21,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from dinodeploy.errors import ExportError
 from dinov3_ref.layers import (
     LayerScale,
     LinearKMaskedBias,
@@ -46,7 +47,8 @@ def make_twin(
 ) -> tuple[DinoVisionTransformer, Weights]:
     """A meta-device twin of `model` in eval mode, and the table of its weights by name.
 
-    A user's own attention or feed-forward class is traced as it is. Raises ValueError for an unknown fold.
+    A user's own attention or feed-forward class is traced as it is. Raises ValueError for an unknown fold,
+    ExportError for a model that a graph cannot be: RoPE in 16 bits, one image size only.
     """
     unknown = sorted(set(folds) - set(FOLDS))
     if unknown:
@@ -54,6 +56,11 @@ def make_twin(
     twin = _copy_to_meta(model).eval()
     weights: Weights = {name: partial(_identity, tensor) for name, tensor in model.state_dict().items()}
     if isinstance(twin.rope_embed, RopePositionEmbedding):
+        if twin.rope_embed.dtype != torch.float32:
+            raise ExportError(
+                f"this model computes RoPE in {str(twin.rope_embed.dtype).removeprefix('torch.')} (the class "
+                'default), graphs in float32; build it with pos_embed_rope_dtype="fp32", as released models'
+            )
         twin.rope_embed = SeamRope(twin.rope_embed, count_prefix(twin))  # type: ignore[assignment]
     for index, block in enumerate(model.blocks):
         _put_seam(twin.blocks[index], block.get_submodule("attn"), f"blocks.{index}.attn", weights, folds)

@@ -27,6 +27,14 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_tiny(tmp_path_factory.mktemp("bundles") / "tiny", layers=(1,)).root
 
 
+@pytest.fixture(scope="session")
+def attentive_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with attention as an output. Shared."""
+    from tests.tiny import export_tiny
+
+    return export_tiny(tmp_path_factory.mktemp("bundles") / "attentive", attention=True).root
+
+
 @pytest.fixture
 def own_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     """A copy of `tiny_bundle` to break."""

@@ -57,7 +57,9 @@ def otsu(values: Floats) -> float:
     sums = np.cumsum(counts * centres)
     with np.errstate(invalid="ignore", divide="ignore"):
         between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
-    return float(edges[1 + int(np.argmax(np.nan_to_num(between[:-1])))])
+    between = np.nan_to_num(between[:-1])
+    best = np.flatnonzero(between >= between.max() * (1 - 1e-9))  # many, if bins between are empty
+    return float(edges[1 + int(best[len(best) // 2])])
 
 
 def _border(mask: Mask) -> Mask:

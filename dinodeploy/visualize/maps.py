@@ -87,7 +87,7 @@ def _attention(looks: Sequence[Look], _: Wishes) -> tuple[Painter, str]:
         heads += [(f"head {index}", row) for index, row in enumerate(look.attention)]
         return [(name, heat(row, 0.0, float(row.max()))) for name, row in heads]
 
-    return paint, "what CLS attends to; each map from 0 to its own largest weight"
+    return paint, "the weight of each patch, each map from 0 to its own largest"
 
 
 def _similarity(looks: Sequence[Look], wishes: Wishes) -> tuple[Painter, str]:

@@ -79,9 +79,7 @@ def visualize(
         if page is not None:
             model = embedder.manifest.model
             text = render_page(what, looks, maps, words, f"{model.arch}, weights {model.weights}")
-            page.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_file(page) as file:
-                file.write(text.encode())
+            _save_page(text, page, out, staging)
         commit_directory(staging, out)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
@@ -105,6 +103,15 @@ def _look_at_all(
     if not looks:
         raise MisuseError(f"none of {len(ids)} pictures can be read; the first: {skipped[0]}")
     return looks, skipped
+
+
+def _save_page(text: str, page: Path, out: Path, staging: Path) -> None:
+    """Into `staging` where the page belongs into `out`, which is about to be replaced."""
+    if out.resolve() in page.resolve().parents:
+        page = staging / page.resolve().relative_to(out.resolve())
+    page.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(page) as file:
+        file.write(text.encode())
 
 
 def _save(root: Path, what: str, looks: Sequence[Look], maps: Sequence[Layers]) -> dict[str, list[str]]:

@@ -30,6 +30,8 @@ OPTIONS = {
     "hardware-compatible weight-streaming level compute-capability name allow-known-bad overwrite json",
     "embed": "engine out device imgsz preprocess format outputs shard-size batch threads weight-budget "
     "workers allow-unverified overwrite json",
+    "visualize": "engine what out html imgsz point mask checkpoint layer device threads allow-unverified "
+    "overwrite json",
     "check": "device threads weight-budget bisect against images neighbours report json",
     "inspect": "json",
     "convert": "to out arch rope-periods overwrite json",
