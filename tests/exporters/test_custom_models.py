@@ -53,49 +53,51 @@ def lively(model: DinoVisionTransformer) -> DinoVisionTransformer:
     return model.eval()
 
 
-@pytest.mark.parametrize("tokens", [0, 4])
-def test_tokens_of_ones_own_are_an_output_and_no_patches(tokens: int, tmp_path: Path) -> None:
-    """Traced at a grid of 4x6, run at 5x3; without storage tokens too."""
-    model = lively(CustomTokensVisionTransformer(**{**SMALL, "n_storage_tokens": tokens}))
+class Shift(torch.nn.Module):
+    """Positions that do not care how many patches there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = torch.nn.Parameter(torch.ones(64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.shift
+
+
+def assert_exports(model: DinoVisionTransformer, folder: Path) -> None:
+    """Traced at a grid of 4x6, run at 5x3: tokens of one's own are an output and no patches; so is attention."""
     x = pixels(["coffee", "china"], 80, 48)
-    got = run_exported(model, tmp_path, x)
+    got = run_exported(model, folder, x, attention=True)
     with torch.no_grad():
         wanted = model(x, is_training=True)
-    assert list(got) == ["cls", *(["storage"] if tokens else []), "extra", "patch"]
-    assert (got["extra"].shape, got["patch"].shape) == ((2, 3, 64), (2, 5, 3, 64))
-    for name, key in {
-        "cls": "x_norm_clstoken",
-        "extra": "x_extra_tokens",
-        "patch": "x_norm_patchtokens",
-    }.items():
+    storage = ["storage"] if model.n_storage_tokens else []
+    assert list(got) == ["cls", *storage, "extra", "patch", "attention"]
+    shapes = got["extra"].shape, got["patch"].shape, got["attention"].shape
+    assert shapes == ((2, 3, 64), (2, 5, 3, 64), (2, 2, 5, 3))
+    keys = {"cls": "x_norm_clstoken", "extra": "x_extra_tokens", "patch": "x_norm_patchtokens"}
+    for name, key in keys.items():
         torch.testing.assert_close(got[name].reshape(wanted[key].shape), wanted[key], atol=TOLERANCE, rtol=0)
+    attention = attention_maps(model, x, patches_only=True)
+    assert attention.std() > 0.01, "attention looks somewhere"
+    torch.testing.assert_close(got["attention"], attention, atol=TOLERANCE, rtol=0)
 
 
-@pytest.mark.parametrize("rope", [True, False])
-def test_attention_is_an_output_at_any_size(rope: bool, tmp_path: Path) -> None:
-    model = lively(DinoVisionTransformer(**SMALL))
-    if not rope:
-        model.rope_embed = None  # type: ignore[assignment]
-    x = pixels(["coffee", "china"], 80, 48)
-    got = run_exported(model, tmp_path, x, attention=True)["attention"]
-    wanted = attention_maps(model, x, patches_only=True)
-    assert got.shape == (2, 2, 5, 3)
-    assert wanted.std() > 0.01, "attention looks somewhere"
-    torch.testing.assert_close(got, wanted, atol=TOLERANCE, rtol=0)
+def test_tokens_of_ones_own_and_attention(tmp_path: Path) -> None:
+    assert_exports(lively(CustomTokensVisionTransformer(**SMALL)), tmp_path)
+
+
+def test_everything_of_ones_own(tmp_path: Path) -> None:
+    """Tokens without storage tokens, other positions, and other attention in the first block."""
+    model = CustomTokensVisionTransformer(**{**SMALL, "n_storage_tokens": 0})
+    model.rope_embed = Shift()  # type: ignore[assignment]
+    model.blocks[0].attn = CustomAttention(64, num_heads=2)
+    assert_exports(lively(model), tmp_path)
 
 
 def test_attention_of_unknown_kind_is_refused() -> None:
     model = DinoVisionTransformer(**SMALL, attn_class=CustomAttention).eval()
     with pytest.raises(ValueError, match="CustomAttention; its weights are unknown"):
         TokenOutputs(model, attention=True)(pixels(["coffee"], 32, 48))
-
-
-def test_attention_of_ones_own_exports(tmp_path: Path) -> None:
-    model = DinoVisionTransformer(**SMALL, attn_class=CustomAttention).eval()
-    x = pixels(["coffee"], 80, 48)
-    got = run_exported(model, tmp_path, x)
-    with torch.no_grad():
-        torch.testing.assert_close(got["cls"], model(x), atol=TOLERANCE, rtol=0)
 
 
 def test_rope_in_16_bits_is_refused() -> None:
@@ -110,22 +112,3 @@ def test_positions_for_one_size_are_refused() -> None:
     model.rope_embed = AbsolutePositionEmbedding(6, 64)  # type: ignore[assignment]
     with pytest.raises(ExportError, match="does not take images of any size, AbsolutePositionEmbedding"):
         TokenOutputs(model)
-
-
-def test_positions_for_any_size_export(tmp_path: Path) -> None:
-    """A module that does not care how many patches there are."""
-
-    class Shift(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.shift = torch.nn.Parameter(torch.ones(64))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return x + self.shift
-
-    model = DinoVisionTransformer(**SMALL).eval()
-    model.rope_embed = Shift()  # type: ignore[assignment]
-    x = pixels(["coffee"], 80, 48)
-    got = run_exported(model, tmp_path, x)
-    with torch.no_grad():
-        torch.testing.assert_close(got["cls"], model(x), atol=TOLERANCE, rtol=0)

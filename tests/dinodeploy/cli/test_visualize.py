@@ -53,7 +53,7 @@ def test_maps_of_every_kind(attentive_bundle: Path, photos: Path, tmp_path: Path
             assert picture.size == (300, 200)
             assert np.asarray(picture).std() > 0
         if what == "similarity":
-            assert "row 3, column 0 of" in facts["shows"]
+            assert "row 4, column 0 of" in facts["shows"]
     assert json.loads((tmp_path / "pca" / "visualize.json").read_text())["what"] == "pca"
 
 
