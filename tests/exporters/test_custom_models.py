@@ -65,7 +65,7 @@ class Shift(torch.nn.Module):
 
 
 def assert_exports(model: DinoVisionTransformer, folder: Path) -> None:
-    """Traced at a grid of 4x6, run at 5x3: tokens of one's own are an output and no patches; so is attention."""
+    """Traced at a grid of 4x6, run at 5x3: own tokens are an output and no patches; so is attention."""
     x = pixels(["coffee", "china"], 80, 48)
     got = run_exported(model, folder, x, attention=True)
     with torch.no_grad():
