@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,6 +13,7 @@ from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
 from dinodeploy.images import open_image
 from dinodeploy.listing import list_images
+from dinodeploy.preprocess import Preprocess
 from dinodeploy.visualize.look import Attend, steps_for
 from dinodeploy.visualize.maps import WHAT, Wishes
 from dinodeploy.visualize.video import VIDEO_SUFFIXES, check_video, visualize_video
@@ -78,34 +78,73 @@ def visualize(
         steps = steps_for(embedder, imgsz)
         attend = _attend(checkpoint, layer)
         if is_video:
-            wishes = Wishes(mask=mask)
-            with picture_progress(0) as advance:
-                frames, words = visualize_video(
-                    embedder, Path(images[0]), what, target, steps=steps, point=_pixels(point), wishes=wishes,
-                    attend=attend, advance=advance,
-                )  # fmt: skip
-            _report({"out": str(target), "what": what, "frames": frames, "shows": words}, as_json)
-            return
-        wishes = Wishes(_share(_pixels(point), ids[0]), mask)
-        with picture_progress(len(ids)) as advance:
-            written = write_maps(
-                embedder, ids, what, target, steps=steps, page=html, wishes=wishes, attend=attend,
-                overwrite=overwrite, advance=advance,
-            )  # fmt: skip
-    facts = {
+            facts = _paint_video(embedder, images[0], what, target, steps, _pixels(point), mask, attend)
+        else:
+            wishes = Wishes(_share(_pixels(point), ids[0]), mask)
+            facts = _paint_pictures(embedder, ids, what, target, html, steps, wishes, attend, overwrite)
+    _report(facts, as_json)
+    if facts["skipped"]:
+        raise typer.Exit(PARTIAL)
+
+
+def _paint_video(
+    embedder: Embedder,
+    source: str,
+    what: str,
+    target: Path,
+    steps: Preprocess,
+    point: tuple[float, float] | None,
+    mask: str | None,
+    attend: Attend | None,
+) -> dict[str, Any]:
+    with picture_progress(0) as advance:
+        frames, words = visualize_video(
+            embedder,
+            Path(source),
+            what,
+            target,
+            steps=steps,
+            point=point,
+            wishes=Wishes(mask=mask),
+            attend=attend,
+            advance=advance,
+        )
+    return {"out": str(target), "what": what, "frames": frames, "skipped": [], "shows": words}
+
+
+def _paint_pictures(
+    embedder: Embedder,
+    ids: list[str],
+    what: str,
+    target: Path,
+    page: Path | None,
+    steps: Preprocess,
+    wishes: Wishes,
+    attend: Attend | None,
+    overwrite: bool,
+) -> dict[str, Any]:
+    with picture_progress(len(ids)) as advance:
+        written = write_maps(
+            embedder,
+            ids,
+            what,
+            target,
+            steps=steps,
+            page=page,
+            wishes=wishes,
+            attend=attend,
+            overwrite=overwrite,
+            advance=advance,
+        )
+    return {
         "out": str(target),
-        "page": str(html) if html else None,
+        "page": str(page) if page else None,
         "what": what,
         "pictures": len(written.files),
         "files": written.files,
         "skipped": list(written.skipped),
         "shows": written.words,
     }
-    _report(facts, as_json)
-    for reason in written.skipped:
-        stderr().print(f"skipped: {reason}", markup=False)
-    if written.skipped:
-        raise typer.Exit(PARTIAL)
 
 
 def _refuse_idle(what: str, point: str | None, mask: str | None, checkpoint: Path | None) -> None:
@@ -149,7 +188,9 @@ def _attend(checkpoint: Path | None, layer: int) -> Attend | None:
     return attend
 
 
-def _report(facts: Mapping[str, object], as_json: bool) -> None:
+def _report(facts: dict[str, Any], as_json: bool) -> None:
+    for reason in facts["skipped"]:
+        stderr().print(f"skipped: {reason}", markup=False)
     if as_json:
         print_json(facts)
         return
