@@ -91,6 +91,7 @@ class GraphFacts:
     overrides: tuple[str, ...] = ()  # PATTERN=TYPE, as given
     given_back: tuple[str, ...] = ()  # groups of layers that an 8-bit recipe runs in 16 bits
     calibration_pictures: int = 0
+    attention: bool = False  # whether what CLS gives each patch in the last block is an output too
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ def _as_sealed(whole: dict[str, Any]) -> dict[str, Any]:
             del engine["build"]
     if whole["head"] is None:
         del whole["head"]
-    for name in ("overrides", "given_back", "calibration_pictures"):
+    for name in ("overrides", "given_back", "calibration_pictures", "attention"):
         if not whole["graph"][name]:
             del whole["graph"][name]
     _without_defaults(whole["preprocess"])

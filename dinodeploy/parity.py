@@ -235,18 +235,23 @@ def _judge_output(
 
 
 def measure(name: str, got: Floats, wanted: Floats) -> dict[str, float]:
-    """Metrics of one output: cls [B,D], storage [B,R,D], or a patch map [B,h,w,D].
+    """Metrics of one output: cls [B,D], storage or extra [B,R,D], a patch map [B,h,w,D], attention [B,n,h,w].
 
-    cosine: smallest over the tokens (over the mean patches for a map). patch_cosine_p01: first
-    percentile over patches. relative_frobenius: ‖got - wanted‖ / ‖wanted‖. max_abs: largest difference.
+    cosine: smallest over the tokens (over the mean patches for a map). patch_cosine_p01: first percentile
+    over patches; of attention, where a head's map is what points somewhere, over heads.
+    relative_frobenius: ‖got - wanted‖ / ‖wanted‖. max_abs: largest difference.
     """
     got, wanted = got.astype(np.float64), wanted.astype(np.float64)
+    if name == "attention":  # a map a head, of numbers that belong together
+        got, wanted = (maps.reshape(*maps.shape[:2], -1) for maps in (got, wanted))
     difference = got - wanted
     metrics = {
         "relative_frobenius": _ratio(float(np.linalg.norm(difference)), float(np.linalg.norm(wanted))),
         "max_abs": float(np.abs(difference).max(initial=0.0)),
     }
-    if got.ndim == 4:
+    if name == "attention":
+        metrics["patch_cosine_p01"] = float(np.percentile(cosine(got, wanted), 1))
+    elif got.ndim == 4:
         metrics["cosine"] = float(cosine(got.mean(axis=(1, 2)), wanted.mean(axis=(1, 2))).min())
         metrics["patch_cosine_p01"] = float(np.percentile(cosine(got, wanted), 1))
     else:

@@ -21,6 +21,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from dinodeploy.errors import ExportError
 from dinov3_ref.layers import (
     LayerScale,
     Mlp,
@@ -30,6 +31,7 @@ from dinov3_ref.layers import (
 )
 from dinov3_ref.models import DinoVisionTransformer
 from exporters.seams import SeamAttention, SeamRope
+from exporters.trace import count_prefix
 
 FOLDS = ("layerscale", "qkv_bias", "q_scale")
 
@@ -47,7 +49,8 @@ def make_twin(
     """A meta-device twin of `model` in eval mode, and the table of its weights by name.
 
     `state` holds the weights where the model does not (`stream.py`); they are widened to fp32 one by one.
-    A user's own attention or feed-forward class is traced as it is. Raises ValueError for an unknown fold.
+    A user's own attention or feed-forward class is traced as it is. Raises ValueError for an unknown fold,
+    ExportError for a model that a graph cannot be: RoPE in 16 bits, one image size only.
     """
     unknown = sorted(set(folds) - set(FOLDS))
     if unknown:
@@ -59,7 +62,12 @@ def make_twin(
     else:
         weights = {name: tensor.float for name, tensor in state.items()}
     if isinstance(twin.rope_embed, RopePositionEmbedding):
-        twin.rope_embed = SeamRope(twin.rope_embed, prefix=1 + model.n_storage_tokens)  # type: ignore[assignment]
+        if twin.rope_embed.dtype != torch.float32:
+            raise ExportError(
+                f"this model computes RoPE in {str(twin.rope_embed.dtype).removeprefix('torch.')} (the class "
+                'default), graphs in float32; build it with pos_embed_rope_dtype="fp32", as released models'
+            )
+        twin.rope_embed = SeamRope(twin.rope_embed, count_prefix(twin))  # type: ignore[assignment]
     for index, block in enumerate(model.blocks):
         _put_seam(twin.blocks[index], block.get_submodule("attn"), f"blocks.{index}.attn", weights, folds)
         if "layerscale" in folds:

@@ -24,7 +24,6 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from dinodeploy import __version__
-from dinov3_ref.models import DinoVisionTransformer
 from exporters.dialects import Dialect
 from exporters.fold import Weights
 from exporters.trace import TokenOutputs
@@ -42,7 +41,7 @@ def to_graph(program: ExportedProgram, module: TokenOutputs, weights: Weights, d
     """
     model = translate(program, dialect, (INPUT_NAME,), module.output_names)
     tidy(model, weights)
-    _name_sizes(model.graph, module.model)
+    _name_sizes(model.graph, module)
     finish(model, dialect)
     return model
 
@@ -125,8 +124,13 @@ def _to_ir(make: Callable[[], Tensor], name: str | None) -> ir.TensorProtocol:
 
 def _transpose_weights(graph: ir.Graph) -> None:
     """Store a linear layer's weight as its product wants it, [in, out], and drop the Transpose."""
+    made: dict[ir.Value, ir.Value] = {}
     for node in list(graph):
         source = node.inputs[0] if node.op_type == "Transpose" else None
+        if source in made:  # the layer is called twice
+            node.outputs[0].replace_all_uses_with(made[source])
+            graph.remove(node, safe=True)
+            continue
         if (
             source is None
             or source.name not in graph.initializers
@@ -142,8 +146,10 @@ def _transpose_weights(graph: ir.Graph) -> None:
             partial(_transposed, lazy), dtype=lazy.dtype, shape=shape, name=weight.name
         )
         graph.initializers.add(weight)
+        made[source] = weight
         node.outputs[0].replace_all_uses_with(weight)
         graph.remove(node, safe=True)
+    for source in made:
         if not source.uses():
             graph.initializers.pop(str(source.name))
 
@@ -166,8 +172,9 @@ def _drop_whole_slices(graph: ir.Graph) -> None:
             graph.remove(node, safe=True)
 
 
-def _name_sizes(graph: ir.Graph, model: DinoVisionTransformer) -> None:
+def _name_sizes(graph: ir.Graph, module: TokenOutputs) -> None:
     """Readable names for what is free: batch, height, width in; batch, rows, columns out."""
+    model = module.model
     channels, dim = model.patch_embed.in_chans, model.embed_dim
     graph.inputs[0].shape = ir.Shape(["batch", channels, "height", "width"])
     for output in graph.outputs:
@@ -175,6 +182,10 @@ def _name_sizes(graph: ir.Graph, model: DinoVisionTransformer) -> None:
             output.shape = ir.Shape(["batch", dim])
         elif output.name == "storage":
             output.shape = ir.Shape(["batch", model.n_storage_tokens, dim])
+        elif output.name == "extra":
+            output.shape = ir.Shape(["batch", module.own_tokens, dim])
+        elif output.name == "attention":
+            output.shape = ir.Shape(["batch", model.num_heads, "rows", "columns"])
         else:
             output.shape = ir.Shape(["batch", "rows", "columns", dim])
 

@@ -55,7 +55,7 @@ def write_bundle(
     `state` holds the weights of a hollow model (`stream.py`).
     """
     recipe = RECIPES[options.recipe]
-    reference = TokenOutputs(model.eval(), options.layers)
+    reference = TokenOutputs(model.eval(), options.layers, attention=options.attention)
     say("running the reference on the golden photographs")
     with filled(model, state) if state is not None else nullcontext(), watch_linears(model) as ranges:
         save_golden(make_golden(reference, preprocess), root / GOLDEN_FILE)
@@ -66,7 +66,8 @@ def write_bundle(
             model, weights, preprocess, options.calibration, recipe, options.overrides, say
         )
         fold_plan(weights, calibrated.plan)
-    graph = _make_graph(TokenOutputs(twin, options.layers), weights, options, say)
+    outputs = TokenOutputs(twin, options.layers, attention=options.attention)
+    graph = _make_graph(outputs, weights, options, say)
     lint(graph)
     check_onnx(graph)
     manifest = _describe(graph, facts, preprocess, options, calibrated)
@@ -127,6 +128,7 @@ def _describe(
         overrides=tuple(f"{pattern}={name}" for pattern, name in options.overrides),
         given_back=calibrated.given_back if calibrated else (),
         calibration_pictures=calibrated.pictures if calibrated else 0,
+        attention=options.attention,
     )
     return Manifest(
         format=manifests.FORMAT,

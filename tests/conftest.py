@@ -39,6 +39,14 @@ def four_maps_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_passing(checkpoint, out, **options).root
 
 
+@pytest.fixture(scope="session")
+def attentive_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with attention as an output. Shared."""
+    from tests.tiny import export_tiny
+
+    return export_tiny(tmp_path_factory.mktemp("bundles") / "attentive", attention=True).root
+
+
 @pytest.fixture
 def own_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     """A copy of `tiny_bundle` to break."""

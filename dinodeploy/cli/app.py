@@ -32,6 +32,7 @@ from dinodeploy.cli.predict import predict
 from dinodeploy.cli.ranges import ranges
 from dinodeploy.cli.search import search
 from dinodeploy.cli.train_head import train_head
+from dinodeploy.cli.visualize import visualize
 
 app = typer.Typer(
     name="dinodeploy",
@@ -42,7 +43,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 COMMANDS = (
-    export, build, embed, index, search, dedupe, check, inspect, convert, ranges, bench,
+    export, build, embed, index, search, dedupe, visualize, check, inspect, convert, ranges, bench,
     train_head, add_head, predict,
 )  # fmt: skip
 for command in COMMANDS:

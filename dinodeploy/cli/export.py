@@ -47,6 +47,9 @@ def export(
     head: Annotated[
         str | None, typer.Option(help="A head behind the backbone: a head file, or pyramid:3,5,7,11.")
     ] = None,
+    attention: Annotated[
+        bool, typer.Option("--attention", help="Output what CLS attends to in the last block, head by head.")
+    ] = False,
     dataset: Annotated[
         str | None, typer.Option(help="lvd1689m or sat493m, where the weights do not tell.")
     ] = None,
@@ -80,6 +83,7 @@ def export(
         preset=preprocess,
         imgsz=parse_size(imgsz),
         layers=tuple(_number(name) for name in parse_list(layers, "--layers")) if layers else (),
+        attention=attention,
         folds=_folds(fold, exporter.FOLDS),
         calibration=exporter.Calibration(calibration, calibration_images, calibration_seed),
         overrides=tuple(_override(text) for text in override or ()),

@@ -29,7 +29,7 @@ OPTIONS = {
     "bundle pack": "out standalone overwrite json",
     "bundle unpack": "out require-signature overwrite json",
     "export": "arch weights out precision fp16 half bf16 int8 fp8 calibration calibration-images "
-    "calibration-seed override imgsz preprocess layers head dataset rope-periods "
+    "calibration-seed override imgsz preprocess layers head attention dataset rope-periods "
     "dialect fold external-data seed revision offline target no-engine overwrite json",
     "build": "target profile batch imgsz workspace timing-cache refit strip-plan version-compatible "
     "hardware-compatible weight-streaming level compute-capability name allow-known-bad overwrite json",
@@ -39,6 +39,8 @@ OPTIONS = {
     "index": "output metadata engine faiss overwrite json",
     "search": "image id neighbours filter text-filter engine device exact html json",
     "dedupe": "threshold output write html json",
+    "visualize": "engine what out html imgsz point mask checkpoint layer device threads allow-unverified "
+    "overwrite json",
     "check": "device threads weight-budget require-signature bisect against images neighbours report json",
     "inspect": "json",
     "convert": "to out arch rope-periods overwrite json",
