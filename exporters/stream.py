@@ -28,7 +28,8 @@ def hollow_model(checkpoint: Checkpoint) -> DinoVisionTransformer:
     outside = {
         name: tensor.float() for name, tensor in checkpoint.state.items() if not name.startswith(BLOCKS)
     }
-    model.load_state_dict(outside, strict=False, assign=True)
+    # the plain one: a model's own warns of what is missing, and here that is on purpose
+    nn.Module.load_state_dict(model, outside, strict=False, assign=True)
     return model.eval().requires_grad_(False)
 
 
