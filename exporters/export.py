@@ -22,7 +22,7 @@ from dinodeploy.manifest import ModelFacts
 from dinodeploy.preprocess import Preprocess
 from dinodeploy.receipts import Receipt
 from dinov3_ref.checkpoints import NORMALIZATION, Checkpoint, build_model, normalization
-from dinov3_ref.models import DinoVisionTransformer
+from dinov3_ref.models import Backbone, ConvNeXt, ConvNeXtConfig
 from exporters.fold import FOLDS
 from exporters.options import ExportOptions
 from exporters.quantization.pictures import Calibration
@@ -52,20 +52,20 @@ def export_checkpoint(
     checkpoint, assumed = _settle_dataset(checkpoint, dataset, weights)
     mean, std = normalization(checkpoint)
     config = checkpoint.config
-    preprocess = Preprocess.from_preset(options.preset, options.imgsz, mean, std, config.patch_size)
+    preprocess = Preprocess.from_preset(options.preset, options.imgsz, mean, std, config.stride)
     facts = ModelFacts(
         arch=checkpoint.arch,
         embed_dim=config.embed_dim,
         depth=config.depth,
         num_heads=config.num_heads,
-        patch_size=config.patch_size,
+        patch_size=config.stride,
         storage_tokens=config.n_storage_tokens,
         weights=weights,  # type: ignore[arg-type]
         source=Path(checkpoint.source).name if weights == "file" else checkpoint.source,
         sha256=checkpoint.sha256,
         layout=checkpoint.layout,
         dataset=checkpoint.dataset,
-        rope_periods=rope_periods,  # type: ignore[arg-type]
+        rope_periods=None if isinstance(config, ConvNeXtConfig) else rope_periods,  # type: ignore[arg-type]
     )
     _refuse_existing(out, options.overwrite)
     say("building the reference model")
@@ -93,7 +93,7 @@ def _settle_dataset(
 
 
 def export_model(
-    model: DinoVisionTransformer,
+    model: Backbone,
     facts: ModelFacts,
     preprocess: Preprocess,
     out: Path,
@@ -109,7 +109,8 @@ def export_model(
     """
     for layer in options.layers:
         if not 0 <= layer < model.n_blocks:
-            raise MisuseError(f"layer {layer} does not exist; the model has blocks 0..{model.n_blocks - 1}")
+            kind = "stages" if isinstance(model, ConvNeXt) else "blocks"
+            raise MisuseError(f"layer {layer} does not exist; the model has {kind} 0..{model.n_blocks - 1}")
     _refuse_existing(out, options.overwrite)
     staging = begin_directory(out)
     try:

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from dinodeploy import __version__
-from dinov3_ref.models import DinoVisionTransformer
+from dinov3_ref.models import Backbone, ConvNeXt, input_channels
 from exporters.dialects import Dialect
 from exporters.fold import Weights
 from exporters.trace import TokenOutputs
@@ -154,15 +154,21 @@ def _drop_whole_slices(graph: ir.Graph) -> None:
             graph.remove(node, safe=True)
 
 
-def _name_sizes(graph: ir.Graph, model: DinoVisionTransformer) -> None:
+def _name_sizes(graph: ir.Graph, model: Backbone) -> None:
     """Readable names for what is free: batch, height, width in; batch, rows, columns out."""
-    channels, dim = model.patch_embed.in_chans, model.embed_dim
+    channels, dim = input_channels(model), model.embed_dim
     graph.inputs[0].shape = ir.Shape(["batch", channels, "height", "width"])
     for output in graph.outputs:
         if output.name == "cls":
             output.shape = ir.Shape(["batch", dim])
         elif output.name == "storage":
             output.shape = ir.Shape(["batch", model.n_storage_tokens, dim])
+        elif isinstance(model, ConvNeXt) and str(output.name).startswith("layer_"):
+            stage = int(str(output.name).removeprefix("layer_"))
+            grid = (
+                [f"rows_{stage}", f"columns_{stage}"] if stage < model.n_blocks - 1 else ["rows", "columns"]
+            )
+            output.shape = ir.Shape(["batch", *grid, model.embed_dims[stage]])
         else:
             output.shape = ir.Shape(["batch", "rows", "columns", dim])
 

@@ -17,12 +17,12 @@ from dinodeploy.errors import ExportError, JudgementError, first_line
 from dinodeploy.golden import load_golden, save_golden
 from dinodeploy.manifest import GraphFacts, Manifest, ModelFacts, OutputFacts
 from dinodeploy.preprocess import Preprocess
-from dinov3_ref.models import DinoVisionTransformer
+from dinov3_ref.models import Backbone
 from exporters.apply_recipe import Facts
 from exporters.calibrate import watch_linears
 from exporters.dialects import DIALECTS
 from exporters.engines import CPU_FILE, write_engines
-from exporters.fold import Weights, make_twin
+from exporters.fold import Weights, applicable_folds, make_twin
 from exporters.golden import make_golden
 from exporters.graph import to_graph
 from exporters.lint import check_onnx, lint
@@ -38,7 +38,7 @@ Say = Callable[[str], None]
 
 
 def write_bundle(
-    model: DinoVisionTransformer,
+    model: Backbone,
     facts: ModelFacts,
     preprocess: Preprocess,
     root: Path,
@@ -51,6 +51,7 @@ def write_bundle(
     say("running the reference on the golden photographs")
     with watch_linears(model) as ranges:
         save_golden(make_golden(reference, preprocess), root / GOLDEN_FILE)
+    options = replace(options, folds=applicable_folds(model, options.folds))
     twin, weights = make_twin(model, options.folds)
     calibrated: Calibrated | None = None
     if recipe.quantized:

@@ -35,7 +35,9 @@ def convnext_shapes(config: ConvNeXtConfig) -> dict[str, Shape]:
         shapes[f"downsample_layers.{stage}.{conv}.bias"] = (C,)
         shapes.update((f"downsample_layers.{stage}.{norm}.{end}", (width,)) for end in ("weight", "bias"))
         for index in range(depth):
-            shapes.update((f"stages.{stage}.{index}.{name}", shape) for name, shape in _block_shapes(C, config))
+            shapes.update(
+                (f"stages.{stage}.{index}.{name}", shape) for name, shape in _block_shapes(C, config)
+            )
         before = C
     for key in (*TWICE.values(), *TWICE):
         shapes[key] = (config.embed_dim,)
@@ -64,7 +66,9 @@ class ConvNeXtLayout:
     mark: str  # a key that only this layout has
     renamings: tuple[tuple[str, str], ...]
     hints: Callable[[Mapping[str, Mapping[str, Any]]], dict[str, Any]] = lambda sidecars: {}
-    older: tuple[tuple[str, str], ...] = ()  # names of older files, or of models in memory -> names on the hub
+    older: tuple[
+        tuple[str, str], ...
+    ] = ()  # names of older files, or of models in memory -> names on the hub
 
     def recognises(self, keys: Collection[str]) -> bool:
         return any(self._modern(key) == self.mark for key in keys)
@@ -176,7 +180,9 @@ def infer_convnext(
     for field, told in hints.items():
         held = list(getattr(found, field))
         if held != told:
-            raise ArchMismatch(f"{name} holds {field} {held}, config.json says {told}; keep what belongs together")
+            raise ArchMismatch(
+                f"{name} holds {field} {held}, config.json says {told}; keep what belongs together"
+            )
     return found
 
 

@@ -96,8 +96,9 @@ def _identify(raw: RawCheckpoint, layout: str, in_file: ModelConfig, name: str) 
     official = layout == "official"
     arch, config = name_architecture(in_file, biases_may_lack=not official)
     normalization = sidecar_normalization(raw.sidecars)
-    is_vit = isinstance(in_file, ViTConfig)
-    untied = in_file.untie_global_and_local_cls_norm if official and is_vit else None
+    untied = None
+    if official and isinstance(in_file, ViTConfig):
+        untied = in_file.untie_global_and_local_cls_norm
     dataset, note = infer_dataset(name, raw.sha256, normalization, arch, untied)
     released = find_released(arch, dataset)
     if not official and released is not None and isinstance(config, ViTConfig):

@@ -1,4 +1,4 @@
-"""What a ViT and a ConvNeXt have in common, for whoever takes either: the type, blocks by path, the stride."""
+"""What a ViT and a ConvNeXt have in common, for whoever takes either."""
 
 from __future__ import annotations
 
@@ -30,4 +30,5 @@ def stride_of(model: Backbone) -> int:
 
 
 def input_channels(model: Backbone) -> int:
+    """Channels of the pictures it takes."""
     return model.in_chans if isinstance(model, ConvNeXt) else model.patch_embed.in_chans

@@ -32,8 +32,10 @@ def build_model(config: Any, *, device: torch.device | str | None = None) -> Bac
     if arch not in ARCHITECTURES:
         raise ConfigError(f"student.arch is {arch!r}; known: {', '.join(ARCHITECTURES)}")
     if arch in CONVNEXTS:
-        shape = {"depths": CONVNEXTS[arch].depths, "dims": CONVNEXTS[arch].dims}
-        return ConvNeXt(**shape, patch_size=options["patch_size"], device=device)
+        config_of = CONVNEXTS[arch]
+        return ConvNeXt(
+            depths=config_of.depths, dims=config_of.dims, patch_size=options["patch_size"], device=device
+        )
     left_to_arch = [name for name in ARCH_DECIDES if options[name] is None]
     chosen: dict[str, Any] = {name: value for name, value in options.items() if name not in left_to_arch}
     chosen["layerscale_init"] = chosen.pop("layerscale")  # the official configuration's shorter name

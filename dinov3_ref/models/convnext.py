@@ -1,4 +1,4 @@
-"""DINOv3's ConvNeXt backbones (Liu et al., arXiv:2201.03545; distilled as in arXiv:2508.10104; SPEC 1.4, 2.19).
+"""DINOv3's ConvNeXts (Liu et al., arXiv:2201.03545; distilled as in arXiv:2508.10104; SPEC 1.4, 2.19).
 
 Four stages of convolutional blocks, each behind a downsampling. There is no class token: the mean over the
 last stage's map stands in for it, and goes through the final norm together with the patches.
@@ -62,7 +62,7 @@ class DropPath(nn.Module):
 
 
 class Block(nn.Module):
-    """x + gamma · pwconv2(GELU(pwconv1(norm(dwconv(x))))), x [B,C,h,w]; the layers after dwconv see [B,h,w,C]."""
+    """x [B,C,h,w] -> x + gamma · pwconv2(GELU(pwconv1(norm(dwconv(x))))); behind dwconv it is [B,h,w,C]."""
 
     def __init__(self, dim: int, drop_path: float = 0.0, layer_scale_init_value: float = 1e-6) -> None:
         super().__init__()
@@ -118,7 +118,9 @@ class ConvNeXt(nn.Module):
                 ]
             )
             self.stages = nn.ModuleList(
-                nn.Sequential(*(Block(dim, rate, layer_scale_init_value) for rate in rates[start : start + depth]))
+                nn.Sequential(
+                    *(Block(dim, rate, layer_scale_init_value) for rate in rates[start : start + depth])
+                )
                 for dim, depth, start in zip(dims, depths, starts, strict=False)
             )
             self.norm = nn.LayerNorm(dims[-1], eps=EPS)
@@ -148,6 +150,10 @@ class ConvNeXt(nn.Module):
             x = stage(downsample(x))
             maps.append(x)
         return maps
+
+    def channels_last_maps(self, x: Tensor) -> list[Tensor]:
+        """Image [B,C,H,W] -> the map [B,h,w,C] after each stage."""
+        return [x_BChw.permute(0, 2, 3, 1) for x_BChw in self.run_stages(x)]
 
     def norm_tokens(self, x_BCP: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
         """A flattened map -> its mean [B,1,C] and its patches [B,P,C], through `norm` together."""
@@ -257,7 +263,9 @@ def _constructor(name: str) -> Callable[..., ConvNeXt]:
         return ConvNeXt(**(shape | kwargs))
 
     build.__name__ = build.__qualname__ = name
-    build.__doc__ = f"{name}: {', '.join(f'{k} {list(v)}' for k, v in shape.items())}; class defaults otherwise."
+    build.__doc__ = (
+        f"{name}: {', '.join(f'{k} {list(v)}' for k, v in shape.items())}; class defaults otherwise."
+    )
     return build
 
 

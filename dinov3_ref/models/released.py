@@ -91,7 +91,9 @@ def _row(
 
 RELEASED: tuple[ReleasedModel, ...] = (
     _row("dinov3_vits16", "vit_small", 21_601_152, 188, "08c60483", "vit_small_patch16_dinov3."),
-    _row("dinov3_vits16plus", "vit_small_plus", 28_697_472, 212, "4057cbaa", "vit_small_plus_patch16_dinov3."),
+    _row(
+        "dinov3_vits16plus", "vit_small_plus", 28_697_472, 212, "4057cbaa", "vit_small_plus_patch16_dinov3."
+    ),
     _row("dinov3_vitb16", "vit_base", 85_669_632, 188, "73cec8be", "vit_base_patch16_dinov3."),
     _row("dinov3_vitl16", "vit_large", 303_154_176, 368, "8aa4cbdd", "vit_large_patch16_dinov3."),
     _row(

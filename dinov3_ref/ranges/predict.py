@@ -146,7 +146,7 @@ def _scaled(precision: Precision, ranges: Ranges) -> tuple[str, ...]:
 
 def _starvation(name: str, precision: Precision, ranges: Ranges) -> Prediction:
     """Per-tensor int8, by the value of linear layers that leaves its median channel the fewest levels."""
-    spreads = {f"blocks.{b.index}.{key}": spread for b in ranges.blocks for key, spread in b.spreads.items()}
+    spreads = {f"{b.name}.{key}": spread for b in ranges.blocks for key, spread in b.spreads.items()}
     limit = INT8_LEVELS / INT8_LEVELS_WANTED
     if not spreads:
         return Prediction(name, precision.about, True, None, 1.0, limit, (), "safe: no linear layer was seen")
