@@ -2,7 +2,8 @@
 
 TensorRT 11 has no precision flags: what the ONNX says is what runs. So a recipe is a literal table, and
 everything it does not name stays fp32: the residual stream, LayerNorm, LayerScale, biases, GELU, RoPE's
-table and its application, patch embedding and stem. A residual stream of 155,000 (ViT-L) or 87,000 (H+) is why.
+table and its application, patch embedding or stem. A residual stream of 155,000 (ViT-L) or 87,000 (H+) is
+why.
 
 What a 16-bit product puts out must fit too: fp16 ends at 65,504. A linear layer or convolution whose input
 or output came near it on the golden photographs is scaled by powers of two, which are exact: its input by

@@ -60,7 +60,7 @@ def _block_shapes(C: int, config: ConvNeXtConfig) -> Iterator[tuple[str, Shape]]
 
 @dataclass(frozen=True)
 class ConvNeXtLayout:
-    """One way to name the tensors of a ConvNeXt: regular expressions on official keys, the first hit counts."""
+    """One way to name the tensors of a ConvNeXt: patterns on official keys, the first hit counts."""
 
     name: str  # official | hf | timm
     mark: str  # a key that only this layout has

@@ -207,9 +207,9 @@ class ConvNeXt(nn.Module):
     ) -> tuple[Any, ...]:
         """Outputs of the last `n` stages, or of the stages with the given indices, in ascending order.
 
-        Each entry is patches [B,hw,C] ([B,C,h,w] with `reshape`), or (patches, pooled [B,C]). Stages differ in C
-        and, without `patch_size`, in h and w; `norm` touches the last one alone. Raises ValueError for a stage
-        that does not exist.
+        Each entry is patches [B,hw,C] ([B,C,h,w] with `reshape`), or (patches, pooled [B,C]). Stages differ
+        in C and, without `patch_size`, in h and w; `norm` touches the last one alone. Raises ValueError for a
+        stage that does not exist.
         """
         results: list[Any] = []
         maps = self.run_stages(x)

@@ -62,7 +62,7 @@ class ConvNeXtWatch:
 
 
 class _BlockWatch:
-    """The hooks on one block, and what they saw. A user's own block is recorded as far as its parts are ours."""
+    """The hooks on one block, and what they saw. Of a user's own block, the parts that are ours are seen."""
 
     def __init__(self, index: int, path: str, block: nn.Module) -> None:
         self.index, self.path, self.block = index, path, block

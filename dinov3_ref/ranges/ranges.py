@@ -88,7 +88,8 @@ class BlockRanges:
 
     `logits` and `scaled_logits`: q·k before and after the scale; None where attention is not `SelfAttention`.
     `hidden`: input of the feed-forward layer's last linear layer. `linear_out`: the largest output of any
-    linear layer, convolutions among them. `layer_scale`: by "ls1", "ls2", or "gamma". `spreads`: by the value's name inside the block.
+    linear layer, convolutions among them. `layer_scale`: by "ls1", "ls2", or "gamma". `spreads`: by the
+    value's name inside the block.
     """
 
     index: int  # in order of computation
