@@ -50,6 +50,8 @@ def export_checkpoint(
     Raises MisuseError for an unknown `dataset`, and as `export_model`.
     """
     checkpoint, assumed = _settle_dataset(checkpoint, dataset, weights)
+    if isinstance(checkpoint.config, ConvNeXtConfig) and rope_periods != "bf16":
+        assumed = (*assumed, "a ConvNeXt has no RoPE: --rope-periods changes nothing")
     mean, std = normalization(checkpoint)
     config = checkpoint.config
     preprocess = Preprocess.from_preset(options.preset, options.imgsz, mean, std, config.stride)

@@ -20,7 +20,10 @@ Size = tuple[int, int]  # H, W
 
 @dataclass(frozen=True)
 class ReadyProfile:
-    """A range of batches and of sides in patches; no usual side stands for the bundle's own input size."""
+    """A range of batches and of sides in patches; no usual side stands for the bundle's own input size.
+
+    A ConvNeXt's patches are 32 pixels wide; its sides are counted by 16 all the same, and cut to whole patches.
+    """
 
     batch: tuple[int, int, int]
     smallest: int
@@ -36,6 +39,7 @@ READY: dict[str, tuple[ReadyProfile, ...]] = {
     "dense": (ReadyProfile((1, 1, 2), 7, 48, 96),),
 }
 USUAL = "usual"
+LARGEST_UNIT = 16  # pixels
 
 
 def choose_profiles(
@@ -79,9 +83,14 @@ def ready_profiles(name: str, preprocess: Preprocess) -> tuple[ProfileFacts, ...
 def _fit(row: ReadyProfile, preprocess: Preprocess) -> ProfileFacts:
     """A row in pixels, widened where the bundle's own input size is outside it."""
     patch, own = preprocess.patch_size, (preprocess.height, preprocess.width)
-    usual = own if row.usual is None else (row.usual * patch, row.usual * patch)
-    smallest = [min(row.smallest * patch, side) for side in own]
-    largest = [max(row.largest * patch, side) for side in own]
+    smallest_side, usual_side, largest_side = (
+        None if side is None else side * min(patch, LARGEST_UNIT) // patch * patch
+        for side in (row.smallest, row.usual, row.largest)
+    )
+    assert smallest_side and largest_side  # no row is smaller than a patch
+    usual = own if usual_side is None else (usual_side, usual_side)
+    smallest = [min(smallest_side, side) for side in own]
+    largest = [max(largest_side, side) for side in own]
     low, often, high = row.batch
     return ProfileFacts((low, *smallest), (often, *usual), (high, *largest))  # type: ignore[arg-type]
 

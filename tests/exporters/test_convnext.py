@@ -89,12 +89,12 @@ def test_manifest_says_what_it_is(bundle: Bundle) -> None:
 
 
 def test_graph_has_nothing_that_depends_on_a_size(bundle: Bundle) -> None:
-    """Six operators beside GELU's and a turn around each convolution (six of them depthwise)."""
+    """Nothing but layers, and a turn around each convolution."""
     found = operators(bundle.root / "model.onnx")
     blocks = 6
     assert found["Conv"] == blocks + 4
     assert found["MatMul"] == 2 * blocks
-    assert found["LayerNormalization"] == blocks + 4 + 3  # and the last norm of cls, patch and layer_3
+    assert found["LayerNormalization"] == blocks + 4 + 2  # the last norm of CLS, and of the patches
     assert found["Transpose"] == 2 * (blocks + 3) + 1
     assert not found.keys() & {"Shape", "Reshape", "Slice", "Gather", "Expand", "Concat"}
 
@@ -180,9 +180,7 @@ def test_a_channel_past_fp16s_end_is_scaled(tmp_path: Path) -> None:
     bundle = export_passing(checkpoint, tmp_path / "bundle", recipe="fp16")
     graph = onnx.load(bundle.root / "model.onnx", load_external_data=False).graph
     scaled = {node.name.partition("/narrow")[0] for node in graph.node if node.name.endswith("/scaled")}
-    assert scaled == {f"stages.2.{block}/Add:0" for block in range(2)} | {
-        name for name in scaled if "dwconv/Transpose" in name
-    }
+    assert scaled == {f"stages.2.{block}.dwconv/Transpose:0" for block in (1, 2)}
     conv = next(node for node in graph.node if node.name == "stages.2.1.dwconv/Conv")
     assert len(conv.input) == 2  # its bias is added behind, in fp32
 
@@ -277,11 +275,7 @@ def shift_a_kernel(model: Any) -> None:
     model.stages[0][0].dwconv.weight.data = model.stages[0][0].dwconv.weight.data.roll(1, -1)
 
 
-def another_last_norm(model: Any) -> None:
-    model.norm.weight.data.fill_(1.0)
-
-
-@pytest.mark.parametrize("fault", [skip_a_block, forget_a_gamma, shift_a_kernel, another_last_norm])
+@pytest.mark.parametrize("fault", [skip_a_block, forget_a_gamma, shift_a_kernel])
 def test_the_judge_sees_faults(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[Any], None]
 ) -> None:
