@@ -23,7 +23,7 @@ from dinodeploy.preprocess import Preprocess
 from dinodeploy.receipts import Receipt
 from dinov3_ref.checkpoints import NORMALIZATION, Checkpoint, build_model, normalization
 from dinov3_ref.heads import LoadedHead, layers_of
-from dinov3_ref.models import DinoVisionTransformer
+from dinov3_ref.models import Backbone, ConvNeXt, ConvNeXtConfig
 from exporters.fold import FOLDS
 from exporters.heads import attach_head, check_fits
 from exporters.options import ExportOptions
@@ -56,27 +56,30 @@ def export_checkpoint(
     Raises MisuseError for an unknown `dataset`, and as `export_model`.
     """
     checkpoint, assumed = _settle_dataset(checkpoint, dataset, weights)
+    if isinstance(checkpoint.config, ConvNeXtConfig) and rope_periods != "bf16":
+        assumed = (*assumed, "a ConvNeXt has no RoPE: --rope-periods changes nothing")
     mean, std = normalization(checkpoint)
     config = checkpoint.config
-    preprocess = Preprocess.from_preset(options.preset, options.imgsz, mean, std, config.patch_size)
+    preprocess = Preprocess.from_preset(options.preset, options.imgsz, mean, std, config.stride)
     facts = ModelFacts(
         arch=checkpoint.arch,
         embed_dim=config.embed_dim,
         depth=config.depth,
         num_heads=config.num_heads,
-        patch_size=config.patch_size,
+        patch_size=config.stride,
         storage_tokens=config.n_storage_tokens,
         weights=weights,  # type: ignore[arg-type]
         source=Path(checkpoint.source).name if weights == "file" else checkpoint.source,
         sha256=checkpoint.sha256,
         layout=checkpoint.layout,
         dataset=checkpoint.dataset,
-        rope_periods=rope_periods,  # type: ignore[arg-type]
+        rope_periods=None if isinstance(config, ConvNeXtConfig) else rope_periods,  # type: ignore[arg-type]
     )
     refuse_existing(out, options.overwrite)
     say("building the reference model")
-    # calibrating 8 bits runs the model too often to read every block anew each time
-    state = None if RECIPES[options.recipe].quantized else checkpoint.state
+    # calibrating 8 bits runs the model too often to read every block anew each time; ConvNeXts are small
+    whole = RECIPES[options.recipe].quantized or isinstance(config, ConvNeXtConfig)
+    state = None if whole else checkpoint.state
     model = build_model(checkpoint) if state is None else hollow_model(checkpoint)
     bundle, receipt, notes = export_model(
         model, facts, preprocess, out, options, head=head, say=say, state=state
@@ -103,7 +106,7 @@ def _settle_dataset(
 
 
 def export_model(
-    model: DinoVisionTransformer,
+    model: Backbone,
     facts: ModelFacts,
     preprocess: Preprocess,
     out: Path,
@@ -124,7 +127,10 @@ def export_model(
     """
     for layer in options.layers:
         if not 0 <= layer < model.n_blocks:
-            raise MisuseError(f"layer {layer} does not exist; the model has blocks 0..{model.n_blocks - 1}")
+            kind = "stages" if isinstance(model, ConvNeXt) else "blocks"
+            raise MisuseError(f"layer {layer} does not exist; the model has {kind} 0..{model.n_blocks - 1}")
+    if options.attention and isinstance(model, ConvNeXt):
+        raise MisuseError("--attention: a ConvNeXt has no attention; leave it out")
     fits = check_fits(head, facts) if head is not None else ()
     refuse_existing(out, options.overwrite)
     staging = begin_directory(out)

@@ -11,6 +11,7 @@ from typing import Any
 
 from dinov3_ref.checkpoints.checkpoint import Channels
 from dinov3_ref.checkpoints.files import json_object
+from dinov3_ref.models.config import ModelConfig, ViTConfig
 from dinov3_ref.models.released import RELEASED
 
 # data set -> (mean, std) of its models' inputs, RGB in 0..1 (SPEC 6).
@@ -59,13 +60,17 @@ def _by_mean(mean: Channels) -> tuple[str | None, str | None]:
 
 def _by_shape(arch: str, untied: bool | None) -> tuple[str | None, str | None]:
     rows = [row for row in RELEASED if row.arch == arch]
-    fitting = {r.dataset for r in rows if untied in (None, r.config.untie_global_and_local_cls_norm)}
+    fitting = {r.dataset for r in rows if untied is None or untied == _is_untied(r.config)}
     if len(fitting) == 1:
         dataset = fitting.pop()
         return dataset, f"data set taken to be {dataset}: the only released {arch} with these tensors"
     if fitting:
         return None, f"data set unknown: {arch} was released for {' and '.join(sorted(fitting))}"
     return None, None
+
+
+def _is_untied(config: ModelConfig) -> bool:
+    return isinstance(config, ViTConfig) and config.untie_global_and_local_cls_norm
 
 
 def _channels(value: Any) -> Channels | None:

@@ -18,6 +18,7 @@ from dinov3_ref.data.transforms import make_classification_eval_transform
 from dinov3_ref.errors import DataError, Dinov3Error
 from dinov3_ref.eval.features import AUTOCAST, FrozenModel, Read, extract
 from dinov3_ref.eval.labelled import Labelled, check_pair
+from dinov3_ref.models import stride_of
 
 Results = dict[str, float | str]
 
@@ -44,7 +45,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
 
 def open_datasets(options: argparse.Namespace, frozen: FrozenModel) -> tuple[EncodedImages, EncodedImages]:
     """(train, test), both with the evaluation's transform. Raises `DataError`."""
-    patch_size = frozen.model.patch_size
+    patch_size = stride_of(frozen.model)
     if options.size < patch_size or options.size % patch_size:
         raise DataError(
             f"--size {options.size} is no multiple of the patch size; wanted a multiple of {patch_size}"

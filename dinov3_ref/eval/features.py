@@ -23,7 +23,7 @@ from dinov3_ref.data.datasets import EncodedImages
 from dinov3_ref.data.sample import Sample, SeededSamples
 from dinov3_ref.errors import DataError
 from dinov3_ref.eval.labelled import Labelled
-from dinov3_ref.models.vision_transformer import DinoVisionTransformer
+from dinov3_ref.models import Backbone, ConvNeXt
 
 AUTOCAST = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -34,7 +34,7 @@ Read = Callable[["FrozenModel", Tensor], Tensor]
 class FrozenModel:
     """A model in eval mode on its device, and how its pictures are normalised."""
 
-    model: DinoVisionTransformer
+    model: Backbone
     device: torch.device
     mean: Sequence[float]
     std: Sequence[float]
@@ -72,7 +72,12 @@ def cls_features(frozen: FrozenModel, images: Tensor) -> Tensor:
 
 
 def last_blocks(frozen: FrozenModel, images: Tensor, n: int) -> tuple[tuple[Tensor, Tensor], ...]:
-    """Images [B,3,S,S] -> (patches [B,P,D], CLS [B,D]) of the last n blocks, normed."""
+    """Images [B,3,S,S] -> (patches [B,P,D], CLS [B,D]) of the last n blocks, normed.
+
+    Raises `DataError` for more than the last stage of a ConvNeXt.
+    """
+    if isinstance(frozen.model, ConvNeXt) and n > 1:
+        raise DataError(f"the last {n} stages of a ConvNeXt differ in width; wanted --last-blocks 1")
     with torch.no_grad(), frozen.autocast():
         return frozen.model.get_intermediate_layers(images.to(frozen.device), n=n, return_class_token=True)
 
