@@ -120,7 +120,7 @@ def embed(
     address = _parse_cluster(cluster, part)
     if address is not None:
         threads = threads or 1
-    engine_options = {
+    engine_options: dict[str, Any] = {
         "device": device,
         "allow_unverified": allow_unverified,
         "threads": threads,

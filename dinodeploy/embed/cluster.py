@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
-from io import StringIO
 from typing import Any
 
 from dinodeploy.embed.pipeline import EmbedReport
@@ -78,15 +78,16 @@ def connect(address: str) -> Iterator[Any]:
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE,
         }
-    try:
-        with redirect_stdout(StringIO()):  # stdout belongs to the result
+    with redirect_stdout(sys.stderr):  # stdout belongs to the result, and Ray prints there when workers die
+        try:
             ray.init(address, **options)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UnavailableError(f"--cluster {address}: Ray cannot be reached: {first_line(error)}") from error
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = first_line(error)
+            raise UnavailableError(f"--cluster {address}: Ray cannot be reached: {reason}") from error
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
 
 
 def count_workers(ray: Any, share: Share) -> int:
