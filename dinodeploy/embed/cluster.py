@@ -107,10 +107,10 @@ def make_shards(
 ) -> list[EmbedReport]:
     """Make `shards` with at most so many `workers`; a report each, as they end. What is committed stays.
 
-    A worker that dies is started again and its shard made anew. Raises what a worker raises, and
+    A worker that dies is replaced and its shard made anew. Raises what a worker raises, and
     UnavailableError for a shard that kills every worker.
     """
-    worker = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_restarts=-1)(ShardWorker)
+    worker = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus)(ShardWorker)
     told = ray.put(job)
     free = deque(worker.remote(told) for _ in range(min(workers, len(shards))))
     progress = _Progress(deque(shards))
@@ -121,7 +121,9 @@ def make_shards(
             running[actor.make.remote(index)] = actor, index
         (done, *_), _ = ray.wait(list(running), num_returns=1)
         actor, index = running.pop(done)
-        _collect(ray, done, index, progress)
+        if not _collect(ray, done, index, progress):
+            ray.kill(actor)  # it may be cut off rather than dead; a restart by Ray refuses tasks for a while
+            actor = worker.remote(told)
         free.append(actor)
         made = sum(report.embedded for report in progress.reports)
         failed = sum(report.quarantined for report in progress.reports)
@@ -129,10 +131,11 @@ def make_shards(
     return progress.reports
 
 
-def _collect(ray: Any, done: Any, index: int, progress: _Progress) -> None:
-    """The report of a shard; or the shard once more, first of all, where its worker was lost."""
+def _collect(ray: Any, done: Any, index: int, progress: _Progress) -> bool:
+    """Keep the report of a shard. False where its worker was lost: the shard is then the next to be made."""
     try:
         progress.reports.append(ray.get(done))
+        return True
     except ray.exceptions.RayTaskError as error:  # the worker itself raised
         if isinstance(error.cause, DinodeployError):
             raise error.cause from None
@@ -145,6 +148,7 @@ def _collect(ray: Any, done: Any, index: int, progress: _Progress) -> None:
                 "finished shards are kept, the same command goes on"
             ) from error
         progress.waiting.appendleft(index)
+        return False
 
 
 def merge_reports(

@@ -158,16 +158,18 @@ class FakeRay:
 
     def __init__(self, fails: Callable[[int], Exception | None] = lambda index: None) -> None:
         self.fails = fails
-        self.workers = 0
+        self.workers = self.killed = 0
         self.order: list[int] = []
 
     def remote(self, **options: Any) -> Any:
-        assert options["max_restarts"] == -1
         return lambda cls: SimpleNamespace(remote=self.start)
 
     def start(self, job: Any) -> Any:
         self.workers += 1
         return SimpleNamespace(make=SimpleNamespace(remote=lambda index: (self.workers, index)))
+
+    def kill(self, actor: Any) -> None:
+        self.killed += 1
 
     def put(self, value: Any) -> Any:
         return value
@@ -215,6 +217,7 @@ def test_a_shard_whose_worker_dies_is_made_again_first() -> None:
     assert shards(ray)[-1] == (10, 5)
     assert sorted(ray.order) == [0, 1, 1, 1, 1, 2, 3, 4]
     assert ray.order.index(4) > ray.order.index(1)
+    assert (ray.workers, ray.killed) == (2 + 3, 3), "each is replaced"
 
 
 def test_a_shard_that_kills_every_worker_ends_the_run() -> None:
@@ -277,21 +280,10 @@ def test_a_killed_worker_loses_nothing(
     expected = alone(photos, tiny_bundle, tmp_path / "alone", run)
     out = tmp_path / "out"
     program = "import os; os.cpu_count = lambda: 2; from dinodeploy.cli.app import main; main()"
-    options = (
-        "--imgsz",
-        "32",
-        "--shard-size",
-        "2",
-        "--batch",
-        "2",
-        "--out",
-        str(out),
-        "--cluster",
-        "local",
-        "--json",
-    )
+    options = ["--imgsz", "32", "--shard-size", "2", "--batch", "2", "--cluster", "local", "--json"]
+    options += ["--engine", str(tiny_bundle), "--out", str(out)]
     with subprocess.Popen(
-        [sys.executable, "-c", program, "embed", "photos", "--engine", str(tiny_bundle), *options],
+        [sys.executable, "-c", program, "embed", "photos", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
