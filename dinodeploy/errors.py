@@ -11,6 +11,7 @@
     ├── ExportError              3  the graph or the engine could not be made
     │   └── LintError            3  the graph breaks a rule that some runtime relies on
     └── UnavailableError         4  this machine can't: missing package, device or version
+        └── BusyError            4  not now: as much is waiting already as may wait
 
 A message is one line and says what, got, wanted, mend. `dinov3_ref.errors` keeps a tree of its own
 (a reference model knows nothing of deployment); the CLI treats any exception that carries an
@@ -75,3 +76,7 @@ class UnavailableError(DinodeployError):
     """This machine can't do it: a package, a device or a version is missing."""
 
     exit_code = 4
+
+
+class BusyError(UnavailableError):
+    """As much is waiting already as may wait; the same again later may do."""

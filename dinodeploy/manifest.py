@@ -219,6 +219,8 @@ def _as_sealed(whole: dict[str, Any]) -> dict[str, Any]:
 def _without_defaults(preprocess: dict[str, Any]) -> dict[str, Any]:
     if preprocess["max_patches"] == MAX_PATCHES:
         del preprocess["max_patches"]
+    if preprocess["jpeg"] == "whole":
+        del preprocess["jpeg"]
     return preprocess
 
 
