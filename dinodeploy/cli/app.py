@@ -24,6 +24,7 @@ from dinodeploy.cli.export import export
 from dinodeploy.cli.inspect import inspect
 from dinodeploy.cli.output import fail
 from dinodeploy.cli.ranges import ranges
+from dinodeploy.cli.serve import serve
 
 app = typer.Typer(
     name="dinodeploy",
@@ -33,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (export, build, embed, check, inspect, convert, ranges):
+for command in (export, build, embed, check, inspect, convert, ranges, serve):
     app.command()(command)
 
 MISUSE, CANNOT, INTERRUPTED = 2, 4, 130

@@ -34,6 +34,8 @@ OPTIONS = {
     "check": "device threads weight-budget bisect against images neighbours report json",
     "inspect": "json",
     "convert": "to out arch rope-periods overwrite json",
+    "serve": "host port index api-key-file device threads weight-budget workers max-batch max-wait-ms queue "
+    "max-bytes max-pixels max-images rate time-limit allow-urls ray allow-unverified",
     "ranges": "images imgsz arch limit picture json",
 }
 
