@@ -198,7 +198,8 @@ class Service:
             image = open_image(data, max_pixels=self.settings.max_pixels)
         except ImageError as error:
             status = 413 if isinstance(error, PictureTooLargeError) else 422
-            raise Refused(status, f"{question.name}: {error}") from error
+            reason = str(error).removeprefix("picture: ")  # what it is called without a name
+            raise Refused(status, f"{question.name}: {reason}") from error
         height, width = preprocess.target_size(*image.size)
         if not self.embedder.backend.takes(height, width):
             raise Refused(422, f"{question.name}: the engine was not built for {height}x{width} px")
