@@ -51,7 +51,7 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
             "lancedb",
             "faiss",
             "ray",
-            "tritonclient",
+            "triton_python_backend_utils",
             "model_signing",
         },
     ),

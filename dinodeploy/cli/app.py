@@ -25,6 +25,7 @@ from dinodeploy.cli.inspect import inspect
 from dinodeploy.cli.output import fail
 from dinodeploy.cli.ranges import ranges
 from dinodeploy.cli.serve import serve
+from dinodeploy.cli.triton import triton
 
 app = typer.Typer(
     name="dinodeploy",
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (export, build, embed, check, inspect, convert, ranges, serve):
+for command in (export, build, embed, check, inspect, convert, ranges, serve, triton):
     app.command()(command)
 
 MISUSE, CANNOT, INTERRUPTED = 2, 4, 130

@@ -36,6 +36,7 @@ OPTIONS = {
     "convert": "to out arch rope-periods overwrite json",
     "serve": "host port index api-key-file device threads weight-budget workers max-batch max-wait-ms queue "
     "max-bytes max-pixels max-images rate time-limit allow-urls ray allow-unverified",
+    "triton": "device name max-batch max-wait-ms instances preprocessors threads overwrite json",
     "ranges": "images imgsz arch limit picture json",
 }
 

@@ -54,18 +54,20 @@ def page(service: Live) -> Iterator[Any]:
 
 
 def test_drop_a_picture(page: Any, service: Live, tmp_path: Path) -> None:
+    from playwright.sync_api import expect
+
     page.wait_for_selector("#key:not([hidden])")
     page.fill("#secret", KEY)
     page.click("#key button")
-    page.wait_for_function("document.getElementById('model').textContent.includes('fp32')")
+    page.wait_for_selector("#model:has-text('fp32')")
     page.set_input_files(
         "#file", {"name": "cat.jpg", "mimeType": "image/jpeg", "buffer": encoded("chelsea", (480, 320))}
     )
     page.wait_for_selector("#neighbours li:nth-child(6)")
-    page.wait_for_function("document.querySelectorAll('#neighbours img').length === 5")
+    expect(page.locator("#neighbours img")).to_have_count(5)
+    expect(page.locator(".tile", has_text="no longer there")).to_have_count(1)
     assert "480 × 320 px, 16 × 16 patches of 128 numbers" in page.text_content("#status")
     assert page.text_content("#neighbours li:first-child p").split()[1] == "chelsea.jpg"
-    assert page.locator(".tile", has_text="no longer there").count() == 1
     colours = (
         "(id) => new Set(new Uint32Array(document.getElementById(id).getContext('2d')"
         ".getImageData(0, 0, 16, 16).data.buffer)).size"
@@ -86,7 +88,7 @@ def test_drop_a_picture(page: Any, service: Live, tmp_path: Path) -> None:
 def test_what_is_no_picture_is_said(page: Any) -> None:
     page.fill("#secret", KEY)
     page.click("#key button")
-    page.wait_for_function("document.getElementById('model').textContent.includes('fp32')")
+    page.wait_for_selector("#model:has-text('fp32')")
     page.set_input_files("#file", {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": b"<script>"})
     page.wait_for_selector("#status.fail")
     assert "a.jpg: not a picture" in page.text_content("#status")
