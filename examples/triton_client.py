@@ -1,9 +1,9 @@
 """Ask a Triton server for embeddings, as `dinodeploy triton` set it up; hold them against the bundle's own.
 
     python examples/triton_client.py dinov3_vit_small cat.jpg dog.jpg
-    python examples/triton_client.py dinov3_vit_small cat.jpg --url gpu-box:8000 --bundle bundle
+    python examples/triton_client.py dinov3_vit_small cat.jpg --url gpu-box:8001 --bundle bundle
 
-`pip install 'tritonclient[http]'`. With --bundle the same pictures are embedded here by the proven engine as
+`pip install 'tritonclient[grpc]'`. With --bundle the same pictures are embedded here by the proven engine as
 well, and the largest difference is printed: do that once on every new server.
 """
 
@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tritonclient.http as triton
+import tritonclient.grpc as triton
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("model", help="the ensemble's name")
     parser.add_argument("pictures", nargs="+", type=Path)
-    parser.add_argument("--url", default="localhost:8000")
+    parser.add_argument("--url", default="localhost:8001")
     parser.add_argument("--output", default="cls")
     parser.add_argument("--bundle", type=Path, help="compare with this bundle, run here")
     options = parser.parse_args()

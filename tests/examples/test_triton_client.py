@@ -1,72 +1,58 @@
-"""The Triton client against a stand-in that speaks the server's HTTP protocol (KServe v2, binary tensors)."""
+"""The Triton client against a stand-in that speaks the server's gRPC protocol."""
 
 from __future__ import annotations
 
-import json
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dinodeploy import Embedder
+from dinodeploy.images import open_image
 from tests.image_files import encoded
 
-pytest.importorskip("tritonclient.http", reason="the client comes with the [triton] extra")
-
-
-class _Server(HTTPServer):
-    embedder: Embedder
-    asked: list[dict[str, Any]]
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: _Server
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        length = int(self.headers["Inference-Header-Content-Length"])
-        header, binary = json.loads(body[:length]), body[length:]
-        self.server.asked.append({"path": self.path, **header})
-        files = []
-        while binary:  # each element: four bytes of length, then its bytes
-            size = int.from_bytes(binary[:4], "little")
-            files.append(binary[4 : 4 + size])
-            binary = binary[4 + size :]
-        name = header["outputs"][0]["name"]
-        values = self.server.embedder.embed(files)[name].astype("<f4")
-        output = {"name": name, "datatype": "FP32", "shape": list(values.shape)}
-        output["parameters"] = {"binary_data_size": values.nbytes}
-        head = json.dumps({"model_name": "m", "model_version": "1", "outputs": [output]}).encode()
-        self.send_response(200)
-        self.send_header("Inference-Header-Content-Length", str(len(head)))
-        self.send_header("Content-Length", str(len(head) + values.nbytes))
-        self.end_headers()
-        self.wfile.write(head + values.tobytes())
-
-    def log_message(self, *_: object) -> None:
-        pass
+pytest.importorskip("tritonclient.grpc", reason="the client comes with the [triton] extra")
 
 
 @pytest.fixture
-def server(tiny_bundle: Path) -> Iterator[_Server]:
+def server(tiny_bundle: Path) -> Iterator[tuple[str, list[Any]]]:
+    """Its address, and what it has been asked."""
+    import grpc
+    from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+    asked: list[Any] = []
+
+    class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
+        def ModelInfer(self, request: Any, context: Any) -> Any:
+            asked.append(request)
+            (binary,) = request.raw_input_contents
+            pictures = []
+            while binary:  # each element: four bytes of length, then its bytes
+                size = int.from_bytes(binary[:4], "little")
+                pictures.append(open_image(binary[4 : 4 + size]))
+                binary = binary[4 + size :]
+            name = request.outputs[0].name
+            values: np.ndarray[Any, Any] = embedder.embed(pictures)[name]
+            answer = service_pb2.ModelInferResponse(model_name=request.model_name)
+            answer.outputs.add(name=name, datatype="FP32", shape=values.shape)
+            answer.raw_output_contents.append(values.astype("<f4").tobytes())
+            return answer
+
     with Embedder.open(tiny_bundle, threads=1) as embedder:
-        server = _Server(("127.0.0.1", 0), _Handler)
-        server.embedder, server.asked = embedder, []
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield server
-        server.shutdown()
-        server.server_close()
-        thread.join()
+        server = grpc.server(ThreadPoolExecutor(1))
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Servicer(), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        yield f"127.0.0.1:{port}", asked
+        server.stop(None).wait()
 
 
-@pytest.mark.filterwarnings("ignore")  # of gevent, on which the client stands
 def test_the_client_asks_as_the_repository_wants_it(
-    server: _Server,
+    server: tuple[str, list[Any]],
     tiny_bundle: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -74,17 +60,17 @@ def test_the_client_asks_as_the_repository_wants_it(
 ) -> None:
     from examples import triton_client
 
+    url, asked = server
     paths = [tmp_path / f"{name}.jpg" for name in ("chelsea", "rocket")]
     for path in paths:
         path.write_bytes(encoded(path.stem))
-    url = f"127.0.0.1:{server.server_port}"
     command = ["tiny", *map(str, paths), "--url", url, "--bundle", str(tiny_bundle)]
     monkeypatch.setattr(sys, "argv", ["triton_client.py", *command])
     triton_client.main()
     out = capsys.readouterr().out
     assert "chelsea.jpg: cls [128], norm" in out
     assert out.rstrip().endswith("0.00e+00")
-    (asked,) = server.asked
-    assert asked["path"].startswith("/v2/models/tiny/infer")
-    (image,) = asked["inputs"]
-    assert (image["name"], image["datatype"], image["shape"]) == ("image", "BYTES", [2, 1])
+    (request,) = asked
+    (image,) = request.inputs
+    assert request.model_name == "tiny"
+    assert (image.name, image.datatype, list(image.shape)) == ("image", "BYTES", [2, 1])
