@@ -32,6 +32,7 @@ from dinodeploy.serve.refused import Refused
 from dinodeploy.serve.settings import Settings
 
 Floats = NDArray[np.float32]
+FETCHERS = 16  # URLs at once; apart from decoding, so that slow servers hold up nobody else's pictures
 SOON = 1  # seconds after which whoever met a full queue may try again
 MOST_NEIGHBOURS = 1000
 
@@ -78,6 +79,7 @@ class Service:
         )
         self.output_names = with_pooled(embedder.output_names)
         self._decoders = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
+        self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch")
         self._batcher = Batcher(
             embedder.run,
             max_batch=settings.max_batch,
@@ -135,7 +137,8 @@ class Service:
 
     def close(self) -> None:
         """Run what is queued, then let go of the engine."""
-        self._decoders.shutdown(cancel_futures=True)
+        for pool in (self._fetchers, self._decoders):
+            pool.shutdown(cancel_futures=True)
         self._batcher.close()
         self.embedder.close()
 
@@ -150,8 +153,7 @@ class Service:
     async def _embed(
         self, questions: Sequence[Question], names: Sequence[str], preprocess: Preprocess
     ) -> list[Answer]:
-        prepare = (self._in_thread(self._prepare, question, preprocess) for question in questions)
-        prepared = await _gather(prepare)
+        prepared = await _gather(self._prepare(question, preprocess) for question in questions)
         try:
             futures = self._batcher.submit_all([one.pixels for one in prepared])
         except QueueFull as error:
@@ -189,20 +191,25 @@ class Service:
             )
         return preprocess
 
-    def _prepare(self, question: Question, preprocess: Preprocess) -> _Prepared:
-        """Fetch, decode and preprocess one picture. Raises Refused."""
+    async def _prepare(self, question: Question, preprocess: Preprocess) -> _Prepared:
         data = question.data
         if question.url is not None:
-            data = fetch(question.url, self.settings.max_bytes)
+            loop = asyncio.get_running_loop()
+            data = await loop.run_in_executor(self._fetchers, fetch, question.url, self.settings.max_bytes)
+        prepared: _Prepared = await self._in_thread(self._decode, question.name, data, preprocess)
+        return prepared
+
+    def _decode(self, name: str, data: bytes, preprocess: Preprocess) -> _Prepared:
+        """Decode and preprocess one picture. Raises Refused."""
         try:
             image = open_image(data, max_pixels=self.settings.max_pixels)
         except ImageError as error:
             status = 413 if isinstance(error, PictureTooLargeError) else 422
             reason = str(error).removeprefix("picture: ")  # what it is called without a name
-            raise Refused(status, f"{question.name}: {reason}") from error
+            raise Refused(status, f"{name}: {reason}") from error
         height, width = preprocess.target_size(*image.size)
         if not self.embedder.backend.takes(height, width):
-            raise Refused(422, f"{question.name}: the engine was not built for {height}x{width} px")
+            raise Refused(422, f"{name}: the engine was not built for {height}x{width} px")
         return _Prepared(preprocess(image), *image.size)
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:

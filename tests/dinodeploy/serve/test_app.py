@@ -235,6 +235,20 @@ def test_a_defect_is_logged_and_not_told(tiny_bundle: Path, monkeypatch: pytest.
         assert "the secret path" in service.log.getvalue()
 
 
+def test_urls_where_they_are_allowed(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What may be fetched is test_fetch's; here, that what was fetched is embedded like any other."""
+    from dinodeploy.serve import service as services
+
+    web = {"https://a.org/cat.jpg": encoded("chelsea")}
+    with live(tiny_bundle, allow_urls=True) as service:
+        inside = {"images": [{"url": "https://127.0.0.1/cat.jpg"}]}
+        _refused(service.post("/embed", json=inside), 422, "not a public address")
+        monkeypatch.setattr(services, "fetch", lambda url, max_bytes: web[url])
+        fetched = service.post("/embed", json={"images": [{"url": url} for url in web]}).json()
+        sent = service.embed(*web.values()).json()
+        assert fetched["images"][0]["outputs"] == sent["images"][0]["outputs"]
+
+
 # ---- who may ask -------------------------------------------------------------------------------
 
 
