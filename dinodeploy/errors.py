@@ -5,6 +5,7 @@
     │   ├── OutputExistsError    2  the output is there already and --overwrite was not given
     │   └── OutsideProfileError  2  an input that the engine was not built for
     ├── ImageError               2  one image cannot be read (`embed` quarantines it and ends in 5)
+    │   └── PictureTooLargeError 2  it has more pixels than are let through
     ├── BundleError              2  not a bundle, or a file of it is missing or malformed
     │   └── TamperedError        2  a file of a bundle is not the one that was exported
     ├── JudgementError           1  judged, and failed: the engine is not the model
@@ -46,6 +47,10 @@ class OutsideProfileError(MisuseError):
 
 class ImageError(DinodeployError):
     """One image cannot be read as a picture."""
+
+
+class PictureTooLargeError(ImageError):
+    """A picture has more pixels than the limit; it was not decoded."""
 
 
 class BundleError(DinodeployError):

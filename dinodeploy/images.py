@@ -26,7 +26,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 from PIL import Image
 
-from dinodeploy.errors import ImageError
+from dinodeploy.errors import ImageError, PictureTooLargeError
 
 T = TypeVar("T")
 ScaleFor = Callable[[int, int], int]  # width and height of an upright picture -> 1, 2, 4 or 8
@@ -58,7 +58,7 @@ def open_image(source: Source, *, max_pixels: int | None = MAX_PIXELS) -> Image.
     """A path, a file's bytes, a Pillow image or uint8 [H, W, 3 | 4] or [H, W] -> Pillow image in RGB.
 
     max_pixels: width x height above which a picture is refused before it is decoded; None for no limit.
-    Raises ImageError.
+    Raises ImageError; past `max_pixels`, PictureTooLargeError.
     """
     return open_reduced(source, _whole, max_pixels=max_pixels)[0]
 
@@ -138,7 +138,7 @@ def _finish(
     if width < 1 or height < 1:
         raise ImageError(f"{where}: got {width}x{height} pixels, wanted at least one")
     if max_pixels is not None and width * height > max_pixels:
-        raise ImageError(
+        raise PictureTooLargeError(
             f"{where}: got {width}x{height} pixels, wanted at most {max_pixels}; shrink it first"
         )
     if image.format in _REDUCIBLE and image.mode in ("L", "RGB"):

@@ -33,6 +33,8 @@ from dinodeploy.cli.ranges import ranges
 from dinodeploy.cli.search import search
 from dinodeploy.cli.train_head import train_head
 from dinodeploy.cli.visualize import visualize
+from dinodeploy.cli.serve import serve
+from dinodeploy.cli.triton import triton
 
 app = typer.Typer(
     name="dinodeploy",
@@ -44,7 +46,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     export, build, embed, index, search, dedupe, visualize, check, inspect, convert, ranges, bench,
-    train_head, add_head, predict,
+    train_head, add_head, predict, serve, triton,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

@@ -44,6 +44,9 @@ OPTIONS = {
     "check": "device threads weight-budget require-signature bisect against images neighbours report json",
     "inspect": "json",
     "convert": "to out arch rope-periods overwrite json",
+    "serve": "host port index api-key-file device threads weight-budget workers max-batch max-wait-ms queue "
+    "max-bytes max-pixels max-images rate time-limit allow-urls ray allow-unverified",
+    "triton": "device name max-batch max-wait-ms instances preprocessors threads overwrite json",
     "ranges": "images imgsz arch limit picture json",
     "bench": "vs batch imgsz rounds threads device outputs checkpoint out picture json",
     "train-head": "task data engine out test pooling class-weight seed cache no-cache device overwrite json",
