@@ -34,18 +34,32 @@ _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CUdevice_attribute in cuda.h
 _NAME_BYTES = 256
 
 
-@functools.cache
-def cpu_name() -> str:
-    """Architecture, model and the instruction sets that matter, e.g. `x86_64 AMD EPYC [avx2 avx512f]`."""
+@dataclass(frozen=True)
+class Cpu:
+    """The processor, as the kernel tells it."""
+
+    model: str  # "AMD EPYC 9654"; of an Arm core often unknown
+    features: frozenset[str] | None  # the kernel's words; None where it tells none
+
+
+def find_cpu() -> Cpu:
+    """Model and instruction sets of this machine's first core."""
     fields: dict[str, str] = {}
     if _CPUINFO.exists():
         for line in _CPUINFO.read_text(errors="replace").splitlines():
             key, _, value = line.partition(":")
             fields.setdefault(key.strip().lower(), value.strip())
+    listed = fields.get("flags") or fields.get("features")
     model = fields.get("model name") or platform.processor() or "unknown CPU"
-    present = set((fields.get("flags") or fields.get("features") or "").split())
-    flags = " ".join(flag for flag in _KERNEL_FLAGS if flag in present)
-    return f"{platform.machine()} {model}" + (f" [{flags}]" if flags else "")
+    return Cpu(model, frozenset(listed.split()) if listed else None)
+
+
+@functools.cache
+def cpu_name() -> str:
+    """Architecture, model and the instruction sets that matter, e.g. `x86_64 AMD EPYC [avx2 avx512f]`."""
+    cpu = find_cpu()
+    flags = " ".join(flag for flag in _KERNEL_FLAGS if flag in (cpu.features or ()))
+    return f"{platform.machine()} {cpu.model}" + (f" [{flags}]" if flags else "")
 
 
 @dataclass(frozen=True)
@@ -87,7 +101,7 @@ def _load_driver() -> Any:
         return ctypes.CDLL(_DRIVER_LIBRARY)
     except OSError as error:
         raise UnavailableError(
-            f"no NVIDIA driver here ({_DRIVER_LIBRARY} cannot be loaded): go to a machine with a GPU, or run "
+            f"no NVIDIA driver here ({_DRIVER_LIBRARY} cannot be loaded); go to a machine with a GPU, or run "
             "the bundle with --device cpu"
         ) from error
 

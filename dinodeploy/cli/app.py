@@ -21,6 +21,7 @@ from dinodeploy.cli.add_head import add_head
 from dinodeploy.cli.build import build
 from dinodeploy.cli.check import check
 from dinodeploy.cli.convert import convert
+from dinodeploy.cli.doctor import doctor
 from dinodeploy.cli.embed import embed
 from dinodeploy.cli.export import export
 from dinodeploy.cli.inspect import inspect
@@ -37,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (export, build, embed, check, inspect, convert, ranges, train_head, add_head, predict):
+for command in (export, build, embed, check, inspect, convert, ranges, train_head, add_head, predict, doctor):
     app.command()(command)
 app.add_typer(bundle.app, name="bundle")
 

@@ -38,6 +38,7 @@ OPTIONS = {
     "require-signature allow-unverified overwrite json",
     "check": "device threads weight-budget require-signature bisect against images neighbours report json",
     "inspect": "json",
+    "doctor": "json",
     "convert": "to out arch rope-periods overwrite json",
     "ranges": "images imgsz arch limit picture json",
     "train-head": "task data engine out test pooling class-weight seed cache no-cache device overwrite json",
