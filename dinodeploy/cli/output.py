@@ -21,7 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from dinodeploy.errors import MisuseError
+from dinodeploy.errors import MisuseError, one_line
 
 DEVICE_HELP = "Where to run: auto, cpu, cuda, tensorrt. auto: the best that can run here."
 REQUIRE_SIGNATURE_HELP = "A public key in PEM: without its signature over the whole bundle, nothing is read."
@@ -41,7 +41,7 @@ def stdout() -> Console:
 
 def fail(message: str, code: int) -> NoReturn:
     """One line on stderr, then the end."""
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    print("error: " + " ".join(one_line(message).split()), file=sys.stderr)
     sys.exit(code)
 
 
