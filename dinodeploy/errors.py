@@ -21,16 +21,35 @@ A message is one line and says what, got, wanted, mend. `dinov3_ref.errors` keep
 
 from __future__ import annotations
 
+_HEAD, _TAIL = 1500, 400  # characters of an endless message that are kept
+
 
 def first_line(error: BaseException) -> str:
     """What somebody else's exception says, as one line; its class where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def one_line(text: str) -> str:
+    """`text` without line breaks; what a terminal would obey or cannot show, as escapes; its middle cut out
+    where it is endless.
+
+    Messages quote foreign files, whose names and fields may hold anything.
+    """
+    joined = " ".join(text.splitlines())
+    if not joined.isprintable():
+        joined = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in joined)
+    if len(joined) <= _HEAD + _TAIL:
+        return joined
+    return f"{joined[:_HEAD]} … {joined[-_TAIL:]}"  # what is wrong, and what mends it
+
+
 class DinodeployError(Exception):
     """Base of all errors a user can cause or meet."""
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class MisuseError(DinodeployError):

@@ -43,6 +43,7 @@ OPTIONS = {
     "overwrite json",
     "check": "device threads weight-budget require-signature bisect against images neighbours report json",
     "inspect": "json",
+    "doctor": "json",
     "convert": "to out arch rope-periods overwrite json",
     "serve": "host port index api-key-file device threads weight-budget workers max-batch max-wait-ms queue "
     "max-bytes max-pixels max-images rate time-limit allow-urls ray allow-unverified",
