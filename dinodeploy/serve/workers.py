@@ -65,8 +65,7 @@ class _Supervisor:
             while not self._stopping:
                 self._replace_dead()
                 time.sleep(_LOOK)
-            while any(worker.is_alive() for worker in self._workers):
-                time.sleep(_LOOK)
+            self._drain()
         finally:
             for worker in self._workers:
                 if worker.is_alive():
@@ -76,10 +75,19 @@ class _Supervisor:
                 signal.signal(number, handler)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
+        """Counts, and no more: the signal may come while a worker is being started, known to nobody yet."""
         self._stopping += 1
-        for worker in self._workers:
-            if worker.is_alive():
-                worker.terminate()  # drains; a second time, ends at once
+
+    def _drain(self) -> None:
+        """Pass every signal on until all have ended: the first makes a worker drain, the second ends it."""
+        passed_on = 0
+        while any(worker.is_alive() for worker in self._workers):
+            if passed_on < self._stopping:
+                passed_on = self._stopping
+                for worker in self._workers:
+                    if worker.is_alive():
+                        worker.terminate()
+            time.sleep(_LOOK)
 
     def _replace_dead(self) -> None:
         for worker, started in list(self._workers.items()):
