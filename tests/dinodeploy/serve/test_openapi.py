@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from tests.live_service import live
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
-EXAMPLES = 12  # an operation
+EXAMPLES = 4
 
 
 @pytest.mark.slow
