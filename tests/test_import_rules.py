@@ -49,7 +49,6 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
             "datasets",
             "aiohttp",
             "av",
-            "simplejpeg",
             "lance",
             "lancedb",
             "faiss",
