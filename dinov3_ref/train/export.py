@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from dinov3_ref.distributed import get_rank, whole
 from dinov3_ref.train.networks import TrainingNetworks
@@ -24,12 +25,7 @@ def export_teacher(networks: TrainingNetworks, folder: Path) -> tuple[Path, Path
     state = {name: whole(value).cpu() for name, value in networks.model_ema.state_dict().items()}
     if get_rank() != 0:
         return backbone, everything
-    prefix = "backbone."
-    official = {
-        name.removeprefix(prefix): value.contiguous()
-        for name, value in state.items()
-        if name.startswith(prefix)
-    }
+    official = {name: value.contiguous() for name, value in _of_backbone(state).items()}
     for path, write in (
         (backbone, lambda target: save_file(official, target)),
         (everything, lambda target: torch.save({"teacher": state}, target)),
@@ -38,3 +34,14 @@ def export_teacher(networks: TrainingNetworks, folder: Path) -> tuple[Path, Path
         write(partial)
         partial.replace(path)
     return backbone, everything
+
+
+def whole_backbone(networks: TrainingNetworks) -> dict[str, Tensor]:
+    """The EMA teacher's backbone, gathered where it is sharded (a collective), by its official names."""
+    state = networks.model_ema["backbone"].state_dict()
+    return {name: whole(value) for name, value in state.items()}
+
+
+def _of_backbone(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    prefix = "backbone."
+    return {n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)}

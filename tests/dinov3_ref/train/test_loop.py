@@ -78,6 +78,7 @@ def test_what_a_run_leaves_behind(whole: tuple[Path, list[dict[str, Any]]]) -> N
     assert sorted(path.name for path in output.iterdir()) == [
         "ckpt",
         "config.yaml",
+        "evaluations.json",
         "teacher.pth",
         "teacher.safetensors",
         "training_metrics.json",
