@@ -21,7 +21,7 @@ from dinodeploy.errors import JudgementError, MisuseError, OutputExistsError
 from dinodeploy.manifest import ModelFacts
 from dinodeploy.preprocess import Preprocess
 from dinodeploy.receipts import Receipt
-from dinov3_ref.checkpoints import NORMALIZATION, Checkpoint, build_model, normalization
+from dinov3_ref.checkpoints import META_LICENCE, NORMALIZATION, Checkpoint, build_model, normalization
 from dinov3_ref.models import DinoVisionTransformer
 from exporters.fold import FOLDS
 from exporters.options import ExportOptions
@@ -70,8 +70,17 @@ def export_checkpoint(
     _refuse_existing(out, options.overwrite)
     say("building the reference model")
     model = build_model(checkpoint)
-    bundle, receipt, notes = export_model(model, facts, preprocess, out, options, say=say)
+    bundle, receipt, notes = export_model(
+        model, facts, preprocess, out, options, licence=_licence(checkpoint), say=say
+    )
     return bundle, receipt, (*checkpoint.notes, *assumed, *notes)
+
+
+def _licence(checkpoint: Checkpoint) -> str:
+    """What the bundle says of its weights: Meta's licence, unless a file beside them names another."""
+    if checkpoint.licence in (None, META_LICENCE):
+        return manifests.WEIGHTS_LICENCE
+    return f"The weights are under {checkpoint.licence}, as the config.json beside them says."
 
 
 def _settle_dataset(
@@ -99,6 +108,7 @@ def export_model(
     out: Path,
     options: ExportOptions,
     *,
+    licence: str = manifests.WEIGHTS_LICENCE,
     say: Say = lambda _: None,
 ) -> tuple[Bundle, Receipt, tuple[str, ...]]:
     """Export a model in memory (a user's own subclass or layers included) to a judged bundle at `out`.
@@ -113,7 +123,7 @@ def export_model(
     _refuse_existing(out, options.overwrite)
     staging = begin_directory(out)
     try:
-        manifest, notes = write_bundle(model, facts, preprocess, staging, options, say)
+        manifest, notes = write_bundle(model, facts, preprocess, staging, options, licence, say)
         manifests.write_manifest(manifest, staging)
         say("judging the bundle on this machine")
         bundle, receipt, verdict = check_bundle(staging, device="cpu")

@@ -43,6 +43,7 @@ def write_bundle(
     preprocess: Preprocess,
     root: Path,
     options: ExportOptions,
+    licence: str,
     say: Say,
 ) -> tuple[Manifest, tuple[str, ...]]:
     """Every file of the bundle but its manifest; the manifest and notes for the user."""
@@ -61,7 +62,7 @@ def write_bundle(
     graph = _make_graph(TokenOutputs(twin, options.layers), weights, options, say)
     lint(graph)
     check_onnx(graph)
-    manifest = _describe(graph, facts, preprocess, options, calibrated)
+    manifest = _describe(graph, facts, preprocess, options, calibrated, licence)
     graph.metadata_props[manifests.METADATA_KEY] = manifest.facts()
     graph.metadata_props["licence"] = manifest.licence
     say("writing the weights")
@@ -102,6 +103,7 @@ def _describe(
     preprocess: Preprocess,
     options: ExportOptions,
     calibrated: Calibrated | None,
+    licence: str,
 ) -> Manifest:
     """The manifest, its engines and files still to come."""
     dialect = DIALECTS[options.dialect]
@@ -129,7 +131,7 @@ def _describe(
         graph=made,
         engines={},
         files={},
-        licence=manifests.WEIGHTS_LICENCE,
+        licence=licence,
     )
 
 

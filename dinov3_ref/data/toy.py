@@ -46,7 +46,7 @@ POOL: tuple[tuple[str, str], ...] = (
     ("sklearn", "datasets/images/flower.jpg"),
 )
 SURFACES = ("brick", "grass", "gravel")  # grey photographs, classes beside the unseen textures
-TEXTURE_SHARE = 0.25  # of the pool
+TEXTURE_SHARE = 0.6  # of the pool
 SMALLEST_CROP = 96  # pixels of a photograph
 DIGITS_TRAIN = 1200  # of 1,797; the rest is for testing
 TEXTURES_A_CLASS = {"train": 60, "test": 40}

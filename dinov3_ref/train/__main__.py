@@ -10,6 +10,7 @@ from dinov3_ref.configs import load_config, recipe_names
 from dinov3_ref.data import build_training_loader
 from dinov3_ref.errors import ConfigError, Dinov3Error
 from dinov3_ref.train.devices import training_device
+from dinov3_ref.train.export import TEACHER
 from dinov3_ref.train.loop import TrainingRun
 
 
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Dinov3Error as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    print(f"{config.train.output_dir}/teacher.safetensors")
+    print(f"{config.train.output_dir}/{TEACHER}")
     return 0
 
 

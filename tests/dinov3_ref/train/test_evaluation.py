@@ -91,7 +91,9 @@ def test_a_run_does_not_notice(watched: Path, photos: Path, tmp_path: Path) -> N
     )
     assert alone == seen
     assert len(seen) == 6
-    ours, theirs = (load_file(path / "teacher.safetensors") for path in (tmp_path / "unwatched", watched))
+    ours, theirs = (
+        load_file(path / "teacher" / "model.safetensors") for path in (tmp_path / "unwatched", watched)
+    )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert read_metrics(tmp_path / "unwatched", "evaluations.json") == []
     assert not (tmp_path / "unwatched" / "pictures").exists()
@@ -103,7 +105,7 @@ def test_it_finds_what_the_command_finds(
     fourth, last = read_metrics(watched, "evaluations.json")
     assert (fourth["iteration"], last["iteration"]) == (3, 5)
     argv = [
-        "knn", "--weights", watched / "teacher.safetensors", "--train", labelled / "train",
+        "knn", "--weights", watched / "teacher" / "model.safetensors", "--train", labelled / "train",
         "--test", labelled / "test", "--size", 48, "--k", 10,
     ]  # fmt: skip
     monkeypatch.setattr("sys.argv", [*map(str, argv)])
@@ -149,7 +151,7 @@ def test_two_sharded_ranks_share_the_work(photos: Path, labelled: Path, tmp_path
     run_on_ranks(run_on_this_rank, 2, tmp_path / "ranks", str(photos), str(labelled), str(tmp_path / "run"))
     found = read_metrics(tmp_path / "run", "evaluations.json")[-1]
     frozen = [
-        "knn", "--weights", tmp_path / "run" / "teacher.safetensors", "--train", labelled / "train",
+        "knn", "--weights", tmp_path / "run" / "teacher" / "model.safetensors", "--train", labelled / "train",
         "--test", labelled / "test", "--size", 48, "--k", 10, "--json",
     ]  # fmt: skip
     alone = knn.evaluate(knn.parser().parse_args([str(word) for word in frozen[1:]]))
