@@ -326,6 +326,20 @@ def test_the_command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert told.err.splitlines()[-1].startswith("4/4  total_loss ")
 
 
+def test_ctrl_c_is_one_line(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(self: TrainingRun) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingRun, "train", stop)
+    OmegaConf.save(configure(photos, tmp_path / "run"), tmp_path / "config.yaml")
+    assert main(["--config", str(tmp_path / "config.yaml")]) == 130
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err == "stopped; the same command goes on from the newest checkpoint\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
