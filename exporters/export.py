@@ -18,10 +18,10 @@ from torch import Tensor
 from dinodeploy.atomic import begin_directory, commit_directory
 from dinodeploy.bundle import Bundle, open_bundle
 from dinodeploy.errors import MisuseError
-from dinodeploy.manifest import ModelFacts
+from dinodeploy.manifest import WEIGHTS_LICENCE, ModelFacts
 from dinodeploy.preprocess import Preprocess
 from dinodeploy.receipts import Receipt
-from dinov3_ref.checkpoints import NORMALIZATION, Checkpoint, build_model, normalization
+from dinov3_ref.checkpoints import META_LICENCE, NORMALIZATION, Checkpoint, build_model, normalization
 from dinov3_ref.heads import LoadedHead, layers_of
 from dinov3_ref.models import Backbone, ConvNeXt, ConvNeXtConfig
 from exporters.fold import FOLDS
@@ -82,9 +82,24 @@ def export_checkpoint(
     state = None if whole else checkpoint.state
     model = build_model(checkpoint) if state is None else hollow_model(checkpoint)
     bundle, receipt, notes = export_model(
-        model, facts, preprocess, out, options, head=head, say=say, state=state
+        model,
+        facts,
+        preprocess,
+        out,
+        options,
+        head=head,
+        licence=_licence(checkpoint),
+        say=say,
+        state=state,
     )
     return bundle, receipt, (*checkpoint.notes, *assumed, *notes)
+
+
+def _licence(checkpoint: Checkpoint) -> str:
+    """What the bundle says of its weights: Meta's licence, unless a file beside them names another."""
+    if checkpoint.licence in (None, META_LICENCE):
+        return WEIGHTS_LICENCE
+    return f"The weights are under {checkpoint.licence}, as the config.json beside them says."
 
 
 def _settle_dataset(
@@ -113,6 +128,7 @@ def export_model(
     options: ExportOptions,
     *,
     head: LoadedHead | None = None,
+    licence: str = WEIGHTS_LICENCE,
     say: Say = lambda _: None,
     state: Mapping[str, Tensor] | None = None,
 ) -> tuple[Bundle, Receipt, tuple[str, ...]]:
@@ -136,7 +152,7 @@ def export_model(
     staging = begin_directory(out)
     try:
         manifest, notes = write_bundle(
-            model, facts, preprocess, staging, _with_layers(options, head), say, state
+            model, facts, preprocess, staging, _with_layers(options, head), licence, say, state
         )
         if head is not None:
             say("adding the head")

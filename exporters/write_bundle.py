@@ -47,6 +47,7 @@ def write_bundle(
     preprocess: Preprocess,
     root: Path,
     options: ExportOptions,
+    licence: str,
     say: Say,
     state: Mapping[str, Tensor] | None = None,
 ) -> tuple[Manifest, tuple[str, ...]]:
@@ -71,7 +72,7 @@ def write_bundle(
     graph = _make_graph(outputs, weights, options, say)
     lint(graph)
     check_onnx(graph)
-    manifest = _describe(graph, facts, preprocess, options, calibrated)
+    manifest = _describe(graph, facts, preprocess, options, calibrated, licence)
     graph.metadata_props[manifests.METADATA_KEY] = manifest.facts()
     graph.metadata_props["licence"] = manifest.licence
     say("writing the weights")
@@ -125,6 +126,7 @@ def _describe(
     preprocess: Preprocess,
     options: ExportOptions,
     calibrated: Calibrated | None,
+    licence: str,
 ) -> Manifest:
     """The manifest, its engines and files still to come."""
     dialect = DIALECTS[options.dialect]
@@ -153,7 +155,7 @@ def _describe(
         graph=made,
         engines={},
         files={},
-        licence=manifests.WEIGHTS_LICENCE,
+        licence=licence,
     )
 
 

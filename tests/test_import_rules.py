@@ -21,7 +21,7 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
     "dinov3_ref": (
         set(),
         {"torch", "safetensors", "omegaconf", "torchvision", "numpy", "PIL"},
-        {"huggingface_hub", "pyarrow", "skimage", "sklearn", "tensorboard"},
+        {"huggingface_hub", "pyarrow", "skimage", "sklearn", "tensorboard", "rich"},
     ),
     "exporters": (
         {

@@ -28,4 +28,5 @@ class Checkpoint:
     sha256: str  # of the file; of several shards: over their sorted "name sha256" lines
     mean: Channels | None = None  # input normalisation, from a JSON file beside the weights
     std: Channels | None = None
+    licence: str | None = None  # of the weights, where a JSON file beside them names one
     notes: tuple[str, ...] = ()  # what was assumed, filled in or left out, a line each

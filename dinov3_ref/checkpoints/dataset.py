@@ -19,6 +19,7 @@ NORMALIZATION: dict[str, tuple[Channels, Channels]] = {
     "lvd1689m": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "sat493m": ((0.430, 0.411, 0.296), (0.213, 0.156, 0.143)),
 }
+META_LICENCE = "dinov3-license"  # its name on the hub and in timm
 TOLERANCE = 1e-3  # the JSON files round differently; the two data sets are 0.04 apart
 
 
@@ -31,6 +32,12 @@ def sidecar_normalization(sidecars: Mapping[str, Mapping[str, Any]]) -> tuple[Ch
         if mean and std:
             return mean, std
     return None
+
+
+def sidecar_licence(sidecars: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The weights' licence, as timm's config.json names it, if it does."""
+    named = json_object(sidecars.get("config.json", {}), "pretrained_cfg").get("license")
+    return named if isinstance(named, str) else None
 
 
 def infer_dataset(

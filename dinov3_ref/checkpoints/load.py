@@ -18,7 +18,7 @@ from dinov3_ref.checkpoints.architecture import check_architecture, infer_config
 from dinov3_ref.checkpoints.bias import key_mask
 from dinov3_ref.checkpoints.checkpoint import Checkpoint
 from dinov3_ref.checkpoints.convnext import ConvNeXtLayout, check_repeated_norm, infer_convnext
-from dinov3_ref.checkpoints.dataset import infer_dataset, sidecar_normalization
+from dinov3_ref.checkpoints.dataset import infer_dataset, sidecar_licence, sidecar_normalization
 from dinov3_ref.checkpoints.expected import Shape, expected_shapes
 from dinov3_ref.checkpoints.files import RawCheckpoint, read_checkpoint
 from dinov3_ref.checkpoints.hub import Fetched
@@ -116,6 +116,7 @@ def _identify(raw: RawCheckpoint, layout: str, in_file: ModelConfig, name: str) 
         sha256=raw.sha256,
         mean=mean,
         std=std,
+        licence=sidecar_licence(raw.sidecars),
         notes=(note,) if note else (),
     )
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from dinov3_ref.checkpoints.bias import has_key_bias, has_qkv_bias
 from dinov3_ref.checkpoints.checkpoint import Channels, Checkpoint
 from dinov3_ref.checkpoints.convnext import HF_ACTIVATION, HF_EPS, HF_MODEL_TYPE
-from dinov3_ref.checkpoints.dataset import NORMALIZATION
+from dinov3_ref.checkpoints.dataset import META_LICENCE, NORMALIZATION
 from dinov3_ref.checkpoints.expected import ffn_width
 from dinov3_ref.checkpoints.hf import FFN_ACTIVATION, NORM_BY_EPS
 from dinov3_ref.checkpoints.official import PERIODS
@@ -161,7 +161,7 @@ def timm_config(checkpoint: Checkpoint) -> dict[str, Any]:
             "pool_size": None,
             "first_conv": "patch_embed.proj" if is_vit else "stem.0",
             "classifier": "head" if is_vit else "head.fc",
-            "license": "dinov3-license",
+            "license": checkpoint.licence or META_LICENCE,
         },
     }
     return {**described, "model_args": arguments} if arguments else described

@@ -1,6 +1,6 @@
 """Features of a labelled dataset by a frozen model (SPEC 5.1, 5.2).
 
-Shapes: B batch, N pictures, S side, D embed_dim, n number of last blocks.
+Shapes: B batch, N pictures, S side, D embed_dim, n number of last blocks, W ranks.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dinov3_ref.checkpoints.sidecars import normalization
 from dinov3_ref.data.broken import BrokenImages
 from dinov3_ref.data.datasets import EncodedImages
 from dinov3_ref.data.sample import Sample, SeededSamples
+from dinov3_ref.distributed import get_rank, get_world_size
 from dinov3_ref.errors import DataError
 from dinov3_ref.eval.labelled import Labelled
 from dinov3_ref.models import Backbone, ConvNeXt
@@ -98,14 +99,17 @@ def extract(
     num_workers: int = 0,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Labelled:
-    """Features of a labelled dataset, broken pictures left out. Raises `DataError` for too many of them."""
+    """Features of a labelled dataset, broken pictures left out; in a process group, of this rank's share.
+
+    Raises `DataError` for too many broken ones.
+    """
     features, labels = [], []
     done = 0
     for images, targets in labelled_batches(dataset, batch_size=batch_size, num_workers=num_workers):
         features.append(read(frozen, images).cpu())
         labels.append(targets)
         done += len(targets)
-        progress(f"{source}: {done} of {len(dataset)} pictures")
+        progress(f"{source}: {done} of {len(range(get_rank(), len(dataset), get_world_size()))} pictures")
     if not features:
         raise DataError(f"'{source}' has no picture that can be read")
     return Labelled(torch.cat(features), torch.cat(labels), dataset.class_names, source)
@@ -114,11 +118,15 @@ def extract(
 def labelled_batches(
     dataset: EncodedImages, *, batch_size: int, num_workers: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(images [B,3,S,S], labels [B]) in order, broken pictures left out. Raises `DataError` for too many."""
+    """(images [B,3,S,S], labels [B]) in order, broken pictures left out; in a process group, every W-th.
+
+    Raises `DataError` for too many broken ones.
+    """
     account = BrokenImages()
     loader: DataLoader[Any] = DataLoader(
         SeededSamples(dataset, tries=1),
         batch_size=batch_size,
+        sampler=range(get_rank(), len(dataset), get_world_size()),
         num_workers=num_workers,
         collate_fn=collate_labelled,
         pin_memory=torch.cuda.is_available(),
