@@ -82,8 +82,8 @@ class Prediction:
 
     `site`: where it overflows first in order of computation, else the narrow value nearest to the limit (None
     where all of them are scaled); for int8 the value whose channels are most uneven. `value` is what was
-    measured there, `limit` what fits: magnitudes, or for int8 ratios of the largest channel to the median one.
-    `scaled` names the linear layers that the recipe brings into range, the largest first.
+    measured there, `limit` what fits: magnitudes, or for int8 ratios of the largest channel to the median
+    one. `scaled` names the linear layers that the recipe brings into range, the largest first.
     """
 
     recipe: str
@@ -122,8 +122,8 @@ def _overflow(name: str, precision: Precision, ranges: Ranges) -> Prediction:
     held = [site for site in ranges.sites if precision.limit(site.role) == limit]
     nearest = max(held, key=lambda site: site.largest, default=None)
     verdict = ", ".join(_reassurances(limit, nearest, scaled))
-    site, value = (nearest.name, nearest.largest) if nearest is not None else (None, 0.0)
-    return Prediction(name, about, True, site, value, limit, scaled, f"safe: {verdict}")
+    where, value = (nearest.name, nearest.largest) if nearest is not None else (None, 0.0)
+    return Prediction(name, about, True, where, value, limit, scaled, f"safe: {verdict}")
 
 
 def _reassurances(limit: float, nearest: Site | None, scaled: tuple[str, ...]) -> Iterator[str]:

@@ -22,7 +22,7 @@ Size = tuple[int, int]  # H, W
 class ReadyProfile:
     """A range of batches and of sides in patches; no usual side stands for the bundle's own input size.
 
-    A ConvNeXt's patches are 32 pixels wide; its sides are counted by 16 all the same, and cut to whole patches.
+    Sides of a ConvNeXt, whose patches are 32 pixels wide, are counted by 16 too and cut to whole patches.
     """
 
     batch: tuple[int, int, int]
@@ -83,16 +83,17 @@ def ready_profiles(name: str, preprocess: Preprocess) -> tuple[ProfileFacts, ...
 def _fit(row: ReadyProfile, preprocess: Preprocess) -> ProfileFacts:
     """A row in pixels, widened where the bundle's own input size is outside it."""
     patch, own = preprocess.patch_size, (preprocess.height, preprocess.width)
-    smallest_side, usual_side, largest_side = (
-        None if side is None else side * min(patch, LARGEST_UNIT) // patch * patch
-        for side in (row.smallest, row.usual, row.largest)
-    )
-    assert smallest_side and largest_side  # no row is smaller than a patch
-    usual = own if usual_side is None else (usual_side, usual_side)
-    smallest = [min(smallest_side, side) for side in own]
-    largest = [max(largest_side, side) for side in own]
+    unit = min(patch, LARGEST_UNIT)
+    usual = own if row.usual is None else (_whole(row.usual * unit, patch),) * 2
+    smallest = [min(_whole(row.smallest * unit, patch), side) for side in own]
+    largest = [max(_whole(row.largest * unit, patch), side) for side in own]
     low, often, high = row.batch
     return ProfileFacts((low, *smallest), (often, *usual), (high, *largest))  # type: ignore[arg-type]
+
+
+def _whole(side: int, patch: int) -> int:
+    """Pixels, cut to whole patches, one at least."""
+    return max(side // patch, 1) * patch
 
 
 def parse_batches(text: str) -> tuple[int, int, int]:
