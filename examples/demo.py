@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -37,7 +38,7 @@ PHOTOGRAPHS = {
     ),
     "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
 }
-TOY = Path(__file__).parent / "models" / "toy_vit"
+TOY = Path(os.path.relpath(Path(__file__).parent / "models" / "toy_vit"))
 TOY_SIDE = 64  # pixels: it has seen small pictures only
 CANNOT = 4  # exit code: this machine can't (here: no network, no permission)
 
