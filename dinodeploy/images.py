@@ -17,7 +17,7 @@ from many threads: no setting of Pillow or of `warnings` is touched.
 from __future__ import annotations
 
 import io
-import stat
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,9 +27,10 @@ import numpy as np
 from PIL import Image
 
 from dinodeploy.errors import ImageError
+from dinodeploy.regular import open_regular
 
 T = TypeVar("T")
-Source = str | Path | Image.Image | np.ndarray[Any, Any]
+Source = str | Path | bytes | Image.Image | np.ndarray[Any, Any]
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs: a quarter of a gigabyte in RGB
 
@@ -52,35 +53,35 @@ _TURNS = {
 
 
 def open_image(source: Source, *, max_pixels: int | None = MAX_PIXELS) -> Image.Image:
-    """A file, a Pillow image or a uint8 array [H, W, 3 | 4] or [H, W] -> Pillow image in mode RGB.
+    """A file, its bytes, a Pillow image or a uint8 array [H, W, 3 | 4] or [H, W] -> Pillow image, mode RGB.
 
     max_pixels: width x height above which a picture is refused before it is decoded; None for no limit.
     Raises ImageError.
     """
     if isinstance(source, (str, Path)):
         return _open_file(Path(source), max_pixels)
+    if isinstance(source, bytes):
+        return _read(io.BytesIO(source), "bytes", len(source), max_pixels)
     if isinstance(source, np.ndarray):
         return _finish(_from_array(source), "array", max_pixels)
     if isinstance(source, Image.Image):
         return _finish(source, "image", max_pixels)
-    raise ImageError(f"got {type(source).__name__}, wanted a path, a Pillow image or a uint8 array")
+    raise ImageError(f"got {type(source).__name__}, wanted a path, bytes, a Pillow image or a uint8 array")
 
 
 def _open_file(path: Path, max_pixels: int | None) -> Image.Image:
     where = repr(str(path))  # a name with a line break stays one line
     try:
-        status = path.stat()
-    except (OSError, ValueError) as error:  # a null byte in the name is a ValueError
-        raise ImageError(f"{where}: cannot be opened: {_reason(error)}") from error
-    if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for its writer
-        raise ImageError(f"{where}: not a regular file")
-    if status.st_size == 0:
-        raise ImageError(f"{where}: the file is empty")
-    try:
-        with path.open("rb") as file:
-            return _finish(_identify(file, where), where, max_pixels)
+        with open_regular(path) as file:
+            return _read(file, where, os.fstat(file.fileno()).st_size, max_pixels)
     except OSError as error:
         raise ImageError(f"{where}: cannot be opened: {_reason(error)}") from error
+
+
+def _read(file: BinaryIO, where: str, size: int, max_pixels: int | None) -> Image.Image:
+    if size == 0:
+        raise ImageError(f"{where}: the file is empty")
+    return _finish(_identify(file, where), where, max_pixels)
 
 
 def _identify(file: BinaryIO, where: str) -> Image.Image:

@@ -31,15 +31,24 @@ def list_images(paths: Sequence[str | Path]) -> list[str]:
     """
     ids: dict[str, None] = {}  # a set that remembers its order
     for path in paths:
-        for found in _expand(path):
-            ids.update(dict.fromkeys(_walk(found) if os.path.isdir(found) else [found]))  # noqa: PTH112
+        for found in expand(path):
+            ids.update(dict.fromkeys(walk(found) if os.path.isdir(found) else [found]))  # noqa: PTH112
     if not ids:
-        shown = ", ".join(repr(str(path)) for path in paths) or "no path"
-        raise MisuseError(f"no picture under {shown}; looked for {' '.join(SUFFIXES)}")
+        raise MisuseError(no_picture(paths))
     return list(ids)
 
 
-def _expand(path: str | Path) -> list[str]:
+def no_picture(paths: Sequence[str | Path]) -> str:
+    """What to say where nothing was found."""
+    shown = ", ".join(repr(str(path)) for path in paths) or "no path"
+    return f"no picture under {shown}; looked for {' '.join(SUFFIXES)}"
+
+
+def has_picture_suffix(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
+
+
+def expand(path: str | Path) -> list[str]:
     """The path itself if it is there, else what it matches as a glob."""
     text = str(path)
     if not text or "\0" in text:
@@ -53,7 +62,7 @@ def _expand(path: str | Path) -> list[str]:
     return matches
 
 
-def _walk(folder: str) -> Iterator[str]:
+def walk(folder: str, *, recursive: bool = True) -> Iterator[str]:
     """Pictures below a folder, depth first. Each real folder is entered once, so links cannot loop."""
     entered: set[tuple[int, int]] = set()
     pending = [folder]
@@ -66,7 +75,8 @@ def _walk(folder: str) -> Iterator[str]:
         if (status.st_dev, status.st_ino) in entered:
             continue
         entered.add((status.st_dev, status.st_ino))
-        pending += reversed(_children(path))
+        if recursive or path == folder:
+            pending += reversed(_children(path))
 
 
 def _children(folder: str) -> list[str]:
@@ -81,4 +91,4 @@ def _children(folder: str) -> list[str]:
 
 
 def _is_wanted(path: Path) -> bool:
-    return path.name.lower().endswith(SUFFIXES) or os.path.isdir(path)  # noqa: PTH112
+    return has_picture_suffix(path.name) or os.path.isdir(path)  # noqa: PTH112

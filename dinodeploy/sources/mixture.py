@@ -1,0 +1,91 @@
+"""Several sources as one, each id once."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+
+from dinodeploy.errors import MisuseError
+from dinodeploy.sources.ids import ChosenIds, repeats
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL import Image
+
+    from dinodeploy.sources import Source
+
+
+class JoinedIds(Sequence[str]):
+    """The ids of all parts, one part after the other."""
+
+    def __init__(self, parts: Sequence[Sequence[str]]) -> None:
+        self._parts = parts
+        self._starts = [0, *accumulate(map(len, parts))]
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(len(self)))]
+        part, position = self.find(range(len(self))[index])
+        return self._parts[part][position]
+
+    def __iter__(self) -> Iterator[str]:
+        return (id_ for part in self._parts for id_ in part)
+
+    def find(self, index: int) -> tuple[int, int]:
+        """Which part, and which of its ids."""
+        part = bisect_right(self._starts, index) - 1
+        return part, index - self._starts[part]
+
+
+class Mixture:
+    """Sources one after the other.
+
+    The same place named twice is one picture, and the first mention counts. Raises MisuseError where an id
+    that a table gave would stand for two pictures.
+    """
+
+    def __init__(self, parts: Sequence[Source]) -> None:
+        self._parts = parts
+        self._joined = JoinedIds([part.ids for part in parts])
+        self._kept = self._first_mentions()
+        self.ids: Sequence[str] = self._joined if self._kept is None else ChosenIds(self._joined, self._kept)
+
+    def picture(self, index: int) -> str | Path | bytes | Image.Image:
+        if self._kept is not None:
+            index = int(self._kept[index])
+        part, position = self._joined.find(range(len(self._joined))[index])
+        return self._parts[part].picture(position)
+
+    def close(self) -> None:
+        for part in self._parts:
+            part.close()
+
+    def _first_mentions(self) -> np.ndarray[tuple[int], np.dtype[np.int64]] | None:
+        """Positions of what stays, or None where everything does."""
+        found = repeats(self._joined)
+        if not found:
+            return None
+        for pair in found:
+            if not all(self._is_place(position) for position in pair):
+                raise MisuseError(
+                    f"the id {self._joined[pair[0]]!r} is given to two pictures; name another --id-column, "
+                    "or none"
+                )
+        keep = np.ones(len(self._joined), bool)
+        keep[[position for position, _ in found]] = False
+        return np.flatnonzero(keep).astype(np.int64)
+
+    def _is_place(self, index: int) -> bool:
+        return getattr(self._parts[self._joined.find(index)[0]], "ids_are_places", False)

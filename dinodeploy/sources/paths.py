@@ -1,0 +1,38 @@
+"""Pictures that are files of their own, here or far away: the id of each is its path or URL, or is given."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from dinodeploy.errors import ImageError
+from dinodeploy.sources import remote
+from dinodeploy.sources.options import SourceOptions
+
+
+class PathSource:
+    """Files and URLs, each one picture.
+
+    paths: of the same length as `ids`; the ids are paths themselves if None. missing: positions that have an
+    id and no picture.
+    """
+
+    def __init__(
+        self,
+        ids: Sequence[str],
+        options: SourceOptions,
+        paths: Sequence[str] | None = None,
+        missing: Collection[int] = (),
+    ) -> None:
+        self.ids = ids
+        self.ids_are_places = paths is None
+        self._paths = ids if paths is None else paths
+        self._missing = missing
+        self._timeout = options.timeout
+
+    def picture(self, index: int) -> str | bytes:
+        if index in self._missing:
+            raise ImageError(f"{self.ids[index]!r}: this row names no picture")
+        path = self._paths[index]
+        return remote.fetch(path, self._timeout) if remote.is_url(path) else path
+
+    def close(self) -> None: ...
