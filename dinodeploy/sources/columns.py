@@ -13,12 +13,12 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 
-from dinodeploy.errors import MisuseError, first_line
+from dinodeploy.errors import MisuseError
 from dinodeploy.sources import remote
 from dinodeploy.sources.ids import PackedIds
 from dinodeploy.sources.options import SourceOptions
 from dinodeploy.sources.paths import PathSource
-from dinodeploy.sources.place import Place
+from dinodeploy.sources.place import Place, reason_of
 
 # In lower case, the likeliest first.
 PATH_COLUMNS = (
@@ -37,8 +37,7 @@ def open_place(place: Place, options: SourceOptions) -> list[PathSource]:
             return [named_by(place, _rows(text, place.name, options), options)]
     except (OSError, csv.Error) as error:
         raise MisuseError(
-            f"{place.name!r} cannot be read: {getattr(error, 'strerror', None) or first_line(error)}; "
-            "wanted a table with a header"
+            f"{place.name!r} cannot be read: {reason_of(error)}; wanted a table with a header"
         ) from error
 
 

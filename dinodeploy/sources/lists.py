@@ -9,12 +9,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
-from dinodeploy.errors import MisuseError, first_line
+from dinodeploy.errors import MisuseError
 from dinodeploy.sources import remote
 from dinodeploy.sources.ids import PackedIds
 from dinodeploy.sources.options import SourceOptions
 from dinodeploy.sources.paths import PathSource
-from dinodeploy.sources.place import Place
+from dinodeploy.sources.place import Place, reason_of
 
 
 def open_place(place: Place, options: SourceOptions) -> list[PathSource]:
@@ -24,7 +24,7 @@ def open_place(place: Place, options: SourceOptions) -> list[PathSource]:
             return [_source(file, place.beside, options)]
     except OSError as error:
         raise MisuseError(
-            f"{place.name!r} cannot be read: {error.strerror or first_line(error)}; wanted a list of paths"
+            f"{place.name!r} cannot be read: {reason_of(error)}; wanted a list of paths"
         ) from error
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
+from threading import Lock
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from dinodeploy.sources import Source
+
+_AWAKE = 4  # parts that may keep something open; a part may have `rest()`, which closes it until it is used
 
 
 class JoinedIds(Sequence[str]):
@@ -58,6 +62,8 @@ class Mixture:
 
     def __init__(self, parts: Sequence[Source]) -> None:
         self._parts = parts
+        self._recent: OrderedDict[int, None] = OrderedDict()
+        self._lock = Lock()
         self._joined = JoinedIds([part.ids for part in parts])
         self._kept = self._first_mentions()
         self.ids: Sequence[str] = self._joined if self._kept is None else ChosenIds(self._joined, self._kept)
@@ -66,7 +72,18 @@ class Mixture:
         if self._kept is not None:
             index = int(self._kept[index])
         part, position = self._joined.find(range(len(self._joined))[index])
+        self._use(part)
         return self._parts[part].picture(position)
+
+    def _use(self, part: int) -> None:
+        """Let the part rest that was not used for longest: a thousand open videos are too many."""
+        with self._lock:
+            self._recent[part] = None
+            self._recent.move_to_end(part)
+            oldest = self._recent.popitem(last=False)[0] if len(self._recent) > _AWAKE else None
+        rest = getattr(self._parts[oldest], "rest", None) if oldest is not None else None
+        if rest is not None:
+            rest()
 
     def close(self) -> None:
         for part in self._parts:

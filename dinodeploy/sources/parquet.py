@@ -14,10 +14,11 @@ from itertools import accumulate
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from dinodeploy.errors import ImageError, first_line
+from dinodeploy.errors import ImageError
+from dinodeploy.regular import open_regular
 from dinodeploy.sources import columns, tables
 from dinodeploy.sources.options import SourceOptions
-from dinodeploy.sources.place import Place, Unreadable
+from dinodeploy.sources.place import DiskPlace, Place, Unreadable, reason_of
 
 if TYPE_CHECKING:
     from dinodeploy.sources import Source
@@ -31,13 +32,14 @@ _ROWS = 65_536  # of ids or paths that are read at once
 class ParquetSource:
     """The pictures in one column of a file, row by row."""
 
-    def __init__(self, place: Place, parquet: Any, column: str, ids: Sequence[str], own_ids: bool) -> None:
+    def __init__(self, place: Place, metadata: Any, column: str, ids: Sequence[str], own_ids: bool) -> None:
         self.ids = ids
         self.ids_are_places = not own_ids
         self._place = place
-        self._parquet = parquet
+        self._metadata = metadata
+        self._parquet: Any = None  # opened when it is first needed
         self._column = column
-        groups = [parquet.metadata.row_group(group) for group in range(parquet.num_row_groups)]
+        groups = [self._metadata.row_group(group) for group in range(metadata.num_row_groups)]
         self._starts = [0, *accumulate(group.num_rows for group in groups)]
         self._rows = [_rows_of_stretch(group, column) for group in groups]
         self._kept: OrderedDict[tuple[int, int], Any] = OrderedDict()
@@ -51,7 +53,7 @@ class ParquetSource:
             with self._lock:
                 cell = self._read(group, stretch)[row].as_py()
         except (OSError, ValueError, StopIteration) as error:  # ArrowInvalid is a ValueError
-            raise ImageError(f"{self.ids[index]!r}: cannot be read: {first_line(error)[:200]}") from error
+            raise ImageError(f"{self.ids[index]!r}: cannot be read: {reason_of(error)}") from error
         return tables.bytes_of(cell, self.ids[index])
 
     def _read(self, group: int, stretch: int) -> Any:
@@ -62,14 +64,17 @@ class ParquetSource:
             return kept
         at, coming, rest = self._forward
         if at != group or coming > stretch:
-            coming, rest = (
-                0,
-                self._parquet.iter_batches(
-                    self._rows[group], row_groups=[group], columns=[self._column], use_threads=False
-                ),
+            if self._parquet is None:
+                self._parquet = _open(self._place, self._metadata)
+            coming = 0
+            rest = self._parquet.iter_batches(
+                self._rows[group], row_groups=[group], columns=[self._column], use_threads=False
             )
         while coming <= stretch:
             batch = next(rest)
+            left = self._starts[group + 1] - self._starts[group] - coming * self._rows[group]
+            if len(batch) != min(left, self._rows[group]):  # the next ones would be other rows' pictures
+                raise ValueError(f"got {len(batch)} rows at once, wanted {min(left, self._rows[group])}")
             self._kept[group, coming] = kept = batch.column(0)
             coming += 1
             self._forward = (group, coming, rest)
@@ -77,10 +82,25 @@ class ParquetSource:
                 self._kept.popitem(last=False)
         return kept
 
+    def rest(self) -> None:
+        """Let go of the file and of what was read; the next picture opens it anew."""
+        with self._lock:
+            self._forward = (-1, 0, iter(()))
+            self._kept.clear()
+            if self._parquet is not None:
+                self._parquet.close(force=True)
+                self._parquet = None
+
     def close(self) -> None:
-        self._forward = (-1, 0, iter(()))
-        self._kept.clear()
-        self._parquet.close(force=True)
+        self.rest()
+
+
+def _open(place: Place, metadata: Any = None) -> Any:
+    pq = tables.pyarrow("parquet")
+    if isinstance(place, DiskPlace):
+        open_regular(place.name).close()  # a FIFO would be waited for
+        return pq.ParquetFile(place.name, metadata=metadata, buffer_size=_BUFFER, pre_buffer=False)
+    return pq.ParquetFile(place.open(), metadata=metadata, buffer_size=_BUFFER, pre_buffer=False)
 
 
 def _rows_of_stretch(group: Any, column: str) -> int:
@@ -91,23 +111,26 @@ def _rows_of_stretch(group: Any, column: str) -> int:
 
 def open_place(place: Place, options: SourceOptions) -> list[Source]:
     """The pictures in a file, or those it names. Raises MisuseError for a column that is none."""
-    pq = tables.pyarrow("parquet")
     try:
-        parquet = pq.ParquetFile(place.open(), buffer_size=_BUFFER, pre_buffer=False)
-        schema = parquet.schema_arrow
-        column, holds_pictures = tables.choose(schema, options.column, place.name)
-        by = options.id_column
-        if by is not None:
-            by = columns.choose_column(schema.names, by, (), place.name)
-        if not holds_pictures:
-            values = _values(parquet, [column] if by is None else [column, by])
-            rows = ((row[0], None if by is None or row[-1] is None else str(row[-1])) for row in values)
-            return [columns.named_by(place, rows, options)]
-        values = (row[0] for row in _values(parquet, [by])) if by is not None else iter(())
-        ids = tables.ids_of(place.name, parquet.metadata.num_rows, by, values)
+        with _open(place) as parquet:  # thousands of files may be listed, so none stays open
+            return [_source(place, parquet, options)]
     except (OSError, ValueError) as error:
-        return [Unreadable(place.name, f"cannot be read as Parquet: {first_line(error)}")]
-    return [ParquetSource(place, parquet, column, ids, by is not None)]
+        return [Unreadable(place.name, f"cannot be read as Parquet: {reason_of(error)}")]
+
+
+def _source(place: Place, parquet: Any, options: SourceOptions) -> Source:
+    schema = parquet.schema_arrow
+    column, holds_pictures = tables.choose(schema, options.column, place.name)
+    by = options.id_column
+    if by is not None:
+        by = columns.choose_column(schema.names, by, (), place.name)
+    if not holds_pictures:
+        cells = _values(parquet, [column] if by is None else [column, by])
+        rows = ((row[0], None if by is None or row[-1] is None else str(row[-1])) for row in cells)
+        return columns.named_by(place, rows, options)
+    given = (row[0] for row in _values(parquet, [by])) if by is not None else iter(())
+    ids = tables.ids_of(place.name, parquet.metadata.num_rows, by, given)
+    return ParquetSource(place, parquet.metadata, column, ids, by is not None)
 
 
 def _values(parquet: Any, names: list[str]) -> Iterator[tuple[Any, ...]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from dinodeploy.errors import ImageError
+from dinodeploy.errors import ImageError, first_line
 from dinodeploy.regular import open_regular
 
 _AHEAD = 1 << 20  # bytes that are fetched at once from far away; headers of archives are small
@@ -57,6 +57,11 @@ class DiskPlace:
 
     def beside(self, path: str) -> str:
         return (Path(self.name).parent / path).as_posix()
+
+
+def reason_of(error: BaseException) -> str:
+    """Why something could not be read, in the words of whoever failed."""
+    return (getattr(error, "strerror", None) or first_line(error))[:200]
 
 
 class PlaceFile(io.RawIOBase):

@@ -15,11 +15,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
-from dinodeploy.errors import ImageError, MisuseError, first_line
+from dinodeploy.errors import ImageError, MisuseError
 from dinodeploy.listing import has_picture_suffix
 from dinodeploy.sources.ids import PackedIds
 from dinodeploy.sources.options import SourceOptions
-from dinodeploy.sources.place import Place, Unreadable
+from dinodeploy.sources.place import Place, Unreadable, reason_of
 
 if TYPE_CHECKING:
     from dinodeploy.sources import Source
@@ -43,8 +43,7 @@ class TarSource:
         try:
             return self._place.read(self._offsets[index], self._sizes[index])
         except OSError as error:
-            reason = error.strerror or first_line(error)
-            raise ImageError(f"{self.ids[index]!r}: cannot be read: {reason}") from error
+            raise ImageError(f"{self.ids[index]!r}: cannot be read: {reason_of(error)}") from error
 
     def close(self) -> None: ...
 
@@ -64,7 +63,7 @@ def open_place(place: Place, options: SourceOptions) -> list[Source]:
                 offsets.append(offset)
                 sizes.append(size)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        lost = getattr(error, "strerror", None) or first_line(error)
+        lost = reason_of(error)
     whole = TarSource(place, ids, offsets, sizes)
     if not lost:
         return [whole]

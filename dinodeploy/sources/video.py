@@ -12,6 +12,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -19,16 +20,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from dinodeploy.errors import ImageError, UnavailableError, first_line
+from dinodeploy.errors import ImageError, UnavailableError
 from dinodeploy.sources.ids import PackedIds
 from dinodeploy.sources.options import SourceOptions
-from dinodeploy.sources.place import Place, Unreadable
+from dinodeploy.sources.place import Place, Unreadable, reason_of
 
 if TYPE_CHECKING:
     from dinodeploy.sources import Source
 
-_KEPT = 24  # decoded frames that nobody asked for yet: more than there are decoding threads
+_KEPT = 16  # decoded frames that nobody asked for yet: more than there are decoding threads
 _NEAR = 8  # frames that are decoded on the way sooner than sought
+_ENOUGH, _SLACK = Fraction(95, 100), Fraction(1, 2)  # of the promised length, seconds: a header rounds
 _OPTIONS = {"fflags": "+genpts"}  # times where a container stores none, as old AVI files do
 
 
@@ -45,8 +47,10 @@ class VideoSource:
         self._wanted = set(times)
         self._kept: OrderedDict[int, Any] = OrderedDict()
         self._container: Any = None
+        self._stack = ExitStack()  # closes the container and its file
         self._frames: Iterator[Any] = iter(())
         self._at: int | None = None  # time of the frame decoded last
+        self._overshot = False  # seeking led past what was sought: to a later frame, or to none
         self._lock = Lock()
 
     def picture(self, index: int) -> Image.Image:
@@ -58,80 +62,99 @@ class VideoSource:
         except (av.FFmpegError, OSError, ValueError) as error:
             with self._lock:
                 self._let_go()
-            raise ImageError(f"{self.ids[index]!r}: cannot be decoded: {first_line(error)}") from error
+            raise ImageError(f"{self.ids[index]!r}: cannot be decoded: {reason_of(error)}") from error
 
     def _frame(self, time: int) -> Any:
         if time in self._kept:
             return self._kept.pop(time)
-        key = self._keys[max(0, bisect_right(self._keys, time) - 1)]
-        behind = self._at is None or time <= self._at
-        if behind or (self._at is not None and key > self._at and self._steps(self._at, key) > _NEAR):
-            self._seek(key)
-        found = self._decode_to(time)
-        if found is None and self._keys and key != self._keys[0]:  # a container whose index is not exact
-            self._seek(self._keys[0])
+        key = max(0, bisect_right(self._keys, time) - 1)
+        if self._at is not None and self._at < time and self._steps(self._at, self._keys[key]) <= _NEAR:
             found = self._decode_to(time)
+        else:
+            found = self._sought(key, time)
         if found is None:
             raise ValueError("the frame is not in the stream any more")
         return found
+
+    def _sought(self, key: int, time: int) -> Any:
+        """Decoded from a frame where that can begin; from ever earlier ones where seeking goes too far."""
+        back = 1
+        while True:
+            self._seek(key)
+            found = self._decode_to(time)
+            if found is not None or not self._overshot or key == 0:
+                return found
+            key = max(0, key - back)
+            back *= 2
 
     def _steps(self, start: int, end: int) -> int:
         """How many chosen frames lie between two times."""
         return bisect_right(self._times, end) - bisect_right(self._times, start)
 
-    def _seek(self, time: int) -> None:
-        if self._container is None:
-            self._container = _open(self._place)
+    def _seek(self, key: int) -> None:
+        """To a frame where decoding can begin; to the first by opening anew, which never goes too far."""
+        if key == 0 or self._container is None:
+            self._reopen()
         stream = self._container.streams.video[0]
-        self._container.seek(time, stream=stream, backward=True)
+        if key > 0:
+            self._container.seek(self._keys[key], stream=stream, backward=True)
         self._frames = self._container.decode(stream)
         self._at = None
 
+    def _reopen(self) -> None:
+        self._stack.close()
+        self._container = self._stack.enter_context(_opened(self._place))
+
     def _decode_to(self, time: int) -> Any:
         """The frame of that time, or None once it is passed; chosen ones on the way are kept."""
+        self._overshot = False
         for frame in self._frames:
             at = frame.pts if frame.pts is not None else frame.dts
             if at is None:
                 continue
-            self._at = at
+            first, self._at = self._at is None, at
             if at == time:
                 return frame
-            if at > time:
-                return None
             if at in self._wanted:
                 self._kept[at] = frame
                 if len(self._kept) > _KEPT:
                     self._kept.popitem(last=False)
+            if at > time:
+                self._overshot = first
+                return None
+        self._overshot = self._at is None
         return None
 
     def _let_go(self) -> None:
         self._frames, self._at = iter(()), None
-        self._kept.clear()
-        if self._container is not None:
-            self._container.close()
-            self._container = None
+        self._container = None
+        self._stack.close()
 
-    def close(self) -> None:
+    def rest(self) -> None:
+        """Let go of the decoder and of all frames; the next picture opens it anew."""
         with self._lock:
             self._let_go()
+            self._kept.clear()
+
+    def close(self) -> None:
+        self.rest()
 
 
 def open_place(place: Place, options: SourceOptions) -> list[Source]:
     """Every n-th frame of a video, and what it lost."""
     av = _av()
     try:
-        with _open(place) as container:
+        with _opened(place) as container:
             if not container.streams.video:
                 return [Unreadable(place.name, "holds no video")]
             stream = container.streams.video[0]
-            unit, promised = stream.time_base, stream.frames
+            unit = stream.time_base
             times, keys, lost = _list_frames(container, stream, av)
+            lost = lost or _shortfall(container, stream, times)
     except (av.FFmpegError, OSError, ValueError) as error:
-        return [Unreadable(place.name, f"cannot be read as a video: {first_line(error)}")]
+        return [Unreadable(place.name, f"cannot be read as a video: {reason_of(error)}")]
     if not times:
         return [Unreadable(place.name, f"holds no frame{': ' if lost else ''}{lost}")]
-    if promised > len(times) and not lost:
-        lost = f"{promised} frames were promised"
     chosen = times[:: options.every]
     source = VideoSource(place, _ids(place.name, chosen, times[0], unit), chosen, keys or times[:1])
     if not lost:
@@ -155,8 +178,22 @@ def _list_frames(container: Any, stream: Any, av: Any) -> tuple[list[int], list[
             if packet.is_keyframe:
                 keys.add(time)
     except av.FFmpegError as error:
-        lost = first_line(error)
+        lost = reason_of(error)
     return sorted(times), sorted(keys), lost
+
+
+def _shortfall(container: Any, stream: Any, times: Sequence[int]) -> str:
+    """What the container's header promises beyond the frames that are there, if it is much."""
+    if stream.frames > len(times):
+        return f"its header counts {stream.frames}"
+    alone = len(container.streams) == 1
+    promised = stream.duration * stream.time_base if stream.duration else Fraction(0)
+    if not promised and alone and container.duration:
+        promised = Fraction(container.duration, 1_000_000)
+    length = (times[-1] - times[0]) * stream.time_base if times else Fraction(0)
+    if length < promised * _ENOUGH - _SLACK:
+        return f"its header says {float(promised):.2f} s, the last frame is at {float(length):.2f} s"
+    return ""
 
 
 def _ids(name: str, times: Sequence[int], start: int, unit: Fraction) -> PackedIds:
@@ -170,13 +207,17 @@ def _ids(name: str, times: Sequence[int], start: int, unit: Fraction) -> PackedI
 
 
 def _upright(frame: Any) -> Image.Image:
+    if frame.is_corrupt:
+        raise ValueError("the frame is damaged")
     pixels = frame.to_ndarray(format="rgb24")
     turns = round(getattr(frame, "rotation", 0) / 90) % 4
     return Image.fromarray(np.ascontiguousarray(np.rot90(pixels, turns)))
 
 
-def _open(place: Place) -> Any:
-    return _av().open(place.open(), options=_OPTIONS)
+@contextmanager
+def _opened(place: Place) -> Iterator[Any]:
+    with place.open() as file, _av().open(file, options=_OPTIONS) as container:
+        yield container
 
 
 def _av() -> Any:
