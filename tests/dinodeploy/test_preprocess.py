@@ -238,6 +238,14 @@ def test_halfway_limit_does_not_change_the_picture(monkeypatch: pytest.MonkeyPat
     assert difference(ours(photo), usual).max() < 3  # rounding between the passes, in the other order
 
 
+@pytest.mark.parametrize("pixels", [1, 10_000, 100_000])
+def test_strips_do_not_change_the_picture(pixels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo, ours = photographs()["rocket"], of("hf", 256, 384)
+    whole = ours(photo)
+    monkeypatch.setattr(preprocess, "_STRIP", pixels)
+    np.testing.assert_array_equal(ours(photo), whole)
+
+
 def test_default_sizes_are_the_references() -> None:
     statistics = IMAGENET_MEAN, IMAGENET_STD
     sizes = {name: Preprocess.from_preset(name, None, *statistics).height for name in PRESETS}

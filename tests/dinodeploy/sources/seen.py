@@ -19,7 +19,7 @@ def look(*inputs: object, **options: Any) -> dict[str, Pixels | str]:
     """id -> pixels, or why there are none."""
     source = open_source([str(one) for one in inputs], **options)
     try:
-        return dict(zip(source.ids, map(lambda index: picture(source, index), range(len(source.ids)))))
+        return {id_: picture(source, index) for index, id_ in enumerate(source.ids)}
     finally:
         source.close()
 
@@ -29,7 +29,7 @@ def look_by_threads(source: Source) -> list[Pixels | str]:
     order = list(range(len(source.ids)))
     random.Random(0).shuffle(order)
     with ThreadPoolExecutor(8) as pool:
-        seen = dict(zip(order, pool.map(lambda index: picture(source, index), order)))
+        seen = dict(zip(order, pool.map(lambda index: picture(source, index), order), strict=True))
     return [seen[index] for index in range(len(order))]
 
 
@@ -37,11 +37,10 @@ def picture(source: Source, index: int) -> Pixels | str:
     try:
         return np.asarray(open_image(source.picture(index)))
     except ImageError as error:
-        assert "\n" not in str(error)
+        assert "\n" not in str(error)  # noqa: PT017  what cannot be opened is a result here
         return str(error)
 
 
 def assert_same(seen: list[Any], wanted: list[Any]) -> None:
-    assert len(seen) == len(wanted)
-    for got, want in zip(seen, wanted):
+    for got, want in zip(seen, wanted, strict=True):
         np.testing.assert_array_equal(got, want)

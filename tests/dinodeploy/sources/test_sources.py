@@ -184,7 +184,7 @@ def test_folder_without_pictures_says_what_it_holds() -> None:
     ],
 )
 def test_senseless_options_are_refused_at_birth(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(MisuseError, match=".") as caught:
+    with pytest.raises(MisuseError) as caught:
         SourceOptions(**options)
     assert message in str(caught.value)
 

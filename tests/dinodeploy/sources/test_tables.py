@@ -1,4 +1,4 @@
-"""Pictures in Parquet, Arrow and saved datasets: every row its own picture, whoever asks in whatever order."""
+"""Pictures in Parquet, Arrow and saved datasets: every row its own, whoever asks in whatever order."""
 
 from __future__ import annotations
 
@@ -177,8 +177,8 @@ def test_misuse_is_one_line() -> None:
             open_source([name], **options)
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
+    pq.write_table(table(), "c.parquet")
     with pytest.raises(MisuseError, match="is given to two pictures"):
-        pq.write_table(table(), "c.parquet")
         open_source(["a.parquet", "c.parquet"], id_column="key")
 
 
