@@ -66,7 +66,7 @@ def drafted(data: bytes, shrink: int) -> Image.Image:
 
 
 def finish_drafted(data: bytes, shrink: int, side: int = SIDE) -> Pixels:
-    """Reduced decoding and what is left to shrink; a pixel that was rounded up counts as what it is of one."""
+    """Reduced decoding and what is left to shrink; a pixel that was rounded up counts in part."""
     width, height = Image.open(io.BytesIO(data)).size
     return finish(drafted(data, shrink), side, box=(0, 0, width / shrink, height / shrink))
 

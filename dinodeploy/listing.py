@@ -48,6 +48,11 @@ def has_picture_suffix(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
+def is_wanted_member(name: str) -> bool:
+    """Of an archive: a picture by its suffix, neither hidden itself nor in a hidden folder."""
+    return has_picture_suffix(name) and not any(part.startswith(".") for part in name.split("/"))
+
+
 def expand(path: str | Path) -> list[str]:
     """The path itself if it is there, else what it matches as a glob."""
     text = str(path)

@@ -7,6 +7,7 @@ A source knows the ids of its pictures, in an order that never changes, and open
     paths.txt  -               a path or URL a line
     table.csv  table.tsv       a column of paths or URLs
     shard-{000..010}.tar       webdataset: shard-000.tar/0001.jpg
+    photos.zip                 photos.zip/cats/1.jpg
     train.parquet  a.arrow     pictures in a column, or paths
     dataset/                   what `datasets` saved to disk
     clip.mp4                   every n-th frame: clip.mp4#t=12.480
@@ -39,7 +40,7 @@ KINDS = {
     ".txt": "lists", ".lst": "lists",
     ".csv": "columns", ".tsv": "columns",
     ".tar": "tars", ".tar.gz": "tars", ".tgz": "tars", ".tar.bz2": "tars", ".tar.xz": "tars",
-    ".tar.zst": "tars",
+    ".tar.zst": "tars", ".zip": "zips",
     ".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow",
     ".mp4": "video", ".m4v": "video", ".mov": "video", ".mkv": "video", ".webm": "video", ".avi": "video",
     ".mpg": "video", ".mpeg": "video", ".ts": "video", ".m2ts": "video", ".wmv": "video", ".flv": "video",

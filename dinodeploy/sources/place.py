@@ -40,6 +40,7 @@ class DiskPlace:
 
     def __init__(self, path: str) -> None:
         self.name = path
+        self._folder = path[: path.rfind("/") + 1]
 
     def size(self) -> int:
         return Path(self.name).stat().st_size
@@ -56,7 +57,9 @@ class DiskPlace:
         return open_regular(self.name)
 
     def beside(self, path: str) -> str:
-        return (Path(self.name).parent / path).as_posix()
+        joined = path if path.startswith("/") else self._folder + path
+        odd = "//" in joined or "./" in joined or joined.endswith("/")
+        return Path(joined).as_posix() if odd else joined  # Path alone takes ten times as long
 
 
 def reason_of(error: BaseException) -> str:

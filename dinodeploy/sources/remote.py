@@ -10,11 +10,10 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Iterator
-from pathlib import PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 
 from dinodeploy.errors import ImageError, MisuseError, UnavailableError, first_line
-from dinodeploy.listing import has_picture_suffix
+from dinodeploy.listing import is_wanted_member
 from dinodeploy.sources.place import buffered
 
 T = TypeVar("T")
@@ -42,15 +41,17 @@ class RemotePlace:
 
     def size(self) -> int:
         if self._size is None:
-            size = _ask(lambda: self._fs.size(self._path), self._timeout)
+            size = _ask(lambda: self._fs.size(self._path, **_limits(self._fs, self._timeout)), self._timeout)
             if size is None:
                 raise OSError("its length is not known, so it cannot be read in pieces; download it first")
             self._size = int(size)
         return self._size
 
     def read(self, start: int, size: int) -> bytes:
+        limits = _limits(self._fs, self._timeout)
+
         def ask() -> bytes:
-            data: bytes = self._fs.cat_file(self._path, start=start, end=start + size, **self._limits)
+            data: bytes = self._fs.cat_file(self._path, start=start, end=start + size, **limits)
             if len(data) == self.size() > size:  # a server without ranges sends everything
                 data = data[start : start + size]
             if len(data) != size:
@@ -71,17 +72,12 @@ class RemotePlace:
         joined = path if path.startswith("/") else folder + slash + path
         return f"{joined}::{tail}" if tail else joined
 
-    @property
-    def _limits(self) -> dict[str, Any]:
-        return {"timeout": self._timeout} if getattr(self._fs, "async_impl", False) else {}
-
 
 def fetch(url: str, timeout: float) -> bytes:
     """The whole file behind a URL. Raises ImageError."""
     try:
         fs, path = _reach(url)
-        limits = {"timeout": timeout} if getattr(fs, "async_impl", False) else {}
-        return _ask(lambda: bytes(fs.cat_file(path, **limits)), timeout)
+        return _ask(lambda: bytes(fs.cat_file(path, **_limits(fs, timeout))), timeout)
     except (OSError, MisuseError) as error:
         raise ImageError(f"{url!r}: cannot be fetched: {_reason(error)}") from error
 
@@ -108,12 +104,13 @@ def find(url: str, *, recursive: bool, timeout: float) -> Iterator[str]:
         except OSError as error:
             raise MisuseError(f"{url!r} cannot be listed: {_reason(error)}") from error
 
-    matches = sorted(ask(fs.glob, path)) if _is_glob(url) else [path]
+    limits = _limits(fs, timeout)
+    matches = sorted(ask(fs.glob, path, **limits)) if _is_glob(url) else [path]
     if not matches:
         raise MisuseError(f"{url!r} matches nothing; wanted files, folders or globs of pictures")
     for match in matches:
-        if ask(_is_folder, fs, match, url):
-            found = ask(fs.find, match, maxdepth=None if recursive else 1)
+        if ask(_is_folder, fs, match, url, limits):
+            found = ask(fs.find, match, maxdepth=None if recursive else 1, **limits)
             yield from (_url(fs, name, url) for name in sorted(found) if _is_wanted(name, match))
         else:
             yield _url(fs, match, url)
@@ -140,6 +137,11 @@ def _reach(url: str) -> tuple[Any, str]:
     except (ValueError, OSError) as error:
         raise MisuseError(f"{url!r} cannot be reached: {_reason(error)}") from error
     return fs, str(path)
+
+
+def _limits(fs: Any, timeout: float) -> dict[str, float]:
+    """What makes fsspec give up on one call: only its asynchronous file systems can."""
+    return {"timeout": timeout} if getattr(fs, "async_impl", False) else {}
 
 
 def _ask(question: Callable[[], T], timeout: float) -> T:
@@ -183,13 +185,12 @@ def _is_glob(url: str) -> bool:
     return any(sign in url.partition("::")[0] for sign in ("*[" if _is_web(url) else "*?["))
 
 
-def _is_folder(fs: Any, path: str, url: str) -> bool:
+def _is_folder(fs: Any, path: str, url: str, limits: dict[str, float]) -> bool:
     """The web knows no folders: there a slash at the end means one. Raises FileNotFoundError."""
     if _is_web(url):
         return url.endswith("/")
-    return path in ("", "/") or fs.info(path)["type"] == "directory"
+    return path in ("", "/") or fs.info(path, **limits)["type"] == "directory"
 
 
 def _is_wanted(name: str, folder: str) -> bool:
-    inside = PurePosixPath(name.removeprefix(folder)).parts
-    return has_picture_suffix(name) and not any(part.startswith(".") for part in inside)
+    return is_wanted_member(name.removeprefix(folder))

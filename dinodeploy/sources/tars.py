@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
 from dinodeploy.errors import ImageError, MisuseError
-from dinodeploy.listing import has_picture_suffix
+from dinodeploy.listing import is_wanted_member
 from dinodeploy.sources.ids import PackedIds
 from dinodeploy.sources.options import SourceOptions
 from dinodeploy.sources.place import Place, Unreadable, reason_of
@@ -87,8 +87,7 @@ def _pictures(file: BinaryIO) -> Iterator[tuple[str, int, int]]:
         while (member := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # it would keep a kilobyte for each
             name = member.name.removeprefix("./")
-            hidden = any(part.startswith(".") for part in name.split("/"))
-            if member.isreg() and not member.issparse() and has_picture_suffix(name) and not hidden:
+            if member.isreg() and not member.issparse() and is_wanted_member(name):
                 seen[name] += 1
                 again = f"#{seen[name]}" if seen[name] > 1 else ""
                 yield name + again, member.offset_data, member.size
