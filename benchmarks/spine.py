@@ -1,163 +1,105 @@
-"""What the way from checkpoint to embedding costs on this CPU, in one run, beside plain torch.
+"""What the way from checkpoint to embedding costs on this CPU, in one run, beside the peers.
 
-    make bench                                        # vit_small
-    .venv/bin/python benchmarks/spine.py --arch vit_base --rounds 15
+    make bench                                                       # vit_small, fp32
+    .venv/bin/python benchmarks/spine.py --arch vit_base --recipe int8 --batch 1,8,32 --imgsz 224,518,1024x768
+    .venv/bin/python benchmarks/spine.py --vs torch,compile,transformers,timm,openvino --outputs cls
 
 Measures export (time, peak memory of the process), cold start of `dinodeploy embed` with one picture, and
-latency of ONNX Runtime against the reference in torch, interleaved, medians and 95th percentiles, with the
-error beside each. Writes benchmarks/ledger/spine_<arch>_<cpu>_<yyyymm>.json.
+then what `dinodeploy bench` measures (`dinodeploy/bench/`): latency in turns, ratios, share of the machine's
+own peak, memory, starts, and the error beside each. Writes one record,
+benchmarks/ledger/cpu_<arch>_<recipe>_<cpu>_<yyyymm>.json; `benchmarks/table.py` prints all of them.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import re
-import resource
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
+from processes import run_dinodeploy
+from rich.console import Console
 
-from dinodeploy import Embedder
-from dinodeploy.machine import cpu_name
-from dinov3_ref.checkpoints import build_model, random_checkpoint
+from dinodeploy.bench import BenchOptions, as_table, run_bench, summary
+from dinodeploy.bench.ledger import record_name, write_record
+from dinodeploy.cli.bench import parse_batches, parse_sizes
 from exporters.golden import load_photo
 
 LEDGER = Path(__file__).parent / "ledger"
-SHAPES = ((1, 224, 224), (8, 224, 224), (1, 512, 512))
-PACKAGES = ("torch", "onnx", "onnxruntime", "numpy", "pillow")
+STARTS = 5
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--arch", default="vit_small")
-    parser.add_argument("--rounds", type=int, default=15)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        bundle = Path(folder) / "bundle"
-        record: dict[str, Any] = {
-            "command": " ".join(["benchmarks/spine.py", *sys.argv[1:]]),
-            "date": datetime.now(timezone.utc).date().isoformat(),
-            "cpu": cpu_name(),
-            "threads": torch.get_num_threads(),
-            "python": platform.python_version(),
-            "versions": {package: version(package) for package in PACKAGES},
-            "arch": options.arch,
-            "weights": "random, seed 0",
-            "export": measure_export(options.arch, bundle),
-            "cold_start": measure_cold_start(bundle, Path(folder)),
-            "latency": measure_latency(options.arch, bundle, options.rounds),
-        }
-    LEDGER.mkdir(exist_ok=True)
-    cpu = re.sub(r"[^a-z0-9]+", "-", cpu_name().partition("[")[0].lower()).strip("-")
-    path = LEDGER / f"spine_{options.arch}_{cpu}_{datetime.now(timezone.utc):%Y%m}.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
+def main(arguments: list[str]) -> None:
+    options = parse(arguments)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        bundle = folder / "bundle"
+        export = measure_export(options.arch, options.recipe, bundle)
+        start = measure_cold_start(bundle, folder)
+        measured = run_bench(
+            str(bundle),
+            BenchOptions(
+                vs=tuple(options.vs.split(",")) if options.vs else (),
+                batches=parse_batches(options.batch),
+                sizes=parse_sizes(options.imgsz),
+                rounds=options.rounds,
+                threads=options.threads,
+                outputs=tuple(options.outputs.split(",")) if options.outputs else None,
+            ),
+            lambda text: print(f"  {text}", file=sys.stderr),
+        )
+    command = " ".join(["benchmarks/spine.py", *arguments])
+    record = {"command": command, **measured, "export": export, "cold_start": start}
+    path = options.out or LEDGER / record_name("cpu", options.arch, options.recipe)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_record(record, path)
     show(record)
     print(f"written: {path}")
 
 
-def measure_export(arch: str, bundle: Path) -> dict[str, float]:
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--arch", default="vit_small")
+    parser.add_argument("--recipe", default="fp32")
+    parser.add_argument("--vs", default="torch", help="peers, as in `dinodeploy bench`")
+    parser.add_argument("--batch", default="1,8")
+    parser.add_argument("--imgsz", default="224,512")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--outputs", help="cls: the engine leaves out the rest")
+    parser.add_argument("--out", type=Path, help="the record; default: benchmarks/ledger/")
+    return parser.parse_args(arguments)
+
+
+def measure_export(arch: str, recipe: str, bundle: Path) -> dict[str, float | None]:
     """Seconds and peak memory of the whole command, in a process of its own."""
-    command = ["export", "--arch", arch, "--weights", "random", "--out", str(bundle)]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    seconds = run_command(command)
-    peak = max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-    return {
-        "seconds": seconds,
-        "peak_gib": peak / 2**20,
-        "model_gib": (bundle / "model.onnx").stat().st_size / 2**30,
-    }
+    arguments = ["export", "--arch", arch, "--weights", "random", "--precision", recipe, "--out", str(bundle)]
+    seconds, peak = run_dinodeploy(arguments)
+    weights = sum(path.stat().st_size for path in bundle.glob("model.onnx*"))
+    return {"seconds": seconds, "peak_mib": peak, "weights_mib": weights / 2**20}
 
 
 def measure_cold_start(bundle: Path, folder: Path) -> dict[str, float]:
     """Median seconds of `dinodeploy embed` with one photograph, from process start to its end."""
     Image.fromarray(load_photo("chelsea")).save(folder / "photo.jpg")
-    command = [
-        "embed",
-        str(folder / "photo.jpg"),
-        "--engine",
-        str(bundle),
-        "--out",
-        str(folder / "out"),
-        "--overwrite",
-    ]
-    run_command(command)
-    return {"seconds": float(np.median([run_command(command) for _ in range(5)]))}
-
-
-def run_command(arguments: list[str]) -> float:
-    started = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "dinodeploy.cli.app", *arguments], check=True, capture_output=True)
-    return time.perf_counter() - started
-
-
-def measure_latency(arch: str, bundle: Path, rounds: int) -> list[dict[str, Any]]:
-    """ONNX Runtime and torch in turn, the same pixels and weights."""
-    model = build_model(random_checkpoint(arch))
-    rows = []
-    with Embedder.open(bundle) as embedder, torch.inference_mode():
-        for batch, height, width in SHAPES:
-            preprocess = embedder.preprocess_for((height, width))
-            one = preprocess(Image.fromarray(load_photo("coffee")))
-            pixels = np.repeat(one[None], batch, axis=0)
-            tensor = torch.from_numpy(pixels)
-            runners: dict[str, Callable[[], Any]] = {
-                "dinodeploy": lambda x=pixels: embedder.run(x),
-                "torch": lambda x=tensor: model(x, is_training=True),
-            }
-            wanted = runners["torch"]()["x_norm_clstoken"].numpy()
-            error = np.linalg.norm(runners["dinodeploy"]()["cls"] - wanted) / np.linalg.norm(wanted)
-            rows.append({"batch": batch, "height": height, "width": width, **interleave(runners, rounds)})
-            rows[-1]["relative_frobenius"] = float(error)
-    return rows
-
-
-def interleave(runners: dict[str, Callable[[], Any]], rounds: int) -> dict[str, Any]:
-    """Milliseconds of each, taken in turn so that a drifting machine treats all alike."""
-    times: dict[str, list[float]] = {name: [] for name in runners}
-    for runner in runners.values():
-        runner()
-    for _ in range(rounds):
-        for name, runner in runners.items():
-            started = time.perf_counter()
-            runner()
-            times[name].append(1e3 * (time.perf_counter() - started))
-    result: dict[str, Any] = {
-        name: {"median_ms": float(np.median(values)), "p95_ms": float(np.percentile(values, 95))}
-        for name, values in times.items()
-    }
-    ratios = np.array(times["torch"]) / np.array(times["dinodeploy"])
-    result["torch_over_dinodeploy"] = float(np.median(ratios))
-    return result
+    arguments = ["embed", str(folder / "photo.jpg"), "--engine", str(bundle), "--out", str(folder / "out")]
+    seconds = [run_dinodeploy([*arguments, "--overwrite"])[0] for _ in range(STARTS + 1)]
+    return {"seconds": float(np.median(seconds[1:]))}
 
 
 def show(record: dict[str, Any]) -> None:
     export, start = record["export"], record["cold_start"]
-    print(f"{record['arch']} on {record['cpu']}, {record['threads']} threads")
-    peak, size = export["peak_gib"], export["model_gib"]
-    print(f"export {export['seconds']:.1f} s, peak {peak:.2f} GiB (model {size:.2f} GiB)")
+    print(summary(record))
+    peak = "" if export["peak_mib"] is None else f", peak {export['peak_mib']:.0f} MiB"
+    print(f"export {export['seconds']:.1f} s{peak} (weights {export['weights_mib']:.0f} MiB)")
     print(f"cold start of embed, one picture: {start['seconds']:.2f} s")
-    for row in record["latency"]:
-        ours, theirs = row["dinodeploy"], row["torch"]
-        print(
-            f"batch {row['batch']} {row['height']}x{row['width']}: {ours['median_ms']:.1f} ms "
-            f"(p95 {ours['p95_ms']:.1f}), torch {theirs['median_ms']:.1f} ms, ratio "
-            f"{row['torch_over_dinodeploy']:.2f}, error {row['relative_frobenius']:.1e}"
-        )
+    Console(highlight=False, width=100).print(as_table(record))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -42,10 +42,7 @@ def begin_directory(target: Path) -> Path:
 
 def commit_directory(partial: Path, target: Path) -> None:
     """Put `partial` in `target`'s place; whether what is there may go is the caller's decision."""
-    for folder, _, files in os.walk(partial):
-        for name in files:
-            sync(Path(folder, name))
-        sync(Path(folder))
+    sync_tree(partial)
     if not target.exists():
         partial.rename(target)
     else:
@@ -58,6 +55,35 @@ def commit_directory(partial: Path, target: Path) -> None:
             raise
         shutil.rmtree(old)
     sync(target.parent)
+
+
+def move_into_place(moves: Iterable[tuple[Path, Path]]) -> None:
+    """Rename each source to its target, in order, on disk when this returns; a target is replaced whole.
+
+    Files are flushed before the first is moved: a name never stands for less than was written. Sources and
+    targets are on one file system.
+    """
+    pairs = list(moves)
+    for source, _ in pairs:
+        sync_tree(source)
+    for source, target in pairs:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        source.replace(target)
+    folders = [target.parent for _, target in pairs]
+    for folder in dict.fromkeys([*folders, *(folder.parent for folder in folders)]):
+        sync(folder)
+
+
+def sync_tree(path: Path) -> None:
+    """Flush a file, or a directory and whatever is in it, to disk."""
+    for folder, _, files in os.walk(path):
+        for name in files:
+            sync(Path(folder, name))
+        sync(Path(folder))
+    if not path.is_dir():
+        sync(path)
 
 
 def partial_path(target: Path) -> Path:

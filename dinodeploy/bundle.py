@@ -2,6 +2,7 @@
 
     BUNDLE/manifest.json        what it is (`manifest.py`)
     BUNDLE/model.onnx           the graph (+ model.onnx.data past 2 GB); GPUs run it as it is
+    BUNDLE/model.cls.onnx       the same graph over the same weights, for CLS alone
     BUNDLE/*.plan               engines built of it by `dinodeploy build`
     BUNDLE/golden.safetensors   real photographs and the fp32 reference's outputs (`golden.py`)
     BUNDLE/parity.json          receipts of the judge (`receipts.py`); grows, so it is in no manifest
@@ -13,12 +14,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dinodeploy import manifest as manifests
 from dinodeploy.errors import BundleError, MisuseError, TamperedError
-from dinodeploy.manifest import EngineFacts, FileFacts, Manifest
+from dinodeploy.manifest import TAIL_OUTPUTS, TAILS, EngineFacts, FileFacts, Manifest
 
 MODEL_FILE = "model.onnx"
 GOLDEN_FILE = "golden.safetensors"
@@ -38,10 +39,23 @@ class Bundle:
 
     @property
     def engine_facts(self) -> EngineFacts:
-        """The manifest's entry; for the graph as a GPU runs it, which has none, what it would be."""
-        if self.backend is not None or self.engine not in self.manifest.engines:
-            return EngineFacts(self.backend or GRAPH_BACKEND, graph_files(self.manifest))
-        return self.manifest.engines[self.engine]
+        """The manifest's entry; for the graph as another backend runs it, which has none, what it would be.
+
+        A tail's is that of the engine whose numbers it gives, with one file more.
+        """
+        whole = TAILS.get(self.engine, self.engine)
+        if self.backend is not None or whole not in self.manifest.engines:
+            facts = EngineFacts(self.backend or GRAPH_BACKEND, graph_files(self.manifest))
+        else:
+            facts = self.manifest.engines[whole]
+        return facts if whole == self.engine else replace(facts, files=(self.engine, *facts.files))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What the engine puts out."""
+        if self.engine in TAILS:
+            return TAIL_OUTPUTS
+        return tuple(output.name for output in self.manifest.outputs)
 
     @property
     def needed_files(self) -> tuple[str, ...]:
@@ -77,7 +91,8 @@ def open_bundle(path: str | Path) -> Bundle:
         )
     manifest = manifests.read_manifest(root)
     engine = next(iter(manifest.engines), MODEL_FILE) if path.is_dir() else path.name
-    if engine not in manifest.engines and engine not in graph_files(manifest)[:1]:
+    others = {*graph_files(manifest)[:1], *tails(manifest)}
+    if engine not in manifest.engines and engine not in others:
         known = ", ".join(manifest.engines) or "none"
         raise BundleError(f"{root} has no engine {engine!r}; its engines: {known}")
     return Bundle(root, manifest, engine, named=not path.is_dir())
@@ -86,6 +101,11 @@ def open_bundle(path: str | Path) -> Bundle:
 def graph_files(manifest: Manifest) -> tuple[str, ...]:
     """The typed graph and its weights: what plans are built from and ONNX Runtime's GPU providers run."""
     return tuple(name for name in (MODEL_FILE, f"{MODEL_FILE}.data") if name in manifest.files)
+
+
+def tails(manifest: Manifest) -> tuple[str, ...]:
+    """The graphs for CLS alone that this bundle has."""
+    return tuple(name for name in TAILS if name in manifest.files)
 
 
 def verify_file(path: Path, facts: FileFacts) -> None:

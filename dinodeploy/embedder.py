@@ -59,21 +59,27 @@ class Embedder:
         engine: str | Path,
         *,
         device: str = "auto",
+        outputs: Sequence[str] | None = None,
         allow_unverified: bool = False,
         threads: int | None = None,
         weight_budget: int | None = None,
+        require_signature: Path | None = None,
     ) -> Embedder:
         """Open a bundle, or an engine file inside one, and make sure that it may be used.
 
-        `device` is auto, cpu, cuda or tensorrt (`devices.py`); auto takes the best that can run here.
+        `device` is auto, cpu, onnxruntime, openvino, cuda or tensorrt (`devices.py`); auto takes the best
+        that can run here. `outputs` is what you will use, everything by default: for ("cls",) a CPU leaves
+        out what only the other tokens need of the last block.
         Every file it reads is hashed first. Without a passing receipt for this runtime and device the
         judge runs now, which takes seconds; `allow_unverified` skips that. `weight_budget` is what a
-        weight-streaming plan may keep of its weights on the GPU, in bytes.
+        weight-streaming plan may keep of its weights on the GPU, in bytes. `require_signature` is a public
+        key, without whose signature over the whole bundle nothing is read (`signing.py`).
         Raises MisuseError for a path that is not there, BundleError or TamperedError for a bundle that is
         not what was exported, JudgementError when the judge rejects it, UnavailableError when this
         machine cannot run it.
         """
-        embedder = cls._open_unjudged(engine, device, threads=threads, weight_budget=weight_budget)
+        require(engine, require_signature)
+        embedder = cls._open_unjudged(engine, device, outputs, threads=threads, weight_budget=weight_budget)
         if allow_unverified:
             return embedder
         embedder.receipt = find_receipt(embedder.bundle, embedder.backend.runtime, embedder.backend.device)
@@ -88,8 +94,10 @@ class Embedder:
         return embedder
 
     @classmethod
-    def _open_unjudged(cls, engine: str | Path, device: str, **options: Any) -> Embedder:
-        bundle, backend, passed_over = open_on(open_bundle(engine), device, **options)
+    def _open_unjudged(
+        cls, engine: str | Path, device: str, outputs: Sequence[str] | None = None, **options: Any
+    ) -> Embedder:
+        bundle, backend, passed_over = open_on(open_bundle(engine), device, outputs, **options)
         return cls(bundle, backend, None, passed_over)
 
     @property
@@ -112,12 +120,15 @@ class Embedder:
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        return tuple(output.name for output in self.manifest.outputs)
+        """What the opened engine puts out."""
+        return self.bundle.outputs
 
     def run(self, pixels: Any) -> dict[str, Floats]:
         """Normalised pixels [B,3,H,W] -> {"cls": [B,D], "storage": [B,R,D], "patch": [B,h,w,D]}, float32.
 
-        `storage` is there if the model has such tokens, `layer_<i>` if it was exported with them.
+        `storage` is there if the model has such tokens, `layer_<i>` if it was exported with them, a head's
+        outputs (`logits` [B,K], `segmentation` [B,K,H,W], `depth` [B,1,H,W] …) if there is a head. An engine
+        opened for CLS alone gives `cls`.
         Raises MisuseError for another shape or dtype, or a size that is no multiple of the patch size.
         """
         array = np.asarray(pixels)
@@ -173,7 +184,7 @@ class Embedder:
         return verdict
 
     def _golden_cases(self) -> list[GoldenCase]:
-        cases = load_golden(self.bundle.root / GOLDEN_FILE)
+        cases = [case.only(self.output_names) for case in load_golden(self.bundle.root / GOLDEN_FILE)]
         fitting = [case for case in cases if self.backend.takes(*case.size)]
         others = dict.fromkeys(case.size for case in cases if not self.backend.takes(*case.size))
         self.not_judged = tuple(f"{height}x{width}" for height, width in others)
@@ -199,12 +210,14 @@ class Embedder:
 
 def judge_golden(cases: Sequence[GoldenCase], run: Run, manifest: Manifest) -> Verdict:
     """Judge `run` on golden cases with the runtime's own preprocessing and the manifest's recipe."""
+    head = manifest.head
     return judge(
         cases,
         prepare=lambda image, size: at_size(manifest.preprocess, size)(open_image(image)),
         run=run,
         preprocess=manifest.preprocess,
         recipe=manifest.graph.recipe,
+        head=dict.fromkeys(head.outputs, head.scores_classes) if head is not None else None,
     )
 
 
@@ -214,18 +227,28 @@ def check_bundle(
     device: str = "auto",
     threads: int | None = None,
     weight_budget: int | None = None,
+    require_signature: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[Bundle, Receipt, Verdict]:
     """Judge a bundle on this machine, whatever receipts it has; `say` is told what runs where.
 
     Raises as `Embedder.open` otherwise.
     """
+    require(engine, require_signature)
     with Embedder._open_unjudged(engine, device, threads=threads, weight_budget=weight_budget) as embedder:
         embedder.bundle.verify()
         verdict = embedder.check()
         say(embedder.choice)
         assert embedder.receipt is not None
         return embedder.bundle, embedder.receipt, verdict
+
+
+def require(engine: str | Path, key: Path | None) -> None:
+    """Hold the bundle against its signature, where a public key asks for one. Raises TamperedError."""
+    if key is not None:
+        from dinodeploy.signing import verify_signature
+
+        verify_signature(open_bundle(engine).root, key)
 
 
 def rejection(bundle: Bundle, verdict: Verdict) -> str:

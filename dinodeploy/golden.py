@@ -19,8 +19,8 @@ mean shows before the engine has run.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,10 @@ class GoldenCase:
     pixels: Floats
     outputs: dict[str, Floats]
     trace: Trace | None = None  # of the first photograph; one case of a bundle has it
+
+    def only(self, names: Collection[str]) -> GoldenCase:
+        """The same case for an engine that puts out `names` and no more."""
+        return replace(self, outputs={name: self.outputs[name] for name in self.outputs if name in names})
 
     @property
     def size(self) -> tuple[int, int]:

@@ -31,8 +31,8 @@ def list_images(paths: Sequence[str | Path]) -> list[str]:
     """
     ids: dict[str, None] = {}  # a set that remembers its order
     for path in paths:
-        for found in expand(path):
-            ids.update(dict.fromkeys(walk(found) if os.path.isdir(found) else [found]))  # noqa: PTH112
+        for found in expand_path(path):
+            ids.update(dict.fromkeys(walk_folder(found) if os.path.isdir(found) else [found]))  # noqa: PTH112
     if not ids:
         raise MisuseError(no_picture(paths))
     return list(ids)
@@ -53,8 +53,8 @@ def is_wanted_member(name: str) -> bool:
     return has_picture_suffix(name) and not any(part.startswith(".") for part in name.split("/"))
 
 
-def expand(path: str | Path) -> list[str]:
-    """The path itself if it is there, else what it matches as a glob."""
+def expand_path(path: str | Path) -> list[str]:
+    """The path itself if it is there, else what it matches as a glob. Raises MisuseError for neither."""
     text = str(path)
     if not text or "\0" in text:
         raise MisuseError(f"{text!r} is no path; wanted files, folders or globs of pictures")
@@ -67,7 +67,7 @@ def expand(path: str | Path) -> list[str]:
     return matches
 
 
-def walk(folder: str, *, recursive: bool = True) -> Iterator[str]:
+def walk_folder(folder: str, *, recursive: bool = True) -> Iterator[str]:
     """Pictures below a folder, depth first. Each real folder is entered once, so links cannot loop."""
     entered: set[tuple[int, int]] = set()
     pending = [folder]

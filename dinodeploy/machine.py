@@ -37,15 +37,26 @@ _NAME_BYTES = 256
 @functools.cache
 def cpu_name() -> str:
     """Architecture, model and the instruction sets that matter, e.g. `x86_64 AMD EPYC [avx2 avx512f]`."""
+    model = _cpuinfo().get("model name") or platform.processor() or "unknown CPU"
+    flags = " ".join(cpu_flags())
+    return f"{platform.machine()} {model}" + (f" [{flags}]" if flags else "")
+
+
+def cpu_flags() -> tuple[str, ...]:
+    """The instruction sets that matter, of those this CPU has; none where the system does not tell."""
+    fields = _cpuinfo()
+    present = set((fields.get("flags") or fields.get("features") or "").split())
+    return tuple(flag for flag in _KERNEL_FLAGS if flag in present)
+
+
+def _cpuinfo() -> dict[str, str]:
+    """What the system tells of its first CPU."""
     fields: dict[str, str] = {}
     if _CPUINFO.exists():
         for line in _CPUINFO.read_text(errors="replace").splitlines():
             key, _, value = line.partition(":")
             fields.setdefault(key.strip().lower(), value.strip())
-    model = fields.get("model name") or platform.processor() or "unknown CPU"
-    present = set((fields.get("flags") or fields.get("features") or "").split())
-    flags = " ".join(flag for flag in _KERNEL_FLAGS if flag in present)
-    return f"{platform.machine()} {model}" + (f" [{flags}]" if flags else "")
+    return fields
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,15 @@ from typing import Any, Literal
 from dinodeploy import schema
 from dinodeploy.atomic import atomic_file
 from dinodeploy.errors import BundleError, TamperedError
-from dinodeploy.preprocess import Preprocess
+from dinodeploy.preprocess import MAX_PATCHES, Preprocess
 
 FILE_NAME = "manifest.json"
 FORMAT = 1
 METADATA_KEY = "dinodeploy.facts"  # in the ONNX file
+
+# A graph for some outputs alone, over another's weights -> that other, whose numbers it gives.
+TAILS: dict[str, str] = {"model.cls.onnx": "model.onnx", "model.cpu.cls.onnx": "model.cpu.onnx"}
+TAIL_OUTPUTS = ("cls",)
 
 WEIGHTS_LICENCE = (
     "DINOv3 weights and whatever is derived from them, this bundle included, are subject to Meta's DINOv3 "
@@ -57,6 +61,25 @@ class OutputFacts:
 
 
 @dataclass(frozen=True)
+class HeadFacts:
+    """A head behind the backbone, in the same graph."""
+
+    task: Literal["classify", "segment", "depth", "pyramid", "custom"]
+    kind: str  # linear_classifier, dpt_depth …, or the class of a user's own
+    inputs: tuple[str, ...]  # backbone outputs that it reads
+    outputs: tuple[str, ...]
+    classes: tuple[str, ...]  # names by index along an output's second dimension; empty where there are none
+    source: str  # file name
+    sha256: str  # of that file
+    licence: str
+
+    @property
+    def scores_classes(self) -> bool:
+        """Whether its outputs are logits along their second dimension."""
+        return self.task in ("classify", "segment")
+
+
+@dataclass(frozen=True)
 class GraphFacts:
     """How the graph was made."""
 
@@ -68,6 +91,7 @@ class GraphFacts:
     overrides: tuple[str, ...] = ()  # PATTERN=TYPE, as given
     given_back: tuple[str, ...] = ()  # groups of layers that an 8-bit recipe runs in 16 bits
     calibration_pictures: int = 0
+    attention: bool = False  # whether what CLS gives each patch in the last block is an output too
 
 
 @dataclass(frozen=True)
@@ -128,6 +152,7 @@ class Manifest:
     files: dict[str, FileFacts]
     licence: str
     digest: str = ""
+    head: HeadFacts | None = None
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:
@@ -147,16 +172,17 @@ class Manifest:
     def facts(self) -> str:
         """The part that decides what comes out, as canonical JSON: what the ONNX metadata repeats."""
         whole = _as_sealed(schema.dump(self))
-        return canonical({key: whole[key] for key in ("format", "model", "preprocess", "outputs", "graph")})
+        parts = ("format", "model", "preprocess", "outputs", "graph", "head")
+        return canonical({key: whole[key] for key in parts if key in whole})
 
     def fingerprint(self, engine: str, preprocess: Preprocess) -> dict[str, Any]:
         """What decides the numbers of an embedding: two stores may be mixed only if theirs are equal."""
         return {
             "arch": self.model.arch,
             "weights_sha256": self.model.sha256,
-            "engine_sha256": self.files[engine].sha256,
+            "engine_sha256": self.files[TAILS.get(engine, engine)].sha256,
             "recipe": self.graph.recipe,
-            "preprocess": schema.dump(preprocess),
+            "preprocess": _without_defaults(schema.dump(preprocess)),
         }
 
     def sealed(self) -> Manifest:
@@ -181,10 +207,19 @@ def _as_sealed(whole: dict[str, Any]) -> dict[str, Any]:
     for engine in whole["engines"].values():
         if engine["build"] is None:
             del engine["build"]
-    for name in ("overrides", "given_back", "calibration_pictures"):
+    if whole["head"] is None:
+        del whole["head"]
+    for name in ("overrides", "given_back", "calibration_pictures", "attention"):
         if not whole["graph"][name]:
             del whole["graph"][name]
+    _without_defaults(whole["preprocess"])
     return whole
+
+
+def _without_defaults(preprocess: dict[str, Any]) -> dict[str, Any]:
+    if preprocess["max_patches"] == MAX_PATCHES:
+        del preprocess["max_patches"]
+    return preprocess
 
 
 def canonical(data: Any) -> str:

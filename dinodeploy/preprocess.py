@@ -67,7 +67,7 @@ class Preprocess:
     """A preset with its numbers filled in; recorded in manifests. Raises MisuseError if they make no sense.
 
     height, width: of the model's input in pixels; for "keep-aspect" both are the short side's target.
-    mean, std: of RGB in 0..1.
+    mean, std: of RGB in 0..1. max_patches: what a keep-aspect picture may have; larger ones are shrunk to it.
     """
 
     preset: str
@@ -76,12 +76,15 @@ class Preprocess:
     mean: Triple
     std: Triple
     patch_size: int = 16
+    max_patches: int = MAX_PATCHES
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise MisuseError(f"preprocessing {self.preset!r} is unknown; use one of {', '.join(PRESETS)}")
         if type(self.patch_size) is not int or self.patch_size < 1:
             raise MisuseError(f"patch size: got {self.patch_size!r}, wanted a positive number of pixels")
+        if type(self.max_patches) is not int or self.max_patches < 1:
+            raise MisuseError(f"max patches: got {self.max_patches!r}, wanted at least 1")
         _check_side("height", self.height, self.patch_size)
         _check_side("width", self.width, self.patch_size)
         if self.steps.fit == "keep-aspect":
@@ -116,7 +119,16 @@ class Preprocess:
         """(H, W) of the input that a picture of `width` x `height` pixels becomes."""
         if self.steps.fit != "keep-aspect":
             return self.height, self.width
-        return _nearest_grid(width, height, self.height, self.patch_size)
+        return _nearest_grid(width, height, self.height, self.patch_size, self.max_patches)
+
+    def view(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """What the input shows of a picture of `width` x `height` pixels: left, top, right, bottom."""
+        if self.steps.fit != "short-side-crop":
+            return 0.0, 0.0, float(width), float(height)
+        full_height, full_width = _cover_size(width, height, self.height, self.width, self.steps.resize_ratio)
+        top, left = round((full_height - self.height) / 2), round((full_width - self.width) / 2)
+        across, down = width / full_width, height / full_height
+        return left * across, top * down, (left + self.width) * across, (top + self.height) * down
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
         """RGB picture of any size -> float32 [3, H, W], C-contiguous, normalised."""
@@ -147,11 +159,12 @@ class Preprocess:
             raise MisuseError(
                 f"keep-aspect: got {self.height}x{self.width}, wanted one number, the short side"
             )
-        largest = math.isqrt(MAX_PATCHES) * self.patch_size
+        most = max(MAX_PATCHES, self.max_patches)  # fewer shrink the pictures, whatever the short side
+        largest = math.isqrt(most) * self.patch_size
         if self.height > largest:
             raise MisuseError(
                 f"keep-aspect: got a short side of {self.height} px, wanted at most {largest} "
-                f"({MAX_PATCHES} patches of {self.patch_size} px)"
+                f"({most} patches of {self.patch_size} px)"
             )
 
 
@@ -166,17 +179,17 @@ def _check_side(name: str, pixels: int, patch_size: int) -> None:
         )
 
 
-def _nearest_grid(width: int, height: int, short: int, patch_size: int) -> tuple[int, int]:
-    """(H, W) on the patch grid: short side to `short`, aspect ratio kept, at most MAX_PATCHES patches."""
+def _nearest_grid(width: int, height: int, short: int, patch_size: int, most: int) -> tuple[int, int]:
+    """(H, W) on the patch grid: short side to `short`, aspect ratio kept, at most `most` patches."""
     scale = short / min(width, height) / patch_size  # patches a pixel
     rows = max(1, math.floor(height * scale + 0.5))
     columns = max(1, math.floor(width * scale + 0.5))
-    if rows * columns > MAX_PATCHES:
-        scale = math.sqrt(MAX_PATCHES / (width * height))
+    if rows * columns > most:
+        scale = math.sqrt(most / (width * height))
         rows = max(1, math.floor(height * scale))
         columns = max(1, math.floor(width * scale))
         # a side that is one patch already cannot shrink, so the other gives way
-        rows, columns = min(rows, MAX_PATCHES), min(columns, MAX_PATCHES)
+        rows, columns = min(rows, most), min(columns, most)
     return rows * patch_size, columns * patch_size
 
 
@@ -188,11 +201,7 @@ def _cover_and_crop(
     For a square this is torchvision's Resize(int) and CenterCrop, rounding included: the long side is
     cut off to a whole pixel, a crop's odd pixel goes where Python's round sends it.
     """
-    cover_height, cover_width = int(height * ratio), int(width * ratio)
-    if cover_height * image.width >= cover_width * image.height:
-        full_height, full_width = cover_height, cover_height * image.width // image.height
-    else:
-        full_height, full_width = cover_width * image.height // image.width, cover_width
+    full_height, full_width = _cover_size(*image.size, height, width, ratio)
     top, left = round((full_height - height) / 2), round((full_width - width) / 2)
     if full_height * full_width <= _MAX_OVERHANG * height * width:
         image = image.resize((full_width, full_height), resample)  # in Pillow's order, like the reference
@@ -202,6 +211,14 @@ def _cover_and_crop(
     image = image.crop((x0, y0, x1, y1))
     image = image.resize((width, image.height), resample, box=(begin_x, 0, end_x, image.height))
     return image.resize((width, height), resample, box=(0, begin_y, width, end_y))
+
+
+def _cover_size(width: int, height: int, to_height: int, to_width: int, ratio: Fraction) -> tuple[int, int]:
+    """(H, W) of a picture of `width` x `height` resized to just cover the target times `ratio`."""
+    cover_height, cover_width = int(to_height * ratio), int(to_width * ratio)
+    if cover_height * width >= cover_width * height:
+        return cover_height, cover_height * width // height
+    return cover_width * height // width, cover_width
 
 
 def _source_span(source: int, full: int, offset: int, length: int) -> tuple[int, int, float, float]:

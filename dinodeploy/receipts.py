@@ -18,7 +18,8 @@ from dinodeploy import schema
 from dinodeploy.atomic import atomic_file
 from dinodeploy.bundle import GOLDEN_FILE, Bundle
 from dinodeploy.errors import BundleError
-from dinodeploy.parity import PIXEL_THRESHOLDS, THRESHOLDS, Measurement, Verdict
+from dinodeploy.manifest import TAILS
+from dinodeploy.parity import PATCH_METRICS, PIXEL_THRESHOLDS, THRESHOLDS, Measurement, Verdict
 
 FILE_NAME = "parity.json"
 
@@ -40,7 +41,7 @@ class Receipt:
         """Whether the numbers pass today's thresholds, whatever `passed` claims."""
         table = (*PIXEL_THRESHOLDS, *THRESHOLDS.get(self.recipe, ()))
         limits = {threshold.metric: threshold for threshold in table}
-        judged = {m.metric for m in self.measurements}
+        judged = {m.metric for m in self.measurements} | (PATCH_METRICS if self.engine in TAILS else set())
         return (
             self.passed
             and self.recipe in THRESHOLDS

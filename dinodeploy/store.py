@@ -1,168 +1,303 @@
-"""The directory that `embed` writes; `stored.py` reads it.
+"""The directory that `embed` writes, shard by shard; `stored.py` reads it.
 
-    OUT/embeddings.json     what it holds, every file with its sha256 (`StoreManifest`)
-    OUT/quarantine.jsonl    {"id", "reason"} of each picture that could not be read, if there are any
-    OUT/...                 the shards, in one of `dinodeploy.formats`
+    OUT/embeddings.json            what it holds, every file with its sha256 (`StoreManifest`); written last
+    OUT/quarantine.jsonl           {"id", "reason"} of each picture that has no row, if there are any
+    OUT/...                        the shards, in one of `dinodeploy.formats`
+    OUT/.embed/plan.json           what is being made (`plan.py`); the folder is gone when all is done
+    OUT/.embed/shards/00012.json   the record of a finished shard (`shard_records.py`)
+    OUT/.embed/work-i-of-n/        what process i of n is writing
 
-The directory appears when everything is in it, or not at all. One shard is in memory at a time. The same
-rows give the same bytes.
+A shard is there whole or not at all, and no byte of it depends on when or where it was made. So a run may be
+killed at any moment, and the next one makes what is missing; several may each make a part; and the store is
+the same, byte for byte. One shard is in memory at a time.
 
-Shapes: N rows of the store, n rows of a shard, h, w patch grid, D dimension.
+Shapes: n rows of a shard, h, w patch grid, D dimension.
 """
 
 from __future__ import annotations
 
+import errno
 import json
-import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dinodeploy import atomic, schema
-from dinodeploy.bundle import sha256_file
-from dinodeploy.errors import MisuseError
-from dinodeploy.formats import Format, Shard, open_format, stack_rows
+from dinodeploy.errors import BundleError, MisuseError, UnavailableError
+from dinodeploy.formats import Format, Shard, open_format
+from dinodeploy.packing import pack
+from dinodeploy.plan import PLAN, WORK, Plan, read_plan, write_plan
+from dinodeploy.shard_records import (
+    Shape,
+    ShardRecord,
+    WrittenFile,
+    read_record,
+    record_path,
+    recorded,
+    write_record,
+)
+from dinodeploy.shard_rows import ShardRows, check_outputs, merge_shapes
+from dinodeploy.store_lock import StoreLock
 from dinodeploy.store_manifest import (
     FILE_NAME,
     QUARANTINE,
     VERSION,
     ColumnFacts,
+    PlanFacts,
     ShardFacts,
     StoreManifest,
-    check_target,
+    read_manifest,
 )
-
-Float = NDArray[np.float32]
-
-# Outputs become column and folder names beside these.
-_RESERVED = ("id", "ids", "size", "width", "height", "img")
-_OUTPUT_NAME = re.compile(r"[a-z][a-z0-9_]*(?<!_grid)")
+from dinodeploy.store_target import REPLACED, clear_target, inspect_target
 
 
-class EmbeddingWriter:
-    """Context manager that writes a store; see the module. The directory is there after the `with` block.
+class Store:
+    """A store that is being made: use it in a `with`, `commit` each of `remaining`, then `finish`.
 
-    Raises before any work is done: MisuseError for arguments that mean nothing, UnavailableError for a
-    format that this machine lacks, OutputExistsError if something is in the way. `overwrite` replaces an
-    older store and nothing else: a directory that holds any other file is left alone.
+    `part` (i, n) makes this process the i-th of n that share the work: it does the shards whose index leaves
+    i - 1 when divided by n. `overwrite` removes a store that is there, finished or not, and nothing else.
+    Raises before any work is done: MisuseError for arguments that mean nothing, UnavailableError for a format
+    that this machine lacks, OutputExistsError if something else is in the way.
     """
 
     def __init__(
-        self,
-        out: Path,
-        *,
-        format: str,
-        outputs: Sequence[str],
-        shard_size: int,
-        fingerprint: Mapping[str, Any],
-        overwrite: bool = False,
+        self, out: Path, plan: Plan, *, part: tuple[int, int] = (1, 1), overwrite: bool = False
     ) -> None:
         self.out = Path(out).resolve()  # a link is followed, not replaced
-        self.outputs = tuple(outputs)
-        self._format: Format = open_format(format)
-        self._format_name = format
-        self._shard_size = shard_size
-        # through JSON and back: what cannot be written fails now, not after the last picture
-        self._fingerprint = json.loads(json.dumps(dict(fingerprint), allow_nan=False))
+        self.plan = plan
+        self._part = part
         self._overwrite = overwrite
-        _check_outputs(self.outputs)
-        if shard_size < 1:
-            raise MisuseError(f"shard size: got {shard_size}, wanted at least 1 row")
+        self._format: Format = open_format(plan.format)
+        check_outputs(plan.outputs)
         self._format.require()
-        check_target(self.out, overwrite)
-        self._ids: list[str] = []
-        self._sizes: list[tuple[int, int]] = []
-        self._rows: dict[str, list[Float]] = {output: [] for output in self.outputs}
-        self._shapes: dict[str, list[int | None] | None] = dict.fromkeys(self.outputs)
-        self._shards: list[ShardFacts] = []
-        self._quarantined = 0
-        self._quarantine: TextIO | None = None
+        if overwrite and part[1] > 1:
+            raise MisuseError(
+                "--overwrite would remove what the other parts write; remove the directory first"
+            )
+        inspect_target(self.out, plan, overwrite)
+        self._staging = self.out / WORK / f"work-{part[0]}-of-{part[1]}"
+        self._lock: StoreLock | None = None
+        self._complete = False
+        self._made = not self.out.exists()
+        self._kept: dict[int, ShardRecord] = {}
 
-    def __enter__(self) -> EmbeddingWriter:
-        try:
-            self._partial = atomic.begin_directory(self.out)
-        except OSError as error:
-            raise MisuseError(f"{self.out} cannot be made: {error.strerror}; choose another --out") from error
+    def __enter__(self) -> Store:
+        with self._stopping():
+            try:
+                self._lock = StoreLock(self.out, self._part)
+            except (FileExistsError, NotADirectoryError, PermissionError) as error:
+                raise MisuseError(
+                    f"{self.out} cannot be made: {error.strerror}; choose another --out"
+                ) from error
+            try:
+                self._begin()
+            except BaseException:
+                self._lock.release()
+                raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if self._quarantine is not None:
-                self._quarantine.close()
-            if kind is None:
-                self._flush()
-                self._write_manifest()
-                check_target(self.out, self._overwrite)  # it may have appeared since
-                atomic.commit_directory(self._partial, self.out)
-        finally:
-            shutil.rmtree(self._partial, ignore_errors=True)
+        assert self._lock is not None, "entered"
+        shutil.rmtree(self._staging, ignore_errors=True)
+        if self._complete or (kind is not None and self._nothing_done()):
+            shutil.rmtree(self.out / WORK, ignore_errors=True)
+            if self._made and not self._complete:
+                with suppress(OSError):
+                    self.out.rmdir()
+        self._lock.release()
 
-    def add(self, id: str, rows: Mapping[str, Float], size: tuple[int, int]) -> None:
-        """One picture: a float32 array for each output, and its original width and height in pixels."""
-        for output in self.outputs:
-            row = np.array(rows[output])  # a copy: engines use their output buffers again
-            self._shapes[output] = _merge_shape(self._shapes[output], row, output, id)
-            self._rows[output].append(row)
-        self._ids.append(id)
-        self._sizes.append(size)
-        if len(self._ids) == self._shard_size:
-            self._flush()
+    @property
+    def remaining(self) -> list[int]:
+        """Indices of the shards that this process has to make."""
+        if self._complete:
+            return []
+        index, of = self._part
+        return [shard for shard in range(index - 1, self.plan.shards, of) if shard not in self._kept]
 
-    def quarantine(self, id: str, reason: str) -> None:
-        """One picture that could not be read."""
-        if self._quarantine is None:
-            self._quarantine = (self._partial / QUARANTINE).open("w", encoding="utf-8")
-        self._quarantine.write(json.dumps({"id": id, "reason": reason}) + "\n")
-        self._quarantined += 1
+    @property
+    def kept(self) -> list[ShardRecord]:
+        """The finished shards of this process's part."""
+        return list(self._kept.values())
 
-    def _flush(self) -> None:
-        """Write the rows in memory as one shard."""
-        if not self._ids:
+    @property
+    def _alone(self) -> bool:
+        return self._part[1] == 1
+
+    def commit(self, index: int, rows: ShardRows) -> ShardRecord:
+        """Put one shard on disk. When this returns it is there, whatever happens next.
+
+        Raises UnavailableError when it cannot be written: nothing that was committed is lost.
+        """
+        with self._stopping():
+            self._check_there()
+            folder = self._staging / f"{index:05d}"
+            folder.mkdir(parents=True)
+            names = self._write(folder, index, rows)
+            files = {name: WrittenFile.of(folder / name) for name in names}
+            record = ShardRecord(len(rows.ids), files, rows.shapes, rows.quarantined)
+            self._forget(index)
+            self._place(write_record(record), record_path(self.out, index))
+            atomic.move_into_place(_moves(folder, self.out, index, names))
+            shutil.rmtree(folder)
+            self._kept[index] = record
+        return record
+
+    def finish(self) -> StoreManifest | None:
+        """Write embeddings.json if every shard is there, whoever made it; None if others are still at it."""
+        with self._stopping():
+            if self._complete:
+                return read_manifest(self.out)
+            try:
+                self._check_there()
+                manifest = self._write_manifest()
+            except (OSError, BundleError):
+                # another part may have finished the store, and removed the records, in this moment
+                if not (self.out / FILE_NAME).is_file():
+                    raise
+                manifest = read_manifest(self.out)
+            self._complete = manifest is not None
+            return manifest
+
+    def _check_there(self) -> None:
+        """Whoever removed the directory under us must not get a store with holes."""
+        if not (self.out / WORK / PLAN).is_file():
+            raise FileNotFoundError(errno.ENOENT, "the directory has vanished", self.out)
+
+    def _begin(self) -> None:
+        target = inspect_target(self.out, self.plan, self._overwrite)  # again: now nobody else writes
+        if target.complete is not None:
+            self._complete = True
             return
-        columns = {output: stack_rows(rows) for output, rows in self._rows.items()}
-        shard = Shard(self._ids, np.array(self._sizes, np.int32), columns)
-        names = self._format.write(self._partial, len(self._shards), shard)
-        hashes = {name: sha256_file(self._partial / name) for name in names}
-        self._shards.append(ShardFacts(len(self._ids), hashes))
-        self._ids, self._sizes = [], []
-        self._rows = {output: [] for output in self.outputs}
+        shutil.rmtree(self._staging, ignore_errors=True)  # of a killed process
+        if self._overwrite or target.begun is None:
+            if self._alone:
+                clear_target(self.out)
+            elif (self.out / REPLACED).exists():
+                raise MisuseError(
+                    f"{self.out}: removing what was there was stopped; remove it, then start the parts"
+                )
+            self._publish_plan()
+        begun = read_plan(self.out)
+        assert begun is not None, "just written"
+        if differences := begun.differences(self.plan):
+            raise MisuseError(f"{self.out}: another part began with other settings ({differences})")
+        self.plan = begun
+        index, of = self._part
+        for shard in range(index - 1, self.plan.shards, of):
+            if (record := _finished(self.out, shard)) is not None:
+                self._kept[shard] = record
 
-    def _write_manifest(self) -> None:
-        manifest = StoreManifest(
-            version=VERSION,
-            format=self._format_name,
-            outputs={output: ColumnFacts(shape) for output, shape in self._shapes.items()},
-            count=sum(shard.rows for shard in self._shards),
-            quarantined=self._quarantined,
-            shards=self._shards,
-            fingerprint=self._fingerprint,
-        )
+    def _publish_plan(self) -> None:
+        """Whoever is first says what is made; the others take it from there."""
+        draft = self._staging / PLAN
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(write_plan(self.plan))
+        plan = self.out / WORK / PLAN
+        atomic.sync(draft)
+        try:
+            plan.hardlink_to(draft)  # unlike a rename it fails if another part was first
+        except OSError:
+            if not plan.exists():  # a file system without hard links
+                draft.replace(plan)
+        atomic.sync(plan.parent)
+        atomic.sync(self.out)
+
+    def _write(self, folder: Path, index: int, rows: ShardRows) -> list[str]:
+        if not rows.ids:
+            return []
+        columns = {}
+        for output in self.plan.outputs:
+            columns.update(pack(output, rows.column(output), self.plan.dtype))
+        return self._format.write(folder, index, Shard(rows.ids, np.array(rows.sizes, np.int32), columns))
+
+    def _forget(self, index: int) -> None:
+        """Remove what a killed process left of a shard: this time its files may be others."""
+        try:
+            record = read_record(self.out, index)
+        except BundleError:
+            record = None
+        for name in record.files if record is not None else ():
+            (self.out / name).unlink(missing_ok=True)
+
+    def _place(self, content: bytes, target: Path) -> None:
+        """A small file, whole or not at all."""
+        draft = self._staging / target.name
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(content)
+        atomic.move_into_place([(draft, target)])
+
+    def _write_manifest(self) -> StoreManifest | None:
+        records = []
+        for index in range(self.plan.shards):
+            record = _finished(self.out, index)
+            if record is None and index in self._kept:
+                raise FileNotFoundError(errno.ENOENT, f"the files of shard {index} have vanished", self.out)
+            if record is None:
+                return None
+            records.append(record)
+        manifest = _manifest(self.plan, records)
+        quarantined = [entry for record in records for entry in record.quarantined]
+        if quarantined:
+            lines = (json.dumps(schema.dump(entry)) + "\n" for entry in quarantined)
+            self._place("".join(lines).encode(), self.out / QUARANTINE)
         text = json.dumps(schema.dump(manifest), indent=2) + "\n"
-        (self._partial / FILE_NAME).write_text(text, encoding="utf-8")
+        self._place(text.encode(), self.out / FILE_NAME)
+        return manifest
+
+    def _nothing_done(self) -> bool:
+        """Whether there is nothing here that a next run, or a part beside this one, could use."""
+        return self._alone and not recorded(self.out) and not (self.out / REPLACED).exists()
+
+    @contextmanager
+    def _stopping(self) -> Iterator[None]:
+        """Whatever the disk refuses is one line that says what is kept."""
+        try:
+            yield
+        except OSError as error:
+            reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+            raise UnavailableError(
+                f"{error.filename or self.out}: {reason}; {len(self._kept)} of {self.plan.shards} shards are "
+                "kept: mend it and run the same command again"
+            ) from error
 
 
-def _merge_shape(known: list[int | None] | None, row: Float, output: str, id: str) -> list[int | None]:
-    """The shape of all rows so far and this one; only the grid of [h, w, D] may differ."""
-    if row.dtype != np.float32:
-        raise MisuseError(f"output {output!r} of {id!r}: got {row.dtype}, wanted float32")
-    if known is None:
-        return list(row.shape)
-    is_map = len(known) == row.ndim == 3
-    if not (known == list(row.shape) or (is_map and known[2] == row.shape[2])):
-        raise MisuseError(f"output {output!r} of {id!r}: got shape {list(row.shape)}, wanted {known}")
-    return [side if side == seen else None for side, seen in zip(row.shape, known, strict=True)]
+def _finished(out: Path, index: int) -> ShardRecord | None:
+    """The record of a shard that is whole; None if it has to be made (again)."""
+    try:
+        record = read_record(out, index)
+    except BundleError:  # cut off by a power failure
+        return None
+    return record if record is not None and record.in_place(out) else None
 
 
-def _check_outputs(outputs: tuple[str, ...]) -> None:
-    if not outputs or len(set(outputs)) < len(outputs):
-        raise MisuseError(f"outputs: got {', '.join(outputs) or 'none'}, wanted at least one, each once")
-    for output in outputs:
-        if output in _RESERVED or not _OUTPUT_NAME.fullmatch(output):
-            raise MisuseError(f"output {output!r} cannot name a column; wanted one like cls, patch, layer_3")
+def _manifest(plan: Plan, records: Sequence[ShardRecord]) -> StoreManifest:
+    shapes: dict[str, Shape | None] = dict.fromkeys(plan.outputs)
+    for index, record in enumerate(records):
+        for output in plan.outputs:
+            shapes[output] = merge_shapes(shapes[output], record.shapes[output], output, f"shard {index}")
+    return StoreManifest(
+        version=VERSION,
+        format=plan.format,
+        outputs={output: ColumnFacts(shape, plan.dtype) for output, shape in shapes.items()},
+        count=sum(record.rows for record in records),
+        quarantined=sum(len(record.quarantined) for record in records),
+        shards=[
+            ShardFacts(record.rows, {name: file.sha256 for name, file in record.files.items()})
+            for record in records
+        ],
+        fingerprint=plan.fingerprint,
+        plan=PlanFacts(plan.listing_sha256, plan.pictures, plan.shard_size),
+    )
+
+
+def _moves(folder: Path, out: Path, index: int, names: Sequence[str]) -> list[tuple[Path, Path]]:
+    """From where to where a shard's files go. A folder that is the shard's own goes in one piece."""
+    own = f"shard_{index:05d}"
+    tops = dict.fromkeys(top if (top := name.partition("/")[0]).startswith(own) else name for name in names)
+    return [(folder / name, out / name) for name in tops]

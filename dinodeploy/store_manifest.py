@@ -1,25 +1,29 @@
 """embeddings.json, the root of a store: what the store holds, and which files are its own.
 
-Read by `store.py` before anything else, and before a store is replaced.
+It is written last: a directory that has it is complete. Read by `stored.py` before anything else.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dinodeploy import schema
-from dinodeploy.errors import BundleError, OutputExistsError
+from dinodeploy.errors import BundleError
+from dinodeploy.packing import Dtype
+from dinodeploy.plan import read_plan
+from dinodeploy.shard_records import Shape, count_records
 
 FILE_NAME = "embeddings.json"
 QUARANTINE = "quarantine.jsonl"
-VERSION = 1
+VERSION = 2
+_READABLE = (1, 2)  # version 1 had neither `plan` nor any dtype but float32
 
 
 @dataclass(frozen=True)
 class ShardFacts:
-    """Number of rows, and sha256 of each file by its path in the store."""
+    """Number of rows, and sha256 of each file by its path in the store. A shard without rows has no file."""
 
     rows: int
     files: dict[str, str]
@@ -27,10 +31,26 @@ class ShardFacts:
 
 @dataclass(frozen=True)
 class ColumnFacts:
-    """One output: the shape of a row, with null for a side that differs between rows; null without rows."""
+    """One output: the shape of a row, with null for a side that differs between rows; null without rows.
 
-    shape: list[int | None] | None
-    dtype: Literal["float32"] = "float32"
+    dtype: as it lies in the files; it is read as float32 whatever it is. Of int8 there is a column
+    `<output>_scale` besides (`packing.py`).
+    """
+
+    shape: Shape | None
+    dtype: Dtype = "float32"
+
+
+@dataclass(frozen=True)
+class PlanFacts:
+    """What the rows were cut from: shard i is the pictures i * shard_size and on of the listing.
+
+    listing_sha256: see `plan.hash_listing`. pictures: readable and quarantined.
+    """
+
+    listing_sha256: str
+    pictures: int
+    shard_size: int
 
 
 @dataclass(frozen=True)
@@ -44,37 +64,25 @@ class StoreManifest:
     quarantined: int
     shards: list[ShardFacts]
     fingerprint: dict[str, Any]
+    plan: PlanFacts | None = None
 
 
 def read_manifest(root: Path) -> StoreManifest:
-    """embeddings.json of a store. Raises BundleError."""
+    """embeddings.json of a store. Raises BundleError; of a run that was stopped it says how far that came."""
     path = root / FILE_NAME
     if not path.is_file():
-        raise BundleError(f"{root} holds no {FILE_NAME}, wanted a directory that `dinodeploy embed` wrote")
+        raise BundleError(_why_absent(root))
     manifest = schema.read(StoreManifest, path)
-    if manifest.version != VERSION:
+    if manifest.version not in _READABLE:
         raise BundleError(f"{path}: got version {manifest.version}, wanted {VERSION}; upgrade dinodeploy")
     return manifest
 
 
-def check_target(out: Path, overwrite: bool) -> None:
-    """Raise OutputExistsError unless a store may be put at `out`."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not out.is_dir():
-        raise OutputExistsError(f"{out} is a file, wanted a directory to make; choose another --out")
-    if not overwrite:
-        raise OutputExistsError(
-            f"{out} is not empty; pass --overwrite to replace it, or choose another --out"
-        )
-    try:
-        manifest = read_manifest(out)
-    except BundleError as error:
-        raise OutputExistsError(f"{out} is not an embedding directory, so it stays; {error}") from error
-    ours = {FILE_NAME, QUARANTINE}.union(*(shard.files for shard in manifest.shards))
-    for path in sorted(out.rglob("*")):
-        name = path.relative_to(out).as_posix()
-        if name not in ours and not (path.is_dir() and not path.is_symlink()):
-            raise OutputExistsError(
-                f"{out} also holds {name!r}, so it stays; move it, or choose another --out"
-            )
+def _why_absent(root: Path) -> str:
+    plan = read_plan(root)
+    if plan is None:
+        return f"{root} holds no {FILE_NAME}, wanted a directory that `dinodeploy embed` wrote"
+    return (
+        f"{root} is not complete: {count_records(root)} of {plan.shards} shards; "
+        "run the same `dinodeploy embed` again to go on"
+    )

@@ -2,6 +2,7 @@
 
     ids, vectors = load_embeddings("embeddings")
     for ids, column in open_embeddings("embeddings").shards("cls"): ...
+    for ids, column, sizes in open_embeddings("embeddings").sized_shards("cls"): ...
 
 Every file is held against its hash before it is read.
 
@@ -20,12 +21,15 @@ from numpy.typing import NDArray
 
 from dinodeploy.bundle import sha256_file
 from dinodeploy.errors import BundleError, TamperedError
-from dinodeploy.formats import Column, open_format, split_rows
-from dinodeploy.store_manifest import FILE_NAME, StoreManifest, read_manifest
+from dinodeploy.formats import Column, Int, open_format, split_rows
+from dinodeploy.packing import stored_parts, unpack
+from dinodeploy.store_manifest import FILE_NAME, ColumnFacts, StoreManifest, read_manifest
 
 Float = NDArray[np.float32]
 
-# What numpy, zipfile and pyarrow raise on a damaged file (ArrowInvalid is a ValueError).
+_NO_SIZES: Int = np.zeros((0, 2), np.int32)
+
+# What numpy, zipfile, pyarrow and Lance raise on a damaged file (ArrowInvalid is a ValueError).
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile)
 
 
@@ -37,21 +41,30 @@ class StoredEmbeddings:
     manifest: StoreManifest
 
     def shards(self, output: str = "cls") -> Iterator[tuple[list[str], Column]]:
-        """The ids and one output of every shard, one shard in memory at a time.
+        """The ids and one output of every shard, one shard in memory at a time. Raises as `sized_shards`."""
+        return ((ids, column) for ids, column, _ in self._shards(output, with_sizes=False))
+
+    def sized_shards(self, output: str = "cls") -> Iterator[tuple[list[str], Column, Int]]:
+        """The same, and [n, 2], width and height of the original pictures in pixels.
 
         Raises BundleError for an output that the store lacks, TamperedError for a file that is not the one
         written.
         """
+        return self._shards(output, with_sizes=True)
+
+    def _shards(self, output: str, *, with_sizes: bool) -> Iterator[tuple[list[str], Column, Int]]:
         if output not in self.manifest.outputs:
             known = ", ".join(self.manifest.outputs)
             raise BundleError(
                 f"{self.root} has no output {output!r}, only {known}; embed again with --outputs {output}"
             )
         count = 0
-        for index in range(len(self.manifest.shards)):
+        for index, facts in enumerate(self.manifest.shards):
+            if not facts.rows:  # all of its pictures were quarantined: it has no file
+                continue
             ids, column = _read_shard(self.root, self.manifest, index, output)
             count += len(ids)
-            yield ids, column
+            yield ids, column, _read_sizes(self.root, self.manifest, index) if with_sizes else _NO_SIZES
         if count != self.manifest.count:
             wanted = self.manifest.count
             raise BundleError(f"{self.root / FILE_NAME}: got {count} rows in the shards, wanted {wanted}")
@@ -84,9 +97,10 @@ def load_embeddings(path: str | Path, output: str = "cls") -> tuple[list[str], F
 
 def _read_shard(root: Path, manifest: StoreManifest, index: int, output: str) -> tuple[list[str], Column]:
     """One output of one shard: its files held against their hashes, its arrays against the manifest."""
-    facts = manifest.shards[index]
+    facts, stored = manifest.shards[index], manifest.outputs[output]
     reader = open_format(manifest.format)
-    for name in reader.files(index, output):
+    parts = stored_parts(output, stored.dtype)
+    for name in dict.fromkeys(name for part in parts for name in reader.files(index, part)):
         path = root / name
         if name not in facts.files:
             if path.exists():  # a grid that was not written would change what the rows mean
@@ -102,8 +116,11 @@ def _read_shard(root: Path, manifest: StoreManifest, index: int, output: str) ->
                 f"wanted {facts.files[name][:12]}; copy it again or embed again"
             )
     try:
-        ids, column = reader.read(root, index, output)
-        problem = _misfit(ids, column, facts.rows, manifest.outputs[output].shape)
+        columns = [reader.read(root, index, part) for part in parts]
+        ids, column = columns[0]
+        problem = _misfit(ids, column, facts.rows, stored)
+        if not problem:
+            column = unpack(column, columns[1][1] if len(columns) > 1 else None)
     except _DAMAGE as error:
         raise BundleError(f"{root}: shard {index} cannot be read: {' '.join(str(error).split())}") from error
     if problem:
@@ -111,9 +128,22 @@ def _read_shard(root: Path, manifest: StoreManifest, index: int, output: str) ->
     return ids, column
 
 
-def _misfit(ids: list[str], column: Column, rows: int, shape: list[int | None] | None) -> str:
-    """What is wrong with a shard's arrays, or nothing."""
-    values, grid = column.values, column.grid
+def _read_sizes(root: Path, manifest: StoreManifest, index: int) -> Int:
+    """[n, 2] of a shard whose files `_read_shard` has held against their hashes."""
+    rows = manifest.shards[index].rows
+    try:
+        sizes = open_format(manifest.format).sizes(root, index)
+    except _DAMAGE as error:
+        raise BundleError(f"{root}: shard {index} has no sizes: {' '.join(str(error).split())}") from error
+    if sizes.shape != (rows, 2) or sizes.dtype != np.int32:
+        got = f"{sizes.dtype} {list(sizes.shape)}"
+        raise BundleError(f"{root}: shard {index}: got sizes of {got}, wanted int32 [{rows}, 2]")
+    return sizes
+
+
+def _misfit(ids: list[str], column: Column, rows: int, stored: ColumnFacts) -> str:
+    """What is wrong with a shard's arrays as they lie in the files, or nothing."""
+    values, grid, shape = column.values, column.grid, stored.shape
     row_shape: list[int | None] = list(values.shape[1:])
     count = len(values)
     if grid is not None:
@@ -123,8 +153,8 @@ def _misfit(ids: list[str], column: Column, rows: int, shape: list[int | None] |
     if len(ids) != rows or count != rows:
         return f"got {len(ids)} ids and {count} rows, wanted {rows}"
     fits = shape is not None and len(shape) == len(row_shape)
-    if values.dtype != np.float32 or not fits or not all(map(_fits, row_shape, shape or [])):
-        return f"got rows of {values.dtype} {row_shape}, wanted float32 {shape}"
+    if values.dtype != stored.dtype or not fits or not all(map(_fits, row_shape, shape or [])):
+        return f"got rows of {values.dtype} {row_shape}, wanted {stored.dtype} {shape}"
     return ""
 
 

@@ -11,6 +11,8 @@
     ├── HubError               4  the hub, the network or a permission is missing
     └── TrainingDiverged       1  the loss stayed NaN or infinite
 
+    CheckpointWarning             weights were loaded into a model that is not quite theirs
+
 Messages are one line: what, got, wanted, mend. `exit_code` is what a command line should end in.
 """
 
@@ -61,3 +63,7 @@ class TrainingDiverged(Dinov3Error):
     """The loss or its gradients stayed NaN or infinite."""
 
     exit_code = 1
+
+
+class CheckpointWarning(UserWarning):
+    """Weights were loaded into a model that was built otherwise; says what was done about it."""

@@ -5,9 +5,10 @@ A 16-bit recipe needs to know where values come near the end of its type (`recip
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ def watch_linears(model: DinoVisionTransformer) -> Iterator[dict[str, LinearRang
     for index, block in enumerate(model.blocks):
         for name, module in block.named_modules():
             if isinstance(module, nn.Linear):
-                gain = _largest_gain(block, name)
+                gain = partial(_largest_gain, block, name)
                 hook = _hook(ranges, f"blocks.{index}.{name}", gain)
                 handles.append(module.register_forward_hook(hook))
     try:
@@ -52,15 +53,16 @@ def _largest_gain(block: nn.Module, name: str) -> float:
     return max(1.0, _largest(module.gamma)) if isinstance(module, LayerScale) else 1.0
 
 
-def _hook(ranges: dict[str, LinearRange], path: str, gain: float) -> Any:
+def _hook(ranges: dict[str, LinearRange], path: str, gain: Callable[[], float]) -> Any:
+    """`gain` is asked while the block runs: a streamed one has no weights before."""
     names = [f"{path.removesuffix('qkv')}{part}" for part in "qkv"] if path.endswith(".qkv") else [path]
 
     def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        largest_in = _largest(inputs[0])
+        largest_in, largest_gain = _largest(inputs[0]), gain()
         for name, part in zip(names, output.chunk(len(names), dim=-1), strict=True):
             seen = ranges.get(name, LinearRange(0.0, 0.0))
             ranges[name] = LinearRange(
-                max(seen.largest_input, largest_in), max(seen.largest_output, gain * _largest(part))
+                max(seen.largest_input, largest_in), max(seen.largest_output, largest_gain * _largest(part))
             )
 
     return record

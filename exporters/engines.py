@@ -4,6 +4,8 @@ fp32        model.onnx                                        runs everywhere
 fp16 bf16   model.onnx typed      model.cpu.onnx emulated     one file of weights, two graphs
 fp8         model.onnx QDQ        model.cpu.onnx emulated     the same
 int8        model.onnx QDQ        model.cpu.onnx rows         the same; the QDQ graph is judged on its own
+
+Each of them has a tail beside it where the model allows (`cls_tail.py`): model.cls.onnx, model.cpu.cls.onnx.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from pathlib import Path
 import onnx_ir as ir
 
 from dinodeploy.bundle import MODEL_FILE
-from dinodeploy.manifest import EngineFacts
+from dinodeploy.manifest import TAILS, EngineFacts
 from exporters.apply_recipe import Facts, Style, apply_recipe
+from exporters.cls_tail import cut_to_cls
 from exporters.lint import check_onnx, lint
 from exporters.recipes import Recipe
 from exporters.write_onnx import SINGLE_FILE_LIMIT, share_weights, weight_bytes, write_onnx
@@ -30,37 +33,62 @@ class Written:
     """What was written: engines for this machine's CPU, and files to use once and throw away."""
 
     engines: dict[str, EngineFacts]
+    tails: tuple[str, ...] = ()
     witness: Path | None = None
     yardstick: Path | None = None
 
 
 def write_engines(
-    graph: ir.Model, recipe: Recipe, facts: Facts, root: Path, *, external_data: bool = False
+    graph: ir.Model,
+    recipe: Recipe,
+    facts: Facts,
+    root: Path,
+    *,
+    last: int | None = None,
+    external_data: bool = False,
 ) -> Written:
     """Write `graph` under `recipe` into `root`. `graph` itself becomes the typed one.
 
+    `last` is the index of the block at which a graph for CLS alone can be cut, None where it cannot.
     ONNX Runtime on a CPU would run a typed 16-bit graph in fp32 and hide an overflow (`narrow.py`), so the
     CPU has an engine of its own. Raises LintError.
     """
-    if not recipe.roles:
-        files = write_onnx(graph, root / MODEL_FILE, external_data=external_data)
-        return Written({MODEL_FILE: EngineFacts("onnxruntime", tuple(file.name for file in files))})
-    styles: dict[str, Style] = {CPU_FILE: "emulated"}
+    styles = _styles(recipe)
+    sources = dict.fromkeys(styles, graph)
+    if last is not None:
+        cut = cut_to_cls(graph, last)
+        tails = {tail: styles[of] for tail, of in TAILS.items() if of in styles}
+        styles |= tails
+        sources |= dict.fromkeys(tails, cut)
     yardstick = None
-    if recipe.quantized == "int8":
-        styles = {CPU_FILE: "rows", WITNESS_FILE: "emulated"}
-        if weight_bytes(graph) <= SINGLE_FILE_LIMIT:
-            yardstick = write_onnx(graph, root / YARDSTICK_FILE)[0]
-    variants = {name: (graph.clone(), style) for name, style in styles.items()}
+    if recipe.quantized == "int8" and weight_bytes(graph) <= SINGLE_FILE_LIMIT:
+        yardstick = write_onnx(graph, root / YARDSTICK_FILE)[0]
+    variants = {name: source.clone() for name, source in sources.items() if name != MODEL_FILE}
     apply_recipe(graph, recipe, "typed", facts)
-    _inspect(graph, "typed")
-    data = write_onnx(graph, root / MODEL_FILE, external_data=True)[1]
-    for name, (variant, style) in variants.items():
-        apply_recipe(variant, recipe, style, facts)
-        _inspect(variant, style)
+    if recipe.roles:
+        _inspect(graph, "typed")
+    files = write_onnx(graph, root / MODEL_FILE, external_data=external_data or bool(recipe.roles))
+    for name, variant in variants.items():
+        apply_recipe(variant, recipe, styles[name], facts)
+        _inspect(variant, styles[name])
         share_weights(variant, root / MODEL_FILE, root / name)
-    witness = root / WITNESS_FILE if WITNESS_FILE in variants else None
-    return Written({CPU_FILE: EngineFacts("onnxruntime", (CPU_FILE, data.name))}, witness, yardstick)
+    names = tuple(file.name for file in files)
+    engine = (CPU_FILE, *names[1:]) if CPU_FILE in styles else names
+    return Written(
+        {engine[0]: EngineFacts("onnxruntime", engine)},
+        tails=tuple(name for name in TAILS if name in styles),
+        witness=root / WITNESS_FILE if WITNESS_FILE in styles else None,
+        yardstick=yardstick,
+    )
+
+
+def _styles(recipe: Recipe) -> dict[str, Style]:
+    """File -> how the recipe is written in it."""
+    if not recipe.roles:
+        return {MODEL_FILE: "typed"}
+    if recipe.quantized == "int8":
+        return {MODEL_FILE: "typed", CPU_FILE: "rows", WITNESS_FILE: "emulated"}
+    return {MODEL_FILE: "typed", CPU_FILE: "emulated"}
 
 
 def _inspect(graph: ir.Model, style: Style) -> None:

@@ -9,23 +9,28 @@ Everything is written into a hidden directory and renamed at the end.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from dinodeploy import manifest as manifests
+from torch import Tensor
+
 from dinodeploy.atomic import begin_directory, commit_directory
 from dinodeploy.bundle import Bundle, open_bundle
-from dinodeploy.embedder import check_bundle, rejection
-from dinodeploy.errors import JudgementError, MisuseError, OutputExistsError
+from dinodeploy.errors import MisuseError
 from dinodeploy.manifest import ModelFacts
 from dinodeploy.preprocess import Preprocess
 from dinodeploy.receipts import Receipt
 from dinov3_ref.checkpoints import NORMALIZATION, Checkpoint, build_model, normalization
+from dinov3_ref.heads import LoadedHead, layers_of
 from dinov3_ref.models import DinoVisionTransformer
 from exporters.fold import FOLDS
+from exporters.heads import attach_head, check_fits
 from exporters.options import ExportOptions
 from exporters.quantization.pictures import Calibration
+from exporters.recipes import RECIPES
+from exporters.stage import judge_staged, refuse_existing
+from exporters.stream import hollow_model
 from exporters.write_bundle import write_bundle
 
 __all__ = ["FOLDS", "Calibration", "ExportOptions", "export_checkpoint", "export_model"]
@@ -41,6 +46,7 @@ def export_checkpoint(
     weights: str,
     rope_periods: str = "bf16",
     dataset: str | None = None,
+    head: LoadedHead | None = None,
     say: Say = lambda _: None,
 ) -> tuple[Bundle, Receipt, tuple[str, ...]]:
     """Export a loaded checkpoint; `weights` says where it came from (file, hub, random).
@@ -67,10 +73,14 @@ def export_checkpoint(
         dataset=checkpoint.dataset,
         rope_periods=rope_periods,  # type: ignore[arg-type]
     )
-    _refuse_existing(out, options.overwrite)
+    refuse_existing(out, options.overwrite)
     say("building the reference model")
-    model = build_model(checkpoint)
-    bundle, receipt, notes = export_model(model, facts, preprocess, out, options, say=say)
+    # calibrating 8 bits runs the model too often to read every block anew each time
+    state = None if RECIPES[options.recipe].quantized else checkpoint.state
+    model = build_model(checkpoint) if state is None else hollow_model(checkpoint)
+    bundle, receipt, notes = export_model(
+        model, facts, preprocess, out, options, head=head, say=say, state=state
+    )
     return bundle, receipt, (*checkpoint.notes, *assumed, *notes)
 
 
@@ -99,9 +109,14 @@ def export_model(
     out: Path,
     options: ExportOptions,
     *,
+    head: LoadedHead | None = None,
     say: Say = lambda _: None,
+    state: Mapping[str, Tensor] | None = None,
 ) -> tuple[Bundle, Receipt, tuple[str, ...]]:
     """Export a model in memory (a user's own subclass or layers included) to a judged bundle at `out`.
+
+    With `head`, the graph goes on to its outputs (`exporters.heads.in_memory` makes one of a `Head`).
+    `state` holds the weights where the model does not (`stream.py`).
 
     Returns the bundle, its receipt, and notes on how it was made.
     Raises MisuseError for options that fit no model, OutputExistsError when `out` is taken, ExportError or
@@ -110,27 +125,31 @@ def export_model(
     for layer in options.layers:
         if not 0 <= layer < model.n_blocks:
             raise MisuseError(f"layer {layer} does not exist; the model has blocks 0..{model.n_blocks - 1}")
-    _refuse_existing(out, options.overwrite)
+    fits = check_fits(head, facts) if head is not None else ()
+    refuse_existing(out, options.overwrite)
     staging = begin_directory(out)
     try:
-        manifest, notes = write_bundle(model, facts, preprocess, staging, options, say)
-        manifests.write_manifest(manifest, staging)
-        say("judging the bundle on this machine")
-        bundle, receipt, verdict = check_bundle(staging, device="cpu")
-        if not verdict.passed:
-            raise JudgementError(rejection(bundle, verdict))
+        manifest, notes = write_bundle(
+            model, facts, preprocess, staging, _with_layers(options, head), say, state
+        )
+        if head is not None:
+            say("adding the head")
+            keep = [output.name for output in manifest.outputs if _is_kept(output.name, options)]
+            manifest = attach_head(staging, manifest, head, keep)
+        receipt = judge_staged(staging, manifest, say)
         commit_directory(staging, out)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
-    return open_bundle(out), receipt, notes
+    return open_bundle(out), receipt, (*notes, *fits)
 
 
-def _refuse_existing(out: Path, overwrite: bool) -> None:
-    """Only a bundle may be replaced, and only when asked: never a user's own folder."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not (out / manifests.FILE_NAME).is_file():
-        raise OutputExistsError(f"{out} exists and is no bundle; choose another --out")
-    if not overwrite:
-        raise OutputExistsError(f"{out} holds a bundle already; give --overwrite or another --out")
+def _with_layers(options: ExportOptions, head: LoadedHead | None) -> ExportOptions:
+    """With the blocks that the head reads among the outputs, for the time being."""
+    more = layers_of(head.head.inputs) if head is not None else ()
+    return replace(options, layers=tuple(dict.fromkeys((*options.layers, *more))))
+
+
+def _is_kept(name: str, options: ExportOptions) -> bool:
+    """Patch maps that the head alone reads end inside the graph."""
+    return not name.startswith("layer_") or name in {f"layer_{index}" for index in options.layers}

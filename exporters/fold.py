@@ -15,15 +15,15 @@ Products are taken in float64 and rounded once.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from dinodeploy.errors import ExportError
 from dinov3_ref.layers import (
     LayerScale,
-    LinearKMaskedBias,
     Mlp,
     RopePositionEmbedding,
     SelfAttention,
@@ -31,6 +31,7 @@ from dinov3_ref.layers import (
 )
 from dinov3_ref.models import DinoVisionTransformer
 from exporters.seams import SeamAttention, SeamRope
+from exporters.trace import count_prefix
 
 FOLDS = ("layerscale", "qkv_bias", "q_scale")
 
@@ -41,19 +42,32 @@ LAST_LINEAR: dict[type[nn.Module], str] = {SeamAttention: "proj", Mlp: "fc2", Sw
 
 
 def make_twin(
-    model: DinoVisionTransformer, folds: Collection[str] = FOLDS
+    model: DinoVisionTransformer,
+    folds: Collection[str] = FOLDS,
+    state: Mapping[str, Tensor] | None = None,
 ) -> tuple[DinoVisionTransformer, Weights]:
     """A meta-device twin of `model` in eval mode, and the table of its weights by name.
 
-    A user's own attention or feed-forward class is traced as it is. Raises ValueError for an unknown fold.
+    `state` holds the weights where the model does not (`stream.py`); they are widened to fp32 one by one.
+    A user's own attention or feed-forward class is traced as it is. Raises ValueError for an unknown fold,
+    ExportError for a model that a graph cannot be: RoPE in 16 bits, one image size only.
     """
     unknown = sorted(set(folds) - set(FOLDS))
     if unknown:
         raise ValueError(f"unknown fold {unknown[0]!r}; known: {', '.join(FOLDS)}")
     twin = _copy_to_meta(model).eval()
-    weights: Weights = {name: partial(_identity, tensor) for name, tensor in model.state_dict().items()}
+    weights: Weights
+    if state is None:
+        weights = {name: partial(_identity, tensor) for name, tensor in model.state_dict().items()}
+    else:
+        weights = {name: tensor.float for name, tensor in state.items()}
     if isinstance(twin.rope_embed, RopePositionEmbedding):
-        twin.rope_embed = SeamRope(twin.rope_embed, prefix=1 + model.n_storage_tokens)  # type: ignore[assignment]
+        if twin.rope_embed.dtype != torch.float32:
+            raise ExportError(
+                f"this model computes RoPE in {str(twin.rope_embed.dtype).removeprefix('torch.')} (the class "
+                'default), graphs in float32; build it with pos_embed_rope_dtype="fp32", as released models'
+            )
+        twin.rope_embed = SeamRope(twin.rope_embed, count_prefix(twin))  # type: ignore[assignment]
     for index, block in enumerate(model.blocks):
         _put_seam(twin.blocks[index], block.get_submodule("attn"), f"blocks.{index}.attn", weights, folds)
         if "layerscale" in folds:
@@ -83,15 +97,13 @@ def _put_seam(block: nn.Module, attn: nn.Module, path: str, weights: Weights, fo
     dim = attn.qkv.in_features
     q_factor = attn.scale if "q_scale" in folds else 1.0
     weight = weights.pop(f"{path}.qkv.weight")
-    weights.pop(f"{path}.qkv.bias", None)
-    weights.pop(f"{path}.qkv.bias_mask", None)
-    bias = attn.qkv.effective_bias() if isinstance(attn.qkv, LinearKMaskedBias) else attn.qkv.bias
+    bias = _pop_bias(weights, path)
     has_bias = []
     for part, name in enumerate("qkv"):
         rows = slice(part * dim, (part + 1) * dim)
         factor = q_factor if name == "q" else 1.0
         weights[f"{path}.{name}.weight"] = partial(_scaled_rows, weight, rows, factor)
-        third = None if bias is None else bias[rows].detach()
+        third = None if bias is None else bias[rows]
         keep = third is not None and not ("qkv_bias" in folds and bool((third == 0).all()))
         has_bias.append(keep)
         if keep:
@@ -107,6 +119,15 @@ def _put_seam(block: nn.Module, attn: nn.Module, path: str, weights: Weights, fo
             biases=(has_bias[0], has_bias[1], has_bias[2]),
             proj_bias=attn.proj.bias is not None,
         )
+
+
+def _pop_bias(weights: Weights, path: str) -> Tensor | None:
+    """The bias of q, k and v that is added: bias · mask where there is a mask (SPEC 0, fact 3)."""
+    make, make_mask = weights.pop(f"{path}.qkv.bias", None), weights.pop(f"{path}.qkv.bias_mask", None)
+    if make is None:
+        return None
+    bias = make().detach()
+    return bias if make_mask is None else bias * make_mask().to(bias.dtype)
 
 
 def _fold_layerscale(block: nn.Module, branch: str, scale: str, path: str, weights: Weights) -> None:

@@ -54,7 +54,7 @@ def trace_stream(model: DinoVisionTransformer, pixels: NDArray[np.float32]) -> T
     """The residual stream of one photograph [1,3,H,W] at CLS, every storage token and some patches."""
     with torch.inference_mode():
         embedded, (h, w) = model.prepare_tokens_with_masks(torch.from_numpy(pixels))
-        places = token_places(1 + model.n_storage_tokens, h, w)
+        places = token_places(embedded.shape[1] - h * w, h, w)
         blocks = [after[0][:, places] for after in model.run_blocks([embedded], [(h, w)])]
         return Trace(
             tokens=places.numpy().astype(np.int32),

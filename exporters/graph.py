@@ -12,7 +12,7 @@ import io
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from functools import partial
 
@@ -24,7 +24,6 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from dinodeploy import __version__
-from dinov3_ref.models import DinoVisionTransformer
 from exporters.dialects import Dialect
 from exporters.fold import Weights
 from exporters.trace import TokenOutputs
@@ -40,7 +39,15 @@ def to_graph(program: ExportedProgram, module: TokenOutputs, weights: Weights, d
 
     Every initializer is lazy: it is computed when its bytes are asked for, and then let go.
     """
-    model = _translate(program, module, dialect)
+    model = translate(program, dialect, (INPUT_NAME,), module.output_names)
+    tidy(model, weights)
+    _name_sizes(model.graph, module)
+    finish(model, dialect)
+    return model
+
+
+def tidy(model: ir.Model, weights: Weights) -> None:
+    """Attach lazy weights, and fold away the exporter's tangle of Transposes and shape arithmetic."""
     graph = model.graph
     _attach_weights(graph, weights)
     _transpose_weights(graph)
@@ -58,14 +65,18 @@ def to_graph(program: ExportedProgram, module: TokenOutputs, weights: Weights, d
     )
     for step in passes:
         step(model)
-    _name_sizes(graph, module.model)
-    _name_nodes(graph)
+
+
+def finish(model: ir.Model, dialect: Dialect) -> None:
+    """Readable names, and nothing of the machine that made it."""
+    _name_nodes(model.graph)
     _forget_the_builder(model)
     model.ir_version = dialect.ir_version
-    return model
 
 
-def _translate(program: ExportedProgram, module: TokenOutputs, dialect: Dialect) -> ir.Model:
+def translate(
+    program: ExportedProgram, dialect: Dialect, inputs: Sequence[str], outputs: Sequence[str]
+) -> ir.Model:
     """torch.onnx with the dialect's table; its progress prints and deprecation warnings are kept quiet."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -80,8 +91,8 @@ def _translate(program: ExportedProgram, module: TokenOutputs, dialect: Dialect)
                 optimize=False,
                 opset_version=dialect.opset,
                 custom_translation_table=dict(dialect.translations),
-                input_names=[INPUT_NAME],
-                output_names=list(module.output_names),
+                input_names=list(inputs),
+                output_names=list(outputs),
                 verbose=False,
             )
     finally:
@@ -113,8 +124,13 @@ def _to_ir(make: Callable[[], Tensor], name: str | None) -> ir.TensorProtocol:
 
 def _transpose_weights(graph: ir.Graph) -> None:
     """Store a linear layer's weight as its product wants it, [in, out], and drop the Transpose."""
+    made: dict[ir.Value, ir.Value] = {}
     for node in list(graph):
         source = node.inputs[0] if node.op_type == "Transpose" else None
+        if source in made:  # the layer is called twice
+            node.outputs[0].replace_all_uses_with(made[source])
+            graph.remove(node, safe=True)
+            continue
         if (
             source is None
             or source.name not in graph.initializers
@@ -130,8 +146,10 @@ def _transpose_weights(graph: ir.Graph) -> None:
             partial(_transposed, lazy), dtype=lazy.dtype, shape=shape, name=weight.name
         )
         graph.initializers.add(weight)
+        made[source] = weight
         node.outputs[0].replace_all_uses_with(weight)
         graph.remove(node, safe=True)
+    for source in made:
         if not source.uses():
             graph.initializers.pop(str(source.name))
 
@@ -154,8 +172,9 @@ def _drop_whole_slices(graph: ir.Graph) -> None:
             graph.remove(node, safe=True)
 
 
-def _name_sizes(graph: ir.Graph, model: DinoVisionTransformer) -> None:
+def _name_sizes(graph: ir.Graph, module: TokenOutputs) -> None:
     """Readable names for what is free: batch, height, width in; batch, rows, columns out."""
+    model = module.model
     channels, dim = model.patch_embed.in_chans, model.embed_dim
     graph.inputs[0].shape = ir.Shape(["batch", channels, "height", "width"])
     for output in graph.outputs:
@@ -163,6 +182,10 @@ def _name_sizes(graph: ir.Graph, model: DinoVisionTransformer) -> None:
             output.shape = ir.Shape(["batch", dim])
         elif output.name == "storage":
             output.shape = ir.Shape(["batch", model.n_storage_tokens, dim])
+        elif output.name == "extra":
+            output.shape = ir.Shape(["batch", module.own_tokens, dim])
+        elif output.name == "attention":
+            output.shape = ir.Shape(["batch", model.num_heads, "rows", "columns"])
         else:
             output.shape = ir.Shape(["batch", "rows", "columns", dim])
 

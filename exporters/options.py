@@ -20,6 +20,7 @@ class ExportOptions:
     preset: str = "official"
     imgsz: tuple[int, int] | None = None  # H, W; None: the preset's own
     layers: tuple[int, ...] = ()
+    attention: bool = False  # what CLS gives each patch in the last block, as an output too
     folds: tuple[str, ...] = FOLDS
     calibration: Calibration = field(default_factory=Calibration)  # of an 8-bit recipe
     overrides: tuple[Override, ...] = ()  # (pattern of a layer's path, type)

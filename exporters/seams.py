@@ -83,6 +83,25 @@ def _(
     return torch.empty_like(q)
 
 
+@custom_op("dinodeploy::first_row_weights", mutates_args=())
+def first_row_weights(
+    q: Tensor, k: Tensor, sin: Tensor | None, cos: Tensor | None, num_heads: int, scale: float
+) -> Tensor:
+    """What the first token gives every other: q [B,1,D], k [B,L,D], a table [L,d] or None -> [B,N,1,L].
+
+    The first token is CLS, whose angle is zero, so q is not rotated.
+    """
+    q, k = (t.unflatten(-1, (num_heads, -1)).transpose(1, 2) for t in (q, k))
+    if sin is not None and cos is not None:
+        k = _rotate(k, sin, cos)
+    return torch.softmax((q * scale) @ k.transpose(-1, -2), dim=-1)
+
+
+@first_row_weights.register_fake
+def _(q: Tensor, k: Tensor, sin: Tensor | None, cos: Tensor | None, num_heads: int, scale: float) -> Tensor:
+    return q.new_empty((q.shape[0], num_heads, 1, k.shape[1]))
+
+
 class SeamRope(nn.Module):
     """Stands in for `RopePositionEmbedding`; its table covers the prefix as well."""
 
@@ -114,3 +133,12 @@ class SeamAttention(nn.Module):
         sin, cos = rope if rope is not None else (None, None)
         q, k, v = self.q(x), self.k(x), self.v(x)
         return self.proj(rope_attention(q, k, v, sin, cos, self.num_heads, self.scale))
+
+    def attention_weights(
+        self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None, queries: int | None = None
+    ) -> Tensor:
+        """As `SelfAttention.attention_weights` with `queries` 1, the one case that a graph can carry."""
+        assert queries == 1
+        sin, cos = rope if rope is not None else (None, None)
+        q, k = self.q(x), self.k(x)  # whole, so that the graph shares them with the block's own attention
+        return first_row_weights(q[:, :1], k, sin, cos, self.num_heads, self.scale)

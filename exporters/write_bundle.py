@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
+from torch import Tensor
 
 from dinodeploy import __version__
 from dinodeploy import manifest as manifests
@@ -20,6 +22,7 @@ from dinodeploy.preprocess import Preprocess
 from dinov3_ref.models import DinoVisionTransformer
 from exporters.apply_recipe import Facts
 from exporters.calibrate import watch_linears
+from exporters.cls_tail import can_cut
 from exporters.dialects import DIALECTS
 from exporters.engines import CPU_FILE, write_engines
 from exporters.fold import Weights, make_twin
@@ -32,6 +35,7 @@ from exporters.quantization.calibrate import Calibrated, plan_8_bits
 from exporters.quantization.write import OPSET
 from exporters.recipes import RECIPES
 from exporters.speed import compare_speed, verdict
+from exporters.stream import filled
 from exporters.trace import TokenOutputs, trace
 
 Say = Callable[[str], None]
@@ -44,21 +48,26 @@ def write_bundle(
     root: Path,
     options: ExportOptions,
     say: Say,
+    state: Mapping[str, Tensor] | None = None,
 ) -> tuple[Manifest, tuple[str, ...]]:
-    """Every file of the bundle but its manifest; the manifest and notes for the user."""
+    """Every file of the bundle but its manifest; the manifest and notes for the user.
+
+    `state` holds the weights of a hollow model (`stream.py`).
+    """
     recipe = RECIPES[options.recipe]
-    reference = TokenOutputs(model.eval(), options.layers)
+    reference = TokenOutputs(model.eval(), options.layers, attention=options.attention)
     say("running the reference on the golden photographs")
-    with watch_linears(model) as ranges:
+    with filled(model, state) if state is not None else nullcontext(), watch_linears(model) as ranges:
         save_golden(make_golden(reference, preprocess), root / GOLDEN_FILE)
-    twin, weights = make_twin(model, options.folds)
+    twin, weights = make_twin(model, options.folds, state)
     calibrated: Calibrated | None = None
     if recipe.quantized:
         calibrated = plan_8_bits(
             model, weights, preprocess, options.calibration, recipe, options.overrides, say
         )
         fold_plan(weights, calibrated.plan)
-    graph = _make_graph(TokenOutputs(twin, options.layers), weights, options, say)
+    outputs = TokenOutputs(twin, options.layers, attention=options.attention)
+    graph = _make_graph(outputs, weights, options, say)
     lint(graph)
     check_onnx(graph)
     manifest = _describe(graph, facts, preprocess, options, calibrated)
@@ -67,7 +76,12 @@ def write_bundle(
     say("writing the weights")
     plan = calibrated.plan if calibrated else None
     written = write_engines(
-        graph, recipe, Facts(ranges, plan, options.overrides), root, external_data=options.external_data
+        graph,
+        recipe,
+        Facts(ranges, plan, options.overrides),
+        root,
+        last=model.n_blocks - 1 if can_cut(twin) else None,
+        external_data=options.external_data,
     )
     notes = list(calibrated.notes if calibrated else ())
     if written.witness is not None:
@@ -79,7 +93,7 @@ def write_bundle(
         notes.append(verdict(recipe.name, speeds))
         written.yardstick.unlink()
     names = dict.fromkeys(name for facts in written.engines.values() for name in facts.files)
-    files = {name: file_facts(root / name) for name in (MODEL_FILE, *names, GOLDEN_FILE)}
+    files = {name: file_facts(root / name) for name in (MODEL_FILE, *names, *written.tails, GOLDEN_FILE)}
     return replace(manifest, engines=written.engines, files=files), tuple(notes)
 
 
@@ -114,6 +128,7 @@ def _describe(
         overrides=tuple(f"{pattern}={name}" for pattern, name in options.overrides),
         given_back=calibrated.given_back if calibrated else (),
         calibration_pictures=calibrated.pictures if calibrated else 0,
+        attention=options.attention,
     )
     return Manifest(
         format=manifests.FORMAT,

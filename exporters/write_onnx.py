@@ -12,14 +12,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import onnx_ir as ir
 from onnx import ModelProto, TensorProto
 
 SINGLE_FILE_LIMIT = 2**31 - 2**24  # 2 GiB less room for the graph itself
-GRAPH_FIELD, INITIALIZER_FIELD, RAW_DATA_FIELD = 7, 5, 9
+GRAPH_FIELD, INITIALIZER_FIELD, NAME_FIELD, RAW_DATA_FIELD = 7, 5, 8, 9
 LENGTH_DELIMITED = 2
 INLINE_ELEMENTS = 64  # shape constants stay in the graph proper
+INLINE_BYTES = 8 * INLINE_ELEMENTS
 
 
 def write_onnx(model: ir.Model, path: Path, *, external_data: bool = False) -> list[Path]:
@@ -41,12 +43,71 @@ def weight_bytes(model: ir.Model) -> int:
 
 
 def share_weights(model: ir.Model, written: Path, path: Path) -> None:
-    """Write `model` to `path`, reading its weights out of `written`'s external data, which holds the same."""
+    """Write `model` to `path`, beside `written`, whose weights it reads: from its data, or from itself."""
     stored = ir.load(written).graph.initializers
+    inside = _weights_inside(written)
     for name, value in model.graph.initializers.items():
-        if name in stored and isinstance(stored[name].const_value, ir.ExternalTensor):
-            value.const_value = stored[name].const_value
+        if name not in stored:
+            continue
+        tensor = stored[name].const_value
+        if name in inside and tensor is not None:
+            tensor = _external(tensor, written, *inside[name])
+        if isinstance(tensor, ir.ExternalTensor):
+            value.const_value = tensor
     ir.save(model, path)
+
+
+def _external(tensor: ir.TensorProtocol, written: Path, offset: int, length: int) -> ir.ExternalTensor:
+    """The tensor as it lies in an ONNX file, which is a file like any other to whoever reads weights."""
+    return ir.ExternalTensor(
+        written.name,
+        offset,
+        length,
+        tensor.dtype,
+        shape=ir.Shape(tensor.shape.numpy()),
+        name=str(tensor.name),
+        base_dir=written.parent,
+    )
+
+
+def _weights_inside(path: Path) -> dict[str, tuple[int, int]]:
+    """name -> (offset, bytes) of every large weight that is stored in an ONNX file itself; none is read."""
+    found: dict[str, tuple[int, int]] = {}
+    with path.open("rb") as file:
+        for field, start, end in _fields(file, 0, path.stat().st_size):
+            if field != GRAPH_FIELD:
+                continue
+            for inner, begin, stop in _fields(file, start, end):
+                if inner == INITIALIZER_FIELD:
+                    parts = {number: (at, to) for number, at, to in _fields(file, begin, stop)}
+                    at, to = parts.get(RAW_DATA_FIELD, (0, 0))
+                    if to - at > INLINE_BYTES:
+                        file.seek(parts[NAME_FIELD][0])
+                        name = file.read(parts[NAME_FIELD][1] - parts[NAME_FIELD][0]).decode()
+                        found[name] = (at, to - at)
+    return found
+
+
+def _fields(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """(field, start, end) of the length-delimited fields of the message between two offsets."""
+    while start < end:
+        file.seek(start)
+        tag = _read_varint(file)
+        value = _read_varint(file)  # a number, or the length of what follows
+        start = file.tell()
+        if tag & 7 == LENGTH_DELIMITED:
+            yield tag >> 3, start, start + value
+            start += value
+
+
+def _read_varint(file: BinaryIO) -> int:
+    number = shift = 0
+    while True:
+        (byte,) = file.read(1)
+        number |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            return number
 
 
 def _write_single_file(model: ir.Model, path: Path) -> None:

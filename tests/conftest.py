@@ -27,6 +27,26 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_tiny(tmp_path_factory.mktemp("bundles") / "tiny", layers=(1,)).root
 
 
+@pytest.fixture(scope="session")
+def four_maps_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four blocks, all of whose patch maps are outputs, input 64x64: what any head can stand on. Shared."""
+    from dinov3_ref.checkpoints import random_checkpoint
+    from tests.tiny import export_passing, tiny_config
+
+    checkpoint = random_checkpoint(tiny_config(depth=4), 0)
+    out = tmp_path_factory.mktemp("bundles") / "four_maps"
+    options = {"preset": "timm", "imgsz": (64, 64), "layers": (0, 1, 2, 3)}
+    return export_passing(checkpoint, out, **options).root
+
+
+@pytest.fixture(scope="session")
+def attentive_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with attention as an output. Shared."""
+    from tests.tiny import export_tiny
+
+    return export_tiny(tmp_path_factory.mktemp("bundles") / "attentive", attention=True).root
+
+
 @pytest.fixture
 def own_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     """A copy of `tiny_bundle` to break."""

@@ -1,10 +1,11 @@
-"""The README is run: its commands and its Python, its links, its numbers' sources."""
+"""The README and the pages of docs/ are run: commands and Python, links, files and options they name."""
 
 from __future__ import annotations
 
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
@@ -15,6 +16,9 @@ from tests.photographs import photograph
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FOLDERS = ("dinodeploy", "exporters", "dinov3_ref", "tests", "benchmarks", "examples", "containers")
+OTHERS = r"`polygraphy [^`]*`|`pytest [^`]*`|.*\b(?:dinov3_ref\.\w+|torchrun|pip|docker|tritonserver)\b.*"
 
 
 def fences(language: str) -> list[str]:
@@ -48,21 +52,30 @@ def test_used_within_twenty_lines() -> None:
     assert "dinodeploy embed" in "\n".join(README.splitlines()[:20])
 
 
-def test_every_command_and_option_exists(run: CommandLine) -> None:
-    names = tuple(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
-    for command in re.findall(rf"dinodeploy ({'|'.join(names)})\b", README):
-        assert run(command, "--help").code == 0
-    known = "".join(run(command, "--help").out for command in names)
-    ours = re.sub(r"`polygraphy [^`]*`|.*dinov3_ref\.train.*", "", README)  # others' options
-    for option in set(re.findall(r"--[a-z][a-z-]+", ours)):
-        assert option in known or option in ("--help",), option
+def options_of(command: Any) -> set[str]:
+    """Every option of a command and of the commands below it."""
+    own = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    return own.union({"--help"}, *(options_of(inner) for inner in getattr(command, "commands", {}).values()))
 
 
-def test_every_file_it_names_exists() -> None:
-    paths = re.findall(r"`((?:dinodeploy|exporters|dinov3_ref|tests|benchmarks|examples)/[\w./-]*)`", README)
-    assert len(paths) > 5
-    for path in paths:
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_every_command_and_option_exists(page: Path) -> None:
+    """Of `dinodeploy`; what is somebody else's stands in a line that names them."""
+    group = typer.main.get_command(app)
+    text = re.sub(OTHERS, "", page.read_text(encoding="utf-8"))
+    for command in re.findall(r"^(?: {4}|\| `)?dinodeploy ([a-z-]+)\b", text, re.MULTILINE):
+        assert command in group.commands, command  # type: ignore[attr-defined]
+    for option in set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text)):
+        assert option in options_of(group), option
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_every_file_and_link_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for path in re.findall(rf"`((?:{'|'.join(FOLDERS)})/[\w./-]*)`", text):
         assert (ROOT / path).exists(), path
+    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+        assert (page.parent / link).exists(), link
 
 
 def test_make_targets_exist() -> None:

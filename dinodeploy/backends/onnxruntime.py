@@ -19,11 +19,15 @@ from numpy.typing import NDArray
 
 from dinodeploy.backends import OpenOptions
 from dinodeploy.backends.placement import astray, profiled
+from dinodeploy.bundle import MODEL_FILE
 from dinodeploy.errors import BundleError, UnavailableError, first_line
 from dinodeploy.machine import cpu_name, find_gpu
 
 Floats = NDArray[np.float32]
 _ERRORS_ONLY = 3
+# Bytes of weights past which a CPU keeps them in the mapped file. A 16-bit recipe's graph for CPUs widens
+# each weight where it is used; ONNX Runtime would do it for all of them on opening: 27 GB for a 7B.
+LARGE = 4 << 30
 _PROBE = (1, 3, 32, 48)  # a picture of 2 x 3 patches: enough to see where nodes run
 
 
@@ -148,10 +152,16 @@ def _open_session(
     if provider.on_gpu:
         options.enable_profiling = True  # ended after one run
         options.profile_file_prefix = str(folder / "placement")
+    left_out = []
+    if not provider.on_gpu and _weight_bytes(engine) > LARGE:
+        left_out = ["ConstantFolding"]
+        options.enable_mem_pattern = options.enable_cpu_mem_arena = False  # they keep what was widened
     wanted = [(provider.name, provider.options), *provider.beneath]
     try:
         # without fallback, which would print on stdout and go on with the CPU
-        session = onnxruntime.InferenceSession(str(engine), options, providers=wanted, enable_fallback=0)
+        session = onnxruntime.InferenceSession(
+            str(engine), options, providers=wanted, enable_fallback=0, disabled_optimizers=left_out
+        )
     except Exception as error:  # its exception classes are private, and there are many
         # the file's hash has matched: on a GPU it is the GPU that fails
         kind = UnavailableError if provider.on_gpu else BundleError
@@ -164,3 +174,9 @@ def _open_session(
             f"{session.get_providers()[0]} instead, which nobody asked for; {provider.mend}"
         )
     return session
+
+
+def _weight_bytes(engine: Path) -> int:
+    """Of a graph with its weights inside it or, past 2 GB and in narrow recipes, in the bundle's one file."""
+    files = (engine, engine.with_name(f"{MODEL_FILE}.data"))
+    return sum(path.stat().st_size for path in files if path.exists())

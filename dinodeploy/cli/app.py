@@ -16,14 +16,23 @@ import typer
 from PIL.Image import DecompressionBombWarning
 
 from dinodeploy import __version__
+from dinodeploy.cli import bundle
+from dinodeploy.cli.add_head import add_head
+from dinodeploy.cli.bench import bench
 from dinodeploy.cli.build import build
 from dinodeploy.cli.check import check
 from dinodeploy.cli.convert import convert
+from dinodeploy.cli.dedupe import dedupe
 from dinodeploy.cli.embed import embed
 from dinodeploy.cli.export import export
+from dinodeploy.cli.index import index
 from dinodeploy.cli.inspect import inspect
 from dinodeploy.cli.output import fail
+from dinodeploy.cli.predict import predict
 from dinodeploy.cli.ranges import ranges
+from dinodeploy.cli.search import search
+from dinodeploy.cli.train_head import train_head
+from dinodeploy.cli.visualize import visualize
 
 app = typer.Typer(
     name="dinodeploy",
@@ -33,8 +42,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (export, build, embed, check, inspect, convert, ranges):
+COMMANDS = (
+    export, build, embed, index, search, dedupe, visualize, check, inspect, convert, ranges, bench,
+    train_head, add_head, predict,
+)  # fmt: skip
+for command in COMMANDS:
     app.command()(command)
+app.add_typer(bundle.app, name="bundle")
 
 MISUSE, CANNOT, INTERRUPTED = 2, 4, 130
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.table import Table
 from dinodeploy.bisect import Bisection
 from dinodeploy.cli.output import (
     DEVICE_HELP,
+    REQUIRE_SIGNATURE_HELP,
     WEIGHT_BUDGET_HELP,
     note,
     parse_gib,
@@ -27,7 +29,7 @@ from dinodeploy.compare import Comparison, compare
 from dinodeploy.embedder import check_bundle
 from dinodeploy.errors import MisuseError
 from dinodeploy.listing import list_images
-from dinodeploy.parity import Measurement, Verdict
+from dinodeploy.parity import Measurement
 from dinodeploy.reports import Report, check_targets, write_report
 
 FAILED = 1
@@ -42,6 +44,8 @@ HEADS = {
     "cosine": "1-cos",
     "patch_cosine_p01": "1-p01",
     "nearest_neighbour": "NN",
+    "head_error": "head",
+    "class_agreement": "classes",
 }
 
 
@@ -50,6 +54,9 @@ def check(
     device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
     threads: Annotated[int | None, typer.Option(help="Threads of the engine.")] = None,
     weight_budget: Annotated[float | None, typer.Option(help=WEIGHT_BUDGET_HELP)] = None,
+    require_signature: Annotated[
+        Path | None, typer.Option(help=REQUIRE_SIGNATURE_HELP, metavar="KEY.pub")
+    ] = None,
     bisect: Annotated[bool, typer.Option("--bisect", help="Name the first block that departs.")] = False,
     against: Annotated[
         Path | None, typer.Option(help="Another bundle: may it search an index built with this one?")
@@ -75,6 +82,7 @@ def check(
         device=device,
         threads=threads,
         weight_budget=parse_gib(weight_budget),
+        require_signature=require_signature,
         say=partial(note, device),
     )
     growth = comparison = None
@@ -105,7 +113,11 @@ def _compare(bundle: Path, against: Path, images: Path, k: int, threads: int | N
 
 def _print(found: Report) -> None:
     verdict, receipt = found.verdict, found.receipt
-    stdout().print(_table(verdict))
+    head = found.bundle.manifest.head
+    of_head = [m for m in verdict.measurements if head is not None and m.output in head.outputs]
+    stdout().print(_table([m for m in verdict.measurements if m not in of_head]))
+    if of_head:
+        stdout().print("", _table(of_head))
     word = "passed" if verdict.passed else f"FAILED, {len(verdict.failures)} measurements"
     print(f"{found.bundle.engine_path}, {verdict.recipe}, {receipt.runtime}, {receipt.device}: {word}")
     if found.bisection is not None:
@@ -116,12 +128,12 @@ def _print(found: Report) -> None:
         print(found.comparison.verdict + (f" ({found.comparison.note})" if found.comparison.note else ""))
 
 
-def _table(verdict: Verdict) -> Table:
+def _table(measurements: Sequence[Measurement]) -> Table:
     """One row a case and output, one column a metric; what failed is marked."""
-    metrics = list(dict.fromkeys(m.metric for m in verdict.measurements))
-    limits = {m.metric: m.limit for m in verdict.measurements}
+    metrics = list(dict.fromkeys(m.metric for m in measurements))
+    limits = {m.metric: m.limit for m in measurements}
     rows: dict[tuple[str, str], dict[str, Measurement]] = {}
-    for m in verdict.measurements:
+    for m in measurements:
         rows.setdefault((m.case, m.output), {})[m.metric] = m
     heads = (HEADS.get(metric, metric) for metric in metrics)
     table = Table("case", "output", *heads, box=None, pad_edge=False)
@@ -141,7 +153,7 @@ def _cell(m: Measurement | None) -> str:
 def _number(metric: str, value: float | None) -> str:
     if value is None:
         return ""
-    if metric == "nearest_neighbour":
+    if metric in ("nearest_neighbour", "class_agreement"):
         return f"{value:.2f}"
     return f"{abs(1 - value) if 'cosine' in metric else value:.1e}"
 

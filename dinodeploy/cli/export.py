@@ -44,6 +44,12 @@ def export(
         str, typer.Option(help="Preprocessing preset: official, hf, timm, eval, keep-aspect.")
     ] = "official",
     layers: Annotated[str | None, typer.Option(help="Blocks whose patch maps to output too: 2,5,8.")] = None,
+    head: Annotated[
+        str | None, typer.Option(help="A head behind the backbone: a head file, or pyramid:3,5,7,11.")
+    ] = None,
+    attention: Annotated[
+        bool, typer.Option("--attention", help="Output what CLS attends to in the last block, head by head.")
+    ] = False,
     dataset: Annotated[
         str | None, typer.Option(help="lvd1689m or sat493m, where the weights do not tell.")
     ] = None,
@@ -77,6 +83,7 @@ def export(
         preset=preprocess,
         imgsz=parse_size(imgsz),
         layers=tuple(_number(name) for name in parse_list(layers, "--layers")) if layers else (),
+        attention=attention,
         folds=_folds(fold, exporter.FOLDS),
         calibration=exporter.Calibration(calibration, calibration_images, calibration_seed),
         overrides=tuple(_override(text) for text in override or ()),
@@ -91,7 +98,14 @@ def export(
         checkpoint, origin = _load(checkpoints, weights, arch, dataset, rope_periods, seed, revision, offline)
         root = out or Path(f"{checkpoint.arch}-{precision}")
         bundle, receipt, notes = exporter.export_checkpoint(
-            checkpoint, root, options, weights=origin, rope_periods=rope_periods, dataset=dataset, say=say
+            checkpoint,
+            root,
+            options,
+            weights=origin,
+            rope_periods=rope_periods,
+            dataset=dataset,
+            head=_head(head, checkpoint.config),
+            say=say,
         )
     engine, more = build_after_export(root, target, no_engine)
     for note in (*notes, *more):
@@ -116,6 +130,13 @@ def _folds(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
 def _override(text: str) -> tuple[str, str]:
     pattern, _, name = text.rpartition("=")
     return pattern, name
+
+
+def _head(text: str | None, config: Any) -> Any:
+    if text is None:
+        return None
+    find_head = reach("exporters.heads", "export").find_head
+    return find_head(text, config.embed_dim, config.depth, config.patch_size)
 
 
 def _number(name: str) -> int:
@@ -160,6 +181,7 @@ def _report(bundle: Any, receipt: Any, engine: str | None, notes: tuple[str, ...
                 "weights": model.weights,
                 "source": model.source,
                 "precision": bundle.manifest.graph.recipe,
+                "head": bundle.manifest.head.kind if bundle.manifest.head else None,
                 "files": files,
                 "passed": receipt.passed,
                 "runtime": receipt.runtime,
@@ -172,11 +194,15 @@ def _report(bundle: Any, receipt: Any, engine: str | None, notes: tuple[str, ...
         return
     recipe = bundle.manifest.graph.recipe
     print(f"{bundle.root}: {model.arch}, {recipe}, weights {model.weights} ({model.source})")
+    head = bundle.manifest.head
+    if head is not None:
+        print(f"head: {head.kind} ({head.source}), outputs {', '.join(head.outputs)}")
     error = worst["relative_frobenius"]
     print(f"judged on {receipt.runtime}: passed, relative Frobenius error {error:.1e}")
     if engine is not None:
         print(f"engine: {bundle.root / engine}, judged when it is first used")
-    print(f"next: dinodeploy embed IMAGES --engine {bundle.root} --out embeddings")
+    predicts = head is not None and head.task in ("classify", "segment", "depth")
+    print(f"next: dinodeploy {'predict' if predicts else 'embed'} IMAGES --engine {bundle.root} --out out")
 
 
 def _worst(receipt: Any, metric: str) -> float | None:

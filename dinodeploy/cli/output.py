@@ -7,7 +7,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from datetime import timedelta
+from typing import Any, NoReturn, Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -22,11 +23,14 @@ from rich.progress import (
 
 from dinodeploy.errors import MisuseError
 
-DEVICE_HELP = "Where to run: auto, cpu, cuda, tensorrt. auto: the best that can run here."
+DEVICE_HELP = (
+    "Where to run: auto, cpu, onnxruntime, openvino, cuda, tensorrt. auto: the best that can run here."
+)
+REQUIRE_SIGNATURE_HELP = "A public key in PEM: without its signature over the whole bundle, nothing is read."
 WEIGHT_BUDGET_HELP = (
     "GiB of weights that a weight-streaming plan keeps on the GPU. Default: TensorRT's choice."
 )
-PLAIN_LINE_SECONDS = 10.0  # between progress lines where there is no terminal
+PLAIN_LINE_SECONDS = 5.0  # between progress lines where there is no terminal
 
 
 def stderr() -> Console:
@@ -92,39 +96,52 @@ def stages() -> Iterator[Callable[[str], None]]:
         yield lambda text: status.update(text)
 
 
-@contextmanager
-def picture_progress(total: int) -> Iterator[Callable[[int, int], None]]:
-    """A bar with rate, remaining time and failures; a line every ten seconds where there is no terminal."""
-    console = stderr()
-    started = time.perf_counter()
+class Advance(Protocol):
+    """Tell how many pictures are done and failed, and which stage is waited for, if that is known."""
 
-    def rate(done: int) -> float:
-        return done / max(time.perf_counter() - started, 1e-9)
+    def __call__(self, done: int, failed: int, bottleneck: str = "") -> None: ...
+
+
+@contextmanager
+def picture_progress(total: int) -> Iterator[Advance]:
+    """A bar with rate, remaining time, failures and what holds it up; lines where there is no terminal."""
+    console = stderr()
+    started = last = time.perf_counter()
+
+    def describe(done: int, failed: int, bottleneck: str) -> str:
+        rate = (done + failed) / max(time.perf_counter() - started, 1e-9)
+        return f"{rate:.1f}/s, {failed} failed" + (f", waits for {bottleneck}" if bottleneck else "")
 
     if not console.is_terminal:
-        last = started
 
-        def line(done: int, failed: int) -> None:
+        def line(done: int, failed: int, bottleneck: str = "") -> None:
             nonlocal last
-            if time.perf_counter() - last >= PLAIN_LINE_SECONDS:
-                last = time.perf_counter()
-                print(f"{done + failed}/{total} images, {rate(done):.1f}/s, {failed} failed", file=sys.stderr)
+            now = time.perf_counter()
+            if now - last >= PLAIN_LINE_SECONDS:
+                last = now
+                seen = done + failed
+                left = timedelta(seconds=round((total - seen) * (now - started) / max(seen, 1)))
+                text = describe(done, failed, bottleneck)
+                print(f"{seen}/{total} images, {text}, {left} left", file=sys.stderr)
 
         yield line
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("embedding", total=total)
-        yield lambda done, failed: progress.update(
-            task, completed=done + failed, description=f"embedding {rate(done):.1f}/s, {failed} failed"
-        )
+
+        def bar(done: int, failed: int, bottleneck: str = "") -> None:
+            text = f"embedding {describe(done, failed, bottleneck)}"
+            progress.update(task, completed=done + failed, description=text)
+
+        yield bar
 
 
 @contextmanager
 def build_progress() -> Iterator[tuple[Callable[[float, str], None], Callable[[str], None]]]:
     """Two functions: `report(fraction, phase)` for a bar, `say(text)` for what begins.
 
-    Where there is no terminal: a line for what begins, and the fraction every ten seconds.
+    Where there is no terminal: a line for what begins, and the fraction every few seconds.
     """
     console = stderr()
     started = last = time.perf_counter()

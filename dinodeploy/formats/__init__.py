@@ -11,13 +11,14 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dinodeploy.errors import MisuseError
 
+Values = NDArray[Any]  # float32, float16 or int8
 Float = NDArray[np.float32]
 Int = NDArray[np.int32]
 
@@ -26,11 +27,12 @@ Int = NDArray[np.int32]
 class Column:
     """One output of a shard.
 
-    values: [n, ...]; or [P, D], one picture's patches after the other's, if their grids differ.
+    values: [n, ...]; or [P, D], one picture's patches after the other's, if their grids differ. float32; as
+        they lie in the files also float16 or int8 (`packing.py`).
     grid: None; or, if they differ, [n, 2], the (h, w) of each row.
     """
 
-    values: Float
+    values: Values
     grid: Int | None = None
 
 
@@ -58,10 +60,14 @@ class Format(Protocol):
     def read(self, root: Path, index: int, output: str) -> tuple[list[str], Column]:
         """The ids and one output of a shard."""
 
+    def sizes(self, root: Path, index: int) -> Int:
+        """[n, 2], width and height of a shard's pictures; in a file that `files` names for any output."""
+
 
 FORMATS = {
     "npy": "dinodeploy.formats.npy",
     "parquet": "dinodeploy.formats.parquet",
+    "lance": "dinodeploy.formats.lance",
     "npz": "dinodeploy.formats.npz",
     "safetensors": "dinodeploy.formats.safetensors",
 }
@@ -82,7 +88,7 @@ def stack_rows(rows: list[Float]) -> Column:
     return Column(np.concatenate([row.reshape(-1, row.shape[-1]) for row in rows]), grid)
 
 
-def split_rows(column: Column) -> list[Float]:
+def split_rows(column: Column) -> list[Values]:
     """The inverse of `stack_rows`."""
     if column.grid is None:
         return list(column.values)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dinodeploy.formats import Column, Shard
+from dinodeploy.formats import Column, Int, Shard
 from dinodeploy.schema import decode
 
 
@@ -56,12 +56,21 @@ def files(index: int, output: str) -> list[str]:
 
 
 def read(root: Path, index: int, output: str) -> tuple[list[str], Column]:
-    path = root / _metadata(index)
-    lines = path.read_bytes().splitlines()
-    ids = [decode(line, f"{path}: line {number}")["image_path"] for number, line in enumerate(lines, 1)]
+    ids = [record["image_path"] for record in _records(root, index)]
     grid = root / _grid(index, output)
     values = np.load(root / _emb(index, output), allow_pickle=False)
     return ids, Column(values, np.load(grid, allow_pickle=False) if grid.is_file() else None)
+
+
+def sizes(root: Path, index: int) -> Int:
+    pairs = [(record["width"], record["height"]) for record in _records(root, index)]
+    return np.array(pairs, np.int32).reshape(-1, 2)
+
+
+def _records(root: Path, index: int) -> list[dict[str, Any]]:
+    path = root / _metadata(index)
+    lines = path.read_bytes().splitlines()
+    return [decode(line, f"{path}: line {number}") for number, line in enumerate(lines, 1)]
 
 
 def _emb(index: int, output: str) -> str:
@@ -79,4 +88,7 @@ def _metadata(index: int) -> str:
 
 def _save(path: Path, array: NDArray[Any]) -> None:
     path.parent.mkdir(exist_ok=True)
-    np.save(path, array, allow_pickle=False)
+    array = np.ascontiguousarray(array)
+    with path.open("wb") as file:  # as np.save does, but a full disk is an error that says so
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dinodeploy.formats import Column, Shard
+from dinodeploy.formats import Column, Int, Shard
 
 
 def require() -> None:
@@ -42,3 +42,10 @@ def read(root: Path, index: int, output: str) -> tuple[list[str], Column]:
     (name,) = files(index, output)
     with np.load(root / name, allow_pickle=False) as archive:
         return archive["ids"].tolist(), Column(archive[output], archive.get(f"{output}_grid"))
+
+
+def sizes(root: Path, index: int) -> Int:
+    (name,) = files(index, "")
+    with np.load(root / name, allow_pickle=False) as archive:
+        found: Int = archive["size"]
+        return found

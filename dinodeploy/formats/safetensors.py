@@ -11,7 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from dinodeploy.formats import Column, Shard
+from dinodeploy.formats import Column, Int, Shard
 from dinodeploy.schema import decode
 from dinodeploy.tensorfile import load_tensors, read_header, save_tensors
 
@@ -41,3 +41,8 @@ def read(root: Path, index: int, output: str) -> tuple[list[str], Column]:
     _, metadata = read_header(root / name)
     ids = decode(metadata["ids"], f"{root / name}: ids")
     return ids, Column(tensors[output], tensors.get(f"{output}_grid"))
+
+
+def sizes(root: Path, index: int) -> Int:
+    (name,) = files(index, "")
+    return load_tensors(root / name)["size"]

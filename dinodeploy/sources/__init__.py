@@ -22,18 +22,20 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from PIL import Image
 
 from dinodeploy.errors import MisuseError
-from dinodeploy.listing import expand, no_picture, walk
+from dinodeploy.listing import expand_path, no_picture, walk_folder
 from dinodeploy.sources import lists, remote
 from dinodeploy.sources.ids import PackedIds
-from dinodeploy.sources.mixture import Mixture
+from dinodeploy.sources.mixture import join
 from dinodeploy.sources.options import SourceOptions
-from dinodeploy.sources.paths import PathSource
+from dinodeploy.sources.paths import FileSource
 from dinodeploy.sources.place import DiskPlace, Place
+
+__all__ = ["Source", "SourceOptions", "FileSource", "open_source"]
 
 # The end of a file's name -> the module here whose `open_place` reads it. Every other file is a picture.
 KINDS = {
@@ -66,17 +68,17 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
-def open_source(inputs: Sequence[str | Path], **options: Any) -> Source:
-    """The pictures under `inputs`, in their order; `options` are `SourceOptions`'.
+def open_source(inputs: Sequence[str | Path], options: SourceOptions | None = None) -> Source:
+    """The pictures under `inputs`, in their order.
 
     Raises MisuseError for what is not there, UnavailableError for what needs a package that is missing.
     """
-    chosen = SourceOptions(**options)
+    chosen = options or SourceOptions()
     parts: list[Source] = []
     try:
         for given in inputs:
             parts += _parts(str(given), chosen)
-        source = Mixture(parts)
+        source = join(parts)
         if not source.ids:
             raise MisuseError(no_picture(inputs) + _hint(inputs))
     except BaseException:
@@ -93,7 +95,7 @@ def _parts(given: str, options: SourceOptions) -> Iterator[Source]:
     found = (one for text in _expand_range(given) for one in _find(text, options))
     for single, group in groupby(found, key=lambda one: isinstance(one, str)):
         if single:  # all pictures that follow each other share one list of paths
-            yield PathSource(PackedIds(path for path in group if isinstance(path, str)), options)
+            yield FileSource(PackedIds(path for path in group if isinstance(path, str)), options.timeout)
         else:
             yield from (part for part in group if not isinstance(part, str))
 
@@ -105,14 +107,14 @@ def _find(text: str, options: SourceOptions) -> Iterator[str | Source]:
             kind = _kind(url.partition("::")[0].partition("?")[0])
             yield from _open(kind, remote.RemotePlace(url, options.timeout), options) if kind else [url]
         return
-    for path in expand(text):
+    for path in expand_path(text):
         if not os.path.isdir(path):  # noqa: PTH112
             kind = _kind(path)
             yield from _open(kind, DiskPlace(path), options) if kind else [path]
         elif _is_dataset(Path(path)):
             yield from import_module("dinodeploy.sources.dataset").open_folder(path, options)
         else:
-            yield from walk(path, recursive=options.recursive)
+            yield from walk_folder(path, recursive=options.recursive)
 
 
 def _kind(name: str) -> str | None:

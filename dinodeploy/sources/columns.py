@@ -17,7 +17,7 @@ from dinodeploy.errors import MisuseError
 from dinodeploy.sources import remote
 from dinodeploy.sources.ids import PackedIds
 from dinodeploy.sources.options import SourceOptions
-from dinodeploy.sources.paths import PathSource
+from dinodeploy.sources.paths import FileSource
 from dinodeploy.sources.place import Place, reason_of
 
 # In lower case, the likeliest first.
@@ -30,7 +30,7 @@ _DELIMITERS = ",;\t|"
 Row = tuple[str | None, str | None]  # what the path column and the id column hold
 
 
-def open_place(place: Place, options: SourceOptions) -> list[PathSource]:
+def open_place(place: Place, options: SourceOptions) -> list[FileSource]:
     """The pictures that a table names. Raises MisuseError for a table or a column that is none."""
     try:
         with place.open() as file, io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="") as text:
@@ -41,7 +41,7 @@ def open_place(place: Place, options: SourceOptions) -> list[PathSource]:
         ) from error
 
 
-def named_by(place: Place, rows: Iterable[Row], options: SourceOptions) -> PathSource:
+def named_by(place: Place, rows: Iterable[Row], options: SourceOptions) -> FileSource:
     """Pictures by the paths of a table's rows. A row without a path is a picture that is missing."""
     ids, paths = PackedIds(), PackedIds()
     missing = set()
@@ -59,8 +59,8 @@ def named_by(place: Place, rows: Iterable[Row], options: SourceOptions) -> PathS
                 )
             ids.append(id_)
     if options.id_column is None:
-        return PathSource(paths, options, missing=missing)
-    return PathSource(ids, options, paths, missing)
+        return FileSource(paths, options.timeout, missing=missing)
+    return FileSource(ids, options.timeout, paths, missing)
 
 
 def _resolve(path: str, place: Place, schemes: set[str]) -> str:
@@ -68,7 +68,10 @@ def _resolve(path: str, place: Place, schemes: set[str]) -> str:
 
 
 def choose_column(names: Sequence[str], wanted: str | None, usual: Sequence[str], where: str) -> str:
-    """The column that is meant: `wanted`, or the first usual one, in any case. Raises MisuseError."""
+    """The column that is meant: `wanted`, the first usual one in any case, or the only one.
+
+    Raises MisuseError.
+    """
     if wanted is not None:
         if wanted in names:
             return wanted
@@ -77,6 +80,8 @@ def choose_column(names: Sequence[str], wanted: str | None, usual: Sequence[str]
     for name in usual:
         if name in lower:
             return lower[name]
+    if len(names) == 1:
+        return names[0]
     raise MisuseError(
         f"{where!r} has columns {', '.join(map(repr, names))}, and none with a usual name "
         f"({', '.join(usual[:4])}, …); name the one that holds pictures: --column"

@@ -11,7 +11,7 @@ from typing import Any
 from dinodeploy.errors import MisuseError, UnavailableError, first_line
 from dinodeploy.sources import columns, tables
 from dinodeploy.sources.options import SourceOptions
-from dinodeploy.sources.paths import PathSource
+from dinodeploy.sources.paths import FileSource
 from dinodeploy.sources.place import DiskPlace
 
 
@@ -34,7 +34,7 @@ class DatasetSource:
         self._dataset = None
 
 
-def open_folder(folder: str, options: SourceOptions) -> Iterator[DatasetSource | PathSource]:
+def open_folder(folder: str, options: SourceOptions) -> Iterator[DatasetSource | FileSource]:
     """The pictures of every split. Raises MisuseError for a folder that cannot be read."""
     try:
         import datasets
@@ -51,7 +51,7 @@ def open_folder(folder: str, options: SourceOptions) -> Iterator[DatasetSource |
         yield _open(name, dataset, options)
 
 
-def _open(name: str, dataset: Any, options: SourceOptions) -> DatasetSource | PathSource:
+def _open(name: str, dataset: Any, options: SourceOptions) -> DatasetSource | FileSource:
     schema = dataset.features.arrow_schema
     column, holds_pictures = tables.choose(schema, options.column, name)
     by = options.id_column

@@ -13,11 +13,11 @@ from dinodeploy.errors import MisuseError
 from dinodeploy.sources import remote
 from dinodeploy.sources.ids import PackedIds
 from dinodeploy.sources.options import SourceOptions
-from dinodeploy.sources.paths import PathSource
+from dinodeploy.sources.paths import FileSource
 from dinodeploy.sources.place import Place, reason_of
 
 
-def open_place(place: Place, options: SourceOptions) -> list[PathSource]:
+def open_place(place: Place, options: SourceOptions) -> list[FileSource]:
     """The pictures of a list. Raises MisuseError where it cannot be read."""
     try:
         with place.open() as file:
@@ -28,13 +28,13 @@ def open_place(place: Place, options: SourceOptions) -> list[PathSource]:
         ) from error
 
 
-def open_stdin(options: SourceOptions) -> PathSource:
+def open_stdin(options: SourceOptions) -> FileSource:
     """The pictures that standard input names."""
     return _source(sys.stdin.buffer, str, options)
 
 
-def _source(lines: Iterable[bytes], beside: Callable[[str], str], options: SourceOptions) -> PathSource:
-    return PathSource(PackedIds(_paths(lines, beside)), options)
+def _source(lines: Iterable[bytes], beside: Callable[[str], str], options: SourceOptions) -> FileSource:
+    return FileSource(PackedIds(_paths(lines, beside)), options.timeout)
 
 
 def _paths(lines: Iterable[bytes], beside: Callable[[str], str]) -> Iterator[str]:

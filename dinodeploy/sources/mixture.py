@@ -53,12 +53,18 @@ class JoinedIds(Sequence[str]):
         return part, index - self._starts[part]
 
 
-class Mixture:
-    """Sources one after the other.
+def join(parts: Sequence[Source]) -> Source:
+    """The one source, or all in a row.
 
     The same place named twice is one picture, and the first mention counts. Raises MisuseError where an id
     that a table gave would stand for two pictures.
     """
+    mixture = Mixture(parts)
+    return parts[0] if len(parts) == 1 and mixture.is_whole else mixture
+
+
+class Mixture:
+    """Sources one after the other, as `join` makes them."""
 
     def __init__(self, parts: Sequence[Source]) -> None:
         self._parts = parts
@@ -67,6 +73,11 @@ class Mixture:
         self._joined = JoinedIds([part.ids for part in parts])
         self._kept = self._first_mentions()
         self.ids: Sequence[str] = self._joined if self._kept is None else ChosenIds(self._joined, self._kept)
+
+    @property
+    def is_whole(self) -> bool:
+        """Nothing was named twice."""
+        return self._kept is None
 
     def picture(self, index: int) -> str | Path | bytes | Image.Image:
         if self._kept is not None:

@@ -15,8 +15,8 @@ class SourceOptions:
     column: str | None = None  # of a table: paths or pictures; found by name if None
     id_column: str | None = None  # of a table: ids; if None, paths or row numbers
     every: int = 1  # of a video: one frame of so many
-    recursive: bool = True  # of a folder: its sub-folders too
     timeout: float = 60.0  # of one answer from far away, repeats included; seconds
+    recursive: bool = True  # of a folder: its sub-folders too
 
     def __post_init__(self) -> None:
         for name, value in (("column", self.column), ("id column", self.id_column)):

@@ -23,7 +23,7 @@ from dinodeploy.sources.place import DiskPlace, Place, Unreadable, reason_of
 if TYPE_CHECKING:
     from dinodeploy.sources import Source
 
-_STRETCH = 4 << 20  # bytes of pictures that are read at once, about
+_STRETCH = 1 << 20  # bytes of pictures that are read at once, about
 _KEPT = 16  # stretches
 _BUFFER = 1 << 20  # bytes of a column that are read ahead
 _ROWS = 65_536  # of ids or paths that are read at once

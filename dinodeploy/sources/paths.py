@@ -9,7 +9,7 @@ from dinodeploy.sources import remote
 from dinodeploy.sources.options import SourceOptions
 
 
-class PathSource:
+class FileSource:
     """Files and URLs, each one picture.
 
     paths: of the same length as `ids`; the ids are paths themselves if None. missing: positions that have an
@@ -19,7 +19,7 @@ class PathSource:
     def __init__(
         self,
         ids: Sequence[str],
-        options: SourceOptions,
+        timeout: float = SourceOptions.timeout,
         paths: Sequence[str] | None = None,
         missing: Collection[int] = (),
     ) -> None:
@@ -27,7 +27,7 @@ class PathSource:
         self.ids_are_places = paths is None
         self._paths = ids if paths is None else paths
         self._missing = missing
-        self._timeout = options.timeout
+        self._timeout = timeout
 
     def picture(self, index: int) -> str | bytes:
         if index in self._missing:

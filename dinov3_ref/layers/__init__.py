@@ -1,5 +1,6 @@
 """Layers of DINOv3 (SPEC 2): one nn.Module a file, under the names of the official repository."""
 
+from dinov3_ref.layers.absolute_position_embedding import AbsolutePositionEmbedding
 from dinov3_ref.layers.attention import CausalSelfAttention, LinearKMaskedBias, SelfAttention
 from dinov3_ref.layers.block import CausalSelfAttentionBlock, SelfAttentionBlock
 from dinov3_ref.layers.dino_head import DINOHead
@@ -12,6 +13,7 @@ from dinov3_ref.layers.rope_position_encoding import RopePositionEmbedding
 __all__ = [
     "PatchEmbed",
     "RopePositionEmbedding",
+    "AbsolutePositionEmbedding",
     "SelfAttention",
     "CausalSelfAttention",
     "LinearKMaskedBias",

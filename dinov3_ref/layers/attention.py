@@ -112,14 +112,26 @@ class SelfAttention(nn.Module):
         """qkv [B,N,3D] -> attended values [B,N,D], before the output projection."""
         if attn_bias is not None:
             raise ValueError("attn_bias was given; DINOv3 attends without one, pass None")
+        q, k, v = self._heads(qkv, rope)
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+    def _heads(self, qkv: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor, Tensor]:
+        """qkv [B,N,3D] -> q and k, rotated, and v, each [B,h,N,d]."""
         B, N, _ = qkv.shape
         D = self.qkv.in_features
         q, k, v = qkv.reshape(B, N, 3, self.num_heads, D // self.num_heads).unbind(2)
-        q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # [B,h,N,d]
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
         if rope is not None:
             q, k = self.apply_rope(q, k, rope)
-        x = F.scaled_dot_product_attention(q, k, v)
-        return x.transpose(1, 2).reshape(B, N, D)
+        return q, k, v
+
+    def attention_weights(self, x: Tensor, rope: Rope | None = None, queries: int | None = None) -> Tensor:
+        """softmax(q kᵀ / √d) of x [B,N,D], [B,h,N,N]: what `forward` weighs the values with (S57).
+
+        With `queries`, the rows of the first so many tokens alone: 1 is what CLS looks at.
+        """
+        q, k, _ = self._heads(self.qkv(x), rope)
+        return torch.softmax((q[:, :, :queries] * self.scale) @ k.transpose(-2, -1), dim=-1)
 
     def forward(self, x: Tensor, attn_bias: Tensor | None = None, rope: Rope | None = None) -> Tensor:
         attended = self.compute_attention(qkv=self.qkv(x), attn_bias=attn_bias, rope=rope)

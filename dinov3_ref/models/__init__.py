@@ -1,5 +1,6 @@
 """DINOv3 models: constructors, the table of released ones, and building from a configuration."""
 
+from dinov3_ref.models.attention_maps import attention_maps, record_attention
 from dinov3_ref.models.build import build_model, build_model_for_eval, build_model_from_cfg
 from dinov3_ref.models.config import ViTConfig
 from dinov3_ref.models.released import ARCHITECTURES, RELEASED, ReleasedModel, find_released, get_architecture
@@ -32,6 +33,8 @@ __all__ = [
     "build_model",
     "build_model_for_eval",
     "build_model_from_cfg",
+    "attention_maps",
+    "record_attention",
     "ViTConfig",
     "ARCHITECTURES",
     "RELEASED",

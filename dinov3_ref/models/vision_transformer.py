@@ -1,20 +1,22 @@
 """The DINOv3 vision transformer (arXiv:2508.10104; SPEC 1.2, 2.13-2.17; SEED S01-S03, S18-S26).
 
-Shapes: B batch, C channels, H W pixels, h w patch grid, P = h*w patches, R storage tokens, D embed_dim.
-Token order is fixed: CLS, storage, patches.
+Shapes: B batch, C channels, H W pixels, h w patch grid, P = h*w patches, R storage tokens, E tokens of a
+user's own, D embed_dim. Token order is fixed: CLS, storage, own, patches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _IncompatibleKeys
 
 from dinov3_ref.errors import ConfigError
+from dinov3_ref.layers.absolute_position_embedding import add_positions, makes_rope_table
 from dinov3_ref.layers.attention import LinearKMaskedBias, Rope, SelfAttention
 from dinov3_ref.layers.block import SelfAttentionBlock
 from dinov3_ref.layers.ffn_layers import Mlp, SwiGLUFFN
@@ -22,6 +24,7 @@ from dinov3_ref.layers.layer_scale import LayerScale
 from dinov3_ref.layers.patch_embed import PatchEmbed
 from dinov3_ref.layers.rms_norm import RMSNorm
 from dinov3_ref.layers.rope_position_encoding import RopePositionEmbedding
+from dinov3_ref.models.adopt import adopt_details, warn_of_gaps
 from dinov3_ref.models.released import ARCHITECTURES
 
 Features = dict[str, Tensor]
@@ -58,6 +61,10 @@ class DinoVisionTransformer(nn.Module):
 
     Weights are initialised at construction, except on the meta device. Raises `ConfigError` for an
     unregistered layer name and ValueError for dimensions that RoPE cannot serve.
+
+    A subclass may add tokens of its own before the patches in `prepare_tokens_with_masks` (S40): whatever
+    lies beyond CLS and the storage tokens is counted from the grid and kept apart from the patches. It may
+    put anything into `rope_embed` (S39): None, or a module that adds positions to the patches.
     """
 
     def __init__(
@@ -147,7 +154,7 @@ class DinoVisionTransformer(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Initialise every parameter (SPEC 2.17); a `rope_embed` of None is left alone (S39)."""
+        """Initialise every parameter (SPEC 2.17); a `rope_embed` that is not RoPE is left alone (S39)."""
         if isinstance(self.rope_embed, RopePositionEmbedding):
             self.rope_embed.reset_parameters()
         nn.init.normal_(self.cls_token, std=0.02)
@@ -157,12 +164,29 @@ class DinoVisionTransformer(nn.Module):
         for module in self.modules():
             _init_module(module)
 
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> _IncompatibleKeys:
+        """As torch's, but never silently another model (SPEC 8.1, S65, S67).
+
+        A whole state dict of this width and depth whose details differ (a released file in a model of
+        class defaults) brings its storage tokens, LayerScale, masked k bias and LayerNorm eps along, with
+        a `CheckpointWarning`. With `strict=False` another one says what was missing and left over.
+        """
+        adopt_details(self, state_dict)
+        result = super().load_state_dict(state_dict, strict=strict, assign=assign)
+        warn_of_gaps(type(self).__name__, result.missing_keys, result.unexpected_keys)
+        return result
+
     # ---- forward ------------------------------------------------------------------------------
 
     def prepare_tokens_with_masks(
         self, x: Tensor, masks: Tensor | None = None
     ) -> tuple[Tensor, tuple[int, int]]:
-        """Image [B,C,H,W], bool masks [B,P] or None -> tokens [B,1+R+P,D] and the grid (h, w)."""
+        """Image [B,C,H,W], bool masks [B,P] or None -> tokens [B,1+R+P,D] and the grid (h, w).
+
+        A subclass may insert tokens of its own before the patches; RoPE and every output leave them out.
+        """
         x_BhwD = self.patch_embed(x)
         B, h, w, _ = x_BhwD.shape
         x_BPD = x_BhwD.flatten(1, 2)
@@ -172,13 +196,17 @@ class DinoVisionTransformer(nn.Module):
         elif self.training:
             # Distributed training wants every parameter in the graph of every step; adds exactly zero.
             cls_token = cls_token + 0 * self.mask_token
+        if self.rope_embed is not None and not makes_rope_table(self.rope_embed):
+            x_BPD = add_positions(self.rope_embed, x_BPD)
         prefix = [cls_token.expand(B, -1, -1)]
         if self.n_storage_tokens > 0:
             prefix.append(self.storage_tokens.expand(B, -1, -1))
         return torch.cat([*prefix, x_BPD], dim=1), (h, w)
 
     def _rope_table(self, h: int, w: int) -> Rope | None:
-        return None if self.rope_embed is None else self.rope_embed(H=h, W=w)
+        if self.rope_embed is None or not makes_rope_table(self.rope_embed):
+            return None
+        return self.rope_embed(H=h, W=w)
 
     def run_blocks(
         self, x_list: list[Tensor], grids: Sequence[tuple[int, int]], last: int | None = None
@@ -213,13 +241,13 @@ class DinoVisionTransformer(nn.Module):
         for after_block in self.run_blocks(tokens, [grid for _, grid in prepared]):
             tokens = after_block
         return [
-            self._features(x, masks, is_local=self.training and index == 1)
-            for index, (x, masks) in enumerate(zip(tokens, masks_list, strict=True))
+            self._features(x, h * w, masks_list[index], is_local=self.training and index == 1)
+            for index, (x, (_, (h, w))) in enumerate(zip(tokens, prepared, strict=True))
         ]
 
-    def norm_tokens(self, x: Tensor, is_local: bool = False) -> tuple[Tensor, Tensor]:
-        """Final norms: prefix [B,1+R,D], patches [B,P,D]; SPEC 2.14 says which norm the prefix gets."""
-        prefix = 1 + self.n_storage_tokens
+    def norm_tokens(self, x: Tensor, patches: int, is_local: bool = False) -> tuple[Tensor, Tensor]:
+        """Final norms of tokens with P `patches`: prefix [B,1+R+E,D], patches [B,P,D] (SPEC 2.14)."""
+        prefix = x.shape[1] - patches
         cls_norm = self.norm
         if self.local_cls_norm is not None and is_local:
             cls_norm = self.local_cls_norm
@@ -230,11 +258,14 @@ class DinoVisionTransformer(nn.Module):
             return normed[:, :prefix], normed[:, prefix:]
         return cls_norm(x[:, :prefix]), self.norm(x[:, prefix:])
 
-    def _features(self, x: Tensor, masks: Tensor | None, is_local: bool) -> Features:
-        prefix, patches = self.norm_tokens(x, is_local)
+    def _features(self, x: Tensor, count: int, masks: Tensor | None, is_local: bool) -> Features:
+        prefix, patches = self.norm_tokens(x, count, is_local)
+        own = 1 + self.n_storage_tokens
+        extra = {"x_extra_tokens": prefix[:, own:]} if prefix.shape[1] > own else {}
         return {
             "x_norm_clstoken": prefix[:, 0],
-            "x_storage_tokens": prefix[:, 1:],
+            "x_storage_tokens": prefix[:, 1:own],
+            **extra,
             "x_norm_patchtokens": patches,
             "x_prenorm": x,
             "masks": masks,  # type: ignore[dict-item]
@@ -246,7 +277,7 @@ class DinoVisionTransformer(nn.Module):
         """Tensor [B,C,H,W] -> one dict of features; a list -> a list of dicts (S19, S20).
 
         `x_norm_clstoken` [B,D], `x_storage_tokens` [B,R,D], `x_norm_patchtokens` [B,P,D],
-        `x_prenorm` [B,1+R+P,D], `masks` as given.
+        `x_prenorm` [B,1+R+P,D], `masks` as given; `x_extra_tokens` [B,E,D] where a subclass adds some (S40).
         """
         if isinstance(x, Tensor):
             return self.forward_features_list([x], [masks])[0]  # type: ignore[list-item]
@@ -264,17 +295,17 @@ class DinoVisionTransformer(nn.Module):
     ) -> tuple[Any, ...]:
         """Outputs of the last `n` blocks, or of the blocks with the given indices, in ascending order (S21).
 
-        Each entry is patches [B,P,D] ([B,D,h,w] with `reshape`), or a tuple (patches, cls [B,D],
-        storage [B,R,D]) of what was asked for. Raises ValueError for a block that does not exist.
+        Each entry is patches [B,P,D] ([B,D,h,w] with `reshape`), or a tuple (patches, cls [B,D], storage and
+        own tokens [B,R+E,D]) of what was asked for. Raises ValueError for a block that does not exist.
         """
         wanted = self._block_indices(n)
         tokens, (h, w) = self.prepare_tokens_with_masks(x)
         per_block = enumerate(self.run_blocks([tokens], [(h, w)], last=wanted[-1]))
         outputs = [x_list[0] for index, x_list in per_block if index in wanted]
-        split = 1 + self.n_storage_tokens
+        split = tokens.shape[1] - h * w
         results: list[Any] = []
         for out in outputs:
-            prefix, patches = self.norm_tokens(out) if norm else (out[:, :split], out[:, split:])
+            prefix, patches = self.norm_tokens(out, h * w) if norm else (out[:, :split], out[:, split:])
             if reshape:
                 patches = patches.transpose(1, 2).unflatten(2, (h, w)).contiguous()
             chosen = [patches]

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
+from dinov3_ref.models.vision_transformer import DinoVisionTransformer
+
 # What costs most to recompute; its results are kept where not everything is recomputed.
 KEPT_OPERATORS = [
     torch.ops.aten.mm.default,
@@ -35,6 +37,14 @@ def checkpoint_activations(backbone: nn.Module, *, full: bool = False) -> None:
         raise TypeError(f"{type(backbone).__name__} has no blocks to checkpoint; wanted a vision transformer")
     for block in blocks:
         block.forward = _recomputed(block.forward, full)
+
+
+class DinoViTWithCheckpoint(DinoVisionTransformer):
+    """The seed document's class of this name, with tokens and RoPE, which its sketch leaves out (S60)."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        checkpoint_activations(self, full=True)
 
 
 def _recomputed(forward: Callable[..., Any], full: bool) -> Callable[..., Any]:

@@ -85,6 +85,17 @@ def rope_attention(q: Any, k: Any, v: Any, sin: Any, cos: Any, num_heads: int, s
     return op.Reshape(op.Transpose(attended, perm=[0, 2, 1, 3]), op.Constant(value_ints=[0, 0, dim]))
 
 
+def first_row_weights(q: Any, k: Any, sin: Any, cos: Any, num_heads: int, scale: float) -> Any:
+    """`exporters.seams.first_row_weights`; what it shares with the block's own attention is merged later."""
+    dim = q.shape[2]
+    q, k = (_split_heads(t, num_heads, dim // num_heads) for t in (q, k))
+    if sin is not None:
+        k = _rotate(k, sin, cos)
+    if scale != 1.0:
+        q = op.Mul(q, scale)
+    return op.Softmax(op.MatMul(q, op.Transpose(k, perm=[0, 1, 3, 2])), axis=-1)
+
+
 def gelu(x: Any, approximate: str = "none") -> Any:
     """GELU in the order of operations that ONNX Runtime and TensorRT know and fuse.
 
@@ -103,4 +114,5 @@ TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.gelu.default: gelu,
     torch.ops.dinodeploy.rope_table.default: rope_table,
     torch.ops.dinodeploy.rope_attention.default: rope_attention,
+    torch.ops.dinodeploy.first_row_weights.default: first_row_weights,
 }

@@ -41,6 +41,7 @@ class Quantizer:
         self.dialect = dialect
         self.form = form
         self._rounded: dict[ir.Value, Any] = {}
+        self._stems: set[str] = set()
 
     def quantize(self, node: ir.Node, plan: GroupPlan) -> None:
         """Replace a product of activations and a weight [K,N] by its 8-bit form."""
@@ -80,9 +81,12 @@ class Quantizer:
 
     def _qdq_activation(self, x: ir.Value, plan: GroupPlan, before: ir.Node) -> ir.Value:
         if x not in self._rounded:
-            stem = f"{plan.group.path}/{self.form}"
+            stem = scales = f"{plan.group.path}/{self.form}"
+            if stem in self._stems:  # q of the graph for CLS alone takes one row of what k and v take
+                stem = f"{x.name}/{self.form}"
+            self._stems.add(stem)
             form = FORMATS[self.form]
-            scale = self.edit.constant(f"{stem}.scale", np.float32(max(plan.largest, TINY) / form.largest))
+            scale = self.edit.constant(f"{scales}.scale", np.float32(max(plan.largest, TINY) / form.largest))
             zero = self.edit.constant(f"const.zero_{self.form}", np.zeros((), TYPES[self.form].numpy()))
             narrow = self.edit.before(before, "QuantizeLinear", [x, scale, zero], stem)
             name = f"{stem}/wide"

@@ -14,9 +14,11 @@ import pytest
 from dinodeploy import formats
 from dinodeploy.errors import BundleError, MisuseError, OutputExistsError, TamperedError, UnavailableError
 from dinodeploy.formats import FORMATS
-from dinodeploy.store import EmbeddingWriter
+from dinodeploy.shard_rows import ShardRows
+from dinodeploy.store import Store
 from dinodeploy.store_manifest import read_manifest
-from dinodeploy.stored import load_embeddings
+from dinodeploy.stored import load_embeddings, open_embeddings
+from tests.stores import make_plan, write_store
 
 pytest.importorskip("pyarrow")
 
@@ -34,14 +36,9 @@ def rows_of(grids: list[tuple[int, int]]) -> list[Rows]:
 
 
 def write(out: Path, format: str, rows: list[Rows], **options: Any) -> None:
-    options = {
-        "shard_size": 2,
-        "outputs": ["cls", "storage", "patch"],
-        "fingerprint": {"model": "x"},
-    } | options
-    with EmbeddingWriter(out, format=format, **options) as writer:
-        for index, row in enumerate(rows):
-            writer.add(IDS[index], row, (640 + index, 427))
+    options = {"outputs": ["cls", "storage", "patch"], "format": format} | options
+    sizes = [(640 + index, 427) for index in range(len(rows))]
+    write_store(out, IDS[: len(rows)], rows, sizes=sizes, **options)
 
 
 def tree(root: Path) -> dict[str, bytes]:
@@ -86,21 +83,16 @@ def test_two_runs_give_the_same_bytes(tmp_path: Path, format: str, monkeypatch: 
 
 
 def test_manifest_says_what_is_there(tmp_path: Path) -> None:
-    with EmbeddingWriter(
-        tmp_path / "out",
-        format="npy",
-        outputs=["cls"],
-        shard_size=2,
-        fingerprint={"model": "x", "size": [256, 384]},
-    ) as writer:
-        for name, row in zip(IDS[:3], rows_of(SQUARE), strict=False):
-            writer.add(name, row, (640, 427))
-        writer.quarantine("bad\n.jpg", "not a picture")
+    rows: list[Any] = [*rows_of(SQUARE)[:3], "not a picture"]
+    ids = [*IDS[:3], "bad\n.jpg"]
+    write_store(tmp_path / "out", ids, rows, fingerprint={"model": "x", "size": [256, 384]})
     manifest = read_manifest(tmp_path / "out")
-    assert (manifest.version, manifest.format, manifest.count, manifest.quarantined) == (1, "npy", 3, 1)
+    assert (manifest.version, manifest.format, manifest.count, manifest.quarantined) == (2, "npy", 3, 1)
     assert [shard.rows for shard in manifest.shards] == [2, 1]
     assert manifest.outputs["cls"].shape == [8]
     assert manifest.fingerprint == {"model": "x", "size": [256, 384]}
+    assert manifest.plan is not None
+    assert (manifest.plan.pictures, manifest.plan.shard_size) == (4, 2)
     (line,) = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
     assert json.loads(line) == {"id": "bad\n.jpg", "reason": "not a picture"}
 
@@ -132,7 +124,7 @@ def test_parquet_without_pyarrow_says_so_before_any_work(
 ) -> None:
     hide_pyarrow(monkeypatch)
     with pytest.raises(UnavailableError, match=r"pip install 'dinodeploy\[parquet\]'"):
-        EmbeddingWriter(tmp_path / "out", format="parquet", outputs=["cls"], shard_size=1, fingerprint={})
+        Store(tmp_path / "out", make_plan(IDS, format="parquet"))
     assert not list(tmp_path.iterdir())
 
 
@@ -177,11 +169,10 @@ def test_other_libraries_read_npz_and_safetensors(tmp_path: Path) -> None:
 @EVERY_FORMAT
 def test_name_that_is_not_unicode_survives(tmp_path: Path, format: str) -> None:
     name = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")  # as Python reads such a file name
-    with EmbeddingWriter(
-        tmp_path / "o", format=format, outputs=["cls"], shard_size=9, fingerprint={}
-    ) as writer:
-        writer.add(name, rows_of(SQUARE)[0], (1, 1))
-    assert load_embeddings(tmp_path / "o")[0] == [r"caf\udce9.jpg" if format == "parquet" else name]
+    write_store(tmp_path / "o", [name], rows_of(SQUARE)[:1], format=format)
+    assert load_embeddings(tmp_path / "o")[0] == [
+        r"caf\udce9.jpg" if format in ("parquet", "lance") else name
+    ]
 
 
 @EVERY_FORMAT
@@ -195,44 +186,69 @@ def test_store_without_rows(tmp_path: Path, format: str) -> None:
 
 def test_rows_are_copied_when_they_are_added(tmp_path: Path) -> None:
     buffer = np.zeros(8, np.float32)
-    with EmbeddingWriter(
-        tmp_path / "o", format="npy", outputs=["cls"], shard_size=9, fingerprint={}
-    ) as writer:
-        for index in range(3):
-            buffer[:] = index
-            writer.add(IDS[index], {"cls": buffer}, (1, 1))
-    assert load_embeddings(tmp_path / "o")[1][:, 0].tolist() == [0, 1, 2]  # type: ignore[call-overload]
+    rows = ShardRows(["cls"])
+    for index in range(3):
+        buffer[:] = index
+        rows.add(index, IDS[index], {"cls": buffer}, (1, 1))
+    assert rows.column("cls").values[:, 0].tolist() == [0, 1, 2]
+
+
+def test_rows_keep_the_order_of_the_listing() -> None:
+    """Buckets finish in any order."""
+    rows = ShardRows(["cls"])
+    for position in (7, 5, 6):
+        rows.add(position, f"{position}.jpg", {"cls": np.full(2, position, np.float32)}, (position, 1))
+    rows.quarantine(9, "9.jpg", "no")
+    rows.quarantine(8, "8.jpg", "no")
+    assert rows.ids == ["5.jpg", "6.jpg", "7.jpg"]
+    assert rows.sizes == [(5, 1), (6, 1), (7, 1)]
+    assert rows.column("cls").values[:, 0].tolist() == [5, 6, 7]
+    assert [entry.id for entry in rows.quarantined] == ["8.jpg", "9.jpg"]
+
+
+def test_a_row_that_is_not_finite_is_not_taken() -> None:
+    rows = ShardRows(["cls"])
+    bad = np.array([1, np.inf], np.float32)
+    assert rows.add(0, "a.jpg", {"cls": bad}, (1, 1)) == "the engine's 'cls' of it is not finite"
+    assert rows.ids == []
 
 
 @EVERY_FORMAT
-def test_failure_leaves_nothing_behind(tmp_path: Path, format: str) -> None:
+def test_a_shard_without_rows_has_no_file(tmp_path: Path, format: str) -> None:
+    """All of its pictures were bad; those around it keep their places."""
+    rows: list[Any] = rows_of(SQUARE)
+    rows[2] = rows[3] = "bad"
+    write(tmp_path / "out", format, rows)
+    ids, vectors = load_embeddings(tmp_path / "out")
+    assert ids == [IDS[0], IDS[1], IDS[4]]
+    np.testing.assert_array_equal(vectors[2], rows[4]["cls"])
+    assert read_manifest(tmp_path / "out").shards[1].files == {}
+
+
+@EVERY_FORMAT
+def test_rows_that_do_not_fit_stop_the_run(tmp_path: Path, format: str) -> None:
     broken = rows_of(SQUARE)
-    broken[3]["cls"] = broken[3]["cls"][:4]
-    with pytest.raises(MisuseError, match=r"output 'cls' of 'd\.jpg': got shape \[4\], wanted \[8\]"):
+    broken[1]["cls"] = broken[1]["cls"][:4]
+    with pytest.raises(MisuseError, match=r"output 'cls' of 'quote .*': got shape \[4\], wanted \[8\]"):
         write(tmp_path / "out", format, broken)
-    assert not list(tmp_path.iterdir())
-    broken[3]["cls"] = np.zeros(8, np.float64)
+    assert not list(tmp_path.iterdir()), "nothing was committed, so nothing is there"
+    broken[1]["cls"] = np.zeros(8, np.float64)
     with pytest.raises(MisuseError, match="got float64, wanted float32"):
         write(tmp_path / "out", format, broken)
-    assert not list(tmp_path.iterdir())
 
 
-def test_failure_leaves_the_old_store_alone(tmp_path: Path) -> None:
-    write(tmp_path / "out", "npy", rows_of(SQUARE))
-    before = tree(tmp_path)
-    writer = EmbeddingWriter(
-        tmp_path / "out", format="npz", outputs=["cls"], shard_size=1, fingerprint={}, overwrite=True
-    )
-    with pytest.raises(KeyError), writer:
-        writer.add("x", {}, (1, 1))
-    assert tree(tmp_path) == before
+def test_shards_that_do_not_fit_together_stop_the_run(tmp_path: Path) -> None:
+    broken = rows_of(SQUARE)
+    broken[4]["cls"] = broken[4]["cls"][:4]
+    with pytest.raises(MisuseError, match=r"output 'cls' of 'shard 2': got shape \[4\], wanted \[8\]"):
+        write(tmp_path / "out", "npy", broken)
 
 
 def test_only_an_older_store_is_overwritten(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     write(out, "npy", rows_of(SQUARE))  # an empty directory is as good as none
-    with pytest.raises(OutputExistsError, match="is not empty; pass --overwrite"):
+    with pytest.raises(OutputExistsError, match=r"holds other embeddings \(format: npy, now npz\); pass"):
         write(out, "npz", rows_of(SQUARE))
     write(out, "npz", rows_of(SQUARE), overwrite=True)
     assert sorted(tree(out)) == ["embeddings.json", *(f"shard_0000{n}.npz" for n in range(3))]
@@ -256,14 +272,13 @@ def test_a_users_files_are_never_replaced(tmp_path: Path) -> None:
     assert (folder / "holiday.jpg").is_file()
 
 
-def test_a_directory_that_appeared_meanwhile_is_not_replaced(tmp_path: Path) -> None:
-    writer = EmbeddingWriter(tmp_path / "out", format="npy", outputs=["cls"], shard_size=1, fingerprint={})
-    writer.__enter__()
+def test_a_directory_that_appeared_meanwhile_is_not_touched(tmp_path: Path) -> None:
+    store = Store(tmp_path / "out", make_plan(IDS))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "other").touch()
     with pytest.raises(OutputExistsError):
-        writer.__exit__(None, None, None)
-    assert list(tree(tmp_path)) == ["out/other"]
+        store.__enter__()
+    assert "out/other" in tree(tmp_path)
 
 
 def test_link_to_a_directory_is_followed(tmp_path: Path) -> None:
@@ -277,22 +292,22 @@ def test_link_to_a_directory_is_followed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"format": "csv"}, "format 'csv' is unknown; use one of npy, parquet, npz, safetensors"),
+        ({"format": "csv"}, "format 'csv' is unknown; use one of npy, parquet, lance, npz, safetensors"),
         ({"outputs": []}, "outputs: got none, wanted at least one"),
         ({"outputs": ["cls", "cls"]}, "outputs: got cls, cls, wanted at least one, each once"),
         ({"outputs": ["ids"]}, "output 'ids' cannot name a column"),
         ({"outputs": ["patch_grid"]}, "output 'patch_grid' cannot name a column"),
+        ({"outputs": ["cls_scale"]}, "output 'cls_scale' cannot name a column"),
         ({"outputs": ["../x"]}, "output '../x' cannot name a column"),
         ({"shard_size": 0}, "shard size: got 0, wanted at least 1"),
+        ({"batch": 0}, "batch size: got 0, wanted at least 1"),
     ],
 )
 def test_senseless_arguments_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
-    good = {"format": "npy", "outputs": ["cls"], "shard_size": 1, "fingerprint": {}}
     with pytest.raises(MisuseError) as caught:
-        EmbeddingWriter(tmp_path / "out", **(good | options))
+        Store(tmp_path / "out", make_plan(IDS, **options))
     assert message in str(caught.value)
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        EmbeddingWriter(tmp_path / "out", **(good | {"fingerprint": {"scale": float("nan")}}))
+    assert not (tmp_path / "out").exists()
 
 
 @EVERY_FORMAT
@@ -325,7 +340,7 @@ def test_grid_slipped_in_is_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda m: m.update(version=2), "got version 2, wanted 1"),
+        (lambda m: m.update(version=3), "got version 3, wanted 2"),
         (lambda m: m.update(count=6), "got 5 rows in the shards, wanted 6"),
         (
             lambda m: m["shards"].reverse(),
@@ -333,7 +348,11 @@ def test_grid_slipped_in_is_noticed(tmp_path: Path) -> None:
         ),
         (lambda m: m["shards"][0].update(rows=3), "shard 0, output 'cls': got 2 ids and 2 rows, wanted 3"),
         (lambda m: m["outputs"]["cls"].update(shape=[9]), r"got rows of float32 \[8\], wanted float32 \[9\]"),
-        (lambda m: m["outputs"]["cls"].update(dtype="float16"), "field 'outputs.cls.dtype': got 'float16'"),
+        (lambda m: m["outputs"]["cls"].update(dtype="int4"), "field 'outputs.cls.dtype': got 'int4'"),
+        (
+            lambda m: m["outputs"]["cls"].update(dtype="float16"),
+            r"rows of float32 \[8\], wanted float16",
+        ),
         (lambda m: m.update(surprise=1), "field 'surprise': unknown"),
     ],
 )
@@ -356,3 +375,21 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
         BundleError, match="has no output 'patch', only cls; embed again with --outputs patch"
     ):
         load_embeddings(tmp_path / "out", "patch")
+
+
+@EVERY_FORMAT
+def test_sizes_lie_beside_their_rows(tmp_path: Path, format: str) -> None:
+    write(tmp_path / "out", format, rows_of(MIXED))
+    shards = list(open_embeddings(tmp_path / "out").sized_shards())
+    assert [id_ for ids, _, _ in shards for id_ in ids] == IDS
+    sizes = np.concatenate([sizes for _, _, sizes in shards])
+    assert sizes.dtype == np.int32
+    assert sizes.tolist() == [[640 + index, 427] for index in range(5)]
+
+
+def test_sizes_that_are_none_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "out", "npz", rows_of(SQUARE))
+    for wrong in (np.zeros((1, 2), np.int32), np.zeros((2, 2), np.float32)):
+        monkeypatch.setattr("dinodeploy.formats.npz.sizes", lambda *_, wrong=wrong: wrong)
+        with pytest.raises(BundleError, match="wanted int32 \\[2, 2\\]"):
+            list(open_embeddings(tmp_path / "out").sized_shards())

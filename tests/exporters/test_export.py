@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -80,7 +81,12 @@ def test_other_presets_are_judged_too(preset: str, tmp_path: Path) -> None:
 
 def test_external_data_is_part_of_the_bundle(tmp_path: Path) -> None:
     bundle = export_tiny(tmp_path / "b", external_data=True)
-    assert set(bundle.manifest.files) == {"model.onnx", "model.onnx.data", "golden.safetensors"}
+    assert set(bundle.manifest.files) == {
+        "model.onnx",
+        "model.onnx.data",
+        "model.cls.onnx",
+        "golden.safetensors",
+    }
     assert bundle.engine_facts.files == ("model.onnx", "model.onnx.data")
     Embedder.open(bundle.root).close()
     data = bundle.root / "model.onnx.data"
@@ -164,8 +170,8 @@ def test_a_wrong_graph_never_becomes_a_bundle(tmp_path: Path, monkeypatch: pytes
     """A fault planted in the exporter itself: the judge stands between it and the user."""
     original = writing.make_twin
 
-    def forgetful(model: DinoVisionTransformer, folds: tuple[str, ...]):  # type: ignore[no-untyped-def]
-        twin, weights = original(model, folds)
+    def forgetful(model: DinoVisionTransformer, *given: Any):  # type: ignore[no-untyped-def]
+        twin, weights = original(model, *given)
         name = "blocks.1.mlp.fc2.bias"
         weights[name] = lambda: torch.zeros(model.embed_dim)
         return twin, weights

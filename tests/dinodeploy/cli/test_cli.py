@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,22 +24,44 @@ from tests.tiny import tiny_config
 
 # The commands' options are a promise to scripts: a change here belongs into the changelog.
 OPTIONS = {
+    "bundle verify": "require-signature json",
+    "bundle sign": "key password json",
+    "bundle pack": "out standalone overwrite json",
+    "bundle unpack": "out require-signature overwrite json",
     "export": "arch weights out precision fp16 half bf16 int8 fp8 calibration calibration-images "
-    "calibration-seed override imgsz preprocess layers dataset rope-periods "
+    "calibration-seed override imgsz preprocess layers head attention dataset rope-periods "
     "dialect fold external-data seed revision offline target no-engine overwrite json",
     "build": "target profile batch imgsz workspace timing-cache refit strip-plan version-compatible "
     "hardware-compatible weight-streaming level compute-capability name allow-known-bad overwrite json",
-    "embed": "engine out device imgsz preprocess format outputs shard-size batch threads weight-budget "
-    "workers allow-unverified overwrite json",
-    "check": "device threads weight-budget bisect against images neighbours report json",
+    "embed": "engine out column id-column every device imgsz preprocess keep-aspect max-patches format "
+    "outputs dtype shard-size shards batch threads weight-budget workers time-limit "
+    "require-signature allow-unverified overwrite json",
+    "index": "output metadata engine faiss overwrite json",
+    "search": "image id neighbours filter text-filter engine device exact html json",
+    "dedupe": "threshold output write html json",
+    "visualize": "engine what out html imgsz point mask checkpoint layer device threads allow-unverified "
+    "overwrite json",
+    "check": "device threads weight-budget require-signature bisect against images neighbours report json",
     "inspect": "json",
     "convert": "to out arch rope-periods overwrite json",
     "ranges": "images imgsz arch limit picture json",
+    "bench": "vs batch imgsz rounds threads device outputs checkpoint out picture json",
+    "train-head": "task data engine out test pooling class-weight seed cache no-cache device overwrite json",
+    "add-head": "head out overwrite json",
+    "predict": "engine out top device imgsz batch threads allow-unverified overwrite json",
 }
 
 
+def commands_of(group: Any, prefix: str = "") -> dict[str, Any]:
+    """Every command, those of groups by both names."""
+    found: dict[str, Any] = {}
+    for name, command in group.commands.items():
+        is_group = hasattr(command, "commands")
+        found |= commands_of(command, f"{name} ") if is_group else {f"{prefix}{name}": command}
+    return found
+
+
 def test_options_are_pinned() -> None:
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     found = {
         name: " ".join(
             option.removeprefix("--")
@@ -46,7 +69,7 @@ def test_options_are_pinned() -> None:
             for option in parameter.opts
             if option.startswith("--") and option != "--help"
         )
-        for name, command in commands.items()
+        for name, command in commands_of(typer.main.get_command(app)).items()
     }
     assert found == OPTIONS
 
@@ -194,7 +217,27 @@ def test_convert_there_and_back(checkpoint_file: Path, tmp_path: Path, run: Comm
         (("embed", "PHOTOS", "--engine", "BUNDLE", "--format", "csv"), "csv"),
         (("embed", "PHOTOS", "--engine", "BUNDLE", "--shard-size", "0"), "--shard-size is 0"),
         (("embed", "PHOTOS", "--engine", "BUNDLE", "--batch", "-1"), "--batch is -1"),
-        (("embed", "PHOTOS", "--engine", "BUNDLE", "--batch", "many"), "valid integer"),
+        (("embed", "PHOTOS", "--engine", "BUNDLE", "--batch", "many"), "--batch is many; wanted auto, or"),
+        (("embed", "PHOTOS", "--engine", "BUNDLE", "--dtype", "fp8"), "dtype 'fp8' is unknown"),
+        (("embed", "PHOTOS", "--engine", "BUNDLE", "--shards", "3/2"), "--shards '3/2'; wanted i/n"),
+        (("embed", "PHOTOS", "--engine", "BUNDLE", "--shards", "1/2", "--overwrite"), "remove the directory"),
+        (
+            ("embed", "PHOTOS", "--engine", "BUNDLE", "--max-patches", "9"),
+            "--max-patches needs --keep",
+        ),
+        (
+            ("embed", "PHOTOS", "--engine", "BUNDLE", "--keep-aspect", "--max-patches", "0"),
+            "max patches: got 0, wanted at least 1",
+        ),
+        (
+            ("embed", "PHOTOS", "--engine", "BUNDLE", "--keep-aspect", "--preprocess", "timm"),
+            "--keep-aspect and --preprocess timm exclude each other",
+        ),
+        (
+            ("embed", "PHOTOS", "--engine", "BUNDLE", "--time-limit", "0"),
+            "--time-limit is 0.0; wanted",
+        ),
+        (("embed", "PHOTOS", "--engine", "BUNDLE", "--workers", "0"), "--workers is 0; wanted at least 1"),
         (("embed", "PHOTOS", "--engine", "BUNDLE", "--preprocess", "square"), "'square' is unknown"),
         (("embed", "PHOTOS", "--engine", "BUNDLE", "--out", "PHOTOS"), "not empty"),
         (("check", "PHOTOS"), "is in no bundle"),
@@ -319,7 +362,9 @@ def test_existing_embeddings_are_replaced_only_when_asked(
     command = ("embed", photos, "--engine", tiny_bundle, "--out", tmp_path / "o")
     assert run(*command).code == 0
     before = (tmp_path / "o" / "embeddings.json").read_bytes()
-    assert run(*command).code == 2
+    refused = run(*command, "--imgsz", "64")
+    assert refused.code == 2
+    assert "holds other embeddings (preprocess.height: 256, now 64; preprocess.width" in refused.error
     assert (tmp_path / "o" / "embeddings.json").read_bytes() == before
     assert run(*command, "--overwrite", "--imgsz", "64").code == 0
     assert (tmp_path / "o" / "embeddings.json").read_bytes() != before
@@ -373,3 +418,11 @@ def test_version(run: CommandLine) -> None:
 
     ran = run("--version")
     assert (ran.code, ran.out) == (0, f"dinodeploy {__version__}\n")
+
+
+def test_python_dash_m_is_the_same_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dinodeploy", "inspect", str(tmp_path / "nothing")]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert "nothing" in ran.stderr
+    assert len(ran.stderr.strip().splitlines()) == 1

@@ -70,10 +70,10 @@ def test_json_carries_everything(hard_file: Path, photos: Path, run: CommandLine
     }
 
 
-def test_the_readme_shows_what_it_prints(hard_file: Path, tmp_path: Path, run: CommandLine) -> None:
+def test_the_page_shows_what_it_prints(hard_file: Path, tmp_path: Path, run: CommandLine) -> None:
     """All photographs, default size; digits may differ in the last place from machine to machine."""
-    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-    match = re.search(r"ranges output: begin -->\n```text\n(.*?)```", readme, re.DOTALL)
+    page = (Path(__file__).parents[3] / "docs" / "precision.md").read_text(encoding="utf-8")
+    match = re.search(r"ranges output: begin -->\n```text\n(.*?)```", page, re.DOTALL)
     assert match is not None
     for name in PHOTOGRAPHS:
         photograph(name).save(tmp_path / f"{name}.jpg")

@@ -10,14 +10,14 @@ import numpy as np
 
 from dinodeploy.errors import ImageError
 from dinodeploy.images import open_image
-from dinodeploy.sources import Source, open_source
+from dinodeploy.sources import Source, SourceOptions, open_source
 
 Pixels = np.ndarray[Any, Any]
 
 
 def look(*inputs: object, **options: Any) -> dict[str, Pixels | str]:
     """id -> pixels, or why there are none."""
-    source = open_source([str(one) for one in inputs], **options)
+    source = open_source([str(one) for one in inputs], SourceOptions(**options))
     try:
         return {id_: picture(source, index) for index, id_ in enumerate(source.ids)}
     finally:

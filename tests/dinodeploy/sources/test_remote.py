@@ -17,7 +17,7 @@ import pytest
 
 from dinodeploy.errors import MisuseError, UnavailableError
 from dinodeploy.images import open_image
-from dinodeploy.sources import open_source, remote
+from dinodeploy.sources import SourceOptions, open_source, remote
 from tests.dinodeploy.sources.seen import assert_same, look, look_by_threads
 from tests.image_files import NAMES, encoded, write_tar
 from tests.video_files import write_video
@@ -57,7 +57,7 @@ def test_folder_glob_and_file(memory: Any) -> None:
     assert list(source.ids) == [*photos, "memory:///m/photos/sub/deep.jpg"]
     wanted = [np.asarray(open_image(PICTURES[name])) for name in sorted(PICTURES)]
     assert_same(look_by_threads(source)[:-1], wanted)
-    assert list(open_source(["memory://m/photos"], recursive=False).ids) == photos
+    assert list(open_source(["memory://m/photos"], SourceOptions(recursive=False)).ids) == photos
     assert list(open_source(["memory://m/photos/c*.jpg"]).ids) == [one for one in photos if "/c" in one]
     assert list(open_source([photos[3], "memory://m/photos/coffee.jpg"]).ids) == [photos[3]]  # one place
 

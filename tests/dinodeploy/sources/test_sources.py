@@ -36,12 +36,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def ids(*inputs: str, **options: Any) -> list[str]:
-    return list(open_source(inputs, **options).ids)
+    return list(open_source(inputs, SourceOptions(**options)).ids)
 
 
 def misuse(*inputs: str, **options: Any) -> str:
     with pytest.raises(MisuseError) as caught:
-        open_source(inputs, **options)
+        open_source(inputs, SourceOptions(**options))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -103,6 +103,11 @@ def test_table_of_paths(name: str, header: str, options: dict[str, Any]) -> None
     assert list(seen) == [ALL[3], f"{name}#1", ALL[2], "photos/none.jpg", f"{name}#4"]
     assert [type(one) is str for one in seen.values()] == [False, True, False, True, True]
     assert "this row names no picture" in seen[f"{name}#1"]
+
+
+def test_only_column_needs_no_name() -> None:
+    Path("t.csv").write_text("pictures\nphotos/still/coffee.jpg\n")
+    assert ids("t.csv") == [ALL[3]]
 
 
 def test_ids_of_a_table_stay_with_their_rows() -> None:

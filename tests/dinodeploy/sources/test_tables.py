@@ -10,7 +10,7 @@ import pytest
 
 from dinodeploy.errors import MisuseError, UnavailableError
 from dinodeploy.images import open_image
-from dinodeploy.sources import open_source, parquet
+from dinodeploy.sources import SourceOptions, open_source, parquet
 from tests.dinodeploy.sources.seen import Pixels, assert_same, look, look_by_threads
 from tests.image_files import NAMES, encoded
 
@@ -84,7 +84,7 @@ def test_large_row_group_is_read_once_in_order(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(parquet, "_STRETCH", 20_000)
     monkeypatch.setattr(parquet, "_KEPT", 3)
     pq.write_table(table(), "a.parquet")
-    (part,) = open_source(["a.parquet"])._parts  # type: ignore[attr-defined]
+    part: Any = open_source(["a.parquet"])
     started = []
     original = pq.ParquetFile.iter_batches
     monkeypatch.setattr(
@@ -93,6 +93,18 @@ def test_large_row_group_is_read_once_in_order(monkeypatch: pytest.MonkeyPatch) 
     for row in range(ROWS):
         part.picture(row)
     assert (len(started), len(part._kept)) == (1, 3)
+
+
+def test_large_row_group_stays_on_disk() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (6000, 20_000), np.uint8)
+    pq.write_table(pa.table({"image": [row.tobytes() for row in noise]}), "a.parquet", row_group_size=6000)
+    source = open_source(["a.parquet"])
+    before, most = pa.total_allocated_bytes(), 0
+    for row in (0, 1, 400, 39, 5999, 3):
+        assert source.picture(row) == noise[row].tobytes()
+        most = max(most, pa.total_allocated_bytes() - before)
+    source.close()
+    assert most < 80_000_000  # of 120 million; 58 measured, of 240 too
 
 
 def test_many_tables_do_not_stay_open(wanted: list[Pixels]) -> None:
@@ -112,8 +124,8 @@ def test_many_tables_do_not_stay_open(wanted: list[Pixels]) -> None:
 @pytest.mark.parametrize("name", ["a.parquet", "a.feather", "a.arrow"])
 def test_id_column(name: str) -> None:
     write(name, "struct")
-    assert list(open_source([name], id_column="key").ids) == [f"k{row}" for row in range(ROWS)]
-    assert open_source([name], id_column="label").ids[7] == "7"
+    assert list(open_source([name], SourceOptions(id_column="key")).ids) == [f"k{row}" for row in range(ROWS)]
+    assert open_source([name], SourceOptions(id_column="label")).ids[7] == "7"
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.feather", "a.arrow"])
@@ -174,12 +186,12 @@ def test_misuse_is_one_line() -> None:
         ("b.parquet", {}, "has columns 'n', 'm', and none with a usual name"),
     ):
         with pytest.raises(MisuseError) as caught:
-            open_source([name], **options)
+            open_source([name], SourceOptions(**options))
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
     pq.write_table(table(), "c.parquet")
     with pytest.raises(MisuseError, match="is given to two pictures"):
-        open_source(["a.parquet", "c.parquet"], id_column="key")
+        open_source(["a.parquet", "c.parquet"], SourceOptions(id_column="key"))
 
 
 def test_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,11 +220,11 @@ def test_saved_dataset(saved: Any, wanted: list[Pixels]) -> None:
     assert source.ids[-1] == f"ds#{ROWS - 1}"
     assert_same(look_by_threads(source), wanted)
     source.close()
-    assert list(open_source(["ds"], id_column="name").ids)[:2] == ["n0", "n1"]
+    assert list(open_source(["ds"], SourceOptions(id_column="name")).ids)[:2] == ["n0", "n1"]
     saved.select([7, 2]).save_to_disk("picked")
     assert_same(list(look("picked").values()), [wanted[7], wanted[2]])
     with pytest.raises(MisuseError, match="has no column 'nope'"):
-        open_source(["ds"], column="nope")
+        open_source(["ds"], SourceOptions(column="nope"))
     Path("ds/data-00000-of-00001.arrow").write_bytes(b"?")
     with pytest.raises(MisuseError, match="'ds' cannot be read as a dataset"):
         open_source(["ds"])

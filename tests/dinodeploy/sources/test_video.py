@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dinodeploy.errors import UnavailableError
-from dinodeploy.sources import open_source
+from dinodeploy.sources import SourceOptions, open_source
 from tests.dinodeploy.sources.seen import Pixels, look, look_by_threads
 from tests.video_files import HEIGHT, WIDTH, frame_pixels, write_video
 
@@ -55,7 +55,7 @@ def test_every_frame_is_the_one_its_id_says(name: str, options: dict[str, Any]) 
     assert numbers(list(look(name).values())) == list(range(40))
     assert numbers(look_by_threads(source)) == list(range(40))
     source.close()
-    every = open_source([name], every=7)
+    every = open_source([name], SourceOptions(every=7))
     assert list(every.ids) == [f"{name}#t={number / 25:.3f}" for number in range(0, 40, 7)]
     assert numbers(look_by_threads(every)) == list(range(0, 40, 7))
     assert numbers(list(look(name, every=100).values())) == [0]
@@ -73,7 +73,7 @@ def test_variable_frame_rate() -> None:
 def test_threads_nearly_in_order_decode_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """As decoding ahead asks: a little out of order, which must not begin a group of pictures again."""
     write_video(Path("a.mkv"), gop=40)
-    (part,) = open_source(["a.mkv"])._parts  # type: ignore[attr-defined]
+    part: Any = open_source(["a.mkv"])
     sought = []
     seek = part._seek
     monkeypatch.setattr(part, "_seek", lambda key: sought.append(key) or seek(key))
@@ -86,7 +86,7 @@ def test_threads_nearly_in_order_decode_once(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_far_ahead_is_sought(monkeypatch: pytest.MonkeyPatch) -> None:
     write_video(Path("a.mp4"), gop=5)
-    (part,) = open_source(["a.mp4"])._parts  # type: ignore[attr-defined]
+    part: Any = open_source(["a.mp4"])
     part.picture(0)
     sought = []
     seek = part._seek

@@ -1,0 +1,176 @@
+"""`dinodeploy embed` over many pictures: is memory flat, where does the time go, what does a resume cost.
+
+    .venv/bin/python benchmarks/embed_scale.py                        # 100,000 small synthetic pictures
+    .venv/bin/python benchmarks/embed_scale.py --pictures 1000,10000
+
+Each count is one run of the command in a process of its own, over synthetic JPEGs of 96x72, with a small
+random model at 32x32, so that the engine costs little and all the rest shows. A resume is the last run once
+more, killed with -9 half-way and started again. Writes benchmarks/ledger/embed_scale_<cpu>_<yyyymm>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dinodeploy.machine import cpu_name
+
+LEDGER = Path(__file__).parent / "ledger"
+PACKAGES = ("onnxruntime", "numpy", "pillow", "pyarrow")
+SIDE = (96, 72)  # width, height
+A_FOLDER = 1000  # pictures
+LOOK_SECONDS = 0.5  # between looks at a process's memory
+OPTIONS = ("--imgsz", "32", "--shard-size", "2000", "--json")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pictures", default="1000,10000,100000", help="counts, smallest first")
+    options = parser.parse_args()
+    counts = [int(count) for count in options.pictures.split(",")]
+    with tempfile.TemporaryDirectory() as folder:
+        bundle, pictures = Path(folder) / "bundle", Path(folder) / "pictures"
+        export_small(bundle)
+        rows = []
+        for count in counts:
+            make_pictures(pictures, count)
+            rows.append(measure(bundle, pictures, Path(folder) / f"out_{count}", count))
+            show(rows[-1])
+        resumed = measure_resume(bundle, pictures, Path(folder) / "resumed", rows[-1]["seconds"] / 2)
+        same = _tree(Path(folder) / "resumed") == _tree(Path(folder) / f"out_{counts[-1]}")
+    record = {
+        "command": " ".join(["benchmarks/embed_scale.py", *sys.argv[1:]]),
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "cpu": cpu_name(),
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in PACKAGES},
+        "picture": f"JPEG {SIDE[0]}x{SIDE[1]}",
+        "runs": rows,
+        "resume": {**resumed, "same_bytes": same},
+    }
+    print(f"killed and gone on with: kept {resumed['kept']}, same bytes: {same}")
+    LEDGER.mkdir(exist_ok=True)
+    cpu = re.sub(r"[^a-z0-9]+", "-", cpu_name().partition("[")[0].lower()).strip("-")
+    path = LEDGER / f"embed_scale_{cpu}_{datetime.now(timezone.utc):%Y%m}.json"
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    print(f"written: {path}")
+
+
+def export_small(bundle: Path) -> None:
+    """Three blocks of width 128, random weights."""
+    from dinov3_ref.checkpoints import random_checkpoint
+    from dinov3_ref.models.config import ViTConfig
+    from exporters.export import ExportOptions, export_checkpoint
+
+    checkpoint = random_checkpoint(ViTConfig(depth=3, embed_dim=128, num_heads=2), 0)
+    export_checkpoint(checkpoint, bundle, ExportOptions(), weights="random")
+
+
+def make_pictures(root: Path, count: int) -> None:
+    """Fill `root` up to `count` pictures, each from a seed of its own."""
+    there = len(list(root.rglob("*.jpg")))
+    for folder in range(there // A_FOLDER, -(-count // A_FOLDER)):
+        (root / f"{folder:03d}").mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(partial(_make_picture, root), range(there, count)))
+
+
+def _make_picture(root: Path, index: int) -> None:
+    coarse = np.random.default_rng(index).integers(0, 256, (6, 8, 3), np.uint8)
+    picture = Image.fromarray(coarse).resize(SIDE, Image.Resampling.BICUBIC)
+    picture.save(root / f"{index // A_FOLDER:03d}" / f"{index:06d}.jpg", quality=85)
+
+
+def measure(bundle: Path, pictures: Path, out: Path, count: int) -> dict[str, Any]:
+    """One whole run: its report, and its memory as it goes."""
+    process = _start(bundle, pictures, out)
+    started, memory = time.perf_counter(), []
+    while process.poll() is None:
+        memory.append((round(time.perf_counter() - started, 1), _resident_mib(process.pid)))
+        time.sleep(LOOK_SECONDS)
+    seconds = time.perf_counter() - started
+    assert process.stdout is not None
+    report = json.loads(process.stdout.read())
+    process.stdout.close()
+    assert (process.returncode, report["embedded"]) == (0, count), report
+    running = [mib for _, mib in memory if mib]
+    late = running[len(running) // 2 :] or running
+    return {
+        "pictures": count,
+        "seconds": round(seconds, 2),
+        "images_per_second": report["images_per_second"],
+        "batch": report["batch"],
+        "stages": report["stages"],
+        "peak_mib": max(running, default=0),
+        "second_half_mib": [min(late, default=0), max(late, default=0)],
+        "memory": memory[:: max(1, len(memory) // 100)],
+    }
+
+
+def measure_resume(bundle: Path, pictures: Path, out: Path, seconds: float) -> dict[str, Any]:
+    """Kill a run after so many seconds, and go on."""
+    process = _start(bundle, pictures, out)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
+    again = _start(bundle, pictures, out)
+    report = json.loads(again.communicate()[0])
+    return {"killed_after": round(seconds, 2), "kept": report["kept"], "seconds": report["seconds"]}
+
+
+def _start(bundle: Path, pictures: Path, out: Path) -> subprocess.Popen[str]:
+    command = ["embed", str(pictures), "--engine", str(bundle), "--out", str(out), *OPTIONS]
+    return subprocess.Popen(
+        [sys.executable, "-m", "dinodeploy.cli.app", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def _resident_mib(pid: int) -> int:
+    """Resident memory of a process; 0 once it has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"VmRSS:\s+(\d+) kB", status)
+    return int(found.group(1)) // 1024 if found else 0
+
+
+def _tree(root: Path) -> dict[str, bytes]:
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def show(row: dict[str, Any]) -> None:
+    stages = ", ".join(f"{name} {stage['share']:.0%}" for name, stage in row["stages"].items())
+    low, high = row["second_half_mib"]
+    print(
+        f"{row['pictures']} pictures: {row['seconds']:.1f} s, {row['images_per_second']:.0f}/s, "
+        f"peak {row['peak_mib']} MiB, second half {low} to {high} MiB; waited for {stages}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

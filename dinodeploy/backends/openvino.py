@@ -1,0 +1,183 @@
+"""OpenVINO on the CPU: the graph itself, in the precision that its recipe allows and no lower.
+
+OpenVINO lowers fp32 to bf16 by itself where the CPU has it. Here the precision is always said: f32, unless
+the recipe is one that allows bf16 (`PRECISIONS`) and the CPU has the instructions.
+
+A model compiled for one input shape is 5 to 15 % faster than one that takes any. So an fp32 engine has a
+compiled model for each of the first shapes it meets, and one for all others. Narrow recipes have that one
+only: static and dynamic kernels round differently at 1e-7, which 8 bits and 16 bits turn into 1e-2 and 1e-3,
+and a picture's embedding must not depend on the batch it came in.
+
+Shapes: B batch, H W input pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinodeploy.backends import OpenOptions
+from dinodeploy.errors import BundleError, UnavailableError
+from dinodeploy.machine import cpu_name
+from dinodeploy.manifest import METADATA_KEY
+
+Floats = NDArray[np.float32]
+Shape = tuple[int, ...]
+
+# recipe -> what OpenVINO may compute in, where the CPU can (its name for the capability)
+PRECISIONS: dict[str, tuple[str, str]] = {"bf16": ("bf16", "BF16"), "int8": ("bf16", "BF16")}
+SPECIALISED = ("fp32",)  # recipes with a compiled model for each shape
+
+SHAPES = 2  # compiled for one shape each, beside the one for all; each holds its own copy of the weights
+LARGE = 1 << 30  # bytes of weights past which it is one
+IN_A_ROW = 8  # runs of another shape, one after the other, before it takes the place of the oldest
+
+
+def open_openvino(engine: Path, options: OpenOptions) -> OpenVinoBackend:
+    return OpenVinoBackend(engine, options.threads)
+
+
+class OpenVinoBackend:
+    """One ONNX file, compiled once or more. `threads` None leaves the choice to OpenVINO.
+
+    Raises UnavailableError where OpenVINO is not installed, BundleError for a file it cannot read.
+    """
+
+    lanes = 1
+
+    def __init__(self, engine: Path, threads: int | None = None) -> None:
+        self._openvino: Any = _import()
+        self._core = self._openvino.Core()
+        self._engine = engine
+        self._model = self._read()
+        self.metadata = _metadata(self._model)
+        recipe = _recipe(self.metadata)
+        precision = _precision(recipe, self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        version = self._openvino.get_version().partition("-")[0]
+        self.runtime = f"openvino {version}" + ("" if precision == "f32" else f" {precision}")
+        self.device = f"cpu: {cpu_name()}"
+        self._settings: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": precision,
+        }
+        if threads is not None:
+            self._settings["INFERENCE_NUM_THREADS"] = threads
+        self._outputs = [output.get_any_name() for output in self._model.outputs]
+        self._room = _room(self._model) if recipe in SPECIALISED else 0
+        self._compiled: OrderedDict[Shape, _Compiled] = OrderedDict()  # the one used last is last
+        self._any: _Compiled | None = None
+        self._last: tuple[Shape, int] = ((), 0)  # the shape that ran on it last, and how often in a row
+        self._lock = threading.Lock()
+
+    def takes(self, height: int, width: int) -> bool:
+        return True
+
+    def run(self, pixels: Floats) -> dict[str, Floats]:
+        values = self._compiled_for(pixels.shape).run(pixels)
+        return dict(zip(self._outputs, values, strict=True))
+
+    def close(self) -> None:
+        self._compiled.clear()
+        self._any = self._model = None
+
+    def _compiled_for(self, shape: Shape) -> _Compiled:
+        """The model compiled for `shape`, made now if there is room; else the one that takes any."""
+        with self._lock:
+            if shape in self._compiled:
+                self._compiled.move_to_end(shape)
+                return self._compiled[shape]
+            if not self._has_earned_it(shape):
+                if self._any is None:
+                    self._any = self._compile(self._model)
+                return self._any
+            if len(self._compiled) == self._room:
+                self._compiled.popitem(last=False)
+            model = self._read()
+            model.reshape({0: self._openvino.PartialShape(list(shape))})
+            self._compiled[shape] = self._compile(model)
+            return self._compiled[shape]
+
+    def _has_earned_it(self, shape: Shape) -> bool:
+        if len(self._compiled) < self._room:
+            return True
+        last, times = self._last
+        self._last = (shape, times + 1 if shape == last else 1)
+        return self._room > 0 and self._last[1] > IN_A_ROW
+
+    def _read(self) -> Any:
+        try:
+            return self._core.read_model(self._engine)
+        except RuntimeError as error:  # the one class of all its errors
+            raise BundleError(f"{self._engine}: OpenVINO cannot load it: {_reason(error)}") from error
+
+    def _compile(self, model: Any) -> _Compiled:
+        try:
+            return _Compiled(self._core.compile_model(model, "CPU", self._settings))
+        except RuntimeError as error:
+            raise UnavailableError(
+                f"{self._engine.name}: {self.runtime} cannot run it on {self.device}: {_reason(error)}"
+            ) from error
+
+
+class _Compiled:
+    """A compiled model and its requests: one a thread that runs at the same time."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._idle: list[Any] = []
+
+    def run(self, pixels: Floats) -> list[Floats]:
+        try:
+            request = self._idle.pop()  # taking from a list and adding to it are atomic
+        except IndexError:
+            request = self._compiled.create_infer_request()
+        try:
+            return [np.array(value) for value in request.infer({0: pixels}, share_outputs=True).values()]
+        finally:
+            self._idle.append(request)
+
+
+def _import() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise UnavailableError(
+            f"openvino cannot be imported ({error}); install it: pip install 'dinodeploy[openvino]'"
+        ) from error
+    return openvino
+
+
+def _metadata(model: Any) -> dict[str, str]:
+    """The ONNX file's own metadata, which OpenVINO keeps under "framework"."""
+    kept = model.get_rt_info()
+    framework = kept["framework"] if "framework" in kept else {}  # noqa: SIM401  it has no get
+    return {key: str(value.value) for key, value in framework.items()}
+
+
+def _recipe(metadata: dict[str, str]) -> str:
+    facts = json.loads(metadata.get(METADATA_KEY, "{}"))
+    return str(facts.get("graph", {}).get("recipe", "fp32"))
+
+
+def _precision(recipe: str, capabilities: list[str]) -> str:
+    precision, capability = PRECISIONS.get(recipe, ("f32", ""))
+    return precision if capability in capabilities else "f32"
+
+
+def _room(model: Any) -> int:
+    """How many shapes may have a compiled model of their own."""
+    constants = (node for node in model.get_ops() if node.get_type_name() == "Constant")
+    return SHAPES if sum(node.get_byte_size() for node in constants) < LARGE else 1
+
+
+def _reason(error: RuntimeError) -> str:
+    """What went wrong, without the lines on where in OpenVINO's source."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    return (told or lines or ["no reason given"])[0]

@@ -1,0 +1,34 @@
+"""Where records go: one JSON file each, whole or not at all, under a name that says what it is of."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from dinodeploy.atomic import atomic_file
+from dinodeploy.errors import MisuseError
+from dinodeploy.machine import cpu_name
+
+
+def check_record_path(path: Path) -> None:
+    """Before anything is measured. Raises MisuseError for a path that no record can be written to."""
+    if path.suffix.lower() != ".json":
+        raise MisuseError(f"{path}: {path.suffix or 'no suffix'!r}; wanted a file that ends in .json")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise MisuseError(f"{path}: cannot be written there; wanted a file in a folder that exists")
+
+
+def write_record(record: Mapping[str, Any], path: Path) -> None:
+    """Replaces what is there."""
+    with atomic_file(path) as file:
+        file.write(json.dumps(record, indent=1, allow_nan=False).encode() + b"\n")
+
+
+def record_name(*parts: str) -> str:
+    """`cpu_vit_small_fp32_x86-64-amd-epyc_202611.json`: what, on which CPU, in which month."""
+    cpu = re.sub(r"[^a-z0-9]+", "-", cpu_name().partition("[")[0].lower()).strip("-")
+    return "_".join([*parts, cpu, f"{datetime.now(timezone.utc):%Y%m}"]) + ".json"

@@ -1,0 +1,76 @@
+"""What this machine could do at most, measured, and how much work a model is.
+
+The peak is the better of two fp32 products of 1024 x 1024 matrices: numpy's BLAS and ONNX Runtime's MLAS,
+which gets its model as bytes written here, for the runtime has no `onnx` package.
+
+Shapes: L tokens, D embed_dim.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from dinodeploy.bundle import MODEL_FILE
+from dinodeploy.manifest import Manifest
+
+SIDE = 1024
+SECONDS = 1.0  # of each product, after one to warm up
+WEIGHT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
+
+
+def fp32_gemm_peak(threads: int) -> float:
+    """GFLOP/s of the best product. numpy's threads are the environment's: see `probe.py`."""
+    a, b = np.random.default_rng(0).standard_normal((2, SIDE, SIDE), dtype=np.float32)
+    products = (lambda: a @ b, _onnxruntime_product(a, b, threads))
+    return max(2 * SIDE**3 / min(_seconds(product)) / 1e9 for product in products)
+
+
+def _seconds(work: Callable[[], object]) -> Iterator[float]:
+    work()
+    end = time.perf_counter() + SECONDS
+    while (started := time.perf_counter()) < end:
+        work()
+        yield time.perf_counter() - started
+
+
+def _onnxruntime_product(a: np.ndarray, b: np.ndarray, threads: int) -> Callable[[], object]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(product_model(), options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {"a": a, "b": b})
+
+
+def product_model() -> bytes:
+    """An ONNX model of one MatMul, c = a·b, all float32 of two free dimensions."""
+
+    def message(field: int, content: bytes) -> bytes:
+        return bytes([field << 3 | 2, len(content)]) + content
+
+    def value(name: bytes) -> bytes:
+        free = message(1, message(2, b"m")) + message(1, message(2, b"n"))
+        tensor = b"\x08\x01" + message(2, free)  # elem_type: float
+        return message(1, name) + message(2, message(1, tensor))
+
+    node = message(1, b"a") + message(1, b"b") + message(2, b"c") + message(4, b"MatMul")
+    graph = message(1, node) + message(2, b"product")
+    graph += message(11, value(b"a")) + message(11, value(b"b")) + message(12, value(b"c"))
+    return b"\x08\x08" + message(7, graph) + message(8, b"\x10\x12")  # IR version 8, opset 18
+
+
+def model_flop(manifest: Manifest, height: int, width: int) -> float:
+    """Operations of one picture of H x W: two for every weight and token, 4LD a token and block in attention.
+
+    Weights are counted by the size of their file, which is right to a percent: biases and norms are small.
+    """
+    model = manifest.model
+    tokens = 1 + model.storage_tokens + (height // model.patch_size) * (width // model.patch_size)
+    stored = sum(
+        manifest.files[name].bytes for name in (MODEL_FILE, f"{MODEL_FILE}.data") if name in manifest.files
+    )
+    weights = stored / WEIGHT_BYTES[manifest.graph.recipe]
+    return 2.0 * weights * tokens + 4.0 * model.depth * tokens**2 * model.embed_dim

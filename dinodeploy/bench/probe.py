@@ -1,0 +1,86 @@
+"""Start and memory of one runner, in a process that does nothing else: `python -m dinodeploy.bench.probe`.
+
+The time goes from the start of the process to the first output. The memory is the peak of resident pages as
+the kernel tells it for this process (`getrusage` would count what its parent had).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dinodeploy.bench.limits import fp32_gemm_peak
+from dinodeploy.bench.runners import RunnerOptions, open_runner
+from dinodeploy.errors import DinodeployError, UnavailableError
+
+_STATUS = Path("/proc/self/status")
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+PEAK = "gemm"  # in place of a runner's name
+
+
+@dataclass(frozen=True)
+class Start:
+    """From process start to the first output, and the most memory on the way."""
+
+    seconds: float
+    peak_mib: float | None  # None where the system does not tell
+
+
+def probe_start(name: str, options: RunnerOptions, shape: tuple[int, int, int]) -> Start:
+    """Open a runner in a new process and run it once at (B, H, W). Raises UnavailableError if it dies."""
+    started = time.perf_counter()
+    found = _in_process(options.threads, name, {"options": asdict(options), "shape": shape})
+    return Start(found["ready"] - started, found["peak_mib"])
+
+
+def probe_peak(threads: int) -> float:
+    """GFLOP/s of this machine's best fp32 product with so many threads."""
+    return float(_in_process(threads, PEAK, {"threads": threads})["gflop_per_second"])
+
+
+def _in_process(threads: int, name: str, task: dict[str, Any]) -> dict[str, Any]:
+    command = [sys.executable, "-m", "dinodeploy.bench.probe", name, json.dumps(task)]
+    environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(threads))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        raise UnavailableError(f"{name} does not start in a process of its own: {lines[-1]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def peak_mib() -> float | None:
+    """The most memory that this process has held, in MiB."""
+    if not _STATUS.exists():
+        return None
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return None
+
+
+def main(name: str, task: dict[str, Any]) -> dict[str, Any]:
+    if name == PEAK:
+        return {"gflop_per_second": fp32_gemm_peak(task["threads"])}
+    options = dict(task["options"])
+    options["outputs"] = None if options["outputs"] is None else tuple(options["outputs"])
+    batch, height, width = task["shape"]
+    runner = open_runner(name, RunnerOptions(**options), judged=False)
+    runner.run(np.zeros((batch, 3, height, width), np.float32))
+    # perf_counter is the system's monotonic clock, the same in every process
+    return {"ready": time.perf_counter(), "peak_mib": peak_mib()}
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps(main(sys.argv[1], json.loads(sys.argv[2]))))
+    except DinodeployError as error:
+        sys.exit(str(error))

@@ -1,0 +1,198 @@
+"""One benchmark from beginning to end: what is written into the ledger.
+
+Every runner sees the same photographs, the bundle's golden ones, through the bundle's own preprocessing, and
+is held against the fp32 reference's outputs for them, which are in the bundle.
+
+Shapes: B batch, H W input pixels, D embed_dim.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from functools import partial
+from itertools import cycle, islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinodeploy.bench.limits import model_flop
+from dinodeploy.bench.probe import probe_peak, probe_start
+from dinodeploy.bench.runners import ENGINE, Runner, RunnerOptions, check_peers, open_runner
+from dinodeploy.bench.timing import compare, take_turns
+from dinodeploy.bundle import GOLDEN_FILE, Bundle, open_bundle
+from dinodeploy.errors import MisuseError, OutsideProfileError
+from dinodeploy.golden import GoldenCase, at_size, load_golden
+from dinodeploy.images import open_image
+from dinodeploy.machine import cpu_name
+from dinodeploy.parity import cosine
+
+Floats = NDArray[np.float32]
+Say = Callable[[str], None]
+FORMAT = 1
+PACKAGES = ("onnxruntime", "openvino", "torch", "transformers", "timm", "numpy")
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What to measure. Validated at birth: MisuseError."""
+
+    vs: tuple[str, ...] = ()
+    batches: tuple[int, ...] = (1, 8)
+    sizes: tuple[tuple[int, int], ...] = ((224, 224),)  # (H, W)
+    rounds: int = 10
+    threads: int | None = None  # None: as many as this process may use
+    device: str = "auto"
+    outputs: tuple[str, ...] | None = None
+    checkpoint: str | None = None
+
+    def __post_init__(self) -> None:
+        check_peers(self.vs)
+        for option, value in (("--rounds", self.rounds), ("--threads", self.threads)):
+            if value is not None and value < 1:
+                raise MisuseError(f"{option} is {value}; wanted at least 1")
+        for batch in self.batches:
+            if batch < 1:
+                raise MisuseError(f"--batch {batch}; wanted at least 1")
+
+
+def run_bench(engine: str, options: BenchOptions, say: Say = lambda _: None) -> dict[str, Any]:
+    """Measure and return the record. Raises as `open_runner`, and OutsideProfileError for a size that the
+    engine was not built for.
+    """
+    bundle = open_bundle(engine)
+    threads = options.threads or usable_cpus()
+    opening = RunnerOptions(str(engine), threads, options.device, options.outputs, options.checkpoint)
+    names = (ENGINE, *options.vs)
+    inputs = list(_inputs(bundle, options))
+    with ExitStack() as stack:
+        runners = {name: _opened(name, opening, stack, say) for name in names}
+        _check_sizes(runners, options.sizes, engine)
+        say("comparing with the fp32 reference")
+        accuracy = {name: measure_accuracy(runner, _golden(bundle)) for name, runner in runners.items()}
+        rows: list[dict[str, Any]] = []
+        for pixels in inputs:
+            say(f"timing {_words(pixels)}")
+            rows += _rows(runners, pixels, options.rounds, bundle)
+    first = inputs[0].shape
+    starts = {}
+    for name in names:
+        say(f"starting {name} in a process of its own")
+        starts[name] = asdict(probe_start(name, opening, (1, *first[2:])))
+    say("measuring this machine's fp32 peak")
+    peak = probe_peak(threads)
+    for row in rows:
+        row["share_of_fp32_peak"] = row["gflop_per_second"] / peak
+    runtimes = {name: runner.runtime for name, runner in runners.items()}
+    return {
+        **_head(bundle, threads, options),
+        "fp32_gemm_gflop_per_second": peak,
+        "runners": {name: {"runtime": runtimes[name], **accuracy[name], **starts[name]} for name in names},
+        "rows": rows,
+    }
+
+
+def usable_cpus() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _opened(name: str, opening: RunnerOptions, stack: ExitStack, say: Say) -> Runner:
+    say(f"opening {name}")
+    runner = open_runner(name, opening)
+    stack.callback(runner.close)
+    return runner
+
+
+def _check_sizes(runners: Mapping[str, Runner], sizes: Sequence[tuple[int, int]], engine: str) -> None:
+    for name, runner in runners.items():
+        for height, width in sizes:
+            if not runner.takes(height, width):
+                raise OutsideProfileError(
+                    f"{engine}: {name} was not built for {height}x{width} px; leave it out"
+                )
+
+
+def _inputs(bundle: Bundle, options: BenchOptions) -> Iterator[Floats]:
+    """[B,3,H,W] for every size and batch: the golden photographs, over and over. Raises MisuseError."""
+    images = [image for case in load_golden(bundle.root / GOLDEN_FILE) for image in case.images]
+    for size in options.sizes:
+        preprocess = at_size(bundle.manifest.preprocess, size)
+        pictures = [preprocess(open_image(image)) for image in images]
+        for batch in options.batches:
+            yield np.stack(list(islice(cycle(pictures), batch)))
+
+
+def _golden(bundle: Bundle) -> list[GoldenCase]:
+    return load_golden(bundle.root / GOLDEN_FILE)
+
+
+def measure_accuracy(runner: Runner, cases: Sequence[GoldenCase]) -> dict[str, float]:
+    """CLS against the fp32 reference over the golden photographs the runner takes: error and worst cosine."""
+    fitting = [case for case in cases if runner.takes(*case.size)]
+    got = np.concatenate([runner.run(case.pixels)["cls"] for case in fitting]).astype(np.float64)
+    wanted = np.concatenate([case.outputs["cls"] for case in fitting]).astype(np.float64)
+    return {
+        "relative_frobenius_cls": float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted)),
+        "smallest_cosine_cls": float(cosine(got, wanted).min()),
+    }
+
+
+def _rows(
+    runners: Mapping[str, Runner], pixels: Floats, rounds: int, bundle: Bundle
+) -> Iterator[dict[str, Any]]:
+    """One row a runner at one shape."""
+    batch, _, height, width = pixels.shape
+    runs = {name: partial(runner.run, pixels) for name, runner in runners.items()}
+    timings = compare(take_turns(runs, rounds), ENGINE)
+    for name, timing in timings.items():
+        rate = 1e3 * batch / timing.median_ms
+        yield {
+            "runner": name,
+            "batch": batch,
+            "height": height,
+            "width": width,
+            **asdict(timing),
+            "images_per_second": rate,
+            "gflop_per_second": rate * model_flop(bundle.manifest, height, width) / 1e9,
+        }
+
+
+def _words(pixels: Floats) -> str:
+    batch, _, height, width = pixels.shape
+    return f"batch {batch} of {height}x{width}"
+
+
+def _head(bundle: Bundle, threads: int, options: BenchOptions) -> dict[str, Any]:
+    model = bundle.manifest.model
+    return {
+        "format": FORMAT,
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "cpu": cpu_name(),
+        "threads": threads,
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "versions": {package: found for package in PACKAGES if (found := _version(package))},
+        "arch": model.arch,
+        "weights": model.source,
+        "weights_sha256": model.sha256,
+        "recipe": bundle.manifest.graph.recipe,
+        "outputs": list(options.outputs or ()) or "all",
+        "rounds": options.rounds,
+    }
+
+
+def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version  # slow to import, and every command would
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

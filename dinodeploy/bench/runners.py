@@ -1,0 +1,97 @@
+"""What a benchmark times: one Protocol, one literal table of peers.
+
+`onnxruntime` and `openvino` run the same bundle by another backend. The others are the model in torch, from
+the bundle's own checkpoint (`exporters/peers/`): torch is never imported here.
+
+Shapes: B batch, H W input pixels, D embed_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinodeploy.cli.reach import reach
+from dinodeploy.embedder import Embedder
+from dinodeploy.errors import MisuseError
+
+Floats = NDArray[np.float32]
+
+ENGINE = "engine"  # the bundle as `embed` would run it
+BACKENDS = ("onnxruntime", "openvino")  # the same bundle by another runtime
+IN_TORCH = ("torch", "compile", "transformers", "timm")
+PEERS = (*IN_TORCH, *BACKENDS)
+
+
+class Runner(Protocol):
+    """One way to run the model."""
+
+    runtime: str  # name and version
+
+    def takes(self, height: int, width: int) -> bool: ...
+
+    def run(self, pixels: Floats) -> Mapping[str, Floats]:
+        """pixels [B,3,H,W] -> outputs by name; `cls` [B,D] is among them."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class RunnerOptions:
+    """How every runner of a benchmark is opened; what a process of its own needs to open one too."""
+
+    bundle: str
+    threads: int
+    device: str = "auto"
+    outputs: tuple[str, ...] | None = None  # of the engine; torch peers make all of them
+    checkpoint: str | None = None  # of torch peers; None: found by what the manifest says
+
+
+class EngineRunner:
+    """A bundle by one of its backends."""
+
+    def __init__(self, options: RunnerOptions, device: str, *, judged: bool = True) -> None:
+        self.embedder = Embedder.open(
+            options.bundle,
+            device=device,
+            outputs=options.outputs,
+            threads=options.threads,
+            allow_unverified=not judged,
+        )
+        self.runtime = self.embedder.backend.runtime
+
+    def takes(self, height: int, width: int) -> bool:
+        return self.embedder.backend.takes(height, width)
+
+    def run(self, pixels: Floats) -> Mapping[str, Floats]:
+        return self.embedder.run(pixels)
+
+    def close(self) -> None:
+        self.embedder.close()
+
+
+def open_runner(name: str, options: RunnerOptions, *, judged: bool = True) -> Runner:
+    """Open the engine, or a peer of `PEERS`.
+
+    Without `judged` the engine is opened as it is: its start is timed, and the judge's is not its own.
+    Raises MisuseError for an unknown name or a checkpoint that is not the bundle's, UnavailableError for a
+    package that is not installed, and as `Embedder.open`.
+    """
+    if name == ENGINE or name in BACKENDS:
+        return EngineRunner(options, options.device if name == ENGINE else name, judged=judged)
+    check_peers([name])
+    open_peer: Callable[..., Runner] = reach("exporters.peers", f"--vs {name}").open_peer
+    return open_peer(name, Path(options.bundle), options.checkpoint, options.threads)
+
+
+def check_peers(names: Any) -> None:
+    """Raises MisuseError for a peer that there is not."""
+    for name in names:
+        if name not in PEERS:
+            raise MisuseError(f"--vs: {name!r} is unknown; wanted of {', '.join(PEERS)}")

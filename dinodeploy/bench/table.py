@@ -1,0 +1,50 @@
+"""A record of a benchmark for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from dinodeploy.bench.runners import ENGINE
+
+LEGEND = """\
+ratio: the runner's speed over the engine's, median over rounds. peak: share of this machine's fp32
+products. error: of CLS against the fp32 reference. start: seconds from process start to the first
+output; MiB: the most memory on the way."""
+
+
+def as_table(record: Mapping[str, Any]) -> Table:
+    """One row a shape and runner, the engine first."""
+    table = Table(box=None, pad_edge=False)
+    for head in ("shape", "runner"):
+        table.add_column(head, no_wrap=True)
+    for head in ("ms", "p95", "images/s", "ratio", "peak", "error", "start", "MiB"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for row in record["rows"]:
+        facts = record["runners"][row["runner"]]
+        memory = facts["peak_mib"]
+        table.add_row(
+            f"{row['batch']}x{row['height']}x{row['width']}",
+            row["runner"],
+            f"{row['median_ms']:.1f}",
+            f"{row['p95_ms']:.1f}",
+            f"{row['images_per_second']:.1f}",
+            f"{row['ratio']:.2f}",
+            f"{row['share_of_fp32_peak']:.0%}",
+            f"{facts['relative_frobenius_cls']:.0e}",
+            f"{facts['seconds']:.2f}",
+            "" if memory is None else f"{memory:.0f}",
+        )
+    return table
+
+
+def summary(record: Mapping[str, Any]) -> str:
+    """What ran where, in a line or two."""
+    engine = record["runners"][ENGINE]
+    return (
+        f"{record['arch']}, {record['recipe']}, {engine['runtime']}, {record['cpu']}, "
+        f"{record['threads']} thread{'s' if record['threads'] != 1 else ''}; fp32 products reach "
+        f"{record['fp32_gemm_gflop_per_second']:.0f} GFLOP/s"
+    )

@@ -1,0 +1,106 @@
+"""`dinodeploy bundle`: verify, sign, pack and unpack a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dinodeploy.archive import SIGNATURE_FILE, pack, unpack
+from dinodeploy.bundle import open_bundle
+from dinodeploy.cli.output import REQUIRE_SIGNATURE_HELP, print_json
+from dinodeploy.signing import sign, verify_signature
+from dinodeploy.standalone import pack_standalone
+
+app = typer.Typer(help="Verify, sign, pack and unpack a bundle.", no_args_is_help=True, rich_markup_mode=None)
+Bundle = Annotated[Path, typer.Argument(help="A bundle.")]
+AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")]
+Require = Annotated[
+    Path | None, typer.Option("--require-signature", help=REQUIRE_SIGNATURE_HELP, metavar="KEY.pub")
+]
+
+
+@app.command("verify")
+def verify_command(bundle: Bundle, require_signature: Require = None, as_json: AsJson = False) -> None:
+    """Hold every file against the manifest, and the whole against its signature if one is required."""
+    opened = open_bundle(bundle)
+    opened.verify()
+    if require_signature is not None:
+        verify_signature(opened.root, require_signature)
+    signed = (opened.root / SIGNATURE_FILE).is_file()
+    facts = {
+        "bundle": str(opened.root),
+        "files": len(opened.manifest.files),
+        "digest": opened.manifest.digest,
+    }
+    if as_json:
+        print_json({**facts, "signed": signed, "signature_verified": require_signature is not None})
+        return
+    word = "signature verified" if require_signature else "signed, not verified" if signed else "not signed"
+    print(f"{opened.root}: {len(opened.manifest.files)} files are what was exported; {word}")
+
+
+@app.command("sign")
+def sign_command(
+    bundle: Bundle,
+    key: Annotated[Path, typer.Option(help="A private elliptic-curve key in PEM.")],
+    password: Annotated[
+        str | None, typer.Option(envvar="DINODEPLOY_KEY_PASSWORD", help="Of the key, if it has one.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write an OpenSSF model signature into the bundle."""
+    target = sign(bundle, key, password)
+    if as_json:
+        print_json({"signature": str(target)})
+        return
+    print(f"{target}: signed")
+    print(f"next: dinodeploy bundle verify {bundle} --require-signature KEY.pub")
+
+
+@app.command("pack")
+def pack_command(
+    bundle: Bundle,
+    out: Annotated[Path | None, typer.Option(help="The file to write. Default: beside the bundle.")] = None,
+    standalone: Annotated[
+        bool, typer.Option("--standalone", help="One file with the runtime in it: python3 model.pyz embed …")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make one file of a bundle."""
+    root = open_bundle(bundle).root
+    suffix = ".pyz" if standalone else ".zip"
+    target = out or root.resolve().with_name(root.resolve().name + suffix)
+    (pack_standalone if standalone else pack)(root, target, overwrite=overwrite)
+    if as_json:
+        print_json({"out": str(target), "bytes": target.stat().st_size})
+        return
+    print(f"{target}: {target.stat().st_size:,} bytes")
+    print(
+        f"next: python3 {target} embed photos/" if standalone else f"next: dinodeploy bundle unpack {target}"
+    )
+
+
+@app.command("unpack")
+def unpack_command(
+    archive: Annotated[Path, typer.Argument(help="What `pack` wrote.")],
+    out: Annotated[Path | None, typer.Option(help="The directory to make. Default: by its name.")] = None,
+    require_signature: Require = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a bundle of one file: everything is checked before anything appears."""
+    target = out or Path(archive.name).with_suffix("")
+
+    def accept(root: Path) -> None:
+        if require_signature is not None:
+            verify_signature(root, require_signature)
+
+    unpack(archive, target, overwrite=overwrite, accept=accept)
+    if as_json:
+        print_json({"out": str(target)})
+        return
+    print(f"{target}: unpacked and verified")
+    print(f"next: dinodeploy check {target}")

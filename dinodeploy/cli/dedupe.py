@@ -1,0 +1,93 @@
+"""`dinodeploy dedupe`: pictures that are almost the same."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dinodeploy.atomic import atomic_file
+from dinodeploy.cli.output import note, picture_progress, print_json
+from dinodeploy.errors import MisuseError
+from dinodeploy.printable import printable
+from dinodeploy.search.duplicates import THRESHOLD, Duplicates, find_duplicates
+from dinodeploy.search.sheets import check_sheet, duplicates_sheet
+from dinodeploy.stored import open_embeddings
+
+SHOWN = 20  # groups that are printed
+
+
+def dedupe(
+    out: Annotated[Path, typer.Argument(help="What `embed` wrote; it needs no index.", metavar="OUT")],
+    threshold: Annotated[
+        float, typer.Option(help="The cosine from which two pictures count as one.")
+    ] = THRESHOLD,
+    output: Annotated[str, typer.Option(help="Which output: cls, pooled, mean_patch.")] = "cls",
+    write: Annotated[
+        Path | None, typer.Option(help="Write the ids to drop: .txt, one a line, or .json, a list.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with the pictures.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")] = False,
+) -> None:
+    """Find groups of near-duplicates. The largest picture of each is kept; no file is ever removed."""
+    check_sheet(html)
+    _check_list(write)
+    with picture_progress(open_embeddings(out).manifest.count) as advance:
+        found = find_duplicates(out, threshold=threshold, output=output, advance=advance)
+    if write is not None:
+        text = _as_list(write, found.drop)
+        with atomic_file(write) as file:
+            file.write(text.encode())
+    if html is not None:
+        page = duplicates_sheet(out.resolve().name, found)
+        with atomic_file(html) as file:
+            file.write(page.encode())
+    _print(out, found, write, html, as_json)
+
+
+def _check_list(path: Path | None) -> None:
+    if path is None:
+        return
+    if path.suffix not in (".txt", ".json"):
+        raise MisuseError(f"--write {path}: wanted a file that ends in .txt or .json")
+    if path.is_dir() or not path.parent.is_dir():
+        raise MisuseError(f"--write {path}: wanted a file in a folder that is there")
+
+
+def _as_list(path: Path, ids: list[str]) -> str:
+    if path.suffix == ".json":
+        return json.dumps(ids, indent=2) + "\n"
+    for id_ in ids:
+        if id_.splitlines() != [id_] or id_.encode(errors="replace").decode() != id_:
+            raise MisuseError(f"--write {path}: {id_!r} is no line of text; wanted a file that ends in .json")
+    return "".join(f"{id_}\n" for id_ in ids)
+
+
+def _print(out: Path, found: Duplicates, write: Path | None, html: Path | None, as_json: bool) -> None:
+    if as_json:
+        print_json({**asdict(found), "drop": found.drop})
+        return
+    if found.left_out:
+        note("dedupe", f"{found.left_out} rows are zero: they have no direction and are left out")
+    for number, group in enumerate(found.groups[:SHOWN], 1):
+        print(f"group {number}:")
+        for place, member in enumerate(group):
+            word = "drop" if place else "keep"
+            copy = "  exact copy" if member.copy else ""
+            size = f"{member.width}x{member.height}"
+            print(f"  {word}  {member.cosine:.4f}  {size:>11}  {printable(member.id)}{copy}")
+    if len(found.groups) > SHOWN:
+        print(f"and {len(found.groups) - SHOWN} more groups")
+    print(
+        f"{out}: {len(found.groups)} groups at a cosine of {found.threshold:g} or more; "
+        f"{len(found.drop)} of {found.rows} pictures could go"
+    )
+    for path, what in ((write, "the ids to drop"), (html, "the groups with pictures")):
+        if path is not None:
+            print(f"{path}: {what}")
+    if found.groups and html is None:
+        print(f"next: dinodeploy dedupe {shlex.quote(str(out))} --html duplicates.html --write drop.txt")

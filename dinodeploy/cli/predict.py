@@ -1,0 +1,98 @@
+"""`dinodeploy predict`: what a bundle's head says about pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dinodeploy.cli.output import (
+    DEVICE_HELP,
+    note,
+    parse_size,
+    picture_progress,
+    print_json,
+    stderr,
+)
+from dinodeploy.embedder import BATCH_SIZE, Embedder
+from dinodeploy.errors import MisuseError
+from dinodeploy.heads.predict import Unread, head_of
+from dinodeploy.heads.predict import predict as predict_pictures
+from dinodeploy.heads.write_predictions import TABLE, PredictionWriter, check_target
+from dinodeploy.listing import list_images
+
+PARTIAL = 5
+
+
+def predict(
+    images: Annotated[list[str], typer.Argument(help="Files, folders and globs.", metavar="IMAGES...")],
+    engine: Annotated[Path, typer.Option(help="A bundle with a head, or an engine file inside one.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A directory to write: predictions.jsonl, and pictures of dense heads."),
+    ] = None,
+    top: Annotated[int, typer.Option(help="Classes to name for a picture.")] = 5,
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
+    imgsz: Annotated[str | None, typer.Option(help="Input size H or H,W. Default: the bundle's.")] = None,
+    batch: Annotated[int, typer.Option(help="Pictures a run.")] = BATCH_SIZE,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of the engine. Default: its own choice.")
+    ] = None,
+    allow_unverified: Annotated[
+        bool, typer.Option("--allow-unverified", help="Use an engine that no receipt vouches for.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace predictions that are there.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")] = False,
+) -> None:
+    """Classes, maps of classes, or depth. Unreadable pictures are named; then the exit code is 5."""
+    for option, value in (("--top", top), ("--batch", batch), ("--threads", threads)):
+        if value is not None and value < 1:
+            raise MisuseError(f"{option} is {value}; wanted at least 1")
+    ids = list_images(images)
+    if out is not None:
+        check_target(out, overwrite)
+    with Embedder.open(engine, device=device, allow_unverified=allow_unverified, threads=threads) as embedder:
+        head = head_of(embedder)
+        note(device, embedder.choice)
+        steps = embedder.preprocess_for(parse_size(imgsz))
+        stream = predict_pictures(embedder, ids, steps, top=top, batch_size=batch)
+        rows: list[dict[str, Any]] = []
+        unread: list[Unread] = []
+        show = (lambda row: None) if as_json else (lambda row: print(_line(row)))
+        with PredictionWriter(out) as writer, picture_progress(len(ids)) as advance:
+            for item in stream:
+                if isinstance(item, Unread):
+                    unread.append(item)
+                    writer.refuse(item)
+                else:
+                    rows.append(writer.add(item))
+                    show(rows[-1])
+                advance(len(rows), len(unread))
+    if as_json:
+        reasons = [{"id": item.id, "reason": item.reason} for item in unread]
+        print_json(
+            {"task": head.task, "out": str(out) if out else None, "predictions": rows, "quarantined": reasons}
+        )
+    elif out is not None:
+        print(
+            f"{out}: {len(rows)} predictions in {TABLE}"
+            + ("" if head.task == "classify" else " and pictures")
+        )
+    for item in unread:
+        stderr().print(f"quarantined: {item.reason}", markup=False)
+    if unread:
+        raise typer.Exit(PARTIAL)
+
+
+def _line(row: dict[str, Any]) -> str:
+    """One picture for people: its name and the best that was found."""
+    if "classes" in row:
+        found = "  ".join(f"{entry['class']} {entry['probability']:.3f}" for entry in row["classes"])
+    elif "shares" in row:
+        found = "  ".join(f"{name} {share:.1%}" for name, share in list(row["shares"].items())[:5])
+    else:
+        found = "  ".join(f"{word} {value:.2f} m" for word, value in row["metres"].items())
+    return f"{row['id']}  {found}"

@@ -1,0 +1,98 @@
+"""`dinodeploy search`: the nearest pictures to a picture."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from dinodeploy.atomic import atomic_file
+from dinodeploy.cli.output import DEVICE_HELP, note, print_json
+from dinodeploy.errors import MisuseError
+from dinodeploy.printable import printable
+from dinodeploy.search import Hit, Index
+from dinodeploy.search.metadata import stored_ids
+from dinodeploy.search.query import QueryEmbedder
+from dinodeploy.search.sheets import check_sheet, search_sheet
+
+Asked = list[tuple[str, bool, list[Hit]]]  # (what was asked for, whether that is a picture, what was found)
+
+
+def search(
+    out: Annotated[Path, typer.Argument(help="What `embed` wrote and `index` indexed.", metavar="OUT")],
+    image: Annotated[list[Path] | None, typer.Option(help="A picture to search for. Repeatable.")] = None,
+    id: Annotated[
+        list[str] | None, typer.Option("--id", help="A picture of OUT to search for. Repeatable.")
+    ] = None,
+    neighbours: Annotated[int, typer.Option("--neighbours", "-k", help="Pictures to find.")] = 10,
+    filter: Annotated[
+        str | None, typer.Option(help="A condition: width > 640 and label in ('cat', 'dog').")
+    ] = None,
+    text_filter: Annotated[
+        str | None, typer.Option(help="A word that the id or the metadata must contain.")
+    ] = None,
+    engine: Annotated[
+        Path | None, typer.Option(help="The bundle that embedded OUT. Default: the one `index` was told.")
+    ] = None,
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Go through all rows, however many there are.")
+    ] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page with the pictures.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")] = False,
+) -> None:
+    """Find the pictures nearest to a picture, by cosine. Equal ones stand in the order of their ids."""
+    images, ids = image or [], id or []
+    if not images and not ids:
+        raise MisuseError("nothing to search for; give --image FILE, or --id with an id of the store")
+    check_sheet(html)
+    with Index.open(out) as index:
+        vectors = [index.vector(name) for name in ids]
+        if images:
+            vectors = [*_embed(index, images, engine, device), *vectors]
+        asked: Asked = []
+        names = stored_ids([str(path) for path in images]) + stored_ids(ids)
+        for number, (name, vector) in enumerate(zip(names, np.stack(vectors), strict=True)):
+            without = [name] if number >= len(images) else []
+            (hits,) = index.search(
+                vector, neighbours, filter=filter, text=text_filter, exact=exact, without=without
+            )
+            asked.append((name, True, hits))
+    if html is not None:
+        words = [part for part in (filter, f"containing {text_filter}" if text_filter else None) if part]
+        page = search_sheet(out.resolve().name, f", {' and '.join(words)}" if words else "", asked)
+        with atomic_file(html) as file:
+            file.write(page.encode())
+    _print(asked, html, as_json)
+
+
+def _embed(index: Index, images: list[Path], engine: Path | None, device: str) -> list[np.ndarray]:
+    """A vector for each picture, by the engine that made the index."""
+    found = engine or index.manifest.engine
+    if found is None:
+        raise MisuseError("which engine embeds the picture? give the bundle that embedded OUT as --engine")
+    with QueryEmbedder(found, index.manifest.fingerprint, index.manifest.output, device=device) as embedder:
+        note(device, embedder.choice)
+        return list(embedder.embed(images))
+
+
+def _print(asked: Asked, html: Path | None, as_json: bool) -> None:
+    if as_json:
+        print_json([{"query": name, "hits": [asdict(hit) for hit in hits]} for name, _, hits in asked])
+        return
+    for name, _, hits in asked:
+        print(f"nearest to {printable(name)}:")
+        widest = max((len(_size(hit)) for hit in hits), default=0)
+        for hit in hits:
+            print(f"{hit.rank:>4}  {hit.cosine:7.4f}  {_size(hit):>{widest}}  {printable(hit.id)}")
+        if not hits:
+            print("  nothing that fits the filter")
+    if html is not None:
+        print(f"{html}: the same with pictures; open it in a browser")
+
+
+def _size(hit: Hit) -> str:
+    return f"{hit.width}x{hit.height}"

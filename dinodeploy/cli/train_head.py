@@ -1,0 +1,145 @@
+"""`dinodeploy train-head`: labelled pictures and an engine become a head, and a bundle that has it."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dinodeploy.cli.add_head import head_facts, print_head
+from dinodeploy.cli.output import DEVICE_HELP, PLAIN_LINE_SECONDS, note, print_json, stages, stderr
+from dinodeploy.cli.reach import reach
+from dinodeploy.embedder import Embedder
+from dinodeploy.errors import MisuseError, OutputExistsError
+from dinodeploy.heads.features import default_cache
+from dinodeploy.heads.train import train_head as train
+from dinodeploy.heads.trained import Trained, TrainOptions
+
+HEAD_SUFFIX = ".safetensors"
+PARTIAL = 5
+SHOWN = 20  # reasons and classes that are printed; the JSON has all
+
+
+def train_head(
+    task: Annotated[str, typer.Option(help="classify or segment.")],
+    data: Annotated[
+        Path, typer.Option(help="A folder per class; to segment, images/ and masks/ (PNG, ids, 255 ignored).")
+    ],
+    engine: Annotated[Path, typer.Option(help="A bundle, or an engine file inside one.")],
+    out: Annotated[Path, typer.Option(help="The bundle to write, or a head alone: NAME.safetensors.")],
+    test: Annotated[
+        Path | None, typer.Option(help="Pictures to judge on. Default: a fifth of --data is held out.")
+    ] = None,
+    pooling: Annotated[
+        str, typer.Option(help="What a classifier reads: cls_mean (CLS and mean patch) or cls.")
+    ] = "cls_mean",
+    class_weight: Annotated[
+        str, typer.Option(help="balanced: every class counts alike. none: every picture does.")
+    ] = "balanced",
+    seed: Annotated[int, typer.Option(help="Which pictures are held out.")] = 0,
+    cache: Annotated[
+        Path | None, typer.Option(help="Where features are kept. Default: the user's cache directory.")
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no features.")] = False,
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything measured, as JSON on stdout.")] = False,
+) -> None:
+    """Fit a linear head on features of the engine, say how good it is, and put it into a bundle."""
+    kept = None if no_cache else cache or default_cache()
+    options = TrainOptions(task, pooling, class_weight, seed, kept)  # type: ignore[arg-type]
+    _check_out(out, overwrite)
+    with Embedder.open(engine, device=device) as embedder:
+        note(device, embedder.choice)
+        with stages() as say:
+            trained = train(embedder, data, options, test=test, say=say, advance=_counting(say))
+        root = embedder.bundle.root
+    if out.suffix == HEAD_SUFFIX:
+        trained.file.write(out)
+        facts = {"head_file": str(out)}
+    else:
+        facts = _add(root, trained, f"{data.resolve().name}-{task}", out, overwrite)
+    _report(trained, facts, out, root, as_json)
+    if trained.quarantined:
+        raise typer.Exit(PARTIAL)
+
+
+def _counting(say: Callable[[str], None]) -> Callable[[int, int], None]:
+    """Say now and then how many pictures the engine has seen."""
+    last = time.perf_counter()
+
+    def advance(done: int, failed: int) -> None:
+        nonlocal last
+        if time.perf_counter() - last >= PLAIN_LINE_SECONDS:
+            last = time.perf_counter()
+            say(f"features: {done} pictures, {failed} failed")
+
+    return advance
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
+    """Before minutes of work. Raises OutputExistsError, or UnavailableError where no bundle can be made."""
+    if out.suffix != HEAD_SUFFIX:
+        reach("exporters.heads", "writing a bundle (a head alone needs nothing: --out NAME.safetensors)")
+        reach("exporters.stage", "writing a bundle").refuse_existing(out, overwrite)
+        return
+    if out.exists() and not overwrite:
+        raise OutputExistsError(f"{out} is there already; give --overwrite or another --out")
+    if not out.parent.is_dir():
+        raise MisuseError(f"{out.parent} is no folder; make it, or choose another --out")
+
+
+def _add(root: Path, trained: Trained, name: str, out: Path, overwrite: bool) -> dict[str, Any]:
+    """The bundle at `out`, made of the one at `root`."""
+    heads = reach("exporters.heads", "writing a bundle")
+    with tempfile.TemporaryDirectory(prefix="dinodeploy_") as folder, stages() as say:
+        path = Path(folder) / f"{name}{HEAD_SUFFIX}"
+        trained.file.write(path)
+        loaded = reach("dinov3_ref.heads", "writing a bundle").load_head(path)
+        made, _, notes = heads.add_head(root, loaded, out, overwrite=overwrite, say=say)
+    for text in notes:
+        stderr().print(f"note: {text}", markup=False)
+    return {**head_facts(made), "made": made}
+
+
+def _report(trained: Trained, facts: dict[str, Any], out: Path, root: Path, as_json: bool) -> None:
+    made = facts.pop("made", None)
+    quarantined = [{"id": id_, "reason": reason} for id_, reason in trained.quarantined]
+    if as_json:
+        print_json({**facts, **trained.report, "quarantined": quarantined})
+    else:
+        for line in _lines(trained.report):
+            print(line)
+        if made is not None:
+            print_head(made)
+        else:
+            print(f"{out}: the head alone")
+            print(f"next: dinodeploy add-head {root} --head {out} --out BUNDLE")
+    for item in quarantined[:SHOWN]:
+        stderr().print(f"quarantined: {item['reason']}", markup=False)
+    if len(quarantined) > SHOWN:
+        stderr().print(f"and {len(quarantined) - SHOWN} more; --json has all")
+
+
+def _lines(report: dict[str, Any]) -> list[str]:
+    """What was measured on the held-out pictures, for people."""
+    pictures, classes = report["pictures"], report["classes"]
+    parts = ", ".join(f"{count} {part}" for part, count in pictures.items())
+    what = "accuracy" if report["task"] == "classify" else "pixel accuracy"
+    lines = [
+        f"{len(classes)} classes; pictures: {parts}; penalty {report['l2']:g}",
+        f"test: {what} {report['accuracy']:.3f}, balanced {report['balanced_accuracy']:.3f}, the most "
+        f"frequent class alone {report['chance']:.3f}",
+    ]
+    if "mean_iou" in report:
+        lines.append(f"test: mean IoU {report['mean_iou']:.3f}")
+    rows = zip(classes, report["confusion"], strict=True)
+    found = [(name, row[index], sum(row)) for index, (name, row) in enumerate(rows)]
+    width = max(len(name) for name in classes)
+    found = [entry for entry in found if entry[2]]
+    lines += [f"  {name:<{width}}  {right / total:.3f} of {total}" for name, right, total in found[:SHOWN]]
+    return lines

@@ -1,0 +1,202 @@
+"""`dinodeploy visualize`: patch features, attention and similarity as pictures, a page or a video."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dinodeploy.cli.output import DEVICE_HELP, note, picture_progress, print_json, stderr
+from dinodeploy.cli.reach import reach
+from dinodeploy.embedder import Embedder
+from dinodeploy.errors import MisuseError
+from dinodeploy.images import open_image
+from dinodeploy.listing import list_images
+from dinodeploy.preprocess import Preprocess
+from dinodeploy.visualize.look import Attend, steps_for
+from dinodeploy.visualize.maps import WHAT, Wishes
+from dinodeploy.visualize.video import VIDEO_SUFFIXES, check_video, visualize_video
+from dinodeploy.visualize.write import check_output
+from dinodeploy.visualize.write import visualize as write_maps
+
+PARTIAL = 5
+
+
+def visualize(
+    images: Annotated[
+        list[str], typer.Argument(help="Pictures, folders, globs, or one video.", metavar="IMAGES...")
+    ],
+    engine: Annotated[Path, typer.Option(help="A bundle, or an engine file inside one.")],
+    what: Annotated[str, typer.Option(help=f"{', '.join(WHAT)}.")] = "pca",
+    out: Annotated[
+        Path | None, typer.Option(help="Directory for the maps, or the video to write. Default: visualized.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="One page with everything: slider, click, keyboard.")
+    ] = None,
+    imgsz: Annotated[
+        int | None, typer.Option(help="Short side in pixels. More: finer maps. Default: 512.")
+    ] = None,
+    point: Annotated[
+        str | None,
+        typer.Option(help="X,Y in pixels of the first picture: what similarity is to. Default: centre."),
+    ] = None,
+    mask: Annotated[
+        str | None,
+        typer.Option(help="Foreground: auto (first component), or a folder of masks NAME.png to learn from."),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Attention of this checkpoint's reference, not of the bundle.")
+    ] = None,
+    layer: Annotated[int, typer.Option(help="Block, with --checkpoint. -1: the last.")] = -1,
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Threads of the engine.")] = None,
+    allow_unverified: Annotated[
+        bool, typer.Option("--allow-unverified", help="Use an engine that no receipt vouches for.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace maps that are there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")] = False,
+) -> None:
+    """Show what patch features hold: PCA colours, attention, similarity to a point, foreground."""
+    if what not in WHAT:
+        raise MisuseError(f"--what {what!r} is unknown; known: {', '.join(WHAT)}")
+    for option, value in (("--imgsz", imgsz), ("--threads", threads)):
+        if value is not None and value < 1:
+            raise MisuseError(f"{option} is {value}; wanted at least 1")
+    _refuse_idle(what, point, mask, checkpoint)
+    is_video = len(images) == 1 and images[0].lower().endswith(VIDEO_SUFFIXES)
+    if is_video:
+        target = check_video(Path(images[0]), what, out, html, overwrite)
+        ids = images
+    else:
+        target = out or Path("visualized")
+        check_output(target, html, overwrite)
+        ids = list_images(images)
+    with Embedder.open(engine, device=device, allow_unverified=allow_unverified, threads=threads) as embedder:
+        note(device, embedder.choice)
+        steps = steps_for(embedder, imgsz)
+        attend = _attend(checkpoint, layer)
+        if is_video:
+            facts = _paint_video(embedder, images[0], what, target, steps, _pixels(point), mask, attend)
+        else:
+            wishes = Wishes(_share(_pixels(point), ids[0]), mask)
+            facts = _paint_pictures(embedder, ids, what, target, html, steps, wishes, attend, overwrite)
+    _report(facts, as_json)
+    if facts["skipped"]:
+        raise typer.Exit(PARTIAL)
+
+
+def _paint_video(
+    embedder: Embedder,
+    source: str,
+    what: str,
+    target: Path,
+    steps: Preprocess,
+    point: tuple[float, float] | None,
+    mask: str | None,
+    attend: Attend | None,
+) -> dict[str, Any]:
+    with picture_progress(0) as advance:
+        frames, words = visualize_video(
+            embedder,
+            Path(source),
+            what,
+            target,
+            steps=steps,
+            point=point,
+            wishes=Wishes(mask=mask),
+            attend=attend,
+            advance=advance,
+        )
+    return {"out": str(target), "what": what, "frames": frames, "skipped": [], "shows": words}
+
+
+def _paint_pictures(
+    embedder: Embedder,
+    ids: list[str],
+    what: str,
+    target: Path,
+    page: Path | None,
+    steps: Preprocess,
+    wishes: Wishes,
+    attend: Attend | None,
+    overwrite: bool,
+) -> dict[str, Any]:
+    with picture_progress(len(ids)) as advance:
+        written = write_maps(
+            embedder,
+            ids,
+            what,
+            target,
+            steps=steps,
+            page=page,
+            wishes=wishes,
+            attend=attend,
+            overwrite=overwrite,
+            advance=advance,
+        )
+    return {
+        "out": str(target),
+        "page": str(page) if page else None,
+        "what": what,
+        "pictures": len(written.files),
+        "files": written.files,
+        "skipped": list(written.skipped),
+        "shows": written.words,
+    }
+
+
+def _refuse_idle(what: str, point: str | None, mask: str | None, checkpoint: Path | None) -> None:
+    """Options that this `--what` would ignore. Raises MisuseError."""
+    for option, given, serves in (
+        ("--point", point, ("similarity",)),
+        ("--mask", mask, ("pca", "foreground")),
+        ("--checkpoint", checkpoint, ("attention",)),
+    ):
+        if given is not None and what not in serves:
+            raise MisuseError(f"{option} belongs to --what {' or '.join(serves)}, not {what}")
+
+
+def _pixels(point: str | None) -> tuple[float, float] | None:
+    if point is None:
+        return None
+    parts = point.split(",")
+    if len(parts) != 2 or not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
+        raise MisuseError(f"--point {point!r}; wanted X,Y in pixels, for instance 320,200")
+    return float(parts[0]), float(parts[1])
+
+
+def _share(point: tuple[float, float] | None, first: str) -> tuple[float, float]:
+    """Pixels of the first picture -> shares of its width and height. Raises MisuseError outside it."""
+    if point is None:
+        return 0.5, 0.5
+    width, height = open_image(first).size
+    if point[0] >= width or point[1] >= height:
+        raise MisuseError(
+            f"--point {point[0]:g},{point[1]:g} lies outside {first}, which is {width}x{height} pixels"
+        )
+    return point[0] / width, point[1] / height
+
+
+def _attend(checkpoint: Path | None, layer: int) -> Attend | None:
+    if checkpoint is None:
+        if layer != -1:
+            raise MisuseError("--layer belongs to --checkpoint: a bundle carries the last block's attention")
+        return None
+    attend: Attend = reach("exporters.attention", "--checkpoint").reference_attention(checkpoint, layer)
+    return attend
+
+
+def _report(facts: dict[str, Any], as_json: bool) -> None:
+    for reason in facts["skipped"]:
+        stderr().print(f"skipped: {reason}", markup=False)
+    if as_json:
+        print_json(facts)
+        return
+    count = f"{facts['pictures']} pictures" if "pictures" in facts else f"{facts['frames']} frames"
+    print(f"{facts['out']}: {facts['what']} of {count}; {facts['shows']}")
+    if facts.get("page"):
+        print(f"page: {facts['page']}; open it in a browser")
+    elif "pictures" in facts:
+        print("next: the same with --html page.html, to blend and to click")

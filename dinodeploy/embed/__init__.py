@@ -1,0 +1,31 @@
+"""Embed pictures into a store: decode ahead in threads, run in batches, write behind.
+
+    source ─> decode (threads) ─> buckets by size ─> engine (lanes) ─> rows of a shard ─> writer (a thread)
+
+Every arrow is a bounded queue: a slow stage makes those before it wait, and memory does not grow with the
+listing. A picture that cannot be read is quarantined with its reason and costs nothing but itself. Row ids
+stay with their rows whatever fails. Batches do not cross shards: a shard is the same whoever makes it.
+"""
+
+from __future__ import annotations
+
+from dinodeploy.embed.decode import TIME_LIMIT, Decoded, decode_ahead, decode_source, default_decoders
+from dinodeploy.embed.lanes import run_ahead
+from dinodeploy.embed.pipeline import EmbedReport, embed_source
+from dinodeploy.embed.pooling import with_pooled
+from dinodeploy.embed.probe import choose_batch
+from dinodeploy.embed.shard_size import default_shard_size
+
+__all__ = [
+    "TIME_LIMIT",
+    "Decoded",
+    "EmbedReport",
+    "choose_batch",
+    "decode_ahead",
+    "decode_source",
+    "default_decoders",
+    "default_shard_size",
+    "embed_source",
+    "run_ahead",
+    "with_pooled",
+]

@@ -1,0 +1,138 @@
+"""Train a linear classifier of patches, on masks.
+
+A patch on a border belongs to several classes, each by the share of its pixels: soft targets, so nothing is
+resized while it learns. It is judged at the input's own pixels, with its logits resized as the head will do.
+
+Shapes: N pictures, h w patch grid, p patch size, D embed_dim, K classes, H W pixels of the input.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinodeploy.embedder import Embedder
+from dinodeploy.errors import ImageError, MisuseError
+from dinodeploy.heads import scores
+from dinodeploy.heads.features import Advance, Features, engine_features
+from dinodeploy.heads.fit import Rows, fit_head
+from dinodeploy.heads.labelled import IGNORE, Segmented, read_mask, read_segmented
+from dinodeploy.heads.places import enlarge_argmax, place_mask
+from dinodeploy.heads.split import split_at_random
+from dinodeploy.heads.trained import Say, Trained, TrainOptions, head_file, how
+from dinodeploy.images import open_image
+from dinodeploy.preprocess import Preprocess
+
+Labels = NDArray[np.int64]
+MAX_PATCHES = 200_000  # that a segmenter is fitted on; of more, so many at random
+
+
+def train_segmenter(
+    embedder: Embedder, data: Path, options: TrainOptions, say: Say, advance: Advance
+) -> Trained:
+    """See `train.train_head`."""
+    pictures = read_segmented(data)
+    say(f"features of {len(pictures.ids)} pictures")
+    found = engine_features(embedder, pictures.ids, maps=True, cache=options.cache, advance=advance)
+    maps, masks, quarantined = _with_masks(found, pictures, embedder.preprocess)
+    classes = _class_names(masks, pictures.names)
+    split = split_at_random(len(maps), options.seed)
+    patch = embedder.manifest.model.patch_size
+    per_part = [
+        _patch_rows([maps[i] for i in rows], [masks[i] for i in rows], len(classes), patch, options.seed)
+        for rows in (split.train, split.validation)
+    ]
+    fitted = fit_head(per_part[0], per_part[1], options.balance, say)
+    counts = np.zeros((len(classes),) * 2, np.int64)
+    for row in split.test:
+        chosen = enlarge_argmax(fitted.linear.logits(maps[row]), masks[row].shape)
+        there = masks[row] != IGNORE
+        counts += scores.confusion(masks[row][there], chosen[there], len(classes))
+    each, mean = scores.intersection_over_union(counts)
+    report = {
+        "task": "segment",
+        "classes": list(classes),
+        "pictures": {
+            "train": len(split.train),
+            "validation": len(split.validation),
+            "test": len(split.test),
+        },
+        "accuracy": scores.accuracy(counts),
+        "balanced_accuracy": scores.balanced_accuracy(counts),
+        "chance": scores.chance(counts),
+        "mean_iou": mean,
+        "iou": each,
+        "confusion": counts.tolist(),
+        **how(fitted, found),
+    }
+    config = {
+        "embed_dim": embedder.manifest.model.embed_dim,
+        "num_classes": len(classes),
+        "size": "pixel",
+        "layers": [],
+        "batchnorm": False,
+        "patch_size": patch,
+    }
+    weight = fitted.linear.weight.T[:, :, None, None]
+    tensors = {"conv.weight": weight, "conv.bias": fitted.linear.bias}
+    return Trained(
+        head_file("linear_segmenter", config, tensors, classes, embedder, report), report, quarantined
+    )
+
+
+def _with_masks(
+    found: Features, pictures: Segmented, preprocess: Preprocess
+) -> tuple[list[NDArray[np.float32]], list[Labels], tuple[tuple[str, str], ...]]:
+    """Maps and masks [H,W] as the engine sees the pictures; what has no usable mask is quarantined too."""
+    maps, masks, quarantined = [], [], list(found.quarantined)
+    for row, features in zip(found.rows, found.values, strict=True):
+        id_ = pictures.ids[row]
+        try:
+            mask, size = read_mask(pictures.masks[row]), open_image(id_).size
+            if mask.shape[::-1] != size:
+                raise ImageError(
+                    f"'{pictures.masks[row]}': {mask.shape[1]}x{mask.shape[0]} pixels, its picture has "
+                    f"{size[0]}x{size[1]}; wanted the same"
+                )
+            masks.append(place_mask(mask, preprocess))
+            maps.append(features)
+        except ImageError as error:
+            quarantined.append((id_, str(error)))
+    return maps, masks, tuple(quarantined)
+
+
+def _class_names(masks: list[Labels], names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of the ids 0..K-1. Raises MisuseError for one class only, or an id that has no name."""
+    ids = np.unique(np.concatenate([np.unique(mask) for mask in masks])) if masks else np.array([], np.int64)
+    ids = ids[ids != IGNORE]
+    if len(ids) < 2:
+        raise MisuseError(f"the masks hold {len(ids)} class(es); wanted at least two ids besides {IGNORE}")
+    largest = int(ids.max())
+    if largest > IGNORE or (names and largest >= len(names)):
+        known = f"classes.txt names {len(names)}" if names else f"ids end at {IGNORE - 1}"
+        raise MisuseError(f"a mask holds the class id {largest}; {known}")
+    return names or tuple(str(index) for index in range(largest + 1))
+
+
+def _patch_rows(
+    maps: list[NDArray[np.float32]], masks: list[Labels], classes: int, patch: int, seed: int
+) -> Rows:
+    """Every patch with the shares of the classes inside it; its weight is the share that is not ignored."""
+    shares = [_shares(mask, classes, patch) for mask in masks]
+    x = np.concatenate([features.reshape(-1, features.shape[-1]) for features in maps])
+    y = np.concatenate([share.reshape(-1, classes) for share in shares])
+    weights = y.sum(axis=1)
+    rows = np.flatnonzero(weights > 0)
+    if len(rows) > MAX_PATCHES:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, MAX_PATCHES, replace=False))
+    return Rows(x[rows], y[rows] / weights[rows, None], weights[rows])
+
+
+def _shares(mask: Labels, classes: int, patch: int) -> NDArray[np.float32]:
+    """[H,W] -> [h,w,K]: how much of every patch each class covers; ignored pixels cover nothing."""
+    h, w = mask.shape[0] // patch, mask.shape[1] // patch
+    tiles = mask.reshape(h, patch, w, patch)
+    shares = [(tiles == index).mean(axis=(1, 3)) for index in range(classes)]
+    return np.stack(shares, axis=-1).astype(np.float32)

@@ -1,0 +1,84 @@
+"""Predictions on disk: one line of JSON a picture, and pictures of what dense heads say.
+
+OUT/predictions.jsonl    id, and what the head says of it
+OUT/quarantine.jsonl     id and reason of what could not be read
+OUT/000001_NAME_classes.png   class ids as a palette picture; 255 where the input showed nothing
+OUT/000001_NAME_overlay.jpg   the same half transparent over the picture
+OUT/000001_NAME_depth.png     millimetres in 16 bits; 0 where the input showed nothing
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from dinodeploy.atomic import begin_directory, commit_directory
+from dinodeploy.errors import OutputExistsError
+from dinodeploy.heads.paint import class_picture, depth_picture, overlay
+from dinodeploy.heads.predict import Prediction, Unread
+from dinodeploy.images import open_image
+
+TABLE = "predictions.jsonl"  # what says that a folder is ours
+QUARANTINE = "quarantine.jsonl"
+
+
+def check_target(out: Path, overwrite: bool) -> None:
+    """Only predictions may be replaced, and only when asked. Raises OutputExistsError."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / TABLE).is_file():
+        raise OutputExistsError(f"{out} exists and holds no {TABLE}; choose another --out")
+    if not overwrite:
+        raise OutputExistsError(f"{out} holds predictions already; give --overwrite or another --out")
+
+
+class PredictionWriter:
+    """Writes a directory whole or not at all; without one it only makes rows."""
+
+    def __init__(self, out: Path | None) -> None:
+        self._out = out
+        self._count = 0
+
+    def __enter__(self) -> PredictionWriter:
+        if self._out is not None:
+            self._root = begin_directory(self._out)
+            self._table = (self._root / TABLE).open("w", encoding="utf-8")
+            self._refused = (self._root / QUARANTINE).open("w", encoding="utf-8")
+        return self
+
+    def add(self, item: Prediction) -> dict[str, Any]:
+        """The row of a prediction; its pictures and its line are written."""
+        row: dict[str, Any] = {"id": item.id, **item.facts}
+        if self._out is not None:
+            if item.map is not None:
+                row |= self._draw(item)
+            self._table.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self._count += 1
+        return row
+
+    def refuse(self, item: Unread) -> None:
+        if self._out is not None:
+            self._refused.write(json.dumps({"id": item.id, "reason": item.reason}, ensure_ascii=False) + "\n")
+
+    def _draw(self, item: Prediction) -> dict[str, str]:
+        """File names by what they are. The number keeps pictures of one name in two folders apart."""
+        stem = f"{self._count:06d}_{Path(item.id).stem}"
+        if "metres" in item.facts:
+            depth_picture(item.map).save(self._root / f"{stem}_depth.png")  # type: ignore[arg-type]
+            return {"depth": f"{stem}_depth.png"}
+        classes = class_picture(item.map)  # type: ignore[arg-type]
+        classes.save(self._root / f"{stem}_classes.png")
+        overlay(open_image(item.id), classes).save(self._root / f"{stem}_overlay.jpg", quality=90)
+        return {"mask": f"{stem}_classes.png", "overlay": f"{stem}_overlay.jpg"}
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._out is None:
+            return
+        self._table.close()
+        self._refused.close()
+        if kind is not None:
+            shutil.rmtree(self._root, ignore_errors=True)
+        else:
+            commit_directory(self._root, self._out)

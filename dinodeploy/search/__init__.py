@@ -1,0 +1,18 @@
+"""Search embeddings: an index beside the store, questions by picture, by id or by vector, near-duplicates.
+
+    from dinodeploy.search import Index, build_index
+
+    build_index("embeddings")                         # embeddings.index, a LanceDB table and its manifest
+    with Index.open("embeddings") as index:
+        hits = index.search(vectors, k=10, filter="width > 640")   # [Q, D] -> a list of Hit for each
+
+Cosine similarity throughout. `pip install 'dinodeploy[search]'`.
+"""
+
+from __future__ import annotations
+
+from dinodeploy.search.build import build_index
+from dinodeploy.search.duplicates import Duplicates, find_duplicates
+from dinodeploy.search.index import Hit, Index
+
+__all__ = ["Duplicates", "Hit", "Index", "build_index", "find_duplicates"]

@@ -1,0 +1,179 @@
+"""`dinodeploy index`: a store becomes a LanceDB table of unit vectors, with sizes and the user's metadata.
+
+One shard is in memory at a time. The index appears when everything is in it, or not at all.
+
+Shapes: n rows of a shard, D dimension.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dinodeploy import atomic, schema
+from dinodeploy.bundle import file_facts
+from dinodeploy.errors import BundleError, MisuseError, OutputExistsError
+from dinodeploy.search import approximate
+from dinodeploy.search.filters import Kind
+from dinodeploy.search.index_manifest import (
+    FILE_NAME,
+    TABLE,
+    VERSION,
+    IndexManifest,
+    index_path,
+    store_hash,
+)
+from dinodeploy.search.metadata import Metadata, read_metadata, stored_ids
+from dinodeploy.search.nearest import unit
+from dinodeploy.search.query import require_same
+from dinodeploy.search.table import require_lance, write_table
+from dinodeploy.stored import StoredEmbeddings, open_embeddings
+
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch, Schema
+
+OWN_COLUMNS: dict[str, Kind] = {"id": "text", "width": "integer", "height": "integer"}
+
+
+@dataclass
+class _Count:
+    """How many rows went into the table, and how many have no direction."""
+
+    rows: int = 0
+    left_out: int = 0
+    first: str = ""  # some id, for messages
+
+
+def build_index(
+    store: str | Path,
+    *,
+    output: str = "cls",
+    metadata: str | Path | None = None,
+    engine: str | Path | None = None,
+    overwrite: bool = False,
+    exact_below: int = approximate.EXACT_BELOW,
+    say: Callable[[str], None] = lambda text: None,
+) -> IndexManifest:
+    """Index a store: `store`.index beside it. Returns what it has become.
+
+    `output` is any output with one vector a picture. `metadata` is a CSV or Parquet file with a column `id`.
+    `engine` is the bundle that will embed what is searched for, so that a search need not name it. From
+    `exact_below` rows on, searches are approximate.
+    Raises BundleError for what is no store, TamperedError for a damaged one, MisuseError for an output or a
+    metadata file that cannot be indexed and an engine that did not make the store, OutputExistsError if there
+    is an index and not `overwrite`, UnavailableError without Lance.
+    """
+    require_lance()
+    root = Path(store)
+    opened = open_embeddings(root)
+    target = index_path(root)
+    _check_target(target, overwrite)
+    dim = vector_length(opened, output)
+    if engine is not None:
+        require_same(engine, opened.manifest.fingerprint)
+    table = read_metadata(Path(metadata)) if metadata is not None else None
+    found, count = store_hash(root), _Count()
+    partial = atomic.begin_directory(target)
+    try:
+        say(f"indexing {opened.manifest.count} rows")
+        columns = {**OWN_COLUMNS, **(table.kinds if table else {})}
+        arrow = _schema(columns, dim)
+        rows = write_table(partial / f"{TABLE}.lance", arrow, _batches(opened, output, table, arrow, count))
+        if not count.rows:
+            raise MisuseError(f"{root}: none of its {count.left_out} rows has a direction to search in")
+        if table is not None:
+            table.require_match(count.first)
+        how = None
+        if count.rows >= exact_below:
+            say(f"training IVF-PQ on {count.rows} rows")
+            how = approximate.train(rows)
+        manifest = IndexManifest(
+            version=VERSION,
+            store_sha256=found,
+            fingerprint=opened.manifest.fingerprint,
+            output=output,
+            dim=dim,
+            rows=count.rows,
+            left_out=count.left_out,
+            columns=columns,
+            metadata=table.facts() if table else None,
+            approximate=how,
+            engine=str(Path(engine).resolve()) if engine is not None else None,
+            files=_files(partial),
+        )
+        text = json.dumps(schema.dump(manifest), indent=2, ensure_ascii=False) + "\n"
+        (partial / FILE_NAME).write_text(text, encoding="utf-8")
+        atomic.commit_directory(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return manifest
+
+
+def vector_length(store: StoredEmbeddings, output: str) -> int:
+    """D of an output with one vector a picture. Raises BundleError, MisuseError for any other."""
+    outputs = store.manifest.outputs
+    if output not in outputs:
+        raise BundleError(
+            f"{store.root} has no output {output!r}, only {', '.join(outputs)}; choose one of them"
+        )
+    shape = outputs[output].shape
+    if not store.manifest.count or shape is None:
+        raise MisuseError(f"{store.root} holds no embedding: all its pictures were quarantined; embed others")
+    if len(shape) != 1 or not shape[0]:
+        raise MisuseError(
+            f"output {output!r} has rows of shape {shape}, wanted one vector a picture, as cls and pooled are"
+        )
+    return shape[0]
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    """Raise OutputExistsError unless an index may be put at `target`; only an index is ever replaced."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    ours = {FILE_NAME, f"{TABLE}.lance"}
+    if not target.is_dir() or {path.name for path in target.iterdir()} != ours:
+        raise OutputExistsError(f"{target} is there and no index of ours, so it stays; move it away")
+    if not overwrite:
+        raise OutputExistsError(f"{target} is there already; pass --overwrite to index again")
+
+
+def _schema(columns: dict[str, Kind], dim: int) -> Schema:
+    import pyarrow as pa
+
+    types = {"text": pa.string(), "integer": pa.int64(), "real": pa.float64(), "boolean": pa.bool_()}
+    fields = [
+        (name, pa.int32() if name in ("width", "height") else types[kind]) for name, kind in columns.items()
+    ]
+    return pa.schema([*fields, ("vector", pa.list_(pa.float32(), dim))])
+
+
+def _batches(
+    store: StoredEmbeddings, output: str, metadata: Metadata | None, arrow: Schema, count: _Count
+) -> Iterator[RecordBatch]:
+    """A record batch of unit vectors for each shard; rows without a direction are left out and counted."""
+    import pyarrow as pa
+
+    for ids, column, sizes in store.sized_shards(output):
+        vectors, good = unit(column.values)
+        count.rows += int(good.sum())
+        count.left_out += int((~good).sum())
+        names = stored_ids(ids)
+        count.first = count.first or names[0]
+        arrays: dict[str, Any] = {
+            "id": pa.array(names, pa.string()),
+            "width": pa.array(sizes[:, 0]),
+            "height": pa.array(sizes[:, 1]),
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1]),
+            **(metadata.join(names) if metadata else {}),
+        }
+        batch = pa.record_batch([arrays[name] for name in arrow.names], schema=arrow)
+        yield batch.filter(pa.array(good))
+
+
+def _files(root: Path) -> dict[str, Any]:
+    paths = sorted(path for path in root.rglob("*") if path.is_file())
+    return {path.relative_to(root).as_posix(): file_facts(path) for path in paths}

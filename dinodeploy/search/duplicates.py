@@ -1,0 +1,154 @@
+"""Near-duplicates: pictures whose embeddings are almost the same, in groups, and which of each to keep.
+
+Two pictures belong together if their cosine reaches the threshold, and so do those that a chain of such
+pairs connects. The largest picture of a group is kept, of equal ones the first id. Every pair is compared,
+a block of rows against a block of rows: N² / 2 products, memory for N vectors and one block of cosines.
+
+Shapes: N rows, B rows of a block, D dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinodeploy.bundle import sha256_file
+from dinodeploy.errors import MisuseError
+from dinodeploy.search.build import vector_length
+from dinodeploy.search.nearest import cosines, unit
+from dinodeploy.stored import open_embeddings
+
+Float = NDArray[np.float32]
+Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+THRESHOLD = 0.97
+BLOCK = 2048  # rows: 16 MiB of cosines
+_ROUNDING = 1e-6  # what float32 products are off by at most: a picture and its copy reach a threshold of 1
+
+
+@dataclass(frozen=True)
+class Member:
+    """A picture of a group. cosine: to the one that is kept; copy: its file is that one's, byte for byte."""
+
+    id: str
+    width: int
+    height: int
+    cosine: float
+    copy: bool
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """What was found. Every group has the picture to keep first, then those to drop, nearest first."""
+
+    rows: int
+    threshold: float
+    left_out: int  # pictures whose embedding has no direction
+    groups: list[list[Member]]
+
+    @property
+    def drop(self) -> list[str]:
+        """Ids of all pictures but the one to keep of each group."""
+        return [member.id for group in self.groups for member in group[1:]]
+
+
+def find_duplicates(
+    store: str | Path,
+    *,
+    threshold: float = THRESHOLD,
+    output: str = "cls",
+    advance: Callable[[int, int], None] = lambda done, failed: None,
+) -> Duplicates:
+    """Groups of near-duplicates in a store, the largest group first. `advance(rows done, 0)` tells progress.
+
+    Raises MisuseError for a threshold outside of (0, 1], and as `build_index` for the store and the output.
+    """
+    if not 0 < threshold <= 1:
+        raise MisuseError(f"--threshold is {threshold}; wanted a cosine above 0, at most 1")
+    opened = open_embeddings(store)
+    dim = vector_length(opened, output)
+    ids: list[str] = []
+    sizes = np.empty((opened.manifest.count, 2), np.int64)
+    vectors = np.empty((opened.manifest.count, dim), np.float32)
+    left_out = 0
+    for names, column, shard_sizes in opened.sized_shards(output):
+        rows, good = unit(column.values)
+        begin, end = len(ids), len(ids) + int(good.sum())
+        ids += [name for name, is_good in zip(names, good.tolist(), strict=True) if is_good]
+        vectors[begin:end], sizes[begin:end] = rows[good], shard_sizes[good]
+        left_out += len(names) - (end - begin)
+    vectors, sizes = vectors[: len(ids)], sizes[: len(ids)]
+    roots = _connect(vectors, threshold - _ROUNDING, advance)
+    groups = [_group(rows, ids, sizes, vectors) for rows in _by_root(roots)]
+    groups.sort(key=lambda group: (-len(group), group[0].id))
+    return Duplicates(len(ids), threshold, left_out, groups)
+
+
+def _connect(vectors: Float, least: float, advance: Callable[[int, int], None]) -> NDArray[np.int64]:
+    """[N] -> for each row the smallest row of its group: union-find over all pairs that reach `least`."""
+    parents = np.arange(len(vectors), dtype=np.int64)
+    for start in range(0, len(vectors), BLOCK):
+        rows = vectors[start : start + BLOCK]
+        for other in range(start, len(vectors), BLOCK):
+            similar = rows @ vectors[other : other + BLOCK].T
+            left, right = np.nonzero(similar >= least)
+            _unite(parents, left + start, right + other)
+        advance(start + len(rows), 0)
+    return _roots(parents)
+
+
+def _unite(parents: NDArray[np.int64], left: NDArray[np.int64], right: NDArray[np.int64]) -> None:
+    """Join the groups of each pair, all pairs at once: a group takes the smallest root it is joined to."""
+    apart = left < right
+    left, right = left[apart], right[apart]
+    while len(left):
+        left, right = _find(parents, left), _find(parents, right)
+        apart = left != right
+        left, right = np.minimum(left[apart], right[apart]), np.maximum(left[apart], right[apart])
+        np.minimum.at(parents, right, left)
+
+
+def _find(parents: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The root of each of `rows`; the way there is shortened."""
+    roots = parents[rows]
+    while (parents[roots] != roots).any():
+        roots = parents[roots]
+    parents[rows] = roots
+    return roots
+
+
+def _roots(parents: NDArray[np.int64]) -> NDArray[np.int64]:
+    return _find(parents, np.arange(len(parents), dtype=np.int64))
+
+
+def _by_root(roots: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The rows of every group of two or more."""
+    order = np.argsort(roots, kind="stable")
+    starts = np.flatnonzero(np.diff(roots[order], prepend=-1))
+    return [rows for rows in np.split(order, starts[1:]) if len(rows) > 1]
+
+
+def _group(rows: NDArray[np.int64], ids: list[str], sizes: NDArray[np.int64], vectors: Float) -> list[Member]:
+    keep = min(rows.tolist(), key=lambda row: (-int(sizes[row].prod()), ids[row]))
+    similar = cosines(vectors[rows], vectors[keep])
+    members = [
+        Member(ids[row], int(sizes[row, 0]), int(sizes[row, 1]), cosine, _is_copy(ids[row], ids[keep]))
+        for row, cosine in zip(rows.tolist(), similar.tolist(), strict=True)
+    ]
+    return sorted(members, key=lambda member: (member.id != ids[keep], -member.cosine, member.id))
+
+
+def _is_copy(id: str, kept: str) -> bool:
+    """Whether two pictures are files here with the same bytes. Only files of one size are read."""
+    paths = Path(id), Path(kept)
+    try:
+        if id == kept or not all(path.is_file() for path in paths):
+            return False
+        one, other = (path.stat().st_size for path in paths)
+        return one == other and sha256_file(paths[0]) == sha256_file(paths[1])
+    except (OSError, ValueError):  # it may have gone, or be no path at all
+        return False

@@ -1,0 +1,227 @@
+"""What a user may ask of the metadata: a small language, parsed here and written anew as Lance's SQL.
+
+    width > 640 and (label = 'cat' or label like 'dog%') and not note is null
+    "taken on" between '2024-01-01' and '2024-12-31'      a column's name in quotes where it is no plain word
+    label in ('cat', 'dog')                               = != < <= > >=, in like between is null, and or not
+
+Nothing of the user's text reaches the database as it stands: columns are looked up, literals written anew.
+A comparison with a missing value is neither true nor false, as in SQL.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NoReturn
+
+from dinodeploy.errors import MisuseError
+
+Kind = Literal["text", "integer", "real", "boolean"]
+WANTED: dict[Kind, str] = {
+    "text": "a text in quotes",
+    "integer": "a number",
+    "real": "a number",
+    "boolean": "true or false",
+}
+
+_TOKEN = re.compile(
+    r"""(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?!\w))
+    |(?P<text>'(?:[^']|'')*')|(?P<quoted>"(?:[^"]|"")*"|`(?:[^`]|``)*`)
+    |(?P<word>[^\W\d]\w*)|(?P<sign><=|>=|!=|<>|==|[=<>(),])""",
+    re.VERBOSE,
+)
+_SPACE = re.compile(r"\s*")
+_SIGNS = {"=": "=", "==": "=", "!=": "!=", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
+_KEYWORDS = ("and", "or", "not", "in", "like", "between", "is", "null", "true", "false")
+_INT64 = range(-(2**63), 2**63)
+_DEEPEST = 50  # brackets and nots inside each other
+
+
+def filter_sql(text: str, columns: Mapping[str, Kind]) -> str:
+    """The user's `text` as a condition in Lance's SQL. `columns`: what may be asked for, and its kind.
+
+    Raises MisuseError, one line, that shows where the text stops making sense.
+    """
+    return _Parser(text, columns).parse()
+
+
+def contains_sql(word: str, columns: Sequence[str]) -> str:
+    """The condition that one of the text `columns` contains `word`, whatever the case of its letters.
+
+    Raises MisuseError for an empty word.
+    """
+    if not word:
+        raise MisuseError("--text-filter is empty; wanted a word to look for")
+    return " OR ".join(f"contains(lower({_name(name)}), lower({text_literal(word)}))" for name in columns)
+
+
+@dataclass(frozen=True)
+class _Token:
+    kind: str
+    value: str
+    begin: int
+
+    def says(self, *words: str) -> bool:
+        return (self.kind == "word" and self.value.lower() in words) or (
+            self.kind == "sign" and self.value in words
+        )
+
+
+class _Parser:
+    """Recursive descent: `_any` is a chain of ors, `_all` of ands, `_one` a comparison, not or bracket."""
+
+    def __init__(self, text: str, columns: Mapping[str, Kind]) -> None:
+        self._text = text
+        self._columns = columns
+        self._tokens = self._split()
+        self._at = 0
+        self._depth = 0
+
+    def parse(self) -> str:
+        sql = self._any()
+        if self._next.kind != "end":
+            self._fail("'and', 'or' or the end")
+        return sql
+
+    def _split(self) -> list[_Token]:
+        tokens: list[_Token] = []
+        begin = _SPACE.match(self._text).end()  # type: ignore[union-attr]  # it matches nothing at all, too
+        while begin < len(self._text):
+            match = _TOKEN.match(self._text, begin)
+            if match is None:
+                raise MisuseError(f"--filter {self._text!r}: {self._text[begin:]!r} cannot be read; {_HINT}")
+            tokens.append(_Token(str(match.lastgroup), match.group(), begin))
+            begin = _SPACE.match(self._text, match.end()).end()  # type: ignore[union-attr]
+        return [*tokens, _Token("end", "", len(self._text))]
+
+    @property
+    def _next(self) -> _Token:
+        return self._tokens[self._at]
+
+    def _take(self, *words: str) -> bool:
+        """Go past the next token if it is one of `words`."""
+        found = self._next.says(*words)
+        self._at += found
+        return found
+
+    def _any(self) -> str:
+        parts = [self._all()]
+        while self._take("or"):
+            parts.append(self._all())
+        return parts[0] if len(parts) == 1 else f"({' OR '.join(parts)})"
+
+    def _all(self) -> str:
+        parts = [self._one()]
+        while self._take("and"):
+            parts.append(self._one())
+        return parts[0] if len(parts) == 1 else f"({' AND '.join(parts)})"
+
+    def _one(self) -> str:
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise MisuseError(f"--filter: more than {_DEEPEST} brackets inside each other; write it flatter")
+        if self._take("not"):
+            sql = f"NOT ({self._one()})"
+        elif self._take("("):
+            sql = f"({self._any()})"
+            if not self._take(")"):
+                self._fail("')'")
+        else:
+            sql = self._comparison()
+        self._depth -= 1
+        return sql
+
+    def _comparison(self) -> str:
+        column, kind = self._column()
+        if self._take("is"):
+            word = "IS NOT NULL" if self._take("not") else "IS NULL"
+            if not self._take("null"):
+                self._fail("'null'")
+            return f"{_name(column)} {word}"
+        negated = "NOT " if self._take("not") else ""
+        if self._take("in"):
+            return self._one_of(column, kind, negated)
+        if self._take("between"):
+            low = self._compare(column, kind, ">=")
+            if not self._take("and"):
+                self._fail("'and'")
+            return f"{negated}({low} AND {self._compare(column, kind, '<=')})"
+        if kind == "text" and self._take("like"):
+            return f"{_name(column)} {negated}LIKE {self._literal(column, kind)[1]}"
+        if negated or self._next.value not in _SIGNS:
+            signs = "" if negated else f"{', '.join(_SIGNS)}, "
+            self._fail(f"{signs}in, between{', like' if kind == 'text' else ''}")
+        sign = _SIGNS[self._next.value]
+        self._at += 1
+        return self._compare(column, kind, sign)
+
+    def _one_of(self, column: str, kind: Kind, negated: str) -> str:
+        if not self._take("("):
+            self._fail("'('")
+        parts = [self._compare(column, kind, "=")]
+        while self._take(","):
+            parts.append(self._compare(column, kind, "="))
+        if not self._take(")"):
+            self._fail("',' or ')'")
+        return f"{negated}({' OR '.join(parts)})"
+
+    def _compare(self, column: str, kind: Kind, sign: str) -> str:
+        exact, literal = self._literal(column, kind)
+        name = _name(column) if exact else f"CAST({_name(column)} AS DOUBLE)"
+        return f"{name} {sign} {literal}"
+
+    def _column(self) -> tuple[str, Kind]:
+        token = self._next
+        name = token.value
+        if token.kind == "quoted":
+            name = name[1:-1].replace(name[0] * 2, name[0])
+        elif token.kind != "word" or name.lower() in _KEYWORDS:
+            self._fail("the name of a column")
+        if name not in self._columns:
+            known = ", ".join(self._columns)
+            raise MisuseError(f"--filter {self._text!r}: there is no column {name!r}, only {known}")
+        self._at += 1
+        return name, self._columns[name]
+
+    def _literal(self, column: str, kind: Kind) -> tuple[bool, str]:
+        """(whether it is of the column's own type, the literal): 1.5 is compared with integers as reals."""
+        token = self._next
+        self._at += 1
+        if kind == "text" and token.kind in ("text", "quoted"):
+            quote = token.value[0]
+            return True, text_literal(token.value[1:-1].replace(quote * 2, quote))
+        if kind == "boolean" and token.says("true", "false"):
+            return True, token.value.lower()
+        if kind in ("integer", "real") and token.kind == "number":
+            whole = re.fullmatch(r"[+-]?\d{1,19}", token.value)
+            if kind == "integer" and whole and int(token.value) in _INT64:
+                return True, str(int(token.value))
+            return kind == "real", _real(float(token.value))
+        self._at -= 1
+        raise self._wrong(f"{WANTED[kind]}, as {column!r} is")
+
+    def _fail(self, wanted: str) -> NoReturn:
+        raise self._wrong(wanted)
+
+    def _wrong(self, wanted: str) -> MisuseError:
+        token = self._next
+        got = "the end" if token.kind == "end" else repr(self._text[token.begin :])
+        return MisuseError(f"--filter {self._text!r}: got {got}, wanted {wanted}")
+
+
+_HINT = "wanted something like: width > 640 and label = 'cat'"
+
+
+def _name(column: str) -> str:
+    return "`" + column.replace("`", "``") + "`"
+
+
+def text_literal(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _real(value: float) -> str:
+    """A literal that SQL takes for a real; past the largest, the largest."""
+    largest = 1.7976931348623157e308
+    return repr(min(max(value, -largest), largest))

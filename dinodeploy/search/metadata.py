@@ -1,0 +1,186 @@
+"""Columns from the user's own table, joined to pictures by id.
+
+A CSV or Parquet file with a column `id`, and any others: numbers, texts, yes or no; dates become text, which
+sorts as they do; what is no finite number is missing. Any other column is left out and named.
+
+Shapes: n pictures of a shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dinodeploy.errors import MisuseError
+from dinodeploy.formats.arrow import utf8
+from dinodeploy.search.filters import Kind
+from dinodeploy.search.index_manifest import MetadataFacts
+
+if TYPE_CHECKING:
+    from pyarrow import Array, ChunkedArray, DataType, Table
+
+ID = "id"
+OURS = (ID, "vector", "width", "height")  # columns that every index has
+
+
+@dataclass
+class Metadata:
+    """A table read into memory: its columns, and which of its rows have met their picture.
+
+    left_out: names of columns that a filter could not ask for.
+    """
+
+    path: Path
+    table: Table  # `id`, then the columns
+    kinds: dict[str, Kind]
+    left_out: tuple[str, ...]
+    _met: set[int] = field(default_factory=set)
+
+    def join(self, ids: Sequence[str]) -> dict[str, Array]:
+        """The columns for pictures `ids` [n], null where the table has no row."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        rows = pc.index_in(pa.array(ids, pa.string()), value_set=self.table[ID])
+        self._met.update(rows.drop_null().to_pylist())
+        return {name: self.table[name].take(rows).combine_chunks() for name in self.kinds}
+
+    @property
+    def matched(self) -> int:
+        return len(self._met)
+
+    @property
+    def unmatched(self) -> int:
+        return len(self.table) - self.matched
+
+    def facts(self) -> MetadataFacts:
+        """What was joined, for the manifest."""
+        return MetadataFacts(str(self.path), self.matched, self.unmatched, self.left_out)
+
+    def require_match(self, some_id: str) -> None:
+        """Raise MisuseError if no row has met a picture: then the ids are spelled another way."""
+        if len(self.table) and not self.matched:
+            theirs = self.table[ID][0].as_py()
+            raise MisuseError(
+                f"--metadata {self.path}: none of its ids is in the store; got for instance {theirs!r}, "
+                f"wanted for instance {some_id!r}: write them as the store does"
+            )
+
+
+def read_metadata(path: Path) -> Metadata:
+    """The table at `path`, by its suffix. Raises MisuseError for what cannot be joined."""
+    table = _read(path)
+    _check_names(path, table.schema.names)
+    kinds: dict[str, Kind] = {}
+    columns = {ID: _ids(path, table[ID])}
+    for name in table.schema.names:
+        if name == ID:
+            continue
+        found = _plain(table[name])
+        if found is not None:
+            kinds[name], columns[name] = found
+    left_out = tuple(name for name in table.schema.names if name not in columns)
+    import pyarrow as pa
+
+    return Metadata(path, pa.table(columns), kinds, left_out)
+
+
+def _read(path: Path) -> Table:
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    readers = {".csv": _read_csv, ".parquet": pyarrow.parquet.read_table}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise MisuseError(f"--metadata {path}: got {path.suffix or 'no suffix'}, wanted .csv or .parquet")
+    if not path.is_file():
+        raise MisuseError(f"--metadata {path}: there is no such file")
+    try:
+        return reader(path)
+    except (ValueError, OSError, KeyError) as error:  # ArrowInvalid is a ValueError
+        reason = " ".join(str(error).split())[:200]
+        raise MisuseError(f"--metadata {path}: cannot be read: {reason}") from error
+
+
+def _read_csv(path: Path) -> Table:
+    import pyarrow as pa
+    from pyarrow.csv import ConvertOptions, ParseOptions, read_csv
+
+    return read_csv(
+        path,
+        parse_options=ParseOptions(newlines_in_values=True),
+        convert_options=ConvertOptions(column_types={ID: pa.string()}, strings_can_be_null=False),
+    )
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    if ID not in names:
+        raise MisuseError(f"--metadata {path}: got columns {', '.join(names)}; wanted one called {ID!r}")
+    for name in names:
+        if names.count(name) > 1:
+            raise MisuseError(f"--metadata {path}: column {name!r} is there twice; rename one")
+        if name != ID and (name in OURS or not name.strip() or name.startswith("_")):
+            raise MisuseError(
+                f"--metadata {path}: a column cannot be called {name!r} here ({', '.join(OURS)} are ours); "
+                "rename it"
+            )
+        if "." in name or "`" in name:
+            raise MisuseError(f"--metadata {path}: column {name!r} has a dot or a backtick; rename it")
+
+
+def _ids(path: Path, column: ChunkedArray) -> ChunkedArray:
+    import pyarrow as pa
+
+    try:
+        ids = column.cast(pa.string())
+    except (ValueError, NotImplementedError) as error:
+        raise MisuseError(f"--metadata {path}: ids are {column.type}, wanted texts") from error
+    if ids.null_count:
+        raise MisuseError(f"--metadata {path}: {ids.null_count} rows have no id; leave them out")
+    counts = ids.value_counts().field("counts")
+    if len(counts) < len(ids):
+        first = next(entry["values"] for entry in ids.value_counts().to_pylist() if entry["counts"] > 1)
+        raise MisuseError(f"--metadata {path}: id {first!r} is there more than once; wanted each once")
+    return ids
+
+
+def _plain(column: ChunkedArray) -> tuple[Kind, ChunkedArray] | None:
+    """A column as filters know it, and its kind; None for lists, structures and bytes."""
+    import pyarrow as pa
+    import pyarrow.types as types
+
+    of: DataType = column.type
+    if types.is_dictionary(of):
+        return _plain(column.cast(of.value_type))
+    targets: list[tuple[Any, Kind, DataType]] = [
+        (types.is_boolean, "boolean", pa.bool_()),
+        (types.is_uint64, "real", pa.float64()),  # its upper half fits no int64
+        (types.is_integer, "integer", pa.int64()),
+        (types.is_floating, "real", pa.float64()),
+        (types.is_decimal, "real", pa.float64()),
+        (types.is_string, "text", pa.string()),
+        (types.is_large_string, "text", pa.string()),
+        (types.is_temporal, "text", pa.string()),
+        (types.is_null, "text", pa.string()),
+    ]
+    for is_such, kind, target in targets:
+        if is_such(of):
+            cast = column.cast(target, safe=False)
+            return kind, _finite(cast) if kind == "real" else cast
+    return None
+
+
+def _finite(column: ChunkedArray) -> ChunkedArray:
+    """Reals with null for what is no number: a missing value, to filters and to JSON."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found: ChunkedArray = pc.if_else(pc.is_finite(column), column, pa.scalar(None, pa.float64()))
+    return found
+
+
+def stored_ids(ids: Sequence[str]) -> list[str]:
+    """A store's ids as the index holds them (and so as metadata must spell them)."""
+    return utf8(ids)

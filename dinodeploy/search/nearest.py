@@ -1,0 +1,45 @@
+"""Unit vectors and their nearest neighbours, block by block: the exact answer, with memory that stays flat.
+
+Shapes: N or n rows, Q queries, D dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float = NDArray[np.float32]
+
+
+def unit(vectors: Float) -> tuple[Float, NDArray[np.bool_]]:
+    """[n, D] -> each of length 1, and which rows have a direction: a zero or a not finite one has none.
+
+    Norms are computed in float64, so that a tiny vector keeps its direction.
+    """
+    wide = vectors.astype(np.float64)
+    norms = np.linalg.norm(wide, axis=1, keepdims=True)
+    good = np.isfinite(norms[:, 0]) & (norms[:, 0] > 0)
+    safe = np.where(good[:, None], norms, 1.0)
+    return (wide / safe).astype(np.float32), good
+
+
+def best_cosines(queries: Float, blocks: Iterable[Float], k: int) -> Float:
+    """[Q, k] cosines of the rows nearest to unit `queries` [Q, D], best first; `blocks` [n, D] are all rows.
+
+    Minus infinity where there are fewer than k rows.
+    """
+    best = np.full((len(queries), k), -np.inf, np.float32)
+    for block in blocks:
+        similar = np.concatenate([best, queries @ block.T], axis=1)
+        best = -np.partition(-similar, k - 1, axis=1)[:, :k]
+    return -np.sort(-best, axis=1)
+
+
+def cosines(rows: Float, query: Float) -> NDArray[np.float64]:
+    """[n, D] and [D] -> [n] in float64. Each row on its own: equal rows have equal cosines, bit for bit."""
+    wide, one = rows.astype(np.float64), query.astype(np.float64)
+    products = (wide * one).sum(axis=1)
+    lengths = np.sqrt((wide * wide).sum(axis=1)) * np.sqrt((one * one).sum())
+    return np.clip(products / lengths, -1.0, 1.0)

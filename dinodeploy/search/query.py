@@ -1,0 +1,95 @@
+"""Embed what is searched for, by the engine that embedded what is searched: never mix.
+
+An index says which model, weights, engine file, recipe and preprocessing made its vectors. A query goes
+through exactly these, or through none.
+
+Shapes: Q queries, D dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinodeploy import schema
+from dinodeploy.bundle import graph_files, open_bundle
+from dinodeploy.embed.pooling import pick
+from dinodeploy.embedder import Embedder, Picture
+from dinodeploy.errors import BundleError, MisuseError
+from dinodeploy.images import open_image
+from dinodeploy.preprocess import Preprocess
+
+Float = NDArray[np.float32]
+_SHOWN = 14  # characters of a hash
+
+
+def require_same(engine: str | Path, fingerprint: dict[str, Any]) -> Path:
+    """The engine file in the bundle (or the one named) that made embeddings with this `fingerprint`.
+
+    Raises MisuseError with what differs if none did, and as `open_bundle` for what is no bundle.
+    """
+    bundle = open_bundle(engine)
+    steps = recorded_preprocess(fingerprint)
+    manifest = bundle.manifest
+    named = [bundle.engine]
+    if not bundle.named:
+        named += [*manifest.engines, *graph_files(manifest)[:1]]
+    for name in named:
+        if manifest.fingerprint(name, steps) == fingerprint:
+            return bundle.root / name
+    theirs = manifest.fingerprint(named[0], steps)
+    differing = [key for key in fingerprint if theirs.get(key) != fingerprint[key]]
+    shown = "; ".join(f"{key}: {_show(fingerprint[key])}, now {_show(theirs.get(key))}" for key in differing)
+    raise MisuseError(
+        f"{engine} did not make these embeddings ({shown}); give the bundle that did as --engine, or embed "
+        "again with this one"
+    )
+
+
+def recorded_preprocess(fingerprint: dict[str, Any]) -> Preprocess:
+    """The preprocessing of a store. Raises BundleError where its fingerprint has none."""
+    if "preprocess" not in fingerprint:
+        raise BundleError("these embeddings do not say how they were made; wanted a store that `embed` wrote")
+    return schema.parse(Preprocess, fingerprint["preprocess"], "the store's fingerprint, preprocess")
+
+
+class QueryEmbedder:
+    """The engine of an index, opened: pictures in, vectors out. Use it in a `with`."""
+
+    def __init__(
+        self, engine: str | Path, fingerprint: dict[str, Any], output: str, *, device: str = "auto"
+    ) -> None:
+        """Raises MisuseError for an engine that did not make the store; else as `Embedder.open`."""
+        path = require_same(engine, fingerprint)
+        self._steps = recorded_preprocess(fingerprint)
+        self._output = output
+        self._embedder = Embedder.open(path, device=device)
+
+    @property
+    def choice(self) -> str:
+        """What runs where."""
+        return self._embedder.choice
+
+    def embed(self, pictures: Sequence[Picture]) -> Float:
+        """Pictures -> [Q, D]. Raises ImageError for one that cannot be read."""
+        pixels = [self._steps(open_image(picture)) for picture in pictures]
+        rows = [pick(self._embedder.run(one[None]), [self._output])[self._output] for one in pixels]
+        return np.concatenate(rows)
+
+    def __enter__(self) -> QueryEmbedder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._embedder.close()
+
+
+def _show(value: Any) -> str:
+    text = value if isinstance(value, str) else str(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -1,0 +1,93 @@
+"""The LanceDB table of an index: written as a stream of shards, searched exactly or through IVF-PQ.
+
+Lance, the engine that LanceDB runs on, is used directly: it is imported in 0.9 s instead of 2.3 s.
+
+Shapes: n rows of a shard, D dimension.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinodeploy.errors import BundleError, UnavailableError, first_line
+
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch, Schema, Table
+
+Float = NDArray[np.float32]
+BLOCK = 8192  # vectors in memory when all are gone through
+
+
+def require_lance() -> None:
+    """Raise UnavailableError without Lance."""
+    if not importlib.util.find_spec("lance"):
+        raise UnavailableError("search needs pylance, which is missing; pip install 'dinodeploy[search]'")
+
+
+def write_table(path: Path, schema: Schema, batches: Iterable[RecordBatch]) -> Any:
+    """A new table at `path`, one batch in memory at a time. Raises what `batches` raises."""
+    import lance
+    from pyarrow import RecordBatchReader
+
+    raised: list[BaseException] = []
+
+    def watched() -> Iterator[RecordBatch]:
+        try:
+            yield from batches
+        except BaseException as error:  # Lance would make a text of it
+            raised.append(error)
+            raise
+
+    try:
+        return lance.write_dataset(RecordBatchReader.from_batches(schema, watched()), str(path))
+    except OSError:
+        if raised:
+            raise raised[0] from None
+        raise
+
+
+def open_table(path: Path) -> Any:
+    """The table at `path`, a lance.LanceDataset. Raises BundleError for what is none."""
+    import lance
+
+    try:
+        return lance.dataset(str(path))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} cannot be opened: {first_line(error)}") from error
+
+
+def vector_blocks(table: Any) -> Iterator[Float]:
+    """All vectors of a table in the order they were written, [n, D] at a time."""
+    for batch in table.to_batches(columns=["vector"], batch_size=BLOCK, scan_in_order=True):
+        yield to_numpy(batch["vector"])
+
+
+def nearest_rows(
+    table: Any,
+    query: Float,
+    count: int,
+    columns: list[str],
+    *,
+    filter: str | None = None,
+    search: dict[str, int] | None = None,
+) -> Table:
+    """The `count` rows nearest to `query` [D]; exact unless `search` has IVF-PQ's numbers."""
+    how: dict[str, Any] = {"column": "vector", "q": query, "k": count, "metric": "cosine"}
+    how |= search if search is not None else {"use_index": False}
+    return table.to_table(
+        columns=[*columns, "_distance"], nearest=how, filter=filter, prefilter=filter is not None
+    )
+
+
+def to_numpy(column: Any) -> Float:
+    """A column of vectors -> float32 [n, D]."""
+    if hasattr(column, "combine_chunks"):
+        column = column.combine_chunks()
+    values: Float = column.flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(len(column), -1)

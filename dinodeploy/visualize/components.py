@@ -1,0 +1,74 @@
+"""Principal components of patch features: one basis for many pictures (SPEC 5.9, notebook `pca`).
+
+The three strongest components, whitened, become red, green and blue by sigmoid(2x). The same colour means
+the same feature in every picture.
+Shapes: h w patch grid, N patches of all pictures, D embed_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinodeploy.errors import MisuseError
+
+Floats = NDArray[np.float32]
+Mask = NDArray[np.bool_]  # [h,w]
+
+COLOURS = 3
+
+
+@dataclass(frozen=True)
+class Components:
+    """A basis of patch features."""
+
+    mean: Floats  # [D]
+    axes: Floats  # [D,3], unit columns, strongest first
+    deviation: Floats  # [3]
+    share: tuple[float, ...]  # of the variance that each explains
+
+    def project(self, patches: Floats) -> Floats:
+        """[...,D] -> whitened coordinates [...,3]."""
+        return ((patches - self.mean) @ self.axes / self.deviation).astype(np.float32, copy=False)
+
+    def rgb(self, patches: Floats) -> NDArray[np.uint8]:
+        """[h,w,D] -> colours [h,w,3]."""
+        return np.round(255 / (1 + np.exp(-2 * self.project(patches)))).astype(np.uint8)
+
+
+def fit_components(maps: Sequence[Floats], masks: Sequence[Mask] | None = None) -> Components:
+    """The basis of all patches of `maps`, or of those inside `masks` alone.
+
+    A component's sign is chosen so that its largest loading is positive: the same pictures give the same
+    colours. Raises MisuseError for too few patches.
+    """
+    chosen = masks or [np.ones(patches.shape[:2], bool) for patches in maps]
+    count = sum(int(mask.sum()) for mask in chosen)
+    if count <= COLOURS:
+        raise MisuseError(
+            f"{count} patches are too few for {COLOURS} components; give a larger --imgsz or no --mask"
+        )
+    D = maps[0].shape[-1]
+    # picture by picture, so that no second copy of all features is made
+    total = np.zeros(D)
+    for patches, mask in zip(maps, chosen, strict=True):
+        total += patches[mask].sum(axis=0, dtype=np.float64)
+    mean = total / count
+    scatter = np.zeros((D, D))
+    for patches, mask in zip(maps, chosen, strict=True):
+        centred = patches[mask].astype(np.float64) - mean
+        scatter += centred.T @ centred
+    values, vectors = np.linalg.eigh(scatter / count)
+    strongest = vectors[:, : -COLOURS - 1 : -1]
+    largest = strongest[np.abs(strongest).argmax(axis=0), np.arange(COLOURS)]
+    variances = np.maximum(values[: -COLOURS - 1 : -1], np.finfo(np.float32).tiny)
+    everything = max(float(np.maximum(values, 0).sum()), float(np.finfo(np.float32).tiny))
+    return Components(
+        mean.astype(np.float32),
+        (strongest * np.where(largest < 0, -1, 1)).astype(np.float32),
+        np.sqrt(variances).astype(np.float32),
+        tuple(float(value) / everything for value in variances),
+    )

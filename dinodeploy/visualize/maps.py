@@ -1,0 +1,124 @@
+"""What `--what` can be, in one table: learnt from some looks, drawn for any.
+
+A painter turns a look into layers, each a name and colours [h,w,3]: attention has one for the mean of its
+heads and one a head, everything else has one. Shapes: h w patch grid, D embed_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinodeploy.errors import MisuseError
+from dinodeploy.visualize.colour import Colours, heat
+from dinodeploy.visualize.components import fit_components
+from dinodeploy.visualize.foreground import Find, foreground_by_classifier, foreground_by_component
+from dinodeploy.visualize.look import Look
+
+Floats = NDArray[np.float32]
+Layers = list[tuple[str, Colours]]
+Painter = Callable[[Look], Layers]
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a map depends on besides the pictures.
+
+    point: share of width and height of the first picture, of what similarity is measured to.
+    mask: None, "auto" (first component), or a folder of masks to learn from.
+    """
+
+    point: tuple[float, float] = (0.5, 0.5)
+    mask: str | None = None
+
+
+def fit_painter(what: str, looks: Sequence[Look], wishes: Wishes) -> tuple[Painter, str]:
+    """A painter with one basis, or scale, for all pictures; and a line on what it shows.
+
+    Raises MisuseError for an unknown `what` or a mask that cannot be, and for too few patches.
+    """
+    if what not in WHAT:
+        raise MisuseError(f"--what {what!r} is unknown; known: {', '.join(WHAT)}")
+    return WHAT[what](looks, wishes)
+
+
+def _find_foreground(looks: Sequence[Look], mask: str) -> Find:
+    if mask == AUTO:
+        return foreground_by_component([look.patches for look in looks])
+    if not Path(mask).is_dir():
+        raise MisuseError(f"--mask {mask!r} is no folder; wanted auto, or a folder of masks NAME.png")
+    return foreground_by_classifier(looks, Path(mask))
+
+
+def _pca(looks: Sequence[Look], wishes: Wishes) -> tuple[Painter, str]:
+    find = _find_foreground(looks, wishes.mask) if wishes.mask else None
+    maps = [look.patches for look in looks]
+    basis = fit_components(maps, [find(patches) for patches in maps] if find else None)
+    shares = ", ".join(f"{share:.0%}" for share in basis.share)
+    of = "the foreground's patches" if find else "all patches"
+
+    def paint(look: Look) -> Layers:
+        colours = basis.rgb(look.patches)
+        return [("PCA", colours * find(look.patches)[..., None] if find else colours)]
+
+    return paint, f"three components of {of} in common, {shares} of their variance"
+
+
+def _foreground(looks: Sequence[Look], wishes: Wishes) -> tuple[Painter, str]:
+    find = _find_foreground(looks, wishes.mask or AUTO)
+    share = np.concatenate([find(look.patches).ravel() for look in looks]).mean()
+
+    def paint(look: Look) -> Layers:
+        mask = find(look.patches).astype(np.uint8) * 255
+        return [("foreground", np.repeat(mask[..., None], 3, axis=-1))]
+
+    return paint, f"{share:.0%} of all patches are foreground"
+
+
+def _attention(looks: Sequence[Look], _: Wishes) -> tuple[Painter, str]:
+    def paint(look: Look) -> Layers:
+        assert look.attention is not None
+        heads = [("all heads", look.attention.mean(axis=0))]
+        heads += [(f"head {index}", row) for index, row in enumerate(look.attention)]
+        return [(name, heat(row, 0.0, float(row.max()))) for name, row in heads]
+
+    return paint, "the weight of each patch, each map from 0 to its own largest"
+
+
+def _similarity(looks: Sequence[Look], wishes: Wishes) -> tuple[Painter, str]:
+    row, column = patch_at(looks[0].grid, wishes.point)
+    query = looks[0].patches[row, column]
+    maps = [similarity(look.patches, query) for look in looks]
+    low, high = min(float(m.min()) for m in maps), max(float(m.max()) for m in maps)
+
+    def paint(look: Look) -> Layers:
+        return [("similarity", heat(similarity(look.patches, query), low, high))]
+
+    where = f"row {row}, column {column} of {Path(looks[0].id).name}"
+    return paint, f"cosine to the patch in {where}, from {low:.2f} to {high:.2f}"
+
+
+def patch_at(grid: tuple[int, int], point: tuple[float, float]) -> tuple[int, int]:
+    """Row and column of the patch at `point`, shares of width and height."""
+    (h, w), (x, y) = grid, point
+    return min(int(y * h), h - 1), min(int(x * w), w - 1)
+
+
+def similarity(patches: Floats, query: Floats) -> Floats:
+    """Cosine of every patch [h,w,D] to a feature [D]; 0 where one has no length."""
+    lengths = np.linalg.norm(patches, axis=-1) * np.linalg.norm(query)
+    dots = patches @ query
+    return np.divide(dots, lengths, out=np.zeros_like(dots), where=lengths > 0)
+
+
+WHAT: dict[str, Callable[[Sequence[Look], Wishes], tuple[Painter, str]]] = {
+    "pca": _pca,
+    "attention": _attention,
+    "similarity": _similarity,
+    "foreground": _foreground,
+}

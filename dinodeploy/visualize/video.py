@@ -1,0 +1,162 @@
+"""A video and its maps side by side, as a video. Needs PyAV (extra `video`).
+
+Two passes: frames spread over the whole give the basis or scale in common, then frame after frame is
+looked at, painted and encoded. One frame is in memory at a time, beside the SAMPLES of the first pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dinodeploy.atomic import partial_path
+from dinodeploy.embedder import Embedder
+from dinodeploy.errors import ImageError, MisuseError, OutputExistsError, UnavailableError
+from dinodeploy.preprocess import Preprocess
+from dinodeploy.visualize.colour import enlarge
+from dinodeploy.visualize.look import Attend, Look, look_at, need_attention
+from dinodeploy.visualize.maps import Painter, Wishes, fit_painter
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
+SAMPLES = 12  # frames that the basis is fitted on
+CODECS = ("libx264", "mpeg4")  # the first that this build of FFmpeg can write
+RATE = Fraction(25)  # frames a second where the file does not say
+
+
+def check_video(source: Path, what: str, out: Path | None, page: Path | None, overwrite: bool) -> Path:
+    """The video to write. Raises MisuseError for a page, which a video has not, OutputExistsError."""
+    if page is not None:
+        raise MisuseError("--html is for pictures, not for a video; leave it out")
+    if not source.is_file():
+        raise MisuseError(f"{str(source)!r} does not exist; wanted a video")
+    target = out or source.with_name(f"{source.stem}_{what}.mp4")
+    if target.suffix.lower() not in VIDEO_SUFFIXES:
+        raise MisuseError(f"--out {str(target)!r}: wanted a video, one of {' '.join(VIDEO_SUFFIXES)}")
+    if target.resolve() == source.resolve():
+        raise MisuseError(f"--out {str(target)!r} is the video itself; wanted another file")
+    if target.exists() and not overwrite:
+        raise OutputExistsError(f"{target} exists; give --overwrite or another --out")
+    return target
+
+
+def visualize_video(
+    embedder: Embedder,
+    source: Path,
+    what: str,
+    target: Path,
+    *,
+    steps: Preprocess,
+    point: tuple[float, float] | None,
+    wishes: Wishes,
+    attend: Attend | None = None,
+    advance: Callable[[int, int], None] = lambda done, failed: None,
+) -> tuple[int, str]:
+    """Write `target`; how many frames it has, and a line on what they show.
+
+    `point`, for similarity, is in pixels of the first frame. Raises MisuseError, ImageError for a file that
+    is no video, UnavailableError without PyAV.
+    """
+    if what == "attention":
+        need_attention(embedder, attend)
+    attend = attend if what == "attention" else None
+    samples = sample_frames(source)
+    looks = [look_at(embedder, frame, source.name, steps, attend) for frame in samples]
+    if point is not None:
+        width, height = samples[0].size
+        if point[0] >= width or point[1] >= height:
+            raise MisuseError(
+                f"--point {point[0]:g},{point[1]:g} lies outside {source}, {width}x{height} pixels"
+            )
+        wishes = Wishes((point[0] / width, point[1] / height), wishes.mask)
+    painter, words = fit_painter(what, looks, wishes)
+    smooth = what != "foreground"
+    partial = partial_path(target).with_suffix(target.suffix)
+    try:
+        count = 0
+        pairs = (
+            side_by_side(look_at(embedder, frame, source.name, steps, attend), painter, smooth)
+            for frame in read_frames(source)
+        )
+        for count in _encode(pairs, partial, _rate(source)):
+            advance(count, 0)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return count, words
+
+
+def sample_frames(source: Path, count: int = SAMPLES) -> list[Image.Image]:
+    """At most `count` frames, evenly spread, the first among them, whatever the video's length.
+
+    Every 2^k-th frame is kept; when there are too many, every other goes and k grows. Raises ImageError for
+    a video without a frame.
+    """
+    kept: list[Image.Image] = []
+    stride = 1
+    for index, frame in enumerate(read_frames(source)):
+        if index % stride:
+            continue
+        kept.append(frame)
+        if len(kept) > count:
+            kept, stride = kept[::2], 2 * stride
+    if not kept:
+        raise ImageError(f"{source}: the video has no frame")
+    return kept
+
+
+def side_by_side(look: Look, painter: Painter, smooth: bool) -> Image.Image:
+    """The frame, and its first layer beside it; sides even, as encoders want them."""
+    width, height = (side - side % 2 for side in look.picture.size)
+    both = Image.new("RGB", (2 * width, height))
+    both.paste(look.picture.crop((0, 0, width, height)), (0, 0))
+    both.paste(enlarge(painter(look)[0][1], (width, height), smooth=smooth), (width, 0))
+    return both
+
+
+def read_frames(source: Path) -> Iterator[Image.Image]:
+    """Frames of the first video stream, RGB. Raises ImageError for a file that is no video."""
+    av = _av()
+    try:
+        with av.open(str(source)) as container:
+            if not container.streams.video:
+                raise ImageError(f"{source}: no video in it")
+            for frame in container.decode(video=0):
+                yield frame.to_image()
+    except (av.error.FFmpegError, ValueError) as error:
+        raise ImageError(f"{source}: cannot be decoded: {' '.join(str(error).split())[:200]}") from error
+
+
+def _rate(source: Path) -> Fraction:
+    with _av().open(str(source)) as container:
+        return container.streams.video[0].average_rate or RATE
+
+
+def _encode(frames: Iterator[Image.Image], target: Path, rate: Fraction) -> Iterator[int]:
+    """Write frames one by one; yields how many are written."""
+    av = _av()
+    with av.open(str(target), "w") as container:
+        stream: Any = None
+        for count, picture in enumerate(frames, 1):
+            if stream is None:
+                codec = next(name for name in CODECS if name in av.codecs_available)
+                stream = container.add_stream(codec, rate=rate)
+                stream.width, stream.height = picture.size
+                stream.pix_fmt = "yuv420p"
+            frame = av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")
+            container.mux(stream.encode(frame))
+            yield count
+        if stream is not None:
+            container.mux(stream.encode())
+
+
+def _av() -> Any:
+    try:
+        import av
+    except ModuleNotFoundError as error:
+        raise UnavailableError("videos need PyAV: pip install 'dinodeploy[video]'") from error
+    return av

@@ -1,0 +1,106 @@
+"""Depth from features: bins and their weights, and the linear head (SPEC 5.6).
+
+Shapes: B batch, N bins, D embed_dim, h w patch grid, H W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dinov3_ref.errors import ConfigError
+from dinov3_ref.heads.head import Head, map_names
+from dinov3_ref.heads.linear import WEIGHT_STD, enlarge
+
+BINS = ("linear", "log")
+NORMS = ("linear", "softmax", "sigmoid")
+RELU_SHIFT = 0.1  # of the linear norm: no bin is ever without weight
+
+
+class FeaturesToDepth(nn.Module):
+    """[B,N,h,w] -> depth [B,1,h,w], in the unit of the range (metres in released heads).
+
+    N > 1: the weighted sum of N bins from `min_depth` to `max_depth`, spaced evenly or evenly in the
+    logarithm; `norm` says how activations become weights. N = 1: relu(x) + min_depth. Source: SPEC 5.6.
+    """
+
+    bins: Tensor
+
+    def __init__(
+        self, n_bins: int, min_depth: float, max_depth: float, bins: str = "linear", norm: str = "linear"
+    ) -> None:
+        super().__init__()
+        if bins not in BINS or norm not in NORMS:
+            raise ConfigError(
+                f"bins {bins!r}, norm {norm!r}; wanted bins {' or '.join(BINS)}, norm {', '.join(NORMS)}"
+            )
+        if not 0 < min_depth < max_depth:
+            raise ConfigError(f"depth range {min_depth}..{max_depth}; wanted 0 < min < max")
+        self.min_depth, self.norm = min_depth, norm
+        if bins == "linear":
+            centres = torch.linspace(min_depth, max_depth, n_bins)
+        else:
+            centres = torch.linspace(math.log(min_depth), math.log(max_depth), n_bins).exp()
+        self.register_buffer("bins", centres, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(self.bins) == 1:
+            return torch.relu(x) + self.min_depth
+        if self.norm == "softmax":
+            weights = torch.softmax(x, dim=1)
+        else:
+            positive = torch.relu(x) + RELU_SHIFT if self.norm == "linear" else torch.sigmoid(x)
+            weights = positive / positive.sum(dim=1, keepdim=True)
+        return (weights * self.bins[:, None, None]).sum(dim=1, keepdim=True)
+
+
+class LinearDepth(Head):
+    """Patch maps [B,h,w,D] -> `depth` [B,1,H,W]: optional batch norm, a 1x1 convolution to bins, resized."""
+
+    task = "depth"
+
+    def __init__(
+        self,
+        embed_dim: int,
+        n_bins: int = 256,
+        min_depth: float = 0.001,
+        max_depth: float = 10.0,
+        bins: str = "linear",
+        norm: str = "linear",
+        layers: Sequence[int] = (),
+        batchnorm: bool = False,
+        patch_size: int = 16,
+    ) -> None:
+        super().__init__()
+        self._config = {
+            "embed_dim": embed_dim,
+            "n_bins": n_bins,
+            "min_depth": min_depth,
+            "max_depth": max_depth,
+            "bins": bins,
+            "norm": norm,
+            "layers": list(layers),
+            "batchnorm": batchnorm,
+            "patch_size": patch_size,
+        }
+        self.embed_dim, self.patch_size = embed_dim, patch_size
+        self.inputs = map_names(layers)
+        self.outputs = {"depth": ("batch", 1, "height", "width")}
+        channels = len(self.inputs) * embed_dim
+        self.batchnorm = nn.BatchNorm2d(channels) if batchnorm else nn.Identity()
+        self.conv = nn.Conv2d(channels, n_bins, kernel_size=1)
+        nn.init.normal_(self.conv.weight, std=WEIGHT_STD)
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+        self.to_depth = FeaturesToDepth(n_bins, min_depth, max_depth, bins, norm)
+
+    def config(self) -> dict[str, Any]:
+        return dict(self._config)
+
+    def forward(self, *maps: Tensor) -> tuple[Tensor]:
+        x_BCHW = torch.cat(maps, dim=-1).permute(0, 3, 1, 2)
+        depth = self.to_depth(self.conv(self.batchnorm(x_BCHW)))
+        return (enlarge(depth, self.patch_size),)  # one channel to resize, not one a bin

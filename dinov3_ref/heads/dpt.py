@@ -1,0 +1,202 @@
+"""DPT: four patch maps reassembled to four scales and fused from coarse to fine (SPEC 5.6; arXiv:2103.13413).
+
+Modules carry the names of the released depth head's file (`dinov3_vit7b16_dd`), so its tensors load as they
+are: `reassemble_blocks`, `convs`, `fusion_blocks`, `project`, `conv_depth`.
+
+Shapes: B batch, D embed_dim, h w patch grid, E channels after reassembling, C channels of the fusion, N bins.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dinov3_ref.errors import ConfigError
+from dinov3_ref.heads.depth import FeaturesToDepth
+from dinov3_ref.heads.head import Head, map_names
+
+SCALES = 4  # maps, and steps of the fusion
+
+
+class DPTHead(nn.Module):
+    """Four maps [B,D,h,w], shallow to deep -> [B,N,16h',16w'], h' and w' being h and w rounded up to even.
+
+    The coarsest map has half the patch grid and is doubled five times.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        channels: int,
+        post_process_channels: Sequence[int],
+        n_output_channels: int,
+        n_hidden_channels: int,
+        batchnorm: bool,
+        bias: bool,
+    ) -> None:
+        super().__init__()
+        self.reassemble_blocks = _Reassemble(embed_dim, post_process_channels, batchnorm)
+        self.convs = nn.ModuleList(
+            _named_conv(width, channels, kernel=3, bias=False) for width in post_process_channels
+        )
+        self.fusion_blocks = nn.ModuleList(_Fusion(channels, bias, first=i == 0) for i in range(SCALES))
+        self.project = _named_conv(channels, channels, kernel=3, bias=True)
+        self.conv_depth = _UpConv(channels, n_hidden_channels, n_output_channels)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        scales = [conv(x) for conv, x in zip(self.convs, self.reassemble_blocks(maps), strict=True)]
+        fused = self.fusion_blocks[0](scales[-1], None)
+        for block, finer in zip(self.fusion_blocks[1:], reversed(scales[:-1]), strict=True):
+            fused = block(fused, finer)
+        return self.conv_depth(F.relu(self.project(fused)))
+
+
+def _named_conv(inside: int, outside: int, *, kernel: int, bias: bool) -> nn.Sequential:
+    """A convolution whose tensors are called `conv.weight` and `conv.bias`, as in the released file."""
+    conv = nn.Conv2d(inside, outside, kernel, padding=kernel // 2, bias=bias)
+    return nn.Sequential(OrderedDict(conv=conv))
+
+
+def _double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=True)
+
+
+class _Reassemble(nn.Module):
+    """[B,D,h,w] each -> 4x, 2x, 1x and half the grid, with E channels each."""
+
+    def __init__(self, embed_dim: int, widths: Sequence[int], batchnorm: bool) -> None:
+        super().__init__()
+        self.batchnorm_layers = nn.ModuleList(
+            nn.BatchNorm2d(embed_dim) if batchnorm else nn.Identity() for _ in widths
+        )
+        self.projects = nn.ModuleList(_named_conv(embed_dim, width, kernel=1, bias=True) for width in widths)
+        self.resize_layers = nn.ModuleList(
+            (
+                nn.ConvTranspose2d(widths[0], widths[0], kernel_size=4, stride=4),
+                nn.ConvTranspose2d(widths[1], widths[1], kernel_size=2, stride=2),
+                nn.Identity(),
+                nn.Conv2d(widths[3], widths[3], kernel_size=3, stride=2, padding=1),
+            )
+        )
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        steps = zip(self.batchnorm_layers, self.projects, self.resize_layers, maps, strict=True)
+        return [resize(project(norm(x))) for norm, project, resize, x in steps]
+
+
+class _Residual(nn.Module):
+    """Pre-activation residual unit; its own input is added back unactivated."""
+
+    def __init__(self, channels: int, bias: bool) -> None:
+        super().__init__()
+        self.conv1 = _named_conv(channels, channels, kernel=3, bias=bias)
+        self.conv2 = _named_conv(channels, channels, kernel=3, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+
+
+class _Fusion(nn.Module):
+    """Add the finer map, refine, double. The first block has no finer map to add."""
+
+    def __init__(self, channels: int, bias: bool, *, first: bool) -> None:
+        super().__init__()
+        self.project = _named_conv(channels, channels, kernel=1, bias=True)
+        self.res_conv_unit1 = None if first else _Residual(channels, bias)
+        self.res_conv_unit2 = _Residual(channels, bias)
+
+    def forward(self, x: Tensor, finer: Tensor | None) -> Tensor:
+        if self.res_conv_unit1 is not None and finer is not None:
+            # of an odd grid the two differ by a row or column; of an even one this changes nothing
+            finer = F.interpolate(finer, size=x.shape[-2:], mode="bilinear", align_corners=False)
+            x = x + self.res_conv_unit1(finer)
+        return self.project(_double(self.res_conv_unit2(x)))
+
+
+class _UpConv(nn.Module):
+    """3x3 to half the channels, doubled, 3x3 to `hidden`, ReLU, 1x1 to the bins."""
+
+    def __init__(self, channels: int, hidden: int, bins: int) -> None:
+        super().__init__()
+        self.head = nn.Sequential(
+            nn.Conv2d(channels, channels // 2, 3, padding=1),
+            nn.UpsamplingBilinear2d(scale_factor=2),  # aligned corners
+            nn.Conv2d(channels // 2, hidden, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(hidden, bins, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x)
+
+
+class DPTDepth(Head):
+    """Maps [B,h,w,D] of four blocks -> `depth` [B,1,H,W].
+
+    Exactly the official depther on even patch grids. Of an odd one the official map is a patch larger than
+    the picture in that direction; here it is resized to the picture's own H and W.
+    """
+
+    task = "depth"
+
+    def __init__(
+        self,
+        embed_dim: int,
+        layers: Sequence[int],
+        channels: int = 512,
+        post_process_channels: Sequence[int] = (2048, 2048, 2048, 2048),
+        n_bins: int = 256,
+        n_hidden_channels: int = 32,
+        min_depth: float = 0.001,
+        max_depth: float = 100.0,
+        bins: str = "linear",
+        norm: str = "linear",
+        batchnorm: bool = True,
+        bias: bool = False,
+        patch_size: int = 16,
+    ) -> None:
+        super().__init__()
+        if (
+            len(layers) != SCALES
+            or len(post_process_channels) != SCALES
+            or list(layers) != sorted(set(layers))
+        ):
+            raise ConfigError(
+                f"layers {list(layers)} with {len(post_process_channels)} widths; DPT wants four blocks, "
+                "ascending, and a width for each"
+            )
+        self._config = {
+            "embed_dim": embed_dim,
+            "layers": list(layers),
+            "channels": channels,
+            "post_process_channels": list(post_process_channels),
+            "n_bins": n_bins,
+            "n_hidden_channels": n_hidden_channels,
+            "min_depth": min_depth,
+            "max_depth": max_depth,
+            "bins": bins,
+            "norm": norm,
+            "batchnorm": batchnorm,
+            "bias": bias,
+            "patch_size": patch_size,
+        }
+        self.embed_dim, self.patch_size = embed_dim, patch_size
+        self.inputs = map_names(layers)
+        self.outputs = {"depth": ("batch", 1, "height", "width")}
+        self.decoder = DPTHead(
+            embed_dim, channels, post_process_channels, n_bins, n_hidden_channels, batchnorm, bias
+        )
+        self.to_depth = FeaturesToDepth(n_bins, min_depth, max_depth, bins, norm)
+
+    def config(self) -> dict[str, Any]:
+        return dict(self._config)
+
+    def forward(self, *maps: Tensor) -> tuple[Tensor]:
+        depth = self.to_depth(self.decoder([x.permute(0, 3, 1, 2) for x in maps]))
+        h, w = maps[0].shape[1:3]
+        size = (self.patch_size * h, self.patch_size * w)
+        return (F.interpolate(depth, size=size, mode="bilinear", align_corners=False),)

@@ -1,0 +1,169 @@
+"""Head files: our own, and the released ones (`official.py`).
+
+Ours is safetensors: the head module's tensors by name, and in the metadata "dinodeploy.head", a JSON object:
+
+    format           1
+    kind             a key of KINDS
+    config           the constructor's arguments
+    classes          names by index, or []
+    backbone_sha256  of the checkpoint whose features the head was trained on, "" where nobody noted it
+    licence          of the head's weights, in words
+    trained          whatever was measured when it was trained, for people
+
+`dinodeploy train-head` writes the same without torch (`dinodeploy/heads/head_file.py`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dinov3_ref.checkpoints.files import read_checkpoint
+from dinov3_ref.checkpoints.strict import check_keys, check_values
+from dinov3_ref.errors import CheckpointError, ConfigError
+from dinov3_ref.heads.depth import LinearDepth
+from dinov3_ref.heads.dpt import DPTDepth
+from dinov3_ref.heads.head import Head
+from dinov3_ref.heads.linear import LinearClassifier, LinearSegmenter
+from dinov3_ref.heads.official import OFFICIAL_LICENCE, official_head
+from dinov3_ref.heads.pyramid import FeaturePyramid
+
+FORMAT = 1
+METADATA_KEY = "dinodeploy.head"
+UNSTATED = "not stated"
+
+KINDS: dict[str, type[Head]] = {
+    "linear_classifier": LinearClassifier,
+    "linear_segmenter": LinearSegmenter,
+    "linear_depth": LinearDepth,
+    "dpt_depth": DPTDepth,
+    "feature_pyramid": FeaturePyramid,
+}
+_FIELDS: dict[str, type] = {
+    "format": int,
+    "kind": str,
+    "config": dict,
+    "classes": list,
+    "backbone_sha256": str,
+    "licence": str,
+    "trained": dict,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedHead:
+    """A head and where it comes from."""
+
+    head: Head
+    kind: str  # key of KINDS, or a user's own class name
+    source: str
+    sha256: str = ""  # of the file
+    backbone_sha256: str = ""  # the checkpoint it belongs to, where that is known
+    licence: str = UNSTATED
+    trained: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def save_head(
+    head: Head,
+    path: Path,
+    *,
+    backbone_sha256: str = "",
+    licence: str = UNSTATED,
+    trained: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a head of one of `KINDS`. Raises ConfigError for a class of the user's own: it has no format."""
+    kind = next((name for name, cls in KINDS.items() if type(head) is cls), None)
+    if kind is None:
+        raise ConfigError(
+            f"{type(head).__name__} is none of {', '.join(KINDS)}; only these have a file format"
+        )
+    about = {
+        "format": FORMAT,
+        "kind": kind,
+        "config": head.config(),
+        "classes": list(head.classes),
+        "backbone_sha256": backbone_sha256,
+        "licence": licence,
+        "trained": dict(trained or {}),
+    }
+    tensors = {name: tensor.detach().contiguous() for name, tensor in _tensors(head).items()}
+    save_file(tensors, path, metadata={METADATA_KEY: json.dumps(about, sort_keys=True)})
+
+
+def load_head(path: Path) -> LoadedHead:
+    """Read a head file, ours or a released one, strictly.
+
+    Raises CheckpointError for what is no head, KeyMismatch where tensors are missing, left over or misshapen,
+    ForeignCheckpoint for a released head that is none of these.
+    """
+    raw = read_checkpoint(path)
+    about = _metadata(path)
+    if about is None:
+        head, kind, notes = official_head(raw.tree, path.name)
+        return LoadedHead(head.eval(), kind, path.name, raw.sha256, licence=OFFICIAL_LICENCE, notes=notes)
+    head = _build(about, path)
+    tensors: dict[str, Tensor] = dict(raw.tree)
+    check_keys(tensors, {name: tuple(t.shape) for name, t in _tensors(head).items()}, path.name)
+    check_values(tensors, path.name)
+    head.load_state_dict(
+        tensors, strict=False
+    )  # held strictly above; a batch norm's step counter is left out
+    return LoadedHead(
+        head.eval().float(),
+        about["kind"],
+        path.name,
+        raw.sha256,
+        about["backbone_sha256"],
+        about["licence"],
+        about["trained"],
+    )
+
+
+def _tensors(head: Head) -> dict[str, Tensor]:
+    """What a file holds: everything but a batch norm's step counter, which no forward reads."""
+    return {name: t for name, t in head.state_dict().items() if not name.endswith("num_batches_tracked")}
+
+
+def _metadata(path: Path) -> dict[str, Any] | None:
+    """Our description of the head; None for a file that has none. Raises CheckpointError for a broken one."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as stream:
+        if stream.read(9)[8:] != b"{":  # no safetensors file
+            return None
+    with safe_open(path, framework="pt") as tensors:
+        text = (tensors.metadata() or {}).get(METADATA_KEY)
+    if text is None:
+        return None
+    try:
+        about = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path}: its {METADATA_KEY} is not JSON; train or save the head again"
+        ) from error
+    if not isinstance(about, dict) or about.keys() != _FIELDS.keys():
+        raise CheckpointError(f"{path}: its {METADATA_KEY} wanted exactly {', '.join(_FIELDS)}")
+    for name, kind in _FIELDS.items():
+        if type(about[name]) is not kind:
+            raise CheckpointError(f"{path}: {METADATA_KEY} {name} is {about[name]!r}; wanted {kind.__name__}")
+    if about["format"] != FORMAT:
+        raise CheckpointError(f"{path} is a head of format {about['format']}; this version reads {FORMAT}")
+    return about
+
+
+def _build(about: Mapping[str, Any], path: Path) -> Head:
+    if about["kind"] not in KINDS:
+        raise CheckpointError(f"{path} is a head of kind {about['kind']!r}; known: {', '.join(KINDS)}")
+    classes = {"classes": tuple(map(str, about["classes"]))} if about["classes"] else {}
+    try:
+        return KINDS[about["kind"]](**about["config"], **classes)
+    except (TypeError, ValueError, RuntimeError) as error:  # ConfigError is a ValueError
+        raise CheckpointError(f"{path}: its config makes no {about['kind']}: {error}") from error

@@ -1,0 +1,122 @@
+"""What a head is: a function of a backbone's named outputs (issue 8.3).
+
+    cls           [B,D]      CLS token after the last norm
+    storage       [B,R,D]    storage tokens
+    patch         [B,h,w,D]  patch map after the last norm
+    layer_<i>     [B,h,w,D]  patch map of block i, normed as the last one is
+
+These are the outputs of an exported graph, so a head can be trained on what an engine puts out, added to a
+bundle that is there already, and judged on the bundle's own golden outputs.
+
+Shapes: B batch, R storage tokens, D embed_dim, h w patch grid, H W pixels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dinov3_ref.errors import ConfigError
+from dinov3_ref.models import DinoVisionTransformer
+
+Dimensions = tuple[int | str, ...]  # free ones by name, "batch" the first
+
+TASKS = ("classify", "segment", "depth", "pyramid", "custom")
+TASK_RANKS = {"classify": 2, "segment": 4, "depth": 4}  # those that `dinodeploy predict` understands
+INPUT = re.compile(r"cls|storage|patch|layer_(\d+)")
+OUTPUT = re.compile(r"[a-z][a-z0-9_]*")
+
+
+class Head(nn.Module):
+    """Base of all heads, a user's own included: `forward` takes `inputs`, returns `outputs`, each in order.
+
+    `outputs`: name -> shape. Free dimensions are names: batch, rows and columns of the patch grid, height and
+    width in pixels, or any other. `classes`: names by index along dimension 1, empty where there are none.
+    """
+
+    task: ClassVar[str] = "custom"  # classify | segment | depth | pyramid | custom
+    inputs: tuple[str, ...]
+    outputs: dict[str, Dimensions]
+    classes: tuple[str, ...] = ()
+    embed_dim: int | None = None  # width of the features it reads, where it is bound to one
+
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments, as JSON holds them: what a head file stores beside the weights."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has no file format; hand the object to exporters.heads"
+        )
+
+    def check(self) -> None:
+        """Raises ConfigError for inputs or outputs that no graph can have."""
+        for name in self.inputs:
+            if not INPUT.fullmatch(name):
+                raise ConfigError(f"head input {name!r} is unknown; wanted cls, storage, patch or layer_<i>")
+        for name, shape in self.outputs.items():
+            if not OUTPUT.fullmatch(name) or INPUT.fullmatch(name) or shape[:1] != ("batch",):
+                raise ConfigError(
+                    f"head output {name!r} of shape {list(shape)}: wanted a lower-case name that no backbone "
+                    "output has, and 'batch' as the first dimension"
+                )
+        rank = TASK_RANKS.get(self.task)
+        if self.task not in TASKS or (rank and [len(shape) for shape in self.outputs.values()] != [rank]):
+            raise ConfigError(
+                f"task {self.task!r} with the outputs {self.outputs}; wanted one of {', '.join(TASKS)}, and "
+                "one output of two dimensions to classify, of four to segment or for depth"
+            )
+        if not self.inputs or not self.outputs:
+            raise ConfigError(f"{type(self).__name__} has no inputs or no outputs; a head needs both")
+
+
+def layers_of(inputs: Sequence[str]) -> tuple[int, ...]:
+    """Indices of the blocks whose patch maps are among `inputs`, ascending."""
+    matches = (re.fullmatch(r"layer_(\d+)", name) for name in inputs)
+    return tuple(sorted({int(match[1]) for match in matches if match}))
+
+
+def map_names(layers: Sequence[int]) -> tuple[str, ...]:
+    """Input names of patch maps: of the given blocks, or of the last one where there are none."""
+    return tuple(f"layer_{index}" for index in layers) or ("patch",)
+
+
+def named_outputs(model: DinoVisionTransformer, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+    """pixels [B,3,H,W] -> the backbone's outputs of these names, as an exported graph has them.
+
+    Raises ConfigError for a block that the model does not have.
+    """
+    last = model.n_blocks - 1
+    layers = layers_of(names)
+    if layers and layers[-1] > last:
+        raise ConfigError(f"the head reads layer_{layers[-1]}; the model has blocks 0..{last}")
+    blocks = sorted({*layers, last})
+    found = model.get_intermediate_layers(
+        x, n=blocks, reshape=True, return_class_token=True, return_extra_tokens=True
+    )
+    maps = {i: entry[0].permute(0, 2, 3, 1) for i, entry in zip(blocks, found, strict=True)}
+    ends = {"patch": maps[last], "cls": found[-1][1], "storage": found[-1][2]}
+    return {name: ends[name] if name in ends else maps[layers_of([name])[0]] for name in names}
+
+
+class HeadedBackbone(nn.Module):
+    """A frozen backbone and a head in one module: pixels [B,3,H,W] -> the head's outputs by name."""
+
+    def __init__(self, backbone: DinoVisionTransformer, head: Head) -> None:
+        super().__init__()
+        head.check()
+        self.backbone = backbone.eval().requires_grad_(False)
+        self.head = head
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad():
+            features = named_outputs(self.backbone, x, self.head.inputs)
+        made = self.head(*(features[name] for name in self.head.inputs))
+        return dict(zip(self.head.outputs, made, strict=True))
+
+    def train(self, mode: bool = True) -> HeadedBackbone:
+        """The head alone changes its mode; the backbone stays as it runs in an engine."""
+        super().train(mode)
+        self.backbone.eval()
+        return self

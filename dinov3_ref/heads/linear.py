@@ -1,0 +1,119 @@
+"""Linear heads: classes of a picture, classes of every patch (SPEC 5.2, 5.4; SEED S33).
+
+Shapes: B batch, D embed_dim, h w patch grid, p patch size, K classes, C channels of all maps together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dinov3_ref.errors import ConfigError
+from dinov3_ref.heads.head import Head, map_names
+
+Pooling = Literal["cls", "cls_mean"]
+POOLINGS: dict[str, tuple[str, ...]] = {"cls": ("cls",), "cls_mean": ("cls", "patch")}
+SIZES = ("patch", "pixel")
+WEIGHT_STD = 0.01  # SPEC 5.2, 5.4
+
+
+def check_classes(num_classes: int, classes: Sequence[str]) -> None:
+    """Raises ConfigError for a number of classes that is none, or names that are not one each."""
+    if num_classes < 1:
+        raise ConfigError(f"num_classes is {num_classes}; wanted at least 1")
+    if classes and (len(classes) != num_classes or len(set(classes)) < num_classes):
+        raise ConfigError(
+            f"{len(classes)} class names for {num_classes} classes; wanted one each, all different"
+        )
+
+
+class LinearClassifier(Head):
+    """`cls` [B,D], or [cls ; mean patch] [B,2D] -> `logits` [B,K].
+
+    The released 7B classifier is of the second kind (SPEC 5.2), SEED's of the first.
+    """
+
+    task = "classify"
+
+    def __init__(
+        self, embed_dim: int, num_classes: int, pooling: Pooling = "cls_mean", classes: Sequence[str] = ()
+    ) -> None:
+        super().__init__()
+        check_classes(num_classes, classes)
+        if pooling not in POOLINGS:
+            raise ConfigError(f"pooling {pooling!r} is unknown; wanted one of {', '.join(POOLINGS)}")
+        self.embed_dim, self.num_classes, self.pooling = embed_dim, num_classes, pooling
+        self.classes = tuple(classes)
+        self.inputs = POOLINGS[pooling]
+        self.outputs = {"logits": ("batch", num_classes)}
+        self.linear = nn.Linear(len(self.inputs) * embed_dim, num_classes)
+        nn.init.normal_(self.linear.weight, std=WEIGHT_STD)
+        nn.init.zeros_(self.linear.bias)
+
+    def config(self) -> dict[str, Any]:
+        return {"embed_dim": self.embed_dim, "num_classes": self.num_classes, "pooling": self.pooling}
+
+    def forward(self, cls: Tensor, patch: Tensor | None = None) -> tuple[Tensor]:
+        if patch is None:
+            return (self.linear(cls),)
+        return (self.linear(torch.cat((cls, patch.mean(dim=(1, 2))), dim=-1)),)
+
+
+class LinearSegmenter(Head):
+    """Patch maps [B,h,w,D] of the last or of chosen blocks -> `segmentation`, logits of every place.
+
+    [B,K,h,w] at size "patch", [B,K,ph,pw] at "pixel", resized bilinearly. With `batchnorm` as in the official
+    evaluation, where it stands before the 1x1 convolution; dropout, which changes nothing here, is left out.
+    """
+
+    task = "segment"
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_classes: int,
+        size: Literal["patch", "pixel"] = "pixel",
+        layers: Sequence[int] = (),
+        batchnorm: bool = False,
+        patch_size: int = 16,
+        classes: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        check_classes(num_classes, classes)
+        if size not in SIZES:
+            raise ConfigError(f"size {size!r} is unknown; wanted one of {', '.join(SIZES)}")
+        self.embed_dim, self.num_classes, self.size = embed_dim, num_classes, size
+        self.layers, self.patch_size = tuple(layers), patch_size
+        self.classes = tuple(classes)
+        self.inputs = map_names(layers)
+        grid = ("rows", "columns") if size == "patch" else ("height", "width")
+        self.outputs = {"segmentation": ("batch", num_classes, *grid)}
+        channels = len(self.inputs) * embed_dim
+        self.batchnorm = nn.BatchNorm2d(channels) if batchnorm else nn.Identity()
+        self.conv = nn.Conv2d(channels, num_classes, kernel_size=1)
+        nn.init.normal_(self.conv.weight, std=WEIGHT_STD)
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "embed_dim": self.embed_dim,
+            "num_classes": self.num_classes,
+            "size": self.size,
+            "layers": list(self.layers),
+            "batchnorm": isinstance(self.batchnorm, nn.BatchNorm2d),
+            "patch_size": self.patch_size,
+        }
+
+    def forward(self, *maps: Tensor) -> tuple[Tensor]:
+        x_BCHW = torch.cat(maps, dim=-1).permute(0, 3, 1, 2)
+        logits = self.conv(self.batchnorm(x_BCHW))
+        return (logits if self.size == "patch" else enlarge(logits, self.patch_size),)
+
+
+def enlarge(x: Tensor, factor: float) -> Tensor:
+    """[B,C,h,w] -> [B,C,factor h,factor w], bilinear, half-pixel centres."""
+    return F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)

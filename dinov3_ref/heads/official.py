@@ -1,0 +1,112 @@
+"""Released heads: which of them fit, and how their files become ours (SPEC 1.5, 5.2, 5.6).
+
+    dinov3_vit7b16_lc   weight [1000,2D], bias [1000]              -> LinearClassifier, [cls ; mean patch]
+    dinov3_vit7b16_dd   reassemble_blocks.*, …, conv_depth.head.*  -> DPTDepth, 256 bins of 0.001 to 100 m
+
+The others are refused by name: CHMv2 reads the CLS tokens of inner blocks, which bundles do not carry; the
+detector, Mask2Former and dino.txt bring adapters and towers of their own.
+
+Source of the depth head's tensor names: transformers' converter of CHMv2, which is built of the same modules.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from dinov3_ref.checkpoints.strict import check_keys, check_values
+from dinov3_ref.errors import CheckpointError, ForeignCheckpoint
+from dinov3_ref.heads.dpt import SCALES, DPTDepth
+from dinov3_ref.heads.head import Head
+from dinov3_ref.heads.linear import LinearClassifier
+
+OFFICIAL_LICENCE = "Meta's DINOv3 License: https://ai.meta.com/resources/models-and-libraries/dinov3-license/"
+DPT_LAYERS = {4096: (9, 19, 29, 39), 1024: (4, 11, 17, 23)}  # by embed_dim: 7B, L
+DEPTH_RANGE = (0.001, 100.0)  # SYNTHMIX, metres
+
+# (a key has this part, what the file is)
+_FOREIGN: tuple[tuple[str, str], ...] = (
+    ("readout_projects", "the canopy-height head (CHMv2), which reads CLS tokens of inner blocks"),
+    ("class_embed", "a detection or Mask2Former head, which needs an adapter of its own"),
+    ("sampling_offsets", "a detection or Mask2Former head, which needs an adapter of its own"),
+    ("visual_model.", "dino.txt's vision head and text encoder"),
+    ("cls_token", "a backbone; give it as --weights"),
+    ("patch_embed", "a backbone; give it as --weights"),
+)
+
+
+def official_head(tree: Mapping[str, Any], name: str) -> tuple[Head, str, tuple[str, ...]]:
+    """(head, kind, notes) of a released file's tensors.
+
+    Raises ForeignCheckpoint for another model's, CheckpointError or KeyMismatch for what cannot be one.
+    """
+    tensors = {str(key): value for key, value in tree.items() if isinstance(value, Tensor)}
+    if not tensors or len(tensors) < len(tree):
+        raise CheckpointError(f"{name} is no head: wanted a flat state dict, or a file that save_head wrote")
+    for part, what in _FOREIGN:
+        if any(part in key for key in tensors):
+            raise ForeignCheckpoint(f"{name} is {what}; wanted a linear classifier or a DPT depth head")
+    if set(tensors) == {"weight", "bias"}:
+        return _classifier(tensors, name), "linear_classifier", ()
+    if any(key.startswith("reassemble_blocks.") for key in tensors):
+        note = f"depth range {DEPTH_RANGE[0]} to {DEPTH_RANGE[1]:g} m, as the released head has it"
+        return _depth(tensors, name), "dpt_depth", (note,)
+    sample = ", ".join(sorted(tensors)[:3])
+    raise ForeignCheckpoint(
+        f"{name} is no head that is known: {len(tensors)} tensors, such as {sample}; wanted weight and bias "
+        "(_lc), reassemble_blocks.* (_dd), or a file that save_head or train-head wrote"
+    )
+
+
+def _classifier(tensors: Mapping[str, Tensor], name: str) -> LinearClassifier:
+    weight = tensors["weight"]
+    if weight.dim() != 2 or weight.shape[1] % 2:
+        raise CheckpointError(
+            f"{name}: weight is {list(weight.shape)}; wanted [K, 2 embed_dim]: CLS and mean patch"
+        )
+    classes, width = weight.shape
+    check_keys(tensors, {"weight": (classes, width), "bias": (classes,)}, name)
+    check_values(tensors, name)
+    head = LinearClassifier(width // 2, classes, "cls_mean")
+    head.linear.load_state_dict({key: tensor.float() for key, tensor in tensors.items()})
+    return head
+
+
+def _depth(tensors: Mapping[str, Tensor], name: str) -> DPTDepth:
+    """Every width stands in the shapes; the blocks it reads follow from the backbone's width."""
+
+    def shape(key: str) -> tuple[int, ...]:
+        if key not in tensors:
+            raise CheckpointError(f"{name}: {key} is missing; wanted the tensors of dinov3_vit7b16_dd")
+        return tuple(tensors[key].shape)
+
+    widths = [shape(f"reassemble_blocks.projects.{i}.conv.weight") for i in range(SCALES)]
+    embed_dim = widths[0][1]
+    if embed_dim not in DPT_LAYERS:
+        known = ", ".join(map(str, DPT_LAYERS))
+        raise CheckpointError(
+            f"{name} reads features of {embed_dim} channels; its blocks are known for {known}"
+        )
+    bins = shape("conv_depth.head.4.weight")
+    head = DPTDepth(
+        embed_dim,
+        DPT_LAYERS[embed_dim],
+        channels=shape("convs.0.conv.weight")[0],
+        post_process_channels=[width[0] for width in widths],
+        n_bins=bins[0],
+        n_hidden_channels=bins[1],
+        min_depth=DEPTH_RANGE[0],
+        max_depth=DEPTH_RANGE[1],
+        batchnorm="reassemble_blocks.batchnorm_layers.0.weight" in tensors,
+        bias="fusion_blocks.1.res_conv_unit1.conv1.conv.bias" in tensors,
+    )
+    counted = re.compile(r"reassemble_blocks\.batchnorm_layers\.\d\.num_batches_tracked")
+    ours = {key: tensor for key, tensor in tensors.items() if not counted.fullmatch(key)}
+    state = head.decoder.state_dict()
+    check_keys(ours, {k: tuple(t.shape) for k, t in state.items() if not counted.fullmatch(k)}, name)
+    check_values(ours, name)
+    head.decoder.load_state_dict({key: tensor.float() for key, tensor in ours.items()}, strict=False)
+    return head

@@ -1,0 +1,149 @@
+"""Attach a head to the files of a bundle: every graph of it, its golden cases, its manifest.
+
+    model.onnx        ─┐                    ┌─> model.onnx         with the head behind
+    model.cpu.onnx    ─┼── + head graph ────┼─> model.cpu.onnx     the same
+    golden outputs    ─┘   (fp32, torch)    └─> golden outputs     head of the fp32 reference's features
+
+Recipes end at the backbone's outputs, which are fp32: a head computes in fp32 whatever the recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+
+from dinodeploy import manifest as manifests
+from dinodeploy.bundle import GOLDEN_FILE, MODEL_FILE, file_facts
+from dinodeploy.errors import ExportError, MisuseError
+from dinodeploy.golden import GoldenCase, load_golden, save_golden
+from dinodeploy.manifest import TAILS, EngineFacts, HeadFacts, Manifest, ModelFacts, OutputFacts
+from dinov3_ref.heads import Head, LoadedHead, layers_of
+from exporters.dialects import DIALECTS
+from exporters.heads.merge import merge
+from exporters.heads.trace_head import head_graph
+from exporters.lint import check_onnx, lint
+from exporters.write_onnx import write_onnx
+
+Floats = NDArray[np.float32]
+MICROSOFT = "com.microsoft"  # operators of the CPU's 8-bit graph
+
+
+def check_fits(loaded: LoadedHead, facts: ModelFacts) -> tuple[str, ...]:
+    """Whether a head belongs to this backbone; notes on what is only believed. Raises MisuseError."""
+    loaded.head.check()
+    wanted = loaded.head.embed_dim
+    if wanted is not None and wanted != facts.embed_dim:
+        raise MisuseError(
+            f"the head {loaded.source} reads features of {wanted} channels, {facts.arch} has "
+            f"{facts.embed_dim}; take the head that was trained on this backbone"
+        )
+    layers = layers_of(loaded.head.inputs)
+    if layers and layers[-1] >= facts.depth:
+        raise MisuseError(
+            f"the head {loaded.source} reads block {layers[-1]}; {facts.arch} has blocks 0..{facts.depth - 1}"
+        )
+    if loaded.backbone_sha256 and facts.sha256 and loaded.backbone_sha256 != facts.sha256:
+        raise MisuseError(
+            f"the head {loaded.source} was trained on the weights {loaded.backbone_sha256[:12]}…, these are "
+            f"{facts.sha256[:12]}…; train it again: dinodeploy train-head"
+        )
+    return loaded.notes
+
+
+def attach_head(root: Path, manifest: Manifest, loaded: LoadedHead, keep: Collection[str]) -> Manifest:
+    """Rewrite the graphs and golden cases in `root`, in place; the manifest that describes them.
+
+    `keep`: backbone outputs that stay outputs of the graph. Plans are not carried over: they have no head.
+    Raises MisuseError when the head does not fit, ExportError or LintError when no proper graph comes out.
+    """
+    head = loaded.head.eval()
+    described = _describe(manifest, loaded, keep)
+    cases = [_with_head(case, head, keep) for case in load_golden(root / GOLDEN_FILE)]
+    save_golden(cases, root / GOLDEN_FILE)
+    engines: dict[str, EngineFacts] = {}
+    written: dict[str, tuple[str, ...]] = {}
+    for name in _graphs(manifest):
+        written[name] = _attach_to_graph(root / name, described, head, keep)
+        if name in manifest.engines:
+            engines[name] = EngineFacts(manifest.engines[name].backend, written[name])
+    for tail in TAILS:  # they read weights where they lay in graphs that were written anew
+        (root / tail).unlink(missing_ok=True)
+    names = dict.fromkeys(name for group in written.values() for name in group)
+    files = {name: file_facts(root / name) for name in (*names, GOLDEN_FILE)}
+    return replace(described, engines=engines, files=files, digest="")
+
+
+def _graphs(manifest: Manifest) -> tuple[str, ...]:
+    """The ONNX files of a bundle: the typed one first, then those of engines."""
+    engines = (name for name in manifest.engines if name.endswith(".onnx"))
+    return tuple(dict.fromkeys((MODEL_FILE, *engines)))
+
+
+def _describe(manifest: Manifest, loaded: LoadedHead, keep: Collection[str]) -> Manifest:
+    head = loaded.head
+    facts = HeadFacts(
+        task=head.task,  # type: ignore[arg-type]
+        kind=loaded.kind,
+        inputs=head.inputs,
+        outputs=tuple(head.outputs),
+        classes=head.classes,
+        source=loaded.source,
+        sha256=loaded.sha256,
+        licence=loaded.licence,
+    )
+    outputs = [output for output in manifest.outputs if output.name in keep]
+    outputs += [OutputFacts(name, shape) for name, shape in head.outputs.items()]
+    layers = tuple(index for index in manifest.graph.layers if f"layer_{index}" in keep)
+    return replace(manifest, outputs=tuple(outputs), graph=replace(manifest.graph, layers=layers), head=facts)
+
+
+def _with_head(case: GoldenCase, head: Head, keep: Collection[str]) -> GoldenCase:
+    """A golden case with the head's outputs, from the reference's own features."""
+    features = _features(case, head.inputs)
+    with torch.inference_mode():
+        made = head(*features)
+    made = (made,) if isinstance(made, torch.Tensor) else made
+    outputs = {name: array for name, array in case.outputs.items() if name in keep}
+    for (name, shape), output in zip(head.outputs.items(), made, strict=True):
+        if not torch.isfinite(output).all():
+            raise ExportError(
+                f"the head gives NaN or infinite {name} on photographs {case.name!r}; mend its weights"
+            )
+        if output.ndim != len(shape):
+            raise MisuseError(f"head output {name!r} is {list(output.shape)}; it says {list(shape)}")
+        outputs[name] = np.ascontiguousarray(output.float().numpy())
+    return replace(case, outputs=outputs)
+
+
+def _features(case: GoldenCase, names: Sequence[str]) -> list[torch.Tensor]:
+    missing = [name for name in names if name not in case.outputs]
+    if missing:
+        index = missing[0].removeprefix("layer_")
+        mend = f"; export it with --layers {index}" if missing[0].startswith("layer_") else ""
+        raise MisuseError(f"the head reads {missing[0]}, which this bundle does not put out{mend}")
+    return [torch.from_numpy(case.outputs[name]) for name in names]
+
+
+def _attach_to_graph(path: Path, manifest: Manifest, head: Head, keep: Collection[str]) -> tuple[str, ...]:
+    """One file with the head behind it; names of the files that it now is, itself first."""
+    model = ir.load(path)
+    merge(model, head_graph(head, manifest.model, DIALECTS[manifest.graph.dialect]), keep)
+    lint(model, "rows" if MICROSOFT in model.opset_imports else "typed")
+    if MICROSOFT not in model.opset_imports:  # its operators are ONNX Runtime's own
+        check_onnx(model)
+    model.metadata_props[manifests.METADATA_KEY] = manifest.facts()
+    data = {
+        value.const_value.location
+        for value in model.graph.initializers.values()
+        if isinstance(value.const_value, ir.ExternalTensor)
+    }
+    if data:  # the backbone's weights lie beside the graph and stay as they are; the head's go into it
+        ir.save(model, path)
+        return (path.name, *sorted(map(str, data)))
+    return tuple(file.name for file in write_onnx(model, path))

@@ -1,0 +1,109 @@
+"""The model in torch, as its users run it: eager, compiled, in transformers, in timm; all fp32.
+
+transformers and timm come with plain module names and their own RoPE periods, exact where released
+checkpoints round them to bf16; they get the checkpoint's, or they would be another model.
+
+Shapes: B batch, H W input pixels, D embed_dim, R storage tokens, P patches.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dinodeploy.bundle import open_bundle
+from dinodeploy.errors import UnavailableError
+from dinov3_ref.checkpoints import Checkpoint, build_model, save_checkpoint
+from dinov3_ref.torchvision_shim import import_torchvision
+from exporters.peers.weights import checkpoint_of
+from exporters.trace import TokenOutputs
+
+Floats = NDArray[np.float32]
+Forward = Callable[[Tensor], Tensor]  # pixels [B,3,H,W] -> cls [B,D]; other tokens are made on the way
+
+
+class TorchRunner:
+    """A forward under `inference_mode`."""
+
+    def __init__(self, runtime: str, forward: Forward, threads: int) -> None:
+        self.runtime = runtime
+        self._forward = forward
+        self._threads = threads
+
+    def takes(self, height: int, width: int) -> bool:
+        return True
+
+    def run(self, pixels: Floats) -> Mapping[str, Floats]:
+        torch.set_num_threads(self._threads)
+        with torch.inference_mode():
+            return {"cls": self._forward(torch.from_numpy(pixels)).numpy()}
+
+    def close(self) -> None:
+        self._forward = lambda pixels: pixels
+
+
+def open_peer(name: str, engine: Path, checkpoint: str | None, threads: int) -> TorchRunner:
+    """A peer of the bundle at `engine`, by its name in PEERS.
+
+    Raises MisuseError for weights that are not the bundle's, UnavailableError where its library is missing.
+    """
+    weights = checkpoint_of(open_bundle(engine).manifest.model, checkpoint)
+    try:
+        runtime, forward = PEERS[name](weights)
+    except ImportError as error:
+        raise UnavailableError(
+            f"--vs {name} needs {error.name}, which is not installed: pip install {name}"
+        ) from error
+    return TorchRunner(runtime, forward, threads)
+
+
+def _eager(checkpoint: Checkpoint) -> tuple[str, Forward]:
+    module = TokenOutputs(build_model(checkpoint).eval())
+    return f"torch {torch.__version__}", lambda pixels: module(pixels)[0]
+
+
+def _compiled(checkpoint: Checkpoint) -> tuple[str, Forward]:
+    module = torch.compile(TokenOutputs(build_model(checkpoint).eval()), dynamic=False)
+    return f"torch {torch.__version__} compiled", lambda pixels: module(pixels)[0]
+
+
+def _in_transformers(checkpoint: Checkpoint) -> tuple[str, Forward]:
+    import_torchvision()
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory(prefix="dinodeploy_") as folder:
+        save_checkpoint(checkpoint, "hf", Path(folder) / "hf")
+        model: Any = transformers.AutoModel.from_pretrained(Path(folder) / "hf", attn_implementation="sdpa")
+    model = model.float().eval()
+    model.rope_embeddings.inv_freq.copy_(1 / checkpoint.state["rope_embed.periods"])
+    return f"transformers {transformers.__version__}", lambda pixels: model(pixels).last_hidden_state[:, 0]
+
+
+def _in_timm(checkpoint: Checkpoint) -> tuple[str, Forward]:
+    import_torchvision()
+    import timm
+
+    with tempfile.TemporaryDirectory(prefix="dinodeploy_") as folder:
+        save_checkpoint(checkpoint, "timm", Path(folder) / "timm")
+        model: Any = timm.create_model(
+            f"local-dir:{Path(folder) / 'timm'}", pretrained=True, dynamic_img_size=True
+        )
+    model = model.float().eval()
+    model.rope.periods.copy_(checkpoint.state["rope_embed.periods"])
+    return f"timm {timm.__version__}", lambda pixels: model.forward_features(pixels)[:, 0]
+
+
+PEERS: dict[str, Callable[[Checkpoint], tuple[str, Forward]]] = {
+    "torch": _eager,
+    "compile": _compiled,
+    "transformers": _in_transformers,
+    "timm": _in_timm,
+}

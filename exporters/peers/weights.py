@@ -1,0 +1,43 @@
+"""The checkpoint that a bundle was made of: the same weights for everybody, or nobody."""
+
+from __future__ import annotations
+
+from dinodeploy.errors import MisuseError
+from dinodeploy.manifest import ModelFacts
+from dinov3_ref.checkpoints import Checkpoint, fetch, load_checkpoint, random_checkpoint
+
+RANDOM = "random:"
+
+
+def checkpoint_of(model: ModelFacts, given: str | None) -> Checkpoint:
+    """Load `given`, or what the manifest names: random weights are drawn again, the hub's are in its cache.
+
+    Raises MisuseError when it is not the bundle's checkpoint, or cannot be found without being given.
+    """
+    checkpoint = _load(model, given)
+    if checkpoint.sha256 != model.sha256:
+        raise MisuseError(
+            f"{checkpoint.source} is not what the bundle was made of: sha256 {checkpoint.sha256[:12]}…, the "
+            f"manifest says {model.sha256[:12]}… ({model.source}); give that one with --checkpoint"
+        )
+    return checkpoint
+
+
+def _load(model: ModelFacts, given: str | None) -> Checkpoint:
+    periods = model.rope_periods
+    if given is not None:
+        return load_checkpoint(given, arch=None if model.arch == "custom" else model.arch, periods=periods)
+    if model.weights == "random" and model.arch != "custom":
+        return random_checkpoint(model.arch, _seed(model.source))
+    if model.weights == "hub":
+        fetched = fetch(model.arch, dataset=model.dataset, revision=model.source.rpartition("@")[2])
+        return load_checkpoint(fetched, arch=model.arch, periods=periods)
+    raise MisuseError(
+        f"peers in torch need the weights that the bundle was made of ({model.source}); give them with "
+        "--checkpoint FILE"
+    )
+
+
+def _seed(source: str) -> int:
+    """`random:vit_small:seed3` -> 3."""
+    return int(source.rpartition("seed")[2])

@@ -1,0 +1,60 @@
+"""`make bench` on a tiny model: one record, and the table made of it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    yield
+    for name in ("spine", "processes", "table"):
+        sys.modules.pop(name, None)
+
+
+def test_a_command_in_a_process_of_its_own() -> None:
+    from processes import run_dinodeploy  # type: ignore[import-not-found]
+
+    seconds, peak = run_dinodeploy(["--version"])
+    assert 0.05 < seconds < 30
+    assert peak is None or 10 < peak < 300
+
+
+def test_one_record_and_a_table(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Export and cold start are stood in for: they are commands that other tests run."""
+    import shutil
+
+    spine: Any = importlib.import_module("spine")
+
+    def export(arch: str, recipe: str, bundle: Path) -> dict[str, float]:
+        shutil.copytree(tiny_bundle, bundle)
+        return {"seconds": 1.5, "peak_mib": 200.0, "weights_mib": 3.0}
+
+    monkeypatch.setattr(spine, "measure_export", export)
+    monkeypatch.setattr(spine, "measure_cold_start", lambda bundle, folder: {"seconds": 0.5})
+    path = tmp_path / "cpu_tiny.json"
+    options = ["--vs", "onnxruntime", "--batch", "1", "--imgsz", "32x48", "--rounds", "1", "--threads", "1"]
+    spine.main([*options, "--out", str(path)])
+    shown = capsys.readouterr().out
+    assert "export 1.5 s, peak 200 MiB" in shown
+    record = json.loads(path.read_text())
+    assert record["command"].startswith("benchmarks/spine.py --vs onnxruntime")
+    assert record["cold_start"] == {"seconds": 0.5}
+    table: Any = importlib.import_module("table")
+    table.main(tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + len(record["rows"]) == 4
+    assert len({line.count("|") for line in lines}) == 1
+    assert "(ours)" in lines[2]

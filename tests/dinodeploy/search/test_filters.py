@@ -1,0 +1,138 @@
+"""The filter language: what it means (asked of a real table), what it refuses, that nothing slips through."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dinodeploy.errors import MisuseError
+from dinodeploy.search.filters import Kind, contains_sql, filter_sql
+
+pa = pytest.importorskip("pyarrow")
+lance = pytest.importorskip("lance")
+
+KINDS: dict[str, Kind] = {
+    "id": "text",
+    "width": "integer",
+    "score": "real",
+    "ok": "boolean",
+    "taken on": "text",
+    'a "b"': "text",
+}
+ROWS: dict[str, list[Any]] = {
+    "id": ["a", "it's\\ \n😀", 'C%_"x', "ΟΔΟΣ"],
+    "width": [1, 640, None, 2**53 + 1],
+    "score": [0.5, -1e300, 3.0, None],
+    "ok": [True, False, None, True],
+    "taken on": ["2024-01-31", "2024-02-01", None, "2023-12-31"],
+    'a "b"': ["x", "y", "z", ""],
+}
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return lance.write_dataset(pa.table(ROWS), str(tmp_path_factory.mktemp("lance") / "t.lance"))
+
+
+def rows(table: Any, sql: str) -> list[int]:
+    ids = table.to_table(columns=["id"], filter=sql)["id"].to_pylist()
+    return [ROWS["id"].index(id_) for id_ in ids]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("width > 1", [1, 3]),
+        ("width>=640 AND ok = FALSE", [1]),
+        ("width = 9007199254740993", [3]),  # beyond what a real can tell apart
+        ("width > 1.5 and width < 1e4", [1]),
+        ("width < 99999999999999999999", [0, 1, 3]),
+        ("score > -1e999", [0, 1, 2]),
+        ("score = 3", [2]),
+        ("score < -.5 or score = +3.", [1, 2]),
+        ("width is null", [2]),
+        ("not (width is not null)", [2]),
+        ("width in (1, 640)", [0, 1]),
+        ("width not in (1)", [1, 3]),  # null is neither in nor out
+        ("width between 2 and 640 and ok = false or id = 'a'", [0, 1]),
+        ("width not between 2 and 640", [0, 3]),
+        ("id = 'it''s\\ \n😀'", [1]),
+        ("""id = "C%_""x\"""", [2]),
+        ("id like 'C%'", [2]),
+        ("id not like 'C%'", [0, 1, 3]),
+        ("\"taken on\" between '2024-01-01' and '2024-12-31'", [0, 1]),
+        ("`taken on` < '2024'", [3]),
+        ('"a ""b""" <> \'x\'', [1, 2, 3]),
+        ("not not ok = true", [0, 3]),
+        ("ok == true and (id = 'a' or id = 'b')", [0]),
+        ("id = ''' OR 1=1 --'", []),
+    ],
+)
+def test_what_it_means(table: Any, text: str, found: list[int]) -> None:
+    assert rows(table, filter_sql(text, KINDS)) == found
+
+
+@pytest.mark.parametrize(
+    ("word", "found"),
+    [("A", [0]), ("%", [2]), ("_", [2]), ("οδο", [3]), ("'S\\", [1]), ("😀", [1]), ("2024", []), ('"X', [2])],
+)
+def test_a_word_is_looked_for_as_it_stands(table: Any, word: str, found: list[int]) -> None:
+    assert rows(table, contains_sql(word, ["id"])) == found
+
+
+def test_a_word_is_looked_for_in_every_text_column(table: Any) -> None:
+    assert rows(table, contains_sql("2024", ["id", "taken on"])) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "got the end, wanted the name of a column"),
+        ("   ", "got the end"),
+        ("width >", "got the end, wanted a number, as 'width' is"),
+        ("width > 'a'", "got \"'a'\", wanted a number"),
+        ("width 5", "got '5', wanted =, =="),
+        ("width like '5'", "got \"like '5'\", wanted"),
+        ("width not 5", "got '5', wanted in, between"),
+        ("id = 5", "wanted a text in quotes, as 'id' is"),
+        ("id = x", "wanted a text in quotes"),
+        ("ok = 1", "wanted true or false"),
+        ("ok", "got the end, wanted ="),
+        ("1 = 1", "got '1 = 1', wanted the name of a column"),
+        ("height > 3", "there is no column 'height', only id, width"),
+        ("Width > 3", "there is no column 'Width'"),
+        ("width > 3; drop table images", "'; drop table images' cannot be read"),
+        ("width > 3 -- x", "'-- x' cannot be read"),
+        ("width > 3 union select 1", "got 'union select 1', wanted 'and', 'or' or the end"),
+        ("width > 3 or", "got the end, wanted the name of a column"),
+        ("(width > 3", "got the end, wanted ')'"),
+        ("width > 3)", "got ')', wanted 'and', 'or' or the end"),
+        ("width in ()", "got ')', wanted a number"),
+        ("width in (1 2)", "got '2)', wanted ',' or ')'"),
+        ("width in 1", "got '1', wanted '('"),
+        ("width is 5", "got '5', wanted 'null'"),
+        ("width between 1", "got the end, wanted 'and'"),
+        ("id = 'open", "cannot be read"),
+        ("width > 5px", "cannot be read"),
+        ("and > 3", "wanted the name of a column"),
+        ("(" * 80 + "width > 3", "write it flatter"),
+        ("not " * 5000 + "width > 3", "write it flatter"),
+    ],
+)
+def test_what_it_refuses(text: str, words: str) -> None:
+    with pytest.raises(MisuseError) as caught:
+        filter_sql(text, KINDS)
+    assert words in str(caught.value)
+
+
+def test_an_empty_word_is_refused() -> None:
+    with pytest.raises(MisuseError, match="empty"):
+        contains_sql("", ["id"])
+
+
+def test_a_column_cannot_break_out_of_its_name(tmp_path: Path) -> None:
+    name = "x = 1 OR id"
+    table = lance.write_dataset(pa.table({"id": ["a", "b"], name: ["1", "2"]}), str(tmp_path / "t.lance"))
+    assert table.count_rows(filter_sql(f"\"{name}\" = '1'", {name: "text"})) == 1

@@ -1,0 +1,304 @@
+"""Indexing and searching: the same answer as cosines written out, and nothing stale, damaged or foreign."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dinodeploy.errors import BundleError, MisuseError, OutputExistsError, TamperedError, UnavailableError
+from dinodeploy.search import Index, build_index
+from dinodeploy.search import approximate as approximates
+from tests.indexed import D, clustered, ranked, store_of, vectors_of
+from tests.stores import write_store
+
+pytest.importorskip("lance")
+
+ODD = ["line\nbreak.jpg", "it's 😀.png", 'quote ".jpg', "back\\slash.jpg", "%_.jpg", " ", "ΟΔΟΣ.jpg"]
+
+
+def found(index: Index, query: Any, k: int = 10, **options: Any) -> list[str]:
+    (hits,) = index.search(query, k, **options)
+    return [hit.id for hit in hits]
+
+
+@pytest.mark.parametrize("format", ["npy", "parquet", "lance", "safetensors", "npz"])
+def test_the_nearest_are_found_in_order(tmp_path: Path, format: str) -> None:
+    vectors = vectors_of(40)
+    ids = store_of(tmp_path / "s", vectors, [*ODD, *(f"p{n}" for n in range(33))], format=format)
+    manifest = build_index(tmp_path / "s")
+    assert (manifest.rows, manifest.dim, manifest.left_out, manifest.approximate) == (40, D, 0, None)
+    with Index.open(tmp_path / "s") as index:
+        for query in vectors_of(5, seed=1):
+            assert found(index, query, 40) == ranked(vectors, query, ids)
+        (hits,) = index.search(vectors[3] * 1e-30, 2)
+        assert (hits[0].rank, hits[0].id, hits[0].width, hits[0].height) == (1, ODD[3], 603, 400)
+        assert hits[0].cosine == pytest.approx(1, abs=1e-7)
+        assert [index.vector(name) @ vectors[n] > 0 for n, name in enumerate(ODD)] == [True] * len(ODD)
+        assert len(index) == 40
+        assert index.ids() == ids
+
+
+def test_several_questions_at_once_and_more_than_there_is(tmp_path: Path) -> None:
+    store_of(tmp_path / "s", vectors_of(3))
+    build_index(tmp_path / "s")
+    with Index.open(tmp_path / "s") as index:
+        answers = index.search(vectors_of(2, seed=5), 1000)
+        assert [len(hits) for hits in answers] == [3, 3]
+        assert index.search(np.zeros((0, D), np.float32)) == []
+
+
+def test_equal_pictures_stand_in_the_order_of_their_ids(tmp_path: Path) -> None:
+    """More of them than a search asks for at first, in an order of writing that is none of names."""
+    vectors = vectors_of(300)
+    equal = np.random.default_rng(2).permutation(300)[:150]
+    vectors[equal] = vectors[equal[0]]
+    ids = store_of(tmp_path / "s", vectors, shard_size=64)
+    build_index(tmp_path / "s")
+    with Index.open(tmp_path / "s") as index:
+        assert found(index, vectors[equal[0]], 5) == sorted(ids[n] for n in equal)[:5]
+        first = index.search(vectors[equal[0]], 200)
+        assert index.search(vectors[equal[0]], 200) == first
+
+
+def test_one_row_and_rows_without_direction(tmp_path: Path) -> None:
+    store_of(tmp_path / "one", vectors_of(1))
+    build_index(tmp_path / "one")
+    with Index.open(tmp_path / "one") as index:
+        assert found(index, vectors_of(1, seed=3)) == ["p0.jpg"]
+        assert found(index, vectors_of(1), without=["p0.jpg"]) == []
+    vectors = vectors_of(5)
+    vectors[2] = 0
+    store_of(tmp_path / "zero", vectors)
+    assert build_index(tmp_path / "zero").left_out == 1
+    with Index.open(tmp_path / "zero") as index:
+        assert "p2.jpg" not in found(index, vectors[1])
+        with pytest.raises(MisuseError, match="1 pictures have no direction"):
+            index.vector("p2.jpg")
+
+
+def test_a_store_with_nothing_to_find_is_refused(tmp_path: Path) -> None:
+    write_store(tmp_path / "empty", ["a", "b"], ["broken", "broken"])
+    store_of(tmp_path / "zeros", np.zeros((3, D), np.float32))
+    for name, words in (("empty", "holds no embedding"), ("zeros", "none of its 3 rows has a direction")):
+        with pytest.raises(MisuseError, match=words):
+            build_index(tmp_path / name)
+    with pytest.raises(BundleError, match=r"holds no embeddings\.json"):
+        build_index(tmp_path / "nowhere")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "zeros"]
+
+
+def test_only_vectors_can_be_indexed(tmp_path: Path) -> None:
+    rows = [{"cls": row, "patch": np.ones((2, 3, D), np.float32)} for row in vectors_of(2)]
+    write_store(tmp_path / "s", ["a", "b"], rows, outputs=("cls", "patch"))
+    with pytest.raises(MisuseError, match="wanted one vector a picture"):
+        build_index(tmp_path / "s", output="patch")
+    with pytest.raises(BundleError, match="no output 'pooled', only cls, patch"):
+        build_index(tmp_path / "s", output="pooled")
+
+
+def test_filters_and_metadata(tmp_path: Path) -> None:
+    vectors = vectors_of(20)
+    ids = store_of(tmp_path / "s", vectors)
+    lines = [f"{id_},{'odd' if n % 2 else 'Even'},{n}" for n, id_ in enumerate(ids[:15])]
+    (tmp_path / "m.csv").write_text("id,parity,number\n" + "\n".join([*lines, "zz,odd,1"]) + "\n")
+    manifest = build_index(tmp_path / "s", metadata=tmp_path / "m.csv")
+    assert manifest.metadata is not None
+    assert (manifest.metadata.matched, manifest.metadata.unmatched) == (15, 1)
+    query = vectors_of(1, seed=9)[0]
+    order = ranked(vectors, query, ids)
+    with Index.open(tmp_path / "s") as index:
+
+        def expect(wanted: list[str], **options: Any) -> None:
+            assert found(index, query, 20, **options) == [id_ for id_ in order if id_ in wanted]
+
+        expect(ids[1:15:2], filter="parity = 'odd'")
+        expect(ids[0:15:2], text="eVEN")
+        expect(["p1.jpg", *ids[10:20]], text="p1")
+        expect(ids[11:15:2], text="p1", filter="parity = 'odd' and width > 601")
+        expect(ids[15:], filter="number is null")
+        expect([], filter="width > 10000")
+        (hits,) = index.search(query, 20)
+        by_id = {hit.id: hit.metadata for hit in hits}
+        assert by_id["p3.jpg"] == {"parity": "odd", "number": 3}
+        assert by_id["p17.jpg"] == {"parity": None, "number": None}
+        with pytest.raises(MisuseError, match="no column 'colour', only id, width, height, parity, number"):
+            index.search(query, filter="colour = 'red'")
+
+
+def test_metadata_of_other_pictures_is_refused(tmp_path: Path) -> None:
+    store_of(tmp_path / "s", vectors_of(3))
+    (tmp_path / "m.csv").write_text("id,x\nphotos/p0.jpg,1\n")
+    with pytest.raises(MisuseError, match=r"'photos/p0\.jpg', wanted for instance 'p0\.jpg'"):
+        build_index(tmp_path / "s", metadata=tmp_path / "m.csv")
+    assert not list(tmp_path.glob("*.index"))
+
+
+@pytest.mark.parametrize(
+    ("vectors", "k", "words"),
+    [
+        (vectors_of(1), 0, "-k is 0; wanted at least 1"),
+        (vectors_of(1, dim=D + 1), 1, r"vectors are \[1, 13\]; wanted \[Q, 12\]"),
+        (np.zeros(D, np.float32), 1, "vector 0 is zero or not finite"),
+        (np.full(D, np.nan, np.float32), 1, "vector 0 is zero or not finite"),
+    ],
+)
+def test_senseless_questions_are_refused(tmp_path: Path, vectors: Any, k: int, words: str) -> None:
+    store_of(tmp_path / "s", vectors_of(2))
+    build_index(tmp_path / "s")
+    with Index.open(tmp_path / "s") as index, pytest.raises(MisuseError, match=words):
+        index.search(vectors, k)
+    with pytest.raises(MisuseError, match="closed"):
+        index.search(vectors_of(1))
+
+
+def test_lancedb_opens_it_as_its_own(tmp_path: Path) -> None:
+    lancedb = pytest.importorskip("lancedb")
+    vectors = vectors_of(9)
+    ids = store_of(tmp_path / "s", vectors)
+    build_index(tmp_path / "s")
+    table = lancedb.connect(tmp_path / "s.index").open_table("images")
+    rows = table.search(vectors[4], vector_column_name="vector").distance_type("cosine").limit(3).to_list()
+    assert [row["id"] for row in rows] == ranked(vectors, vectors[4], ids)[:3]
+
+
+# ---- stale, damaged, in the way ----------------------------------------------------------------
+
+
+def test_an_index_that_is_there_stays_unless_told(tmp_path: Path) -> None:
+    store_of(tmp_path / "s", vectors_of(3))
+    build_index(tmp_path / "s")
+    with pytest.raises(OutputExistsError, match="pass --overwrite"):
+        build_index(tmp_path / "s")
+    build_index(tmp_path / "s", overwrite=True)
+    (tmp_path / "s.index" / "mine.txt").write_text("x")
+    with pytest.raises(OutputExistsError, match="no index of ours, so it stays"):
+        build_index(tmp_path / "s", overwrite=True)
+
+
+def test_a_store_that_has_changed_is_refused(tmp_path: Path) -> None:
+    store_of(tmp_path / "s", vectors_of(3))
+    build_index(tmp_path / "s")
+    store_of(tmp_path / "s", vectors_of(3, seed=1), overwrite=True)
+    with pytest.raises(
+        TamperedError, match=r"has changed since it was indexed.*dinodeploy index .*--overwrite"
+    ):
+        Index.open(tmp_path / "s")
+    build_index(tmp_path / "s", overwrite=True)
+    Index.open(tmp_path / "s").close()
+
+
+def test_another_stores_index_is_refused(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        store_of(tmp_path / f"s{seed}", vectors_of(3, seed=seed))
+        build_index(tmp_path / f"s{seed}")
+    shutil.rmtree(tmp_path / "s1.index")
+    (tmp_path / "s0.index").rename(tmp_path / "s1.index")
+    with pytest.raises(TamperedError, match="has changed since"):
+        Index.open(tmp_path / "s1")
+    with pytest.raises(BundleError, match=r"has no index .* make one: dinodeploy index"):
+        Index.open(tmp_path / "s0")
+
+
+@pytest.mark.parametrize("harm", ["cut off", "emptied", "removed", "a bit turned"])
+def test_a_damaged_index_is_refused(tmp_path: Path, harm: str) -> None:
+    store_of(tmp_path / "s", vectors_of(50))
+    build_index(tmp_path / "s")
+    files = [path for path in sorted((tmp_path / "s.index").rglob("*")) if path.is_file()]
+    assert len(files) >= 4
+    for path in files:
+        whole = path.read_bytes()
+        if harm == "removed":
+            path.unlink()
+        else:
+            broken = {"cut off": whole[:-7], "emptied": b""}.get(harm) or bytes([whole[0] ^ 1]) + whole[1:]
+            path.write_bytes(b"" if harm == "emptied" else broken)
+        with pytest.raises(BundleError) as caught:
+            Index.open(tmp_path / "s")
+        assert "\n" not in str(caught.value)
+        path.write_bytes(whole)
+    Index.open(tmp_path / "s").close()
+
+
+def test_past_the_size_that_is_hashed_a_broken_table_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dinodeploy.search.index_manifest.HASHED_BYTES", 0)
+    store_of(tmp_path / "s", vectors_of(50))
+    build_index(tmp_path / "s")
+    for pattern in ("_versions/*.manifest", "data/*.lance"):
+        (path,) = (tmp_path / "s.index" / "images.lance").glob(pattern)
+        whole = path.read_bytes()
+        path.write_bytes(bytes(len(whole)))
+
+        def search() -> None:
+            with Index.open(tmp_path / "s") as index:
+                index.search(vectors_of(1))
+
+        with pytest.raises(BundleError) as caught:
+            search()
+        assert "\n" not in str(caught.value)
+        path.write_bytes(whole)
+
+
+def test_a_damaged_store_leaves_no_index(tmp_path: Path) -> None:
+    store_of(tmp_path / "s", vectors_of(20))
+    path = tmp_path / "s" / "img_emb" / "img_emb_00001.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(TamperedError, match=r"img_emb_00001\.npy"):
+        build_index(tmp_path / "s")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["s"]
+
+
+def test_without_lance_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store_of(tmp_path / "s", vectors_of(2))
+    build_index(tmp_path / "s")
+    monkeypatch.setattr("dinodeploy.search.table.importlib.util.find_spec", lambda name: None)
+    for refused in (Index.open, build_index):
+        with pytest.raises(UnavailableError, match=r"pip install 'dinodeploy\[search\]'"):
+            refused(tmp_path / "s")
+
+
+# ---- past 100,000 rows -------------------------------------------------------------------------
+
+
+def test_an_approximate_index_is_as_good_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = clustered(3000, 32, clusters=60)
+    monkeypatch.setattr(approximates, "_PARTITION", 100)
+    ids = store_of(tmp_path / "s", vectors, shard_size=1000)
+    how = build_index(tmp_path / "s", exact_below=1000).approximate
+    assert how is not None
+    assert (how.partitions, how.sub_vectors) == (30, 4)
+    assert how.nprobes < 30
+    assert how.recall >= approximates.TARGET
+    with Index.open(tmp_path / "s") as index:
+        queries = clustered(20, 32, clusters=60, seed=0)
+        truth = [ranked(vectors, query, ids)[:10] for query in queries]
+        shared = [set(found(index, q)) & set(t) for q, t in zip(queries, truth, strict=True)]
+        assert sum(map(len, shared)) / 200 >= 0.9
+        assert [found(index, q, exact=True) for q in queries] == truth
+        assert len(found(index, queries[0], 2500)) == 2500, "more than the partitions looked into may hold"
+        little = [id_ for id_ in ranked(vectors, queries[0], ids) if int(id_[1:-4]) < 12]
+        assert found(index, queries[0], filter="width < 612") == little[:10], "what is left is gone through"
+
+
+@pytest.mark.slow
+def test_ivf_pq_past_a_hundred_thousand_rows(tmp_path: Path) -> None:
+    vectors = clustered(110_000, 64, clusters=1500)
+    ids = store_of(tmp_path / "s", vectors, shard_size=20_000, format="npz")
+    how = build_index(tmp_path / "s").approximate
+    assert how is not None
+    assert how.recall >= approximates.TARGET
+    assert how.nprobes < how.partitions, "a search that looks everywhere is none"
+    rows = np.arange(0, 110_000, 2200)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    nearest = np.argsort(-(unit[rows] @ unit.T), axis=1)[:, :10]
+    with Index.open(tmp_path / "s") as index:
+        shared = [
+            len(set(found(index, vectors[row])) & {ids[n] for n in near})
+            for row, near in zip(rows, nearest, strict=True)
+        ]
+    assert sum(shared) / (10 * len(rows)) >= 0.93

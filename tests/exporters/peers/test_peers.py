@@ -1,0 +1,75 @@
+"""Peers run the bundle's own weights, or do not run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dinodeploy.bundle import GOLDEN_FILE, open_bundle
+from dinodeploy.errors import MisuseError, UnavailableError
+from dinodeploy.golden import load_golden
+from dinodeploy.manifest import ModelFacts
+from dinov3_ref.checkpoints import build_model, load_checkpoint, random_checkpoint, save_checkpoint
+from exporters.peers import PEERS, open_peer
+from exporters.peers.runners import TorchRunner
+from exporters.peers.weights import checkpoint_of
+from tests.photographs import pixels
+from tests.tiny import export_passing, tiny_config
+
+LIMIT = 5e-6  # relative error of CLS against the reference; measured 4e-7
+
+
+@pytest.mark.parametrize("name", [name for name in PEERS if name != "compile"])
+def test_the_same_model(name: str) -> None:
+    """RoPE's periods included: with transformers' and timm's own the error is a thousand times larger."""
+    checkpoint = random_checkpoint("vit_small")
+    runtime, forward = PEERS[name](checkpoint)
+    assert runtime.startswith(("torch ", f"{name} "))
+    x = pixels(["china", "coffee"], 64, 96)
+    got = TorchRunner(runtime, forward, 1).run(x.numpy())["cls"]
+    with torch.no_grad():
+        wanted = build_model(checkpoint)(x).numpy()
+    assert np.linalg.norm(got - wanted) / np.linalg.norm(wanted) <= LIMIT
+
+
+def test_the_bundles_own_weights(tmp_path: Path) -> None:
+    for seed, name in ((0, "right"), (1, "wrong")):
+        save_checkpoint(random_checkpoint(tiny_config(), seed), "official", tmp_path / f"{name}.pth")
+    bundle = export_passing(load_checkpoint(tmp_path / "right.pth"), tmp_path / "bundle")
+    runner = open_peer("torch", bundle.root, str(tmp_path / "right.pth"), threads=1)
+    case = load_golden(bundle.root / GOLDEN_FILE)[0]
+    np.testing.assert_allclose(runner.run(case.pixels)["cls"], case.outputs["cls"], rtol=1e-4, atol=1e-5)
+    runner.close()
+    with pytest.raises(
+        MisuseError, match=r"wrong\.pth is not what the bundle was made of: sha256 .*--checkpoint"
+    ):
+        open_peer("torch", bundle.root, str(tmp_path / "wrong.pth"), threads=1)
+    with pytest.raises(
+        MisuseError, match=r"need the weights that the bundle was made of .*--checkpoint FILE"
+    ):
+        checkpoint_of(open_bundle(bundle.root).manifest.model, None)
+
+
+def test_random_weights_are_drawn_again() -> None:
+    source = random_checkpoint("vit_small", 3)
+    facts = ModelFacts(
+        "vit_small", 384, 12, 6, 16, 4, "random", source.source, source.sha256, "random", None, "bf16"
+    )
+    assert checkpoint_of(facts, None).sha256 == source.sha256
+    with pytest.raises(MisuseError, match="is not what the bundle was made of"):
+        checkpoint_of(replace(facts, source="random:vit_small:seed4"), None)
+
+
+def test_a_missing_library_is_named(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    from exporters.peers import runners
+
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.setattr(runners, "checkpoint_of", lambda *_: random_checkpoint(tiny_config()))
+    with pytest.raises(UnavailableError, match=r"--vs timm needs timm, .*pip install timm"):
+        open_peer("timm", tiny_bundle, None, threads=1)
