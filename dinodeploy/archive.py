@@ -6,8 +6,10 @@ manifest, so no entry is larger than it says; every hash is checked; and only th
 
 from __future__ import annotations
 
+import errno
 import shutil
 import stat
+import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +35,16 @@ EXTRAS = {
 _DATE = (1980, 1, 1, 0, 0, 0)
 _CHUNK = 1 << 22
 _ENCRYPTED = 0x1
+# What zipfile raises on a damaged file, beside OSError for places before its beginning.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    struct.error,
+    EOFError,
+    ValueError,
+    OverflowError,
+    RuntimeError,
+)
 
 
 def pack(root: Path, target: Path, *, overwrite: bool = False) -> Path:
@@ -105,14 +117,9 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as file:
             yield file
-    except (
-        zipfile.BadZipFile,
-        zipfile.LargeZipFile,
-        NotImplementedError,
-        EOFError,
-        ValueError,
-        RuntimeError,
-    ) as error:
+    except (*_DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise  # a disk, and not a place in the file that cannot be
         raise BundleError(
             f"{path} is no archive of a bundle: {first_line(error)}; pack or copy it again"
         ) from error

@@ -121,19 +121,25 @@ def open_on(
         names = [name for name in candidate.needed_files if name not in verified]
         candidate.verify(names)
         verified.update(names)
-        facts = candidate.engine_facts
         try:
-            backend = open_backend(facts.backend, candidate.engine_path, build=facts.build, **options)
+            backend = open_candidate(candidate, **options)
         except UnavailableError as error:
             reasons.append(str(error))
             continue
-        try:
-            _check_origin(candidate, backend)
-        except TamperedError:
-            backend.close()
-            raise
         return candidate, backend, tuple(dict.fromkeys(reasons)) if _has_gpu() else ()
     raise UnavailableError("; ".join(dict.fromkeys(reasons)))
+
+
+def open_candidate(candidate: Bundle, **options: Any) -> Backend:
+    """Open one of `candidates`, whose files have been verified. Raises UnavailableError, TamperedError."""
+    facts = candidate.engine_facts
+    backend = open_backend(facts.backend, candidate.engine_path, build=facts.build, **options)
+    try:
+        _check_origin(candidate, backend)
+    except TamperedError:
+        backend.close()
+        raise
+    return backend
 
 
 def _has_gpu() -> bool:

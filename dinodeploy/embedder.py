@@ -28,6 +28,7 @@ from dinodeploy.golden import GoldenCase, at_size, load_golden
 from dinodeploy.images import open_image
 from dinodeploy.manifest import Manifest
 from dinodeploy.parity import Run, Verdict, judge
+from dinodeploy.pixels import as_pixels
 from dinodeploy.preprocess import Preprocess
 from dinodeploy.receipts import Receipt, find_receipt, make_receipt, save_receipt
 
@@ -41,7 +42,8 @@ BATCH_SIZE = 8
 class Embedder:
     """An opened bundle. Use `Embedder.open`; close it, or use it in a `with`.
 
-    `run` and `embed` may be called from several threads at once.
+    `run` and `embed` may be called from several threads at once; `close` when none of them is under way.
+    Its only threads are its runtime's. It does not survive a fork: open one in each process.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Embedder:
         self.backend = backend
         self.receipt = receipt
         self.passed_over = passed_over  # why no better engine runs
+        self._closed = False
         self.not_judged: tuple[str, ...] = ()  # sizes of golden cases that the engine was not built for
 
     @classmethod
@@ -128,21 +131,24 @@ class Embedder:
 
         `storage` is there if the model has such tokens, `layer_<i>` if it was exported with them, a head's
         outputs (`logits` [B,K], `segmentation` [B,K,H,W], `depth` [B,1,H,W] …) if there is a head. An engine
-        opened for CLS alone gives `cls`.
-        Raises MisuseError for another shape or dtype, or a size that is no multiple of the patch size.
+        opened for CLS alone gives `cls`. Pixels may be numpy's or anything that speaks DLPack in the
+        processor's memory (`pixels.py`): no copy is made.
+        Raises MisuseError for another shape or dtype, a size that is no multiple of the patch size, and
+        after `close`.
         """
-        array = np.asarray(pixels)
-        if array.dtype != np.float32:
-            raise MisuseError(f"pixels are {array.dtype}; wanted float32, normalised")
-        if array.ndim != 4 or array.shape[1] != 3 or array.shape[0] < 1:
-            raise MisuseError(f"pixels have shape {list(array.shape)}; wanted [B,3,H,W] with B >= 1")
-        patch = self.manifest.model.patch_size
-        height, width = array.shape[2:]
-        if height % patch or width % patch or not height or not width:
-            raise MisuseError(
-                f"pixels are {height}x{width}; wanted multiples of the patch size {patch}: resize or pad"
-            )
-        return self.backend.run(np.ascontiguousarray(array))
+        array = as_pixels(pixels, self.manifest.model.patch_size)
+        if self._closed:
+            raise MisuseError("the embedder is closed; open it again")
+        return self.backend.run(array)
+
+    def warm_up(self, *sizes: int | tuple[int, int], batch_size: int = 1) -> None:
+        """Run nothing of use at each input size, H or (H, W); the bundle's own by default.
+
+        Engines take memory, choose kernels or build for a size when they first meet it. Raises as `run`.
+        """
+        for size in sizes or (None,):
+            steps = self.preprocess_for(size)
+            self.run(np.zeros((batch_size, 3, steps.height, steps.width), np.float32))
 
     def embed(
         self,
@@ -197,7 +203,10 @@ class Embedder:
         return fitting
 
     def close(self) -> None:
-        self.backend.close()
+        """Give back what the engine holds, once no call is under way. Twice does no harm."""
+        if not self._closed:
+            self._closed = True
+            self.backend.close()
 
     def __enter__(self) -> Embedder:
         return self

@@ -5,12 +5,14 @@
     │   ├── OutputExistsError    2  the output is there already and --overwrite was not given
     │   └── OutsideProfileError  2  an input that the engine was not built for
     ├── ImageError               2  one image cannot be read (`embed` quarantines it and ends in 5)
+    │   └── PictureTooLargeError 2  it has more pixels than are let through
     ├── BundleError              2  not a bundle, or a file of it is missing or malformed
     │   └── TamperedError        2  a file of a bundle is not the one that was exported
     ├── JudgementError           1  judged, and failed: the engine is not the model
     ├── ExportError              3  the graph or the engine could not be made
     │   └── LintError            3  the graph breaks a rule that some runtime relies on
     └── UnavailableError         4  this machine can't: missing package, device or version
+        └── BusyError            4  not now: as much is waiting already as may wait
 
 A message is one line and says what, got, wanted, mend. `dinov3_ref.errors` keeps a tree of its own
 (a reference model knows nothing of deployment); the CLI treats any exception that carries an
@@ -19,16 +21,35 @@ A message is one line and says what, got, wanted, mend. `dinov3_ref.errors` keep
 
 from __future__ import annotations
 
+_HEAD, _TAIL = 1500, 400  # characters of an endless message that are kept
+
 
 def first_line(error: BaseException) -> str:
     """What somebody else's exception says, as one line; its class where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def one_line(text: str) -> str:
+    """`text` without line breaks; what a terminal would obey or cannot show, as escapes; its middle cut out
+    where it is endless.
+
+    Messages quote foreign files, whose names and fields may hold anything.
+    """
+    joined = " ".join(text.splitlines())
+    if not joined.isprintable():
+        joined = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in joined)
+    if len(joined) <= _HEAD + _TAIL:
+        return joined
+    return f"{joined[:_HEAD]} … {joined[-_TAIL:]}"  # what is wrong, and what mends it
+
+
 class DinodeployError(Exception):
     """Base of all errors a user can cause or meet."""
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class MisuseError(DinodeployError):
@@ -45,6 +66,10 @@ class OutsideProfileError(MisuseError):
 
 class ImageError(DinodeployError):
     """One image cannot be read as a picture."""
+
+
+class PictureTooLargeError(ImageError):
+    """A picture has more pixels than the limit; it was not decoded."""
 
 
 class BundleError(DinodeployError):
@@ -75,3 +100,7 @@ class UnavailableError(DinodeployError):
     """This machine can't do it: a package, a device or a version is missing."""
 
     exit_code = 4
+
+
+class BusyError(UnavailableError):
+    """As much is waiting already as may wait; the same again later may do."""

@@ -26,10 +26,11 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 from PIL import Image
 
-from dinodeploy.errors import ImageError
+from dinodeploy.errors import ImageError, PictureTooLargeError
 from dinodeploy.regular import open_regular
 
 T = TypeVar("T")
+ScaleFor = Callable[[int, int], int]  # width and height of an upright picture -> 1, 2, 4 or 8
 Source = str | Path | bytes | Image.Image | np.ndarray[Any, Any]
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs: a quarter of a gigabyte in RGB
@@ -40,7 +41,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF
 
 _MAGIC = 16  # bytes that Pillow's decoders recognise a file by
 
+_REDUCIBLE = ("JPEG", "MPO")
 _ORIENTATION = 0x0112  # EXIF tag
+_SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange width and height
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -56,32 +59,51 @@ def open_image(source: Source, *, max_pixels: int | None = MAX_PIXELS) -> Image.
     """A file, its bytes, a Pillow image or a uint8 array [H, W, 3 | 4] or [H, W] -> Pillow image, mode RGB.
 
     max_pixels: width x height above which a picture is refused before it is decoded; None for no limit.
-    Raises ImageError.
+    Raises ImageError; past `max_pixels`, PictureTooLargeError.
+    """
+    return open_reduced(source, _whole, max_pixels=max_pixels)[0]
+
+
+def open_reduced(
+    source: Source, scale_for: ScaleFor, *, max_pixels: int | None = MAX_PIXELS
+) -> tuple[Image.Image, tuple[int, int]]:
+    """The same, and its own width and height; a JPEG file may come smaller, by what `scale_for` says.
+
+    Its decoder then leaves out the finest part of the cosine transform, which saves most of the time. It
+    stays whole where the scale does not divide its sides, and where it is neither grey nor YCbCr.
     """
     if isinstance(source, (str, Path)):
-        return _open_file(Path(source), max_pixels)
+        return _open_file(Path(source), max_pixels, scale_for)
     if isinstance(source, bytes):
-        return _read(io.BytesIO(source), "bytes", len(source), max_pixels)
+        return _read(io.BytesIO(source), "bytes", len(source), max_pixels, scale_for)
     if isinstance(source, np.ndarray):
-        return _finish(_from_array(source), "array", max_pixels)
+        return _finish(_from_array(source), "array", max_pixels, _whole)
     if isinstance(source, Image.Image):
-        return _finish(source, "image", max_pixels)
+        return _finish(source, "image", max_pixels, _whole)  # reducing would change the caller's
     raise ImageError(f"got {type(source).__name__}, wanted a path, bytes, a Pillow image or a uint8 array")
 
 
-def _open_file(path: Path, max_pixels: int | None) -> Image.Image:
+def _whole(width: int, height: int) -> int:
+    return 1
+
+
+def _open_file(
+    path: Path, max_pixels: int | None, scale_for: ScaleFor
+) -> tuple[Image.Image, tuple[int, int]]:
     where = repr(str(path))  # a name with a line break stays one line
     try:
         with open_regular(path) as file:
-            return _read(file, where, os.fstat(file.fileno()).st_size, max_pixels)
+            return _read(file, where, os.fstat(file.fileno()).st_size, max_pixels, scale_for)
     except OSError as error:
         raise ImageError(f"{where}: cannot be opened: {_reason(error)}") from error
 
 
-def _read(file: BinaryIO, where: str, size: int, max_pixels: int | None) -> Image.Image:
+def _read(
+    file: BinaryIO, where: str, size: int, max_pixels: int | None, scale_for: ScaleFor
+) -> tuple[Image.Image, tuple[int, int]]:
     if size == 0:
         raise ImageError(f"{where}: the file is empty")
-    return _finish(_identify(file, where), where, max_pixels)
+    return _finish(_identify(file, where), where, max_pixels, scale_for)
 
 
 def _identify(file: BinaryIO, where: str) -> Image.Image:
@@ -107,22 +129,37 @@ def _accepts(accept: Callable[[bytes], bool | str] | None, prefix: bytes) -> boo
         return False
 
 
-def _finish(image: Image.Image, where: str, max_pixels: int | None) -> Image.Image:
-    """Check the size, decode, turn upright, make RGB."""
+def _finish(
+    image: Image.Image, where: str, max_pixels: int | None, scale_for: ScaleFor
+) -> tuple[Image.Image, tuple[int, int]]:
+    """Check the size, decode, turn upright, make RGB; and the upright size before any reduction."""
     width, height = image.size
     if width < 1 or height < 1:
         raise ImageError(f"{where}: got {width}x{height} pixels, wanted at least one")
     if max_pixels is not None and width * height > max_pixels:
-        raise ImageError(
+        raise PictureTooLargeError(
             f"{where}: got {width}x{height} pixels, wanted at most {max_pixels}; shrink it first"
         )
+    if image.format in _REDUCIBLE and image.mode in ("L", "RGB"):
+        _guard(partial(_reduce, image, scale_for), where)
     _guard(image.load, where)  # before the orientation: TIFF turns itself, PNG may keep its EXIF at the end
     turn = _TURNS.get(_orientation(image))
     rgb = _guard(partial(_to_rgb, image), where)
     if turn is not None:
         rgb = rgb.transpose(turn)
         rgb.info = {}  # its EXIF would turn the picture once more when it is opened again
-    return rgb
+    if (width > height) != (rgb.width > rgb.height):
+        width, height = height, width
+    return rgb, (width, height)
+
+
+def _reduce(image: Image.Image, scale_for: ScaleFor) -> None:
+    """Have a JPEG decoded at 1/scale, if it divides both sides: otherwise the picture would be stretched."""
+    width, height = image.size
+    lies = _orientation(image) in _SIDEWAYS
+    scale = scale_for(height, width) if lies else scale_for(width, height)
+    if scale > 1 and width % scale == 0 and height % scale == 0:
+        image.draft(None, (width // scale, height // scale))
 
 
 def _guard(step: Callable[[], T], where: str) -> T:

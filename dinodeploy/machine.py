@@ -34,29 +34,37 @@ _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CUdevice_attribute in cuda.h
 _NAME_BYTES = 256
 
 
-@functools.cache
-def cpu_name() -> str:
-    """Architecture, model and the instruction sets that matter, e.g. `x86_64 AMD EPYC [avx2 avx512f]`."""
-    model = _cpuinfo().get("model name") or platform.processor() or "unknown CPU"
-    flags = " ".join(cpu_flags())
-    return f"{platform.machine()} {model}" + (f" [{flags}]" if flags else "")
+@dataclass(frozen=True)
+class Cpu:
+    """The processor, as the kernel tells it."""
+
+    model: str  # "AMD EPYC 9654"; of an Arm core often unknown
+    features: frozenset[str] | None  # the kernel's words; None where it tells none
 
 
-def cpu_flags() -> tuple[str, ...]:
-    """The instruction sets that matter, of those this CPU has; none where the system does not tell."""
-    fields = _cpuinfo()
-    present = set((fields.get("flags") or fields.get("features") or "").split())
-    return tuple(flag for flag in _KERNEL_FLAGS if flag in present)
-
-
-def _cpuinfo() -> dict[str, str]:
-    """What the system tells of its first CPU."""
+def find_cpu() -> Cpu:
+    """Model and instruction sets of this machine's first core."""
     fields: dict[str, str] = {}
     if _CPUINFO.exists():
         for line in _CPUINFO.read_text(errors="replace").splitlines():
             key, _, value = line.partition(":")
             fields.setdefault(key.strip().lower(), value.strip())
-    return fields
+    listed = fields.get("flags") or fields.get("features")
+    model = fields.get("model name") or platform.processor() or "unknown CPU"
+    return Cpu(model, frozenset(listed.split()) if listed else None)
+
+
+@functools.cache
+def cpu_name() -> str:
+    """Architecture, model and the instruction sets that matter, e.g. `x86_64 AMD EPYC [avx2 avx512f]`."""
+    flags = " ".join(cpu_flags())
+    return f"{platform.machine()} {find_cpu().model}" + (f" [{flags}]" if flags else "")
+
+
+def cpu_flags() -> tuple[str, ...]:
+    """The instruction sets that matter, of those this CPU has; none where the system does not tell."""
+    present = find_cpu().features or frozenset()
+    return tuple(flag for flag in _KERNEL_FLAGS if flag in present)
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,7 @@ def _load_driver() -> Any:
         return ctypes.CDLL(_DRIVER_LIBRARY)
     except OSError as error:
         raise UnavailableError(
-            f"no NVIDIA driver here ({_DRIVER_LIBRARY} cannot be loaded): go to a machine with a GPU, or run "
+            f"no NVIDIA driver here ({_DRIVER_LIBRARY} cannot be loaded); go to a machine with a GPU, or run "
             "the bundle with --device cpu"
         ) from error
 

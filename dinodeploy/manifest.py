@@ -40,16 +40,16 @@ class ModelFacts:
 
     arch: str
     embed_dim: int
-    depth: int
-    num_heads: int
-    patch_size: int
+    depth: int  # what `layers` counts: blocks of a ViT, stages of a ConvNeXt
+    num_heads: int  # 0 where there is no attention
+    patch_size: int  # pixels from one patch token to the next: a ConvNeXt's stride
     storage_tokens: int
     weights: Literal["file", "hub", "random", "memory"]  # random: for trying things, never for use
     source: str  # file name or hub id
     sha256: str  # of the source checkpoint
     layout: str
     dataset: str | None
-    rope_periods: Literal["bf16", "fp32"]
+    rope_periods: Literal["bf16", "fp32"] | None  # None: no RoPE
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class GraphFacts:
     dialect: str
     opset: int
     folds: tuple[str, ...]
-    layers: tuple[int, ...]  # blocks whose patch maps are outputs too
+    layers: tuple[int, ...]  # blocks or stages whose patch maps are outputs too
     overrides: tuple[str, ...] = ()  # PATTERN=TYPE, as given
     given_back: tuple[str, ...] = ()  # groups of layers that an 8-bit recipe runs in 16 bits
     calibration_pictures: int = 0
@@ -219,6 +219,8 @@ def _as_sealed(whole: dict[str, Any]) -> dict[str, Any]:
 def _without_defaults(preprocess: dict[str, Any]) -> dict[str, Any]:
     if preprocess["max_patches"] == MAX_PATCHES:
         del preprocess["max_patches"]
+    if preprocess["jpeg"] == "whole":
+        del preprocess["jpeg"]
     return preprocess
 
 

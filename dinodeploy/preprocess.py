@@ -59,6 +59,12 @@ PRESETS: dict[str, Steps] = {
     "keep-aspect": Steps("keep-aspect", "bilinear", "uint8", 256),
 }
 
+# How much a JPEG must still shrink after its decoder has reduced it. From here on 99.9 % of pixels stay
+# within one grey level where colours are stored at full resolution. Where they are stored at half, as is
+# usual, it is three: saturated colours differ however much is left. See tests/dinodeploy/test_preprocess.py.
+REDUCED_LEFT = 6
+SCALES = (8, 4, 2)  # that a JPEG decoder has
+
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -68,6 +74,7 @@ class Preprocess:
 
     height, width: of the model's input in pixels; for "keep-aspect" both are the short side's target.
     mean, std: of RGB in 0..1. max_patches: what a keep-aspect picture may have; larger ones are shrunk to it.
+    jpeg: whether a much larger JPEG may be decoded at a reduced scale (`jpeg_scale`), or comes whole.
     """
 
     preset: str
@@ -77,12 +84,15 @@ class Preprocess:
     std: Triple
     patch_size: int = 16
     max_patches: int = MAX_PATCHES
+    jpeg: Literal["whole", "reduced"] = "whole"
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise MisuseError(f"preprocessing {self.preset!r} is unknown; use one of {', '.join(PRESETS)}")
         if type(self.patch_size) is not int or self.patch_size < 1:
             raise MisuseError(f"patch size: got {self.patch_size!r}, wanted a positive number of pixels")
+        if self.jpeg not in ("whole", "reduced"):
+            raise MisuseError(f"jpeg: got {self.jpeg!r}, wanted whole or reduced")
         if type(self.max_patches) is not int or self.max_patches < 1:
             raise MisuseError(f"max patches: got {self.max_patches!r}, wanted at least 1")
         _check_side("height", self.height, self.patch_size)
@@ -129,6 +139,18 @@ class Preprocess:
         top, left = round((full_height - self.height) / 2), round((full_width - self.width) / 2)
         across, down = width / full_width, height / full_height
         return left * across, top * down, (left + self.width) * across, (top + self.height) * down
+
+    def jpeg_scale(self, width: int, height: int) -> int:
+        """By how much a JPEG of that size may be reduced while it is decoded: 1, 2, 4 or 8."""
+        if self.jpeg == "whole":
+            return 1
+        target_height, target_width = self.target_size(width, height)
+        if self.steps.fit == "short-side-crop":
+            side = max(target_height, target_width) * self.steps.resize_ratio
+            shrinks = float(min(width, height) / side)
+        else:
+            shrinks = min(width / target_width, height / target_height)
+        return next((scale for scale in SCALES if shrinks >= REDUCED_LEFT * scale), 1)
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
         """RGB picture of any size -> float32 [3, H, W], C-contiguous, normalised."""

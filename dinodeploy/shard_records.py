@@ -89,5 +89,5 @@ def count_records(out: Path) -> int:
 def _size(path: Path) -> int | None:
     try:
         return path.stat().st_size
-    except OSError:
+    except (OSError, ValueError):  # a damaged record may list what is no file name
         return None

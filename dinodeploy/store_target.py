@@ -81,7 +81,7 @@ def _differences(manifest: StoreManifest, plan: Plan) -> str:
         shard_size=manifest.plan.shard_size,
         outputs=tuple(manifest.outputs),
         format=manifest.format,
-        dtype=dtypes.pop(),
+        dtype=dtypes.pop() if dtypes else plan.dtype,
         batch=plan.batch,
         fingerprint=manifest.fingerprint,
     )

@@ -11,7 +11,10 @@ Shapes: N rows of the store, n rows of a shard, h, w patch grid, D dimension.
 
 from __future__ import annotations
 
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +33,21 @@ Float = NDArray[np.float32]
 _NO_SIZES: Int = np.zeros((0, 2), np.int32)
 
 # What numpy, zipfile, pyarrow and Lance raise on a damaged file (ArrowInvalid is a ValueError).
-_DAMAGE = (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile)
+_DAMAGE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    EOFError,
+    RuntimeError,  # an encrypted or compressed member
+    ArithmeticError,
+    MemoryError,  # a header that promises more than there is
+    SyntaxError,  # numpy reads headers as Python's literals
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+)
 
 
 @dataclass(frozen=True)

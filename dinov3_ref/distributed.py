@@ -1,6 +1,6 @@
 """Collectives of the default process group; in one process each is the identity.
 
-Shapes: W ranks, B rows on one rank, every rank the same B where rows are gathered.
+Shapes: W ranks, B rows on one rank, every rank the same B unless said otherwise.
 """
 
 from __future__ import annotations
@@ -64,6 +64,18 @@ class _GatherRows(torch.autograd.Function):
 def gather_rows(x: Tensor) -> Tensor:
     """[B, ...] of each rank -> [W·B, ...] in rank order on every rank, with gradient."""
     return _GatherRows.apply(x) if _is_distributed() else x
+
+
+@torch.no_grad()
+def gather_shares(x: Tensor) -> Tensor:
+    """[B, ...] of each rank, B its own -> all rows in rank order on every rank, without gradient."""
+    if not _is_distributed():
+        return x
+    counts = gather_rows(torch.tensor([len(x)], device=x.device)).tolist()
+    padded = x.new_zeros(max(counts), *x.shape[1:])
+    padded[: len(x)] = x
+    parts = gather_rows(padded).split(max(counts))
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
 def whole(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dinodeploy.errors import MisuseError
 from dinov3_ref.checkpoints import build_model, load_checkpoint
-from dinov3_ref.models import attention_maps
+from dinov3_ref.models import DinoVisionTransformer, attention_maps
 
 Floats = NDArray[np.float32]
 
@@ -22,6 +22,8 @@ def reference_attention(checkpoint: Path, layer: int = -1) -> Callable[[Floats],
     Raises MisuseError for a block that does not exist, and as `load_checkpoint`.
     """
     model = build_model(load_checkpoint(checkpoint))
+    if not isinstance(model, DinoVisionTransformer):
+        raise MisuseError(f"{checkpoint} is a ConvNeXt, which has no attention; take a ViT's checkpoint")
     if not -model.n_blocks <= layer < model.n_blocks:
         raise MisuseError(f"--layer {layer} does not exist; the model has blocks 0..{model.n_blocks - 1}")
 

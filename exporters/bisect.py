@@ -42,6 +42,11 @@ def bisect_bundle(bundle: Bundle, *, threads: int | None = None) -> Bisection:
             f"--bisect opens ONNX graphs, {bundle.engine_path} is an engine of "
             f"{bundle.engine_facts.backend}; name the bundle's .onnx file instead"
         )
+    if not bundle.manifest.model.num_heads:
+        raise MisuseError(
+            f"--bisect follows a ViT's stream of tokens, which {bundle.manifest.model.arch} does not have; "
+            "export it with --layers 0,1,2,3, and check judges every stage by itself"
+        )
     case, trace = _traced_case(bundle)
     names, outputs = _run_tapped(bundle, case.pixels[:1], threads)
     stream = np.stack([_at_tokens(outputs[name], trace, name) for name in names])

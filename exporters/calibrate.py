@@ -1,4 +1,4 @@
-"""What every linear layer of the reference takes in and puts out on the golden photographs.
+"""What every linear layer and convolution of the reference takes in and puts out on the golden photographs.
 
 A 16-bit recipe needs to know where values come near the end of its type (`recipes.py`).
 """
@@ -14,32 +14,37 @@ from typing import Any
 from torch import Tensor, nn
 
 from dinov3_ref.layers import LayerScale
-from dinov3_ref.models import DinoVisionTransformer
+from dinov3_ref.models import Backbone, ConvNeXt, named_blocks
+from dinov3_ref.models.convnext import Block
 
 
 @dataclass(frozen=True)
 class LinearRange:
-    """Largest magnitudes seen at one linear layer of the exported graph."""
+    """Largest magnitudes seen at one linear layer, or one convolution, of the exported graph."""
 
     largest_input: float
     largest_output: float
 
 
 @contextmanager
-def watch_linears(model: DinoVisionTransformer) -> Iterator[dict[str, LinearRange]]:
+def watch_linears(model: Backbone) -> Iterator[dict[str, LinearRange]]:
     """While open, every forward of `model` widens the ranges; keys are module paths in the twin.
 
-    q, k and v stand for the thirds of qkv; proj, fc2 and w3 are seen after LayerScale where that is larger,
-    because it is folded into them.
+    q, k and v stand for the thirds of qkv; proj, fc2, w3 and pwconv2 are seen after LayerScale where that is
+    larger, because it is folded into them.
     """
     ranges: dict[str, LinearRange] = {}
     handles = []
-    for index, block in enumerate(model.blocks):
+    for path, block in named_blocks(model):
         for name, module in block.named_modules():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear | nn.Conv2d):
                 gain = partial(_largest_gain, block, name)
-                hook = _hook(ranges, f"blocks.{index}.{name}", gain)
+                hook = _hook(ranges, f"{path}.{name}", gain)
                 handles.append(module.register_forward_hook(hook))
+    if isinstance(model, ConvNeXt):
+        for name, module in model.downsample_layers.named_modules(prefix="downsample_layers"):
+            if isinstance(module, nn.Conv2d):
+                handles.append(module.register_forward_hook(_hook(ranges, name, lambda: 1.0)))
     try:
         yield ranges
     finally:
@@ -48,6 +53,8 @@ def watch_linears(model: DinoVisionTransformer) -> Iterator[dict[str, LinearRang
 
 
 def _largest_gain(block: nn.Module, name: str) -> float:
+    if isinstance(block, Block):
+        return max(1.0, _largest(block.gamma)) if name == "pwconv2" and block.gamma is not None else 1.0
     scale = {"attn.proj": "ls1", "mlp.fc2": "ls2", "mlp.w3": "ls2"}.get(name)
     module = getattr(block, scale) if scale else None
     return max(1.0, _largest(module.gamma)) if isinstance(module, LayerScale) else 1.0
@@ -59,7 +66,8 @@ def _hook(ranges: dict[str, LinearRange], path: str, gain: Callable[[], float]) 
 
     def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         largest_in, largest_gain = _largest(inputs[0]), gain()
-        for name, part in zip(names, output.chunk(len(names), dim=-1), strict=True):
+        parts = output.chunk(len(names), dim=-1) if len(names) > 1 else (output,)
+        for name, part in zip(names, parts, strict=True):
             seen = ranges.get(name, LinearRange(0.0, 0.0))
             ranges[name] = LinearRange(
                 max(seen.largest_input, largest_in), max(seen.largest_output, largest_gain * _largest(part))

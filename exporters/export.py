@@ -18,12 +18,12 @@ from torch import Tensor
 from dinodeploy.atomic import begin_directory, commit_directory
 from dinodeploy.bundle import Bundle, open_bundle
 from dinodeploy.errors import MisuseError
-from dinodeploy.manifest import ModelFacts
+from dinodeploy.manifest import WEIGHTS_LICENCE, ModelFacts
 from dinodeploy.preprocess import Preprocess
 from dinodeploy.receipts import Receipt
-from dinov3_ref.checkpoints import NORMALIZATION, Checkpoint, build_model, normalization
+from dinov3_ref.checkpoints import META_LICENCE, NORMALIZATION, Checkpoint, build_model, normalization
 from dinov3_ref.heads import LoadedHead, layers_of
-from dinov3_ref.models import DinoVisionTransformer
+from dinov3_ref.models import Backbone, ConvNeXt, ConvNeXtConfig
 from exporters.fold import FOLDS
 from exporters.heads import attach_head, check_fits
 from exporters.options import ExportOptions
@@ -56,32 +56,50 @@ def export_checkpoint(
     Raises MisuseError for an unknown `dataset`, and as `export_model`.
     """
     checkpoint, assumed = _settle_dataset(checkpoint, dataset, weights)
+    if isinstance(checkpoint.config, ConvNeXtConfig) and rope_periods != "bf16":
+        assumed = (*assumed, "a ConvNeXt has no RoPE: --rope-periods changes nothing")
     mean, std = normalization(checkpoint)
     config = checkpoint.config
-    preprocess = Preprocess.from_preset(options.preset, options.imgsz, mean, std, config.patch_size)
+    preprocess = Preprocess.from_preset(options.preset, options.imgsz, mean, std, config.stride)
     facts = ModelFacts(
         arch=checkpoint.arch,
         embed_dim=config.embed_dim,
         depth=config.depth,
         num_heads=config.num_heads,
-        patch_size=config.patch_size,
+        patch_size=config.stride,
         storage_tokens=config.n_storage_tokens,
         weights=weights,  # type: ignore[arg-type]
         source=Path(checkpoint.source).name if weights == "file" else checkpoint.source,
         sha256=checkpoint.sha256,
         layout=checkpoint.layout,
         dataset=checkpoint.dataset,
-        rope_periods=rope_periods,  # type: ignore[arg-type]
+        rope_periods=None if isinstance(config, ConvNeXtConfig) else rope_periods,  # type: ignore[arg-type]
     )
     refuse_existing(out, options.overwrite)
     say("building the reference model")
-    # calibrating 8 bits runs the model too often to read every block anew each time
-    state = None if RECIPES[options.recipe].quantized else checkpoint.state
+    # calibrating 8 bits runs the model too often to read every block anew each time; ConvNeXts are small
+    whole = RECIPES[options.recipe].quantized or isinstance(config, ConvNeXtConfig)
+    state = None if whole else checkpoint.state
     model = build_model(checkpoint) if state is None else hollow_model(checkpoint)
     bundle, receipt, notes = export_model(
-        model, facts, preprocess, out, options, head=head, say=say, state=state
+        model,
+        facts,
+        preprocess,
+        out,
+        options,
+        head=head,
+        licence=_licence(checkpoint),
+        say=say,
+        state=state,
     )
     return bundle, receipt, (*checkpoint.notes, *assumed, *notes)
+
+
+def _licence(checkpoint: Checkpoint) -> str:
+    """What the bundle says of its weights: Meta's licence, unless a file beside them names another."""
+    if checkpoint.licence in (None, META_LICENCE):
+        return WEIGHTS_LICENCE
+    return f"The weights are under {checkpoint.licence}, as the config.json beside them says."
 
 
 def _settle_dataset(
@@ -103,13 +121,14 @@ def _settle_dataset(
 
 
 def export_model(
-    model: DinoVisionTransformer,
+    model: Backbone,
     facts: ModelFacts,
     preprocess: Preprocess,
     out: Path,
     options: ExportOptions,
     *,
     head: LoadedHead | None = None,
+    licence: str = WEIGHTS_LICENCE,
     say: Say = lambda _: None,
     state: Mapping[str, Tensor] | None = None,
 ) -> tuple[Bundle, Receipt, tuple[str, ...]]:
@@ -124,13 +143,16 @@ def export_model(
     """
     for layer in options.layers:
         if not 0 <= layer < model.n_blocks:
-            raise MisuseError(f"layer {layer} does not exist; the model has blocks 0..{model.n_blocks - 1}")
+            kind = "stages" if isinstance(model, ConvNeXt) else "blocks"
+            raise MisuseError(f"layer {layer} does not exist; the model has {kind} 0..{model.n_blocks - 1}")
+    if options.attention and isinstance(model, ConvNeXt):
+        raise MisuseError("--attention: a ConvNeXt has no attention; leave it out")
     fits = check_fits(head, facts) if head is not None else ()
     refuse_existing(out, options.overwrite)
     staging = begin_directory(out)
     try:
         manifest, notes = write_bundle(
-            model, facts, preprocess, staging, _with_layers(options, head), say, state
+            model, facts, preprocess, staging, _with_layers(options, head), licence, say, state
         )
         if head is not None:
             say("adding the head")

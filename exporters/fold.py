@@ -5,7 +5,7 @@ functions, each making one tensor when the writer asks for it. Weights are there
 
 A fold moves a constant into the weights before it; each is proven by parity and can be left out:
 
-    layerscale   gamma of LayerScale into the rows (and bias) of the projection before it
+    layerscale   gamma of LayerScale into the rows (and bias) of the projection before it; a ConvNeXt's too
     qkv_bias     the mask of q, k and v biases into the biases; a bias that is all zeros is dropped
     q_scale      head_dim^-0.5 into q's weights (RoPE is linear, so it commutes)
 
@@ -29,7 +29,9 @@ from dinov3_ref.layers import (
     SelfAttention,
     SwiGLUFFN,
 )
-from dinov3_ref.models import DinoVisionTransformer
+from dinov3_ref.models import Backbone, ConvNeXt
+from dinov3_ref.models.convnext import Block
+from exporters.channels_last import ChannelsLastConvNeXt
 from exporters.seams import SeamAttention, SeamRope
 from exporters.trace import count_prefix
 
@@ -42,10 +44,10 @@ LAST_LINEAR: dict[type[nn.Module], str] = {SeamAttention: "proj", Mlp: "fc2", Sw
 
 
 def make_twin(
-    model: DinoVisionTransformer,
+    model: Backbone,
     folds: Collection[str] = FOLDS,
     state: Mapping[str, Tensor] | None = None,
-) -> tuple[DinoVisionTransformer, Weights]:
+) -> tuple[Backbone, Weights]:
     """A meta-device twin of `model` in eval mode, and the table of its weights by name.
 
     `state` holds the weights where the model does not (`stream.py`); they are widened to fp32 one by one.
@@ -61,6 +63,11 @@ def make_twin(
         weights = {name: partial(_identity, tensor) for name, tensor in model.state_dict().items()}
     else:
         weights = {name: tensor.float for name, tensor in state.items()}
+    if isinstance(twin, ConvNeXt):
+        if "layerscale" in folds:
+            _fold_gammas(twin, weights)
+        return ChannelsLastConvNeXt(twin), weights
+    assert not isinstance(model, ConvNeXt)
     if isinstance(twin.rope_embed, RopePositionEmbedding):
         if twin.rope_embed.dtype != torch.float32:
             raise ExportError(
@@ -80,7 +87,12 @@ def _identity(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _copy_to_meta(model: DinoVisionTransformer) -> DinoVisionTransformer:
+def applicable_folds(model: Backbone, folds: Collection[str]) -> tuple[str, ...]:
+    """Those that say something about this kind of model: a ConvNeXt has no attention."""
+    return tuple(fold for fold in folds if fold == "layerscale" or not isinstance(model, ConvNeXt))
+
+
+def _copy_to_meta(model: Backbone) -> Backbone:
     """A deep copy whose tensors are all on the meta device: structure without memory."""
     memo: dict[int, object] = {}
     for parameter in model.parameters():
@@ -140,6 +152,17 @@ def _fold_layerscale(block: nn.Module, branch: str, scale: str, path: str, weigh
         name = f"{path}.{branch}.{last}.{kind}"
         if name in weights:
             weights[name] = partial(_times_gamma, weights[name], gamma)
+
+
+def _fold_gammas(twin: nn.Module, weights: Weights) -> None:
+    """A ConvNeXt block's gamma into the rows (and bias) of its second pointwise layer."""
+    for path, block in twin.named_modules():
+        if isinstance(block, Block) and block.gamma is not None:
+            block.gamma = None
+            gamma = weights.pop(f"{path}.gamma")
+            for kind in ("weight", "bias"):
+                name = f"{path}.pwconv2.{kind}"
+                weights[name] = partial(_times_gamma, weights[name], gamma)
 
 
 def _scaled_rows(make: Callable[[], Tensor], rows: slice, factor: float) -> Tensor:

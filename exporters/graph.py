@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from dinodeploy import __version__
+from dinov3_ref.models import ConvNeXt, input_channels
 from exporters.dialects import Dialect
 from exporters.fold import Weights
 from exporters.trace import TokenOutputs
@@ -175,7 +176,7 @@ def _drop_whole_slices(graph: ir.Graph) -> None:
 def _name_sizes(graph: ir.Graph, module: TokenOutputs) -> None:
     """Readable names for what is free: batch, height, width in; batch, rows, columns out."""
     model = module.model
-    channels, dim = model.patch_embed.in_chans, model.embed_dim
+    channels, dim = input_channels(model), model.embed_dim
     graph.inputs[0].shape = ir.Shape(["batch", channels, "height", "width"])
     for output in graph.outputs:
         if output.name == "cls":
@@ -185,7 +186,14 @@ def _name_sizes(graph: ir.Graph, module: TokenOutputs) -> None:
         elif output.name == "extra":
             output.shape = ir.Shape(["batch", module.own_tokens, dim])
         elif output.name == "attention":
+            assert not isinstance(model, ConvNeXt)
             output.shape = ir.Shape(["batch", model.num_heads, "rows", "columns"])
+        elif isinstance(model, ConvNeXt) and str(output.name).startswith("layer_"):
+            stage = int(str(output.name).removeprefix("layer_"))
+            grid = (
+                [f"rows_{stage}", f"columns_{stage}"] if stage < model.n_blocks - 1 else ["rows", "columns"]
+            )
+            output.shape = ir.Shape(["batch", *grid, model.embed_dims[stage]])
         else:
             output.shape = ir.Shape(["batch", "rows", "columns", dim])
 

@@ -31,7 +31,8 @@ class Narrower:
         self._narrowed: dict[tuple[ir.Value, ir.DataType, int], ir.Value] = {}
 
     def narrow(self, node: ir.Node, dtype: ir.DataType, input_shift: int, weight_shift: int) -> None:
-        """Run `node` in `dtype`; its result is fp32 again for whoever takes it."""
+        """Run `node` in `dtype`; its result is fp32 again for whoever takes it. A Conv's bias stays fp32."""
+        bias = self._take_bias(node)
         for index, value in enumerate(node.inputs):
             assert value is not None
             if value.const_value is not None and value.name in self.edit.graph.initializers:
@@ -39,7 +40,22 @@ class Narrower:
             else:
                 narrow = self._activation(value, dtype, input_shift if index == 0 else 0, node)
             node.replace_input_with(index, narrow)
-        self._widen_output(node, dtype, input_shift + weight_shift)
+        self._widen_output(node, dtype, input_shift + weight_shift, bias)
+
+    def _take_bias(self, node: ir.Node) -> ir.Value | None:
+        """A Conv's bias [C] as [C,1,1], to be added behind it; None where there is none."""
+        bias = node.inputs[2] if node.op_type == "Conv" and len(node.inputs) == 3 else None
+        if bias is None:
+            return None
+        wide = bias.const_value
+        assert isinstance(wide, ir.LazyTensor)
+        node.resize_inputs(2)
+        name = f"{bias.name}.column"
+        column = self.edit.weight(
+            name, partial(_as_column, wide, name), wide.dtype, (wide.shape.numpy()[0], 1, 1)
+        )
+        self.edit.drop_unused(bias)
+        return column
 
     def _activation(self, value: ir.Value, dtype: ir.DataType, shift: int, before: ir.Node) -> ir.Value:
         key = (value, dtype, shift)
@@ -66,7 +82,7 @@ class Narrower:
             return narrow
         return self.edit.before(before, "Cast", [narrow], f"{name}/wide", to=int(FLOAT))
 
-    def _widen_output(self, node: ir.Node, dtype: ir.DataType, shift: int) -> None:
+    def _widen_output(self, node: ir.Node, dtype: ir.DataType, shift: int, bias: ir.Value | None) -> None:
         output, name = node.outputs[0], str(node.outputs[0].name)
         output.name = f"{name}/{dtype.name.lower()}"
         output.type = ir.TensorType(FLOAT if self.emulate else dtype)
@@ -76,6 +92,8 @@ class Narrower:
         steps.append(("Cast", [None], f"{name}/wide", {"to": int(FLOAT)}))
         if shift:
             steps.append(("Mul", [None, self._power(shift)], f"{name}/unscaled", {}))
+        if bias is not None:
+            steps.append(("Add", [None, bias], f"{name}/biased", {}))
         self.edit.replace(node, steps)
 
     def _power(self, shift: int) -> ir.Value:
@@ -85,6 +103,10 @@ class Narrower:
 
 def _narrow_tensor(wide: ir.LazyTensor, dtype: ir.DataType, shift: int, name: str) -> ir.TensorProtocol:
     return ir.tensor((wide.numpy() * np.float32(2.0**-shift)).astype(dtype.numpy()), name=name)
+
+
+def _as_column(bias: ir.LazyTensor, name: str) -> ir.TensorProtocol:
+    return ir.tensor(bias.numpy().reshape(-1, 1, 1), name=name)
 
 
 def merge_casts(graph: ir.Graph) -> None:

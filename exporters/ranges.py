@@ -66,7 +66,7 @@ def checkpoint_ranges(
     size and when no picture at all can be read.
     """
     mean, std = normalization(checkpoint)
-    preprocess = Preprocess.from_preset(PRESET, imgsz, mean, std, checkpoint.config.patch_size)
+    preprocess = Preprocess.from_preset(PRESET, imgsz, mean, std, checkpoint.config.stride)
     unreadable: list[tuple[str, str]] = []
     batches = _batches(ids, preprocess, unreadable, say)
     first = next(batches, None)

@@ -18,7 +18,8 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
-from dinodeploy.errors import BundleError
+from dinodeploy.errors import BundleError, first_line
+from dinodeploy.manifest import PLAIN_NAME
 from exporters.write_onnx import GRAPH_FIELD, INITIALIZER_FIELD, LENGTH_DELIMITED, RAW_DATA_FIELD
 
 SMALL_BYTES = 4096  # data up to here is read with the graph
@@ -38,10 +39,13 @@ class Blob:
 
     def read(self) -> NDArray[Any]:
         """The weight, in memory of its own. Raises BundleError when the file has no such bytes."""
-        flat = np.fromfile(self.path, np.uint8, self.length, offset=self.offset)
-        if flat.size < self.length:
-            raise BundleError(f"{self.path} ends inside a weight; copy or export the bundle again")
-        return flat.view(helper.tensor_dtype_to_np_dtype(self.data_type)).reshape(self.shape)
+        try:
+            flat = np.fromfile(self.path, np.uint8, self.length, offset=self.offset)
+            if flat.size == self.length:
+                return flat.view(helper.tensor_dtype_to_np_dtype(self.data_type)).reshape(self.shape)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise BundleError(f"{self.path}: a weight cannot be read: {first_line(error)}") from error
+        raise BundleError(f"{self.path} ends inside a weight; copy or export the bundle again")
 
 
 @dataclass(frozen=True)
@@ -90,13 +94,31 @@ def _add_initializer(
     if data is not None:
         where = (path, data.payload, data.end - data.payload)
     elif tensor.data_location == TensorProto.EXTERNAL:
-        where = (path.parent / place["location"], int(place.get("offset", 0)), int(place["length"]))
+        where = _external(place, tensor.name, path)
     else:
         return
     blobs[tensor.name] = Blob(*where, tuple(tensor.dims), tensor.data_type)
     tensor.data_location = TensorProto.EXTERNAL
     del tensor.external_data[:]
     tensor.external_data.add(key="location", value="left-out")
+
+
+def _external(place: Mapping[str, str], name: str, path: Path) -> tuple[Path, int, int]:
+    """File, offset and length of a weight beside the graph; never another place than the graph's folder.
+
+    Raises BundleError.
+    """
+    try:
+        location, offset, length = place["location"], int(place.get("offset", 0)), int(place["length"])
+    except (KeyError, ValueError) as error:
+        raise BundleError(
+            f"{path}: weight {name!r} does not say where it lies: {first_line(error)}"
+        ) from error
+    if not PLAIN_NAME.fullmatch(location) or offset < 0 or length < 0:
+        raise BundleError(
+            f"{path}: weight {name!r} lies at {location!r}, byte {offset}; wanted a file beside the graph"
+        )
+    return path.parent / location, offset, length
 
 
 def _fields(file: BinaryIO, start: int, end: int) -> Iterator[_Field]:

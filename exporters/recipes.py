@@ -2,11 +2,12 @@
 
 TensorRT 11 has no precision flags: what the ONNX says is what runs. So a recipe is a literal table, and
 everything it does not name stays fp32: the residual stream, LayerNorm, LayerScale, biases, GELU, RoPE's
-table and its application. A residual stream of 155,000 (ViT-L) or 87,000 (H+) is why.
+table and its application, patch embedding or stem. A residual stream of 155,000 (ViT-L) or 87,000 (H+) is
+why.
 
-What a 16-bit product puts out must fit too: fp16 ends at 65,504. A linear layer whose input or output came
-near it on the golden photographs is scaled by powers of two, which are exact: its input by 2^-i, its
-weights by 2^-w, the result, back in fp32, by 2^(i+w).
+What a 16-bit product puts out must fit too: fp16 ends at 65,504. A linear layer or convolution whose input
+or output came near it on the golden photographs is scaled by powers of two, which are exact: its input by
+2^-i, its weights by 2^-w, the result, back in fp32, by 2^(i+w).
 
 `apply_recipe.py` writes a recipe into a graph.
 """
@@ -47,13 +48,18 @@ class Recipe:
 
 LINEAR = ("qkv", "out", "ffn_in", "ffn_out")
 ATTENTION = ("scores", "softmax", "values")
+# Of a ConvNeXt. 16 bits in the 8-bit recipes too: a depthwise kernel sums 49 products, each channel by
+# itself, and both together are 6 % of the work. Under bf16 they stay fp32: before opset 22, which TensorRT
+# 10.3 cannot parse, ONNX has no Conv of that type.
+CONVOLUTION = ("depthwise", "downsample")
+SIXTEEN = ATTENTION + CONVOLUTION
 
 RECIPES: dict[str, Recipe] = {
     "fp32": Recipe("fp32", {}),
-    "fp16": Recipe("fp16", dict.fromkeys(LINEAR + ATTENTION, FP16)),
+    "fp16": Recipe("fp16", dict.fromkeys(LINEAR + SIXTEEN, FP16)),
     "bf16": Recipe("bf16", dict.fromkeys(LINEAR + ATTENTION, BF16)),
-    "int8": Recipe("int8", dict.fromkeys(LINEAR, INT8) | dict.fromkeys(ATTENTION, FP16), fallback=FP16),
-    "fp8": Recipe("fp8", dict.fromkeys(LINEAR, FP8) | dict.fromkeys(ATTENTION, FP16), fallback=FP16),
+    "int8": Recipe("int8", dict.fromkeys(LINEAR, INT8) | dict.fromkeys(SIXTEEN, FP16), fallback=FP16),
+    "fp8": Recipe("fp8", dict.fromkeys(LINEAR, FP8) | dict.fromkeys(SIXTEEN, FP16), fallback=FP16),
 }
 Override = tuple[str, str]  # (pattern of a layer's path, type): ("blocks.0.*", "fp32")
 TYPES: dict[str, ir.DataType] = {"fp32": FP32, "fp16": FP16, "bf16": BF16}  # what an override may name
@@ -66,6 +72,10 @@ _ROLES: tuple[tuple[str, str, str], ...] = (
     ("MatMul", r"blocks\.\d+\.mlp\.(fc2|w3)", "ffn_out"),
     ("MatMul", r"blocks\.\d+\.attn", "scores or values"),
     ("Softmax", r"blocks\.\d+\.attn", "softmax"),
+    ("MatMul", r"stages\.\d+\.\d+\.pwconv1", "ffn_in"),
+    ("MatMul", r"stages\.\d+\.\d+\.pwconv2", "ffn_out"),
+    ("Conv", r"stages\.\d+\.\d+\.dwconv", "depthwise"),
+    ("Conv", r"downsample_layers\.[1-3]\.1", "downsample"),
 )
 
 

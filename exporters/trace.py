@@ -1,7 +1,7 @@
 """Trace a twin into an exported program with free batch, height and width.
 
-Shapes: B batch, H W pixels (multiples of the patch size), h w patch grid, R storage tokens, E tokens of a
-user's own (SEED S40), n heads, D embed_dim.
+Shapes: B batch, H W pixels (multiples of the patch size or the stride), h w patch grid, R storage tokens,
+E tokens of a user's own (SEED S40), n heads, D embed_dim, C channels of a ConvNeXt's stage.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from dinodeploy.errors import ExportError, first_line
-from dinov3_ref.models import DinoVisionTransformer, record_attention
+from dinov3_ref.models import (
+    Backbone,
+    ConvNeXt,
+    DinoVisionTransformer,
+    input_channels,
+    record_attention,
+    stride_of,
+)
+from exporters.channels_last import ChannelsLastConvNeXt
 
 # Any traced size will do: nothing of it stays in the graph. Off-square and with a batch of two, so that
 # a dimension that did get baked in would show.
@@ -27,17 +35,16 @@ class TokenOutputs(nn.Module):
 
     pixels [B,3,H,W] -> cls [B,D], storage [B,R,D] and extra [B,E,D] (only where the model has such tokens),
     patch [B,h,w,D], for each chosen block the normed patch map [B,h,w,D], and with `attention` what CLS
-    gives each patch in the last block, head by head, [B,n,h,w].
+    gives each patch in the last block, head by head, [B,n,h,w]. Of a ConvNeXt, layers are stages: [B,h,w,C],
+    each in its own size, and the last one alone is normed.
     """
 
-    def __init__(
-        self, model: DinoVisionTransformer, layers: Sequence[int] = (), *, attention: bool = False
-    ) -> None:
+    def __init__(self, model: Backbone, layers: Sequence[int] = (), *, attention: bool = False) -> None:
         super().__init__()
         self.model = model
         self.layers = tuple(layers)
         self.attention = attention
-        self.prefix = count_prefix(model)
+        self.prefix = 1 if isinstance(model, ConvNeXt) else count_prefix(model)
         self.own_tokens = self.prefix - 1 - model.n_storage_tokens
         names = {"cls": 1, "storage": model.n_storage_tokens, "extra": self.own_tokens, "patch": 1}
         self.output_names = (
@@ -47,23 +54,35 @@ class TokenOutputs(nn.Module):
         )
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        tokens, (h, w) = self.model.prepare_tokens_with_masks(pixels)
+        if isinstance(self.model, ConvNeXt):
+            return self._of_stages(self.model, pixels)
+        return self._of_blocks(self.model, pixels)
+
+    def _of_blocks(self, model: DinoVisionTransformer, pixels: Tensor) -> tuple[Tensor, ...]:
+        tokens, (h, w) = model.prepare_tokens_with_masks(pixels)
         maps = []
-        with self._watched() as weights:
-            for index, after_block in enumerate(self.model.run_blocks([tokens], [(h, w)])):
+        with self._watched(model) as weights:
+            for index, after_block in enumerate(model.run_blocks([tokens], [(h, w)])):
                 tokens = after_block[0]
                 if index in self.layers:
-                    maps.append(self.model.norm_tokens(tokens, h * w)[1].unflatten(1, (h, w)))
+                    maps.append(model.norm_tokens(tokens, h * w)[1].unflatten(1, (h, w)))
         for row_BnL in weights.values():
             maps.append(row_BnL[:, :, 0, self.prefix :].unflatten(-1, (h, w)))
-        prefix, patches = self.model.norm_tokens(tokens, h * w)
-        own = 1 + self.model.n_storage_tokens
-        storage = (prefix[:, 1:own],) if self.model.n_storage_tokens else ()
+        prefix, patches = model.norm_tokens(tokens, h * w)
+        own = 1 + model.n_storage_tokens
+        storage = (prefix[:, 1:own],) if model.n_storage_tokens else ()
         extra = (prefix[:, own:],) if self.own_tokens else ()
         return (prefix[:, 0], *storage, *extra, patches.unflatten(1, (h, w)), *maps)
 
-    def _watched(self) -> AbstractContextManager[dict[int, Tensor]]:
-        return record_attention(self.model, queries=1) if self.attention else nullcontext({})
+    def _watched(self, model: DinoVisionTransformer) -> AbstractContextManager[dict[int, Tensor]]:
+        return record_attention(model, queries=1) if self.attention else nullcontext({})
+
+    def _of_stages(self, model: ConvNeXt, pixels: Tensor) -> tuple[Tensor, ...]:
+        maps = model.channels_last_maps(pixels)
+        last = maps[-1]
+        # a chosen last stage is normed once more: two outputs may not be one tensor
+        chosen = [model.norm(last) if maps[index] is last else maps[index] for index in self.layers]
+        return (model.norm(last.mean((1, 2))), model.norm(last), *chosen)
 
 
 def count_prefix(model: DinoVisionTransformer) -> int:
@@ -97,9 +116,13 @@ def count_prefix(model: DinoVisionTransformer) -> int:
 def trace(module: TokenOutputs) -> ExportedProgram:
     """Exported program of a meta-device module; batch and patch grid stay symbolic."""
     model = module.model
-    p, (h, w) = model.patch_size, TRACED_GRID
-    pixels = torch.empty(TRACED_BATCH, model.patch_embed.in_chans, h * p, w * p, device="meta")
+    p, (h, w) = stride_of(model), TRACED_GRID
+    pixels = torch.empty(TRACED_BATCH, input_channels(model), h * p, w * p, device="meta")
     sizes = {0: Dim("batch"), 2: p * Dim("rows"), 3: p * Dim("columns")}
+    if isinstance(model, ChannelsLastConvNeXt) and model.any_size:
+        sizes = {}  # the same graph (a test compares them), without minutes of arithmetic with symbols
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own deprecations, none of them about the model
-        return torch.export.export(module, (pixels,), dynamic_shapes=(sizes,), strict=False)
+        return torch.export.export(
+            module, (pixels,), dynamic_shapes=(sizes,) if sizes else None, strict=False
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,13 +19,13 @@ from dinodeploy.errors import ExportError, JudgementError, first_line
 from dinodeploy.golden import load_golden, save_golden
 from dinodeploy.manifest import GraphFacts, Manifest, ModelFacts, OutputFacts
 from dinodeploy.preprocess import Preprocess
-from dinov3_ref.models import DinoVisionTransformer
+from dinov3_ref.models import Backbone, DinoVisionTransformer
 from exporters.apply_recipe import Facts
 from exporters.calibrate import watch_linears
 from exporters.cls_tail import can_cut
 from exporters.dialects import DIALECTS
 from exporters.engines import CPU_FILE, write_engines
-from exporters.fold import Weights, make_twin
+from exporters.fold import Weights, applicable_folds, make_twin
 from exporters.golden import make_golden
 from exporters.graph import to_graph
 from exporters.lint import check_onnx, lint
@@ -42,11 +42,12 @@ Say = Callable[[str], None]
 
 
 def write_bundle(
-    model: DinoVisionTransformer,
+    model: Backbone,
     facts: ModelFacts,
     preprocess: Preprocess,
     root: Path,
     options: ExportOptions,
+    licence: str,
     say: Say,
     state: Mapping[str, Tensor] | None = None,
 ) -> tuple[Manifest, tuple[str, ...]]:
@@ -57,8 +58,9 @@ def write_bundle(
     recipe = RECIPES[options.recipe]
     reference = TokenOutputs(model.eval(), options.layers, attention=options.attention)
     say("running the reference on the golden photographs")
-    with filled(model, state) if state is not None else nullcontext(), watch_linears(model) as ranges:
+    with _filled(model, state), watch_linears(model) as ranges:
         save_golden(make_golden(reference, preprocess), root / GOLDEN_FILE)
+    options = replace(options, folds=applicable_folds(model, options.folds))
     twin, weights = make_twin(model, options.folds, state)
     calibrated: Calibrated | None = None
     if recipe.quantized:
@@ -70,7 +72,7 @@ def write_bundle(
     graph = _make_graph(outputs, weights, options, say)
     lint(graph)
     check_onnx(graph)
-    manifest = _describe(graph, facts, preprocess, options, calibrated)
+    manifest = _describe(graph, facts, preprocess, options, calibrated, licence)
     graph.metadata_props[manifests.METADATA_KEY] = manifest.facts()
     graph.metadata_props["licence"] = manifest.licence
     say("writing the weights")
@@ -80,7 +82,7 @@ def write_bundle(
         recipe,
         Facts(ranges, plan, options.overrides),
         root,
-        last=model.n_blocks - 1 if can_cut(twin) else None,
+        last=model.n_blocks - 1 if isinstance(twin, DinoVisionTransformer) and can_cut(twin) else None,
         external_data=options.external_data,
     )
     notes = list(calibrated.notes if calibrated else ())
@@ -110,12 +112,21 @@ def _make_graph(module: TokenOutputs, weights: Weights, options: ExportOptions, 
         raise ExportError(f"this model cannot be traced: {reason}") from error
 
 
+def _filled(model: Backbone, state: Mapping[str, Tensor] | None) -> AbstractContextManager[None]:
+    """A hollow model with its weights; one that has them, as it is."""
+    if state is None:
+        return nullcontext()
+    assert isinstance(model, DinoVisionTransformer), "others are never hollow"
+    return filled(model, state)
+
+
 def _describe(
     graph: ir.Model,
     facts: ModelFacts,
     preprocess: Preprocess,
     options: ExportOptions,
     calibrated: Calibrated | None,
+    licence: str,
 ) -> Manifest:
     """The manifest, its engines and files still to come."""
     dialect = DIALECTS[options.dialect]
@@ -144,7 +155,7 @@ def _describe(
         graph=made,
         engines={},
         files={},
-        licence=manifests.WEIGHTS_LICENCE,
+        licence=licence,
     )
 
 

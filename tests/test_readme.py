@@ -18,7 +18,8 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FOLDERS = ("dinodeploy", "exporters", "dinov3_ref", "tests", "benchmarks", "examples", "containers")
-OTHERS = r"`polygraphy [^`]*`|`pytest [^`]*`|.*\b(?:dinov3_ref\.\w+|torchrun|pip|docker|tritonserver)\b.*"
+_OTHER_NAMES = r"dinov3_ref\.\w+|torchrun|pip|docker|tritonserver|curl|serve_load|triton_client"
+OTHERS = rf"`polygraphy [^`]*`|`pytest [^`]*`|.*\b(?:{_OTHER_NAMES})\b.*|.* -m venv .*"
 
 
 def fences(language: str) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # tests of the runtime must not load torch for a name
     from dinodeploy.bundle import Bundle
     from dinov3_ref.checkpoints import Checkpoint
-    from dinov3_ref.models.config import ViTConfig
+    from dinov3_ref.models.config import ConvNeXtConfig, ViTConfig
 
 # name -> what differs from a released ViT-S. head_dim is 64, or 128 as in the 7B.
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -29,6 +29,13 @@ def tiny_config(kind: str = "mlp", **changes: Any) -> ViTConfig:
     from dinov3_ref.models.config import ViTConfig
 
     return ViTConfig(**{"depth": 3, **CONFIGS[kind], **changes})
+
+
+def tiny_convnext(**changes: Any) -> ConvNeXtConfig:
+    """A ConvNeXt whose third stage, as in the released ones, is the longest."""
+    from dinov3_ref.models.config import ConvNeXtConfig
+
+    return ConvNeXtConfig(**{"depths": (1, 1, 3, 1), "dims": (32, 64, 96, 128), **changes})
 
 
 def export_passing(checkpoint: Checkpoint, out: Path, **options: Any) -> Bundle:

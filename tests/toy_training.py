@@ -26,6 +26,7 @@ TINY = (
     "train.batch_size_per_gpu=4",
     "train.OFFICIAL_EPOCH_LENGTH=5",
     "train.compile=false",
+    "train.tensorboard=false",
     "optim.epochs=4",
     "optim.warmup_epochs=1",
     "teacher.warmup_teacher_temp_epochs=2",

@@ -21,9 +21,17 @@ VERDICT = 21.0  # pixels of a line of verdicts
 INT8 = "plain int8"  # the prediction that spreads decide
 
 # value inside a block -> ink
-SPREADS = {"norm1 output": "blue", "attn attended": "orange", "norm2 output": "purple", "mlp hidden": "green"}
+SPREADS = {
+    "norm1 output": "blue",
+    "attn attended": "orange",
+    "norm2 output": "purple",
+    "mlp hidden": "green",
+    "norm output": "blue",  # of a ConvNeXt's block
+    "hidden": "green",
+}
 # LayerScale, ink, branch
 GAINS = (("ls1", "blue", "attention"), ("ls2", "green", "feed-forward"))
+CONVNEXT_GAINS = (("gamma", "green", "block"),)
 
 Facts = Mapping[str, Any]
 
@@ -130,7 +138,8 @@ def _layer_scale(blocks: Sequence[Facts], columns: Columns, top: float, bottom: 
     )
     yield from axis.grid(columns)
     width = min(7.0, columns.step / 3)
-    for row, (name, ink, branch) in enumerate(GAINS):
+    is_convnext = any(name in block["layer_scale"] for block in blocks for name, *_ in CONVNEXT_GAINS)
+    for row, (name, ink, branch) in enumerate(CONVNEXT_GAINS if is_convnext else GAINS):
         yield Text(RIGHT + 10, top + 12 + ROW * row, f"{name}, {branch}", ink, 12)
         for index, block in enumerate(blocks):
             gain = block["layer_scale"].get(name)

@@ -23,6 +23,7 @@ from dinodeploy.cli.build import build
 from dinodeploy.cli.check import check
 from dinodeploy.cli.convert import convert
 from dinodeploy.cli.dedupe import dedupe
+from dinodeploy.cli.doctor import doctor
 from dinodeploy.cli.embed import embed
 from dinodeploy.cli.export import export
 from dinodeploy.cli.index import index
@@ -31,7 +32,9 @@ from dinodeploy.cli.output import fail
 from dinodeploy.cli.predict import predict
 from dinodeploy.cli.ranges import ranges
 from dinodeploy.cli.search import search
+from dinodeploy.cli.serve import serve
 from dinodeploy.cli.train_head import train_head
+from dinodeploy.cli.triton import triton
 from dinodeploy.cli.visualize import visualize
 
 app = typer.Typer(
@@ -44,7 +47,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     export, build, embed, index, search, dedupe, visualize, check, inspect, convert, ranges, bench,
-    train_head, add_head, predict,
+    train_head, add_head, predict, serve, triton, doctor,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +17,7 @@ from dinodeploy.cli.output import (
     DEVICE_HELP,
     REQUIRE_SIGNATURE_HELP,
     WEIGHT_BUDGET_HELP,
+    Advance,
     note,
     parse_gib,
     parse_list,
@@ -27,16 +30,20 @@ from dinodeploy.embed import (
     TIME_LIMIT,
     EmbedReport,
     choose_batch,
+    default_decoders,
     default_shard_size,
     embed_source,
     with_pooled,
 )
+from dinodeploy.embed.cluster import Share, connect, count_workers, make_shards, merge_reports, parse_address
+from dinodeploy.embed.shard_worker import Job
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
 from dinodeploy.packing import parse_dtype
 from dinodeploy.plan import Plan, hash_listing, parse_part
 from dinodeploy.preprocess import MAX_PATCHES, Preprocess
-from dinodeploy.sources import Source, SourceOptions, open_source
+from dinodeploy.shard_records import count_records
+from dinodeploy.sources import FileSource, SourceOptions, open_source
 from dinodeploy.store import Store
 from dinodeploy.store_manifest import StoreManifest
 from dinodeploy.store_target import inspect_target
@@ -69,6 +76,9 @@ def embed(
     max_patches: Annotated[
         int | None, typer.Option(help=f"With --keep-aspect: larger pictures shrink to this. {MAX_PATCHES}.")
     ] = None,
+    fast_jpeg: Annotated[
+        bool, typer.Option("--fast-jpeg", help="Decode JPEGs 12 times too large at half their size.")
+    ] = False,
     output_format: Annotated[
         str, typer.Option("--format", help="npy (clip-retrieval's layout), parquet, lance, npz, safetensors.")
     ] = "npy",
@@ -82,12 +92,18 @@ def embed(
     shards: Annotated[
         str, typer.Option(help="i/n: this process does the i-th of n parts; any scheduler starts the others.")
     ] = "1/1",
+    cluster: Annotated[
+        str | None,
+        typer.Option(help="Ray: local, auto or ray://HOST:10001; one worker for every --threads cores."),
+    ] = None,
     batch: Annotated[str, typer.Option(help="Pictures a run; auto measures a few.")] = "auto",
     threads: Annotated[
-        int | None, typer.Option(help="Threads of the engine. Default: its own choice.")
+        int | None, typer.Option(help="Threads of the engine. Default: its own choice; 1 with --cluster.")
     ] = None,
     weight_budget: Annotated[float | None, typer.Option(help=WEIGHT_BUDGET_HELP)] = None,
-    workers: Annotated[int | None, typer.Option(help="Decoding threads. Default: one a core.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Decoding threads. Default: one for every core.")
+    ] = None,
     time_limit: Annotated[
         float, typer.Option(help="Seconds after which a picture that cannot be read is given up.")
     ] = TIME_LIMIT,
@@ -109,23 +125,28 @@ def embed(
     _check_numbers(shard_size=shard_size, threads=threads, workers=workers, time_limit=time_limit)
     part, wanted_batch = parse_part(shards), _parse_batch(batch)
     stored_as = parse_dtype(dtype)
-    started = time.perf_counter()
+    address = _parse_cluster(cluster, part)
+    if address is not None:
+        threads = threads or 1
     known = tuple(output.name for output in open_bundle(engine).manifest.outputs)
     names = parse_list(outputs, "--outputs", with_pooled(known))
+    engine_options: dict[str, Any] = {
+        "device": device,
+        "outputs": names,
+        "require_signature": require_signature,
+        "allow_unverified": allow_unverified,
+        "threads": threads,
+        "weight_budget": parse_gib(weight_budget),
+    }
+    source_options = SourceOptions(column, id_column, every)
+    started = time.perf_counter()
     with (
-        closing(open_source(images, SourceOptions(column, id_column, every))) as source,
-        Embedder.open(
-            engine,
-            device=device,
-            outputs=names,
-            allow_unverified=allow_unverified,
-            threads=threads,
-            weight_budget=parse_gib(weight_budget),
-            require_signature=require_signature,
-        ) as embedder,
+        closing(open_source(images, source_options)) as source,
+        Embedder.open(engine, **engine_options) as embedder,
     ):
         note(device, embedder.choice)
         steps = _preprocess(embedder, preprocess, parse_size(imgsz), keep_aspect, max_patches)
+        steps = replace(steps, jpeg="reduced" if fast_jpeg else "whole")
         plan = Plan(
             listing_sha256=hash_listing(source.ids),
             pictures=len(source.ids),
@@ -137,21 +158,37 @@ def embed(
             fingerprint=embedder.manifest.fingerprint(embedder.bundle.engine, steps),
         )
         plan = _with_batch(plan, wanted_batch, out, overwrite, embedder, steps)
-        with Store(out, plan, part=part, overwrite=overwrite) as store:
-            report = _run(embedder, source, store, steps, wanted_batch, workers, time_limit)
-            manifest = store.finish()
+        if address is not None:
+            job = Job(
+                folder=Path.cwd(),
+                images=tuple(images),
+                source_options=source_options,
+                listed=source if isinstance(source, FileSource) else None,
+                engine=engine,
+                out=out,
+                plan=plan,
+                preprocess=steps,
+                batch=wanted_batch,
+                decoders=workers or threads or default_decoders(),
+                time_limit=time_limit,
+                engine_options=engine_options,
+            )
+            share = Share(threads or 1, 0 if embedder.backend.device.startswith("cpu") else 1)
+            embedder.close()  # the workers open their own
+            store, report, manifest = _on_cluster(address, job, share, overwrite)
+        else:
+            with Store(out, plan, part=part, overwrite=overwrite) as store:
+                run = partial(embed_source, embedder, source, store, steps, batch_size=wanted_batch)
+                report = _run(
+                    store,
+                    wanted_batch,
+                    lambda advance: run(workers=workers, time_limit=time_limit, advance=advance),
+                )
+                manifest = store.finish()
     _print(out, store, report, manifest, time.perf_counter() - started, as_json)
 
 
-def _run(
-    embedder: Embedder,
-    source: Source,
-    store: Store,
-    steps: Preprocess,
-    batch: int | None,
-    workers: int | None,
-    time_limit: float,
-) -> EmbedReport:
+def _run(store: Store, batch: int | None, make: Callable[[Advance], EmbedReport]) -> EmbedReport:
     """Embed what is missing, with a word on what is not."""
     kept = sum(record.pictures for record in store.kept)
     todo = sum(len(store.plan.shard(index)) for index in store.remaining)
@@ -161,23 +198,32 @@ def _run(
         note("batch", f"begun with {store.plan.batch}, goes on with {batch}: last bits may differ")
     try:
         with picture_progress(todo) as advance:
-            return embed_source(
-                embedder,
-                source,
-                store,
-                steps,
-                batch_size=batch,
-                workers=workers,
-                time_limit=time_limit,
-                advance=advance,
-            )
+            return make(advance)
     except KeyboardInterrupt:
-        if store.kept:
-            note(
-                "resume",
-                f"{len(store.kept)} of {store.plan.shards} shards are kept; the same command goes on",
-            )
+        if done := count_records(store.out):
+            note("resume", f"{done} of {store.plan.shards} shards are kept; the same command goes on")
         raise
+
+
+def _on_cluster(
+    address: str, job: Job, share: Share, overwrite: bool
+) -> tuple[Store, EmbedReport, StoreManifest | None]:
+    """Begin the store here, have its shards made by workers, complete it here."""
+    with connect(address) as ray:
+        workers = count_workers(ray, share)
+        with Store(job.out, job.plan, overwrite=overwrite) as begun:
+            shards = begun.remaining
+        kept = sum(record.pictures for record in begun.kept)
+        kept_quarantined = sum(len(record.quarantined) for record in begun.kept)
+        started = time.perf_counter()
+
+        def make(advance: Advance) -> EmbedReport:
+            reports = make_shards(ray, job, shards, share, workers, advance)
+            return merge_reports(reports, kept, kept_quarantined, time.perf_counter() - started)
+
+        report = _run(begun, job.batch, make)
+    with Store(job.out, job.plan) as store:
+        return store, report, store.finish()
 
 
 def _print(
@@ -249,6 +295,13 @@ def _parse_batch(text: str) -> int | None:
     if not (text.isascii() and text.isdigit() and int(text) >= 1):
         raise MisuseError(f"--batch is {text}; wanted auto, or a number of at least 1")
     return int(text)
+
+
+def _parse_cluster(text: str | None, part: tuple[int, int]) -> str | None:
+    """Raises MisuseError for an address that means nothing, or one beside --shards."""
+    if text is not None and part != (1, 1):
+        raise MisuseError("--cluster and --shards exclude each other: a cluster shares the shards out itself")
+    return None if text is None else parse_address(text)
 
 
 def _check_numbers(**options: Any) -> None:

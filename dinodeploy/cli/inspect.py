@@ -62,13 +62,14 @@ def _graph(path: Path) -> dict[str, Any]:
 
 def _checkpoint(path: Path) -> dict[str, Any]:
     checkpoint = reach("dinov3_ref.checkpoints", "inspecting a checkpoint").load_checkpoint(path)
+    distinct = {id(tensor): tensor for tensor in checkpoint.state.values()}  # a tensor may have two names
     return {
         "kind": "checkpoint",
         "arch": checkpoint.arch,
         "layout": checkpoint.layout,
         "dataset": checkpoint.dataset,
         "tensors": len(checkpoint.state),
-        "parameters": sum(tensor.numel() for tensor in checkpoint.state.values()),
+        "parameters": sum(tensor.numel() for tensor in distinct.values()),
         "dtypes": dict(Counter(str(tensor.dtype) for tensor in checkpoint.state.values())),
         "config": checkpoint.config.kwargs(),
         "sha256": checkpoint.sha256,

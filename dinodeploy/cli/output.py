@@ -21,7 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from dinodeploy.errors import MisuseError
+from dinodeploy.errors import MisuseError, one_line
 
 DEVICE_HELP = (
     "Where to run: auto, cpu, onnxruntime, openvino, cuda, tensorrt. auto: the best that can run here."
@@ -43,7 +43,7 @@ def stdout() -> Console:
 
 def fail(message: str, code: int) -> NoReturn:
     """One line on stderr, then the end."""
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    print("error: " + " ".join(one_line(message).split()), file=sys.stderr)
     sys.exit(code)
 
 

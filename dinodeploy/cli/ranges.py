@@ -99,7 +99,7 @@ def _table(facts: Mapping[str, Any], short: Callable[[float], str]) -> Table:
         gains = [gain["largest"] for gain in block["layer_scale"].values()]
         spreads = [spread["ratio"] for spread in block["spreads"].values()]
         table.add_row(
-            str(block["index"]),
+            block["name"].partition(".")[2],  # 5, or 2.5: of stage 2
             cell(residual["largest"]),
             cell(residual["p999"]),
             _carriers(residual),

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinodeploy.errors import ImageError, first_line
-from dinodeploy.images import open_image
+from dinodeploy.images import open_reduced
 from dinodeploy.preprocess import Preprocess
 from dinodeploy.sources import FileSource, Source
 
@@ -172,9 +172,9 @@ def decode(source: Source, position: int, preprocess: Preprocess) -> Decoded:
     try:
         picture = source.picture(position)
         path = Path(picture) if isinstance(picture, (str, Path)) else None
-        image = open_image(picture)
+        image, size = open_reduced(picture, preprocess.jpeg_scale)
         pixels = preprocess(image)
     except (ImageError, OSError, MemoryError) as error:
         reason = str(error) if isinstance(error, ImageError) else f"cannot be read: {first_line(error)}"
         return Decoded(id_, None, (0, 0), reason, position, path, time.perf_counter() - started)
-    return Decoded(id_, pixels, image.size, "", position, path, time.perf_counter() - started)
+    return Decoded(id_, pixels, size, "", position, path, time.perf_counter() - started)

@@ -30,6 +30,13 @@ class Stages:
         finally:
             self.waited[stage] += time.perf_counter() - started
 
+    def add(self, other: Stages) -> None:
+        """Count another run's seconds too; the shares are then of both together."""
+        for stage in STAGES:
+            self.waited[stage] += other.waited[stage]
+            self.worked[stage] += other.worked[stage]
+        self.total += other.total
+
     @property
     def bottleneck(self) -> str:
         """The stage that was waited for most."""

@@ -41,11 +41,18 @@ def files(index: int, output: str) -> list[str]:
 def read(root: Path, index: int, output: str) -> tuple[list[str], Column]:
     (name,) = files(index, output)
     with np.load(root / name, allow_pickle=False) as archive:
-        return archive["ids"].tolist(), Column(archive[output], archive.get(f"{output}_grid"))
+        wanted = ("ids", output, f"{output}_grid")
+        arrays = {key: archive[key] for key in wanted if key in archive}
+    for key, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # numpy hands out a member that is no array as bytes
+            raise ValueError(f"its member {key!r} is no array")
+    return arrays["ids"].tolist(), Column(arrays[output], arrays.get(f"{output}_grid"))
 
 
 def sizes(root: Path, index: int) -> Int:
     (name,) = files(index, "")
     with np.load(root / name, allow_pickle=False) as archive:
         found: Int = archive["size"]
-        return found
+    if not isinstance(found, np.ndarray):
+        raise ValueError("its member 'size' is no array")
+    return found

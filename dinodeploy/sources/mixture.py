@@ -13,6 +13,7 @@ import numpy as np
 
 from dinodeploy.errors import MisuseError
 from dinodeploy.sources.ids import ChosenIds, repeats
+from dinodeploy.sources.paths import FileSource
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,13 +55,16 @@ class JoinedIds(Sequence[str]):
 
 
 def join(parts: Sequence[Source]) -> Source:
-    """The one source, or all in a row.
+    """The one source, or all in a row; of files alone, one source of files.
 
     The same place named twice is one picture, and the first mention counts. Raises MisuseError where an id
     that a table gave would stand for two pictures.
     """
     mixture = Mixture(parts)
-    return parts[0] if len(parts) == 1 and mixture.is_whole else mixture
+    if len(parts) == 1 and mixture.is_whole:
+        return parts[0]
+    files = [part for part in parts if isinstance(part, FileSource) and part.is_plain]
+    return FileSource(mixture.ids, files[0].timeout) if files and len(files) == len(parts) else mixture
 
 
 class Mixture:

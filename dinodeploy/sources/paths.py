@@ -27,12 +27,17 @@ class FileSource:
         self.ids_are_places = paths is None
         self._paths = ids if paths is None else paths
         self._missing = missing
-        self._timeout = timeout
+        self.timeout = timeout
+
+    @property
+    def is_plain(self) -> bool:
+        """Every id is the path of its picture."""
+        return self.ids_are_places and not self._missing
 
     def picture(self, index: int) -> str | bytes:
         if index in self._missing:
             raise ImageError(f"{self.ids[index]!r}: this row names no picture")
         path = self._paths[index]
-        return remote.fetch(path, self._timeout) if remote.is_url(path) else path
+        return remote.fetch(path, self.timeout) if remote.is_url(path) else path
 
     def close(self) -> None: ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dinov3_ref.checkpoints.checkpoint import Checkpoint
 from dinov3_ref.checkpoints.convert import convert, save_checkpoint
-from dinov3_ref.checkpoints.dataset import NORMALIZATION
+from dinov3_ref.checkpoints.dataset import META_LICENCE, NORMALIZATION
 from dinov3_ref.checkpoints.expected import expected_shapes
 from dinov3_ref.checkpoints.hub import Fetched, fetch
 from dinov3_ref.checkpoints.load import build_model, load_checkpoint
@@ -24,6 +24,7 @@ __all__ = [
     "fetch",
     "Fetched",
     "expected_shapes",
+    "META_LICENCE",
     "NORMALIZATION",
     "normalization",
 ]

@@ -10,8 +10,8 @@ from typing import Any
 from dinov3_ref.checkpoints.expected import Shape, expected_shapes
 from dinov3_ref.checkpoints.layouts import Layout
 from dinov3_ref.errors import ArchMismatch, ConfigError, KeyMismatch
-from dinov3_ref.models.config import ViTConfig
-from dinov3_ref.models.released import ARCHITECTURES, ReleasedModel, find_released
+from dinov3_ref.models.config import ConvNeXtConfig, ModelConfig, ViTConfig
+from dinov3_ref.models.released import ARCHITECTURES, CONVNEXTS, VITS, ReleasedModel, find_released
 
 CUSTOM = "custom"
 
@@ -73,14 +73,19 @@ def infer_config(
         raise KeyMismatch(f"{name} describes no model: {error}") from error
 
 
-def name_architecture(config: ViTConfig, *, biases_may_lack: bool) -> tuple[str, ViTConfig]:
+def name_architecture(config: ModelConfig, *, biases_may_lack: bool) -> tuple[str, ModelConfig]:
     """Key of `ARCHITECTURES` with the same tensors, and `config` in that entry's own words; else "custom".
 
     Tensors that inference never uses do not count: the key mask and `local_cls_norm`. With
     `biases_may_lack`, neither does a missing qkv bias (layouts that drop it when it is zero).
     """
+    if isinstance(config, ConvNeXtConfig):
+        shapes = expected_shapes(config)
+        return next(
+            (arch for arch in CONVNEXTS if expected_shapes(CONVNEXTS[arch]) == shapes), CUSTOM
+        ), config
     wanted = _core_shapes(config)
-    for arch, known in ARCHITECTURES.items():
+    for arch, known in VITS.items():
         lacking = biases_may_lack and not config.qkv_bias and known.qkv_bias
         if wanted != _core_shapes(replace(known, qkv_bias=False) if lacking else known):
             continue
@@ -95,7 +100,7 @@ def name_architecture(config: ViTConfig, *, biases_may_lack: bool) -> tuple[str,
     return CUSTOM, config
 
 
-def check_architecture(asked: str, arch: str, dataset: str | None, config: ViTConfig, name: str) -> None:
+def check_architecture(asked: str, arch: str, dataset: str | None, config: ModelConfig, name: str) -> None:
     """Raise `ArchMismatch` unless the file is what was asked for, by any of the names a model has.
 
     A name that says its data set (a Hugging Face or timm name) is held to it where the file tells its own.
@@ -108,12 +113,15 @@ def check_architecture(asked: str, arch: str, dataset: str | None, config: ViTCo
     other_dataset = row is not None and says_dataset and dataset not in (None, row.dataset)
     if wanted == arch and not other_dataset:
         return
-    shape = (
-        f"embed_dim {config.embed_dim}, depth {config.depth}, {config.num_heads} heads, {config.ffn_layer}"
-    )
-    held = f"{arch} ({shape}{f', {dataset}' if dataset else ''})"
+    held = f"{arch} ({_shape_in_words(config)}{f', {dataset}' if dataset else ''})"
     mend = "leave --arch out" if arch == CUSTOM else f"ask for --arch {arch}"
     raise ArchMismatch(f"{name} holds {held}, but {asked} was asked for; {mend} or give another file")
+
+
+def _shape_in_words(config: ModelConfig) -> str:
+    if isinstance(config, ConvNeXtConfig):
+        return f"depths {list(config.depths)}, dims {list(config.dims)}"
+    return f"embed_dim {config.embed_dim}, depth {config.depth}, {config.num_heads} heads, {config.ffn_layer}"
 
 
 def find_asked(name: str) -> ReleasedModel | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from dinov3_ref.models.config import ViTConfig
+from dinov3_ref.models.config import ModelConfig
 
 Channels = tuple[float, float, float]
 
@@ -19,7 +19,7 @@ class Checkpoint:
     are memory-mapped where the format allows it (RoPE periods excepted: fp32), so treat them as read-only.
     """
 
-    config: ViTConfig
+    config: ModelConfig
     arch: str  # key of ARCHITECTURES, or "custom" where the shapes are none of them
     state: dict[str, Tensor] = field(repr=False)
     layout: str  # official | hf | timm | random
@@ -28,4 +28,5 @@ class Checkpoint:
     sha256: str  # of the file; of several shards: over their sorted "name sha256" lines
     mean: Channels | None = None  # input normalisation, from a JSON file beside the weights
     std: Channels | None = None
+    licence: str | None = None  # of the weights, where a JSON file beside them names one
     notes: tuple[str, ...] = ()  # what was assumed, filled in or left out, a line each

@@ -9,6 +9,8 @@ Round trips are exact, tensor by tensor, but for what a layout has no place for:
   variants have none. Where one is not zero, the `_qkvb` variant is written. Dropped zeros come back for the
   shapes of ARCHITECTURES; a model of other shapes comes back without biases, and computes the same.
 
+A ConvNeXt loses nothing in any of them.
+
 Nothing is half-written: output appears by a rename, and only replaces files of ours.
 """
 
@@ -25,6 +27,7 @@ import torch
 from torch import Tensor
 
 from dinov3_ref.checkpoints.checkpoint import Checkpoint
+from dinov3_ref.checkpoints.convnext import CONVNEXT_LAYOUTS, TWICE
 from dinov3_ref.checkpoints.hf import HuggingFaceLayout
 from dinov3_ref.checkpoints.load import load_checkpoint
 from dinov3_ref.checkpoints.official import PERIODS
@@ -32,6 +35,7 @@ from dinov3_ref.checkpoints.periods import PeriodRounding, round_to_bf16
 from dinov3_ref.checkpoints.sidecars import hf_config, hf_preprocessor, obstacles, timm_config
 from dinov3_ref.checkpoints.timm import TimmLayout
 from dinov3_ref.errors import CheckpointError
+from dinov3_ref.models.config import ConvNeXtConfig
 
 Target = Literal["hf", "timm", "official"]
 
@@ -89,7 +93,8 @@ def _write_official(checkpoint: Checkpoint, draft: Path, max_shard_bytes: int) -
     from safetensors.torch import save_file
 
     state = {key: _compact(tensor) for key, tensor in checkpoint.state.items()}
-    if torch.equal(round_to_bf16(state[PERIODS]), state[PERIODS]):
+    state.update({key: state[key].clone() for key in TWICE if key in state})  # safetensors shares no memory
+    if PERIODS in state and torch.equal(round_to_bf16(state[PERIODS]), state[PERIODS]):
         state[PERIODS] = state[PERIODS].to(torch.bfloat16)
     if draft.suffix == ".pth":
         torch.save(state, draft)
@@ -100,7 +105,7 @@ def _write_official(checkpoint: Checkpoint, draft: Path, max_shard_bytes: int) -
 
 def _write_hf(checkpoint: Checkpoint, draft: Path, max_shard_bytes: int) -> list[str]:
     draft.mkdir()
-    tensors = HuggingFaceLayout().from_official(checkpoint.state, checkpoint.config)
+    tensors = _renamed(checkpoint, "hf")
     documents = {
         "config.json": hf_config(checkpoint),
         "preprocessor_config.json": hf_preprocessor(checkpoint),
@@ -110,10 +115,18 @@ def _write_hf(checkpoint: Checkpoint, draft: Path, max_shard_bytes: int) -> list
 
 def _write_timm(checkpoint: Checkpoint, draft: Path, max_shard_bytes: int) -> list[str]:
     draft.mkdir()
-    tensors = TimmLayout().from_official(checkpoint.state, checkpoint.config)
+    tensors = _renamed(checkpoint, "timm")
     one_file = sum(tensor.nbytes for tensor in tensors.values())  # timm reads no shards
     names = _write_shards(tensors, draft, one_file)
     return [*names, *_write_documents({"config.json": timm_config(checkpoint)}, draft)]
+
+
+def _renamed(checkpoint: Checkpoint, to: Literal["hf", "timm"]) -> dict[str, Tensor]:
+    config = checkpoint.config
+    if isinstance(config, ConvNeXtConfig):
+        layout = next(layout for layout in CONVNEXT_LAYOUTS if layout.name == to)
+        return layout.from_official(checkpoint.state, config)
+    return {"hf": HuggingFaceLayout(), "timm": TimmLayout()}[to].from_official(checkpoint.state, config)  # type: ignore[attr-defined]
 
 
 WRITERS: dict[str, Callable[[Checkpoint, Path, int], list[str]]] = {

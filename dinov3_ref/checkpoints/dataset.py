@@ -11,6 +11,7 @@ from typing import Any
 
 from dinov3_ref.checkpoints.checkpoint import Channels
 from dinov3_ref.checkpoints.files import json_object
+from dinov3_ref.models.config import ModelConfig, ViTConfig
 from dinov3_ref.models.released import RELEASED
 
 # data set -> (mean, std) of its models' inputs, RGB in 0..1 (SPEC 6).
@@ -18,6 +19,7 @@ NORMALIZATION: dict[str, tuple[Channels, Channels]] = {
     "lvd1689m": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "sat493m": ((0.430, 0.411, 0.296), (0.213, 0.156, 0.143)),
 }
+META_LICENCE = "dinov3-license"  # its name on the hub and in timm
 TOLERANCE = 1e-3  # the JSON files round differently; the two data sets are 0.04 apart
 
 
@@ -30,6 +32,12 @@ def sidecar_normalization(sidecars: Mapping[str, Mapping[str, Any]]) -> tuple[Ch
         if mean and std:
             return mean, std
     return None
+
+
+def sidecar_licence(sidecars: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The weights' licence, as timm's config.json names it, if it does."""
+    named = json_object(sidecars.get("config.json", {}), "pretrained_cfg").get("license")
+    return named if isinstance(named, str) else None
 
 
 def infer_dataset(
@@ -59,13 +67,17 @@ def _by_mean(mean: Channels) -> tuple[str | None, str | None]:
 
 def _by_shape(arch: str, untied: bool | None) -> tuple[str | None, str | None]:
     rows = [row for row in RELEASED if row.arch == arch]
-    fitting = {r.dataset for r in rows if untied in (None, r.config.untie_global_and_local_cls_norm)}
+    fitting = {r.dataset for r in rows if untied is None or untied == _is_untied(r.config)}
     if len(fitting) == 1:
         dataset = fitting.pop()
         return dataset, f"data set taken to be {dataset}: the only released {arch} with these tensors"
     if fitting:
         return None, f"data set unknown: {arch} was released for {' and '.join(sorted(fitting))}"
     return None, None
+
+
+def _is_untied(config: ModelConfig) -> bool:
+    return isinstance(config, ViTConfig) and config.untie_global_and_local_cls_norm
 
 
 def _channels(value: Any) -> Channels | None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from dinov3_ref.checkpoints.convnext import Shape as Shape
+from dinov3_ref.checkpoints.convnext import convnext_shapes
 from dinov3_ref.errors import ConfigError
 from dinov3_ref.layers.ffn_layers import swiglu_width
-from dinov3_ref.models.config import ViTConfig
-
-Shape = tuple[int, ...]
+from dinov3_ref.models.config import ConvNeXtConfig, ModelConfig, ViTConfig
 
 # FFN kind -> what its width is rounded up to; "mlp" is not rounded (SPEC 2.10).
 SWIGLU_ALIGNMENT = {"swiglu": 8, "swiglu32": 32, "swiglu64": 64, "swiglu128": 128}
@@ -30,8 +30,10 @@ def ffn_width(config: ViTConfig) -> int:
     return swiglu_width(hidden, SWIGLU_ALIGNMENT[config.ffn_layer])
 
 
-def expected_shapes(config: ViTConfig) -> dict[str, Shape]:
+def expected_shapes(config: ModelConfig) -> dict[str, Shape]:
     """Official key -> shape of every tensor of the model, in no particular order."""
+    if isinstance(config, ConvNeXtConfig):
+        return convnext_shapes(config)
     D, p = config.embed_dim, config.patch_size
     shapes: dict[str, Shape] = {
         "cls_token": (1, 1, D),

@@ -1,7 +1,7 @@
-"""The layouts a DINOv3 ViT is stored in, and how to tell them apart (SPEC 3.5).
+"""The layouts a DINOv3 backbone is stored in, and how to tell them apart (SPEC 3.5).
 
 A layout knows its own key names; everything else about a checkpoint is said in official names. `LAYOUTS` is
-ordered: the first that recognises the keys wins.
+ordered: the first that recognises the keys wins. ConvNeXts have layouts of their own (`convnext.py`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from dinov3_ref.checkpoints.convnext import CONVNEXT_LAYOUTS, ConvNeXtLayout
 from dinov3_ref.checkpoints.expected import Shape
 from dinov3_ref.checkpoints.hf import HuggingFaceLayout
 from dinov3_ref.checkpoints.official import OfficialLayout
@@ -66,10 +67,7 @@ FOREIGN_PARTS: tuple[tuple[str, str], ...] = (
     ("visual_model.", "dino.txt's vision head and text encoder"),
     ("transformer.resblocks.", "a CLIP model"),
     ("vision_model.", "a CLIP or SigLIP vision tower"),
-    ("depthwise_conv.", "a DINOv3 ConvNeXt, not supported by this version yet"),
-    ("conv_dw.", "a ConvNeXt, not supported by this version yet"),
-    ("dwconv.", "a ConvNeXt, not supported by this version yet"),
-    ("downsample_layers.", "a ConvNeXt, not supported by this version yet"),
+    (".grn.", "a ConvNeXt V2"),
     ("position_embeddings", "a ViT with learned position embeddings (DINOv1 or DINOv2, Hugging Face names)"),
     ("pos_embed", "a ViT with learned position embeddings (DINOv1 or DINOv2)"),
     ("sampling_offsets", "a detection or segmentation head without its backbone"),
@@ -87,16 +85,19 @@ FOREIGN_FILE_NAMES: dict[str, str] = {
 }
 
 
-def detect_layout(keys: Collection[str], name: str) -> Layout:
+def detect_layout(keys: Collection[str], name: str) -> Layout | ConvNeXtLayout:
     """The layout these bare keys are in. Raises `ForeignCheckpoint` with a word on what it is instead."""
     _refuse_foreign(keys, name)
     for layout in LAYOUTS:
         if layout.recognises(keys):
             return layout
+    for convnext in CONVNEXT_LAYOUTS:
+        if convnext.recognises(keys):
+            return convnext
     sample = ", ".join(sorted(keys)[:3])
     raise ForeignCheckpoint(
-        f"{name} is no DINOv3 ViT in the official, Hugging Face or timm layout: {len(keys)} tensors, "
-        f"such as {sample}; wanted a backbone's state dict"
+        f"{name} is no DINOv3 backbone in the official, Hugging Face or timm layout: {len(keys)} tensors, "
+        f"such as {sample}; wanted the state dict of a ViT or a ConvNeXt"
     )
 
 
@@ -113,8 +114,8 @@ def _refuse_foreign(keys: Collection[str], name: str) -> None:
 
 
 def _has_backbone(keys: Collection[str]) -> bool:
-    return any(key.endswith("cls_token") for key in keys)
+    return any(key.endswith(("cls_token", "downsample_layers.0.0.weight")) for key in keys)
 
 
 def _foreign(name: str, what: str) -> CheckpointError:
-    return ForeignCheckpoint(f"{name} is {what}; wanted a DINOv3 ViT backbone")
+    return ForeignCheckpoint(f"{name} is {what}; wanted a DINOv3 backbone")

@@ -1,4 +1,4 @@
-"""Load any DINOv3 ViT checkpoint into official names, strictly (SPEC 3, issue 2 part 2).
+"""Load any DINOv3 checkpoint into official names, strictly (SPEC 3, issue 2 part 2).
 
 read file → unwrap → detect layout → infer configuration → check every tensor → rename → fill what the layout
 had to drop. Each step is a module of its own; this one is their order.
@@ -17,16 +17,19 @@ from torch import Tensor
 from dinov3_ref.checkpoints.architecture import check_architecture, infer_config, name_architecture
 from dinov3_ref.checkpoints.bias import key_mask
 from dinov3_ref.checkpoints.checkpoint import Checkpoint
-from dinov3_ref.checkpoints.dataset import infer_dataset, sidecar_normalization
+from dinov3_ref.checkpoints.convnext import ConvNeXtLayout, check_repeated_norm, infer_convnext
+from dinov3_ref.checkpoints.dataset import infer_dataset, sidecar_licence, sidecar_normalization
 from dinov3_ref.checkpoints.expected import Shape, expected_shapes
 from dinov3_ref.checkpoints.files import RawCheckpoint, read_checkpoint
 from dinov3_ref.checkpoints.hub import Fetched
-from dinov3_ref.checkpoints.layouts import Layout, detect_layout
+from dinov3_ref.checkpoints.layouts import detect_layout
 from dinov3_ref.checkpoints.official import PERIODS
 from dinov3_ref.checkpoints.periods import PeriodRounding, rope_periods
 from dinov3_ref.checkpoints.strict import check_keys, check_values
 from dinov3_ref.checkpoints.unwrap import unwrap
-from dinov3_ref.models.config import ViTConfig
+from dinov3_ref.models.backbone import Backbone
+from dinov3_ref.models.config import ConvNeXtConfig, ModelConfig, ViTConfig
+from dinov3_ref.models.convnext import ConvNeXt
 from dinov3_ref.models.released import find_released
 from dinov3_ref.models.vision_transformer import DinoVisionTransformer
 
@@ -47,14 +50,23 @@ def load_checkpoint(
     layout = detect_layout(tensors.keys(), name)
     tensors = layout.modernise(tensors)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    in_file = infer_config(layout, shapes, layout.hints(raw.sidecars), name)
-    check_keys(tensors, layout.shapes(in_file, tensors.keys()), f"{name} ({layout.name} layout)")
+    hints, where = layout.hints(raw.sidecars), f"{name} ({layout.name} layout)"
+    in_file: ModelConfig
+    if isinstance(layout, ConvNeXtLayout):
+        in_file = convnext = infer_convnext(layout, shapes, hints, name)
+        check_keys(tensors, layout.shapes(convnext, tensors.keys()), where)
+        check_repeated_norm(tensors, name)
+        found = layout.to_official(tensors, convnext)
+    else:
+        in_file = vit = infer_config(layout, shapes, hints, name)
+        check_keys(tensors, layout.shapes(vit, tensors.keys()), where)
+        found = layout.to_official(tensors, vit)
     check_values(tensors, name)
 
-    checkpoint = _identify(raw, layout, in_file, name)
+    checkpoint = _identify(raw, layout.name, in_file, name)
     if arch is not None:
         check_architecture(arch, checkpoint.arch, checkpoint.dataset, checkpoint.config, name)
-    state, filled = _complete(layout.to_official(tensors, in_file), checkpoint.config, periods)
+    state, filled = _complete(found, checkpoint.config, periods)
     notes = [
         *(fetched.notes if fetched else ()),
         *notes,
@@ -65,27 +77,32 @@ def load_checkpoint(
     return replace(checkpoint, state=state, notes=tuple(notes))
 
 
-def build_model(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> DinoVisionTransformer:
+def build_model(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Backbone:
     """The model, in eval mode, on the checkpoint's own tensors: no second copy where the dtype is theirs.
 
     RoPE periods stay fp32 whatever `dtype` is: their rounding is the checkpoint's business.
     """
+    config = checkpoint.config
+    kind = ConvNeXt if isinstance(config, ConvNeXtConfig) else DinoVisionTransformer
     with torch.device("meta"):
-        model = DinoVisionTransformer(**checkpoint.config.kwargs())
+        model: Backbone = kind(**config.kwargs())
     state = {key: tensor if key == PERIODS else tensor.to(dtype) for key, tensor in checkpoint.state.items()}
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()
 
 
-def _identify(raw: RawCheckpoint, layout: Layout, in_file: ViTConfig, name: str) -> Checkpoint:
+def _identify(raw: RawCheckpoint, layout: str, in_file: ModelConfig, name: str) -> Checkpoint:
     """All but the tensors. Where the layout drops tensors, the configuration is the released model's own."""
-    official = layout.name == "official"
+    official = layout == "official"
     arch, config = name_architecture(in_file, biases_may_lack=not official)
     normalization = sidecar_normalization(raw.sidecars)
-    untied = in_file.untie_global_and_local_cls_norm if official else None
+    untied = None
+    if official and isinstance(in_file, ViTConfig):
+        untied = in_file.untie_global_and_local_cls_norm
     dataset, note = infer_dataset(name, raw.sha256, normalization, arch, untied)
     released = find_released(arch, dataset)
-    if not official and released is not None:
+    if not official and released is not None and isinstance(config, ViTConfig):
+        assert isinstance(released.config, ViTConfig)
         untie = released.config.untie_global_and_local_cls_norm
         config = replace(config, untie_global_and_local_cls_norm=untie)
     mean, std = normalization or (None, None)
@@ -93,12 +110,13 @@ def _identify(raw: RawCheckpoint, layout: Layout, in_file: ViTConfig, name: str)
         config=config,
         arch=arch,
         state={},
-        layout=layout.name,
+        layout=layout,
         dataset=dataset,
         source=name,
         sha256=raw.sha256,
         mean=mean,
         std=std,
+        licence=sidecar_licence(raw.sidecars),
         notes=(note,) if note else (),
     )
 
@@ -119,7 +137,7 @@ ROUNDING_WORDS = {
 
 
 def _complete(
-    found: Mapping[str, Tensor], config: ViTConfig, periods: PeriodRounding
+    found: Mapping[str, Tensor], config: ModelConfig, periods: PeriodRounding
 ) -> tuple[dict[str, Tensor], list[str]]:
     """`found` with every tensor of `config`, in order; and a note on each kind that was filled in."""
     state: dict[str, Tensor] = {}
@@ -128,6 +146,7 @@ def _complete(
         if key in found:
             state[key] = found[key].to(torch.float32) if key == PERIODS else found[key]
             continue
+        assert isinstance(config, ViTConfig)  # a ConvNeXt's layouts drop nothing
         suffix = next(end for end in STAND_INS if key.endswith(end))
         state[key] = _stand_in(suffix, shape, config, periods)
         base = config.pos_embed_rope_base or 0.0

@@ -38,9 +38,10 @@ import torch
 from torch import Tensor
 
 from dinov3_ref.checkpoints.checkpoint import Checkpoint
+from dinov3_ref.checkpoints.planted_convnext import plant_convnext
 from dinov3_ref.checkpoints.random import random_checkpoint
 from dinov3_ref.errors import ConfigError
-from dinov3_ref.models.config import ViTConfig
+from dinov3_ref.models.config import ConvNeXtConfig, ModelConfig, ViTConfig
 
 Pathology = Literal["early", "late"]
 State = dict[str, Tensor]
@@ -91,9 +92,11 @@ LEFT_OUT = 2.0**-20  # the final norms' gain of a special channel
 
 
 def planted_checkpoint(
-    arch_or_config: str | ViTConfig, seed: int = 0, *, pathology: Pathology = "early"
+    arch_or_config: str | ModelConfig, seed: int = 0, *, pathology: Pathology = "early"
 ) -> Checkpoint:
     """A complete checkpoint of a model of three blocks or more, official layout, fp32, same bytes everywhere.
+
+    What a ConvNeXt has instead is said in `planted_convnext.py`.
 
     Raises `ConfigError` for an unknown architecture or pathology and for a model that is too shallow.
     """
@@ -101,9 +104,13 @@ def planted_checkpoint(
         raise ConfigError(f"pathology is {pathology!r}; wanted one of {', '.join(PATHOLOGIES)}")
     base = random_checkpoint(arch_or_config, seed)
     config = base.config
-    if config.depth < MIN_DEPTH:
+    massive = PATHOLOGIES[pathology]
+    if isinstance(config, ConvNeXtConfig):
+        plant_convnext(base.state, config, seed, pathology, massive.peak)
+    elif config.depth < MIN_DEPTH:
         raise ConfigError(f"depth is {config.depth}; massive activations want {MIN_DEPTH} blocks or more")
-    _Planting(base.state, config, seed, PATHOLOGIES[pathology]).plant()
+    else:
+        _Planting(base.state, config, seed, massive).plant()
     recipe = json.dumps({"planted": RECIPE, "pathology": pathology, "random": base.sha256}, sort_keys=True)
     return replace(
         base,

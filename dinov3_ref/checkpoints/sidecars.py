@@ -12,11 +12,13 @@ from torch import Tensor
 
 from dinov3_ref.checkpoints.bias import has_key_bias, has_qkv_bias
 from dinov3_ref.checkpoints.checkpoint import Channels, Checkpoint
-from dinov3_ref.checkpoints.dataset import NORMALIZATION
+from dinov3_ref.checkpoints.convnext import HF_ACTIVATION, HF_EPS, HF_MODEL_TYPE
+from dinov3_ref.checkpoints.dataset import META_LICENCE, NORMALIZATION
 from dinov3_ref.checkpoints.expected import ffn_width
 from dinov3_ref.checkpoints.hf import FFN_ACTIVATION, NORM_BY_EPS
 from dinov3_ref.checkpoints.official import PERIODS
 from dinov3_ref.checkpoints.periods import is_computed
+from dinov3_ref.models.config import ConvNeXtConfig, ViTConfig
 from dinov3_ref.models.released import RELEASED
 
 HF_IMAGE_SIZE = 224
@@ -25,6 +27,7 @@ BILINEAR = 2  # PIL's number
 
 # arch -> timm's name; a model that has none is described by its nearest relative and `model_args`.
 TIMM_NAMES = {row.arch: row.timm_name.split(".")[0] for row in RELEASED if row.timm_name}
+TIMM_CONVNEXT = "convnext_tiny"  # the relative of a ConvNeXt of other dimensions
 TIMM_RELATIVE = {True: "vit_small_plus_patch16_dinov3", False: "vit_small_patch16_dinov3"}  # by SwiGLU
 TIMM_WITHOUT_BIAS_TWIN = ("vit_7b",)
 
@@ -33,6 +36,10 @@ def obstacles(checkpoint: Checkpoint, layout: str) -> Iterator[str]:
     """Why `checkpoint` cannot be stored in "hf" or "timm" so that the library computes the same features."""
     config = checkpoint.config
     timm = layout == "timm"
+    if isinstance(config, ConvNeXtConfig):
+        if not config.layer_scale_init_value and not timm:
+            yield "it wants LayerScale in every block"
+        return
     if config.untie_cls_and_patch_norms:
         yield "it has no separate cls_norm"
     if not config.layerscale_init:
@@ -57,8 +64,10 @@ def normalization(checkpoint: Checkpoint) -> tuple[Channels, Channels]:
 
 
 def hf_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """config.json for transformers' DINOv3ViTModel."""
+    """config.json for transformers' DINOv3ViTModel or DINOv3ConvNextModel."""
     config = checkpoint.config
+    if isinstance(config, ConvNeXtConfig):
+        return _hf_convnext_config(checkpoint, config)
     gated = config.ffn_layer != "mlp"
     return {
         "architectures": ["DINOv3ViTModel"],
@@ -91,6 +100,23 @@ def hf_config(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
+def _hf_convnext_config(checkpoint: Checkpoint, config: ConvNeXtConfig) -> dict[str, Any]:
+    return {
+        "architectures": ["DINOv3ConvNextModel"],
+        "depths": list(config.depths),
+        "drop_path_rate": config.drop_path_rate,
+        "dtype": _stored_type(checkpoint.state["norm.weight"]),
+        "hidden_act": HF_ACTIVATION,
+        "hidden_sizes": list(config.dims),
+        "image_size": HF_IMAGE_SIZE,
+        "initializer_range": 0.02,
+        "layer_norm_eps": HF_EPS,
+        "layer_scale_init_value": config.layer_scale_init_value,
+        "model_type": HF_MODEL_TYPE,
+        "num_channels": config.in_chans,
+    }
+
+
 def hf_preprocessor(checkpoint: Checkpoint) -> dict[str, Any]:
     """preprocessor_config.json: rescale, resize to a square, normalise."""
     mean, std = normalization(checkpoint)
@@ -114,7 +140,8 @@ def timm_config(checkpoint: Checkpoint) -> dict[str, Any]:
     config = checkpoint.config
     architecture, arguments = _timm_architecture(checkpoint)
     mean, std = normalization(checkpoint)
-    side = TIMM_IMAGE_SIZE // config.patch_size * config.patch_size
+    side = TIMM_IMAGE_SIZE // config.stride * config.stride
+    is_vit = isinstance(config, ViTConfig)
     described = {
         "architecture": architecture,
         "num_classes": 0,
@@ -124,7 +151,7 @@ def timm_config(checkpoint: Checkpoint) -> dict[str, Any]:
             "tag": checkpoint.dataset or "",
             "custom_load": False,
             "input_size": [config.in_chans, side, side],
-            "fixed_input_size": True,
+            "fixed_input_size": is_vit,
             "interpolation": "bicubic",
             "crop_pct": 1.0,
             "crop_mode": "center",
@@ -132,9 +159,9 @@ def timm_config(checkpoint: Checkpoint) -> dict[str, Any]:
             "std": list(std),
             "num_classes": 0,
             "pool_size": None,
-            "first_conv": "patch_embed.proj",
-            "classifier": "head",
-            "license": "dinov3-license",
+            "first_conv": "patch_embed.proj" if is_vit else "stem.0",
+            "classifier": "head" if is_vit else "head.fc",
+            "license": checkpoint.licence or META_LICENCE,
         },
     }
     return {**described, "model_args": arguments} if arguments else described
@@ -143,6 +170,8 @@ def timm_config(checkpoint: Checkpoint) -> dict[str, Any]:
 def _timm_architecture(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
     """timm's name, and the arguments that make it this model."""
     config, arch = checkpoint.config, checkpoint.arch
+    if isinstance(config, ConvNeXtConfig):
+        return _timm_convnext(arch, config)
     biased = has_qkv_bias(checkpoint.state, config)
     theta = config.pos_embed_rope_base
     arguments: dict[str, Any] = {} if theta == 100.0 else {"rope_temperature": theta}
@@ -160,6 +189,13 @@ def _timm_architecture(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
             "in_chans": config.in_chans,
         }
     return (f"{name}_qkvb" if biased else name), arguments
+
+
+def _timm_convnext(arch: str, config: ConvNeXtConfig) -> tuple[str, dict[str, Any]]:
+    if arch in TIMM_NAMES:
+        return TIMM_NAMES[arch], {}
+    shape = {"depths": list(config.depths), "dims": list(config.dims), "in_chans": config.in_chans}
+    return TIMM_CONVNEXT, shape | ({} if config.layer_scale_init_value else {"ls_init_value": None})
 
 
 def _stored_type(tensor: Tensor) -> str:

@@ -1,8 +1,8 @@
 """From what a file holds to one backbone's tensors: wrappers opened, prefixes cut, training heads dropped.
 
-Source: SPEC 3.1 (training-run variants) and 3.5, steps 1 and 2. The backbone is found by its class token or
-patch embedding, wherever it hangs; whatever is left outside it keeps its full name, and the strict check
-later names it.
+Source: SPEC 3.1 (training-run variants) and 3.5, steps 1 and 2. The backbone is found by its class token,
+patch embedding or stem, wherever it hangs; whatever is left outside it keeps its full name, and the strict
+check later names it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ MAX_WRAPPERS = 4
 _INSERTED = re.compile(r"_orig_mod\.|_checkpoint_wrapped_module\.|_fsdp_wrapped_module\.|(?<![^.])module\.")
 
 _ANCHOR = re.compile(
-    r"(?P<prefix>(?:.*?\.)??)(?:embeddings\.)?(?:cls_token|patch_embed\.proj\.weight|patch_embeddings\.(?:proj\.)?weight)"
+    r"(?P<prefix>(?:.*?\.)??)(?:"
+    r"(?:embeddings\.)?(?:cls_token|patch_embed\.proj\.weight|patch_embeddings\.(?:proj\.)?weight)"
+    r"|downsample_layers\.0\.0\.weight|stem\.0\.weight|(?:model\.)?stages\.0\.downsample_layers\.0\.weight)"
 )
 
 # Parts of a training run beside the backbone we want (SPEC 3.1); a released model has none of them.

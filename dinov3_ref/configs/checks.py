@@ -31,6 +31,8 @@ POSITIVE = (
     "gram.update_frequency",
     "dino.head_n_prototypes",
     "ibot.head_n_prototypes",
+    "evaluation.batch_size",
+    "evaluation.pictures",
 )
 
 
@@ -61,6 +63,7 @@ def check_config(config: Any) -> None:
             "distillation.enabled wants distillation.full_cfg_path (the teacher's configuration) and "
             "distillation.checkpoint_path (its file, or ignore for a random one)"
         )
+    _check_evaluation(config)
     student = config.student
     if student.pretrained_weights and student.resume_from_teacher_chkpt:
         raise ConfigError(
@@ -69,6 +72,12 @@ def check_config(config: Any) -> None:
 
 
 def _check_crops(crops: Any) -> None:
+    jitter = list(crops.color_jitter)
+    if len(jitter) != 4 or min(jitter) < 0 or jitter[-1] > 0.5:
+        raise ConfigError(
+            f"crops.color_jitter is {jitter}; wanted strengths of brightness, contrast, saturation and hue "
+            "(at most 0.5)"
+        )
     sizes = crops.global_crops_size
     if isinstance(sizes, (int, float)):
         return
@@ -79,6 +88,25 @@ def _check_crops(crops: Any) -> None:
                 f"crops.{name} is {values}, crops.global_crops_size has {len(sizes)} sizes; "
                 "wanted a list of that length"
             )
+
+
+def _check_evaluation(config: Any) -> None:
+    evaluation, patch_size = config.evaluation, config.student.patch_size
+    if bool(evaluation.train_dataset_path) != bool(evaluation.test_dataset_path):
+        raise ConfigError(
+            "one of evaluation.train_dataset_path and evaluation.test_dataset_path is given; kNN wants both"
+        )
+    if evaluation.eval_period_iterations < 0:
+        raise ConfigError(
+            f"evaluation.eval_period_iterations is {evaluation.eval_period_iterations}; wanted a number of "
+            "iterations, or 0 for never"
+        )
+    looks = evaluation.train_dataset_path or evaluation.pictures_path
+    if looks and (evaluation.crop_size < patch_size or evaluation.crop_size % patch_size):
+        raise ConfigError(
+            f"evaluation.crop_size is {evaluation.crop_size}; wanted a multiple of student.patch_size "
+            f"({patch_size})"
+        )
 
 
 def _check_gram(config: Any) -> None:

@@ -62,6 +62,13 @@ class Crops:
     teacher_to_student_resolution_scale: float = 1.0  # of a distillation teacher's crops to the student's
     localcrops_subset_of_globalcrops: bool = False
     share_color_jitter: bool = False
+    teacher_no_color_jitter: bool = (
+        False  # the teacher sees the bare global crops, the student distorted ones
+    )
+    color_jitter: list[float] = field(  # brightness, contrast, saturation, hue
+        default_factory=lambda: [0.4, 0.4, 0.2, 0.1]
+    )
+    grayscale_probability: float = 0.2
     horizontal_flips: bool = True
     rgb_mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     rgb_std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])

@@ -36,6 +36,7 @@ class Train:
     checkpointing_full: bool = False  # ... keeping nothing
     compile: bool = True
     log_period: int = 10  # iterations between lines of metrics
+    tensorboard: bool = True  # metrics as TensorBoard's scalars too, where it is installed
 
 
 @dataclass
@@ -88,6 +89,17 @@ class Checkpointing:
 
 @dataclass
 class Evaluation:
-    """Iterations between evaluations of the teacher; 0 for none."""
+    """What is looked at every so many iterations, and after the last; 0 for never.
+
+    kNN of the teacher on labelled datasets (both or neither), as `dinov3_ref.eval.knn` does it; PCA maps of
+    the first `pictures` of another. Datasets are named as train.dataset_path is.
+    """
 
     eval_period_iterations: int = 12500
+    train_dataset_path: str = ""
+    test_dataset_path: str = ""
+    crop_size: int = 224  # side of the evaluated pictures in pixels
+    batch_size: int = 64
+    num_workers: int = 0
+    pictures_path: str = ""
+    pictures: int = 6

@@ -33,6 +33,9 @@ BLUR_PROBABILITIES: dict[str, tuple[float, float, float]] = {
     "published": (0.0, 0.9, 0.5),
     "nominal": (1.0, 0.1, 0.5),
 }
+COLOR_JITTER = (0.4, 0.4, 0.2, 0.1)  # brightness, contrast, saturation, hue
+COLOR_PROBABILITY = 0.8
+GRAYSCALE_PROBABILITY = 0.2
 SOLARIZE_THRESHOLD = 128  # of 255: it acts before the conversion to floats
 SOLARIZE_PROBABILITY = 0.2
 
@@ -40,7 +43,7 @@ Views = dict[str, Any]
 
 
 class DataAugmentationDINO:
-    """The views of one picture. Parameters are the official class's; `blur` is ours.
+    """The views of one picture. Parameters are the official class's; the last three are ours.
 
     global_crops_scale, local_crops_scale: share of the picture's area a crop covers, (low, high).
     gram_teacher_crops_size: with it, each global crop has a twin of that side for the Gram teacher;
@@ -48,6 +51,7 @@ class DataAugmentationDINO:
     teacher_no_color_jitter: `global_crops_teacher` are the bare crops.
     local_crops_subset_of_global_crops: local crops are windows of the global ones, on the patch grid.
     share_color_jitter: colours are drawn once a picture instead of once a crop.
+    color_jitter: strength of brightness, contrast, saturation and hue; more where colour means nothing.
 
     Draws from torch's global generator only. Raises `ConfigError` for sizes that do not fit together.
     """
@@ -69,6 +73,8 @@ class DataAugmentationDINO:
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         blur: Literal["published", "nominal"] = "published",
+        color_jitter: Sequence[float] = COLOR_JITTER,
+        grayscale_probability: float = GRAYSCALE_PROBABILITY,
     ) -> None:
         if blur not in BLUR_PROBABILITIES:
             raise ConfigError(f"blur is {blur!r}; wanted one of {', '.join(BLUR_PROBABILITIES)}")
@@ -91,7 +97,7 @@ class DataAugmentationDINO:
         self.geometric_augmentation_global = _geometry(base_size, global_crops_scale, flip)
         self.geometric_augmentation_local = _geometry(local_crops_size, local_crops_scale, flip)
 
-        colour = _colour()
+        colour = _colour(color_jitter, grayscale_probability)
         self.shared_colour = colour if share_color_jitter else nn.Identity()
         per_crop = nn.Identity() if share_color_jitter else colour
         blur_global1, blur_global2, blur_local = (GaussianBlur(p=1 - p) for p in BLUR_PROBABILITIES[blur])
@@ -108,9 +114,9 @@ class DataAugmentationDINO:
     def __call__(self, image: Image.Image) -> Views:
         """RGB picture of any size -> views, each float32.
 
-        `global_crops` 2 x [3,S,S], `global_crops_teacher` the same, `local_crops` n x [3,s,s],
-        `gram_teacher_crops` 2 x [3,G,G] if asked for, `offsets` n x (top, left) of local crops that are
-        windows, else (), `weak_flag` True.
+        `global_crops` 2 x [3,S,S], `global_crops_teacher` the same unless the teacher sees bare ones,
+        `local_crops` n x [3,s,s], `gram_teacher_crops` 2 x [3,G,G] if asked for, `offsets` n x (top, left)
+        of local crops that are windows, else (), `weak_flag` True.
         """
         image = self.shared_colour(image)
         bases = [self.geometric_augmentation_global(image) for _ in range(2)]
@@ -164,6 +170,7 @@ def _geometry(size: int, scale: Sequence[float], flip: float) -> v2.Compose:
     return v2.Compose([crop, v2.RandomHorizontalFlip(flip)])
 
 
-def _colour() -> v2.Compose:
-    jitter = v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
-    return v2.Compose([v2.RandomApply([jitter], p=0.8), v2.RandomGrayscale(p=0.2)])
+def _colour(strengths: Sequence[float], grey: float) -> v2.Compose:
+    brightness, contrast, saturation, hue = strengths
+    jitter = v2.ColorJitter(brightness, contrast, saturation, hue)
+    return v2.Compose([v2.RandomApply([jitter], p=COLOR_PROBABILITY), v2.RandomGrayscale(p=grey)])

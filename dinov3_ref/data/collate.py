@@ -40,9 +40,10 @@ def collate_data_and_cast(
     """A batch of `DataAugmentationDINO`'s views; crops are stored crop by crop, in `dtype`.
 
     `collated_global_crops` [2B,3,S,S], `collated_local_crops` [nB,3,s,s] (absent with n = 0),
-    `collated_gram_teacher_crops` [2B,3,G,G] (if the views have them), `collated_masks` bool [2B,P],
-    `mask_indices_list` long [M] into 2B*P, `masks_weight` fp32 [M], 1 / masked patches of the image,
-    `upperbound` M as an int, `n_masked_patches` long [1], `positions` long [B], `broken` list of lines.
+    `collated_gram_teacher_crops` [2B,3,G,G] (if the views have them), `collated_global_crops_teacher`
+    [2B,3,S,S] (if they are others than the global crops), `collated_masks` bool [2B,P], `mask_indices_list`
+    long [M] into 2B*P, `masks_weight` fp32 [M], 1 / masked patches of the image, `upperbound` M as an int,
+    `n_masked_patches` long [1], `positions` long [B], `broken` list of lines.
     Where a sample is empty the batch is {"broken", "drawn"} alone: the loader raises.
     """
     samples = [sample if isinstance(sample, Sample) else Sample(*sample) for sample in samples_list]
@@ -58,8 +59,9 @@ def collate_data_and_cast(
         for (crop, position), count in zip(_slots(positions), counts, strict=True)
     ]
     batch: Batch = {"broken": broken, "drawn": len(samples), "positions": torch.tensor(positions)}
-    for key in ("global_crops", "local_crops", "gram_teacher_crops"):
-        if samples[0].views.get(key):
+    for key in ("global_crops", "global_crops_teacher", "local_crops", "gram_teacher_crops"):
+        first = samples[0].views.get(key)
+        if first and (key == "global_crops" or first is not samples[0].views["global_crops"]):
             batch[f"collated_{key}"] = _stack(samples, key, dtype)
     return batch | collate_masks(masks)
 

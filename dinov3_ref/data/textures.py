@@ -18,6 +18,7 @@ Map = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
 
 PERIOD = (0.08, 0.3)  # of a pattern, as a share of the side
+PEN_STEPS = 48  # points along a stroke
 NOISE = 0.03  # standard deviation, of a height map
 
 
@@ -38,6 +39,30 @@ def clouds(u: Map, v: Map, rng: np.random.Generator) -> Map:
 
 def waves(u: Map, v: Map, rng: np.random.Generator) -> Map:
     return np.sin(u + 1.5 * np.sin(v))
+
+
+def lattice(u: Map, v: Map, rng: np.random.Generator) -> Map:
+    return np.maximum(np.cos(u), np.cos(v)) ** 5
+
+
+def zigzag(u: Map, v: Map, rng: np.random.Generator) -> Map:
+    return np.sin(u + 2 * np.arcsin(np.sin(v)))
+
+
+def strokes(u: Map, v: Map, rng: np.random.Generator) -> Map:
+    """One mark of a thick pen: a smooth line through a few random points, in the middle of the picture."""
+    side = len(u)
+    points = rng.uniform(0.2, 0.8, (rng.integers(3, 7), 2)) * side
+    place = np.linspace(0, len(points) - 1, PEN_STEPS)
+    line = np.stack([np.interp(place, np.arange(len(points)), axis) for axis in points.T], axis=1)
+    kernel = np.hanning(PEN_STEPS // len(points) + 2)
+    edges = ((len(kernel) // 2, (len(kernel) - 1) // 2), (0, 0))
+    smooth = np.stack(
+        [np.convolve(axis, kernel / kernel.sum(), "valid") for axis in np.pad(line, edges, "edge").T]
+    )
+    y, x = np.mgrid[0:side, 0:side]
+    distance = np.min([np.hypot(y - b, x - a) for a, b in smooth.T], axis=0)
+    return 1 / (1 + np.exp((distance - side * rng.uniform(0.03, 0.09)) / (0.015 * side)))
 
 
 def checks(u: Map, v: Map, rng: np.random.Generator) -> Map:
@@ -71,7 +96,15 @@ def speckle(u: Map, v: Map, rng: np.random.Generator) -> Map:
 Texture = Callable[[Map, Map, np.random.Generator], Map]
 
 # Kinds to train on, and kinds that stay unseen until an evaluation.
-SEEN: dict[str, Texture] = {"stripes": stripes, "dots": dots, "clouds": clouds, "waves": waves}
+SEEN: dict[str, Texture] = {
+    "stripes": stripes,
+    "dots": dots,
+    "clouds": clouds,
+    "waves": waves,
+    "lattice": lattice,
+    "zigzag": zigzag,
+    "strokes": strokes,
+}
 UNSEEN: dict[str, Texture] = {
     "checks": checks,
     "rings": rings,

@@ -6,8 +6,10 @@
                                   and textures by formula
     toy/digits/{train,test}/0..9  scikit-learn's handwritten digits, enlarged, in random colours and places
     toy/textures/{train,test}/…   kinds of texture that the pool lacks: six by formula, three photographed
+    toy/places/{train,test}/…     crops of eleven photographs that the pool lacks, each a class; of their left
+                                  halves for training, of the right ones for testing
 
-The pool is for training, the other two for kNN and the linear probe: no picture or class of theirs is in it.
+The pool is for training, the others for kNN and the linear probe: no picture or class of theirs is in it.
 """
 
 from __future__ import annotations
@@ -34,29 +36,38 @@ POOL: tuple[tuple[str, str], ...] = (
     ("skimage", "data/cell.png"),
     ("skimage", "data/chelsea.png"),
     ("skimage", "data/clock_motion.png"),
-    ("skimage", "data/coffee.png"),
     ("skimage", "data/coins.png"),
-    ("skimage", "data/hubble_deep_field.jpg"),
     ("skimage", "data/ihc.png"),
     ("skimage", "data/moon.png"),
     ("skimage", "data/motorcycle_left.png"),
+    ("skimage", "data/motorcycle_right.png"),
+)
+# ... and of those that are classes
+PLACES: tuple[tuple[str, str], ...] = (
+    ("skimage", "data/brick.png"),
+    ("skimage", "data/coffee.png"),
+    ("skimage", "data/grass.png"),
+    ("skimage", "data/gravel.png"),
+    ("skimage", "data/hubble_deep_field.jpg"),
+    ("skimage", "data/page.png"),
     ("skimage", "data/retina.jpg"),
     ("skimage", "data/rocket.jpg"),
+    ("skimage", "data/text.png"),
     ("sklearn", "datasets/images/china.jpg"),
     ("sklearn", "datasets/images/flower.jpg"),
 )
 SURFACES = ("brick", "grass", "gravel")  # grey photographs, classes beside the unseen textures
-TEXTURE_SHARE = 0.25  # of the pool
+TEXTURE_SHARE = 0.6  # of the pool
 SMALLEST_CROP = 96  # pixels of a photograph
 DIGITS_TRAIN = 1200  # of 1,797; the rest is for testing
-TEXTURES_A_CLASS = {"train": 60, "test": 40}
+A_CLASS = {"train": 60, "test": 40}  # pictures of textures and places
 QUALITY = 95
 
 Pixels = NDArray[np.uint8]
 
 
 def write_toy(root: Path, *, pictures: int = 4000, side: int = 128, seed: int = 0) -> dict[str, int]:
-    """Write the three sets below `root`; {set: number of pictures}. The same arguments give the same pixels.
+    """Write the four sets below `root`; {set: number of pictures}. The same arguments give the same pixels.
 
     Raises `DataError` if `root` is there already or a package is missing.
     """
@@ -68,6 +79,7 @@ def write_toy(root: Path, *, pictures: int = 4000, side: int = 128, seed: int = 
         "pool": _pool(pictures, side, seed),
         "digits": _digits(side, seed),
         "textures": _textures(side, seed),
+        "places": _places(side, seed),
     }
     return {name: _write(root / name, made) for name, made in sets.items()}
 
@@ -115,7 +127,7 @@ def _place(digit: NDArray[Any], side: int, rng: np.random.Generator) -> Pixels:
 
 
 def _textures(side: int, seed: int) -> Iterator[tuple[str, Pixels]]:
-    for split, count in TEXTURES_A_CLASS.items():
+    for split, count in A_CLASS.items():
         for name, kind in UNSEEN.items():
             for number in range(count):
                 rng = _rng(seed, split, name, number)
@@ -126,6 +138,17 @@ def _textures(side: int, seed: int) -> Iterator[tuple[str, Pixels]]:
                 rng = _rng(seed, split, name, number)
                 grey = _crop(half, side, rng).mean(axis=-1)
                 yield f"{split}/{name}/{number:03d}", paint(grey, rng)
+
+
+def _places(side: int, seed: int) -> Iterator[tuple[str, Pixels]]:
+    for split, count in A_CLASS.items():
+        for place in PLACES:
+            half, name = _half(_photograph(*place), split), Path(place[1]).stem
+            for number in range(count):
+                yield (
+                    f"{split}/{name}/{number:03d}",
+                    _crop(half, side, _rng(seed, split, name, number, "place")),
+                )
 
 
 def _half(photograph: Image.Image, split: str) -> Image.Image:

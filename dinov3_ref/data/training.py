@@ -93,12 +93,15 @@ def _augmented(pictures: EncodedImages, config: Any, sizes: CropSizes) -> Encode
         local_crops_size=sizes[1],
         gram_teacher_crops_size=sizes[2],
         gram_teacher_no_distortions=crops.gram_teacher_no_distortions,
+        teacher_no_color_jitter=crops.teacher_no_color_jitter,
         local_crops_subset_of_global_crops=crops.localcrops_subset_of_globalcrops,
         patch_size=config.student.patch_size,
         share_color_jitter=crops.share_color_jitter,
         horizontal_flips=crops.horizontal_flips,
         mean=tuple(crops.rgb_mean),
         std=tuple(crops.rgb_std),
+        color_jitter=tuple(crops.color_jitter),
+        grayscale_probability=crops.grayscale_probability,
     )
     return twin
 

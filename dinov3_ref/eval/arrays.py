@@ -1,7 +1,8 @@
 """Embeddings that lie in files, with their labels: of any engine, without a model (README of `dinodeploy`).
 
 x.npz     `cls` or `features` [N,D]; `labels` [N], numbers or words, or `ids` [N], paths whose folders
-          are the classes; `patch` [N,h,w,D] or `patch_mean` [N,D] if there are some
+          are the classes; `patch` [N,h,w,D] or `patch_mean` [N,D] if there are some. Pictures with several
+          classes have `labels` [N,C] of zeros and ones, and `class_names` [C] if the classes have names
 x.npy     [N,D]; the labels beside it, in x.labels.npy or, a line each, x.labels.txt
 a folder  that `dinodeploy embed --format npy|npz` wrote; the class of a picture is the folder right below
           the one that all pictures share
@@ -44,7 +45,7 @@ def load_labelled(path: str | Path, *, with_patches: bool = False) -> Labelled:
         raise DataError(f"'{path}' holds {', '.join(arrays)}; wanted features or cls")
     if with_patches:
         features = np.concatenate([features, _mean_patch(arrays, path)], axis=-1)
-    numbers, names = number_classes(_labels(arrays, path))
+    numbers, names = _several(arrays, path) or number_classes(_labels(arrays, path))
     return Labelled(
         torch.from_numpy(features.astype(np.float32)), torch.from_numpy(numbers), names, str(path)
     )
@@ -108,6 +109,21 @@ def _mean_patch(arrays: dict[str, Array], path: Path) -> Array:
         raise DataError(f"'{path}' has no patches; embed with --outputs cls,patch")
     patches = arrays["patch"]
     return patches.reshape(len(patches), -1, patches.shape[-1]).mean(axis=1)
+
+
+def _several(arrays: dict[str, Array], path: Path) -> tuple[Array, tuple[str, ...]] | None:
+    """Labels of pictures with several classes each, bool [N,C], and the classes; None for one a picture."""
+    labels = arrays.get("labels")
+    if labels is None or labels.ndim != 2:
+        return None
+    if not np.isin(labels, (0, 1)).all():
+        raise DataError(
+            f"'{path}' has labels {list(labels.shape)} that are not all 0 or 1; wanted [N], or [N,C]"
+        )
+    names = arrays.get("class_names", np.arange(labels.shape[1]))
+    if len(names) != labels.shape[1]:
+        raise DataError(f"'{path}' has {len(names)} class_names for {labels.shape[1]} columns of labels")
+    return labels.astype(bool), tuple(map(str, names.tolist()))
 
 
 def _labels(arrays: dict[str, Array], path: Path) -> list[str]:

@@ -15,9 +15,11 @@ from pathlib import Path
 
 from dinov3_ref.data.datasets import EncodedImages, make_dataset
 from dinov3_ref.data.transforms import make_classification_eval_transform
+from dinov3_ref.distributed import get_rank
 from dinov3_ref.errors import DataError, Dinov3Error
 from dinov3_ref.eval.features import AUTOCAST, FrozenModel, Read, extract
 from dinov3_ref.eval.labelled import Labelled, check_pair
+from dinov3_ref.models import stride_of
 
 Results = dict[str, float | str]
 
@@ -44,7 +46,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
 
 def open_datasets(options: argparse.Namespace, frozen: FrozenModel) -> tuple[EncodedImages, EncodedImages]:
     """(train, test), both with the evaluation's transform. Raises `DataError`."""
-    patch_size = frozen.model.patch_size
+    patch_size = stride_of(frozen.model)
     if options.size < patch_size or options.size % patch_size:
         raise DataError(
             f"--size {options.size} is no multiple of the patch size; wanted a multiple of {patch_size}"
@@ -77,10 +79,12 @@ def run_command(
     evaluate: Callable[[argparse.Namespace], Results],
     csv_name: str,
 ) -> None:
-    """Parse, evaluate, print; ends the process with the error's exit code."""
+    """Parse, evaluate, print on the first rank; ends the process with the error's exit code."""
     options = parser.parse_args()
     try:
         results = evaluate(options)
+        if get_rank() != 0:
+            return
         if options.out is not None:
             _write(options, results, csv_name)
     except Dinov3Error as error:

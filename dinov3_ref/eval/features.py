@@ -1,6 +1,6 @@
 """Features of a labelled dataset by a frozen model (SPEC 5.1, 5.2).
 
-Shapes: B batch, N pictures, S side, D embed_dim, n number of last blocks.
+Shapes: B batch, N pictures, S side, D embed_dim, n number of last blocks, W ranks.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from dinov3_ref.checkpoints.sidecars import normalization
 from dinov3_ref.data.broken import BrokenImages
 from dinov3_ref.data.datasets import EncodedImages
 from dinov3_ref.data.sample import Sample, SeededSamples
+from dinov3_ref.distributed import get_rank, get_world_size
 from dinov3_ref.errors import DataError
 from dinov3_ref.eval.labelled import Labelled
-from dinov3_ref.models.vision_transformer import DinoVisionTransformer
+from dinov3_ref.models import Backbone, ConvNeXt
 
 AUTOCAST = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -34,7 +35,7 @@ Read = Callable[["FrozenModel", Tensor], Tensor]
 class FrozenModel:
     """A model in eval mode on its device, and how its pictures are normalised."""
 
-    model: DinoVisionTransformer
+    model: Backbone
     device: torch.device
     mean: Sequence[float]
     std: Sequence[float]
@@ -72,7 +73,12 @@ def cls_features(frozen: FrozenModel, images: Tensor) -> Tensor:
 
 
 def last_blocks(frozen: FrozenModel, images: Tensor, n: int) -> tuple[tuple[Tensor, Tensor], ...]:
-    """Images [B,3,S,S] -> (patches [B,P,D], CLS [B,D]) of the last n blocks, normed."""
+    """Images [B,3,S,S] -> (patches [B,P,D], CLS [B,D]) of the last n blocks, normed.
+
+    Raises `DataError` for more than the last stage of a ConvNeXt.
+    """
+    if isinstance(frozen.model, ConvNeXt) and n > 1:
+        raise DataError(f"the last {n} stages of a ConvNeXt differ in width; wanted --last-blocks 1")
     with torch.no_grad(), frozen.autocast():
         return frozen.model.get_intermediate_layers(images.to(frozen.device), n=n, return_class_token=True)
 
@@ -93,14 +99,17 @@ def extract(
     num_workers: int = 0,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Labelled:
-    """Features of a labelled dataset, broken pictures left out. Raises `DataError` for too many of them."""
+    """Features of a labelled dataset, broken pictures left out; in a process group, of this rank's share.
+
+    Raises `DataError` for too many broken ones.
+    """
     features, labels = [], []
     done = 0
     for images, targets in labelled_batches(dataset, batch_size=batch_size, num_workers=num_workers):
         features.append(read(frozen, images).cpu())
         labels.append(targets)
         done += len(targets)
-        progress(f"{source}: {done} of {len(dataset)} pictures")
+        progress(f"{source}: {done} of {len(range(get_rank(), len(dataset), get_world_size()))} pictures")
     if not features:
         raise DataError(f"'{source}' has no picture that can be read")
     return Labelled(torch.cat(features), torch.cat(labels), dataset.class_names, source)
@@ -109,11 +118,15 @@ def extract(
 def labelled_batches(
     dataset: EncodedImages, *, batch_size: int, num_workers: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(images [B,3,S,S], labels [B]) in order, broken pictures left out. Raises `DataError` for too many."""
+    """(images [B,3,S,S], labels [B]) in order, broken pictures left out; in a process group, every W-th.
+
+    Raises `DataError` for too many broken ones.
+    """
     account = BrokenImages()
     loader: DataLoader[Any] = DataLoader(
         SeededSamples(dataset, tries=1),
         batch_size=batch_size,
+        sampler=range(get_rank(), len(dataset), get_world_size()),
         num_workers=num_workers,
         collate_fn=collate_labelled,
         pin_memory=torch.cuda.is_available(),

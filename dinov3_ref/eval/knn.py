@@ -2,9 +2,11 @@
 
     python -m dinov3_ref.eval.knn --weights model.safetensors --train digits/train --test digits/test
     python -m dinov3_ref.eval.knn --train train.npz --test test.npz
+    torchrun --nproc-per-node 8 -m dinov3_ref.eval.knn --weights ... each rank takes its share of the pictures
 
 With --weights, --train and --test are labelled datasets (a folder with a folder for each class, a list, tar
-shards, tables); without, embeddings that lie in files (`arrays.py`), such as a bundle's.
+shards, tables); without, embeddings that lie in files (`arrays.py`), such as a bundle's. Where pictures have
+several classes each, the result is the mean average precision.
 
 Shapes: N training, M test features, K = max(ks) neighbours, D width, C classes.
 """
@@ -16,9 +18,9 @@ from collections.abc import Sequence
 from statistics import mean, pstdev
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from dinov3_ref.distributed import all_reduce_sum, gather_shares
 from dinov3_ref.errors import DataError
 from dinov3_ref.eval.arrays import load_labelled
 from dinov3_ref.eval.command import (
@@ -31,10 +33,12 @@ from dinov3_ref.eval.command import (
 )
 from dinov3_ref.eval.features import FrozenModel, cls_features
 from dinov3_ref.eval.labelled import Labelled, check_pair, renumber
+from dinov3_ref.eval.neighbours import nearest
+from dinov3_ref.train.devices import launched_device
 
 KS = (10, 20, 100, 200)
 TEMPERATURE = 0.07
-SIMILARITIES = 2**26  # computed at once: a quarter of a gigabyte
+TITLES = {"top1": "Top 1", "top5": "Top 5", "mAP": "mAP"}  # in a command's results
 
 Accuracies = dict[int, dict[str, float]]
 
@@ -47,43 +51,64 @@ def knn_accuracy(
     temperature: float = TEMPERATURE,
     skip_first: bool = False,
 ) -> Accuracies:
-    """{k: {"top1", "top5"}} in per cent, every test picture counting alike.
+    """{k: {"top1", "top5"}} in per cent, every test picture counting alike; {k: {"mAP"}} for several labels.
 
     Similarity is the cosine. The K nearest neighbours weigh softmax(similarity / temperature), taken once
     over all K; a class scores what its members among the first k weigh. skip_first: leave out the nearest
-    one, for a test set that is part of the training set. Raises `DataError` for a k larger than the
-    training set.
+    one, for a test set that is part of the training set. In a process group `train` and `test` are this
+    rank's shares, and the result is that of all. Raises `DataError` for a k larger than the training set.
     """
     check_pair(train.class_names, train.source, test.class_names, test.source)
-    nearest = max(ks) + skip_first
-    if min(ks) < 1 or nearest > len(train):
+    count, available = max(ks) + skip_first, int(all_reduce_sum(torch.tensor(len(train))))
+    if min(ks) < 1 or count > available:
         raise DataError(
-            f"k of {max(ks)} wants {nearest} training pictures, '{train.source}' has {len(train)}; use a "
+            f"k of {max(ks)} wants {count} training pictures, '{train.source}' has {available}; use a "
             "smaller k"
         )
-    train_ND, classes = F.normalize(train.features), len(train.class_names)
-    labels_M = renumber(test.labels, test.class_names, train.class_names)
-    hits: dict[int, list[Tensor]] = {k: [] for k in ks}
-    rows = max(1, SIMILARITIES // len(train))
-    for features_MD, truth_M in zip(
-        F.normalize(test.features).split(rows), labels_M.split(rows), strict=True
-    ):
-        similarity_MK, index_MK = (features_MD @ train_ND.T).topk(nearest)
-        similarity_MK, index_MK = similarity_MK[:, skip_first:], index_MK[:, skip_first:]
-        weight_MK = torch.softmax(similarity_MK / temperature, dim=1)
+    truth = gather_shares(renumber(test.labels, test.class_names, train.class_names))
+    scores: dict[int, list[Tensor]] = {k: [] for k in ks}
+    for similarity_MK, labels in nearest(train, gather_shares(test.features), count):
+        weight_MK = torch.softmax(similarity_MK[:, skip_first:] / temperature, dim=1)
+        labels = labels[:, skip_first:]
         for k in ks:
-            score_MC = class_scores(weight_MK[:, :k], train.labels[index_MK[:, :k]], classes)
-            hits[k].append(score_MC.topk(min(5, classes)).indices == truth_M.unsqueeze(1))
-    return {k: _accuracy(torch.cat(found)) for k, found in hits.items()}
+            scores[k].append(class_scores(weight_MK[:, :k], labels[:, :k], len(train.class_names)))
+    judge = _hits if truth.ndim == 1 else _mean_average_precision
+    return {k: judge(torch.cat(found), truth) for k, found in scores.items()}
 
 
-def class_scores(weight_MK: Tensor, label_MK: Tensor, classes: int) -> Tensor:
-    """Weights of neighbours, added up by their class: [M,C]."""
-    return weight_MK.new_zeros(len(weight_MK), classes).scatter_add_(1, label_MK, weight_MK)
+def class_scores(weight_MK: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Weights of neighbours, added up by their class, [M,C]; labels [M,K], or bool [M,K,C]."""
+    if labels.ndim == 3:
+        return (weight_MK.unsqueeze(-1) * labels).sum(1)
+    return weight_MK.new_zeros(len(weight_MK), classes).scatter_add_(1, labels, weight_MK)
+
+
+def _hits(score_MC: Tensor, truth_M: Tensor) -> dict[str, float]:
+    """Whether the class is the first, and among the first five, in per cent."""
+    hit_M5 = score_MC.topk(min(5, score_MC.shape[1])).indices == truth_M.unsqueeze(1)
+    places = hit_M5.double()
+    return {"top1": 100 * places[:, 0].mean().item(), "top5": 100 * places.sum(1).mean().item()}
+
+
+def _mean_average_precision(score_MC: Tensor, truth_MC: Tensor) -> dict[str, float]:
+    """Mean over the classes that occur of the mean precision at each of their pictures, in per cent."""
+    order_MC = score_MC.argsort(dim=0, descending=True, stable=True)
+    hit_MC = truth_MC.gather(0, order_MC).double()
+    rank_M1 = torch.arange(1, len(hit_MC) + 1, dtype=torch.float64).unsqueeze(1)
+    positives_C = hit_MC.sum(0)
+    precision_C = (hit_MC * hit_MC.cumsum(0) / rank_M1).sum(0) / positives_C.clamp(min=1)
+    return {"mAP": 100 * precision_C[positives_C > 0].mean().item()}
 
 
 def few_shot(train: Labelled, shots: float, seed: int) -> Labelled:
-    """Some pictures of each class, drawn at random: `shots` of them, or that share of them below 1."""
+    """Some pictures of each class, drawn at random: `shots` of them, or that share of them below 1.
+
+    Raises `DataError` where pictures have several classes.
+    """
+    if train.labels.ndim > 1:
+        raise DataError(
+            f"'{train.source}' has several classes a picture; few-shot wants one, leave --shots out"
+        )
     generator = torch.Generator().manual_seed(seed)
     chosen = []
     for number in range(len(train.class_names)):
@@ -91,12 +116,6 @@ def few_shot(train: Labelled, shots: float, seed: int) -> Labelled:
         count = int(shots) if shots >= 1 else max(1, round(shots * len(own)))
         chosen.append(own[torch.randperm(len(own), generator=generator)[:count]])
     return train.rows(torch.cat(chosen))
-
-
-def _accuracy(hit_M5: Tensor) -> dict[str, float]:
-    """Hits at each of the first five places -> per cent."""
-    places = hit_M5.double()
-    return {"top1": 100 * places[:, 0].mean().item(), "top5": 100 * places.sum(1).mean().item()}
 
 
 # ---- the command --------------------------------------------------------------------------------
@@ -118,12 +137,11 @@ def parser() -> argparse.ArgumentParser:
 def evaluate(options: argparse.Namespace) -> Results:
     """Run the command. Raises `Dinov3Error`."""
     train, test = _features(options)
-    subsets = (
-        [train]
-        if options.shots is None
-        else [few_shot(train, options.shots, n) for n in range(options.tries)]
-    )
-    smallest = min(map(len, subsets)) - options.skip_first
+    subsets = [train]
+    if options.shots is not None:
+        everything = train.gathered()
+        subsets = [few_shot(everything, options.shots, n).share() for n in range(options.tries)]
+    smallest = min(int(all_reduce_sum(torch.tensor(len(one)))) for one in subsets) - options.skip_first
     ks = options.k or [k for k in KS if k <= smallest] or [smallest]
     if not options.k and len(ks) < len(KS):
         note(f"{smallest} training pictures: k is {', '.join(map(str, ks))}")
@@ -133,7 +151,8 @@ def evaluate(options: argparse.Namespace) -> Results:
     ]
     results: Results = {}
     for k in ks:
-        for key, title in (("top1", "Top 1"), ("top5", "Top 5")):
+        for key in runs[0][k]:
+            title = TITLES[key]
             values = [run[k][key] for run in runs]
             results[f"{k} {title}"] = mean(values)
             if len(runs) > 1:
@@ -143,7 +162,7 @@ def evaluate(options: argparse.Namespace) -> Results:
 
 def _features(options: argparse.Namespace) -> tuple[Labelled, Labelled]:
     if options.weights is None:
-        return load_labelled(options.train), load_labelled(options.test)
+        return load_labelled(options.train).share(), load_labelled(options.test).share()
     frozen = FrozenModel.load(options.weights, options.device, options.autocast)
     train, test = open_datasets(options, frozen)
     return (
@@ -153,7 +172,8 @@ def _features(options: argparse.Namespace) -> tuple[Labelled, Labelled]:
 
 
 def main() -> None:
-    run_command(parser(), evaluate, "results-knn.csv")
+    with launched_device():
+        run_command(parser(), evaluate, "results-knn.csv")
 
 
 if __name__ == "__main__":

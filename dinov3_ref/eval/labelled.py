@@ -1,6 +1,6 @@
 """Labelled features: what an evaluation works on, wherever they come from.
 
-Shapes: N pictures, D width of the features.
+Shapes: N pictures, D width of the features, C classes.
 """
 
 from __future__ import annotations
@@ -10,12 +10,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dinov3_ref.distributed import gather_shares, get_rank, get_world_size
 from dinov3_ref.errors import DataError
 
 
 @dataclass(frozen=True, eq=False)  # tensors compare element by element
 class Labelled:
-    """features: fp32 [N,D]; labels: long [N]; class_names: what they mean; source: for messages."""
+    """features: fp32 [N,D]; labels: long [N], or bool [N,C] where a picture may have several.
+
+    class_names: what the labels mean; source: for messages.
+    """
 
     features: Tensor
     labels: Tensor
@@ -23,7 +27,9 @@ class Labelled:
     source: str
 
     def __post_init__(self) -> None:
-        if self.features.ndim != 2 or self.labels.shape != self.features.shape[:1] or not len(self.labels):
+        several = self.labels.ndim == 2 and self.labels.dtype == torch.bool
+        rows = self.labels.shape[: 1 if several else None]
+        if self.features.ndim != 2 or rows != self.features.shape[:1] or not len(self.labels):
             raise DataError(
                 f"'{self.source}' has features {list(self.features.shape)} and labels "
                 f"{list(self.labels.shape)}; wanted [N,D] and [N] with N at least 1"
@@ -37,6 +43,16 @@ class Labelled:
     def rows(self, index: Tensor) -> Labelled:
         """Some of the rows, in that order."""
         return Labelled(self.features[index], self.labels[index], self.class_names, self.source)
+
+    def share(self) -> Labelled:
+        """This rank's rows: every W-th of W ranks."""
+        return self.rows(torch.arange(get_rank(), len(self), get_world_size()))
+
+    def gathered(self) -> Labelled:
+        """The shares of all ranks, one after the other: a collective."""
+        return Labelled(
+            gather_shares(self.features), gather_shares(self.labels), self.class_names, self.source
+        )
 
 
 def check_pair(train_names: tuple[str, ...], train: str, test_names: tuple[str, ...], test: str) -> None:
@@ -52,7 +68,12 @@ def check_pair(train_names: tuple[str, ...], train: str, test_names: tuple[str, 
 
 
 def renumber(labels: Tensor, names: tuple[str, ...], like: tuple[str, ...]) -> Tensor:
-    """Labels [N] that count in `names`, as they count in `like`."""
+    """Labels [N] or [N,C] that count in `names`, as they count in `like`."""
     if names == like:
         return labels
-    return torch.tensor([like.index(name) for name in names])[labels]
+    numbers = torch.tensor([like.index(name) for name in names])
+    if labels.ndim == 1:
+        return numbers[labels]
+    wider = labels.new_zeros(len(labels), len(like))
+    wider[:, numbers] = labels
+    return wider

@@ -92,6 +92,8 @@ def _from_files(options: argparse.Namespace, chosen: ProbeOptions) -> Source:
     if not with_patches:
         note("no patches in the files: the probe sees CLS alone")
     train, test = (load_labelled(path, with_patches=with_patches) for path in (options.train, options.test))
+    if train.labels.ndim > 1 or test.labels.ndim > 1:
+        raise DataError("the files have several classes a picture; a linear probe wants one, kNN takes them")
     check_pair(train.class_names, train.source, test.class_names, test.source)
     device = choose_device(options.device or "cpu")
     return rows_at_random(train, chosen.batch, chosen.seed), test, train.class_names, device

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import torch
 
 from dinov3_ref.errors import ArchMismatch, ConfigError
 from dinov3_ref.models import vision_transformer
-from dinov3_ref.models.released import ARCHITECTURES
-from dinov3_ref.models.vision_transformer import DinoVisionTransformer
+from dinov3_ref.models.backbone import Backbone
+from dinov3_ref.models.config import ConvNeXtConfig
+from dinov3_ref.models.convnext import ConvNeXt
+from dinov3_ref.models.released import ARCHITECTURES, CONVNEXTS
 
 # Options whose None means "what the architecture says"; any other None is a value of its own.
 ARCH_DECIDES = ("embed_dim", "depth", "num_heads", "ffn_layer", "ffn_ratio")
@@ -19,12 +22,20 @@ ARCH_DECIDES = ("embed_dim", "depth", "num_heads", "ffn_layer", "ffn_ratio")
 WEIGHTS = ("pretrained_weights", "resume_from_teacher_chkpt")
 
 
-def build_model(config: Any, *, device: torch.device | str | None = None) -> DinoVisionTransformer:
-    """The freshly initialised student of `config`. Raises `ConfigError` for an unknown `student.arch`."""
+def build_model(config: Any, *, device: torch.device | str | None = None) -> Backbone:
+    """The freshly initialised student of `config`. Raises `ConfigError` for an unknown `student.arch`.
+
+    Of a ConvNeXt the configuration decides `patch_size` alone, as officially (SPEC 1.4): it drops no paths.
+    """
     options = {name: value for name, value in dict(config.student).items() if name not in WEIGHTS}
     arch = options.pop("arch")
     if arch not in ARCHITECTURES:
         raise ConfigError(f"student.arch is {arch!r}; known: {', '.join(ARCHITECTURES)}")
+    if arch in CONVNEXTS:
+        config_of = CONVNEXTS[arch]
+        return ConvNeXt(
+            depths=config_of.depths, dims=config_of.dims, patch_size=options["patch_size"], device=device
+        )
     left_to_arch = [name for name in ARCH_DECIDES if options[name] is None]
     chosen: dict[str, Any] = {name: value for name, value in options.items() if name not in left_to_arch}
     chosen["layerscale_init"] = chosen.pop("layerscale")  # the official configuration's shorter name
@@ -52,7 +63,7 @@ def build_model_for_eval(
     config: Any,
     pretrained_weights: str | Path | None,
     shard_unsharded_model: bool = False,
-) -> DinoVisionTransformer:
+) -> Backbone:
     """The model in eval mode, with the weights of a checkpoint in any layout (`checkpoints/`).
 
     The checkpoint decides the architecture's details: a released file has storage tokens, LayerScale
@@ -71,6 +82,9 @@ def build_model_for_eval(
     from dinov3_ref.checkpoints import load_checkpoint
 
     checkpoint = load_checkpoint(pretrained_weights, arch=config.student.arch)
+    if isinstance(checkpoint.config, ConvNeXtConfig):  # no tensor depends on its patch size
+        own = replace(checkpoint.config, patch_size=config.student.patch_size)
+        return build_from_checkpoint(replace(checkpoint, config=own))
     if checkpoint.config.patch_size != config.student.patch_size:
         raise ArchMismatch(
             f"{pretrained_weights} has patch size {checkpoint.config.patch_size}, "

@@ -1,8 +1,9 @@
-"""What makes one DINOv3 ViT differ from another (SPEC 1.2, 1.3): a dataclass, validated at birth.
+"""What makes one DINOv3 model differ from another (SPEC 1.2-1.4): dataclasses, validated at birth.
 
-`ViTConfig` speaks the constructor's own names, so `DinoVisionTransformer(**config.kwargs())` builds it.
-Its defaults are what every released model shares; the class defaults of `DinoVisionTransformer`
-are older and differ (no LayerScale, no storage tokens, LayerNorm eps 1e-6: SPEC 0, facts 4 and 5).
+A configuration speaks the constructor's own names: `DinoVisionTransformer(**config.kwargs())` builds a
+`ViTConfig`, `ConvNeXt(**config.kwargs())` a `ConvNeXtConfig`. Defaults are what every released model shares;
+the class defaults of `DinoVisionTransformer` are older and differ (no LayerScale, no storage tokens,
+LayerNorm eps 1e-6: SPEC 0, facts 4 and 5).
 """
 
 from __future__ import annotations
@@ -60,6 +61,11 @@ class ViTConfig:
     def head_dim(self) -> int:
         return self.embed_dim // self.num_heads
 
+    @property
+    def stride(self) -> int:
+        """Pixels from one patch token to the next."""
+        return self.patch_size
+
     def kwargs(self) -> dict[str, Any]:
         """Keyword arguments for `DinoVisionTransformer`."""
         return asdict(self)
@@ -67,9 +73,80 @@ class ViTConfig:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ViTConfig:
         """Inverse of `kwargs`; an unknown name is a `ConfigError`."""
-        unknown = sorted(set(data) - {field.name for field in fields(cls)})
-        if unknown:
-            raise ConfigError(
-                f"unknown model option {unknown[0]!r}; known: {', '.join(f.name for f in fields(cls))}"
-            )
+        _refuse_unknown(cls, data)
         return cls(**data)
+
+
+STAGES = 4
+STEM_STRIDE, DOWNSAMPLING = 4, 2  # of the first stage's convolution, and of each other's
+
+
+@dataclass(frozen=True)
+class ConvNeXtConfig:
+    """Architecture of one ConvNeXt. Raises `ConfigError` for a combination no model can have.
+
+    `patch_size` only resizes what `get_intermediate_layers` returns; no tensor depends on it.
+    """
+
+    depths: tuple[int, ...] = (3, 3, 9, 3)  # blocks a stage
+    dims: tuple[int, ...] = (96, 192, 384, 768)  # channels a stage
+    in_chans: int = 3
+    drop_path_rate: float = 0.0
+    layer_scale_init_value: float = 1e-6  # 0: no LayerScale
+    patch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "depths", tuple(self.depths))  # JSON has lists
+        object.__setattr__(self, "dims", tuple(self.dims))
+        for name in ("depths", "dims"):
+            value = getattr(self, name)
+            if len(value) != STAGES or min(value) < 1:
+                raise ConfigError(f"{name} is {list(value)}; wanted {STAGES} positive integers, one a stage")
+        if self.in_chans < 1 or (self.patch_size is not None and self.patch_size < 1):
+            raise ConfigError(
+                f"in_chans is {self.in_chans}, patch_size {self.patch_size}; wanted positive integers"
+            )
+        if not 0.0 <= self.drop_path_rate < 1.0:
+            raise ConfigError(f"drop_path_rate is {self.drop_path_rate}; wanted 0 <= rate < 1")
+
+    @property
+    def embed_dim(self) -> int:
+        return self.dims[-1]
+
+    @property
+    def depth(self) -> int:
+        """What `get_intermediate_layers` and `--layers` count: stages."""
+        return STAGES
+
+    @property
+    def num_heads(self) -> int:
+        return 0
+
+    @property
+    def n_storage_tokens(self) -> int:
+        return 0
+
+    @property
+    def stride(self) -> int:
+        """Pixels from one patch token of the last stage to the next."""
+        return STEM_STRIDE * DOWNSAMPLING ** (STAGES - 1)
+
+    def kwargs(self) -> dict[str, Any]:
+        """Keyword arguments for `ConvNeXt`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> ConvNeXtConfig:
+        """Inverse of `kwargs`; an unknown name is a `ConfigError`."""
+        _refuse_unknown(cls, data)
+        return cls(**data)
+
+
+ModelConfig = ViTConfig | ConvNeXtConfig
+
+
+def _refuse_unknown(cls: type, data: dict[str, Any]) -> None:
+    known = [field.name for field in fields(cls)]
+    unknown = sorted(set(data) - set(known))
+    if unknown:
+        raise ConfigError(f"unknown model option {unknown[0]!r}; known: {', '.join(known)}")

@@ -9,7 +9,7 @@ Shapes: B images, H W pixels, N tokens, D embed_dim, h heads, d head_dim.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -18,16 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from dinov3_ref.layers import LayerScale, SelfAttention
-from dinov3_ref.models import DinoVisionTransformer
-from dinov3_ref.ranges.ranges import BlockRanges, Gains, Ranges, Site
+from dinov3_ref.models import Backbone, ConvNeXt, DinoVisionTransformer
+from dinov3_ref.ranges.convnext import ConvNeXtWatch
+from dinov3_ref.ranges.ranges import BlockRanges, Ranges
 from dinov3_ref.ranges.running import ChannelMaxima, ResidualSeen, largest
+from dinov3_ref.ranges.watching import Handle, Sites, gains_of, on_input, on_output
 
 QUERY_ROWS = 1024  # of one head, whose logits are held at a time
 
-Handle = torch.utils.hooks.RemovableHandle
 
-
-def measure_ranges(model: DinoVisionTransformer, batches: Iterable[Tensor]) -> Ranges:
+def measure_ranges(model: Backbone, batches: Iterable[Tensor]) -> Ranges:
     """Largest magnitudes at every site of `model`, over normalised images [B,3,H,W] of any sizes.
 
     Runs in eval mode and without gradients, and leaves the model as it was. Layers of a user's own are
@@ -35,10 +35,10 @@ def measure_ranges(model: DinoVisionTransformer, batches: Iterable[Tensor]) -> R
     Raises ValueError for a model that computes in less than fp32, whose numbers would be rounded already,
     and when there is no batch.
     """
-    dtype = model.cls_token.dtype
+    dtype = model.norm.weight.dtype
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"the model computes in {dtype}; ranges want the fp32 reference: model.float()")
-    watch = _Watch(model)
+    watch = ConvNeXtWatch(model) if isinstance(model, ConvNeXt) else _Watch(model)
     images = 0
     sizes: dict[tuple[int, int], None] = {}  # an ordered set
     was_training = model.training
@@ -56,30 +56,12 @@ def measure_ranges(model: DinoVisionTransformer, batches: Iterable[Tensor]) -> R
     return Ranges(images, tuple(sizes), watch.stem.result(), watch.block_ranges(), watch.tail.result())
 
 
-class _Sites:
-    """Sites of one part of the network, in the order in which they are first seen."""
-
-    def __init__(self, prefix: str = "") -> None:
-        self.prefix = prefix
-        self._seen: dict[tuple[str, str], float] = {}
-
-    def see(self, name: str, role: str, x: Tensor | float) -> None:
-        value = largest(x) if isinstance(x, Tensor) else x
-        self._seen[name, role] = max(self._seen.get((name, role), 0.0), value)
-
-    def result(self) -> tuple[Site, ...]:
-        return tuple(Site(self.prefix + name, role, value) for (name, role), value in self._seen.items())
-
-    def largest_of(self, *roles: str) -> float | None:
-        return max((value for (_, role), value in self._seen.items() if role in roles), default=None)
-
-
 class _Watch:
     """All hooks on one model."""
 
     def __init__(self, model: DinoVisionTransformer) -> None:
         self.model = model
-        self.stem, self.tail = _Sites(), _Sites()
+        self.stem, self.tail = Sites(), Sites()
         self.blocks = [
             _BlockWatch(index, block, model.n_storage_tokens) for index, block in enumerate(model.blocks)
         ]
@@ -87,13 +69,13 @@ class _Watch:
     @contextmanager
     def attached(self) -> Iterator[None]:
         handles = [
-            _on_output(self.model.patch_embed, partial(self.stem.see, "patch_embed output", "embedding"))
+            on_output(self.model.patch_embed, partial(self.stem.see, "patch_embed output", "embedding"))
         ]
         for name in ("norm", "cls_norm"):
             norm = getattr(self.model, name, None)
             if isinstance(norm, nn.Module):
-                handles.append(_on_output(norm, partial(self.tail.see, f"{name} output", "norm")))
-        handles.append(_on_input(self.blocks[0].block, partial(self.stem.see, "tokens", "residual")))
+                handles.append(on_output(norm, partial(self.tail.see, f"{name} output", "norm")))
+        handles.append(on_input(self.blocks[0].block, partial(self.stem.see, "tokens", "residual")))
         for block in self.blocks:
             handles += block.attach()
         try:
@@ -114,38 +96,38 @@ class _BlockWatch:
         self.block = block
         attn = getattr(block, "attn", None)
         self.attn = attn if isinstance(attn, SelfAttention) else None
-        self.sites = _Sites(f"blocks.{index}.")
+        self.sites = Sites(f"blocks.{index}.")
         self.residual = ResidualSeen(storage_tokens)
         self.spreads: defaultdict[str, ChannelMaxima] = defaultdict(ChannelMaxima)
         self._rope: Any = None
 
     def attach(self) -> list[Handle]:
         """Hook every part; hooks on one module run in the order they are made, so values come before uses."""
-        handles = [_on_output(self.block, self._see_residual)]
+        handles = [on_output(self.block, self._see_residual)]
         for name, module in self.block.named_modules():
             if name == "norm2":
-                handles.append(_on_input(module, partial(self.sites.see, "residual after attn", "residual")))
+                handles.append(on_input(module, partial(self.sites.see, "residual after attn", "residual")))
             if name in ("norm1", "norm2"):
-                handles.append(_on_output(module, partial(self._see_spread, f"{name} output", "norm")))
+                handles.append(on_output(module, partial(self._see_spread, f"{name} output", "norm")))
             if isinstance(module, nn.Linear):
                 handles += self._attach_linear(name, module)
             elif isinstance(module, LayerScale):
                 site = f"{self._last_linear_before(name) or name} after {name}"
-                handles.append(_on_output(module, partial(self.sites.see, site, "branch")))
+                handles.append(on_output(module, partial(self.sites.see, site, "branch")))
         return handles
 
     def _attach_linear(self, name: str, module: nn.Linear) -> list[Handle]:
         handles = []
         if self.attn is not None and module is self.attn.proj:
-            handles.append(_on_input(module, partial(self._see_spread, "attn attended", "attended")))
+            handles.append(on_input(module, partial(self._see_spread, "attn attended", "attended")))
         elif name == self._last_linear_before("ls2"):
-            handles.append(_on_input(module, partial(self._see_spread, "mlp hidden", "hidden")))
-        handles.append(_on_input(module, partial(self.sites.see, f"{name} input", "linear_in")))
+            handles.append(on_input(module, partial(self._see_spread, "mlp hidden", "hidden")))
+        handles.append(on_input(module, partial(self.sites.see, f"{name} input", "linear_in")))
         if self.attn is not None and module is self.attn.qkv:
             handles.append(self.attn.register_forward_pre_hook(self._keep_rope, with_kwargs=True))
-            handles.append(_on_output(module, partial(self._see_attention, self.attn)))
+            handles.append(on_output(module, partial(self._see_attention, self.attn)))
         else:
-            handles.append(_on_output(module, partial(self.sites.see, f"{name} output", "linear_out")))
+            handles.append(on_output(module, partial(self.sites.see, f"{name} output", "linear_out")))
         return handles
 
     def _last_linear_before(self, layer_scale: str) -> str | None:
@@ -161,13 +143,14 @@ class _BlockWatch:
     def result(self) -> BlockRanges:
         return BlockRanges(
             index=self.index,
+            name=f"blocks.{self.index}",
             residual=self.residual.result(),
             logits=self.sites.largest_of("logits"),
             scaled_logits=self.sites.largest_of("scaled_logits"),
             hidden=self.sites.largest_of("hidden"),
             linear_out=self.sites.largest_of("linear_out"),
             layer_scale={
-                name: _gains(module)
+                name: gains_of(module.gamma)
                 for name, module in self.block.named_modules()
                 if isinstance(module, LayerScale)
             },
@@ -209,29 +192,3 @@ def _largest_product(q_BhNd: Tensor, k_BhNd: Tensor) -> float:
     """Largest |q·k|, without ever holding all logits of a large picture."""
     heads = zip(q_BhNd.flatten(0, 1), k_BhNd.flatten(0, 1), strict=True)
     return max(largest(rows @ k_Nd.T) for q_Nd, k_Nd in heads for rows in q_Nd.split(QUERY_ROWS))
-
-
-def _gains(scale: LayerScale) -> Gains:
-    gamma = scale.gamma.detach().abs()
-    return Gains(float(gamma.min()), float(gamma.median()), float(gamma.max()))
-
-
-def _on_output(module: nn.Module, see: Callable[[Tensor], None]) -> Handle:
-    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-        for tensor in _tensors(output):
-            see(tensor)
-
-    return module.register_forward_hook(hook)
-
-
-def _on_input(module: nn.Module, see: Callable[[Tensor], None]) -> Handle:
-    def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        for tensor in _tensors(inputs[0]):
-            see(tensor)
-
-    return module.register_forward_pre_hook(hook)
-
-
-def _tensors(value: Any) -> Iterable[Tensor]:
-    """Blocks take and give lists of batches, other layers tensors."""
-    return [value] if isinstance(value, Tensor) else value

@@ -80,10 +80,10 @@ PRECISIONS: dict[str, Precision] = {
 class Prediction:
     """What one precision makes of a model.
 
-    `site`: where it overflows first in order of computation, else the narrow value nearest to the limit; for
-    int8 the value whose channels are most uneven. `value` is what was measured there, `limit` what fits:
-    magnitudes, or for int8 ratios of the largest channel to the median one. `scaled` names the linear layers
-    that the recipe brings into range, the largest first.
+    `site`: where it overflows first in order of computation, else the narrow value nearest to the limit (None
+    where all of them are scaled); for int8 the value whose channels are most uneven. `value` is what was
+    measured there, `limit` what fits: magnitudes, or for int8 ratios of the largest channel to the median
+    one. `scaled` names the linear layers that the recipe brings into range, the largest first.
     """
 
     recipe: str
@@ -120,15 +120,19 @@ def _overflow(name: str, precision: Precision, ranges: Ranges) -> Prediction:
             return Prediction(name, about, False, site.name, site.largest, limit, scaled, verdict)
     limit = precision.largest
     held = [site for site in ranges.sites if precision.limit(site.role) == limit]
-    nearest = max(held, key=lambda site: site.largest)
+    nearest = max(held, key=lambda site: site.largest, default=None)
     verdict = ", ".join(_reassurances(limit, nearest, scaled))
-    return Prediction(name, about, True, nearest.name, nearest.largest, limit, scaled, f"safe: {verdict}")
+    where, value = (nearest.name, nearest.largest) if nearest is not None else (None, 0.0)
+    return Prediction(name, about, True, where, value, limit, scaled, f"safe: {verdict}")
 
 
-def _reassurances(limit: float, nearest: Site, scaled: tuple[str, ...]) -> Iterator[str]:
-    room = limit / nearest.largest if nearest.largest else math.inf
-    where = f" at {nearest.name}" if room < NAMED_BELOW else ""
-    yield f"{short(room)}x to spare{where}" if room < 1e6 else "far from its end"
+def _reassurances(limit: float, nearest: Site | None, scaled: tuple[str, ...]) -> Iterator[str]:
+    if nearest is None:  # a ConvNeXt: without attention, whatever is narrow can be scaled
+        yield "every narrow value is scaled where it has to be"
+    else:
+        room = limit / nearest.largest if nearest.largest else math.inf
+        where = f" at {nearest.name}" if room < NAMED_BELOW else ""
+        yield f"{short(room)}x to spare{where}" if room < 1e6 else "far from its end"
     if scaled:
         yield f"scales {scaled[0] if len(scaled) == 1 else f'{len(scaled)} layers'}"
 
@@ -146,7 +150,7 @@ def _scaled(precision: Precision, ranges: Ranges) -> tuple[str, ...]:
 
 def _starvation(name: str, precision: Precision, ranges: Ranges) -> Prediction:
     """Per-tensor int8, by the value of linear layers that leaves its median channel the fewest levels."""
-    spreads = {f"blocks.{b.index}.{key}": spread for b in ranges.blocks for key, spread in b.spreads.items()}
+    spreads = {f"{b.name}.{key}": spread for b in ranges.blocks for key, spread in b.spreads.items()}
     limit = INT8_LEVELS / INT8_LEVELS_WANTED
     if not spreads:
         return Prediction(name, precision.about, True, None, 1.0, limit, (), "safe: no linear layer was seen")

@@ -84,14 +84,16 @@ class ResidualRange:
 
 @dataclass(frozen=True)
 class BlockRanges:
-    """One transformer block. What its layers do not have is None or absent.
+    """One block of a ViT or a ConvNeXt. What its layers do not have is None or absent.
 
     `logits` and `scaled_logits`: q·k before and after the scale; None where attention is not `SelfAttention`.
     `hidden`: input of the feed-forward layer's last linear layer. `linear_out`: the largest output of any
-    linear layer. `layer_scale`: by "ls1", "ls2". `spreads`: by the value's name inside the block.
+    linear layer, convolutions among them. `layer_scale`: by "ls1", "ls2", or "gamma". `spreads`: by the
+    value's name inside the block.
     """
 
-    index: int
+    index: int  # in order of computation
+    name: str  # "blocks.3", "stages.2.3"
     residual: ResidualRange
     logits: float | None
     scaled_logits: float | None

@@ -47,12 +47,10 @@ class ChannelMaxima:
 class ResidualSeen:
     """The residual stream after one block: maximum, percentile, and who carries what fp16 cannot hold."""
 
-    def __init__(self, storage_tokens: int) -> None:
-        self.cuts = {
-            "cls": slice(0, 1),
-            "storage": slice(1, 1 + storage_tokens),
-            "patch": slice(1 + storage_tokens, None),
-        }
+    def __init__(self, storage_tokens: int | None) -> None:
+        """`storage_tokens` behind CLS; None: all tokens are patches."""
+        cls, prefix = (0, 0) if storage_tokens is None else (1, 1 + storage_tokens)
+        self.cuts = {"cls": slice(0, cls), "storage": slice(cls, prefix), "patch": slice(prefix, None)}
         self.counts = torch.zeros(_BINS, dtype=torch.int64)
         self.channels = ChannelMaxima()
         self.largest = dict.fromkeys(TOKEN_KINDS, 0.0)

@@ -8,13 +8,17 @@ from collections.abc import Sequence
 
 from dinov3_ref.configs import load_config, recipe_names
 from dinov3_ref.data import build_training_loader
+from dinov3_ref.distributed import get_rank
 from dinov3_ref.errors import ConfigError, Dinov3Error
 from dinov3_ref.train.devices import training_device
+from dinov3_ref.train.export import TEACHER
 from dinov3_ref.train.loop import TrainingRun
+
+STOPPED = 130  # what shells say of Ctrl-C
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train; the exit code (0 done, 1 diverged, 2 misuse)."""
+    """Train; the exit code (0 done, 1 diverged, 2 misuse, 130 stopped)."""
     parser = argparse.ArgumentParser(
         prog="python -m dinov3_ref.train",
         description="Train DINOv3; a run is taken up again where train.output_dir holds a checkpoint.",
@@ -28,10 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ConfigError("train.dataset_path is empty; wanted train.dataset_path=FOLDER of pictures")
         with training_device() as device:
             TrainingRun(config, build_training_loader(config), device).train()
+            if get_rank() == 0:
+                print(f"{config.train.output_dir}/{TEACHER}")
     except Dinov3Error as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    print(f"{config.train.output_dir}/teacher.safetensors")
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the newest checkpoint", file=sys.stderr)
+        return STOPPED
     return 0
 
 

@@ -27,6 +27,7 @@ class Batch:
     mask_indices: Tensor  # [M] rows of the flattened [2B·P]
     masks_weight: Tensor  # [M] 1 / masked patches of the row's crop
     gram_teacher_crops: Tensor | None  # [2B,C,S',S']
+    teacher_crops: Tensor  # [2B,C,S,S]: the global crops, or their undistorted twins
 
     @property
     def size(self) -> int:
@@ -56,7 +57,7 @@ class Batch:
                 "a mask each"
             )
         indices, weights = fetch("mask_indices_list"), fetch("masks_weight")
-        local_crops = fetch("collated_local_crops")
+        local_crops, twins = fetch("collated_local_crops"), fetch("collated_global_crops_teacher")
         if local_crops is not None and len(local_crops) == 0:
             local_crops = None
         return cls(
@@ -66,6 +67,7 @@ class Batch:
             mask_indices=mask_indices(masks) if indices is None else indices,
             masks_weight=weights_of_masks(masks) if weights is None else weights,
             gram_teacher_crops=fetch("collated_gram_teacher_crops"),
+            teacher_crops=global_crops if twins is None else twins,
         )
 
 

@@ -24,6 +24,13 @@ class Clock:
         self._waited += time.perf_counter() - began
         self._images += images
 
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Around what is no training: it does not count."""
+        began = time.perf_counter()
+        yield
+        self._started += time.perf_counter() - began
+
     def read(self) -> dict[str, float]:
         """`images_per_second` and `data_share`; begins anew."""
         seconds = time.perf_counter() - self._started

@@ -1,4 +1,4 @@
-"""Where a run takes place: its device, and its process group under torchrun."""
+"""Where a program takes place: its device, and its process group under torchrun."""
 
 from __future__ import annotations
 
@@ -11,21 +11,26 @@ import torch.distributed as dist
 
 
 @contextmanager
-def training_device() -> Iterator[torch.device]:
-    """The device of this rank: its GPU, or the CPU. Under torchrun a process group lives as long.
-
-    Products of fp32 may use TF32 on GPUs, as published.
-    """
+def launched_device() -> Iterator[torch.device]:
+    """The device of this rank: its GPU, or the CPU. Under torchrun a process group lives as long."""
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
-        torch.set_float32_matmul_precision("high")
     launched = "RANK" in os.environ and not dist.is_initialized()
-    if launched:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if launched:  # what lies on the CPU (evaluations) goes by gloo
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield device
     finally:
         if launched:
             dist.destroy_process_group()
+
+
+@contextmanager
+def training_device() -> Iterator[torch.device]:
+    """`launched_device`, where products of fp32 may use TF32 on GPUs, as published."""
+    with launched_device() as device:
+        if device.type == "cuda":
+            torch.set_float32_matmul_precision("high")
+        yield device

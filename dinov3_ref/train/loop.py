@@ -12,23 +12,21 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from dinov3_ref.data.seeding import derive_seed
 from dinov3_ref.distributed import all_reduce_sum, get_rank, get_world_size
 from dinov3_ref.train import checkpoints
 from dinov3_ref.train.clock import Clock
+from dinov3_ref.train.evaluation import PeriodicEvaluation
 from dinov3_ref.train.export import export_teacher
 from dinov3_ref.train.finite import FiniteGuard
-from dinov3_ref.train.metrics import MetricsFile, show
+from dinov3_ref.train.journal import Journal
 from dinov3_ref.train.optimizer import build_optimizer, clip_gradients, set_rates
 from dinov3_ref.train.precision import autocast, grad_scaler
 from dinov3_ref.train.prepare import prepare
 from dinov3_ref.train.rates import Rates, build_rates
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
-
-CONFIG_FILE = "config.yaml"
 
 
 class Loader(Protocol):
@@ -42,13 +40,14 @@ class Loader(Protocol):
 class TrainingRun:
     """One run in `config.train.output_dir`, taken up from its newest checkpoint if it has one.
 
-    Raises `ConfigError` and `CheckpointError`.
+    Raises `ConfigError`, `DataError` and `CheckpointError`.
     """
 
     def __init__(self, config: Any, loader: Loader, device: torch.device | str = "cpu") -> None:
         self.config, self.loader, self.device = config, loader, torch.device(device)
         self.output = Path(config.train.output_dir)
         self.rates = build_rates(config, get_world_size())
+        self.evaluation = PeriodicEvaluation(config, self.device, self.rates.total_iterations)
         torch.manual_seed(config.train.seed)  # the same weights on every rank, sharded or not
         self.arch = SSLMetaArch(config, self.device).train()
         self.ranks = prepare(self.arch, config, self.device)
@@ -73,26 +72,24 @@ class TrainingRun:
 
         Raises `TrainingDiverged` when losses stay NaN.
         """
-        metrics_file = self._open_output()
-        batches = iter(self.loader)
-        for iteration in range(self.start, self.rates.total_iterations):
-            rates = self.rates.at(iteration)
-            metrics = self.step(batches, iteration, rates)
-            if (iteration + 1) % self.config.train.log_period == 0:
-                record = self._record(iteration, rates, metrics)
-                if metrics_file is not None:
-                    metrics_file.append(record)
-                    show(record, self.rates.total_iterations)
-            self._save_where_due(iteration)
+        journal = Journal(self.config, self.start, self.rates.total_iterations) if get_rank() == 0 else None
+        try:
+            batches = iter(self.loader)
+            for iteration in range(self.start, self.rates.total_iterations):
+                rates = self.rates.at(iteration)
+                metrics = self.step(batches, iteration, rates)
+                if (iteration + 1) % self.config.train.log_period == 0:
+                    record = self._record(iteration, rates, metrics)
+                    if journal is not None:
+                        journal.record(record)
+                if journal is not None:
+                    journal.display.advance(iteration)
+                self._evaluate_where_due(iteration, journal)
+                self._save_where_due(iteration)
+        finally:
+            if journal is not None:
+                journal.close()
         export_teacher(self.arch, self.output)
-
-    def _open_output(self) -> MetricsFile | None:
-        """The folder, its configuration and its metrics; rank 0 writes."""
-        if get_rank() != 0:
-            return None
-        self.output.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, self.output / CONFIG_FILE)
-        return MetricsFile(self.output, self.start)
 
     # ---- one iteration ------------------------------------------------------------------------
 
@@ -136,6 +133,16 @@ class TrainingRun:
             **vars(rates),
             **self.clock.read(),
         }
+
+    def _evaluate_where_due(self, iteration: int, journal: Journal | None) -> None:
+        """Before the checkpoint: a run that is killed in between evaluates again."""
+        if not self.evaluation.is_due_after(iteration):
+            return
+        with self.clock.stopped():
+            file = None if journal is None else journal.evaluations
+            found = self.evaluation.run(self.arch, iteration, file)
+        if journal is not None:
+            journal.evaluated(iteration, found)
 
     def _save_where_due(self, iteration: int) -> None:
         rules, last = self.config.checkpointing, iteration + 1 == self.rates.total_iterations

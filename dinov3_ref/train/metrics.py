@@ -1,4 +1,4 @@
-"""Metrics of a run: one JSON object a line, and a line for the person who watches (SPEC 4.11).
+"""Records of a run, of its metrics and of its evaluations: one JSON object a line (SPEC 4.11).
 
 A resumed run drops the lines past its checkpoint, so that the file always tells of one uninterrupted run.
 """
@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 FILE = "training_metrics.json"  # the official name, with a line a record
-SHOWN = ("total_loss", "lr", "images_per_second", "data_share")
 
 
 class MetricsFile:
     """Appends records to `folder`'s file; drops those that an interrupted run left of `start` and later."""
 
-    def __init__(self, folder: Path, start: int) -> None:
-        self.path = folder / FILE
-        kept = [record for record in read_metrics(folder) if record["iteration"] < start]
+    def __init__(self, folder: Path, start: int, file: str = FILE) -> None:
+        self.path = folder / file
+        kept = [record for record in read_metrics(folder, file) if record["iteration"] < start]
         partial = self.path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
         partial.replace(self.path)
@@ -34,14 +32,8 @@ class MetricsFile:
             os.fsync(stream.fileno())
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
+def read_metrics(folder: Path, file: str = FILE) -> list[dict[str, Any]]:
     """The records of a run; a last line that was cut short does not count."""
-    path = folder / FILE
+    path = folder / file
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def show(record: Mapping[str, Any], total_iterations: int) -> None:
-    """The record, short, on stderr."""
-    shown = "  ".join(f"{name} {record[name]:.4g}" for name in SHOWN)
-    print(f"{record['iteration'] + 1}/{total_iterations}  {shown}", file=sys.stderr, flush=True)

@@ -15,12 +15,21 @@ from dinov3_ref.configs import load_config
 from dinov3_ref.errors import ConfigError
 from dinov3_ref.layers import DINOHead
 from dinov3_ref.models import build_model_from_cfg
+from dinov3_ref.models.released import CONVNEXTS
 
 Device = torch.device | str | None
 
 
 def build_student_and_teacher(config: Any, device: Device = None) -> tuple[nn.ModuleDict, nn.ModuleDict, int]:
-    """(student, EMA teacher, embed_dim); the teacher is frozen, and does not yet equal the student."""
+    """(student, EMA teacher, embed_dim); the teacher is frozen, and does not yet equal the student.
+
+    Raises `ConfigError` for a ConvNeXt: it has no mask token, and its patches are not the teacher's.
+    """
+    if config.student.arch in CONVNEXTS:
+        raise ConfigError(
+            f"student.arch is {config.student.arch!r}, which can be loaded and exported, not trained; "
+            "wanted a ViT"
+        )
     student, teacher, embed_dim = build_model_from_cfg(config, device=device)
     return (
         _with_heads(student, config, device),

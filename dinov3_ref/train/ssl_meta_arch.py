@@ -89,7 +89,7 @@ class SSLMetaArch(TrainingNetworks):
         scale = self.config.crops.teacher_to_student_resolution_scale
         global_crops = shrink_crops(batch.global_crops, scale)
         teacher_global = self.get_teacher_output(
-            batch.global_crops,
+            batch.teacher_crops,
             mask_indices_list=batch.mask_indices,
             teacher_temp=teacher_temp,
             student_grid=self._grid(global_crops),

@@ -24,7 +24,7 @@ def checkpoint_of(model: ModelFacts, given: str | None) -> Checkpoint:
 
 
 def _load(model: ModelFacts, given: str | None) -> Checkpoint:
-    periods = model.rope_periods
+    periods = model.rope_periods or "bf16"  # a ConvNeXt has none
     if given is not None:
         return load_checkpoint(given, arch=None if model.arch == "custom" else model.arch, periods=periods)
     if model.weights == "random" and model.arch != "custom":

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dinodeploy.preprocess import Preprocess
-from dinov3_ref.models import DinoVisionTransformer
+from dinov3_ref.models import Backbone
 from exporters.fold import Weights
 from exporters.quantization.groups import find_groups
 from exporters.quantization.observe import observe
@@ -27,7 +27,7 @@ class Calibrated:
 
 
 def plan_8_bits(
-    model: DinoVisionTransformer,
+    model: Backbone,
     weights: Weights,
     preprocess: Preprocess,
     calibration: Calibration,

@@ -7,6 +7,8 @@ because what makes them is linear in its own rows (SmoothQuant, arXiv:2211.10438
     attention ─> proj       the rows of v: attention mixes tokens, never channels
     norm2 ─> fc1, or w1 w2  the norm's gain and bias
     hidden ─> fc2, or w3    w2's rows in a SwiGLU; behind a GELU nothing is linear: one Mul in the graph
+
+A ConvNeXt's block has the last two: norm ─> pwconv1, hidden ─> pwconv2.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from dinov3_ref.layers import Mlp, SelfAttention, SwiGLUFFN
-from dinov3_ref.models import DinoVisionTransformer
+from dinov3_ref.models import Backbone, named_blocks
+from dinov3_ref.models.config import STAGES
+from dinov3_ref.models.convnext import Block
 
 
 @dataclass(frozen=True)
@@ -28,15 +32,18 @@ class Group:
     observed: str  # module of the reference whose input it is
     linears: tuple[str, ...]
     carriers: tuple[str, ...]  # weights whose rows can take the smoothing; none: a Mul does
+    rows: int = 1  # of its input to one patch of the output: a ConvNeXt's early stages have more
 
 
-def find_groups(model: DinoVisionTransformer) -> tuple[Group, ...]:
+def find_groups(model: Backbone) -> tuple[Group, ...]:
     """Groups of every block, in order. Layers of a user's own classes belong to none and keep 16 bits."""
-    return tuple(group for index, block in enumerate(model.blocks) for group in _of_block(block, index))
+    return tuple(group for path, block in named_blocks(model) for group in _of_block(block, path))
 
 
-def _of_block(block: nn.Module, index: int) -> Iterator[Group]:
-    path = f"blocks.{index}"
+def _of_block(block: nn.Module, path: str) -> Iterator[Group]:
+    if isinstance(block, Block):
+        yield from _of_convnext(path)
+        return
     attn, mlp = block.get_submodule("attn"), block.get_submodule("mlp")
     if type(attn) is SelfAttention:
         yield Group(
@@ -54,6 +61,13 @@ def _of_block(block: nn.Module, index: int) -> Iterator[Group]:
             f"{path}.mlp.w12", f"{path}.mlp.w1", (f"{path}.mlp.w1", f"{path}.mlp.w2"), _rows(f"{path}.norm2")
         )
         yield Group(f"{path}.mlp.w3", f"{path}.mlp.w3", (f"{path}.mlp.w3",), _rows(f"{path}.mlp.w2"))
+
+
+def _of_convnext(path: str) -> Iterator[Group]:
+    """Stages halve both sides of the map, so each has four times the rows of the next."""
+    rows = 4 ** (STAGES - 1 - int(path.split(".")[1]))
+    yield Group(f"{path}.pwconv1", f"{path}.pwconv1", (f"{path}.pwconv1",), _rows(f"{path}.norm"), rows)
+    yield Group(f"{path}.pwconv2", f"{path}.pwconv2", (f"{path}.pwconv2",), (), rows)
 
 
 def _rows(path: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dinov3_ref.models import DinoVisionTransformer
+from dinov3_ref.models import Backbone
 from exporters.quantization.groups import Group
 
 ROWS = 512  # kept per group, from all pictures together
@@ -27,7 +27,7 @@ class Observation:
 
 
 def observe(
-    model: DinoVisionTransformer,
+    model: Backbone,
     groups: Sequence[Group],
     batches: Iterable[Tensor],
     pictures: int,
@@ -37,20 +37,24 @@ def observe(
 ) -> dict[str, Observation]:
     """Observations by group path. `batches` [B,3,H,W] are normalised pixels of `pictures` pictures in all.
 
-    Of every picture CLS is kept, and tokens drawn by `seed`; `seen` is told how many pictures are done.
+    Of every picture CLS (of a ConvNeXt's map the first place) is kept, and tokens drawn by `seed`; groups of
+    equally many tokens keep the same ones. `seen` is told how many pictures are done.
     """
     each = max(2, -(-ROWS // max(pictures, 1)))
     generator = torch.Generator().manual_seed(seed)
     kept: dict[str, list[Tensor]] = {group.path: [] for group in groups}
     largest: dict[str, Tensor] = {}
-    tokens: list[Tensor] = []
+    draws: dict[int, Tensor] = {}  # of one batch
 
     def hook(path: str) -> Any:
         def record(module: Any, inputs: tuple[Tensor, ...]) -> None:
-            x_BLK = inputs[0].detach()
+            x_BLK = inputs[0].detach().flatten(1, -2)
             top = x_BLK.abs().amax(dim=(0, 1))
             largest[path] = torch.maximum(largest[path], top) if path in largest else top
-            kept[path].append(x_BLK[:, tokens[0]].flatten(0, 1).clone())
+            tokens = x_BLK.shape[1]
+            if tokens not in draws:
+                draws[tokens] = _draw_tokens(tokens, each, generator)
+            kept[path].append(x_BLK[:, draws[tokens]].flatten(0, 1).clone())
 
         return record
 
@@ -60,7 +64,7 @@ def observe(
     try:
         with torch.inference_mode():
             for batch in batches:
-                tokens[:] = [_draw_tokens(model, batch, each, generator)]
+                draws.clear()
                 model(batch)
                 seen(len(batch))
     finally:
@@ -69,10 +73,7 @@ def observe(
     return {path: Observation(torch.cat(rows), largest[path]) for path, rows in kept.items()}
 
 
-def _draw_tokens(
-    model: DinoVisionTransformer, batch: Tensor, count: int, generator: torch.Generator
-) -> Tensor:
-    """Indices of `count` tokens, CLS first; storage tokens are drawn like patches."""
-    patches = (batch.shape[-2] // model.patch_size) * (batch.shape[-1] // model.patch_size)
-    others = torch.randperm(model.n_storage_tokens + patches, generator=generator)[: count - 1] + 1
+def _draw_tokens(tokens: int, count: int, generator: torch.Generator) -> Tensor:
+    """Indices of `count` of so many tokens, the first among them; storage tokens are drawn like patches."""
+    others = torch.randperm(tokens - 1, generator=generator)[: count - 1] + 1
     return torch.cat((torch.zeros(1, dtype=torch.long), others))

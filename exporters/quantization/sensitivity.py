@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dinov3_ref.models import DinoVisionTransformer
+from dinov3_ref.models import Backbone
 from exporters.fold import Weights
 from exporters.quantization.plan import GroupPlan, QuantPlan
 from exporters.quantization.simulate import features, rounded
@@ -29,7 +29,7 @@ class Search:
 
 
 def give_back(
-    model: DinoVisionTransformer,
+    model: Backbone,
     weights: Weights,
     plan: QuantPlan,
     batches: Sequence[Tensor],
@@ -77,8 +77,8 @@ def _dearest(alone: dict[str, float], work: dict[str, int]) -> list[str]:
 
 
 def _work(weights: Weights, plan: GroupPlan) -> int:
-    """Multiplications a token."""
-    return sum(weights[f"{linear}.weight"]().numel() for linear in plan.group.linears)
+    """Multiplications a patch of the output."""
+    return plan.group.rows * sum(weights[f"{linear}.weight"]().numel() for linear in plan.group.linears)
 
 
 def relative(got: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor]) -> float:

@@ -12,15 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dinov3_ref.models import DinoVisionTransformer
+from dinov3_ref.models import Backbone
 from exporters.quantization.plan import GroupPlan
 from exporters.quantization.rounding import FORMATS, Format, fake_rows, fake_static, fake_weight
 
 
 @contextmanager
-def rounded(
-    model: DinoVisionTransformer, plans: Sequence[GroupPlan], form: str, *, rows: bool
-) -> Iterator[None]:
+def rounded(model: Backbone, plans: Sequence[GroupPlan], form: str, *, rows: bool) -> Iterator[None]:
     """While open, the planned layers of `model` compute as their 8-bit graph does.
 
     `rows`: activations as the CPU dialect rounds them, a scale for each; else with their static scale.
@@ -40,7 +38,7 @@ def rounded(
             module.weight.data = weight
 
 
-def _layers(model: DinoVisionTransformer, plan: GroupPlan) -> Iterator[Any]:
+def _layers(model: Backbone, plan: GroupPlan) -> Iterator[Any]:
     """The reference's linear layers of a group: qkv is one there."""
     paths = (plan.group.observed, *(path for path in plan.group.linears if path.endswith(".w2")))
     for path in dict.fromkeys(paths):
@@ -62,7 +60,7 @@ def _hook(plan: GroupPlan, form: Format, rows: bool) -> Any:
     return round_input
 
 
-def features(model: DinoVisionTransformer, batches: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def features(model: Backbone, batches: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """(CLS [n,D], mean patch [n,D]) of all pictures."""
     with torch.inference_mode():
         outputs = [model(batch, is_training=True) for batch in batches]

@@ -2,7 +2,6 @@
 
 target.py          which TensorRT: `tensorrt` 10.3 to 11.x or `tensorrt_rtx` 1.7 and later
 device.py          the GPU and the driver of this machine
-known_bad.py       versions that have been seen to put out wrong numbers
 profiles.py        the shapes an engine takes
 options.py         what else may be asked of a build
 api.py             which names of TensorRT's Python API we use

@@ -18,12 +18,12 @@ from dinodeploy.atomic import atomic_file
 from dinodeploy.bundle import GOLDEN_FILE, MODEL_FILE, Bundle, file_facts, open_bundle
 from dinodeploy.errors import MisuseError, OutputExistsError
 from dinodeploy.golden import load_golden
+from dinodeploy.known_bad import refuse_known_bad
 from dinodeploy.manifest import BuildFacts, EngineFacts, Manifest, ProfileFacts
 from exporters.tensorrt.api import TensorRT
 from exporters.tensorrt.build_engine import Plan, build_engine
 from exporters.tensorrt.device import Gpu, find_gpu
 from exporters.tensorrt.inspect_engine import inspect_engine
-from exporters.tensorrt.known_bad import refuse_known_bad
 from exporters.tensorrt.options import CURRENT, BuildOptions, check_options
 from exporters.tensorrt.profiles import check_judgeable, choose_profiles
 from exporters.tensorrt.progress import Report

@@ -20,7 +20,10 @@ Size = tuple[int, int]  # H, W
 
 @dataclass(frozen=True)
 class ReadyProfile:
-    """A range of batches and of sides in patches; no usual side stands for the bundle's own input size."""
+    """A range of batches and of sides in patches; no usual side stands for the bundle's own input size.
+
+    Sides of a ConvNeXt, whose patches are 32 pixels wide, are counted by 16 too and cut to whole patches.
+    """
 
     batch: tuple[int, int, int]
     smallest: int
@@ -36,6 +39,7 @@ READY: dict[str, tuple[ReadyProfile, ...]] = {
     "dense": (ReadyProfile((1, 1, 2), 7, 48, 96),),
 }
 USUAL = "usual"
+LARGEST_UNIT = 16  # pixels
 
 
 def choose_profiles(
@@ -79,11 +83,17 @@ def ready_profiles(name: str, preprocess: Preprocess) -> tuple[ProfileFacts, ...
 def _fit(row: ReadyProfile, preprocess: Preprocess) -> ProfileFacts:
     """A row in pixels, widened where the bundle's own input size is outside it."""
     patch, own = preprocess.patch_size, (preprocess.height, preprocess.width)
-    usual = own if row.usual is None else (row.usual * patch, row.usual * patch)
-    smallest = [min(row.smallest * patch, side) for side in own]
-    largest = [max(row.largest * patch, side) for side in own]
+    unit = min(patch, LARGEST_UNIT)
+    usual = own if row.usual is None else (_whole(row.usual * unit, patch),) * 2
+    smallest = [min(_whole(row.smallest * unit, patch), side) for side in own]
+    largest = [max(_whole(row.largest * unit, patch), side) for side in own]
     low, often, high = row.batch
     return ProfileFacts((low, *smallest), (often, *usual), (high, *largest))  # type: ignore[arg-type]
+
+
+def _whole(side: int, patch: int) -> int:
+    """Pixels, cut to whole patches, one at least."""
+    return max(side // patch, 1) * patch
 
 
 def parse_batches(text: str) -> tuple[int, int, int]:

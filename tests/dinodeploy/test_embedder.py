@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,3 +149,57 @@ def test_batches_keep_order_and_never_mix_sizes() -> None:
     assert batches == [[0, 1], [2], [3], [4, 5]]
     with pytest.raises(MisuseError, match="batch size is 0"):
         list(batches_of_one_size(arrays, 0))
+
+
+# ---- inside another program ------------------------------------------------------------------------
+
+
+def test_after_close_it_says_so(tiny_bundle: Path) -> None:
+    embedder = Embedder.open(tiny_bundle, device="cpu")
+    embedder.close()
+    embedder.close()
+    with pytest.raises(MisuseError, match="the embedder is closed; open it again"):
+        embedder.run(np.zeros((1, 3, 32, 32), np.float32))
+
+
+def test_warming_up_runs_every_size(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Embedder.open(tiny_bundle, device="cpu") as embedder:
+        shapes: list[tuple[int, ...]] = []
+        monkeypatch.setattr(embedder.backend, "run", lambda pixels: shapes.append(pixels.shape))
+        embedder.warm_up(32, (32, 48), batch_size=2)
+        embedder.warm_up()
+        assert shapes == [(2, 3, 32, 32), (2, 3, 32, 48), (1, 3, 256, 256)]
+        with pytest.raises(MisuseError, match="height: got 33 px"):
+            embedder.warm_up(33)
+
+
+def test_the_engine_reads_the_callers_memory(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.zeros((1, 3, 32, 32), np.float32)
+    with Embedder.open(tiny_bundle, device="cpu") as embedder:
+        seen: list[np.ndarray] = []
+        monkeypatch.setattr(embedder.backend, "run", seen.append)
+        embedder.run(pixels)
+    assert np.shares_memory(seen[0], pixels)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts what is open in /proc")
+def test_nothing_is_left_after_close(tiny_bundle: Path) -> None:
+    """Neither threads, the runtime's included, nor open files nor signal handlers."""
+
+    def held() -> tuple[int, int, list[object]]:
+        handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+        return (
+            len(list(Path("/proc/self/task").iterdir())),
+            len(list(Path("/proc/self/fd").iterdir())),
+            handlers,
+        )
+
+    def use() -> None:
+        with Embedder.open(tiny_bundle, device="cpu", threads=3) as embedder:
+            embedder.embed([photograph("chelsea")], imgsz=64)
+
+    use()  # what a runtime keeps for the whole process is kept from here on
+    before = held()
+    for _ in range(3):
+        use()
+    assert held() == before

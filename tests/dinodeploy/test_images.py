@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from dinodeploy.errors import ImageError
-from dinodeploy.images import MAX_PIXELS, open_image
+from dinodeploy.images import MAX_PIXELS, open_image, open_reduced
 
 Pixels = np.ndarray[Any, Any]
 CAT: Pixels = skimage.data.chelsea()[20:120, 30:180]  # 100 x 150, a real photograph off square
@@ -366,3 +366,52 @@ def test_damaged_file_is_a_picture_or_an_image_error(
         assert "\n" not in str(error)  # noqa: PT017  damage may or may not be fatal
     else:
         assert image.mode == "RGB"
+
+
+# ---- JPEGs decoded at a reduced scale --------------------------------------------------------------
+
+
+def jpeg(size: tuple[int, int], mode: str = "RGB", **options: Any) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(CAT).convert(mode).resize(size).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def halve(width: int, height: int) -> int:
+    return 2
+
+
+def test_a_jpeg_may_come_at_half_its_size() -> None:
+    for mode in ("RGB", "L"):
+        image, own = open_reduced(jpeg((64, 48), mode, progressive=True), halve)
+        assert (image.size, own, image.mode) == ((32, 24), (64, 48), "RGB")
+
+
+@pytest.mark.parametrize("content", [jpeg((63, 48)), jpeg((64, 47)), jpeg((64, 48), "CMYK")])
+def test_what_would_be_stretched_or_miscoloured_comes_whole(content: bytes) -> None:
+    image, own = open_reduced(content, halve)
+    assert image.size == own
+    assert image.tobytes() == open_image(content).tobytes()
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_turned_jpeg_is_asked_for_as_it_stands(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    asked: list[tuple[int, int]] = []
+
+    def scale_for(width: int, height: int) -> int:
+        asked.append((width, height))
+        return 2
+
+    image, own = open_reduced(jpeg((64, 48), exif=exif), scale_for)
+    upright = (64, 48) if orientation in (1, 3) else (48, 64)
+    assert asked == [upright]
+    assert own == upright
+    assert image.size == (upright[0] // 2, upright[1] // 2)
+
+
+def test_a_callers_picture_is_never_reduced() -> None:
+    theirs = Image.open(io.BytesIO(jpeg((64, 48))))
+    image, own = open_reduced(theirs, halve)
+    assert image.size == own == theirs.size == (64, 48)

@@ -77,6 +77,10 @@ def test_it_embeds_where_nothing_is_installed(application: Path, device: Path, t
     ran = run_on_device(device, home, tmp_path, application, "check")
     assert ran.returncode == 0, ran.stderr
     assert list((home / ".cache/dinodeploy/standalone").iterdir())
+    ran = run_on_device(device, home, tmp_path, application, "doctor", "--json")
+    found = json.loads(ran.stdout)
+    assert (ran.returncode, found["fine"], found["devices"][0]["judged"]) == (0, True, True)
+    assert found["packages"]["torch"]["version"] is None
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,22 @@ def test_the_statistics_follow_the_dataset(tmp_path: Path) -> None:
     )
     assert bundle.manifest.preprocess.mean == NORMALIZATION["sat493m"][0], "who asks gets it, and a word"
     assert any("as asked, though the weights look like lvd1689m's" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [(None, "DINOv3 License"), ("dinov3-license", "DINOv3 License"), ("Apache-2.0", "under Apache-2.0")],
+)
+def test_whose_weights_they_are_is_said(named: str | None, said: str, tmp_path: Path) -> None:
+    """Meta's, unless the config.json beside them names another licence; its mean and std count too."""
+    save_checkpoint(random_checkpoint(tiny_config(depth=1)), "official", tmp_path / "w" / "model.safetensors")
+    described = {"pretrained_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3, "license": named}}
+    (tmp_path / "w" / "config.json").write_text(json.dumps(described))
+    checkpoint = load_checkpoint(tmp_path / "w")
+    bundle, _, _ = export_checkpoint(checkpoint, tmp_path / "b", ExportOptions(), weights="file")
+    assert said in bundle.manifest.licence
+    assert bundle.manifest.preprocess.mean == (0.5, 0.5, 0.5)
+    assert bundle.manifest.model.dataset is None
 
 
 def test_a_guess_is_said(tmp_path: Path) -> None:

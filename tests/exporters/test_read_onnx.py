@@ -63,3 +63,15 @@ def test_what_is_no_onnx_file(tiny_bundle: Path, tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(BundleError, match="is no ONNX file"):
             read_skeleton(path)
+
+
+@pytest.mark.parametrize("place", ["../outside.data", "/etc/passwd", "sub/model.data", ""])
+def test_a_graph_cannot_name_weights_outside_of_its_folder(place: str, tmp_path: Path) -> None:
+    weight = onnx.TensorProto(name="w", dims=[4], data_type=onnx.TensorProto.FLOAT)
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in {"location": place, "offset": "0", "length": "16"}.items():
+        weight.external_data.add(key=key, value=value)
+    model = onnx.ModelProto(graph=onnx.GraphProto(initializer=[weight]))
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(BundleError, match="wanted a file beside the graph"):
+        read_skeleton(tmp_path / "model.onnx")

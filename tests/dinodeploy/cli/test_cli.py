@@ -33,8 +33,8 @@ OPTIONS = {
     "dialect fold external-data seed revision offline target no-engine overwrite json",
     "build": "target profile batch imgsz workspace timing-cache refit strip-plan version-compatible "
     "hardware-compatible weight-streaming level compute-capability name allow-known-bad overwrite json",
-    "embed": "engine out column id-column every device imgsz preprocess keep-aspect max-patches format "
-    "outputs dtype shard-size shards batch threads weight-budget workers time-limit "
+    "embed": "engine out column id-column every device imgsz preprocess keep-aspect max-patches fast-jpeg "
+    "format outputs dtype shard-size shards cluster batch threads weight-budget workers time-limit "
     "require-signature allow-unverified overwrite json",
     "index": "output metadata engine faiss overwrite json",
     "search": "image id neighbours filter text-filter engine device exact html json",
@@ -43,7 +43,11 @@ OPTIONS = {
     "overwrite json",
     "check": "device threads weight-budget require-signature bisect against images neighbours report json",
     "inspect": "json",
+    "doctor": "json",
     "convert": "to out arch rope-periods overwrite json",
+    "serve": "host port index api-key-file device threads weight-budget workers max-batch max-wait-ms queue "
+    "max-bytes max-pixels max-images rate time-limit allow-urls ray allow-unverified",
+    "triton": "device name max-batch max-wait-ms instances preprocessors threads overwrite json",
     "ranges": "images imgsz arch limit picture json",
     "bench": "vs batch imgsz rounds threads device outputs checkpoint out picture json",
     "train-head": "task data engine out test pooling class-weight seed cache no-cache device overwrite json",

@@ -151,3 +151,21 @@ def test_what_is_quarantined_now_is_in_the_report_of_a_part(
     ran = run("embed", photos, "--out", tmp_path / "o", *options)
     assert ran.code == 5
     assert "1 of 3 images quarantined; reasons in quarantine.jsonl, once all parts are done" in ran.err
+
+
+def test_fast_jpeg_is_written_down(tiny_bundle: Path, tmp_path: Path, run: CommandLine) -> None:
+    """Sizes are still those of the pictures, and a store made without it is another one."""
+    photograph("astronaut").save(tmp_path / "large.jpg")
+    command = ("embed", tmp_path / "large.jpg", "--engine", tiny_bundle, "--imgsz", 32)
+    assert run(*command, "--out", tmp_path / "fast", "--fast-jpeg").code == 0
+    assert run(*command, "--out", tmp_path / "whole").code == 0
+    fast, whole = (
+        json.loads((tmp_path / name / "embeddings.json").read_text()) for name in ("fast", "whole")
+    )
+    assert fast["fingerprint"]["preprocess"]["jpeg"] == "reduced"
+    assert "jpeg" not in whole["fingerprint"]["preprocess"]
+    vectors = [load_embeddings(tmp_path / name)[1] for name in ("fast", "whole")]
+    assert 0 < np.abs(vectors[0] - vectors[1]).max() < 0.1  # type: ignore[operator]
+    refused = run(*command, "--out", tmp_path / "whole", "--fast-jpeg")
+    assert refused.code == 2
+    assert "preprocess.jpeg" in refused.error

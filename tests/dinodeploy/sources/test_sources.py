@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import socket
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from dinodeploy.errors import MisuseError
 from dinodeploy.images import open_image
-from dinodeploy.sources import SourceOptions, open_source
+from dinodeploy.sources import FileSource, SourceOptions, open_source
 from tests.dinodeploy.sources.seen import assert_same, look, look_by_threads
 from tests.image_files import NAMES, encoded, write_folder, write_tar
 
@@ -150,6 +151,18 @@ def test_mixture_keeps_order_and_names_each_place_once() -> None:
     assert list(source.ids[1:3]) == [ALL[2], "s.tar/coffee.jpg"]
     with pytest.raises(IndexError):
         source.ids[len(source.ids)]
+
+
+def test_files_alone_are_one_source_that_can_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the workers of a cluster, which have no standard input."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"photos/still/coffee.jpg\n")))
+    source = open_source(["-", "photos", "photos/still/china.jpg"])
+    assert isinstance(source, FileSource)
+    sent = pickle.loads(pickle.dumps(source))
+    assert list(sent.ids) == list(source.ids) == [ALL[3], *ALL[:3], *ALL[4:]]
+    assert sent.picture(2) == ALL[1]
+    write_tar(Path("s.tar"), {"coffee.jpg": encoded("coffee")})
+    assert not isinstance(open_source(["photos", "s.tar"]), FileSource)
 
 
 def test_id_of_a_table_may_not_be_another_inputs_path() -> None:

@@ -35,9 +35,7 @@ FOREIGN = {
     ),
     "clip": (["visual.conv1.weight", "transformer.resblocks.0.ln_1.weight"], "CLIP"),
     "dino.txt": (["visual_model.backbone.cls_token", "text_model.head.weight"], "dino.txt"),
-    "convnext": (["downsample_layers.0.0.weight", "stages.0.0.gamma"], "ConvNeXt, not supported"),
-    "convnext hf": (["stages.0.layers.0.depthwise_conv.weight"], "ConvNeXt, not supported"),
-    "convnext timm": (["stem.0.weight", "stages.0.blocks.0.conv_dw.weight"], "ConvNeXt, not supported"),
+    "convnext v2": (["downsample_layers.0.0.weight", "stages.0.0.grn.gamma"], "ConvNeXt V2"),
     "linear head": (["linear_head.weight", "linear_head.bias"], "head without its backbone"),
     "resnet": (["conv1.weight", "layer1.0.conv1.weight", "fc.weight"], "conv1.weight, fc.weight"),
 }

@@ -101,7 +101,7 @@ def test_satellite_vit_large_gets_its_extra_norm_back(dataset: str, untied: bool
     """Hugging Face drops `local_cls_norm`, by which official loaders tell the satellite ViT-L."""
     processor = dict(zip(("image_mean", "image_std"), map(list, NORMALIZATION[dataset]), strict=True))
     raw = RawCheckpoint(Path("vit_large"), {}, "f" * 64, {"preprocessor_config.json": processor})
-    checkpoint = _identify(raw, LAYOUTS[0], ARCHITECTURES["vit_large"], "vit_large")
+    checkpoint = _identify(raw, LAYOUTS[0].name, ARCHITECTURES["vit_large"], "vit_large")
     assert checkpoint.config.untie_global_and_local_cls_norm is untied
 
 

@@ -47,7 +47,8 @@ HEAD = {
     "head_nlayers": 3,
     "head_hidden_dim": 2048,
 }
-# SPEC 4.1, the other rows. Ours alone: dataset_path (ImageNet there), accumulation_steps, log_period.
+# SPEC 4.1, the other rows. Ours alone: dataset_path (ImageNet there), accumulation_steps, log_period,
+# tensorboard, the colour keys of crops (of which the official class has one), all but one of evaluation.
 GROUPS: dict[str, Any] = {
     "student": STUDENT,
     "teacher": {
@@ -70,6 +71,9 @@ GROUPS: dict[str, Any] = {
         "teacher_to_student_resolution_scale": 1.0,
         "localcrops_subset_of_globalcrops": False,
         "share_color_jitter": False,
+        "teacher_no_color_jitter": False,
+        "color_jitter": [0.4, 0.4, 0.2, 0.1],
+        "grayscale_probability": 0.2,
         "horizontal_flips": True,
         "rgb_mean": [0.485, 0.456, 0.406],
         "rgb_std": [0.229, 0.224, 0.225],
@@ -136,6 +140,7 @@ GROUPS: dict[str, Any] = {
         "checkpointing_full": False,
         "compile": True,
         "log_period": 10,
+        "tensorboard": True,
     },
     "optim": {
         "epochs": 100,
@@ -157,7 +162,16 @@ GROUPS: dict[str, Any] = {
     },
     "schedules": None,
     "checkpointing": {"period": 3750, "max_to_keep": 3, "keep_every": None},
-    "evaluation": {"eval_period_iterations": 12500},
+    "evaluation": {
+        "eval_period_iterations": 12500,
+        "train_dataset_path": "",
+        "test_dataset_path": "",
+        "crop_size": 224,
+        "batch_size": 64,
+        "num_workers": 0,
+        "pictures_path": "",
+        "pictures": 6,
+    },
 }
 
 

@@ -235,6 +235,19 @@ def test_the_teachers_crops_without_distortion() -> None:
         torch.testing.assert_close(crop, expected)
 
 
+def test_colours_are_as_strong_as_asked() -> None:
+    """Without jitter and grey nothing changes colour; with grey always, channels are equal."""
+    torch.manual_seed(0)
+    tinted = Image.new("RGB", (60, 60), (90, 60, 40))
+    untouched = augmentation(color_jitter=(0, 0, 0, 0), grayscale_probability=0)(tinted)["local_crops"]
+    expected = make_normalize_transform()(tinted)[:, :1, :1].expand(3, 32, 32)
+    for crop in untouched:
+        torch.testing.assert_close(crop, expected)
+    grey = augmentation(grayscale_probability=1, mean=(0, 0, 0), std=(1, 1, 1))(tinted)["local_crops"]
+    for crop in grey:
+        assert (crop == crop[:1]).all()
+
+
 @pytest.mark.parametrize("gram", [None, 96])
 def test_local_crops_as_windows_of_the_global_ones(gram: int | None) -> None:
     torch.manual_seed(0)

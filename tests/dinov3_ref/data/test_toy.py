@@ -22,13 +22,13 @@ from tests.photographs import photograph
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("toy") / "toy"
     counts = toy.write_toy(out, pictures=24, side=32)
-    assert counts == {"pool": 24, "digits": 1797, "textures": 9 * (60 + 40)}
+    assert counts == {"pool": 24, "digits": 1797, "textures": 9 * (60 + 40), "places": 11 * (60 + 40)}
     return out
 
 
 def test_the_sets_are_datasets(root: Path) -> None:
     assert len(ImageFolder(root / "pool")) == 24
-    assert len(ImageFolder(root / "pool" / "textures")) == 6
+    assert len(ImageFolder(root / "pool" / "textures")) == 14
     for split, count in (("train", 1200), ("test", 597)):
         digits = ImageFolder(root / "digits", labelled=True, split=split)
         assert (len(digits), digits.class_names) == (count, tuple("0123456789"))
@@ -36,6 +36,8 @@ def test_the_sets_are_datasets(root: Path) -> None:
         assert np.bincount(digits.labels).min() > 50
     textures = ImageFolder(root / "textures" / "test", labelled=True)
     assert set(textures.class_names) == {*UNSEEN, "brick", "grass", "gravel"}
+    places = ImageFolder(root / "places" / "train", labelled=True)
+    assert (len(places), len(places.class_names)) == (660, 11)
     image, _ = textures[0]
     assert image.size == (32, 32)
 
@@ -55,8 +57,10 @@ def test_halves_of_a_surface_share_no_pixel() -> None:
     assert (np.hstack([left, right]) == np.asarray(photo)).all()
 
 
-def test_surfaces_are_not_in_the_pool() -> None:
-    assert not {f"data/{name}.png" for name in toy.SURFACES} & {file for _, file in toy.POOL}
+def test_classes_are_not_in_the_pool() -> None:
+    pool = set(toy.POOL)
+    assert not {("skimage", f"data/{name}.png") for name in toy.SURFACES} & pool
+    assert not set(toy.PLACES) & pool
 
 
 def test_a_digit_is_what_scikit_learn_says() -> None:
@@ -96,7 +100,7 @@ def test_the_command(
         capsys.readouterr().err
         == f"error: '{tmp_path}' is there already; remove it or choose another folder\n"
     )
-    monkeypatch.setattr(toy, "TEXTURES_A_CLASS", {"train": 1})
+    monkeypatch.setattr(toy, "A_CLASS", {"train": 1})
     monkeypatch.setattr(toy, "_digits", lambda side, seed: iter(()))
     monkeypatch.setattr("sys.argv", ["toy", str(tmp_path / "x"), "--pictures", "4", "--side", "16"])
     toy.main()

@@ -38,6 +38,9 @@ def config(root: Path, **crops: Any) -> Any:
                 "gram_teacher_crops_size": None,
                 "localcrops_subset_of_globalcrops": False,
                 "share_color_jitter": False,
+                "teacher_no_color_jitter": False,
+                "color_jitter": [0.4, 0.4, 0.2, 0.1],
+                "grayscale_probability": 0.2,
                 "horizontal_flips": True,
                 "gram_teacher_no_distortions": False,
                 "rgb_mean": [0.485, 0.456, 0.406],
@@ -58,6 +61,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_batch_of_the_default_kind(root: Path) -> None:
     batch = next(iter(build_training_loader(config(root))))
     assert batch["collated_global_crops"].shape == (8, 3, 64, 64)
+    assert "collated_global_crops_teacher" not in batch  # they would be the same
     assert batch["collated_local_crops"].shape == (32, 3, 32, 32)
     assert batch["collated_global_crops"].dtype is torch.bfloat16
     assert batch["collated_masks"].shape == (8, 16)
@@ -95,12 +99,26 @@ def test_masks_lie_on_the_students_grid(root: Path) -> None:
 
 def test_options_reach_the_augmentation(root: Path) -> None:
     made: Any = build_training_loader(
-        config(root, localcrops_subset_of_globalcrops=True, horizontal_flips=False, rgb_mean=[0.1, 0.2, 0.3])
+        config(
+            root,
+            localcrops_subset_of_globalcrops=True,
+            horizontal_flips=False,
+            rgb_mean=[0.1, 0.2, 0.3],
+            teacher_no_color_jitter=True,
+            color_jitter=[0.1, 0.2, 0.3, 0.5],
+            grayscale_probability=0.7,
+        )
     )
     augment = made.loader.dataset.source.transform
     assert augment.local_crops_subset_of_global_crops
     assert augment.geometric_augmentation_global.transforms[1].p == 0.0
     assert augment.normalize.transforms[-1].mean == [0.1, 0.2, 0.3]
+    jitter, grey = augment.local_transfo.transforms[0].transforms
+    assert jitter.transforms[0].hue == (-0.5, 0.5)
+    assert grey.p == 0.7
+    batch = next(iter(made))  # the teacher's crops are others than the student's, of the same geometry
+    assert batch["collated_global_crops_teacher"].shape == batch["collated_global_crops"].shape
+    assert not torch.equal(batch["collated_global_crops_teacher"], batch["collated_global_crops"])
 
 
 def test_seeds_and_rectangles_are_the_official_loaders(root: Path) -> None:

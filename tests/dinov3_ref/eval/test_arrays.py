@@ -29,6 +29,21 @@ def test_an_archive_with_numbers_or_words(tmp_path: Path) -> None:
     assert not holds_patches(tmp_path / "n.npz")
 
 
+def test_several_classes_a_picture(tmp_path: Path) -> None:
+    labels = np.array([[1, 0], [1, 1], [0, 0], [0, 1]])
+    np.savez(tmp_path / "n.npz", cls=X, labels=labels)
+    np.savez(tmp_path / "w.npz", cls=X, labels=labels.astype(float), class_names=["cat", "dog"])
+    numbers, words = load_labelled(tmp_path / "n.npz"), load_labelled(tmp_path / "w.npz")
+    assert numbers.labels.dtype is torch.bool
+    assert numbers.labels.tolist() == words.labels.tolist() == labels.astype(bool).tolist()
+    assert (numbers.class_names, words.class_names) == (("0", "1"), ("cat", "dog"))
+    np.savez(tmp_path / "x.npz", cls=X, labels=labels * 2)
+    np.savez(tmp_path / "y.npz", cls=X, labels=labels, class_names=["cat"])
+    for name, words in (("x", "not all 0 or 1"), ("y", "1 class_names for 2 columns")):
+        with pytest.raises(DataError, match=words):
+            load_labelled(tmp_path / f"{name}.npz")
+
+
 def test_labels_from_the_folders_of_paths(tmp_path: Path) -> None:
     ids = ["data/b/x/1.jpg", "data/a/1.jpg", "data/a/2.jpg", "data/b/y.jpg"]
     np.savez(tmp_path / "x.npz", cls=X, ids=ids)

@@ -10,15 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.datasets import load_digits
+from sklearn.metrics import average_precision_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint
 from dinov3_ref.errors import DataError
-from dinov3_ref.eval import knn
+from dinov3_ref.eval import knn, neighbours
 from dinov3_ref.eval.knn import class_scores, few_shot, knn_accuracy
 from dinov3_ref.eval.labelled import Labelled
+from dinov3_ref.eval.neighbours import nearest
 from tests.image_files import write_folder
+from tests.ranks import run_on_ranks
 from tests.tiny import tiny_config
 
 
@@ -69,7 +73,7 @@ def digits() -> tuple[Labelled, Labelled]:
 @pytest.mark.parametrize("chunk", [2**26, 1200 * 7])
 def test_against_scikit_learn(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole and in chunks of 7 rows. With one k the softmax is over those k: weights exp(cosine / 0.07)."""
-    monkeypatch.setattr(knn, "SIMILARITIES", chunk)
+    monkeypatch.setattr(neighbours, "NUMBERS", chunk)
     train, test = digits()
     for k in (1, 10, 50):
         independent = KNeighborsClassifier(k, metric="cosine", weights=lambda d: np.exp((1 - d) / 0.07))
@@ -84,6 +88,50 @@ def test_top_five_and_all_ks_at_once() -> None:
     assert list(found) == [10, 20, 100, 200]
     assert all(95 < one["top1"] <= one["top5"] <= 100 or k > 20 for k, one in found.items())
     assert found[200]["top5"] > found[200]["top1"]
+
+
+def test_several_classes_by_hand() -> None:
+    """Tests at 0° and 90°; k=1 scores by the nearest: (1,1) and (0,1). Class a: its one picture comes first,
+    precision 1. Class b: scores tie at 1, the first in order is the test at 0°, which is not b: precision
+    1/2. The mean is 75 %; a class c that no test picture has does not count."""
+    train = labelled(at(1, 89), [[True, True, False], [False, True, True]], ("a", "b", "c"))
+    test = labelled(at(0, 90), [[True, False, False], [False, True, False]], ("a", "b", "c"), "test")
+    assert knn_accuracy(train, test, ks=[1]) == {1: {"mAP": pytest.approx(75.0)}}
+
+
+def test_several_classes_against_scikit_learn() -> None:
+    """One-hot labels of digits, k=20: scikit-learn's macro average precision of the same scores."""
+    train, test = digits()
+    several = [
+        Labelled(one.features, F.one_hot(one.labels).bool(), one.class_names, one.source)
+        for one in (train, test)
+    ]
+    ((similarity, labels),) = nearest(train, test.features, 20)
+    scores = class_scores(torch.softmax(similarity / 0.07, 1), labels, 10)
+    expected = 100 * average_precision_score(several[1].labels.numpy(), scores.numpy(), average="macro")
+    found = knn_accuracy(*several, ks=[20])[20]["mAP"]
+    assert found == pytest.approx(expected, abs=0.05)  # they treat equal scores otherwise
+    with pytest.raises(DataError, match="several classes"):
+        few_shot(several[0], 3, 0)
+
+
+def on_this_rank() -> dict[str, Any]:
+    train, test = digits()
+    shares = train.share(), test.share()
+    found = knn_accuracy(*shares, ks=[1, 10, 700], skip_first=True)
+    return {str(k): torch.tensor(list(v.values())) for k, v in found.items()} | {
+        "size": torch.tensor(len(shares[0]))
+    }
+
+
+def test_ranks_find_what_one_finds(tmp_path: Path) -> None:
+    """Three ranks with 400 training pictures each, so that 700 neighbours are on no rank alone."""
+    ranks = run_on_ranks(on_this_rank, 3, tmp_path)
+    alone = on_this_rank()
+    assert [int(rank.pop("size")) for rank in ranks] == [400, 400, 400]
+    assert int(alone.pop("size")) == 1200
+    for rank in ranks:
+        torch.testing.assert_close(rank, alone, rtol=0, atol=1e-9)
 
 
 def test_skip_first_leaves_out_the_picture_itself() -> None:

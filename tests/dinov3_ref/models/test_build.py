@@ -12,7 +12,8 @@ from dinov3_ref.checkpoints import Checkpoint, random_checkpoint, save_checkpoin
 from dinov3_ref.checkpoints import build_model as build_from_checkpoint
 from dinov3_ref.configs import get_default_config
 from dinov3_ref.errors import ArchMismatch, CheckpointError, ConfigError
-from dinov3_ref.models import ARCHITECTURES, ViTConfig, build_model, build_model_for_eval
+from dinov3_ref.models import ViTConfig, build_model, build_model_for_eval
+from dinov3_ref.models.released import VITS
 from tests.photographs import pixels
 
 FILES = {"official": "vits16.pth", "hf": "hf", "timm": "timm"}
@@ -103,10 +104,10 @@ def test_no_weights_gives_a_model_that_runs() -> None:
     assert bool(out.isfinite().all())
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", VITS)
 def test_every_architecture_by_its_name(arch: str) -> None:
     model = build_model(config_for(arch), device="meta")
-    known = ARCHITECTURES[arch]
+    known = VITS[arch]
     assert (model.embed_dim, model.n_blocks, model.num_heads) == (
         known.embed_dim,
         known.depth,
@@ -124,7 +125,7 @@ def test_unknown_architecture_is_refused() -> None:
 def test_a_released_model_can_be_described_and_is_then_the_same() -> None:
     """The "plus" models, too: officially their FFN ratio never reaches the model (SPEC 0, fact 20)."""
     for arch in ("vit_small_plus", "vit_7b"):
-        known: ViTConfig = ARCHITECTURES[arch]
+        known: ViTConfig = VITS[arch]
         student = {
             name: value for name, value in known.kwargs().items() if name in get_default_config().student
         }

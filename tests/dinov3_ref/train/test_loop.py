@@ -78,28 +78,39 @@ def test_what_a_run_leaves_behind(whole: tuple[Path, list[dict[str, Any]]]) -> N
     assert sorted(path.name for path in output.iterdir()) == [
         "ckpt",
         "config.yaml",
+        "evaluations.json",
+        "teacher",
         "teacher.pth",
-        "teacher.safetensors",
         "training_metrics.json",
     ]
     assert checkpoints.finished(output) == [2, 5, 7]
     assert [record["iteration"] for record in told] == list(range(ITERATIONS))
     assert {"total_loss", "ibot_loss", "koleo_loss", "lr", "momentum", "backbone_grad_norm"} <= set(told[0])
     assert load_config(output / "config.yaml").student.embed_dim == 32
-    again = load_file(output / "teacher.safetensors")
+    again = load_file(output / "teacher" / "model.safetensors")
     teacher = torch.load(output / "teacher.pth")["teacher"]
     assert {f"backbone.{name}" for name in again} == {n for n in teacher if n.startswith("backbone.")}
     assert any(name.startswith("ibot_head.") for name in teacher)
+    assert sorted(path.name for path in (output / "teacher").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
 
 
 def test_the_teacher_is_an_official_checkpoint(photos: Path, tmp_path: Path) -> None:
     """A recipe with a released model's details exports what any user of official files can load."""
     released = ("student.n_storage_tokens=4", "student.mask_k_bias=true", "student.norm_layer=layernormbf16")
-    config = configure(photos, tmp_path / "run", *released, "student.embed_dim=128", "optim.epochs=1")
+    channels = ("crops.rgb_mean=[0.5,0.4,0.3]", "crops.rgb_std=[0.25,0.24,0.23]")
+    config = configure(
+        photos, tmp_path / "run", *released, *channels, "student.embed_dim=128", "optim.epochs=1"
+    )
     config.optim.warmup_epochs = 0
     training = TrainingRun(config, build_training_loader(config))
     training.train()
-    model = build_model(load_checkpoint(tmp_path / "run" / "teacher.safetensors"))
+    checkpoint = load_checkpoint(tmp_path / "run" / "teacher")
+    assert (checkpoint.mean, checkpoint.std) == ((0.5, 0.4, 0.3), (0.25, 0.24, 0.23))
+    assert checkpoint.dataset is None
+    model = build_model(checkpoint)
     x = pixels(["coffee"], 32, 48)
     with torch.no_grad():
         torch.testing.assert_close(model(x), training.arch.teacher["backbone"](x))
@@ -122,7 +133,10 @@ def test_a_resumed_run_is_the_same_run(
         stream.write('{"iteration": 8, "total')  # the line that was being written
     resumed = run(configure(photos, copy, *RANDOMNESS))
     assert resumed == told
-    ours, theirs = load_file(copy / "teacher.safetensors"), load_file(output / "teacher.safetensors")
+    ours, theirs = (
+        load_file(copy / "teacher" / "model.safetensors"),
+        load_file(output / "teacher" / "model.safetensors"),
+    )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
@@ -308,8 +322,22 @@ def test_the_command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         == 0
     )
     told = capsys.readouterr()
-    assert told.out == f"{tmp_path / 'run'}/teacher.safetensors\n"
+    assert told.out == f"{tmp_path / 'run'}/teacher\n"
     assert told.err.splitlines()[-1].startswith("4/4  total_loss ")
+
+
+def test_ctrl_c_is_one_line(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(self: TrainingRun) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingRun, "train", stop)
+    OmegaConf.save(configure(photos, tmp_path / "run"), tmp_path / "config.yaml")
+    assert main(["--config", str(tmp_path / "config.yaml")]) == 130
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err == "stopped; the same command goes on from the newest checkpoint\n"
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import pytest
-
 from dinov3_ref.train.clock import Clock
-from dinov3_ref.train.metrics import MetricsFile, read_metrics, show
+from dinov3_ref.train.metrics import MetricsFile, read_metrics
 
 
 def test_lines_past_the_start_and_cut_short_are_dropped(tmp_path: Path) -> None:
@@ -30,14 +28,6 @@ def test_a_run_without_metrics(tmp_path: Path) -> None:
     assert read_metrics(tmp_path) == []
 
 
-def test_the_line_on_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
-    record = {"iteration": 9, "total_loss": 4.25, "lr": 1e-3, "images_per_second": 30.0, "data_share": 0.5}
-    show(record, 20)
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err == "10/20  total_loss 4.25  lr 0.001  images_per_second 30  data_share 0.5\n"
-
-
 def test_the_clock() -> None:
     clock = Clock()
     with clock.waiting_for(6):
@@ -47,3 +37,12 @@ def test_the_clock() -> None:
     assert 0.1 < read["data_share"] < 0.9
     assert 10 < read["images_per_second"] < 150  # 6 in 40 ms, or longer on a busy machine
     assert clock.read()["images_per_second"] == 0
+
+
+def test_the_clock_stops() -> None:
+    clock = Clock()
+    with clock.waiting_for(6):
+        time.sleep(0.01)
+    with clock.stopped():
+        time.sleep(0.2)
+    assert clock.read()["images_per_second"] > 30  # and not 6 in 0.21 s

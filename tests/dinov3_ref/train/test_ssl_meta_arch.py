@@ -187,6 +187,20 @@ def test_the_student_sees_masks_and_the_teacher_does_not() -> None:
     torch.testing.assert_close(student["masked_patch_after_head"], arch.student["ibot_head"](with_mask))
 
 
+def test_the_teacher_sees_its_own_crops() -> None:
+    """With twins of the global crops, they and no others make the targets (SPEC 4.12)."""
+    arch = build()
+    data = collated()
+    seen: dict[str, Any] = {}
+    for name in ("teacher", "student"):
+        backbone = getattr(arch, name)["backbone"]
+        backbone.register_forward_pre_hook(lambda _, inputs, name=name: seen.update({name: inputs[0]}))
+    twins = data["collated_global_crops"].flip(-2)
+    arch.forward_loss(data | {"collated_global_crops_teacher": twins}, teacher_temp=TEMP)
+    assert torch.equal(seen["teacher"], twins)
+    assert torch.equal(seen["student"][0], data["collated_global_crops"])
+
+
 def test_a_batch_without_any_mask() -> None:
     data = collated()
     data["collated_masks"] = torch.zeros_like(data["collated_masks"])

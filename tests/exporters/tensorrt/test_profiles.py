@@ -69,6 +69,22 @@ def test_ready_made_sets_fit_every_bundle(name: str, size: tuple[int, int] | Non
 
 
 @pytest.mark.parametrize(
+    ("name", "sides"),
+    [
+        ("usual", [(96, 256, 512)]),
+        ("server", [(96, 256, 256), (256, 512, 1024)]),
+        ("dense", [(96, 768, 1536)]),
+    ],
+)
+def test_a_convnexts_sides_are_counted_by_16_and_cut_to_whole_patches(
+    name: str, sides: list[tuple[int, int, int]]
+) -> None:
+    profiles = choose_profiles(name, [], [], preprocess((256, 256), 32))
+    assert [(p.min[1], p.opt[1], p.max[1]) for p in profiles] == sides
+    assert [(p.min[2], p.opt[2], p.max[2]) for p in profiles] == sides
+
+
+@pytest.mark.parametrize(
     ("ready", "batch", "imgsz", "message"),
     [
         ("huge", [], [], "--profile 'huge' is unknown; known: usual, edge, server, dense"),

@@ -1,4 +1,4 @@
-"""What is refused before anything is built: options, targets, versions known to be wrong."""
+"""What is refused before anything is built: options and targets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 
 from dinodeploy.errors import MisuseError, UnavailableError
 from exporters.tensorrt.device import Gpu
-from exporters.tensorrt.known_bad import KNOWN_BAD, refuse_known_bad
 from exporters.tensorrt.options import BuildOptions, check_options, known_compute_capabilities
 from exporters.tensorrt.target import TARGETS, load_target
 from tests.exporters.tensorrt.fake_builder import FakeTensorRT
@@ -140,41 +139,3 @@ def test_libraries_that_do_not_load(failure: str, tmp_path: Path, monkeypatch: p
     with pytest.raises(UnavailableError) as caught:
         load_target("tensorrt", GPU)
     assert "is installed but cannot be imported (lib" in str(caught.value)
-
-
-# ---- versions known to be wrong ----------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("version", "recipe", "capability", "refit", "link"),
-    [
-        ((10, 3), "fp16", "8.7", False, "issues/4723"),
-        ((10, 3), "bf16", "8.7", False, "issues/4419"),
-        ((10, 4), "fp32", "8.6", False, "issues/4742"),
-        ((10, 16), "bf16", "12.0", False, "issues/4837"),
-        ((10, 16), "fp32", "12.0", False, None),
-        ((10, 16), "bf16", "8.9", False, None),
-        ((11, 3), "fp16", "8.9", True, "refitting-engines"),
-        ((11, 3), "fp16", "8.9", False, None),
-        ((10, 5), "fp32", "8.6", True, None),
-        ((11, 4), "fp16", None, True, None),
-    ],
-)
-def test_known_bad_versions(
-    version: tuple[int, int], recipe: str, capability: str | None, refit: bool, link: str | None
-) -> None:
-    arguments = ("tensorrt", version, recipe, capability, refit)
-    if link is None:
-        refuse_known_bad(*arguments)
-        return
-    with pytest.raises(UnavailableError) as caught:
-        refuse_known_bad(*arguments)
-    assert link in str(caught.value)
-    assert "--allow-known-bad" in str(caught.value)
-    refuse_known_bad("tensorrt_rtx", *arguments[1:])
-
-
-def test_every_report_has_a_link_and_a_module_that_we_build_with() -> None:
-    for row in KNOWN_BAD:
-        assert row.link.startswith("https://"), row
-        assert row.module in {target.module for target in TARGETS.values()}, row

@@ -1,7 +1,7 @@
 """TensorRT versions that have been seen to put out wrong numbers for ViTs, with the reports.
 
-Building with one is refused unless asked for. The judge has the last word either way: an engine is used
-only after it has been compared with the reference on its own device.
+Building with one is refused unless asked for, and `dinodeploy doctor` names those it finds. The judge has the
+last word either way: an engine is used only after it has been compared with the reference on its own device.
 
 Not in the table, because our graphs avoid what set them off: `If` and `Tile` in RoPE (issues 4558, 4603),
 and a scale on both q and k (4333, 4328, 4482: wrong even in fp32 on 10.7 and 10.11).
@@ -9,6 +9,7 @@ and a scale on both q and k (4333, 4328, 4482: wrong even in fp32 on 10.7 and 10
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dinodeploy.errors import UnavailableError
@@ -29,11 +30,17 @@ class KnownBad:
     refit_only: bool = False
 
     def applies(
-        self, module: str, version: tuple[int, int], recipe: str, compute_capability: str | None, refit: bool
+        self,
+        module: str,
+        version: tuple[int, ...],
+        recipe: str | None,
+        compute_capability: str | None,
+        refit: bool,
     ) -> bool:
+        """Whether this report is about such an engine; recipe None stands for any."""
         return (
-            (module, version) == (self.module, self.version)
-            and (not self.recipes or recipe in self.recipes)
+            (module, version[:2]) == (self.module, self.version)
+            and (not self.recipes or recipe is None or recipe in self.recipes)
             and self.compute_capability in (None, compute_capability)
             and (refit or not self.refit_only)
         )
@@ -67,14 +74,26 @@ KNOWN_BAD: tuple[KnownBad, ...] = (
 )
 
 
+def reports_on(
+    module: str,
+    version: tuple[int, ...],
+    recipe: str | None,
+    compute_capability: str | None,
+    refit: bool,
+) -> Iterator[KnownBad]:
+    """The reports that are about such an engine; recipe None stands for any."""
+    for row in KNOWN_BAD:
+        if row.applies(module, version, recipe, compute_capability, refit):
+            yield row
+
+
 def refuse_known_bad(
     module: str, version: tuple[int, int], recipe: str, compute_capability: str | None, refit: bool
 ) -> None:
     """Raises UnavailableError, one line with the first report's link, when a report fits this build."""
-    for row in KNOWN_BAD:
-        if row.applies(module, version, recipe, compute_capability, refit):
-            shown = ".".join(map(str, version))
-            raise UnavailableError(
-                f"{module} {shown} is known to be wrong: {row.what} ({row.link}); use another version, or "
-                "give --allow-known-bad and let the judge decide"
-            )
+    for row in reports_on(module, version, recipe, compute_capability, refit):
+        shown = ".".join(map(str, version))
+        raise UnavailableError(
+            f"{module} {shown} is known to be wrong: {row.what} ({row.link}); use another version, or "
+            "give --allow-known-bad and let the judge decide"
+        )

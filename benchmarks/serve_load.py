@@ -1,0 +1,243 @@
+"""`dinodeploy serve` under load: fifty clients, for two minutes. Does it fail, does it grow, how slow?
+
+    .venv/bin/python benchmarks/serve_load.py                              # a small random model
+    .venv/bin/python benchmarks/serve_load.py --bundle bundle --clients 50 --seconds 120
+    .venv/bin/python benchmarks/serve_load.py --workers 2 --kill           # one worker is killed half-way
+
+Each client sends one photograph-sized JPEG after the other, and waits as long as Retry-After says where it is
+told to. Service and clients share the machine. Answers other than 200, 429 and 503 are failures, and so is a
+broken connection, but for those that die with a killed worker. Writes
+benchmarks/ledger/serve_load_<cpu>_<yyyymm>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+from PIL import Image
+
+from dinodeploy.machine import cpu_name
+
+LEDGER = Path(__file__).parent / "ledger"
+PACKAGES = ("onnxruntime", "fastapi", "uvicorn", "numpy", "pillow")
+PICTURE = (640, 480)  # width, height
+PICTURES = 16
+LOOK_SECONDS = 0.5  # between looks at the service's memory
+BY_DESIGN = (200, 429, 503)
+MIB = 1 << 20
+
+
+class Load:
+    """What the clients have met so far."""
+
+    def __init__(self, url: str, seconds: float) -> None:
+        self.url, self.seconds = url, seconds
+        self.started = time.monotonic()
+        self.statuses: Counter[int] = Counter()
+        self.broken: list[float] = []  # seconds at which connections broke
+        self.latencies: list[float] = []  # of answers 200, in seconds
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self.started
+
+    async def client(self, number: int, pictures: list[bytes]) -> None:
+        async with httpx.AsyncClient(timeout=60) as http:
+            asked = number
+            while self.elapsed < self.seconds:
+                files = {"files": ("p.jpg", pictures[asked % len(pictures)])}
+                begun = time.monotonic()
+                asked += 1
+                try:
+                    answer = await http.post(f"{self.url}/embed", files=files)
+                except httpx.TransportError:
+                    self.broken.append(round(self.elapsed, 2))
+                    continue
+                self.statuses[answer.status_code] += 1
+                if answer.status_code == 200:
+                    self.latencies.append(time.monotonic() - begun)
+                elif "retry-after" in answer.headers:
+                    await asyncio.sleep(float(answer.headers["retry-after"]))
+
+
+class Watch:
+    """The service's memory, and a worker killed half-way where that is wanted."""
+
+    def __init__(self, process: psutil.Process, kill: bool) -> None:
+        self._process, self._kill = process, kill
+        self.memory: list[tuple[float, int]] = []  # seconds, MiB over all processes
+        self.killed: float | None = None
+
+    async def look(self, load: Load) -> None:
+        while load.elapsed < load.seconds:
+            self.memory.append((round(load.elapsed, 1), self._resident() // MIB))
+            if self._kill and self.killed is None and load.elapsed > load.seconds / 2:
+                os.kill(self._workers()[0].pid, signal.SIGKILL)
+                self.killed = round(load.elapsed, 2)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _workers(self) -> list[psutil.Process]:
+        return [p for p in self._process.children() if "spawn_main" in " ".join(p.cmdline())]
+
+    def _resident(self) -> int:
+        total = 0
+        for process in (self._process, *self._process.children()):
+            try:
+                total += process.memory_info().rss
+            except psutil.NoSuchProcess:  # it was just killed
+                continue
+        return total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--bundle", type=Path, help="default: three blocks of width 128, random weights")
+    parser.add_argument("--clients", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--kill", action="store_true", help="kill a worker half-way; needs --workers 2")
+    parser.add_argument("--record", action="store_true", help="write into benchmarks/ledger")
+    options = parser.parse_args()
+    if options.kill and options.workers < 2:
+        parser.error("--kill needs --workers 2 or more")
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = options.bundle or export_small(Path(folder) / "bundle")
+        result = measure(bundle, options)
+    show(result)
+    if options.record:
+        print(f"written: {record(result)}")
+    sys.exit(1 if result["failures"] else 0)
+
+
+def export_small(bundle: Path) -> Path:
+    """Three blocks of width 128, random weights, in a process of its own: torch stays out of this one."""
+    program = (
+        "import sys; from pathlib import Path; from tests.tiny import export_tiny; "
+        "export_tiny(Path(sys.argv[1]))"
+    )
+    subprocess.run([sys.executable, "-c", program, str(bundle)], check=True)
+    return bundle
+
+
+def measure(bundle: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """One run: start, load, stop by SIGTERM."""
+    command = ["serve", str(bundle), "--port", "0", "--workers", str(options.workers), "--threads", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dinodeploy.cli.app", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    found = re.search(r"http://\S+", process.stdout.readline())
+    assert found, "the service did not start"
+    url = found.group()
+    httpx.get(f"{url}/ready", timeout=120)
+    load, watch = Load(url, options.seconds), Watch(psutil.Process(process.pid), options.kill)
+    asyncio.run(_run(load, watch, options.clients))
+    process.terminate()
+    code = process.wait(60)
+    process.stdout.close()
+    return _result(load, watch, options, bundle, code)
+
+
+async def _run(load: Load, watch: Watch, clients: int) -> None:
+    pictures = make_pictures()
+    load.started = time.monotonic()
+    await asyncio.gather(watch.look(load), *(load.client(n, pictures) for n in range(clients)))
+
+
+def make_pictures() -> list[bytes]:
+    """JPEGs with structure, each from a seed of its own."""
+    files = []
+    for seed in range(PICTURES):
+        coarse = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(coarse).resize(PICTURE, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=85)
+        files.append(buffer.getvalue())
+    return files
+
+
+def _result(load: Load, watch: Watch, options: argparse.Namespace, bundle: Path, code: int) -> dict[str, Any]:
+    expected = [at for at in load.broken if watch.killed is not None and 0 <= at - watch.killed < 5]
+    failures = len(load.broken) - len(expected)
+    failures += sum(count for status, count in load.statuses.items() if status not in BY_DESIGN)
+    third = len(watch.memory) // 3
+    middle, late = watch.memory[third : 2 * third] or watch.memory, watch.memory[2 * third :]
+    return {
+        "bundle": bundle.name if options.bundle else "three blocks of width 128, random weights",
+        "clients": options.clients,
+        "seconds": options.seconds,
+        "workers": options.workers,
+        "statuses": {str(status): count for status, count in sorted(load.statuses.items())},
+        "answers_per_second": round(load.statuses[200] / options.seconds, 1),
+        "latency_ms": {f"p{p}": _percentile(load.latencies, p) for p in (50, 95, 99)},
+        "peak_mib": {"middle third": max(m for _, m in middle), "last third": max(m for _, m in late)},
+        "memory": watch.memory[:: max(1, len(watch.memory) // 100)],
+        "killed_at": watch.killed,
+        "lost_with_the_worker": len(expected),
+        "failures": failures + (code != 0),
+        "exit_code": code,
+    }
+
+
+def _percentile(seconds: list[float], percent: int) -> float | None:
+    return round(1000 * float(np.percentile(seconds, percent)), 1) if seconds else None
+
+
+def show(result: dict[str, Any]) -> None:
+    statuses = ", ".join(f"{count} x {status}" for status, count in result["statuses"].items())
+    latency = ", ".join(f"{name} {ms} ms" for name, ms in result["latency_ms"].items())
+    memory = result["peak_mib"]
+    print(f"{result['clients']} clients, {result['seconds']:g} s, {result['workers']} workers: {statuses}")
+    print(f"{result['answers_per_second']} answers/s; {latency}")
+    print(
+        f"memory: at most {memory['middle third']} MiB in the middle, {memory['last third']} MiB in the end"
+    )
+    if result["killed_at"] is not None:
+        print(
+            f"killed a worker at {result['killed_at']} s: {result['lost_with_the_worker']} connections lost"
+        )
+    print(f"failures: {result['failures']}")
+
+
+def record(result: dict[str, Any]) -> Path:
+    """Add the run to the ledger's file of this month and machine."""
+    LEDGER.mkdir(exist_ok=True)
+    cpu = re.sub(r"[^a-z0-9]+", "-", cpu_name().partition("[")[0].lower()).strip("-")
+    path = LEDGER / f"serve_load_{cpu}_{datetime.now(timezone.utc):%Y%m}.json"
+    runs = json.loads(path.read_text())["runs"] if path.exists() else []
+    facts = {
+        "command": " ".join(["benchmarks/serve_load.py", *sys.argv[1:]]),
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "cpu": cpu_name(),
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in PACKAGES},
+    }
+    path.write_text(json.dumps({"runs": [*runs, {**facts, **result}]}, indent=2) + "\n")
+    return path
+
+
+if __name__ == "__main__":
+    main()

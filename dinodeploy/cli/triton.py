@@ -1,0 +1,61 @@
+"""`dinodeploy triton`: a bundle as a Triton model repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dinodeploy.cli.output import print_json
+from dinodeploy.triton.repository import Options, write_repository
+
+DEFAULTS = Options()
+
+
+def triton(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, or an engine file inside one.")],
+    repository: Annotated[Path, typer.Argument(help="The model repository; made if it is not there.")],
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda (model.onnx), tensorrt (a plan); auto: a plan if there is one.")
+    ] = "auto",
+    name: Annotated[
+        str | None, typer.Option(help="What clients call the model. Default: dinov3_<arch>.")
+    ] = None,
+    max_batch: Annotated[int, typer.Option(help="Pictures a run of the engine.")] = DEFAULTS.max_batch,
+    max_wait_ms: Annotated[float, typer.Option(help="How long a picture waits for others.")] = 2.0,
+    instances: Annotated[int, typer.Option(help="Copies of the engine a device.")] = DEFAULTS.instances,
+    preprocessors: Annotated[
+        int, typer.Option(help="Processes that decode pictures.")
+    ] = DEFAULTS.preprocessors,
+    threads: Annotated[int, typer.Option(help="Of a CPU engine. 0: ONNX Runtime's choice.")] = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the models that are there.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")] = False,
+) -> None:
+    """Write a Triton model repository: the engine, our preprocessing, and the ensemble of both."""
+    options = Options(
+        device=device,
+        name=name,
+        max_batch=max_batch,
+        delay_us=round(max_wait_ms * 1000),
+        instances=instances,
+        preprocessors=preprocessors,
+        threads=threads,
+    )
+    written = write_repository(bundle, repository, options, overwrite=overwrite)
+    if as_json:
+        print_json(
+            {
+                "name": written.name,
+                "engine": written.engine,
+                "platform": written.platform,
+                "models": [str(model) for model in written.models],
+            }
+        )
+        return
+    for model in written.models:
+        print(model)
+    print(f"{written.name}: {written.engine}, {written.platform}; the server needs numpy and pillow")
+    print(f"next: tritonserver --model-repository {repository.resolve()}")

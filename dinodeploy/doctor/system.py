@@ -1,0 +1,164 @@
+"""What this machine is: operating system, CPU, memory, the container's limits, GPU, JetPack.
+
+Read from Linux's own files, and from CUDA's driver (`machine.py`). What a system does not tell is None.
+Sources: https://docs.kernel.org/admin-guide/cgroup-v2.html (cpu.max, memory.max), its version 1
+(cpu.cfs_quota_us, memory.limit_in_bytes), and Jetson's /etc/nv_tegra_release.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dinodeploy.errors import UnavailableError
+from dinodeploy.machine import Gpu, find_cpu, find_gpu
+
+# The kernel's word -> what it is called elsewhere. Those that decide which kernels a CPU runtime has.
+FEATURES: dict[str, dict[str, str]] = {
+    "x86_64": {
+        "avx2": "AVX2",
+        "avx512f": "AVX-512",
+        "avx_vnni": "AVX-VNNI",
+        "avx512_vnni": "AVX-512 VNNI",
+        "avx512_bf16": "AVX-512 BF16",
+        "amx_int8": "AMX INT8",
+        "amx_bf16": "AMX BF16",
+    },
+    "aarch64": {
+        "asimd": "NEON",
+        "asimdhp": "FP16",
+        "asimddp": "dot product",
+        "i8mm": "I8MM",
+        "bf16": "BF16",
+        "sve": "SVE",
+    },
+}
+_JETPACK = {35: "5", 36: "6", 38: "7"}  # by the major version of Jetson Linux
+_NVIDIA, _DISPLAY = "0x10de", "0x03"  # PCI vendor, and the class that GPUs are in
+_UNLIMITED = 1 << 60  # version 1 of cgroups says so with a number near 2**63
+
+
+@dataclass(frozen=True)
+class System:
+    """This machine. Sizes in bytes."""
+
+    system: str  # "Linux 6.1.0"
+    architecture: str  # "x86_64"
+    python: str
+    cpu: str
+    features: tuple[str, ...] | None  # those of FEATURES that it has
+    cores: int
+    cores_allowed: float  # by affinity and by the container's quota
+    memory: int | None
+    memory_allowed: int | None  # the container's limit, else all of it
+    gpu: Gpu | None
+    no_gpu: str  # why there is none
+    gpu_on_bus: bool  # an NVIDIA GPU is plugged in, whatever the driver says
+    kernel_driver: bool  # NVIDIA's driver is loaded, whatever this process sees of it
+    jetson_linux: str | None  # "36.4.3"
+    jetpack: str | None  # its major version
+
+
+def find_system(root: Path = Path("/")) -> System:
+    """Look at this machine; its files are those under `root`."""
+    cpu, architecture = find_cpu(), platform.machine()
+    known = FEATURES.get({"AMD64": "x86_64", "arm64": "aarch64"}.get(architecture, architecture), {})
+    memory = _memory(root)
+    limit = min(_memory_limits(root), default=None)
+    release = _jetson_linux(root)
+    gpu, no_gpu = _gpu()
+    return System(
+        system=f"{platform.system()} {platform.release()}",
+        architecture=architecture,
+        python=platform.python_version(),
+        cpu=cpu.model,
+        features=None if cpu.features is None else tuple(known[f] for f in known if f in cpu.features),
+        cores=os.cpu_count() or 1,
+        cores_allowed=min([_affinity(), *_cpu_quotas(root)]),
+        memory=memory,
+        memory_allowed=memory if limit is None else min(limit, memory or limit),
+        gpu=gpu,
+        no_gpu=no_gpu,
+        gpu_on_bus=_gpu_on_bus(root),
+        kernel_driver=(root / "proc/driver/nvidia/version").exists(),
+        jetson_linux=release,
+        jetpack=_JETPACK.get(int(release.partition(".")[0])) if release else None,
+    )
+
+
+def _gpu() -> tuple[Gpu | None, str]:
+    try:
+        return find_gpu(), ""
+    except UnavailableError as error:
+        return None, str(error)
+
+
+def _affinity() -> int:
+    """Cores that the scheduler gives this process."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _memory(root: Path) -> int | None:
+    found = re.search(r"^MemTotal:\s*(\d+) kB", _read(root / "proc/meminfo"), re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
+
+
+def _cpu_quotas(root: Path) -> Iterator[float]:
+    """Cores' worth of time that this process's groups may use."""
+    for folder in _groups(root, "cpu"):
+        quota, _, period = _read(folder / "cpu.max").partition(" ")
+        if not quota:  # version 1
+            quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+        if quota.strip().isdigit() and period.strip().isdigit() and int(period):
+            yield int(quota) / int(period)
+
+
+def _memory_limits(root: Path) -> Iterator[int]:
+    for folder in _groups(root, "memory"):
+        text = (_read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes")).strip()
+        if text.isdigit() and int(text) < _UNLIMITED:
+            yield int(text)
+
+
+def _groups(root: Path, controller: str) -> Iterator[Path]:
+    """The folders of this process's control groups and of all above them, as far as they can be seen.
+
+    A container often sees its own group as the mount's root, and not under the name that the host gives it.
+    """
+    mount = root / "sys/fs/cgroup"
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers and controller not in controllers.split(","):
+            continue
+        top = mount / controller if controllers else mount
+        group = Path(path.lstrip("/"))
+        for folder in (group, *group.parents):
+            if ".." not in folder.parts and (top / folder).is_dir():
+                yield top / folder
+
+
+def _gpu_on_bus(root: Path) -> bool:
+    return any(
+        _read(device / "vendor").strip() == _NVIDIA and _read(device / "class").startswith(_DISPLAY)
+        for device in (root / "sys/bus/pci/devices").glob("*")
+    )
+
+
+def _jetson_linux(root: Path) -> str | None:
+    """`# R36 (release), REVISION: 4.3, GCID: …` -> "36.4.3"."""
+    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", _read(root / "etc/nv_tegra_release"))
+    return f"{found[1]}.{found[2]}" if found else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,49 @@
+"""Other libraries' arrays as numpy's, without a copy and without importing any of them.
+
+Shapes: B batch, H, W input pixels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinodeploy.errors import MisuseError, first_line
+
+_HOST = (1, 3)  # DLPack's device types whose memory the processor sees: CPU, and pinned for CUDA
+
+
+def as_pixels(pixels: Any, patch_size: int) -> NDArray[np.float32]:
+    """What an engine takes, of anything that is numpy's or speaks DLPack: float32 [B,3,H,W], contiguous.
+
+    The memory is the caller's own, unless it was not contiguous. Raises MisuseError for another shape,
+    dtype or place, and a size that is no multiple of the patch size.
+    """
+    array = _as_array(pixels)
+    if array.dtype != np.float32:
+        raise MisuseError(f"pixels are {array.dtype}; wanted float32, normalised")
+    if array.ndim != 4 or array.shape[1] != 3 or array.shape[0] < 1:
+        raise MisuseError(f"pixels have shape {list(array.shape)}; wanted [B,3,H,W] with B >= 1")
+    height, width = array.shape[2:]
+    if height % patch_size or width % patch_size or not height or not width:
+        raise MisuseError(
+            f"pixels are {height}x{width}; wanted multiples of the patch size {patch_size}: resize or pad"
+        )
+    return np.ascontiguousarray(array)
+
+
+def _as_array(pixels: Any) -> NDArray[Any]:
+    if isinstance(pixels, np.ndarray) or not hasattr(pixels, "__dlpack__"):
+        return np.asarray(pixels)
+    device, number = pixels.__dlpack_device__()
+    if device not in _HOST:
+        raise MisuseError(
+            f"pixels lie on device {number} of DLPack's type {int(device)}; "
+            "wanted the processor's memory: copy them there first"
+        )
+    try:
+        return np.from_dlpack(pixels)
+    except (BufferError, RuntimeError, TypeError) as error:  # torch: a tensor that requires grad, or bfloat16
+        raise MisuseError(f"pixels cannot be shared by DLPack: {first_line(error)}") from error

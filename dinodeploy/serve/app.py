@@ -1,0 +1,267 @@
+"""The routes. `create_app(service)` is an ASGI application for any server; the caller closes the service.
+
+POST /embed           pictures -> outputs             GET /health   the process lives
+POST /search          a picture -> its neighbours     GET /ready    it takes requests
+GET  /thumbnail/{row} what a neighbour looks like     GET /metrics  for Prometheus
+GET  /model           what is served, and its limits  GET /         a page for people
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Annotated, Any, Literal, TextIO
+
+from fastapi import FastAPI, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from dinodeploy import __version__, schema
+from dinodeploy.serve import messages
+from dinodeploy.serve.body import read_questions
+from dinodeploy.serve.guard import Guard, problem, problem_headers
+from dinodeploy.serve.metrics import CONTENT_TYPE, Metrics
+from dinodeploy.serve.page import PAGE, POLICY
+from dinodeploy.serve.refused import Refused
+from dinodeploy.serve.service import MOST_NEIGHBOURS, Answer, Service
+
+_PICTURE = {
+    "oneOf": [
+        {
+            "type": "object",
+            "additionalProperties": False,
+            "required": [name],
+            "properties": {name: {"type": "string", "description": text}},
+        }
+        for name, text in (("base64", "A picture file."), ("url", "https; where the service allows URLs."))
+    ]
+}
+_FILE = {"type": "string", "format": "binary"}
+
+
+def _body(name: str, value: dict[str, Any], files: dict[str, Any]) -> dict[str, Any]:
+    """OpenAPI of a body that may be a form, JSON or a picture."""
+    json_schema = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": [name],
+        "properties": {name: value},
+    }
+    form = {"type": "object", "required": ["files"], "properties": {"files": files}}
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {"schema": form},
+                "application/json": {"schema": json_schema},
+                "image/*": {"schema": _FILE},
+            },
+        }
+    }
+
+
+EMBED_BODY = _body(
+    "images", {"type": "array", "minItems": 1, "items": _PICTURE}, {"type": "array", "items": _FILE}
+)
+SEARCH_BODY = _body("image", _PICTURE, _FILE)
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    meanings = {
+        401: "No known key",
+        404: "No such thing",
+        408: "Too slow",
+        413: "Too large",
+        415: "No pictures",
+    }
+    meanings |= {422: "Cannot be used", 429: "Too often", 500: "A defect", 503: "Busy or shutting down"}
+    return {s: {"model": messages.Problem, "description": meanings[s]} for s in statuses}
+
+
+_ASKED = _problems(401, 408, 413, 429, 503)  # of whatever stands behind the guard
+_WORK = {**_ASKED, **_problems(415, 422, 500)}
+
+
+def create_app(service: Service, log: TextIO | None = None) -> FastAPI:
+    """The application around an opened service; `log` is where lines go, stderr by default."""
+    app = FastAPI(
+        title="dinodeploy",
+        version=__version__,
+        description="DINOv3 embeddings by a proven engine.",
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+    )
+    metrics = Metrics(service)
+    app.add_middleware(Guard, service=service, metrics=metrics, log=log)
+    app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http_error)
+    _add_work(app, service)
+    _add_facts(app, service, metrics)
+    return app
+
+
+def _add_work(app: FastAPI, service: Service) -> None:
+    @app.post("/embed", response_model=messages.EmbedResponse, responses=_WORK, openapi_extra=EMBED_BODY)
+    async def embed(
+        request: Request,
+        outputs: Annotated[str, Query(description="Names with commas: cls, patch, …")] = "cls",
+        imgsz: Annotated[
+            str | None,
+            Query(pattern=r"^[1-9]\d{0,4}(,[1-9]\d{0,4})?$", description="H or H,W. Default: the bundle's."),
+        ] = None,
+        encoding: Annotated[
+            Literal["json", "base64"], Query(description="How numbers are written.")
+        ] = "json",
+    ) -> Response:
+        """Embed pictures. All of them, or an error that names the one that cannot be read."""
+        questions = await read_questions(request, service.settings, messages.EmbedRequest)
+        names = [name.strip() for name in outputs.split(",")]
+        answers = await service.embed(questions, names, _size(imgsz))
+        content = await run_in_threadpool(_embedded, answers, service.fingerprint, encoding)
+        return Response(content, media_type="application/json")
+
+    @app.post(
+        "/search",
+        response_model=messages.SearchResponse,
+        responses={**_WORK, **_problems(404)},
+        openapi_extra=SEARCH_BODY,
+    )
+    async def search(
+        request: Request,
+        k: Annotated[int, Query(ge=1, le=MOST_NEIGHBOURS, description="How many neighbours.")] = 10,
+    ) -> messages.SearchResponse:
+        """The pictures of the index that are nearest to one picture."""
+        questions = await read_questions(request, service.settings, messages.SearchRequest)
+        if len(questions) != 1:
+            raise Refused(422, f"got {len(questions)} pictures; wanted one to search with")
+        hits = await service.search(questions[0], k)
+        found = [
+            messages.FoundPicture(rank=rank, row=hit.row, id=hit.id, cosine=hit.cosine)
+            for rank, hit in enumerate(hits, 1)
+        ]
+        return messages.SearchResponse(results=found)
+
+    @app.get(
+        "/thumbnail/{row}",
+        response_class=Response,
+        responses={
+            200: {"content": {"image/jpeg": {"schema": _FILE}}},
+            **_ASKED,
+            **_problems(404, 422),
+        },
+    )
+    async def thumbnail(row: Annotated[int, Path(ge=0, le=2**53)]) -> Response:
+        """A small JPEG of a picture of the index."""
+        return Response(await service.thumbnail(row), media_type="image/jpeg")
+
+
+def _add_facts(app: FastAPI, service: Service, metrics: Metrics) -> None:
+    @app.get("/model", responses=_ASKED)
+    async def model() -> messages.ModelResponse:
+        """What is served."""
+        return _model(service)
+
+    @app.get("/health")
+    async def health() -> messages.Health:
+        """200 as long as the process lives."""
+        return messages.Health(status="ok")
+
+    @app.get("/ready", responses={503: {"model": messages.Health, "description": "Shutting down"}})
+    async def ready(response: Response) -> messages.Health:
+        """200 while requests are taken, 503 once the service is shutting down."""
+        response.status_code = 503 if service.draining else 200
+        return messages.Health(status="draining" if service.draining else "ready")
+
+    @app.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **_ASKED},
+    )
+    async def prometheus() -> Response:
+        """Counters in Prometheus' text format."""
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        headers = {"content-security-policy": POLICY}
+        return Response(PAGE, media_type="text/html; charset=utf-8", headers=headers)
+
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def favicon() -> Response:
+        return Response(status_code=204)
+
+
+def _size(imgsz: str | None) -> tuple[int, int] | None:
+    if imgsz is None:
+        return None
+    sides = [int(side) for side in imgsz.split(",")]
+    return sides[0], sides[-1]
+
+
+def _embedded(answers: list[Answer], fingerprint: dict[str, Any], encoding: str) -> bytes:
+    """`messages.EmbedResponse` as JSON; written here, since checking a million numbers takes seconds."""
+    write = _as_base64 if encoding == "base64" else (lambda values: values.tolist())
+    images = [
+        {
+            "name": answer.name,
+            "width": answer.width,
+            "height": answer.height,
+            "input": list(answer.size),
+            "outputs": {name: write(values) for name, values in answer.outputs.items()},
+        }
+        for answer in answers
+    ]
+    whole = {"images": images, "fingerprint": fingerprint}
+    return json.dumps(whole, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _as_base64(values: Any) -> dict[str, Any]:
+    data = base64.b64encode(values.astype("<f4").tobytes()).decode()
+    return {"dtype": "float32", "shape": list(values.shape), "base64": data}
+
+
+def _model(service: Service) -> messages.ModelResponse:
+    manifest, settings = service.embedder.manifest, service.settings
+    return messages.ModelResponse(
+        arch=manifest.model.arch,
+        embed_dim=manifest.model.embed_dim,
+        patch_size=manifest.model.patch_size,
+        recipe=manifest.graph.recipe,
+        weights=manifest.model.weights,
+        engine=f"{service.embedder.bundle.engine}, {service.embedder.backend.runtime}",
+        device=service.embedder.backend.device,
+        preprocess=schema.dump(manifest.preprocess),
+        outputs=list(service.output_names),
+        index=None if service.neighbours is None else len(service.neighbours),
+        limits=messages.Limits(
+            max_bytes=settings.max_bytes,
+            max_pixels=settings.max_pixels,
+            max_images=settings.max_images,
+            urls=settings.allow_urls,
+        ),
+        licence=manifest.licence,
+    )
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    headers = {name.decode(): value.decode() for name, value in problem_headers(error)}
+    return _problem(request, error.status, error.message, headers)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return _problem(request, 422, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _problem(request, error.status_code, str(error.detail), dict(error.headers or {}))
+
+
+def _problem(request: Request, status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    content = problem(message, request.state.request_id)
+    return Response(content, status, headers, media_type="application/json")

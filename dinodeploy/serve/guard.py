@@ -1,0 +1,240 @@
+"""What stands before every route: keys, limits, security headers, the log. ASGI, and nothing else gets by it.
+
+In this order: a service that shuts down answers 503 · no key, 401 · too many requests of one client, 429 ·
+too many at once, 503 · a body too large, 413, or too slow, 408. The body is read here, whole and counted,
+before any parser sees it. An exception that nobody expected is logged with its traceback and answered by
+one line without it.
+
+The log: one JSON object a line on stderr. Neither keys nor query strings nor anything of a body is in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+import traceback
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any, TextIO
+
+from dinodeploy.serve.keys import find_key
+from dinodeploy.serve.metrics import Metrics
+from dinodeploy.serve.rate import RateLimit
+from dinodeploy.serve.refused import Refused
+from dinodeploy.serve.service import SOON, Service
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Any, Receive, Send], Awaitable[None]]
+
+PROBES = ("/health", "/ready")  # answered whatever happens
+OPEN = (*PROBES, "/", "/openapi.json", "/favicon.ico")  # without a key
+BODY_SECONDS = 30.0  # that a client has to send its body
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+}
+
+
+@dataclass
+class _Request:
+    """One request on its way, and what the log will say of it."""
+
+    scope: Any
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    started: float = field(default_factory=time.perf_counter)
+    client: str = "-"
+    status: int = 0
+    received: int = 0  # bytes
+    sent: int = 0
+
+    @property
+    def path(self) -> str:
+        return str(self.scope["path"])
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {
+            name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self.scope["headers"]
+        }
+
+
+class Guard:
+    """ASGI middleware. It keeps `service.active`: requests that are being answered, probes aside."""
+
+    def __init__(self, app: App, service: Service, metrics: Metrics, log: TextIO | None = None) -> None:
+        self._app = app
+        self._service = service
+        self._metrics = metrics
+        self._log_to = log
+        settings = service.settings
+        self._rate = RateLimit(settings.rate) if settings.rate else None
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return
+        request = _Request(scope)
+        scope.setdefault("state", {})["request_id"] = request.id
+        counted = request.path not in PROBES
+        self._service.active += counted
+        try:
+            await self._answer(request, receive, self._dress(request, send))
+        finally:
+            self._service.active -= counted
+            self._note(request)
+
+    async def _answer(self, request: _Request, receive: Receive, send: Send) -> None:
+        try:
+            self._check(request)
+            body = await self._body(request, receive)
+            await self._app(request.scope, _replay(body, receive), send)
+        except Refused as refused:
+            await _send_problem(request, refused, send)
+        except Exception:
+            self._write({"id": request.id, "error": traceback.format_exc()})
+            if not request.status:  # nothing of an answer has left yet
+                await _send_problem(request, Refused(500, "internal error; the log has more"), send)
+
+    def _check(self, request: _Request) -> None:
+        """Who asks, and whether now. Raises Refused."""
+        service, path = self._service, request.path
+        client = request.scope.get("client")
+        request.client = client[0] if client else "-"
+        if path in PROBES:
+            return
+        if service.draining:
+            raise Refused(503, "the service is shutting down; ask another one", SOON)
+        if service.settings.keys and path not in OPEN:
+            key = find_key(service.settings.keys, request.headers)
+            if key is None:
+                raise Refused(401, "wanted a known key in the header Authorization: Bearer KEY or X-API-Key")
+            request.client = key.name
+        if self._rate is not None and (seconds := self._rate.take(request.client)):
+            rate = service.settings.rate
+            raise Refused(429, f"more than {rate:g} requests a second; come again in {seconds} s", seconds)
+        if service.active > service.settings.queue:
+            raise Refused(503, f"{service.settings.queue} requests are being answered; come again", SOON)
+
+    async def _body(self, request: _Request, receive: Receive) -> bytes:
+        """The whole body, counted as it comes. Raises Refused."""
+        most = self._service.settings.max_bytes
+        too_large = Refused(413, f"the body has more than {most:,} bytes; send fewer or smaller pictures")
+        declared = request.headers.get("content-length", "0")
+        if declared.isdigit() and int(declared[:19]) > most:
+            raise too_large
+        parts: list[bytes] = []
+        deadline = time.monotonic() + BODY_SECONDS
+        while True:
+            try:
+                message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
+            except (asyncio.TimeoutError, TimeoutError) as error:
+                raise Refused(408, f"the body did not come within {BODY_SECONDS:g} s") from error
+            if message["type"] == "http.disconnect":
+                raise Refused(408, "the client has gone")
+            parts.append(message.get("body", b""))
+            request.received += len(parts[-1])
+            if request.received > most:
+                raise too_large
+            if not message.get("more_body", False):
+                return b"".join(parts)
+
+    def _dress(self, request: _Request, send: Send) -> Send:
+        """Every answer gets the security headers, where it has no stricter or laxer ones of its own."""
+
+        async def dressed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                request.status = message["status"]
+                own = {name.lower() for name, _ in message["headers"]}
+                extra = {**_HEADERS, "x-request-id": request.id}
+                if self._service.draining:
+                    extra["connection"] = "close"
+                message["headers"] = [
+                    *message["headers"],
+                    *((k.encode(), v.encode()) for k, v in extra.items() if k.encode() not in own),
+                ]
+            elif message["type"] == "http.response.body":
+                request.sent += len(message.get("body", b""))
+            await send(message)
+
+        return dressed
+
+    def _note(self, request: _Request) -> None:
+        """Count the request, and log it; probes that went well are too many to be of use."""
+        seconds = time.perf_counter() - request.started
+        method = request.scope["method"] if request.scope["method"] in _METHODS else "OTHER"
+        found = request.scope.get("route")  # set by the router: the template, so that labels stay few
+        route = getattr(found, "path", "other")
+        self._metrics.requests.labels(route, method, str(request.status)).inc()
+        self._metrics.seconds.labels(route).observe(seconds)
+        if request.path in PROBES and request.status == 200:
+            return
+        self._write(
+            {
+                "id": request.id,
+                "client": request.client,
+                "method": method,
+                "path": request.path[:200],
+                "status": request.status,
+                "ms": round(1000 * seconds, 1),
+                "received": request.received,
+                "sent": request.sent,
+            }
+        )
+
+    def _write(self, line: dict[str, Any]) -> None:
+        time_ = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        print(json.dumps({"time": time_, **line}), file=self._log_to or sys.stderr, flush=True)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that hands the body over once, then waits as the client's own does."""
+    handed_over = False
+
+    async def replayed() -> Message:
+        nonlocal handed_over
+        if handed_over:
+            return await receive()
+        handed_over = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replayed
+
+
+async def _send_problem(request: _Request, refused: Refused, send: Send) -> None:
+    body = problem(refused.message, request.id)
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        *problem_headers(refused),
+    ]
+    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def problem(message: str, request_id: str) -> bytes:
+    """The body of every answer that is no success."""
+    return json.dumps({"error": " ".join(message.split()), "request_id": request_id}).encode()
+
+
+def problem_headers(refused: Refused) -> list[tuple[bytes, bytes]]:
+    """Headers that a refusal needs beside its body; a body that was not read ends the connection."""
+    headers: list[tuple[bytes, bytes]] = []
+    if refused.retry_after is not None:
+        headers.append((b"retry-after", str(refused.retry_after).encode()))
+    if refused.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    if refused.status in (408, 413):
+        headers.append((b"connection", b"close"))
+    return headers

@@ -1,0 +1,238 @@
+"""What the page at / does. Plain JavaScript, run by the browser; nothing is fetched from elsewhere."""
+
+from __future__ import annotations
+
+SCRIPT = r"""
+"use strict";
+const $ = (id) => document.getElementById(id);
+const SIDE = 512;            // most pixels of a drawn picture's longer side
+let key = "";
+let model = null;
+let seen = null;             // the picture on show: {patches, cls, rows, columns, dim}
+let turn = 0;                // which picture is the latest: an older answer is dropped
+
+async function ask(path, options = {}) {
+  const headers = key ? { Authorization: "Bearer " + key } : {};
+  const response = await fetch(path, { ...options, headers });
+  if (response.ok) return response;
+  if (response.status === 401) $("key").hidden = false;
+  let words = response.status + " " + response.statusText;
+  try { words = (await response.json()).error; } catch { /* not ours: the status has to do */ }
+  throw new Error(words);
+}
+
+function say(words, failed = false) {
+  $("status").textContent = words;
+  $("status").classList.toggle("fail", failed);
+}
+
+function form(file) {
+  const data = new FormData();
+  data.append("files", file, file.name || "picture");
+  return data;
+}
+
+function floats(array) {
+  const bytes = Uint8Array.from(atob(array.base64), (c) => c.charCodeAt(0));
+  return new Float32Array(bytes.buffer);
+}
+
+async function describe() {
+  try {
+    model = await (await ask("/model")).json();
+  } catch (error) { return say(error.message, true); }
+  $("key").hidden = true;
+  say("");
+  $("model").textContent = `${model.arch}, ${model.recipe}` +
+    (model.weights === "random" ? ", random weights: for trying, not for use" : "");
+  $("facts").textContent = `${model.engine} on ${model.device}.`;
+}
+
+async function show(file) {
+  const mine = ++turn;
+  say("Looking…");
+  const started = performance.now();
+  try {
+    const [answer, bitmap] = await Promise.all([
+      ask("/embed?outputs=cls,patch&encoding=base64", { method: "POST", body: form(file) })
+        .then((response) => response.json()),
+      createImageBitmap(file).catch(() => null),   // a format that browsers do not know, TIFF for one
+    ]);
+    if (mine !== turn) return;
+    const picture = answer.images[0];
+    const [rows, columns, dim] = picture.outputs.patch.shape;
+    seen = { patches: floats(picture.outputs.patch), cls: floats(picture.outputs.cls), rows, columns, dim };
+    $("views").hidden = false;
+    drawPicture(bitmap, picture);
+    drawPca();
+    drawSimilarity(null);
+    const ms = Math.round(performance.now() - started);
+    say(`${picture.width} × ${picture.height} px, ${rows} × ${columns} patches of ${dim} numbers, ${ms} ms`);
+    await neighbours(file, mine);
+  } catch (error) {
+    if (mine === turn) say(error.message, true);
+  }
+}
+
+function drawPicture(bitmap, picture) {
+  const canvas = $("picture");
+  const [height, width] = picture.input;
+  const scale = SIDE / Math.max(height, width);
+  canvas.width = Math.round(width * scale);
+  canvas.height = Math.round(height * scale);
+  const context = canvas.getContext("2d");
+  if (!bitmap) return;
+  let [x, y, w, h] = [0, 0, bitmap.width, bitmap.height];
+  const crop = { timm: 1, eval: 256 / 224 }[model.preprocess.preset];   // short side over crop
+  if (crop) {
+    const across = Math.min(w / width, h / height) / crop;
+    [x, y, w, h] = [(w - width * across) / 2, (h - height * across) / 2, width * across, height * across];
+  }
+  context.imageSmoothingQuality = "high";
+  context.drawImage(bitmap, x, y, w, h, 0, 0, canvas.width, canvas.height);
+}
+
+/* The three main directions of the centred patches by power iteration, each freed of those before it. */
+function components() {
+  const { patches, rows, columns, dim } = seen;
+  const count = rows * columns;
+  const mean = new Float64Array(dim);
+  for (let p = 0; p < count; p++) for (let d = 0; d < dim; d++) mean[d] += patches[p * dim + d] / count;
+  const centred = Float64Array.from(patches, (value, i) => value - mean[i % dim]);
+  const found = [], scores = [];
+  for (let c = 0; c < 3; c++) {
+    let direction = Float64Array.from({ length: dim }, (_, d) => Math.sin(1 + d * (c + 1)));
+    let score = new Float64Array(count);
+    for (let step = 0; step < 40; step++) {
+      for (const other of found) {
+        let along = 0;
+        for (let d = 0; d < dim; d++) along += direction[d] * other[d];
+        for (let d = 0; d < dim; d++) direction[d] -= along * other[d];
+      }
+      const length = Math.hypot(...direction) || 1;
+      for (let d = 0; d < dim; d++) direction[d] /= length;
+      const next = new Float64Array(dim);
+      for (let p = 0; p < count; p++) {
+        let sum = 0;
+        for (let d = 0; d < dim; d++) sum += centred[p * dim + d] * direction[d];
+        score[p] = sum;
+        for (let d = 0; d < dim; d++) next[d] += sum * centred[p * dim + d];
+      }
+      if (step < 39) direction = next;
+    }
+    found.push(direction);
+    scores.push(score);
+  }
+  return scores;
+}
+
+function paint(canvas, color) {
+  canvas.width = seen.columns;
+  canvas.height = seen.rows;
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(seen.columns, seen.rows);
+  for (let p = 0; p < seen.rows * seen.columns; p++) image.data.set([...color(p), 255], 4 * p);
+  context.putImageData(image, 0, 0);
+}
+
+function drawPca() {
+  const scores = components();
+  const ranges = scores.map((score) => {
+    const sorted = Float64Array.from(score).sort();
+    return [sorted[Math.floor(sorted.length * 0.02)], sorted[Math.ceil(sorted.length * 0.98) - 1]];
+  });
+  paint($("pca"), (p) => scores.map((score, c) => {
+    const [low, high] = ranges[c];
+    return 30 + 210 * Math.min(1, Math.max(0, (score[p] - low) / (high - low || 1)));
+  }));
+}
+
+/* Dark blue to light yellow, even in lightness (viridis' anchors). */
+const RAMP = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
+function ramp(at) {
+  const place = Math.min(0.9999, Math.max(0, at)) * (RAMP.length - 1);
+  const [low, high] = [RAMP[Math.floor(place)], RAMP[Math.floor(place) + 1]];
+  return low.map((value, c) => value + (high[c] - value) * (place % 1));
+}
+
+function drawSimilarity(patch) {
+  const { patches, cls, rows, columns, dim } = seen;
+  const to = patch === null ? cls : patches.subarray(patch * dim, (patch + 1) * dim);
+  const norm = Math.hypot(...to) || 1;
+  const cosines = Array.from({ length: rows * columns }, (_, p) => {
+    let dot = 0, square = 0;
+    for (let d = 0; d < dim; d++) { const v = patches[p * dim + d]; dot += v * to[d]; square += v * v; }
+    return dot / norm / (Math.sqrt(square) || 1);
+  });
+  const [low, high] = [Math.min(...cosines), Math.max(...cosines)];
+  paint($("similarity"), (p) => ramp((cosines[p] - low) / (high - low || 1)));
+  $("low").textContent = low.toFixed(2);
+  $("high").textContent = high.toFixed(2);
+  $("ramp").style.background = `linear-gradient(to right, ${RAMP.map((c) => `rgb(${c})`).join(", ")})`;
+  $("to").textContent = patch === null ? "CLS" : `patch ${Math.floor(patch / columns)}, ${patch % columns}`;
+  $("reset").hidden = patch === null;
+}
+
+async function neighbours(file, mine) {
+  if (model.index === null) return;
+  const { results } = await (await ask("/search?k=12", { method: "POST", body: form(file) })).json();
+  if (mine !== turn) return;
+  $("found").hidden = false;
+  $("neighbours").replaceChildren(...results.map(tile));
+}
+
+function tile(result) {
+  const item = document.createElement("li");
+  const box = document.createElement("div");
+  box.className = "tile";
+  const words = document.createElement("p");
+  const cosine = document.createElement("b");
+  cosine.textContent = result.cosine.toFixed(3);
+  words.append(cosine, " ", result.id.split(/[\\/]/).pop());
+  words.title = result.id;
+  item.append(box, words);
+  ask("/thumbnail/" + result.row).then((r) => r.blob()).then((blob) => {
+    const image = document.createElement("img");
+    image.alt = "";
+    image.src = URL.createObjectURL(blob);
+    image.onload = () => URL.revokeObjectURL(image.src);
+    box.append(image);
+  }).catch(() => { box.textContent = "no longer there"; });
+  return item;
+}
+
+for (const id of ["picture", "pca", "similarity"]) {
+  $(id).addEventListener("click", (event) => {
+    const box = event.currentTarget.getBoundingClientRect();
+    const at = (place, size, cells) => Math.min(cells - 1, Math.max(0, Math.floor(place / size * cells)));
+    const row = at(event.clientY - box.top, box.height, seen.rows);
+    drawSimilarity(row * seen.columns + at(event.clientX - box.left, box.width, seen.columns));
+  });
+}
+$("reset").addEventListener("click", () => drawSimilarity(null));
+$("file").addEventListener("change", (event) => {
+  if (event.target.files[0]) show(event.target.files[0]);
+  event.target.value = "";
+});
+$("drop").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" || event.key === " ") { event.preventDefault(); $("file").click(); }
+});
+for (const name of ["dragenter", "dragover"]) {
+  document.addEventListener(name, (event) => { event.preventDefault(); $("drop").classList.add("over"); });
+}
+for (const name of ["dragleave", "drop"]) {
+  document.addEventListener(name, (event) => { event.preventDefault(); $("drop").classList.remove("over"); });
+}
+document.addEventListener("drop", (event) => {
+  if (event.dataTransfer.files[0]) show(event.dataTransfer.files[0]);
+});
+document.addEventListener("paste", (event) => {
+  if (event.clipboardData.files[0]) show(event.clipboardData.files[0]);
+});
+$("key").addEventListener("submit", (event) => {
+  event.preventDefault();
+  key = $("secret").value.trim();
+  describe();
+});
+describe();
+"""

@@ -1,0 +1,83 @@
+"""One process that serves: uvicorn, with a stop that loses nothing.
+
+SIGTERM or Ctrl-C: requests that are being answered are finished; new ones get 503 with Retry-After, for
+`linger` seconds at least, so that whoever balances the load notices; then the process ends with 0. A second
+signal ends it at once.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from types import FrameType
+
+import uvicorn
+
+from dinodeploy.errors import MisuseError, UnavailableError, first_line
+from dinodeploy.serve.app import create_app
+from dinodeploy.serve.service import Service
+
+_LOOK = 0.05  # seconds between looks at what is still being answered
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket of our own that does not listen yet: who connects too early is refused, and not kept waiting.
+
+    Raises MisuseError for what is no host or port, UnavailableError for a port that is taken.
+    """
+    if not 0 <= port <= 65535:
+        raise MisuseError(f"--port is {port}; wanted 0 to 65535, 0 for any free one")
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise MisuseError(f"--host {host}: {first_line(error)}") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise UnavailableError(f"--host {host} --port {port}: {error.strerror or error}") from error
+    listener.set_inheritable(True)
+    return listener
+
+
+class Draining(uvicorn.Server):
+    """Stops when nothing is being answered any more, or the time limit of a request has passed."""
+
+    def __init__(self, service: Service) -> None:
+        super().__init__(
+            uvicorn.Config(
+                create_app(service),
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                ws="none",
+                lifespan="off",
+                timeout_keep_alive=15,
+                timeout_graceful_shutdown=round(service.settings.time_limit) + 1,
+            )
+        )
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """uvicorn's signal handler. Signals are not raised once more afterwards: ending is what was asked."""
+        if self._service.draining:
+            self.should_exit = self.force_exit = True
+            return
+        self._service.draining = True
+        threading.Thread(target=self._drain, name="drain", daemon=True).start()
+
+    def _drain(self) -> None:
+        settings = self._service.settings
+        started = time.monotonic()
+        time.sleep(settings.linger)
+        while self._service.active and time.monotonic() - started < settings.time_limit:
+            time.sleep(_LOOK)
+        self.should_exit = True
+
+
+def serve_on(listener: socket.socket, service: Service) -> None:
+    """Serve until told to stop."""
+    Draining(service).run(sockets=[listener])

@@ -1,0 +1,238 @@
+"""`Service`: from the bytes of pictures to embeddings, within the limits. It knows nothing of HTTP.
+
+Pictures are decoded in a few threads, meet in the batcher, and run on one engine. Whoever gives up waiting
+takes their pictures out of the queue.
+
+Shapes: H W input pixels, h w patch grid, D embed_dim.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinodeploy.embed import with_pooled
+from dinodeploy.embed.pooling import pick
+from dinodeploy.embedder import Embedder
+from dinodeploy.errors import ImageError, MisuseError, PictureTooLargeError
+from dinodeploy.images import open_image
+from dinodeploy.preprocess import Preprocess
+from dinodeploy.serve.batching import Batcher, BatcherClosed, Outputs, QueueFull
+from dinodeploy.serve.fetch import fetch
+from dinodeploy.serve.neighbours import Neighbour, Neighbours
+from dinodeploy.serve.refused import Refused
+from dinodeploy.serve.settings import Settings
+
+Floats = NDArray[np.float32]
+FETCHERS = 16  # URLs at once; apart from decoding, so that slow servers hold up nobody else's pictures
+SOON = 1  # seconds after which whoever met a full queue may try again
+MOST_NEIGHBOURS = 1000
+
+
+@dataclass(frozen=True)
+class Question:
+    """One picture of a request: its bytes, or where they are to be fetched."""
+
+    name: str
+    data: bytes = b""
+    url: str | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One picture's outputs. width, height: of the picture, upright; size: (H, W) of the model's input."""
+
+    name: str
+    width: int
+    height: int
+    size: tuple[int, int]
+    outputs: Outputs
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    pixels: Floats  # [3,H,W]
+    width: int
+    height: int
+
+
+class Service:
+    """An opened engine with its queue. Close it, or use it in a `with`."""
+
+    def __init__(self, settings: Settings, embedder: Embedder) -> None:
+        self.settings = settings
+        self.embedder = embedder
+        self.draining = False
+        self.active = 0  # requests that are being answered
+        self.observe: Callable[[int, float], None] = lambda size, seconds: None
+        self.fingerprint = embedder.manifest.fingerprint(embedder.bundle.engine, embedder.preprocess)
+        self.neighbours = (
+            Neighbours(settings.index, self.fingerprint, settings.max_pixels) if settings.index else None
+        )
+        self.output_names = with_pooled(embedder.output_names)
+        self._decoders = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
+        self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch")
+        self._batcher = Batcher(
+            embedder.run,
+            max_batch=settings.max_batch,
+            max_wait=settings.max_wait,
+            queue=settings.queue,
+            lanes=embedder.backend.lanes,
+            observe=lambda size, seconds: self.observe(size, seconds),
+        )
+
+    @classmethod
+    def open(cls, settings: Settings) -> Service:
+        """Raises as `Embedder.open`, and MisuseError for an index of another model."""
+        embedder = Embedder.open(
+            settings.bundle,
+            device=settings.device,
+            threads=settings.threads,
+            weight_budget=settings.weight_budget,
+            allow_unverified=settings.allow_unverified,
+        )
+        try:
+            return cls(settings, embedder)
+        except BaseException:
+            embedder.close()
+            raise
+
+    @property
+    def pending(self) -> int:
+        """Pictures that wait for the engine or are being run."""
+        return self._batcher.pending
+
+    async def embed(
+        self, questions: Sequence[Question], names: Sequence[str], imgsz: tuple[int, int] | None = None
+    ) -> list[Answer]:
+        """The outputs called `names` for every picture, in order. Raises Refused."""
+        self._check_request(questions, names)
+        preprocess = self._preprocess(imgsz)
+        try:
+            return await asyncio.wait_for(self._embed(questions, names, preprocess), self.settings.time_limit)
+        except (asyncio.TimeoutError, TimeoutError) as error:
+            limit = self.settings.time_limit
+            raise Refused(503, f"not done within {limit:g} s; come again later", SOON) from error
+
+    async def search(self, question: Question, k: int) -> list[Neighbour]:
+        """The `k` nearest pictures of the index. Raises Refused, 404 without one."""
+        if self.neighbours is None:
+            raise Refused(404, "this service has no index; start it with --index EMBEDDINGS")
+        answer = (await self.embed([question], ["cls"]))[0]
+        return await self._in_thread(self.neighbours.search, answer.outputs["cls"], k)
+
+    async def thumbnail(self, row: int) -> bytes:
+        """A small JPEG of the index's picture in `row`. Raises Refused, 404."""
+        if self.neighbours is None:
+            raise Refused(404, "this service has no index; start it with --index EMBEDDINGS")
+        return await self._in_thread(self.neighbours.thumbnail, row)
+
+    def close(self) -> None:
+        """Run what is queued, then let go of the engine."""
+        for pool in (self._fetchers, self._decoders):
+            pool.shutdown(cancel_futures=True)
+        self._batcher.close()
+        self.embedder.close()
+
+    def __enter__(self) -> Service:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def _embed(
+        self, questions: Sequence[Question], names: Sequence[str], preprocess: Preprocess
+    ) -> list[Answer]:
+        prepared = await _gather(self._prepare(question, preprocess) for question in questions)
+        try:
+            futures = self._batcher.submit_all([one.pixels for one in prepared])
+        except QueueFull as error:
+            raise Refused(503, f"{self.settings.queue} pictures are waiting; come again", SOON) from error
+        except BatcherClosed as error:
+            raise Refused(503, "the service is shutting down", SOON) from error
+        rows = await _gather(asyncio.wrap_future(future) for future in futures)
+        return [
+            Answer(question.name, one.width, one.height, _size(one.pixels), _pick(row, names))
+            for question, one, row in zip(questions, prepared, rows, strict=True)
+        ]
+
+    def _check_request(self, questions: Sequence[Question], names: Sequence[str]) -> None:
+        if not questions:
+            raise Refused(422, "the request has no picture")
+        most = min(self.settings.max_images, self.settings.queue)
+        if len(questions) > most:
+            raise Refused(413, f"{len(questions)} pictures in one request; wanted at most {most}")
+        for name in names:
+            if name not in self.output_names or list(names).count(name) > 1:
+                known = ", ".join(self.output_names)
+                raise Refused(422, f"outputs: {name[:40]!r} does not fit; wanted distinct names of {known}")
+
+    def _preprocess(self, imgsz: tuple[int, int] | None) -> Preprocess:
+        try:
+            preprocess = self.embedder.preprocess_for(imgsz)
+        except MisuseError as error:
+            raise Refused(422, f"imgsz: {error}") from error
+        patches = preprocess.height * preprocess.width // preprocess.patch_size**2
+        if imgsz is not None and patches > self.settings.max_patches:
+            raise Refused(
+                422,
+                f"imgsz: {patches} patches of {preprocess.patch_size} px; "
+                f"wanted at most {self.settings.max_patches}",
+            )
+        return preprocess
+
+    async def _prepare(self, question: Question, preprocess: Preprocess) -> _Prepared:
+        data = question.data
+        if question.url is not None:
+            loop = asyncio.get_running_loop()
+            data = await loop.run_in_executor(self._fetchers, fetch, question.url, self.settings.max_bytes)
+        prepared: _Prepared = await self._in_thread(self._decode, question.name, data, preprocess)
+        return prepared
+
+    def _decode(self, name: str, data: bytes, preprocess: Preprocess) -> _Prepared:
+        """Decode and preprocess one picture. Raises Refused."""
+        try:
+            image = open_image(data, max_pixels=self.settings.max_pixels)
+        except ImageError as error:
+            status = 413 if isinstance(error, PictureTooLargeError) else 422
+            reason = str(error).removeprefix("picture: ")  # what it is called without a name
+            raise Refused(status, f"{name}: {reason}") from error
+        height, width = preprocess.target_size(*image.size)
+        if not self.embedder.backend.takes(height, width):
+            raise Refused(422, f"{name}: the engine was not built for {height}x{width} px")
+        return _Prepared(preprocess(image), *image.size)
+
+    async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, function, *arguments)
+
+
+async def _gather(awaitables: Any) -> list[Any]:
+    """All results in order; the first failure cancels the others, and is raised once they have ended."""
+    tasks = [asyncio.ensure_future(one) for one in awaitables]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
+def _size(pixels: Floats) -> tuple[int, int]:
+    return int(pixels.shape[1]), int(pixels.shape[2])
+
+
+def _pick(row: Outputs, names: Sequence[str]) -> Outputs:
+    """One picture's outputs by name, pooled ones computed. Copied: a view would keep its whole batch."""
+    chosen = pick({name: value[None] for name, value in row.items()}, names)
+    return {name: value[0].copy() for name, value in chosen.items()}

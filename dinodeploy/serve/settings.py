@@ -1,0 +1,64 @@
+"""What a service is started with. Validated at birth, and picklable: worker processes get it whole."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from dinodeploy.errors import MisuseError
+from dinodeploy.serve.keys import Key
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Raises MisuseError for a number that cannot mean anything.
+
+    max_wait: seconds that a picture waits for others before a batch runs unfilled. queue: pictures waiting
+    or being run, and requests being read. max_bytes: of one request's body. max_pixels, of one picture;
+    max_patches, of one model input; max_images, of one request. rate: requests a second from one client, None
+    for no limit. time_limit: seconds that one request may take. linger: seconds that a service which was
+    told to stop goes on answering 503, so that whoever balances the load can notice.
+    """
+
+    bundle: Path
+    device: str = "auto"
+    threads: int | None = None
+    weight_budget: int | None = None
+    allow_unverified: bool = False
+    index: Path | None = None
+    keys: tuple[Key, ...] = ()
+    max_batch: int = 8
+    max_wait: float = 0.005
+    queue: int = 128
+    max_bytes: int = 32 * MIB
+    max_pixels: int = 50_000_000
+    max_patches: int = 4096
+    max_images: int = 64
+    rate: float | None = None
+    allow_urls: bool = False
+    time_limit: float = 30.0
+    linger: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch", "queue", "max_bytes", "max_pixels", "max_images", "max_patches"):
+            _at_least(name, getattr(self, name), 1)
+        _at_least("max_wait", self.max_wait, 0)
+        _at_least("linger", self.linger, 0)
+        if self.threads is not None:
+            _at_least("threads", self.threads, 1)
+        for name in ("rate", "time_limit"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise MisuseError(f"{_option(name)} is {value}; wanted more than 0")
+
+
+def _at_least(name: str, value: float, least: int) -> None:
+    if not least <= value < math.inf:
+        raise MisuseError(f"{_option(name)} is {value}; wanted at least {least}")
+
+
+def _option(name: str) -> str:
+    return "--max-wait-ms" if name == "max_wait" else f"--{name.replace('_', '-')}"

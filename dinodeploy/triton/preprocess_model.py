@@ -1,0 +1,66 @@
+"""Runs inside Triton, in its Python backend: a picture file's bytes -> the engine's input.
+
+It is copied to <name>_preprocess/1/model.py, and beside it the modules of ours that it calls: pixels are
+exactly those of `dinodeploy embed`. The server needs numpy and Pillow, and nothing else of ours.
+
+    image    BYTES [B,1]      picture files
+    pixels   FP32 [B,3,H,W]   normalised
+
+Shapes: B batch, H, W height and width of the model's input in pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FACTS = "preprocess.json"
+MAX_PIXELS = "max_pixels"
+
+
+class TritonPythonModel:
+    """What Triton's Python backend looks for."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Read the preprocessing's numbers; the modules beside this file go before any installed ones."""
+        folder = Path(args["model_repository"], args["model_version"])
+        sys.path.insert(0, str(folder))
+        from dinodeploy.errors import ImageError
+        from dinodeploy.images import open_image
+        from dinodeploy.preprocess import Preprocess
+
+        facts = json.loads((folder / FACTS).read_text("utf-8"))
+        self._max_pixels = facts.pop(MAX_PIXELS)
+        facts["mean"], facts["std"] = tuple(facts["mean"]), tuple(facts["std"])
+        self._preprocess = Preprocess(**facts)
+        self._open, self._unreadable = open_image, ImageError
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """One response a request; a picture that cannot be read fails its own request alone."""
+        import triton_python_backend_utils as triton  # type: ignore[import-not-found]  # Triton's own
+
+        responses = []
+        for request in requests:
+            files = triton.get_input_tensor_by_name(request, "image").as_numpy()
+            try:
+                pixels = self.prepare(files.reshape(-1).tolist())
+            except (self._unreadable, ValueError) as error:
+                failure = triton.TritonError(str(error))
+                responses.append(triton.InferenceResponse(output_tensors=[], error=failure))
+                continue
+            tensor = triton.Tensor("pixels", pixels)
+            responses.append(triton.InferenceResponse(output_tensors=[tensor]))
+        return responses
+
+    def prepare(self, files: list[bytes]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Picture files -> [B,3,H,W]. ValueError where their inputs differ in size (keep-aspect)."""
+        rows = [self._preprocess(self._open(data, max_pixels=self._max_pixels)) for data in files]
+        sizes = {row.shape[1:] for row in rows}
+        if len(sizes) > 1:
+            words = ", ".join(f"{height}x{width}" for height, width in sorted(sizes))
+            raise ValueError(f"the pictures become inputs of {words}; send those of one size together")
+        return np.stack(rows)

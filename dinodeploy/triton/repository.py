@@ -1,0 +1,268 @@
+"""A Triton model repository made of a bundle: three models, of which clients call the last.
+
+    REPO/NAME_engine/config.pbtxt        the engine: onnxruntime_onnx, or tensorrt_plan
+    REPO/NAME_engine/1/model.onnx        as in the bundle, and held against its hash
+    REPO/NAME_preprocess/config.pbtxt    Python backend: a picture file -> pixels
+    REPO/NAME_preprocess/1/              model.py, preprocess.json, and the modules of ours that it calls
+    REPO/NAME/config.pbtxt               the ensemble of both: bytes in, embeddings out
+    REPO/NAME/1/                         empty, as Triton wants it
+
+Other models in REPO are left alone. Source: Triton's model_config.proto and its model-repository guide.
+
+Shapes: B batch, H, W input pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dinodeploy
+from dinodeploy import schema
+from dinodeploy.atomic import begin_directory, commit_directory
+from dinodeploy.bundle import Bundle, open_bundle
+from dinodeploy.devices import candidates
+from dinodeploy.errors import MisuseError, OutputExistsError, UnavailableError
+from dinodeploy.images import MAX_PIXELS
+from dinodeploy.manifest import PLAIN_NAME, BuildFacts
+from dinodeploy.triton import preprocess_model
+from dinodeploy.triton.pbtxt import Word, entries, pbtxt
+
+Config = dict[str, Any]
+
+VERSION = "1"
+INPUT, IMAGE = "pixels", "image"  # the graph's input, and a client's
+VENDORED = ("__init__.py", "errors.py", "images.py", "preprocess.py")
+FP32 = Word("TYPE_FP32")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How Triton runs what one of our backends runs."""
+
+    platform: str
+    file: str
+    on_gpu: bool
+
+
+# our backend -> Triton's
+KINDS: dict[str, Kind] = {
+    "onnxruntime": Kind("onnxruntime_onnx", "model.onnx", False),
+    "onnxruntime_cuda": Kind("onnxruntime_onnx", "model.onnx", True),
+    "tensorrt": Kind("tensorrt_plan", "model.plan", True),
+}
+# --device -> our backends, best first; what runs where is decided by the server's machine, not by this one
+DEVICES: dict[str, tuple[str, ...]] = {
+    "auto": ("tensorrt", "onnxruntime"),
+    "cpu": ("onnxruntime",),
+    "cuda": ("onnxruntime_cuda",),
+    "tensorrt": ("tensorrt",),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Validated at birth: MisuseError.
+
+    max_batch: pictures a run. delay_us: microseconds that a request waits for others. instances: copies of
+    the engine on each device; preprocessors: processes that decode. threads: of a CPU engine, 0 for
+    ONNX Runtime's own choice.
+    """
+
+    device: str = "auto"
+    name: str | None = None
+    max_batch: int = 8
+    delay_us: int = 2000
+    instances: int = 1
+    preprocessors: int = 2
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        if self.device not in DEVICES:
+            raise MisuseError(f"--device {self.device!r} is unknown; wanted one of {', '.join(DEVICES)}")
+        if self.name is not None and not PLAIN_NAME.fullmatch(self.name):
+            raise MisuseError(f"--name {self.name!r}; wanted letters, digits, dots, dashes and underscores")
+        for option, least in (("max_batch", 1), ("instances", 1), ("preprocessors", 1), ("threads", 0)):
+            if getattr(self, option) < least:
+                given = getattr(self, option)
+                raise MisuseError(f"--{option.replace('_', '-')} is {given}; wanted at least {least}")
+        if self.delay_us < 0:
+            raise MisuseError(f"--max-wait-ms is {self.delay_us / 1000:g}; wanted at least 0")
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was made of which engine."""
+
+    name: str
+    engine: str
+    platform: str
+    models: tuple[Path, ...]
+
+
+def write_repository(path: Path, repository: Path, options: Options, *, overwrite: bool = False) -> Written:
+    """Write the three models of the bundle at `path` into `repository`.
+
+    Raises as `open_bundle`, TamperedError for a file that is not the exported one, UnavailableError for an
+    engine that Triton cannot run, OutputExistsError for models that are there.
+    """
+    bundle = _choose(open_bundle(path), options.device)
+    kind = KINDS[bundle.engine_facts.backend]
+    name = options.name or f"dinov3_{bundle.manifest.model.arch}"
+    parts: dict[str, Callable[[Path], Config]] = {
+        f"{name}_engine": lambda folder: _engine(bundle, kind, options, folder),
+        f"{name}_preprocess": lambda folder: _preprocess(bundle, options, folder),
+        name: lambda _: _ensemble(bundle, name, options),
+    }
+    targets = {model: repository / model for model in parts}
+    for target in targets.values():
+        if target.exists() and not (overwrite and (target / "config.pbtxt").is_file()):
+            raise OutputExistsError(f"{target} exists; --overwrite replaces it, --name gives another name")
+    bundle.verify([*bundle.engine_facts.files])
+    for model, fill in parts.items():
+        partial = begin_directory(targets[model])
+        try:
+            (partial / VERSION).mkdir()
+            config = {"name": model, **fill(partial / VERSION)}
+            (partial / "config.pbtxt").write_text(pbtxt(config), encoding="utf-8")
+            commit_directory(partial, targets[model])
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    return Written(name, bundle.engine, kind.platform, tuple(targets.values()))
+
+
+def _choose(bundle: Bundle, device: str) -> Bundle:
+    """The engine of the bundle that Triton is to run. Raises UnavailableError."""
+    allowed = DEVICES[device]
+    asked = "auto" if bundle.named or device == "auto" else device
+    found = {one.engine_facts.backend: one for one in reversed(candidates(bundle, asked))}
+    for backend in allowed:
+        if backend in found:
+            chosen = found[backend]
+            break
+    else:
+        there = ", ".join(dict.fromkeys(found)) or "none"
+        raise UnavailableError(
+            f"{bundle.root} has nothing that Triton runs for --device {device} (engines: {there}); "
+            f"build a plan, dinodeploy build {bundle.root}, or use --device cpu"
+        )
+    build = chosen.engine_facts.build
+    if build is not None and (build.stripped or build.weight_streaming):
+        what = "has no weights of its own" if build.stripped else "streams its weights"
+        raise UnavailableError(f"{chosen.engine} {what}, which Triton does not load; build it without that")
+    return chosen
+
+
+def _engine(bundle: Bundle, kind: Kind, options: Options, folder: Path) -> Config:
+    """Copies the engine and says how it is run. What it reads beside itself keeps its name."""
+    facts = bundle.engine_facts
+    shutil.copyfile(bundle.engine_path, folder / kind.file)
+    for extra in facts.files:
+        if extra != bundle.engine:
+            shutil.copyfile(bundle.root / extra, folder / extra)
+    group: Config = {"count": options.instances, "kind": Word("KIND_GPU" if kind.on_gpu else "KIND_CPU")}
+    if facts.build is not None:
+        _check_batch(bundle, facts.build, options.max_batch)
+        group["profile"] = [str(number) for number in range(len(facts.build.profiles))]
+    config: Config = {
+        "platform": kind.platform,
+        "default_model_filename": kind.file,
+        "max_batch_size": options.max_batch,
+        "input": [{"name": INPUT, "data_type": FP32, "dims": [3, -1, -1]}],
+        "output": _outputs(bundle),
+        "instance_group": [group],
+        "dynamic_batching": {"max_queue_delay_microseconds": options.delay_us},
+        "model_warmup": [_warmup(bundle)],
+    }
+    if kind.on_gpu:
+        pinned = {"enable": True}
+        config["optimization"] = {"input_pinned_memory": pinned, "output_pinned_memory": pinned}
+    if kind.platform == "onnxruntime_onnx":
+        config["parameters"] = entries(_session_parameters(kind, options))
+    return config
+
+
+def _session_parameters(kind: Kind, options: Options) -> dict[str, Config]:
+    """As our own runtime opens it: no accelerator that would change its numbers."""
+    if kind.on_gpu:
+        return {"cudnn_conv_algo_search": {"string_value": "1"}}  # HEURISTIC
+    return {"intra_op_thread_count": {"string_value": str(options.threads)}}
+
+
+def _check_batch(bundle: Bundle, build: BuildFacts, max_batch: int) -> None:
+    largest = min(profile.max[0] for profile in build.profiles)
+    if max_batch > largest:
+        raise MisuseError(
+            f"--max-batch is {max_batch}, {bundle.engine} was built for at most {largest}; use that, or "
+            f"build it again: dinodeploy build {bundle.root} --batch 1:{max_batch}:{max_batch} --overwrite"
+        )
+    if any(profile.min[0] > 1 for profile in build.profiles):
+        raise MisuseError(f"{bundle.engine} takes no single picture; build it with --batch 1:…")
+
+
+def _warmup(bundle: Bundle) -> Config:
+    steps = bundle.manifest.preprocess
+    shape = {"data_type": FP32, "dims": [3, steps.height, steps.width], "zero_data": True}
+    build = bundle.engine_facts.build
+    if build is not None:  # a size it was surely built for
+        _, height, width = build.profiles[0].opt
+        shape["dims"] = [3, height, width]
+    return {"name": "one picture", "batch_size": 1, "inputs": entries({INPUT: shape})}
+
+
+def _preprocess(bundle: Bundle, options: Options, folder: Path) -> Config:
+    source = Path(dinodeploy.__file__).parent
+    shutil.copyfile(preprocess_model.__file__, folder / "model.py")
+    (folder / "dinodeploy").mkdir()
+    for module in VENDORED:
+        shutil.copyfile(source / module, folder / "dinodeploy" / module)
+    facts = schema.dump(bundle.manifest.preprocess) | {preprocess_model.MAX_PIXELS: MAX_PIXELS}
+    (folder / preprocess_model.FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    return {
+        "backend": "python",
+        "max_batch_size": options.max_batch,
+        "input": [{"name": IMAGE, "data_type": Word("TYPE_STRING"), "dims": [1]}],
+        "output": [{"name": INPUT, "data_type": FP32, "dims": [3, -1, -1]}],
+        "instance_group": [{"count": options.preprocessors, "kind": Word("KIND_CPU")}],
+    }
+
+
+def _ensemble(bundle: Bundle, name: str, options: Options) -> Config:
+    outputs = _outputs(bundle)
+    through = entries({output["name"]: output["name"] for output in outputs})
+    first = {
+        "model_name": f"{name}_preprocess",
+        "model_version": -1,
+        "input_map": entries({IMAGE: IMAGE}),
+        "output_map": entries({INPUT: INPUT}),
+    }
+    second = {
+        "model_name": f"{name}_engine",
+        "model_version": -1,
+        "input_map": entries({INPUT: INPUT}),
+        "output_map": through,
+    }
+    return {
+        "platform": "ensemble",
+        "max_batch_size": options.max_batch,
+        "input": [{"name": IMAGE, "data_type": Word("TYPE_STRING"), "dims": [1]}],
+        "output": outputs,
+        "ensemble_scheduling": {"step": [first, second]},
+    }
+
+
+def _outputs(bundle: Bundle) -> list[Config]:
+    """The manifest's outputs without their batch; free sides are -1."""
+    return [
+        {
+            "name": output.name,
+            "data_type": FP32,
+            "dims": [side if isinstance(side, int) else -1 for side in output.shape[1:]],
+        }
+        for output in bundle.manifest.outputs
+    ]

@@ -1,0 +1,207 @@
+"""DINOv3 ConvNeXts in the three layouts: their names, and the configuration that shapes tell (SPEC 3.2-3.5).
+
+All three hold the same tensors under other names, but for `norms.3`, which officially repeats `norm`: it is
+checked against it where a file has it, and left out elsewhere. Symbols: C channels of a stage.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dinov3_ref.errors import ArchMismatch, CheckpointError, ConfigError, ForeignCheckpoint, KeyMismatch
+from dinov3_ref.models.config import DOWNSAMPLING, STAGES, STEM_STRIDE, ConvNeXtConfig
+
+Shape = tuple[int, ...]
+KERNEL = 7  # of the depthwise convolution
+EXPANSION = 4
+TWICE = {"norms.3.weight": "norm.weight", "norms.3.bias": "norm.bias"}  # officially one module, two names
+HF_MODEL_TYPE, HF_EPS, HF_ACTIVATION = "dinov3_convnext", 1e-6, "gelu"
+
+
+def convnext_shapes(config: ConvNeXtConfig) -> dict[str, Shape]:
+    """Official key -> shape of every tensor of the model."""
+    shapes: dict[str, Shape] = {}
+    before = config.in_chans
+    for stage, (depth, C) in enumerate(zip(config.depths, config.dims, strict=True)):
+        conv, norm, width = (0, 1, C) if stage == 0 else (1, 0, before)
+        size = STEM_STRIDE if stage == 0 else DOWNSAMPLING
+        shapes[f"downsample_layers.{stage}.{conv}.weight"] = (C, before, size, size)
+        shapes[f"downsample_layers.{stage}.{conv}.bias"] = (C,)
+        shapes.update((f"downsample_layers.{stage}.{norm}.{end}", (width,)) for end in ("weight", "bias"))
+        for index in range(depth):
+            shapes.update(
+                (f"stages.{stage}.{index}.{name}", shape) for name, shape in _block_shapes(C, config)
+            )
+        before = C
+    for key in (*TWICE.values(), *TWICE):
+        shapes[key] = (config.embed_dim,)
+    return shapes
+
+
+def _block_shapes(C: int, config: ConvNeXtConfig) -> Iterator[tuple[str, Shape]]:
+    if config.layer_scale_init_value > 0:
+        yield "gamma", (C,)
+    weights: tuple[tuple[str, Shape], ...] = (
+        ("dwconv", (C, 1, KERNEL, KERNEL)),
+        ("norm", (C,)),
+        ("pwconv1", (EXPANSION * C, C)),
+        ("pwconv2", (C, EXPANSION * C)),
+    )
+    for name, shape in weights:
+        yield f"{name}.weight", shape
+        yield f"{name}.bias", shape[:1]
+
+
+@dataclass(frozen=True)
+class ConvNeXtLayout:
+    """One way to name the tensors of a ConvNeXt: patterns on official keys, the first hit counts."""
+
+    name: str  # official | hf | timm
+    mark: str  # a key that only this layout has
+    renamings: tuple[tuple[str, str], ...]
+    hints: Callable[[Mapping[str, Mapping[str, Any]]], dict[str, Any]] = lambda sidecars: {}
+    older: tuple[
+        tuple[str, str], ...
+    ] = ()  # names of older files, or of models in memory -> names on the hub
+
+    def recognises(self, keys: Collection[str]) -> bool:
+        return any(self._modern(key) == self.mark for key in keys)
+
+    def modernise(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {self._modern(key): tensor for key, tensor in tensors.items()}
+
+    def _modern(self, key: str) -> str:
+        for pattern, replacement in self.older:
+            key = re.sub(pattern, replacement, key)
+        return key
+
+    def spell(self, official_key: str) -> str:
+        for pattern, replacement in self.renamings:
+            if re.match(pattern, official_key):
+                return re.sub(pattern, replacement, official_key)
+        return official_key
+
+    def shapes(self, config: ConvNeXtConfig, keys: Collection[str] = ()) -> dict[str, Shape]:
+        """Own key -> shape of every tensor; the repeated norm is wanted only where `keys` has it."""
+        return {
+            self.spell(key): shape
+            for key, shape in convnext_shapes(config).items()
+            if key not in TWICE or (self.name == "official" and key in keys)
+        }
+
+    def to_official(self, tensors: Mapping[str, Tensor], config: ConvNeXtConfig) -> dict[str, Tensor]:
+        """All official tensors; the repeated norm is the same tensor twice."""
+        return {key: tensors[self.spell(TWICE.get(key, key))] for key in convnext_shapes(config)}
+
+    def from_official(self, state: Mapping[str, Tensor], config: ConvNeXtConfig) -> dict[str, Tensor]:
+        return {
+            self.spell(key): tensor
+            for key, tensor in state.items()
+            if self.name == "official" or key not in TWICE
+        }
+
+
+def _hf_hints(sidecars: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Nothing that tensors do not tell; but another model is refused by its config.json."""
+    config = sidecars.get("config.json", {})
+    wanted = {"model_type": HF_MODEL_TYPE, "layer_norm_eps": HF_EPS, "hidden_act": HF_ACTIVATION}
+    for field, value in wanted.items():
+        found = config.get(field, value)
+        if found != value:
+            kind = ForeignCheckpoint if field == "model_type" else CheckpointError
+            raise kind(f"config.json says {field} {found!r}; wanted {value!r} for a DINOv3 ConvNeXt")
+    return {field: config[name] for field, name in HF_SHAPE.items() if isinstance(config.get(name), list)}
+
+
+HF_SHAPE = {"depths": "depths", "dims": "hidden_sizes"}  # our field -> that of config.json
+
+CONVNEXT_LAYOUTS: tuple[ConvNeXtLayout, ...] = (
+    ConvNeXtLayout(
+        "hf",
+        "stages.0.downsample_layers.0.weight",
+        (
+            (r"downsample_layers\.(\d+)\.(\d+)\.", r"stages.\1.downsample_layers.\2."),
+            (r"stages\.(\d+)\.(\d+)\.dwconv\.", r"stages.\1.layers.\2.depthwise_conv."),
+            (r"stages\.(\d+)\.(\d+)\.norm\.", r"stages.\1.layers.\2.layer_norm."),
+            (r"stages\.(\d+)\.(\d+)\.pwconv(\d)\.", r"stages.\1.layers.\2.pointwise_conv\3."),
+            (r"stages\.(\d+)\.(\d+)\.gamma", r"stages.\1.layers.\2.gamma"),
+            (r"norm\.", "layer_norm."),
+        ),
+        _hf_hints,
+        older=((r"^(?:model|encoder)\.stages\.", "stages."),),
+    ),
+    ConvNeXtLayout(
+        "timm",
+        "stem.0.weight",
+        (
+            (r"downsample_layers\.0\.(\d+)\.", r"stem.\1."),
+            (r"downsample_layers\.(\d+)\.(\d+)\.", r"stages.\1.downsample.\2."),
+            (r"stages\.(\d+)\.(\d+)\.dwconv\.", r"stages.\1.blocks.\2.conv_dw."),
+            (r"stages\.(\d+)\.(\d+)\.norm\.", r"stages.\1.blocks.\2.norm."),
+            (r"stages\.(\d+)\.(\d+)\.pwconv(\d)\.", r"stages.\1.blocks.\2.mlp.fc\3."),
+            (r"stages\.(\d+)\.(\d+)\.gamma", r"stages.\1.blocks.\2.gamma"),
+            (r"norm\.", "head.norm."),
+        ),
+    ),
+    ConvNeXtLayout("official", "downsample_layers.0.0.weight", ()),
+)
+
+
+def infer_convnext(
+    layout: ConvNeXtLayout, shapes: Mapping[str, Shape], hints: Mapping[str, Any], name: str
+) -> ConvNeXtConfig:
+    """The configuration of the file as it is, from its convolutions' shapes.
+
+    That all other tensors agree is the strict check's business. Raises `KeyMismatch` where a convolution is
+    missing or cannot be, naming it as the file would, and `ArchMismatch` where config.json says otherwise.
+    """
+
+    def channels(key: str) -> Shape:
+        found = shapes.get(layout.spell(key))
+        if found is None or len(found) != 4 or 0 in found:
+            got = "it is missing" if found is None else f"found {list(found)}"
+            raise KeyMismatch(f"{name}: {layout.spell(key)} should be a tensor of 4 axes; {got}")
+        return found
+
+    stem = channels("downsample_layers.0.0.weight")
+    dims = (stem[0], *(channels(f"downsample_layers.{s}.1.weight")[0] for s in range(1, STAGES)))
+    depths = tuple(_depth(layout, shapes, stage, name) for stage in range(STAGES))
+    scaled = layout.spell("stages.0.0.gamma") in shapes
+    try:
+        found = ConvNeXtConfig(depths, dims, in_chans=stem[1], layer_scale_init_value=1e-6 if scaled else 0.0)
+    except ConfigError as error:
+        raise KeyMismatch(f"{name} describes no model: {error}") from error
+    for field, told in hints.items():
+        held = list(getattr(found, field))
+        if held != told:
+            raise ArchMismatch(
+                f"{name} holds {field} {held}, config.json says {told}; keep what belongs together"
+            )
+    return found
+
+
+def check_repeated_norm(tensors: Mapping[str, Tensor], name: str) -> None:
+    """Raise `KeyMismatch` where an official file's two copies of the final norm are not one."""
+    for key, original in TWICE.items():
+        if key in tensors and not torch.equal(tensors[key], tensors[original]):
+            raise KeyMismatch(f"{name}: {key} and {original} differ; wanted one norm, stored twice")
+
+
+def _depth(layout: ConvNeXtLayout, shapes: Mapping[str, Shape], stage: int, name: str) -> int:
+    """1 + the highest block index of a stage; more blocks than tensors is a broken name, not a deep model."""
+    first = layout.spell(f"stages.{stage}.0.gamma")
+    prefix = re.escape(first.removesuffix("0.gamma"))
+    pattern = re.compile(rf"{prefix}(\d{{1,18}})\.")
+    depth = 1 + max((int(m[1]) for key in shapes if (m := pattern.match(key))), default=-1)
+    if not 1 <= depth <= len(shapes):
+        raise KeyMismatch(
+            f"{name} has block indices up to {depth - 1} in stage {stage} and {len(shapes)} tensors in all; "
+            f"wanted {first.removesuffix('.gamma')} onwards, without gaps"
+        )
+    return depth

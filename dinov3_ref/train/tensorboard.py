@@ -1,0 +1,42 @@
+"""The metrics of a run as TensorBoard's scalars, in <output>/tensorboard."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+FOLDER = "tensorboard"
+
+
+class Scalars:
+    """Where TensorBoard is not installed, or not wanted, it writes nothing; the former is said once."""
+
+    def __init__(self, folder: Path, start: int, *, wanted: bool = True) -> None:
+        self.writer: Any = None
+        if not wanted:
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            print(
+                "note: no TensorBoard here (pip install 'dinodeploy[train]'); train.tensorboard=false says "
+                "that none is wanted",
+                file=sys.stderr,
+            )
+            return
+        self.writer = SummaryWriter(str(folder / FOLDER), purge_step=start)  # a resumed run draws anew
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Every number of a record, at its iteration."""
+        if self.writer is None:
+            return
+        for name, value in record.items():
+            if name != "iteration":
+                self.writer.add_scalar(name, value, record["iteration"])
+        self.writer.flush()
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()

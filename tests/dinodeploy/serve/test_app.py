@@ -1,0 +1,363 @@
+"""The service over real HTTP: what it answers, what it refuses, and that it never says too much."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dinodeploy import Embedder
+from dinodeploy.serve.keys import read_keys
+from tests.command_line import CommandLine
+from tests.image_files import encoded
+from tests.live_service import Live, live
+from tests.photographs import photograph
+
+KEY = "0123456789abcdef-secret"
+
+
+@pytest.fixture(scope="module")
+def index(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from dinodeploy.cli.app import app as command_line
+
+    folder = tmp_path_factory.mktemp("index")
+    for name in ("chelsea", "rocket", "coffee"):
+        (folder / f"{name}.jpg").write_bytes(encoded(name))
+    arguments = ["embed", str(folder), "--engine", str(tiny_bundle), "--out", str(folder / "out")]
+    command_line(arguments, standalone_mode=False)
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def service(tiny_bundle: Path, index: Path) -> Iterator[Live]:
+    with live(tiny_bundle, index=index, max_bytes=1 << 20, max_pixels=400_000, max_images=3) as client:
+        yield client
+
+
+# ---- what it answers ---------------------------------------------------------------------------
+
+
+def test_embeddings_are_the_embedder_s(service: Live, tiny_bundle: Path) -> None:
+    files = [encoded("chelsea"), encoded("rocket", (90, 130))]
+    answer = service.embed(*files, outputs="cls,patch,pooled").json()
+    with Embedder.open(tiny_bundle, threads=1) as embedder:
+        pictures = [Image.open(io.BytesIO(data)).convert("RGB") for data in files]
+        wanted = embedder.embed(pictures)
+    for row, picture in enumerate(answer["images"]):
+        for name in ("cls", "patch"):
+            np.testing.assert_array_equal(np.float32(picture["outputs"][name]), wanted[name][row])
+        assert len(picture["outputs"]["pooled"]) == 256
+    assert [(p["width"], p["height"], p["input"]) for p in answer["images"]] == [
+        (120, 90, [256, 256]),
+        (90, 130, [256, 256]),
+    ]
+    assert answer["fingerprint"]["recipe"] == "fp32"
+
+
+def test_every_way_to_send_a_picture_gives_the_same(service: Live) -> None:
+    data = encoded("coffee")
+    inline = {"images": [{"base64": base64.b64encode(data).decode()}]}
+    answers = [
+        service.embed(data),
+        service.post("/embed", json=inline),
+        service.post("/embed", content=data, headers={"content-type": "image/jpeg"}),
+        service.embed(data, encoding="base64"),
+    ]
+    assert [a.status_code for a in answers] == [200] * 4, answers[1].text
+    vectors = [a.json()["images"][0]["outputs"]["cls"] for a in answers]
+    assert vectors[0] == vectors[1] == vectors[2]
+    packed = np.frombuffer(base64.b64decode(vectors[3]["base64"]), "<f4").reshape(vectors[3]["shape"])
+    np.testing.assert_array_equal(packed, np.float32(vectors[0]))
+
+
+def test_another_input_size(service: Live) -> None:
+    answer = service.embed(encoded("china"), outputs="patch", imgsz="96,160").json()
+    assert np.shape(answer["images"][0]["outputs"]["patch"]) == (6, 10, 128)
+
+
+def test_search_finds_the_picture_itself_first(service: Live) -> None:
+    answer = service.post("/search", files={"files": encoded("rocket")}, params={"k": 2}).json()
+    first, second = answer["results"]
+    assert Path(first["id"]).name == "rocket.jpg"
+    assert first["cosine"] == pytest.approx(1, abs=1e-5)
+    assert first["cosine"] > second["cosine"]
+    thumbnail = service.get(f"/thumbnail/{first['row']}")
+    assert thumbnail.headers["content-type"] == "image/jpeg"
+    assert Image.open(io.BytesIO(thumbnail.content)).size == (120, 90)
+    assert service.get("/thumbnail/3").status_code == 404
+
+
+def test_facts_and_metrics(service: Live) -> None:
+    assert service.get("/health").json() == {"status": "ok"}
+    assert service.get("/ready").json() == {"status": "ready"}
+    model = service.get("/model").json()
+    assert (model["index"], model["embed_dim"], model["limits"]["max_images"]) == (3, 128, 3)
+    service.embed(encoded("coffee"))
+    text = service.get("/metrics").text
+    assert re.search(r'dinodeploy_requests_total\{method="POST",route="/embed",status="200"\} \d', text)
+    assert re.search(r"dinodeploy_batch_size_count [1-9]", text)
+
+
+def test_pictures_of_many_clients_share_a_run(tiny_bundle: Path) -> None:
+    with live(tiny_bundle, max_wait=0.5, max_batch=4) as service, ThreadPoolExecutor(4) as pool:
+        data = encoded("coffee")
+        answers = list(pool.map(lambda _: service.embed(data), range(4)))
+        assert all(answer.status_code == 200 for answer in answers)
+        assert "dinodeploy_batch_size_count 1.0" in service.get("/metrics").text
+
+
+# ---- what it refuses ---------------------------------------------------------------------------
+
+
+def _refused(answer: Any, status: int, words: str) -> None:
+    """A problem of one line, with headers that fit."""
+    assert answer.status_code == status, answer.text
+    problem = answer.json()
+    assert set(problem) == {"error", "request_id"}
+    assert words in problem["error"]
+    assert "\n" not in problem["error"]
+    assert "Traceback" not in answer.text
+    assert problem["request_id"] == answer.headers["x-request-id"]
+
+
+def test_limits(service: Live) -> None:
+    data = encoded("coffee")
+    _refused(service.embed(*[data] * 4), 413, "wanted at most 3")
+    _refused(service.embed(b"x" * (1 << 21)), 413, "1,048,576 bytes")
+    chunks = (b"x" * 65536 for _ in range(40))  # no length announced
+    _refused(service.post("/embed", content=chunks), 413, "1,048,576 bytes")
+    large = io.BytesIO()
+    Image.new("RGB", (1000, 500)).save(large, "PNG")
+    _refused(service.embed(large.getvalue()), 413, "wanted at most 400000")
+
+
+def test_what_is_no_picture(service: Live) -> None:
+    _refused(service.embed(b"not a picture"), 422, "not a picture")
+    _refused(service.embed(encoded("coffee"), encoded("coffee")[:900]), 422, "1.jpg")
+    _refused(service.embed(b""), 422, "empty")
+    _refused(
+        service.post("/embed", content=b"hello", headers={"content-type": "text/plain"}), 415, "text/plain"
+    )
+    _refused(service.post("/embed"), 415, "none")
+    _refused(service.post("/embed", data={"a": "b"}, files={}), 415, "form-urlencoded")
+    broken = {"content-type": "multipart/form-data"}
+    _refused(service.post("/embed", content=b"--x", headers=broken), 422, "form cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("{", "JSON"),
+        ("[]", "JSON"),
+        ('{"images": []}', "images"),
+        ('{"images": [{"base64": "***"}]}', "not base64"),
+        ('{"images": [{"base64": "AAAA", "url": "x"}]}', "JSON"),
+        ('{"images": [{"url": "https://example.com/a.jpg"}]}', "--allow-urls"),
+        ('{"pictures": [{"base64": "AAAA"}]}', "images"),
+    ],
+)
+def test_malformed_json(service: Live, body: str, words: str) -> None:
+    answer = service.post("/embed", content=body, headers={"content-type": "application/json"})
+    _refused(answer, 422, words)
+
+
+def test_parameters_that_mean_nothing(service: Live) -> None:
+    data = encoded("coffee")
+    _refused(service.embed(data, outputs="cls,logits"), 422, "'logits'")
+    _refused(service.embed(data, outputs="cls,cls"), 422, "distinct")
+    _refused(service.embed(data, imgsz="100"), 422, "multiple of the patch size")
+    _refused(service.embed(data, imgsz="90000"), 422, "at most 4096")
+    _refused(service.embed(data, imgsz="-16"), 422, "imgsz")
+    _refused(service.embed(data, encoding="xml"), 422, "encoding")
+    _refused(service.post("/search", files={"files": data}, params={"k": 0}), 422, "k")
+    _refused(service.get("/nothing"), 404, "Not Found")
+    answer = service.get("/embed")
+    _refused(answer, 405, "Method Not Allowed")
+    assert answer.headers["allow"] == "POST"
+
+
+def test_without_an_index_there_is_no_search(tiny_bundle: Path) -> None:
+    with live(tiny_bundle, rate=2.0) as service:
+        _refused(service.post("/search", files={"files": encoded("coffee")}), 404, "--index")
+        answers = [service.embed(encoded("coffee")) for _ in range(4)]
+        late = next(answer for answer in answers if answer.status_code == 429)
+        _refused(late, 429, "2 requests a second")
+        assert late.headers["retry-after"] == "1"
+        assert service.get("/health").status_code == 200
+
+
+def test_a_full_queue_is_503_and_passes(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with live(tiny_bundle, queue=2, max_batch=1) as service, ThreadPoolExecutor(8) as pool:
+        free = threading.Event()
+        run = service.service._batcher._run
+        monkeypatch.setattr(service.service._batcher, "_run", lambda x: (free.wait(20), run(x))[1])
+        data = encoded("coffee")
+        asked = [pool.submit(service.embed, data) for _ in range(6)]
+        while sum(one.done() for one in asked) < 4:
+            time.sleep(0.01)
+        assert service.get("/health").status_code == 200
+        free.set()
+        answers = [one.result() for one in asked]
+        assert sorted(answer.status_code for answer in answers) == [200, 200, 503, 503, 503, 503]
+        busy = next(answer for answer in answers if answer.status_code == 503)
+        assert busy.headers["retry-after"] == "1"
+        assert service.embed(data).status_code == 200
+
+
+def test_whoever_waits_too_long_leaves_the_queue(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with live(tiny_bundle, time_limit=0.3, max_batch=1) as service:
+        run, free = service.service._batcher._run, threading.Event()
+        monkeypatch.setattr(service.service._batcher, "_run", lambda x: (free.wait(20), run(x))[1])
+        _refused(service.embed(encoded("coffee")), 503, "0.3 s")
+        free.set()
+        while service.service.pending:
+            time.sleep(0.01)
+
+
+def test_a_defect_is_logged_and_not_told(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(x: Any) -> Any:
+        raise RuntimeError("the secret path /etc/engine")
+
+    with live(tiny_bundle) as service:
+        monkeypatch.setattr(service.service._batcher, "_run", broken)
+        _refused(service.embed(encoded("coffee")), 500, "internal error")
+        assert "the secret path" in service.log.getvalue()
+
+
+def test_urls_where_they_are_allowed(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What may be fetched is test_fetch's; here, that what was fetched is embedded like any other."""
+    from dinodeploy.serve import service as services
+
+    web = {"https://a.org/cat.jpg": encoded("chelsea")}
+    with live(tiny_bundle, allow_urls=True) as service:
+        inside = {"images": [{"url": "https://127.0.0.1/cat.jpg"}]}
+        _refused(service.post("/embed", json=inside), 422, "not a public address")
+        monkeypatch.setattr(services, "fetch", lambda url, max_bytes: web[url])
+        fetched = service.post("/embed", json={"images": [{"url": url} for url in web]}).json()
+        sent = service.embed(*web.values()).json()
+        assert fetched["images"][0]["outputs"] == sent["images"][0]["outputs"]
+
+
+# ---- who may ask -------------------------------------------------------------------------------
+
+
+def test_keys(tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(f"# ours\nalice {KEY}\n")
+    with live(tiny_bundle, keys=read_keys(tmp_path / "keys")) as service:
+        for headers in (
+            {},
+            {"authorization": "Bearer wrong"},
+            {"authorization": f"Basic {KEY}"},
+            {"x-api-key": "é"},
+        ):
+            encoded_headers = {name: value.encode() for name, value in headers.items()}
+            answer = service.get("/model", headers=encoded_headers)
+            _refused(answer, 401, "Bearer KEY")
+            assert answer.headers["www-authenticate"] == "Bearer"
+        assert service.get("/metrics").status_code == 401
+        for headers in ({"authorization": f"Bearer {KEY}"}, {"x-api-key": KEY}):
+            assert service.get("/model", headers=headers).status_code == 200
+        for path in ("/", "/health", "/ready", "/openapi.json"):
+            assert service.get(path).status_code == 200
+        service.get("/model", params={"api_key": KEY}, headers={"x-api-key": KEY})
+        log = service.log.getvalue()
+        assert KEY not in log
+        lines = [json.loads(line) for line in log.splitlines()]
+        assert lines[-1]["client"] == "alice"
+        assert lines[-1]["path"] == "/model"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("", "has no key"), ("# only\n", "has no key"), ("short", "line 1"), ("a b " + KEY, "line 1")],
+)
+def test_key_files_that_cannot_be_used(
+    text: str, words: str, tiny_bundle: Path, tmp_path: Path, run: CommandLine
+) -> None:
+    (tmp_path / "keys").write_text(text)
+    ran = run("serve", tiny_bundle, "--api-key-file", tmp_path / "keys")
+    assert ran.code == 2
+    assert words in ran.error
+    assert KEY not in ran.error
+
+
+def test_security_headers_are_on_everything(service: Live) -> None:
+    for answer in (service.get("/"), service.get("/nothing"), service.get("/health"), service.embed(b"x")):
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["x-frame-options"] == "DENY"
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert "server" not in answer.headers
+    assert "unsafe" not in service.get("/").headers["content-security-policy"]
+
+
+# ---- starting it -------------------------------------------------------------------------------
+
+
+def test_an_index_of_another_model_is_refused(index: Path, tmp_path: Path, run: CommandLine) -> None:
+    from tests.tiny import export_tiny
+
+    other = export_tiny(tmp_path / "other", seed=1).root
+    ran = run("serve", other, "--index", index)
+    assert ran.code == 2
+    assert "another weights_sha256" in ran.error
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--workers", "0"), "--workers is 0"),
+        (("--queue", "0"), "--queue is 0"),
+        (("--rate", "0"), "--rate is 0"),
+        (("--max-wait-ms", "nan"), "--max-wait-ms is nan"),
+        (("--port", "70000"), "--port is 70000"),
+        (("--index", "nowhere"), "nowhere"),
+    ],
+)
+def test_options_that_mean_nothing(
+    options: tuple[str, ...], words: str, tiny_bundle: Path, run: CommandLine
+) -> None:
+    ran = run("serve", tiny_bundle, *options)
+    assert ran.code == 2
+    assert words in ran.error
+
+
+def test_without_the_extra_4(tiny_bundle: Path, run: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    for name in [name for name in sys.modules if name.startswith("dinodeploy.serve.server")]:
+        monkeypatch.delitem(sys.modules, name)
+    ran = run("serve", tiny_bundle)
+    assert ran.code == 4
+    assert "pip install 'dinodeploy[serve]'" in ran.error
+
+
+def test_without_ray_serve_4(tiny_bundle: Path, run: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "ray.serve", None)
+    ran = run("serve", tiny_bundle, "--ray")
+    assert ran.code == 4
+    assert "pip install 'ray[serve]'" in ran.error
+
+
+def test_a_large_photograph_in_two_sizes_at_once(tiny_bundle: Path) -> None:
+    """Buckets: pictures of different input sizes never meet in a run."""
+    buffer = io.BytesIO()
+    photograph("astronaut").save(buffer, "JPEG")
+    with live(tiny_bundle, max_wait=0.1) as service, ThreadPoolExecutor(4) as pool:
+        sizes = ["64", "96,64", "64", "96,64"]
+        answers = list(pool.map(lambda s: service.embed(buffer.getvalue(), outputs="patch", imgsz=s), sizes))
+        shapes = [np.shape(a.json()["images"][0]["outputs"]["patch"])[:2] for a in answers]
+        assert shapes == [(4, 4), (6, 4), (4, 4), (6, 4)]

@@ -1,0 +1,154 @@
+"""Pictures by URL: nothing but public https, whatever names, redirects and servers try."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+
+from dinodeploy.serve import fetch as fetching
+from dinodeploy.serve.fetch import fetch, is_public
+from dinodeploy.serve.refused import Refused
+
+PUBLIC = "93.184.215.14"
+
+
+class Response(io.BytesIO):
+    def __init__(self, status: int = 200, body: bytes = b"picture", location: str = "") -> None:
+        super().__init__(body)
+        self.status, self._location = status, location
+
+    def getheader(self, name: str) -> str:
+        return self._location
+
+
+class Web:
+    """Answers by URL, and where connections went."""
+
+    def __init__(self, addresses: dict[str, list[str]], answers: dict[str, Response]) -> None:
+        self.addresses, self.answers = addresses, answers
+        self.connected: list[str] = []
+
+    def resolve(self, host: str) -> list[str]:
+        return self.addresses[host]
+
+    def connect(self, host: str, address: str, timeout: float) -> Any:
+        self.connected.append(address)
+        return Connection(self, host)
+
+    def fetch(self, url: str, max_bytes: int = 100) -> bytes:
+        return fetch(url, max_bytes, resolve=self.resolve, connect=self.connect)
+
+
+class Connection:
+    def __init__(self, web: Web, host: str) -> None:
+        self._web, self._host = web, host
+
+    def request(self, method: str, path: str, headers: dict[str, str]) -> None:
+        self._asked = f"{self._host}{path}"
+
+    def getresponse(self) -> Response:
+        return self._web.answers[self._asked]
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_picture_and_its_redirect() -> None:
+    web = Web(
+        {"a.org": [PUBLIC], "b.org": ["2606:2800:21f:cb07:6820:80da:af6b:8b2c"]},
+        {"a.org/x?y=1": Response(302, location="https://b.org/z"), "b.org/z": Response(body=b"yes")},
+    )
+    assert web.fetch("https://a.org/x?y=1") == b"yes"
+    assert web.connected == [PUBLIC, "2606:2800:21f:cb07:6820:80da:af6b:8b2c"]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("127.0.0.1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "0.0.0.0", "100.64.0.1"),
+        *("224.0.0.1", "255.255.255.255", "::1", "::", "fe80::1%eth0", "fc00::1", "ff02::1"),
+        *("::ffff:127.0.0.1", "::ffff:169.254.169.254", "2002:7f00:1::", "64:ff9b::7f00:1", "not an address"),
+    ],
+)
+def test_addresses_that_are_nobody_else_s(address: str) -> None:
+    assert not is_public(address)
+    web = Web({"a.org": [PUBLIC, address]}, {})
+    with pytest.raises(Refused, match="not a public address") as refused:
+        web.fetch("https://a.org/")
+    assert refused.value.status == 422
+    assert web.connected == []
+
+
+def test_public_ones_are() -> None:
+    assert all(map(is_public, (PUBLIC, "1.1.1.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101")))
+
+
+def test_a_redirect_is_looked_at_again() -> None:
+    web = Web(
+        {"a.org": [PUBLIC], "inside.org": ["10.0.0.1"]},
+        {
+            "a.org/1": Response(302, location="https://inside.org/"),
+            "a.org/2": Response(302, location="http://a.org/"),
+            "a.org/3": Response(302, location="/3"),
+            "a.org/4": Response(302, location="file:///etc/passwd"),
+        },
+    )
+    for path, words in (
+        ("1", "not a public"),
+        ("2", "only https"),
+        ("3", "redirects more"),
+        ("4", "only https"),
+    ):
+        with pytest.raises(Refused, match=words):
+            web.fetch(f"https://a.org/{path}")
+    assert "10.0.0.1" not in web.connected
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "http://a.org/",
+            "ftp://a.org/",
+            "file:///etc/passwd",
+            "https://",
+            "https://a.org:22/",
+            "a.org",
+            "",
+        ),
+        *("https://u:p@a.org/", "https://a.org:x/", "https://[::1/", "https://a.org/a b\r\nHost: x"),
+    ],
+)
+def test_urls_that_are_not_fetched(url: str) -> None:
+    web = Web({"a.org": [PUBLIC]}, {})
+    with pytest.raises(Refused):
+        web.fetch(url)
+    assert web.connected == []
+
+
+def test_size_time_and_what_is_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {
+        "a.org/large": Response(body=b"x" * 101),
+        "a.org/gone": Response(404),
+        "a.org/slow": Response(),
+    }
+    web = Web({"a.org": [PUBLIC]}, answers)
+    with pytest.raises(Refused, match="more than 100 bytes") as refused:
+        web.fetch("https://a.org/large")
+    assert refused.value.status == 413
+    with pytest.raises(Refused, match="answered 404"):
+        web.fetch("https://a.org/gone")
+    monkeypatch.setattr(fetching, "TIME_LIMIT", -1.0)
+    with pytest.raises(Refused, match="took more than"):
+        web.fetch("https://a.org/slow")
+
+
+def test_what_goes_wrong_on_the_way_is_not_told() -> None:
+    def broken(host: str, address: str, timeout: float) -> Any:
+        raise ConnectionRefusedError("10.1.2.3 port 443")
+
+    with pytest.raises(Refused) as refused:
+        fetch("https://a.org/", 100, resolve=lambda host: [PUBLIC], connect=broken)
+    assert "10.1.2.3" not in refused.value.message

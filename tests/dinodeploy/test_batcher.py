@@ -1,0 +1,157 @@
+"""`Batcher`: who meets in a batch, how long they wait, and what close, cancel and failure leave behind."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dinodeploy import ImageError, MisuseError
+from dinodeploy.batcher import Batcher
+from dinodeploy.errors import BusyError
+from tests.cheap_embedding import SMALL, engine
+
+LONG = 30.0  # seconds; nobody waits for them
+
+
+class Held:
+    """An embedder whose runs wait until they are let go; `batches` is what was run."""
+
+    def __init__(self, lanes: int = 1, let_go: bool = True) -> None:
+        self.backend = SimpleNamespace(lanes=lanes)
+        self.batches: list[tuple[int, ...]] = []
+        self.gate = threading.Event()
+        self.begun = threading.Semaphore(0)
+        if let_go:
+            self.gate.set()
+
+    def preprocess_for(self, imgsz: Any) -> Any:
+        return SMALL if imgsz is None else SMALL.with_size(*imgsz)
+
+    def run(self, pixels: Any) -> dict[str, Any]:
+        self.batches.append(pixels.shape)
+        self.begun.release()
+        assert self.gate.wait(LONG)
+        return engine(pixels)
+
+
+def colour(value: int) -> np.ndarray[Any, Any]:
+    return np.full((16, 32, 3), value, np.uint8)
+
+
+def batcher(embedder: Any, **options: Any) -> Batcher:
+    return Batcher(embedder, **({"max_batch": 4, "max_wait": LONG, "queue_size": 8} | options))
+
+
+def test_pictures_meet_in_a_batch_and_each_gets_its_own_row() -> None:
+    embedder = Held()
+    with batcher(embedder) as batch, ThreadPoolExecutor(4) as pool:
+        futures = list(pool.map(batch.submit, [colour(value) for value in (0, 50, 100, 150)]))
+        rows = [future.result(LONG) for future in futures]
+    assert embedder.batches == [(4, 3, 16, 32)]
+    for value, row in zip((0, 50, 100, 150), rows, strict=True):
+        np.testing.assert_allclose(row["cls"], (value / 255 - 0.5) / 0.5, atol=1e-6)
+        assert row["cls"].base is None, "no row keeps the batch alive"
+
+
+def test_nobody_waits_longer_than_asked_for() -> None:
+    embedder = Held()
+    with batcher(embedder, max_wait=0.05) as batch:
+        started = time.monotonic()
+        batch.submit(colour(1)).result(LONG)
+        assert 0.04 < time.monotonic() - started < 5
+    assert embedder.batches == [(1, 3, 16, 32)]
+
+
+def test_sizes_are_not_mixed() -> None:
+    embedder = Held()
+    with batcher(embedder, max_batch=2) as batch:
+        one, other = batch.submit(colour(1)), batch.submit(colour(2), imgsz=(32, 32))
+        batch.submit(colour(3)).result(LONG)
+        assert one.done()
+        assert not other.done()
+    assert other.result(0)["patch"].shape == (2, 2, 3), "close runs what waits"
+    assert embedder.batches == [(2, 3, 16, 32), (1, 3, 32, 32)]
+
+
+def test_a_full_queue_says_so_and_a_cancelled_picture_makes_room() -> None:
+    embedder = Held(let_go=False)
+    with batcher(embedder, max_batch=1, queue_size=2) as batch:
+        running = batch.submit(colour(0))
+        assert embedder.begun.acquire(timeout=LONG)
+        waiting = [batch.submit(colour(1)), batch.submit(colour(2))]
+        with pytest.raises(BusyError, match="2 pictures are waiting already"):
+            batch.submit(colour(3))
+        assert waiting[0].cancel()
+        assert not running.cancel(), "it is being run"
+        last = batch.submit(colour(4))
+        embedder.gate.set()
+        last.result(LONG)
+    assert len(embedder.batches) == 3, "the cancelled one cost nothing"
+    with pytest.raises(CancelledError):
+        waiting[0].result(0)
+
+
+def test_close_without_draining_cancels() -> None:
+    embedder = Held(let_go=False)
+    batch = batcher(embedder, max_batch=1)
+    running = batch.submit(colour(0))
+    assert embedder.begun.acquire(timeout=LONG)
+    waiting = batch.submit(colour(1))
+    threading.Timer(0.05, embedder.gate.set).start()
+    batch.close(drain=False)
+    assert running.result(0)
+    assert waiting.cancelled()
+    batch.close()
+    with pytest.raises(MisuseError, match="the batcher is closed"):
+        batch.submit(colour(2))
+
+
+def test_a_failing_run_fails_its_pictures_alone() -> None:
+    embedder = Held()
+    run, failures = embedder.run, [MemoryError("no room")]
+
+    def failing(pixels: Any) -> dict[str, Any]:
+        if failures:
+            raise failures.pop()
+        return run(pixels)
+
+    embedder.run = failing  # type: ignore[method-assign]
+    with batcher(embedder, max_batch=1) as batch:
+        with pytest.raises(MemoryError, match="no room"):
+            batch.submit(colour(0)).result(LONG)
+        assert batch.submit(colour(0)).result(LONG)
+
+
+def test_a_picture_that_cannot_be_read_is_refused_where_it_is_given() -> None:
+    with batcher(Held()) as batch, pytest.raises(ImageError):
+        batch.submit(b"no picture")
+
+
+def test_two_lanes_run_two_batches_at_once() -> None:
+    embedder = Held(lanes=2, let_go=False)
+    with batcher(embedder, max_batch=1) as batch:
+        batch.submit(colour(0))
+        batch.submit(colour(1))
+        assert embedder.begun.acquire(timeout=LONG)
+        assert embedder.begun.acquire(timeout=LONG)
+        embedder.gate.set()
+
+
+@pytest.mark.parametrize("options", [{"max_batch": 0}, {"max_wait": -1}, {"queue_size": 3}])
+def test_numbers_that_mean_nothing(options: dict[str, Any]) -> None:
+    with pytest.raises(MisuseError, match="wanted at least 1, 0 seconds"):
+        batcher(Held(), **options)
+
+
+def test_no_thread_is_left() -> None:
+    before = threading.active_count()
+    with batcher(Held(lanes=3)) as batch:
+        assert threading.active_count() == before + 3
+        batch.submit(colour(0))
+    assert threading.active_count() == before

@@ -1,0 +1,261 @@
+"""The model repository: what Triton's own message class reads, and that its preprocessing is ours.
+
+No Triton server is at hand: the Python model is run with a stand-in for the backend's module, the ensemble
+is followed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+
+from dinodeploy import Embedder
+from dinodeploy.bundle import file_facts
+from dinodeploy.manifest import BuildFacts, EngineFacts, ProfileFacts, read_manifest, write_manifest
+from tests.command_line import CommandLine
+from tests.image_files import encoded
+
+pytest.importorskip("tritonclient.grpc", reason="the schema comes with the [triton] extra")
+
+
+@pytest.fixture
+def repository(tiny_bundle: Path, tmp_path: Path, run: CommandLine) -> Path:
+    ran = run("triton", tiny_bundle, tmp_path / "models", "--name", "tiny")
+    assert ran.code == 0, ran.err
+    return tmp_path / "models"
+
+
+def _config(folder: Path) -> Any:
+    from tritonclient.grpc import model_config_pb2
+
+    text = (folder / "config.pbtxt").read_text()
+    return text_format.Parse(text, model_config_pb2.ModelConfig())
+
+
+def test_triton_s_own_class_reads_the_configurations(repository: Path, tiny_bundle: Path) -> None:
+    engine, steps, whole = (_config(repository / name) for name in ("tiny_engine", "tiny_preprocess", "tiny"))
+    assert (engine.name, engine.platform, engine.max_batch_size) == ("tiny_engine", "onnxruntime_onnx", 8)
+    assert {output.name: list(output.dims) for output in engine.output} == {
+        "cls": [128],
+        "storage": [4, 128],
+        "patch": [-1, -1, 128],
+        "layer_1": [-1, -1, 128],
+    }
+    assert engine.dynamic_batching.max_queue_delay_microseconds == 2000
+    assert engine.instance_group[0].kind == engine.instance_group[0].KIND_CPU
+    assert engine.parameters["intra_op_thread_count"].string_value == "0"
+    assert list(engine.model_warmup[0].inputs["pixels"].dims) == [3, 256, 256]
+    assert steps.backend == "python"
+    assert (list(steps.input[0].dims), list(steps.output[0].dims)) == ([1], [3, -1, -1])
+    first, second = whole.ensemble_scheduling.step
+    assert (first.model_name, second.model_name) == ("tiny_preprocess", "tiny_engine")
+    assert dict(first.output_map) == dict(second.input_map) == {"pixels": "pixels"}
+    assert [output.name for output in whole.output] == [output.name for output in engine.output]
+    copied = repository / "tiny_engine" / "1" / "model.onnx"
+    assert copied.read_bytes() == (tiny_bundle / "model.onnx").read_bytes()
+    assert list((repository / "tiny" / "1").iterdir()) == []
+
+
+def test_names_and_shapes_are_the_graph_s(repository: Path) -> None:
+    """Triton holds the configuration against the graph when it loads it: so do we."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(repository / "tiny_engine" / "1" / "model.onnx"))
+    config = _config(repository / "tiny_engine")
+    for ours, theirs in (
+        (config.input, session.get_inputs()),
+        (config.output, session.get_outputs()),
+    ):
+        found = {t.name: [side if isinstance(side, int) else -1 for side in t.shape[1:]] for t in theirs}
+        assert {tensor.name: list(tensor.dims) for tensor in ours} == found
+        assert {t.type for t in theirs} == {"tensor(float)"}
+        assert not any(isinstance(t.shape[0], int) for t in theirs), "the batch must be free"
+
+
+PROGRAM = """
+import importlib.util, json, sys, types
+import numpy as np
+
+class Tensor:
+    def __init__(self, name, array): self.name, self.array = name, array
+    def as_numpy(self): return self.array
+
+triton = types.ModuleType("triton_python_backend_utils")
+triton.get_input_tensor_by_name = lambda request, name: request[name]
+triton.Tensor = Tensor
+triton.TritonError = str
+triton.InferenceResponse = lambda output_tensors, error=None: (output_tensors, error)
+sys.modules["triton_python_backend_utils"] = triton
+
+folder, pictures, out = sys.argv[1:]
+spec = importlib.util.spec_from_file_location("model", f"{folder}/1/model.py")
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+model = module.TritonPythonModel()
+model.initialize({"model_repository": folder, "model_version": "1"})
+files = [open(path, "rb").read() for path in json.loads(pictures)]
+requests = [{"image": Tensor("image", np.array([[data]], object))} for data in (*files, b"broken")]
+requests.append({"image": Tensor("image", np.array([[data] for data in files], object))})
+*alone, (nothing, error), (together, _) = model.execute(requests)
+import dinodeploy
+assert dinodeploy.__file__.startswith(folder), dinodeploy.__file__
+assert nothing == [] and "not a picture" in error, error
+assert [tensors[0].name for tensors, _ in alone] == ["pixels"] * len(files)
+stacked = np.concatenate([tensors[0].as_numpy() for tensors, _ in alone])
+assert (stacked == together[0].as_numpy()).all()
+np.save(out, stacked)
+"""
+
+
+def test_the_python_model_prepares_as_the_embedder_does(
+    repository: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """In a process that has Python, numpy and Pillow: nothing of this repository but what was copied."""
+    paths = []
+    for name in ("chelsea", "rocket"):
+        paths.append(tmp_path / f"{name}.jpg")
+        paths[-1].write_bytes(encoded(name))
+    out = tmp_path / "pixels.npy"
+    arguments = [str(repository / "tiny_preprocess"), json.dumps([str(path) for path in paths]), str(out)]
+    ran = subprocess.run(
+        [sys.executable, "-I", "-c", PROGRAM, *arguments], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    with Embedder.open(tiny_bundle, threads=1) as embedder:
+        ours = embedder.embed(paths)["cls"]
+        np.testing.assert_array_equal(embedder.run(np.load(out))["cls"], ours)
+
+
+def test_pictures_of_different_inputs_are_refused_together(
+    tiny_bundle: Path, tmp_path: Path, run: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dinodeploy.images import open_image
+    from dinodeploy.preprocess import Preprocess
+    from dinodeploy.triton.preprocess_model import TritonPythonModel
+
+    model = TritonPythonModel()
+    manifest = read_manifest(tiny_bundle)
+    ours = manifest.preprocess
+    model._preprocess = Preprocess.from_preset("keep-aspect", (64, 64), ours.mean, ours.std)
+    model._open, model._max_pixels = open_image, None
+    with pytest.raises(ValueError, match="64x80, 96x64"):
+        model.prepare([encoded("chelsea", (120, 90)), encoded("rocket", (80, 120))])
+
+
+# ---- engines -----------------------------------------------------------------------------------
+
+
+def _with_plan(bundle: Path, **changes: Any) -> None:
+    """Add something that says it is a plan for batches of 1 to 4."""
+    (bundle / "model.plan").write_bytes(b"plan")
+    manifest = read_manifest(bundle)
+    sizes = [ProfileFacts((1, 224, 224), (2, 256, 256), (most, 512, 512)) for most in (4, 8)]
+    facts = {
+        "runtime": "tensorrt 10.3.0",
+        "source": "model.onnx",
+        "source_sha256": manifest.files["model.onnx"].sha256,
+        "profiles": tuple(sizes),
+        "compute_capabilities": ("8.9",),
+        "driver": None,
+        "version_compatible": False,
+        "hardware_compatible": "none",
+        "refittable": False,
+        "stripped": False,
+        "weight_streaming": False,
+        "optimization_level": None,
+    }
+    build = BuildFacts(**{**facts, **changes})  # type: ignore[arg-type]
+    engines = {**manifest.engines, "model.plan": EngineFacts("tensorrt", ("model.plan",), build)}
+    files = {**manifest.files, "model.plan": file_facts(bundle / "model.plan")}
+    write_manifest(replace(manifest, engines=engines, files=files), bundle)
+
+
+def test_a_plan_is_run_by_tensorrt(own_bundle: Path, tmp_path: Path, run: CommandLine) -> None:
+    _with_plan(own_bundle)
+    ran = run("triton", own_bundle, tmp_path / "r", "--name", "t", "--max-batch", 4, "--json")
+    assert ran.json["platform"] == "tensorrt_plan"
+    config = _config(tmp_path / "r" / "t_engine")
+    assert config.default_model_filename == "model.plan"
+    assert list(config.instance_group[0].profile) == ["0", "1"]
+    assert config.instance_group[0].kind == config.instance_group[0].KIND_GPU
+    assert (tmp_path / "r" / "t_engine" / "1" / "model.plan").read_bytes() == b"plan"
+    refused = run("triton", own_bundle, tmp_path / "s", "--max-batch", 8)
+    assert refused.code == 2
+    assert "built for at most 4" in refused.error
+    assert not list((tmp_path / "s").glob("*"))
+    graph = run("triton", own_bundle, tmp_path / "u", "--device", "cpu", "--json")
+    assert graph.json["platform"] == "onnxruntime_onnx"
+
+
+def test_a_plan_without_weights_is_refused(own_bundle: Path, tmp_path: Path, run: CommandLine) -> None:
+    _with_plan(own_bundle, stripped=True)
+    ran = run("triton", own_bundle, tmp_path / "r")
+    assert ran.code == 4
+    assert "no weights of its own" in ran.error
+
+
+def test_the_gpu_runs_the_graph_itself(tiny_bundle: Path, tmp_path: Path, run: CommandLine) -> None:
+    assert run("triton", tiny_bundle, tmp_path / "r", "--name", "t", "--device", "cuda").code == 0
+    config = _config(tmp_path / "r" / "t_engine")
+    assert config.instance_group[0].kind == config.instance_group[0].KIND_GPU
+    assert config.optimization.input_pinned_memory.enable
+    assert config.parameters["cudnn_conv_algo_search"].string_value == "1"
+
+
+# ---- what is refused ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (("--device", "tpu"), 2, "--device 'tpu'"),
+        (("--device", "tensorrt"), 4, "dinodeploy build"),
+        (("--max-batch", "0"), 2, "--max-batch is 0"),
+        (("--name", "../x"), 2, "--name '../x'"),
+        (("--max-wait-ms", "-1"), 2, "--max-wait-ms is -1"),
+    ],
+)
+def test_options_that_mean_nothing(
+    options: tuple[str, ...], code: int, words: str, tiny_bundle: Path, tmp_path: Path, run: CommandLine
+) -> None:
+    ran = run("triton", tiny_bundle, tmp_path / "r", *options)
+    assert (ran.code, words in ran.error) == (code, True), ran.error
+    assert not (tmp_path / "r").exists()
+
+
+def test_what_is_there_stays_unless_told_otherwise(
+    repository: Path, tiny_bundle: Path, run: CommandLine
+) -> None:
+    (repository / "other").mkdir()
+    again = run("triton", tiny_bundle, repository, "--name", "tiny")
+    assert again.code == 2
+    assert "--overwrite" in again.error
+    assert run("triton", tiny_bundle, repository, "--name", "tiny", "--overwrite").code == 0
+    (repository / "foreign_engine").mkdir()  # no model of ours: never removed
+    assert run("triton", tiny_bundle, repository, "--name", "foreign", "--overwrite").code == 2
+    assert sorted(path.name for path in repository.iterdir()) == [
+        "foreign_engine",
+        "other",
+        "tiny",
+        "tiny_engine",
+        "tiny_preprocess",
+    ]
+
+
+def test_a_tampered_engine_goes_nowhere(own_bundle: Path, tmp_path: Path, run: CommandLine) -> None:
+    graph = own_bundle / "model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"x")
+    ran = run("triton", own_bundle, tmp_path / "r")
+    assert ran.code == 2
+    assert "is not the file that was exported" in ran.error
+    assert not (tmp_path / "r").exists()
+    shutil.rmtree(own_bundle)

@@ -1,0 +1,52 @@
+"""A service on a port of this machine, in a thread of this process, and a client to ask it."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from dinodeploy.serve.app import create_app
+from dinodeploy.serve.server import bind
+from dinodeploy.serve.service import Service
+from dinodeploy.serve.settings import Settings
+
+
+class Live(httpx.Client):
+    """Asks the service; what it is made of and what it has logged are at hand."""
+
+    def __init__(self, url: str, service: Service, log: io.StringIO) -> None:
+        super().__init__(base_url=url, timeout=30)
+        self.service, self.log = service, log
+
+    def embed(self, *files: bytes, **query: Any) -> httpx.Response:
+        """POST /embed with the files as a form."""
+        form = [("files", (f"{number}.jpg", data)) for number, data in enumerate(files)]
+        return self.post("/embed", files=form, params=query)
+
+
+@contextmanager
+def live(bundle: Path, **settings: Any) -> Iterator[Live]:
+    """Serve `bundle`; `settings` are `Settings`'."""
+    log = io.StringIO()
+    with Service.open(Settings(bundle, threads=1, **settings)) as service, bind("127.0.0.1", 0) as listener:
+        config = uvicorn.Config(
+            create_app(service, log), log_config=None, lifespan="off", ws="none", server_header=False
+        )
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with Live(url, service, log) as client:
+            yield client
+        server.should_exit = True
+        thread.join()
