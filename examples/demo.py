@@ -3,14 +3,15 @@
     python examples/demo.py [DIRECTORY] [--weights hub|random|FILE] [--arch vit_small]
 
 Photographs are those that scikit-image and scikit-learn ship. The model is a tiny one that this repository
-trained on crops of such photographs (examples/models/toy_vit), so no network is needed. `--weights hub` takes
-Meta's ViT-S instead; where the hub cannot be reached the demo says so and goes on with the tiny one.
+trained in half an hour (examples/models/toy_vit), so no network is needed; it knows textures, not things.
+`--weights hub` takes Meta's ViT-S instead; where the hub cannot be reached, the tiny one is taken after all.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -37,7 +38,7 @@ PHOTOGRAPHS = {
     ),
     "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
 }
-TOY = Path(__file__).parent / "models" / "toy_vit"
+TOY = Path(os.path.relpath(Path(__file__).parent / "models" / "toy_vit"))
 TOY_SIDE = 64  # pixels: it has seen small pictures only
 CANNOT = 4  # exit code: this machine can't (here: no network, no permission)
 
@@ -69,7 +70,7 @@ def main() -> None:
     worst = exported["worst"]
     print(
         f"{len(ids)} photographs embedded to {embeddings.shape[1]} numbers each with {exported['arch']}, "
-        f"weights: {exported['weights']}"
+        f"weights: {exported['source']}"
     )
     print(
         f"receipt: passed on {receipt['runtime']}; relative Frobenius error against the fp32 reference "

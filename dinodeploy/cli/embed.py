@@ -33,6 +33,7 @@ from dinodeploy.embed import (
     default_decoders,
     default_shard_size,
     embed_source,
+    needed,
     with_pooled,
 )
 from dinodeploy.embed.cluster import Share, connect, count_workers, make_shards, merge_reports, parse_address
@@ -132,7 +133,7 @@ def embed(
     names = parse_list(outputs, "--outputs", with_pooled(known))
     engine_options: dict[str, Any] = {
         "device": device,
-        "outputs": names,
+        "outputs": needed(names),
         "require_signature": require_signature,
         "allow_unverified": allow_unverified,
         "threads": threads,

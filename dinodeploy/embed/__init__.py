@@ -12,7 +12,7 @@ from __future__ import annotations
 from dinodeploy.embed.decode import TIME_LIMIT, Decoded, decode_ahead, decode_source, default_decoders
 from dinodeploy.embed.lanes import run_ahead
 from dinodeploy.embed.pipeline import EmbedReport, embed_source
-from dinodeploy.embed.pooling import with_pooled
+from dinodeploy.embed.pooling import needed, with_pooled
 from dinodeploy.embed.probe import choose_batch
 from dinodeploy.embed.shard_size import default_shard_size
 
@@ -26,6 +26,7 @@ __all__ = [
     "default_decoders",
     "default_shard_size",
     "embed_source",
+    "needed",
     "run_ahead",
     "with_pooled",
 ]

@@ -32,12 +32,18 @@ def pooled(outputs: Outputs) -> Floats:
 
 
 POOLED: dict[str, Callable[[Outputs], Floats]] = {"mean_patch": mean_patch, "pooled": pooled}
+NEEDS = {"mean_patch": ("patch",), "pooled": ("cls", "patch")}
 
 
 def with_pooled(names: Sequence[str]) -> tuple[str, ...]:
     """An engine's outputs and what can be computed from them."""
     possible = POOLED if {"cls", "patch"} <= set(names) else ()
     return (*names, *(name for name in possible if name not in names))
+
+
+def needed(names: Sequence[str]) -> tuple[str, ...]:
+    """What the engine has to put out for the outputs called `names`, each once."""
+    return tuple(dict.fromkeys(one for name in names for one in NEEDS.get(name, (name,))))
 
 
 def pick(outputs: Outputs, names: Sequence[str]) -> Outputs:

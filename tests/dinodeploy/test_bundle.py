@@ -44,7 +44,7 @@ def test_the_manifest_says_what_a_runtime_needs(tiny_bundle: Path) -> None:
     assert manifest.preprocess.preset == "official"
     assert [output.name for output in manifest.outputs] == ["cls", "storage", "patch", "layer_1"]
     assert manifest.outputs[0].shape == ("batch", 128)
-    assert set(manifest.files) == {"model.onnx", "golden.safetensors"}
+    assert set(manifest.files) == {"model.onnx", "model.cls.onnx", "golden.safetensors"}
     assert "DINOv3 License" in manifest.licence
 
 

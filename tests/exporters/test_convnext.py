@@ -284,7 +284,7 @@ def test_the_judge_sees_faults(
     broken = build_model(random_checkpoint(tiny_convnext(depths=(1, 1, 2, 1))))
     broken.load_state_dict({key: tensor.clone() for key, tensor in broken.state_dict().items()}, assign=True)
     fault(broken)
-    monkeypatch.setattr("exporters.write_bundle.make_twin", lambda _, folds: make_twin(broken, folds))
+    monkeypatch.setattr("exporters.write_bundle.make_twin", lambda _, folds, state: make_twin(broken, folds))
     with pytest.raises(JudgementError, match="is not the model here"):
         in_memory(model, tmp_path / "bundle")  # type: ignore[arg-type]
 

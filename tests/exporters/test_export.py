@@ -168,7 +168,7 @@ def test_a_users_folder_is_never_replaced(tmp_path: Path) -> None:
         "write_bundle.trace",
         "write_bundle.lint",
         "engines.write_onnx",
-        "export.check_bundle",
+        "stage.check_bundle",
     ],
 )
 def test_a_failure_at_any_step_leaves_nothing(

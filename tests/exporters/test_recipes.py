@@ -199,6 +199,8 @@ def test_weights_are_stored_once_and_narrow(bundles: dict[tuple[str, str], Bundl
         "model.onnx",
         "model.onnx.data",
         "model.cpu.onnx",
+        "model.cls.onnx",
+        "model.cpu.cls.onnx",
         "golden.safetensors",
     }
 
@@ -231,7 +233,7 @@ def test_an_overflow_is_caught_on_a_cpu(tmp_path: Path, monkeypatch: pytest.Monk
 def test_the_typed_graph_on_a_cpu_would_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Why there is an emulated graph: ONNX Runtime's CPU computes in fp32 and leaves our roundings out."""
     monkeypatch.setattr(recipes, "LIMITS", {})
-    monkeypatch.setattr("exporters.export.check_bundle", _judge_nothing)
+    monkeypatch.setattr("exporters.stage.check_bundle", _judge_nothing)
     bundle = export_passing(hard("mlp"), tmp_path / "b", recipe="fp16")
     x = pixels(PHOTOS[:1], 64, 96).numpy()
 

@@ -105,7 +105,10 @@ def test_S65_vit_base_loads_without_strict(folder: Path, reference: nn.Module) -
         backbone.load_state_dict(foreign, strict=False)
 
 
-@pytest.mark.parametrize("row", models.RELEASED, ids=lambda row: row.name)
+VITS = [row for row in models.RELEASED if row.arch.startswith("vit_")]
+
+
+@pytest.mark.parametrize("row", VITS, ids=lambda row: row.name)
 def test_every_released_file_is_adopted_whole(row: models.ReleasedModel) -> None:
     """The whole key set of each, in full width, without its memory."""
     state = models.DinoVisionTransformer(**row.config.kwargs(), device="meta").state_dict()

@@ -123,9 +123,10 @@ def test_S26_vit_giant2() -> None:
 
 
 def test_S27_the_four_sizes_and_the_others() -> None:
-    """The document's four; and six more, that the published code has or that were released."""
+    """The document's four; six more, that the published code has or that were released; and ConvNeXts."""
     documented = {"vit_small", "vit_base", "vit_large", "vit_giant2"}
     others = {"vit_small_plus", "vit_large_plus", "vit_so400m", "vit_huge2", "vit_huge_plus", "vit_7b"}
-    assert documented | others == set(models.ARCHITECTURES)
+    vits = {name for name in models.ARCHITECTURES if name.startswith("vit_")}
+    assert documented | others == vits
     sizes = [count(getattr(models, name)(device="meta")) for name in sorted(documented | others)]
     assert all(sizes)

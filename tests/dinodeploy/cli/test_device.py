@@ -48,7 +48,7 @@ def test_embed_with_a_plan(
     assert on_gpu.err.splitlines() == [f"[auto] model.plan on {DEVICE}, tensorrt 11.4.0"]
     cpu = ("--device", "cpu", "--out", tmp_path / "cpu")
     on_cpu = run("embed", photos, "--engine", own_bundle, *cpu, *options)
-    assert on_cpu.err.startswith("[cpu] model.onnx on cpu: ")
+    assert on_cpu.err.startswith("[cpu] model.cls.onnx on cpu: ")
     (ids, vectors), (same, right) = load_embeddings(tmp_path / "gpu"), load_embeddings(tmp_path / "cpu")
     assert ids == same
     np.testing.assert_allclose(vectors, right, rtol=1e-4, atol=1e-5)
@@ -120,7 +120,10 @@ def test_a_device_that_is_not_there(device: str, tiny_bundle: Path, run: Command
 def test_misuse(tiny_bundle: Path, run: CommandLine) -> None:
     ran = run("check", tiny_bundle, "--device", "tpu")
     assert (ran.code, ran.out) == (2, "")
-    assert "--device 'tpu' is unknown; wanted one of auto, cpu, cuda, tensorrt" in ran.error
+    assert (
+        "--device 'tpu' is unknown; wanted one of auto, cpu, onnxruntime, openvino, cuda, tensorrt"
+        in ran.error
+    )
     assert "--weight-budget is -1.0" in run("check", tiny_bundle, "--weight-budget", -1).error
 
 

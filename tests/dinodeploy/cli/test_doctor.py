@@ -41,7 +41,7 @@ def test_a_bundle_on_a_cpu(tiny_bundle: Path, run: CommandLine) -> None:
     assert "cuda           no: " in ran.out
     found = run("doctor", tiny_bundle, "--json").json
     assert [one["device"] for one in found["devices"]] == list(DEVICES)
-    assert {one["device"] for one in found["devices"] if one["runs"]} == {"auto", "cpu"}
+    assert {one["device"] for one in found["devices"] if one["runs"]} >= {"auto", "cpu"}
     assert all(one["judged"] for one in found["devices"] if one["runs"])
 
 

@@ -68,7 +68,7 @@ def job(photos: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.Mon
         batch=None,
         decoders=1,
         time_limit=60.0,
-        engine_options={"device": "cpu", "threads": 1},
+        engine_options={"device": "cpu", "threads": 1, "outputs": ("cls",)},
     )
 
 

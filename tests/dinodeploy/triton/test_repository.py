@@ -127,7 +127,11 @@ def test_the_python_model_prepares_as_the_embedder_does(
     out = tmp_path / "pixels.npy"
     arguments = [str(repository / "tiny_preprocess"), json.dumps([str(path) for path in paths]), str(out)]
     ran = subprocess.run(
-        [sys.executable, "-I", "-c", PROGRAM, *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-I", "-c", PROGRAM, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        close_fds=False,  # spawned, not forked: gRPC in this process does not outlive a fork
     )
     assert ran.returncode == 0, ran.stderr
     with Embedder.open(tiny_bundle, threads=1) as embedder:

@@ -24,7 +24,9 @@ def test_recipes(name: str) -> None:
     last = rates.at(rates.total_iterations - 1)
     assert last.lr > 0
     assert 0.9 < last.momentum <= 1
-    assert last.teacher_temp == pytest.approx(0.07)
+    assert last.teacher_temp == pytest.approx(
+        0.02 if name == "toy_cpu" else 0.07
+    )  # few steps want a sharp teacher
 
 
 @pytest.mark.parametrize("name", TO_BE_SAID)
