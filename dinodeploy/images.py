@@ -17,7 +17,7 @@ from many threads: no setting of Pillow or of `warnings` is touched.
 from __future__ import annotations
 
 import io
-import stat
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ import numpy as np
 from PIL import Image
 
 from dinodeploy.errors import ImageError, PictureTooLargeError
+from dinodeploy.regular import open_regular
 
 T = TypeVar("T")
 ScaleFor = Callable[[int, int], int]  # width and height of an upright picture -> 1, 2, 4 or 8
@@ -55,7 +56,7 @@ _TURNS = {
 
 
 def open_image(source: Source, *, max_pixels: int | None = MAX_PIXELS) -> Image.Image:
-    """A path, a file's bytes, a Pillow image or uint8 [H, W, 3 | 4] or [H, W] -> Pillow image in RGB.
+    """A file, its bytes, a Pillow image or a uint8 array [H, W, 3 | 4] or [H, W] -> Pillow image, mode RGB.
 
     max_pixels: width x height above which a picture is refused before it is decoded; None for no limit.
     Raises ImageError; past `max_pixels`, PictureTooLargeError.
@@ -74,9 +75,7 @@ def open_reduced(
     if isinstance(source, (str, Path)):
         return _open_file(Path(source), max_pixels, scale_for)
     if isinstance(source, bytes):
-        if not source:
-            raise ImageError("the file is empty")
-        return _finish(_identify(io.BytesIO(source), "picture"), "picture", max_pixels, scale_for)
+        return _read(io.BytesIO(source), "bytes", len(source), max_pixels, scale_for)
     if isinstance(source, np.ndarray):
         return _finish(_from_array(source), "array", max_pixels, _whole)
     if isinstance(source, Image.Image):
@@ -93,18 +92,18 @@ def _open_file(
 ) -> tuple[Image.Image, tuple[int, int]]:
     where = repr(str(path))  # a name with a line break stays one line
     try:
-        status = path.stat()
-    except (OSError, ValueError) as error:  # a null byte in the name is a ValueError
-        raise ImageError(f"{where}: cannot be opened: {_reason(error)}") from error
-    if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for its writer
-        raise ImageError(f"{where}: not a regular file")
-    if status.st_size == 0:
-        raise ImageError(f"{where}: the file is empty")
-    try:
-        with path.open("rb") as file:
-            return _finish(_identify(file, where), where, max_pixels, scale_for)
+        with open_regular(path) as file:
+            return _read(file, where, os.fstat(file.fileno()).st_size, max_pixels, scale_for)
     except OSError as error:
         raise ImageError(f"{where}: cannot be opened: {_reason(error)}") from error
+
+
+def _read(
+    file: BinaryIO, where: str, size: int, max_pixels: int | None, scale_for: ScaleFor
+) -> tuple[Image.Image, tuple[int, int]]:
+    if size == 0:
+        raise ImageError(f"{where}: the file is empty")
+    return _finish(_identify(file, where), where, max_pixels, scale_for)
 
 
 def _identify(file: BinaryIO, where: str) -> Image.Image:

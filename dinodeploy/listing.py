@@ -34,9 +34,23 @@ def list_images(paths: Sequence[str | Path]) -> list[str]:
         for found in expand_path(path):
             ids.update(dict.fromkeys(walk_folder(found) if os.path.isdir(found) else [found]))  # noqa: PTH112
     if not ids:
-        shown = ", ".join(repr(str(path)) for path in paths) or "no path"
-        raise MisuseError(f"no picture under {shown}; looked for {' '.join(SUFFIXES)}")
+        raise MisuseError(no_picture(paths))
     return list(ids)
+
+
+def no_picture(paths: Sequence[str | Path]) -> str:
+    """What to say where nothing was found."""
+    shown = ", ".join(repr(str(path)) for path in paths) or "no path"
+    return f"no picture under {shown}; looked for {' '.join(SUFFIXES)}"
+
+
+def has_picture_suffix(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
+
+
+def is_wanted_member(name: str) -> bool:
+    """Of an archive: a picture by its suffix, neither hidden itself nor in a hidden folder."""
+    return has_picture_suffix(name) and not any(part.startswith(".") for part in name.split("/"))
 
 
 def expand_path(path: str | Path) -> list[str]:
@@ -53,7 +67,7 @@ def expand_path(path: str | Path) -> list[str]:
     return matches
 
 
-def walk_folder(folder: str) -> Iterator[str]:
+def walk_folder(folder: str, *, recursive: bool = True) -> Iterator[str]:
     """Pictures below a folder, depth first. Each real folder is entered once, so links cannot loop."""
     entered: set[tuple[int, int]] = set()
     pending = [folder]
@@ -66,7 +80,8 @@ def walk_folder(folder: str) -> Iterator[str]:
         if (status.st_dev, status.st_ino) in entered:
             continue
         entered.add((status.st_dev, status.st_ino))
-        pending += reversed(_children(path))
+        if recursive or path == folder:
+            pending += reversed(_children(path))
 
 
 def _children(folder: str) -> list[str]:
@@ -81,4 +96,4 @@ def _children(folder: str) -> list[str]:
 
 
 def _is_wanted(path: Path) -> bool:
-    return path.name.lower().endswith(SUFFIXES) or os.path.isdir(path)  # noqa: PTH112
+    return has_picture_suffix(path.name) or os.path.isdir(path)  # noqa: PTH112

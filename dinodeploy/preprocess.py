@@ -37,6 +37,8 @@ _MAX_OVERHANG = 16
 
 _MAX_HALFWAY = 100_000_000  # pixels of a picture of which only the rows are resized yet
 
+_STRIP = 500_000  # pixels that are floats at once: of 12 MP whole, fetching them from memory takes most time
+
 
 @dataclass(frozen=True)
 class Steps:
@@ -166,8 +168,7 @@ class Preprocess:
         height, width = self.target_size(*image.size)
         resample = _FILTERS[self.steps.interpolation]
         if self.steps.dtype == "float32":
-            bands = [band.convert("F") for band in image.split()]
-            return [np.asarray(_stretch(band, height, width, resample)) for band in bands]
+            return [np.asarray(band) for band in _stretch_floats(image, height, width, resample)]
         if self.steps.fit == "short-side-crop":
             image = _cover_and_crop(image, height, width, self.steps.resize_ratio, resample)
         else:
@@ -263,3 +264,19 @@ def _stretch(image: Image.Image, height: int, width: int, resample: Image.Resamp
     """
     halfway = (width, image.height) if width * image.height <= _MAX_HALFWAY else (image.width, height)
     return image.resize(halfway, resample).resize((width, height), resample)
+
+
+def _stretch_floats(
+    image: Image.Image, height: int, width: int, resample: Image.Resampling
+) -> list[Image.Image]:
+    """R, G and B as floats, resized as `_stretch` does; what is not resized yet is floats only in strips."""
+    if width * image.height > _MAX_HALFWAY:
+        return [_stretch(band.convert("F"), height, width, resample) for band in image.split()]
+    halfway = [Image.new("F", (width, image.height)) for _ in range(3)]
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        strip = image.crop((0, top, image.width, bottom))
+        for band, out in zip(strip.split(), halfway, strict=True):
+            out.paste(band.convert("F").resize((width, bottom - top), resample), (0, top))
+    return [band.resize((width, height), resample) for band in halfway]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from functools import cache
 from pathlib import Path
 
 from tests.photographs import photograph
@@ -12,6 +13,7 @@ SMALL = (120, 90)  # width, height: off-square, quick to decode
 NAMES = ("astronaut", "chelsea", "coffee", "rocket", "china", "flower")
 
 
+@cache
 def encoded(name: str, size: tuple[int, int] = SMALL, format: str = "JPEG") -> bytes:
     """A photograph, made small, as a file's bytes."""
     buffer = io.BytesIO()

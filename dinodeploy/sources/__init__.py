@@ -1,43 +1,56 @@
 """Where pictures come from: files and folders, lists, archives, tables, URLs, videos.
 
-    photos/ *.jpg  x.png         files, folders, globs                         listing.py
-    s3://… gs://… https://…      files behind URLs; folders and globs where     paths.py, storage.py
-                                 the scheme has them; archives and tables too
-    list.txt  table.csv  -       paths, one a line or one a row                 lists.py
-    train-{000..146}.tar         archives                                       tar.py
-    table.parquet                pictures or paths in a column                  tables.py
-    a `save_to_disk` folder      Hugging Face's `datasets`                      hf_dataset.py
-    clip.mp4                     frames                                         video.py
-
 A source knows the ids of its pictures, in an order that never changes, and opens any of them by position.
+`open_source` finds out what the user's words mean; one module each.
+
+    photos/  a.jpg  *.png      files; a folder's are found by suffix
+    paths.txt  -               a path or URL a line
+    table.csv  table.tsv       a column of paths or URLs
+    shard-{000..010}.tar       webdataset: shard-000.tar/0001.jpg
+    photos.zip                 photos.zip/cats/1.jpg
+    train.parquet  a.arrow     pictures in a column, or paths
+    dataset/                   what `datasets` saved to disk
+    clip.mp4                   every n-th frame: clip.mp4#t=12.480
+    s3://…  https://…          any of these, further away
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
 from PIL import Image
 
 from dinodeploy.errors import MisuseError
-from dinodeploy.listing import expand_path, walk_folder
-from dinodeploy.sources.hf_dataset import SavedDataset, is_saved_dataset, saved_splits
-from dinodeploy.sources.ids import PackedIds, distinct, repeated
-from dinodeploy.sources.joined import JoinedSource
-from dinodeploy.sources.lists import read_paths
+from dinodeploy.listing import expand_path, no_picture, walk_folder
+from dinodeploy.sources import lists, remote
+from dinodeploy.sources.ids import PackedIds
+from dinodeploy.sources.mixture import join
 from dinodeploy.sources.options import SourceOptions
-from dinodeploy.sources.paths import FileSource, list_url
-from dinodeploy.sources.storage import is_url
-from dinodeploy.sources.tables import ParquetTable, TableSource, read_path_column
-from dinodeploy.sources.tar import TarSource
-from dinodeploy.sources.video import SUFFIXES as VIDEO_SUFFIXES
-from dinodeploy.sources.video import VideoSource
+from dinodeploy.sources.paths import FileSource
+from dinodeploy.sources.place import DiskPlace, Place
 
 __all__ = ["Source", "SourceOptions", "FileSource", "open_source"]
+
+# The end of a file's name -> the module here whose `open_place` reads it. Every other file is a picture.
+KINDS = {
+    ".txt": "lists", ".lst": "lists",
+    ".csv": "columns", ".tsv": "columns",
+    ".tar": "tars", ".tar.gz": "tars", ".tgz": "tars", ".tar.bz2": "tars", ".tar.xz": "tars",
+    ".tar.zst": "tars", ".zip": "zips",
+    ".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow",
+    ".mp4": "video", ".m4v": "video", ".mov": "video", ".mkv": "video", ".webm": "video", ".avi": "video",
+    ".mpg": "video", ".mpeg": "video", ".ts": "video", ".m2ts": "video", ".wmv": "video", ".flv": "video",
+    ".ogv": "video", ".3gp": "video",
+}  # fmt: skip
+
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_MOST_OF_A_RANGE = 1_000_000
 
 
 class Source(Protocol):
@@ -55,112 +68,91 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass(frozen=True)
-class Parts:
-    """Sources that an input consists of."""
-
-    sources: Sequence[Source]
-
-
-# What one input turns out to be: paths, which are merged with the paths of other inputs, or a source.
-Opened = Iterable[str] | Parts
-
-
-def _list(name: str, options: SourceOptions) -> Opened:
-    return read_paths(name, options)
-
-
-def _tar(name: str, options: SourceOptions) -> Opened:
-    return Parts([TarSource(name, options)])
-
-
-def _video(name: str, options: SourceOptions) -> Opened:
-    return Parts([VideoSource(name, options)])
-
-
-def _parquet(name: str, options: SourceOptions) -> Opened:
-    table = ParquetTable(name, options.timeout)
-    column, holds_pictures = table.choose(options.column)
-    if holds_pictures:
-        return Parts([TableSource(table, column, options)])
-    return read_path_column(table, column)
-
-
-KINDS: dict[tuple[str, ...], Callable[[str, SourceOptions], Opened]] = {
-    (".txt", ".lst", ".csv", ".tsv"): _list,
-    (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst"): _tar,
-    (".parquet", ".pq"): _parquet,
-    VIDEO_SUFFIXES: _video,
-}
-
-
 def open_source(inputs: Sequence[str | Path], options: SourceOptions | None = None) -> Source:
-    """The pictures under `inputs`, in order; paths of all inputs first, each once.
+    """The pictures under `inputs`, in their order.
 
-    Raises MisuseError for what is not there, is empty or would give two pictures one id, UnavailableError
-    for a kind whose package is missing.
+    Raises MisuseError for what is not there, UnavailableError for what needs a package that is missing.
     """
-    options = options or SourceOptions()
-    paths = PackedIds()
+    chosen = options or SourceOptions()
     parts: list[Source] = []
     try:
-        for name in (one for text in inputs for one in _expand(str(text), options)):
-            opened = _open(name, options)
-            if isinstance(opened, Parts):
-                parts += opened.sources
-            else:
-                paths.extend(opened)
-        if paths:
-            parts.insert(0, FileSource(distinct(paths), options.timeout))
-        return _join(parts, inputs)
+        for given in inputs:
+            parts += _parts(str(given), chosen)
+        source = join(parts)
+        if not source.ids:
+            raise MisuseError(no_picture(inputs) + _hint(inputs))
     except BaseException:
         for part in parts:
             part.close()
         raise
-
-
-def _join(parts: list[Source], inputs: Sequence[str | Path]) -> Source:
-    source = parts[0] if len(parts) == 1 else JoinedSource(parts)
-    if not source.ids:
-        raise MisuseError(f"no picture under {', '.join(repr(str(one)) for one in inputs) or 'no input'}")
-    if len(parts) > 1 and (doubles := repeated(source.ids)):
-        id_ = next(iter(doubles))
-        raise MisuseError(f"{id_!r} is the id of two pictures of different inputs; embed them one by one")
     return source
 
 
-def _open(name: str, options: SourceOptions) -> Opened:
-    if name == "-":
-        return read_paths(name, options)
-    folder = Path(name)
-    if not is_url(name) and os.path.isdir(name):  # noqa: PTH112
-        if is_saved_dataset(folder):
-            return Parts([SavedDataset(split, options) for split in saved_splits(folder)])
-        return walk_folder(name)
-    path = name.split("?")[0].lower() if is_url(name) else name.lower()
-    for suffixes, opener in KINDS.items():
-        if path.endswith(suffixes):
-            return opener(name, options)
-    return [name]
-
-
-def _expand(text: str, options: SourceOptions) -> Iterator[str]:
-    """An input as the names that it stands for: ranges, globs, folders behind URLs."""
-    for name in _expand_range(text):
-        if name == "-":
-            yield name
-        elif is_url(name):
-            yield from list_url(name, options.timeout)
+def _parts(given: str, options: SourceOptions) -> Iterator[Source]:
+    if given == "-":
+        yield lists.open_stdin(options)
+        return
+    found = (one for text in _expand_range(given) for one in _find(text, options))
+    for single, group in groupby(found, key=lambda one: isinstance(one, str)):
+        if single:  # all pictures that follow each other share one list of paths
+            yield FileSource(PackedIds(path for path in group if isinstance(path, str)), options.timeout)
         else:
-            yield from expand_path(name)
+            yield from (part for part in group if not isinstance(part, str))
+
+
+def _find(text: str, options: SourceOptions) -> Iterator[str | Source]:
+    """Paths and URLs of pictures, and sources of what holds many."""
+    if remote.is_url(text):
+        for url in remote.find(text, recursive=options.recursive, timeout=options.timeout):
+            kind = _kind(url.partition("::")[0].partition("?")[0])
+            yield from _open(kind, remote.RemotePlace(url, options.timeout), options) if kind else [url]
+        return
+    for path in expand_path(text):
+        if not os.path.isdir(path):  # noqa: PTH112
+            kind = _kind(path)
+            yield from _open(kind, DiskPlace(path), options) if kind else [path]
+        elif _is_dataset(Path(path)):
+            yield from import_module("dinodeploy.sources.dataset").open_folder(path, options)
+        else:
+            yield from walk_folder(path, recursive=options.recursive)
+
+
+def _kind(name: str) -> str | None:
+    lower = name.lower()
+    return next((kind for suffix, kind in KINDS.items() if lower.endswith(suffix)), None)
+
+
+def _open(kind: str, place: Place, options: SourceOptions) -> list[Source]:
+    opened: list[Source] = import_module(f"dinodeploy.sources.{kind}").open_place(place, options)
+    return opened
+
+
+def _is_dataset(folder: Path) -> bool:
+    """A folder as `datasets` saves it."""
+    return (folder / "dataset_dict.json").is_file() or (
+        (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    )
 
 
 def _expand_range(text: str) -> Iterator[str]:
-    """webdataset's `{000..146}`, unless a file is called so."""
-    found = re.search(r"\{(\d+)\.\.(\d+)\}", text)
+    """shard-{08..10}.tar -> shard-08.tar, shard-09.tar, shard-10.tar; a file of that very name is itself."""
+    found = _RANGE.search(text)
     if found is None or os.path.lexists(text):
         yield text
         return
-    low, high = found.groups()
-    for number in range(int(low), int(high) + 1):
-        yield from _expand_range(text.replace(found[0], str(number).zfill(len(low)), 1))
+    first, last = map(int, found.groups())
+    if not first <= last < first + _MOST_OF_A_RANGE:
+        raise MisuseError(f"{text!r}: got the range {found[0]}, wanted one that goes up, like {{000..010}}")
+    width = len(found[1])
+    for number in range(first, last + 1):
+        yield from _expand_range(f"{text[: found.start()]}{number:0{width}d}{text[found.end() :]}")
+
+
+def _hint(inputs: Sequence[str | Path]) -> str:
+    """What a folder without pictures holds instead, if it can be read when it is named."""
+    for folder in map(Path, inputs):
+        if folder.is_dir():
+            for path in sorted(folder.iterdir()):
+                if _kind(path.name):
+                    return f"; it holds {path.name}: name such files, {folder}/*{path.suffix}"
+    return ""

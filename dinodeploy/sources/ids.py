@@ -1,61 +1,86 @@
-"""Millions of ids in little memory: one block of bytes, and where each begins."""
+"""Millions of ids in little memory, and which of them are there twice.
+
+An id costs its own bytes and eight more (a list of Python strings: 57 and eight). Order is kept. A name
+that is no valid Unicode, as files may have, survives.
+"""
 
 from __future__ import annotations
 
-import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 class PackedIds(Sequence[str]):
-    """A sequence of strings at the size of their text and 8 bytes each. Any file name fits, UTF-8 or not."""
+    """A growing sequence of strings, end to end in one piece of memory."""
 
     def __init__(self, ids: Iterable[str] = ()) -> None:
-        self._text = bytearray()
-        self._ends = array("Q")
-        self.extend(ids)
-
-    def extend(self, ids: Iterable[str]) -> None:
+        self._packed = bytearray()
+        self._ends = array("Q", [0])
         for id_ in ids:
-            self._text += os.fsencode(id_)
-            self._ends.append(len(self._text))
+            self.append(id_)
+
+    def append(self, id_: str) -> None:
+        self._packed += id_.encode("utf-8", "surrogateescape")
+        self._ends.append(len(self._packed))
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self._ends) - 1
 
     @overload
     def __getitem__(self, index: int) -> str: ...
     @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        index %= len(self)
-        start = self._ends[index - 1] if index else 0
-        return os.fsdecode(bytes(self._text[start : self._ends[index]]))
+        position = range(len(self))[index]  # negative ones too, and IndexError
+        return self._packed[self._ends[position] : self._ends[position + 1]].decode(
+            "utf-8", "surrogateescape"
+        )
 
     def __iter__(self) -> Iterator[str]:
         return (self[position] for position in range(len(self)))
 
 
-def repeated(ids: Sequence[str]) -> dict[str, list[int]]:
-    """The ids that occur more than once, with their positions, in order. 8 bytes an id while it looks."""
+class ChosenIds(Sequence[str]):
+    """Those of `ids` that `chosen` names by position, in that order."""
+
+    def __init__(self, ids: Sequence[str], chosen: Sequence[int] | NDArray[np.int64]) -> None:
+        self._ids = ids
+        self._chosen = chosen
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return [self._ids[int(position)] for position in self._chosen[index]]
+        return self._ids[int(self._chosen[index])]
+
+
+def repeats(ids: Sequence[str]) -> list[tuple[int, int]]:
+    """(position, position of the first one alike) of every id that was there before, in order.
+
+    Takes eight bytes an id while it looks, and more only where something is there twice.
+    """
     hashes = np.fromiter((hash(id_) for id_ in ids), np.int64, len(ids))
-    order = np.argsort(hashes, kind="stable")
-    same = hashes[order][1:] == hashes[order][:-1]
-    suspects = np.unique(np.concatenate([order[1:][same], order[:-1][same]]))
-    places: dict[str, list[int]] = {}
-    for position in suspects.tolist():  # equal hashes need not mean equal ids
-        places.setdefault(ids[position], []).append(position)
-    return {id_: positions for id_, positions in places.items() if len(positions) > 1}
-
-
-def distinct(ids: PackedIds) -> PackedIds:
-    """Each id once, where it came first."""
-    again = {position for positions in repeated(ids).values() for position in positions[1:]}
-    return PackedIds(id_ for position, id_ in enumerate(ids) if position not in again) if again else ids
+    ordered = np.sort(hashes)
+    doubled = ordered[1:][ordered[1:] == ordered[:-1]]
+    del ordered
+    if not len(doubled):
+        return []
+    first: dict[str, int] = {}
+    found = []
+    for position in np.flatnonzero(np.isin(hashes, doubled)).tolist():
+        earlier = first.setdefault(ids[position], position)  # by the string: hashes may meet by chance
+        if earlier != position:
+            found.append((position, earlier))
+    return found

@@ -1,53 +1,43 @@
-"""Pictures that are files of their own, here or behind URLs: an id is the path or the URL."""
+"""Pictures that are files of their own, here or far away: the id of each is its path or URL, or is given."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from dinodeploy.errors import MisuseError, first_line
-from dinodeploy.listing import SUFFIXES
-from dinodeploy.sources.storage import attempt, fetch, file_system, is_url
+from dinodeploy.errors import ImageError
+from dinodeploy.sources import remote
+from dinodeploy.sources.options import SourceOptions
 
 
 class FileSource:
-    """ids: paths and URLs, each once."""
+    """Files and URLs, each one picture.
 
-    def __init__(self, ids: Sequence[str], timeout: float = 30.0) -> None:
+    paths: of the same length as `ids`; the ids are paths themselves if None. missing: positions that have an
+    id and no picture.
+    """
+
+    def __init__(
+        self,
+        ids: Sequence[str],
+        timeout: float = SourceOptions.timeout,
+        paths: Sequence[str] | None = None,
+        missing: Collection[int] = (),
+    ) -> None:
         self.ids = ids
-        self._timeout = timeout
+        self.ids_are_places = paths is None
+        self._paths = ids if paths is None else paths
+        self._missing = missing
+        self.timeout = timeout
+
+    @property
+    def is_plain(self) -> bool:
+        """Every id is the path of its picture."""
+        return self.ids_are_places and not self._missing
 
     def picture(self, index: int) -> str | bytes:
-        id_ = self.ids[index]
-        return fetch(id_, self._timeout) if is_url(id_) else id_
+        if index in self._missing:
+            raise ImageError(f"{self.ids[index]!r}: this row names no picture")
+        path = self._paths[index]
+        return remote.fetch(path, self.timeout) if remote.is_url(path) else path
 
     def close(self) -> None: ...
-
-
-def list_url(url: str, timeout: float) -> list[str]:
-    """URLs of what is at `url`: itself if it is a file, a folder's pictures, what a glob matches. Sorted.
-
-    Over http a URL that does not end in / is one file; nobody is asked before it is read.
-    """
-    scheme = url.split("://")[0].lower()
-    has_magic = any(letter in url for letter in "*[") or (scheme not in ("http", "https") and "?" in url)
-    if scheme in ("http", "https") and not url.endswith("/") and not has_magic:
-        return [url]
-    fs, path = file_system(url, timeout)
-    try:
-        if has_magic:
-            found = attempt(lambda: fs.glob(path), url)
-        elif attempt(lambda: fs.isdir(path), url):
-            found = [name for name in attempt(lambda: fs.find(path), url) if _is_picture(name)]
-        else:
-            return [url]
-    except OSError as error:
-        raise MisuseError(f"{url!r} cannot be listed: {first_line(error)}") from error
-    if not found:
-        what = "matches nothing" if has_magic else f"holds no picture; looked for {' '.join(SUFFIXES)}"
-        raise MisuseError(f"{url!r} {what}")
-    return sorted(fs.unstrip_protocol(name) for name in found)
-
-
-def _is_picture(name: str) -> bool:
-    base = name.rpartition("/")[2]
-    return base.lower().endswith(SUFFIXES) and not base.startswith(".")

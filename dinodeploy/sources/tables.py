@@ -1,189 +1,106 @@
-"""Parquet tables: a column of encoded pictures, or a column of paths.
+"""What Parquet, Arrow files and saved datasets have in common: which column holds pictures, and a row's id.
 
-    pictures   binary, or struct<bytes: binary, path: string> as Hugging Face's `datasets` writes it
-    paths      string: relative to the table's folder, or URLs
+    binary, or struct<bytes: binary, path: string>     the pictures themselves
+    string                                             paths or URLs: see `columns.py`
 
-An id is the value of the id column (`--id-column`, or one of a usual name), else `table.parquet#row`. Few
-rows are in memory at once, whatever the table's row groups are.
+A row's id is what the id column holds, or the table and the number of the row: train.parquet#17.
 """
 
 from __future__ import annotations
 
-import threading
-from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from itertools import accumulate
-from pathlib import Path
+import importlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from dinodeploy.errors import ImageError, MisuseError, UnavailableError, first_line
-from dinodeploy.sources.ids import PackedIds, repeated
-from dinodeploy.sources.lists import PATH_COLUMNS, choose_column, resolve_path
-from dinodeploy.sources.options import SourceOptions
-from dinodeploy.sources.storage import Storage, StorageFile, is_url, open_storage
+from dinodeploy.errors import ImageError, MisuseError, UnavailableError
+from dinodeploy.sources.columns import PATH_COLUMNS, choose_column
+from dinodeploy.sources.ids import PackedIds
 
-PICTURE_COLUMNS = ("image", "img", "picture", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "content")
-ID_COLUMNS = ("id", "key", "__key__", "image_id", "uid", "uuid", "file_name", "filename", "path", "url")
-
-_BUFFER = 1 << 20  # bytes; without one a whole row group would be read
-_ROWS = 32  # of one read
-_READS = 8  # kept: decoding threads ask a little out of order
+# In lower case, the likeliest first.
+PICTURE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "content", "data")
 
 
-class TableSource:
-    """The pictures in a Parquet table, row by row."""
-
-    def __init__(self, table: ParquetTable, column: str, options: SourceOptions) -> None:
-        self._table = table
-        self._column = column
-        self.ids: Sequence[str] = PackedIds(self._name_rows(options.id_column))
-        if doubles := repeated(self.ids):
-            id_, rows = next(iter(doubles.items()))
-            raise MisuseError(
-                f"{table.name}: rows {rows[0]} and {rows[1]} have the same id {id_!r}; "
-                "choose a column of distinct ids by --id-column"
-            )
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[int, list[Any]] = OrderedDict()  # by their first row
-        self._group = -1
-        self._batches: Iterator[Any] = iter(())
-        self._next = 0
-
-    def picture(self, index: int) -> bytes:
-        with self._lock:
-            try:
-                value = self._value(index)
-            except (OSError, ValueError) as error:
-                self._group = -1
-                raise ImageError(f"{self.ids[index]!r}: cannot be read: {first_line(error)}") from error
-        content = value.get("bytes") if isinstance(value, dict) else value
-        if not content:
-            raise ImageError(f"{self.ids[index]!r}: the row holds no picture")
-        return bytes(content)
-
-    def close(self) -> None:
-        self._table.close()
-
-    def _value(self, index: int) -> Any:
-        while (kept := self._find(index)) is None:
-            group = self._table.group_of(index)
-            if group != self._group or index < self._next:  # else what is wanted comes further on
-                self._group, self._next = group, self._table.first_row(group)
-                self._batches = self._table.batches(group, self._column, _ROWS)
-            batch = next(self._batches).column(0).to_pylist()
-            self._kept[self._next] = batch
-            self._next += len(batch)
-            while len(self._kept) > _READS:
-                self._kept.popitem(last=False)
-        return kept[0]
-
-    def _find(self, index: int) -> tuple[Any] | None:
-        for first, rows in self._kept.items():
-            if first <= index < first + len(rows):
-                return (rows[index - first],)
-        return None
-
-    def _name_rows(self, wanted: str | None) -> Iterator[str]:
-        column = self._table.id_column(wanted)
-        if column is None:
-            return (f"{self._table.name}#{row}" for row in range(self._table.rows))
-        return (str(value) for value in self._table.values(column))
+def pyarrow(module: str = "") -> Any:
+    """pyarrow or a module of it. Raises UnavailableError without it."""
+    try:
+        return importlib.import_module(f"pyarrow.{module}" if module else "pyarrow")
+    except ModuleNotFoundError as error:
+        raise UnavailableError(
+            "tables of pictures need pyarrow, which is missing; pip install 'dinodeploy[parquet]'"
+        ) from error
 
 
-class ParquetTable:
-    """A table's schema and row groups. Raises MisuseError for a file that is none."""
-
-    def __init__(self, name: str, timeout: float) -> None:
-        try:
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-        except ModuleNotFoundError as error:
-            raise UnavailableError(
-                f"{name} needs pyarrow, which is not installed: pip install 'dinodeploy[parquet]'"
-            ) from error
-        self.name = name
-        self._storage: Storage | None = None
-        try:
-            self._storage = open_storage(name, timeout)
-            file = pa.PythonFile(StorageFile(self._storage), mode="r")
-            self._file = pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False)
-        except (OSError, ValueError) as error:
-            self.close()
-            raise MisuseError(f"{name!r} cannot be read as a Parquet table: {first_line(error)}") from error
-        metadata = self._file.metadata
-        self.rows = metadata.num_rows
-        self._ends = list(accumulate(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)))
-        self.schema = self._file.schema_arrow
-
-    def group_of(self, row: int) -> int:
-        return bisect_right(self._ends, row)
-
-    def first_row(self, group: int) -> int:
-        return self._ends[group - 1] if group else 0
-
-    def batches(self, group: int, column: str, rows: int) -> Iterator[Any]:
-        return iter(
-            self._file.iter_batches(batch_size=rows, row_groups=[group], columns=[column], use_threads=False)
+def choose(schema: Any, wanted: str | None, where: str) -> tuple[str, bool]:
+    """The column of pictures, and whether it holds their bytes, not their paths. Raises MisuseError."""
+    pictures = [field.name for field in schema if _holds_bytes(field.type)]
+    paths = [field.name for field in schema if _holds_text(field.type)]
+    if wanted is None:
+        usual = [name for name in pictures if name.lower() in PICTURE_COLUMNS]
+        usual.sort(key=lambda name: PICTURE_COLUMNS.index(name.lower()))
+        if usual or len(pictures) == 1:
+            return (usual or pictures)[0], True
+        if not pictures:
+            return choose_column(paths or schema.names, None, PATH_COLUMNS, where), False
+    name = choose_column(schema.names, wanted, PICTURE_COLUMNS, where)
+    if name not in pictures + paths:
+        raise MisuseError(
+            f"{where!r}: column {name!r} is {schema.field(name).type}, wanted binary, "
+            "struct<bytes, path> or paths; name another column"
         )
+    return name, name in pictures
 
-    def values(self, column: str) -> Iterator[Any]:
-        """A whole column, a few thousand rows at a time."""
-        for batch in self._file.iter_batches(batch_size=4096, columns=[column], use_threads=False):
-            yield from batch.column(0).to_pylist()
 
-    def choose(self, wanted: str | None) -> tuple[str, bool]:
-        """The column with pictures or paths, and whether it holds pictures. Raises MisuseError."""
-        import pyarrow.types as types
-
-        pictures = [field.name for field in self.schema if _holds_pictures(field.type)]
-        texts = [
-            field.name
-            for field in self.schema
-            if types.is_string(field.type) or types.is_large_string(field.type)
-        ]
-        if wanted is not None and wanted in self.schema.names and wanted not in (*pictures, *texts):
-            kind = self.schema.field(wanted).type
+def ids_of(where: str, rows: int, id_column: str | None, values: Iterable[Any]) -> Sequence[str]:
+    """The ids of a table's rows; `values` are the id column's. Raises MisuseError for a row without."""
+    if id_column is None:
+        return NumberedIds(where, rows)
+    ids = PackedIds()
+    for number, value in enumerate(values):
+        if value is None or value == "":
             raise MisuseError(
-                f"{self.name}: column {wanted!r} is {kind}; wanted pictures (binary) or paths (string)"
+                f"{where!r}: row {number} has no {id_column!r}; fill it, or name another id column"
             )
-        if wanted is None and pictures:
-            return choose_column(pictures, None, PICTURE_COLUMNS, self.name), True
-        column = choose_column(self.schema.names if wanted else texts, wanted, PATH_COLUMNS, self.name)
-        return column, column in pictures
-
-    def id_column(self, wanted: str | None) -> str | None:
-        """The column with ids, or none. Raises MisuseError for one that is not there."""
-        import pyarrow.types as types
-
-        if wanted is not None:
-            if wanted not in self.schema.names:
-                known = ", ".join(self.schema.names)
-                raise MisuseError(f"{self.name} has no column {wanted!r}; it has {known}: see --id-column")
-            return wanted
-        usable = {
-            field.name.lower(): field.name
-            for field in self.schema
-            if types.is_string(field.type)
-            or types.is_large_string(field.type)
-            or types.is_integer(field.type)
-        }
-        return next((usable[name] for name in ID_COLUMNS if name in usable), None)
-
-    def close(self) -> None:
-        if self._storage is not None:
-            self._storage.close()
+        ids.append(str(value))
+    return ids
 
 
-def read_path_column(table: ParquetTable, column: str) -> Iterator[str]:
-    """The ids of a table of paths; rows without one are left out."""
-    folder = "" if is_url(table.name) else Path(table.name).parent.as_posix()
-    return (resolve_path(value, folder) for value in table.values(column) if value)
+class NumberedIds(Sequence[str]):
+    """train.parquet#0, train.parquet#1, … in no memory at all."""
+
+    def __init__(self, where: str, rows: int) -> None:
+        self._where = where
+        self._rows = range(rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [f"{self._where}#{row}" for row in self._rows[index]]
+        return f"{self._where}#{self._rows[index]}"
 
 
-def _holds_pictures(kind: Any) -> bool:
-    import pyarrow.types as types
+def bytes_of(cell: Any, id_: str) -> bytes:
+    """The picture in a cell. Raises ImageError where there is none."""
+    data = cell.get("bytes") if isinstance(cell, dict) else cell
+    if not isinstance(data, bytes):
+        raise ImageError(f"{id_!r}: this row holds no picture")
+    return data
 
-    if types.is_struct(kind):
-        return any(field.name == "bytes" and _holds_pictures(field.type) for field in kind)
-    return types.is_binary(kind) or types.is_large_binary(kind)
+
+def _holds_bytes(type_: Any) -> bool:
+    types = pyarrow("types")
+    if types.is_struct(type_):
+        return any(field.name == "bytes" and _holds_bytes(field.type) for field in type_)
+    return bool(types.is_binary(type_) or types.is_large_binary(type_) or _named(type_, "is_binary_view"))
+
+
+def _holds_text(type_: Any) -> bool:
+    types = pyarrow("types")
+    return bool(types.is_string(type_) or types.is_large_string(type_) or _named(type_, "is_string_view"))
+
+
+def _named(type_: Any, question: str) -> bool:
+    """What only newer versions of pyarrow can ask."""
+    ask = getattr(pyarrow("types"), question, None)
+    return bool(ask and ask(type_))

@@ -1,131 +1,230 @@
-"""Frames of a video file, each n-th: an id is `clip.mp4#t=12.480`, its time in seconds.
+"""Videos, frame by frame: every n-th one, upright. Needs PyAV, the extra `video`.
 
-The times come from the packets, which are read once without decoding. Frames are decoded in order, and
-sought where they are asked for out of order. A display rotation is applied. Needs PyAV: the `video` extra.
+    clip.mp4#t=12.480       the id of the frame shown 12.48 seconds after the start
+
+The packets are listed once, without decoding, which gives the time of every frame, whatever the frame rate.
+Decoding runs forwards; frames on the list that it passes are kept for the threads that will ask for them,
+and only what lies further back, or far ahead, is sought. What a cut-off file lost is said by clip.mp4#rest.
 """
 
 from __future__ import annotations
 
-import threading
+from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from fractions import Fraction
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image
 
-from dinodeploy.errors import ImageError, UnavailableError, first_line
+from dinodeploy.errors import ImageError, UnavailableError
 from dinodeploy.sources.ids import PackedIds
 from dinodeploy.sources.options import SourceOptions
+from dinodeploy.sources.place import Place, Unreadable, reason_of
 
-SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv")
-_KEPT = 16  # decoded frames: threads ask a little out of order
-_SEEK = 64  # wanted frames further on than this are sought, nearer ones are decoded up to
+if TYPE_CHECKING:
+    from dinodeploy.sources import Source
+
+_KEPT = 16  # decoded frames that nobody asked for yet: more than there are decoding threads
+_NEAR = 8  # frames that are decoded on the way sooner than sought
+_ENOUGH, _SLACK = Fraction(95, 100), Fraction(1, 2)  # of the promised length, seconds: a header rounds
+_OPTIONS = {"fflags": "+genpts"}  # times where a container stores none, as old AVI files do
 
 
 class VideoSource:
-    """One video. A file that is none is one picture that cannot be read."""
+    """The chosen frames of one video. Opened on the first picture; one thread at a time decodes."""
 
-    def __init__(self, name: str, options: SourceOptions) -> None:
-        try:
-            import av
-        except ModuleNotFoundError as error:
-            raise UnavailableError(
-                f"{name} needs PyAV, which is not installed: pip install 'dinodeploy[video]'"
-            ) from error
-        self._av = av
-        self._name = name
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[int, Image.Image] = OrderedDict()  # by index
+    ids_are_places = True
+
+    def __init__(self, place: Place, ids: Sequence[str], times: Sequence[int], keys: Sequence[int]) -> None:
+        self.ids = ids
+        self._place = place
+        self._times = times  # of the chosen frames, in the stream's own unit
+        self._keys = keys  # times that decoding can start at
+        self._wanted = set(times)
+        self._kept: OrderedDict[int, Any] = OrderedDict()
         self._container: Any = None
-        self._frames: Any = None
-        self._next = 0  # the index of the wanted frame that decoding has not passed yet
-        self._problem = ""
-        self._times: list[int] = []  # of the wanted frames, in units of the stream
-        try:
-            self._times, base = self._read_times()
-        except (av.FFmpegError, OSError, ValueError, IndexError) as error:
-            self._problem = f"'{name}': not a video that can be read: {first_line(error)}"
-        wanted = self._times[:: options.every]
-        self._index_of = {time: index for index, time in enumerate(wanted)}
-        self._times = wanted
-        self.ids: Sequence[str] = PackedIds(
-            _names(name, [time * base for time in wanted]) if wanted else [f"{name}#video"]
-        )
-        if not wanted and not self._problem:
-            self._problem = f"'{name}': it has no frames"
+        self._stack = ExitStack()  # closes the container and its file
+        self._frames: Iterator[Any] = iter(())
+        self._at: int | None = None  # time of the frame decoded last
+        self._overshot = False  # seeking led past what was sought: to a later frame, or to none
+        self._lock = Lock()
 
     def picture(self, index: int) -> Image.Image:
-        if self._problem:
-            raise ImageError(self._problem)
-        with self._lock:
-            if index not in self._kept:
-                try:
-                    self._decode_to(index)
-                except (self._av.FFmpegError, OSError, ValueError) as error:
-                    self._stop()
-                    raise ImageError(
-                        f"{self.ids[index]!r}: cannot be decoded: {first_line(error)}"
-                    ) from error
-            if index not in self._kept:
-                raise ImageError(f"{self.ids[index]!r}: the video breaks off before it")
-            return self._kept[index]
+        av = _av()
+        try:
+            with self._lock:
+                frame = self._frame(self._times[index])
+            return _upright(frame)
+        except (av.FFmpegError, OSError, ValueError) as error:
+            with self._lock:
+                self._let_go()
+            raise ImageError(f"{self.ids[index]!r}: cannot be decoded: {reason_of(error)}") from error
 
-    def close(self) -> None:
+    def _frame(self, time: int) -> Any:
+        if time in self._kept:
+            return self._kept.pop(time)
+        key = max(0, bisect_right(self._keys, time) - 1)
+        if self._at is not None and self._at < time and self._steps(self._at, self._keys[key]) <= _NEAR:
+            found = self._decode_to(time)
+        else:
+            found = self._sought(key, time)
+        if found is None:
+            raise ValueError("the frame is not in the stream any more")
+        return found
+
+    def _sought(self, key: int, time: int) -> Any:
+        """Decoded from a frame where that can begin; from ever earlier ones where seeking goes too far."""
+        back = 1
+        while True:
+            self._seek(key)
+            found = self._decode_to(time)
+            if found is not None or not self._overshot or key == 0:
+                return found
+            key = max(0, key - back)
+            back *= 2
+
+    def _steps(self, start: int, end: int) -> int:
+        """How many chosen frames lie between two times."""
+        return bisect_right(self._times, end) - bisect_right(self._times, start)
+
+    def _seek(self, key: int) -> None:
+        """To a frame where decoding can begin; to the first by opening anew, which never goes too far."""
+        if key == 0 or self._container is None:
+            self._reopen()
+        stream = self._container.streams.video[0]
+        if key > 0:
+            self._container.seek(self._keys[key], stream=stream, backward=True)
+        self._frames = self._container.decode(stream)
+        self._at = None
+
+    def _reopen(self) -> None:
+        self._stack.close()
+        self._container = self._stack.enter_context(_opened(self._place))
+
+    def _decode_to(self, time: int) -> Any:
+        """The frame of that time, or None once it is passed; chosen ones on the way are kept."""
+        self._overshot = False
+        for frame in self._frames:
+            at = frame.pts if frame.pts is not None else frame.dts
+            if at is None:
+                continue
+            first, self._at = self._at is None, at
+            if at == time:
+                return frame
+            if at in self._wanted:
+                self._kept[at] = frame
+                if len(self._kept) > _KEPT:
+                    self._kept.popitem(last=False)
+            if at > time:
+                self._overshot = first
+                return None
+        self._overshot = self._at is None
+        return None
+
+    def _let_go(self) -> None:
+        self._frames, self._at = iter(()), None
+        self._container = None
+        self._stack.close()
+
+    def rest(self) -> None:
+        """Let go of the decoder and of all frames; the next picture opens it anew."""
         with self._lock:
-            self._stop()
+            self._let_go()
             self._kept.clear()
 
-    def _read_times(self) -> tuple[list[int], float]:
-        with self._av.open(self._name) as container:
+    def close(self) -> None:
+        self.rest()
+
+
+def open_place(place: Place, options: SourceOptions) -> list[Source]:
+    """Every n-th frame of a video, and what it lost."""
+    av = _av()
+    try:
+        with _opened(place) as container:
+            if not container.streams.video:
+                return [Unreadable(place.name, "holds no video")]
             stream = container.streams.video[0]
-            times = sorted({packet.pts for packet in container.demux(stream) if packet.pts is not None})
-            return times, float(stream.time_base or 1)
+            unit = stream.time_base
+            times, keys, lost = _list_frames(container, stream, av)
+            lost = lost or _shortfall(container, stream, times)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        return [Unreadable(place.name, f"cannot be read as a video: {reason_of(error)}")]
+    if not times:
+        return [Unreadable(place.name, f"holds no frame{': ' if lost else ''}{lost}")]
+    chosen = times[:: options.every]
+    source = VideoSource(place, _ids(place.name, chosen, times[0], unit), chosen, keys or times[:1])
+    if not lost:
+        return [source]
+    return [source, Unreadable(f"{place.name}#rest", f"lost after {len(times)} frames: {lost}")]
 
-    def _decode_to(self, index: int) -> None:
-        """Decode on, keeping wanted frames, up to `index` or beyond it; seek where it lies elsewhere."""
-        if self._frames is None or index < self._next or index > self._next + _SEEK:
-            self._begin_at(index)
-        for frame in self._frames:
-            if frame.pts is None:
+
+def _list_frames(container: Any, stream: Any, av: Any) -> tuple[list[int], list[int], str]:
+    """Times of all frames and of those that decoding can start at, in the order they are shown."""
+    times: set[int] = set()
+    keys: set[int] = set()
+    lost = ""
+    try:
+        for packet in container.demux(stream):
+            time = packet.pts if packet.pts is not None else packet.dts
+            if time is None or not packet.size or packet.is_discard:
                 continue
-            found = self._index_of.get(frame.pts)
-            if found is not None:
-                self._keep(found, frame)
-            if frame.pts >= self._times[index]:
-                return
-        self._stop()
-
-    def _begin_at(self, index: int) -> None:
-        if self._container is None:
-            self._container = self._av.open(self._name)
-        stream = self._container.streams.video[0]
-        if index:
-            self._container.seek(self._times[index], stream=stream, backward=True)
-        else:
-            self._stop()
-            self._container = self._av.open(self._name)
-            stream = self._container.streams.video[0]
-        self._frames = self._container.decode(stream)
-
-    def _keep(self, index: int, frame: Any) -> None:
-        self._next = index + 1
-        image = frame.to_image()
-        turn = round(getattr(frame, "rotation", 0) or 0) % 360
-        self._kept[index] = image.rotate(turn, expand=True) if turn else image
-        while len(self._kept) > _KEPT:
-            self._kept.popitem(last=False)
-
-    def _stop(self) -> None:
-        if self._container is not None:
-            self._container.close()
-        self._container = self._frames = None
-        self._next = 0
+            times.add(time)
+            if packet.is_corrupt:
+                lost = lost or "a packet is cut off"
+            if packet.is_keyframe:
+                keys.add(time)
+    except av.FFmpegError as error:
+        lost = reason_of(error)
+    return sorted(times), sorted(keys), lost
 
 
-def _names(video: str, seconds: list[float]) -> list[str]:
-    """Times to the millisecond, or finer where frames would share one."""
+def _shortfall(container: Any, stream: Any, times: Sequence[int]) -> str:
+    """What the container's header promises beyond the frames that are there, if it is much."""
+    if stream.frames > len(times):
+        return f"its header counts {stream.frames}"
+    alone = len(container.streams) == 1
+    promised = stream.duration * stream.time_base if stream.duration else Fraction(0)
+    if not promised and alone and container.duration:
+        promised = Fraction(container.duration, 1_000_000)
+    length = (times[-1] - times[0]) * stream.time_base if times else Fraction(0)
+    if length < promised * _ENOUGH - _SLACK:
+        return f"its header says {float(promised):.2f} s, the last frame is at {float(length):.2f} s"
+    return ""
+
+
+def _ids(name: str, times: Sequence[int], start: int, unit: Fraction) -> PackedIds:
+    """Seconds after the start with three decimals, or as many more as tell the frames apart."""
+    seconds = [(time - start) * unit for time in times]
     for digits in (3, 6, 9):
-        names = [f"{video}#t={time:.{digits}f}" for time in seconds]
-        if len(set(names)) == len(names):
+        texts = [f"{float(second):.{digits}f}" for second in seconds]
+        if len(set(texts)) == len(texts):
             break
-    return names
+    return PackedIds(f"{name}#t={text}" for text in texts)
+
+
+def _upright(frame: Any) -> Image.Image:
+    if frame.is_corrupt:
+        raise ValueError("the frame is damaged")
+    pixels = frame.to_ndarray(format="rgb24")
+    turns = round(getattr(frame, "rotation", 0) / 90) % 4
+    return Image.fromarray(np.ascontiguousarray(np.rot90(pixels, turns)))
+
+
+@contextmanager
+def _opened(place: Place) -> Iterator[Any]:
+    with place.open() as file, _av().open(file, options=_OPTIONS) as container:
+        yield container
+
+
+def _av() -> Any:
+    try:
+        import av
+    except ModuleNotFoundError as error:
+        raise UnavailableError(
+            "videos need PyAV, which is missing; pip install 'dinodeploy[video]'"
+        ) from error
+    return av

@@ -241,6 +241,14 @@ def test_halfway_limit_does_not_change_the_picture(monkeypatch: pytest.MonkeyPat
     assert difference(ours(photo), usual).max() < 3  # rounding between the passes, in the other order
 
 
+@pytest.mark.parametrize("pixels", [1, 10_000, 100_000])
+def test_strips_do_not_change_the_picture(pixels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo, ours = photographs()["rocket"], of("hf", 256, 384)
+    whole = ours(photo)
+    monkeypatch.setattr(preprocess, "_STRIP", pixels)
+    np.testing.assert_array_equal(ours(photo), whole)
+
+
 # 4:4:4 and 4:2:0; measured 1.0 (hf 1.10) and 2.5
 @pytest.mark.parametrize(("subsampling", "limit"), [(0, 1.2), (2, 3.01)])
 @pytest.mark.parametrize(

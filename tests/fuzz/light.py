@@ -41,8 +41,8 @@ from dinodeploy.plan import Plan, read_plan
 from dinodeploy.preprocess import Preprocess
 from dinodeploy.receipts import Receipt, Receipts, find_receipt, read_receipts
 from dinodeploy.shard_records import ShardRecord, WrittenFile, read_record, record_path
-from dinodeploy.sources.options import SourceOptions
-from dinodeploy.sources.tar import TarSource
+from dinodeploy.sources import SourceOptions, tars
+from dinodeploy.sources.place import DiskPlace
 from dinodeploy.store_target import clear_target, inspect_target
 from dinodeploy.stored import load_embeddings
 from dinodeploy.tensorfile import load_tensors, read_header, save_tensors
@@ -362,12 +362,9 @@ def tar(folder: Path) -> Attack:
     def attack(rng: Random) -> None:
         path = folder / "pictures.tar"
         path.write_bytes(mutate_bytes(good, rng))
-        source = TarSource(str(path), SourceOptions())
-        try:
+        for source in tars.open_place(DiskPlace(str(path)), SourceOptions()):
             for index in range(len(source.ids)):
                 source.picture(index)
-        finally:
-            source.close()
 
     return attack
 

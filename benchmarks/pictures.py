@@ -1,0 +1,215 @@
+"""What a picture costs before the model: decoding, every preset, and what other ways cost and change.
+
+    .venv/bin/python benchmarks/pictures.py                     # JPEGs of 1.6 and 12 megapixels
+    .venv/bin/python benchmarks/pictures.py --sizes 640x427
+
+Photographs of scikit-image and scikit-learn, enlarged and saved as JPEG (quality 90, 4:2:0), on one thread.
+All ways take turns within a round; medians over rounds, in CPU time of the thread, which other work on the
+machine disturbs less than time on the wall. Beside every other way is its difference from ours in grey levels
+of the finished picture: mean, 99.9th percentile and largest. Enlarged photographs flatter a decoder that
+leaves details out, so reduced decoding is held against ours once more on photographs at their own size.
+Writes benchmarks/ledger/pictures_<cpu>_<yyyymm>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+import json
+import math
+import platform
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dinodeploy import preprocess
+from dinodeploy.images import open_image
+from dinodeploy.machine import cpu_name
+from dinodeploy.preprocess import PRESETS, Preprocess
+from tests.photographs import IMAGENET_MEAN, IMAGENET_STD, PHOTOGRAPHS, photograph
+
+LEDGER = Path(__file__).parent / "ledger"
+PACKAGES = ("pillow", "numpy")
+ENLARGED = ("china", "flower", "retina")
+SIZES = ("1536x1024", "4000x3000")
+SIDE = 256  # of the finished picture, where another way is held against ours
+
+Pixels = np.ndarray[Any, Any]
+Way = Callable[[bytes], Any]
+
+
+def jpeg(name: str, size: tuple[int, int] | None = None) -> bytes:
+    """A photograph as a file, enlarged to `size` or as it is."""
+    buffer = io.BytesIO()
+    image = photograph(name)
+    image = image.resize(size, Image.Resampling.BICUBIC) if size else image
+    image.save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def drafted(data: bytes, shrink: int) -> Image.Image:
+    """Decoded at 1/shrink of its size, rounded up, by leaving out cosines."""
+    image = Image.open(io.BytesIO(data))
+    image.draft("RGB", (image.width // shrink, image.height // shrink))
+    return image.convert("RGB")
+
+
+def finish_drafted(data: bytes, shrink: int, side: int = SIDE) -> Pixels:
+    """Reduced decoding and what is left to shrink; a pixel that was rounded up counts in part."""
+    width, height = Image.open(io.BytesIO(data)).size
+    return finish(drafted(data, shrink), side, box=(0, 0, width / shrink, height / shrink))
+
+
+def finish(image: Image.Image, side: int = SIDE, **options: Any) -> Pixels:
+    """Stretched to side x side, bilinear, as the official preset does but in one call."""
+    return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, **options))
+
+
+def floats_at_once(preset: Preprocess, image: Image.Image) -> Pixels:
+    """As `preprocess` without strips."""
+    strip = preprocess._STRIP
+    try:
+        preprocess._STRIP = 1 << 40
+        return preset(image)
+    finally:
+        preprocess._STRIP = strip
+
+
+def decoding(data: bytes) -> dict[str, Way]:
+    ways: dict[str, Way] = {"open_image": open_image}
+    if find_spec("simplejpeg"):
+        import simplejpeg
+
+        ways["simplejpeg, array"] = simplejpeg.decode_jpeg
+        ways["simplejpeg, Pillow image"] = lambda data: Image.fromarray(simplejpeg.decode_jpeg(data))
+    return ways | {
+        f"draft 1/{shrink}": lambda data, shrink=shrink: drafted(data, shrink) for shrink in (2, 4)
+    }
+
+
+def finishing(data: bytes) -> dict[str, Way]:
+    """From the file to SIDE x SIDE bytes."""
+    ways: dict[str, Way] = {"ours": lambda data: finish(open_image(data))}
+    for shrink in (2, 4, 8):
+        ways[f"draft 1/{shrink}"] = lambda data, shrink=shrink: finish_drafted(data, shrink)
+    for gap in (2.0, 3.0):
+        ways[f"reducing_gap {gap:g}"] = lambda data, gap=gap: finish(open_image(data), reducing_gap=gap)
+    return ways
+
+
+def take_turns(ways: dict[str, Way], data: list[bytes], rounds: int) -> dict[str, float]:
+    """Median milliseconds a picture of each way, after one round to warm up."""
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for one in data:
+            for name, way in ways.items():
+                started = time.thread_time()
+                way(one)
+                if number:
+                    taken[name].append(1000 * (time.thread_time() - started))
+    return {name: round(statistics.median(times), 3) for name, times in taken.items()}
+
+
+def difference(ways: dict[str, Way], data: list[bytes]) -> dict[str, dict[str, float]]:
+    """Grey levels between each way and the first, over all pictures."""
+    first, *others = ways
+    found = {}
+    for name in others:
+        levels = np.concatenate(
+            [np.abs(ways[name](one).astype(int) - ways[first](one)).reshape(-1) for one in data]
+        )
+        found[name] = {
+            "mean": round(float(levels.mean()), 4),
+            "p999": float(np.quantile(levels, 0.999)),
+            "max": float(levels.max()),
+        }
+    return found
+
+
+def reduced_on_real_detail() -> list[dict[str, Any]]:
+    """How far reduced decoding is off on photographs at their own size, by how much shrinking is left.
+
+    left: shorter side of the reduced picture over the finished one's.
+    """
+    found: dict[tuple[int, float], list[float]] = {}
+    for name in PHOTOGRAPHS:
+        data = jpeg(name)
+        whole = open_image(data)
+        for side, shrink in itertools.product((16, 24, 32, 48, 64, 96, 128, 192, 256), (2, 4)):
+            left = min(whole.size) / shrink / side
+            if left >= 1:
+                levels = np.abs(finish_drafted(data, shrink, side).astype(int) - finish(whole, side))
+                rounded = 2.0 ** round(math.log2(left))
+                found.setdefault((shrink, rounded), []).append(float(np.quantile(levels, 0.999)))
+    return [
+        {"shrink": shrink, "left": left, "pictures": len(levels), "worst_p999": max(levels)}
+        for (shrink, left), levels in sorted(found.items())
+    ]
+
+
+def measure(size: tuple[int, int], rounds: int) -> dict[str, Any]:
+    data = [jpeg(name, size) for name in ENLARGED]
+    images = {one: open_image(one) for one in data}
+    presets: dict[str, Way] = {}
+    for name in PRESETS:
+        ours = Preprocess.from_preset(name, None, IMAGENET_MEAN, IMAGENET_STD)
+        presets[name] = lambda one, ours=ours: ours(images[one])
+        if ours.steps.dtype == "float32":
+            presets[f"{name}, floats at once"] = lambda one, ours=ours: floats_at_once(ours, images[one])
+    ways = finishing(data[0])
+    return {
+        "decode_ms": take_turns(decoding(data[0]), data, rounds),
+        "preset_ms": take_turns(presets, data, rounds),
+        "finished_ms": take_turns(ways, data, rounds),
+        "grey_levels_from_ours": difference(ways, data),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", nargs="+", default=SIZES)
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    now = datetime.now(timezone.utc)
+    packages = [*PACKAGES, *(["simplejpeg"] if find_spec("simplejpeg") else [])]
+    record: dict[str, Any] = {
+        "command": " ".join(["benchmarks/pictures.py", *sys.argv[1:]]),
+        "date": now.date().isoformat(),
+        "cpu": cpu_name(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+        "rounds": options.rounds,
+        "reduced_on_real_detail": reduced_on_real_detail(),
+        "sizes": {},
+    }
+    for row in record["reduced_on_real_detail"]:
+        print(
+            f"decoded at 1/{row['shrink']}, then shrunk {row['left']:g}x: worst p999 {row['worst_p999']:.1f}"
+        )
+    for text in options.sizes:
+        width, height = map(int, text.split("x"))
+        record["sizes"][text] = found = measure((width, height), options.rounds)
+        for step in ("decode_ms", "preset_ms", "finished_ms"):
+            for name, milliseconds in found[step].items():
+                levels = found["grey_levels_from_ours"].get(name) if step == "finished_ms" else None
+                beside = f"   from ours: {levels}" if levels else ""
+                print(f"{text} {step[:-3]} {name}: {milliseconds:.2f} ms{beside}")
+    cpu = re.sub(r"[^a-z0-9]+", "-", cpu_name().partition("[")[0].lower()).strip("-")
+    path = LEDGER / f"pictures_{cpu}_{now:%Y%m}.json"
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""Anything that fsspec can reach: s3://, gs://, https://, memory://, zip://…::…
+
+A URL is a file, a folder or a glob, like a path; its ids are URLs. What fails for a moment is asked for
+again, ever more slowly, until the timeout is over; what is not there is not. Needs the extra `remote`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, TypeVar
+
+from dinodeploy.errors import ImageError, MisuseError, UnavailableError, first_line
+from dinodeploy.listing import is_wanted_member
+from dinodeploy.sources.place import buffered
+
+T = TypeVar("T")
+
+_URL = re.compile(r"([a-z]+::)*[A-Za-z][A-Za-z0-9+.-]+://")
+_FIRST_PAUSE = 0.25  # seconds; each later one is twice as long
+_FOR_EVER = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_FOR_NOW = (OSError, TimeoutError, asyncio.TimeoutError, EOFError)
+_NETWORKS = ("aiohttp", "botocore", "urllib3", "requests", "httpx", "gcsfs", "azure")
+_STATUS_FOR_NOW = (408, 425, 429)  # of those from 400 to 499: slow client, too early, too many requests
+
+
+def is_url(text: str) -> bool:
+    return _URL.match(text) is not None
+
+
+class RemotePlace:
+    """A file behind a URL, read in pieces."""
+
+    def __init__(self, url: str, timeout: float) -> None:
+        self.name = url
+        self._fs, self._path = _reach(url)
+        self._timeout = timeout
+        self._size: int | None = None
+
+    def size(self) -> int:
+        if self._size is None:
+            size = _ask(lambda: self._fs.size(self._path, **_limits(self._fs, self._timeout)), self._timeout)
+            if size is None:
+                raise OSError("its length is not known, so it cannot be read in pieces; download it first")
+            self._size = int(size)
+        return self._size
+
+    def read(self, start: int, size: int) -> bytes:
+        limits = _limits(self._fs, self._timeout)
+
+        def ask() -> bytes:
+            data: bytes = self._fs.cat_file(self._path, start=start, end=start + size, **limits)
+            if len(data) == self.size() > size:  # a server without ranges sends everything
+                data = data[start : start + size]
+            if len(data) != size:
+                raise EOFError(f"got {len(data)} bytes from byte {start} on, wanted {size}")
+            return data
+
+        try:
+            return _ask(ask, self._timeout)
+        except EOFError as error:
+            raise OSError(str(error)) from error
+
+    def open(self) -> BinaryIO:
+        return buffered(self)
+
+    def beside(self, path: str) -> str:
+        folder, slash, _ = self.name.partition("::")[0].rpartition("/")
+        tail = self.name.partition("::")[2]
+        joined = path if path.startswith("/") else folder + slash + path
+        return f"{joined}::{tail}" if tail else joined
+
+
+def fetch(url: str, timeout: float) -> bytes:
+    """The whole file behind a URL. Raises ImageError."""
+    try:
+        fs, path = _reach(url)
+        return _ask(lambda: bytes(fs.cat_file(path, **_limits(fs, timeout))), timeout)
+    except (OSError, MisuseError) as error:
+        raise ImageError(f"{url!r}: cannot be fetched: {_reason(error)}") from error
+
+
+def require(url: str, known: set[str]) -> str:
+    """`url`, after a look whether this machine can reach such URLs; `known` holds what was looked at."""
+    scheme = url[: url.index(":")]
+    if scheme not in known:
+        _reach(url)
+        known.add(scheme)
+    return url
+
+
+def find(url: str, *, recursive: bool, timeout: float) -> Iterator[str]:
+    """URLs of the files that `url` means: itself, what it matches, or the pictures below it.
+
+    Raises MisuseError for what is not there, UnavailableError for what this machine cannot reach.
+    """
+    fs, path = _reach(url)
+
+    def ask(question: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        try:
+            return _ask(lambda: question(*arguments, **options), timeout)
+        except OSError as error:
+            raise MisuseError(f"{url!r} cannot be listed: {_reason(error)}") from error
+
+    limits = _limits(fs, timeout)
+    matches = sorted(ask(fs.glob, path, **limits)) if _is_glob(url) else [path]
+    if not matches:
+        raise MisuseError(f"{url!r} matches nothing; wanted files, folders or globs of pictures")
+    for match in matches:
+        if ask(_is_folder, fs, match, url, limits):
+            found = ask(fs.find, match, maxdepth=None if recursive else 1, **limits)
+            yield from (_url(fs, name, url) for name in sorted(found) if _is_wanted(name, match))
+        else:
+            yield _url(fs, match, url)
+
+
+def _url(fs: Any, path: str, beside: str) -> str:
+    """The URL of a path in the file system that `beside` is in."""
+    _, chained, rest = beside.partition("::")
+    return f"{fs.unstrip_protocol(path)}{chained}{rest}"
+
+
+def _reach(url: str) -> tuple[Any, str]:
+    """fsspec's file system for a URL, and the path in it."""
+    try:
+        from fsspec.core import url_to_fs
+    except ModuleNotFoundError as error:
+        raise UnavailableError(
+            f"{url!r} needs fsspec, which is missing; pip install 'dinodeploy[remote]'"
+        ) from error
+    try:
+        fs, path = url_to_fs(url)
+    except ImportError as error:
+        raise UnavailableError(f"{url!r} needs a package that is missing: {first_line(error)}") from error
+    except (ValueError, OSError) as error:
+        raise MisuseError(f"{url!r} cannot be reached: {_reason(error)}") from error
+    return fs, str(path)
+
+
+def _limits(fs: Any, timeout: float) -> dict[str, float]:
+    """What makes fsspec give up on one call: only its asynchronous file systems can."""
+    return {"timeout": timeout} if getattr(fs, "async_impl", False) else {}
+
+
+def _ask(question: Callable[[], T], timeout: float) -> T:
+    """The answer; asked again while the failure may pass and there is time. Raises OSError."""
+    deadline = time.monotonic() + timeout
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            return question()
+        except Exception as error:
+            if not _may_pass(error) or time.monotonic() + pause > deadline:
+                raise error if isinstance(error, (OSError, EOFError)) else OSError(_reason(error)) from error
+        time.sleep(pause)
+        pause *= 2
+
+
+def _may_pass(error: Exception) -> bool:
+    status = getattr(error, "status", None)
+    if isinstance(error, _FOR_EVER) or (
+        isinstance(status, int) and 400 <= status < 500 and status not in _STATUS_FOR_NOW
+    ):
+        return False
+    return isinstance(error, _FOR_NOW) or type(error).__module__.partition(".")[0] in _NETWORKS
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "it is not there"
+    status = getattr(error, "status", None)
+    if isinstance(status, int):
+        return f"the server answers {status}"
+    return f"{type(error).__name__}: {first_line(error)}"[:200]
+
+
+def _is_web(url: str) -> bool:
+    return url.startswith(("http://", "https://"))
+
+
+def _is_glob(url: str) -> bool:
+    """A question mark in a web address begins its query."""
+    return any(sign in url.partition("::")[0] for sign in ("*[" if _is_web(url) else "*?["))
+
+
+def _is_folder(fs: Any, path: str, url: str, limits: dict[str, float]) -> bool:
+    """The web knows no folders: there a slash at the end means one. Raises FileNotFoundError."""
+    if _is_web(url):
+        return url.endswith("/")
+    return path in ("", "/") or fs.info(path, **limits)["type"] == "directory"
+
+
+def _is_wanted(name: str, folder: str) -> bool:
+    return is_wanted_member(name.removeprefix(folder))

@@ -1,0 +1,46 @@
+"""What a source shows: every id with what became of its picture."""
+
+from __future__ import annotations
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from dinodeploy.errors import ImageError
+from dinodeploy.images import open_image
+from dinodeploy.sources import Source, SourceOptions, open_source
+
+Pixels = np.ndarray[Any, Any]
+
+
+def look(*inputs: object, **options: Any) -> dict[str, Pixels | str]:
+    """id -> pixels, or why there are none."""
+    source = open_source([str(one) for one in inputs], SourceOptions(**options))
+    try:
+        return {id_: picture(source, index) for index, id_ in enumerate(source.ids)}
+    finally:
+        source.close()
+
+
+def look_by_threads(source: Source) -> list[Pixels | str]:
+    """The same from eight threads in random order."""
+    order = list(range(len(source.ids)))
+    random.Random(0).shuffle(order)
+    with ThreadPoolExecutor(8) as pool:
+        seen = dict(zip(order, pool.map(lambda index: picture(source, index), order), strict=True))
+    return [seen[index] for index in range(len(order))]
+
+
+def picture(source: Source, index: int) -> Pixels | str:
+    try:
+        return np.asarray(open_image(source.picture(index)))
+    except ImageError as error:
+        assert "\n" not in str(error)  # noqa: PT017  what cannot be opened is a result here
+        return str(error)
+
+
+def assert_same(seen: list[Any], wanted: list[Any]) -> None:
+    for got, want in zip(seen, wanted, strict=True):
+        np.testing.assert_array_equal(got, want)

@@ -1,0 +1,114 @@
+"""Archives read in place, whole and not."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dinodeploy.errors import MisuseError
+from dinodeploy.images import open_image
+from dinodeploy.sources import open_source
+from tests.dinodeploy.sources.seen import assert_same, look, look_by_threads
+from tests.image_files import NAMES, encoded, write_tar
+
+MEMBERS = {f"{name}.jpg": encoded(name) for name in NAMES}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_every_picture_from_any_thread() -> None:
+    write_tar(Path("a.tar"), MEMBERS)
+    write_tar(
+        Path("b.tar"), {"n/" + "long" * 60 + ".png": encoded("coffee", format="PNG"), "n/1.json": b"{}"}
+    )
+    source = open_source(["a.tar", "b.tar"])
+    assert list(source.ids) == [f"a.tar/{name}" for name in MEMBERS] + ["b.tar/n/" + "long" * 60 + ".png"]
+    pictures = [*MEMBERS.values(), encoded("coffee", format="PNG")]
+    assert_same(look_by_threads(source), [np.asarray(open_image(data)) for data in pictures])
+
+
+def test_only_pictures_count_and_repeated_names_get_numbers() -> None:
+    with tarfile.open("a.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        for name, data in (
+            ("./x.jpg", encoded("coffee")),
+            ("x.jpg", encoded("china")),
+            ("._x.jpg", b"mac"),
+            ("x.cls", b"3"),
+            ("empty.jpg", b""),
+        ):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+        link = tarfile.TarInfo("link.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "x.jpg"
+        archive.addfile(link)
+    seen = look("a.tar")
+    assert list(seen) == ["a.tar/x.jpg", "a.tar/x.jpg#2", "a.tar/empty.jpg"]
+    np.testing.assert_array_equal(seen["a.tar/x.jpg#2"], np.asarray(open_image(encoded("china"))))
+    assert "empty" in seen["a.tar/empty.jpg"]
+
+
+def test_what_is_whole_of_a_cut_archive_is_kept() -> None:
+    whole = write_tar(Path("a.tar"), MEMBERS).read_bytes()
+    with tarfile.open("a.tar") as archive:
+        third = archive.getmembers()[2]
+    for cut, kept in ((third.offset_data + 9, 2), (third.offset + 100, 2), (third.offset_data, 2), (100, 0)):
+        Path("cut.tar").write_bytes(whole[:cut])
+        seen = look("cut.tar")
+        assert list(seen) == [f"cut.tar/{name}" for name in list(MEMBERS)[:kept]] + ["cut.tar#rest"], cut
+        assert f"lost after {kept} pictures" in seen["cut.tar#rest"]
+        assert all(isinstance(one, np.ndarray) for one in list(seen.values())[:kept])
+
+
+def test_damaged_header_is_not_taken_for_the_end() -> None:
+    content = bytearray(write_tar(Path("a.tar"), MEMBERS).read_bytes())
+    with tarfile.open("a.tar") as archive:
+        third = archive.getmembers()[2]
+    content[third.offset : third.offset + 20] = b"?" * 20
+    Path("a.tar").write_bytes(content)
+    seen = look("a.tar")
+    assert len(seen) == 3
+    assert f"no header at byte {third.offset}" in seen["a.tar#rest"]
+
+
+def test_archive_without_its_end_marks_is_whole() -> None:
+    content = write_tar(Path("a.tar"), MEMBERS).read_bytes()
+    with tarfile.open("a.tar") as archive:
+        last = archive.getmembers()[-1]
+    Path("a.tar").write_bytes(content[: last.offset_data + -(-last.size // 512) * 512])
+    assert list(look("a.tar")) == [f"a.tar/{name}" for name in MEMBERS]
+
+
+def test_other_files_are_one_picture_that_is_none() -> None:
+    Path("a.tar").write_bytes(b"no archive " * 200)
+    Path("empty.tar").touch()
+    seen = look("a.tar", "empty.tar")
+    assert list(seen) == ["a.tar#rest", "empty.tar#rest"]
+    assert "lost after 0 pictures" in seen["a.tar#rest"]
+
+
+def test_compressed_archives_are_refused() -> None:
+    for mode, kind in (("gz", "gzip"), ("bz2", "bzip2"), ("xz", "xz")):
+        with tarfile.open("a.tar", f"w:{mode}"):  # type: ignore[call-overload]
+            pass
+        with pytest.raises(MisuseError, match=rf"compressed \({kind}\).*unpack it"):
+            open_source(["a.tar"])
+        Path("a.tar").rename(f"a.tar.{mode}")
+        with pytest.raises(MisuseError, match=rf"compressed \({kind}\)"):
+            open_source([f"a.tar.{mode}"])
+
+
+def test_file_that_shrinks_afterwards_is_an_image_error() -> None:
+    write_tar(Path("a.tar"), MEMBERS)
+    source = open_source(["a.tar"])
+    Path("a.tar").write_bytes(Path("a.tar").read_bytes()[:3000])
+    assert "the file has changed" in str(look_by_threads(source)[-1])
+    Path("a.tar").unlink()
+    assert "No such file" in str(look_by_threads(source)[0])
