@@ -17,6 +17,7 @@ from tests.command_line import CommandLine
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # its handlers abort a process that forks
 
 
 @pytest.fixture(scope="session")

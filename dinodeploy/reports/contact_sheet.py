@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -117,8 +118,8 @@ def _picture(id: str, size: tuple[int, int] | None) -> tuple[str, float]:
     """The thumbnail, or words in its place; and its shape, width over height."""
     try:
         image = open_image(id)
-    except ImageError as error:
-        words = "the original is not here" if "cannot be opened" in str(error) else "cannot be shown"
+    except ImageError:
+        words = "cannot be shown" if os.path.lexists(id) else "the original is not here"
         return f'<div class="absent">{words}</div>', _shape(*(size or (4, 3)))
     shape = _shape(*image.size)
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS, reducing_gap=2.0)
