@@ -21,8 +21,10 @@ demo: setup  ## the main job on real photographs: export, judge, embed, nearest 
 	$(BIN)/python examples/demo.py demo
 
 # A file is one worker's, so that what its tests share is made once; one thread each, or they would fight for cores.
+# A worker that dies ends the run, by name: replaced, it can leave the others waiting for ever.
 test: setup  ## the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $${TEST_WORKERS:-2} --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $${TEST_WORKERS:-2} --dist loadfile --max-worker-restart=0 \
+		-o faulthandler_timeout=600
 
 lint: setup  ## style, types
 	$(BIN)/ruff check .

@@ -204,5 +204,5 @@ def test_S40_extra_tokens() -> None:
     )
     assert (maps.shape, cls.shape, extra.shape) == ((1, 64, 3, 5), (1, 64), (1, 7, 64))
     torch.testing.assert_close(maps.flatten(2).transpose(1, 2), features["x_norm_patchtokens"])
-    model.custom_tokens.data += 1
+    model.custom_tokens.data += torch.linspace(-1, 1, 64)
     assert not torch.allclose(model(x), cls), "the other tokens see them"
