@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tomllib
 import typer.main
 
 import dinodeploy
@@ -43,11 +42,8 @@ def test_it_fetches_nothing(site: Path) -> None:
     assert len(pages) > 30
     for page in pages:
         text = page.read_text(encoding="utf-8")
-        fetched = re.findall(r"<(?:script|img|iframe)[^>]*\bsrc=\"?(https?:[^\s\">]+)", text)
-        fetched += re.findall(
-            r"<link[^>]*\brel=\"?(?:stylesheet|preconnect|preload)[^>]*(https?:[^\s\">]+)", text
-        )
-        assert fetched == [], page.name
+        tags = re.findall(r"<(?:script|img|iframe|link)\b[^>]*>", text)
+        assert [tag for tag in tags if re.search(r"(?:src|href)=\W?(?:https?:)?//", tag)] == [], page.name
 
 
 @pytest.mark.slow
@@ -95,6 +91,7 @@ def test_the_precision_table_is_the_judges(site: Path) -> None:
 
 def test_every_extra_is_explained() -> None:
     page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    extras = pyproject.split("[project.optional-dependencies]")[1].split("\n[")[0]
     told = set(re.findall(r"`([\w-]+)`", " ".join(re.findall(r"^\| (`.*?) \|", page, re.MULTILINE))))
-    assert told == set(project["optional-dependencies"])
+    assert told == set(re.findall(r"^([\w-]+) = \[", extras, re.MULTILINE))

@@ -1,4 +1,4 @@
-"""The page on the Python interface: a heading a module, under it each public name with signature and docstring.
+"""The page on Python: a heading a module, under it each public name with signature and docstring.
 
 Names are a module's `__all__`, read without importing it, or those listed here.
 """

@@ -1,4 +1,4 @@
-"""The page on the command line, written from the commands themselves: arguments, options, defaults, exit codes."""
+"""The page on the command line, made from the commands: arguments, options, defaults, exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page on precision recipes: which role runs in which type, and what the judge lets through, from the tables."""
+"""The page on precision recipes, made from the tables: types by role, and the judge's limits."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from exporters.recipes import FP32, LINEAR, RECIPES, SIXTEEN, Recipe
 
 HEAD = """# Precision recipes
 
-What each is for, and how it is made: [Precision](../precision.md). Whatever a recipe does not name is fp32: the residual
-stream, LayerNorm, biases, GELU, RoPE.
+What each is for, and how it is made: [Precision](../precision.md). Whatever a recipe does not name is fp32:
+the residual stream, LayerNorm, biases, GELU, RoPE.
 
 ## Types by role
 
-`qkv out ffn_in ffn_out` are the linear layers, `scores softmax values` attention, `depthwise downsample` the convolutions
-of a ConvNeXt. A linear layer for which 8 bits are too few runs in the type in brackets.
+`qkv out ffn_in ffn_out` are the linear layers, `scores softmax values` attention, `depthwise downsample` the
+convolutions of a ConvNeXt. A linear layer for which 8 bits are too few runs in the type in brackets.
 """
 JUDGED = """
 ## What the judge lets through
 
-A bundle is written, and an engine is used, only where every number is within its limit. `measured` is the worst that
-was seen when the limit was set.
+A bundle is written, and an engine is used, only where every number is within its limit. `measured` is the
+worst that was seen when the limit was set.
 """
 
 

@@ -1,4 +1,4 @@
-"""Two pages of the site that are files of the repository: README.md is the home page, examples/README.md another.
+"""Two pages that are files of the repository: README.md, the home page, and examples/README.md.
 
 Links are turned: into docs/ they become links inside the site, to anything else they lead to the repository.
 """
