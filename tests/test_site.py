@@ -95,3 +95,10 @@ def test_every_extra_is_explained() -> None:
     extras = pyproject.split("[project.optional-dependencies]")[1].split("\n[")[0]
     told = set(re.findall(r"`([\w-]+)`", " ".join(re.findall(r"^\| (`.*?) \|", page, re.MULTILINE))))
     assert told == set(re.findall(r"^([\w-]+) = \[", extras, re.MULTILINE))
+
+
+def test_pictures_are_small_and_shown() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md"))
+    for picture in (ROOT / "docs" / "images").iterdir():
+        assert picture.stat().st_size <= 120_000, picture.name
+        assert f"](images/{picture.name})" in text, picture.name
