@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint format bench gpu-check gpu-bench clean help
+.PHONY: setup demo test lint format docs bench gpu-check gpu-bench clean help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -35,6 +35,9 @@ format: setup  ## reformat
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: setup  ## the documentation as a site, into site/
+	$(BIN)/mkdocs build --strict --quiet
+
 bench: setup  ## export and CPU latency against torch, one run, into benchmarks/
 	$(BIN)/python benchmarks/spine.py
 
@@ -48,4 +51,4 @@ gpu-bench:  ## latency and throughput on this GPU against torch.compile; skipped
 	$(GPU_PYTHON) benchmarks/gpu_bench.py $(ARGS)
 
 clean:  ## what the targets above made
-	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) demo site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

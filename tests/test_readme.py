@@ -16,7 +16,8 @@ from tests.photographs import photograph
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = ROOT / "examples" / "README.md"
+PAGES = [ROOT / "README.md", EXAMPLES, *sorted((ROOT / "docs").glob("*.md"))]
 FOLDERS = ("dinodeploy", "exporters", "dinov3_ref", "tests", "benchmarks", "examples", "containers")
 _OTHER_NAMES = r"dinov3_ref\.\w+|torchrun|pip|docker|tritonserver|curl|serve_load|triton_client"
 OTHERS = rf"`polygraphy [^`]*`|`pytest [^`]*`|.*\b(?:{_OTHER_NAMES})\b.*|.* -m venv .*"
@@ -77,6 +78,13 @@ def test_every_file_and_link_exists(page: Path) -> None:
         assert (ROOT / path).exists(), path
     for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
         assert (page.parent / link).exists(), link
+
+
+def test_every_example_is_listed_and_numbered() -> None:
+    listed = re.findall(r"^\| \[([\w.]+)\]\(\1\)", EXAMPLES.read_text(encoding="utf-8"), re.MULTILINE)
+    there = [path.name for path in EXAMPLES.parent.iterdir() if path.name[0] not in "._"]
+    assert sorted(listed) == sorted({*there} - {"README.md", "models"})
+    assert [name[:2] for name in listed if name[0].isdigit()] == [f"{number:02}" for number in range(1, 9)]
 
 
 def test_make_targets_exist() -> None:

@@ -32,7 +32,7 @@ def check_classes(num_classes: int, classes: Sequence[str]) -> None:
 
 
 class LinearClassifier(Head):
-    """`cls` [B,D], or [cls ; mean patch] [B,2D] -> `logits` [B,K].
+    """`cls` [B,D], or cls and mean patch, joined to [B,2D] -> `logits` [B,K].
 
     The released 7B classifier is of the second kind (SPEC 5.2), SEED's of the first.
     """

@@ -18,7 +18,7 @@ from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint
 from tests.command_line import CommandLine
 from tests.tiny import tiny_config
 
-CI = Path(__file__).parents[2] / "examples" / "ci"
+CI = Path(__file__).parents[2] / "examples" / "07_ci_gate"
 
 
 @pytest.fixture(scope="module")

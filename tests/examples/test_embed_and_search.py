@@ -24,7 +24,7 @@ def test_it_finds_the_picture_again(tiny_bundle: Path, tmp_path: Path) -> None:
     ran = subprocess.run(
         [
             sys.executable,
-            str(ROOT / "examples" / "embed_and_search.py"),
+            str(ROOT / "examples" / "01_embed_and_search.py"),
             *("photos", "query.jpg", "--engine", str(tiny_bundle), "-k", "3"),
         ],
         cwd=tmp_path,

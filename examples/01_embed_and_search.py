@@ -1,6 +1,6 @@
 """Similar pictures in three commands: embed a folder, index it, search it with a picture.
 
-    python examples/embed_and_search.py PHOTOS QUERY.jpg --engine BUNDLE [--out embeddings] [-k 5]
+    python examples/01_embed_and_search.py PHOTOS QUERY.jpg --engine BUNDLE [--out embeddings] [-k 5]
 
 The same, by hand:
 

@@ -1,0 +1,72 @@
+"""The page on precision recipes, made from the tables: types by role, and the judge's limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+from dinodeploy.parity import HEAD_THRESHOLDS, PIXEL_THRESHOLDS, THRESHOLDS, Threshold
+from exporters.recipes import FP32, LINEAR, RECIPES, SIXTEEN, Recipe
+
+HEAD = """# Precision recipes
+
+What each is for, and how it is made: [Precision](../precision.md). Whatever a recipe does not name is fp32:
+the residual stream, LayerNorm, biases, GELU, RoPE.
+
+## Types by role
+
+`qkv out ffn_in ffn_out` are the linear layers, `scores softmax values` attention, `depthwise downsample` the
+convolutions of a ConvNeXt. A linear layer for which 8 bits are too few runs in the type in brackets.
+"""
+JUDGED = """
+## What the judge lets through
+
+A bundle is written, and an engine is used, only where every number is within its limit. `measured` is the
+worst that was seen when the limit was set.
+"""
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """mkdocs calls this before it reads pages."""
+    files.append(File.generated(config, "reference/precision.md", content=page()))
+    return files
+
+
+def page() -> str:
+    """The whole page, as Markdown."""
+    return "\n".join([HEAD, *_types(), JUDGED, *_limits(), ""])
+
+
+def _types() -> Iterator[str]:
+    yield "| role | " + " | ".join(f"`{name}`" for name in RECIPES) + " |"
+    yield "|---" * (len(RECIPES) + 1) + "|"
+    for role in (*LINEAR, *SIXTEEN):
+        yield f"| `{role}` | " + " | ".join(_type(recipe, role) for recipe in RECIPES.values()) + " |"
+
+
+def _type(recipe: Recipe, role: str) -> str:
+    """The type of a role, in brackets what a linear layer falls back to."""
+    back = f" ({_short(recipe.fallback)})" if recipe.quantized and role in LINEAR else ""
+    return _short(recipe.roles.get(role, FP32)) + back
+
+
+def _short(type_: object) -> str:
+    """`FLOAT16` -> fp16, as the recipes are called."""
+    name = str(getattr(type_, "name", type_)).lower()
+    return {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "float8e4m3fn": "E4M3"}.get(name, name)
+
+
+def _limits() -> Iterator[str]:
+    yield from ("| recipe | measure | limit | measured |", "|---|---|---|---|")
+    for recipe, thresholds in THRESHOLDS.items():
+        for threshold in (*thresholds, *HEAD_THRESHOLDS[recipe]):
+            yield _row(f"`{recipe}`", threshold)
+    for threshold in PIXEL_THRESHOLDS:
+        yield _row("pixels, grey levels of 255", threshold)
+
+
+def _row(of: str, threshold: Threshold) -> str:
+    bound = "at least" if threshold.at_least else "at most"
+    return f"| {of} | {threshold.metric} | {bound} {threshold.limit:g} | {threshold.measured:.7g} |"

@@ -1,0 +1,60 @@
+"""The examples that export: judged, spoilt and refused; in 8 bits, with photographs to calibrate on."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.photographs import PHOTOGRAPHS, photograph
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
+
+def run_example(name: str, folder: Path, *arguments: object) -> str:
+    ran = subprocess.run(
+        [sys.executable, ROOT / "examples" / name, *map(str, arguments)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def test_only_what_is_whole_passes(tmp_path: Path) -> None:
+    out = run_example("02_export_and_judge.py", tmp_path)
+    told = dict(re.findall(r"^([a-z][\w ]+): (passed|refused)$", out, re.MULTILINE))
+    assert told == {
+        "as it is": "passed",
+        "blue first": "refused",
+        "not normalised": "refused",
+        "patches upside down": "refused",
+    }
+    after = out.split("patches upside down: refused\n")[1]
+    assert after.lstrip().startswith("patch of case "), "CLS is right, so it is not what is named"
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+def test_eight_bits(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for name in PHOTOGRAPHS:
+        photograph(name).resize((180, 120)).save(tmp_path / "photos" / f"{name}.jpg")
+    out = run_example("03_int8.py", tmp_path, "photos")
+    rows = re.findall(
+        r"^(fp32|int8): ([\d.]+) MiB, relative error (\S+), smallest cosine ([\d.]+)$", out, re.MULTILINE
+    )
+    (_, wide, exact, _), (_, narrow, rough, cosine) = rows
+    assert float(narrow) < float(wide) / 3
+    assert float(exact) < 1e-5 < float(rough)
+    assert float(cosine) >= 0.98
+    recall = re.search(r"^recall@3 ([\d.]+), smallest cosine", out, re.MULTILINE)
+    assert recall
+    assert out.endswith(f"searched with int8: reindex: {'no' if float(recall[1]) >= 0.95 else 'yes'}\n")
