@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dinodeploy.batcher import Batcher, Row
 from dinodeploy.embed import with_pooled
 from dinodeploy.embed.pooling import pick
 from dinodeploy.embedder import Embedder
-from dinodeploy.errors import ImageError, MisuseError, PictureTooLargeError
+from dinodeploy.errors import BusyError, ImageError, MisuseError, PictureTooLargeError
 from dinodeploy.images import open_image
 from dinodeploy.preprocess import Preprocess
-from dinodeploy.serve.batching import Batcher, BatcherClosed, Outputs, QueueFull
 from dinodeploy.serve.fetch import fetch
 from dinodeploy.serve.neighbours import Neighbour, Neighbours
 from dinodeploy.serve.refused import Refused
@@ -54,7 +54,7 @@ class Answer:
     width: int
     height: int
     size: tuple[int, int]
-    outputs: Outputs
+    outputs: Row
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,10 @@ class Service:
         self._decoders = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
         self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch")
         self._batcher = Batcher(
-            embedder.run,
+            embedder,
             max_batch=settings.max_batch,
             max_wait=settings.max_wait,
-            queue=settings.queue,
-            lanes=embedder.backend.lanes,
+            queue_size=settings.queue,
             observe=lambda size, seconds: self.observe(size, seconds),
         )
 
@@ -155,10 +154,10 @@ class Service:
     ) -> list[Answer]:
         prepared = await _gather(self._prepare(question, preprocess) for question in questions)
         try:
-            futures = self._batcher.submit_all([one.pixels for one in prepared])
-        except QueueFull as error:
-            raise Refused(503, f"{self.settings.queue} pictures are waiting; come again", SOON) from error
-        except BatcherClosed as error:
+            futures = self._batcher.submit_pixels([one.pixels for one in prepared])
+        except BusyError as error:
+            raise Refused(503, str(error), SOON) from error
+        except MisuseError as error:  # it is closed
             raise Refused(503, "the service is shutting down", SOON) from error
         rows = await _gather(asyncio.wrap_future(future) for future in futures)
         return [
@@ -232,7 +231,7 @@ def _size(pixels: Floats) -> tuple[int, int]:
     return int(pixels.shape[1]), int(pixels.shape[2])
 
 
-def _pick(row: Outputs, names: Sequence[str]) -> Outputs:
-    """One picture's outputs by name, pooled ones computed. Copied: a view would keep its whole batch."""
+def _pick(row: Row, names: Sequence[str]) -> Row:
+    """One picture's outputs by name, pooled ones computed."""
     chosen = pick({name: value[None] for name, value in row.items()}, names)
-    return {name: value[0].copy() for name, value in chosen.items()}
+    return {name: value[0] for name, value in chosen.items()}

@@ -200,8 +200,8 @@ def test_without_an_index_there_is_no_search(tiny_bundle: Path) -> None:
 def test_a_full_queue_is_503_and_passes(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with live(tiny_bundle, queue=2, max_batch=1) as service, ThreadPoolExecutor(8) as pool:
         free = threading.Event()
-        run = service.service._batcher._run
-        monkeypatch.setattr(service.service._batcher, "_run", lambda x: (free.wait(20), run(x))[1])
+        run = service.service.embedder.run
+        monkeypatch.setattr(service.service.embedder, "run", lambda x: (free.wait(20), run(x))[1])
         data = encoded("coffee")
         asked = [pool.submit(service.embed, data) for _ in range(6)]
         while sum(one.done() for one in asked) < 4:
@@ -217,8 +217,8 @@ def test_a_full_queue_is_503_and_passes(tiny_bundle: Path, monkeypatch: pytest.M
 
 def test_whoever_waits_too_long_leaves_the_queue(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with live(tiny_bundle, time_limit=0.3, max_batch=1) as service:
-        run, free = service.service._batcher._run, threading.Event()
-        monkeypatch.setattr(service.service._batcher, "_run", lambda x: (free.wait(20), run(x))[1])
+        run, free = service.service.embedder.run, threading.Event()
+        monkeypatch.setattr(service.service.embedder, "run", lambda x: (free.wait(20), run(x))[1])
         _refused(service.embed(encoded("coffee")), 503, "0.3 s")
         free.set()
         while service.service.pending:
@@ -230,7 +230,7 @@ def test_a_defect_is_logged_and_not_told(tiny_bundle: Path, monkeypatch: pytest.
         raise RuntimeError("the secret path /etc/engine")
 
     with live(tiny_bundle) as service:
-        monkeypatch.setattr(service.service._batcher, "_run", broken)
+        monkeypatch.setattr(service.service.embedder, "run", broken)
         _refused(service.embed(encoded("coffee")), 500, "internal error")
         assert "the secret path" in service.log.getvalue()
 
@@ -318,6 +318,7 @@ def test_an_index_of_another_model_is_refused(index: Path, tmp_path: Path, run: 
     [
         (("--workers", "0"), "--workers is 0"),
         (("--queue", "0"), "--queue is 0"),
+        (("--queue", "7"), "wanted at least a batch: 8"),
         (("--rate", "0"), "--rate is 0"),
         (("--max-wait-ms", "nan"), "--max-wait-ms is nan"),
         (("--port", "70000"), "--port is 70000"),
