@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +27,15 @@ from dinodeploy.errors import BusyError, ImageError, MisuseError, PictureTooLarg
 from dinodeploy.images import open_image
 from dinodeploy.preprocess import Preprocess
 from dinodeploy.serve.fetch import fetch
-from dinodeploy.serve.neighbours import Neighbour, Neighbours
 from dinodeploy.serve.refused import Refused
 from dinodeploy.serve.settings import Settings
 
+if TYPE_CHECKING:
+    from dinodeploy.search import Hit
+    from dinodeploy.serve.neighbours import Neighbours
+
 Floats = NDArray[np.float32]
+T = TypeVar("T")
 FETCHERS = 16  # URLs at once; apart from decoding, so that slow servers hold up nobody else's pictures
 SOON = 1  # seconds after which whoever met a full queue may try again
 MOST_NEIGHBOURS = 1000
@@ -74,9 +78,7 @@ class Service:
         self.active = 0  # requests that are being answered
         self.observe: Callable[[int, float], None] = lambda size, seconds: None
         self.fingerprint = embedder.manifest.fingerprint(embedder.bundle.engine, embedder.preprocess)
-        self.neighbours = (
-            Neighbours(settings.index, self.fingerprint, settings.max_pixels) if settings.index else None
-        )
+        self._neighbours = _open_index(settings, embedder)
         self.output_names = with_pooled(embedder.output_names)
         self._decoders = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
         self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch")
@@ -90,7 +92,7 @@ class Service:
 
     @classmethod
     def open(cls, settings: Settings) -> Service:
-        """Raises as `Embedder.open`, and MisuseError for an index of another model."""
+        """Raises as `Embedder.open` and `Index.open`, and MisuseError for an index of another engine."""
         embedder = Embedder.open(
             settings.bundle,
             device=settings.device,
@@ -114,31 +116,39 @@ class Service:
     ) -> list[Answer]:
         """The outputs called `names` for every picture, in order. Raises Refused."""
         self._check_request(questions, names)
-        preprocess = self._preprocess(imgsz)
-        try:
-            return await asyncio.wait_for(self._embed(questions, names, preprocess), self.settings.time_limit)
-        except (asyncio.TimeoutError, TimeoutError) as error:
-            limit = self.settings.time_limit
-            raise Refused(503, f"not done within {limit:g} s; come again later", SOON) from error
+        return await self._in_time(self._embed(questions, names, self._preprocess(imgsz)))
 
-    async def search(self, question: Question, k: int) -> list[Neighbour]:
-        """The `k` nearest pictures of the index. Raises Refused, 404 without one."""
-        if self.neighbours is None:
-            raise Refused(404, "this service has no index; start it with --index EMBEDDINGS")
-        answer = (await self.embed([question], ["cls"]))[0]
-        return await self._in_thread(self.neighbours.search, answer.outputs["cls"], k)
+    async def search(
+        self, question: Question, k: int, filter: str | None = None, text: str | None = None
+    ) -> list[Hit]:
+        """The `k` nearest pictures of the index that fit the conditions of `Index.search`.
 
-    async def thumbnail(self, row: int) -> bytes:
-        """A small JPEG of the index's picture in `row`. Raises Refused, 404."""
-        if self.neighbours is None:
+        Raises Refused, 404 without an index.
+        """
+        return await self._in_time(self._search(question, k, filter, text))
+
+    async def thumbnail(self, id: str) -> bytes:
+        """A small JPEG of a picture of the index. Raises Refused, 404."""
+        return await self._in_time(self._in_thread(self.neighbours.thumbnail, id))
+
+    @property
+    def has_index(self) -> bool:
+        return self._neighbours is not None
+
+    @property
+    def neighbours(self) -> Neighbours:
+        """The index. Raises Refused, 404 without one."""
+        if self._neighbours is None:
             raise Refused(404, "this service has no index; start it with --index EMBEDDINGS")
-        return await self._in_thread(self.neighbours.thumbnail, row)
+        return self._neighbours
 
     def close(self) -> None:
         """Run what is queued, then let go of the engine."""
         for pool in (self._fetchers, self._decoders):
             pool.shutdown(cancel_futures=True)
         self._batcher.close()
+        if self._neighbours is not None:
+            self._neighbours.close()
         self.embedder.close()
 
     def __enter__(self) -> Service:
@@ -164,6 +174,20 @@ class Service:
             Answer(question.name, one.width, one.height, _size(one.pixels), _pick(row, names))
             for question, one, row in zip(questions, prepared, rows, strict=True)
         ]
+
+    async def _search(self, question: Question, k: int, filter: str | None, text: str | None) -> list[Hit]:
+        index = self.neighbours
+        (answer,) = await self._embed([question], [index.output], index.preprocess)
+        hits: list[Hit] = await self._in_thread(index.search, answer.outputs[index.output], k, filter, text)
+        return hits
+
+    async def _in_time(self, work: Awaitable[T]) -> T:
+        """Wait for `work`, and give it up past the time limit of a request. Raises Refused, 503."""
+        limit = self.settings.time_limit
+        try:
+            return await asyncio.wait_for(work, limit)
+        except (asyncio.TimeoutError, TimeoutError) as error:
+            raise Refused(503, f"not done within {limit:g} s; come again later", SOON) from error
 
     def _check_request(self, questions: Sequence[Question], names: Sequence[str]) -> None:
         if not questions:
@@ -213,6 +237,14 @@ class Service:
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._decoders, function, *arguments)
+
+
+def _open_index(settings: Settings, embedder: Embedder) -> Neighbours | None:
+    if settings.index is None:
+        return None
+    from dinodeploy.serve.neighbours import Neighbours
+
+    return Neighbours(settings.index, embedder, settings.max_pixels)
 
 
 async def _gather(awaitables: Any) -> list[Any]:
