@@ -54,7 +54,7 @@ class Neighbours:
         return dict(self._index.manifest.columns)
 
     def search(self, vector: Floats, k: int, filter: str | None, text: str | None) -> list[Hit]:
-        """The `k` nearest to `vector` [D] that fit. Raises Refused, 422, for a condition without a meaning."""
+        """The `k` nearest to `vector` [D] that fit. Raises Refused, 422, for conditions that mean nothing."""
         try:
             return self._index.search(vector, k, filter=filter, text=text)[0]
         except MisuseError as error:
