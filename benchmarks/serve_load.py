@@ -51,10 +51,15 @@ LOOK_SECONDS = 0.5  # between looks at the service's memory
 REQUEST_SECONDS = 60  # that a client waits for one answer, all told
 PAUSE_SECONDS = 0.2  # of a client whose connection broke
 START_AND_END_SECONDS = 300  # beside the load: export, judge, start, drain
+AGAIN_SECONDS = 5
 STOP_SECONDS = 180  # within which the service has killed what does not end
 BY_DESIGN = (200, 429, 503)
 MIB = 1 << 20
 NO_TLS = ssl.create_default_context()  # one for all: each client would read the certificates anew
+
+
+class PastLimit(KeyboardInterrupt):
+    """Took too long. Of this kind, since an event loop lets nothing else through from anywhere."""
 
 
 class Load:
@@ -180,13 +185,13 @@ def measure(bundle: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def give_up_after(seconds: int) -> None:
-    """Raise TimeoutError in this thread, wherever it is, after so many seconds."""
+    """Raise PastLimit in this thread, wherever it is, after so many seconds, and again if that was lost."""
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
-        raise TimeoutError(f"not done within {seconds} s")
+        raise PastLimit(f"not done within {seconds} s")
 
     signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_SECONDS)
 
 
 def workers_of(service: psutil.Process) -> list[psutil.Process]:
@@ -195,6 +200,7 @@ def workers_of(service: psutil.Process) -> list[psutil.Process]:
 
 def end(process: subprocess.Popen[str]) -> None:
     """Kill what is left of the service, its workers too."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
     assert process.stdout is not None
     process.stdout.close()
     if process.poll() is None:
