@@ -5,8 +5,8 @@
 
 Each round runs every program once, in a process of its own, one after the other: what else the machine does
 meets all of them. Seconds are wall-clock from the first line of the program, so Python's own start is not in
-them; the ratio is to `import numpy` of the same round, the median over the rounds. The bundle must have passed
-`dinodeploy check` here, or the judge is in the first embedding.
+them; the ratio is to `import numpy` of the same round, the median over the rounds. The bundle must have
+passed `dinodeploy check` here, or the judge is in the first embedding.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ def write_picture(path: Path) -> Path:
 
 def seconds(program: str, arguments: list[str]) -> float:
     """What `program` takes in a new Python."""
-    timed = f"import sys, time\nstarted = time.perf_counter()\n{program}\nprint(time.perf_counter() - started)"
+    timed = (
+        f"import sys, time\nstarted = time.perf_counter()\n{program}\nprint(time.perf_counter() - started)"
+    )
     run = subprocess.run(
         [sys.executable, "-c", timed, *arguments], check=True, stdout=subprocess.PIPE, text=True
     )

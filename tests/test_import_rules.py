@@ -194,7 +194,17 @@ with Embedder.open(sys.argv[1], device="onnxruntime") as embedder:
     assert "onnxruntime" in loaded, "else the test would prove nothing"
     assert not loaded & set(NOT_NEEDED)
     ours = {name.split(".")[1] for name in loaded if name.startswith("dinodeploy.")}
-    assert not ours & {"cli", "serve", "search", "sources", "reports", "doctor", "embed", "heads", "standalone"}
+    assert not ours & {
+        "cli",
+        "serve",
+        "search",
+        "sources",
+        "reports",
+        "doctor",
+        "embed",
+        "heads",
+        "standalone",
+    }
 
 
 def test_the_command_line_starts_without_torch() -> None:
