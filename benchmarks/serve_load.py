@@ -3,23 +3,28 @@
     .venv/bin/python benchmarks/serve_load.py                              # a small random model
     .venv/bin/python benchmarks/serve_load.py --bundle bundle --clients 50 --seconds 120
     .venv/bin/python benchmarks/serve_load.py --workers 2 --kill           # one worker is killed half-way
+    .venv/bin/python benchmarks/serve_load.py --workers 2 --kill --clients 8 --seconds 20   # a short one
 
 Each client sends one photograph-sized JPEG after the other, and waits as long as Retry-After says where it is
 told to. Service and clients share the machine. Answers other than 200, 429 and 503 are failures, and so is a
-broken connection, but for those that die with a killed worker. Writes
-benchmarks/ledger/serve_load_<cpu>_<yyyymm>.json.
+broken connection, but for those that die with a killed worker. --record adds the run to
+benchmarks/ledger/serve_load_<cpu>_<yyyymm>.json. Nothing waits for ever: past --limit seconds the run is
+given up with a traceback of where it was, and however it ends, no process of the service is left.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import io
 import json
+import math
 import os
 import platform
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -28,7 +33,8 @@ from collections import Counter
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import httpx
 import numpy as np
@@ -42,8 +48,18 @@ PACKAGES = ("onnxruntime", "fastapi", "uvicorn", "numpy", "pillow")
 PICTURE = (640, 480)  # width, height
 PICTURES = 16
 LOOK_SECONDS = 0.5  # between looks at the service's memory
+REQUEST_SECONDS = 60  # that a client waits for one answer, all told
+PAUSE_SECONDS = 0.2  # of a client whose connection broke
+START_AND_END_SECONDS = 300  # beside the load: export, judge, start, drain
+AGAIN_SECONDS = 5
+STOP_SECONDS = 180  # within which the service has killed what does not end
 BY_DESIGN = (200, 429, 503)
 MIB = 1 << 20
+NO_TLS = ssl.create_default_context()  # one for all: each client would read the certificates anew
+
+
+class PastLimit(KeyboardInterrupt):
+    """Took too long. Of this kind, since an event loop lets nothing else through from anywhere."""
 
 
 class Load:
@@ -61,16 +77,19 @@ class Load:
         return time.monotonic() - self.started
 
     async def client(self, number: int, pictures: list[bytes]) -> None:
-        async with httpx.AsyncClient(timeout=60) as http:
+        async with httpx.AsyncClient(timeout=None, verify=NO_TLS) as http:
             asked = number
             while self.elapsed < self.seconds:
                 files = {"files": ("p.jpg", pictures[asked % len(pictures)])}
                 begun = time.monotonic()
                 asked += 1
                 try:
-                    answer = await http.post(f"{self.url}/embed", files=files)
-                except httpx.TransportError:
+                    answer = await asyncio.wait_for(
+                        http.post(f"{self.url}/embed", files=files), REQUEST_SECONDS
+                    )
+                except (httpx.TransportError, asyncio.TimeoutError):
                     self.broken.append(round(self.elapsed, 2))
+                    await asyncio.sleep(PAUSE_SECONDS)
                     continue
                 self.statuses[answer.status_code] += 1
                 if answer.status_code == 200:
@@ -91,12 +110,9 @@ class Watch:
         while load.elapsed < load.seconds:
             self.memory.append((round(load.elapsed, 1), self._resident() // MIB))
             if self._kill and self.killed is None and load.elapsed > load.seconds / 2:
-                os.kill(self._workers()[0].pid, signal.SIGKILL)
+                os.kill(workers_of(self._process)[0].pid, signal.SIGKILL)
                 self.killed = round(load.elapsed, 2)
             await asyncio.sleep(LOOK_SECONDS)
-
-    def _workers(self) -> list[psutil.Process]:
-        return [p for p in self._process.children() if "spawn_main" in " ".join(p.cmdline())]
 
     def _resident(self) -> int:
         total = 0
@@ -118,9 +134,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--kill", action="store_true", help="kill a worker half-way; needs --workers 2")
     parser.add_argument("--record", action="store_true", help="write into benchmarks/ledger")
+    parser.add_argument(
+        "--limit", type=int, help=f"seconds for everything; default: --seconds and {START_AND_END_SECONDS}"
+    )
     options = parser.parse_args()
     if options.kill and options.workers < 2:
         parser.error("--kill needs --workers 2 or more")
+    give_up_after(options.limit or math.ceil(options.seconds) + START_AND_END_SECONDS)
     with tempfile.TemporaryDirectory() as folder:
         bundle = options.bundle or export_small(Path(folder) / "bundle")
         result = measure(bundle, options)
@@ -150,16 +170,45 @@ def measure(bundle: Path, options: argparse.Namespace) -> dict[str, Any]:
         text=True,
     )
     assert process.stdout is not None
-    found = re.search(r"http://\S+", process.stdout.readline())
-    assert found, "the service did not start"
-    url = found.group()
-    httpx.get(f"{url}/ready", timeout=120)
-    load, watch = Load(url, options.seconds), Watch(psutil.Process(process.pid), options.kill)
-    asyncio.run(_run(load, watch, options.clients))
-    process.terminate()
-    code = process.wait(60)
-    process.stdout.close()
+    try:
+        found = re.search(r"http://\S+", process.stdout.readline())
+        assert found, "the service did not start"
+        url = found.group()
+        httpx.get(f"{url}/ready", timeout=120)
+        load, watch = Load(url, options.seconds), Watch(psutil.Process(process.pid), options.kill)
+        asyncio.run(_run(load, watch, options.clients))
+        process.terminate()
+        code = process.wait(STOP_SECONDS)
+    finally:
+        end(process)
     return _result(load, watch, options, bundle, code)
+
+
+def give_up_after(seconds: int) -> None:
+    """Raise PastLimit in this thread, wherever it is, after so many seconds, and again if that was lost."""
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise PastLimit(f"not done within {seconds} s")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_SECONDS)
+
+
+def workers_of(service: psutil.Process) -> list[psutil.Process]:
+    return [p for p in service.children() if "spawn_main" in " ".join(p.cmdline())]
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Kill what is left of the service, its workers too."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    assert process.stdout is not None
+    process.stdout.close()
+    if process.poll() is None:
+        left = [*psutil.Process(process.pid).children(recursive=True), process]
+        for one in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        process.wait()
 
 
 async def _run(load: Load, watch: Watch, clients: int) -> None:

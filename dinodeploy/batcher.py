@@ -4,7 +4,10 @@
         future = batcher.submit("cat.jpg")     # from any thread
         vector = future.result()["cls"]        # float32 [D]
 
-No picture waits longer than `max_wait` for company, and no more than `queue_size` wait at all.
+Pictures of one input size wait in a bucket of their own. A bucket is run when it is full, or when its oldest
+picture has waited `max_wait` seconds; of several that are due, the one that has waited longest. No more than
+`queue_size` wait at all.
+
 Shapes: B batch, H, W input pixels, D dimension.
 """
 
@@ -13,6 +16,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -26,27 +30,36 @@ from dinodeploy.images import open_image
 
 Floats = NDArray[np.float32]
 Row = dict[str, Floats]
+Shape = tuple[int, ...]
 
 
 @dataclass
 class _Waiting:
-    """One picture [3,H,W] that nobody runs yet."""
+    """One picture [3,H,W] that nobody runs yet. arrived: on the clock `time.monotonic`."""
 
     pixels: Floats
+    arrived: float
     future: Future[Row] = field(default_factory=Future)
-    arrived: float = field(default_factory=time.monotonic)
 
 
 class Batcher:
-    """A thread for each lane of the engine, over one queue. Close it before its embedder.
+    """A thread for each lane of the engine. Close it before its embedder.
 
     `submit` may be called from many threads. It does not survive a fork: make one in each process.
     """
 
     def __init__(
-        self, embedder: Embedder, max_batch: int = 8, max_wait: float = 0.01, queue_size: int = 64
+        self,
+        embedder: Embedder,
+        max_batch: int = 8,
+        max_wait: float = 0.01,
+        queue_size: int = 64,
+        observe: Callable[[int, float], None] = lambda pictures, seconds: None,
     ) -> None:
-        """max_wait: seconds. Raises MisuseError for numbers that mean nothing."""
+        """max_wait: seconds. observe: told of every run, how many pictures and the engine's seconds.
+
+        Raises MisuseError for numbers that mean nothing.
+        """
         if max_batch < 1 or queue_size < max_batch or not 0 <= max_wait < float("inf"):
             raise MisuseError(
                 f"got max_batch {max_batch}, max_wait {max_wait}, queue_size {queue_size}; wanted at least "
@@ -56,7 +69,9 @@ class Batcher:
         self._max_batch = max_batch
         self._max_wait = max_wait
         self._queue_size = queue_size
-        self._queue: deque[_Waiting] = deque()  # oldest first
+        self._observe = observe
+        self._buckets: dict[Shape, deque[_Waiting]] = {}  # the oldest first; none is empty
+        self._running = 0
         self._changed = threading.Condition()
         self._closed = False
         self._threads = [
@@ -66,6 +81,12 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def pending(self) -> int:
+        """Pictures that wait or are being run."""
+        with self._changed:
+            return self._queued() + self._running
+
     def submit(self, picture: Picture | bytes, imgsz: int | tuple[int, int] | None = None) -> Future[Row]:
         """Decode a picture here and now, and have it run: a row of every output, [D] or [h,w,D].
 
@@ -73,24 +94,36 @@ class Batcher:
         that cannot be read, BusyError when the queue is full, MisuseError after `close`.
         """
         self._check_open()
-        waiting = _Waiting(self._embedder.preprocess_for(imgsz)(open_image(picture)))
+        return self.submit_pixels([self._embedder.preprocess_for(imgsz)(open_image(picture))])[0]
+
+    def submit_pixels(self, pictures: Sequence[Floats]) -> list[Future[Row]]:
+        """Pictures that are preprocessed already, [3,H,W] each: all of them are taken, or none.
+
+        Raises BusyError when the queue has no room for all, MisuseError after `close`.
+        """
+        arrived = time.monotonic()
+        waiting = [_Waiting(pixels, arrived) for pixels in pictures]
         with self._changed:
             self._check_open()
-            if len(self._queue) >= self._queue_size:
+            if self._queued() + len(waiting) > self._queue_size:
                 self._forget_cancelled()
-            if len(self._queue) >= self._queue_size:
-                raise BusyError(f"{self._queue_size} pictures are waiting already; try again later")
-            self._queue.append(waiting)
+            if (queued := self._queued()) + len(waiting) > self._queue_size:
+                raise BusyError(
+                    f"{queued} pictures are waiting already, of at most {self._queue_size}; try again later"
+                )
+            for one in waiting:
+                self._buckets.setdefault(one.pixels.shape, deque()).append(one)
             self._changed.notify_all()
-        return waiting.future
+        return [one.future for one in waiting]
 
     def close(self, *, drain: bool = True) -> None:
         """Run what is waiting, or with `drain` False cancel it; then end the threads. Twice does no harm."""
         with self._changed:
             self._closed = True
             if not drain:
-                for waiting in self._queue:
-                    waiting.future.cancel()
+                for bucket in self._buckets.values():
+                    for waiting in bucket:
+                        waiting.future.cancel()
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
@@ -107,43 +140,71 @@ class Batcher:
         if self._closed:
             raise MisuseError("the batcher is closed; make another one")
 
+    def _queued(self) -> int:
+        return sum(map(len, self._buckets.values()))
+
     def _forget_cancelled(self) -> None:
-        self._queue = deque(waiting for waiting in self._queue if not waiting.future.cancelled())
+        """Take cancelled pictures out, and wake those who wait for them (`concurrent.futures.wait`)."""
+        for shape, bucket in list(self._buckets.items()):
+            cancelled = [one for one in bucket if one.future.cancelled()]
+            if not cancelled:
+                continue
+            for one in cancelled:
+                bucket.remove(one)
+                one.future.set_running_or_notify_cancel()
+            if not bucket:
+                del self._buckets[shape]
 
     def _work(self) -> None:
-        while batch := self._next_batch():
-            batch = [waiting for waiting in batch if waiting.future.set_running_or_notify_cancel()]
+        while taken := self._take():
+            batch = [one for one in taken if one.future.set_running_or_notify_cancel()]
             if batch:
                 self._run(batch)
+            with self._changed:
+                self._running -= len(taken)
 
-    def _next_batch(self) -> list[_Waiting]:
-        """Pictures of one size, the oldest among them; none when all is done after `close`."""
+    def _take(self) -> list[_Waiting]:
+        """Pictures of one size, waited for; none when all is done after `close`."""
         with self._changed:
             while True:
                 self._forget_cancelled()
-                if not self._queue:
+                if not self._buckets:
                     if self._closed:
                         return []
                     self._changed.wait()
                     continue
-                oldest = self._queue[0]
-                alike = [one for one in self._queue if one.pixels.shape == oldest.pixels.shape]
-                left = oldest.arrived + self._max_wait - time.monotonic()
-                if len(alike) >= self._max_batch or left <= 0 or self._closed:
-                    batch = alike[: self._max_batch]
-                    self._queue = deque(
-                        one for one in self._queue if not any(one is taken for taken in batch)
-                    )
-                    return batch
-                self._changed.wait(left)
+                shape, seconds = self._due(time.monotonic())
+                if seconds > 0:
+                    self._changed.wait(seconds)
+                    continue
+                bucket = self._buckets[shape]
+                batch = [bucket.popleft() for _ in range(min(len(bucket), self._max_batch))]
+                if not bucket:
+                    del self._buckets[shape]
+                self._running += len(batch)
+                return batch
+
+    def _due(self, now: float) -> tuple[Shape, float]:
+        """The bucket to run next, and in how many seconds; one that is due: minus how long it has waited."""
+
+        def seconds(shape: Shape) -> float:
+            bucket = self._buckets[shape]
+            waited = now - bucket[0].arrived
+            is_due = waited >= self._max_wait or len(bucket) >= self._max_batch or self._closed
+            return -waited if is_due else self._max_wait - waited
+
+        shape = min(self._buckets, key=seconds)
+        return shape, seconds(shape)
 
     def _run(self, batch: list[_Waiting]) -> None:
+        started = time.perf_counter()
         try:
-            outputs = self._embedder.run(np.stack([waiting.pixels for waiting in batch]))
-        except Exception as error:  # it belongs to those who wait; the thread goes on
-            for waiting in batch:
-                waiting.future.set_exception(error)
+            outputs = self._embedder.run(np.stack([one.pixels for one in batch]))
+            self._observe(len(batch), time.perf_counter() - started)
+        except BaseException as error:  # it belongs to those who wait; the thread goes on
+            for one in batch:
+                one.future.set_exception(error)
             return
-        for place, waiting in enumerate(batch):
+        for place, one in enumerate(batch):
             # copies: a view would keep the whole batch, and engines use their buffers again
-            waiting.future.set_result({name: np.array(rows[place]) for name, rows in outputs.items()})
+            one.future.set_result({name: np.array(rows[place]) for name, rows in outputs.items()})

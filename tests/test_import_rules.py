@@ -156,6 +156,57 @@ print(seconds, [name for name in {HEAVY!r} if name in sys.modules])
     assert best < IMPORT_SECONDS
 
 
+# Not needed to open a bundle and to embed a picture; each costs tens of milliseconds, or hides a dependency.
+NOT_NEEDED = (
+    *(name for name in HEAVY if name != "onnxruntime"),
+    *("typer", "rich", "click", "asyncio", "http", "urllib.request", "email", "ssl", "socket", "xml"),
+    *("multiprocessing", "concurrent.futures", "csv", "sqlite3", "unittest", "numpy.testing", "numpy.random"),
+    *("importlib.metadata", "sympy", "google.protobuf", "packaging", "PIL.ImageDraw", "PIL.ImageFont"),
+)
+
+
+def loaded_by(program: str, *arguments: object) -> set[str]:
+    """The modules that a Python of its own has loaded at the end of `program`, beyond those of its start."""
+    program = f"import sys\nbefore = set(sys.modules)\n{program}\nprint(*sorted(set(sys.modules) - before))"
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return set(run.stdout.split())
+
+
+def test_importing_the_package_loads_its_errors_alone() -> None:
+    """Which needs no clock: see `benchmarks/cold_start.py` for what it takes."""
+    loaded = loaded_by("import dinodeploy")
+    assert {name for name in loaded if name.startswith("dinodeploy")} == {"dinodeploy", "dinodeploy.errors"}
+    others = {name for name in loaded if name.partition(".")[0] not in sys.stdlib_module_names}
+    assert others == {"dinodeploy", "dinodeploy.errors"}
+    assert len(loaded) < 15, loaded
+
+
+def test_a_first_embedding_loads_no_more_than_it_needs(tiny_bundle: Path, tmp_path: Path) -> None:
+    photograph("coffee").save(tmp_path / "coffee.jpg")
+    program = """
+from dinodeploy import Embedder
+with Embedder.open(sys.argv[1], device="onnxruntime") as embedder:
+    embedder.embed([sys.argv[2]])
+"""
+    loaded = loaded_by(program, tiny_bundle, tmp_path / "coffee.jpg")
+    assert "onnxruntime" in loaded, "else the test would prove nothing"
+    assert not loaded & set(NOT_NEEDED)
+    ours = {name.split(".")[1] for name in loaded if name.startswith("dinodeploy.")}
+    assert not ours & {
+        "cli",
+        "serve",
+        "search",
+        "sources",
+        "reports",
+        "doctor",
+        "embed",
+        "heads",
+        "standalone",
+    }
+
+
 def test_the_command_line_starts_without_torch() -> None:
     program = (
         "import sys, dinodeploy.cli.app; print([m for m in ('torch', 'onnxruntime') if m in sys.modules])"

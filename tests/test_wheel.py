@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import json
 import os
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from tests.photographs import photograph
 
 ROOT = Path(__file__).parent.parent
 OLDEST = (3, 10)
+PINNED_MINOR = 11  # that constraints.txt was made for
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +107,42 @@ def needed(wheel: Path) -> list[importlib.metadata.Distribution]:
         found[name] = importlib.metadata.distribution(name)
         waiting += found[name].requires or []
     return list(found.values())
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("minor", [10, 11, 12, 13])
+def test_what_the_wheel_requires_has_wheels_for_aarch64(minor: int, tmp_path: Path) -> None:
+    """Asks the package index, and downloads nothing but what it says of a few wheels.
+
+    By the ranges of pyproject.toml; for the Python of constraints.txt, by its versions. pytest -m matrix
+    """
+    pins = [f"--constraint={ROOT / 'constraints.txt'}"] if minor == PINNED_MINOR else []
+    platforms = [f"--platform=manylinux{tag}_aarch64" for tag in ("_2_28", "_2_27", "_2_17", "2014")]
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--no-deps", *pins]
+    command += ["--only-binary=:all:", *platforms, f"--python-version=3.{minor}", f"--target={tmp_path}"]
+    asked = subprocess.run(
+        [*command, f"--report={tmp_path / 'report.json'}", *dependencies()],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert asked.returncode == 0, asked.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    wheels = {
+        one["metadata"]["name"].lower(): one["download_info"]["url"].rpartition("/")[2]
+        for one in report["install"]
+    }
+    print(*sorted(wheels.values()))
+    assert sorted(wheels) == sorted(Requirement(line).name for line in dependencies())
+    assert all(name.endswith(("aarch64.whl", "-none-any.whl")) for name in wheels.values())
+    assert all("aarch64" in wheels[name] for name in ("numpy", "pillow", "onnxruntime"))
+
+
+def dependencies() -> list[str]:
+    """What the runtime requires without an extra, as pyproject.toml says it."""
+    text = (ROOT / "pyproject.toml").read_text()
+    block = text.partition("\ndependencies = [")[2].partition("]")[0]
+    return [str(line) for line in ast.literal_eval(f"[{block}]")]
 
 
 def test_the_runtime_is_written_for_the_oldest_python() -> None:

@@ -11,7 +11,7 @@ from dinodeploy.archive import SIGNATURE_FILE, pack, unpack
 from dinodeploy.bundle import open_bundle
 from dinodeploy.cli.output import REQUIRE_SIGNATURE_HELP, print_json
 from dinodeploy.signing import sign, verify_signature
-from dinodeploy.standalone import pack_standalone
+from dinodeploy.standalone.pack import pack_standalone
 
 app = typer.Typer(help="Verify, sign, pack and unpack a bundle.", no_args_is_help=True, rich_markup_mode=None)
 Bundle = Annotated[Path, typer.Argument(help="A bundle.")]

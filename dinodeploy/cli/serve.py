@@ -25,7 +25,7 @@ def serve(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or an engine file inside one.")],
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 for any free one.")] = 8000,
-    index: Annotated[Path | None, typer.Option(help="What `embed` wrote with this bundle: /search.")] = None,
+    index: Annotated[Path | None, typer.Option(help="What `index` indexed, for /search.")] = None,
     api_key_file: Annotated[Path | None, typer.Option(help=KEY_FILE_HELP)] = None,
     device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
     threads: Annotated[int | None, typer.Option(help="Threads of the engine.")] = None,

@@ -119,6 +119,10 @@ class Index:
             )
         return to_numpy(found["vector"])[0]
 
+    def __contains__(self, id: str) -> bool:
+        (name,) = stored_ids([id])
+        return bool(self._count(f"`id` = {text_literal(name)}"))
+
     def ids(self) -> list[str]:
         """All ids, in the order of `vectors`."""
         names: list[str] = self._read(columns=["id"], scan_in_order=True)["id"].to_pylist()

@@ -42,13 +42,17 @@ def require_same(engine: str | Path, fingerprint: dict[str, Any]) -> Path:
     for name in named:
         if manifest.fingerprint(name, steps) == fingerprint:
             return bundle.root / name
-    theirs = manifest.fingerprint(named[0], steps)
-    differing = [key for key in fingerprint if theirs.get(key) != fingerprint[key]]
-    shown = "; ".join(f"{key}: {_show(fingerprint[key])}, now {_show(theirs.get(key))}" for key in differing)
+    shown = differences(fingerprint, manifest.fingerprint(named[0], steps))
     raise MisuseError(
         f"{engine} did not make these embeddings ({shown}); give the bundle that did as --engine, or embed "
         "again with this one"
     )
+
+
+def differences(recorded: dict[str, Any], now: dict[str, Any]) -> str:
+    """What of a recorded fingerprint is another now, in words; empty where nothing is."""
+    differing = [key for key in recorded if now.get(key) != recorded[key]]
+    return "; ".join(f"{key}: {_show(recorded[key])}, now {_show(now.get(key))}" for key in differing)
 
 
 def recorded_preprocess(fingerprint: dict[str, Any]) -> Preprocess:

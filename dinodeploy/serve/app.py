@@ -2,7 +2,7 @@
 
 POST /embed           pictures -> outputs             GET /health   the process lives
 POST /search          a picture -> its neighbours     GET /ready    it takes requests
-GET  /thumbnail/{row} what a neighbour looks like     GET /metrics  for Prometheus
+GET  /thumbnail?id=   what a neighbour looks like     GET /metrics  for Prometheus
 GET  /model           what is served, and its limits  GET /         a page for people
 """
 
@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import asdict
 from typing import Annotated, Any, Literal, TextIO
 
-from fastapi import FastAPI, Path, Query, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -37,6 +38,7 @@ _PICTURE = {
         for name, text in (("base64", "A picture file."), ("url", "https; where the service allows URLs."))
     ]
 }
+LONGEST = 4096  # characters of a condition or an id
 _FILE = {"type": "string", "format": "binary"}
 
 
@@ -131,20 +133,27 @@ def _add_work(app: FastAPI, service: Service) -> None:
     async def search(
         request: Request,
         k: Annotated[int, Query(ge=1, le=MOST_NEIGHBOURS, description="How many neighbours.")] = 10,
+        filter: Annotated[
+            str | None, Query(max_length=LONGEST, description="A condition: width > 640 and label = 'cat'.")
+        ] = None,
+        text: Annotated[
+            str | None,
+            Query(
+                min_length=1,
+                max_length=LONGEST,
+                description="A word that the id or the metadata must contain.",
+            ),
+        ] = None,
     ) -> messages.SearchResponse:
-        """The pictures of the index that are nearest to one picture."""
+        """The pictures of the index that are nearest to one picture, of those that fit the conditions."""
         questions = await read_questions(request, service.settings, messages.SearchRequest)
         if len(questions) != 1:
             raise Refused(422, f"got {len(questions)} pictures; wanted one to search with")
-        hits = await service.search(questions[0], k)
-        found = [
-            messages.FoundPicture(rank=rank, row=hit.row, id=hit.id, cosine=hit.cosine)
-            for rank, hit in enumerate(hits, 1)
-        ]
-        return messages.SearchResponse(results=found)
+        hits = await service.search(questions[0], k, filter, text)
+        return messages.SearchResponse(results=[messages.FoundPicture(**asdict(hit)) for hit in hits])
 
     @app.get(
-        "/thumbnail/{row}",
+        "/thumbnail",
         response_class=Response,
         responses={
             200: {"content": {"image/jpeg": {"schema": _FILE}}},
@@ -152,9 +161,11 @@ def _add_work(app: FastAPI, service: Service) -> None:
             **_problems(404, 422),
         },
     )
-    async def thumbnail(row: Annotated[int, Path(ge=0, le=2**53)]) -> Response:
+    async def thumbnail(
+        id: Annotated[str, Query(max_length=LONGEST, description="As /search gives it.")],
+    ) -> Response:
         """A small JPEG of a picture of the index."""
-        return Response(await service.thumbnail(row), media_type="image/jpeg")
+        return Response(await service.thumbnail(id), media_type="image/jpeg")
 
 
 def _add_facts(app: FastAPI, service: Service, metrics: Metrics) -> None:
@@ -234,7 +245,8 @@ def _model(service: Service) -> messages.ModelResponse:
         device=service.embedder.backend.device,
         preprocess=schema.dump(manifest.preprocess),
         outputs=list(service.output_names),
-        index=None if service.neighbours is None else len(service.neighbours),
+        index=len(service.neighbours) if service.has_index else None,
+        index_columns=service.neighbours.columns if service.has_index else None,
         limits=messages.Limits(
             max_bytes=settings.max_bytes,
             max_pixels=settings.max_pixels,

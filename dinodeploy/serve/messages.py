@@ -63,9 +63,11 @@ class EmbedResponse(Message):
 
 class FoundPicture(Message):
     rank: int
-    row: int = Field(description="For /thumbnail/{row}.")
-    id: str
+    id: str = Field(description="For /thumbnail?id=, too.")
     cosine: float
+    width: int = Field(description="Of the original, in pixels.")
+    height: int
+    metadata: dict[str, Any]
 
 
 class SearchResponse(Message):
@@ -90,6 +92,7 @@ class ModelResponse(Message):
     preprocess: dict[str, Any]
     outputs: list[str]
     index: int | None = Field(description="Rows of the index behind /search; null without one.")
+    index_columns: dict[str, str] | None = Field(description="What filters may ask for, and its kind.")
     limits: Limits
     licence: str
 

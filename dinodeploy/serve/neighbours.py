@@ -1,78 +1,74 @@
-"""The index behind /search: the nearest pictures of a store to a vector, and a look at them.
+"""The index behind /search: `dinodeploy.search.Index`, as a service may ask it, and a look at what is found.
 
-Exact, over the store in memory: a matrix product with unit vectors. The store must have been made by the
-engine and the preprocessing that now embed the questions; numbers of different models are never compared.
+The engine that is served must be the one that made the index: numbers of different models are never compared.
+Questions go through the preprocessing that the index was made with, whatever the bundle's own is.
 
-Shapes: N rows of the store, D embed_dim.
+Shapes: D embed_dim.
 """
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dinodeploy.embedder import Embedder
 from dinodeploy.errors import ImageError, MisuseError
 from dinodeploy.images import open_image
+from dinodeploy.search import Hit, Index
+from dinodeploy.search.query import differences, recorded_preprocess
 from dinodeploy.serve.refused import Refused
-from dinodeploy.stored import load_embeddings, open_embeddings
 
 Floats = NDArray[np.float32]
 THUMBNAIL = 320  # pixels of the longer side
-OUTPUT = "cls"
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """One picture that was found. row: its number in the store."""
-
-    row: int
-    id: str
-    cosine: float
 
 
 class Neighbours:
-    """A store, opened for searching. Raises MisuseError for one that another model or preprocessing made."""
+    """An index, opened for the questions of one engine. It may be asked from several threads; close it.
 
-    def __init__(self, store: Path, fingerprint: dict[str, Any], max_pixels: int) -> None:
-        theirs = open_embeddings(store).manifest.fingerprint
-        if theirs != fingerprint:
-            differ = [name for name in fingerprint if theirs.get(name) != fingerprint[name]]
+    output: what of the engine is compared; preprocess: what pictures go through before it.
+    """
+
+    def __init__(self, store: Path, embedder: Embedder, max_pixels: int) -> None:
+        """Raises MisuseError for an index that another engine made, and as `Index.open`."""
+        self._index = Index.open(store)
+        fingerprint = self._index.manifest.fingerprint
+        self.output = self._index.manifest.output
+        self.preprocess = recorded_preprocess(fingerprint)
+        now = embedder.manifest.fingerprint(embedder.bundle.engine, self.preprocess)
+        if shown := differences(fingerprint, now):
             raise MisuseError(
-                f"--index {store} was embedded with another {', '.join(differ) or 'model'}; "
-                "serve the bundle that made it, or embed again"
+                f"--index {store} was not made by {embedder.bundle.engine_path} ({shown}); serve the bundle "
+                "that made it, or embed and index again with this one"
             )
-        self.ids, vectors = load_embeddings(store, OUTPUT)
-        self._units = _unit(np.asarray(vectors, np.float32))
         self._max_pixels = max_pixels
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self._index)
 
-    def search(self, vector: Floats, k: int) -> list[Neighbour]:
-        """The `k` nearest to `vector` [D], best first; equal ones in the order of their ids."""
-        cosines = self._units @ _unit(vector[None])[0]
-        k = min(k, len(cosines))
-        if not k:
-            return []
-        least = np.partition(cosines, -k)[-k]
-        rows = np.flatnonzero(cosines >= least).tolist()
-        rows.sort(key=lambda row: (-cosines[row], self.ids[row]))
-        return [Neighbour(row, self.ids[row], float(cosines[row])) for row in rows[:k]]
+    @property
+    def columns(self) -> dict[str, str]:
+        """What a filter may ask for, and its kind."""
+        return dict(self._index.manifest.columns)
 
-    def thumbnail(self, row: int) -> bytes:
-        """A small JPEG of a row's picture. Raises Refused, 404, where it is not a file that can be read.
-
-        Only files that were embedded can be asked for: by the number of their row, never by a path.
-        """
-        if not 0 <= row < len(self.ids):
-            raise Refused(404, f"there is no row {row}; the index has {len(self.ids)}")
+    def search(self, vector: Floats, k: int, filter: str | None, text: str | None) -> list[Hit]:
+        """The `k` nearest to `vector` [D] that fit. Raises Refused, 422, for conditions that mean nothing."""
         try:
-            picture = open_image(Path(self.ids[row]), max_pixels=self._max_pixels)
+            return self._index.search(vector, k, filter=filter, text=text)[0]
+        except MisuseError as error:
+            raise Refused(422, str(error).removeprefix("--")) from error
+
+    def thumbnail(self, id: str) -> bytes:
+        """A small JPEG of a picture. Raises Refused, 404, where it is not a file that can be read.
+
+        Only pictures of the index can be asked for, never any other path.
+        """
+        if id not in self._index:
+            raise Refused(404, "the index has no such picture; ids are as /search gives them")
+        try:
+            picture = open_image(Path(id), max_pixels=self._max_pixels)
         except ImageError as error:
             raise Refused(404, "this picture is no longer where it was embedded from") from error
         picture.thumbnail((THUMBNAIL, THUMBNAIL))
@@ -80,8 +76,5 @@ class Neighbours:
         picture.save(buffer, "JPEG", quality=85)
         return buffer.getvalue()
 
-
-def _unit(vectors: Floats) -> Floats:
-    """[N,D] of length one; zeros stay zeros."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.where(lengths, lengths, 1), np.float32)
+    def close(self) -> None:
+        self._index.close()

@@ -189,9 +189,10 @@ function tile(result) {
   const cosine = document.createElement("b");
   cosine.textContent = result.cosine.toFixed(3);
   words.append(cosine, " ", result.id.split(/[\\/]/).pop());
-  words.title = result.id;
+  const facts = Object.entries(result.metadata).map(([name, value]) => `${name}: ${value}`);
+  words.title = [result.id, `${result.width} × ${result.height}`, ...facts].join("\n");
   item.append(box, words);
-  ask("/thumbnail/" + result.row).then((r) => r.blob()).then((blob) => {
+  ask("/thumbnail?id=" + encodeURIComponent(result.id)).then((r) => r.blob()).then((blob) => {
     const image = document.createElement("img");
     image.alt = "";
     image.src = URL.createObjectURL(blob);

@@ -10,28 +10,32 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dinodeploy.batcher import Batcher, Row
 from dinodeploy.embed import with_pooled
 from dinodeploy.embed.pooling import pick
 from dinodeploy.embedder import Embedder
-from dinodeploy.errors import ImageError, MisuseError, PictureTooLargeError
+from dinodeploy.errors import BusyError, ImageError, MisuseError, PictureTooLargeError
 from dinodeploy.images import open_image
 from dinodeploy.preprocess import Preprocess
-from dinodeploy.serve.batching import Batcher, BatcherClosed, Outputs, QueueFull
 from dinodeploy.serve.fetch import fetch
-from dinodeploy.serve.neighbours import Neighbour, Neighbours
 from dinodeploy.serve.refused import Refused
 from dinodeploy.serve.settings import Settings
 
+if TYPE_CHECKING:
+    from dinodeploy.search import Hit
+    from dinodeploy.serve.neighbours import Neighbours
+
 Floats = NDArray[np.float32]
+T = TypeVar("T")
 FETCHERS = 16  # URLs at once; apart from decoding, so that slow servers hold up nobody else's pictures
 SOON = 1  # seconds after which whoever met a full queue may try again
 MOST_NEIGHBOURS = 1000
@@ -54,7 +58,7 @@ class Answer:
     width: int
     height: int
     size: tuple[int, int]
-    outputs: Outputs
+    outputs: Row
 
 
 @dataclass(frozen=True)
@@ -74,24 +78,21 @@ class Service:
         self.active = 0  # requests that are being answered
         self.observe: Callable[[int, float], None] = lambda size, seconds: None
         self.fingerprint = embedder.manifest.fingerprint(embedder.bundle.engine, embedder.preprocess)
-        self.neighbours = (
-            Neighbours(settings.index, self.fingerprint, settings.max_pixels) if settings.index else None
-        )
+        self._neighbours = _open_index(settings, embedder)
         self.output_names = with_pooled(embedder.output_names)
         self._decoders = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
         self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch")
         self._batcher = Batcher(
-            embedder.run,
+            embedder,
             max_batch=settings.max_batch,
             max_wait=settings.max_wait,
-            queue=settings.queue,
-            lanes=embedder.backend.lanes,
+            queue_size=settings.queue,
             observe=lambda size, seconds: self.observe(size, seconds),
         )
 
     @classmethod
     def open(cls, settings: Settings) -> Service:
-        """Raises as `Embedder.open`, and MisuseError for an index of another model."""
+        """Raises as `Embedder.open` and `Index.open`, and MisuseError for an index of another engine."""
         embedder = Embedder.open(
             settings.bundle,
             device=settings.device,
@@ -115,31 +116,39 @@ class Service:
     ) -> list[Answer]:
         """The outputs called `names` for every picture, in order. Raises Refused."""
         self._check_request(questions, names)
-        preprocess = self._preprocess(imgsz)
-        try:
-            return await asyncio.wait_for(self._embed(questions, names, preprocess), self.settings.time_limit)
-        except (asyncio.TimeoutError, TimeoutError) as error:
-            limit = self.settings.time_limit
-            raise Refused(503, f"not done within {limit:g} s; come again later", SOON) from error
+        return await self._in_time(self._embed(questions, names, self._preprocess(imgsz)))
 
-    async def search(self, question: Question, k: int) -> list[Neighbour]:
-        """The `k` nearest pictures of the index. Raises Refused, 404 without one."""
-        if self.neighbours is None:
-            raise Refused(404, "this service has no index; start it with --index EMBEDDINGS")
-        answer = (await self.embed([question], ["cls"]))[0]
-        return await self._in_thread(self.neighbours.search, answer.outputs["cls"], k)
+    async def search(
+        self, question: Question, k: int, filter: str | None = None, text: str | None = None
+    ) -> list[Hit]:
+        """The `k` nearest pictures of the index that fit the conditions of `Index.search`.
 
-    async def thumbnail(self, row: int) -> bytes:
-        """A small JPEG of the index's picture in `row`. Raises Refused, 404."""
-        if self.neighbours is None:
+        Raises Refused, 404 without an index.
+        """
+        return await self._in_time(self._search(question, k, filter, text))
+
+    async def thumbnail(self, id: str) -> bytes:
+        """A small JPEG of a picture of the index. Raises Refused, 404."""
+        return await self._in_time(self._in_thread(self.neighbours.thumbnail, id))
+
+    @property
+    def has_index(self) -> bool:
+        return self._neighbours is not None
+
+    @property
+    def neighbours(self) -> Neighbours:
+        """The index. Raises Refused, 404 without one."""
+        if self._neighbours is None:
             raise Refused(404, "this service has no index; start it with --index EMBEDDINGS")
-        return await self._in_thread(self.neighbours.thumbnail, row)
+        return self._neighbours
 
     def close(self) -> None:
         """Run what is queued, then let go of the engine."""
         for pool in (self._fetchers, self._decoders):
             pool.shutdown(cancel_futures=True)
         self._batcher.close()
+        if self._neighbours is not None:
+            self._neighbours.close()
         self.embedder.close()
 
     def __enter__(self) -> Service:
@@ -155,16 +164,30 @@ class Service:
     ) -> list[Answer]:
         prepared = await _gather(self._prepare(question, preprocess) for question in questions)
         try:
-            futures = self._batcher.submit_all([one.pixels for one in prepared])
-        except QueueFull as error:
-            raise Refused(503, f"{self.settings.queue} pictures are waiting; come again", SOON) from error
-        except BatcherClosed as error:
+            futures = self._batcher.submit_pixels([one.pixels for one in prepared])
+        except BusyError as error:
+            raise Refused(503, str(error), SOON) from error
+        except MisuseError as error:  # it is closed
             raise Refused(503, "the service is shutting down", SOON) from error
         rows = await _gather(asyncio.wrap_future(future) for future in futures)
         return [
             Answer(question.name, one.width, one.height, _size(one.pixels), _pick(row, names))
             for question, one, row in zip(questions, prepared, rows, strict=True)
         ]
+
+    async def _search(self, question: Question, k: int, filter: str | None, text: str | None) -> list[Hit]:
+        index = self.neighbours
+        (answer,) = await self._embed([question], [index.output], index.preprocess)
+        hits: list[Hit] = await self._in_thread(index.search, answer.outputs[index.output], k, filter, text)
+        return hits
+
+    async def _in_time(self, work: Awaitable[T]) -> T:
+        """Wait for `work`, and give it up past the time limit of a request. Raises Refused, 503."""
+        limit = self.settings.time_limit
+        try:
+            return await asyncio.wait_for(work, limit)
+        except (asyncio.TimeoutError, TimeoutError) as error:
+            raise Refused(503, f"not done within {limit:g} s; come again later", SOON) from error
 
     def _check_request(self, questions: Sequence[Question], names: Sequence[str]) -> None:
         if not questions:
@@ -216,6 +239,14 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._decoders, function, *arguments)
 
 
+def _open_index(settings: Settings, embedder: Embedder) -> Neighbours | None:
+    if settings.index is None:
+        return None
+    from dinodeploy.serve.neighbours import Neighbours
+
+    return Neighbours(settings.index, embedder, settings.max_pixels)
+
+
 async def _gather(awaitables: Any) -> list[Any]:
     """All results in order; the first failure cancels the others, and is raised once they have ended."""
     tasks = [asyncio.ensure_future(one) for one in awaitables]
@@ -232,7 +263,7 @@ def _size(pixels: Floats) -> tuple[int, int]:
     return int(pixels.shape[1]), int(pixels.shape[2])
 
 
-def _pick(row: Outputs, names: Sequence[str]) -> Outputs:
-    """One picture's outputs by name, pooled ones computed. Copied: a view would keep its whole batch."""
+def _pick(row: Row, names: Sequence[str]) -> Row:
+    """One picture's outputs by name, pooled ones computed."""
     chosen = pick({name: value[None] for name, value in row.items()}, names)
-    return {name: value[0].copy() for name, value in chosen.items()}
+    return {name: value[0] for name, value in chosen.items()}

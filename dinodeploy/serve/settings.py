@@ -16,11 +16,11 @@ MIB = 1 << 20
 class Settings:
     """Raises MisuseError for a number that cannot mean anything.
 
-    max_wait: seconds that a picture waits for others before a batch runs unfilled. queue: pictures waiting
-    or being run, and requests being read. max_bytes: of one request's body. max_pixels, of one picture;
-    max_patches, of one model input; max_images, of one request. rate: requests a second from one client, None
-    for no limit. time_limit: seconds that one request may take. linger: seconds that a service which was
-    told to stop goes on answering 503, so that whoever balances the load can notice.
+    max_wait: seconds that a picture waits for others before a batch runs unfilled. queue: pictures that may
+    wait, and requests that may be answered at once; it holds a batch. max_bytes: of one request's body.
+    max_pixels, of one picture; max_patches, of one model input; max_images, of one request. rate: requests a
+    second from one client, None for no limit. time_limit: seconds that one request may take. linger: seconds
+    that a service which was told to stop goes on answering 503, so that whoever balances the load can notice.
     """
 
     bundle: Path
@@ -45,6 +45,10 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("max_batch", "queue", "max_bytes", "max_pixels", "max_images", "max_patches"):
             _at_least(name, getattr(self, name), 1)
+        if self.queue < self.max_batch:
+            raise MisuseError(
+                f"--queue is {self.queue}; wanted at least a batch, {self.max_batch}, or less --max-batch"
+            )
         _at_least("max_wait", self.max_wait, 0)
         _at_least("linger", self.linger, 0)
         if self.threads is not None:

@@ -1,7 +1,8 @@
 """Several processes behind one port, each with an engine of its own; one that dies is replaced.
 
 The parent opens the port, checks the bundle once, and then only looks after its children. SIGTERM or Ctrl-C
-is passed on, and each of them drains. A worker that cannot even start is not tried for ever.
+is passed on, and each of them drains; one that has not ended long after every request had to is killed. A
+worker that cannot even start is not tried for ever, and none outlives a parent that was killed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.context import SpawnProcess
@@ -18,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from dinodeploy.errors import UnavailableError
+from dinodeploy.serve.guard import BODY_SECONDS
 from dinodeploy.serve.metrics import SHARED
 from dinodeploy.serve.server import serve_on
 from dinodeploy.serve.service import Service
@@ -25,6 +28,7 @@ from dinodeploy.serve.settings import Settings
 
 _LOOK = 0.1  # seconds between looks at the workers
 _SHORT = 10.0  # seconds; who dies younger than this has hardly started
+_SLACK = 10.0  # seconds to end in, beyond those that requests may take
 _TRIES = 5  # short lives in a row, over all workers, after which something is wrong with more than a worker
 
 
@@ -79,9 +83,19 @@ class _Supervisor:
         self._stopping += 1
 
     def _drain(self) -> None:
-        """Pass every signal on until all have ended: the first makes a worker drain, the second ends it."""
+        """Pass every signal on until all have ended: the first makes a worker drain, the second ends it.
+
+        Who has not ended when a body and its request must have been done with, twice over, is left to be
+        killed.
+        """
+        settings = self._settings
+        patience = settings.linger + 2 * (settings.time_limit + BODY_SECONDS) + _SLACK
+        deadline = time.monotonic() + patience
         passed_on = 0
         while any(worker.is_alive() for worker in self._workers):
+            if time.monotonic() > deadline:
+                self._say(f"a worker has not ended within {patience:g} s; it is killed")
+                return
             if passed_on < self._stopping:
                 passed_on = self._stopping
                 for worker in self._workers:
@@ -117,8 +131,17 @@ class _Supervisor:
 def work(listener: socket.socket, settings: Settings) -> None:
     """The life of one worker. Ctrl-C reaches the whole group; the parent's SIGTERM is what counts."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     with Service.open(settings) as service:
         serve_on(listener, service)
+
+
+def _end_with_parent() -> None:
+    """Drain when the parent is gone: nobody else would ever stop this worker, or replace it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _how(code: int | None) -> str:

@@ -1,76 +1,43 @@
-"""What `python3 model.pyz` does: find the bundle it carries, and hand over to the ordinary commands."""
+"""What `python3 model.pyz` does first, with the standard library alone: is there all that it stands on?"""
 
 from __future__ import annotations
 
-import atexit
-import json
-import os
-import shutil
+import importlib
 import sys
-import tempfile
-import zipfile
-from pathlib import Path
 from typing import NoReturn
 
-from dinodeploy import manifest as manifests
-from dinodeploy.archive import unpack
-from dinodeploy.errors import DinodeployError
-from dinodeploy.standalone import BUNDLE_PREFIX
-
-# Where a command takes the bundle: after this option, or as its first argument.
-_OPTION = {"embed": "--engine", "predict": "--engine", "visualize": "--engine", "serve": ""}
-_ARGUMENT = ("check", "inspect", "doctor")
+OLDEST = (3, 10)
+NEEDED = {"numpy": "numpy", "PIL": "pillow"}  # module: what to install
+_CANNOT = 4  # `errors.UnavailableError`
 
 
 def main() -> NoReturn:
-    """Runs the command line with the bundle filled in where none was given."""
-    from dinodeploy.cli.app import main as command_line
-    from dinodeploy.cli.output import fail
+    """Runs the command line, or says in one line what it lacks."""
+    if sys.version_info[:2] < OLDEST:
+        _stop(f"it needs Python {OLDEST[0]}.{OLDEST[1]} or newer; run it with one: python3.12 {sys.argv[0]}")
+    if lacking := _lacking():
+        _stop(
+            f"it needs {' and '.join(lacking)}; install: {sys.executable} -m pip install "
+            f"{' '.join(lacking)} onnxruntime (in place of onnxruntime, any runtime that the bundle has an "
+            "engine for)"
+        )
+    from dinodeploy.standalone.carried import main as with_bundle
 
-    archive = Path(sys.argv[0]).resolve()
-    try:
-        sys.argv[1:] = with_bundle(sys.argv[1:], archive)
-    except DinodeployError as error:
-        fail(str(error), error.exit_code)
-    command_line()
-
-
-def with_bundle(arguments: list[str], archive: Path) -> list[str]:
-    """The user's arguments, and the bundle of `archive` where the command needs one."""
-    command, *rest = arguments or ["--help"]
-    if "--help" in rest:
-        return arguments
-    if command in _OPTION and not any(one.split("=")[0] == _OPTION[command] for one in rest):
-        return [command, *rest, *filter(None, [_OPTION[command]]), str(unpacked(archive))]
-    if command in _ARGUMENT and (not rest or rest[0].startswith("-")):
-        return [command, str(unpacked(archive)), *rest]
-    return arguments
+    with_bundle()
 
 
-def unpacked(archive: Path) -> Path:
-    """The bundle as a directory: the one of an earlier run if it is whole, else a new one."""
-    with zipfile.ZipFile(archive) as file:
-        content = json.loads(file.read(f"{BUNDLE_PREFIX}{manifests.FILE_NAME}"))
-    digest = str(content["digest"])
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dinodeploy" / "standalone"
-    try:
-        if _is_whole(cache / digest, digest):
-            return cache / digest
-        shutil.rmtree(cache / digest, ignore_errors=True)
-        return unpack(archive, cache / digest, prefix=BUNDLE_PREFIX)
-    except OSError:  # a home that cannot be written
-        folder = Path(tempfile.mkdtemp(prefix="dinodeploy-"))
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        return unpack(archive, folder / "bundle", prefix=BUNDLE_PREFIX)
+def _lacking() -> list[str]:
+    """What this Python cannot import of what every command needs, by the names to install."""
+    found = []
+    for module, package in NEEDED.items():
+        try:
+            importlib.import_module(module)
+        except ImportError:  # not there, or made for another Python
+            found.append(package)
+    return found
 
 
-def _is_whole(root: Path, digest: str) -> bool:
-    """Every file there with its size; hashes are held against the manifest where the engine is opened."""
-    try:
-        manifest = manifests.read_manifest(root)
-        sizes = {name: (root / name).stat().st_size for name in manifest.files}
-    except (DinodeployError, OSError):
-        return False
-    return manifest.digest == digest and all(
-        sizes[name] == facts.bytes for name, facts in manifest.files.items()
-    )
+def _stop(message: str) -> NoReturn:
+    version = ".".join(map(str, sys.version_info[:3]))
+    print(f"error: {sys.argv[0]} cannot run in Python {version} here: {message}", file=sys.stderr)
+    sys.exit(_CANNOT)

@@ -1,10 +1,13 @@
-"""`make bench` on a tiny model: one record, and the table made of it."""
+"""`make bench` on a tiny model: one record, and the table made of it; a load test that is given up."""
 
 from __future__ import annotations
 
 import importlib
 import json
+import os
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,3 +61,30 @@ def test_one_record_and_a_table(
     assert len(lines) == 2 + len(record["rows"]) == 4
     assert len({line.count("|") for line in lines}) == 1
     assert "(ours)" in lines[2]
+
+
+@pytest.mark.slow
+def test_a_load_that_takes_too_long_is_given_up_and_leaves_nothing(tiny_bundle: Path) -> None:
+    options = ["--workers", "2", "--clients", "2", "--seconds", "600", "--limit", "10"]
+    process = subprocess.Popen(
+        [sys.executable, SCRIPTS / "serve_load.py", "--bundle", tiny_bundle, *options],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    _, said = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert said.splitlines()[-1].endswith("PastLimit: not done within 10 s")
+    deadline = time.monotonic() + 30
+    while _somebody_is_left(process.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _somebody_is_left(session: int) -> bool:
+    try:
+        os.killpg(session, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,11 +20,12 @@ LONG = 30.0  # seconds; nobody waits for them
 
 
 class Held:
-    """An embedder whose runs wait until they are let go; `batches` is what was run."""
+    """An embedder whose runs wait until they are let go; `batches` is what was run, by shape and by value."""
 
     def __init__(self, lanes: int = 1, let_go: bool = True) -> None:
         self.backend = SimpleNamespace(lanes=lanes)
         self.batches: list[tuple[int, ...]] = []
+        self.values: list[list[float]] = []
         self.gate = threading.Event()
         self.begun = threading.Semaphore(0)
         if let_go:
@@ -35,6 +36,7 @@ class Held:
 
     def run(self, pixels: Any) -> dict[str, Any]:
         self.batches.append(pixels.shape)
+        self.values.append(pixels[:, 0, 0, 0].tolist())
         self.begun.release()
         assert self.gate.wait(LONG)
         return engine(pixels)
@@ -42,6 +44,15 @@ class Held:
 
 def colour(value: int) -> np.ndarray[Any, Any]:
     return np.full((16, 32, 3), value, np.uint8)
+
+
+def pixels(value: float, side: int = 16) -> np.ndarray[Any, Any]:
+    """A picture as the engine takes it."""
+    return np.full((3, side, side), value, np.float32)
+
+
+def found(futures: list[Future[Any]]) -> list[float]:
+    return [float(future.result(LONG)["cls"][0]) for future in futures]
 
 
 def batcher(embedder: Any, **options: Any) -> Batcher:
@@ -77,6 +88,70 @@ def test_sizes_are_not_mixed() -> None:
         assert not other.done()
     assert other.result(0)["patch"].shape == (2, 2, 3), "close runs what waits"
     assert embedder.batches == [(2, 3, 16, 32), (1, 3, 32, 32)]
+
+
+def test_a_full_batch_of_one_size_does_not_wait_for_another_size() -> None:
+    embedder = Held()
+    with batcher(embedder, max_batch=2) as batch:
+        early = batch.submit_pixels([pixels(1, side=32)])[0]
+        assert found(batch.submit_pixels([pixels(2), pixels(3)])) == [2, 3]
+        assert not early.done()
+
+
+def test_of_what_is_due_the_oldest_goes_first() -> None:
+    embedder = Held(let_go=False)
+    with batcher(embedder, max_batch=2, max_wait=0.01) as batch:
+        futures = batch.submit_pixels([pixels(0)])
+        assert embedder.begun.acquire(timeout=LONG)
+        for value, side in ((1, 16), (2, 16), (3, 32), (4, 16), (5, 16)):
+            futures += batch.submit_pixels([pixels(value, side)])
+        time.sleep(0.05)
+        embedder.gate.set()
+        assert found(futures) == [0, 1, 2, 3, 4, 5]
+    assert embedder.values == [[0], [1, 2], [3], [4, 5]], "a full batch is no reason to go before older ones"
+
+
+def test_many_threads_get_each_their_own() -> None:
+    embedder = Held(lanes=2)
+    with batcher(embedder, max_wait=0.002, queue_size=60) as batch, ThreadPoolExecutor(20) as pool:
+        answers = pool.map(
+            lambda n: found(batch.submit_pixels([pixels(n, side=16 * (1 + n % 3))])), range(60)
+        )
+        assert list(answers) == [[n] for n in range(60)]
+    assert max(shape[0] for shape in embedder.batches) <= 4
+
+
+def test_more_than_there_is_room_for_is_refused_whole() -> None:
+    embedder = Held(let_go=False)
+    with batcher(embedder, max_batch=1, queue_size=3) as batch:
+        taken = batch.submit_pixels([pixels(0)])
+        assert embedder.begun.acquire(timeout=LONG)
+        taken += batch.submit_pixels([pixels(1), pixels(2)])
+        with pytest.raises(BusyError, match="2 pictures are waiting already, of at most 3"):
+            batch.submit_pixels([pixels(7), pixels(8)])
+        assert batch.pending == 3, "two wait, one is being run"
+        taken += batch.submit_pixels([pixels(3)])
+        embedder.gate.set()
+        assert found(taken) == [0, 1, 2, 3]
+    assert batch.pending == 0
+
+
+def test_whoever_waits_for_a_cancelled_picture_is_told() -> None:
+    embedder = Held()
+    with batcher(embedder) as batch:
+        alone = batch.submit_pixels([pixels(0)])[0]
+        assert alone.cancel()
+        batch.submit_pixels([pixels(n) for n in range(4)])
+        assert wait([alone], timeout=LONG).done == {alone}
+    assert embedder.values == [[0, 1, 2, 3]]
+
+
+def test_every_run_is_observed() -> None:
+    seen: list[tuple[int, float]] = []
+    with batcher(Held(), observe=lambda *run: seen.append(run)) as batch:
+        found(batch.submit_pixels([pixels(n) for n in range(4)]))
+    assert [pictures for pictures, _ in seen] == [4]
+    assert 0 < seen[0][1] < LONG
 
 
 def test_a_full_queue_says_so_and_a_cancelled_picture_makes_room() -> None:

@@ -7,13 +7,15 @@ import json
 import os
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dinodeploy import load_embeddings
-from dinodeploy.standalone import pack_standalone
+from dinodeploy.standalone import start
+from dinodeploy.standalone.pack import pack_standalone
 from tests.photographs import photograph
 
 # What a device has: these distributions and what they import.
@@ -81,6 +83,60 @@ def test_it_embeds_where_nothing_is_installed(application: Path, device: Path, t
     found = json.loads(ran.stdout)
     assert (ran.returncode, found["fine"], found["devices"][0]["judged"]) == (0, True, True)
     assert found["packages"]["torch"]["version"] is None
+
+
+@pytest.mark.parametrize(
+    ("there", "lacking"),
+    [
+        ((), "it needs numpy and pillow; "),
+        (("numpy",), "it needs pillow; "),
+    ],
+)
+def test_what_is_missing_is_one_line(
+    application: Path, device: Path, tmp_path: Path, there: tuple[str, ...], lacking: str
+) -> None:
+    """In an environment of its own, as bare as Python comes."""
+    venv.create(tmp_path / "bare", with_pip=False)
+    (site,) = (tmp_path / "bare").glob("lib/python*/site-packages")
+    for name in there:
+        for found in device.glob(f"{name}*"):
+            (site / found.name).symlink_to(found.resolve())
+    python = tmp_path / "bare" / "bin" / "python"
+    for arguments in (("embed", "photos"), ("--version",)):
+        command = [str(python), str(application), *arguments]
+        environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+        ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        assert (ran.returncode, ran.stdout) == (4, ""), ran.stderr
+        (line,) = ran.stderr.strip().splitlines()
+        assert line.startswith("error: ")
+        assert lacking in line
+        assert f"{python} -m pip install" in line
+
+
+@pytest.mark.slow
+def test_without_a_runtime_only_what_runs_an_engine_ends_in_4(
+    application: Path, device: Path, tmp_path: Path
+) -> None:
+    without = tmp_path / "without"
+    without.mkdir()
+    for found in device.iterdir():
+        if not found.name.startswith("onnxruntime"):
+            (without / found.name).symlink_to(found.resolve())
+    photograph("coffee").save(tmp_path / "coffee.jpg")
+    ran = run_on_device(without, tmp_path, tmp_path, application, "embed", "coffee.jpg", "--out", "out")
+    assert (ran.returncode, len(ran.stderr.strip().splitlines())) == (4, 1), ran.stderr
+    assert "pip install onnxruntime" in ran.stderr
+    assert not (tmp_path / "out").exists()
+    assert run_on_device(without, tmp_path, tmp_path, application, "inspect").returncode == 0
+
+
+def test_an_old_python_is_told_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(start, "OLDEST", (4, 0))
+    with pytest.raises(SystemExit, match="4"):
+        start.main()
+    assert "it needs Python 4.0 or newer" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import pytest
 from PIL import Image
 
 from dinodeploy import Embedder
+from dinodeploy.search import Index
 from dinodeploy.serve.keys import read_keys
 from tests.command_line import CommandLine
 from tests.image_files import encoded
@@ -32,10 +34,17 @@ def index(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from dinodeploy.cli.app import app as command_line
 
     folder = tmp_path_factory.mktemp("index")
-    for name in ("chelsea", "rocket", "coffee"):
+    rows = ["id,label,weight"]
+    for name, label in (("chelsea", "cat"), ("rocket", "thing"), ("coffee", "thing")):
         (folder / f"{name}.jpg").write_bytes(encoded(name))
-    arguments = ["embed", str(folder), "--engine", str(tiny_bundle), "--out", str(folder / "out")]
-    command_line(arguments, standalone_mode=False)
+        rows.append(f"{folder}/{name}.jpg,{label},{len(rows)}.5")
+    (folder / "labels.csv").write_text("\n".join(rows))
+    out = str(folder / "out")
+    embed = ["embed", str(folder), "--engine", str(tiny_bundle), "--out", out, "--imgsz", "128,160"]
+    embed += ["--outputs", "cls,pooled"]
+    command_line(embed, standalone_mode=False)
+    index = ["index", out, "--metadata", str(folder / "labels.csv"), "--output", "pooled"]
+    command_line(index, standalone_mode=False)
     return folder / "out"
 
 
@@ -86,16 +95,50 @@ def test_another_input_size(service: Live) -> None:
     assert np.shape(answer["images"][0]["outputs"]["patch"]) == (6, 10, 128)
 
 
-def test_search_finds_the_picture_itself_first(service: Live) -> None:
-    answer = service.post("/search", files={"files": encoded("rocket")}, params={"k": 2}).json()
-    first, second = answer["results"]
-    assert Path(first["id"]).name == "rocket.jpg"
-    assert first["cosine"] == pytest.approx(1, abs=1e-5)
-    assert first["cosine"] > second["cosine"]
-    thumbnail = service.get(f"/thumbnail/{first['row']}")
+def search(service: Live, name: str = "rocket", **query: Any) -> Any:
+    return service.post("/search", files={"files": encoded(name)}, params=query)
+
+
+def test_search_is_the_index_s_own(service: Live, index: Path) -> None:
+    """Its preprocessing and its output, which are not the bundle's; its order, sizes and metadata."""
+    found = search(service, k=2).json()["results"]
+    with Index.open(index) as opened:
+        hits = opened.search(opened.vector(str(index.parent / "rocket.jpg")), 2)[0]
+    assert [(hit["rank"], hit["id"]) for hit in found] == [(hit.rank, hit.id) for hit in hits]
+    assert [hit["cosine"] for hit in found] == pytest.approx([hit.cosine for hit in hits], abs=1e-5)
+    assert found[0]["cosine"] == pytest.approx(1, abs=1e-5)
+    assert (found[0]["width"], found[0]["height"]) == (120, 90)
+    assert found[0]["metadata"] == {"label": "thing", "weight": 2.5}
+
+
+def test_search_with_conditions(service: Live) -> None:
+    def names(**query: Any) -> list[str]:
+        return [Path(hit["id"]).name for hit in search(service, **query).json()["results"]]
+
+    assert names(filter="label = 'cat'") == ["chelsea.jpg"]
+    assert names(filter="weight < 3 and width = 120", text="thing") == ["rocket.jpg"]
+    assert names(text="nowhere") == []
+    assert names(filter=" or ".join(["weight<3"] * 340), k=1) == ["rocket.jpg"]
+    _refused(search(service, filter="label = "), 422, "filter 'label = ': got the end, wanted a text")
+    _refused(search(service, filter="colour = 'red'"), 422, "there is no column 'colour'")
+    _refused(search(service, filter="(" * 100), 422, "brackets")
+    _refused(search(service, filter="x" * 5000), 422, "4096")
+    _refused(search(service, text=""), 422, "text")
+
+
+def test_many_search_at_once(service: Live) -> None:
+    wanted = search(service).json()
+    with ThreadPoolExecutor(8) as pool:
+        assert all(answer.json() == wanted for answer in pool.map(lambda _: search(service), range(16)))
+
+
+def test_a_thumbnail_is_of_the_index_s_pictures_alone(service: Live, index: Path) -> None:
+    thumbnail = service.get("/thumbnail", params={"id": str(index.parent / "rocket.jpg")})
     assert thumbnail.headers["content-type"] == "image/jpeg"
     assert Image.open(io.BytesIO(thumbnail.content)).size == (120, 90)
-    assert service.get("/thumbnail/3").status_code == 404
+    (index.parent / "other.jpg").write_bytes(encoded("rocket"))
+    for id in (index.parent / "other.jpg", index / ".." / "rocket.jpg", "' or '1' = '1"):
+        _refused(service.get("/thumbnail", params={"id": str(id)}), 404, "no such picture")
 
 
 def test_facts_and_metrics(service: Live) -> None:
@@ -103,6 +146,7 @@ def test_facts_and_metrics(service: Live) -> None:
     assert service.get("/ready").json() == {"status": "ready"}
     model = service.get("/model").json()
     assert (model["index"], model["embed_dim"], model["limits"]["max_images"]) == (3, 128, 3)
+    assert model["index_columns"]["label"] == "text"
     service.embed(encoded("coffee"))
     text = service.get("/metrics").text
     assert re.search(r'dinodeploy_requests_total\{method="POST",route="/embed",status="200"\} \d', text)
@@ -189,7 +233,8 @@ def test_parameters_that_mean_nothing(service: Live) -> None:
 
 def test_without_an_index_there_is_no_search(tiny_bundle: Path) -> None:
     with live(tiny_bundle, rate=2.0) as service:
-        _refused(service.post("/search", files={"files": encoded("coffee")}), 404, "--index")
+        _refused(search(service), 404, "--index")
+        _refused(service.get("/thumbnail", params={"id": "x"}), 404, "--index")
         answers = [service.embed(encoded("coffee")) for _ in range(4)]
         late = next(answer for answer in answers if answer.status_code == 429)
         _refused(late, 429, "2 requests a second")
@@ -200,8 +245,8 @@ def test_without_an_index_there_is_no_search(tiny_bundle: Path) -> None:
 def test_a_full_queue_is_503_and_passes(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with live(tiny_bundle, queue=2, max_batch=1) as service, ThreadPoolExecutor(8) as pool:
         free = threading.Event()
-        run = service.service._batcher._run
-        monkeypatch.setattr(service.service._batcher, "_run", lambda x: (free.wait(20), run(x))[1])
+        run = service.service.embedder.run
+        monkeypatch.setattr(service.service.embedder, "run", lambda x: (free.wait(20), run(x))[1])
         data = encoded("coffee")
         asked = [pool.submit(service.embed, data) for _ in range(6)]
         while sum(one.done() for one in asked) < 4:
@@ -217,8 +262,8 @@ def test_a_full_queue_is_503_and_passes(tiny_bundle: Path, monkeypatch: pytest.M
 
 def test_whoever_waits_too_long_leaves_the_queue(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with live(tiny_bundle, time_limit=0.3, max_batch=1) as service:
-        run, free = service.service._batcher._run, threading.Event()
-        monkeypatch.setattr(service.service._batcher, "_run", lambda x: (free.wait(20), run(x))[1])
+        run, free = service.service.embedder.run, threading.Event()
+        monkeypatch.setattr(service.service.embedder, "run", lambda x: (free.wait(20), run(x))[1])
         _refused(service.embed(encoded("coffee")), 503, "0.3 s")
         free.set()
         while service.service.pending:
@@ -230,7 +275,7 @@ def test_a_defect_is_logged_and_not_told(tiny_bundle: Path, monkeypatch: pytest.
         raise RuntimeError("the secret path /etc/engine")
 
     with live(tiny_bundle) as service:
-        monkeypatch.setattr(service.service._batcher, "_run", broken)
+        monkeypatch.setattr(service.service.embedder, "run", broken)
         _refused(service.embed(encoded("coffee")), 500, "internal error")
         assert "the secret path" in service.log.getvalue()
 
@@ -310,7 +355,17 @@ def test_an_index_of_another_model_is_refused(index: Path, tmp_path: Path, run: 
     other = export_tiny(tmp_path / "other", seed=1).root
     ran = run("serve", other, "--index", index)
     assert ran.code == 2
-    assert "another weights_sha256" in ran.error
+    assert "was not made by" in ran.error
+    assert "weights_sha256: " in ran.error
+
+
+def test_a_store_without_an_index_is_told_how_to_get_one(
+    index: Path, tiny_bundle: Path, tmp_path: Path, run: CommandLine
+) -> None:
+    shutil.copytree(index, tmp_path / "out")
+    ran = run("serve", tiny_bundle, "--index", tmp_path / "out")
+    assert ran.code == 2
+    assert f"dinodeploy index {tmp_path / 'out'}" in ran.error
 
 
 @pytest.mark.parametrize(
@@ -318,6 +373,7 @@ def test_an_index_of_another_model_is_refused(index: Path, tmp_path: Path, run: 
     [
         (("--workers", "0"), "--workers is 0"),
         (("--queue", "0"), "--queue is 0"),
+        (("--queue", "7"), "wanted at least a batch, 8"),
         (("--rate", "0"), "--rate is 0"),
         (("--max-wait-ms", "nan"), "--max-wait-ms is nan"),
         (("--port", "70000"), "--port is 70000"),

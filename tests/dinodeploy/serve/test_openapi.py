@@ -31,7 +31,7 @@ def test_the_service_is_what_its_openapi_says(tiny_bundle: Path) -> None:
             "GET /metrics",
             "GET /model",
             "GET /ready",
-            "GET /thumbnail/{row}",
+            "GET /thumbnail",
             "POST /embed",
             "POST /search",
         ]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -114,7 +116,7 @@ def test_a_killed_worker_is_replaced(tiny_bundle: Path) -> None:
 
 
 @pytest.mark.slow
-def test_workers_that_cannot_live_are_given_up(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_cannot_live_are_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dinodeploy.errors import UnavailableError
     from dinodeploy.serve import workers
     from dinodeploy.serve.server import bind
@@ -124,12 +126,54 @@ def test_workers_that_cannot_live_are_given_up(tiny_bundle: Path, monkeypatch: p
     monkeypatch.setattr(workers, "_TRIES", 2)
     said: list[str] = []
     with bind("127.0.0.1", 0) as listener, pytest.raises(UnavailableError, match="2 workers in a row"):
-        workers.serve_with_workers(listener, Settings(tiny_bundle), 1, said.append)
+        workers.serve_with_workers(listener, Settings(tmp_path), 1, said.append)
     assert "exit 3" in said[0]
 
 
 def _dies(*_: object) -> None:
     sys.exit(3)
+
+
+@pytest.mark.slow
+def test_a_worker_that_will_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dinodeploy.serve import workers
+    from dinodeploy.serve.server import bind
+    from dinodeploy.serve.settings import Settings
+
+    monkeypatch.setattr(workers, "work", _stays)
+    monkeypatch.setattr(workers, "BODY_SECONDS", 0.5)
+    monkeypatch.setattr(workers, "_SLACK", 0.5)
+    said: list[str] = []
+    settings = Settings(tmp_path, time_limit=0.5, linger=0.0)
+    with bind("127.0.0.1", 0) as listener:
+        threading.Thread(target=_signal_when_deaf, args=(listener,), daemon=True).start()
+        workers.serve_with_workers(listener, settings, 1, said.append)
+    assert said == ["a worker has not ended within 2.5 s; it is killed"]
+    assert multiprocessing.active_children() == []
+
+
+def _stays(listener: socket.socket, *_: object) -> None:
+    """Deaf to SIGTERM; listens once it is."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    listener.listen()
+    time.sleep(PATIENCE)
+
+
+def _signal_when_deaf(listener: socket.socket) -> None:
+    """SIGTERM for this process, whose supervisor waits for it, once its worker listens."""
+    while not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.slow
+def test_no_worker_outlives_a_killed_parent(tiny_bundle: Path) -> None:
+    with serving(tiny_bundle, "--workers", "2") as process:
+        assert process.embed().status_code == 200
+        workers = [psutil.Process(pid) for pid in _workers(process.popen.pid)]
+        assert len(workers) == 2
+        process.popen.kill()
+        assert psutil.wait_procs(workers, timeout=PATIENCE)[1] == []
 
 
 def _workers(pid: int) -> list[int]:

@@ -1,0 +1,77 @@
+"""How long a program waits for us: the import, and the first embedding of a process that has just begun.
+
+    .venv/bin/python benchmarks/cold_start.py                        # the imports
+    .venv/bin/python benchmarks/cold_start.py --bundle bundle        # the first embedding, too
+
+Each round runs every program once, in a process of its own, one after the other: what else the machine does
+meets all of them. Seconds are wall-clock from the first line of the program, so Python's own start is not in
+them; the ratio is to `import numpy` of the same round, the median over the rounds. The bundle must have
+passed `dinodeploy check` here, or the judge is in the first embedding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+PICTURE = (640, 480)  # width, height
+PROGRAMS = {
+    "import numpy": "import numpy",
+    "import dinodeploy": "import dinodeploy",
+    "from dinodeploy import Embedder": "from dinodeploy import Embedder",
+}
+EMBED = """from dinodeploy import Embedder
+with Embedder.open(sys.argv[1], device={device!r}) as embedder:
+    embedder.embed([sys.argv[2]])"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--bundle", type=Path, help="judged here already")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--rounds", type=int, default=11)
+    options = parser.parse_args()
+    programs = dict(PROGRAMS)
+    if options.bundle:
+        programs["first embedding of a JPEG"] = EMBED.format(device=options.device)
+    with tempfile.TemporaryDirectory() as folder:
+        picture = write_picture(Path(folder) / "picture.jpg")
+        arguments = [str(options.bundle), str(picture)]
+        rounds = [
+            {name: seconds(program, arguments) for name, program in programs.items()}
+            for _ in range(options.rounds + 1)
+        ][1:]  # the first one fills the disk's cache
+    for name in programs:
+        median = statistics.median(one[name] for one in rounds)
+        ratio = statistics.median(one[name] / one["import numpy"] for one in rounds)
+        print(f"{name:32} {median:7.3f} s, {ratio:6.2f} x import numpy")
+
+
+def write_picture(path: Path) -> Path:
+    coarse = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+    Image.fromarray(coarse).resize(PICTURE, Image.Resampling.BICUBIC).save(path, quality=85)
+    return path
+
+
+def seconds(program: str, arguments: list[str]) -> float:
+    """What `program` takes in a new Python."""
+    timed = (
+        f"import sys, time\nstarted = time.perf_counter()\n{program}\nprint(time.perf_counter() - started)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", timed, *arguments], check=True, stdout=subprocess.PIPE, text=True
+    )
+    return float(run.stdout)
+
+
+if __name__ == "__main__":
+    main()
