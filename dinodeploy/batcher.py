@@ -33,7 +33,7 @@ Row = dict[str, Floats]
 Shape = tuple[int, ...]
 
 
-@dataclass
+@dataclass(eq=False)  # arrays have no single truth
 class _Waiting:
     """One picture [3,H,W] that nobody runs yet. arrived: on the clock `time.monotonic`."""
 

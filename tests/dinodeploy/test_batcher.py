@@ -146,6 +146,16 @@ def test_whoever_waits_for_a_cancelled_picture_is_told() -> None:
     assert embedder.values == [[0, 1, 2, 3]]
 
 
+def test_a_picture_is_cancelled_behind_others() -> None:
+    embedder = Held()
+    with batcher(embedder) as batch:
+        first, second = batch.submit_pixels([pixels(0), pixels(1)])
+        assert second.cancel()
+        rest = batch.submit_pixels([pixels(n) for n in (2, 3, 4)])
+        assert found([first, *rest]) == [0, 2, 3, 4]
+    assert embedder.values == [[0, 2, 3, 4]]
+
+
 def test_every_run_is_observed() -> None:
     seen: list[tuple[int, float]] = []
     with batcher(Held(), observe=lambda *run: seen.append(run)) as batch:
