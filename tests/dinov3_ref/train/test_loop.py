@@ -371,10 +371,10 @@ def test_the_command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 def test_ctrl_c_is_one_line(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stop(self: TrainingRun) -> None:
+    def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(TrainingRun, "train", stop)
+    monkeypatch.setattr(TrainingRun, "step", stop)
     OmegaConf.save(configure(photos, tmp_path / "run"), tmp_path / "config.yaml")
     assert main(["--config", str(tmp_path / "config.yaml")]) == 130
     told = capsys.readouterr()
