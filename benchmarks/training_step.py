@@ -89,7 +89,7 @@ def measure(options: argparse.Namespace, folder: Path, device: torch.device) -> 
         ],
     )
     run = TrainingRun(config, build_training_loader(config), device)
-    batches = iter(run.loader)
+    batches = run.batches()
     step(run, batches, 0)
     run.clock.read()
     started = time.process_time()

@@ -9,9 +9,9 @@ block that adds little hides behind what others added. So what decides is each b
 
     step_i = ‖(x_i - x_{i-1}) - (r_i - r_{i-1})‖ / ‖r_i - r_{i-1}‖       x engine, r reference
 
-taken over CLS, storage tokens and patches separately, the worst counts. Rounding of the stream itself
-is forgiven first, element by element: four additions of half a unit in the last place, 2^-22 of the
-larger of |r_i| and |r_{i-1}|; a stream of 155,000 has no finer digits to add.
+taken over CLS, storage tokens, a user's own and patches separately, the worst counts. Rounding of the
+stream itself is forgiven first, element by element: four additions of half a unit in the last place, 2^-22
+of the larger of |r_i| and |r_{i-1}|; a stream of 155,000 has no finer digits to add.
 
 Nor does everything that a block gets wrong matter: where LayerScale is 1e-5, rounding may be a large part
 of the little that is added. So the same difference is taken a second time, in units of the stream:
@@ -23,7 +23,7 @@ table), its effect above EFFECT times that limit, and its step above JUMP times 
 it that has an effect. An error that grows slowly, as a narrow type's does, is no departure, and what follows
 a fault is off only as a consequence.
 
-Shapes: n blocks, T traced tokens, R storage tokens, D embed_dim.
+Shapes: n blocks, T traced tokens, R storage tokens, E tokens of a user's own, D embed_dim.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Place:
     name: str
     step: float | None  # its own share, and what that does, as above; None: not finite
     effect: float | None
-    groups: dict[str, GroupError]  # cls, storage (where there are such tokens), patch
+    groups: dict[str, GroupError]  # cls, storage and extra (where there are such tokens), patch
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,8 @@ def bisect(
     outputs: tuple[Mapping[str, Floats], Mapping[str, Floats]],
     storage_tokens: int,
     recipe: str,
+    *,
+    extra_tokens: int = 0,
 ) -> Bisection:
     """Compare an engine's `stream` [n+1,1,T,D] and its (got, wanted) outputs with the reference's.
 
@@ -99,7 +101,7 @@ def bisect(
         )
     if recipe not in THRESHOLDS:
         raise MisuseError(f"no thresholds for recipe {recipe!r}; known: {', '.join(THRESHOLDS)}")
-    groups = _groups(trace.tokens, storage_tokens)
+    groups = _groups(trace.tokens, storage_tokens, extra_tokens)
     with np.errstate(invalid="ignore", over="ignore"):
         places = [Place(BEFORE, *_compare(stream[0], wanted[0], None, groups))]
         for index in range(1, len(wanted)):
@@ -126,11 +128,13 @@ def first_departure(places: Sequence[Place], limit: float) -> str | None:
     return None
 
 
-def _groups(tokens: NDArray[np.int32], storage_tokens: int) -> dict[str, NDArray[np.bool_]]:
+def _groups(tokens: NDArray[np.int32], storage: int, extra: int) -> dict[str, NDArray[np.bool_]]:
+    """In the order of the sequence: CLS, `storage` tokens, `extra` ones of a user's own, patches."""
     groups = {
         "cls": tokens == 0,
-        "storage": (tokens > 0) & (tokens <= storage_tokens),
-        "patch": tokens > storage_tokens,
+        "storage": (tokens > 0) & (tokens <= storage),
+        "extra": (tokens > storage) & (tokens <= storage + extra),
+        "patch": tokens > storage + extra,
     }
     return {name: members for name, members in groups.items() if members.any()}
 
@@ -166,12 +170,12 @@ def _channel_sizes(wanted: Floats) -> NDArray[np.float64]:
 
 
 def _compare_outputs(got: Mapping[str, Floats], wanted: Mapping[str, Floats]) -> Place:
-    """CLS [B,D], storage [B,R,D] and patches [B,h,w,D] after the last norm.
+    """CLS [B,D], storage [B,R,D], extra [B,E,D] and patches [B,h,w,D] after the last norm.
 
     Nothing is added there: the error itself is step and effect.
     """
     groups: dict[str, GroupError] = {}
-    for name in ("cls", "storage", "patch"):
+    for name in ("cls", "storage", "extra", "patch"):
         if name in wanted:
             if name not in got or got[name].shape != wanted[name].shape or not np.isfinite(got[name]).all():
                 groups[name] = GroupError(None, None)

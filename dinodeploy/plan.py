@@ -74,11 +74,18 @@ class Plan:
         yield from _flat(self.fingerprint)
 
 
-def hash_listing(ids: Iterable[str]) -> str:
-    """sha256 of the ids in order, each as a line of JSON."""
+def hash_listing(ids: Iterable[str], origins: Iterable[str] = ()) -> str:
+    """sha256 of the ids in order, a line of JSON each; then of where pictures come from, as ids do not tell.
+
+    origins: see `sources.origins_of`. Without any the hash is that of the ids alone.
+    """
     digest = hashlib.sha256()
     for id_ in ids:
         digest.update(json.dumps(id_).encode())
+        digest.update(b"\n")
+    for origin in origins:
+        digest.update(b"from ")  # no line of JSON: never taken for an id
+        digest.update(json.dumps(origin).encode())
         digest.update(b"\n")
     return digest.hexdigest()
 

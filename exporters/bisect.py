@@ -58,7 +58,14 @@ def bisect_bundle(bundle: Bundle, *, threads: int | None = None) -> Bisection:
         (outputs, wanted),
         bundle.manifest.model.storage_tokens,
         bundle.manifest.graph.recipe,
+        extra_tokens=_own_tokens(bundle),
     )
+
+
+def _own_tokens(bundle: Bundle) -> int:
+    """E of the output `extra` [B,E,D], which only a model with tokens of a user's own has."""
+    shapes = {output.name: output.shape for output in bundle.manifest.outputs}
+    return int(shapes["extra"][1]) if "extra" in shapes else 0
 
 
 def _traced_case(bundle: Bundle) -> tuple[GoldenCase, Trace]:

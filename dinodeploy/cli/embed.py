@@ -44,7 +44,7 @@ from dinodeploy.packing import parse_dtype
 from dinodeploy.plan import Plan, hash_listing, parse_part
 from dinodeploy.preprocess import MAX_PATCHES, Preprocess
 from dinodeploy.shard_records import count_records
-from dinodeploy.sources import FileSource, SourceOptions, open_source
+from dinodeploy.sources import FileSource, SourceOptions, open_source, origins_of
 from dinodeploy.store import Store
 from dinodeploy.store_manifest import StoreManifest
 from dinodeploy.store_target import inspect_target
@@ -149,7 +149,7 @@ def embed(
         steps = _preprocess(embedder, preprocess, parse_size(imgsz), keep_aspect, max_patches)
         steps = replace(steps, jpeg="reduced" if fast_jpeg else "whole")
         plan = Plan(
-            listing_sha256=hash_listing(source.ids),
+            listing_sha256=hash_listing(source.ids, origins_of(source)),
             pictures=len(source.ids),
             shard_size=shard_size or default_shard_size(embedder.manifest.outputs, names, steps),
             outputs=names,

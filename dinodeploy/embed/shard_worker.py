@@ -17,7 +17,7 @@ from dinodeploy.embedder import Embedder
 from dinodeploy.errors import UnavailableError
 from dinodeploy.plan import Plan, hash_listing, read_plan
 from dinodeploy.preprocess import Preprocess
-from dinodeploy.sources import FileSource, Source, SourceOptions, open_source
+from dinodeploy.sources import FileSource, Source, SourceOptions, open_source, origins_of
 from dinodeploy.store import Store
 
 
@@ -79,7 +79,7 @@ class ShardWorker:
             raise self._blind(f"the folder {job.folder} ({error.strerror})") from error
         self._check_store()
         source = job.listed or open_source(job.images, job.source_options)
-        if hash_listing(source.ids) != job.plan.listing_sha256:
+        if hash_listing(source.ids, origins_of(source)) != job.plan.listing_sha256:
             raise self._blind("the same pictures")
         embedder = Embedder.open(job.engine, **job.engine_options)
         if embedder.manifest.fingerprint(embedder.bundle.engine, job.preprocess) != job.plan.fingerprint:

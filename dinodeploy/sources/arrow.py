@@ -23,8 +23,9 @@ _MAGIC = b"ARROW1"  # an Arrow file begins with it, a stream does not
 class ArrowSource:
     """The pictures in one column, row by row."""
 
-    def __init__(self, place: Place, column: str, ids: Sequence[str], own_ids: bool) -> None:
+    def __init__(self, place: Place, schema: Any, column: str, ids: Sequence[str], own_ids: bool) -> None:
         self.ids = ids
+        self.origins = tables.origins_of(schema, column, place.name, own_ids)
         self.ids_are_places = not own_ids
         self._place = place
         self._name = column
@@ -61,7 +62,7 @@ def open_place(place: Place, options: SourceOptions) -> list[Source]:
     source: Source
     if holds_pictures:
         ids = tables.ids_of(place.name, table.num_rows, by, given)
-        source = ArrowSource(place, column, ids, by is not None)
+        source = ArrowSource(place, table.schema, column, ids, by is not None)
     else:
         paths = (value.as_py() for value in table[column])
         rows = ((path, None if by is None else _text(next(given))) for path in paths)

@@ -18,8 +18,9 @@ from dinodeploy.sources.place import DiskPlace
 class DatasetSource:
     """The pictures of one dataset, row by row."""
 
-    def __init__(self, dataset: Any, column: str, ids: Sequence[str], own_ids: bool) -> None:
+    def __init__(self, name: str, dataset: Any, column: str, ids: Sequence[str], own_ids: bool) -> None:
         self.ids = ids
+        self.origins = tables.origins_of(dataset.features.arrow_schema, column, name, own_ids)
         self.ids_are_places = not own_ids
         self._dataset = dataset.select_columns([column]).with_format("arrow")  # bytes, not decoded
         self._column = column
@@ -60,7 +61,7 @@ def _open(name: str, dataset: Any, options: SourceOptions) -> DatasetSource | Fi
     plain = dataset.with_format(None)
     if holds_pictures:
         ids = tables.ids_of(name, len(dataset), by, plain[by] if by is not None else ())
-        return DatasetSource(dataset, column, ids, by is not None)
+        return DatasetSource(name, dataset, column, ids, by is not None)
     given = plain[by] if by is not None else (None for _ in range(len(dataset)))
     pairs = zip(plain[column], given, strict=True)
     rows = ((path, None if id_ is None else str(id_)) for path, id_ in pairs)

@@ -83,6 +83,11 @@ class Mixture:
         """Nothing was named twice."""
         return self._kept is None
 
+    @property
+    def origins(self) -> Iterator[str]:
+        """Those of all parts."""
+        return (origin for part in self._parts for origin in getattr(part, "origins", ()))
+
     def picture(self, index: int) -> str | Path | bytes | Image.Image:
         if self._kept is not None:
             index = int(self._kept[index])

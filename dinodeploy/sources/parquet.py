@@ -35,6 +35,8 @@ class ParquetSource:
     def __init__(self, place: Place, metadata: Any, column: str, ids: Sequence[str], own_ids: bool) -> None:
         self.ids = ids
         self.ids_are_places = not own_ids
+        schema = metadata.schema.to_arrow_schema()
+        self.origins = tables.origins_of(schema, column, place.name, own_ids)
         self._place = place
         self._metadata = metadata
         self._parquet: Any = None  # opened when it is first needed

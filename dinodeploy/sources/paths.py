@@ -34,6 +34,11 @@ class FileSource:
         """Every id is the path of its picture."""
         return self.ids_are_places and not self._missing
 
+    @property
+    def origins(self) -> Sequence[str]:
+        """The paths, where the ids are others."""
+        return () if self.ids_are_places else self._paths
+
     def picture(self, index: int) -> str | bytes:
         if index in self._missing:
             raise ImageError(f"{self.ids[index]!r}: this row names no picture")

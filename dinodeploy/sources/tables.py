@@ -50,6 +50,17 @@ def choose(schema: Any, wanted: str | None, where: str) -> tuple[str, bool]:
     return name, name in pictures
 
 
+def origins_of(schema: Any, column: str, where: str, own_ids: bool) -> tuple[str, ...]:
+    """What is to be remembered of a table's pictures besides their ids (`sources.origins_of`)."""
+    if not own_ids:
+        try:
+            if choose(schema, None, where)[0] == column:
+                return ()
+        except MisuseError:  # without --column nobody would know
+            pass
+    return (f"{where}: {column}",)
+
+
 def ids_of(where: str, rows: int, id_column: str | None, values: Iterable[Any]) -> Sequence[str]:
     """The ids of a table's rows; `values` are the id column's. Raises MisuseError for a row without."""
     if id_column is None:

@@ -2,7 +2,7 @@
 
 from dinov3_ref.configs.checks import check_config
 from dinov3_ref.configs.default import Config, get_default_config
-from dinov3_ref.configs.load import load_config, recipe_names
+from dinov3_ref.configs.load import load_config, recipe_names, student_configs
 from dinov3_ref.configs.losses import Ramp
 from dinov3_ref.configs.model import Crops, Student
 
@@ -15,4 +15,5 @@ __all__ = [
     "get_default_config",
     "load_config",
     "recipe_names",
+    "student_configs",
 ]

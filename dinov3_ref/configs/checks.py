@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from dinov3_ref.configs.students import check_students
 from dinov3_ref.errors import ConfigError
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -63,6 +64,7 @@ def check_config(config: Any) -> None:
             "distillation.enabled wants distillation.full_cfg_path (the teacher's configuration) and "
             "distillation.checkpoint_path (its file, or ignore for a random one)"
         )
+    check_students(config)
     _check_evaluation(config)
     student = config.student
     if student.pretrained_weights and student.resume_from_teacher_chkpt:

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from dinov3_ref.configs.losses import Dino, Distillation, Gram, Ibot, Teacher
 from dinov3_ref.configs.model import Crops, Student
+from dinov3_ref.configs.students import MultiDistillation
 from dinov3_ref.configs.training import Checkpointing, ComputePrecision, Evaluation, Optim, Schedules, Train
 
 
@@ -23,6 +24,7 @@ class Config:
     student: Student = field(default_factory=Student)
     teacher: Teacher = field(default_factory=Teacher)
     distillation: Distillation = field(default_factory=Distillation)
+    multidistillation: MultiDistillation = field(default_factory=MultiDistillation)
     crops: Crops = field(default_factory=Crops)
     dino: Dino = field(default_factory=Dino)
     ibot: Ibot = field(default_factory=Ibot)

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dinov3_ref.configs.checks import check_config
 from dinov3_ref.configs.default import get_default_config
 from dinov3_ref.configs.official import drop_official_keys
+from dinov3_ref.configs.students import lay_over
 from dinov3_ref.errors import ConfigError
 
 RECIPES = files("dinov3_ref.configs") / "recipes"
@@ -38,6 +39,23 @@ def load_config(source: str | Path | None = None, overrides: Sequence[str] = ())
         config = _merge(config, _from_words(overrides), "the command line")
     check_config(config)
     return config
+
+
+def student_configs(config: Any) -> dict[str, Any]:
+    """The checked configuration of each of `multidistillation.students`, by name. Raises `ConfigError`."""
+    configs = {}
+    for entry in config.multidistillation.students:
+        where = f"multidistillation.students: {entry.name}"
+        try:
+            own = lay_over(config, entry)
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{where} at {error.full_key}: {_one_line(error)}") from error
+        try:
+            check_config(own)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
+        configs[entry.name] = own
+    return configs
 
 
 def _read(source: str | Path) -> DictConfig:

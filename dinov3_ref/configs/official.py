@@ -38,10 +38,11 @@ UNREAD = (
     "evaluation.config_files",
 )
 
+SEVERAL = "several students at once are asked for with multidistillation.students (docs/training.md)"
+
 # Key -> values that mean what this code does; another value is an error with the reason.
 ONE_WAY: dict[str, tuple[tuple[Any, ...], str]] = {
-    "MODEL.META_ARCHITECTURE": (("SSLMetaArch",), "training several students at once is not built"),
-    "multidistillation.enabled": ((False,), "training several students at once is not built"),
+    "MODEL.META_ARCHITECTURE": (("SSLMetaArch",), SEVERAL),
     "dino.koleo_distributed_replicas": ((0,), "replaced by koleo_distributed_loss_group_size"),
     "ibot.separate_head": ((True,), "no other was ever accepted"),
     "student.fp8_enabled": ((False,), "fp8 training is not built; bf16 trains the same model"),
@@ -60,10 +61,10 @@ def drop_official_keys(given: DictConfig) -> list[str]:
             raise ConfigError(f"{key} is {value!r}; wanted {accepted[0]!r}: {reason}")
         _remove(given, key)
     dropped = [key for key in UNREAD if _remove(given, key)]
-    for group in ("MODEL", "multidistillation"):  # nothing but the keys above
-        if _remove(given, group):
-            dropped.append(group)
-    return dropped
+    groups = ["MODEL"]  # nothing but the keys above
+    if OmegaConf.select(given, "multidistillation.enabled") is False:
+        groups.append("multidistillation")
+    return dropped + [group for group in groups if _remove(given, group)]
 
 
 def _remove(given: DictConfig, key: str) -> bool:

@@ -12,7 +12,7 @@ from dinov3_ref.distributed import get_rank
 from dinov3_ref.errors import ConfigError, Dinov3Error
 from dinov3_ref.train.devices import training_device
 from dinov3_ref.train.export import TEACHER
-from dinov3_ref.train.loop import TrainingRun
+from dinov3_ref.train.students import train
 
 STOPPED = 130  # what shells say of Ctrl-C
 
@@ -31,9 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not config.train.dataset_path:
             raise ConfigError("train.dataset_path is empty; wanted train.dataset_path=FOLDER of pictures")
         with training_device() as device:
-            TrainingRun(config, build_training_loader(config), device).train()
-            if get_rank() == 0:
-                print(f"{config.train.output_dir}/{TEACHER}")
+            for folder in train(config, build_training_loader(config), device):
+                if get_rank() == 0:
+                    print(folder / TEACHER)
     except Dinov3Error as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

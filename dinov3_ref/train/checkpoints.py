@@ -4,7 +4,7 @@
 
 A checkpoint holds what a rank cannot recompute: student, EMA and Gram teacher, loss centres, optimiser, loss
 scale, the place in the data. Random numbers are seeded by the iteration, and no state. It may be resumed on
-another number of ranks.
+another number of ranks, fewer or more.
 """
 
 from __future__ import annotations

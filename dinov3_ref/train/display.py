@@ -12,11 +12,13 @@ SHOWN = ("total_loss", "lr", "images_per_second", "data_share")
 class Display:
     """Iterations done of all, with speed, time left and a few metrics; `close` leaves the last state."""
 
-    def __init__(self, start: int, total: int) -> None:
+    def __init__(self, start: int, total: int, name: str = "") -> None:
+        """`name`: of one student among several; then there are lines alone, and each says whose it is."""
         self.total = total
+        self.prefix = f"{name}  " if name else ""
         self.bar: Any = None
         self.task: Any = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not name:
             self._open_bar(start)
 
     def _open_bar(self, start: int) -> None:
@@ -59,7 +61,7 @@ class Display:
         if self.bar is not None:
             self.bar.console.print(line, markup=False, highlight=False)
         else:
-            print(line, file=sys.stderr, flush=True)
+            print(self.prefix + line, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         if self.bar is not None:

@@ -17,16 +17,19 @@ CONFIG_FILE = "config.yaml"
 
 
 class Journal:
-    """Opens `config.train.output_dir`; what an interrupted run wrote of `start` and later is dropped."""
+    """Opens `config.train.output_dir`; what an interrupted run wrote of `start` and later is dropped.
 
-    def __init__(self, config: Any, start: int, total_iterations: int) -> None:
+    name: of one student among several.
+    """
+
+    def __init__(self, config: Any, start: int, total_iterations: int, name: str = "") -> None:
         folder = Path(config.train.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(config, folder / CONFIG_FILE)
         self.metrics = MetricsFile(folder, start)
         self.evaluations = MetricsFile(folder, start, EVALUATIONS)
         self.scalars = Scalars(folder, start, wanted=config.train.tensorboard)
-        self.display = Display(start, total_iterations)
+        self.display = Display(start, total_iterations, name)
 
     def record(self, record: Mapping[str, Any]) -> None:
         """The metrics of an iteration."""

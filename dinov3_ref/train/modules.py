@@ -44,8 +44,8 @@ def build_gram_teacher(config: Any, device: Device = None) -> nn.ModuleDict:
     return freeze(nn.ModuleDict({"backbone": backbone}))
 
 
-def build_distillation_teacher(config: Any, device: Device = None) -> nn.ModuleDict:
-    """The frozen teacher of another configuration, with heads of that configuration's sizes.
+def distillation_teacher_config(config: Any) -> Any:
+    """The configuration that the frozen teacher was trained with.
 
     Raises `ConfigError` unless its patches and prototypes are the student's: targets are compared one by one.
     """
@@ -58,6 +58,11 @@ def build_distillation_teacher(config: Any, device: Device = None) -> nn.ModuleD
                 f"{key} is {ours}, the distillation teacher's is {theirs}; set it to {theirs}: the student "
                 "learns the teacher's prototypes"
             )
+    return teacher_config
+
+
+def build_distillation_teacher(teacher_config: Any, device: Device = None) -> nn.ModuleDict:
+    """The frozen teacher, with heads of its own configuration's sizes."""
     backbone, _ = build_model_from_cfg(teacher_config, only_teacher=True, device=device)
     return freeze(_with_heads(backbone, teacher_config, device))
 

@@ -14,11 +14,13 @@ from dinov3_ref.train.modules import (
     build_distillation_teacher,
     build_gram_teacher,
     build_student_and_teacher,
+    distillation_teacher_config,
 )
 from dinov3_ref.train.starting_weights import load_backbone, load_teacher
 
 Networks = TypeVar("Networks", bound="TrainingNetworks")
 
+TARGETS = "teacher_targets"  # of a batch: what its teacher said, where another student asked it already
 RANDOM = "ignore"  # distillation.checkpoint_path for a teacher with random weights
 
 
@@ -28,16 +30,21 @@ class TrainingNetworks(nn.Module):
     `model_ema` is the mean of the student. `teacher`, whose targets the student learns, is the same, or under
     distillation a frozen model of another configuration. `gram_teacher` holds an earlier teacher's backbone,
     or is None. Built on the meta device, it wants `to_empty` and `init_weights` before use.
+    own_teacher: False where the distillation teacher is another student's, and batches bring its targets.
     """
 
-    def __init__(self, config: Any, device: torch.device | str | None = None) -> None:
+    def __init__(
+        self, config: Any, device: torch.device | str | None = None, *, own_teacher: bool = True
+    ) -> None:
         super().__init__()
         check_config(config)
         self.config = config
         self.student, self.model_ema, self.embed_dim = build_student_and_teacher(config, device)
         self.distillation_teacher: nn.ModuleDict | None = None
         if config.distillation.enabled:
-            self.distillation_teacher = build_distillation_teacher(config, device)
+            teacher_config = distillation_teacher_config(config)
+            if own_teacher:
+                self.distillation_teacher = build_distillation_teacher(teacher_config, device)
         self.gram = GramAnchor(config) if config.gram.use_loss else None
         self.gram_teacher: nn.ModuleDict | None = None
         if self.gram is not None and not config.gram.ema_teacher:
@@ -47,8 +54,12 @@ class TrainingNetworks(nn.Module):
 
     @property
     def teacher(self) -> nn.ModuleDict:
-        """Backbone and heads whose targets the student learns."""
-        return self.model_ema if self.distillation_teacher is None else self.distillation_teacher
+        """Backbone and heads whose targets the student learns. Raises ValueError for one without its own."""
+        if not self.config.distillation.enabled:
+            return self.model_ema
+        if self.distillation_teacher is None:
+            raise ValueError(f"this student's teacher is elsewhere; its batches have to bring {TARGETS!r}")
+        return self.distillation_teacher
 
     def all_teachers(self) -> list[nn.ModuleDict]:
         """EMA, distillation and Gram teacher, as far as there are any."""

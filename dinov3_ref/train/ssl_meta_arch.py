@@ -19,7 +19,7 @@ from dinov3_ref.loss.ibot_patch_loss import weights_of_masks
 from dinov3_ref.loss.teacher_targets import TeacherTargets
 from dinov3_ref.train.batch import Batch, mask_indices
 from dinov3_ref.train.loss_weights import LossWeightSchedule
-from dinov3_ref.train.networks import TrainingNetworks
+from dinov3_ref.train.networks import TARGETS, TrainingNetworks
 from dinov3_ref.train.param_groups import Group, get_params_groups_with_decay
 from dinov3_ref.train.patch_grid import Grid, grid_of, resize_patches, shrink_crops
 
@@ -34,8 +34,10 @@ class SSLMetaArch(TrainingNetworks):
     Raises `ConfigError` for a configuration that contradicts itself, `CheckpointError` for a bad file.
     """
 
-    def __init__(self, config: Any, device: torch.device | str | None = None) -> None:
-        super().__init__(config, device)
+    def __init__(
+        self, config: Any, device: torch.device | str | None = None, *, own_teacher: bool = True
+    ) -> None:
+        super().__init__(config, device, own_teacher=own_teacher)
         self.dino_loss = DINOLoss(config.dino.head_n_prototypes)
         self.ibot_patch_loss = iBOTPatchLoss(config.ibot.head_n_prototypes)
         self.koleo_loss: nn.Module = KoLeoLoss(config.dino.koleo_topk)
@@ -84,16 +86,14 @@ class SSLMetaArch(TrainingNetworks):
         """Loss of a collated batch, to go backward from, and the parts it is made of.
 
         For those who scale it (GradScaler), divide it (gradient accumulation) or average its gradients (DDP).
+        A batch that brings its `teacher_targets` (`get_targets`) asks no teacher.
         """
-        batch = Batch.from_collated(data, next(self.student.parameters()).device)
+        batch = self._batch(data)
         scale = self.config.crops.teacher_to_student_resolution_scale
         global_crops = shrink_crops(batch.global_crops, scale)
-        teacher_global = self.get_teacher_output(
-            batch.teacher_crops,
-            mask_indices_list=batch.mask_indices,
-            teacher_temp=teacher_temp,
-            student_grid=self._grid(global_crops),
-        )
+        teacher_global = data.get(TARGETS)
+        if teacher_global is None:
+            teacher_global = self._targets_of(batch, self._grid(global_crops), teacher_temp)
         student_global, student_local = self.get_student_output(
             global_crops=global_crops,
             local_crops=None if batch.local_crops is None else shrink_crops(batch.local_crops, scale),
@@ -117,6 +117,23 @@ class SSLMetaArch(TrainingNetworks):
         return loss, {**sizes, **metrics}
 
     forward = forward_loss  # what DistributedDataParallel calls
+
+    def get_targets(self, data: Mapping[str, Any], *, teacher_temp: float) -> Outputs:
+        """What the teacher says to a collated batch, for other students to learn too."""
+        batch = self._batch(data)
+        scale = self.config.crops.teacher_to_student_resolution_scale
+        return self._targets_of(batch, self._grid(shrink_crops(batch.global_crops[:1], scale)), teacher_temp)
+
+    def _batch(self, data: Mapping[str, Any]) -> Batch:
+        return Batch.from_collated(data, next(self.student.parameters()).device)
+
+    def _targets_of(self, batch: Batch, student_grid: Grid, teacher_temp: float) -> Outputs:
+        return self.get_teacher_output(
+            batch.teacher_crops,
+            mask_indices_list=batch.mask_indices,
+            teacher_temp=teacher_temp,
+            student_grid=student_grid,
+        )
 
     @torch.no_grad()
     def get_teacher_output(
@@ -168,7 +185,7 @@ class SSLMetaArch(TrainingNetworks):
         `masked_patch_after_head` [M,K]. Local: `cls_after_head` [n,B,K], `cls_pre_head` [n,B,D].
         Under distillation the student sees no mask (SPEC 0, fact 19).
         """
-        seen_masks = masks if self.distillation_teacher is None else None
+        seen_masks = None if self.config.distillation.enabled else masks
         crops = [global_crops] if local_crops is None else [global_crops, local_crops]
         features = self.student["backbone"](crops, [seen_masks, None][: len(crops)], is_training=True)
         images = len(global_crops) // N_GLOBAL_CROPS

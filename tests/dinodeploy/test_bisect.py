@@ -61,6 +61,18 @@ def _bisect(trace: Trace, stream: np.ndarray, recipe: str = "fp32") -> Bisection
     return bisect("wide", trace, stream, (cls, cls), R, recipe)
 
 
+def test_tokens_of_ones_own_are_no_patches() -> None:
+    """The three after the storage tokens, one of which is traced here."""
+    trace = _trace()
+    moved = trace.stream.copy()
+    moved[2:, :, (TOKENS > R) & (TOKENS <= R + 3)] *= 1.5
+    cls = {"cls": np.ones((1, D), np.float32)}
+    found = bisect("wide", trace, moved, (cls, cls), R, "fp32", extra_tokens=3)
+    errors = {name: group.error for name, group in found.places[2].groups.items()}
+    assert list(errors) == ["cls", "storage", "extra", "patch"]
+    assert errors == {"cls": 0, "storage": 0, "extra": pytest.approx(0.5), "patch": 0}
+
+
 def test_a_departure_is_seen_in_any_group_of_tokens() -> None:
     trace = _trace()
     for token, group in ((0, "cls"), (2, "storage"), (7, "patch")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import pytest
@@ -49,3 +50,11 @@ def test_parts(text: str, wanted: tuple[int, int]) -> None:
 def test_what_is_no_part(text: str) -> None:
     with pytest.raises(MisuseError, match="wanted i/n, the i-th of n processes"):
         parse_part(text)
+
+
+def test_a_listing_is_known_by_where_pictures_come_from_too() -> None:
+    """As far as ids do not tell it; without such the hash is that of older stores."""
+    assert hash_listing(["k0"], ["a.jpg"]) != hash_listing(["k0"])
+    assert hash_listing(["k0"], ["a.jpg"]) != hash_listing(["k0"], ["b.jpg"])
+    assert hash_listing(["k0"], ["a.jpg"]) != hash_listing(["k0", "a.jpg"])
+    assert hash_listing(["k0"]) == hashlib.sha256(b'"k0"\n').hexdigest()

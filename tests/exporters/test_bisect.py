@@ -9,15 +9,19 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from dinodeploy.bundle import Bundle, open_bundle
 from dinodeploy.errors import BundleError, JudgementError, MisuseError
 from dinodeploy.golden import load_golden, save_golden
-from dinodeploy.manifest import EngineFacts
+from dinodeploy.manifest import EngineFacts, ModelFacts
+from dinodeploy.preprocess import Preprocess
 from dinov3_ref.checkpoints import Checkpoint, random_checkpoint
 from exporters.bisect import bisect_bundle, stream_values
-from exporters.export import ExportOptions, export_checkpoint
+from exporters.export import ExportOptions, export_checkpoint, export_model
 from tests.faults import FAULTS, Fault, change_weight, plant
+from tests.photographs import IMAGENET_MEAN, IMAGENET_STD
+from tests.seed.test_parts import CustomTokensVisionTransformer
 from tests.tiny import export_tiny, tiny_config
 
 TWINS = (("mlp", "fp32"), ("mlp", "fp16"), ("swiglu", "fp32"), ("swiglu", "bf16"))
@@ -121,6 +125,19 @@ def test_prefix_norms_apart_hide_no_stream(tmp_path: Path) -> None:
     """The 7B's kind: no qkv bias, and (here) a norm of its own for the prefix, behind slices."""
     bundle = export_tiny(tmp_path / "b", "7b")
     assert bisect_bundle(bundle).departs is None
+
+
+def test_tokens_of_ones_own_are_a_group_of_their_own(tmp_path: Path) -> None:
+    """No patches: what goes wrong in three tokens would drown among twelve patches."""
+    torch.manual_seed(0)
+    options = {"embed_dim": 128, "depth": 2, "num_heads": 2, "n_storage_tokens": 4, "mask_k_bias": True}
+    model = CustomTokensVisionTransformer(**options, pos_embed_rope_dtype="fp32").eval()  # type: ignore[arg-type]
+    facts = ModelFacts("custom", 128, 2, 2, 16, 4, "memory", "tokens", "0" * 64, "official", None, "fp32")
+    preprocess = Preprocess.from_preset("official", (64, 96), IMAGENET_MEAN, IMAGENET_STD)
+    bundle = export_model(model, facts, preprocess, tmp_path / "b", ExportOptions())[0]
+    found = bisect_bundle(bundle)
+    assert found.departs is None, found.verdict
+    assert all(list(place.groups) == ["cls", "storage", "extra", "patch"] for place in found.places)
 
 
 # ---- what is refused ---------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from tests.command_line import CommandLine
 from tests.photographs import photograph
 
 NAMES = ("chelsea", "rocket", "coffee", "astronaut", "china")
+PAIRS = (("chelsea", "china"), ("rocket", "coffee"))
 
 
 @pytest.fixture
@@ -49,6 +50,28 @@ def test_the_same_command_again_says_that_all_is_done(
     as_json = run(*command, "--json").json
     assert (as_json["complete"], as_json["embedded"], as_json["quarantined"]) == (True, 5, 1)
     assert (as_json["kept"], as_json["images_per_second"]) == (6, 0)
+
+
+def test_other_pictures_under_the_same_ids_are_refused(
+    tiny_bundle: Path, photos: Path, tmp_path: Path, run: CommandLine
+) -> None:
+    """A store must not mix what two columns name."""
+    rows = ["key,path,other"] + [f"k{i},photos/{a}.jpg,photos/{b}.jpg" for i, (a, b) in enumerate(PAIRS)]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    command = ("embed", tmp_path / "t.csv", "--engine", tiny_bundle, "--out", tmp_path / "o", "--imgsz", "32")
+    by_key = (*command, "--id-column", "key")
+    assert run(*by_key).code == 0
+    before = tree(tmp_path / "o")
+    refused = run(*by_key, "--column", "other")
+    assert refused.code == 2
+    assert (
+        "o holds other embeddings (the listing: others, now these pictures); pass --overwrite"
+        in refused.error
+    )
+    assert tree(tmp_path / "o") == before
+    again = run(*by_key, "--column", "path")
+    assert again.code == 0, "the same column, said or not"
+    assert "complete already" in again.out
 
 
 def test_a_killed_command_goes_on(tiny_bundle: Path, photos: Path, tmp_path: Path, run: CommandLine) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from dinodeploy.errors import MisuseError, UnavailableError
 from dinodeploy.images import open_image
-from dinodeploy.sources import SourceOptions, open_source, parquet
+from dinodeploy.sources import SourceOptions, open_source, origins_of, parquet
 from tests.dinodeploy.sources.seen import Pixels, assert_same, look, look_by_threads
 from tests.image_files import NAMES, encoded
 
@@ -119,6 +119,29 @@ def test_many_tables_do_not_stay_open(wanted: list[Pixels]) -> None:
     assert sum(part._parquet is not None for part in source._parts) == 4  # type: ignore[attr-defined]
     source.close()
     assert all(part._parquet is None for part in source._parts)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.feather", "a.arrow", "ds"])
+def test_ids_that_do_not_tell_the_column(name: str) -> None:
+    """Then it is an origin; the column that is taken anyhow, of rows by number, is none."""
+    rows = table("binary").append_column("small", pa.array(PICTURES[::-1], pa.binary()))
+    if name == "ds":
+        pytest.importorskip("datasets").Dataset(rows).save_to_disk(name)
+    elif name.endswith(".parquet"):
+        pq.write_table(rows, name)
+    else:
+        (feather.write_feather if name.endswith(".feather") else lambda t, n: write_stream(n, t))(rows, name)
+
+    def origins(*names: str, **options: str) -> list[str]:
+        return list(origins_of(open_source(names or [name], SourceOptions(**options))))
+
+    assert origins() == origins(column="image") == []
+    assert origins(column="small") == [f"{name}: small"]
+    assert origins(id_column="key") == origins(id_column="key", column="image") == [f"{name}: image"]
+    assert origins(id_column="key", column="small") == [f"{name}: small"]
+    if name == "a.parquet":
+        pq.write_table(rows, "b.parquet")
+        assert origins(name, "b.parquet", column="small") == [f"{name}: small", "b.parquet: small"]
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.feather", "a.arrow"])

@@ -59,6 +59,7 @@ GROUPS: dict[str, Any] = {
         "warmup_teacher_temp_epochs": 30,
     },
     "distillation": {"enabled": False, "full_cfg_path": "", "checkpoint_path": ""},
+    "multidistillation": {"enabled": False, "students": []},
     "crops": {
         "global_crops_scale": [0.32, 1.0],
         "global_crops_size": 224,

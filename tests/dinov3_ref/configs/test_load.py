@@ -11,9 +11,11 @@ from dinov3_ref.errors import ConfigError
 from dinov3_ref.train.rates import build_rates
 
 # What each recipe leaves for the user to say.
+TEACHER = ["distillation.full_cfg_path=x.yaml", "distillation.checkpoint_path=x.pth"]
 TO_BE_SAID = {
     "continued": ["student.pretrained_weights=x.pth"],
-    "distillation": ["distillation.full_cfg_path=x.yaml", "distillation.checkpoint_path=x.pth"],
+    "distillation": TEACHER,
+    "multidistillation": TEACHER,
 }
 
 
@@ -72,7 +74,7 @@ def test_an_official_file_is_taken(tmp_path: Path) -> None:
         "train: {saveckp_freq: 20, monitor_gradient_norm: false, cudagraphs: false}\n"
         "hrft: {enabled: false}\n"
         "student: {fp8_enabled: false, fp8_filter: blocks, arch: vit_base}\n"
-        "multidistillation: {enabled: false}\n"
+        "multidistillation: {enabled: false, global_batch_size: 64, students: [{config_path: x.yaml}]}\n"
     )
     config = load_config(file)
     assert (config.dino.loss_weight, config.student.arch) == (0.5, "vit_base")

@@ -264,45 +264,87 @@ def test_nan_steps_are_skipped_and_then_the_run_ends(photos: Path, tmp_path: Pat
 GLOBAL_BATCH = 4
 
 
-def run_on_this_rank(photos: str, output: str, batch: int, *overrides: str) -> None:
-    run(
-        configure(
-            Path(photos),
-            Path(output),
-            f"train.batch_size_per_gpu={batch}",
-            "dino.koleo_loss_distributed=true",
-            *overrides,
-        )
+class Noted:
+    """A loader that keeps which draws its batches were made of."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader, self.positions = loader, [torch.zeros(0, dtype=torch.long)]
+        self.load_state_dict, self.state_dict = loader.load_state_dict, loader.state_dict
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for batch in self.loader:
+            self.positions.append(batch["positions"])
+            yield batch
+
+
+def run_on_this_rank(photos: str, output: str, batch: int, *overrides: str) -> torch.Tensor:
+    """The draws of this rank, in order."""
+    config = configure(
+        Path(photos),
+        Path(output),
+        f"train.batch_size_per_gpu={batch}",
+        "dino.koleo_loss_distributed=true",
+        *overrides,
     )
+    loader = Noted(build_training_loader(config))
+    TrainingRun(config, loader).train()
+    return torch.cat(loader.positions)
+
+
+def run_on_two(photos: Path, output: Path, folder: Path, *overrides: str) -> list[torch.Tensor]:
+    folder.mkdir()
+    return run_on_ranks(run_on_this_rank, 2, folder, str(photos), str(output), GLOBAL_BATCH // 2, *overrides)
+
+
+def losses(output: Path) -> list[float]:
+    return [record["total_loss"] for record in records(output)]
+
+
+def forget_after(iteration: int, output: Path) -> None:
+    for later in checkpoints.finished(output):
+        if later > iteration:
+            shutil.rmtree(output / "ckpt" / str(later))
+
+
+@pytest.fixture(scope="module")
+def alone(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One rank with the whole batch."""
+    output = tmp_path_factory.mktemp("alone")
+    drawn = run_on_this_rank(str(photos), str(output), GLOBAL_BATCH)
+    assert drawn.tolist() == list(range(GLOBAL_BATCH * ITERATIONS))
+    return output
 
 
 @pytest.mark.parametrize("strategy", ["NO_SHARD", "SHARD_GRAD_OP"])
-def test_two_ranks_are_one_and_one_takes_up_two(strategy: str, photos: Path, tmp_path: Path) -> None:
+def test_two_ranks_are_one_and_one_takes_up_two(
+    strategy: str, alone: Path, photos: Path, tmp_path: Path
+) -> None:
     """The same global batch: relative 1e-5 over the whole curve (issue 6, acceptance 2)."""
-    for name in ("alone", "ranks"):
-        (tmp_path / name).mkdir()
-    run_on_this_rank(str(photos), str(tmp_path / "alone"), GLOBAL_BATCH)
-    wanted = [record["total_loss"] for record in records(tmp_path / "alone")]
-
     together = tmp_path / "together"
-    run_on_ranks(
-        run_on_this_rank,
-        2,
-        tmp_path / "ranks",
-        str(photos),
-        str(together),
-        GLOBAL_BATCH // 2,
-        f"compute_precision.sharding_strategy={strategy}",
-    )
-    got = [record["total_loss"] for record in records(together)]
-    assert got == pytest.approx(wanted, rel=1e-5)
+    run_on_two(photos, together, tmp_path / "ranks", f"compute_precision.sharding_strategy={strategy}")
+    assert losses(together) == pytest.approx(losses(alone), rel=1e-5)
 
-    for iteration in (5, 7):
-        shutil.rmtree(together / "ckpt" / str(iteration))
+    forget_after(2, together)
     run_on_this_rank(str(photos), str(together), GLOBAL_BATCH)
-    got = [record["total_loss"] for record in records(together)]
-    assert len(got) == ITERATIONS
-    assert got == pytest.approx(wanted, rel=1e-5)
+    assert len(losses(together)) == ITERATIONS
+    assert losses(together) == pytest.approx(losses(alone), rel=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["NO_SHARD", "FULL_SHARD"])
+def test_two_ranks_take_up_one(strategy: str, alone: Path, photos: Path, tmp_path: Path) -> None:
+    """A run that began alone goes on as shards or replicas: the same draws, losses and teacher."""
+    grown = Path(shutil.copytree(alone, tmp_path / "grown"))
+    forget_after(2, grown)
+    (grown / "teacher.pth").unlink()
+    drawn = run_on_two(photos, grown, tmp_path / "ranks", f"compute_precision.sharding_strategy={strategy}")
+    left = range(GLOBAL_BATCH * 3, GLOBAL_BATCH * ITERATIONS)
+    assert [rank.tolist() for rank in drawn] == [list(left[0::2]), list(left[1::2])]
+    assert len(losses(grown)) == ITERATIONS
+    assert losses(grown) == pytest.approx(losses(alone), rel=1e-5)
+    wanted, got = (torch.load(output / "teacher.pth")["teacher"] for output in (alone, grown))
+    assert got.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert (got[name] - value).norm() <= 1e-5 * value.norm(), name
 
 
 # ---- the command --------------------------------------------------------------------------------
@@ -329,10 +371,10 @@ def test_the_command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 def test_ctrl_c_is_one_line(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stop(self: TrainingRun) -> None:
+    def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(TrainingRun, "train", stop)
+    monkeypatch.setattr(TrainingRun, "step", stop)
     OmegaConf.save(configure(photos, tmp_path / "run"), tmp_path / "config.yaml")
     assert main(["--config", str(tmp_path / "config.yaml")]) == 130
     told = capsys.readouterr()

@@ -31,6 +31,7 @@ from exporters.quantization.smoothing import smoothing_scale
 from exporters.quantization.write import MIDDLE
 from exporters.summary import stored_type, summarize_onnx, types_by_role
 from tests.photographs import photograph, pixels
+from tests.seed.test_parts import CustomTokensVisionTransformer
 from tests.tiny import export_passing, tiny_config
 
 KINDS = ("mlp", "swiglu", "7b")
@@ -70,6 +71,21 @@ def reference(model: DinoVisionTransformer, x: torch.Tensor) -> dict[str, np.nda
         "cls": out["x_norm_clstoken"].numpy(),
         "patch": out["x_norm_patchtokens"].unflatten(1, grid).numpy(),
     }
+
+
+def test_every_token_may_be_drawn() -> None:
+    """A user's own too, and the last patches behind them: all are, where fewer are there than are kept."""
+    options = {"embed_dim": 64, "depth": 1, "num_heads": 2, "n_storage_tokens": 4}
+    model = CustomTokensVisionTransformer(**options, pos_embed_rope_dtype="fp32").eval()  # type: ignore[arg-type]
+    first = model.blocks[0]
+    seen: list[torch.Tensor] = []
+    handle = first.get_submodule("norm1").register_forward_hook(lambda *arguments: seen.append(arguments[2]))
+    x = pixels(["coffee"], 48, 80)
+    (observation, *_) = observe(model, find_groups(model), [x], 1).values()
+    handle.remove()
+    (tokens,) = seen[0]
+    assert len(tokens) == 1 + 4 + 3 + 15
+    assert sorted(observation.rows.sum(1).tolist()) == sorted(tokens.sum(1).tolist())
 
 
 # ---- what comes out ----------------------------------------------------------------------------

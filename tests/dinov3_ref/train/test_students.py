@@ -1,0 +1,272 @@
+"""Several students of one teacher: each is the student of a distillation run of its own, and resumes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+
+from dinov3_ref.checkpoints import load_checkpoint
+from dinov3_ref.configs import load_config
+from dinov3_ref.data import build_training_loader
+from dinov3_ref.errors import CheckpointError, ConfigError
+from dinov3_ref.train import checkpoints
+from dinov3_ref.train.__main__ import main
+from dinov3_ref.train.loop import TrainingRun
+from dinov3_ref.train.metrics import read_metrics
+from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
+from dinov3_ref.train.students import train
+from tests.image_files import write_folder
+from tests.ranks import run_on_ranks
+from tests.toy_training import tiny_training
+
+STUDENTS: dict[str, dict[str, Any]] = {
+    "narrow": {"student": {"drop_path_rate": 0.4, "pos_embed_rope_rescale_coords": 2.0}},
+    "wide": {"student": {"embed_dim": 64, "depth": 1}, "optim": {"lr": 3e-3, "layerwise_decay": 0.7}},
+}
+STEADY = STUDENTS | {"narrow": {}}  # without random numbers, which are a rank's own
+ITERATIONS = 6  # checkpoints after 1, 3 and 5, of which two stay
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with teacher.yaml and teacher.pth, 96 wide."""
+    folder = tmp_path_factory.mktemp("teacher")
+    config = tiny_training("student.embed_dim=96", "student.num_heads=3")
+    OmegaConf.save(config, folder / "teacher.yaml")
+    torch.manual_seed(5)
+    torch.save({"teacher": SSLMetaArch(config).teacher.state_dict()}, folder / "teacher.pth")
+    return folder
+
+
+def configure(photos: Path, teacher: Path, output: Path, *overrides: str) -> Any:
+    return tiny_training(
+        "distillation.enabled=true",
+        f"distillation.full_cfg_path={teacher / 'teacher.yaml'}",
+        f"distillation.checkpoint_path={teacher / 'teacher.pth'}",
+        f"train.dataset_path={photos}",
+        f"train.output_dir={output}",
+        "train.num_workers=0",
+        "train.batch_size_per_gpu=2",
+        "train.OFFICIAL_EPOCH_LENGTH=2",
+        "train.log_period=1",
+        "crops.global_crops_size=64",
+        "crops.local_crops_size=32",
+        "crops.local_crops_number=2",
+        "crops.teacher_to_student_resolution_scale=2.0",
+        "optim.epochs=3",
+        "checkpointing.period=2",
+        "checkpointing.max_to_keep=2",
+        *overrides,
+    )
+
+
+def several(
+    photos: Path, teacher: Path, output: Path, *overrides: str, students: dict[str, Any] = STUDENTS
+) -> Any:
+    entries = [{"name": name, **groups} for name, groups in students.items()]
+    words = OmegaConf.create({"multidistillation": {"enabled": True, "students": entries}})
+    return OmegaConf.merge(configure(photos, teacher, output, *overrides), words)
+
+
+def alone(name: str, config: Any) -> Any:
+    return OmegaConf.merge(config, OmegaConf.create(STUDENTS[name]))
+
+
+def records(output: Path) -> list[dict[str, Any]]:
+    """The metrics, without those of the clock."""
+    clock = ("images_per_second", "data_share")
+    return [{k: v for k, v in r.items() if k not in clock} for r in read_metrics(output)]
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    ours, theirs = (torch.load(output / "teacher.pth")["teacher"] for output in (a, b))
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.fixture(scope="module")
+def together(photos: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("together")
+    config = several(photos, teacher, output)
+    train(config, build_training_loader(config))
+    return output
+
+
+@pytest.mark.parametrize(("centering", "accumulation"), [("sinkhorn_knopp", 1), ("softmax_center", 2)])
+def test_each_is_a_run_of_its_own(
+    centering: str,
+    accumulation: int,
+    photos: Path,
+    teacher: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Bit by bit: losses, norms, rates and weights; and the teacher is asked once a batch."""
+    asked: list[int] = []
+    ask = SSLMetaArch.get_teacher_output
+
+    def count(self: SSLMetaArch, images: torch.Tensor, **named: Any) -> Any:
+        asked.append(len(images))
+        return ask(self, images, **named)
+
+    choice = (f"train.centering={centering}", f"train.accumulation_steps={accumulation}", "optim.epochs=2")
+    monkeypatch.setattr(SSLMetaArch, "get_teacher_output", count)
+    config = several(photos, teacher, tmp_path / "run", *choice)
+    train(config, build_training_loader(config))
+    assert len(asked) == 4 * accumulation
+    told = []
+    for name in STUDENTS:
+        single = alone(name, configure(photos, teacher, tmp_path / name, *choice))
+        TrainingRun(single, build_training_loader(single)).train()
+        student = tmp_path / "run" / "students" / name
+        told.append(records(student))
+        assert told[-1] == records(tmp_path / name)
+        assert same_weights(student, tmp_path / name)
+    assert told[0] != told[1]
+
+
+def test_what_a_run_leaves_behind(together: Path) -> None:
+    assert sorted(path.name for path in together.iterdir()) == ["config.yaml", "students"]
+    assert load_config(together / "config.yaml").multidistillation.enabled
+    for name, width in (("narrow", 32), ("wide", 64)):
+        student = together / "students" / name
+        weights = load_file(student / "teacher" / "model.safetensors")
+        assert weights["cls_token"].shape[-1] == width
+        assert load_checkpoint(student / "teacher").state.keys() == weights.keys()
+        own = load_config(student / "config.yaml")  # of a distillation run that could go on alone
+        assert own.distillation.enabled
+        assert not own.multidistillation.enabled
+        assert own.student.embed_dim == width
+        assert len(records(student)) == ITERATIONS
+        assert checkpoints.finished(student) == [3, 5]
+
+
+# ---- resuming -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("killed", ["between checkpoints", "between the students' checkpoints"])
+def test_they_go_on_together(
+    killed: str, together: Path, photos: Path, teacher: Path, tmp_path: Path
+) -> None:
+    """From the newest that all have: the one who was further goes back."""
+    copy = Path(shutil.copytree(together, tmp_path / "run"))
+    behind = STUDENTS if killed == "between checkpoints" else ["wide"]
+    for name in behind:
+        shutil.rmtree(copy / "students" / name / "ckpt" / "5")
+    config = several(photos, teacher, copy)
+    train(config, build_training_loader(config))
+    for name in STUDENTS:
+        assert records(copy / "students" / name) == records(together / "students" / name)
+        assert same_weights(copy / "students" / name, together / "students" / name)
+
+
+def test_who_comes_later(together: Path, photos: Path, teacher: Path, tmp_path: Path) -> None:
+    """Nothing of the others is overwritten; but a run that was killed in its first checkpoint begins anew."""
+    copy = Path(shutil.copytree(together, tmp_path / "run"))
+    shutil.rmtree(copy / "students" / "wide")
+    config = several(photos, teacher, copy)
+    with pytest.raises(
+        CheckpointError, match="students narrow and wide have no checkpoint in common"
+    ) as told:
+        train(config, build_training_loader(config))
+    assert "\n" not in str(told.value)
+    ckpt = copy / "students" / "narrow" / "ckpt"
+    shutil.rmtree(ckpt / "5")
+    (ckpt / "3").rename(ckpt / "1")
+    train(config, build_training_loader(config))
+    assert records(copy / "students" / "narrow") == records(together / "students" / "narrow")
+
+
+def train_on_this_rank(photos: str, teacher: str, output: str, batch: int, strategy: str) -> None:
+    config = several(
+        Path(photos),
+        Path(teacher),
+        Path(output),
+        f"compute_precision.sharding_strategy={strategy}",
+        f"train.batch_size_per_gpu={batch}",
+        "dino.koleo_loss_distributed=true",
+        "optim.epochs=2",
+        students=STEADY,
+    )
+    train(config, build_training_loader(config))
+
+
+@pytest.mark.parametrize("strategy", ["NO_SHARD", "FULL_SHARD"])
+def test_on_two_ranks(strategy: str, photos: Path, teacher: Path, tmp_path: Path) -> None:
+    """The same global batch: relative 1e-5 over the whole curves."""
+    (tmp_path / "ranks").mkdir()
+    paths = str(photos), str(teacher)
+    run_on_ranks(train_on_this_rank, 2, tmp_path / "ranks", *paths, str(tmp_path / "two"), 1, strategy)
+    train_on_this_rank(*paths, str(tmp_path / "one"), 2, strategy)
+    for name in STUDENTS:
+        folders = [tmp_path / ranks / "students" / name for ranks in ("one", "two")]
+        one, two = ([record["total_loss"] for record in records(folder)] for folder in folders)
+        assert len(one) == 4
+        assert two == pytest.approx(one, rel=1e-5)
+
+
+# ---- the command, and misuse ----------------------------------------------------------------------
+
+
+def test_the_command(photos: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = several(photos, teacher, tmp_path / "run", "optim.epochs=2")
+    OmegaConf.save(config, tmp_path / "config.yaml")
+    assert main(["--config", str(tmp_path / "config.yaml"), "train.log_period=4"]) == 0
+    told = capsys.readouterr()
+    assert told.out.splitlines() == [f"{tmp_path}/run/students/{name}/teacher" for name in STUDENTS]
+    assert [line.split("  ")[:2] for line in told.err.splitlines()] == [[name, "4/4"] for name in STUDENTS]
+
+
+@pytest.mark.parametrize(
+    ("students", "words"),
+    [
+        ("[]", "are named []; wanted at least one"),
+        ("[{name: a}, {name: a}]", "wanted at least one, each with a name of its own"),
+        ("[{name: ../a}]", "out of letters"),
+        ("[{student: {arch: vit_small}}]", "multidistillation.students[0].name has no value"),
+        ("[{name: a, student: {patch_size: 8}}]", "a has its own student.patch_size, which students share"),
+        ("[{name: a, optim: {epochs: 8}}]", "a has its own optim.epochs"),
+        ("[{name: a, student: {depht: 8}}]", "students: a at student.depht: Key 'depht'"),
+        ("[{name: a, optim: {lr: fast}}]", "students: a at optim.lr: Value 'fast'"),
+        ("[{name: a, config_path: x.yaml}]", "Key 'config_path' not in 'StudentEntry'"),
+        ("[{name: a, student: {arch: convnext_tiny}}]", "which can be loaded and exported, not trained"),
+    ],
+)
+def test_misuse_is_one_line(
+    students: str,
+    words: str,
+    photos: Path,
+    teacher: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    OmegaConf.save(configure(photos, teacher, tmp_path / "run"), tmp_path / "config.yaml")
+    given = f"multidistillation={{enabled: true, students: {students}}}"
+    assert main(["--config", str(tmp_path / "config.yaml"), given]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_they_want_a_teacher() -> None:
+    with pytest.raises(ConfigError, match=r"wants distillation\.enabled=true"):
+        tiny_training("multidistillation={enabled: true, students: [{name: a}]}")
+
+
+def test_a_student_without_a_teacher_wants_its_targets(photos: Path, teacher: Path, tmp_path: Path) -> None:
+    config = configure(photos, teacher, tmp_path / "run")
+    arch = SSLMetaArch(config, own_teacher=False)
+    batch = next(iter(build_training_loader(config)))
+    with pytest.raises(ValueError, match="its batches have to bring 'teacher_targets'"):
+        arch.forward_loss(batch, teacher_temp=0.05)
