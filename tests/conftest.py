@@ -18,7 +18,7 @@ from tests.command_line import CommandLine
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background; every child would inherit it
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun in the background: every child would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # its handlers abort a process that forks
 
