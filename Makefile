@@ -38,8 +38,8 @@ format: setup  ## reformat
 docs: setup  ## the documentation as a site, into site/
 	$(BIN)/mkdocs build --strict --quiet
 
-bench: setup  ## export and CPU latency against torch, one run, into benchmarks/
-	$(BIN)/python benchmarks/spine.py
+bench: setup  ## export and CPU latency beside the peers, one run, into benchmarks/ledger/
+	$(BIN)/python benchmarks/spine.py $(ARGS)
 
 # On a machine that has torch and no registry these take its own Python: make gpu-check PYTHON=python3
 GPU_PYTHON = PYTHONPATH=$(CURDIR) $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))

@@ -1,8 +1,8 @@
 """What the way from checkpoint to embedding costs on this CPU, in one run, beside the peers.
 
-    make bench                                                       # vit_small, fp32
+    make bench                                                       # vit_small, fp32, every peer
     .venv/bin/python benchmarks/spine.py --arch vit_base --recipe int8 --batch 1,8,32 --imgsz 224,518,1024x768
-    .venv/bin/python benchmarks/spine.py --vs torch,compile,transformers,timm,openvino --outputs cls
+    .venv/bin/python benchmarks/spine.py --vs openvino --outputs cls
 
 Measures export (time, peak memory of the process), cold start of `dinodeploy embed` with one picture, and
 then what `dinodeploy bench` measures (`dinodeploy/bench/`): latency in turns, ratios, share of the machine's
@@ -30,6 +30,7 @@ from exporters.golden import load_photo
 
 LEDGER = Path(__file__).parent / "ledger"
 STARTS = 5
+PEERS = "torch,compile,transformers,timm,openvino"
 
 
 def main(arguments: list[str]) -> None:
@@ -66,10 +67,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--arch", default="vit_small")
     parser.add_argument("--recipe", default="fp32")
-    parser.add_argument("--vs", default="torch", help="peers, as in `dinodeploy bench`")
+    parser.add_argument("--vs", default=PEERS, help="peers, as in `dinodeploy bench`")
     parser.add_argument("--batch", default="1,8")
     parser.add_argument("--imgsz", default="224,512")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--outputs", help="cls: the engine leaves out the rest")
     parser.add_argument("--out", type=Path, help="the record; default: benchmarks/ledger/")
