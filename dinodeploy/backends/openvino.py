@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ SPECIALISED = ("fp32",)  # recipes with a compiled model for each shape
 SHAPES = 2  # compiled for one shape each, beside the one for all; each holds its own copy of the weights
 LARGE = 1 << 30  # bytes of weights past which it is one
 IN_A_ROW = 8  # runs of another shape, one after the other, before it takes the place of the oldest
+_MAKING_THE_CORE = threading.Lock()
 
 
 def open_openvino(engine: Path, options: OpenOptions) -> OpenVinoBackend:
@@ -53,7 +55,8 @@ class OpenVinoBackend:
 
     def __init__(self, engine: Path, threads: int | None = None) -> None:
         self._openvino: Any = _import()
-        self._core = self._openvino.Core()
+        with _MAKING_THE_CORE:
+            self._core = _core()
         self._engine = engine
         self._model = self._read()
         self.metadata = _metadata(self._model)
@@ -141,6 +144,17 @@ class _Compiled:
             return [np.array(value) for value in request.infer({0: pixels}, share_outputs=True).values()]
         finally:
             self._idle.append(request)
+
+
+@cache
+def _core() -> Any:
+    """The process's only `Core`, and never let go.
+
+    Each gives the thread that makes it a stack for signals, and takes its memory back when it goes. When
+    several go in another order than they came (OpenVINO 2026.4), that thread is left with a stack that is no
+    longer there, and the next signal, a Ctrl-C or the end of a child, ends the process with SIGSEGV.
+    """
+    return _import().Core()
 
 
 def _import() -> Any:

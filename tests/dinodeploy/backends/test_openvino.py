@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from tests.tiny import export_tiny
 
 openvino = pytest.importorskip("openvino")
 
+ROOT = Path(__file__).parents[3]
 LIMIT = 5e-6  # relative Frobenius against ONNX Runtime in fp32; measured 9e-7
 
 
@@ -69,6 +71,27 @@ def test_outputs_are_the_callers_own(opened: OpenVinoBackend) -> None:
     kept = first.copy()
     opened.run(-x)
     np.testing.assert_array_equal(first, kept)
+
+
+SIGNALLED = """
+import os, signal, sys
+from dinodeploy.backends.openvino import OpenVinoBackend
+
+first, second = (OpenVinoBackend(sys.argv[1], threads=1) for _ in range(2))
+first.close()
+del first
+second.close()
+del second
+signal.signal(signal.SIGINT, lambda *_: print("heard"))
+os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+def test_a_signal_after_two_engines_have_gone(tiny_bundle: Path) -> None:
+    """In the order they came; the process died of it when each had a `Core` of its own."""
+    command = [sys.executable, "-X", "faulthandler", "-c", SIGNALLED, str(tiny_bundle / "model.onnx")]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (ran.returncode, ran.stdout) == (0, "heard\n"), ran.stderr
 
 
 # ---- precision ---------------------------------------------------------------------------------------
