@@ -28,6 +28,7 @@ from tests.tiny import export_passing, tiny_config
 
 KINDS = ("mlp", "swiglu", "7b")
 NARROW = ("fp16", "bf16")
+WIDTHS = ("vit_small", "vit_base", "vit_large", "vit_huge_plus")
 SIZES = ((224, 224), (256, 384), (512, 320))
 PHOTOS = ("astronaut", "coffee", "china")
 FP16_END = 65504.0
@@ -99,8 +100,14 @@ def test_recipes_hold_at_every_size(kind: str, recipe: str, bundles: dict[tuple[
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", NARROW)
-@pytest.mark.parametrize("width", ["vit_small", "vit_base", "vit_large", "vit_huge_plus"])
+@pytest.mark.parametrize(
+    ("width", "recipe"),
+    [
+        *((width, "fp16") for width in WIDTHS),
+        (WIDTHS[0], "bf16"),  # whose range is fp32's at any width
+        *(pytest.param(width, "bf16", marks=pytest.mark.matrix) for width in WIDTHS[1:]),
+    ],
+)
 def test_recipes_hold_at_true_widths(width: str, recipe: str, tmp_path: Path) -> None:
     """Three blocks as wide as the real ones, the first of them driven past fp16's end."""
     checkpoint = hard(replace(get_architecture(width), depth=3))
