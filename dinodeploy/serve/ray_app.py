@@ -40,9 +40,9 @@ def serve_with_ray(settings: Settings, host: str, port: int, replicas: int) -> N
     """Run under Ray Serve until SIGTERM or Ctrl-C; replicas finish what they are answering."""
     serve = _ray_serve()
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     serve.start(http_options={"host": host, "port": port})
+    for number in (signal.SIGTERM, signal.SIGINT):  # now: Ray's start puts its own in their place
+        signal.signal(number, lambda *_: stop.set())
     serve.run(deployment(settings, replicas=replicas), name="dinodeploy")
     stop.wait()
     serve.shutdown()
