@@ -5,6 +5,7 @@ Global crops are 32x48 (a grid of 2x3 patches), local ones 16x32: off-square, an
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +43,22 @@ TINY = (
 def tiny_training(*overrides: str) -> Any:
     """Configuration of a two-block student; `overrides` come last."""
     return load_config(None, [*TINY, *overrides])
+
+
+def tiny_run(photos: Path, output: Path, *overrides: str) -> Any:
+    """The same over `photos`, into `output`: two steps of two pictures an epoch, each recorded."""
+    return tiny_training(
+        f"train.dataset_path={photos}",
+        f"train.output_dir={output}",
+        "train.num_workers=0",
+        "train.batch_size_per_gpu=2",
+        "train.OFFICIAL_EPOCH_LENGTH=2",
+        "train.log_period=1",
+        "crops.global_crops_size=32",
+        "crops.local_crops_size=16",
+        "crops.local_crops_number=2",
+        *overrides,
+    )
 
 
 def make_masks(images: int, patches: int) -> Tensor:

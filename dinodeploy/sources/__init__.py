@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path
@@ -32,6 +32,7 @@ from dinodeploy.sources import lists, remote
 from dinodeploy.sources.ids import PackedIds
 from dinodeploy.sources.mixture import join
 from dinodeploy.sources.options import SourceOptions
+from dinodeploy.sources.origins import origins_of
 from dinodeploy.sources.paths import FileSource
 from dinodeploy.sources.place import DiskPlace, Place
 
@@ -66,16 +67,6 @@ class Source(Protocol):
         ...
 
     def close(self) -> None: ...
-
-
-def origins_of(source: Source) -> Iterable[str]:
-    """Where its pictures come from as far as the ids do not tell: two sources of equal ids may differ here.
-
-    The paths of pictures whose ids a table gave, and of a table that holds pictures its name and their column
-    (`table.parquet: thumbnail`), unless it is the column that is taken anyhow and rows go by their numbers.
-    """
-    origins: Iterable[str] = getattr(source, "origins", ())
-    return origins
 
 
 def open_source(inputs: Sequence[str | Path], options: SourceOptions | None = None) -> Source:

@@ -13,6 +13,7 @@ import numpy as np
 
 from dinodeploy.errors import MisuseError
 from dinodeploy.sources.ids import ChosenIds, repeats
+from dinodeploy.sources.origins import origins_of
 from dinodeploy.sources.paths import FileSource
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Mixture:
     @property
     def origins(self) -> Iterator[str]:
         """Those of all parts."""
-        return (origin for part in self._parts for origin in getattr(part, "origins", ()))
+        return (origin for part in self._parts for origin in origins_of(part))
 
     def picture(self, index: int) -> str | Path | bytes | Image.Image:
         if self._kept is not None:

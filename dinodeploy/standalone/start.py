@@ -6,9 +6,10 @@ import importlib
 import sys
 from typing import NoReturn
 
+from dinodeploy.errors import UnavailableError
+
 OLDEST = (3, 10)
 NEEDED = {"numpy": "numpy", "PIL": "pillow"}  # module: what to install
-_CANNOT = 4  # `errors.UnavailableError`
 
 
 def main() -> NoReturn:
@@ -40,4 +41,4 @@ def _lacking() -> list[str]:
 def _stop(message: str) -> NoReturn:
     version = ".".join(map(str, sys.version_info[:3]))
     print(f"error: {sys.argv[0]} cannot run in Python {version} here: {message}", file=sys.stderr)
-    sys.exit(_CANNOT)
+    sys.exit(UnavailableError.exit_code)

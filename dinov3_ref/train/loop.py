@@ -226,8 +226,8 @@ def _take_up(runs: Sequence[TrainingRun]) -> int:
     if common := set(found[0]).intersection(*found):
         return max(run.take_up(max(common)) for run in runs)
     first = min(runs[0].config.checkpointing.period, runs[0].rates.total_iterations) - 1
-    newest, ahead = max((max(done, default=-1), run.name) for run, done in zip(runs, found, strict=True))
-    behind = min((max(done, default=-1), run.name) for run, done in zip(runs, found, strict=True))[1]
+    last = sorted((max(done, default=-1), run.name) for run, done in zip(runs, found, strict=True))
+    (_, behind), (newest, ahead) = last[0], last[-1]
     if newest > first:
         raise CheckpointError(
             f"students {ahead} and {behind} have no checkpoint in common ({ahead} is at {newest}); students "

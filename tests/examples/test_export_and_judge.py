@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.photographs import PHOTOGRAPHS, photograph
+from tests.run_example import run_example
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 
-def run_example(name: str, folder: Path, *arguments: object) -> str:
-    ran = subprocess.run(
-        [sys.executable, ROOT / "examples" / name, *map(str, arguments)],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
-
-
 def test_only_what_is_whole_passes(tmp_path: Path) -> None:
-    out = run_example("02_export_and_judge.py", tmp_path)
+    out = run_example("02_export_and_judge.py", cwd=tmp_path)
     told = dict(re.findall(r"^([a-z][\w ]+): (passed|refused)$", out, re.MULTILINE))
     assert told == {
         "as it is": "passed",
@@ -47,7 +31,7 @@ def test_eight_bits(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for name in PHOTOGRAPHS:
         photograph(name).resize((180, 120)).save(tmp_path / "photos" / f"{name}.jpg")
-    out = run_example("03_int8.py", tmp_path, "photos")
+    out = run_example("03_int8.py", "photos", cwd=tmp_path)
     rows = re.findall(
         r"^(fp32|int8): ([\d.]+) MiB, relative error (\S+), smallest cosine ([\d.]+)$", out, re.MULTILINE
     )

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from dinodeploy.bundle import open_bundle
 from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint
+from tests.run_example import run_example
 from tests.tiny import tiny_config
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 
@@ -24,20 +21,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run_example(name: str, *arguments: object) -> str:
-    ran = subprocess.run(
-        [sys.executable, ROOT / "examples" / name, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
-
-
 def test_custom_head(weights: Path, tmp_path: Path) -> None:
-    out = run_example("05_custom_head.py", tmp_path, "--weights", weights)
+    out = run_example("05_custom_head.py", tmp_path, "--weights", weights, cwd=tmp_path)
     assert "judged, passed" in out
     head = open_bundle(tmp_path / "likeness").manifest.head
     assert head is not None
@@ -49,7 +34,7 @@ def test_custom_head(weights: Path, tmp_path: Path) -> None:
 
 def test_multiscale_features(weights: Path, tmp_path: Path) -> None:
     out = run_example(
-        "08_multiscale_features.py", tmp_path / "b", "--weights", weights, "--blocks", "0,1,2,3"
+        "08_multiscale_features.py", tmp_path / "b", "--weights", weights, "--blocks", "0,1,2,3", cwd=tmp_path
     )
     assert "[1, 128, 64, 64]" in out
     assert "level_4  [1, 128, 120, 160]" in out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,21 +13,17 @@ import numpy as np
 import pytest
 
 from dinodeploy import Embedder
+from dinodeploy.serve.server import bind
 from tests.image_files import encoded
 
 SECONDS = 120.0  # a Ray of its own, on a busy machine
 pytest.importorskip("ray.serve", reason="needs ray[serve]", exc_type=ImportError)
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @pytest.mark.slow
 def test_two_replicas_answer_as_the_embedder_does_and_drain(tiny_bundle: Path, tmp_path: Path) -> None:
-    port = free_port()
+    with bind("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
     command = [
         sys.executable,
         "-m",

@@ -16,17 +16,11 @@ from dinov3_ref.eval import knn
 from dinov3_ref.train.evaluation import PeriodicEvaluation
 from dinov3_ref.train.loop import TrainingRun
 from dinov3_ref.train.metrics import read_metrics
-from tests.image_files import write_folder
 from tests.photographs import PHOTOGRAPHS, photograph
 from tests.ranks import run_on_ranks
-from tests.toy_training import tiny_training
+from tests.toy_training import tiny_run, tiny_training
 
 CLASSES = ("dark", "light")
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module")
@@ -44,16 +38,9 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def configure(photos: Path, output: Path, *overrides: str) -> Any:
-    return tiny_training(
-        f"train.dataset_path={photos}",
-        f"train.output_dir={output}",
-        "train.num_workers=0",
-        "train.batch_size_per_gpu=2",
-        "train.OFFICIAL_EPOCH_LENGTH=2",
-        "train.log_period=1",
-        "crops.global_crops_size=32",
-        "crops.local_crops_size=16",
-        "crops.local_crops_number=2",
+    return tiny_run(
+        photos,
+        output,
         "optim.epochs=3",
         "student.drop_path_rate=0.4",
         *overrides,

@@ -24,32 +24,19 @@ from dinov3_ref.train.__main__ import main
 from dinov3_ref.train.loop import TrainingRun
 from dinov3_ref.train.metrics import read_metrics
 from dinov3_ref.train.rates import Rates
-from tests.image_files import write_folder
 from tests.photographs import pixels
 from tests.ranks import run_on_ranks
-from tests.toy_training import tiny_training
+from tests.toy_training import tiny_run
 
 RATES = Rates(lr=1e-3, last_layer_lr=1e-3, weight_decay=0.04, momentum=0.9, teacher_temp=0.05)
 RANDOMNESS = ("student.drop_path_rate=0.4", "student.pos_embed_rope_rescale_coords=2.0")
 ITERATIONS, PERIOD = 8, 3  # checkpoints after iterations 2, 5 and 7
 
 
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("photos"))
-
-
 def configure(photos: Path, output: Path, *overrides: str) -> Any:
-    return tiny_training(
-        f"train.dataset_path={photos}",
-        f"train.output_dir={output}",
-        "train.num_workers=0",
-        "train.batch_size_per_gpu=2",
-        "train.OFFICIAL_EPOCH_LENGTH=2",
-        "train.log_period=1",
-        "crops.global_crops_size=32",
-        "crops.local_crops_size=16",
-        "crops.local_crops_number=2",
+    return tiny_run(
+        photos,
+        output,
         f"checkpointing.period={PERIOD}",
         *overrides,
     )

@@ -21,9 +21,8 @@ from dinov3_ref.train.loop import TrainingRun
 from dinov3_ref.train.metrics import read_metrics
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 from dinov3_ref.train.students import train
-from tests.image_files import write_folder
 from tests.ranks import run_on_ranks
-from tests.toy_training import tiny_training
+from tests.toy_training import tiny_run, tiny_training
 
 STUDENTS: dict[str, dict[str, Any]] = {
     "narrow": {"student": {"drop_path_rate": 0.4, "pos_embed_rope_rescale_coords": 2.0}},
@@ -31,11 +30,6 @@ STUDENTS: dict[str, dict[str, Any]] = {
 }
 STEADY = STUDENTS | {"narrow": {}}  # without random numbers, which are a rank's own
 ITERATIONS = 6  # checkpoints after 1, 3 and 5, of which two stay
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module")
@@ -50,19 +44,14 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def configure(photos: Path, teacher: Path, output: Path, *overrides: str) -> Any:
-    return tiny_training(
+    return tiny_run(
+        photos,
+        output,
         "distillation.enabled=true",
         f"distillation.full_cfg_path={teacher / 'teacher.yaml'}",
         f"distillation.checkpoint_path={teacher / 'teacher.pth'}",
-        f"train.dataset_path={photos}",
-        f"train.output_dir={output}",
-        "train.num_workers=0",
-        "train.batch_size_per_gpu=2",
-        "train.OFFICIAL_EPOCH_LENGTH=2",
-        "train.log_period=1",
         "crops.global_crops_size=64",
         "crops.local_crops_size=32",
-        "crops.local_crops_number=2",
         "crops.teacher_to_student_resolution_scale=2.0",
         "optim.epochs=3",
         "checkpointing.period=2",
