@@ -235,10 +235,3 @@ def test_distillation_wants_both_paths() -> None:
         tiny_training("distillation.enabled=true", "distillation.checkpoint_path=ignore")
 
 
-def test_a_convnext_cannot_be_trained() -> None:
-    with pytest.raises(
-        ConfigError, match=r"student.arch is 'convnext_tiny', which can be loaded and exported"
-    ):
-        SSLMetaArch(
-            tiny_training("student.arch=convnext_tiny", "student.depth=null", "student.embed_dim=null")
-        )
