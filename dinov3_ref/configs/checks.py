@@ -110,8 +110,8 @@ def _check_evaluation(config: Any) -> None:
     looks = evaluation.train_dataset_path or evaluation.pictures_path
     if looks and (evaluation.crop_size < stride or evaluation.crop_size % stride):
         raise ConfigError(
-            f"evaluation.crop_size is {evaluation.crop_size}; wanted a multiple of student.patch_size, of 32 for "
-            f"a ConvNeXt ({stride})"
+            f"evaluation.crop_size is {evaluation.crop_size}; wanted a multiple of student.patch_size, "
+            f"of 32 for a ConvNeXt ({stride})"
         )
 
 

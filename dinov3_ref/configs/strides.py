@@ -20,13 +20,13 @@ def check_global_crops(crops: Any, arch: str, who: str, scale: float = 1.0) -> N
     for size in _sizes(crops.global_crops_size):
         if int(size / scale) % stride:
             raise ConfigError(
-                f"crops.global_crops_size is {size}, of which {who} {arch} sees {int(size / scale)} px; wanted "
-                f"a multiple of its stride there ({stride})"
+                f"crops.global_crops_size is {size}, of which {who} {arch} sees {int(size / scale)} px; "
+                f"wanted a multiple of its stride there ({stride})"
             )
 
 
 def check_local_crops(crops: Any, arch: str, scale: float) -> None:
-    """Raises `ConfigError` for crops without a patch. Some pixels may go unseen: only the mean is learnt from."""
+    """Raises `ConfigError` for crops without a patch. Pixels may go unseen: only the mean is learnt from."""
     stride = _stride(arch)
     for size in _sizes(crops.local_crops_size):
         if int(size / scale) < stride:

@@ -35,7 +35,9 @@ def export_teacher(networks: TrainingNetworks, folder: Path) -> tuple[Path, Path
         return backbone, everything
     backbone.parent.mkdir(exist_ok=True)
     official = {name: value.contiguous() for name, value in _of_backbone(state).items()}
-    official |= {name: official[name].clone() for name in TWICE if name in official}  # a file shares no memory
+    official |= {
+        name: official[name].clone() for name in TWICE if name in official
+    }  # a file shares no memory
     _replace(backbone, lambda path: save_file(official, path))
     words = json.dumps(describe(networks.config), indent=2) + "\n"
     _replace(backbone.parent / "config.json", lambda path: path.write_text(words, encoding="utf-8"))

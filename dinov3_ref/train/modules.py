@@ -29,8 +29,8 @@ def build_student_and_teacher(config: Any, device: Device = None) -> tuple[nn.Mo
     """
     if config.student.arch in CONVNEXTS and not config.distillation.enabled:
         raise ConfigError(
-            f"student.arch is {config.student.arch!r}, which cannot hide patches from itself: it learns from a "
-            "frozen teacher alone; wanted distillation.enabled=true (recipe distillation_convnext), or a ViT"
+            f"student.arch is {config.student.arch!r}, which cannot hide patches from itself: it learns from "
+            "a frozen teacher alone; wanted distillation.enabled=true (recipe distillation_convnext) or a ViT"
         )
     student, teacher, embed_dim = build_model_from_cfg(config, device=device)
     return (
