@@ -28,6 +28,9 @@ _ERRORS_ONLY = 3
 # Bytes of weights past which a CPU keeps them in the mapped file. A 16-bit recipe's graph for CPUs widens
 # each weight where it is used; ONNX Runtime would do it for all of them on opening: 27 GB for a 7B.
 LARGE = 4 << 30
+# Pixels a CPU takes in one run. ONNX Runtime's products pass over all rows of a batch before the next
+# columns: with more rows than the caches hold, a picture costs up to a fifth more (benchmarks/LOG.md).
+PIXELS_AT_ONCE = 320 * 1024
 _PROBE = (1, 3, 32, 48)  # a picture of 2 x 3 patches: enough to see where nodes run
 
 
@@ -96,6 +99,7 @@ class OnnxRuntimeBackend:
         _check_available(onnxruntime, provider)
         self.runtime = f"onnxruntime {onnxruntime.__version__}{provider.suffix}"
         self.device = device
+        self._whole = provider.on_gpu
         with tempfile.TemporaryDirectory(prefix="dinodeploy_") as folder:
             self._session: Any = _open_session(onnxruntime, engine, provider, threads, Path(folder))
             self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
@@ -108,8 +112,17 @@ class OnnxRuntimeBackend:
         return True
 
     def run(self, pixels: Floats) -> dict[str, Floats]:
-        values = self._session.run(self._outputs, {self._input: pixels})
+        parts = [self._session.run(self._outputs, {self._input: part}) for part in self._parts(pixels)]
+        values = parts[0] if len(parts) == 1 else [np.concatenate(made) for made in zip(*parts, strict=True)]
         return dict(zip(self._outputs, values, strict=True))
+
+    def _parts(self, pixels: Floats) -> list[Floats]:
+        """A CPU's share of pictures at a time, as even as can be; a GPU takes the batch whole."""
+        batch, _, height, width = pixels.shape
+        if self._whole:
+            return [pixels]
+        at_once = max(1, PIXELS_AT_ONCE // (height * width))
+        return np.array_split(pixels, max(1, -(-batch // at_once)))
 
     def close(self) -> None:
         self._session = None
