@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from dinov3_ref.configs.strides import check_global_crops, check_local_crops, stride_in_config
 from dinov3_ref.configs.students import check_students
 from dinov3_ref.errors import ConfigError
 
@@ -67,6 +68,9 @@ def check_config(config: Any) -> None:
     check_students(config)
     _check_evaluation(config)
     student = config.student
+    if config.distillation.enabled:  # evaluation takes any size
+        check_global_crops(config.crops, student.arch, "the student", scale)
+        check_local_crops(config.crops, student.arch, scale)
     if student.pretrained_weights and student.resume_from_teacher_chkpt:
         raise ConfigError(
             "student.pretrained_weights and student.resume_from_teacher_chkpt are both given; choose one"
@@ -93,7 +97,7 @@ def _check_crops(crops: Any) -> None:
 
 
 def _check_evaluation(config: Any) -> None:
-    evaluation, patch_size = config.evaluation, config.student.patch_size
+    evaluation, stride = config.evaluation, stride_in_config(config.student)
     if bool(evaluation.train_dataset_path) != bool(evaluation.test_dataset_path):
         raise ConfigError(
             "one of evaluation.train_dataset_path and evaluation.test_dataset_path is given; kNN wants both"
@@ -104,10 +108,10 @@ def _check_evaluation(config: Any) -> None:
             "iterations, or 0 for never"
         )
     looks = evaluation.train_dataset_path or evaluation.pictures_path
-    if looks and (evaluation.crop_size < patch_size or evaluation.crop_size % patch_size):
+    if looks and (evaluation.crop_size < stride or evaluation.crop_size % stride):
         raise ConfigError(
-            f"evaluation.crop_size is {evaluation.crop_size}; wanted a multiple of student.patch_size "
-            f"({patch_size})"
+            f"evaluation.crop_size is {evaluation.crop_size}; wanted a multiple of student.patch_size, "
+            f"of 32 for a ConvNeXt ({stride})"
         )
 
 

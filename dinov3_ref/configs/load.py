@@ -17,6 +17,7 @@ from dinov3_ref.configs.students import lay_over
 from dinov3_ref.errors import ConfigError
 
 RECIPES = files("dinov3_ref.configs") / "recipes"
+BASE = "base"  # key of a file: the recipe that it changes
 
 
 def recipe_names() -> list[str]:
@@ -29,7 +30,8 @@ def recipe_names() -> list[str]:
 def load_config(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Any:
     """The checked configuration of a recipe's name or a YAML file, with `overrides` such as `optim.lr=1e-4`.
 
-    Official files are taken as they are (`official.py`). Raises `ConfigError`, in one line, for a file
+    A file that says `base: RECIPE` tells only what differs from that recipe. Official files are taken as they
+    are (`official.py`). Raises `ConfigError`, in one line, for a file
     that is not there or not YAML, an unknown key, a value of another type and a contradiction.
     """
     config = get_default_config()
@@ -73,7 +75,16 @@ def _read(source: str | Path) -> DictConfig:
         raise ConfigError(f"{source} is not YAML ({_one_line(error)})") from error
     if not isinstance(given, DictConfig):
         raise ConfigError(f"{source} holds a list; wanted groups such as student: and optim:")
-    return given
+    base = given.pop(BASE, None)
+    return given if base is None else _over_recipe(str(base), given, str(source))
+
+
+def _over_recipe(base: str, given: DictConfig, source: str) -> DictConfig:
+    if base not in recipe_names():
+        raise ConfigError(f"{source}: {BASE} is {base!r}; wanted a recipe: {', '.join(recipe_names())}")
+    merged = OmegaConf.merge(_read(base), given)
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
 def _from_words(overrides: Sequence[str]) -> DictConfig:

@@ -12,9 +12,11 @@ class Student:
     """The model. Flags default to the official training defaults, not to the released models' (SPEC 4.1)."""
 
     arch: str = "vit_large"
-    embed_dim: Optional[int] = None  # None here and in the next four: what the architecture says
+    embed_dim: Optional[int] = None  # None here and in the next six: what the architecture says
     depth: Optional[int] = None
     num_heads: Optional[int] = None
+    depths: Optional[list[int]] = None  # of a ConvNeXt, in place of the three above: blocks a stage
+    dims: Optional[list[int]] = None  # ... and channels a stage
     ffn_layer: Optional[str] = None
     ffn_ratio: Optional[float] = None
     patch_size: int = 16

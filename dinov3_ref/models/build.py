@@ -16,32 +16,48 @@ from dinov3_ref.models.config import ConvNeXtConfig
 from dinov3_ref.models.convnext import ConvNeXt
 from dinov3_ref.models.released import ARCHITECTURES, CONVNEXTS
 
-# Options whose None means "what the architecture says"; any other None is a value of its own.
-ARCH_DECIDES = ("embed_dim", "depth", "num_heads", "ffn_layer", "ffn_ratio")
+# Sizes of each family: None means "what the architecture says".
+VIT_SIZES = ("embed_dim", "depth", "num_heads")
+CONVNEXT_SIZES = ("depths", "dims")
+# The same of a ViT's other options; any other None is a value of its own.
+ARCH_DECIDES = (*VIT_SIZES, "ffn_layer", "ffn_ratio")
 # Options of the student that say where its weights come from.
 WEIGHTS = ("pretrained_weights", "resume_from_teacher_chkpt")
 
 
 def build_model(config: Any, *, device: torch.device | str | None = None) -> Backbone:
-    """The freshly initialised student of `config`. Raises `ConfigError` for an unknown `student.arch`.
+    """The freshly initialised student of `config`.
 
-    Of a ConvNeXt the configuration decides `patch_size` alone, as officially (SPEC 1.4): it drops no paths.
+    Of a ConvNeXt the configuration decides its sizes, `in_chans` and `patch_size`; officially `patch_size`
+    alone (SPEC 1.4), and neither here nor there does it drop paths. Raises `ConfigError` for an unknown
+    `student.arch`, and for sizes of the other family.
     """
     options = {name: value for name, value in dict(config.student).items() if name not in WEIGHTS}
     arch = options.pop("arch")
     if arch not in ARCHITECTURES:
         raise ConfigError(f"student.arch is {arch!r}; known: {', '.join(ARCHITECTURES)}")
+    _refuse_sizes(arch, options, VIT_SIZES if arch in CONVNEXTS else CONVNEXT_SIZES)
     if arch in CONVNEXTS:
-        config_of = CONVNEXTS[arch]
-        return ConvNeXt(
-            depths=config_of.depths, dims=config_of.dims, patch_size=options["patch_size"], device=device
-        )
+        sizes = {name: options[name] for name in CONVNEXT_SIZES if options[name] is not None}
+        shape = {"in_chans": options["in_chans"], "patch_size": options["patch_size"]}
+        return ConvNeXt(**replace(CONVNEXTS[arch], **sizes, **shape).kwargs(), device=device)
+    for name in CONVNEXT_SIZES:
+        del options[name]
     left_to_arch = [name for name in ARCH_DECIDES if options[name] is None]
     chosen: dict[str, Any] = {name: value for name, value in options.items() if name not in left_to_arch}
     chosen["layerscale_init"] = chosen.pop("layerscale")  # the official configuration's shorter name
-    sizes = config.crops.global_crops_size  # an integer, or a list of them
-    chosen["img_size"] = sizes if isinstance(sizes, int) else sizes[0]
+    crops = config.crops.global_crops_size  # an integer, or a list of them
+    chosen["img_size"] = crops if isinstance(crops, int) else crops[0]
     return getattr(vision_transformer, arch)(**chosen, device=device)
+
+
+def _refuse_sizes(arch: str, options: dict[str, Any], foreign: tuple[str, ...]) -> None:
+    if given := [name for name in foreign if options[name] is not None]:
+        own = CONVNEXT_SIZES if foreign == VIT_SIZES else VIT_SIZES
+        raise ConfigError(
+            f"student.{given[0]} is {options[given[0]]}, which {arch} does not have; wanted null there: its "
+            f"sizes are {', '.join(f'student.{name}' for name in own)}"
+        )
 
 
 def build_model_from_cfg(

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from dinov3_ref.models.vision_transformer import DinoVisionTransformer
+from dinov3_ref.models import ConvNeXt, DinoVisionTransformer, named_blocks
 
 # What costs most to recompute; its results are kept where not everything is recomputed.
 KEPT_OPERATORS = [
@@ -30,12 +30,11 @@ def checkpoint_activations(backbone: nn.Module, *, full: bool = False) -> None:
     """Make every block of `backbone` recompute itself: all of it with `full`, else all but KEPT_OPERATORS.
 
     Outputs and gradients stay the same, drop-path draws included. In training alone: without gradients a
-    block runs as before. Raises TypeError for a module without `blocks`.
+    block runs as before. Raises TypeError for a module that is no backbone.
     """
-    blocks = getattr(backbone, "blocks", None)
-    if not isinstance(blocks, nn.ModuleList):
-        raise TypeError(f"{type(backbone).__name__} has no blocks to checkpoint; wanted a vision transformer")
-    for block in blocks:
+    if not isinstance(backbone, DinoVisionTransformer | ConvNeXt):
+        raise TypeError(f"{type(backbone).__name__} has no blocks to checkpoint; wanted a ViT or a ConvNeXt")
+    for _, block in named_blocks(backbone):
         block.forward = _recomputed(block.forward, full)
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind: its teacher, for others to use (SPEC 3.1, 4.16).
+"""What a run leaves behind: its teacher, for others to use (SPEC 3.1, 3.2, 4.16).
 
 teacher/model.safetensors   the backbone in the official layout, for `dinodeploy export --weights RUN/teacher`
 teacher/config.json         how its pictures are normalised, where a loader looks for it
@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dinov3_ref.checkpoints.convnext import TWICE
 from dinov3_ref.distributed import get_rank, whole
 from dinov3_ref.train.networks import TrainingNetworks
 
@@ -34,6 +35,9 @@ def export_teacher(networks: TrainingNetworks, folder: Path) -> tuple[Path, Path
         return backbone, everything
     backbone.parent.mkdir(exist_ok=True)
     official = {name: value.contiguous() for name, value in _of_backbone(state).items()}
+    official |= {
+        name: official[name].clone() for name in TWICE if name in official
+    }  # a file shares no memory
     _replace(backbone, lambda path: save_file(official, path))
     words = json.dumps(describe(networks.config), indent=2) + "\n"
     _replace(backbone.parent / "config.json", lambda path: path.write_text(words, encoding="utf-8"))

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from dinov3_ref.configs import load_config
+from dinov3_ref.configs.strides import check_global_crops
 from dinov3_ref.errors import ConfigError
 from dinov3_ref.layers import DINOHead
 from dinov3_ref.models import build_model_from_cfg
@@ -23,12 +24,13 @@ Device = torch.device | str | None
 def build_student_and_teacher(config: Any, device: Device = None) -> tuple[nn.ModuleDict, nn.ModuleDict, int]:
     """(student, EMA teacher, embed_dim); the teacher is frozen, and does not yet equal the student.
 
-    Raises `ConfigError` for a ConvNeXt: it has no mask token, and its patches are not the teacher's.
+    Raises `ConfigError` for a ConvNeXt without a frozen teacher: it has no mask token, so there is nothing of
+    its own to predict.
     """
-    if config.student.arch in CONVNEXTS:
+    if config.student.arch in CONVNEXTS and not config.distillation.enabled:
         raise ConfigError(
-            f"student.arch is {config.student.arch!r}, which can be loaded and exported, not trained; "
-            "wanted a ViT"
+            f"student.arch is {config.student.arch!r}, which cannot hide patches from itself: it learns from "
+            "a frozen teacher alone; wanted distillation.enabled=true (recipe distillation_convnext) or a ViT"
         )
     student, teacher, embed_dim = build_model_from_cfg(config, device=device)
     return (
@@ -47,7 +49,8 @@ def build_gram_teacher(config: Any, device: Device = None) -> nn.ModuleDict:
 def distillation_teacher_config(config: Any) -> Any:
     """The configuration that the frozen teacher was trained with.
 
-    Raises `ConfigError` unless its patches and prototypes are the student's: targets are compared one by one.
+    Raises `ConfigError` unless its patches and prototypes are the student's: targets are compared one by one;
+    and for crops that a ConvNeXt teacher sees a part of.
     """
     teacher_config = load_config(config.distillation.full_cfg_path)
     for key in ("student.patch_size", "dino.head_n_prototypes", "ibot.head_n_prototypes"):
@@ -58,6 +61,7 @@ def distillation_teacher_config(config: Any) -> Any:
                 f"{key} is {ours}, the distillation teacher's is {theirs}; set it to {theirs}: the student "
                 "learns the teacher's prototypes"
             )
+    check_global_crops(config.crops, teacher_config.student.arch, "the distillation teacher")
     return teacher_config
 
 

@@ -1,8 +1,8 @@
 """Several ranks train one model: replicas whose gradients are averaged, or shards (SPEC 4.15).
 
-`compute_precision.sharding_strategy` names the way. Sharded, every block and head is a unit of its own, with
-parameters gathered in `param_dtype` and gradients reduced in `reduce_dtype`; weights are made whole on every
-rank first, so a model must fit a device once without its optimiser.
+`compute_precision.sharding_strategy` names the way. Sharded, every block (of a ConvNeXt every stage) and head
+is a unit of its own, with parameters gathered in `param_dtype` and gradients reduced in `reduce_dtype`;
+weights are made whole on every rank first, so a model must fit a device once without its optimiser.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dinov3_ref.distributed import get_world_size
 from dinov3_ref.errors import ConfigError
+from dinov3_ref.models import ConvNeXt
 from dinov3_ref.train.precision import DTYPES
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 
@@ -106,8 +107,15 @@ def join_ranks(arch: SSLMetaArch, config: Any, device: torch.device) -> Ranks:
 
 
 def _shard(modules: nn.ModuleDict, policy: MixedPrecisionPolicy, reshard: bool) -> list[FSDPModule]:
-    """Blocks first, then what is around them; the units that own parameters."""
+    """Inner parts first, then what is around them; the units that own parameters."""
     units: list[nn.Module] = []
     for name, module in modules.items():
-        units += [*module.blocks, module] if name == "backbone" else [module]  # type: ignore[misc]
+        units += [*_parts(module), module] if name == "backbone" else [module]
     return [fully_shard(unit, mp_policy=policy, reshard_after_forward=reshard) for unit in units]
+
+
+def _parts(backbone: nn.Module) -> list[nn.Module]:
+    """A ViT's blocks; a ConvNeXt's stages and what leads to each (SPEC 4.15)."""
+    if isinstance(backbone, ConvNeXt):
+        return [*backbone.downsample_layers, *backbone.stages]
+    return [*backbone.blocks]  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Patches as the maps they are: the grid of a crop, and one grid on another (SPEC 4.7, 4.17).
+"""Patches as the maps they are: the grid of a crop, and one grid on another (SPEC 2.19, 4.7, 4.17).
 
 Shapes: C crops, N and P patches of the two grids, D embed_dim.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from dinov3_ref.models import Backbone, stride_of
+
 Grid = tuple[int, int]  # rows, columns
 SMOOTH = ("bicubic", "bilinear")  # methods that can antialias
 
@@ -15,6 +17,16 @@ SMOOTH = ("bicubic", "bilinear")  # methods that can antialias
 def grid_of(crops: Tensor, patch_size: int) -> Grid:
     """Patch grid of crops [C,3,H,W]."""
     return crops.shape[-2] // patch_size, crops.shape[-1] // patch_size
+
+
+def patches_on_grid(backbone: Backbone, patches_CND: Tensor, crops: Tensor, patch_size: int) -> Tensor:
+    """Patches [C,N,D] of a backbone, normed, for crops [C,3,H,W] -> [C,P,D] on the grid of `patch_size`.
+
+    A ViT's are there already, and stay as they are. A ConvNeXt's are one for 32 x 32 pixels: they are resized
+    as its `patch_size` option resizes maps, so that they can be held against a ViT's one by one.
+    """
+    grid, wanted = grid_of(crops, stride_of(backbone)), grid_of(crops, patch_size)
+    return resize_patches(patches_CND, grid, wanted, "bilinear", antialias=True)
 
 
 def resize_patches(

@@ -5,6 +5,7 @@ Shapes: N pictures, S side, h x w patches, P = h·w, D embed_dim.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -13,7 +14,6 @@ from PIL import Image
 from torch import Tensor
 
 from dinov3_ref.eval.features import FrozenModel, last_blocks
-from dinov3_ref.models import stride_of
 
 RANGE = (0.02, 0.98)  # quantiles that become black and full colour
 GAP = 4  # pixels
@@ -22,8 +22,7 @@ GAP = 4  # pixels
 def draw_pca_maps(frozen: FrozenModel, images_NCSS: Tensor, path: Path) -> None:
     """Write a PNG: the pictures in one row, their maps in the next; colours mean the same in all maps."""
     patches_NPD = last_blocks(frozen, images_NCSS, 1)[0][0].float().cpu()
-    side = images_NCSS.shape[-1]
-    grid = side // stride_of(frozen.model)
+    side, grid = images_NCSS.shape[-1], math.isqrt(patches_NPD.shape[1])
     colours = pca_colours(patches_NPD).transpose(1, 2).unflatten(-1, (grid, grid))
     maps = F.interpolate(colours, size=(side, side), mode="nearest")
     channels = torch.tensor([frozen.mean, frozen.std]).view(2, 1, 3, 1, 1)

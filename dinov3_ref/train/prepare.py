@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from dinov3_ref.models import named_blocks
 from dinov3_ref.train.activation_checkpointing import checkpoint_activations
 from dinov3_ref.train.networks import TrainingNetworks
 from dinov3_ref.train.parallel import Ranks, join_ranks
@@ -29,5 +30,6 @@ def compile_parts(networks: TrainingNetworks, **options: Any) -> None:
     """Compile every block and every head on its own, in place; `options` are torch.compile's."""
     for modules in (networks.student, *networks.all_teachers()):
         for name, module in modules.items():
-            for part in module.blocks if name == "backbone" else [module]:  # type: ignore[union-attr]
+            parts = (block for _, block in named_blocks(module)) if name == "backbone" else [module]  # type: ignore[arg-type]
+            for part in parts:
                 part.compile(**options)

@@ -21,7 +21,7 @@ from dinov3_ref.train.batch import Batch, mask_indices
 from dinov3_ref.train.loss_weights import LossWeightSchedule
 from dinov3_ref.train.networks import TARGETS, TrainingNetworks
 from dinov3_ref.train.param_groups import Group, get_params_groups_with_decay
-from dinov3_ref.train.patch_grid import Grid, grid_of, resize_patches, shrink_crops
+from dinov3_ref.train.patch_grid import Grid, grid_of, patches_on_grid, resize_patches, shrink_crops
 
 Outputs = dict[str, Tensor]
 Metrics = dict[str, Tensor | float]
@@ -151,7 +151,9 @@ class SSLMetaArch(TrainingNetworks):
         """
         features = self.teacher["backbone"](images, is_training=True)
         grid = self._grid(images)
-        patches_CPD = resize_patches(features["x_norm_patchtokens"], grid, student_grid or grid)
+        patches_CPD = resize_patches(
+            self._patches(self.teacher, features, images), grid, student_grid or grid
+        )
         masked_MD = patches_CPD.flatten(0, 1)[mask_indices_list]
         scores = self.teacher["dino_head"](features["x_norm_clstoken"])
         cls_targets = self._targets(self.dino_loss, scores, teacher_temp)
@@ -183,7 +185,8 @@ class SSLMetaArch(TrainingNetworks):
 
         Global: `cls_after_head` [g,B,K], `cls_pre_head` [g,B,D], `patch_pre_head` [gB,P,D],
         `masked_patch_after_head` [M,K]. Local: `cls_after_head` [n,B,K], `cls_pre_head` [n,B,D].
-        Under distillation the student sees no mask (SPEC 0, fact 19).
+        Under distillation the student sees no mask (SPEC 0, fact 19): the iBOT loss is of what it makes of
+        the whole crop at the places of the mask. A ConvNeXt, which has no mask token, learns no other way.
         """
         seen_masks = None if self.config.distillation.enabled else masks
         crops = [global_crops] if local_crops is None else [global_crops, local_crops]
@@ -198,7 +201,7 @@ class SSLMetaArch(TrainingNetworks):
             }
             for after, before in zip(scores, cls_tokens, strict=True)
         ]
-        patches_CPD = features[0]["x_norm_patchtokens"]
+        patches_CPD = self._patches(self.student, features[0], global_crops)
         indices = mask_indices(masks) if mask_indices_list is None else mask_indices_list
         outputs[0]["patch_pre_head"] = patches_CPD
         outputs[0]["masked_patch_after_head"] = self.student["ibot_head"](patches_CPD.flatten(0, 1)[indices])
@@ -221,8 +224,17 @@ class SSLMetaArch(TrainingNetworks):
                 "the batch has no collated_gram_teacher_crops; the Gram teacher wants "
                 "crops.gram_teacher_crops_size in the augmentation"
             )
-        patches = self.gram_teacher["backbone"](gram_crops, is_training=True)["x_norm_patchtokens"]
+        features = self.gram_teacher["backbone"](gram_crops, is_training=True)
+        patches = self._patches(self.gram_teacher, features, gram_crops)
         return self.gram.resize(patches, self._grid(gram_crops), student_grid)
+
+    def _patches(self, modules: nn.ModuleDict, features: Outputs, crops: Tensor) -> Tensor:
+        return patches_on_grid(
+            modules["backbone"],  # type: ignore[arg-type]
+            features["x_norm_patchtokens"],
+            crops,
+            self.config.student.patch_size,
+        )
 
     def _grid(self, crops: Tensor) -> Grid:
         return grid_of(crops, self.config.student.patch_size)

@@ -16,6 +16,8 @@ STUDENT = {
     "embed_dim": None,  # what the architecture says
     "depth": None,
     "num_heads": None,
+    "depths": None,
+    "dims": None,
     "patch_size": 16,
     "in_chans": 3,
     "drop_path_rate": 0.3,
@@ -47,7 +49,8 @@ HEAD = {
     "head_nlayers": 3,
     "head_hidden_dim": 2048,
 }
-# SPEC 4.1, the other rows. Ours alone: dataset_path (ImageNet there), accumulation_steps, log_period,
+# SPEC 4.1, the other rows. Ours alone: depths and dims of student,
+# dataset_path (ImageNet there), accumulation_steps, log_period,
 # tensorboard, the colour keys of crops (of which the official class has one), all but one of evaluation.
 GROUPS: dict[str, Any] = {
     "student": STUDENT,

@@ -15,6 +15,10 @@ TEACHER = ["distillation.full_cfg_path=x.yaml", "distillation.checkpoint_path=x.
 TO_BE_SAID = {
     "continued": ["student.pretrained_weights=x.pth"],
     "distillation": TEACHER,
+    "distillation_convnext": TEACHER,
+    "distillation_convnext_small": TEACHER,
+    "distillation_convnext_base": TEACHER,
+    "distillation_convnext_large": TEACHER,
     "multidistillation": TEACHER,
 }
 
@@ -54,6 +58,38 @@ def test_published_numbers_of_the_7b() -> None:
     assert rates.at(50_000).teacher_temp == pytest.approx(0.055)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "arch", "lr", "decay"),
+    [
+        ("distillation_convnext", "convnext_tiny", 2e-4, 0.04),
+        ("distillation_convnext_small", "convnext_small", 2e-4, 0.04),
+        ("distillation_convnext_base", "convnext_base", 1e-4, 0.02),
+        ("distillation_convnext_large", "convnext_large", 1e-4, 0.04),
+    ],
+)
+def test_published_numbers_of_the_convnexts(recipe: str, arch: str, lr: float, decay: float) -> None:
+    """SPEC 4.1; rates are at batch 1024 times four, the first one as it stands."""
+    config = load_config(recipe, TEACHER)
+    rates = build_rates(config, world_size=16)
+    warm = 10 * config.train.OFFICIAL_EPOCH_LENGTH
+    last = rates.at(rates.total_iterations - 1)
+    assert config.student.arch == arch
+    assert (config.optim.epochs, config.optim.layerwise_decay) == (500, 1.0)
+    assert (rates.at(0).lr, rates.at(warm).lr, last.lr) == pytest.approx((1e-6, 4 * lr, 4e-6), rel=1e-3)
+    assert (rates.at(0).weight_decay, last.weight_decay) == pytest.approx((decay, 0.2), rel=1e-3)
+    assert (rates.at(0).momentum, last.momentum) == pytest.approx((0.994, 1.0))
+    assert (config.crops.global_crops_size, config.crops.local_crops_size) == (512, 224)
+    assert config.crops.teacher_to_student_resolution_scale == 2
+
+
+def test_a_file_tells_what_differs_from_a_recipe(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("base: vits_single_gpu\nstudent: {drop_path_rate: 0.2}\n")
+    config = load_config(file)
+    assert (config.student.drop_path_rate, config.student.n_storage_tokens) == (0.2, 4)
+    assert config.dino.head_n_prototypes == 32768
+
+
 def test_defaults_then_file_then_words(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("optim: {lr: 2.0e-3, epochs: 7}\ntrain: {seed: 1}\n")
@@ -90,6 +126,7 @@ def test_an_official_file_is_taken(tmp_path: Path) -> None:
         ("optim: {lr: fast}", "run.yaml at optim.lr: Value 'fast'"),
         ("- a\n- b", "holds a list; wanted groups"),
         ("optim: {lr: [", "is not YAML"),
+        ("base: vits", "run.yaml: base is 'vits'; wanted a recipe: continued"),
         ("train: {centering: kmeans}", "train.centering is 'kmeans'; wanted one of sinkhorn_knopp"),
         ("optim: {epochs: 0}", "optim.epochs is 0; wanted a positive integer"),
         ("gram: {loss_weight_schedule: {start: 0.0}}", "gram.loss_weight_schedule.end has no value"),

@@ -233,12 +233,3 @@ def test_targets_must_be_comparable(key: str, teacher_file: Path) -> None:
 def test_distillation_wants_both_paths() -> None:
     with pytest.raises(ConfigError, match=r"wants distillation\.full_cfg_path"):
         tiny_training("distillation.enabled=true", "distillation.checkpoint_path=ignore")
-
-
-def test_a_convnext_cannot_be_trained() -> None:
-    with pytest.raises(
-        ConfigError, match=r"student.arch is 'convnext_tiny', which can be loaded and exported"
-    ):
-        SSLMetaArch(
-            tiny_training("student.arch=convnext_tiny", "student.depth=null", "student.embed_dim=null")
-        )

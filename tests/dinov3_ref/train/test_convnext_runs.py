@@ -1,0 +1,161 @@
+"""Whole runs of a ConvNeXt student: stopped and resumed, beside a ViT, on two ranks, and on to an engine."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+
+from dinodeploy import Embedder
+from dinov3_ref.checkpoints import build_model, load_checkpoint
+from dinov3_ref.data import build_training_loader
+from dinov3_ref.train.loop import TrainingRun
+from dinov3_ref.train.metrics import read_metrics
+from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
+from dinov3_ref.train.students import train
+from exporters.export import export_checkpoint
+from exporters.options import ExportOptions
+from tests.ranks import run_on_ranks
+from tests.toy_training import tiny_run, tiny_training
+
+CONVNEXT: dict[str, Any] = {
+    "arch": "convnext_tiny", "embed_dim": None, "depth": None, "num_heads": None,
+    "depths": [1, 1, 2, 1], "dims": [8, 12, 16, 24],
+}  # fmt: skip
+STUDENTS: dict[str, dict[str, Any]] = {"vit": {}, "convnext": CONVNEXT}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with teacher.yaml and teacher.pth, 96 wide."""
+    folder = tmp_path_factory.mktemp("teacher")
+    config = tiny_training("student.embed_dim=96", "student.num_heads=3")
+    OmegaConf.save(config, folder / "teacher.yaml")
+    torch.manual_seed(5)
+    torch.save({"teacher": SSLMetaArch(config).teacher.state_dict()}, folder / "teacher.pth")
+    return folder
+
+
+def configure(photos: Path, teacher: Path, output: Path, *overrides: str) -> Any:
+    return tiny_run(
+        photos,
+        output,
+        "distillation.enabled=true",
+        f"distillation.full_cfg_path={teacher / 'teacher.yaml'}",
+        f"distillation.checkpoint_path={teacher / 'teacher.pth'}",
+        "crops.global_crops_size=64",
+        "crops.local_crops_size=48",
+        "optim.epochs=2",
+        "checkpointing.period=2",
+        *overrides,
+    )
+
+
+def of_convnext(config: Any) -> Any:
+    return OmegaConf.merge(config, OmegaConf.create({"student": CONVNEXT}))
+
+
+def losses(output: Path) -> list[float]:
+    return [record["total_loss"] for record in read_metrics(output)]
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    return load_file(output / "teacher" / "model.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in b)
+
+
+@pytest.fixture(scope="module")
+def finished(photos: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("run")
+    config = of_convnext(configure(photos, teacher, output))
+    TrainingRun(config, build_training_loader(config)).train()
+    return output
+
+
+def test_a_stopped_run_goes_on_bit_by_bit(
+    finished: Path, photos: Path, teacher: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(finished, tmp_path / "run"))
+    shutil.rmtree(copy / "teacher")
+    shutil.rmtree(copy / "ckpt" / "3")
+    config = of_convnext(configure(photos, teacher, copy))
+    TrainingRun(config, build_training_loader(config)).train()
+    assert len(losses(finished)) == 4
+    assert losses(copy) == losses(finished)
+    assert same(weights(copy), weights(finished))
+
+
+def test_beside_a_vit_it_is_a_run_of_its_own(
+    finished: Path, photos: Path, teacher: Path, tmp_path: Path
+) -> None:
+    entries = [{"name": name, "student": student} for name, student in STUDENTS.items()]
+    words = OmegaConf.create({"multidistillation": {"enabled": True, "students": entries}})
+    config = OmegaConf.merge(configure(photos, teacher, tmp_path / "run"), words)
+    train(config, build_training_loader(config))
+    vit = configure(photos, teacher, tmp_path / "vit")
+    TrainingRun(vit, build_training_loader(vit)).train()
+    for name, single in (("vit", tmp_path / "vit"), ("convnext", finished)):
+        student = tmp_path / "run" / "students" / name
+        assert losses(student) == losses(single)
+        assert same(weights(student), weights(single))
+
+
+def train_on_this_rank(photos: str, teacher: str, output: str, batch: int, strategy: str) -> None:
+    config = configure(
+        Path(photos),
+        Path(teacher),
+        Path(output),
+        f"compute_precision.sharding_strategy={strategy}",
+        f"train.batch_size_per_gpu={batch}",
+        "dino.koleo_loss_distributed=true",
+    )
+    run = TrainingRun(of_convnext(config), build_training_loader(config))
+    run.train()
+
+
+@pytest.mark.parametrize("strategy", ["NO_SHARD", "SHARD_GRAD_OP", "FULL_SHARD"])
+def test_on_two_ranks(strategy: str, photos: Path, teacher: Path, tmp_path: Path) -> None:
+    """The same global batch: relative 1e-5 over the curve, and the norm that has two names has one value."""
+    (tmp_path / "ranks").mkdir()
+    paths = str(photos), str(teacher)
+    run_on_ranks(train_on_this_rank, 2, tmp_path / "ranks", *paths, str(tmp_path / "two"), 1, strategy)
+    train_on_this_rank(*paths, str(tmp_path / "one"), 2, strategy)
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(one) == 4
+    assert two == pytest.approx(one, rel=1e-5)
+    made = weights(tmp_path / "two")
+    for kind in ("weight", "bias"):
+        assert torch.equal(made[f"norms.3.{kind}"], made[f"norm.{kind}"])
+        torch.testing.assert_close(made[f"norm.{kind}"], weights(tmp_path / "one")[f"norm.{kind}"])
+    assert load_checkpoint(tmp_path / "two" / "teacher").layout == "official"
+
+
+def test_what_it_learnt_can_be_deployed(finished: Path, tmp_path: Path) -> None:
+    """The bundle's judge is passed, or export would have raised."""
+    checkpoint = load_checkpoint(finished / "teacher")
+    options = ExportOptions(imgsz=(64, 96))
+    export_checkpoint(checkpoint, tmp_path / "bundle", options, weights="file")
+    pixels = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with Embedder.open(tmp_path / "bundle") as embedder, torch.no_grad():
+        wanted = build_model(checkpoint)(pixels)
+        torch.testing.assert_close(torch.from_numpy(embedder.run(pixels.numpy())["cls"]), wanted)
+
+
+def test_what_decays(teacher: Path, photos: Path, tmp_path: Path) -> None:
+    """SPEC 4.10: no layer-wise rate; the norms of downsampling decay, since their names do not say norm."""
+    config = of_convnext(configure(photos, teacher, tmp_path, "optim.layerwise_decay=0.9"))
+    groups = [group for group in SSLMetaArch(config).get_params_groups() if "backbone" in group["name"]]
+    assert {group["lr_multiplier"] for group in groups} == {1.0}
+    decay = {group["name"].removeprefix("backbone."): group["wd_multiplier"] for group in groups}
+    for name in ("downsample_layers.0.1.weight", "downsample_layers.2.0.weight", "stages.0.0.dwconv.weight"):
+        assert decay[name] == 1.0, name
+    for name in ("stages.0.0.norm.weight", "stages.0.0.pwconv1.bias", "stages.0.0.gamma", "norm.weight"):
+        assert decay[name] == 0.0, name
