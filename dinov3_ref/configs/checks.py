@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from dinov3_ref.configs.strides import check_global_crops, check_local_crops, stride_in_config
 from dinov3_ref.configs.students import check_students
 from dinov3_ref.errors import ConfigError
+from dinov3_ref.models.released import CONVNEXTS
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "train.centering": ("sinkhorn_knopp", "softmax_center"),
@@ -121,6 +122,11 @@ def _check_gram(config: Any) -> None:
         return
     own_teacher = not gram.ema_teacher
     broken = (
+        (
+            config.student.arch in CONVNEXTS,
+            f"{config.student.arch} has patches of its own size, which Gram anchoring is not proven for; set "
+            "gram.use_loss=false",
+        ),
         (gram.ema_teacher and gram.ckpt, "ema_teacher leaves no use for gram.ckpt"),
         (gram.ema_teacher and gram.rep_update, "ema_teacher always is the newest; set gram.rep_update=false"),
         (

@@ -94,9 +94,10 @@ def test_the_result_is_an_official_checkpoint(teacher: tuple[str, ...], photos: 
     [
         (("crops.global_crops_size=240",), "the student convnext_tiny sees 240 px; wanted a multiple"),
         (("crops.local_crops_size=16",), "convnext_tiny sees 16 px; wanted its stride there"),
+        (("gram.use_loss=true", "gram.ema_teacher=true"), "which Gram anchoring is not proven for"),
     ],
 )
-def test_crops_that_do_not_fit(teacher: tuple[str, ...], overrides: tuple[str, ...], words: str) -> None:
+def test_what_does_not_fit(teacher: tuple[str, ...], overrides: tuple[str, ...], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         tiny_training(*teacher, *CONVNEXT, *overrides)
 
