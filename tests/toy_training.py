@@ -5,10 +5,13 @@ Global crops are 32x48 (a grid of 2x3 patches), local ones 16x32: off-square, an
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from dinov3_ref.configs import load_config
@@ -38,11 +41,23 @@ TINY = (
         for name in ("head_n_prototypes=24", "head_hidden_dim=16", "head_bottleneck_dim=8")
     ),
 )
+# in place of the two blocks; TINY's other keys stay
+CONVNEXT: dict[str, Any] = {
+    "arch": "convnext_tiny",
+    **dict.fromkeys(("embed_dim", "depth", "num_heads")),
+    "depths": [1, 1, 2, 1],
+    "dims": [8, 12, 16, 24],
+}
 
 
 def tiny_training(*overrides: str) -> Any:
     """Configuration of a two-block student; `overrides` come last."""
     return load_config(None, [*TINY, *overrides])
+
+
+def as_convnext() -> tuple[str, ...]:
+    """CONVNEXT as overrides."""
+    return tuple(f"student.{key}={json.dumps(value)}" for key, value in CONVNEXT.items())
 
 
 def tiny_run(photos: Path, output: Path, *overrides: str) -> Any:
@@ -59,6 +74,22 @@ def tiny_run(photos: Path, output: Path, *overrides: str) -> Any:
         "crops.local_crops_number=2",
         *overrides,
     )
+
+
+def frozen_teacher(folder: Path) -> tuple[str, ...]:
+    """Overrides of a run that learns from the teacher in `folder` (the `teacher` fixture of tests/train)."""
+    return (
+        "distillation.enabled=true",
+        f"distillation.full_cfg_path={folder / 'teacher.yaml'}",
+        f"distillation.checkpoint_path={folder / 'teacher.pth'}",
+    )
+
+
+def with_students(config: Any, students: Mapping[str, Mapping[str, Any]]) -> Any:
+    """The run with several students in place of its own: name -> keys of `student` and `optim`."""
+    entries = [{"name": name, **groups} for name, groups in students.items()]
+    words = {"multidistillation": {"enabled": True, "students": entries}}
+    return OmegaConf.merge(config, OmegaConf.create(words))
 
 
 def make_masks(images: int, patches: int) -> Tensor:

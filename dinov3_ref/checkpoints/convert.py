@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from dinov3_ref.checkpoints.checkpoint import Checkpoint
-from dinov3_ref.checkpoints.convnext import CONVNEXT_LAYOUTS, TWICE
+from dinov3_ref.checkpoints.convnext import CONVNEXT_LAYOUTS, repeat_norm
 from dinov3_ref.checkpoints.hf import HuggingFaceLayout
 from dinov3_ref.checkpoints.load import load_checkpoint
 from dinov3_ref.checkpoints.official import PERIODS
@@ -92,8 +92,7 @@ def save_checkpoint(
 def _write_official(checkpoint: Checkpoint, draft: Path, max_shard_bytes: int) -> list[str]:
     from safetensors.torch import save_file
 
-    state = {key: _compact(tensor) for key, tensor in checkpoint.state.items()}
-    state.update({key: state[key].clone() for key in TWICE if key in state})  # safetensors shares no memory
+    state = repeat_norm({key: _compact(tensor) for key, tensor in checkpoint.state.items()})
     if PERIODS in state and torch.equal(round_to_bf16(state[PERIODS]), state[PERIODS]):
         state[PERIODS] = state[PERIODS].to(torch.bfloat16)
     if draft.suffix == ".pth":

@@ -186,6 +186,11 @@ def infer_convnext(
     return found
 
 
+def repeat_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state with the final norm's second copy in memory of its own: safetensors shares none."""
+    return {key: tensor.clone() if key in TWICE else tensor for key, tensor in state.items()}
+
+
 def check_repeated_norm(tensors: Mapping[str, Tensor], name: str) -> None:
     """Raise `KeyMismatch` where an official file's two copies of the final norm are not one."""
     for key, original in TWICE.items():

@@ -31,8 +31,8 @@ def load_config(source: str | Path | None = None, overrides: Sequence[str] = ())
     """The checked configuration of a recipe's name or a YAML file, with `overrides` such as `optim.lr=1e-4`.
 
     A file that says `base: RECIPE` tells only what differs from that recipe. Official files are taken as they
-    are (`official.py`). Raises `ConfigError`, in one line, for a file
-    that is not there or not YAML, an unknown key, a value of another type and a contradiction.
+    are (`official.py`). Raises `ConfigError`, in one line, for a file that is not there or not YAML, an
+    unknown key, a value of another type and a contradiction.
     """
     config = get_default_config()
     if source is not None:

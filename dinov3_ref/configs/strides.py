@@ -38,11 +38,11 @@ def check_local_crops(crops: Any, arch: str, scale: float) -> None:
 
 def stride_in_config(student: Any) -> int:
     """Pixels from one patch of the student to the next."""
-    return _stride(student.arch) if student.arch in CONVNEXTS else int(student.patch_size)
+    return _stride(student.arch, of_vit=student.patch_size)
 
 
-def _stride(arch: str) -> int:
-    return CONVNEXTS[arch].stride if arch in CONVNEXTS else 1
+def _stride(arch: str, of_vit: int = 1) -> int:
+    return CONVNEXTS[arch].stride if arch in CONVNEXTS else of_vit
 
 
 def _sizes(value: Any) -> list[Any]:

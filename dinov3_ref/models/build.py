@@ -36,28 +36,22 @@ def build_model(config: Any, *, device: torch.device | str | None = None) -> Bac
     arch = options.pop("arch")
     if arch not in ARCHITECTURES:
         raise ConfigError(f"student.arch is {arch!r}; known: {', '.join(ARCHITECTURES)}")
-    _refuse_sizes(arch, options, VIT_SIZES if arch in CONVNEXTS else CONVNEXT_SIZES)
+    own, foreign = (CONVNEXT_SIZES, VIT_SIZES) if arch in CONVNEXTS else (VIT_SIZES, CONVNEXT_SIZES)
+    if given := [name for name in foreign if options.pop(name) is not None]:
+        raise ConfigError(
+            f"student.{given[0]} is {config.student[given[0]]}, which {arch} does not have; wanted null "
+            f"there: its sizes are {', '.join(f'student.{name}' for name in own)}"
+        )
     if arch in CONVNEXTS:
-        sizes = {name: options[name] for name in CONVNEXT_SIZES if options[name] is not None}
+        sizes = {name: options[name] for name in own if options[name] is not None}
         shape = {"in_chans": options["in_chans"], "patch_size": options["patch_size"]}
         return ConvNeXt(**replace(CONVNEXTS[arch], **sizes, **shape).kwargs(), device=device)
-    for name in CONVNEXT_SIZES:
-        del options[name]
     left_to_arch = [name for name in ARCH_DECIDES if options[name] is None]
     chosen: dict[str, Any] = {name: value for name, value in options.items() if name not in left_to_arch}
     chosen["layerscale_init"] = chosen.pop("layerscale")  # the official configuration's shorter name
     crops = config.crops.global_crops_size  # an integer, or a list of them
     chosen["img_size"] = crops if isinstance(crops, int) else crops[0]
     return getattr(vision_transformer, arch)(**chosen, device=device)
-
-
-def _refuse_sizes(arch: str, options: dict[str, Any], foreign: tuple[str, ...]) -> None:
-    if given := [name for name in foreign if options[name] is not None]:
-        own = CONVNEXT_SIZES if foreign == VIT_SIZES else VIT_SIZES
-        raise ConfigError(
-            f"student.{given[0]} is {options[given[0]]}, which {arch} does not have; wanted null there: its "
-            f"sizes are {', '.join(f'student.{name}' for name in own)}"
-        )
 
 
 def build_model_from_cfg(

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dinov3_ref.checkpoints.convnext import TWICE
+from dinov3_ref.checkpoints.convnext import repeat_norm
 from dinov3_ref.distributed import get_rank, whole
 from dinov3_ref.train.networks import TrainingNetworks
 
@@ -34,10 +34,7 @@ def export_teacher(networks: TrainingNetworks, folder: Path) -> tuple[Path, Path
     if get_rank() != 0:
         return backbone, everything
     backbone.parent.mkdir(exist_ok=True)
-    official = {name: value.contiguous() for name, value in _of_backbone(state).items()}
-    official |= {
-        name: official[name].clone() for name in TWICE if name in official
-    }  # a file shares no memory
+    official = repeat_norm({name: value.contiguous() for name, value in _of_backbone(state).items()})
     _replace(backbone, lambda path: save_file(official, path))
     words = json.dumps(describe(networks.config), indent=2) + "\n"
     _replace(backbone.parent / "config.json", lambda path: path.write_text(words, encoding="utf-8"))

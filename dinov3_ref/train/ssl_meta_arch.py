@@ -224,8 +224,7 @@ class SSLMetaArch(TrainingNetworks):
                 "the batch has no collated_gram_teacher_crops; the Gram teacher wants "
                 "crops.gram_teacher_crops_size in the augmentation"
             )
-        features = self.gram_teacher["backbone"](gram_crops, is_training=True)
-        patches = self._patches(self.gram_teacher, features, gram_crops)
+        patches = self.gram_teacher["backbone"](gram_crops, is_training=True)["x_norm_patchtokens"]
         return self.gram.resize(patches, self._grid(gram_crops), student_grid)
 
     def _patches(self, modules: nn.ModuleDict, features: Outputs, crops: Tensor) -> Tensor:

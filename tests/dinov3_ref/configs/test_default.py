@@ -49,9 +49,9 @@ HEAD = {
     "head_nlayers": 3,
     "head_hidden_dim": 2048,
 }
-# SPEC 4.1, the other rows. Ours alone: depths and dims of student,
-# dataset_path (ImageNet there), accumulation_steps, log_period,
-# tensorboard, the colour keys of crops (of which the official class has one), all but one of evaluation.
+# SPEC 4.1, the other rows. Ours alone: depths and dims of student, dataset_path (ImageNet there),
+# accumulation_steps, log_period, tensorboard, the colour keys of crops (of which the official class has one),
+# all but one of evaluation.
 GROUPS: dict[str, Any] = {
     "student": STUDENT,
     "teacher": {

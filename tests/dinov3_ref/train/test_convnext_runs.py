@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from dinodeploy import Embedder
@@ -21,43 +20,22 @@ from dinov3_ref.train.students import train
 from exporters.export import export_checkpoint
 from exporters.options import ExportOptions
 from tests.ranks import run_on_ranks
-from tests.toy_training import tiny_run, tiny_training
+from tests.toy_training import CONVNEXT, as_convnext, frozen_teacher, tiny_run, with_students
 
-CONVNEXT: dict[str, Any] = {
-    "arch": "convnext_tiny", "embed_dim": None, "depth": None, "num_heads": None,
-    "depths": [1, 1, 2, 1], "dims": [8, 12, 16, 24],
-}  # fmt: skip
-STUDENTS: dict[str, dict[str, Any]] = {"vit": {}, "convnext": CONVNEXT}
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with teacher.yaml and teacher.pth, 96 wide."""
-    folder = tmp_path_factory.mktemp("teacher")
-    config = tiny_training("student.embed_dim=96", "student.num_heads=3")
-    OmegaConf.save(config, folder / "teacher.yaml")
-    torch.manual_seed(5)
-    torch.save({"teacher": SSLMetaArch(config).teacher.state_dict()}, folder / "teacher.pth")
-    return folder
+STUDENTS: dict[str, dict[str, Any]] = {"vit": {}, "convnext": {"student": CONVNEXT}}
 
 
 def configure(photos: Path, teacher: Path, output: Path, *overrides: str) -> Any:
     return tiny_run(
         photos,
         output,
-        "distillation.enabled=true",
-        f"distillation.full_cfg_path={teacher / 'teacher.yaml'}",
-        f"distillation.checkpoint_path={teacher / 'teacher.pth'}",
+        *frozen_teacher(teacher),
         "crops.global_crops_size=64",
         "crops.local_crops_size=48",
         "optim.epochs=2",
         "checkpointing.period=2",
         *overrides,
     )
-
-
-def of_convnext(config: Any) -> Any:
-    return OmegaConf.merge(config, OmegaConf.create({"student": CONVNEXT}))
 
 
 def losses(output: Path) -> list[float]:
@@ -75,7 +53,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 @pytest.fixture(scope="module")
 def finished(photos: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("run")
-    config = of_convnext(configure(photos, teacher, output))
+    config = configure(photos, teacher, output, *as_convnext())
     TrainingRun(config, build_training_loader(config)).train()
     return output
 
@@ -86,7 +64,7 @@ def test_a_stopped_run_goes_on_bit_by_bit(
     copy = Path(shutil.copytree(finished, tmp_path / "run"))
     shutil.rmtree(copy / "teacher")
     shutil.rmtree(copy / "ckpt" / "3")
-    config = of_convnext(configure(photos, teacher, copy))
+    config = configure(photos, teacher, copy, *as_convnext())
     TrainingRun(config, build_training_loader(config)).train()
     assert len(losses(finished)) == 4
     assert losses(copy) == losses(finished)
@@ -96,9 +74,7 @@ def test_a_stopped_run_goes_on_bit_by_bit(
 def test_beside_a_vit_it_is_a_run_of_its_own(
     finished: Path, photos: Path, teacher: Path, tmp_path: Path
 ) -> None:
-    entries = [{"name": name, "student": student} for name, student in STUDENTS.items()]
-    words = OmegaConf.create({"multidistillation": {"enabled": True, "students": entries}})
-    config = OmegaConf.merge(configure(photos, teacher, tmp_path / "run"), words)
+    config = with_students(configure(photos, teacher, tmp_path / "run"), STUDENTS)
     train(config, build_training_loader(config))
     vit = configure(photos, teacher, tmp_path / "vit")
     TrainingRun(vit, build_training_loader(vit)).train()
@@ -113,12 +89,12 @@ def train_on_this_rank(photos: str, teacher: str, output: str, batch: int, strat
         Path(photos),
         Path(teacher),
         Path(output),
+        *as_convnext(),
         f"compute_precision.sharding_strategy={strategy}",
         f"train.batch_size_per_gpu={batch}",
         "dino.koleo_loss_distributed=true",
     )
-    run = TrainingRun(of_convnext(config), build_training_loader(config))
-    run.train()
+    TrainingRun(config, build_training_loader(config)).train()
 
 
 @pytest.mark.parametrize("strategy", ["NO_SHARD", "SHARD_GRAD_OP", "FULL_SHARD"])
@@ -151,7 +127,7 @@ def test_what_it_learnt_can_be_deployed(finished: Path, tmp_path: Path) -> None:
 
 def test_what_decays(teacher: Path, photos: Path, tmp_path: Path) -> None:
     """SPEC 4.10: no layer-wise rate; the norms of downsampling decay, since their names do not say norm."""
-    config = of_convnext(configure(photos, teacher, tmp_path, "optim.layerwise_decay=0.9"))
+    config = configure(photos, teacher, tmp_path, *as_convnext(), "optim.layerwise_decay=0.9")
     groups = [group for group in SSLMetaArch(config).get_params_groups() if "backbone" in group["name"]]
     assert {group["lr_multiplier"] for group in groups} == {1.0}
     decay = {group["name"].removeprefix("backbone."): group["wd_multiplier"] for group in groups}

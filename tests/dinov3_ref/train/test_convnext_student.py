@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from dinov3_ref.checkpoints import build_model, load_checkpoint
@@ -16,23 +15,13 @@ from dinov3_ref.data import build_training_loader
 from dinov3_ref.errors import ConfigError
 from dinov3_ref.train.loop import TrainingRun
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
-from tests.toy_training import collated, make_masks, tiny_run, tiny_training
-
-CONVNEXT = (
-    "student.arch=convnext_tiny", "student.embed_dim=null", "student.depth=null", "student.num_heads=null",
-    "student.depths=[1,1,2,1]", "student.dims=[8,12,16,24]",
-)  # fmt: skip
+from tests.toy_training import as_convnext, collated, frozen_teacher, make_masks, tiny_run, tiny_training
 
 
 @pytest.fixture
-def teacher(tmp_path: Path) -> tuple[str, ...]:
-    path = tmp_path / "teacher.yaml"
-    OmegaConf.save(tiny_training("student.embed_dim=96", "student.num_heads=3"), path)
-    return (
-        "distillation.enabled=true",
-        f"distillation.full_cfg_path={path}",
-        "distillation.checkpoint_path=ignore",
-    )
+def student(teacher: Path) -> tuple[str, ...]:
+    """Overrides: a ConvNeXt that learns from `teacher`."""
+    return (*frozen_teacher(teacher), *as_convnext())
 
 
 def batch() -> dict[str, Any]:
@@ -44,9 +33,9 @@ def batch() -> dict[str, Any]:
     return data
 
 
-def test_it_learns_and_every_parameter_does(teacher: tuple[str, ...]) -> None:
+def test_it_learns_and_every_parameter_does(student: tuple[str, ...]) -> None:
     torch.manual_seed(0)
-    arch = SSLMetaArch(tiny_training(*teacher, *CONVNEXT)).train()
+    arch = SSLMetaArch(tiny_training(*student)).train()
     optimizer = torch.optim.AdamW(arch.student.parameters(), lr=3e-3)
     losses = []
     for _ in range(8):
@@ -59,22 +48,22 @@ def test_it_learns_and_every_parameter_does(teacher: tuple[str, ...]) -> None:
     assert losses[-1] < losses[0]
 
 
-def test_its_patches_lie_on_the_teachers_grid(teacher: tuple[str, ...]) -> None:
-    arch = SSLMetaArch(tiny_training(*teacher, *CONVNEXT))
+def test_its_patches_lie_on_the_teachers_grid(student: tuple[str, ...]) -> None:
+    arch = SSLMetaArch(tiny_training(*student))
     data = batch()
     crops = data["collated_global_crops"]
-    student, _ = arch.get_student_output(global_crops=crops, local_crops=None, masks=data["collated_masks"])
+    output, _ = arch.get_student_output(global_crops=crops, local_crops=None, masks=data["collated_masks"])
     tokens = arch.student["backbone"](crops, is_training=True)["x_norm_patchtokens"]
     maps = tokens.transpose(1, 2).unflatten(2, (2, 3))
     wanted = F.interpolate(maps, (4, 6), mode="bilinear", antialias=True).flatten(2).transpose(1, 2)
-    torch.testing.assert_close(student["patch_pre_head"], wanted)
+    torch.testing.assert_close(output["patch_pre_head"], wanted)
     masked = arch.student["ibot_head"](wanted[data["collated_masks"]])
-    torch.testing.assert_close(student["masked_patch_after_head"], masked)
+    torch.testing.assert_close(output["masked_patch_after_head"], masked)
 
 
-def test_the_result_is_an_official_checkpoint(teacher: tuple[str, ...], photos: Path, tmp_path: Path) -> None:
+def test_the_result_is_an_official_checkpoint(student: tuple[str, ...], photos: Path, tmp_path: Path) -> None:
     config = tiny_run(
-        photos, tmp_path / "run", *teacher, *CONVNEXT,
+        photos, tmp_path / "run", *student,
         "crops.global_crops_size=64", "crops.local_crops_size=48",
         "optim.epochs=2", f"evaluation.pictures_path={photos}", "evaluation.crop_size=64",
     )  # fmt: skip
@@ -97,11 +86,11 @@ def test_the_result_is_an_official_checkpoint(teacher: tuple[str, ...], photos: 
         (("gram.use_loss=true", "gram.ema_teacher=true"), "which Gram anchoring is not proven for"),
     ],
 )
-def test_what_does_not_fit(teacher: tuple[str, ...], overrides: tuple[str, ...], words: str) -> None:
+def test_what_does_not_fit(student: tuple[str, ...], overrides: tuple[str, ...], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        tiny_training(*teacher, *CONVNEXT, *overrides)
+        tiny_training(*student, *overrides)
 
 
 def test_it_wants_a_teacher() -> None:
     with pytest.raises(ConfigError, match="it learns from a frozen teacher alone"):
-        SSLMetaArch(tiny_training(*CONVNEXT))
+        SSLMetaArch(tiny_training(*as_convnext()))

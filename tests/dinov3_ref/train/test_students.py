@@ -22,7 +22,7 @@ from dinov3_ref.train.metrics import read_metrics
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 from dinov3_ref.train.students import train
 from tests.ranks import run_on_ranks
-from tests.toy_training import tiny_run, tiny_training
+from tests.toy_training import frozen_teacher, tiny_run, tiny_training, with_students
 
 STUDENTS: dict[str, dict[str, Any]] = {
     "narrow": {"student": {"drop_path_rate": 0.4, "pos_embed_rope_rescale_coords": 2.0}},
@@ -32,24 +32,11 @@ STEADY = STUDENTS | {"narrow": {}}  # without random numbers, which are a rank's
 ITERATIONS = 6  # checkpoints after 1, 3 and 5, of which two stay
 
 
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with teacher.yaml and teacher.pth, 96 wide."""
-    folder = tmp_path_factory.mktemp("teacher")
-    config = tiny_training("student.embed_dim=96", "student.num_heads=3")
-    OmegaConf.save(config, folder / "teacher.yaml")
-    torch.manual_seed(5)
-    torch.save({"teacher": SSLMetaArch(config).teacher.state_dict()}, folder / "teacher.pth")
-    return folder
-
-
 def configure(photos: Path, teacher: Path, output: Path, *overrides: str) -> Any:
     return tiny_run(
         photos,
         output,
-        "distillation.enabled=true",
-        f"distillation.full_cfg_path={teacher / 'teacher.yaml'}",
-        f"distillation.checkpoint_path={teacher / 'teacher.pth'}",
+        *frozen_teacher(teacher),
         "crops.global_crops_size=64",
         "crops.local_crops_size=32",
         "crops.teacher_to_student_resolution_scale=2.0",
@@ -63,9 +50,7 @@ def configure(photos: Path, teacher: Path, output: Path, *overrides: str) -> Any
 def several(
     photos: Path, teacher: Path, output: Path, *overrides: str, students: dict[str, Any] = STUDENTS
 ) -> Any:
-    entries = [{"name": name, **groups} for name, groups in students.items()]
-    words = OmegaConf.create({"multidistillation": {"enabled": True, "students": entries}})
-    return OmegaConf.merge(configure(photos, teacher, output, *overrides), words)
+    return with_students(configure(photos, teacher, output, *overrides), students)
 
 
 def alone(name: str, config: Any) -> Any:
