@@ -2,7 +2,7 @@
 
 golden.safetensors keeps the reference's stream for one photograph (`golden.Trace`), so no torch is
 needed; the engine's comes from a copy of its graph with the stream as extra outputs
-(`exporters/bisect.py`).
+(`exporters/bisect.py`). A ViT has one stream, a ConvNeXt one in each of its stages.
 
 How far the stream is off says when trouble began, but only roughly: an error stays in the stream, and a
 block that adds little hides behind what others added. So what decides is each block's own addition:
@@ -18,17 +18,21 @@ of the little that is added. So the same difference is taken a second time, in u
 
     effect_i = rms of ((x_i - x_{i-1}) - (r_i - r_{i-1})) / (rms of r_i over tokens, channel by channel)
 
-A place departs when its step is above the recipe's limit of relative Frobenius error (`parity.py`'s one
-table), its effect above EFFECT times that limit, and its step above JUMP times that of every place before
-it that has an effect. An error that grows slowly, as a narrow type's does, is no departure, and what follows
-a fault is off only as a consequence.
+What leads into a stream or out of the last one adds nothing to it, and is judged whole: its step is the
+error of what it makes. Its `arriving` is the error of the stream that it took, in units of effect.
 
-Shapes: n blocks, T traced tokens, R storage tokens, E tokens of a user's own, D embed_dim.
+A place departs when its step is above the recipe's limit of relative Frobenius error (`parity.py`'s one
+table), its effect above EFFECT times that limit, and its step above JUMP times what arrives and the step of
+every place before it that has an effect. An error that grows slowly, as a narrow type's does, is no
+departure, and what follows a fault is off only as a consequence.
+
+Shapes: n blocks, T traced tokens or places of a map, R storage tokens, E tokens of a user's own, D the
+stream's width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +50,8 @@ JUMP = 3.0
 EFFECT = 0.1
 STREAM_ROUNDING = 2.0**-22
 QUIET = 0.1  # a channel counts as at least this part of the median channel's size
-BEFORE, AFTER = "tokens", "outputs"  # the places before the first block and after the last
+KINDS = ("cls", "storage", "extra", "patch")  # of tokens, in their order
+AFTER = "outputs"  # the place after the last stream
 
 
 @dataclass(frozen=True)
@@ -59,12 +64,27 @@ class GroupError:
 
 @dataclass(frozen=True)
 class Place:
-    """One place in the model: `tokens`, `blocks.<i>` or `outputs`."""
+    """One place in the model.
+
+    Of a ViT: `tokens`, `blocks.<i>`, `outputs`. Of a ConvNeXt: `downsample_layers.<s>`, `stages.<s>.<i>`,
+    `outputs`.
+    """
 
     name: str
     step: float | None  # its own share, and what that does, as above; None: not finite
     effect: float | None
     groups: dict[str, GroupError]  # cls, storage and extra (where there are such tokens), patch
+    arriving: float | None = 0.0
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Blocks that add to one stream, in the reference and in the engine."""
+
+    entry: str  # name of the place before its first block
+    blocks: str  # what its blocks' names begin with
+    trace: Trace
+    stream: Floats  # the engine's, [n+1,1,T,D]
 
 
 @dataclass(frozen=True)
@@ -78,37 +98,34 @@ class Bisection:
     departs: str | None
     verdict: str
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of tokens that are anywhere told apart; a ConvNeXt has CLS among its outputs alone."""
+        found = {name for place in self.places for name in place.groups}
+        return tuple(name for name in KINDS if name in found)
+
 
 def bisect(
     case: str,
-    trace: Trace,
-    stream: Floats,
+    stretches: Sequence[Stretch],
     outputs: tuple[Mapping[str, Floats], Mapping[str, Floats]],
-    storage_tokens: int,
     recipe: str,
-    *,
-    extra_tokens: int = 0,
+    prefix: Mapping[str, int],
 ) -> Bisection:
-    """Compare an engine's `stream` [n+1,1,T,D] and its (got, wanted) outputs with the reference's.
+    """Compare an engine's streams and its (got, wanted) outputs with the reference's.
 
+    `prefix` says which tokens come before the patches, and how many: cls, storage, extra, in their order.
     Raises JudgementError when the engine has another number of blocks, MisuseError for an unknown recipe.
     """
-    wanted = trace.stream
-    if stream.shape != wanted.shape:
-        raise JudgementError(
-            f"the engine's residual stream is {list(stream.shape)} (blocks + 1, pictures, tokens, width), "
-            f"the reference's {list(wanted.shape)}: these are two models"
-        )
     if recipe not in THRESHOLDS:
         raise MisuseError(f"no thresholds for recipe {recipe!r}; known: {', '.join(THRESHOLDS)}")
-    groups = _groups(trace.tokens, storage_tokens, extra_tokens)
+    places: list[Place] = []
+    arriving: float | None = 0.0
     with np.errstate(invalid="ignore", over="ignore"):
-        places = [Place(BEFORE, *_compare(stream[0], wanted[0], None, groups))]
-        for index in range(1, len(wanted)):
-            before = (stream[index - 1], wanted[index - 1])
-            found = _compare(stream[index], wanted[index], before, groups)
-            places.append(Place(f"blocks.{index - 1}", *found))
-        places.append(_compare_outputs(*outputs))
+        for stretch in stretches:
+            places += _follow(stretch, prefix, arriving)
+            arriving = _arriving(stretch, prefix)
+        places.append(_compare_outputs(*outputs, arriving))
     limit = next(row.limit for row in THRESHOLDS[recipe] if row.metric == "relative_frobenius")
     departs = first_departure(places, limit)
     return Bisection(case, recipe, limit, tuple(places), departs, _sentence(places, departs, limit))
@@ -118,24 +135,44 @@ def first_departure(places: Sequence[Place], limit: float) -> str | None:
     """The rule of this file's head."""
     largest = 0.0
     for place in places:
-        if place.step is None or place.effect is None:
+        if place.step is None or place.effect is None or place.arriving is None:
             return place.name
         if place.effect <= EFFECT * limit:
             continue
-        if place.step > limit and place.step > JUMP * largest:
+        if place.step > limit and place.step > JUMP * max(largest, place.arriving):
             return place.name
         largest = max(largest, place.step)
     return None
 
 
-def _groups(tokens: NDArray[np.int32], storage: int, extra: int) -> dict[str, NDArray[np.bool_]]:
-    """In the order of the sequence: CLS, `storage` tokens, `extra` ones of a user's own, patches."""
-    groups = {
-        "cls": tokens == 0,
-        "storage": (tokens > 0) & (tokens <= storage),
-        "extra": (tokens > storage) & (tokens <= storage + extra),
-        "patch": tokens > storage + extra,
-    }
+def _follow(stretch: Stretch, prefix: Mapping[str, int], arriving: float | None) -> Iterator[Place]:
+    """The place before the first block, then every block. Raises JudgementError."""
+    stream, wanted = stretch.stream, stretch.trace.stream
+    if stream.shape != wanted.shape:
+        raise JudgementError(
+            f"the engine's residual stream is {list(stream.shape)} (blocks + 1, pictures, tokens, width), "
+            f"the reference's {list(wanted.shape)}: these are two models"
+        )
+    groups = _groups(stretch.trace.tokens, prefix)
+    yield Place(stretch.entry, *_compare(stream[0], wanted[0], None, groups), arriving)
+    for index in range(1, len(wanted)):
+        before = (stream[index - 1], wanted[index - 1])
+        yield Place(f"{stretch.blocks}{index - 1}", *_compare(stream[index], wanted[index], before, groups))
+
+
+def _arriving(stretch: Stretch, prefix: Mapping[str, int]) -> float | None:
+    """How far the stream is off at its end, in units of effect."""
+    ends = (stretch.stream[-1], stretch.trace.stream[-1])
+    return _compare(*ends, None, _groups(stretch.trace.tokens, prefix))[1]
+
+
+def _groups(tokens: NDArray[np.int32], prefix: Mapping[str, int]) -> dict[str, NDArray[np.bool_]]:
+    """Which of the traced tokens belong to each kind of `prefix`, and which are patches."""
+    groups, start = {}, 0
+    for name, count in prefix.items():
+        groups[name] = (tokens >= start) & (tokens < start + count)
+        start += count
+    groups["patch"] = tokens >= start
     return {name: members for name, members in groups.items() if members.any()}
 
 
@@ -169,13 +206,15 @@ def _channel_sizes(wanted: Floats) -> NDArray[np.float64]:
     return np.maximum(sizes, max(QUIET * float(np.median(sizes)), float(np.finfo(np.float32).tiny)))
 
 
-def _compare_outputs(got: Mapping[str, Floats], wanted: Mapping[str, Floats]) -> Place:
+def _compare_outputs(
+    got: Mapping[str, Floats], wanted: Mapping[str, Floats], arriving: float | None
+) -> Place:
     """CLS [B,D], storage [B,R,D], extra [B,E,D] and patches [B,h,w,D] after the last norm.
 
     Nothing is added there: the error itself is step and effect.
     """
     groups: dict[str, GroupError] = {}
-    for name in ("cls", "storage", "extra", "patch"):
+    for name in KINDS:
         if name in wanted:
             if name not in got or got[name].shape != wanted[name].shape or not np.isfinite(got[name]).all():
                 groups[name] = GroupError(None, None)
@@ -183,7 +222,7 @@ def _compare_outputs(got: Mapping[str, Floats], wanted: Mapping[str, Floats]) ->
             metrics = measure(name, got[name], wanted[name])
             groups[name] = GroupError(metrics["relative_frobenius"], metrics["cosine"])
     worst = _worst([group.error for group in groups.values()])
-    return Place(AFTER, worst, worst, groups)
+    return Place(AFTER, worst, worst, groups, arriving)
 
 
 def _ratio(error: NDArray[np.float64], size: NDArray[np.float64]) -> float | None:

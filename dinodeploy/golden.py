@@ -12,6 +12,8 @@ and for the first photograph of one case, what `check --bisect` needs (`bisect.p
     <case>/embedded     [1,T,D] float32     the residual stream there, before the first block
     <case>/blocks       [n,1,T,D] float32   the same after each of the n blocks
 
+A ConvNeXt has one stream a stage, each at places of its own map: `<case>/stage_<s>/tokens` and so on.
+
 Keeping both photograph and pixels lets the judge blame the right half: a swapped channel or a wrong
 mean shows before the engine has run.
 """
@@ -34,16 +36,17 @@ from dinodeploy.tensorfile import load_tensors, save_tensors
 Floats = NDArray[np.float32]
 _KEY = re.compile(
     r"(?P<case>[a-z0-9_]+)/(?:image_(?P<image>\d+)|(?P<pixels>pixels)|out/(?P<output>[a-z0-9_]+)"
-    r"|(?P<trace>tokens|embedded|blocks))"
+    r"|(?:stage_(?P<stage>\d+)/)?(?P<trace>tokens|embedded|blocks))"
 )
 _TRACE = ("tokens", "embedded", "blocks")
 
 
 @dataclass(frozen=True)
 class Trace:
-    """The reference's residual stream at chosen tokens of a case's first photograph.
+    """The reference's residual stream at chosen places of a case's first photograph.
 
-    T tokens, n blocks, D embed_dim. Raises ValueError at birth when the shapes do not belong together.
+    T places: tokens of a sequence, or of a map [h,w] row by row; n blocks, D the stream's width. Raises
+    ValueError at birth when the shapes do not belong together.
     """
 
     tokens: NDArray[np.int32]  # [T]
@@ -71,7 +74,7 @@ class GoldenCase:
     images: tuple[NDArray[np.uint8], ...]
     pixels: Floats
     outputs: dict[str, Floats]
-    trace: Trace | None = None  # of the first photograph; one case of a bundle has it
+    traces: tuple[Trace, ...] = ()  # of the first photograph, in one case of a bundle: one, or one a stage
 
     def only(self, names: Collection[str]) -> GoldenCase:
         """The same case for an engine that puts out `names` and no more."""
@@ -100,9 +103,9 @@ def save_golden(cases: Sequence[GoldenCase], path: Path) -> None:
         tensors[f"{case.name}/pixels"] = case.pixels
         for name, output in case.outputs.items():
             tensors[f"{case.name}/out/{name}"] = output
-        if case.trace is not None:
-            for name in _TRACE:
-                tensors[f"{case.name}/{name}"] = getattr(case.trace, name)
+        for stage, trace in enumerate(case.traces):
+            where = case.name if len(case.traces) == 1 else f"{case.name}/stage_{stage}"
+            tensors.update({f"{where}/{name}": getattr(trace, name) for name in _TRACE})
     save_tensors(path, tensors)
 
 
@@ -111,7 +114,7 @@ def load_golden(path: Path) -> list[GoldenCase]:
     images: dict[str, dict[int, NDArray[np.uint8]]] = {}
     pixels: dict[str, Floats] = {}
     outputs: dict[str, dict[str, Floats]] = {}
-    traces: dict[str, dict[str, NDArray[Any]]] = {}
+    traces: dict[str, dict[int, dict[str, NDArray[Any]]]] = {}
     for key, tensor in load_tensors(path).items():
         match = _KEY.fullmatch(key)
         if match is None:
@@ -122,7 +125,7 @@ def load_golden(path: Path) -> list[GoldenCase]:
         elif match["pixels"]:
             pixels[case] = tensor
         elif match["trace"]:
-            traces.setdefault(case, {})[match["trace"]] = tensor
+            traces.setdefault(case, {}).setdefault(int(match["stage"] or 0), {})[match["trace"]] = tensor
         else:
             outputs.setdefault(case, {})[match["output"]] = tensor
     if not pixels or not pixels.keys() == images.keys() == outputs.keys() or traces.keys() - pixels.keys():
@@ -135,16 +138,18 @@ def load_golden(path: Path) -> list[GoldenCase]:
             tuple(images[name][i] for i in sorted(images[name])),
             pixels[name],
             outputs[name],
-            _trace(traces[name], f"{path}: case {name!r}") if name in traces else None,
+            _traces(traces.get(name, {}), f"{path}: case {name!r}"),
         )
         for name in sorted(pixels)
     ]
 
 
-def _trace(parts: dict[str, NDArray[Any]], where: str) -> Trace:
-    if parts.keys() != set(_TRACE):
-        raise BundleError(f"{where}: its trace is incomplete; wanted {', '.join(_TRACE)}")
+def _traces(stages: dict[int, dict[str, NDArray[Any]]], where: str) -> tuple[Trace, ...]:
+    if any(parts.keys() != set(_TRACE) for parts in stages.values()) or set(stages) != set(
+        range(len(stages))
+    ):
+        raise BundleError(f"{where}: its trace is incomplete; wanted {', '.join(_TRACE)} (of every stage)")
     try:
-        return Trace(**parts)
+        return tuple(Trace(**stages[stage]) for stage in range(len(stages)))
     except ValueError as error:
         raise BundleError(f"{where}: {error}") from error

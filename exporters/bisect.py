@@ -4,20 +4,20 @@ The graph gets the stream before and after every block as extra outputs. Nothing
 without weights is handed over in memory, and each weight is read from where it lies in the bundle. Only
 the onnx package is needed, no torch.
 
-Shapes: B batch, T traced tokens, L tokens, D embed_dim, n blocks.
+Shapes: T traced tokens or places, L tokens, h w a stage's map, D the stream's width.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
-from dinodeploy.bisect import Bisection, bisect
+from dinodeploy.bisect import Bisection, Stretch, bisect
 from dinodeploy.bundle import GOLDEN_FILE, Bundle
 from dinodeploy.errors import BundleError, JudgementError, MisuseError
 from dinodeploy.golden import GoldenCase, Trace, load_golden
@@ -27,8 +27,13 @@ Floats = NDArray[np.float32]
 
 BACKEND = "onnxruntime"
 ERRORS_ONLY = 3
-_BLOCK = re.compile(r"blocks\.(\d+)")  # scope of a block's own operators: its two residual additions
-_INSIDE = re.compile(r"blocks\.\d+(\..*)?")
+NO_STREAM = (
+    "this graph shows no residual stream: it has no blocks.<i> or stages.<s>.<i> that add to one, one after "
+    "the other; bisect a bundle that `dinodeploy export` wrote"
+)
+# scope of a block's own operators, its residual additions among them
+_BLOCK = re.compile(r"(?P<blocks>blocks\.|stages\.\d+\.)(?P<index>\d+)")
+_INSIDE = re.compile(rf"{_BLOCK.pattern}(\..*)?")
 
 
 def bisect_bundle(bundle: Bundle, *, threads: int | None = None) -> Bisection:
@@ -42,50 +47,60 @@ def bisect_bundle(bundle: Bundle, *, threads: int | None = None) -> Bisection:
             f"--bisect opens ONNX graphs, {bundle.engine_path} is an engine of "
             f"{bundle.engine_facts.backend}; name the bundle's .onnx file instead"
         )
-    if not bundle.manifest.model.num_heads:
-        raise MisuseError(
-            f"--bisect follows a ViT's stream of tokens, which {bundle.manifest.model.arch} does not have; "
-            "export it with --layers 0,1,2,3, and check judges every stage by itself"
+    case = _traced_case(bundle)
+    values, outputs = _run_tapped(bundle, case.pixels[:1], threads)
+    if len(values) != len(case.traces):
+        raise JudgementError(
+            f"the engine has {len(values)} residual streams, the reference {len(case.traces)}: these are two "
+            "models"
         )
-    case, trace = _traced_case(bundle)
-    names, outputs = _run_tapped(bundle, case.pixels[:1], threads)
-    stream = np.stack([_at_tokens(outputs[name], trace, name) for name in names])
+    stretches = [
+        Stretch(
+            _entry(blocks),
+            blocks,
+            trace,
+            np.stack([_at_places(outputs[name], trace, name) for name in names]),
+        )
+        for (blocks, names), trace in zip(values.items(), case.traces, strict=True)
+    ]
     wanted = {name: output[:1] for name, output in case.outputs.items()}
-    return bisect(
-        case.name,
-        trace,
-        stream,
-        (outputs, wanted),
-        bundle.manifest.model.storage_tokens,
-        bundle.manifest.graph.recipe,
-        extra_tokens=_own_tokens(bundle),
-    )
+    return bisect(case.name, stretches, (outputs, wanted), bundle.manifest.graph.recipe, _prefix(bundle))
 
 
-def _own_tokens(bundle: Bundle) -> int:
-    """E of the output `extra` [B,E,D], which only a model with tokens of a user's own has."""
+def _entry(blocks: str) -> str:
+    """What the place before a stream's first block is called."""
+    return blocks.replace("stages", "downsample_layers").rstrip(".") if "stages" in blocks else "tokens"
+
+
+def _prefix(bundle: Bundle) -> dict[str, int]:
+    """How many tokens of each kind come before the patches; a ConvNeXt's maps have none."""
+    model = bundle.manifest.model
+    if not model.num_heads:
+        return {}
     shapes = {output.name: output.shape for output in bundle.manifest.outputs}
-    return int(shapes["extra"][1]) if "extra" in shapes else 0
+    own = int(shapes["extra"][1]) if "extra" in shapes else 0  # [B,E,D], a user's own
+    return {"cls": 1, "storage": model.storage_tokens, "extra": own}
 
 
-def _traced_case(bundle: Bundle) -> tuple[GoldenCase, Trace]:
+def _traced_case(bundle: Bundle) -> GoldenCase:
     for case in load_golden(bundle.root / GOLDEN_FILE):
-        if case.trace is not None:
-            return case, case.trace
+        if case.traces:
+            return case
     raise BundleError(
-        f"{bundle.root / GOLDEN_FILE} holds no trace of the residual stream; export the bundle again"
+        f"{bundle.root / GOLDEN_FILE} holds no trace of the residual stream; export the bundle again (a "
+        "ConvNeXt with blocks of your own that change a map's size has none)"
     )
 
 
 def _run_tapped(
     bundle: Bundle, pixels: Floats, threads: int | None
-) -> tuple[list[str], dict[str, NDArray[Any]]]:
-    """Names of the stream's values in order, and all outputs by name; pixels [1,3,H,W]."""
+) -> tuple[dict[str, list[str]], dict[str, NDArray[Any]]]:
+    """`stream_values`, and all outputs by name; pixels [1,3,H,W]."""
     import onnxruntime
 
     model, blobs = read_skeleton(bundle.engine_path)
-    names = stream_values(model.graph)
-    _tap(model.graph, names)
+    values_of = stream_values(model.graph)
+    _tap(model.graph, [name for names in values_of.values() for name in names])
     weights = [blob.read() for blob in blobs.values()]  # the session works on this memory: keep it
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
@@ -99,35 +114,47 @@ def _run_tapped(
     )
     outputs = [output.name for output in session.get_outputs()]
     found = session.run(outputs, {session.get_inputs()[0].name: pixels})
-    return names, dict(zip(outputs, found, strict=True))
+    return values_of, dict(zip(outputs, found, strict=True))
 
 
-def stream_values(graph: GraphProto) -> list[str]:
-    """Values of the residual stream: what each block's first addition takes from before it, then the end.
+def stream_values(graph: GraphProto) -> dict[str, list[str]]:
+    """Values of each residual stream: what each block's first addition takes from before it, then the end.
 
-    Found by how the graph is wired, not by what values are called: a block that is bypassed shows.
-    Raises BundleError where there is no such stream.
+    By what its blocks' names begin with: `blocks.`, or `stages.0.` to `stages.3.`. Found by how the graph is
+    wired, not by what values are called: a block that is bypassed shows. Raises BundleError where there is no
+    such stream.
     """
     made_by = {output: node for node in graph.node for output in node.output}
+    entering = _entering(graph, made_by)
+    if not entering or any(sorted(values) != list(range(len(values))) for values in entering.values()):
+        raise BundleError(NO_STREAM)
+    _, *after = (values[0] for values in entering.values())  # what comes of each stream's end
+    streams = {}
+    for (blocks, values), behind in zip(entering.items(), [*after, str(graph.output[0].name)], strict=True):
+        end = next(_ends(behind, values[0], made_by), None)
+        if end is None:
+            raise BundleError(NO_STREAM)
+        streams[blocks] = [*(values[index] for index in sorted(values)), end]
+    return streams
+
+
+def _entering(graph: GraphProto, made_by: Mapping[str, NodeProto]) -> dict[str, dict[int, str]]:
+    """blocks -> index -> the value that a block's first addition takes from outside it."""
     weights = {tensor.name for tensor in graph.initializer}
-    entering: dict[int, str] = {}
+    entering: dict[str, dict[int, str]] = {}
     for node in graph.node:
         block = _BLOCK.fullmatch(_scope(node))
-        if node.op_type == "Add" and block and int(block[1]) not in entering:
-            outside = [
-                name
-                for name in node.input
-                if name not in weights and not _belongs_to(made_by.get(name), f"blocks.{block[1]}")
-            ]
-            if len(outside) == 1:
-                entering[int(block[1])] = outside[0]
-    end = next(_ends(graph, made_by), None)
-    if sorted(entering) != list(range(len(entering))) or not entering or end is None:
-        raise BundleError(
-            "this graph shows no residual stream: it has no blocks.<i> that add to it one after the other; "
-            "bisect a bundle that `dinodeploy export` wrote"
-        )
-    return [*(entering[index] for index in sorted(entering)), end]
+        if node.op_type != "Add" or block is None:
+            continue
+        values, index = entering.setdefault(block["blocks"], {}), int(block["index"])
+        outside = [
+            name
+            for name in node.input
+            if name not in weights and not _belongs_to(made_by.get(name), block[0])
+        ]
+        if index not in values and len(outside) == 1:
+            values[index] = outside[0]
+    return entering
 
 
 def _scope(node: NodeProto) -> str:
@@ -139,16 +166,19 @@ def _belongs_to(node: NodeProto | None, scope: str) -> bool:
     return node is not None and (_scope(node) == scope or _scope(node).startswith(f"{scope}."))
 
 
-def _ends(graph: GraphProto, made_by: dict[str, NodeProto]) -> Iterator[str]:
-    """Up from `cls` through the final norm and slices to what the last block made."""
-    pending, seen = [str(graph.output[0].name)], set()
+def _ends(behind: str, entered: str, made_by: Mapping[str, NodeProto]) -> Iterator[str]:
+    """Up from `behind` through norms, slices and a downsampling to what the stream's last block made.
+
+    That is what `entered` the stream, where its blocks are bypassed.
+    """
+    pending, seen = [behind], set()
     while pending:
         name = pending.pop()
         node = made_by.get(name)
         if node is None or name in seen:
             continue
         seen.add(name)
-        if _INSIDE.fullmatch(_scope(node)):
+        if name == entered or _INSIDE.fullmatch(_scope(node)):
             yield name
         else:
             pending += reversed(node.input)
@@ -164,11 +194,12 @@ def _tap(graph: GraphProto, names: list[str]) -> None:
             graph.output.append(helper.make_tensor_value_info(name, dtype, None))
 
 
-def _at_tokens(values: NDArray[Any], trace: Trace, name: str) -> Floats:
-    """[1,L,D] -> [1,T,D] at the traced tokens."""
-    if values.ndim != 3 or values.shape[1] <= trace.tokens.max():
+def _at_places(values: NDArray[Any], trace: Trace, name: str) -> Floats:
+    """Tokens [1,L,D], or a map [1,h,w,D] row by row, at the traced places: [1,T,D]."""
+    flat = values.reshape(len(values), -1, values.shape[-1]) if values.ndim in (3, 4) else values
+    if flat.ndim != 3 or flat.shape[1] <= trace.tokens.max():
         raise JudgementError(
             f"{name} of the engine is {list(values.shape)}; the reference has a token "
             f"{trace.tokens.max()} there"
         )
-    return values[:, trace.tokens].astype(np.float32)
+    return flat[:, trace.tokens].astype(np.float32)

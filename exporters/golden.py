@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor, nn
 
 from dinodeploy.golden import GoldenCase, Trace, at_size
 from dinodeploy.preprocess import Preprocess
-from dinov3_ref.models import ConvNeXt, DinoVisionTransformer
+from dinov3_ref.models import Backbone, ConvNeXt, DinoVisionTransformer
 from exporters.reference_pixels import reference_pixels
 from exporters.trace import TokenOutputs
 
@@ -44,26 +45,71 @@ def make_golden(module: TokenOutputs, preprocess: Preprocess) -> list[GoldenCase
         p = preprocess.patch_size
         size = (preprocess.height, preprocess.width) if grid is None else (grid[0] * p, grid[1] * p)
         made = _run_case(module, name, photos, at_size(preprocess, size))
-        if name == TRACED_CASE and not isinstance(module.model, ConvNeXt):  # it has no stream of tokens
-            made[0] = replace(made[0], trace=trace_stream(module.model, made[0].pixels[:1]))
+        if name == TRACED_CASE:
+            made[0] = replace(made[0], traces=trace_stream(module.model, made[0].pixels[:1]))
         cases += made
     return cases
 
 
-def trace_stream(model: DinoVisionTransformer, pixels: NDArray[np.float32]) -> Trace:
-    """The residual stream of one photograph [1,3,H,W] at CLS, every storage token and some patches."""
+def trace_stream(model: Backbone, pixels: NDArray[np.float32]) -> tuple[Trace, ...]:
+    """The residual stream of one photograph [1,3,H,W]: of a ViT's blocks, or of each stage of a ConvNeXt."""
+    if isinstance(model, ConvNeXt):
+        return _trace_stages(model, pixels)
+    return (_trace_blocks(model, pixels),)
+
+
+def _trace_blocks(model: DinoVisionTransformer, pixels: NDArray[np.float32]) -> Trace:
+    """At CLS, every storage token and some patches."""
     with torch.inference_mode():
         embedded, (h, w) = model.prepare_tokens_with_masks(torch.from_numpy(pixels))
         places = token_places(embedded.shape[1] - h * w, h, w)
         blocks = [after[0][:, places] for after in model.run_blocks([embedded], [(h, w)])]
-        return Trace(
-            tokens=places.numpy().astype(np.int32),
-            embedded=embedded[:, places].float().numpy(),
-            blocks=torch.stack(blocks).float().numpy(),
-        )
+        return _as_trace(places, embedded[:, places], blocks)
 
 
-def token_places(prefix: int, h: int, w: int) -> torch.Tensor:
+def _trace_stages(model: ConvNeXt, pixels: NDArray[np.float32]) -> tuple[Trace, ...]:
+    """At some places of each stage's map.
+
+    Nothing where a user's own block makes a map of another size: then there is no one stream to follow.
+    """
+    stages: list[list[Tensor]] = []  # maps [1,C,h,w]: as they enter, then after each block
+
+    def enter(_: nn.Module, __: object, x_BChw: Tensor) -> None:
+        stages.append([x_BChw])
+
+    def leave(_: nn.Module, __: object, x_BChw: Tensor) -> None:
+        stages[-1].append(x_BChw)
+
+    watched = [part.register_forward_hook(enter) for part in model.downsample_layers]
+    watched += [block.register_forward_hook(leave) for stage in model.stages for block in stage.children()]
+    try:
+        with torch.inference_mode():
+            model.run_stages(torch.from_numpy(pixels))
+    finally:
+        for handle in watched:
+            handle.remove()
+    if any(len({x.shape for x in maps}) > 1 for maps in stages):
+        return ()
+    return tuple(map(_trace_stage, stages))
+
+
+def _trace_stage(maps: Sequence[Tensor]) -> Trace:
+    h, w = maps[0].shape[2:]
+    places = token_places(0, h, w)
+    entering, *blocks = (x_BChw.flatten(2)[:, :, places].transpose(1, 2) for x_BChw in maps)
+    return _as_trace(places, entering, blocks)
+
+
+def _as_trace(places: Tensor, entering: Tensor, blocks: Sequence[Tensor]) -> Trace:
+    """Places [T], the stream there before the first block [1,T,D] and after each."""
+    return Trace(
+        tokens=places.numpy().astype(np.int32),
+        embedded=entering.float().contiguous().numpy(),
+        blocks=torch.stack(list(blocks)).float().numpy(),
+    )
+
+
+def token_places(prefix: int, h: int, w: int) -> Tensor:
     """Indices of the prefix tokens and of patches a golden-section step apart: every row and column region.
 
     Evenly spaced ones would line up with the grid and see a few columns only.

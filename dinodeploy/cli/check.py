@@ -159,13 +159,14 @@ def _number(metric: str, value: float | None) -> str:
 
 
 def _growth(bisection: Bisection) -> Table:
-    """One row a place: its own step, and how far CLS, storage tokens and patches are off there."""
-    groups = list(bisection.places[0].groups)
-    heads = (head for group in groups for head in (f"{group} err", "1-cos"))
+    """One row a place: its own step, and how far each kind of tokens is off there."""
+    heads = (head for kind in bisection.kinds for head in (f"{kind} err", "1-cos"))
     table = Table("place", "step", *heads, box=None, pad_edge=False)
     for place in bisection.places:
-        errors = (place.groups[group] for group in groups)
-        cells = [cell for e in errors for cell in (_finite(e.error), _finite(e.cosine, lack=True))]
+        errors = (place.groups.get(kind) for kind in bisection.kinds)
+        cells = [
+            c for e in errors for c in ((_finite(e.error), _finite(e.cosine, lack=True)) if e else ("", ""))
+        ]
         row = [place.name, _finite(place.step), *cells]
         table.add_row(*row, style="bold red" if place.name == bisection.departs else None)
     return table

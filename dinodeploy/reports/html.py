@@ -138,7 +138,8 @@ def _patches(found: PatchErrors, recipe: str) -> str:
 def _bisection(bisection: Bisection, words: str) -> str:
     note = (
         f"The residual stream of case {bisection.case} after every block. Own step: what a block adds, "
-        "against what it should add; the first step that jumps above the limit is where the engine departs."
+        "against what it should add; of what leads into a stream or out of it, the error of what it makes. "
+        "The first step that jumps above the limit is where the engine departs."
     )
     kind = "answer" if bisection.departs is None else "answer fail"
     answer = f'<p class="{kind}">{escape(_sentence(words))}</p>'

@@ -21,7 +21,7 @@ from dinodeploy.reports.axes import WIDTH, Scale, decades, short, svg, text, x_g
 from dinodeploy.reports.evidence import PatchErrors
 
 LABEL, BAR_HEIGHT, VALUE, HEAD = 132, 22, 96, 16  # a bar's name, its row, its number, room above all
-CURVES = {"cls": "CLS", "storage": "storage", "patch": "patches", "step": "own step"}
+CURVES = {"cls": "CLS", "storage": "storage", "extra": "own tokens", "patch": "patches", "step": "own step"}
 PHOTO_PIXELS = 480  # longest side of the photograph that is shown
 SPAN = 100.0  # colours reach from limit / SPAN to limit * SPAN
 
@@ -194,14 +194,21 @@ def _place_names(places: Sequence[Place], at: Sequence[float], bottom: float) ->
     every = math.ceil(len(places) / 26)
     parts = []
     for index, place in enumerate(places):
-        number = place.name.removeprefix("blocks.")
-        if not number.isdigit():
-            word = "out" if place.name == AFTER else "in"
+        word = _tick(place.name)
+        if not word.isdigit() or int(word) % every == 0:
             parts.append(text(at[index], bottom + 17, word, "tick", "middle"))
-        elif int(number) % every == 0:
-            parts.append(text(at[index], bottom + 17, number, "tick", "middle"))
     parts.append(text((at[0] + at[-1]) / 2, bottom + 35, "block", "axis", "middle"))
     return "".join(parts)
+
+
+def _tick(name: str) -> str:
+    """A block's number in its stream; "in" for what leads into the first, an arrow into a later one."""
+    if name == AFTER:
+        return "out"
+    kind, _, numbers = name.partition(".")
+    if kind == "downsample_layers":
+        return f"↓{numbers}" if numbers != "0" else "in"
+    return numbers.rpartition(".")[2] or "in"
 
 
 # ---- small things ----------------------------------------------------------------------------------

@@ -7,13 +7,13 @@ CSS = """
   color-scheme: light dark;
   --page: #f7f8f9; --card: #ffffff; --ink: #1b2430; --soft: #5b6776; --line: #e2e6ea; --grid: #edf0f2;
   --pass: #12806a; --pass-tint: #e3f4ef; --fail: #c2362b; --fail-tint: #fbe9e7; --limit: #8a94a1;
-  --cls: #2563b0; --storage: #b26a05; --patch: #8547b0;
+  --cls: #2563b0; --storage: #b26a05; --extra: #0b7a83; --patch: #8547b0;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #10151b; --card: #171d25; --ink: #e6eaef; --soft: #97a3b1; --line: #29323d; --grid: #222a34;
     --pass: #3cb99a; --pass-tint: #14342d; --fail: #f0776b; --fail-tint: #40201d; --limit: #77828f;
-    --cls: #6aa6ee; --storage: #e0a447; --patch: #bd8ae6;
+    --cls: #6aa6ee; --storage: #e0a447; --extra: #5cc3cb; --patch: #bd8ae6;
   }
 }
 * { box-sizing: border-box; }
@@ -68,6 +68,7 @@ svg .track { fill: var(--grid); }
 svg .curve { fill: none; stroke-width: 1.6; stroke-linejoin: round; }
 svg .cls { stroke: var(--cls); } svg .cls-word { fill: var(--cls); }
 svg .storage { stroke: var(--storage); } svg .storage-word { fill: var(--storage); }
+svg .extra { stroke: var(--extra); } svg .extra-word { fill: var(--extra); }
 svg .patch { stroke: var(--patch); } svg .patch-word { fill: var(--patch); }
 svg .step { stroke: var(--ink); stroke-width: 2.2; } svg .step-word { fill: var(--ink); font-weight: 650; }
 svg .dot { fill: var(--card); stroke: var(--ink); stroke-width: 1.6; }

@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dinodeploy.bisect import EFFECT, JUMP, Bisection, Place, bisect, first_departure
+from dinodeploy.bisect import EFFECT, JUMP, Bisection, Place, Stretch, bisect, first_departure
 from dinodeploy.errors import JudgementError, MisuseError
 from dinodeploy.golden import Trace
 from dinodeploy.parity import THRESHOLDS
 
 N, R, D = 4, 4, 16  # blocks, storage tokens, width
+PREFIX = {"cls": 1, "storage": R}
 TOKENS = np.array([0, 1, 2, 3, 4, 7, 11, 30], np.int32)
 
 
@@ -56,9 +57,11 @@ def _trace(scale: float = 1.0) -> Trace:
     return Trace(TOKENS, stream[0], stream[1:])
 
 
-def _bisect(trace: Trace, stream: np.ndarray, recipe: str = "fp32") -> Bisection:
+def _bisect(
+    trace: Trace, stream: np.ndarray, recipe: str = "fp32", prefix: dict[str, int] = PREFIX
+) -> Bisection:
     cls = {"cls": np.ones((1, D), np.float32)}
-    return bisect("wide", trace, stream, (cls, cls), R, recipe)
+    return bisect("wide", [Stretch("tokens", "blocks.", trace, stream)], (cls, cls), recipe, prefix)
 
 
 def test_tokens_of_ones_own_are_no_patches() -> None:
@@ -66,8 +69,7 @@ def test_tokens_of_ones_own_are_no_patches() -> None:
     trace = _trace()
     moved = trace.stream.copy()
     moved[2:, :, (TOKENS > R) & (TOKENS <= R + 3)] *= 1.5
-    cls = {"cls": np.ones((1, D), np.float32)}
-    found = bisect("wide", trace, moved, (cls, cls), R, "fp32", extra_tokens=3)
+    found = _bisect(trace, moved, prefix={**PREFIX, "extra": 3})
     errors = {name: group.error for name, group in found.places[2].groups.items()}
     assert list(errors) == ["cls", "storage", "extra", "patch"]
     assert errors == {"cls": 0, "storage": 0, "extra": pytest.approx(0.5), "patch": 0}

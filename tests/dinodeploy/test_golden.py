@@ -41,12 +41,25 @@ def trace() -> Trace:
 
 def test_a_trace_survives_the_file(tmp_path: Path) -> None:
     path = tmp_path / "g.safetensors"
-    save_golden([replace(case("wide"), trace=trace()), case("tall")], path)
+    save_golden([replace(case("wide"), traces=(trace(),)), case("tall")], path)
     tall, wide = load_golden(path)
-    assert tall.trace is None
-    assert wide.trace is not None
-    np.testing.assert_array_equal(wide.trace.stream, trace().stream)
-    np.testing.assert_array_equal(wide.trace.tokens, trace().tokens)
+    assert tall.traces == ()
+    (found,) = wide.traces
+    np.testing.assert_array_equal(found.stream, trace().stream)
+    np.testing.assert_array_equal(found.tokens, trace().tokens)
+
+
+def test_a_trace_of_every_stage_survives_the_file(tmp_path: Path) -> None:
+    """Stages differ in blocks, places and width."""
+    other = Trace(np.array([2], np.int32), np.ones((1, 1, 5), np.float32), np.zeros((7, 1, 1, 5), np.float32))
+    path = tmp_path / "g.safetensors"
+    save_golden([replace(case(), traces=(trace(), other))], path)
+    (wide,) = load_golden(path)
+    assert [found.stream.shape for found in wide.traces] == [(4, 1, 3, 8), (8, 1, 1, 5)]
+    tensors = load_tensors(path)
+    save_tensors(path, {key: value for key, value in tensors.items() if "stage_0" not in key})
+    with pytest.raises(BundleError, match=r"its trace is incomplete; .* \(of every stage\)"):
+        load_golden(path)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +75,7 @@ def test_a_broken_trace_is_refused(
     changes: dict[str, np.ndarray | None], message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "g.safetensors"
-    save_golden([replace(case(), trace=trace())], path)
+    save_golden([replace(case(), traces=(trace(),))], path)
     tensors = {**load_tensors(path), **changes}
     save_tensors(path, {key: value for key, value in tensors.items() if value is not None})
     with pytest.raises(BundleError, match=message):

@@ -18,7 +18,7 @@ def test_a_right_engine_passes(tiny_bundle: Path) -> None:
 
 
 def test_a_wrong_engine_fails_with_the_measurements(own_bundle: Path) -> None:
-    plant(own_bundle / "model.onnx", FAULTS["the block skipped"], 1, np.random.default_rng(0))
+    plant(own_bundle / "model.onnx", FAULTS["the block skipped"], "blocks.1", np.random.default_rng(0))
     reseal(own_bundle)
     with pytest.raises(AssertionError) as failure:
         assert_parity(own_bundle)

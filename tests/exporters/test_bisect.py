@@ -57,7 +57,7 @@ def export(checkpoint: Checkpoint, out: Path, recipe: str) -> Bundle:
     return export_checkpoint(checkpoint, out, options, weights="random")[0]
 
 
-def broken(bundle: Bundle, fault: Fault, block: int, rng: np.random.Generator, folder: Path) -> Bundle:
+def broken(bundle: Bundle, fault: Fault, block: str, rng: np.random.Generator, folder: Path) -> Bundle:
     root = Path(shutil.copytree(bundle.root, folder / "broken"))
     plant(root / bundle.engine, fault, block, rng)
     return open_bundle(root)
@@ -83,10 +83,10 @@ def test_the_block_with_the_fault_is_named(
     kind: str, recipe: str, fault: str, seed: int, bundles: dict[tuple[str, str], Bundle], tmp_path: Path
 ) -> None:
     rng = np.random.default_rng([seed, len(fault)])
-    block = int(rng.integers(DEPTH))
+    block = f"blocks.{rng.integers(DEPTH)}"
     found = bisect_bundle(broken(bundles[kind, recipe], FAULTS[fault], block, rng, tmp_path))
-    assert found.departs == f"blocks.{block}", found.verdict
-    assert f"first departs at blocks.{block} (" in found.verdict
+    assert found.departs == block, found.verdict
+    assert f"first departs at {block} (" in found.verdict
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -94,7 +94,7 @@ def test_a_fault_behind_massive_channels_is_named(fault: str, driven: Bundle, tm
     """There the stream itself hardly shows it: what decides is each block's own addition."""
     assert bisect_bundle(driven).departs is None
     rng = np.random.default_rng(len(fault))
-    found = bisect_bundle(broken(driven, FAULTS[fault], 3, rng, tmp_path))
+    found = bisect_bundle(broken(driven, FAULTS[fault], "blocks.3", rng, tmp_path))
     assert found.departs == "blocks.3", found.verdict
     if fault == "a LayerNorm's gain changed":
         error = next(place.groups["patch"].error for place in found.places if place.name == "blocks.3")
@@ -102,11 +102,11 @@ def test_a_fault_behind_massive_channels_is_named(fault: str, driven: Bundle, tm
         assert error < found.limit
 
 
-def _embedding_scaled(model: onnx.ModelProto, block: int, rng: np.random.Generator) -> None:
+def _embedding_scaled(model: onnx.ModelProto, block: str, rng: np.random.Generator) -> None:
     change_weight(model, "patch_embed.proj.weight", lambda weight: weight * np.float32(1.01))
 
 
-def _last_norm_without_bias(model: onnx.ModelProto, block: int, rng: np.random.Generator) -> None:
+def _last_norm_without_bias(model: onnx.ModelProto, block: str, rng: np.random.Generator) -> None:
     change_weight(model, "norm.bias", np.zeros_like)
 
 
@@ -117,7 +117,7 @@ def test_faults_before_and_after_the_blocks(
     fault: Fault, place: str, bundles: dict[tuple[str, str], Bundle], tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(0)
-    found = bisect_bundle(broken(bundles["mlp", "fp32"], fault, 0, rng, tmp_path))
+    found = bisect_bundle(broken(bundles["mlp", "fp32"], fault, "blocks.0", rng, tmp_path))
     assert found.departs == place, found.verdict
 
 
@@ -145,7 +145,7 @@ def test_tokens_of_ones_own_are_a_group_of_their_own(tmp_path: Path) -> None:
 
 def test_a_bundle_without_a_trace(own_bundle: Path) -> None:
     golden = own_bundle / "golden.safetensors"
-    save_golden([replace(case, trace=None) for case in load_golden(golden)], golden)
+    save_golden([replace(case, traces=()) for case in load_golden(golden)], golden)
     with pytest.raises(BundleError, match="holds no trace of the residual stream; export the bundle again"):
         bisect_bundle(open_bundle(own_bundle))
 

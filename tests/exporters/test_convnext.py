@@ -22,7 +22,6 @@ from dinodeploy.parity import measure
 from dinodeploy.preprocess import Preprocess
 from dinov3_ref.checkpoints import NORMALIZATION, build_model, planted_checkpoint, random_checkpoint
 from dinov3_ref.models import ConvNeXt
-from exporters.bisect import bisect_bundle
 from exporters.calibrate import watch_linears
 from exporters.channels_last import ChannelsLastConvNeXt, TurnedBack
 from exporters.dialects import DIALECTS
@@ -287,11 +286,6 @@ def test_the_judge_sees_faults(
     monkeypatch.setattr("exporters.write_bundle.make_twin", lambda _, folds, state: make_twin(broken, folds))
     with pytest.raises(JudgementError, match="is not the model here"):
         in_memory(model, tmp_path / "bundle")  # type: ignore[arg-type]
-
-
-def test_bisect_says_what_it_cannot(bundle: Bundle) -> None:
-    with pytest.raises(MisuseError, match="follows a ViT's stream of tokens, which custom does not have"):
-        bisect_bundle(bundle)
 
 
 def test_layers_are_stages(tmp_path: Path) -> None:

@@ -33,7 +33,9 @@ def other_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def broken(own_bundle: Path) -> Path:
-    plant(own_bundle / "model.onnx", FAULTS["a LayerNorm's gain changed"], 2, np.random.default_rng(0))
+    plant(
+        own_bundle / "model.onnx", FAULTS["a LayerNorm's gain changed"], "blocks.2", np.random.default_rng(0)
+    )
     reseal(own_bundle)
     return own_bundle
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dinodeploy import load_embeddings
 from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint
 from tests.command_line import CommandLine, assert_refused
+from tests.faults import CONVNEXT_FAULTS, plant, reseal
 from tests.photographs import photograph
 from tests.tiny import export_passing, tiny_convnext
 
@@ -52,6 +56,23 @@ def test_convert_export_inspect_check_embed(run: CommandLine, folder: Path, tmp_
     assert compared.json["against"]["images"] == len(NAMES)
 
 
+def test_bisect(run: CommandLine, folder: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.html"
+    ran = run("check", folder / "other", "--bisect", "--report", report)
+    assert ran.code == 0, ran.err
+    assert "bisect: no place departs" in ran.out
+    rows = {words[0]: words[1:] for words in map(str.split, ran.out.splitlines()) if words}
+    assert rows["place"] == ["step", "cls", "err", "1-cos", "patch", "err", "1-cos"]
+    assert (len(rows["stages.2.2"]), len(rows["outputs"])) == (3, 5), "CLS is among the outputs alone"
+    assert {"↓1", "↓3"} <= set(re.findall(r">([^<]+)</text>", report.read_text()))
+    root = Path(shutil.copytree(folder / "other", tmp_path / "broken"))
+    plant(root / "model.onnx", CONVNEXT_FAULTS["a kernel shifted"], "stages.2.1", np.random.default_rng(0))
+    reseal(root)
+    ran = run("check", root, "--bisect")
+    assert ran.code == 1
+    assert ran.out.splitlines()[-1].startswith("bisect: first departs at stages.2.1 (step ")
+
+
 def test_inspect_a_checkpoint(run: CommandLine, folder: Path) -> None:
     facts = run("inspect", folder / "convnext.pth", "--json").json
     wanted = sum(tensor.numel() for tensor in random_checkpoint(tiny_convnext()).state.values()) - 2 * 128
@@ -70,7 +91,6 @@ def test_ranges(run: CommandLine, folder: Path, tmp_path: Path) -> None:
 
 def test_what_it_cannot_is_one_line(run: CommandLine, folder: Path, tmp_path: Path) -> None:
     for arguments, words in (
-        (("check", folder / "other", "--bisect"), "--bisect follows a ViT's stream of tokens"),
         (
             ("export", "--weights", folder / "convnext.pth", "--out", tmp_path / "x", "--imgsz", "240"),
             "got 240 px, wanted a multiple of the patch size 32; use 224 or 256",

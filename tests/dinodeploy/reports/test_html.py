@@ -126,6 +126,15 @@ def test_foreign_words_are_escaped(passing: Report) -> None:
     assert note in Page(text).words
 
 
+def test_tokens_of_a_users_own_have_a_curve(passing: Report) -> None:
+    found = passing.bisection
+    assert found is not None
+    places = tuple(replace(p, groups={**p.groups, "extra": p.groups["storage"]}) for p in found.places)
+    page = Page(render(replace(passing, bisection=replace(found, places=places))))
+    assert "own tokens" in page.words
+    assert ("class", "curve extra") in page.attributes
+
+
 # ---- what is drawn -----------------------------------------------------------------------------
 
 
