@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/export_memory.py                                 # the 7B in bf16
     .venv/bin/python benchmarks/export_memory.py --arch vit_huge_plus --recipe fp16 --folder /data
+    .venv/bin/python benchmarks/export_memory.py --depth 2                       # its width, two blocks
 
 Random weights are written as the hub has them, fp32 safetensors in shards beside a config.json, one shard
 in memory at a time; then `dinodeploy export` reads, translates and judges them in a process of its own.
@@ -14,12 +15,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -50,7 +53,7 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         print(f"writing the weights into {folder}", file=sys.stderr)
-        weights = write_weights(options.arch, folder / "weights")
+        weights = write_weights(options.arch, options.depth, folder / "weights")
         bundle = folder / "bundle"
         command = ["export", "--weights", str(folder / "weights"), "--precision", options.recipe]
         seconds, resident, anonymous = watch_dinodeploy([*command, "--out", str(bundle)])
@@ -63,6 +66,7 @@ def main(arguments: list[str]) -> None:
         "cores": os.cpu_count(),
         "versions": {package: version(package) for package in PACKAGES},
         "arch": options.arch,
+        "depth": options.depth,
         "recipe": options.recipe,
         "checkpoint_mib": weights / MIB,
         "seconds": seconds,
@@ -85,16 +89,18 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--arch", default="vit_7b")
+    parser.add_argument("--depth", type=int, help="blocks; default: the architecture's")
     parser.add_argument("--recipe", default="bf16")
     parser.add_argument("--folder", type=Path, help="where there is room; default: the temporary folder")
     parser.add_argument("--out", type=Path, help="the record; default: benchmarks/ledger/")
     return parser.parse_args(arguments)
 
 
-def write_weights(arch: str, folder: Path) -> int:
+def write_weights(arch: str, depth: int | None, folder: Path) -> int:
     """A ViT's random weights as a sharded directory of the hub; their bytes."""
     config = get_architecture(arch)
     assert isinstance(config, ViTConfig), "a ConvNeXt is small"
+    config = replace(config, depth=depth or config.depth)
     folder.mkdir()
     layout = HuggingFaceLayout()
     shards = list(split(expected_shapes(config)))
@@ -130,10 +136,7 @@ def split(shapes: dict[str, Shape]) -> Iterator[dict[str, Shape]]:
             shard, size = {}, 0
         block = stem
         shard[key] = shape
-        elements = 4
-        for length in shape:
-            elements *= length
-        size += elements
+        size += 4 * math.prod(shape)
     yield shard
 
 

@@ -62,7 +62,7 @@ def make_twin(
     if state is None:
         weights = {name: partial(_identity, tensor) for name, tensor in model.state_dict().items()}
     else:
-        weights = {name: tensor.float for name, tensor in state.items()}
+        weights = {name: partial(_widened, state, name) for name in state}
     if isinstance(twin, ConvNeXt):
         if "layerscale" in folds:
             _fold_gammas(twin, weights)
@@ -85,6 +85,10 @@ def make_twin(
 
 def _identity(tensor: Tensor) -> Tensor:
     return tensor
+
+
+def _widened(state: Mapping[str, Tensor], name: str) -> Tensor:
+    return state[name].float()
 
 
 def applicable_folds(model: Backbone, folds: Collection[str]) -> tuple[str, ...]:

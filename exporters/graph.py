@@ -25,6 +25,7 @@ from torch.export import ExportedProgram
 
 from dinodeploy import __version__
 from dinov3_ref.models import ConvNeXt, input_channels
+from exporters import repeat
 from exporters.dialects import Dialect
 from exporters.fold import Weights
 from exporters.trace import TokenOutputs
@@ -50,6 +51,7 @@ def to_graph(program: ExportedProgram, module: TokenOutputs, weights: Weights, d
 def tidy(model: ir.Model, weights: Weights) -> None:
     """Attach lazy weights, and fold away the exporter's tangle of Transposes and shape arithmetic."""
     graph = model.graph
+    repeat.write_out(graph, WRAPPER)
     _attach_weights(graph, weights)
     _transpose_weights(graph)
     fold_constants_ir(
@@ -91,7 +93,7 @@ def translate(
                 dynamo=True,
                 optimize=False,
                 opset_version=dialect.opset,
-                custom_translation_table=dict(dialect.translations),
+                custom_translation_table={**dialect.translations, **repeat.TRANSLATIONS},
                 input_names=list(inputs),
                 output_names=list(outputs),
                 verbose=False,
@@ -103,12 +105,17 @@ def translate(
 
 
 def _attach_weights(graph: ir.Graph, weights: Weights) -> None:
-    """Give every initializer its lazily made tensor, under its name in the checkpoint."""
-    for old_name in list(graph.initializers):
+    """Give every initializer its lazily made tensor, under its name in the checkpoint; block after block."""
+    for old_name in sorted(graph.initializers, key=_by_number):
         value = graph.initializers.pop(old_name)
         value.name = old_name.removeprefix(WRAPPER)
         value.const_value = _lazy(weights[old_name.removeprefix(WRAPPER)], value)
         graph.initializers.add(value)
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """A key by which `blocks.10` comes after `blocks.9`."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
 
 
 def _lazy(make: Callable[[], Tensor], value: ir.Value) -> ir.LazyTensor:
@@ -206,7 +213,7 @@ def _name_nodes(graph: ir.Graph) -> None:
     seen: Counter[str] = Counter()
     kept = {value.name for value in graph.outputs}
     for node in graph:
-        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "['', '']"))
+        scopes = ast.literal_eval(node.metadata_props.get(repeat.SCOPES, "['', '']"))
         module = scopes[-2].removeprefix(WRAPPER) if len(scopes) > 1 else ""
         if not module or module.startswith("_"):  # the wrapper itself, or the exporter's own bookkeeping
             module = "tokens"

@@ -36,7 +36,7 @@ class Narrower:
         for index, value in enumerate(node.inputs):
             assert value is not None
             if value.const_value is not None and value.name in self.edit.graph.initializers:
-                narrow = self._weight(value, dtype, weight_shift, node)
+                narrow = self._weight(value, dtype, weight_shift)
             else:
                 narrow = self._activation(value, dtype, input_shift if index == 0 else 0, node)
             node.replace_input_with(index, narrow)
@@ -70,7 +70,7 @@ class Narrower:
             self._narrowed[key] = narrow
         return self._narrowed[key]
 
-    def _weight(self, value: ir.Value, dtype: ir.DataType, shift: int, before: ir.Node) -> ir.Value:
+    def _weight(self, value: ir.Value, dtype: ir.DataType, shift: int) -> ir.Value:
         """The layer's weight in `dtype`, made when it is written, like the fp32 one it replaces."""
         wide = value.const_value
         assert isinstance(wide, ir.LazyTensor)
@@ -80,7 +80,9 @@ class Narrower:
         self.edit.graph.initializers.pop(str(value.name))
         if not self.emulate:
             return narrow
-        return self.edit.before(before, "Cast", [narrow], f"{name}/wide", to=int(FLOAT))
+        # Ahead of everything: where large weights are not widened on opening, ONNX Runtime runs what stands
+        # late in the file and waits for nothing first, and would hold half of a model widened at a time.
+        return self.edit.before(self.edit.graph[0], "Cast", [narrow], f"{name}/wide", to=int(FLOAT))
 
     def _widen_output(self, node: ir.Node, dtype: ir.DataType, shift: int, bias: ir.Value | None) -> None:
         output, name = node.outputs[0], str(node.outputs[0].name)

@@ -26,7 +26,7 @@ def hollow_model(checkpoint: Checkpoint) -> DinoVisionTransformer:
     with torch.device("meta"):
         model = DinoVisionTransformer(**checkpoint.config.kwargs())
     outside = {
-        name: tensor.float() for name, tensor in checkpoint.state.items() if not name.startswith(BLOCKS)
+        name: checkpoint.state[name].float() for name in checkpoint.state if not name.startswith(BLOCKS)
     }
     # the plain one: a model's own warns of what is missing, and here that is on purpose
     nn.Module.load_state_dict(model, outside, strict=False, assign=True)

@@ -24,6 +24,7 @@ from dinov3_ref.models import (
     stride_of,
 )
 from exporters.channels_last import ChannelsLastConvNeXt
+from exporters.repeat import each_kind_once
 
 # Any traced size will do: nothing of it stays in the graph. Off-square and with a batch of two, so that
 # a dimension that did get baked in would show.
@@ -113,15 +114,21 @@ def count_prefix(model: DinoVisionTransformer) -> int:
     return found.pop()
 
 
-def trace(module: TokenOutputs) -> ExportedProgram:
-    """Exported program of a meta-device module; batch and patch grid stay symbolic."""
+def trace(module: TokenOutputs, *, every_block: bool = False) -> ExportedProgram:
+    """Exported program of a meta-device module; batch and patch grid stay symbolic.
+
+    Of blocks that are alike it holds one, and `to_graph` writes the others out (`repeat.py`), unless
+    `every_block` asks for all of them.
+    """
     model = module.model
+    seen = [*module.layers, *([model.n_blocks - 2] if module.attention else [])]  # the last one is watched
     p, (h, w) = stride_of(model), TRACED_GRID
     pixels = torch.empty(TRACED_BATCH, input_channels(model), h * p, w * p, device="meta")
     sizes = {0: Dim("batch"), 2: p * Dim("rows"), 3: p * Dim("columns")}
     if isinstance(model, ChannelsLastConvNeXt) and model.any_size:
         sizes = {}  # the same graph (a test compares them), without minutes of arithmetic with symbols
-    with torch.no_grad(), warnings.catch_warnings():
+    once = nullcontext() if every_block else each_kind_once(model, seen)
+    with torch.no_grad(), warnings.catch_warnings(), once:
         warnings.simplefilter("ignore")  # torch's own deprecations, none of them about the model
         return torch.export.export(
             module, (pixels,), dynamic_shapes=(sizes,) if sizes else None, strict=False

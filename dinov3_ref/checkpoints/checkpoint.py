@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -17,11 +18,12 @@ class Checkpoint:
 
     `state` has exactly the keys and shapes of `expected_shapes(config)`. Tensors keep the file's dtype and
     are memory-mapped where the format allows it (RoPE periods excepted: fp32), so treat them as read-only.
+    One that the file holds in parts is joined each time it is asked for (`lazy.py`).
     """
 
     config: ModelConfig
     arch: str  # key of ARCHITECTURES, or "custom" where the shapes are none of them
-    state: dict[str, Tensor] = field(repr=False)
+    state: Mapping[str, Tensor] = field(repr=False)
     layout: str  # official | hf | timm | random
     dataset: str | None  # lvd1689m | sat493m; None where the file does not tell
     source: str  # path or hub id, for people

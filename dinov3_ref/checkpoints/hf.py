@@ -7,7 +7,8 @@ D embed_dim; qkv [3D, D], rows in the order q, k, v.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from dinov3_ref.checkpoints.bias import effective_bias, fuse_bias, has_key_bias
 from dinov3_ref.checkpoints.expected import Shape, expected_shapes
 from dinov3_ref.checkpoints.files import json_number
+from dinov3_ref.checkpoints.lazy import LazyTensors
 from dinov3_ref.checkpoints.naming import spell
 from dinov3_ref.checkpoints.official import PERIODS
 from dinov3_ref.errors import CheckpointError, ForeignCheckpoint
@@ -98,12 +100,14 @@ class HuggingFaceLayout:
                 shapes[self.spell(key)] = shape
         return shapes
 
-    def to_official(self, tensors: Mapping[str, Tensor], config: ViTConfig) -> dict[str, Tensor]:
-        state: dict[str, Tensor] = {}
+    def to_official(self, tensors: Mapping[str, Tensor], config: ViTConfig) -> Mapping[str, Tensor]:
+        """The fused qkv weights are joined when they are asked for."""
+        state: dict[str, Tensor | Callable[[], Tensor]] = {}
         for key in expected_shapes(config):
             block = key.removesuffix("qkv.weight").removesuffix("qkv.bias")
             if key.endswith("qkv.weight"):
-                state[key] = torch.cat([tensors[_projection(block, part, "weight")] for part in "qkv"])
+                parts = [tensors[_projection(block, part, "weight")] for part in "qkv"]
+                state[key] = partial(torch.cat, parts)
             elif key.endswith("qkv.bias"):
                 q, k, v = (_projection(block, part, "bias") for part in "qkv")
                 state[key] = fuse_bias(tensors[q], tensors.get(k), tensors[v])
@@ -111,7 +115,7 @@ class HuggingFaceLayout:
                 state[key] = tensors[self.spell(key)].flatten(0, 1)
             elif self.spell(key) in tensors:
                 state[key] = tensors[self.spell(key)]
-        return state
+        return LazyTensors(state)
 
     def from_official(self, state: Mapping[str, Tensor], config: ViTConfig) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {}

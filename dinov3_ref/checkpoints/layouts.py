@@ -50,7 +50,7 @@ class Layout(Protocol):
         """Own key -> shape of every tensor; optional ones are wanted only where `keys` has them."""
         ...
 
-    def to_official(self, tensors: Mapping[str, Tensor], config: ViTConfig) -> dict[str, Tensor]:
+    def to_official(self, tensors: Mapping[str, Tensor], config: ViTConfig) -> Mapping[str, Tensor]:
         """Official names; what this layout cannot hold is missing from the result."""
         ...
 

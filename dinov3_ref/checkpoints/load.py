@@ -7,8 +7,9 @@ had to drop. Each step is a module of its own; this one is their order.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from dinov3_ref.checkpoints.expected import Shape, expected_shapes
 from dinov3_ref.checkpoints.files import RawCheckpoint, read_checkpoint
 from dinov3_ref.checkpoints.hub import Fetched
 from dinov3_ref.checkpoints.layouts import detect_layout
+from dinov3_ref.checkpoints.lazy import LazyTensors
 from dinov3_ref.checkpoints.official import PERIODS
 from dinov3_ref.checkpoints.periods import PeriodRounding, rope_periods
 from dinov3_ref.checkpoints.strict import check_keys, check_values
@@ -52,6 +54,7 @@ def load_checkpoint(
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     hints, where = layout.hints(raw.sidecars), f"{name} ({layout.name} layout)"
     in_file: ModelConfig
+    found: Mapping[str, Tensor]
     if isinstance(layout, ConvNeXtLayout):
         in_file = convnext = infer_convnext(layout, shapes, hints, name)
         check_keys(tensors, layout.shapes(convnext, tensors.keys()), where)
@@ -138,20 +141,20 @@ ROUNDING_WORDS = {
 
 def _complete(
     found: Mapping[str, Tensor], config: ModelConfig, periods: PeriodRounding
-) -> tuple[dict[str, Tensor], list[str]]:
+) -> tuple[LazyTensors, list[str]]:
     """`found` with every tensor of `config`, in order; and a note on each kind that was filled in."""
-    state: dict[str, Tensor] = {}
+    state: dict[str, Tensor | Callable[[], Tensor]] = {}
     notes: dict[str, None] = {}  # an ordered set
     for key, shape in expected_shapes(config).items():
         if key in found:
-            state[key] = found[key].to(torch.float32) if key == PERIODS else found[key]
+            state[key] = found[key].to(torch.float32) if key == PERIODS else partial(found.__getitem__, key)
             continue
         assert isinstance(config, ViTConfig)  # a ConvNeXt's layouts drop nothing
         suffix = next(end for end in STAND_INS if key.endswith(end))
         state[key] = _stand_in(suffix, shape, config, periods)
         base = config.pos_embed_rope_base or 0.0
         notes[STAND_INS[suffix].format(base=base, rounding=ROUNDING_WORDS[periods])] = None
-    return state, list(notes)
+    return LazyTensors(state), list(notes)
 
 
 def _stand_in(suffix: str, shape: Shape, config: ViTConfig, periods: PeriodRounding) -> Tensor:

@@ -103,17 +103,18 @@ def planted_checkpoint(
     if pathology not in PATHOLOGIES:
         raise ConfigError(f"pathology is {pathology!r}; wanted one of {', '.join(PATHOLOGIES)}")
     base = random_checkpoint(arch_or_config, seed)
-    config = base.config
+    config, state = base.config, dict(base.state)
     massive = PATHOLOGIES[pathology]
     if isinstance(config, ConvNeXtConfig):
-        plant_convnext(base.state, config, seed, pathology, massive.peak)
+        plant_convnext(state, config, seed, pathology, massive.peak)
     elif config.depth < MIN_DEPTH:
         raise ConfigError(f"depth is {config.depth}; massive activations want {MIN_DEPTH} blocks or more")
     else:
-        _Planting(base.state, config, seed, massive).plant()
+        _Planting(state, config, seed, massive).plant()
     recipe = json.dumps({"planted": RECIPE, "pathology": pathology, "random": base.sha256}, sort_keys=True)
     return replace(
         base,
+        state=state,
         layout="official",
         source=f"planted:{base.arch}:{pathology}:seed{seed}",
         sha256=hashlib.sha256(recipe.encode()).hexdigest(),
