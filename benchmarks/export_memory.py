@@ -46,6 +46,7 @@ SHARD_BYTES = 5_000_000_000  # the hub's own
 OF_CONFIG = ("patch_embed.proj.weight",)  # its type stands in the config.json
 LOOK_SECONDS = 0.25
 MIB = 2**20
+PROGRAM = "from dinodeploy.cli.app import main; main()"
 
 
 def main(arguments: list[str]) -> None:
@@ -142,7 +143,7 @@ def split(shapes: dict[str, Shape]) -> Iterator[dict[str, Shape]]:
 
 def watch_dinodeploy(arguments: list[str]) -> tuple[float, float, float]:
     """Seconds, peak MiB of resident pages and of the anonymous ones among them. Raises CalledProcessError."""
-    command = [sys.executable, "-m", "dinodeploy", *arguments]
+    command = [sys.executable, "-c", PROGRAM, *arguments]
     started = time.perf_counter()
     resident = anonymous = 0
     with subprocess.Popen(command) as process:

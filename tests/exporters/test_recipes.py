@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from exporters.calibrate import LinearRange, watch_linears
 from exporters.recipes import RECIPES, role_of
 from exporters.summary import summarize_onnx, types_by_role
 from tests.photographs import photograph, pixels
-from tests.tiny import export_passing, tiny_config
+from tests.tiny import export_passing, export_tiny, tiny_config
 
 KINDS = ("mlp", "swiglu", "7b")
 NARROW = ("fp16", "bf16")
@@ -308,3 +309,36 @@ def test_ranges_are_those_of_the_layers() -> None:
     with torch.no_grad():
         model(10 * x)
     assert ranges == before, "nothing is watched any more"
+
+
+def test_one_weight_is_widened_at_a_time(tmp_path: Path) -> None:
+    """Where a CPU leaves weights in the mapped file (`LARGE`), each is widened when its layer is next.
+
+    Casts that stood beside their layers ran long before: half a 7B in fp32, 13 GB, was held at a time.
+    """
+    bundle = export_tiny(tmp_path / "b", "swiglu", recipe="bf16")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.enable_profiling = True
+    options.profile_file_prefix = str(tmp_path / "profile")
+    session = onnxruntime.InferenceSession(
+        str(bundle.engine_path),
+        options,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=["ConstantFolding"],
+    )
+    session.run(None, {"pixels": np.zeros((1, 3, 32, 48), np.float32)})
+    events = json.loads(Path(session.end_profiling()).read_text())
+    ran = [e["name"].removesuffix("_kernel_time") for e in events if e["name"].endswith("_kernel_time")]
+    graph = onnx.load(bundle.engine_path).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    widened = {n.output[0]: n.name for n in graph.node if n.op_type == "Cast" and n.input[0] in weights}
+    users = {n.name: [widened[i] for i in n.input if i in widened] for n in graph.node}
+    waiting: set[str] = set()
+    most = 0
+    for name in ran:
+        waiting |= {name} & set(widened.values())
+        waiting -= set(users.get(name, ()))
+        most = max(most, len(waiting))
+    assert len(widened) == 3 * 7, "every linear layer of three blocks"
+    assert (most, waiting) == (1, set())
