@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dinodeploy import load_embeddings
+from dinodeploy.cli.app import COMMANDS
 from tests.photographs import photograph
 
 ROOT = Path(__file__).parent.parent
@@ -213,6 +214,26 @@ def test_the_command_line_starts_without_torch() -> None:
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_a_command_imports_no_other_and_no_pandas(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Each of them would cost a short command a part of a second; pyarrow imports pandas where it can."""
+    photograph("coffee").save(tmp_path / "coffee.jpg")
+    program = """
+import atexit, sys
+atexit.register(lambda: print(sorted(
+    m for m in sys.modules if m.startswith("dinodeploy.cli.") or m in ("pandas", "asyncio", "pyarrow")
+)))
+from dinodeploy.cli.app import main
+main()
+"""
+    options = ["--engine", str(tiny_bundle), "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-c", program, "embed", str(tmp_path / "coffee.jpg"), *options]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = set(ast.literal_eval(run.stdout.splitlines()[-1]))
+    commands = {f"dinodeploy.cli.{name.replace('-', '_')}" for name in COMMANDS}
+    assert found & commands == {"dinodeploy.cli.embed"}
+    assert {"pandas", "asyncio", "pyarrow"} & found == {"pyarrow"}
 
 
 def test_public_names() -> None:

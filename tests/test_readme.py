@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from dinodeploy.cli.app import app
+from dinodeploy.cli.app import make_app
 from tests.command_line import CommandLine
 from tests.photographs import photograph
 
@@ -63,7 +63,7 @@ def options_of(command: Any) -> set[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
 def test_every_command_and_option_exists(page: Path) -> None:
     """Of `dinodeploy`; what is somebody else's stands in a line that names them."""
-    group = typer.main.get_command(app)
+    group = typer.main.get_command(make_app())
     text = re.sub(OTHERS, "", page.read_text(encoding="utf-8"))
     for command in re.findall(r"^(?: {4}|\| `)?dinodeploy ([a-z-]+)\b", text, re.MULTILINE):
         assert command in group.commands, command  # type: ignore[attr-defined]

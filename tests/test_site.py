@@ -14,7 +14,7 @@ import pytest
 import typer.main
 
 import dinodeploy
-from dinodeploy.cli.app import app
+from dinodeploy.cli.app import make_app
 from dinodeploy.parity import THRESHOLDS
 
 ROOT = Path(__file__).parent.parent
@@ -66,7 +66,7 @@ def test_the_command_line_is_all_there(site: Path) -> None:
                 for name in parameter.opts if parameter.param_type_name == "option" else ():
                     assert f"<code>{name}</code>" in sections[path], f"{path} {name}"
 
-    look(typer.main.get_command(app), "dinodeploy")
+    look(typer.main.get_command(make_app()), "dinodeploy")
     assert "<code>embeddings</code>" in sections["dinodeploy-embed"], "a default"
     assert re.search(r"<td>130</td>", page), "exit codes"
 

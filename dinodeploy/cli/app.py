@@ -10,50 +10,45 @@ import errno
 import os
 import sys
 import warnings
+from importlib import import_module
 from typing import Annotated, NoReturn
 
 import typer
 from PIL.Image import DecompressionBombWarning
 
 from dinodeploy import __version__
-from dinodeploy.cli import bundle
-from dinodeploy.cli.add_head import add_head
-from dinodeploy.cli.bench import bench
-from dinodeploy.cli.build import build
-from dinodeploy.cli.check import check
-from dinodeploy.cli.convert import convert
-from dinodeploy.cli.dedupe import dedupe
-from dinodeploy.cli.doctor import doctor
-from dinodeploy.cli.embed import embed
-from dinodeploy.cli.export import export
-from dinodeploy.cli.index import index
-from dinodeploy.cli.inspect import inspect
 from dinodeploy.cli.output import fail
-from dinodeploy.cli.predict import predict
-from dinodeploy.cli.ranges import ranges
-from dinodeploy.cli.search import search
-from dinodeploy.cli.serve import serve
-from dinodeploy.cli.train_head import train_head
-from dinodeploy.cli.triton import triton
-from dinodeploy.cli.visualize import visualize
 
-app = typer.Typer(
-    name="dinodeploy",
-    help="DINOv3 from PyTorch checkpoints to proven engines: never silently wrong.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+HELP = "DINOv3 from PyTorch checkpoints to proven engines: never silently wrong."
+# In the order of the help page; each is a function, or a group of them, of its module's own name.
 COMMANDS = (
-    export, build, embed, index, search, dedupe, visualize, check, inspect, convert, ranges, bench,
-    train_head, add_head, predict, serve, triton, doctor,
+    "export", "build", "embed", "index", "search", "dedupe", "visualize", "check", "inspect", "convert",
+    "ranges", "bench", "train-head", "add-head", "predict", "serve", "triton", "doctor", "bundle",
 )  # fmt: skip
-for command in COMMANDS:
-    app.command()(command)
-app.add_typer(bundle.app, name="bundle")
-
 MISUSE, CANNOT, INTERRUPTED = 2, 4, 130
+
+
+def make_app(command: str | None = None) -> typer.Typer:
+    """The command line with one command; importing the others would take longer than a small one runs.
+
+    None: with all of them, as for the help page.
+    """
+    app = typer.Typer(
+        name="dinodeploy",
+        help=HELP,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    app.callback()(root)
+    for name in COMMANDS if command is None else (command,):
+        module = import_module(f"dinodeploy.cli.{name.replace('-', '_')}")
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=name)
+        else:
+            app.command()(getattr(module, name.replace("-", "_")))
+    return app
 
 
 def _print_version(wanted: bool) -> None:
@@ -62,7 +57,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
@@ -75,8 +69,9 @@ def main() -> NoReturn:
     """Entry point: runs the command and ends the process with its exit code."""
     # Our own pixel cap refuses what Pillow warns about.
     warnings.filterwarnings("ignore", category=DecompressionBombWarning)
+    asked = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     try:
-        code = app(standalone_mode=False)
+        code = make_app(asked if asked in COMMANDS else None)(standalone_mode=False)
     except BrokenPipeError:
         # Whoever read our output has gone. Nothing more can be said, at exit neither.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

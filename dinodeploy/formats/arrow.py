@@ -18,11 +18,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dinodeploy.formats import Column, Int, Shard
 
 if TYPE_CHECKING:
-    from pyarrow import Table
+    from pyarrow import Array, Table
 
 _SHAPE = b"shape"  # key of a field's metadata: the shape of a row, or [null, null, D]
 
@@ -32,13 +33,13 @@ def to_table(shard: Shard) -> Table:
     import pyarrow as pa
 
     fields = [pa.field("id", pa.string()), pa.field("width", pa.int32()), pa.field("height", pa.int32())]
-    arrays = [pa.array(utf8(shard.ids)), pa.array(shard.sizes[:, 0]), pa.array(shard.sizes[:, 1])]
+    arrays = [strings(shard.ids), numbers(shard.sizes[:, 0]), numbers(shard.sizes[:, 1])]
     for output, column in shard.columns.items():
         array, shape = _to_arrow(column)
         fields.append(pa.field(output, array.type, metadata={_SHAPE: json.dumps(shape)}))
         arrays.append(array)
         if column.grid is not None:
-            arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(column.grid.reshape(-1)), 2))
+            arrays.append(pa.FixedSizeListArray.from_arrays(numbers(column.grid.reshape(-1)), 2))
             fields.append(pa.field(f"{output}_grid", arrays[-1].type))
     return pa.table(arrays, schema=pa.schema(fields))
 
@@ -70,16 +71,36 @@ def utf8(names: Sequence[str]) -> list[str]:
     return [name.encode("utf-8", "backslashreplace").decode() for name in names]
 
 
+def strings(names: Sequence[str]) -> Array:
+    """A column of names. Made of buffers, as `numbers` is: `pyarrow.array` imports pandas, half a second."""
+    import pyarrow as pa
+
+    rows = [name.encode() for name in utf8(names)]
+    ends = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+    assert ends[-1] < 2**31, "Arrow's strings end at 2 GiB a column; a shard's names are far below"
+    return pa.StringArray.from_buffers(
+        len(rows), pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(b"".join(rows))
+    )
+
+
+def numbers(values: NDArray[Any]) -> Array:
+    """A column of numbers [n]."""
+    import pyarrow as pa
+
+    flat = np.ascontiguousarray(values)
+    return pa.Array.from_buffers(pa.from_numpy_dtype(flat.dtype), len(flat), [None, pa.py_buffer(flat)])
+
+
 def _to_arrow(column: Column) -> tuple[Any, list[int | None]]:
     """The Arrow array of an output, and the shape of its rows with None for what differs."""
     import pyarrow as pa
 
-    flat = pa.array(column.values.reshape(-1))
+    flat = numbers(column.values.reshape(-1))
     if column.grid is None:
         shape = column.values.shape[1:]
         return pa.FixedSizeListArray.from_arrays(flat, int(np.prod(shape))), list(shape)
     dim = column.values.shape[1]
-    return pa.ListArray.from_arrays(pa.array(_offsets(column.grid, dim)), flat), [None, None, dim]
+    return pa.ListArray.from_arrays(numbers(_offsets(column.grid, dim)), flat), [None, None, dim]
 
 
 def _offsets(grid: Int, dim: int) -> Int:

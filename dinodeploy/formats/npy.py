@@ -44,10 +44,10 @@ def write(root: Path, index: int, shard: Shard) -> list[str]:
     (root / names[-1]).parent.mkdir(exist_ok=True)
     (root / names[-1]).write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
     if importlib.util.find_spec("pyarrow"):
-        from dinodeploy.formats.parquet import write_records
+        from dinodeploy.formats.parquet import write_metadata
 
         names.append(f"metadata/metadata_{index:05d}.parquet")
-        write_records(root / names[-1], records)
+        write_metadata(root / names[-1], shard)
     return names
 
 

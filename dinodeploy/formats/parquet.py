@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from dinodeploy.errors import UnavailableError
 from dinodeploy.formats import Column, Int, Shard
-from dinodeploy.formats.arrow import from_table, needed, sizes_from_table, to_table, utf8
+from dinodeploy.formats.arrow import from_table, needed, numbers, sizes_from_table, strings, to_table
 
 
 def require() -> None:
@@ -44,11 +45,11 @@ def sizes(root: Path, index: int) -> Int:
     return sizes_from_table(pyarrow.parquet.read_table(root / name, columns=["width", "height"]))
 
 
-def write_records(path: Path, records: list[dict[str, Any]]) -> None:
-    """A small table of metadata, one record a row."""
+def write_metadata(path: Path, shard: Shard) -> None:
+    """A small table beside other formats: where each row's picture came from, and its size."""
     import pyarrow as pa
     import pyarrow.parquet
 
-    columns = {key: [record[key] for record in records] for key in records[0]}
-    columns["image_path"] = utf8(columns["image_path"])
-    pyarrow.parquet.write_table(pa.table(columns), path)
+    width, height = (numbers(side) for side in shard.sizes.T.astype(np.int64))
+    table = pa.Table.from_arrays([strings(shard.ids), width, height], ["image_path", "width", "height"])
+    pyarrow.parquet.write_table(table, path)

@@ -6,7 +6,6 @@ again, ever more slowly, until the timeout is over; what is not there is not. Ne
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -21,8 +20,8 @@ T = TypeVar("T")
 _URL = re.compile(r"([a-z]+::)*[A-Za-z][A-Za-z0-9+.-]+://")
 _FIRST_PAUSE = 0.25  # seconds; each later one is twice as long
 _FOR_EVER = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-_FOR_NOW = (OSError, TimeoutError, asyncio.TimeoutError, EOFError)
-_NETWORKS = ("aiohttp", "botocore", "urllib3", "requests", "httpx", "gcsfs", "azure")
+_FOR_NOW = (OSError, TimeoutError, EOFError)
+_NETWORKS = ("asyncio", "aiohttp", "botocore", "urllib3", "requests", "httpx", "gcsfs", "azure")
 _STATUS_FOR_NOW = (408, 425, 429)  # of those from 400 to 499: slow client, too early, too many requests
 
 

@@ -34,7 +34,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def page() -> str:
     """The whole page, as Markdown."""
     lines = [HEAD, *_exit_codes()]
-    for command, path in _commands(typer.main.get_command(command_line.app), "dinodeploy"):
+    for command, path in _commands(typer.main.get_command(command_line.make_app()), "dinodeploy"):
         lines += [f"## {path}", "", command.help or "", "", *_parameters(command, path)]
     return "\n".join(lines)
 

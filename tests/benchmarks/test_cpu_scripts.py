@@ -91,6 +91,7 @@ def _somebody_is_left(session: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is told by the kernel's own files")
 def test_a_shallow_7b_is_exported_in_less_memory_than_its_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

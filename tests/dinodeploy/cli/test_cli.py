@@ -16,7 +16,7 @@ import typer.main
 from safetensors.torch import save_file
 
 from dinodeploy import load_embeddings
-from dinodeploy.cli.app import app
+from dinodeploy.cli.app import make_app
 from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint
 from tests.command_line import CommandLine, assert_refused
 from tests.photographs import photograph
@@ -73,7 +73,7 @@ def test_options_are_pinned() -> None:
             for option in parameter.opts
             if option.startswith("--") and option != "--help"
         )
-        for name, command in commands_of(typer.main.get_command(app)).items()
+        for name, command in commands_of(typer.main.get_command(make_app())).items()
     }
     assert found == OPTIONS
 

@@ -31,7 +31,7 @@ KEY = "0123456789abcdef-secret"
 
 @pytest.fixture(scope="module")
 def index(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from dinodeploy.cli.app import app as command_line
+    from dinodeploy.cli.app import make_app
 
     folder = tmp_path_factory.mktemp("index")
     rows = ["id,label,weight"]
@@ -42,9 +42,9 @@ def index(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = str(folder / "out")
     embed = ["embed", str(folder), "--engine", str(tiny_bundle), "--out", out, "--imgsz", "128,160"]
     embed += ["--outputs", "cls,pooled"]
-    command_line(embed, standalone_mode=False)
+    make_app()(embed, standalone_mode=False)
     index = ["index", out, "--metadata", str(folder / "labels.csv"), "--output", "pooled"]
-    command_line(index, standalone_mode=False)
+    make_app()(index, standalone_mode=False)
     return folder / "out"
 
 

@@ -23,14 +23,14 @@ KEY = "0123456789abcdef-secret"
 
 @pytest.fixture(scope="module")
 def service(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    from dinodeploy.cli.app import app as command_line
+    from dinodeploy.cli.app import make_app
 
     folder = tmp_path_factory.mktemp("page")
     for name in NAMES:
         (folder / f"{name}.jpg").write_bytes(encoded(name, (320, 240)))
     arguments = ["embed", str(folder), "--engine", str(tiny_bundle), "--out", str(folder / "out")]
-    command_line(arguments, standalone_mode=False)
-    command_line(["index", str(folder / "out")], standalone_mode=False)
+    make_app()(arguments, standalone_mode=False)
+    make_app()(["index", str(folder / "out")], standalone_mode=False)
     (folder / "china.jpg").unlink()  # one neighbour has gone since
     (folder / "keys").write_text(KEY)
     with live(tiny_bundle, index=folder / "out", keys=read_keys(folder / "keys")) as client:
