@@ -2,7 +2,7 @@
 
 typed     8-bit layers as QuantizeLinear/DequantizeLinear, 16-bit operators as such: TensorRT, CUDA
 emulated  the same roundings around fp32 operators: what a CPU judges (`narrow.py` says why)
-rows      8-bit layers in ONNX Runtime's CPU dialect, everything else fp32: what a CPU runs fast
+cpu       fp32 with attention, and 8-bit layers, in the dialect of ONNX Runtime's CPU: what runs fast there
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import onnx_ir as ir
 
 from dinodeploy.errors import MisuseError
 from exporters.calibrate import LinearRange
+from exporters.fuse_attention import MICROSOFT, fuse_attention
 from exporters.narrow import Narrower, merge_casts
 from exporters.quantization import QuantPlan
 from exporters.quantization import write as quantized
 from exporters.recipes import Override, Recipe, path_of, role_of, shifts, type_of
 
-Style = Literal["typed", "emulated", "rows"]
+Style = Literal["typed", "emulated", "cpu"]
 
 
 @dataclass(frozen=True)
@@ -38,18 +39,20 @@ def apply_recipe(model: ir.Model, recipe: Recipe, style: Style, facts: Facts) ->
     _refuse_unmatched(model.graph, facts.overrides)
     narrower = Narrower(model.graph, "typed" if style == "typed" else "emulated")
     plans = facts.plan.by_linear() if facts.plan else {}
-    dialect: quantized.Dialect = "rows" if style == "rows" else "qdq"
+    dialect: quantized.Dialect = "rows" if style == "cpu" else "qdq"
     quantizer = quantized.Quantizer(model.graph, dialect, facts.plan.format) if facts.plan else None
     for node in [node for node in model.graph if role_of(node) in recipe.roles]:
         path, role = path_of(node), str(role_of(node))
         if quantizer is not None and path in plans:
             quantizer.quantize(node, plans[path])
-        elif style != "rows":
+        elif style != "cpu":
             dtype = type_of(path, role, recipe, facts.overrides)
             if dtype != ir.DataType.FLOAT:
                 fit = shifts(facts.ranges[path], dtype) if path in facts.ranges else (0, 0)
                 narrower.narrow(node, dtype, *fit)
     merge_casts(model.graph)
+    if style == "cpu":
+        fuse_attention(model)
     if plans:
         _declare_types(model, style)
 
@@ -68,5 +71,5 @@ def _declare_types(model: ir.Model, style: Style) -> None:
     """8-bit operators need a later opset, and ONNX Runtime's own a domain."""
     model.opset_imports[""] = max(model.opset_imports[""], quantized.OPSET)
     model.ir_version = max(model.ir_version or 0, quantized.IR_VERSION)
-    if style == "rows":
-        model.opset_imports[quantized.MICROSOFT] = 1
+    if style == "cpu":
+        model.opset_imports[MICROSOFT] = 1

@@ -1,9 +1,9 @@
 """From the fp32 graph to the files that runtimes load: one recipe, written for each of them.
 
-fp32        model.onnx                                        runs everywhere
+fp32        model.onnx            model.cpu.onnx cpu          where it has attention; else model.onnx alone
 fp16 bf16   model.onnx typed      model.cpu.onnx emulated     one file of weights, two graphs
 fp8         model.onnx QDQ        model.cpu.onnx emulated     the same
-int8        model.onnx QDQ        model.cpu.onnx rows         the same; the QDQ graph is judged on its own
+int8        model.onnx QDQ        model.cpu.onnx cpu          the same; the QDQ graph is judged on its own
 
 Each of them has a tail beside it where the model allows (`cls_tail.py`): model.cls.onnx, model.cpu.cls.onnx.
 """
@@ -19,6 +19,7 @@ from dinodeploy.bundle import MODEL_FILE
 from dinodeploy.manifest import TAILS, EngineFacts
 from exporters.apply_recipe import Facts, Style, apply_recipe
 from exporters.cls_tail import cut_to_cls
+from exporters.fuse_attention import fuse_attention, has_rotary_attention
 from exporters.lint import check_onnx, lint
 from exporters.recipes import Recipe
 from exporters.write_onnx import SINGLE_FILE_LIMIT, share_weights, weight_bytes, write_onnx
@@ -50,10 +51,10 @@ def write_engines(
     """Write `graph` under `recipe` into `root`. `graph` itself becomes the typed one.
 
     `last` is the index of the block at which a graph for CLS alone can be cut, None where it cannot.
-    ONNX Runtime on a CPU would run a typed 16-bit graph in fp32 and hide an overflow (`narrow.py`), so the
-    CPU has an engine of its own. Raises LintError.
+    The CPU has an engine of its own: ONNX Runtime would run a typed 16-bit graph in fp32 there and hide an
+    overflow (`narrow.py`), and it runs fp32 faster with operators that others do not know. Raises LintError.
     """
-    styles = _styles(recipe)
+    styles = _styles(recipe, fused=has_rotary_attention(graph))
     sources = dict.fromkeys(styles, graph)
     if last is not None:
         cut = cut_to_cls(graph, last)
@@ -62,7 +63,7 @@ def write_engines(
         sources |= dict.fromkeys(tails, cut)
     yardstick = None
     if recipe.quantized == "int8" and weight_bytes(graph) <= SINGLE_FILE_LIMIT:
-        yardstick = write_onnx(graph, root / YARDSTICK_FILE)[0]
+        yardstick = _write_yardstick(graph, root)
     variants = {name: source.clone() for name, source in sources.items() if name != MODEL_FILE}
     apply_recipe(graph, recipe, "typed", facts)
     if recipe.roles:
@@ -73,7 +74,7 @@ def write_engines(
         _inspect(variant, styles[name])
         share_weights(variant, root / MODEL_FILE, root / name)
     names = tuple(file.name for file in files)
-    engine = (CPU_FILE, *names[1:]) if CPU_FILE in styles else names
+    engine = (CPU_FILE, *(names[1:] or names)) if CPU_FILE in styles else names
     return Written(
         {engine[0]: EngineFacts("onnxruntime", engine)},
         tails=tuple(name for name in TAILS if name in styles),
@@ -82,16 +83,23 @@ def write_engines(
     )
 
 
-def _styles(recipe: Recipe) -> dict[str, Style]:
-    """File -> how the recipe is written in it."""
+def _write_yardstick(graph: ir.Model, root: Path) -> Path:
+    """The graph in fp32, as this machine runs it best."""
+    fp32 = graph.clone()
+    fuse_attention(fp32)
+    return write_onnx(fp32, root / YARDSTICK_FILE)[0]
+
+
+def _styles(recipe: Recipe, *, fused: bool) -> dict[str, Style]:
+    """File -> how the recipe is written in it; `fused`, whether fp32 has something of its own on a CPU."""
     if not recipe.roles:
-        return {MODEL_FILE: "typed"}
+        return {MODEL_FILE: "typed", **({CPU_FILE: "cpu"} if fused else {})}
     if recipe.quantized == "int8":
-        return {MODEL_FILE: "typed", CPU_FILE: "rows", WITNESS_FILE: "emulated"}
+        return {MODEL_FILE: "typed", CPU_FILE: "cpu", WITNESS_FILE: "emulated"}
     return {MODEL_FILE: "typed", CPU_FILE: "emulated"}
 
 
 def _inspect(graph: ir.Model, style: Style) -> None:
     lint(graph, style)
-    if style != "rows":  # its operators are ONNX Runtime's own, which the official checker does not know
+    if style != "cpu":  # its operators are ONNX Runtime's own, which the official checker does not know
         check_onnx(graph)

@@ -29,7 +29,10 @@ ALLOWED_TYPES = {
     ir.DataType.INT64,
     ir.DataType.BOOL,
 }
-CPU_OPERATORS = {"com.microsoft::MatMulIntegerToFloat"}  # in the dialect for ONNX Runtime's CPU alone
+# In the dialect for ONNX Runtime's CPU alone.
+CPU_OPERATORS = {
+    f"com.microsoft::{name}" for name in ("MatMulIntegerToFloat", "MultiHeadAttention", "RotaryEmbedding")
+}
 CPU_TYPES = {ir.DataType.UINT8}
 
 
@@ -99,8 +102,8 @@ CPU_RULES: tuple[Rule, ...] = (
 
 
 def lint(model: ir.Model, style: str = "typed") -> None:
-    """Raises LintError with every rule that the graph breaks; `rows` is for one runtime and may do more."""
-    rules = CPU_RULES if style == "rows" else RULES
+    """Raises LintError with every rule that the graph breaks; `cpu` is for one runtime and may do more."""
+    rules = CPU_RULES if style == "cpu" else RULES
     complaints = [complaint for rule in rules if (complaint := rule(model.graph))]
     if complaints:
         raise LintError(f"the exported graph breaks {len(complaints)} rule(s): {'; '.join(complaints)}")

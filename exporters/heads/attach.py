@@ -25,13 +25,13 @@ from dinodeploy.golden import GoldenCase, load_golden, save_golden
 from dinodeploy.manifest import TAILS, EngineFacts, HeadFacts, Manifest, ModelFacts, OutputFacts
 from dinov3_ref.heads import Head, LoadedHead, layers_of
 from exporters.dialects import DIALECTS
+from exporters.fuse_attention import MICROSOFT
 from exporters.heads.merge import merge
 from exporters.heads.trace_head import head_graph
 from exporters.lint import check_onnx, lint
-from exporters.write_onnx import write_onnx
+from exporters.write_onnx import share_weights, write_onnx
 
 Floats = NDArray[np.float32]
-MICROSOFT = "com.microsoft"  # operators of the CPU's 8-bit graph
 
 
 def check_fits(loaded: LoadedHead, facts: ModelFacts) -> tuple[str, ...]:
@@ -68,8 +68,9 @@ def attach_head(root: Path, manifest: Manifest, loaded: LoadedHead, keep: Collec
     save_golden(cases, root / GOLDEN_FILE)
     engines: dict[str, EngineFacts] = {}
     written: dict[str, tuple[str, ...]] = {}
-    for name in _graphs(manifest):
-        written[name] = _attach_to_graph(root / name, described, head, keep)
+    graphs = {name: ir.load(root / name) for name in _graphs(manifest)}  # before any is written anew
+    for name, graph in graphs.items():
+        written[name] = _attach_to_graph(graph, root / name, described, head, keep)
         if name in manifest.engines:
             engines[name] = EngineFacts(manifest.engines[name].backend, written[name])
     for tail in TAILS:  # they read weights where they lay in graphs that were written anew
@@ -130,20 +131,24 @@ def _features(case: GoldenCase, names: Sequence[str]) -> list[torch.Tensor]:
     return [torch.from_numpy(case.outputs[name]) for name in names]
 
 
-def _attach_to_graph(path: Path, manifest: Manifest, head: Head, keep: Collection[str]) -> tuple[str, ...]:
+def _attach_to_graph(
+    model: ir.Model, path: Path, manifest: Manifest, head: Head, keep: Collection[str]
+) -> tuple[str, ...]:
     """One file with the head behind it; names of the files that it now is, itself first."""
-    model = ir.load(path)
     merge(model, head_graph(head, manifest.model, DIALECTS[manifest.graph.dialect]), keep)
-    lint(model, "rows" if MICROSOFT in model.opset_imports else "typed")
+    lint(model, "cpu" if MICROSOFT in model.opset_imports else "typed")
     if MICROSOFT not in model.opset_imports:  # its operators are ONNX Runtime's own
         check_onnx(model)
     model.metadata_props[manifests.METADATA_KEY] = manifest.facts()
     data = {
-        value.const_value.location
+        str(value.const_value.location)
         for value in model.graph.initializers.values()
         if isinstance(value.const_value, ir.ExternalTensor)
     }
+    if MODEL_FILE in data and path.name != MODEL_FILE:  # which has been written anew, the head in it
+        share_weights(model, path.with_name(MODEL_FILE), path)
+        return (path.name, MODEL_FILE)
     if data:  # the backbone's weights lie beside the graph and stay as they are; the head's go into it
         ir.save(model, path)
-        return (path.name, *sorted(map(str, data)))
+        return (path.name, *sorted(data))
     return tuple(file.name for file in write_onnx(model, path))

@@ -23,13 +23,13 @@ import onnx_ir as ir
 import torch
 
 from exporters.edit import Edit
+from exporters.fuse_attention import MICROSOFT
 from exporters.quantization.plan import GroupPlan
 from exporters.quantization.rounding import FORMATS, ROW_LEVELS, TINY, weight_scale, weight_values
 
 Dialect = Literal["qdq", "rows"]
 TYPES = {"int8": ir.DataType.INT8, "fp8": ir.DataType.FLOAT8E4M3FN}
 OPSET, IR_VERSION = 19, 9  # the first with E4M3
-MICROSOFT = "com.microsoft"
 MIDDLE = 64  # what zero is in u8
 
 
