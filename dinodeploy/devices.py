@@ -101,7 +101,7 @@ def _engines_for(backend: str, bundle: Bundle, cls_alone: bool) -> Iterator[str]
     else:
         whole = [name for name, facts in bundle.manifest.engines.items() if facts.backend == backend]
     if backend in WITH_TAIL and (cls_alone or bundle.engine in TAILS):
-        yield from (name for name in tails(bundle.manifest) if TAILS[name] in whole)
+        yield from (tail for name in whole for tail in tails(bundle.manifest) if TAILS[tail] == name)
     yield from whole
 
 

@@ -75,8 +75,11 @@ def write_engines(
         share_weights(variant, root / MODEL_FILE, root / name)
     names = tuple(file.name for file in files)
     engine = (CPU_FILE, *(names[1:] or names)) if CPU_FILE in styles else names
+    engines = {engine[0]: EngineFacts("onnxruntime", engine)}
+    if not recipe.roles:  # fp32 is fp32 on a CPU too, whichever graph is named
+        engines[MODEL_FILE] = EngineFacts("onnxruntime", names)
     return Written(
-        {engine[0]: EngineFacts("onnxruntime", engine)},
+        engines,
         tails=tuple(name for name in TAILS if name in styles),
         witness=root / WITNESS_FILE if WITNESS_FILE in styles else None,
         yardstick=yardstick,

@@ -28,9 +28,9 @@ def judge_staged(staging: Path, manifest: Manifest, say: Callable[[str], None]) 
     manifests.write_manifest(manifest, staging)
     say("judging the bundle on this machine")
     receipt = _judge(staging)
-    for tail in tails(manifest):
-        if TAILS[tail] in manifest.engines:  # another backend's is judged there, on first use
-            _judge(staging / tail)
+    first, *others = (name for name, facts in manifest.engines.items() if facts.backend == "onnxruntime")
+    for engine in (*others, *(tail for tail in tails(manifest) if TAILS[tail] == first)):
+        _judge(staging / engine)  # what only another backend runs is judged there, on first use
     return receipt
 
 

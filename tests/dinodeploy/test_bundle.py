@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ def flip_byte(path: Path, position: int) -> None:
 
 
 def test_a_bundle_is_found_by_directory_and_by_engine(tiny_bundle: Path) -> None:
-    assert open_bundle(tiny_bundle).engine == "model.onnx"
+    assert open_bundle(tiny_bundle).engine == "model.cpu.onnx"
     assert open_bundle(tiny_bundle / "model.onnx").root == tiny_bundle
     open_bundle(str(tiny_bundle)).verify()
 
@@ -44,7 +45,9 @@ def test_the_manifest_says_what_a_runtime_needs(tiny_bundle: Path) -> None:
     assert manifest.preprocess.preset == "official"
     assert [output.name for output in manifest.outputs] == ["cls", "storage", "patch", "layer_1"]
     assert manifest.outputs[0].shape == ("batch", 128)
-    assert set(manifest.files) == {"model.onnx", "model.cls.onnx", "golden.safetensors"}
+    graphs = {"model.onnx", "model.cls.onnx", "model.cpu.onnx", "model.cpu.cls.onnx"}
+    assert set(manifest.files) == {*graphs, "golden.safetensors"}
+    assert list(manifest.engines) == ["model.cpu.onnx", "model.onnx"], "the one for CPUs is preferred there"
     assert "DINOv3 License" in manifest.licence
 
 
@@ -137,9 +140,11 @@ def test_an_engine_must_list_its_files(own_bundle: Path) -> None:
 
 
 def test_a_backend_of_another_version_is_named(own_bundle: Path) -> None:
-    edit_manifest(
-        own_bundle, lambda data: data["engines"]["model.onnx"].update(backend="abacus"), reseal=True
-    )
+    def edit(data: dict[str, Any]) -> None:
+        for facts in data["engines"].values():
+            facts.update(backend="abacus")
+
+    edit_manifest(own_bundle, edit, reseal=True)
     with pytest.raises(UnavailableError, match="needs the backend 'abacus'"):
         Embedder.open(own_bundle)
 
@@ -151,7 +156,9 @@ def test_what_is_no_bundle(tmp_path: Path, own_bundle: Path) -> None:
     with pytest.raises(BundleError, match="is in no bundle"):
         open_bundle(tmp_path / "folder")
     shutil.copy(own_bundle / "model.onnx", own_bundle / "other.onnx")
-    with pytest.raises(BundleError, match=r"no engine 'other\.onnx'; its engines: model\.onnx"):
+    with pytest.raises(
+        BundleError, match=r"no engine 'other\.onnx'; its engines: model\.cpu\.onnx, model\.onnx"
+    ):
         open_bundle(own_bundle / "other.onnx")
 
 

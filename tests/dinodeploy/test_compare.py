@@ -114,7 +114,7 @@ def test_an_engine_that_is_not_the_model_compares_with_nothing(
 ) -> None:
     other = Path(shutil.copytree(tiny_bundle, tmp_path / "b"))
     (other / "parity.json").unlink()
-    plant(other / "model.onnx", FAULTS["a linear's weight scaled"], "blocks.0", np.random.default_rng(0))
+    plant(other / "model.cpu.onnx", FAULTS["a linear's weight scaled"], "blocks.0", np.random.default_rng(0))
     reseal(other)
     with pytest.raises(JudgementError, match="is not the model here"):
         compare(tiny_bundle, other, photos, k=K)

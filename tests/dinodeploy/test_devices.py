@@ -46,9 +46,11 @@ def test_the_order_of_preference(own_bundle: Path, module: FakeTensorRT) -> None
     assert order(own_bundle, "auto") == [
         ("tensorrt", "model.plan"),
         ("onnxruntime_cuda", "model.onnx"),
+        ("onnxruntime", "model.cpu.onnx"),
         ("onnxruntime", "model.onnx"),
     ]
-    assert order(own_bundle, "cpu") == [("onnxruntime", "model.onnx")]
+    assert order(own_bundle, "cpu") == [("onnxruntime", "model.cpu.onnx"), ("onnxruntime", "model.onnx")]
+    assert order(own_bundle / "model.onnx", "cpu") == [("onnxruntime", "model.onnx")]
     assert order(own_bundle, "cuda") == [("onnxruntime_cuda", "model.onnx")]
     assert order(own_bundle, "tensorrt") == [
         ("tensorrt", "model.plan"),
@@ -86,7 +88,7 @@ def test_an_unknown_device_names_the_known_ones(tiny_bundle: Path) -> None:
 
 def test_auto_on_a_cpu_says_what_runs(tiny_bundle: Path) -> None:
     with Embedder.open(tiny_bundle) as embedder:
-        assert embedder.choice.startswith("model.onnx on cpu: ")
+        assert embedder.choice.startswith("model.cpu.onnx on cpu: ")
         assert "passed over" not in embedder.choice, "without a GPU there is nothing to regret"
 
 
@@ -94,7 +96,7 @@ def test_auto_passes_over_aloud(own_bundle: Path, module: FakeTensorRT) -> None:
     """A plan for another GPU, and an ONNX Runtime without CUDA: the CPU runs, with both reasons."""
     add_plan(own_bundle, module, compute_capabilities=("9.0",))
     with Embedder.open(own_bundle) as embedder:
-        assert embedder.bundle.engine == "model.onnx"
+        assert embedder.bundle.engine == "model.cpu.onnx"
         assert embedder.backend.device.startswith("cpu: ")
         assert "; passed over: model.plan was built for compute capability 9.0" in embedder.choice
         assert "has no CUDAExecutionProvider" in embedder.choice

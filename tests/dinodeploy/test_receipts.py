@@ -68,7 +68,7 @@ def test_unverified_use_neither_judges_nor_writes(own_bundle: Path, monkeypatch:
 @pytest.mark.parametrize("field", ["engine_sha256", "golden_sha256", "runtime", "device", "recipe", "engine"])
 def test_a_receipt_is_for_one_engine_runtime_and_device(own_bundle: Path, field: str) -> None:
     bundle = open_bundle(own_bundle)
-    receipt = next(one for one in read_receipts(bundle) if one.engine == "model.onnx")
+    receipt = next(one for one in read_receipts(bundle) if one.engine == "model.cpu.onnx")
     assert find_receipt(bundle, receipt.runtime, receipt.device) == receipt
     forget(own_bundle)
     save_receipt(bundle, dataclasses.replace(receipt, **{field: "another"}))
@@ -77,7 +77,7 @@ def test_a_receipt_is_for_one_engine_runtime_and_device(own_bundle: Path, field:
 
 def test_numbers_count_more_than_a_yes(own_bundle: Path) -> None:
     """A receipt edited to pass, or from a time of looser thresholds, does not hold."""
-    receipt = next(one for one in read_receipts(open_bundle(own_bundle)) if one.engine == "model.onnx")
+    receipt = next(one for one in read_receipts(open_bundle(own_bundle)) if one.engine == "model.cpu.onnx")
     limit = next(row.limit for row in THRESHOLDS["fp32"] if row.metric == "relative_frobenius")
     worse = tuple(
         dataclasses.replace(m, value=2 * limit) if m.metric == "relative_frobenius" else m
@@ -125,7 +125,7 @@ def test_a_new_receipt_takes_the_old_ones_place(own_bundle: Path) -> None:
     forget(own_bundle)
     for _ in range(2):
         check_bundle(own_bundle)
-    assert [receipt.engine for receipt in read_receipts(open_bundle(own_bundle))] == ["model.onnx"]
+    assert [receipt.engine for receipt in read_receipts(open_bundle(own_bundle))] == ["model.cpu.onnx"]
 
 
 def test_a_rejected_engine_is_not_opened(own_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,12 +18,12 @@ def test_a_right_engine_passes(tiny_bundle: Path) -> None:
 
 
 def test_a_wrong_engine_fails_with_the_measurements(own_bundle: Path) -> None:
-    plant(own_bundle / "model.onnx", FAULTS["the block skipped"], "blocks.1", np.random.default_rng(0))
+    plant(own_bundle / "model.cpu.onnx", FAULTS["the block skipped"], "blocks.1", np.random.default_rng(0))
     reseal(own_bundle)
     with pytest.raises(AssertionError) as failure:
         assert_parity(own_bundle)
     lines = str(failure.value).splitlines()
-    assert lines[0].startswith(f"{own_bundle / 'model.onnx'} is not the model (fp32, onnxruntime ")
+    assert lines[0].startswith(f"{own_bundle / 'model.cpu.onnx'} is not the model (fp32, onnxruntime ")
     assert lines[1].split() == [
         "own_size/cls",
         "relative_frobenius",

@@ -151,14 +151,15 @@ def test_a_bundle_without_a_trace(own_bundle: Path) -> None:
 
 
 def test_an_engine_of_another_depth(own_bundle: Path, bundles: dict[tuple[str, str], Bundle]) -> None:
-    shutil.copy(bundles["mlp", "fp32"].engine_path, own_bundle / "model.onnx")
+    for name in ("model.onnx", "model.cpu.onnx"):
+        shutil.copy(bundles["mlp", "fp32"].root / name, own_bundle / name)
     with pytest.raises(JudgementError, match="these are two models"):
         bisect_bundle(open_bundle(own_bundle))
 
 
 def test_an_engine_that_is_no_graph(own_bundle: Path) -> None:
     bundle = open_bundle(own_bundle)
-    engines = {"model.onnx": EngineFacts("tensorrt", ("model.onnx",))}
+    engines = {bundle.engine: EngineFacts("tensorrt", (bundle.engine,))}
     with pytest.raises(MisuseError, match="is an engine of tensorrt; name the bundle's"):
         bisect_bundle(replace(bundle, manifest=replace(bundle.manifest, engines=engines)))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,22 +135,22 @@ def test_a_users_own_layer_is_left_whole(tmp_path: Path) -> None:
 
 
 def test_export_judges_it(tiny_bundle: Path) -> None:
-    bundle = open_bundle(tiny_bundle / "model.cls.onnx")
+    bundle = open_bundle(tiny_bundle / "model.cpu.cls.onnx")
     with Embedder.open(tiny_bundle, outputs=("cls",)) as embedder:
-        assert embedder.bundle.engine == bundle.engine == "model.cls.onnx"
+        assert embedder.bundle.engine == bundle.engine == "model.cpu.cls.onnx"
         receipt = find_receipt(bundle, embedder.backend.runtime, embedder.backend.device)
     assert receipt is not None, "made by export, not now"
     assert {m.output for m in receipt.measurements} == {"pixels", "cls"}
     whole = open_bundle(tiny_bundle).manifest
-    assert whole.fingerprint("model.cls.onnx", whole.preprocess) == whole.fingerprint(
-        "model.onnx", whole.preprocess
+    assert whole.fingerprint("model.cpu.cls.onnx", whole.preprocess) == whole.fingerprint(
+        "model.cpu.onnx", whole.preprocess
     )
 
 
 def test_who_asks_for_more_gets_the_whole(tiny_bundle: Path) -> None:
     for outputs in (None, ("cls", "patch"), ("layer_1",)):
         with Embedder.open(tiny_bundle, outputs=outputs) as embedder:
-            assert embedder.bundle.engine == "model.onnx"
+            assert embedder.bundle.engine == "model.cpu.onnx"
     with Embedder.open(tiny_bundle / "model.onnx", outputs=("cls",)) as embedder:
         assert embedder.bundle.engine == "model.onnx", "a named engine is the only one considered"
     with Embedder.open(tiny_bundle / "model.cls.onnx") as embedder:
@@ -169,15 +168,17 @@ def test_outputs_that_are_not_there(tiny_bundle: Path) -> None:
 
 
 def test_a_bundle_without_it_still_serves_cls(own_bundle: Path) -> None:
-    """As older versions wrote them."""
-    manifest = json.loads((own_bundle / "manifest.json").read_text())
-    assert manifest["engines"].keys() == {"model.onnx"}, "nothing that an older version could stumble over"
+    """As older versions wrote them, the second with one graph for all."""
     old = read_manifest(own_bundle)
-    write_manifest(
-        replace(old, files={k: v for k, v in old.files.items() if k != "model.cls.onnx"}), own_bundle
-    )
-    with Embedder.open(own_bundle, outputs=("cls",)) as embedder:
-        assert embedder.bundle.engine == "model.onnx"
+    for left_out, engine in (("cls", "model.cpu.onnx"), ("cpu", "model.onnx")):
+        old = replace(
+            old,
+            files={name: facts for name, facts in old.files.items() if f".{left_out}." not in name},
+            engines={name: facts for name, facts in old.engines.items() if f".{left_out}." not in name},
+        )
+        write_manifest(old, own_bundle)
+        with Embedder.open(own_bundle, outputs=("cls",)) as embedder:
+            assert embedder.bundle.engine == engine
 
 
 def test_its_weights_are_hashed_before_it_is_loaded(own_bundle: Path) -> None:
@@ -190,14 +191,14 @@ def test_its_weights_are_hashed_before_it_is_loaded(own_bundle: Path) -> None:
 
 def test_a_wrong_tail_is_rejected(own_bundle: Path) -> None:
     """Another row than CLS, with a hash that fits: only the judge can tell."""
-    path = own_bundle / "model.cls.onnx"
+    path = own_bundle / "model.cpu.cls.onnx"
     model = onnx.load(path, load_external_data=False)
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([2]), "two"))
     for node in model.graph.node:
-        if "/first_row" in node.name:
+        if node.name.rpartition("/")[2].startswith("first_row"):
             node.input[1:3] = ["const.row_1", "two"]
     onnx.save(model, path)
     manifest = read_manifest(own_bundle)
     write_manifest(replace(manifest, files={**manifest.files, path.name: file_facts(path)}), own_bundle)
-    with pytest.raises(JudgementError, match=r"model\.cls\.onnx is not the model here: cls"):
+    with pytest.raises(JudgementError, match=r"model\.cpu\.cls\.onnx is not the model here: cls"):
         Embedder.open(own_bundle, outputs=("cls",))

@@ -86,9 +86,11 @@ def test_external_data_is_part_of_the_bundle(tmp_path: Path) -> None:
         "model.onnx",
         "model.onnx.data",
         "model.cls.onnx",
+        "model.cpu.onnx",
+        "model.cpu.cls.onnx",
         "golden.safetensors",
     }
-    assert bundle.engine_facts.files == ("model.onnx", "model.onnx.data")
+    assert bundle.engine_facts.files == ("model.cpu.onnx", "model.onnx.data")
     Embedder.open(bundle.root).close()
     data = bundle.root / "model.onnx.data"
     data.write_bytes(data.read_bytes()[:-4] + b"\x00\x00\x80\x3f")

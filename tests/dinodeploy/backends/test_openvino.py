@@ -232,7 +232,7 @@ def test_the_rule_on_a_cpu(
     assert engines(int8_bundle, "cpu") == ["onnxruntime"]
     assert engines(int8_bundle, "openvino") == ["openvino"]
     monkeypatch.setattr(devices, "cpu_flags", lambda: ("avx2", "avx512_vnni", "avx512_bf16"))
-    assert engines(tiny_bundle, "cpu") == ["onnxruntime"]
+    assert set(engines(tiny_bundle, "cpu")) == {"onnxruntime"}
     assert engines(int8_bundle, "cpu") == ["openvino", "onnxruntime"]
     assert engines(int8_bundle, "auto")[-2:] == ["openvino", "onnxruntime"]
     assert engines(int8_bundle, "onnxruntime") == ["onnxruntime"]

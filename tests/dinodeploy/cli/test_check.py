@@ -34,7 +34,10 @@ def other_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def broken(own_bundle: Path) -> Path:
     plant(
-        own_bundle / "model.onnx", FAULTS["a LayerNorm's gain changed"], "blocks.2", np.random.default_rng(0)
+        own_bundle / "model.cpu.onnx",
+        FAULTS["a LayerNorm's gain changed"],
+        "blocks.2",
+        np.random.default_rng(0),
     )
     reseal(own_bundle)
     return own_bundle

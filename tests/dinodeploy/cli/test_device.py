@@ -48,7 +48,7 @@ def test_embed_with_a_plan(
     assert on_gpu.err.splitlines() == [f"[auto] model.plan on {DEVICE}, tensorrt 11.4.0"]
     cpu = ("--device", "cpu", "--out", tmp_path / "cpu")
     on_cpu = run("embed", photos, "--engine", own_bundle, *cpu, *options)
-    assert on_cpu.err.startswith("[cpu] model.cls.onnx on cpu: ")
+    assert on_cpu.err.startswith("[cpu] model.cpu.cls.onnx on cpu: ")
     (ids, vectors), (same, right) = load_embeddings(tmp_path / "gpu"), load_embeddings(tmp_path / "cpu")
     assert ids == same
     np.testing.assert_allclose(vectors, right, rtol=1e-4, atol=1e-5)

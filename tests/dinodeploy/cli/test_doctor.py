@@ -37,7 +37,7 @@ def test_the_machine_alone(run: CommandLine) -> None:
 def test_a_bundle_on_a_cpu(tiny_bundle: Path, run: CommandLine) -> None:
     ran = run("doctor", tiny_bundle)
     assert ran.code == 0, ran.out
-    assert "auto           model.onnx by onnxruntime" in ran.out
+    assert "auto           model.cpu.onnx by onnxruntime" in ran.out
     assert "cuda           no: " in ran.out
     found = run("doctor", tiny_bundle, "--json").json
     assert [one["device"] for one in found["devices"]] == list(DEVICES)

@@ -161,4 +161,4 @@ def test_errors_come_first(tiny_bundle: Path) -> None:
 def test_a_bundle_larger_than_memory(tiny_bundle: Path) -> None:
     finding = one(about(tiny_bundle, RUNS, memory_allowed=1000))
     assert "memory limit" in finding.mend
-    assert "model.onnx has 0.0 GiB" in finding.what
+    assert "model.cpu.onnx has 0.0 GiB" in finding.what

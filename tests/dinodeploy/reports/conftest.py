@@ -40,7 +40,7 @@ def passing(tiny_bundle: Path) -> Report:
 def broken_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`tiny_bundle` with a linear layer of block 1 scaled."""
     root = Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("broken") / "bundle"))
-    plant(root / "model.onnx", FAULTS["a linear's weight scaled"], "blocks.1", np.random.default_rng(0))
+    plant(root / "model.cpu.onnx", FAULTS["a linear's weight scaled"], "blocks.1", np.random.default_rng(0))
     reseal(root)
     return root
 
@@ -54,6 +54,6 @@ def failing(broken_bundle: Path) -> Report:
 def not_finite(failing: Report, tmp_path: Path) -> Report:
     """A NaN in a weight of block 2."""
     root = Path(shutil.copytree(failing.bundle.root, tmp_path / "nan"))
-    plant(root / "model.onnx", FAULTS["one NaN in a weight"], "blocks.2", np.random.default_rng(0))
+    plant(root / "model.cpu.onnx", FAULTS["one NaN in a weight"], "blocks.2", np.random.default_rng(0))
     reseal(root)
     return replace(make_report(root, float("nan")), comparison=None)
