@@ -38,7 +38,7 @@ def test_a_build_adds_and_changes_nothing_else(own_bundle: Path, fake: FakeTenso
     bundle, notes = add_engine(own_bundle, EngineRequest(options=BuildOptions(level=3)))
     after = read_manifest(own_bundle)
     assert after.facts() == before.facts()
-    assert list(after.engines) == ["model.onnx", "model.plan"]
+    assert list(after.engines) == ["model.cpu.onnx", "model.onnx", "model.plan"]
     assert after.engines["model.onnx"] == before.engines["model.onnx"]
     assert (bundle.engine, notes) == ("model.plan", ())
     assert (own_bundle / "model.plan").read_bytes() == PLAN, "a plain plan, with nothing before it"
@@ -80,7 +80,12 @@ def test_receipts_stay_valid_and_the_cpu_engine_stays_first(own_bundle: Path, fa
     assert read_receipts(open_bundle(own_bundle)) == receipts
     with Embedder.open(own_bundle / "model.onnx") as embedder:
         assert embedder.receipt in receipts
-    assert list(read_manifest(own_bundle).engines) == ["model.onnx", "model.plan", "second.plan"]
+    assert list(read_manifest(own_bundle).engines) == [
+        "model.cpu.onnx",
+        "model.onnx",
+        "model.plan",
+        "second.plan",
+    ]
 
 
 def test_an_old_manifest_keeps_its_digest(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -127,7 +132,7 @@ def test_a_full_disk_leaves_a_true_manifest(
     with pytest.raises(OSError, match="No space left"):
         add_engine(own_bundle, EngineRequest(overwrite=True))
     manifest = read_manifest(own_bundle)
-    assert list(manifest.engines) == ["model.onnx"]
+    assert list(manifest.engines) == ["model.cpu.onnx", "model.onnx"]
     open_bundle(own_bundle).verify()
 
 
