@@ -84,12 +84,12 @@ def test_what_is_started_is_a_command_of_ours(path: Path) -> None:
     """ENTRYPOINT and CMD together, and the health check's program, which must at least compile."""
     import typer.main
 
-    from dinodeploy.cli.app import app
+    from dinodeploy.cli.app import make_app
 
     found = dict(instructions(path.read_text()))
     program, *arguments = [*json.loads(found["ENTRYPOINT"]), *json.loads(found["CMD"])]
     assert program == "dinodeploy"
-    command = typer.main.get_command(app).commands[arguments[0]]  # type: ignore[attr-defined]
+    command = typer.main.get_command(make_app()).commands[arguments[0]]  # type: ignore[attr-defined]
     known = {option for parameter in command.params for option in parameter.opts}
     assert {argument for argument in arguments if argument.startswith("--")} <= known
     check = json.loads(found["HEALTHCHECK"][found["HEALTHCHECK"].index("[") :])

@@ -103,7 +103,7 @@ def test_a_shallow_7b_is_exported_in_less_memory_than_its_weights(
     path = tmp_path / "record.json"
     script.main(["--depth", "2", "--folder", str(tmp_path), "--out", str(path)])
     record = json.loads(path.read_text())
-    assert record["checkpoint_mib"] > 1300
+    assert record["checkpoint_mib"] > 1290
     assert record["peak_anonymous_mib"] < MOST_ANONYMOUS
     assert record["bundle_mib"]["model.onnx.data"] == pytest.approx(record["checkpoint_mib"] / 2, rel=0.01)
     assert 0 < record["relative_frobenius"]["cls"] < 0.05

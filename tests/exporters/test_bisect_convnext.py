@@ -181,7 +181,7 @@ def test_blocks_that_change_a_map_leave_no_trace() -> None:
 def test_an_engine_of_another_kind(bundles: dict[str, Bundle], tmp_path: Path) -> None:
     root = Path(shutil.copytree(bundles["fp32"].root, tmp_path / "other"))
     vit = export_tiny(tmp_path / "vit")
-    shutil.copy(vit.engine_path, root / "model.onnx")
+    shutil.copy(vit.root / "model.onnx", root / "model.onnx")
     with pytest.raises(JudgementError, match="has 1 residual streams, the reference 4: these are two models"):
         bisect_bundle(open_bundle(root))
 
