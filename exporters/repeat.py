@@ -1,6 +1,6 @@
 """Trace one of several blocks that are alike, and write the others into the graph.
 
-Tracing and translating a block takes a third of a second, and a model's blocks differ in their weights
+Tracing and translating a block takes four tenths of a second, and a model's blocks differ in their weights
 alone. So while a model is traced, a block that is like the one before it steps aside for one operator,
 `BlockAgain`; in the graph, that becomes a copy of what was made of the block before, over weights of its own.
 What comes out is the graph that tracing every block gives, byte by byte (`tests/exporters/test_repeat.py`).
@@ -137,16 +137,16 @@ def _marker(path: str) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]
 
 def _alike(one: nn.Module, other: nn.Module) -> bool:
     """The same known layers with the same settings and shapes of weights; values may differ."""
-    pairs = list(zip(one.named_modules(), other.named_modules(), strict=False))
-    if len(pairs) != len(list(one.modules())) or len(pairs) != len(list(other.modules())):
-        return False
-    shapes = (
-        [(name, tensor.shape, tensor.dtype) for name, tensor in block.state_dict().items()]
-        for block in (one, other)
+    mine, its = dict(one.named_modules()), dict(other.named_modules())
+    return (
+        list(mine) == list(its)
+        and _shapes(one) == _shapes(other)
+        and all(_same_layer(layer, its[name]) for name, layer in mine.items())
     )
-    return next(shapes) == next(shapes) and all(
-        name == its_name and _same_layer(layer, its_layer) for (name, layer), (its_name, its_layer) in pairs
-    )
+
+
+def _shapes(block: nn.Module) -> list[tuple[str, torch.Size, torch.dtype]]:
+    return [(name, tensor.shape, tensor.dtype) for name, tensor in block.state_dict().items()]
 
 
 def _same_layer(one: nn.Module, other: nn.Module) -> bool:
@@ -154,11 +154,14 @@ def _same_layer(one: nn.Module, other: nn.Module) -> bool:
         return False
     if any(layer._forward_hooks or layer._forward_pre_hooks for layer in (one, other)):
         return False
-    settings = ({k: v for k, v in vars(layer).items() if not k.startswith("_")} for layer in (one, other))
-    mine, its = next(settings), next(settings)
+    mine, its = _settings(one), _settings(other)
     return mine.keys() == its.keys() and all(
         value is its[key] or (isinstance(value, PLAIN) and value == its[key]) for key, value in mine.items()
     )
+
+
+def _settings(layer: nn.Module) -> dict[str, Any]:
+    return {key: value for key, value in vars(layer).items() if not key.startswith("_")}
 
 
 # ---- in the graph ------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ names in the graph, whatever type a recipe stored them in.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
-from dinodeploy.bundle import file_facts, open_bundle
+from dinodeploy.bundle import Bundle, file_facts, open_bundle
 from dinodeploy.manifest import write_manifest
 
 Generator = np.random.Generator
@@ -110,6 +111,13 @@ def plant(engine: Path, fault: Fault, block: str, rng: Generator) -> None:
     model = onnx.load(engine)
     fault(model, block, rng)
     onnx.save(model, engine)
+
+
+def broken(bundle: Bundle, fault: Fault, block: str, rng: Generator, folder: Path) -> Bundle:
+    """A copy of a bundle in `folder` with a fault in its engine; the manifest does not know."""
+    root = Path(shutil.copytree(bundle.root, folder / "broken"))
+    plant(root / bundle.engine, fault, block, rng)
+    return open_bundle(root)
 
 
 def reseal(root: Path) -> None:

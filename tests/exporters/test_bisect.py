@@ -19,7 +19,7 @@ from dinodeploy.preprocess import Preprocess
 from dinov3_ref.checkpoints import Checkpoint, random_checkpoint
 from exporters.bisect import bisect_bundle, stream_values
 from exporters.export import ExportOptions, export_checkpoint, export_model
-from tests.faults import FAULTS, Fault, change_weight, plant
+from tests.faults import FAULTS, Fault, broken, change_weight
 from tests.photographs import IMAGENET_MEAN, IMAGENET_STD
 from tests.seed.test_parts import CustomTokensVisionTransformer
 from tests.tiny import export_tiny, tiny_config
@@ -55,12 +55,6 @@ def export(checkpoint: Checkpoint, out: Path, recipe: str) -> Bundle:
     """With an intermediate output, whose norm must not be taken for the last."""
     options = ExportOptions(recipe=recipe, layers=(1,))
     return export_checkpoint(checkpoint, out, options, weights="random")[0]
-
-
-def broken(bundle: Bundle, fault: Fault, block: str, rng: np.random.Generator, folder: Path) -> Bundle:
-    root = Path(shutil.copytree(bundle.root, folder / "broken"))
-    plant(root / bundle.engine, fault, block, rng)
-    return open_bundle(root)
 
 
 @pytest.mark.parametrize(("kind", "recipe"), TWINS)

@@ -14,7 +14,7 @@ from torch import nn
 
 from dinodeploy.bundle import Bundle, open_bundle
 from dinodeploy.errors import BundleError, JudgementError
-from dinodeploy.golden import load_golden
+from dinodeploy.golden import load_golden, save_golden
 from dinodeploy.preprocess import Preprocess
 from dinov3_ref.checkpoints import build_model, planted_checkpoint, random_checkpoint
 from dinov3_ref.models import ConvNeXt
@@ -22,7 +22,7 @@ from dinov3_ref.models.convnext import Block
 from exporters.bisect import bisect_bundle
 from exporters.golden import make_golden, trace_stream
 from exporters.trace import TokenOutputs
-from tests.faults import CONVNEXT_FAULTS, Fault, change_weight, plant
+from tests.faults import CONVNEXT_FAULTS, Fault, broken, change_weight
 from tests.photographs import IMAGENET_MEAN, IMAGENET_STD, pixels
 from tests.tiny import export_passing, export_tiny, tiny_convnext
 
@@ -48,12 +48,6 @@ def driven(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Massive channels in the third stage: what its blocks add drowns in them."""
     checkpoint = planted_checkpoint(tiny_convnext(depths=DEPTHS), pathology="early")
     return export_passing(checkpoint, tmp_path_factory.mktemp("driven") / "b", recipe="fp16")
-
-
-def broken(bundle: Bundle, fault: Fault, block: str, rng: np.random.Generator, folder: Path) -> Bundle:
-    root = Path(shutil.copytree(bundle.root, folder / "broken"))
-    plant(root / bundle.engine, fault, block, rng)
-    return open_bundle(root)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -187,8 +181,6 @@ def test_an_engine_of_another_kind(bundles: dict[str, Bundle], tmp_path: Path) -
 
 
 def test_a_bundle_without_a_trace_says_why_there_may_be_none(own_convnext: Path) -> None:
-    from dinodeploy.golden import save_golden
-
     golden = own_convnext / "golden.safetensors"
     save_golden([replace(case, traces=()) for case in load_golden(golden)], golden)
     with pytest.raises(BundleError, match="blocks of your own that change a map's size has none"):

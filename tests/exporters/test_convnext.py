@@ -32,6 +32,7 @@ from exporters.quantization import find_groups
 from exporters.recipes import role_of
 from exporters.summary import summarize_onnx
 from exporters.trace import TokenOutputs, trace
+from tests.graphs import graph_of
 from tests.photographs import pixels
 from tests.tiny import export_passing, tiny_convnext
 
@@ -208,9 +209,7 @@ def test_watched_ranges_are_those_of_the_graphs_layers() -> None:
     model: Any = build_model(random_checkpoint(tiny_convnext()))
     with watch_linears(model) as ranges, torch.no_grad():
         model(pixels(["chelsea"], 64, 96))
-    twin, weights = make_twin(model)
-    module = TokenOutputs(twin)
-    graph = to_graph(trace(module), module, weights, DIALECTS["portable"]).graph
+    graph = graph_of(model).graph
     paths = {str(node.name).partition("/")[0] for node in graph if role_of(node) is not None}
     assert paths == ranges.keys() - {"downsample_layers.0.0"}
     assert all(seen.largest_input > 0 and seen.largest_output > 0 for seen in ranges.values())

@@ -14,12 +14,11 @@ from dinodeploy.errors import ExportError
 from dinov3_ref.layers import AbsolutePositionEmbedding
 from dinov3_ref.models import attention_maps
 from dinov3_ref.models.vision_transformer import DinoVisionTransformer
-from exporters.dialects import DIALECTS
 from exporters.fold import make_twin
-from exporters.graph import to_graph
 from exporters.lint import check_onnx, lint
-from exporters.trace import TokenOutputs, trace
+from exporters.trace import TokenOutputs
 from exporters.write_onnx import write_onnx
+from tests.graphs import graph_of
 from tests.photographs import pixels
 from tests.seed.test_parts import CustomAttention, CustomTokensVisionTransformer
 
@@ -36,14 +35,13 @@ TOLERANCE = 2e-5  # measured 3e-6
 
 def run_exported(model: DinoVisionTransformer, folder: Path, x: Tensor, **options: Any) -> dict[str, Tensor]:
     """Outputs of the graph that `model` becomes, for images [B,3,H,W]."""
-    twin, weights = make_twin(model)
-    module = TokenOutputs(twin, **options)
-    graph = to_graph(trace(module), module, weights, DIALECTS["portable"])
+    graph = graph_of(model, **options)
     lint(graph)
     check_onnx(graph)
     session = onnxruntime.InferenceSession(write_onnx(graph, folder / "model.onnx")[0])
-    outputs = session.run(None, {"pixels": x.numpy()})
-    return {name: torch.from_numpy(out) for name, out in zip(module.output_names, outputs, strict=True)}
+    names = [output.name for output in session.get_outputs()]
+    outputs = session.run(names, {"pixels": x.numpy()})
+    return {name: torch.from_numpy(out) for name, out in zip(names, outputs, strict=True)}
 
 
 def lively(model: DinoVisionTransformer) -> DinoVisionTransformer:

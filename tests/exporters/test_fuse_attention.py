@@ -18,13 +18,10 @@ from dinov3_ref.checkpoints import build_model, random_checkpoint
 from dinov3_ref.layers import SelfAttention
 from dinov3_ref.models import DinoVisionTransformer
 from exporters.cls_tail import cut_to_cls
-from exporters.dialects import DIALECTS
-from exporters.fold import make_twin
 from exporters.fuse_attention import fuse_attention, has_rotary_attention
-from exporters.graph import to_graph
 from exporters.lint import lint
-from exporters.trace import TokenOutputs, trace
 from exporters.write_onnx import write_onnx
+from tests.graphs import graph_of
 from tests.photographs import pixels
 from tests.tiny import export_passing, export_tiny, tiny_config, tiny_convnext
 
@@ -32,12 +29,6 @@ DEPTH = 3
 # one patch; off-square both ways; a batch; more tokens than attention takes at a time
 SIZES = ((1, 16, 16), (3, 48, 112), (2, 224, 64), (1, 512, 512))
 PHOTOS = ("chelsea", "coffee", "rocket")
-
-
-def as_graph(model: Any, **options: Any) -> ir.Model:
-    twin, weights = make_twin(model)
-    module = TokenOutputs(twin, **options)
-    return to_graph(trace(module), module, weights, DIALECTS["portable"])
 
 
 def run(graph: ir.Model, path: Path, x: Tensor) -> list[np.ndarray]:
@@ -50,10 +41,16 @@ def operators(graph: ir.Model) -> Counter[str]:
     return Counter(node.op_type for node in graph.graph)
 
 
+def assert_close(fused: ir.Model, plain: ir.Model, folder: Path) -> None:
+    x = pixels(PHOTOS[:2], 64, 96)
+    for one, other in zip(run(fused, folder / "a.onnx", x), run(plain, folder / "b.onnx", x), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5)
+
+
 @pytest.mark.parametrize("kind", ["mlp", "swiglu", "7b"])
 @pytest.mark.parametrize("tail", [False, True])
 def test_the_same_numbers_at_every_size(kind: str, tail: bool, tmp_path: Path) -> None:
-    graph = as_graph(build_model(random_checkpoint(tiny_config(kind))), layers=() if tail else (1,))
+    graph = graph_of(build_model(random_checkpoint(tiny_config(kind))), layers=() if tail else (1,))
     plain = cut_to_cls(graph, DEPTH - 1) if tail else graph
     fused = plain.clone()
     assert fuse_attention(fused) == DEPTH
@@ -69,7 +66,7 @@ def test_the_same_numbers_at_every_size(kind: str, tail: bool, tmp_path: Path) -
 
 
 def test_every_table_is_halved_once() -> None:
-    graph = as_graph(build_model(random_checkpoint(tiny_config("mlp"))))
+    graph = graph_of(build_model(random_checkpoint(tiny_config("mlp"))))
     fuse_attention(graph)
     assert [str(node.name).rpartition("/")[2] for node in graph.graph if node.op_type == "Slice"].count(
         "half"
@@ -78,19 +75,15 @@ def test_every_table_is_halved_once() -> None:
 
 def test_the_attention_output_keeps_what_it_needs(tmp_path: Path) -> None:
     """It has a softmax of its own, over the same keys."""
-    graph = as_graph(build_model(random_checkpoint(tiny_config("mlp"))), attention=True)
+    graph = graph_of(build_model(random_checkpoint(tiny_config("mlp"))), attention=True)
     plain = graph.clone()
     assert fuse_attention(graph) == DEPTH
     assert operators(graph)["Softmax"] == 1
-    x = pixels(PHOTOS[:2], 64, 96)
-    for one, other in zip(
-        run(graph, tmp_path / "a.onnx", x), run(plain, tmp_path / "b.onnx", x), strict=True
-    ):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5)
+    assert_close(graph, plain, tmp_path)
 
 
 def test_scores_that_something_else_looks_at_stay() -> None:
-    graph = as_graph(build_model(random_checkpoint(tiny_config("mlp"))))
+    graph = graph_of(build_model(random_checkpoint(tiny_config("mlp"))))
     softmax = next(node for node in graph.graph if node.op_type == "Softmax")
     graph.graph.outputs.append(softmax.outputs[0])
     assert fuse_attention(graph) == DEPTH - 1
@@ -111,7 +104,7 @@ def test_a_users_own_attention_stays_as_it_is(tmp_path: Path) -> None:
     assert isinstance(model, DinoVisionTransformer)
     for block in model.blocks:
         block.attn.__class__ = OwnAttention
-    graph = as_graph(model)
+    graph = graph_of(model)
     assert not has_rotary_attention(graph)
     plain = graph.clone()
     assert fuse_attention(graph) == 0
@@ -128,15 +121,11 @@ def test_without_rope_there_is_nothing_to_rotate(tmp_path: Path) -> None:
             return None
 
     model.rope_embed = NoRope()  # type: ignore[assignment]
-    graph = as_graph(model)
+    graph = graph_of(model)
     plain = graph.clone()
     assert fuse_attention(graph) == DEPTH
     assert operators(graph)["RotaryEmbedding"] == 0
-    x = pixels(PHOTOS[:2], 64, 96)
-    for one, other in zip(
-        run(graph, tmp_path / "a.onnx", x), run(plain, tmp_path / "b.onnx", x), strict=True
-    ):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5)
+    assert_close(graph, plain, tmp_path)
 
 
 @pytest.mark.parametrize(("recipe", "fused"), [("fp32", True), ("int8", True), ("bf16", False)])

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
@@ -16,10 +15,11 @@ import torch
 from dinov3_ref.checkpoints import build_model, random_checkpoint
 from dinov3_ref.models import DinoVisionTransformer
 from exporters.dialects import DIALECTS
-from exporters.fold import FOLDS, make_twin
+from exporters.fold import make_twin
 from exporters.graph import to_graph
 from exporters.trace import TokenOutputs, trace
 from exporters.write_onnx import write_onnx
+from tests.graphs import graph_of
 from tests.photographs import pixels
 from tests.tiny import tiny_config
 
@@ -40,14 +40,6 @@ SIZES = [
 ]
 
 
-def graph_of(
-    model: DinoVisionTransformer, layers: tuple[int, ...] = (), folds: tuple[str, ...] = FOLDS
-) -> ir.Model:
-    twin, weights = make_twin(model, folds)
-    module = TokenOutputs(twin, layers)
-    return to_graph(trace(module), module, weights, DIALECTS["portable"])
-
-
 def assert_same_outputs(
     session: onnxruntime.InferenceSession, reference: TokenOutputs, x: torch.Tensor
 ) -> None:
@@ -65,7 +57,7 @@ def assert_same_outputs(
 def test_one_graph_serves_every_batch_and_size(kind: str, tmp_path: Path) -> None:
     model = build_model(random_checkpoint(tiny_config(kind)))
     layers = (0, 2)  # the last block's map is the same thing as `patch`
-    write_onnx(graph_of(model, layers), tmp_path / "m.onnx")
+    write_onnx(graph_of(model, layers=layers), tmp_path / "m.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
     for batch, height, width in SIZES:
         x = pixels(PHOTOS[:batch], height, width)

@@ -14,12 +14,11 @@ from dinov3_ref.checkpoints import build_model, random_checkpoint
 from dinov3_ref.layers import Mlp
 from dinov3_ref.models import Backbone, DinoVisionTransformer
 from dinov3_ref.models.config import ModelConfig
-from exporters.dialects import DIALECTS
 from exporters.fold import make_twin
-from exporters.graph import to_graph
 from exporters.repeat import AGAIN, BEGIN, each_kind_once
 from exporters.trace import TokenOutputs, trace
 from exporters.write_onnx import without_weights
+from tests.graphs import graph_of
 from tests.tiny import tiny_config, tiny_convnext
 
 DEPTH = 5
@@ -32,18 +31,12 @@ CASES: dict[str, tuple[ModelConfig, dict[str, Any]]] = {
 }
 
 
-def as_graph(model: Backbone, *, every_block: bool = False, **options: Any) -> ir.Model:
-    twin, weights = make_twin(model)
-    module = TokenOutputs(twin, **options)
-    return to_graph(trace(module, every_block=every_block), module, weights, DIALECTS["portable"])
-
-
 def as_bytes(graph: ir.Model) -> bytes:
     return without_weights(graph).SerializeToString(deterministic=True)
 
 
 def assert_equal(model: Backbone, **options: Any) -> None:
-    once, whole = as_graph(model, **options), as_graph(model, every_block=True, **options)
+    once, whole = graph_of(model, **options), graph_of(model, every_block=True, **options)
     assert as_bytes(once) == as_bytes(whole)
     stored, wanted = once.graph.initializers, whole.graph.initializers
     assert list(stored) == list(wanted), "the file's weights are in the same order"
@@ -134,6 +127,6 @@ def test_a_block_with_a_hook_is_traced_for_itself() -> None:
 
 
 def test_nothing_of_it_is_left_in_a_graph() -> None:
-    graph = as_graph(build_model(random_checkpoint(tiny_config("mlp", depth=DEPTH))))
+    graph = graph_of(build_model(random_checkpoint(tiny_config("mlp", depth=DEPTH))))
     assert not {node.op_type for node in graph.graph} & {BEGIN, AGAIN}
     assert "dinodeploy" not in graph.opset_imports
