@@ -1,4 +1,4 @@
-"""`dinodeploy` in a process of its own: how long it took, and the most memory it held."""
+"""A program in a process of its own: how long it took from start to end, and the most memory it held."""
 
 from __future__ import annotations
 
@@ -6,26 +6,52 @@ import subprocess
 import sys
 import time
 
-# Runs the command line and then says, on the last line of stdout, when it ended (the system's clock, the same
-# in every process) and the most memory it held.
-_PROGRAM = """
-import sys, time
+# Both say on the last line of stdout the most memory they held. The program ends after that: what it takes to
+# end is part of the time.
+_DINODEPLOY = """
+import sys
 from dinodeploy.cli.app import main
 sys.argv = ["dinodeploy", *sys.argv[1:]]
 try:
     main()
 finally:
-    ended = time.perf_counter()
     from dinodeploy.bench.probe import peak_mib
-    print(ended, peak_mib())
+    print(peak_mib())
+"""
+
+# What people do without us: transformers' model through torch's exporter, batch and sizes free, unjudged.
+_PLAIN_EXPORT = """
+import sys
+from dinov3_ref.torchvision_shim import import_torchvision
+import_torchvision()
+import torch, transformers
+folder, out = sys.argv[1:]
+model = transformers.AutoModel.from_pretrained(folder, attn_implementation="sdpa").eval()
+sizes = {0: torch.export.Dim("batch"), 2: 16 * torch.export.Dim("rows"), 3: 16 * torch.export.Dim("columns")}
+torch.onnx.export(
+    model, (torch.randn(2, 3, 224, 320),), out, dynamo=True, external_data=True, verbose=False,
+    input_names=["pixel_values"], dynamic_shapes={"pixel_values": sizes},
+)
+from dinodeploy.bench.probe import peak_mib
+print(peak_mib())
 """
 
 
 def run_dinodeploy(arguments: list[str]) -> tuple[float, float | None]:
     """Seconds and peak MiB (None where the system does not tell). Raises CalledProcessError."""
+    return _run(_DINODEPLOY, arguments)
+
+
+def run_plain_export(checkpoint: str, out: str) -> tuple[float, float | None]:
+    """The same of `torch.onnx.export` on the directory of a checkpoint in transformers' layout."""
+    return _run(_PLAIN_EXPORT, [checkpoint, out])
+
+
+def _run(program: str, arguments: list[str]) -> tuple[float, float | None]:
     started = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, *arguments], check=True, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program, *arguments], check=True, stdout=subprocess.PIPE, text=True
     )
-    ended, peak = done.stdout.splitlines()[-1].split()
-    return float(ended) - started, None if peak == "None" else float(peak)
+    seconds = time.perf_counter() - started
+    peak = done.stdout.splitlines()[-1]
+    return seconds, None if peak == "None" else float(peak)

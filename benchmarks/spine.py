@@ -4,10 +4,10 @@
     .venv/bin/python benchmarks/spine.py --arch vit_base --recipe int8 --batch 1,8,32 --imgsz 224,518,1024x768
     .venv/bin/python benchmarks/spine.py --vs openvino --outputs cls
 
-Measures export (time, peak memory of the process), cold start of `dinodeploy embed` with one picture, and
-then what `dinodeploy bench` measures (`dinodeploy/bench/`): latency in turns, ratios, share of the machine's
-own peak, memory, starts, and the error beside each. Writes one record,
-benchmarks/ledger/cpu_<arch>_<recipe>_<cpu>_<yyyymm>.json; `benchmarks/table.py` prints all of them.
+Measures export (time, peak memory of the process) beside `torch.onnx.export` of transformers' model, cold
+start of `dinodeploy embed` with one picture, and then what `dinodeploy bench` measures (`dinodeploy/bench/`):
+latency in turns, ratios, share of the machine's own peak, memory, starts, and the error beside each. Writes
+one record, benchmarks/ledger/cpu_<arch>_<recipe>_<cpu>_<yyyymm>.json; `benchmarks/table.py` prints them all.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from processes import run_dinodeploy
+from processes import run_dinodeploy, run_plain_export
 from rich.console import Console
 
 from dinodeploy.bench import BenchOptions, as_table, run_bench, summary
 from dinodeploy.bench.ledger import record_name, write_record
 from dinodeploy.cli.bench import parse_batches, parse_sizes
+from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint
+from dinov3_ref.models import ConvNeXtConfig
 from exporters.golden import load_photo
 
 LEDGER = Path(__file__).parent / "ledger"
@@ -39,6 +41,9 @@ def main(arguments: list[str]) -> None:
         folder = Path(name)
         bundle = folder / "bundle"
         export = measure_export(options.arch, options.recipe, bundle)
+        plain = None
+        if options.recipe == "fp32" and "transformers" in options.vs:
+            plain = measure_plain_export(options.arch, folder)
         start = measure_cold_start(bundle, folder)
         measured = run_bench(
             str(bundle),
@@ -53,7 +58,7 @@ def main(arguments: list[str]) -> None:
             lambda text: print(f"  {text}", file=sys.stderr),
         )
     command = " ".join(["benchmarks/spine.py", *arguments])
-    record = {"command": command, **measured, "export": export, "cold_start": start}
+    record = {"command": command, **measured, "export": export, "plain_export": plain, "cold_start": start}
     path = options.out or LEDGER / record_name("cpu", options.arch, options.recipe)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_record(record, path)
@@ -85,6 +90,16 @@ def measure_export(arch: str, recipe: str, bundle: Path) -> dict[str, float | No
     return {"seconds": seconds, "peak_mib": peak, "weights_mib": weights / 2**20}
 
 
+def measure_plain_export(arch: str, folder: Path) -> dict[str, float | None] | None:
+    """What people do without us, on the same weights: `torch.onnx.export`, and nothing judged. ViTs only."""
+    checkpoint = random_checkpoint(arch)
+    if isinstance(checkpoint.config, ConvNeXtConfig):
+        return None
+    save_checkpoint(checkpoint, "hf", folder / "hf")
+    seconds, peak = run_plain_export(str(folder / "hf"), str(folder / "plain.onnx"))
+    return {"seconds": seconds, "peak_mib": peak}
+
+
 def measure_cold_start(bundle: Path, folder: Path) -> dict[str, float]:
     """Median seconds of `dinodeploy embed` with one photograph, from process start to its end."""
     Image.fromarray(load_photo("chelsea")).save(folder / "photo.jpg")
@@ -94,12 +109,18 @@ def measure_cold_start(bundle: Path, folder: Path) -> dict[str, float]:
 
 
 def show(record: dict[str, Any]) -> None:
-    export, start = record["export"], record["cold_start"]
+    export, plain, start = record["export"], record["plain_export"], record["cold_start"]
     print(summary(record))
-    peak = "" if export["peak_mib"] is None else f", peak {export['peak_mib']:.0f} MiB"
-    print(f"export {export['seconds']:.1f} s{peak} (weights {export['weights_mib']:.0f} MiB)")
+    print(f"export {_cost(export)} (weights {export['weights_mib']:.0f} MiB)")
+    if plain is not None:
+        print(f"torch.onnx.export of transformers' model, which judges nothing: {_cost(plain)}")
     print(f"cold start of embed, one picture: {start['seconds']:.2f} s")
     Console(highlight=False, width=100).print(as_table(record))
+
+
+def _cost(run: dict[str, Any]) -> str:
+    peak = "" if run["peak_mib"] is None else f", peak {run['peak_mib']:.0f} MiB"
+    return f"{run['seconds']:.1f} s{peak}"
 
 
 if __name__ == "__main__":

@@ -112,6 +112,10 @@ class Store:
                     self.out.rmdir()
         self._lock.release()
 
+    def prepare(self) -> None:
+        """Import what `commit` needs, ahead of it."""
+        self._format.prepare()
+
     @property
     def remaining(self) -> list[int]:
         """Indices of the shards that this process has to make."""

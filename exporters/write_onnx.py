@@ -44,21 +44,19 @@ def weight_bytes(model: ir.Model) -> int:
 
 def share_weights(model: ir.Model, written: Path, path: Path) -> None:
     """Write `model` to `path`, beside `written`, whose weights it reads: from its data, or from itself."""
-    stored = ir.load(written).graph.initializers
     inside = _weights_inside(written)
+    beside = {} if inside else ir.load(written).graph.initializers  # without its weights it is small
     for name, value in model.graph.initializers.items():
-        if name not in stored:
-            continue
-        tensor = stored[name].const_value
-        if name in inside and tensor is not None:
-            tensor = _external(tensor, written, *inside[name])
-        if isinstance(tensor, ir.ExternalTensor):
-            value.const_value = tensor
+        if name in inside:
+            value.const_value = _external(_tensor_of(value), written, *inside[name])
+        elif name in beside and isinstance(beside[name].const_value, ir.ExternalTensor):
+            value.const_value = beside[name].const_value
     ir.save(model, path)
 
 
 def _external(tensor: ir.TensorProtocol, written: Path, offset: int, length: int) -> ir.ExternalTensor:
     """The tensor as it lies in an ONNX file, which is a file like any other to whoever reads weights."""
+    assert tensor.nbytes == length, f"{tensor.name} is another weight than the one in {written}"
     return ir.ExternalTensor(
         written.name,
         offset,

@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
+import gc
 import os
 import sys
 import warnings
@@ -17,6 +19,7 @@ import typer
 from PIL.Image import DecompressionBombWarning
 
 from dinodeploy import __version__
+from dinodeploy.cli.imports import importing
 from dinodeploy.cli.output import fail
 
 HELP = "DINOv3 from PyTorch checkpoints to proven engines: never silently wrong."
@@ -69,9 +72,12 @@ def main() -> NoReturn:
     """Entry point: runs the command and ends the process with its exit code."""
     # Our own pixel cap refuses what Pillow warns about.
     warnings.filterwarnings("ignore", category=DecompressionBombWarning)
+    atexit.register(gc.freeze)  # the process ends without a last search for cycles, a second where torch is
     asked = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     try:
-        code = make_app(asked if asked in COMMANDS else None)(standalone_mode=False)
+        with importing():
+            app = make_app(asked if asked in COMMANDS else None)
+        code = app(standalone_mode=False)
     except BrokenPipeError:
         # Whoever read our output has gone. Nothing more can be said, at exit neither.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

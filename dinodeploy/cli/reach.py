@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from types import ModuleType
 
+from dinodeploy.cli.imports import importing
 from dinodeploy.errors import UnavailableError
 
 
 def reach(module: str, purpose: str) -> ModuleType:
     """Import `module`. Raises UnavailableError with the command that installs what is missing."""
+    if module in sys.modules:
+        return sys.modules[module]
     try:
-        return importlib.import_module(module)
+        with importing():
+            return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise UnavailableError(
             f"{purpose} needs {error.name}, which is not installed: pip install 'dinodeploy[export]'"

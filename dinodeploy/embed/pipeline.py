@@ -181,6 +181,7 @@ class _ShardWriter:
         self._pending: Future[None] | None = None
 
     def __enter__(self) -> _ShardWriter:
+        self._pool.submit(self._store.prepare)  # what goes wrong there goes wrong again when it is needed
         return self
 
     def __exit__(

@@ -51,6 +51,9 @@ class Format(Protocol):
     def require(self) -> None:
         """Raise UnavailableError if this machine lacks what the format needs."""
 
+    def prepare(self) -> None:
+        """Import what `write` needs: while the first rows are still being made, it costs nothing."""
+
     def write(self, root: Path, index: int, shard: Shard) -> list[str]:
         """Write one shard; returns the files it wrote."""
 

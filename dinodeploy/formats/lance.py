@@ -22,6 +22,10 @@ def require() -> None:
         raise UnavailableError("lance needs pylance, which is missing; pip install 'dinodeploy[search]'")
 
 
+def prepare() -> None:
+    import lance.file  # noqa: F401
+
+
 def write(root: Path, index: int, shard: Shard) -> list[str]:
     from lance.file import LanceFileWriter
 

@@ -28,6 +28,12 @@ def require() -> None:
     """numpy is always there."""
 
 
+def prepare() -> None:
+    """Import pyarrow, where it is."""
+    if importlib.util.find_spec("pyarrow"):
+        import pyarrow.parquet  # noqa: F401
+
+
 def write(root: Path, index: int, shard: Shard) -> list[str]:
     names = []
     for output, column in shard.columns.items():

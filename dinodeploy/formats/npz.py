@@ -19,6 +19,10 @@ def require() -> None:
     """numpy is always there."""
 
 
+def prepare() -> None:
+    """Nothing more than numpy."""
+
+
 def write(root: Path, index: int, shard: Shard) -> list[str]:
     arrays: dict[str, NDArray[Any]] = {"ids": np.array(shard.ids, np.str_), "size": shard.sizes}
     for output, column in shard.columns.items():

@@ -18,6 +18,10 @@ def require() -> None:
         raise UnavailableError("parquet needs pyarrow, which is missing; pip install 'dinodeploy[parquet]'")
 
 
+def prepare() -> None:
+    import pyarrow.parquet  # noqa: F401
+
+
 def write(root: Path, index: int, shard: Shard) -> list[str]:
     import pyarrow.parquet
 

@@ -20,6 +20,10 @@ def require() -> None:
     """Our own `tensorfile` writes them."""
 
 
+def prepare() -> None:
+    """Nothing more than numpy."""
+
+
 def write(root: Path, index: int, shard: Shard) -> list[str]:
     tensors: dict[str, NDArray[Any]] = {"size": shard.sizes}
     for output, column in shard.columns.items():

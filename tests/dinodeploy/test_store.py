@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -393,3 +394,28 @@ def test_sizes_that_are_none_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr("dinodeploy.formats.npz.sizes", lambda *_, wrong=wrong: wrong)
         with pytest.raises(BundleError, match="wanted int32 \\[2, 2\\]"):
             list(open_embeddings(tmp_path / "out").sized_shards())
+
+
+PREPARED = """
+import sys
+from pathlib import Path
+import numpy as np
+from dinodeploy.formats import Column, Shard, open_format
+root, name = Path(sys.argv[1]), sys.argv[2]
+writer = open_format(name)
+writer.prepare()
+before = set(sys.modules)
+shard = Shard(["a", "b"], np.ones((2, 2), np.int32), {"cls": Column(np.ones((2, 8), np.float32))})
+writer.write(root, 0, shard)
+print(*sorted({module.partition(".")[0] for module in set(sys.modules) - before} - {"dinodeploy"}))
+"""
+
+
+@EVERY_FORMAT
+def test_a_prepared_format_imports_no_other_library(tmp_path: Path, format: str) -> None:
+    """Each of them would be waited for between the last row and the file."""
+    done = subprocess.run(
+        [sys.executable, "-c", PREPARED, str(tmp_path), format], capture_output=True, text=True, check=True
+    )
+    assert set(done.stdout.split()) <= sys.stdlib_module_names
+    assert any(tmp_path.rglob("*_0*"))

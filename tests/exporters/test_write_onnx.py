@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 from exporters import write_onnx as writer
-from exporters.write_onnx import write_onnx
+from exporters.write_onnx import share_weights, write_onnx
 
 
 def small_model() -> ir.Model:
@@ -98,3 +98,25 @@ def test_weights_go_beside_the_graph(forced: bool, tmp_path: Path, monkeypatch: 
 def test_varint(number: int, wanted: bytes) -> None:
     """Values of the protobuf encoding guide."""
     assert writer._varint(number) == wanted
+
+
+def test_a_graph_beside_it_reads_its_weights(tmp_path: Path) -> None:
+    written = tmp_path / "m.onnx"
+    write_onnx(small_model(), written)
+    share_weights(small_model(), written, tmp_path / "twin.onnx")
+    assert (tmp_path / "twin.onnx").stat().st_size < 4000
+    stored = ir.load(tmp_path / "twin.onnx").graph.initializers
+    for name, value in small_model().graph.initializers.items():
+        tensor = stored[name].const_value
+        assert tensor is not None
+        assert value.const_value is not None
+        assert isinstance(tensor, ir.ExternalTensor) is (value.const_value.size > writer.INLINE_ELEMENTS)
+        np.testing.assert_array_equal(tensor.numpy(), value.const_value.numpy())
+
+
+def test_another_weight_of_that_name_is_not_shared(tmp_path: Path) -> None:
+    write_onnx(small_model(), tmp_path / "m.onnx")
+    other = small_model()
+    other.graph.initializers["weight"].const_value = ir.tensor(np.ones((40, 299), np.float32), name="weight")
+    with pytest.raises(AssertionError, match="weight is another weight"):
+        share_weights(other, tmp_path / "m.onnx", tmp_path / "twin.onnx")
