@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dinodeploy.bench.table import share
+
 LEDGER = Path(__file__).parent / "ledger"
 HEADS = (
     "model",
@@ -41,7 +43,7 @@ def rows(record: dict[str, Any]) -> Iterator[tuple[str, ...]]:
             f"{row['median_ms']:.1f}",
             f"{row['p95_ms']:.1f}",
             f"{row['ratio']:.2f}",
-            f"{row['share_of_fp32_peak']:.0%}",
+            share(row),
             f"{facts['relative_frobenius_cls']:.0e}",
             f"{1 - facts['smallest_cosine_cls']:.0e}",
         )

@@ -3,21 +3,23 @@
 The peak is the better of two fp32 products of 1024 x 1024 matrices: numpy's BLAS and ONNX Runtime's MLAS,
 which gets its model as bytes written here, for the runtime has no `onnx` package.
 
-Shapes: L tokens, D embed_dim.
+Shapes: H W pixels, L tokens, D embed_dim, C channels of a ConvNeXt's stage.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from dinodeploy.bundle import MODEL_FILE
+from dinodeploy.bundle import GOLDEN_FILE, MODEL_FILE, Bundle
+from dinodeploy.golden import load_golden
 from dinodeploy.manifest import Manifest
 
 SIDE = 1024
 SECONDS = 1.0  # of each product, after one to warm up
+STEM, DOWN = 4 * 4, 2 * 2  # pixels that become one in a ConvNeXt's first convolution, and in the others
 WEIGHT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
 
 
@@ -62,8 +64,18 @@ def product_model() -> bytes:
     return b"\x08\x08" + message(7, graph) + message(8, b"\x10\x12")  # IR version 8, opset 18
 
 
-def model_flop(manifest: Manifest, height: int, width: int) -> float:
-    """Operations of one picture of H x W: two for every weight and token, 4LD a token and block in attention.
+def model_flop(bundle: Bundle, height: int, width: int) -> float | None:
+    """Operations of one picture of H x W, None where the bundle does not tell: odd ConvNeXts."""
+    stages = _stages(bundle)
+    if len(stages) > 1:
+        return convnext_flop(stages, height * width)
+    if not stages and bundle.manifest.model.rope_periods is None:
+        return None
+    return _vit_flop(bundle.manifest, height, width)
+
+
+def _vit_flop(manifest: Manifest, height: int, width: int) -> float:
+    """Two operations for every weight and token, 4LD a token and block in attention.
 
     Weights are counted by the size of their file, which is right to a percent: biases and norms are small.
     """
@@ -74,3 +86,21 @@ def model_flop(manifest: Manifest, height: int, width: int) -> float:
     )
     weights = stored / WEIGHT_BYTES[manifest.graph.recipe]
     return 2.0 * weights * tokens + 4.0 * model.depth * tokens**2 * model.embed_dim
+
+
+def convnext_flop(stages: Sequence[tuple[int, int]], pixels: float) -> float:
+    """Of every stage (C, blocks) the convolution that leads into it, then 7x7s, C to 4C and back."""
+    total, before = 0.0, 3
+    for stage, (channels, blocks) in enumerate(stages):
+        area = DOWN if stage else STEM
+        pixels /= area
+        total += 2 * pixels * (area * before * channels + blocks * (49 * channels + 8 * channels**2))
+        before = channels
+    return total
+
+
+def _stages(bundle: Bundle) -> list[tuple[int, int]]:
+    """C and number of blocks of each stage, as the reference's streams in the golden file have them."""
+    cases = load_golden(bundle.root / GOLDEN_FILE)
+    traces = next((case.traces for case in cases if case.traces), ())
+    return [(trace.embedded.shape[-1], len(trace.blocks)) for trace in traces]

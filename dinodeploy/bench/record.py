@@ -87,7 +87,8 @@ def run_bench(engine: str, options: BenchOptions, say: Say = lambda _: None) -> 
     say("measuring this machine's fp32 peak")
     peak = probe_peak(threads)
     for row in rows:
-        row["share_of_fp32_peak"] = row["gflop_per_second"] / peak
+        rate = row["gflop_per_second"]
+        row["share_of_fp32_peak"] = None if rate is None else rate / peak
     runtimes = {name: runner.runtime for name, runner in runners.items()}
     return {
         **_head(bundle, threads, options),
@@ -152,6 +153,7 @@ def _rows(
     batch, _, height, width = pixels.shape
     runs = {name: partial(runner.run, pixels) for name, runner in runners.items()}
     timings = compare(take_turns(runs, rounds), ENGINE)
+    flop = model_flop(bundle, height, width)
     for name, timing in timings.items():
         rate = 1e3 * batch / timing.median_ms
         yield {
@@ -161,7 +163,7 @@ def _rows(
             "width": width,
             **asdict(timing),
             "images_per_second": rate,
-            "gflop_per_second": rate * model_flop(bundle.manifest, height, width) / 1e9,
+            "gflop_per_second": None if flop is None else rate * flop / 1e9,
         }
 
 

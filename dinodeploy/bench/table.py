@@ -32,12 +32,17 @@ def as_table(record: Mapping[str, Any]) -> Table:
             f"{row['p95_ms']:.1f}",
             f"{row['images_per_second']:.1f}",
             f"{row['ratio']:.2f}",
-            f"{row['share_of_fp32_peak']:.0%}",
+            share(row),
             f"{facts['relative_frobenius_cls']:.0e}",
             f"{facts['seconds']:.2f}",
             "" if memory is None else f"{memory:.0f}",
         )
     return table
+
+
+def share(row: Mapping[str, Any]) -> str:
+    """A row's share of the machine's fp32 products in per cent; nothing where its work is not known."""
+    return "" if row["share_of_fp32_peak"] is None else f"{row['share_of_fp32_peak']:.0%}"
 
 
 def summary(record: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from torch import Tensor
 from dinodeploy.bundle import open_bundle
 from dinodeploy.errors import UnavailableError
 from dinov3_ref.checkpoints import Checkpoint, build_model, save_checkpoint
+from dinov3_ref.models import ViTConfig
 from dinov3_ref.torchvision_shim import import_torchvision
 from exporters.peers.weights import checkpoint_of
 from exporters.trace import TokenOutputs
@@ -79,11 +80,14 @@ def _in_transformers(checkpoint: Checkpoint) -> tuple[str, Forward]:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
+    vit = isinstance(checkpoint.config, ViTConfig)
     with tempfile.TemporaryDirectory(prefix="dinodeploy_") as folder:
         save_checkpoint(checkpoint, "hf", Path(folder) / "hf")
-        model: Any = transformers.AutoModel.from_pretrained(Path(folder) / "hf", attn_implementation="sdpa")
+        how: dict[str, Any] = {"attn_implementation": "sdpa"} if vit else {}
+        model: Any = transformers.AutoModel.from_pretrained(Path(folder) / "hf", **how)
     model = model.float().eval()
-    model.rope_embeddings.inv_freq.copy_(1 / checkpoint.state["rope_embed.periods"])
+    if vit:
+        model.rope_embeddings.inv_freq.copy_(1 / checkpoint.state["rope_embed.periods"])
     return f"transformers {transformers.__version__}", lambda pixels: model(pixels).last_hidden_state[:, 0]
 
 
@@ -91,14 +95,17 @@ def _in_timm(checkpoint: Checkpoint) -> tuple[str, Forward]:
     import_torchvision()
     import timm
 
+    vit = isinstance(checkpoint.config, ViTConfig)
     with tempfile.TemporaryDirectory(prefix="dinodeploy_") as folder:
         save_checkpoint(checkpoint, "timm", Path(folder) / "timm")
-        model: Any = timm.create_model(
-            f"local-dir:{Path(folder) / 'timm'}", pretrained=True, dynamic_img_size=True
-        )
+        how: dict[str, Any] = {"dynamic_img_size": True} if vit else {}
+        model: Any = timm.create_model(f"local-dir:{Path(folder) / 'timm'}", pretrained=True, **how)
     model = model.float().eval()
+    name = f"timm {timm.__version__}"
+    if not vit:
+        return name, model  # its features, pooled and normed
     model.rope.periods.copy_(checkpoint.state["rope_embed.periods"])
-    return f"timm {timm.__version__}", lambda pixels: model.forward_features(pixels)[:, 0]
+    return name, lambda pixels: model.forward_features(pixels)[:, 0]
 
 
 PEERS: dict[str, Callable[[Checkpoint], tuple[str, Forward]]] = {

@@ -11,6 +11,7 @@ from dinodeploy.bench import BenchOptions
 from dinodeploy.bench.ledger import record_name
 from dinodeploy.bench.probe import probe_start
 from dinodeploy.bench.runners import ENGINE, PEERS, RunnerOptions
+from dinodeploy.bench.table import share
 from dinodeploy.chart import draw_bench
 from dinodeploy.chart.svg import to_svg
 from dinodeploy.errors import MisuseError, UnavailableError
@@ -43,6 +44,11 @@ def test_a_record_has_everything(record: dict) -> None:
         assert facts["peak_mib"] is None or 20 < facts["peak_mib"] < 1000
     assert (record["arch"], record["recipe"], record["threads"]) == ("custom", "fp32", 1)
     json.dumps(record, allow_nan=False)
+
+
+def test_a_share_that_is_not_known_is_left_out(record: dict) -> None:
+    assert share(record["rows"][0]).endswith("%")
+    assert share({"share_of_fp32_peak": None}) == ""
 
 
 def test_the_picture_names_everybody(record: dict) -> None:

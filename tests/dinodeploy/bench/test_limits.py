@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 
-from dinodeploy.bench.limits import model_flop, product_model
+from dinodeploy.bench.limits import convnext_flop, model_flop, product_model
 from dinodeploy.bundle import open_bundle
+from dinov3_ref.checkpoints import random_checkpoint
+from tests.tiny import export_passing, tiny_convnext
 
 
 def test_the_product_is_an_onnx_model() -> None:
@@ -23,6 +26,24 @@ def test_the_work_of_a_tiny_model(tiny_bundle: Path) -> None:
     """Three blocks of width 128: q, k, v, out 4D² and an FFN of ratio 4 8D²; patches 768 x D."""
     L, D = 1 + 4 + 6 * 4, 128
     wanted = 2 * (3 * 12 * D**2 * L + 768 * D * (L - 5)) + 4 * 3 * L**2 * D
-    found = model_flop(open_bundle(tiny_bundle).manifest, 96, 64)
+    found = model_flop(open_bundle(tiny_bundle), 96, 64)
     # the file also has norms, biases and a graph: much in a model this small, a percent in ViT-S
     assert 1.0 < found / wanted < 1.12
+
+
+@pytest.mark.parametrize(
+    ("depths", "widths", "published"),
+    [((3, 3, 9, 3), (96, 192, 384, 768), 4.5), ((3, 3, 27, 3), (192, 384, 768, 1536), 34.4)],
+    ids=["tiny", "large"],
+)
+def test_the_work_of_a_convnext(depths: tuple[int, ...], widths: tuple[int, ...], published: float) -> None:
+    """Billions of multiply-adds at 224², Liu et al. (arXiv:2201.03545), table 9."""
+    found = convnext_flop(list(zip(widths, depths, strict=True)), 224 * 224)
+    assert round(found / 2e9, 1) == published
+
+
+def test_a_bundle_tells_a_convnexts_stages(tmp_path: Path) -> None:
+    config = tiny_convnext()
+    bundle = export_passing(random_checkpoint(config), tmp_path / "bundle")
+    wanted = convnext_flop(list(zip(config.dims, config.depths, strict=True)), 64 * 96)
+    assert model_flop(bundle, 64, 96) == wanted

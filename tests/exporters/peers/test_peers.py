@@ -23,10 +23,11 @@ from tests.tiny import export_passing, tiny_config
 LIMIT = 5e-6  # relative error of CLS against the reference; measured 4e-7
 
 
+@pytest.mark.parametrize("arch", ["vit_small", "convnext_tiny"])
 @pytest.mark.parametrize("name", [name for name in PEERS if name != "compile"])
-def test_the_same_model(name: str) -> None:
+def test_the_same_model(name: str, arch: str) -> None:
     """RoPE's periods included: with transformers' and timm's own the error is a thousand times larger."""
-    checkpoint = random_checkpoint("vit_small")
+    checkpoint = random_checkpoint(arch)
     runtime, forward = PEERS[name](checkpoint)
     assert runtime.startswith(("torch ", f"{name} "))
     x = pixels(["china", "coffee"], 64, 96)
