@@ -55,8 +55,7 @@ class OpenVinoBackend:
 
     def __init__(self, engine: Path, threads: int | None = None) -> None:
         self._openvino: Any = _import()
-        with _MAKING_THE_CORE:
-            self._core = _core()
+        self._core = shared_core()
         self._engine = engine
         self._model = self._read()
         self.metadata = _metadata(self._model)
@@ -144,6 +143,12 @@ class _Compiled:
             return [np.array(value) for value in request.infer({0: pixels}, share_outputs=True).values()]
         finally:
             self._idle.append(request)
+
+
+def shared_core() -> Any:
+    """The process's only `Core`. Raises UnavailableError where OpenVINO is not installed."""
+    with _MAKING_THE_CORE:
+        return _core()
 
 
 @cache

@@ -1,7 +1,8 @@
 """What a benchmark times: one Protocol, one literal table of peers.
 
-`onnxruntime` and `openvino` run the same bundle by another backend. The others are the model in torch, from
-the bundle's own checkpoint (`exporters/peers/`): torch is never imported here.
+`onnxruntime` and `openvino` run the same bundle by another backend. The others are the model in torch, or
+what NNCF makes of it for OpenVINO, from the bundle's own checkpoint (`exporters/peers/`): torch is never
+imported here.
 
 Shapes: B batch, H W input pixels, D embed_dim.
 """
@@ -24,8 +25,8 @@ Floats = NDArray[np.float32]
 
 ENGINE = "engine"  # the bundle as `embed` would run it
 BACKENDS = ("onnxruntime", "openvino")  # the same bundle by another runtime
-IN_TORCH = ("torch", "compile", "transformers", "timm")
-PEERS = (*IN_TORCH, *BACKENDS)
+FROM_CHECKPOINT = ("torch", "compile", "transformers", "timm", "nncf")
+PEERS = (*FROM_CHECKPOINT, *BACKENDS)
 
 
 class Runner(Protocol):
@@ -49,8 +50,8 @@ class RunnerOptions:
     bundle: str
     threads: int
     device: str = "auto"
-    outputs: tuple[str, ...] | None = None  # of the engine; torch peers make all of them
-    checkpoint: str | None = None  # of torch peers; None: found by what the manifest says
+    outputs: tuple[str, ...] | None = None  # of the engine; peers make all of them
+    checkpoint: str | None = None  # of peers; None: found by what the manifest says
 
 
 class EngineRunner:

@@ -20,7 +20,7 @@ def bench(
     engine: Annotated[Path, typer.Argument(help="A bundle, or an engine file inside one.")],
     vs: Annotated[
         str | None,
-        typer.Option(help="Peers: torch, compile, transformers, timm, onnxruntime, openvino."),
+        typer.Option(help="Peers: torch, compile, transformers, timm, onnxruntime, openvino, nncf."),
     ] = None,
     batch: Annotated[str, typer.Option(help="Batch sizes: 1,8.")] = "1,8",
     imgsz: Annotated[str, typer.Option(help="Input sizes H or HxW: 224,512x320.")] = "224",
@@ -31,7 +31,8 @@ def bench(
         str | None, typer.Option(help="What the engine is opened for: cls leaves out the rest.")
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="The bundle's own weights, for peers in torch, where they are a file.")
+        Path | None,
+        typer.Option(help="The bundle's own weights, for peers that need them, where they are a file."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the record as JSON.")] = None,
     picture: Annotated[

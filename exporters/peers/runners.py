@@ -23,6 +23,7 @@ from dinodeploy.errors import UnavailableError
 from dinov3_ref.checkpoints import Checkpoint, build_model, save_checkpoint
 from dinov3_ref.models import ViTConfig
 from dinov3_ref.torchvision_shim import import_torchvision
+from exporters.peers.openvino_int8 import NncfRunner
 from exporters.peers.weights import checkpoint_of
 from exporters.trace import TokenOutputs
 
@@ -50,13 +51,16 @@ class TorchRunner:
         self._forward = lambda pixels: pixels
 
 
-def open_peer(name: str, engine: Path, checkpoint: str | None, threads: int) -> TorchRunner:
-    """A peer of the bundle at `engine`, by its name in PEERS.
+def open_peer(name: str, engine: Path, checkpoint: str | None, threads: int) -> TorchRunner | NncfRunner:
+    """A peer of the bundle at `engine`, by its name in PEERS, or nncf.
 
     Raises MisuseError for weights that are not the bundle's, UnavailableError where its library is missing.
     """
-    weights = checkpoint_of(open_bundle(engine).manifest.model, checkpoint)
+    manifest = open_bundle(engine).manifest
+    weights = checkpoint_of(manifest.model, checkpoint)
     try:
+        if name == "nncf":
+            return NncfRunner(weights, manifest.preprocess, threads)
         runtime, forward = PEERS[name](weights)
     except ImportError as error:
         raise UnavailableError(

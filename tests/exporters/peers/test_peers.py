@@ -13,13 +13,16 @@ from dinodeploy.bundle import GOLDEN_FILE, open_bundle
 from dinodeploy.errors import MisuseError, UnavailableError
 from dinodeploy.golden import load_golden
 from dinodeploy.manifest import ModelFacts
+from dinodeploy.preprocess import Preprocess
 from dinov3_ref.checkpoints import build_model, load_checkpoint, random_checkpoint, save_checkpoint
 from exporters.peers import PEERS, open_peer
+from exporters.peers.openvino_int8 import NncfRunner
 from exporters.peers.runners import TorchRunner
 from exporters.peers.weights import checkpoint_of
 from tests.photographs import pixels
 from tests.tiny import export_passing, tiny_config
 
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LIMIT = 5e-6  # relative error of CLS against the reference; measured 4e-7
 
 
@@ -35,6 +38,22 @@ def test_the_same_model(name: str, arch: str) -> None:
     with torch.no_grad():
         wanted = build_model(checkpoint)(x).numpy()
     assert np.linalg.norm(got - wanted) / np.linalg.norm(wanted) <= LIMIT
+
+
+def test_nncf_makes_8_bits_of_the_same_model(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of every size; what it prints stays off stdout, which is for results."""
+    pytest.importorskip("nncf")
+    checkpoint = random_checkpoint(tiny_config())
+    runner = NncfRunner(checkpoint, Preprocess.from_preset("official", (64, 64), MEAN, STD), 1)
+    assert capsys.readouterr().out == ""
+    assert runner.runtime.startswith("nncf ")
+    for size in ((64, 96), (96, 64)):
+        x = pixels(["china", "coffee"], *size)
+        got = runner.run(x.numpy())["cls"]
+        with torch.no_grad():
+            wanted = build_model(checkpoint)(x).numpy()
+        assert 1e-4 < np.linalg.norm(got - wanted) / np.linalg.norm(wanted) < 0.2
+    runner.close()
 
 
 def test_the_bundles_own_weights(tmp_path: Path) -> None:

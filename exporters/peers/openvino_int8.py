@@ -1,0 +1,83 @@
+"""OpenVINO's own 8 bits: NNCF quantises the fp32 graph, OpenVINO compiles it for each input shape.
+
+NNCF calibrates on what `export --int8` takes when no folder is given. OpenVINO may do what is refused to an
+engine of ours: compile a model for each shape, so that a picture's numbers depend on its batch.
+
+Shapes: B batch, H W input pixels, D embed_dim.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import tempfile
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinodeploy.backends.openvino import shared_core
+from dinodeploy.preprocess import Preprocess
+from dinov3_ref.checkpoints import Checkpoint, build_model
+from exporters.dialects import DIALECTS
+from exporters.fold import make_twin
+from exporters.graph import to_graph
+from exporters.quantization.pictures import Calibration, calibration_pixels
+from exporters.trace import TokenOutputs, trace
+from exporters.write_onnx import write_onnx
+
+Floats = NDArray[np.float32]
+
+
+class NncfRunner:
+    """A checkpoint by NNCF and OpenVINO. Raises ImportError where either is not installed."""
+
+    def __init__(self, checkpoint: Checkpoint, preprocess: Preprocess, threads: int) -> None:
+        import nncf
+        import openvino
+
+        nncf.set_log_level(logging.ERROR)
+        self._core = shared_core()
+        pictures, _ = calibration_pixels(Calibration(), preprocess)
+        with tempfile.TemporaryDirectory(prefix="dinodeploy_") as folder, redirect_stdout(io.StringIO()):
+            path = Path(folder) / "model.onnx"
+            write_graph(checkpoint, path)
+            self._model = nncf.quantize(
+                self._core.read_model(path),
+                nncf.Dataset([picture[None] for picture in pictures]),
+                model_type=nncf.ModelType.TRANSFORMER,
+                subset_size=len(pictures),
+            )
+        bf16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        self._settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+            "INFERENCE_NUM_THREADS": threads,
+        }
+        version = openvino.get_version().partition("-")[0]
+        self.runtime = f"nncf {nncf.__version__}, openvino {version}" + (" bf16" if bf16 else "")
+        self._compiled: dict[tuple[int, ...], Any] = {}
+
+    def takes(self, height: int, width: int) -> bool:
+        return True
+
+    def run(self, pixels: Floats) -> Mapping[str, Floats]:
+        if pixels.shape not in self._compiled:
+            model = self._model.clone()
+            model.reshape(list(pixels.shape))
+            self._compiled[pixels.shape] = self._core.compile_model(model, "CPU", self._settings)
+        values = self._compiled[pixels.shape](pixels)
+        return {output.get_any_name(): value for output, value in values.items()}
+
+    def close(self) -> None:
+        self._compiled.clear()
+
+
+def write_graph(checkpoint: Checkpoint, path: Path) -> None:
+    """The checkpoint as our fp32 graph, unjudged: what others quantise."""
+    twin, weights = make_twin(build_model(checkpoint))
+    module = TokenOutputs(twin)
+    write_onnx(to_graph(trace(module), module, weights, DIALECTS["portable"]), path)
