@@ -1,7 +1,7 @@
 """What the way from checkpoint to embedding costs on this CPU, in one run, beside the peers.
 
     make bench                                                       # vit_small, fp32, every peer
-    .venv/bin/python benchmarks/spine.py --arch vit_base --recipe int8 --batch 1,8,32 --imgsz 224,518,1024x768
+    .venv/bin/python benchmarks/spine.py --arch vit_base --recipe int8 --shapes 1:224,32:224,1:1024x768
     .venv/bin/python benchmarks/spine.py --vs openvino --outputs cls
 
 Measures export (time, peak memory of the process) beside `torch.onnx.export` of transformers' model, cold
@@ -25,7 +25,7 @@ from rich.console import Console
 
 from dinodeploy.bench import BenchOptions, as_table, run_bench, summary
 from dinodeploy.bench.ledger import record_name, write_record
-from dinodeploy.cli.bench import parse_batches, parse_sizes
+from dinodeploy.cli.output import parse_size
 from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint
 from dinov3_ref.models import ConvNeXtConfig
 from exporters.golden import load_photo
@@ -49,8 +49,7 @@ def main(arguments: list[str]) -> None:
             str(bundle),
             BenchOptions(
                 vs=tuple(options.vs.split(",")) if options.vs else (),
-                batches=parse_batches(options.batch),
-                sizes=parse_sizes(options.imgsz),
+                shapes=tuple(parse_shape(text) for text in options.shapes.split(",")),
                 rounds=options.rounds,
                 threads=options.threads,
                 outputs=tuple(options.outputs.split(",")) if options.outputs else None,
@@ -73,13 +72,20 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--arch", default="vit_small")
     parser.add_argument("--recipe", default="fp32")
     parser.add_argument("--vs", default=PEERS, help="peers, as in `dinodeploy bench`")
-    parser.add_argument("--batch", default="1,8")
-    parser.add_argument("--imgsz", default="224,512")
+    parser.add_argument("--shapes", default="1:224,8:224,1:512,8:512", help="batch:size, size as in --imgsz")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--outputs", help="cls: the engine leaves out the rest")
     parser.add_argument("--out", type=Path, help="the record; default: benchmarks/ledger/")
     return parser.parse_args(arguments)
+
+
+def parse_shape(text: str) -> tuple[int, int, int]:
+    """`8:512x320` -> (8, 512, 320)."""
+    batch, _, side = text.partition(":")
+    size = parse_size(side)
+    assert size is not None
+    return int(batch), *size
 
 
 def measure_export(arch: str, recipe: str, bundle: Path) -> dict[str, float | None]:

@@ -43,8 +43,7 @@ class BenchOptions:
     """What to measure. Validated at birth: MisuseError."""
 
     vs: tuple[str, ...] = ()
-    batches: tuple[int, ...] = (1, 8)
-    sizes: tuple[tuple[int, int], ...] = ((224, 224),)  # (H, W)
+    shapes: tuple[tuple[int, int, int], ...] = ((1, 224, 224), (8, 224, 224))  # (B, H, W)
     rounds: int = 10
     threads: int | None = None  # None: as many as this process may use
     device: str = "auto"
@@ -56,7 +55,7 @@ class BenchOptions:
         for option, value in (("--rounds", self.rounds), ("--threads", self.threads)):
             if value is not None and value < 1:
                 raise MisuseError(f"{option} is {value}; wanted at least 1")
-        for batch in self.batches:
+        for batch, _, _ in self.shapes:
             if batch < 1:
                 raise MisuseError(f"--batch {batch}; wanted at least 1")
 
@@ -72,7 +71,7 @@ def run_bench(engine: str, options: BenchOptions, say: Say = lambda _: None) -> 
     inputs = list(_inputs(bundle, options))
     with ExitStack() as stack:
         runners = {name: _opened(name, opening, stack, say) for name in names}
-        _check_sizes(runners, options.sizes, engine)
+        _check_sizes(runners, [size for _, *size in options.shapes], engine)
         say("comparing with the fp32 reference")
         accuracy = {name: measure_accuracy(runner, _golden(bundle)) for name, runner in runners.items()}
         rows: list[dict[str, Any]] = []
@@ -112,7 +111,7 @@ def _opened(name: str, opening: RunnerOptions, stack: ExitStack, say: Say) -> Ru
     return runner
 
 
-def _check_sizes(runners: Mapping[str, Runner], sizes: Sequence[tuple[int, int]], engine: str) -> None:
+def _check_sizes(runners: Mapping[str, Runner], sizes: Sequence[Sequence[int]], engine: str) -> None:
     for name, runner in runners.items():
         for height, width in sizes:
             if not runner.takes(height, width):
@@ -122,13 +121,11 @@ def _check_sizes(runners: Mapping[str, Runner], sizes: Sequence[tuple[int, int]]
 
 
 def _inputs(bundle: Bundle, options: BenchOptions) -> Iterator[Floats]:
-    """[B,3,H,W] for every size and batch: the golden photographs, over and over. Raises MisuseError."""
+    """[B,3,H,W] of every shape: the golden photographs, over and over. Raises MisuseError."""
     images = [image for case in load_golden(bundle.root / GOLDEN_FILE) for image in case.images]
-    for size in options.sizes:
-        preprocess = at_size(bundle.manifest.preprocess, size)
-        pictures = [preprocess(open_image(image)) for image in images]
-        for batch in options.batches:
-            yield np.stack(list(islice(cycle(pictures), batch)))
+    for batch, *size in options.shapes:
+        preprocess = at_size(bundle.manifest.preprocess, (size[0], size[1]))
+        yield np.stack([preprocess(open_image(image)) for image in islice(cycle(images), batch)])
 
 
 def _golden(bundle: Bundle) -> list[GoldenCase]:

@@ -47,8 +47,7 @@ def bench(
         check_picture_path(picture)
     options = BenchOptions(
         vs=parse_list(vs, "--vs", PEERS) if vs else (),
-        batches=parse_batches(batch),
-        sizes=parse_sizes(imgsz),
+        shapes=tuple((count, *size) for size in _sizes(imgsz) for count in _batches(batch)),
         rounds=rounds,
         threads=threads,
         device=device,
@@ -64,7 +63,7 @@ def bench(
     _report(record, out, picture, as_json)
 
 
-def parse_batches(text: str) -> tuple[int, ...]:
+def _batches(text: str) -> tuple[int, ...]:
     """`1,8` -> (1, 8). Raises MisuseError."""
     names = parse_list(text, "--batch")
     for name in names:
@@ -73,7 +72,7 @@ def parse_batches(text: str) -> tuple[int, ...]:
     return tuple(int(name) for name in names)
 
 
-def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
+def _sizes(text: str) -> tuple[tuple[int, int], ...]:
     """`224,512x320` -> ((224, 224), (512, 320)), each H, W. Raises MisuseError."""
     sizes = (parse_size(name) for name in parse_list(text, "--imgsz"))
     return tuple(size for size in sizes if size is not None)

@@ -49,7 +49,7 @@ def test_one_record_and_a_table(
     monkeypatch.setattr(spine, "measure_export", export)
     monkeypatch.setattr(spine, "measure_cold_start", lambda bundle, folder: {"seconds": 0.5})
     path = tmp_path / "cpu_tiny.json"
-    options = ["--vs", "onnxruntime", "--batch", "1", "--imgsz", "32x48", "--rounds", "1", "--threads", "1"]
+    options = ["--vs", "onnxruntime", "--shapes", "1:32x48", "--rounds", "1", "--threads", "1"]
     spine.main([*options, "--out", str(path)])
     shown = capsys.readouterr().out
     assert "export 1.5 s, peak 200 MiB" in shown

@@ -22,7 +22,7 @@ from tests.command_line import CommandLine
 def record(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
     from dinodeploy.bench import run_bench
 
-    options = BenchOptions(vs=("onnxruntime",), batches=(1, 3), sizes=((32, 48),), rounds=2, threads=1)
+    options = BenchOptions(vs=("onnxruntime",), shapes=((1, 32, 48), (3, 32, 48)), rounds=2, threads=1)
     return run_bench(str(tiny_bundle), options)
 
 
