@@ -137,24 +137,28 @@ def test_there_is_no_import_circle() -> None:
 
 
 HEAVY = ("torch", "onnxruntime", "tensorrt", "tensorrt_rtx", "onnx", "pyarrow", "dinov3_ref", "exporters")
-IMPORT_SECONDS = 0.3  # the issue's; measured 0.01, and 0.15 with Embedder
+# Times numpy, which is most of it and knows how slow the machine is: 0.3 s where numpy takes 0.1.
+IMPORT_LIMIT = 3.0  # measured 1.6
 
 
 def test_importing_the_runtime_is_light() -> None:
     program = f"""
 import sys, time
 started = time.process_time()
+import numpy
+numpy_seconds = time.process_time() - started
 from dinodeploy import Embedder, load_embeddings
 seconds = time.process_time() - started
-print(seconds, [name for name in {HEAVY!r} if name in sys.modules])
+print(numpy_seconds, seconds, [name for name in {HEAVY!r} if name in sys.modules])
 """
-    best, loaded = 9.0, ""
+    runs = []
     for _ in range(5):  # the best of five: other work on the machine is not our import
         run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-        seconds, _, loaded = run.stdout.strip().partition(" ")
-        best = min(best, float(seconds))
+        of_numpy, seconds, loaded = run.stdout.strip().split(" ", 2)
+        runs.append((float(of_numpy), float(seconds)))
         assert loaded == "[]"
-    assert best < IMPORT_SECONDS
+    of_numpy_at_best, at_best = map(min, zip(*runs, strict=True))
+    assert at_best < IMPORT_LIMIT * of_numpy_at_best
 
 
 # Not needed to open a bundle and to embed a picture; each costs tens of milliseconds, or hides a dependency.

@@ -12,8 +12,9 @@ from dinodeploy.errors import UnavailableError
 
 def reach(module: str, purpose: str) -> ModuleType:
     """Import `module`. Raises UnavailableError with the command that installs what is missing."""
-    if module in sys.modules:
-        return sys.modules[module]
+    there = sys.modules.get(module)
+    if there is not None:
+        return there
     try:
         with importing():
             return importlib.import_module(module)
