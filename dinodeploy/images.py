@@ -19,7 +19,9 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -35,9 +37,20 @@ Source = str | Path | bytes | Image.Image | np.ndarray[Any, Any]
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs: a quarter of a gigabyte in RGB
 
-# What is tried, by Pillow's names; every other decoder stays out of reach of foreign files. JPEG covers
-# MPO, the stereo pairs of phones; AVIF is there from Pillow 11.3 on.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+# What is tried, by Pillow's names, and modules, imported when those before do not know a file. Every other
+# decoder stays out of reach of foreign files. JPEG covers MPO, the stereo pairs of phones; AVIF is there from
+# Pillow 11.3 on.
+FORMATS = {
+    "JPEG": "Jpeg",
+    "PNG": "Png",
+    "WEBP": "WebP",
+    "GIF": "Gif",
+    "BMP": "Bmp",
+    "TIFF": "Tiff",
+    "PPM": "Ppm",
+    "JPEG2000": "Jpeg2K",
+    "AVIF": "Avif",
+}
 
 _MAGIC = 16  # bytes that Pillow's decoders recognise a file by
 
@@ -112,14 +125,21 @@ def _identify(file: BinaryIO, where: str) -> Image.Image:
     Image.open would warn of every picture near Pillow's limit, in a way that only a process-wide setting
     can silence; our own limit comes next, so the decoders are asked directly.
     """
-    Image.init()
     prefix = file.read(_MAGIC)
     for name in FORMATS:
-        factory, accept = Image.OPEN.get(name, (None, None))
+        factory, accept = _decoder(name)
         if factory is not None and _accepts(accept, prefix):
             file.seek(0)
             return _guard(partial(factory, file, ""), where)
     raise ImageError(f"{where}: not a picture, wanted one of {', '.join(FORMATS)}")
+
+
+def _decoder(name: str) -> tuple[Callable[..., Image.Image] | None, Callable[[bytes], bool | str] | None]:
+    """What opens a format, and what recognises it; (None, None) where Pillow was built without."""
+    if name not in Image.OPEN:
+        with suppress(ImportError):
+            import_module(f"PIL.{FORMATS[name]}ImagePlugin")
+    return Image.OPEN.get(name, (None, None))
 
 
 def _accepts(accept: Callable[[bytes], bool | str] | None, prefix: bytes) -> bool:

@@ -36,7 +36,7 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
             "dinodeploy",
         },
         {"torch", "onnx", "onnx_ir", "onnxscript", "numpy", "PIL", "google"},
-        {"onnxruntime", "transformers", "timm"},
+        {"onnxruntime", "transformers", "timm", "openvino", "nncf"},
     ),
     "dinodeploy": (
         set(),
@@ -167,6 +167,7 @@ NOT_NEEDED = (
     *("typer", "rich", "click", "asyncio", "http", "urllib.request", "email", "ssl", "socket", "xml"),
     *("multiprocessing", "concurrent.futures", "csv", "sqlite3", "unittest", "numpy.testing", "numpy.random"),
     *("importlib.metadata", "sympy", "google.protobuf", "packaging", "PIL.ImageDraw", "PIL.ImageFont"),
+    *("PIL.TiffImagePlugin", "PIL.PdfImagePlugin", "PIL.Jpeg2KImagePlugin"),
 )
 
 
