@@ -35,7 +35,7 @@ from dinodeploy.parity import cosine
 Floats = NDArray[np.float32]
 Say = Callable[[str], None]
 FORMAT = 1
-PACKAGES = ("onnxruntime", "openvino", "torch", "transformers", "timm", "numpy")
+PACKAGES = ("onnxruntime", "openvino", "torch", "transformers", "timm", "nncf", "numpy")
 
 
 @dataclass(frozen=True)
