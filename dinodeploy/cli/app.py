@@ -12,14 +12,13 @@ import gc
 import os
 import sys
 import warnings
-from importlib import import_module
 from typing import Annotated, NoReturn
 
 import typer
 from PIL.Image import DecompressionBombWarning
 
 from dinodeploy import __version__
-from dinodeploy.cli.imports import importing
+from dinodeploy.cli.imports import import_quickly
 from dinodeploy.cli.output import fail
 
 HELP = "DINOv3 from PyTorch checkpoints to proven engines: never silently wrong."
@@ -46,7 +45,7 @@ def make_app(command: str | None = None) -> typer.Typer:
     )
     app.callback()(root)
     for name in COMMANDS if command is None else (command,):
-        module = import_module(f"dinodeploy.cli.{name.replace('-', '_')}")
+        module = import_quickly(f"dinodeploy.cli.{name.replace('-', '_')}")
         if hasattr(module, "app"):
             app.add_typer(module.app, name=name)
         else:
@@ -75,9 +74,7 @@ def main() -> NoReturn:
     atexit.register(gc.freeze)  # the process ends without a last search for cycles, a second where torch is
     asked = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     try:
-        with importing():
-            app = make_app(asked if asked in COMMANDS else None)
-        code = app(standalone_mode=False)
+        code = make_app(asked if asked in COMMANDS else None)(standalone_mode=False)
     except BrokenPipeError:
         # Whoever read our output has gone. Nothing more can be said, at exit neither.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

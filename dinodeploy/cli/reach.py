@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from types import ModuleType
 
-from dinodeploy.cli.imports import importing
+from dinodeploy.cli.imports import import_quickly
 from dinodeploy.errors import UnavailableError
 
 
 def reach(module: str, purpose: str) -> ModuleType:
     """Import `module`. Raises UnavailableError with the command that installs what is missing."""
-    there = sys.modules.get(module)
-    if there is not None:
-        return there
     try:
-        with importing():
-            return importlib.import_module(module)
+        return import_quickly(module)
     except ModuleNotFoundError as error:
         raise UnavailableError(
             f"{purpose} needs {error.name}, which is not installed: pip install 'dinodeploy[export]'"

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from dinodeploy.backends.openvino import shared_core
 from dinodeploy.preprocess import Preprocess
 from dinov3_ref.checkpoints import Checkpoint, build_model
+from dinov3_ref.models import ViTConfig
 from exporters.dialects import DIALECTS
 from exporters.fold import make_twin
 from exporters.graph import to_graph
@@ -33,14 +34,14 @@ Floats = NDArray[np.float32]
 
 
 class NncfRunner:
-    """A checkpoint by NNCF and OpenVINO. Raises ImportError where either is not installed."""
+    """A checkpoint by NNCF and OpenVINO. Without them raises ImportError or UnavailableError."""
 
     def __init__(self, checkpoint: Checkpoint, preprocess: Preprocess, threads: int) -> None:
+        self._core = shared_core()
         import nncf
         import openvino
 
         nncf.set_log_level(logging.ERROR)
-        self._core = shared_core()
         pictures, _ = calibration_pixels(Calibration(), preprocess)
         with tempfile.TemporaryDirectory(prefix="dinodeploy_") as folder, redirect_stdout(io.StringIO()):
             path = Path(folder) / "model.onnx"
@@ -48,7 +49,7 @@ class NncfRunner:
             self._model = nncf.quantize(
                 self._core.read_model(path),
                 nncf.Dataset([picture[None] for picture in pictures]),
-                model_type=nncf.ModelType.TRANSFORMER,
+                model_type=nncf.ModelType.TRANSFORMER if isinstance(checkpoint.config, ViTConfig) else None,
                 subset_size=len(pictures),
             )
         bf16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
