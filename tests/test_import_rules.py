@@ -36,7 +36,7 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
             "dinodeploy",
         },
         {"torch", "onnx", "onnx_ir", "onnxscript", "numpy", "PIL", "google"},
-        {"onnxruntime", "transformers", "timm", "openvino", "nncf"},
+        {"onnxruntime", "transformers", "timm", "nncf"},
     ),
     "dinodeploy": (
         set(),
@@ -138,7 +138,7 @@ def test_there_is_no_import_circle() -> None:
 
 HEAVY = ("torch", "onnxruntime", "tensorrt", "tensorrt_rtx", "onnx", "pyarrow", "dinov3_ref", "exporters")
 # Times numpy, which is most of it and knows how slow the machine is: 0.3 s where numpy takes 0.1.
-IMPORT_LIMIT = 3.0  # measured 1.6
+IMPORT_LIMIT = 3.0  # measured 1.6 to 2.3
 
 
 def test_importing_the_runtime_is_light() -> None:

@@ -60,16 +60,8 @@ class OpenVinoBackend:
         self._model = self._read()
         self.metadata = _metadata(self._model)
         recipe = _recipe(self.metadata)
-        precision = _precision(recipe, self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
-        version = self._openvino.get_version().partition("-")[0]
-        self.runtime = f"openvino {version}" + ("" if precision == "f32" else f" {precision}")
+        self.runtime, self._settings = settings(recipe, threads)
         self.device = f"cpu: {cpu_name()}"
-        self._settings: dict[str, Any] = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": precision,
-        }
-        if threads is not None:
-            self._settings["INFERENCE_NUM_THREADS"] = threads
         self._outputs = [output.get_any_name() for output in self._model.outputs]
         self._room = _room(self._model) if recipe in SPECIALISED else 0
         self._compiled: OrderedDict[Shape, _Compiled] = OrderedDict()  # the one used last is last
@@ -182,6 +174,16 @@ def _metadata(model: Any) -> dict[str, str]:
 def _recipe(metadata: dict[str, str]) -> str:
     facts = json.loads(metadata.get(METADATA_KEY, "{}"))
     return str(facts.get("graph", {}).get("recipe", "fp32"))
+
+
+def settings(recipe: str, threads: int | None) -> tuple[str, dict[str, Any]]:
+    """The runtime's name, and what to compile a recipe's model with on this CPU."""
+    precision = _precision(recipe, shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    version = _import().get_version().partition("-")[0]
+    asked: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
+    if threads is not None:
+        asked["INFERENCE_NUM_THREADS"] = threads
+    return f"openvino {version}" + ("" if precision == "f32" else f" {precision}"), asked
 
 
 def _precision(recipe: str, capabilities: list[str]) -> str:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from dinodeploy.bundle import GOLDEN_FILE, MODEL_FILE, Bundle
-from dinodeploy.golden import load_golden
+from dinodeploy.bundle import MODEL_FILE
+from dinodeploy.golden import GoldenCase
 from dinodeploy.manifest import Manifest
 
 SIDE = 1024
@@ -64,14 +64,14 @@ def product_model() -> bytes:
     return b"\x08\x08" + message(7, graph) + message(8, b"\x10\x12")  # IR version 8, opset 18
 
 
-def model_flop(bundle: Bundle, height: int, width: int) -> float | None:
-    """Operations of one picture of H x W, None where the bundle does not tell: odd ConvNeXts."""
-    stages = _stages(bundle)
+def model_flop(manifest: Manifest, cases: Sequence[GoldenCase], height: int, width: int) -> float | None:
+    """Operations of one picture of H x W, None where the golden cases do not tell: odd ConvNeXts."""
+    stages = _stages(cases)
     if len(stages) > 1:
         return convnext_flop(stages, height * width)
-    if not stages and bundle.manifest.model.rope_periods is None:
+    if not stages and manifest.model.rope_periods is None:
         return None
-    return _vit_flop(bundle.manifest, height, width)
+    return _vit_flop(manifest, height, width)
 
 
 def _vit_flop(manifest: Manifest, height: int, width: int) -> float:
@@ -99,8 +99,7 @@ def convnext_flop(stages: Sequence[tuple[int, int]], pixels: float) -> float:
     return total
 
 
-def _stages(bundle: Bundle) -> list[tuple[int, int]]:
-    """C and number of blocks of each stage, as the reference's streams in the golden file have them."""
-    cases = load_golden(bundle.root / GOLDEN_FILE)
+def _stages(cases: Sequence[GoldenCase]) -> list[tuple[int, int]]:
+    """C and number of blocks of each stage, as the reference's streams have them."""
     traces = next((case.traces for case in cases if case.traces), ())
     return [(trace.embedded.shape[-1], len(trace.blocks)) for trace in traces]

@@ -30,6 +30,7 @@ from dinodeploy.errors import MisuseError, OutsideProfileError
 from dinodeploy.golden import GoldenCase, at_size, load_golden
 from dinodeploy.images import open_image
 from dinodeploy.machine import cpu_name
+from dinodeploy.manifest import Manifest
 from dinodeploy.parity import cosine
 
 Floats = NDArray[np.float32]
@@ -68,18 +69,20 @@ def run_bench(engine: str, options: BenchOptions, say: Say = lambda _: None) -> 
     threads = options.threads or usable_cpus()
     opening = RunnerOptions(str(engine), threads, options.device, options.outputs, options.checkpoint)
     names = (ENGINE, *options.vs)
-    inputs = list(_inputs(bundle, options))
+    cases = load_golden(bundle.root / GOLDEN_FILE)
+    inputs = list(_inputs(bundle.manifest, cases, options))
     say("measuring this machine's fp32 peak")
     peak = probe_peak(threads)
     with ExitStack() as stack:
         runners = {name: _opened(name, opening, stack, say) for name in names}
         _check_sizes(runners, [size for _, *size in options.shapes], engine)
         say("comparing with the fp32 reference")
-        accuracy = {name: measure_accuracy(runner, _golden(bundle)) for name, runner in runners.items()}
+        accuracy = {name: measure_accuracy(runner, cases) for name, runner in runners.items()}
         rows: list[dict[str, Any]] = []
         for pixels in inputs:
             say(f"timing {_words(pixels)}")
-            rows += _rows(runners, pixels, options.rounds, bundle)
+            flop = model_flop(bundle.manifest, cases, *pixels.shape[2:])
+            rows += _rows(runners, pixels, options.rounds, flop)
     first = inputs[0].shape
     starts = {}
     for name in names:
@@ -122,16 +125,12 @@ def _check_sizes(runners: Mapping[str, Runner], sizes: Sequence[Sequence[int]], 
                 )
 
 
-def _inputs(bundle: Bundle, options: BenchOptions) -> Iterator[Floats]:
+def _inputs(manifest: Manifest, cases: Sequence[GoldenCase], options: BenchOptions) -> Iterator[Floats]:
     """[B,3,H,W] of every shape: the golden photographs, over and over. Raises MisuseError."""
-    images = [image for case in load_golden(bundle.root / GOLDEN_FILE) for image in case.images]
+    images = [image for case in cases for image in case.images]
     for batch, *size in options.shapes:
-        preprocess = at_size(bundle.manifest.preprocess, (size[0], size[1]))
+        preprocess = at_size(manifest.preprocess, (size[0], size[1]))
         yield np.stack([preprocess(open_image(image)) for image in islice(cycle(images), batch)])
-
-
-def _golden(bundle: Bundle) -> list[GoldenCase]:
-    return load_golden(bundle.root / GOLDEN_FILE)
 
 
 def measure_accuracy(runner: Runner, cases: Sequence[GoldenCase]) -> dict[str, float]:
@@ -146,13 +145,12 @@ def measure_accuracy(runner: Runner, cases: Sequence[GoldenCase]) -> dict[str, f
 
 
 def _rows(
-    runners: Mapping[str, Runner], pixels: Floats, rounds: int, bundle: Bundle
+    runners: Mapping[str, Runner], pixels: Floats, rounds: int, flop: float | None
 ) -> Iterator[dict[str, Any]]:
-    """One row a runner at one shape."""
+    """One row a runner at one shape; `flop` is the work of one of its pictures."""
     batch, _, height, width = pixels.shape
     runs = {name: partial(runner.run, pixels) for name, runner in runners.items()}
     timings = compare(take_turns(runs, rounds), ENGINE)
-    flop = model_flop(bundle, height, width)
     for name, timing in timings.items():
         rate = 1e3 * batch / timing.median_ms
         yield {

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dinodeploy.backends.openvino import shared_core
+from dinodeploy.backends.openvino import settings, shared_core
 from dinodeploy.preprocess import Preprocess
 from dinov3_ref.checkpoints import Checkpoint, build_model
 from dinov3_ref.models import ViTConfig
@@ -39,7 +39,6 @@ class NncfRunner:
     def __init__(self, checkpoint: Checkpoint, preprocess: Preprocess, threads: int) -> None:
         self._core = shared_core()
         import nncf
-        import openvino
 
         nncf.set_log_level(logging.ERROR)
         pictures, _ = calibration_pixels(Calibration(), preprocess)
@@ -52,14 +51,8 @@ class NncfRunner:
                 model_type=nncf.ModelType.TRANSFORMER if isinstance(checkpoint.config, ViTConfig) else None,
                 subset_size=len(pictures),
             )
-        bf16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        self._settings = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
-            "INFERENCE_NUM_THREADS": threads,
-        }
-        version = openvino.get_version().partition("-")[0]
-        self.runtime = f"nncf {nncf.__version__}, openvino {version}" + (" bf16" if bf16 else "")
+        runtime, self._settings = settings("int8", threads)
+        self.runtime = f"nncf {nncf.__version__}, {runtime}"
         self._compiled: dict[tuple[int, ...], Any] = {}
 
     def takes(self, height: int, width: int) -> bool:
