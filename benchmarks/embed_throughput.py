@@ -1,29 +1,30 @@
-"""`embed` against its own engine, and against two other ways of doing the same, in one run.
+"""A folder of JPEGs: `embed` beside its own engine, a loop in torch, and two others' methods, in one run.
 
     .venv/bin/python benchmarks/embed_throughput.py                      # exports vit_small first
-    .venv/bin/python benchmarks/embed_throughput.py --bundle BUNDLE --pictures 96 --rounds 5
+    .venv/bin/python benchmarks/embed_throughput.py --recipe int8 --pictures 96 --rounds 5
+    .venv/bin/python benchmarks/embed_throughput.py --bundle BUNDLE --checkpoint FILE
 
-Photographs as JPEGs of 1.6 MP; every way runs the same session with the same preprocessing, interleaved:
+Photographs as JPEGs of 1.6 MP, CLS asked for; every way has the same preprocessing, interleaved:
 
-    engine          batches that lie ready in memory: the limit
+    engine          batches that lie ready in memory, all threads on one after the other
+    lanes           the same pictures, a thread and a batch for each core: the limit of `embed`
     embed           `embed_source` into a store on disk, as the command does
     loader          clip-retrieval's method: loading threads, a model loop, one .npy at the end
     one by one      fastembed's method: decode a batch, run it, decode the next
+    torch           the same loop with the reference, eager, in fp32: what people have before they export
 
-The two are the methods, written anew in a few lines, not the packages. On a machine that others use too, the
-processor seconds a picture say more than the pictures a second. Writes
-benchmarks/ledger/embed_throughput_<cpu>_<yyyymm>.json.
+The methods of others are written anew in a few lines, not the packages, and get our engine. On a machine that
+others use too, the processor seconds a picture say more than the pictures a second. `error` is relative
+Frobenius of CLS against the loop in torch, over all pictures. Writes
+benchmarks/ledger/embed_throughput_<arch>_<recipe>_<cpu>_<yyyymm>.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
-import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -36,50 +37,66 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
+from processes import run_dinodeploy
 
-from dinodeploy import Embedder
-from dinodeploy.embed import embed_source
+from dinodeploy import Embedder, load_embeddings
+from dinodeploy.bench.ledger import record_name, write_record
+from dinodeploy.cores import cores
+from dinodeploy.embed import choose_batch, embed_source
 from dinodeploy.images import open_image
 from dinodeploy.machine import cpu_name
 from dinodeploy.plan import Plan, hash_listing
 from dinodeploy.sources import FileSource
 from dinodeploy.store import Store
+from exporters.peers import open_peer
 
 LEDGER = Path(__file__).parent / "ledger"
-PACKAGES = ("onnxruntime", "numpy", "pillow")
+PACKAGES = ("onnxruntime", "torch", "numpy", "pillow")
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 SIDE = (1536, 1024)  # width, height
 BATCH = 8
+OUTPUTS = ("cls",)
 
-Way = Callable[[], None]
+Floats = NDArray[np.float32]
+Way = Callable[[], Floats | None]  # CLS of every picture; None where they are the same few again and again
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--bundle", type=Path, help="an exported model; vit_small, fp32 by default")
+    parser.add_argument("--bundle", type=Path, help="an exported model; else one is exported")
+    parser.add_argument("--checkpoint", help="the file that the bundle was made of, unless it is random")
+    parser.add_argument("--arch", default="vit_small", help="of the model that is exported")
+    parser.add_argument("--recipe", default="fp32", help="of the model that is exported")
     parser.add_argument("--pictures", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, help="of the engine; its own choice by default")
+    parser.add_argument("--threads", type=int, default=cores(), help="of every engine; the cores by default")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        bundle = options.bundle or export_small(Path(folder) / "bundle")
+        bundle = options.bundle or export(options.arch, options.recipe, Path(folder) / "bundle")
         paths = make_pictures(Path(folder) / "pictures", options.pictures)
-        with Embedder.open(bundle, device="cpu", threads=options.threads) as embedder:
-            ways = make_ways(embedder, paths, Path(folder))
+        opening: dict[str, Any] = {"device": "cpu", "outputs": OUTPUTS, "threads": options.threads}
+        with (
+            Embedder.open(bundle, **opening) as embedder,
+            Embedder.open(bundle, **opening, hint="throughput") as laned,
+        ):
+            peer = open_peer("torch", bundle, options.checkpoint, options.threads)
+            ways = make_ways(embedder, laned, peer, paths, Path(folder))
             rows = measure(ways, options.pictures, options.rounds)
             record: dict[str, Any] = {
                 "command": " ".join(["benchmarks/embed_throughput.py", *sys.argv[1:]]),
                 "date": datetime.now(timezone.utc).date().isoformat(),
                 "cpu": cpu_name(),
-                "cores": os.cpu_count(),
+                "threads": options.threads,
                 "load": round(os.getloadavg()[0], 1),
                 "python": platform.python_version(),
                 "versions": {package: version(package) for package in PACKAGES},
                 "arch": embedder.manifest.model.arch,
                 "recipe": embedder.manifest.graph.recipe,
+                "runtime": embedder.backend.runtime,
                 "input": [embedder.preprocess.height, embedder.preprocess.width],
                 "batch": BATCH,
                 "pictures": options.pictures,
@@ -87,15 +104,14 @@ def main() -> None:
                 "rounds": options.rounds,
                 "rows": rows,
             }
-    name = re.sub(r"[^a-z0-9]+", "-", cpu_name().split("[")[0].lower()).strip("-")
-    path = LEDGER / f"embed_throughput_{name}_{datetime.now(timezone.utc):%Y%m}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    path = LEDGER / record_name("embed_throughput", record["arch"], record["recipe"])
+    write_record(record, path)
     print(f"wrote {path}")
 
 
-def export_small(bundle: Path) -> Path:
-    command = ["export", "--arch", "vit_small", "--weights", "random", "--out", str(bundle)]
-    subprocess.run([sys.executable, "-m", "dinodeploy.cli.app", *command], check=True)
+def export(arch: str, recipe: str, bundle: Path) -> Path:
+    command = ["export", "--arch", arch, "--weights", "random", "--precision", recipe, "--out", str(bundle)]
+    run_dinodeploy(command)
     return bundle
 
 
@@ -113,35 +129,57 @@ def make_pictures(folder: Path, count: int) -> list[str]:
     return paths
 
 
-def make_ways(embedder: Embedder, paths: list[str], folder: Path) -> dict[str, Way]:
+def make_ways(
+    embedder: Embedder, laned: Embedder, peer: Any, paths: list[str], folder: Path
+) -> dict[str, Way]:
     preprocess = embedder.preprocess
-    ready = [preprocess(open_image(path)) for path in paths[:BATCH]]
-    batch = np.stack(ready)
+    batch = np.stack([preprocess(open_image(path)) for path in paths[:BATCH]])
     numbers = iter(range(10**6))
+    starts = range(0, len(paths), BATCH)
 
     def engine() -> None:
-        for start in range(0, len(paths), BATCH):
+        for start in starts:
             embedder.run(batch[: len(paths) - start])
 
-    def embed() -> None:
-        fingerprint = embedder.manifest.fingerprint(embedder.bundle.engine, preprocess)
-        plan = Plan(hash_listing(paths), len(paths), 10_000, ("cls",), "npy", "float32", BATCH, fingerprint)
-        with Store(folder / f"embed_{next(numbers)}", plan) as store:
-            embed_source(embedder, FileSource(paths), store, preprocess)
-            store.finish()
+    def lanes() -> None:
+        with ThreadPoolExecutor(laned.backend.lanes) as pool:
+            list(pool.map(lambda start: laned.run(batch[: len(paths) - start]), starts))
 
-    def loader() -> None:
+    def embed() -> Floats:
+        size = (preprocess.height, preprocess.width)
+        chosen = choose_batch(laned, len(paths), size, lambda text: None)
+        fingerprint = laned.manifest.fingerprint(laned.bundle.engine, preprocess)
+        plan = Plan(hash_listing(paths), len(paths), 10_000, OUTPUTS, "npy", "float32", chosen, fingerprint)
+        out = folder / f"embed_{next(numbers)}"
+        with Store(out, plan) as store:
+            embed_source(laned, FileSource(paths), store, preprocess)
+            store.finish()
+        return load_embeddings(out)[1]
+
+    def loader() -> Floats:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             decoded = pool.map(lambda path: preprocess(open_image(path)), paths)
             found = [embedder.run(np.stack(group))["cls"] for group in groups(decoded)]
         np.save(folder / f"loader_{next(numbers)}.npy", np.concatenate(found))
+        return np.concatenate(found)
 
-    def one_by_one() -> None:
-        decoded = (preprocess(open_image(path)) for path in paths)
-        found = [embedder.run(np.stack(group))["cls"] for group in groups(decoded)]
-        np.save(folder / f"one_{next(numbers)}.npy", np.concatenate(found))
+    def loop(run: Callable[[Floats], Any]) -> Way:
+        def one_by_one() -> Floats:
+            decoded = (preprocess(open_image(path)) for path in paths)
+            found = np.concatenate([run(np.stack(group))["cls"] for group in groups(decoded)])
+            np.save(folder / f"one_{next(numbers)}.npy", found)
+            return found
 
-    return {"engine": engine, "embed": embed, "loader": loader, "one by one": one_by_one}
+        return one_by_one
+
+    return {
+        "engine": engine,
+        "lanes": lanes,
+        "embed": embed,
+        "loader": loader,
+        "one by one": loop(embedder.run),
+        "torch": loop(peer.run),
+    }
 
 
 def groups(items: Iterator[Any]) -> Iterator[list[Any]]:
@@ -153,28 +191,40 @@ def measure(ways: dict[str, Way], pictures: int, rounds: int) -> list[dict[str, 
     """Medians of interleaved rounds after one to warm up; ratios are taken within a round."""
     wall: dict[str, list[float]] = {name: [] for name in ways}
     cpu: dict[str, list[float]] = {name: [] for name in ways}
+    cls: dict[str, Floats | None] = {}
     for turn in range(rounds + 1):
         for name, way in ways.items():
             started, worked = time.perf_counter(), time.process_time()
-            way()
+            cls[name] = way()
             if turn:
                 wall[name].append(time.perf_counter() - started)
                 cpu[name].append(time.process_time() - worked)
     rows = []
     for name in ways:
-        share = [engine / own for engine, own in zip(wall["engine"], wall[name], strict=True)]
-        worked = [engine / own for engine, own in zip(cpu["engine"], cpu[name], strict=True)]
         rows.append(
             {
                 "way": name,
                 "images_per_second": round(pictures / statistics.median(wall[name]), 2),
-                "of_the_engine": round(statistics.median(share), 3),
+                "of_the_engine": ratio(wall["engine"], wall[name]),
+                "of_torch": ratio(wall["torch"], wall[name]),
                 "cpu_seconds_a_picture": round(statistics.median(cpu[name]) / pictures, 4),
-                "of_the_engine_cpu": round(statistics.median(worked), 3),
+                "of_the_engine_cpu": ratio(cpu["engine"], cpu[name]),
+                "relative_frobenius_cls": error(cls[name], cls["torch"]),
             }
         )
         print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
     return rows
+
+
+def ratio(seconds: list[float], own: list[float]) -> float:
+    """How many times as fast as what took `seconds`."""
+    return round(statistics.median(a / b for a, b in zip(seconds, own, strict=True)), 3)
+
+
+def error(cls: Floats | None, wanted: Floats | None) -> float | None:
+    if cls is None or wanted is None:
+        return None
+    return float(np.linalg.norm(cls - wanted) / np.linalg.norm(wanted))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dinodeploy.backends import Backend
+from dinodeploy.backends import Backend, Hint
 from dinodeploy.bundle import GOLDEN_FILE, Bundle, open_bundle
 from dinodeploy.devices import open_on
 from dinodeploy.errors import JudgementError, MisuseError, OutsideProfileError
@@ -65,6 +65,7 @@ class Embedder:
         outputs: Sequence[str] | None = None,
         allow_unverified: bool = False,
         threads: int | None = None,
+        hint: Hint = "latency",
         weight_budget: int | None = None,
         require_signature: Path | None = None,
     ) -> Embedder:
@@ -73,6 +74,9 @@ class Embedder:
         `device` is auto, cpu, onnxruntime, openvino, cuda or tensorrt (`devices.py`); auto takes the best
         that can run here. `outputs` is what you will use, everything by default: for ("cls",) a CPU leaves
         out what only the other tokens need of the last block.
+        `hint`: on a CPU all `threads` work on one run, which is over soonest, or each has a run of its own
+        ("throughput": `run` is then to be called from `backend.lanes` threads at once); the numbers are the
+        same, and a GPU takes no notice.
         Every file it reads is hashed first. Without a passing receipt for this runtime and device the
         judge runs now, which takes seconds; `allow_unverified` skips that. `weight_budget` is what a
         weight-streaming plan may keep of its weights on the GPU, in bytes. `require_signature` is a public
@@ -82,7 +86,9 @@ class Embedder:
         machine cannot run it.
         """
         require(engine, require_signature)
-        embedder = cls._open_unjudged(engine, device, outputs, threads=threads, weight_budget=weight_budget)
+        embedder = cls._open_unjudged(
+            engine, device, outputs, threads=threads, hint=hint, weight_budget=weight_budget
+        )
         if allow_unverified:
             return embedder
         embedder.receipt = find_receipt(embedder.bundle, embedder.backend.runtime, embedder.backend.device)
@@ -115,6 +121,8 @@ class Embedder:
     def choice(self) -> str:
         """What runs where, and why nothing better does: one line for people."""
         parts = [f"{self.bundle.engine} on {self.backend.device}, {self.backend.runtime}"]
+        if self.backend.lanes > 1 and self.backend.device.startswith("cpu"):
+            parts.append(f"{self.backend.lanes} batches at once")
         if self.not_judged:
             parts.append(f"not judged at {', '.join(self.not_judged)}, which it was not built for")
         if self.passed_over:

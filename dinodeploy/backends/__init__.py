@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from dinodeploy.errors import MisuseError, UnavailableError
 from dinodeploy.manifest import BuildFacts
 
 Floats = NDArray[np.float32]
+Hint = Literal["latency", "throughput"]
 
 
 class Backend(Protocol):
@@ -26,7 +27,7 @@ class Backend(Protocol):
     runtime: str  # name and version, e.g. "onnxruntime 1.32.0"
     device: str  # what a receipt is valid for
     metadata: Mapping[str, str]  # the engine's own; a plan has none
-    lanes: int  # how many runs at once are worth it: beyond one where copies and compute overlap
+    lanes: int  # how many runs at once are worth it
 
     def takes(self, height: int, width: int) -> bool:
         """Whether inputs of H x W pixels can be run."""
@@ -44,10 +45,13 @@ class OpenOptions:
     """How to open an engine. Validated at birth: MisuseError."""
 
     threads: int | None = None  # of a CPU runtime; None: its own choice
+    hint: Hint = "latency"  # a CPU's threads all work on one run, or each on a run of its own ("throughput")
     build: BuildFacts | None = None  # what a plan was built by and for, from the manifest
     weight_budget: int | None = None  # bytes of weights kept on the GPU by a weight-streaming plan
 
     def __post_init__(self) -> None:
+        if self.hint not in get_args(Hint):
+            raise MisuseError(f"hint is {self.hint!r}; wanted latency or throughput")
         if self.weight_budget is not None and self.weight_budget < 0:
             raise MisuseError(f"the weight budget is {self.weight_budget} bytes; wanted 0 or more")
 

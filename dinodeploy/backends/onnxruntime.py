@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinodeploy.backends import OpenOptions
+from dinodeploy.backends.lanes import PIXELS_A_LANE, in_parts, lanes_for
 from dinodeploy.backends.placement import astray, profiled
 from dinodeploy.bundle import MODEL_FILE
+from dinodeploy.cores import cores, restricted
 from dinodeploy.errors import BundleError, UnavailableError, first_line
 from dinodeploy.machine import cpu_name, find_gpu
 
@@ -70,26 +72,27 @@ PROVIDERS: dict[str, Provider] = {
 
 
 def open_cpu(engine: Path, options: OpenOptions) -> OnnxRuntimeBackend:
-    return OnnxRuntimeBackend(engine, PROVIDERS["cpu"], f"cpu: {cpu_name()}", options.threads)
+    return OnnxRuntimeBackend(engine, PROVIDERS["cpu"], f"cpu: {cpu_name()}", options)
 
 
 def open_cuda(engine: Path, options: OpenOptions) -> OnnxRuntimeBackend:
-    return OnnxRuntimeBackend(engine, PROVIDERS["cuda"], find_gpu().device, options.threads)
+    return OnnxRuntimeBackend(engine, PROVIDERS["cuda"], find_gpu().device, options)
 
 
 def open_tensorrt(engine: Path, options: OpenOptions) -> OnnxRuntimeBackend:
-    return OnnxRuntimeBackend(engine, PROVIDERS["tensorrt"], find_gpu().device, options.threads)
+    return OnnxRuntimeBackend(engine, PROVIDERS["tensorrt"], find_gpu().device, options)
 
 
 class OnnxRuntimeBackend:
     """One InferenceSession; sessions are safe to share between threads.
 
-    `threads` None leaves the choice to ONNX Runtime: one per physical core.
+    Without `threads` it has one per physical core, which ONNX Runtime counts itself, unless this process is
+    held to fewer: it would count, and pin threads to, cores that are not ours.
     """
 
-    lanes = 1
-
-    def __init__(self, engine: Path, provider: Provider, device: str, threads: int | None = None) -> None:
+    def __init__(
+        self, engine: Path, provider: Provider, device: str, options: OpenOptions | None = None
+    ) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -99,9 +102,15 @@ class OnnxRuntimeBackend:
         _check_available(onnxruntime, provider)
         self.runtime = f"onnxruntime {onnxruntime.__version__}{provider.suffix}"
         self.device = device
-        self._whole = provider.on_gpu
+        options = options or OpenOptions()
+        large = _weight_bytes(engine) > LARGE
+        self.lanes = 1 if provider.on_gpu or large else lanes_for(options)
+        threads = 1 if self.lanes > 1 else options.threads or (cores() if restricted() else None)
+        self._at_once = None if provider.on_gpu else PIXELS_A_LANE if self.lanes > 1 else PIXELS_AT_ONCE
         with tempfile.TemporaryDirectory(prefix="dinodeploy_") as folder:
-            self._session: Any = _open_session(onnxruntime, engine, provider, threads, Path(folder))
+            self._session: Any = _open_session(
+                onnxruntime, engine, provider, threads, Path(folder), in_file=large and not provider.on_gpu
+            )
             self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
             self._input = self._session.get_inputs()[0].name
             self._outputs = [output.name for output in self._session.get_outputs()]
@@ -112,17 +121,10 @@ class OnnxRuntimeBackend:
         return True
 
     def run(self, pixels: Floats) -> dict[str, Floats]:
-        parts = [self._session.run(self._outputs, {self._input: part}) for part in self._parts(pixels)]
-        values = parts[0] if len(parts) == 1 else [np.concatenate(made) for made in zip(*parts, strict=True)]
+        values = in_parts(
+            lambda part: self._session.run(self._outputs, {self._input: part}), pixels, self._at_once
+        )
         return dict(zip(self._outputs, values, strict=True))
-
-    def _parts(self, pixels: Floats) -> list[Floats]:
-        """A CPU's share of pictures at a time, as even as can be; a GPU takes the batch whole."""
-        batch, _, height, width = pixels.shape
-        if self._whole:
-            return [pixels]
-        at_once = max(1, PIXELS_AT_ONCE // (height * width))
-        return np.array_split(pixels, max(1, -(-batch // at_once)))
 
     def close(self) -> None:
         self._session = None
@@ -155,9 +157,12 @@ def _check_available(onnxruntime: Any, provider: Provider) -> None:
 
 
 def _open_session(
-    onnxruntime: Any, engine: Path, provider: Provider, threads: int | None, folder: Path
+    onnxruntime: Any, engine: Path, provider: Provider, threads: int | None, folder: Path, *, in_file: bool
 ) -> Any:
-    """A session whose first provider is the one asked for. On a GPU it writes a profile into `folder`."""
+    """A session whose first provider is the one asked for. On a GPU it writes a profile into `folder`.
+
+    `in_file`: weights stay in the mapped file.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     if threads is not None:
@@ -166,7 +171,7 @@ def _open_session(
         options.enable_profiling = True  # ended after one run
         options.profile_file_prefix = str(folder / "placement")
     left_out = []
-    if not provider.on_gpu and _weight_bytes(engine) > LARGE:
+    if in_file:
         left_out = ["ConstantFolding"]
         options.enable_mem_pattern = options.enable_cpu_mem_arena = False  # they keep what was widened
     wanted = [(provider.name, provider.options), *provider.beneath]

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinodeploy.backends import OpenOptions
+from dinodeploy.backends.lanes import PIXELS_A_LANE, in_parts, lanes_for
 from dinodeploy.errors import BundleError, UnavailableError
 from dinodeploy.machine import cpu_name
 from dinodeploy.manifest import METADATA_KEY
@@ -42,25 +43,26 @@ _MAKING_THE_CORE = threading.Lock()
 
 
 def open_openvino(engine: Path, options: OpenOptions) -> OpenVinoBackend:
-    return OpenVinoBackend(engine, options.threads)
+    return OpenVinoBackend(engine, options)
 
 
 class OpenVinoBackend:
-    """One ONNX file, compiled once or more. `threads` None leaves the choice to OpenVINO.
+    """One ONNX file, compiled once or more. Without `threads` the choice is OpenVINO's.
 
     Raises UnavailableError where OpenVINO is not installed, BundleError for a file it cannot read.
     """
 
-    lanes = 1
-
-    def __init__(self, engine: Path, threads: int | None = None) -> None:
+    def __init__(self, engine: Path, options: OpenOptions | None = None) -> None:
+        options = options or OpenOptions()
         self._openvino: Any = _import()
         self._core = shared_core()
         self._engine = engine
         self._model = self._read()
         self.metadata = _metadata(self._model)
         recipe = _recipe(self.metadata)
-        self.runtime, self._settings = settings(recipe, threads)
+        self.lanes = lanes_for(options)
+        self.runtime, self._settings = settings(recipe, options.threads, self.lanes)
+        self._at_once = PIXELS_A_LANE if self.lanes > 1 else None
         self.device = f"cpu: {cpu_name()}"
         self._outputs = [output.get_any_name() for output in self._model.outputs]
         self._room = _room(self._model) if recipe in SPECIALISED else 0
@@ -73,7 +75,7 @@ class OpenVinoBackend:
         return True
 
     def run(self, pixels: Floats) -> dict[str, Floats]:
-        values = self._compiled_for(pixels.shape).run(pixels)
+        values = in_parts(lambda part: self._compiled_for(part.shape).run(part), pixels, self._at_once)
         return dict(zip(self._outputs, values, strict=True))
 
     def close(self) -> None:
@@ -176,12 +178,17 @@ def _recipe(metadata: dict[str, str]) -> str:
     return str(facts.get("graph", {}).get("recipe", "fp32"))
 
 
-def settings(recipe: str, threads: int | None) -> tuple[str, dict[str, Any]]:
-    """The runtime's name, and what to compile a recipe's model with on this CPU."""
+def settings(recipe: str, threads: int | None, lanes: int = 1) -> tuple[str, dict[str, Any]]:
+    """The runtime's name, and what to compile a recipe's model with on this CPU.
+
+    lanes: runs at once, of one thread each where there are several.
+    """
     precision = _precision(recipe, shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     version = _import().get_version().partition("-")[0]
     asked: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
-    if threads is not None:
+    if lanes > 1:
+        asked |= {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": lanes, "INFERENCE_NUM_THREADS": lanes}
+    elif threads is not None:
         asked["INFERENCE_NUM_THREADS"] = threads
     return f"openvino {version}" + ("" if precision == "f32" else f" {precision}"), asked
 

@@ -8,7 +8,6 @@ Shapes: B batch, H W input pixels, D embed_dim.
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -26,6 +25,7 @@ from dinodeploy.bench.probe import probe_peak, probe_start
 from dinodeploy.bench.runners import ENGINE, Runner, RunnerOptions, check_peers, open_runner
 from dinodeploy.bench.timing import compare, take_turns
 from dinodeploy.bundle import GOLDEN_FILE, Bundle, open_bundle
+from dinodeploy.cores import cores
 from dinodeploy.errors import MisuseError, OutsideProfileError
 from dinodeploy.golden import GoldenCase, at_size, load_golden
 from dinodeploy.images import open_image
@@ -66,7 +66,7 @@ def run_bench(engine: str, options: BenchOptions, say: Say = lambda _: None) -> 
     engine was not built for.
     """
     bundle = open_bundle(engine)
-    threads = options.threads or usable_cpus()
+    threads = options.threads or cores()
     opening = RunnerOptions(str(engine), threads, options.device, options.outputs, options.checkpoint)
     names = (ENGINE, *options.vs)
     cases = load_golden(bundle.root / GOLDEN_FILE)
@@ -100,13 +100,6 @@ def run_bench(engine: str, options: BenchOptions, say: Say = lambda _: None) -> 
         "runners": {name: {"runtime": runtimes[name], **accuracy[name], **starts[name]} for name in names},
         "rows": rows,
     }
-
-
-def usable_cpus() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _opened(name: str, opening: RunnerOptions, stack: ExitStack, say: Say) -> Runner:

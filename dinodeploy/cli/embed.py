@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from dinodeploy.embed import (
     TIME_LIMIT,
     EmbedReport,
     choose_batch,
+    choose_hint,
     default_decoders,
     default_shard_size,
     embed_source,
@@ -141,10 +142,10 @@ def embed(
     }
     source_options = SourceOptions(column, id_column, every)
     started = time.perf_counter()
-    with (
-        closing(open_source(images, source_options)) as source,
-        Embedder.open(engine, **engine_options) as embedder,
-    ):
+    with ExitStack() as opened:
+        source = opened.enter_context(closing(open_source(images, source_options)))
+        engine_options["hint"] = choose_hint(len(source.ids) // part[1], threads)
+        embedder = opened.enter_context(Embedder.open(engine, **engine_options))
         note(device, embedder.choice)
         steps = _preprocess(embedder, preprocess, parse_size(imgsz), keep_aspect, max_patches)
         steps = replace(steps, jpeg="reduced" if fast_jpeg else "whole")
@@ -285,7 +286,7 @@ def _with_batch(
     if target.begun:
         return replace(plan, batch=target.begun.batch)
     size = (steps.height, steps.width)
-    chosen = choose_batch(embedder.run, plan.pictures, size, lambda text: note("batch", text))
+    chosen = choose_batch(embedder, plan.pictures, size, lambda text: note("batch", text))
     return replace(plan, batch=chosen)
 
 

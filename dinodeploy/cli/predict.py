@@ -15,6 +15,7 @@ from dinodeploy.cli.output import (
     print_json,
     stderr,
 )
+from dinodeploy.embed import choose_hint
 from dinodeploy.embedder import BATCH_SIZE, Embedder
 from dinodeploy.errors import MisuseError
 from dinodeploy.heads.predict import Unread, head_of
@@ -54,7 +55,10 @@ def predict(
     ids = list_images(images)
     if out is not None:
         check_target(out, overwrite)
-    with Embedder.open(engine, device=device, allow_unverified=allow_unverified, threads=threads) as embedder:
+    hint = choose_hint(len(ids), threads)
+    with Embedder.open(
+        engine, device=device, allow_unverified=allow_unverified, threads=threads, hint=hint
+    ) as embedder:
         head = head_of(embedder)
         note(device, embedder.choice)
         steps = embedder.preprocess_for(parse_size(imgsz))

@@ -53,7 +53,7 @@ def train_head(
     kept = None if no_cache else cache or default_cache()
     options = TrainOptions(task, pooling, class_weight, seed, kept)  # type: ignore[arg-type]
     _check_out(out, overwrite)
-    with Embedder.open(engine, device=device) as embedder:
+    with Embedder.open(engine, device=device, hint="throughput") as embedder:
         note(device, embedder.choice)
         with stages() as say:
             trained = train(embedder, data, options, test=test, say=say, advance=_counting(say))

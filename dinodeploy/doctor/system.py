@@ -1,8 +1,8 @@
 """What this machine is: operating system, CPU, memory, the container's limits, GPU, JetPack.
 
-Read from Linux's own files, and from CUDA's driver (`machine.py`). What a system does not tell is None.
-Sources: https://docs.kernel.org/admin-guide/cgroup-v2.html (cpu.max, memory.max), its version 1
-(cpu.cfs_quota_us, memory.limit_in_bytes), and Jetson's /etc/nv_tegra_release.
+Read from Linux's own files (`cores.py`), and from CUDA's driver (`machine.py`). What a system does not tell
+is None. Sources: https://docs.kernel.org/admin-guide/cgroup-v2.html (memory.max), its version 1
+(memory.limit_in_bytes), and Jetson's /etc/nv_tegra_release.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from dinodeploy.cores import control_groups, hardware_threads, read_text
 from dinodeploy.errors import UnavailableError
 from dinodeploy.machine import Gpu, find_cpu, find_gpu
 
@@ -78,7 +79,7 @@ def find_system(root: Path = Path("/")) -> System:
         cpu=cpu.model,
         features=None if cpu.features is None else tuple(known[f] for f in known if f in cpu.features),
         cores=os.cpu_count() or 1,
-        cores_allowed=min([_affinity(), *_cpu_quotas(root)]),
+        cores_allowed=hardware_threads(root),
         memory=memory,
         memory_allowed=memory if limit is None else min(limit, memory or limit),
         gpu=gpu,
@@ -97,68 +98,26 @@ def _gpu() -> tuple[Gpu | None, str]:
         return None, str(error)
 
 
-def _affinity() -> int:
-    """Cores that the scheduler gives this process."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _memory(root: Path) -> int | None:
-    found = re.search(r"^MemTotal:\s*(\d+) kB", _read(root / "proc/meminfo"), re.MULTILINE)
+    found = re.search(r"^MemTotal:\s*(\d+) kB", read_text(root / "proc/meminfo"), re.MULTILINE)
     return int(found[1]) * 1024 if found else None
 
 
-def _cpu_quotas(root: Path) -> Iterator[float]:
-    """Cores' worth of time that this process's groups may use."""
-    for folder in _groups(root, "cpu"):
-        quota, _, period = _read(folder / "cpu.max").partition(" ")
-        if not quota:  # version 1
-            quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
-        if quota.strip().isdigit() and period.strip().isdigit() and int(period):
-            yield int(quota) / int(period)
-
-
 def _memory_limits(root: Path) -> Iterator[int]:
-    for folder in _groups(root, "memory"):
-        text = (_read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes")).strip()
+    for folder in control_groups(root, "memory"):
+        text = (read_text(folder / "memory.max") or read_text(folder / "memory.limit_in_bytes")).strip()
         if text.isdigit() and int(text) < _UNLIMITED:
             yield int(text)
 
 
-def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of this process's control groups and of all above them, as far as they can be seen.
-
-    A container often sees its own group as the mount's root, and not under the name that the host gives it.
-    """
-    mount = root / "sys/fs/cgroup"
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if controllers and controller not in controllers.split(","):
-            continue
-        top = mount / controller if controllers else mount
-        group = Path(path.lstrip("/"))
-        for folder in (group, *group.parents):
-            if ".." not in folder.parts and (top / folder).is_dir():
-                yield top / folder
-
-
 def _gpu_on_bus(root: Path) -> bool:
     return any(
-        _read(device / "vendor").strip() == _NVIDIA and _read(device / "class").startswith(_DISPLAY)
+        read_text(device / "vendor").strip() == _NVIDIA and read_text(device / "class").startswith(_DISPLAY)
         for device in (root / "sys/bus/pci/devices").glob("*")
     )
 
 
 def _jetson_linux(root: Path) -> str | None:
     """`# R36 (release), REVISION: 4.3, GCID: …` -> "36.4.3"."""
-    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", _read(root / "etc/nv_tegra_release"))
+    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", read_text(root / "etc/nv_tegra_release"))
     return f"{found[1]}.{found[2]}" if found else None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""

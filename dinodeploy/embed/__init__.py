@@ -13,7 +13,7 @@ from dinodeploy.embed.decode import TIME_LIMIT, Decoded, decode_ahead, decode_so
 from dinodeploy.embed.lanes import run_ahead
 from dinodeploy.embed.pipeline import EmbedReport, embed_source
 from dinodeploy.embed.pooling import needed, with_pooled
-from dinodeploy.embed.probe import choose_batch
+from dinodeploy.embed.probe import choose_batch, choose_hint, limit_batch
 from dinodeploy.embed.shard_size import default_shard_size
 
 __all__ = [
@@ -21,11 +21,13 @@ __all__ = [
     "Decoded",
     "EmbedReport",
     "choose_batch",
+    "choose_hint",
     "decode_ahead",
     "decode_source",
     "default_decoders",
     "default_shard_size",
     "embed_source",
+    "limit_batch",
     "needed",
     "run_ahead",
     "with_pooled",

@@ -9,7 +9,7 @@ Shapes: H, W input pixels.
 
 from __future__ import annotations
 
-import os
+import math
 import queue
 import threading
 import time
@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dinodeploy.cores import hardware_threads
 from dinodeploy.errors import ImageError, first_line
 from dinodeploy.images import open_reduced
 from dinodeploy.preprocess import Preprocess
@@ -57,8 +58,8 @@ class _Job:
 
 
 def default_decoders() -> int:
-    """One decoding thread a core."""
-    return min(os.cpu_count() or 1, MAX_DECODERS)
+    """One decoding thread for each hardware thread that is ours."""
+    return min(math.ceil(hardware_threads()), MAX_DECODERS)
 
 
 def decode_ahead(ids: Sequence[str], preprocess: Preprocess, threads: int, ahead: int) -> Iterator[Decoded]:

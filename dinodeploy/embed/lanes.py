@@ -22,8 +22,8 @@ def run_ahead(
 ) -> Iterator[tuple[list[Decoded], Outputs]]:
     """Each batch with its outputs, in order; an empty batch runs nothing and keeps its place.
 
-    Where the engine has two lanes, the copies of one batch overlap the computation of the other. One batch
-    more lies ready, so that an engine never waits for pixels to be put together.
+    One batch more for each lane lies ready: a lane that is done before the oldest does not wait for it, nor
+    for pixels to be put together.
     """
     stages = stages or Stages()
     lanes = embedder.backend.lanes
@@ -44,7 +44,7 @@ def run_ahead(
         try:
             for batch in batches:
                 running.append((batch, pool.submit(run, stack(batch)) if batch else _nothing()))
-                while len(running) > lanes:
+                while len(running) > 2 * lanes - 1:
                     yield oldest()
             while running:
                 yield oldest()

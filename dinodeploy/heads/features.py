@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dinodeploy.embed import Decoded, decode_ahead, default_decoders, run_ahead
+from dinodeploy.embed import Decoded, decode_ahead, default_decoders, limit_batch, run_ahead
 from dinodeploy.embedder import BATCH_SIZE, Embedder, batches_of_one_size
 from dinodeploy.errors import BundleError, MisuseError
 from dinodeploy.manifest import canonical
@@ -116,6 +116,7 @@ def _compute(
     rows: list[int] = []
     values: list[Floats] = []
     quarantined: list[tuple[str, str]] = []
+    batch_size = limit_batch(batch_size, len(ids), embedder.backend.lanes)
 
     def good() -> Iterator[Decoded]:
         decoded = decode_ahead(ids, embedder.preprocess, default_decoders(), ahead=2 * batch_size)

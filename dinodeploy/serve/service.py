@@ -9,7 +9,7 @@ Shapes: H W input pixels, h w patch grid, D embed_dim.
 from __future__ import annotations
 
 import asyncio
-import os
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinodeploy.batcher import Batcher, Row
+from dinodeploy.cores import hardware_threads
 from dinodeploy.embed import with_pooled
 from dinodeploy.embed.pooling import pick
 from dinodeploy.embedder import Embedder
@@ -80,7 +81,7 @@ class Service:
         self.fingerprint = embedder.manifest.fingerprint(embedder.bundle.engine, embedder.preprocess)
         self._neighbours = _open_index(settings, embedder)
         self.output_names = with_pooled(embedder.output_names)
-        self._decoders = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
+        self._decoders = ThreadPoolExecutor(math.ceil(hardware_threads()), thread_name_prefix="decode")
         self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch")
         self._batcher = Batcher(
             embedder,

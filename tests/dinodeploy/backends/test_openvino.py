@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dinodeploy import Embedder, devices
-from dinodeploy.backends import open_backend
+from dinodeploy.backends import OpenOptions, open_backend
 from dinodeploy.backends import openvino as backends
 from dinodeploy.backends.openvino import IN_A_ROW, SHAPES, OpenVinoBackend
 from dinodeploy.bundle import open_bundle
@@ -31,7 +31,7 @@ LIMIT = 5e-6  # relative Frobenius against ONNX Runtime in fp32; measured 9e-7
 
 @pytest.fixture
 def opened(tiny_bundle: Path) -> Iterator[OpenVinoBackend]:
-    backend = OpenVinoBackend(tiny_bundle / "model.onnx", threads=1)
+    backend = OpenVinoBackend(tiny_bundle / "model.onnx", OpenOptions(threads=1))
     yield backend
     backend.close()
 
@@ -77,7 +77,7 @@ SIGNALLED = """
 import os, signal, sys
 from dinodeploy.backends.openvino import OpenVinoBackend
 
-first, second = (OpenVinoBackend(sys.argv[1], threads=1) for _ in range(2))
+first, second = (OpenVinoBackend(sys.argv[1]) for _ in range(2))
 first.close()
 del first
 second.close()

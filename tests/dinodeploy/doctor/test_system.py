@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from dinodeploy import cores as processor
 from dinodeploy import machine
-from dinodeploy.doctor import system as systems
 from dinodeploy.doctor.system import find_system
 from tests.dinodeploy.backends.gpu_machine import pretend_gpu
 from tests.dinodeploy.doctor.conftest import WriteRoot
@@ -19,7 +19,7 @@ JETSON = "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: 
 @pytest.fixture
 def cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(systems, "_affinity", lambda: 64)
+    monkeypatch.setattr(processor, "_affinity", lambda: set(range(64)))
 
 
 @pytest.mark.parametrize(

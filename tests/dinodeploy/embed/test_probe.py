@@ -1,7 +1,8 @@
-"""The batch size is what measures fastest, found in few runs."""
+"""Lanes where there are many pictures, and the batch size that measures fastest, found in few runs."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 
 from dinodeploy import OutsideProfileError
 from dinodeploy.embed import probe
-from dinodeploy.embed.probe import choose_batch
+from dinodeploy.embed.probe import BATCHES_A_LANE, PICTURES_A_LANE, choose_batch, choose_hint, limit_batch
+from tests.cheap_embedding import embedder
 
 MANY = 100_000
 
@@ -44,13 +46,13 @@ def test_the_smallest_of_the_fastest(
 ) -> None:
     run, _ = clocked(monkeypatch, seconds)
     said: list[str] = []
-    assert choose_batch(run, MANY, (16, 32), said.append) == wanted
+    assert choose_batch(embedder(run), MANY, (16, 32), said.append) == wanted
     assert said[0].startswith(f"{wanted}, of 1: ")
 
 
 def test_it_stops_where_nothing_is_gained(monkeypatch: pytest.MonkeyPatch) -> None:
     run, runs = clocked(monkeypatch, lambda b: 0.010 * b)
-    choose_batch(run, MANY, (16, 32), lambda _: None)
+    choose_batch(embedder(run), MANY, (16, 32), lambda _: None)
     assert set(runs) == {1, 2}
 
 
@@ -58,8 +60,40 @@ def test_few_pictures_are_not_worth_measuring() -> None:
     def run(pixels: Any) -> None:
         raise AssertionError("not to be run")
 
-    assert choose_batch(run, 1, (16, 32), lambda _: None) == 1
-    assert choose_batch(run, 100, (16, 32), lambda _: None) == 8
+    assert choose_batch(embedder(run), 1, (16, 32), lambda _: None) == 1
+    assert choose_batch(embedder(run), 100, (16, 32), lambda _: None) == 8
+    assert choose_batch(embedder(run, lanes=2), 100, (16, 32), lambda _: None) == 6
+
+
+def test_lanes_are_measured_together() -> None:
+    """Two at once, or the barrier breaks; the rate is of both."""
+    together = threading.Barrier(2, timeout=20)
+
+    def run(pixels: Any) -> None:
+        together.wait()
+        time.sleep(0.02 * len(pixels))
+
+    said: list[str] = []
+    assert choose_batch(embedder(run, lanes=2), MANY, (16, 32), said.append) == 1
+    rate = float(said[0].split("1: ")[1].split("/s")[0])
+    assert 50 < rate <= 100
+
+
+@pytest.mark.parametrize(
+    ("most", "pictures", "lanes", "wanted"),
+    [(8, 3, 1, 3), (8, 0, 1, 1), (8, 100, 1, 8), (8, 10, 2, 1), (8, 64, 2, 4), (8, 10**6, 64, 8)],
+)
+def test_every_lane_gets_its_share(most: int, pictures: int, lanes: int, wanted: int) -> None:
+    assert limit_batch(most, pictures, lanes) == wanted
+    if lanes > 1 and pictures >= BATCHES_A_LANE * lanes:
+        assert -(-pictures // wanted) >= BATCHES_A_LANE * lanes
+
+
+def test_many_pictures_are_worth_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "cores", lambda: 16)
+    enough = 16 * PICTURES_A_LANE
+    assert [choose_hint(1), choose_hint(enough - 1), choose_hint(enough)] == ["latency"] * 2 + ["throughput"]
+    assert choose_hint(enough - 1, threads=2) == "throughput"
 
 
 def test_more_than_the_engine_takes_is_no_error() -> None:
@@ -68,7 +102,7 @@ def test_more_than_the_engine_takes_is_no_error() -> None:
             raise OutsideProfileError("at most 4")
         time.sleep(0.002)
 
-    assert choose_batch(run, MANY, (16, 32), lambda _: None) in (2, 4)
+    assert choose_batch(embedder(run), MANY, (16, 32), lambda _: None) in (2, 4)
 
 
 def test_an_engine_that_runs_nothing_is() -> None:
@@ -76,4 +110,4 @@ def test_an_engine_that_runs_nothing_is() -> None:
         raise OutsideProfileError("no")
 
     with pytest.raises(OutsideProfileError):
-        choose_batch(run, MANY, (16, 32), lambda _: None)
+        choose_batch(embedder(run), MANY, (16, 32), lambda _: None)

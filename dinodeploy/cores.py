@@ -1,0 +1,81 @@
+"""The processor's share that this process may use: its affinity and its container's quota counted in.
+
+Read from Linux's own files; elsewhere every core is ours. Sources:
+https://docs.kernel.org/admin-guide/cgroup-v2.html (cpu.max), its version 1 (cpu.cfs_quota_us), and
+https://docs.kernel.org/admin-guide/cputopology.html (thread_siblings_list).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_ROOT = Path("/")
+
+
+def cores(root: Path = _ROOT) -> int:
+    """Physical cores for this process; hardware threads where the system does not tell them apart."""
+    physical = len({_siblings(root, thread) for thread in _affinity()})
+    return max(1, min(physical, math.ceil(hardware_threads(root))))
+
+
+def hardware_threads(root: Path = _ROOT) -> float:
+    """Hardware threads' worth of time for this process: a quota need not be a whole number."""
+    return min([len(_affinity()), *_quotas(root)])
+
+
+def restricted(root: Path = _ROOT) -> bool:
+    """Whether others keep a part of the machine from this process."""
+    return hardware_threads(root) < (os.cpu_count() or 1)
+
+
+def control_groups(root: Path, controller: str) -> Iterator[Path]:
+    """The folders of this process's control groups and of all above them, as far as they can be seen.
+
+    A container often sees its own group as the mount's root, and not under the name that the host gives it.
+    """
+    mount = root / "sys/fs/cgroup"
+    for line in read_text(root / "proc/self/cgroup").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers and controller not in controllers.split(","):
+            continue
+        top = mount / controller if controllers else mount
+        group = Path(path.lstrip("/"))
+        for folder in (group, *group.parents):
+            if ".." not in folder.parts and (top / folder).is_dir():
+                yield top / folder
+
+
+def read_text(path: Path) -> str:
+    """What the file holds; nothing where it cannot be read."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _affinity() -> set[int]:
+    """Hardware threads that the scheduler gives this process, by number."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def _siblings(root: Path, thread: int) -> str:
+    """The same for all hardware threads of one core."""
+    topology = root / f"sys/devices/system/cpu/cpu{thread}/topology"
+    return read_text(topology / "thread_siblings_list") or str(thread)
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """Threads' worth of time that this process's groups may use."""
+    for folder in control_groups(root, "cpu"):
+        quota, _, period = read_text(folder / "cpu.max").partition(" ")
+        if not quota:  # version 1
+            quota = read_text(folder / "cpu.cfs_quota_us")
+            period = read_text(folder / "cpu.cfs_period_us")
+        if quota.strip().isdigit() and period.strip().isdigit() and int(period):
+            yield int(quota) / int(period)
