@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dinodeploy.bench.runners import Runner
 from dinodeploy.bundle import open_bundle
 from dinodeploy.errors import UnavailableError
+from dinodeploy.preprocess import Preprocess
 from dinov3_ref.checkpoints import Checkpoint, build_model, save_checkpoint
 from dinov3_ref.models import ViTConfig
 from dinov3_ref.torchvision_shim import import_torchvision
@@ -32,11 +35,16 @@ Forward = Callable[[Tensor], Tensor]  # pixels [B,3,H,W] -> cls [B,D]; other tok
 
 
 class TorchRunner:
-    """A forward under `inference_mode`."""
+    """A forward under `inference_mode`, of what `make` makes of a checkpoint."""
 
-    def __init__(self, runtime: str, forward: Forward, threads: int) -> None:
-        self.runtime = runtime
-        self._forward = forward
+    def __init__(
+        self,
+        make: Callable[[Checkpoint], tuple[str, Forward]],
+        checkpoint: Checkpoint,
+        preprocess: Preprocess,
+        threads: int,
+    ) -> None:
+        self.runtime, self._forward = make(checkpoint)
         self._threads = threads
 
     def takes(self, height: int, width: int) -> bool:
@@ -51,22 +59,19 @@ class TorchRunner:
         self._forward = lambda pixels: pixels
 
 
-def open_peer(name: str, engine: Path, checkpoint: str | None, threads: int) -> TorchRunner | NncfRunner:
-    """A peer of the bundle at `engine`, by its name in PEERS, or nncf.
+def open_peer(name: str, engine: Path, checkpoint: str | None, threads: int) -> Runner:
+    """A peer of the bundle at `engine`, by its name in PEERS.
 
     Raises MisuseError for weights that are not the bundle's, UnavailableError where its library is missing.
     """
     manifest = open_bundle(engine).manifest
     weights = checkpoint_of(manifest.model, checkpoint)
     try:
-        if name == "nncf":
-            return NncfRunner(weights, manifest.preprocess, threads)
-        runtime, forward = PEERS[name](weights)
+        return PEERS[name](weights, manifest.preprocess, threads)
     except ImportError as error:
         raise UnavailableError(
             f"--vs {name} needs {error.name}, which is not installed: pip install {name}"
         ) from error
-    return TorchRunner(runtime, forward, threads)
 
 
 def _eager(checkpoint: Checkpoint) -> tuple[str, Forward]:
@@ -112,9 +117,10 @@ def _in_timm(checkpoint: Checkpoint) -> tuple[str, Forward]:
     return name, lambda pixels: model.forward_features(pixels)[:, 0]
 
 
-PEERS: dict[str, Callable[[Checkpoint], tuple[str, Forward]]] = {
-    "torch": _eager,
-    "compile": _compiled,
-    "transformers": _in_transformers,
-    "timm": _in_timm,
+PEERS: dict[str, Callable[[Checkpoint, Preprocess, int], Runner]] = {  # the last is the number of threads
+    "torch": partial(TorchRunner, _eager),
+    "compile": partial(TorchRunner, _compiled),
+    "transformers": partial(TorchRunner, _in_transformers),
+    "timm": partial(TorchRunner, _in_timm),
+    "nncf": NncfRunner,
 }

@@ -52,6 +52,23 @@ def test_the_same_command_again_says_that_all_is_done(
     assert (as_json["kept"], as_json["images_per_second"]) == (6, 0)
 
 
+def test_many_pictures_have_a_core_each(
+    tiny_bundle: Path, photos: Path, tmp_path: Path, run: CommandLine
+) -> None:
+    """From four a core on; the store is the same, byte for byte."""
+    for copy in range(2):
+        for name in NAMES:
+            (photos / f"{name}_{copy}.jpg").write_bytes((photos / f"{name}.jpg").read_bytes())
+    command = ("embed", photos, "--engine", tiny_bundle, "--device", "onnxruntime", "--imgsz", "64,96")
+    said = {}
+    for threads in (1, 3, 4):
+        made = run(*command, "--batch", "2", "--threads", str(threads), "--out", tmp_path / f"o{threads}")
+        said[threads] = "3 batches at once" in made.err
+        assert made.code == 0
+        assert tree(tmp_path / f"o{threads}") == tree(tmp_path / "o1")
+    assert said == {1: False, 3: True, 4: False}
+
+
 def test_other_pictures_under_the_same_ids_are_refused(
     tiny_bundle: Path, photos: Path, tmp_path: Path, run: CommandLine
 ) -> None:

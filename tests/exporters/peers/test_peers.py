@@ -16,25 +16,23 @@ from dinodeploy.manifest import ModelFacts
 from dinodeploy.preprocess import Preprocess
 from dinov3_ref.checkpoints import build_model, load_checkpoint, random_checkpoint, save_checkpoint
 from exporters.peers import PEERS, open_peer
-from exporters.peers.openvino_int8 import NncfRunner
-from exporters.peers.runners import TorchRunner
 from exporters.peers.weights import checkpoint_of
 from tests.photographs import pixels
 from tests.tiny import export_passing, tiny_config
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+STEPS = Preprocess("official", 64, 64, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 LIMIT = 5e-6  # relative error of CLS against the reference; measured 4e-7
 
 
 @pytest.mark.parametrize("arch", ["vit_small", "convnext_tiny"])
-@pytest.mark.parametrize("name", [name for name in PEERS if name != "compile"])
+@pytest.mark.parametrize("name", [name for name in PEERS if name not in ("compile", "nncf")])
 def test_the_same_model(name: str, arch: str) -> None:
     """RoPE's periods included: with transformers' and timm's own the error is a thousand times larger."""
     checkpoint = random_checkpoint(arch)
-    runtime, forward = PEERS[name](checkpoint)
-    assert runtime.startswith(("torch ", f"{name} "))
+    runner = PEERS[name](checkpoint, STEPS, 1)
+    assert runner.runtime.startswith(("torch ", f"{name} "))
     x = pixels(["china", "coffee"], 64, 96)
-    got = TorchRunner(runtime, forward, 1).run(x.numpy())["cls"]
+    got = runner.run(x.numpy())["cls"]
     with torch.no_grad():
         wanted = build_model(checkpoint)(x).numpy()
     assert np.linalg.norm(got - wanted) / np.linalg.norm(wanted) <= LIMIT
@@ -44,7 +42,7 @@ def test_nncf_makes_8_bits_of_the_same_model(capsys: pytest.CaptureFixture[str])
     """Of every size; what it prints stays off stdout, which is for results."""
     pytest.importorskip("nncf")
     checkpoint = random_checkpoint(tiny_config())
-    runner = NncfRunner(checkpoint, Preprocess.from_preset("official", (64, 64), MEAN, STD), 1)
+    runner = PEERS["nncf"](checkpoint, STEPS, 1)
     assert capsys.readouterr().out == ""
     assert runner.runtime.startswith("nncf ")
     for size in ((64, 96), (96, 64)):
