@@ -43,7 +43,7 @@ class Embedder:
     """An opened bundle. Use `Embedder.open`; close it, or use it in a `with`.
 
     `run` and `embed` may be called from several threads at once; `close` when none of them is under way.
-    Its only threads are its runtime's. It does not survive a fork: open one in each process.
+    Between calls its only threads are its runtime's. It does not survive a fork: open one in each process.
     """
 
     def __init__(
@@ -75,8 +75,8 @@ class Embedder:
         that can run here. `outputs` is what you will use, everything by default: for ("cls",) a CPU leaves
         out what only the other tokens need of the last block.
         `hint`: on a CPU all `threads` work on one run, which is over soonest, or each has a run of its own
-        ("throughput": `run` is then to be called from `backend.lanes` threads at once); the numbers are the
-        same, and a GPU takes no notice.
+        ("throughput"): `embed` does so by itself, `run` when it is called from `backend.lanes` threads at
+        once. The numbers are the same, and a GPU takes no notice.
         Every file it reads is hashed first. Without a passing receipt for this runtime and device the
         judge runs now, which takes seconds; `allow_unverified` skips that. `weight_budget` is what a
         weight-streaming plan may keep of its weights on the GPU, in bytes. `require_signature` is a public
@@ -174,10 +174,17 @@ class Embedder:
         preprocess = self.preprocess_for(imgsz)
         rows: dict[str, list[Floats]] = {name: [] for name in self.output_names}
         pixels = (preprocess(open_image(image)) for image in images)
-        for batch in batches_of_one_size(pixels, batch_size):
-            for name, output in self.run(np.stack(batch)).items():
+        for outputs in self._run_each(map(np.stack, batches_of_one_size(pixels, batch_size))):
+            for name, output in outputs.items():
                 rows[name].extend(output)
         return {name: _stack(name, rows[name], self.manifest) for name in self.output_names}
+
+    def _run_each(self, batches: Iterable[Floats]) -> Iterator[dict[str, Floats]]:
+        if self.backend.lanes == 1:
+            return map(self.run, batches)
+        from dinodeploy.ahead import run_in_order  # a first embedding need not wait for a pool's import
+
+        return run_in_order(self.run, batches, self.backend.lanes)
 
     def preprocess_for(self, imgsz: int | tuple[int, int] | None) -> Preprocess:
         """The bundle's preprocessing, at another input size when one is given."""

@@ -106,7 +106,8 @@ class OnnxRuntimeBackend:
         large = _weight_bytes(engine) > LARGE
         self.lanes = 1 if provider.on_gpu or large else lanes_for(options)
         threads = 1 if self.lanes > 1 else options.threads or (cores() if restricted() else None)
-        self._at_once = None if provider.on_gpu else PIXELS_A_LANE if self.lanes > 1 else PIXELS_AT_ONCE
+        alone = threads == 1 and not large  # a worker of a cluster is one of many too
+        self._at_once = None if provider.on_gpu else PIXELS_A_LANE if alone else PIXELS_AT_ONCE
         with tempfile.TemporaryDirectory(prefix="dinodeploy_") as folder:
             self._session: Any = _open_session(
                 onnxruntime, engine, provider, threads, Path(folder), in_file=large and not provider.on_gpu

@@ -6,53 +6,40 @@ Shapes: B batch, H, W input pixels.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
+from dinodeploy.ahead import run_in_order
 from dinodeploy.embed.batches import stack
 from dinodeploy.embed.decode import Decoded, Floats
 from dinodeploy.embed.pooling import Outputs
 from dinodeploy.embed.stages import Stages
 from dinodeploy.embedder import Embedder
 
+Batch = list[Decoded]
+Done = tuple[Batch, Outputs, float]  # seconds
+
 
 def run_ahead(
-    embedder: Embedder, batches: Iterable[list[Decoded]], stages: Stages | None = None
-) -> Iterator[tuple[list[Decoded], Outputs]]:
+    embedder: Embedder, batches: Iterable[Batch], stages: Stages | None = None
+) -> Iterator[tuple[Batch, Outputs]]:
     """Each batch with its outputs, in order; an empty batch runs nothing and keeps its place.
 
-    One batch more for each lane lies ready: a lane that is done before the oldest does not wait for it, nor
-    for pixels to be put together.
+    Pixels are put together here, so that no lane waits for that.
     """
     stages = stages or Stages()
-    lanes = embedder.backend.lanes
-    running: deque[tuple[list[Decoded], Future[tuple[Outputs, float]]]] = deque()
 
-    def run(pixels: Floats) -> tuple[Outputs, float]:
+    def run(ready: tuple[Batch, Floats | None]) -> Done:
+        batch, pixels = ready
         started = time.perf_counter()
-        return embedder.run(pixels), time.perf_counter() - started
+        outputs = {} if pixels is None else embedder.run(pixels)
+        return batch, outputs, time.perf_counter() - started
 
-    def oldest() -> tuple[list[Decoded], Outputs]:
-        batch, future = running.popleft()
+    def wait(future: Future[Done]) -> Done:
         with stages.waiting("engine"):
-            outputs, seconds = future.result()
+            return future.result()
+
+    ready = ((batch, stack(batch) if batch else None) for batch in batches)
+    for batch, outputs, seconds in run_in_order(run, ready, embedder.backend.lanes, wait):
         stages.worked["engine"] += seconds
-        return batch, outputs
-
-    with ThreadPoolExecutor(lanes, thread_name_prefix="lane") as pool:
-        try:
-            for batch in batches:
-                running.append((batch, pool.submit(run, stack(batch)) if batch else _nothing()))
-                while len(running) > 2 * lanes - 1:
-                    yield oldest()
-            while running:
-                yield oldest()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _nothing() -> Future[tuple[Outputs, float]]:
-    future: Future[tuple[Outputs, float]] = Future()
-    future.set_result(({}, 0.0))
-    return future
+        yield batch, outputs

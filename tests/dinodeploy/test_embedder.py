@@ -83,6 +83,24 @@ def test_an_embedding_does_not_depend_on_its_batch(embedder: Embedder) -> None:
             assert relative(values[index], alone[name][0]) < BATCH_LIMIT, name
 
 
+def test_embed_keeps_every_lane_at_work(
+    tiny_bundle: Path, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The barrier breaks where one batch waits for another to end. A picture that cannot be read ends all."""
+    pictures = [photograph(name) for name in list(PHOTOGRAPHS)[:6]]
+    together = threading.Barrier(2, timeout=20)
+    with Embedder.open(tiny_bundle, threads=2, hint="throughput") as laned:
+        run = laned.backend.run
+        monkeypatch.setattr(laned.backend, "run", lambda pixels: (together.wait(), run(pixels))[1])
+        got = laned.embed(pictures, batch_size=1)
+        monkeypatch.undo()
+        (tmp_path / "broken.jpg").write_text("no picture")
+        with pytest.raises(ImageError, match=r"broken\.jpg"):
+            laned.embed([*pictures[:4], tmp_path / "broken.jpg"], batch_size=1)
+    for name, values in embedder.embed(pictures).items():
+        np.testing.assert_array_equal(got[name], values)
+
+
 def test_photographs_are_told_apart(embedder: Embedder) -> None:
     """Two views of one scene are closer to each other than to anything else."""
     names = list(PHOTOGRAPHS)

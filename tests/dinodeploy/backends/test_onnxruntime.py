@@ -53,14 +53,17 @@ def test_large_weights_stay_in_their_file(tiny_bundle: Path, monkeypatch: pytest
         np.testing.assert_allclose(got[name], values, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("hint", "parts"), [("latency", [3, 2, 2]), ("throughput", [1] * 7)])
+@pytest.mark.parametrize(
+    ("hint", "threads", "parts"),
+    [("latency", 2, [3, 2, 2]), ("throughput", 2, [1] * 7), ("latency", 1, [1] * 7)],
+)
 def test_a_large_batch_is_run_in_parts(
-    hint: str, parts: list[int], tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    hint: str, threads: int, parts: list[int], tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of what all threads take together, or one alone; how they are cut: test_lanes.py."""
     monkeypatch.setattr(backends, "PIXELS_AT_ONCE", 3 * 32 * 48)
     monkeypatch.setattr(backends, "PIXELS_A_LANE", 32 * 48)
-    backend = open_backend("onnxruntime", tiny_bundle / "model.onnx", threads=2, hint=hint)
+    backend = open_backend("onnxruntime", tiny_bundle / "model.onnx", threads=threads, hint=hint)
     assert isinstance(backend, OnnxRuntimeBackend)
     session = backend._session
     sizes: list[int] = []
