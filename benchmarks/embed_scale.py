@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from dinodeploy.bench.ledger import record_name, write_record
 from dinodeploy.machine import cpu_name
 
 LEDGER = Path(__file__).parent / "ledger"
@@ -68,9 +69,8 @@ def main() -> None:
     }
     print(f"killed and gone on with: kept {resumed['kept']}, same bytes: {same}")
     LEDGER.mkdir(exist_ok=True)
-    cpu = re.sub(r"[^a-z0-9]+", "-", cpu_name().partition("[")[0].lower()).strip("-")
-    path = LEDGER / f"embed_scale_{cpu}_{datetime.now(timezone.utc):%Y%m}.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    path = LEDGER / record_name("embed_scale")
+    write_record(record, path)
     print(f"written: {path}")
 
 

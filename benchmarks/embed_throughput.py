@@ -47,6 +47,7 @@ from dinodeploy.cores import cores
 from dinodeploy.embed import choose_batch, embed_source
 from dinodeploy.images import open_image
 from dinodeploy.machine import cpu_name
+from dinodeploy.parity import measure as measure_output
 from dinodeploy.plan import Plan, hash_listing
 from dinodeploy.sources import FileSource
 from dinodeploy.store import Store
@@ -224,7 +225,7 @@ def ratio(seconds: list[float], own: list[float]) -> float:
 def error(cls: Floats | None, wanted: Floats | None) -> float | None:
     if cls is None or wanted is None:
         return None
-    return float(np.linalg.norm(cls - wanted) / np.linalg.norm(wanted))
+    return measure_output("cls", cls, wanted)["relative_frobenius"]
 
 
 if __name__ == "__main__":

@@ -16,10 +16,8 @@ from __future__ import annotations
 import argparse
 import io
 import itertools
-import json
 import math
 import platform
-import re
 import statistics
 import sys
 import time
@@ -34,6 +32,7 @@ import numpy as np
 from PIL import Image
 
 from dinodeploy import preprocess
+from dinodeploy.bench.ledger import record_name, write_record
 from dinodeploy.images import open_image
 from dinodeploy.machine import cpu_name
 from dinodeploy.preprocess import PRESETS, Preprocess
@@ -205,9 +204,8 @@ def main() -> None:
                 levels = found["grey_levels_from_ours"].get(name) if step == "finished_ms" else None
                 beside = f"   from ours: {levels}" if levels else ""
                 print(f"{text} {step[:-3]} {name}: {milliseconds:.2f} ms{beside}")
-    cpu = re.sub(r"[^a-z0-9]+", "-", cpu_name().partition("[")[0].lower()).strip("-")
-    path = LEDGER / f"pictures_{cpu}_{now:%Y%m}.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    path = LEDGER / record_name("pictures")
+    write_record(record, path)
     print(f"written: {path}")
 
 

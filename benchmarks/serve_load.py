@@ -41,6 +41,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from dinodeploy.bench.ledger import record_name, write_record
 from dinodeploy.machine import cpu_name
 
 LEDGER = Path(__file__).parent / "ledger"
@@ -274,8 +275,7 @@ def show(result: dict[str, Any]) -> None:
 def record(result: dict[str, Any]) -> Path:
     """Add the run to the ledger's file of this month and machine."""
     LEDGER.mkdir(exist_ok=True)
-    cpu = re.sub(r"[^a-z0-9]+", "-", cpu_name().partition("[")[0].lower()).strip("-")
-    path = LEDGER / f"serve_load_{cpu}_{datetime.now(timezone.utc):%Y%m}.json"
+    path = LEDGER / record_name("serve_load")
     runs = json.loads(path.read_text())["runs"] if path.exists() else []
     facts = {
         "command": " ".join(["benchmarks/serve_load.py", *sys.argv[1:]]),
@@ -284,7 +284,7 @@ def record(result: dict[str, Any]) -> Path:
         "python": platform.python_version(),
         "versions": {package: version(package) for package in PACKAGES},
     }
-    path.write_text(json.dumps({"runs": [*runs, {**facts, **result}]}, indent=2) + "\n")
+    write_record({"runs": [*runs, {**facts, **result}]}, path)
     return path
 
 

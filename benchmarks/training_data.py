@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import platform
-import re
 import statistics
 import sys
 import time
@@ -29,6 +27,7 @@ import torch
 from PIL import Image
 from skimage import data
 
+from dinodeploy.bench.ledger import record_name, write_record
 from dinodeploy.machine import cpu_name
 from dinov3_ref.data import DataAugmentationDINO, MaskingGenerator, collate_data_and_cast
 from dinov3_ref.data.decoding import decode_rgb
@@ -106,9 +105,8 @@ def main() -> None:
         "options": vars(options),
         **measure(options),
     }
-    cpu = re.sub(r"[^a-z0-9]+", "-", cpu_name().partition("[")[0].lower()).strip("-")
-    path = LEDGER / f"training_data_{options.global_size}_{cpu}_{now:%Y%m}.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    path = LEDGER / record_name("training_data", str(options.global_size))
+    write_record(record, path)
     for name, step in record["steps"].items():
         print(f"{name}: {step['median_ms']:.2f} ms a picture (p95 {step['p95_ms']:.2f})")
     print(f"{record['pictures_a_second']:.1f} pictures a second on one core of {record['cpu']}")

@@ -36,7 +36,7 @@ def predict(
     top: Annotated[int, typer.Option(help="Classes to name for a picture.")] = 5,
     device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
     imgsz: Annotated[str | None, typer.Option(help="Input size H or H,W. Default: the bundle's.")] = None,
-    batch: Annotated[int, typer.Option(help="Pictures a run.")] = BATCH_SIZE,
+    batch: Annotated[int, typer.Option(help="Pictures a run, at most.")] = BATCH_SIZE,
     threads: Annotated[
         int | None, typer.Option(help="Threads of the engine. Default: its own choice.")
     ] = None,

@@ -9,7 +9,14 @@ stay with their rows whatever fails. Batches do not cross shards: a shard is the
 
 from __future__ import annotations
 
-from dinodeploy.embed.decode import TIME_LIMIT, Decoded, decode_ahead, decode_source, default_decoders
+from dinodeploy.embed.decode import (
+    TIME_LIMIT,
+    Decoded,
+    decode_ahead,
+    decode_source,
+    default_decoders,
+    pictures_ahead,
+)
 from dinodeploy.embed.lanes import run_ahead
 from dinodeploy.embed.pipeline import EmbedReport, embed_source
 from dinodeploy.embed.pooling import needed, with_pooled
@@ -29,6 +36,7 @@ __all__ = [
     "embed_source",
     "limit_batch",
     "needed",
+    "pictures_ahead",
     "run_ahead",
     "with_pooled",
 ]

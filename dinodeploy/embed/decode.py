@@ -62,6 +62,11 @@ def default_decoders() -> int:
     return min(math.ceil(hardware_threads()), MAX_DECODERS)
 
 
+def pictures_ahead(batch_size: int, threads: int) -> int:
+    """How many to decode ahead: two batches, and never so few that a thread stands idle."""
+    return 2 * max(batch_size, threads)
+
+
 def decode_ahead(ids: Sequence[str], preprocess: Preprocess, threads: int, ahead: int) -> Iterator[Decoded]:
     """Decode files, in order, never more than `ahead` of them beyond the consumer."""
     return decode_source(FileSource(ids), range(len(ids)), preprocess, threads, ahead)

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from dinodeploy.embed.batches import bucket
-from dinodeploy.embed.decode import TIME_LIMIT, Decoded, decode_source, default_decoders
+from dinodeploy.embed.decode import TIME_LIMIT, Decoded, decode_source, default_decoders, pictures_ahead
 from dinodeploy.embed.lanes import run_ahead
 from dinodeploy.embed.pooling import Outputs, pick
 from dinodeploy.embed.stages import Stages
@@ -85,7 +85,7 @@ def embed_source(
     run = _Run(embedder, store, Stages(), advance)
     shards = store.remaining
     positions = chain.from_iterable(store.plan.shard(index) for index in shards)
-    ahead = 2 * max(batch_size, workers)
+    ahead = pictures_ahead(batch_size, workers)
     decoded = decode_source(source, positions, preprocess, workers, ahead, time_limit)
     with closing(decoded):
         run.make(shards, decoded, batch_size)

@@ -22,7 +22,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dinodeploy.embed import Decoded, decode_ahead, default_decoders, limit_batch, run_ahead
+from dinodeploy.embed import (
+    Decoded,
+    decode_ahead,
+    default_decoders,
+    limit_batch,
+    pictures_ahead,
+    run_ahead,
+)
 from dinodeploy.embedder import BATCH_SIZE, Embedder, batches_of_one_size
 from dinodeploy.errors import BundleError, MisuseError
 from dinodeploy.manifest import canonical
@@ -117,9 +124,10 @@ def _compute(
     values: list[Floats] = []
     quarantined: list[tuple[str, str]] = []
     batch_size = limit_batch(batch_size, len(ids), embedder.backend.lanes)
+    decoders = default_decoders()
 
     def good() -> Iterator[Decoded]:
-        decoded = decode_ahead(ids, embedder.preprocess, default_decoders(), ahead=2 * batch_size)
+        decoded = decode_ahead(ids, embedder.preprocess, decoders, pictures_ahead(batch_size, decoders))
         for row, item in enumerate(decoded):
             if item.pixels is not None:
                 rows.append(row)

@@ -14,7 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dinodeploy.embed import Decoded, decode_ahead, default_decoders, limit_batch, run_ahead
+from dinodeploy.embed import (
+    Decoded,
+    decode_ahead,
+    default_decoders,
+    limit_batch,
+    pictures_ahead,
+    run_ahead,
+)
 from dinodeploy.embedder import BATCH_SIZE, Embedder, batches_of_one_size
 from dinodeploy.errors import MisuseError
 from dinodeploy.heads.paint import IGNORE
@@ -74,9 +81,10 @@ def predict(
     make = _MAKERS[head.task]
     unread: list[Unread] = []
     batch_size = limit_batch(batch_size, len(ids), embedder.backend.lanes)
+    decoders = default_decoders()
 
     def good() -> Iterator[Decoded]:
-        for item in decode_ahead(ids, preprocess, default_decoders(), ahead=2 * batch_size):
+        for item in decode_ahead(ids, preprocess, decoders, pictures_ahead(batch_size, decoders)):
             if item.pixels is not None:
                 yield item
             else:
