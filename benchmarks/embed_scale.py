@@ -30,7 +30,7 @@ import numpy as np
 from PIL import Image
 
 from dinodeploy.bench.ledger import record_name, write_record
-from dinodeploy.machine import cpu_name
+from dinodeploy.hardware.devices import cpu_name
 
 LEDGER = Path(__file__).parent / "ledger"
 PACKAGES = ("onnxruntime", "numpy", "pillow", "pyarrow")
@@ -78,7 +78,7 @@ def export_small(bundle: Path) -> None:
     """Three blocks of width 128, random weights."""
     from dinov3_ref.checkpoints import random_checkpoint
     from dinov3_ref.models.config import ViTConfig
-    from exporters.export import ExportOptions, export_checkpoint
+    from exporters.bundle.export import ExportOptions, export_checkpoint
 
     checkpoint = random_checkpoint(ViTConfig(depth=3, embed_dim=128, num_heads=2), 0)
     export_checkpoint(checkpoint, bundle, ExportOptions(), weights="random")

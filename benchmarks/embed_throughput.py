@@ -43,14 +43,14 @@ from processes import run_dinodeploy
 
 from dinodeploy import Embedder, load_embeddings
 from dinodeploy.bench.ledger import record_name, write_record
-from dinodeploy.cores import cores
-from dinodeploy.embed import choose_batch, embed_source
-from dinodeploy.images import open_image
-from dinodeploy.machine import cpu_name
-from dinodeploy.parity import measure as measure_output
-from dinodeploy.plan import Plan, hash_listing
+from dinodeploy.hardware.cores import cores
+from dinodeploy.hardware.devices import cpu_name
+from dinodeploy.images.open import open_image
+from dinodeploy.parity.judge import measure as measure_output
+from dinodeploy.pipeline import choose_batch, embed_source
 from dinodeploy.sources import FileSource
-from dinodeploy.store import Store
+from dinodeploy.store.plan import Plan, hash_listing
+from dinodeploy.store.writer import Store
 from exporters.peers import open_peer
 
 LEDGER = Path(__file__).parent / "ledger"

@@ -31,12 +31,12 @@ from typing import Any
 from safetensors.torch import save_file
 
 from dinodeploy.bench.ledger import record_name, write_record
-from dinodeploy.machine import cpu_name
+from dinodeploy.hardware.devices import cpu_name
 from dinov3_ref.checkpoints.checkpoint import Checkpoint
 from dinov3_ref.checkpoints.expected import Shape, expected_shapes
-from dinov3_ref.checkpoints.hf import HuggingFaceLayout
-from dinov3_ref.checkpoints.random import random_tensor
+from dinov3_ref.checkpoints.layouts.hf import HuggingFaceLayout
 from dinov3_ref.checkpoints.sidecars import hf_config, hf_preprocessor
+from dinov3_ref.checkpoints.synthetic.random import random_tensor
 from dinov3_ref.models.config import ViTConfig
 from dinov3_ref.models.released import get_architecture
 

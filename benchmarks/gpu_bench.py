@@ -29,8 +29,8 @@ from gpu_models import MODELS, export
 from gpu_record import gpu_or_exit, new_record, record_path, torch_fp32, write_record
 
 from dinodeploy import Embedder
+from dinodeploy.bundle.manifest import ModelFacts
 from dinodeploy.errors import DinodeployError
-from dinodeploy.manifest import ModelFacts
 
 Row = dict[str, Any]
 Run = Callable[[Any], dict[str, Any]]
@@ -170,7 +170,7 @@ def throughput(run: Run, pixels: Any, lanes: int, rounds: int) -> float:
 def torch_runners(torch: Any, model: str, recipe: str) -> tuple[Run, Run]:
     """The fp32 reference and torch.compile in the recipe's type, host to host."""
     from dinov3_ref.checkpoints import build_model
-    from exporters.trace import TokenOutputs
+    from exporters.trace.trace import TokenOutputs
 
     module = TokenOutputs(build_model(MODELS[model]()).eval()).cuda()
     fast = torch.compile(module, dynamic=False)

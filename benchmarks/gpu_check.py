@@ -26,11 +26,11 @@ from typing import Any
 from gpu_models import MODELS, export
 from gpu_record import gpu_or_exit, new_record, record_path, torch_fp32, write_record
 
-from dinodeploy.bundle import GOLDEN_FILE
+from dinodeploy.bundle.bundle import GOLDEN_FILE
 from dinodeploy.embedder import check_bundle, judge_golden
 from dinodeploy.errors import DinodeployError, UnavailableError
-from dinodeploy.golden import load_golden
-from dinodeploy.parity import THRESHOLDS, Verdict
+from dinodeploy.parity.golden import load_golden
+from dinodeploy.parity.judge import THRESHOLDS, Verdict
 
 Row = dict[str, Any]
 DEFAULT_MODELS = "tiny,tiny_swiglu,vit_small,vit_base,planted_small,planted_base"
@@ -160,9 +160,9 @@ def build(bundle: Path, target: str, engine: str) -> None:
 
 def judge_torch(root: Path, model: str) -> tuple[Verdict, str, str]:
     """The reference on the GPU under the same judge: what PyTorch itself loses there."""
-    from dinodeploy.bundle import open_bundle
+    from dinodeploy.bundle.bundle import open_bundle
     from dinov3_ref.checkpoints import build_model
-    from exporters.trace import TokenOutputs
+    from exporters.trace.trace import TokenOutputs
 
     bundle = open_bundle(root)
     with torch_fp32() as torch:

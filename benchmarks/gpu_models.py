@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from dinodeploy.bundle import Bundle
+from dinodeploy.bundle.bundle import Bundle
 from dinodeploy.errors import DinodeployError
 from dinov3_ref.checkpoints import Checkpoint, planted_checkpoint, random_checkpoint
 from dinov3_ref.models.config import ViTConfig
@@ -27,8 +27,8 @@ MODELS: dict[str, Callable[[], Checkpoint]] = {
 
 def export(model: str, recipe: str, folder: Path) -> Bundle:
     """The bundle of a model; an earlier one in `folder` is used again. Raises DinodeployError."""
-    from dinodeploy.bundle import open_bundle
-    from exporters.export import ExportOptions, export_checkpoint
+    from dinodeploy.bundle.bundle import open_bundle
+    from exporters.bundle.export import ExportOptions, export_checkpoint
 
     out = folder / f"{model}_{recipe}"
     if out.exists():

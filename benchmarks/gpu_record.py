@@ -17,9 +17,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from dinodeploy.atomic import atomic_file
 from dinodeploy.errors import UnavailableError
-from dinodeploy.machine import Gpu, cpu_name, find_gpu
+from dinodeploy.files.atomic import atomic_file
+from dinodeploy.hardware.devices import Gpu, cpu_name, find_gpu
 
 LEDGER = Path(__file__).parent / "ledger"
 PACKAGES = (

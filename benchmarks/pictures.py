@@ -31,12 +31,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dinodeploy import preprocess
 from dinodeploy.bench.ledger import record_name, write_record
-from dinodeploy.images import open_image
-from dinodeploy.machine import cpu_name
-from dinodeploy.preprocess import PRESETS, Preprocess
-from tests.photographs import IMAGENET_MEAN, IMAGENET_STD, PHOTOGRAPHS, photograph
+from dinodeploy.hardware.devices import cpu_name
+from dinodeploy.images import preprocess
+from dinodeploy.images.open import open_image
+from dinodeploy.images.preprocess import PRESETS, Preprocess
+from tests.support.photographs import IMAGENET_MEAN, IMAGENET_STD, PHOTOGRAPHS, photograph
 
 LEDGER = Path(__file__).parent / "ledger"
 PACKAGES = ("pillow", "numpy")

@@ -42,7 +42,7 @@ import psutil
 from PIL import Image
 
 from dinodeploy.bench.ledger import record_name, write_record
-from dinodeploy.machine import cpu_name
+from dinodeploy.hardware.devices import cpu_name
 
 LEDGER = Path(__file__).parent / "ledger"
 PACKAGES = ("onnxruntime", "fastapi", "uvicorn", "numpy", "pillow")
@@ -154,7 +154,7 @@ def main() -> None:
 def export_small(bundle: Path) -> Path:
     """Three blocks of width 128, random weights, in a process of its own: torch stays out of this one."""
     program = (
-        "import sys; from pathlib import Path; from tests.tiny import export_tiny; "
+        "import sys; from pathlib import Path; from tests.support.tiny_models import export_tiny; "
         "export_tiny(Path(sys.argv[1]))"
     )
     subprocess.run([sys.executable, "-c", program, str(bundle)], check=True)

@@ -28,7 +28,7 @@ from dinodeploy.bench.ledger import record_name, write_record
 from dinodeploy.cli.output import parse_size
 from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint
 from dinov3_ref.models import ConvNeXtConfig
-from exporters.golden import load_photo
+from exporters.bundle.golden import load_photo
 
 LEDGER = Path(__file__).parent / "ledger"
 STARTS = 5

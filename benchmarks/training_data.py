@@ -28,7 +28,7 @@ from PIL import Image
 from skimage import data
 
 from dinodeploy.bench.ledger import record_name, write_record
-from dinodeploy.machine import cpu_name
+from dinodeploy.hardware.devices import cpu_name
 from dinov3_ref.data import DataAugmentationDINO, MaskingGenerator, collate_data_and_cast
 from dinov3_ref.data.decoding import decode_rgb
 from dinov3_ref.data.masking import max_rectangle

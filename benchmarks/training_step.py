@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 from skimage import data
 
-from dinodeploy.machine import cpu_name
+from dinodeploy.hardware.devices import cpu_name
 from dinov3_ref.configs import load_config
 from dinov3_ref.data import build_training_loader
 from dinov3_ref.train.loop import TrainingRun

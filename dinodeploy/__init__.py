@@ -27,7 +27,7 @@ from dinodeploy.errors import (
 
 if TYPE_CHECKING:
     from dinodeploy.embedder import Embedder
-    from dinodeploy.stored import load_embeddings
+    from dinodeploy.store.reader import load_embeddings
 
 __version__ = "0.1.0"
 
@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 # Names that cost numpy and Pillow: loaded when first asked for (PEP 562).
-_LATE = {"Embedder": "dinodeploy.embedder", "load_embeddings": "dinodeploy.stored"}
+_LATE = {"Embedder": "dinodeploy.embedder", "load_embeddings": "dinodeploy.store.reader"}
 
 
 def __getattr__(name: str) -> Any:

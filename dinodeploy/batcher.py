@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from dinodeploy.embedder import Embedder, Picture
 from dinodeploy.errors import BusyError, MisuseError
-from dinodeploy.images import open_image
+from dinodeploy.images.open import open_image
 
 Floats = NDArray[np.float32]
 Row = dict[str, Floats]

@@ -21,16 +21,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dinodeploy.backends import Backend, Hint
-from dinodeploy.bundle import GOLDEN_FILE, Bundle, open_bundle
-from dinodeploy.devices import open_on
+from dinodeploy.backends.select import open_on
+from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, open_bundle
+from dinodeploy.bundle.manifest import Manifest
 from dinodeploy.errors import JudgementError, MisuseError, OutsideProfileError
-from dinodeploy.golden import GoldenCase, at_size, load_golden
-from dinodeploy.images import open_image
-from dinodeploy.manifest import Manifest
-from dinodeploy.parity import Run, Verdict, judge
-from dinodeploy.pixels import as_pixels
-from dinodeploy.preprocess import Preprocess
-from dinodeploy.receipts import Receipt, find_receipt, make_receipt, save_receipt
+from dinodeploy.images.arrays import as_pixels
+from dinodeploy.images.open import open_image
+from dinodeploy.images.preprocess import Preprocess
+from dinodeploy.parity.golden import GoldenCase, at_size, load_golden
+from dinodeploy.parity.judge import Run, Verdict, judge
+from dinodeploy.parity.receipts import Receipt, find_receipt, make_receipt, save_receipt
 
 Floats = NDArray[np.float32]
 Item = TypeVar("Item")
@@ -182,7 +182,9 @@ class Embedder:
     def _run_each(self, batches: Iterable[Floats]) -> Iterator[dict[str, Floats]]:
         if self.backend.lanes == 1:
             return map(self.run, batches)
-        from dinodeploy.ahead import run_in_order  # a first embedding need not wait for a pool's import
+        from dinodeploy.backends.ordered import (
+            run_in_order,  # a first embedding need not wait for a pool's import
+        )
 
         return run_in_order(self.run, batches, self.backend.lanes)
 
@@ -270,7 +272,7 @@ def check_bundle(
 def require(engine: str | Path, key: Path | None) -> None:
     """Hold the bundle against its signature, where a public key asks for one. Raises TamperedError."""
     if key is not None:
-        from dinodeploy.signing import verify_signature
+        from dinodeploy.bundle.signing import verify_signature
 
         verify_signature(open_bundle(engine).root, key)
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from dinodeploy import Embedder
-from dinodeploy.bundle import GOLDEN_FILE
+from dinodeploy.bundle.bundle import GOLDEN_FILE
 from dinodeploy.embedder import judge_golden
-from dinodeploy.golden import load_golden
-from dinodeploy.parity import Floats, Outputs, Run
+from dinodeploy.parity.golden import load_golden
+from dinodeploy.parity.judge import Floats, Outputs, Run
 
 TOY = Path(__file__).parent / "models" / "toy_vit"
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dinodeploy import Embedder
 from dinov3_ref.checkpoints import fetch, load_checkpoint, random_checkpoint
 from dinov3_ref.heads import Head
-from exporters.export import ExportOptions, export_checkpoint
+from exporters.bundle.export import ExportOptions, export_checkpoint
 from exporters.heads import add_head
 
 PICTURES = {"cat": "chelsea.png", "coffee": "coffee.png", "rocket": "rocket.jpg"}

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
-from dinodeploy.bisect import Bisection, Stretch, bisect
-from dinodeploy.bundle import GOLDEN_FILE, Bundle
+from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle
 from dinodeploy.errors import BundleError, JudgementError, MisuseError
-from dinodeploy.golden import GoldenCase, Trace, load_golden
-from exporters.read_onnx import read_skeleton
+from dinodeploy.parity.bisect import Bisection, Stretch, bisect
+from dinodeploy.parity.golden import GoldenCase, Trace, load_golden
+from exporters.graph.read import read_skeleton
 
 Floats = NDArray[np.float32]
 

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dinodeploy.embed import Decoded, decode_ahead, default_decoders
 from dinodeploy.errors import MisuseError
-from dinodeploy.preprocess import Preprocess
+from dinodeploy.images.preprocess import Preprocess
+from dinodeploy.pipeline import Decoded, decode_ahead, default_decoders
 from dinov3_ref.checkpoints import Checkpoint, build_model, normalization
 from dinov3_ref.ranges import FP16_LARGEST, Prediction, Ranges, measure_ranges, predict
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import CommandLine
+from tests.support.command_line import CommandLine
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
@@ -26,7 +26,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # its handlers abort a p
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported three-block model, the MLP kind. Shared: copy it before changing anything in it."""
-    from tests.tiny import export_tiny
+    from tests.support.tiny_models import export_tiny
 
     return export_tiny(tmp_path_factory.mktemp("bundles") / "tiny", layers=(1,)).root
 
@@ -35,7 +35,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def four_maps_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four blocks, all of whose patch maps are outputs, input 64x64: what any head can stand on. Shared."""
     from dinov3_ref.checkpoints import random_checkpoint
-    from tests.tiny import export_passing, tiny_config
+    from tests.support.tiny_models import export_passing, tiny_config
 
     checkpoint = random_checkpoint(tiny_config(depth=4), 0)
     out = tmp_path_factory.mktemp("bundles") / "four_maps"
@@ -46,7 +46,7 @@ def four_maps_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def attentive_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with attention as an output. Shared."""
-    from tests.tiny import export_tiny
+    from tests.support.tiny_models import export_tiny
 
     return export_tiny(tmp_path_factory.mktemp("bundles") / "attentive", attention=True).root
 

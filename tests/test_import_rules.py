@@ -12,7 +12,7 @@ import pytest
 
 from dinodeploy import load_embeddings
 from dinodeploy.cli.app import COMMANDS
-from tests.photographs import photograph
+from tests.support.photographs import photograph
 
 ROOT = Path(__file__).parent.parent
 OURS = ("dinodeploy", "exporters", "dinov3_ref")
@@ -205,9 +205,8 @@ with Embedder.open(sys.argv[1], device="onnxruntime") as embedder:
         "serve",
         "search",
         "sources",
-        "reports",
         "doctor",
-        "embed",
+        "pipeline",
         "heads",
         "standalone",
     }

@@ -11,8 +11,8 @@ import pytest
 import typer.main
 
 from dinodeploy.cli.app import make_app
-from tests.command_line import CommandLine
-from tests.photographs import photograph
+from tests.support.command_line import CommandLine
+from tests.support.photographs import photograph
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

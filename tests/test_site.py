@@ -15,7 +15,7 @@ import typer.main
 
 import dinodeploy
 from dinodeploy.cli.app import make_app
-from dinodeploy.parity import THRESHOLDS
+from dinodeploy.parity.judge import THRESHOLDS
 
 ROOT = Path(__file__).parent.parent
 pytest.importorskip("mkdocstrings", reason="the site is built with the extra dev")
@@ -76,7 +76,7 @@ def test_every_public_name_is_there(site: Path) -> None:
     page = (site / "reference" / "api.html").read_text(encoding="utf-8")
     for name in dinodeploy.__all__:
         assert re.search(rf'id="dinodeploy\.(\w+\.)?{name}"', page), name
-    for name in ("exporters.export.export_checkpoint", "dinov3_ref.checkpoints.load_checkpoint"):
+    for name in ("exporters.bundle.export.export_checkpoint", "dinov3_ref.checkpoints.load_checkpoint"):
         assert f'id="{name}"' in page, name
     assert "An opened bundle." in page, "docstrings"
 

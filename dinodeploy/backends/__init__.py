@@ -14,8 +14,8 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from dinodeploy.bundle.manifest import BuildFacts
 from dinodeploy.errors import MisuseError, UnavailableError
-from dinodeploy.manifest import BuildFacts
 
 Floats = NDArray[np.float32]
 Hint = Literal["latency", "throughput"]

@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinodeploy.backends import OpenOptions
-from dinodeploy.backends.lanes import PIXELS_A_LANE, in_parts, lanes_for
+from dinodeploy.backends.parallel import PIXELS_A_LANE, in_parts, lanes_for
 from dinodeploy.backends.placement import astray, profiled
-from dinodeploy.bundle import MODEL_FILE
-from dinodeploy.cores import cores, restricted
+from dinodeploy.bundle.bundle import MODEL_FILE
 from dinodeploy.errors import BundleError, UnavailableError, first_line
-from dinodeploy.machine import cpu_name, find_gpu
+from dinodeploy.hardware.cores import cores, restricted
+from dinodeploy.hardware.devices import cpu_name, find_gpu
 
 Floats = NDArray[np.float32]
 _ERRORS_ONLY = 3

@@ -24,10 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinodeploy.backends import OpenOptions
-from dinodeploy.backends.lanes import PIXELS_A_LANE, in_parts, lanes_for
+from dinodeploy.backends.parallel import PIXELS_A_LANE, in_parts, lanes_for
+from dinodeploy.bundle.manifest import METADATA_KEY
 from dinodeploy.errors import BundleError, UnavailableError
-from dinodeploy.machine import cpu_name
-from dinodeploy.manifest import METADATA_KEY
+from dinodeploy.hardware.devices import cpu_name
 
 Floats = NDArray[np.float32]
 Shape = tuple[int, ...]

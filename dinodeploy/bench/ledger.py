@@ -9,9 +9,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from dinodeploy.atomic import atomic_file
 from dinodeploy.errors import MisuseError
-from dinodeploy.machine import cpu_name
+from dinodeploy.files.atomic import atomic_file
+from dinodeploy.hardware.devices import cpu_name
 
 
 def check_record_path(path: Path) -> None:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from dinodeploy.bundle import MODEL_FILE
-from dinodeploy.golden import GoldenCase
-from dinodeploy.manifest import Manifest
+from dinodeploy.bundle.bundle import MODEL_FILE
+from dinodeploy.bundle.manifest import Manifest
+from dinodeploy.parity.golden import GoldenCase
 
 SIDE = 1024
 SECONDS = 1.0  # of each product, after one to warm up

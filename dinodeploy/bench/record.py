@@ -24,14 +24,14 @@ from dinodeploy.bench.limits import model_flop
 from dinodeploy.bench.probe import probe_peak, probe_start
 from dinodeploy.bench.runners import ENGINE, Runner, RunnerOptions, check_peers, open_runner
 from dinodeploy.bench.timing import compare, take_turns
-from dinodeploy.bundle import GOLDEN_FILE, Bundle, open_bundle
-from dinodeploy.cores import cores
+from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, open_bundle
+from dinodeploy.bundle.manifest import Manifest
 from dinodeploy.errors import MisuseError, OutsideProfileError
-from dinodeploy.golden import GoldenCase, at_size, load_golden
-from dinodeploy.images import open_image
-from dinodeploy.machine import cpu_name
-from dinodeploy.manifest import Manifest
-from dinodeploy.parity import cosine
+from dinodeploy.hardware.cores import cores
+from dinodeploy.hardware.devices import cpu_name
+from dinodeploy.images.open import open_image
+from dinodeploy.parity.golden import GoldenCase, at_size, load_golden
+from dinodeploy.parity.judge import cosine
 
 Floats = NDArray[np.float32]
 Say = Callable[[str], None]

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
-from dinodeploy.atomic import atomic_file
 from dinodeploy.chart.png import to_png
 from dinodeploy.chart.shapes import INKS, Drawing
 from dinodeploy.chart.svg import to_svg
 from dinodeploy.errors import MisuseError
+from dinodeploy.files.atomic import atomic_file
 
 
 def to_html(drawing: Drawing) -> str:

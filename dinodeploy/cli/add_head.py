@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dinodeploy.bundle import open_bundle
+from dinodeploy.bundle.bundle import open_bundle
 from dinodeploy.cli.output import print_json, stages, stderr
 from dinodeploy.cli.reach import reach
 

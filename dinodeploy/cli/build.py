@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from dinodeploy import schema
 from dinodeploy.cli.output import build_progress, print_json, stderr
 from dinodeploy.cli.reach import reach
 from dinodeploy.errors import ExportError, MisuseError, UnavailableError
+from dinodeploy.files import schema
 
 
 def build(

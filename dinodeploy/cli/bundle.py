@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from dinodeploy.archive import SIGNATURE_FILE, pack, unpack
-from dinodeploy.bundle import open_bundle
+from dinodeploy.bundle.archive import SIGNATURE_FILE, pack, unpack
+from dinodeploy.bundle.bundle import open_bundle
+from dinodeploy.bundle.signing import sign, verify_signature
 from dinodeploy.cli.output import REQUIRE_SIGNATURE_HELP, print_json
-from dinodeploy.signing import sign, verify_signature
 from dinodeploy.standalone.pack import pack_standalone
 
 app = typer.Typer(help="Verify, sign, pack and unpack a bundle.", no_args_is_help=True, rich_markup_mode=None)

@@ -12,7 +12,6 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from dinodeploy.bisect import Bisection
 from dinodeploy.cli.output import (
     DEVICE_HELP,
     REQUIRE_SIGNATURE_HELP,
@@ -25,12 +24,13 @@ from dinodeploy.cli.output import (
     stdout,
 )
 from dinodeploy.cli.reach import reach
-from dinodeploy.compare import Comparison, compare
 from dinodeploy.embedder import check_bundle
 from dinodeploy.errors import MisuseError
-from dinodeploy.listing import list_images
-from dinodeploy.parity import Measurement
-from dinodeploy.reports import Report, check_targets, write_report
+from dinodeploy.images.paths import list_images
+from dinodeploy.parity.bisect import Bisection
+from dinodeploy.parity.compare import Comparison, compare
+from dinodeploy.parity.judge import Measurement
+from dinodeploy.parity.reports import Report, check_targets, write_report
 
 FAILED = 1
 

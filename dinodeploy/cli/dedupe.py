@@ -10,13 +10,13 @@ from typing import Annotated
 
 import typer
 
-from dinodeploy.atomic import atomic_file
 from dinodeploy.cli.output import note, picture_progress, print_json
 from dinodeploy.errors import MisuseError
-from dinodeploy.printable import printable
+from dinodeploy.files.atomic import atomic_file
+from dinodeploy.files.printable import printable
 from dinodeploy.search.duplicates import THRESHOLD, Duplicates, find_duplicates
 from dinodeploy.search.sheets import check_sheet, duplicates_sheet
-from dinodeploy.stored import open_embeddings
+from dinodeploy.store.reader import open_embeddings
 
 SHOWN = 20  # groups that are printed
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dinodeploy.bundle import open_bundle
+from dinodeploy.bundle.bundle import open_bundle
 from dinodeploy.cli.output import (
     DEVICE_HELP,
     REQUIRE_SIGNATURE_HELP,
@@ -26,7 +26,10 @@ from dinodeploy.cli.output import (
     print_json,
     stderr,
 )
-from dinodeploy.embed import (
+from dinodeploy.embedder import Embedder
+from dinodeploy.errors import MisuseError
+from dinodeploy.images.preprocess import MAX_PATCHES, Preprocess
+from dinodeploy.pipeline import (
     TIME_LIMIT,
     EmbedReport,
     choose_batch,
@@ -37,18 +40,22 @@ from dinodeploy.embed import (
     needed,
     with_pooled,
 )
-from dinodeploy.embed.cluster import Share, connect, count_workers, make_shards, merge_reports, parse_address
-from dinodeploy.embed.shard_worker import Job
-from dinodeploy.embedder import Embedder
-from dinodeploy.errors import MisuseError
-from dinodeploy.packing import parse_dtype
-from dinodeploy.plan import Plan, hash_listing, parse_part
-from dinodeploy.preprocess import MAX_PATCHES, Preprocess
-from dinodeploy.shard_records import count_records
+from dinodeploy.pipeline.cluster import (
+    Share,
+    connect,
+    count_workers,
+    make_shards,
+    merge_reports,
+    parse_address,
+)
+from dinodeploy.pipeline.shard_worker import Job
 from dinodeploy.sources import FileSource, SourceOptions, open_source, origins_of
-from dinodeploy.store import Store
-from dinodeploy.store_manifest import StoreManifest
-from dinodeploy.store_target import inspect_target
+from dinodeploy.store.dtypes import parse_dtype
+from dinodeploy.store.existing import inspect_target
+from dinodeploy.store.manifest import StoreManifest
+from dinodeploy.store.plan import Plan, hash_listing, parse_part
+from dinodeploy.store.shard_records import count_records
+from dinodeploy.store.writer import Store
 
 PARTIAL = 5
 

@@ -74,7 +74,7 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")] = False,
 ) -> None:
     """Turn a checkpoint into an ONNX bundle, judged on this machine against the fp32 reference."""
-    exporter = reach("exporters.export", "export")
+    exporter = reach("exporters.bundle.export", "export")
     checkpoints = reach("dinov3_ref.checkpoints", "export")
     precision = _precision(precision, {"fp16": fp16, "bf16": bf16, "int8": int8, "fp8": fp8})
     options = exporter.ExportOptions(
@@ -206,6 +206,6 @@ def _report(bundle: Any, receipt: Any, engine: str | None, notes: tuple[str, ...
 
 
 def _worst(receipt: Any, metric: str) -> float | None:
-    from dinodeploy.parity import Verdict
+    from dinodeploy.parity.judge import Verdict
 
     return Verdict(receipt.recipe, receipt.measurements).worst(metric)

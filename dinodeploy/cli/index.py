@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from dinodeploy import schema
 from dinodeploy.cli.output import note, print_json, stages
 from dinodeploy.errors import MisuseError
+from dinodeploy.files import schema
 from dinodeploy.search import Index, build_index
 from dinodeploy.search.faiss_file import FaissFile, check_faiss_target, export_faiss
 from dinodeploy.search.index_manifest import IndexManifest, index_path

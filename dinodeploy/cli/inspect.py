@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from dinodeploy import manifest as manifests
-from dinodeploy import schema
-from dinodeploy.bundle import MODEL_FILE, open_bundle
+from dinodeploy.bundle import manifest as manifests
+from dinodeploy.bundle.bundle import MODEL_FILE, open_bundle
 from dinodeploy.cli.output import print_json
 from dinodeploy.cli.reach import reach
 from dinodeploy.errors import MisuseError, UnavailableError
-from dinodeploy.receipts import read_receipts
+from dinodeploy.files import schema
+from dinodeploy.parity.receipts import read_receipts
 
 
 def inspect(
@@ -56,7 +56,7 @@ def _bundle(path: Path) -> dict[str, Any]:
 
 
 def _graph(path: Path) -> dict[str, Any]:
-    summary: dict[str, Any] = reach("exporters.summary", "inspecting a graph").summarize_onnx(path)
+    summary: dict[str, Any] = reach("exporters.graph.summary", "inspecting a graph").summarize_onnx(path)
     return summary
 
 

@@ -15,13 +15,13 @@ from dinodeploy.cli.output import (
     print_json,
     stderr,
 )
-from dinodeploy.embed import choose_hint
 from dinodeploy.embedder import BATCH_SIZE, Embedder
 from dinodeploy.errors import MisuseError
 from dinodeploy.heads.predict import Unread, head_of
 from dinodeploy.heads.predict import predict as predict_pictures
 from dinodeploy.heads.write_predictions import TABLE, PredictionWriter, check_target
-from dinodeploy.listing import list_images
+from dinodeploy.images.paths import list_images
+from dinodeploy.pipeline import choose_hint
 
 PARTIAL = 5
 

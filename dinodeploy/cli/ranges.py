@@ -14,7 +14,7 @@ from dinodeploy.chart import check_picture_path, draw_ranges, write_picture
 from dinodeploy.cli.output import parse_size, print_json, stages, stderr, stdout
 from dinodeploy.cli.reach import reach
 from dinodeploy.errors import MisuseError
-from dinodeploy.listing import list_images
+from dinodeploy.images.paths import list_images
 
 PARTIAL = 5
 

@@ -85,7 +85,7 @@ def _check_out(out: Path, overwrite: bool) -> None:
     """Before minutes of work. Raises OutputExistsError, or UnavailableError where no bundle can be made."""
     if out.suffix != HEAD_SUFFIX:
         reach("exporters.heads", "writing a bundle (a head alone needs nothing: --out NAME.safetensors)")
-        reach("exporters.stage", "writing a bundle").refuse_existing(out, overwrite)
+        reach("exporters.bundle.stage", "writing a bundle").refuse_existing(out, overwrite)
         return
     if out.exists() and not overwrite:
         raise OutputExistsError(f"{out} is there already; give --overwrite or another --out")

@@ -11,9 +11,9 @@ from dinodeploy.cli.output import DEVICE_HELP, note, picture_progress, print_jso
 from dinodeploy.cli.reach import reach
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
-from dinodeploy.images import open_image
-from dinodeploy.listing import list_images
-from dinodeploy.preprocess import Preprocess
+from dinodeploy.images.open import open_image
+from dinodeploy.images.paths import list_images
+from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.visualize.look import Attend, steps_for
 from dinodeploy.visualize.maps import WHAT, Wishes
 from dinodeploy.visualize.video import VIDEO_SUFFIXES, check_video, visualize_video
@@ -184,7 +184,7 @@ def _attend(checkpoint: Path | None, layer: int) -> Attend | None:
         if layer != -1:
             raise MisuseError("--layer belongs to --checkpoint: a bundle carries the last block's attention")
         return None
-    attend: Attend = reach("exporters.attention", "--checkpoint").reference_attention(checkpoint, layer)
+    attend: Attend = reach("exporters.attention_maps", "--checkpoint").reference_attention(checkpoint, layer)
     return attend
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dinodeploy.bundle import Bundle, open_bundle
+from dinodeploy.bundle.bundle import Bundle, open_bundle
 from dinodeploy.doctor.findings import Examined, Finding, find_findings
 from dinodeploy.doctor.packages import Installed, find_packages, onnx_runtimes
 from dinodeploy.doctor.prospects import Prospect, find_prospects

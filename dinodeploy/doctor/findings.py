@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from dinodeploy.backends.tensorrt.known_bad import reports_on
 from dinodeploy.backends.tensorrt.refuse import numbers, rebuild_command
-from dinodeploy.bundle import Bundle
+from dinodeploy.bundle.bundle import Bundle
 from dinodeploy.doctor.packages import PACKAGES, Installed
 from dinodeploy.doctor.prospects import Prospect
 from dinodeploy.doctor.system import System
-from dinodeploy.known_bad import reports_on
 
 Level = Literal["error", "warning", "note"]
 

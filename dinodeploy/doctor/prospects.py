@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dinodeploy.bundle import Bundle
-from dinodeploy.devices import DEVICES, candidates, open_candidate
+from dinodeploy.backends.select import DEVICES, candidates, open_candidate
+from dinodeploy.bundle.bundle import Bundle
 from dinodeploy.errors import BundleError, DinodeployError
-from dinodeploy.receipts import find_receipt
+from dinodeploy.parity.receipts import find_receipt
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dinodeploy.cores import control_groups, hardware_threads, read_text
 from dinodeploy.errors import UnavailableError
-from dinodeploy.machine import Gpu, find_cpu, find_gpu
+from dinodeploy.hardware.cores import control_groups, hardware_threads, read_text
+from dinodeploy.hardware.devices import Gpu, find_cpu, find_gpu
 
 # The kernel's word -> what it is called elsewhere. Those that decide which kernels a CPU runtime has.
 FEATURES: dict[str, dict[str, str]] = {

@@ -22,7 +22,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dinodeploy.embed import (
+from dinodeploy.bundle.manifest import canonical
+from dinodeploy.embedder import BATCH_SIZE, Embedder, batches_of_one_size
+from dinodeploy.errors import BundleError, MisuseError
+from dinodeploy.files.tensorfile import load_tensors, read_header, save_tensors
+from dinodeploy.pipeline import (
     Decoded,
     decode_ahead,
     default_decoders,
@@ -30,10 +34,6 @@ from dinodeploy.embed import (
     pictures_ahead,
     run_ahead,
 )
-from dinodeploy.embedder import BATCH_SIZE, Embedder, batches_of_one_size
-from dinodeploy.errors import BundleError, MisuseError
-from dinodeploy.manifest import canonical
-from dinodeploy.tensorfile import load_tensors, read_header, save_tensors
 
 Floats = NDArray[np.float32]
 Advance = Callable[[int, int], None]

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dinodeploy.manifest import canonical
-from dinodeploy.tensorfile import save_tensors
+from dinodeploy.bundle.manifest import canonical
+from dinodeploy.files.tensorfile import save_tensors
 
 FORMAT = 1
 METADATA_KEY = "dinodeploy.head"

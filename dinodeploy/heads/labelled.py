@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dinodeploy.errors import ImageError, MisuseError
-from dinodeploy.images import MAX_PIXELS
-from dinodeploy.listing import list_images
+from dinodeploy.images.open import MAX_PIXELS
+from dinodeploy.images.paths import list_images
 
 IGNORE = 255
 MASK_MODES = ("1", "L", "P", "I;16")

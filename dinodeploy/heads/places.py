@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dinodeploy.preprocess import Preprocess
+from dinodeploy.images.preprocess import Preprocess
 
 Labels = NDArray[np.int64]
 

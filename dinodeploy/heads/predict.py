@@ -14,7 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dinodeploy.embed import (
+from dinodeploy.bundle.manifest import HeadFacts
+from dinodeploy.embedder import BATCH_SIZE, Embedder, batches_of_one_size
+from dinodeploy.errors import MisuseError
+from dinodeploy.heads.paint import IGNORE
+from dinodeploy.heads.places import enlarge_argmax
+from dinodeploy.images.preprocess import Preprocess
+from dinodeploy.pipeline import (
     Decoded,
     decode_ahead,
     default_decoders,
@@ -22,12 +28,6 @@ from dinodeploy.embed import (
     pictures_ahead,
     run_ahead,
 )
-from dinodeploy.embedder import BATCH_SIZE, Embedder, batches_of_one_size
-from dinodeploy.errors import MisuseError
-from dinodeploy.heads.paint import IGNORE
-from dinodeploy.heads.places import enlarge_argmax
-from dinodeploy.manifest import HeadFacts
-from dinodeploy.preprocess import Preprocess
 
 Floats = NDArray[np.float32]
 TASKS = ("classify", "segment", "depth")

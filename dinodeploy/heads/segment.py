@@ -22,8 +22,8 @@ from dinodeploy.heads.labelled import IGNORE, Segmented, read_mask, read_segment
 from dinodeploy.heads.places import enlarge_argmax, place_mask
 from dinodeploy.heads.split import split_at_random
 from dinodeploy.heads.trained import Say, Trained, TrainOptions, head_file, how
-from dinodeploy.images import open_image
-from dinodeploy.preprocess import Preprocess
+from dinodeploy.images.open import open_image
+from dinodeploy.images.preprocess import Preprocess
 
 Labels = NDArray[np.int64]
 MAX_PATCHES = 200_000  # that a segmenter is fitted on; of more, so many at random

@@ -14,11 +14,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from dinodeploy.atomic import begin_directory, commit_directory
 from dinodeploy.errors import OutputExistsError
+from dinodeploy.files.atomic import begin_directory, commit_directory
 from dinodeploy.heads.paint import class_picture, depth_picture, overlay
 from dinodeploy.heads.predict import Prediction, Unread
-from dinodeploy.images import open_image
+from dinodeploy.images.open import open_image
 
 TABLE = "predictions.jsonl"  # what says that a folder is ours
 QUARANTINE = "quarantine.jsonl"

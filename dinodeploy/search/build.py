@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dinodeploy import atomic, schema
-from dinodeploy.bundle import file_facts
+from dinodeploy.bundle.bundle import file_facts
 from dinodeploy.errors import BundleError, MisuseError, OutputExistsError
+from dinodeploy.files import atomic, schema
 from dinodeploy.search import approximate
 from dinodeploy.search.filters import Kind
 from dinodeploy.search.index_manifest import (
@@ -31,7 +31,7 @@ from dinodeploy.search.metadata import Metadata, read_metadata, stored_ids
 from dinodeploy.search.nearest import unit
 from dinodeploy.search.query import require_same
 from dinodeploy.search.table import require_lance, write_table
-from dinodeploy.stored import StoredEmbeddings, open_embeddings
+from dinodeploy.store.reader import StoredEmbeddings, open_embeddings
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch, Schema

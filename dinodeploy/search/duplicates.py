@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dinodeploy.bundle import sha256_file
+from dinodeploy.bundle.bundle import sha256_file
 from dinodeploy.errors import MisuseError
 from dinodeploy.search.build import vector_length
 from dinodeploy.search.nearest import cosines, unit
-from dinodeploy.stored import open_embeddings
+from dinodeploy.store.reader import open_embeddings
 
 Float = NDArray[np.float32]
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from dinodeploy import atomic
 from dinodeploy.errors import MisuseError, UnavailableError
+from dinodeploy.files import atomic
 from dinodeploy.search.approximate import EXACT_BELOW, SAME, SAMPLE, TARGET, K, cut
 from dinodeploy.search.index import Index
 from dinodeploy.search.nearest import best_cosines

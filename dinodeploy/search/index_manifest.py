@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dinodeploy import schema
-from dinodeploy.bundle import sha256_file
+from dinodeploy.bundle.bundle import sha256_file
+from dinodeploy.bundle.manifest import FileFacts
 from dinodeploy.errors import BundleError, TamperedError
-from dinodeploy.manifest import FileFacts
+from dinodeploy.files import schema
 from dinodeploy.search.filters import Kind
-from dinodeploy.store_manifest import FILE_NAME as STORE_FILE
-from dinodeploy.store_manifest import read_manifest
+from dinodeploy.store.manifest import FILE_NAME as STORE_FILE
+from dinodeploy.store.manifest import read_manifest
 
 FILE_NAME = "index.json"
 TABLE = "images"

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinodeploy.errors import MisuseError
-from dinodeploy.formats.arrow import utf8
 from dinodeploy.search.filters import Kind
 from dinodeploy.search.index_manifest import MetadataFacts
+from dinodeploy.store.formats.arrow import utf8
 
 if TYPE_CHECKING:
     from pyarrow import Array, ChunkedArray, DataType, Table

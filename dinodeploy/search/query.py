@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dinodeploy import schema
-from dinodeploy.bundle import graph_files, open_bundle
-from dinodeploy.embed.pooling import pick
+from dinodeploy.bundle.bundle import graph_files, open_bundle
 from dinodeploy.embedder import Embedder, Picture
 from dinodeploy.errors import BundleError, MisuseError
-from dinodeploy.images import open_image
-from dinodeploy.preprocess import Preprocess
+from dinodeploy.files import schema
+from dinodeploy.images.open import open_image
+from dinodeploy.images.preprocess import Preprocess
+from dinodeploy.pipeline.pooling import pick
 
 Float = NDArray[np.float32]
 _SHOWN = 14  # characters of a hash

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dinodeploy.errors import MisuseError
-from dinodeploy.reports.contact_sheet import Card, Strip, render_sheet
+from dinodeploy.parity.reports.contact_sheet import Card, Strip, render_sheet
 from dinodeploy.search.duplicates import Duplicates, Member
 from dinodeploy.search.index import Hit
 

@@ -18,7 +18,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from dinodeploy import __version__, schema
+from dinodeploy import __version__
+from dinodeploy.files import schema
 from dinodeploy.serve import messages
 from dinodeploy.serve.body import read_questions
 from dinodeploy.serve.guard import Guard, problem, problem_headers

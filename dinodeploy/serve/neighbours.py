@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import ImageError, MisuseError
-from dinodeploy.images import open_image
+from dinodeploy.images.open import open_image
 from dinodeploy.search import Hit, Index
 from dinodeploy.search.query import differences, recorded_preprocess
 from dinodeploy.serve.refused import Refused

@@ -20,13 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinodeploy.batcher import Batcher, Row
-from dinodeploy.cores import hardware_threads
-from dinodeploy.embed import with_pooled
-from dinodeploy.embed.pooling import pick
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import BusyError, ImageError, MisuseError, PictureTooLargeError
-from dinodeploy.images import open_image
-from dinodeploy.preprocess import Preprocess
+from dinodeploy.hardware.cores import hardware_threads
+from dinodeploy.images.open import open_image
+from dinodeploy.images.preprocess import Preprocess
+from dinodeploy.pipeline import with_pooled
+from dinodeploy.pipeline.pooling import pick
 from dinodeploy.serve.fetch import fetch
 from dinodeploy.serve.refused import Refused
 from dinodeploy.serve.settings import Settings

@@ -27,7 +27,7 @@ from typing import Protocol
 from PIL import Image
 
 from dinodeploy.errors import MisuseError
-from dinodeploy.listing import expand_path, no_picture, walk_folder
+from dinodeploy.images.paths import expand_path, no_picture, walk_folder
 from dinodeploy.sources import lists, remote
 from dinodeploy.sources.ids import PackedIds
 from dinodeploy.sources.mixture import join
@@ -113,7 +113,7 @@ def _find(text: str, options: SourceOptions) -> Iterator[str | Source]:
             kind = _kind(path)
             yield from _open(kind, DiskPlace(path), options) if kind else [path]
         elif _is_dataset(Path(path)):
-            yield from import_module("dinodeploy.sources.dataset").open_folder(path, options)
+            yield from import_module("dinodeploy.sources.tables.dataset").open_folder(path, options)
         else:
             yield from walk_folder(path, recursive=options.recursive)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from dinodeploy.errors import ImageError, first_line
-from dinodeploy.regular import open_regular
+from dinodeploy.files.regular import open_regular
 
 _AHEAD = 1 << 20  # bytes that are fetched at once from far away; headers of archives are small
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, TypeVar
 
 from dinodeploy.errors import ImageError, MisuseError, UnavailableError, first_line
-from dinodeploy.listing import is_wanted_member
+from dinodeploy.images.paths import is_wanted_member
 from dinodeploy.sources.place import buffered
 
 T = TypeVar("T")

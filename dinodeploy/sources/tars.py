@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
 from dinodeploy.errors import ImageError, MisuseError
-from dinodeploy.listing import is_wanted_member
+from dinodeploy.images.paths import is_wanted_member
 from dinodeploy.sources.ids import PackedIds
 from dinodeploy.sources.options import SourceOptions
 from dinodeploy.sources.place import Place, Unreadable, reason_of

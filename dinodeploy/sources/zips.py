@@ -11,7 +11,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from dinodeploy.errors import ImageError
-from dinodeploy.listing import is_wanted_member
+from dinodeploy.images.paths import is_wanted_member
 from dinodeploy.sources.ids import PackedIds
 from dinodeploy.sources.options import SourceOptions
 from dinodeploy.sources.place import Place, Unreadable, reason_of

@@ -12,8 +12,8 @@ import zipfile
 from pathlib import Path
 from typing import NoReturn
 
-from dinodeploy import manifest as manifests
-from dinodeploy.archive import unpack
+from dinodeploy.bundle import manifest as manifests
+from dinodeploy.bundle.archive import unpack
 from dinodeploy.errors import DinodeployError
 from dinodeploy.standalone import BUNDLE_PREFIX
 

@@ -16,10 +16,10 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from dinodeploy import atomic
-from dinodeploy.archive import add_bundle
-from dinodeploy.bundle import open_bundle
+from dinodeploy.bundle.archive import add_bundle
+from dinodeploy.bundle.bundle import open_bundle
 from dinodeploy.errors import OutputExistsError, UnavailableError
+from dinodeploy.files import atomic
 from dinodeploy.standalone import BUNDLE_PREFIX
 
 _VENDORED = ("rich",)  # what it needs for Markdown and code, we never ask for

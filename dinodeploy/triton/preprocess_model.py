@@ -30,8 +30,8 @@ class TritonPythonModel:
         folder = Path(args["model_repository"], args["model_version"])
         sys.path.insert(0, str(folder))
         from dinodeploy.errors import ImageError
-        from dinodeploy.images import open_image
-        from dinodeploy.preprocess import Preprocess
+        from dinodeploy.images.open import open_image
+        from dinodeploy.images.preprocess import Preprocess
 
         facts = json.loads((folder / FACTS).read_text("utf-8"))
         self._max_pixels = facts.pop(MAX_PIXELS)

@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import dinodeploy
-from dinodeploy import schema
-from dinodeploy.atomic import begin_directory, commit_directory
-from dinodeploy.bundle import Bundle, open_bundle
-from dinodeploy.devices import candidates
+from dinodeploy.backends.select import candidates
+from dinodeploy.bundle.bundle import Bundle, open_bundle
+from dinodeploy.bundle.manifest import PLAIN_NAME, BuildFacts
 from dinodeploy.errors import MisuseError, OutputExistsError, UnavailableError
-from dinodeploy.images import MAX_PIXELS
-from dinodeploy.manifest import PLAIN_NAME, BuildFacts
+from dinodeploy.files import schema
+from dinodeploy.files.atomic import begin_directory, commit_directory
+from dinodeploy.images.open import MAX_PIXELS
 from dinodeploy.triton import preprocess_model
 from dinodeploy.triton.pbtxt import Word, entries, pbtxt
 
@@ -36,7 +36,7 @@ Config = dict[str, Any]
 
 VERSION = "1"
 INPUT, IMAGE = "pixels", "image"  # the graph's input, and a client's
-VENDORED = ("__init__.py", "errors.py", "images.py", "preprocess.py")
+VENDORED = ("__init__.py", "errors.py", "images/__init__.py", "images/open.py", "images/preprocess.py")
 FP32 = Word("TYPE_FP32")
 
 
@@ -218,7 +218,7 @@ def _warmup(bundle: Bundle) -> Config:
 def _preprocess(bundle: Bundle, options: Options, folder: Path) -> Config:
     source = Path(dinodeploy.__file__).parent
     shutil.copyfile(preprocess_model.__file__, folder / "model.py")
-    (folder / "dinodeploy").mkdir()
+    (folder / "dinodeploy" / "images").mkdir(parents=True)
     for module in VENDORED:
         shutil.copyfile(source / module, folder / "dinodeploy" / module)
     facts = schema.dump(bundle.manifest.preprocess) | {preprocess_model.MAX_PIXELS: MAX_PIXELS}

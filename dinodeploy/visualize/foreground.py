@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from dinodeploy.errors import MisuseError
-from dinodeploy.images import open_image
+from dinodeploy.images.open import open_image
 from dinodeploy.visualize.components import Mask, fit_components
 from dinodeploy.visualize.look import Look
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
-from dinodeploy.preprocess import Preprocess
+from dinodeploy.images.preprocess import Preprocess
 
 Floats = NDArray[np.float32]
 Attend = Callable[[Floats], Floats]  # pixels [1,3,H,W] -> what CLS gives each patch [n,h,w]

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dinodeploy.atomic import partial_path
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import ImageError, MisuseError, OutputExistsError, UnavailableError
-from dinodeploy.preprocess import Preprocess
+from dinodeploy.files.atomic import partial_path
+from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.visualize.colour import enlarge
 from dinodeploy.visualize.look import Attend, Look, look_at, need_attention
 from dinodeploy.visualize.maps import Painter, Wishes, fit_painter

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dinodeploy.atomic import atomic_file, begin_directory, commit_directory
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import ImageError, MisuseError, OutputExistsError
-from dinodeploy.images import open_image
-from dinodeploy.preprocess import Preprocess
+from dinodeploy.files.atomic import atomic_file, begin_directory, commit_directory
+from dinodeploy.images.open import open_image
+from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.visualize.colour import enlarge
 from dinodeploy.visualize.look import Attend, Look, look_at, need_attention
 from dinodeploy.visualize.maps import Layers, Wishes, fit_painter

@@ -8,9 +8,9 @@ from dinov3_ref.checkpoints.dataset import META_LICENCE, NORMALIZATION
 from dinov3_ref.checkpoints.expected import expected_shapes
 from dinov3_ref.checkpoints.hub import Fetched, fetch
 from dinov3_ref.checkpoints.load import build_model, load_checkpoint
-from dinov3_ref.checkpoints.planted import PATHOLOGIES, planted_checkpoint
-from dinov3_ref.checkpoints.random import random_checkpoint
 from dinov3_ref.checkpoints.sidecars import normalization
+from dinov3_ref.checkpoints.synthetic.planted import PATHOLOGIES, planted_checkpoint
+from dinov3_ref.checkpoints.synthetic.random import random_checkpoint
 
 __all__ = [
     "Checkpoint",

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from dinov3_ref.checkpoints.expected import Shape, expected_shapes
-from dinov3_ref.checkpoints.layouts import Layout
+from dinov3_ref.checkpoints.layouts.detect import Layout
 from dinov3_ref.errors import ArchMismatch, ConfigError, KeyMismatch
 from dinov3_ref.models.config import ConvNeXtConfig, ModelConfig, ViTConfig
 from dinov3_ref.models.released import ARCHITECTURES, CONVNEXTS, VITS, ReleasedModel, find_released

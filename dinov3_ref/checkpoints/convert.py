@@ -27,13 +27,13 @@ import torch
 from torch import Tensor
 
 from dinov3_ref.checkpoints.checkpoint import Checkpoint
-from dinov3_ref.checkpoints.convnext import CONVNEXT_LAYOUTS, repeat_norm
-from dinov3_ref.checkpoints.hf import HuggingFaceLayout
+from dinov3_ref.checkpoints.layouts.convnext import CONVNEXT_LAYOUTS, repeat_norm
+from dinov3_ref.checkpoints.layouts.hf import HuggingFaceLayout
+from dinov3_ref.checkpoints.layouts.official import PERIODS
+from dinov3_ref.checkpoints.layouts.periods import PeriodRounding, round_to_bf16
+from dinov3_ref.checkpoints.layouts.timm import TimmLayout
 from dinov3_ref.checkpoints.load import load_checkpoint
-from dinov3_ref.checkpoints.official import PERIODS
-from dinov3_ref.checkpoints.periods import PeriodRounding, round_to_bf16
 from dinov3_ref.checkpoints.sidecars import hf_config, hf_preprocessor, obstacles, timm_config
-from dinov3_ref.checkpoints.timm import TimmLayout
 from dinov3_ref.errors import CheckpointError
 from dinov3_ref.models.config import ConvNeXtConfig
 

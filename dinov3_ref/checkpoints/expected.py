@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dinov3_ref.checkpoints.convnext import Shape as Shape
-from dinov3_ref.checkpoints.convnext import convnext_shapes
+from dinov3_ref.checkpoints.layouts.convnext import Shape as Shape
+from dinov3_ref.checkpoints.layouts.convnext import convnext_shapes
 from dinov3_ref.errors import ConfigError
 from dinov3_ref.layers.ffn_layers import swiglu_width
 from dinov3_ref.models.config import ConvNeXtConfig, ModelConfig, ViTConfig

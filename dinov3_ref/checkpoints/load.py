@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 
 from dinov3_ref.checkpoints.architecture import check_architecture, infer_config, name_architecture
-from dinov3_ref.checkpoints.bias import key_mask
 from dinov3_ref.checkpoints.checkpoint import Checkpoint
-from dinov3_ref.checkpoints.convnext import ConvNeXtLayout, check_repeated_norm, infer_convnext
 from dinov3_ref.checkpoints.dataset import infer_dataset, sidecar_licence, sidecar_normalization
 from dinov3_ref.checkpoints.expected import Shape, expected_shapes
 from dinov3_ref.checkpoints.files import RawCheckpoint, read_checkpoint
 from dinov3_ref.checkpoints.hub import Fetched
-from dinov3_ref.checkpoints.layouts import detect_layout
+from dinov3_ref.checkpoints.layouts.bias import key_mask
+from dinov3_ref.checkpoints.layouts.convnext import ConvNeXtLayout, check_repeated_norm, infer_convnext
+from dinov3_ref.checkpoints.layouts.detect import detect_layout
+from dinov3_ref.checkpoints.layouts.official import PERIODS
+from dinov3_ref.checkpoints.layouts.periods import PeriodRounding, rope_periods
+from dinov3_ref.checkpoints.layouts.unwrap import unwrap
 from dinov3_ref.checkpoints.lazy import LazyTensors
-from dinov3_ref.checkpoints.official import PERIODS
-from dinov3_ref.checkpoints.periods import PeriodRounding, rope_periods
 from dinov3_ref.checkpoints.strict import check_keys, check_values
-from dinov3_ref.checkpoints.unwrap import unwrap
 from dinov3_ref.models.backbone import Backbone
 from dinov3_ref.models.config import ConvNeXtConfig, ModelConfig, ViTConfig
 from dinov3_ref.models.convnext import ConvNeXt

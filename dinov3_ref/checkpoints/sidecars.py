@@ -10,14 +10,14 @@ from typing import Any
 
 from torch import Tensor
 
-from dinov3_ref.checkpoints.bias import has_key_bias, has_qkv_bias
 from dinov3_ref.checkpoints.checkpoint import Channels, Checkpoint
-from dinov3_ref.checkpoints.convnext import HF_ACTIVATION, HF_EPS, HF_MODEL_TYPE
 from dinov3_ref.checkpoints.dataset import META_LICENCE, NORMALIZATION
 from dinov3_ref.checkpoints.expected import ffn_width
-from dinov3_ref.checkpoints.hf import FFN_ACTIVATION, NORM_BY_EPS
-from dinov3_ref.checkpoints.official import PERIODS
-from dinov3_ref.checkpoints.periods import is_computed
+from dinov3_ref.checkpoints.layouts.bias import has_key_bias, has_qkv_bias
+from dinov3_ref.checkpoints.layouts.convnext import HF_ACTIVATION, HF_EPS, HF_MODEL_TYPE
+from dinov3_ref.checkpoints.layouts.hf import FFN_ACTIVATION, NORM_BY_EPS
+from dinov3_ref.checkpoints.layouts.official import PERIODS
+from dinov3_ref.checkpoints.layouts.periods import is_computed
 from dinov3_ref.models.config import ConvNeXtConfig, ViTConfig
 from dinov3_ref.models.released import RELEASED
 

@@ -34,7 +34,7 @@ from dinov3_ref.eval.command import (
 from dinov3_ref.eval.features import FrozenModel, cls_features
 from dinov3_ref.eval.labelled import Labelled, check_pair, renumber
 from dinov3_ref.eval.neighbours import nearest
-from dinov3_ref.train.devices import launched_device
+from dinov3_ref.train.distributed.devices import launched_device
 
 KS = (10, 20, 100, 200)
 TEMPERATURE = 0.07

@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dinov3_ref.checkpoints.convnext import repeat_norm
+from dinov3_ref.checkpoints.layouts.convnext import repeat_norm
 from dinov3_ref.distributed import get_rank, whole
-from dinov3_ref.train.networks import TrainingNetworks
+from dinov3_ref.train.networks.networks import TrainingNetworks
 
 TEACHER = "teacher"  # the folder
 

@@ -19,16 +19,16 @@ from dinov3_ref.data.seeding import derive_seed
 from dinov3_ref.distributed import all_reduce_sum, get_rank, get_world_size
 from dinov3_ref.errors import CheckpointError
 from dinov3_ref.train import checkpoints
-from dinov3_ref.train.clock import Clock
-from dinov3_ref.train.evaluation import PeriodicEvaluation
+from dinov3_ref.train.distributed.precision import autocast, grad_scaler
+from dinov3_ref.train.distributed.prepare import prepare
 from dinov3_ref.train.export import export_teacher
 from dinov3_ref.train.finite import FiniteGuard
-from dinov3_ref.train.journal import Journal
-from dinov3_ref.train.networks import TARGETS
-from dinov3_ref.train.optimizer import build_optimizer, clip_gradients, set_rates
-from dinov3_ref.train.precision import autocast, grad_scaler
-from dinov3_ref.train.prepare import prepare
-from dinov3_ref.train.rates import Rates, build_rates
+from dinov3_ref.train.logging.clock import Clock
+from dinov3_ref.train.logging.evaluation import PeriodicEvaluation
+from dinov3_ref.train.logging.journal import Journal
+from dinov3_ref.train.networks.networks import TARGETS
+from dinov3_ref.train.schedules.optimizer import build_optimizer, clip_gradients, set_rates
+from dinov3_ref.train.schedules.rates import Rates, build_rates
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 
 

@@ -19,8 +19,11 @@ MODULES: dict[str, tuple[str, tuple[str, ...]]] = {
     "dinodeploy.batcher": ("Many callers, one engine.", ("Batcher",)),
     "dinodeploy.testing": ("For a project's own tests.", ("assert_parity",)),
     "dinodeploy.search": ("Needs the extra `search`.", ()),
-    "exporters.options": ("What an export may be told.", ("ExportOptions",)),
-    "exporters.export": ("From a checkpoint to a judged bundle.", ("export_checkpoint", "export_model")),
+    "exporters.bundle.options": ("What an export may be told.", ("ExportOptions",)),
+    "exporters.bundle.export": (
+        "From a checkpoint to a judged bundle.",
+        ("export_checkpoint", "export_model"),
+    ),
     "exporters.heads": ("Heads behind a backbone that is a bundle already.", ("add_head",)),
     "dinov3_ref.checkpoints": ("Checkpoints in every layout.", ()),
     "dinov3_ref.models": ("The reference models, in PyTorch.", ()),

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from dinodeploy.parity import HEAD_THRESHOLDS, PIXEL_THRESHOLDS, THRESHOLDS, Threshold
-from exporters.recipes import FP32, LINEAR, RECIPES, SIXTEEN, Recipe
+from dinodeploy.parity.judge import HEAD_THRESHOLDS, PIXEL_THRESHOLDS, THRESHOLDS, Threshold
+from exporters.precision.recipes import FP32, LINEAR, RECIPES, SIXTEEN, Recipe
 
 HEAD = """# Precision recipes
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import exporters.seams  # noqa: F401  (registers the operators that the tables name)
+import exporters.trace.custom_ops  # noqa: F401  (registers the operators that the tables name)
 from exporters.dialects import portable
 
 

@@ -42,7 +42,7 @@ def _axis_angles(count: Any, span: Any, periods: Any) -> Any:
 
 
 def rope_table(periods: Any, h: Any, w: Any, prefix: int, normalize: str) -> tuple[Any, Any]:
-    """`exporters.seams.rope_table`, computed in fp32 from the grid at run time."""
+    """`exporters.trace.custom_ops.rope_table`, computed in fp32 from the grid at run time."""
     F = periods.shape[0]
     span_h, span_w = {"separate": (h, w), "max": (op.Max(h, w),) * 2, "min": (op.Min(h, w),) * 2}[normalize]
     angles_h = op.Unsqueeze(_axis_angles(h, span_h, periods), op.Constant(value_ints=[1]))
@@ -72,7 +72,7 @@ def _rotate(x: Any, sin: Any, cos: Any) -> Any:
 
 
 def rope_attention(q: Any, k: Any, v: Any, sin: Any, cos: Any, num_heads: int, scale: float) -> Any:
-    """`exporters.seams.rope_attention`, decomposed."""
+    """`exporters.trace.custom_ops.rope_attention`, decomposed."""
     dim = q.shape[2]
     head_dim = dim // num_heads
     q, k, v = (_split_heads(t, num_heads, head_dim) for t in (q, k, v))
@@ -86,7 +86,7 @@ def rope_attention(q: Any, k: Any, v: Any, sin: Any, cos: Any, num_heads: int, s
 
 
 def first_row_weights(q: Any, k: Any, sin: Any, cos: Any, num_heads: int, scale: float) -> Any:
-    """`exporters.seams.first_row_weights`; what it shares with the block's own attention is merged later."""
+    """`first_row_weights` of `trace/custom_ops.py`; nodes shared with the block's attention are merged later."""
     dim = q.shape[2]
     q, k = (_split_heads(t, num_heads, dim // num_heads) for t in (q, k))
     if sin is not None:

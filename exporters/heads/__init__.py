@@ -1,6 +1,6 @@
 """Heads behind a backbone: trace the head alone, put it behind every graph of a bundle, judge the whole.
 
-head ─> trace_head ─> merge ─> attach ─> add_head (a bundle that is there), exporters.export (a new one)
+head ─> trace_head ─> merge ─> attach ─> add_head (an existing bundle), bundle/export.py (a new bundle)
 """
 
 from __future__ import annotations

@@ -7,13 +7,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from dinodeploy.atomic import begin_directory, commit_directory
-from dinodeploy.bundle import GOLDEN_FILE, Bundle, open_bundle
+from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, open_bundle
 from dinodeploy.errors import MisuseError
-from dinodeploy.receipts import Receipt
+from dinodeploy.files.atomic import begin_directory, commit_directory
+from dinodeploy.parity.receipts import Receipt
 from dinov3_ref.heads import Head, LoadedHead
+from exporters.bundle.stage import judge_staged, refuse_existing
 from exporters.heads.attach import attach_head, check_fits
-from exporters.stage import judge_staged, refuse_existing
 
 Say = Callable[[str], None]
 

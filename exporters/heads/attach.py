@@ -18,18 +18,18 @@ import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
-from dinodeploy import manifest as manifests
-from dinodeploy.bundle import GOLDEN_FILE, MODEL_FILE, file_facts
+from dinodeploy.bundle import manifest as manifests
+from dinodeploy.bundle.bundle import GOLDEN_FILE, MODEL_FILE, file_facts
+from dinodeploy.bundle.manifest import TAILS, EngineFacts, HeadFacts, Manifest, ModelFacts, OutputFacts
 from dinodeploy.errors import ExportError, MisuseError
-from dinodeploy.golden import GoldenCase, load_golden, save_golden
-from dinodeploy.manifest import TAILS, EngineFacts, HeadFacts, Manifest, ModelFacts, OutputFacts
+from dinodeploy.parity.golden import GoldenCase, load_golden, save_golden
 from dinov3_ref.heads import Head, LoadedHead, layers_of
 from exporters.dialects import DIALECTS
-from exporters.fuse_attention import MICROSOFT
+from exporters.graph.fuse_attention import MICROSOFT
+from exporters.graph.lint import check_onnx, lint
+from exporters.graph.write import share_weights, write_onnx
 from exporters.heads.merge import merge
 from exporters.heads.trace_head import head_graph
-from exporters.lint import check_onnx, lint
-from exporters.write_onnx import share_weights, write_onnx
 
 Floats = NDArray[np.float32]
 

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from dinodeploy.bundle.manifest import ModelFacts
 from dinodeploy.errors import ExportError, MisuseError, first_line
-from dinodeploy.manifest import ModelFacts
 from dinov3_ref.heads import Head
 from exporters.dialects import Dialect
-from exporters.fold import Weights
-from exporters.graph import finish, tidy, translate
-from exporters.trace import TRACED_BATCH, TRACED_GRID
+from exporters.graph.graph import finish, tidy, translate
+from exporters.trace.fold import Weights
+from exporters.trace.trace import TRACED_BATCH, TRACED_GRID
 
 SCOPE = "task_head"  # before every name of a head's own: no backbone has such a module
 MIN_GRID = 4  # traced for grids from here on: below, torch wants a graph of its own for sides of length one

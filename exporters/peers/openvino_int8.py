@@ -20,15 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinodeploy.backends.openvino import settings, shared_core
-from dinodeploy.preprocess import Preprocess
+from dinodeploy.images.preprocess import Preprocess
 from dinov3_ref.checkpoints import Checkpoint, build_model
 from dinov3_ref.models import ViTConfig
 from exporters.dialects import DIALECTS
-from exporters.fold import make_twin
-from exporters.graph import to_graph
-from exporters.quantization.pictures import Calibration, calibration_pixels
-from exporters.trace import TokenOutputs, trace
-from exporters.write_onnx import write_onnx
+from exporters.graph.graph import to_graph
+from exporters.graph.write import write_onnx
+from exporters.precision.quantization.pictures import Calibration, calibration_pixels
+from exporters.trace.fold import make_twin
+from exporters.trace.trace import TokenOutputs, trace
 
 Floats = NDArray[np.float32]
 

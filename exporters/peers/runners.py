@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dinodeploy.bench.runners import Runner
-from dinodeploy.bundle import open_bundle
+from dinodeploy.bundle.bundle import open_bundle
 from dinodeploy.errors import UnavailableError
-from dinodeploy.preprocess import Preprocess
+from dinodeploy.images.preprocess import Preprocess
 from dinov3_ref.checkpoints import Checkpoint, build_model, save_checkpoint
 from dinov3_ref.models import ViTConfig
 from dinov3_ref.torchvision_shim import import_torchvision
 from exporters.peers.openvino_int8 import NncfRunner
 from exporters.peers.weights import checkpoint_of
-from exporters.trace import TokenOutputs
+from exporters.trace.trace import TokenOutputs
 
 Floats = NDArray[np.float32]
 Forward = Callable[[Tensor], Tensor]  # pixels [B,3,H,W] -> cls [B,D]; other tokens are made on the way

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dinodeploy.bundle.manifest import ModelFacts
 from dinodeploy.errors import MisuseError
-from dinodeploy.manifest import ModelFacts
 from dinov3_ref.checkpoints import Checkpoint, fetch, load_checkpoint, random_checkpoint
 
 RANDOM = "random:"

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dinodeploy import manifest as manifests
-from dinodeploy.atomic import atomic_file
-from dinodeploy.bundle import GOLDEN_FILE, MODEL_FILE, Bundle, file_facts, open_bundle
+from dinodeploy.backends.tensorrt.known_bad import refuse_known_bad
+from dinodeploy.bundle import manifest as manifests
+from dinodeploy.bundle.bundle import GOLDEN_FILE, MODEL_FILE, Bundle, file_facts, open_bundle
+from dinodeploy.bundle.manifest import BuildFacts, EngineFacts, Manifest, ProfileFacts
 from dinodeploy.errors import MisuseError, OutputExistsError
-from dinodeploy.golden import load_golden
-from dinodeploy.known_bad import refuse_known_bad
-from dinodeploy.manifest import BuildFacts, EngineFacts, Manifest, ProfileFacts
+from dinodeploy.files.atomic import atomic_file
+from dinodeploy.parity.golden import load_golden
 from exporters.tensorrt.api import TensorRT
 from exporters.tensorrt.build_engine import Plan, build_engine
 from exporters.tensorrt.device import Gpu, find_gpu

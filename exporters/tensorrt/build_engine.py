@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dinodeploy.bundle.manifest import ProfileFacts
 from dinodeploy.errors import ExportError, UnavailableError
-from dinodeploy.manifest import ProfileFacts
 from exporters.tensorrt.api import Builder, IBuilderConfig, IHostMemory, INetworkDefinition, TensorRT
 from exporters.tensorrt.configure import configure
 from exporters.tensorrt.messages import Messages, make_logger, make_recorder

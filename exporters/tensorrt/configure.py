@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dinodeploy.bundle.manifest import ProfileFacts
 from dinodeploy.errors import ExportError
-from dinodeploy.manifest import ProfileFacts
 from exporters.tensorrt.api import (
     NUM_COMPUTE_CAPABILITIES,
     SET_COMPUTE_CAPABILITY,

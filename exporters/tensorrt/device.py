@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dinodeploy import machine
 from dinodeploy.errors import UnavailableError
-from dinodeploy.machine import Gpu
+from dinodeploy.hardware import devices as machine
+from dinodeploy.hardware.devices import Gpu
 
 __all__ = ["Gpu", "find_gpu"]
 

@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from dinodeploy.bundle.manifest import ProfileFacts
 from dinodeploy.errors import MisuseError
-from dinodeploy.golden import GoldenCase
-from dinodeploy.manifest import ProfileFacts
-from dinodeploy.preprocess import Preprocess
+from dinodeploy.images.preprocess import Preprocess
+from dinodeploy.parity.golden import GoldenCase
 
 Size = tuple[int, int]  # H, W
 

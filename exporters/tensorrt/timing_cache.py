@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dinodeploy.atomic import atomic_file
 from dinodeploy.errors import MisuseError
+from dinodeploy.files.atomic import atomic_file
 from exporters.tensorrt.api import IBuilderConfig, IHostMemory, ITimingCache
 
 

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dinodeploy import Embedder, machine
-from dinodeploy.manifest import read_manifest
+from dinodeploy import Embedder
+from dinodeploy.bundle.manifest import read_manifest
+from dinodeploy.hardware import devices as machine
 from tests.dinodeploy.backends.gpu_machine import DRIVER, add_plan, pretend_gpu, pretend_tensorrt
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
@@ -101,7 +102,7 @@ def test_a_wrong_engine_fails_the_check(
     bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check = script("gpu_check")
-    from dinodeploy import parity
+    from dinodeploy.parity import judge as parity
 
     without_rtx(check, monkeypatch)
     monkeypatch.setattr(check, "in_a_process", check.judge_one)

@@ -14,7 +14,7 @@ import pytest
 from dinodeploy import ImageError, MisuseError
 from dinodeploy.batcher import Batcher
 from dinodeploy.errors import BusyError
-from tests.cheap_embedding import SMALL, engine
+from tests.support.fake_engine import SMALL, engine
 
 LONG = 30.0  # seconds; nobody waits for them
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from dinodeploy import Embedder, ImageError, MisuseError
 from dinodeploy.embedder import batches_of_one_size
-from tests.photographs import PHOTOGRAPHS, photograph
-from tests.tiny import export_tiny
+from tests.support.photographs import PHOTOGRAPHS, photograph
+from tests.support.tiny_models import export_tiny
 
 BATCH_LIMIT = 1e-6  # an embedding must not depend on its batch; measured 3e-7, sums cut up otherwise
 

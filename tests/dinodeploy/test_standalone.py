@@ -16,7 +16,7 @@ import pytest
 from dinodeploy import load_embeddings
 from dinodeploy.standalone import start
 from dinodeploy.standalone.pack import pack_standalone
-from tests.photographs import photograph
+from tests.support.photographs import photograph
 
 # What a device has: these distributions and what they import.
 DEVICE = (

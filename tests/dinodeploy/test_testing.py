@@ -9,7 +9,7 @@ import pytest
 
 from dinodeploy.errors import MisuseError
 from dinodeploy.testing import SHOWN, assert_parity
-from tests.faults import FAULTS, plant, reseal
+from tests.support.faults import FAULTS, plant, reseal
 
 
 def test_a_right_engine_passes(tiny_bundle: Path) -> None:

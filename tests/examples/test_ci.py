@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint
-from tests.command_line import CommandLine
-from tests.tiny import tiny_config
+from tests.support.command_line import CommandLine
+from tests.support.tiny_models import tiny_config
 
 CI = Path(__file__).parents[2] / "examples" / "07_ci_gate"
 

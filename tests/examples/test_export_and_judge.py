@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.photographs import PHOTOGRAPHS, photograph
-from tests.run_example import run_example
+from tests.support.photographs import PHOTOGRAPHS, photograph
+from tests.support.run_example import run_example
 
 pytestmark = pytest.mark.slow
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from dinodeploy.bundle import open_bundle
+from dinodeploy.bundle.bundle import open_bundle
 from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint
-from tests.run_example import run_example
-from tests.tiny import tiny_config
+from tests.support.run_example import run_example
+from tests.support.tiny_models import tiny_config
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ import torch
 
 from dinov3_ref.checkpoints import build_model, load_checkpoint
 from dinov3_ref.configs import load_config
-from dinov3_ref.data import toy
+from dinov3_ref.data.toy import toy
 from dinov3_ref.data.transforms import make_classification_eval_transform
 from dinov3_ref.eval.knn import knn_accuracy
 from dinov3_ref.eval.labelled import Labelled

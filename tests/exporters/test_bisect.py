@@ -11,18 +11,18 @@ import onnx
 import pytest
 import torch
 
-from dinodeploy.bundle import Bundle, open_bundle
+from dinodeploy.bundle.bundle import Bundle, open_bundle
+from dinodeploy.bundle.manifest import EngineFacts, ModelFacts
 from dinodeploy.errors import BundleError, JudgementError, MisuseError
-from dinodeploy.golden import load_golden, save_golden
-from dinodeploy.manifest import EngineFacts, ModelFacts
-from dinodeploy.preprocess import Preprocess
+from dinodeploy.images.preprocess import Preprocess
+from dinodeploy.parity.golden import load_golden, save_golden
 from dinov3_ref.checkpoints import Checkpoint, random_checkpoint
 from exporters.bisect import bisect_bundle, stream_values
-from exporters.export import ExportOptions, export_checkpoint, export_model
-from tests.faults import FAULTS, Fault, broken, change_weight
-from tests.photographs import IMAGENET_MEAN, IMAGENET_STD
-from tests.seed.test_parts import CustomTokensVisionTransformer
-from tests.tiny import export_tiny, tiny_config
+from exporters.bundle.export import ExportOptions, export_checkpoint, export_model
+from tests.compatibility.test_parts import CustomTokensVisionTransformer
+from tests.support.faults import FAULTS, Fault, broken, change_weight
+from tests.support.photographs import IMAGENET_MEAN, IMAGENET_STD
+from tests.support.tiny_models import export_tiny, tiny_config
 
 TWINS = (("mlp", "fp32"), ("mlp", "fp16"), ("swiglu", "fp32"), ("swiglu", "bf16"))
 DEPTH = 5

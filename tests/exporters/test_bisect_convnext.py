@@ -12,19 +12,19 @@ import pytest
 import torch
 from torch import nn
 
-from dinodeploy.bundle import Bundle, open_bundle
+from dinodeploy.bundle.bundle import Bundle, open_bundle
 from dinodeploy.errors import BundleError, JudgementError
-from dinodeploy.golden import load_golden, save_golden
-from dinodeploy.preprocess import Preprocess
+from dinodeploy.images.preprocess import Preprocess
+from dinodeploy.parity.golden import load_golden, save_golden
 from dinov3_ref.checkpoints import build_model, planted_checkpoint, random_checkpoint
 from dinov3_ref.models import ConvNeXt
 from dinov3_ref.models.convnext import Block
 from exporters.bisect import bisect_bundle
-from exporters.golden import make_golden, trace_stream
-from exporters.trace import TokenOutputs
-from tests.faults import CONVNEXT_FAULTS, Fault, broken, change_weight
-from tests.photographs import IMAGENET_MEAN, IMAGENET_STD, pixels
-from tests.tiny import export_passing, export_tiny, tiny_convnext
+from exporters.bundle.golden import make_golden, trace_stream
+from exporters.trace.trace import TokenOutputs
+from tests.support.faults import CONVNEXT_FAULTS, Fault, broken, change_weight
+from tests.support.photographs import IMAGENET_MEAN, IMAGENET_STD, pixels
+from tests.support.tiny_models import export_passing, export_tiny, tiny_convnext
 
 DEPTHS = (2, 1, 3, 1)
 BLOCKS = [f"stages.{stage}.{index}" for stage, depth in enumerate(DEPTHS) for index in range(depth)]

@@ -15,26 +15,26 @@ import torch
 from torch import Tensor, nn
 
 from dinodeploy import Embedder, JudgementError, MisuseError
-from dinodeploy.bundle import Bundle
-from dinodeploy.golden import load_golden
-from dinodeploy.manifest import ModelFacts
-from dinodeploy.parity import measure
-from dinodeploy.preprocess import Preprocess
+from dinodeploy.bundle.bundle import Bundle
+from dinodeploy.bundle.manifest import ModelFacts
+from dinodeploy.images.preprocess import Preprocess
+from dinodeploy.parity.golden import load_golden
+from dinodeploy.parity.judge import measure
 from dinov3_ref.checkpoints import NORMALIZATION, build_model, planted_checkpoint, random_checkpoint
 from dinov3_ref.models import ConvNeXt
-from exporters.calibrate import watch_linears
-from exporters.channels_last import ChannelsLastConvNeXt, TurnedBack
+from exporters.bundle.export import ExportOptions, export_model
 from exporters.dialects import DIALECTS
-from exporters.export import ExportOptions, export_model
-from exporters.fold import make_twin
-from exporters.graph import to_graph
-from exporters.quantization import find_groups
-from exporters.recipes import role_of
-from exporters.summary import summarize_onnx
-from exporters.trace import TokenOutputs, trace
-from tests.graphs import graph_of
-from tests.photographs import pixels
-from tests.tiny import export_passing, tiny_convnext
+from exporters.graph.graph import to_graph
+from exporters.graph.summary import summarize_onnx
+from exporters.precision.calibrate import watch_linears
+from exporters.precision.quantization import find_groups
+from exporters.precision.recipes import role_of
+from exporters.trace.channels_last import ChannelsLastConvNeXt, TurnedBack
+from exporters.trace.fold import make_twin
+from exporters.trace.trace import TokenOutputs, trace
+from tests.support.graphs import graph_of
+from tests.support.photographs import pixels
+from tests.support.tiny_models import export_passing, tiny_convnext
 
 LAYERS = (0, 2, 3)
 # (B, H, W): a batch of one, off-square both ways, the smallest picture there is, a large one
@@ -186,7 +186,7 @@ def test_a_channel_past_fp16s_end_is_scaled(tmp_path: Path) -> None:
 
 
 def test_without_the_scale_the_judge_rejects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporters.apply_recipe.shifts", lambda seen, dtype: (0, 0))
+    monkeypatch.setattr("exporters.precision.apply_recipe.shifts", lambda seen, dtype: (0, 0))
     checkpoint = planted_checkpoint(tiny_convnext(depths=(1, 1, 3, 1)))
     with pytest.raises(JudgementError, match="NaN or infinite"):
         export_passing(checkpoint, tmp_path / "bundle", recipe="fp16")
@@ -282,7 +282,9 @@ def test_the_judge_sees_faults(
     broken = build_model(random_checkpoint(tiny_convnext(depths=(1, 1, 2, 1))))
     broken.load_state_dict({key: tensor.clone() for key, tensor in broken.state_dict().items()}, assign=True)
     fault(broken)
-    monkeypatch.setattr("exporters.write_bundle.make_twin", lambda _, folds, state: make_twin(broken, folds))
+    monkeypatch.setattr(
+        "exporters.bundle.write_bundle.make_twin", lambda _, folds, state: make_twin(broken, folds)
+    )
     with pytest.raises(JudgementError, match="is not the model here"):
         in_memory(model, tmp_path / "bundle")  # type: ignore[arg-type]
 

@@ -14,13 +14,13 @@ from dinodeploy.errors import ExportError
 from dinov3_ref.layers import AbsolutePositionEmbedding
 from dinov3_ref.models import attention_maps
 from dinov3_ref.models.vision_transformer import DinoVisionTransformer
-from exporters.fold import make_twin
-from exporters.lint import check_onnx, lint
-from exporters.trace import TokenOutputs
-from exporters.write_onnx import write_onnx
-from tests.graphs import graph_of
-from tests.photographs import pixels
-from tests.seed.test_parts import CustomAttention, CustomTokensVisionTransformer
+from exporters.graph.lint import check_onnx, lint
+from exporters.graph.write import write_onnx
+from exporters.trace.fold import make_twin
+from exporters.trace.trace import TokenOutputs
+from tests.compatibility.test_parts import CustomAttention, CustomTokensVisionTransformer
+from tests.support.graphs import graph_of
+from tests.support.photographs import pixels
 
 SMALL: dict[str, Any] = {
     "embed_dim": 64,

@@ -11,13 +11,13 @@ import torch
 from dinodeploy import JudgementError, MisuseError
 from dinov3_ref.checkpoints import build_model
 from dinov3_ref.ranges import PRECISIONS, measure_ranges, predict
-from exporters import recipes
-from exporters.calibrate import watch_linears
-from exporters.export import ExportOptions, export_checkpoint
+from exporters.bundle.export import ExportOptions, export_checkpoint
+from exporters.precision import recipes
+from exporters.precision.calibrate import watch_linears
+from exporters.precision.recipes import RECIPES
 from exporters.ranges import checkpoint_ranges, spread_over
-from exporters.recipes import RECIPES
-from tests.hard_cases import OVERFLOWS, gentle, massive_product
-from tests.photographs import photograph, pixels
+from tests.support.overflowing_models import OVERFLOWS, gentle, massive_product
+from tests.support.photographs import photograph, pixels
 
 
 def files(folder: Path, *names: str) -> list[str]:

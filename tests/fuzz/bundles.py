@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from dinodeploy import devices, schema
-from dinodeploy.archive import pack, unpack
-from dinodeploy.bundle import GOLDEN_FILE, MODEL_FILE, file_facts, open_bundle
-from dinodeploy.devices import candidates, open_on
-from dinodeploy.manifest import (
+from dinodeploy.backends import select as devices
+from dinodeploy.backends.select import candidates, open_on
+from dinodeploy.bundle.archive import pack, unpack
+from dinodeploy.bundle.bundle import GOLDEN_FILE, MODEL_FILE, file_facts, open_bundle
+from dinodeploy.bundle.manifest import (
     FILE_NAME,
     BuildFacts,
     EngineFacts,
@@ -27,14 +27,15 @@ from dinodeploy.manifest import (
     read_manifest,
     write_manifest,
 )
-from dinodeploy.plan import Plan, read_plan
-from dinodeploy.preprocess import Preprocess
-from dinodeploy.receipts import Receipt, Receipts, find_receipt, read_receipts
-from dinodeploy.shard_records import ShardRecord, WrittenFile, read_record, record_path
-from dinodeploy.tensorfile import save_tensors
+from dinodeploy.files import schema
+from dinodeploy.files.tensorfile import save_tensors
+from dinodeploy.images.preprocess import Preprocess
+from dinodeploy.parity.receipts import Receipt, Receipts, find_receipt, read_receipts
+from dinodeploy.store.plan import Plan, read_plan
+from dinodeploy.store.shard_records import ShardRecord, WrittenFile, read_record, record_path
 from tests.fuzz.attack import Attack, Violation
 from tests.fuzz.mutations import mutate_bytes, mutate_json, mutate_zip, to_text
-from tests.stores import make_plan
+from tests.support.stores import make_plan
 
 HALF = (0.5, 0.5, 0.5)
 HASH = "ab" * 32

@@ -12,14 +12,14 @@ from random import Random
 import numpy as np
 from PIL import Image
 
-from dinodeploy.golden import GoldenCase, load_golden, save_golden
-from dinodeploy.images import open_image
+from dinodeploy.files.tensorfile import load_tensors, read_header, save_tensors
+from dinodeploy.images.open import open_image
+from dinodeploy.parity.golden import GoldenCase, load_golden, save_golden
 from dinodeploy.sources import SourceOptions, tars
 from dinodeploy.sources.place import DiskPlace
-from dinodeploy.tensorfile import load_tensors, read_header, save_tensors
 from tests.fuzz.attack import Attack
 from tests.fuzz.mutations import mutate_bytes, to_text
-from tests.photographs import photograph
+from tests.support.photographs import photograph
 
 
 def tensors(folder: Path) -> Attack:

@@ -18,8 +18,8 @@ from dinodeploy.backends.onnxruntime import open_cpu
 from dinov3_ref.checkpoints.files import read_checkpoint
 from dinov3_ref.heads.files import load_head, save_head
 from dinov3_ref.heads.linear import LinearClassifier
-from exporters.read_onnx import SMALL_BYTES, read_skeleton
-from exporters.summary import summarize_onnx
+from exporters.graph.read import SMALL_BYTES, read_skeleton
+from exporters.graph.summary import summarize_onnx
 from tests.fuzz.attack import Attack, Violation
 from tests.fuzz.mutations import mutate_bytes, mutate_zip
 

@@ -10,12 +10,12 @@ from random import Random
 
 import numpy as np
 
-from dinodeploy.bundle import sha256_file
-from dinodeploy.store_target import clear_target, inspect_target
-from dinodeploy.stored import load_embeddings
+from dinodeploy.bundle.bundle import sha256_file
+from dinodeploy.store.existing import clear_target, inspect_target
+from dinodeploy.store.reader import load_embeddings
 from tests.fuzz.attack import Attack, Violation
 from tests.fuzz.mutations import mutate_bytes, mutate_zip, to_text
-from tests.stores import make_plan, write_store
+from tests.support.stores import make_plan, write_store
 
 
 def store(format: str) -> Callable[[Path], Attack]:

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from dinov3_ref.checkpoints import Checkpoint, build_model, random_checkpoint, save_checkpoint
-from dinov3_ref.checkpoints.official import PERIODS
-from dinov3_ref.checkpoints.periods import rope_periods
-from dinov3_ref.checkpoints.timm import TimmLayout
+from dinov3_ref.checkpoints.layouts.official import PERIODS
+from dinov3_ref.checkpoints.layouts.periods import rope_periods
+from dinov3_ref.checkpoints.layouts.timm import TimmLayout
 from dinov3_ref.models.config import ViTConfig
 from dinov3_ref.models.released import ARCHITECTURES
 from dinov3_ref.torchvision_shim import import_torchvision
-from tests.photographs import pixels
+from tests.support.photographs import pixels
 
 Tokens = dict[str, Tensor]  # cls [B,D], storage [B,R,D], patch [B,P,D]
 Implementation = Callable[[Tensor], Tokens]  # pixels [B,3,H,W] -> normed tokens

@@ -22,7 +22,7 @@ from dinodeploy.backends.tensorrt.backend import TensorRTBackend
 from dinodeploy.backends.tensorrt.cuda import Cuda, import_cuda
 from dinodeploy.backends.tensorrt.refuse import check_build, target_of
 from dinodeploy.errors import BundleError, UnavailableError, first_line
-from dinodeploy.machine import find_gpu
+from dinodeploy.hardware.devices import find_gpu
 
 
 def open_tensorrt(engine: Path, options: OpenOptions) -> TensorRTBackend:

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from dinodeploy.backends import OpenOptions
 from dinodeploy.backends.tensorrt.context import Scratch
 from dinodeploy.backends.tensorrt.cuda import Cuda
-from dinodeploy.backends.tensorrt.lane import Lane, Turn
 from dinodeploy.backends.tensorrt.load import load_engine
 from dinodeploy.backends.tensorrt.profiles import choose_profile, cut, read_profiles
+from dinodeploy.backends.tensorrt.stream import Lane, Turn
 from dinodeploy.errors import MisuseError, UnavailableError
 
 Floats = NDArray[np.float32]

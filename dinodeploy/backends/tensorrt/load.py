@@ -14,8 +14,8 @@ from typing import Any
 
 from dinodeploy.backends import OpenOptions
 from dinodeploy.backends.tensorrt.refuse import rebuild_command
+from dinodeploy.bundle.manifest import BuildFacts
 from dinodeploy.errors import BundleError, MisuseError, UnavailableError
-from dinodeploy.manifest import BuildFacts
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from dinodeploy.bundle.manifest import BuildFacts
 from dinodeploy.errors import UnavailableError
-from dinodeploy.machine import Gpu
-from dinodeploy.manifest import BuildFacts
+from dinodeploy.hardware.devices import Gpu
 
 # module -> `dinodeploy build --target`
 TARGETS = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}

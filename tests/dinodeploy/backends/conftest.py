@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dinodeploy import machine
+from dinodeploy.hardware import devices as machine
 
 
 @pytest.fixture(autouse=True)

@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dinodeploy import Embedder, devices
+from dinodeploy import Embedder
 from dinodeploy.backends import OpenOptions, open_backend
 from dinodeploy.backends import openvino as backends
+from dinodeploy.backends import select as devices
 from dinodeploy.backends.openvino import IN_A_ROW, SHAPES, OpenVinoBackend
-from dinodeploy.bundle import open_bundle
+from dinodeploy.bundle.bundle import open_bundle
 from dinodeploy.embedder import check_bundle
 from dinodeploy.errors import BundleError, UnavailableError
-from tests.photographs import pixels
-from tests.tiny import export_tiny
+from tests.support.photographs import pixels
+from tests.support.tiny_models import export_tiny
 
 openvino = pytest.importorskip("openvino")
 

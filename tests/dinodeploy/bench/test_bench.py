@@ -15,7 +15,7 @@ from dinodeploy.bench.table import share
 from dinodeploy.chart import draw_bench
 from dinodeploy.chart.svg import to_svg
 from dinodeploy.errors import MisuseError, UnavailableError
-from tests.command_line import CommandLine
+from tests.support.command_line import CommandLine
 
 
 @pytest.fixture(scope="module")

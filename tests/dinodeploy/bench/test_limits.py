@@ -10,10 +10,10 @@ import onnxruntime
 import pytest
 
 from dinodeploy.bench.limits import convnext_flop, model_flop, product_model
-from dinodeploy.bundle import GOLDEN_FILE, Bundle, open_bundle
-from dinodeploy.golden import load_golden
+from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, open_bundle
+from dinodeploy.parity.golden import load_golden
 from dinov3_ref.checkpoints import random_checkpoint
-from tests.tiny import export_passing, tiny_convnext
+from tests.support.tiny_models import export_passing, tiny_convnext
 
 
 def work_of(bundle: Bundle, height: int, width: int) -> float:

@@ -21,9 +21,9 @@ from dinodeploy.chart.svg import to_svg
 from dinodeploy.errors import MisuseError
 from dinov3_ref.checkpoints import build_model, random_checkpoint
 from dinov3_ref.ranges import FP16_LARGEST, Ranges, measure_ranges, predict
-from tests.hard_cases import massive_product
-from tests.photographs import pixels
-from tests.tiny import tiny_config
+from tests.support.overflowing_models import massive_product
+from tests.support.photographs import pixels
+from tests.support.tiny_models import tiny_config
 
 SVG = "{http://www.w3.org/2000/svg}"
 

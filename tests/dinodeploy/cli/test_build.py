@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from dinodeploy.bundle.manifest import read_manifest
 from dinodeploy.cli.build import build_after_export
 from dinodeploy.cli.output import build_progress
 from dinodeploy.errors import ExportError, UnavailableError
-from dinodeploy.manifest import read_manifest
 from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint
 from exporters.tensorrt import add_engine as module
 from exporters.tensorrt.device import Gpu
-from tests.command_line import CommandLine
 from tests.exporters.tensorrt.fake_builder import FakeTensorRT, pretend_ada
-from tests.tiny import tiny_config
+from tests.support.command_line import CommandLine
+from tests.support.tiny_models import tiny_config
 
 
 @pytest.fixture

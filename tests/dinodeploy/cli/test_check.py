@@ -11,11 +11,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from dinodeploy.golden import load_golden, save_golden
-from tests.command_line import CommandLine
-from tests.faults import FAULTS, plant, reseal
-from tests.photographs import PHOTOGRAPHS, photograph
-from tests.tiny import export_tiny
+from dinodeploy.parity.golden import load_golden, save_golden
+from tests.support.command_line import CommandLine
+from tests.support.faults import FAULTS, plant, reseal
+from tests.support.photographs import PHOTOGRAPHS, photograph
+from tests.support.tiny_models import export_tiny
 
 
 @pytest.fixture(scope="module")

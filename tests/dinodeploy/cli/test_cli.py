@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 from dinodeploy import load_embeddings
 from dinodeploy.cli.app import make_app
 from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint
-from tests.command_line import CommandLine, assert_refused
-from tests.photographs import photograph
-from tests.tiny import tiny_config
+from tests.support.command_line import CommandLine, assert_refused
+from tests.support.photographs import photograph
+from tests.support.tiny_models import tiny_config
 
 # The commands' options are a promise to scripts: a change here belongs into the changelog.
 OPTIONS = {
@@ -377,7 +377,7 @@ def test_existing_embeddings_are_replaced_only_when_asked(
 def test_without_the_export_extra_4_and_the_command_that_mends_it(
     run: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "exporters.export", None)
+    monkeypatch.setitem(sys.modules, "exporters.bundle.export", None)
     ran = run("export", "--arch", "vit_small", "--weights", "random")
     assert ran.code == 4
     assert "pip install 'dinodeploy[export]'" in ran.error

@@ -11,10 +11,10 @@ import pytest
 
 from dinodeploy import load_embeddings
 from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint
-from tests.command_line import CommandLine, assert_refused
-from tests.faults import CONVNEXT_FAULTS, plant, reseal
-from tests.photographs import photograph
-from tests.tiny import export_passing, tiny_convnext
+from tests.support.command_line import CommandLine, assert_refused
+from tests.support.faults import CONVNEXT_FAULTS, plant, reseal
+from tests.support.photographs import photograph
+from tests.support.tiny_models import export_passing, tiny_convnext
 
 NAMES = ("astronaut", "chelsea", "coffee", "rocket")
 

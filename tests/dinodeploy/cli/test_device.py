@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from dinodeploy import load_embeddings
-from dinodeploy.manifest import ProfileFacts
-from tests.command_line import CommandLine
+from dinodeploy.bundle.manifest import ProfileFacts
 from tests.dinodeploy.backends.fake_tensorrt import FakeTensorRT
 from tests.dinodeploy.backends.gpu_machine import DEVICE, add_plan, no_gpu, pretend_gpu, pretend_tensorrt
-from tests.photographs import photograph
+from tests.support.command_line import CommandLine
+from tests.support.photographs import photograph
 
 
 @pytest.fixture(autouse=True)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from dinodeploy import schema
-from dinodeploy.bundle import MODEL_FILE
-from dinodeploy.devices import DEVICES
-from dinodeploy.manifest import read_manifest
-from tests.command_line import CommandLine
+from dinodeploy.backends.select import DEVICES
+from dinodeploy.bundle.bundle import MODEL_FILE
+from dinodeploy.bundle.manifest import read_manifest
+from dinodeploy.files import schema
 from tests.dinodeploy.backends.gpu_machine import DEVICE, add_plan, no_gpu, pretend_gpu, pretend_tensorrt
+from tests.support.command_line import CommandLine
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +120,7 @@ def test_a_backend_of_a_later_version(own_bundle: Path, run: CommandLine) -> Non
     """A manifest may name what this version cannot run: that is a reason, and no traceback."""
     from dataclasses import replace
 
-    from dinodeploy.manifest import EngineFacts, write_manifest
+    from dinodeploy.bundle.manifest import EngineFacts, write_manifest
 
     manifest = read_manifest(own_bundle)
     engines = {MODEL_FILE: EngineFacts("quantum", (MODEL_FILE,))}

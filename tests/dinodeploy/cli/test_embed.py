@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from dinodeploy import load_embeddings
-from tests.cheap_embedding import tree
-from tests.children import ROOT
-from tests.command_line import CommandLine
-from tests.photographs import photograph
+from tests.support.command_line import CommandLine
+from tests.support.fake_engine import tree
+from tests.support.kill_runner import ROOT
+from tests.support.photographs import photograph
 
 NAMES = ("chelsea", "rocket", "coffee", "astronaut", "china")
 PAIRS = (("chelsea", "china"), ("rocket", "coffee"))

@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from dinodeploy.bundle import open_bundle
-from dinodeploy.golden import load_golden
+from dinodeploy.bundle.bundle import open_bundle
+from dinodeploy.parity.golden import load_golden
 from dinov3_ref.heads import LinearClassifier, LinearDepth, save_head
-from tests.command_line import CommandLine, assert_refused
-from tests.labelled_pictures import SCENES, write_digits, write_scenes
-from tests.photographs import photograph
+from tests.support.command_line import CommandLine, assert_refused
+from tests.support.labelled_images import SCENES, write_digits, write_scenes
+from tests.support.photographs import photograph
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_unreadable_pictures_are_named(classifier: Path, tmp_path: Path, run: Co
 def test_export_takes_a_head(tmp_path: Path, run: CommandLine) -> None:
     """The maps that it alone reads end inside the graph; those asked for are put out."""
     from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint
-    from tests.tiny import tiny_config
+    from tests.support.tiny_models import tiny_config
 
     save_checkpoint(random_checkpoint(tiny_config(depth=4)), "official", tmp_path / "model.safetensors")
     root = tmp_path / "p"

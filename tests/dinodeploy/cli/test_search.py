@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from dinodeploy import load_embeddings
-from dinodeploy.manifest import read_manifest, write_manifest
-from tests.command_line import CommandLine, assert_refused
-from tests.photographs import PHOTOGRAPHS, photograph
+from dinodeploy.bundle.manifest import read_manifest, write_manifest
+from tests.support.command_line import CommandLine, assert_refused
+from tests.support.photographs import PHOTOGRAPHS, photograph
 
 pytest.importorskip("lance")
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from dinodeploy.visualize.colour import SCALE
-from tests.command_line import CommandLine, assert_refused
-from tests.photographs import photograph
+from tests.support.command_line import CommandLine, assert_refused
+from tests.support.photographs import photograph
 
 NASTY = "</script><img src=x onerror=alert(1)>&\"'.png"  # a slash cannot be in a name: see below
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -62,7 +62,7 @@ def test_attention_of_the_reference_is_the_bundles(
 ) -> None:
     """`--checkpoint` where the bundle has none: the same map from the weights it was made of."""
     from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint
-    from tests.tiny import tiny_config
+    from tests.support.tiny_models import tiny_config
 
     save_checkpoint(random_checkpoint(tiny_config()), "official", tmp_path / "model.safetensors")
     pictures = (photos / "coffee.jpg", "--what", "attention", "--imgsz", 64)
@@ -151,7 +151,7 @@ def test_other_peoples_folders_are_not_replaced(
 @pytest.fixture(scope="module")
 def page_file(attentive_bundle: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from dinodeploy.embedder import Embedder
-    from dinodeploy.listing import list_images
+    from dinodeploy.images.paths import list_images
     from dinodeploy.visualize.look import steps_for
     from dinodeploy.visualize.write import visualize
 

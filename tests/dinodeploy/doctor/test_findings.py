@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from dinodeploy.bundle import open_bundle
+from dinodeploy.bundle.bundle import open_bundle
 from dinodeploy.doctor.findings import Examined, Finding, find_findings
 from dinodeploy.doctor.packages import PACKAGES, Installed
 from dinodeploy.doctor.prospects import Prospect
 from dinodeploy.doctor.system import System
-from dinodeploy.machine import Gpu
+from dinodeploy.hardware.devices import Gpu
 
 L4 = Gpu("NVIDIA L4", "8.9", "570.86.15")
 GOOD = System(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dinodeploy import cores as processor
-from dinodeploy import machine
 from dinodeploy.doctor.system import find_system
+from dinodeploy.hardware import cores as processor
+from dinodeploy.hardware import devices as machine
 from tests.dinodeploy.backends.gpu_machine import pretend_gpu
 from tests.dinodeploy.doctor.conftest import WriteRoot
 

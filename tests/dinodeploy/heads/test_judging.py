@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dinodeploy.parity import HEAD_THRESHOLDS, THRESHOLDS, class_agreement, measure_head
+from dinodeploy.parity.judge import HEAD_THRESHOLDS, THRESHOLDS, class_agreement, measure_head
 
 
 def test_error_by_hand() -> None:

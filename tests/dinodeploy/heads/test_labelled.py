@@ -11,8 +11,8 @@ from PIL import Image
 from dinodeploy.errors import ImageError, MisuseError
 from dinodeploy.heads.labelled import read_classified, read_mask, read_segmented
 from dinodeploy.heads.places import enlarge_argmax, place_mask
-from dinodeploy.preprocess import PRESETS, Preprocess
-from tests.labelled_pictures import write_digits, write_scenes
+from dinodeploy.images.preprocess import PRESETS, Preprocess
+from tests.support.labelled_images import write_digits, write_scenes
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 

@@ -14,7 +14,7 @@ from dinodeploy.heads import features as features_module
 from dinodeploy.heads.features import engine_features
 from dinodeploy.heads.train import train_head
 from dinodeploy.heads.trained import TrainOptions
-from tests.labelled_pictures import SCENES, write_digits, write_scenes
+from tests.support.labelled_images import SCENES, write_digits, write_scenes
 
 
 @pytest.fixture(scope="module")

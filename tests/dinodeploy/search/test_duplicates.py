@@ -9,8 +9,8 @@ import pytest
 
 from dinodeploy.errors import BundleError, MisuseError
 from dinodeploy.search import duplicates, find_duplicates
-from tests.indexed import D, Float, clustered, store_of, vectors_of
-from tests.stores import write_store
+from tests.support.indexed import D, Float, clustered, store_of, vectors_of
+from tests.support.stores import write_store
 
 
 def by_hand(vectors: Float, threshold: float) -> set[frozenset[int]]:

@@ -11,7 +11,7 @@ import pytest
 from dinodeploy.errors import MisuseError
 from dinodeploy.search import Index, build_index
 from dinodeploy.search.faiss_file import export_faiss
-from tests.indexed import clustered, ranked, store_of, vectors_of
+from tests.support.indexed import clustered, ranked, store_of, vectors_of
 
 pytest.importorskip("lance")
 faiss = pytest.importorskip("faiss")

@@ -12,8 +12,8 @@ import pytest
 from dinodeploy.errors import BundleError, MisuseError, OutputExistsError, TamperedError, UnavailableError
 from dinodeploy.search import Index, build_index
 from dinodeploy.search import approximate as approximates
-from tests.indexed import D, clustered, ranked, store_of, vectors_of
-from tests.stores import write_store
+from tests.support.indexed import D, clustered, ranked, store_of, vectors_of
+from tests.support.stores import write_store
 
 pytest.importorskip("lance")
 

@@ -21,10 +21,10 @@ from PIL import Image
 from dinodeploy import Embedder
 from dinodeploy.search import Index
 from dinodeploy.serve.keys import read_keys
-from tests.command_line import CommandLine
-from tests.image_files import encoded
-from tests.live_service import Live, live
-from tests.photographs import photograph
+from tests.support.command_line import CommandLine
+from tests.support.image_files import encoded
+from tests.support.live_service import Live, live
+from tests.support.photographs import photograph
 
 KEY = "0123456789abcdef-secret"
 
@@ -350,7 +350,7 @@ def test_security_headers_are_on_everything(service: Live) -> None:
 
 
 def test_an_index_of_another_model_is_refused(index: Path, tmp_path: Path, run: CommandLine) -> None:
-    from tests.tiny import export_tiny
+    from tests.support.tiny_models import export_tiny
 
     other = export_tiny(tmp_path / "other", seed=1).root
     ran = run("serve", other, "--index", index)

@@ -19,7 +19,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.image_files import encoded
+from tests.support.image_files import encoded
 
 PATIENCE = 60.0  # seconds on a busy machine
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dinodeploy.errors import ImageError
-from dinodeploy.images import open_image
+from dinodeploy.images.open import open_image
 from dinodeploy.sources import Source, SourceOptions, open_source
 
 Pixels = np.ndarray[Any, Any]

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from dinodeploy.errors import MisuseError, UnavailableError
-from dinodeploy.images import open_image
+from dinodeploy.images.open import open_image
 from dinodeploy.sources import SourceOptions, open_source, remote
 from tests.dinodeploy.sources.seen import assert_same, look, look_by_threads
-from tests.image_files import NAMES, encoded, write_tar
-from tests.video_files import write_video
+from tests.support.image_files import NAMES, encoded, write_tar
+from tests.support.video_files import write_video
 
 fsspec = pytest.importorskip("fsspec")
 

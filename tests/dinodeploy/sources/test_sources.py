@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from dinodeploy.errors import MisuseError
-from dinodeploy.images import open_image
+from dinodeploy.images.open import open_image
 from dinodeploy.sources import FileSource, SourceOptions, open_source
 from tests.dinodeploy.sources.seen import assert_same, look, look_by_threads
-from tests.image_files import NAMES, encoded, write_folder, write_tar
+from tests.support.image_files import NAMES, encoded, write_folder, write_tar
 
 ALL = [
     "photos/animate/astronaut.jpg",

@@ -13,7 +13,7 @@ import pytest
 from dinodeploy.errors import UnavailableError
 from dinodeploy.sources import SourceOptions, open_source
 from tests.dinodeploy.sources.seen import Pixels, look, look_by_threads
-from tests.video_files import HEIGHT, WIDTH, frame_pixels, write_video
+from tests.support.video_files import HEIGHT, WIDTH, frame_pixels, write_video
 
 av = pytest.importorskip("av")
 

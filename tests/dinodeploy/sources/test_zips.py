@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dinodeploy.images import open_image
+from dinodeploy.images.open import open_image
 from dinodeploy.sources import open_source, zips
 from tests.dinodeploy.sources.seen import assert_same, look, look_by_threads
-from tests.image_files import NAMES, encoded
+from tests.support.image_files import NAMES, encoded
 
 MEMBERS = {f"k/{name}.jpg": encoded(name) for name in NAMES}
 

@@ -19,10 +19,10 @@ import pytest
 from google.protobuf import text_format
 
 from dinodeploy import Embedder
-from dinodeploy.bundle import file_facts
-from dinodeploy.manifest import BuildFacts, EngineFacts, ProfileFacts, read_manifest, write_manifest
-from tests.command_line import CommandLine
-from tests.image_files import encoded
+from dinodeploy.bundle.bundle import file_facts
+from dinodeploy.bundle.manifest import BuildFacts, EngineFacts, ProfileFacts, read_manifest, write_manifest
+from tests.support.command_line import CommandLine
+from tests.support.image_files import encoded
 
 pytest.importorskip("tritonclient.grpc", reason="the schema comes with the [triton] extra")
 
@@ -142,8 +142,8 @@ def test_the_python_model_prepares_as_the_embedder_does(
 def test_pictures_of_different_inputs_are_refused_together(
     tiny_bundle: Path, tmp_path: Path, run: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dinodeploy.images import open_image
-    from dinodeploy.preprocess import Preprocess
+    from dinodeploy.images.open import open_image
+    from dinodeploy.images.preprocess import Preprocess
     from dinodeploy.triton.preprocess_model import TritonPythonModel
 
     model = TritonPythonModel()

@@ -16,7 +16,7 @@ from dinodeploy.visualize.foreground import fit_logistic, otsu
 from dinodeploy.visualize.look import Look, shrink
 from dinodeploy.visualize.maps import WHAT, Wishes, fit_painter, patch_at, similarity
 from dinodeploy.visualize.page import keep_strongest, to_int8
-from tests.photographs import photograph
+from tests.support.photographs import photograph
 
 Floats = NDArray[np.float32]
 H, W, D = 12, 17, 8

@@ -14,10 +14,10 @@ from dinov3_ref.checkpoints import (
     save_checkpoint,
 )
 from dinov3_ref.checkpoints.architecture import infer_config, name_architecture
-from dinov3_ref.checkpoints.layouts import LAYOUTS
+from dinov3_ref.checkpoints.layouts.detect import LAYOUTS
 from dinov3_ref.errors import ArchMismatch, ConfigError
 from dinov3_ref.models.released import RELEASED, VITS
-from tests.checkpoint_files import TWINS, write_official
+from tests.support.checkpoint_files import TWINS, write_official
 
 
 @pytest.fixture(scope="module")

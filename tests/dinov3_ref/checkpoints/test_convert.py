@@ -18,8 +18,8 @@ from dinov3_ref.checkpoints import (
     save_checkpoint,
 )
 from dinov3_ref.errors import CheckpointError
-from tests.checkpoint_files import TWINS, official_state, same_state, write_official
-from tests.photographs import pixels
+from tests.support.checkpoint_files import TWINS, official_state, same_state, write_official
+from tests.support.photographs import pixels
 
 PIXELS = pixels(("coffee", "chelsea"), 64, 96)
 

@@ -11,7 +11,7 @@ import pytest
 from dinov3_ref.checkpoints import load_checkpoint, random_checkpoint, save_checkpoint
 from dinov3_ref.checkpoints.dataset import NORMALIZATION, infer_dataset, sidecar_normalization
 from dinov3_ref.models.released import RELEASED
-from tests.checkpoint_files import TWINS
+from tests.support.checkpoint_files import TWINS
 
 NO_HASH = "f" * 64
 

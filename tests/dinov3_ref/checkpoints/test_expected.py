@@ -13,7 +13,7 @@ from dinov3_ref.models.config import ConvNeXtConfig, ModelConfig
 from dinov3_ref.models.convnext import ConvNeXt
 from dinov3_ref.models.released import ARCHITECTURES, RELEASED, VITS
 from dinov3_ref.models.vision_transformer import DinoVisionTransformer
-from tests.checkpoint_files import TWINS
+from tests.support.checkpoint_files import TWINS
 
 TWIN = TWINS["mlp"]
 CONFIGS: dict[str, ModelConfig] = {

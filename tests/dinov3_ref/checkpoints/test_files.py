@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from dinov3_ref.checkpoints import load_checkpoint, random_checkpoint, save_checkpoint
 from dinov3_ref.checkpoints.files import read_checkpoint, sha256_of
 from dinov3_ref.errors import CheckpointError, KeyMismatch
-from tests.checkpoint_files import TWINS, write_official
+from tests.support.checkpoint_files import TWINS, write_official
 
 CHECKPOINT = random_checkpoint(TWINS["mlp"])
 

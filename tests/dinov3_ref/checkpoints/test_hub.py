@@ -16,7 +16,7 @@ import torch
 
 from dinov3_ref.checkpoints import fetch, load_checkpoint, random_checkpoint, save_checkpoint
 from dinov3_ref.errors import CheckpointError, ConfigError, HubError
-from tests.checkpoint_files import TWINS
+from tests.support.checkpoint_files import TWINS
 
 OFFICIAL = "facebook/dinov3-vits16-pretrain-lvd1689m"
 MIRROR = "timm/vit_small_patch16_dinov3.lvd1689m"

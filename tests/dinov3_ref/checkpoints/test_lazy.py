@@ -11,7 +11,7 @@ import torch
 
 from dinov3_ref.checkpoints import build_model, load_checkpoint, random_checkpoint, save_checkpoint
 from dinov3_ref.checkpoints.lazy import LazyTensors
-from tests.tiny import tiny_config
+from tests.support.tiny_models import tiny_config
 
 
 def test_a_mapping_in_the_order_given() -> None:

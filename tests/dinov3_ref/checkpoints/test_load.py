@@ -17,11 +17,11 @@ from dinov3_ref.checkpoints import (
 )
 from dinov3_ref.checkpoints.dataset import NORMALIZATION
 from dinov3_ref.checkpoints.files import RawCheckpoint
-from dinov3_ref.checkpoints.layouts import LAYOUTS
+from dinov3_ref.checkpoints.layouts.detect import LAYOUTS
 from dinov3_ref.checkpoints.load import _complete, _identify
 from dinov3_ref.models.released import ARCHITECTURES
-from tests.checkpoint_files import TWINS, features, write_official
-from tests.photographs import pixels
+from tests.support.checkpoint_files import TWINS, features, write_official
+from tests.support.photographs import pixels
 
 PIXELS = pixels(("coffee", "chelsea"), 48, 80)
 

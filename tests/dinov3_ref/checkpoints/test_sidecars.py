@@ -21,8 +21,8 @@ from dinov3_ref.checkpoints import (
 from dinov3_ref.models.config import ViTConfig
 from dinov3_ref.models.released import ARCHITECTURES
 from dinov3_ref.torchvision_shim import import_torchvision
-from tests.checkpoint_files import TWINS, features, same_state
-from tests.photographs import pixels
+from tests.support.checkpoint_files import TWINS, features, same_state
+from tests.support.photographs import pixels
 
 PIXELS = pixels(("coffee", "chelsea"), 64, 96)
 

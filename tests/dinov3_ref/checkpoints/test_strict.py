@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from dinov3_ref.checkpoints import load_checkpoint, random_checkpoint, save_checkpoint
 from dinov3_ref.errors import KeyMismatch
-from tests.checkpoint_files import TWINS, write_official
+from tests.support.checkpoint_files import TWINS, write_official
 
 CHECKPOINT = random_checkpoint(TWINS["mlp"])
 

@@ -8,7 +8,7 @@ import pytest
 
 from dinov3_ref.configs import get_default_config, load_config, recipe_names
 from dinov3_ref.errors import ConfigError
-from dinov3_ref.train.rates import build_rates
+from dinov3_ref.train.schedules.rates import build_rates
 
 # What each recipe leaves for the user to say.
 TEACHER = ["distillation.full_cfg_path=x.yaml", "distillation.checkpoint_path=x.pth"]

@@ -21,7 +21,7 @@ from dinov3_ref.data.meta_loaders import CombinedDataLoader
 from dinov3_ref.data.sample import SeededSamples
 from dinov3_ref.data.seeding import Draw
 from dinov3_ref.errors import ConfigError, DataError
-from tests.image_files import write_folder
+from tests.support.image_files import write_folder
 
 augment = DataAugmentationDINO((0.32, 1.0), (0.05, 0.32), 2, global_crops_size=32, local_crops_size=16)
 

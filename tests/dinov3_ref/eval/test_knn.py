@@ -21,9 +21,9 @@ from dinov3_ref.eval import knn, neighbours
 from dinov3_ref.eval.knn import class_scores, few_shot, knn_accuracy
 from dinov3_ref.eval.labelled import Labelled
 from dinov3_ref.eval.neighbours import nearest
-from tests.image_files import write_folder
-from tests.ranks import run_on_ranks
-from tests.tiny import tiny_config
+from tests.support.image_files import write_folder
+from tests.support.ranks import run_on_ranks
+from tests.support.tiny_models import tiny_config
 
 
 def labelled(

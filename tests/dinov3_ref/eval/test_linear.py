@@ -19,9 +19,9 @@ from dinov3_ref.eval.classifiers import LEARNING_RATES, LinearClassifiers
 from dinov3_ref.eval.features import FrozenModel, last_blocks, probe_input
 from dinov3_ref.eval.labelled import Labelled
 from dinov3_ref.eval.probe import LinearProbe, ProbeOptions, rows_at_random
-from tests.image_files import write_folder
-from tests.photographs import pixels
-from tests.tiny import tiny_config
+from tests.support.image_files import write_folder
+from tests.support.photographs import pixels
+from tests.support.tiny_models import tiny_config
 
 NAMES = tuple(map(str, range(10)))
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from dinov3_ref.errors import ConfigError
 from dinov3_ref.heads import HeadedBackbone, LinearClassifier, LinearSegmenter, named_outputs
 from dinov3_ref.models import DinoVisionTransformer
-from tests.photographs import pixels
-from tests.tiny import tiny_config
+from tests.support.photographs import pixels
+from tests.support.tiny_models import tiny_config
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from dinov3_ref.layers import Mlp, SelfAttention
 from dinov3_ref.models import DinoVisionTransformer
 from dinov3_ref.models import vision_transformer as models
 from dinov3_ref.ranges import Ranges, measure, measure_ranges
-from tests.hard_cases import gentle, massive_product
-from tests.photographs import pixels
-from tests.tiny import tiny_config
+from tests.support.overflowing_models import gentle, massive_product
+from tests.support.photographs import pixels
+from tests.support.tiny_models import tiny_config
 
 KINDS = ("mlp", "swiglu", "7b")
 

@@ -16,7 +16,7 @@ from dinov3_ref.layers import SelfAttention
 from dinov3_ref.models import DinoVisionTransformer
 from dinov3_ref.ranges import PRECISIONS, Prediction, Ranges, measure_ranges, predict, short
 from dinov3_ref.ranges.predict import INT8_LEVELS_WANTED
-from tests.hard_cases import (
+from tests.support.overflowing_models import (
     OVERFLOWS,
     edited,
     gentle,
@@ -27,7 +27,7 @@ from tests.hard_cases import (
     sharp_attention,
     skewed,
 )
-from tests.photographs import pixels
+from tests.support.photographs import pixels
 
 KINDS = ("mlp", "swiglu", "7b")
 PHOTOS = ("coffee", "china")

@@ -9,8 +9,8 @@ import torch
 from omegaconf import OmegaConf
 
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
-from tests.image_files import write_folder
-from tests.toy_training import tiny_training
+from tests.support.image_files import write_folder
+from tests.support.toy_training import tiny_training
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from dinov3_ref.distributed import get_rank, get_world_size, whole
 from dinov3_ref.errors import ConfigError
+from dinov3_ref.train.distributed.parallel import STRATEGIES, join_ranks
 from dinov3_ref.train.finite import FiniteGuard
-from dinov3_ref.train.optimizer import clip_gradients
-from dinov3_ref.train.parallel import STRATEGIES, join_ranks
+from dinov3_ref.train.schedules.optimizer import clip_gradients
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
-from tests.ranks import run_on_ranks
-from tests.toy_training import collated, tiny_training
+from tests.support.ranks import run_on_ranks
+from tests.support.toy_training import collated, tiny_training
 
 WORLD, IMAGES = 2, 4
 CENTERINGS = ("sinkhorn_knopp", "softmax_center")

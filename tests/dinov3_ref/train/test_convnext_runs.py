@@ -13,14 +13,14 @@ from safetensors.torch import load_file
 from dinodeploy import Embedder
 from dinov3_ref.checkpoints import build_model, load_checkpoint
 from dinov3_ref.data import build_training_loader
+from dinov3_ref.train.logging.metrics import read_metrics
 from dinov3_ref.train.loop import TrainingRun
-from dinov3_ref.train.metrics import read_metrics
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 from dinov3_ref.train.students import train
-from exporters.export import export_checkpoint
-from exporters.options import ExportOptions
-from tests.ranks import run_on_ranks
-from tests.toy_training import CONVNEXT, as_convnext, frozen_teacher, tiny_run, with_students
+from exporters.bundle.export import export_checkpoint
+from exporters.bundle.options import ExportOptions
+from tests.support.ranks import run_on_ranks
+from tests.support.toy_training import CONVNEXT, as_convnext, frozen_teacher, tiny_run, with_students
 
 STUDENTS: dict[str, dict[str, Any]] = {"vit": {}, "convnext": {"student": CONVNEXT}}
 

@@ -15,7 +15,14 @@ from dinov3_ref.data import build_training_loader
 from dinov3_ref.errors import ConfigError
 from dinov3_ref.train.loop import TrainingRun
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
-from tests.toy_training import as_convnext, collated, frozen_teacher, make_masks, tiny_run, tiny_training
+from tests.support.toy_training import (
+    as_convnext,
+    collated,
+    frozen_teacher,
+    make_masks,
+    tiny_run,
+    tiny_training,
+)
 
 
 @pytest.fixture

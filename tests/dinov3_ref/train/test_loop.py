@@ -21,12 +21,12 @@ from dinov3_ref.data import build_training_loader
 from dinov3_ref.errors import CheckpointError, TrainingDiverged
 from dinov3_ref.train import checkpoints
 from dinov3_ref.train.__main__ import main
+from dinov3_ref.train.logging.metrics import read_metrics
 from dinov3_ref.train.loop import TrainingRun
-from dinov3_ref.train.metrics import read_metrics
-from dinov3_ref.train.rates import Rates
-from tests.photographs import pixels
-from tests.ranks import run_on_ranks
-from tests.toy_training import tiny_run
+from dinov3_ref.train.schedules.rates import Rates
+from tests.support.photographs import pixels
+from tests.support.ranks import run_on_ranks
+from tests.support.toy_training import tiny_run
 
 RATES = Rates(lr=1e-3, last_layer_lr=1e-3, weight_decay=0.04, momentum=0.9, teacher_temp=0.05)
 RANDOMNESS = ("student.drop_path_rate=0.4", "student.pos_embed_rope_rescale_coords=2.0")
@@ -131,7 +131,7 @@ KILLED = """
 import os, signal, sys
 from dinov3_ref.train import checkpoints
 from dinov3_ref.train.__main__ import main
-from dinov3_ref.train.metrics import MetricsFile
+from dinov3_ref.train.logging.metrics import MetricsFile
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)

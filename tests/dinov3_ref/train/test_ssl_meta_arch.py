@@ -11,9 +11,9 @@ from torch import Tensor
 
 from dinov3_ref.loss import KoLeoLoss
 from dinov3_ref.train.batch import Batch
-from dinov3_ref.train.precision import autocast
+from dinov3_ref.train.distributed.precision import autocast
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
-from tests.toy_training import N_LOCAL, collated, tiny_training
+from tests.support.toy_training import N_LOCAL, collated, tiny_training
 
 TEMP = 0.05
 

@@ -17,12 +17,12 @@ from dinov3_ref.data import build_training_loader
 from dinov3_ref.errors import CheckpointError, ConfigError
 from dinov3_ref.train import checkpoints
 from dinov3_ref.train.__main__ import main
+from dinov3_ref.train.logging.metrics import read_metrics
 from dinov3_ref.train.loop import TrainingRun
-from dinov3_ref.train.metrics import read_metrics
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 from dinov3_ref.train.students import train
-from tests.ranks import run_on_ranks
-from tests.toy_training import frozen_teacher, tiny_run, tiny_training, with_students
+from tests.support.ranks import run_on_ranks
+from tests.support.toy_training import frozen_teacher, tiny_run, tiny_training, with_students
 
 STUDENTS: dict[str, dict[str, Any]] = {
     "narrow": {"student": {"drop_path_rate": 0.4, "pos_embed_rope_rescale_coords": 2.0}},

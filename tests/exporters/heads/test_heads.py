@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dinodeploy import Embedder, MisuseError
-from dinodeploy.bundle import open_bundle
+from dinodeploy.bundle.bundle import open_bundle
 from dinodeploy.embedder import check_bundle
 from dinodeploy.errors import ExportError, OutputExistsError
 from dinov3_ref.checkpoints import build_model, random_checkpoint
@@ -30,8 +30,8 @@ from dinov3_ref.heads import (
 from dinov3_ref.models import DinoVisionTransformer
 from exporters.heads import add_head, find_head
 from exporters.heads.find_head import four_even
-from tests.photographs import pixels
-from tests.tiny import export_tiny, tiny_config
+from tests.support.photographs import pixels
+from tests.support.tiny_models import export_tiny, tiny_config
 
 D = 128
 SIZES = ((112, 192), (256, 144), (64, 64), (80, 48))
@@ -142,8 +142,8 @@ def double_depth(path: Path) -> None:
 def test_a_fault_in_the_head_is_rejected(name: str, fault, four_maps_bundle: Path, tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from dinodeploy.bundle import file_facts
-    from dinodeploy.manifest import write_manifest
+    from dinodeploy.bundle.bundle import file_facts
+    from dinodeploy.bundle.manifest import write_manifest
 
     bundle, _, _ = add_head(four_maps_bundle, HEADS[name], tmp_path / "b")
     fault(bundle.root / "model.onnx")

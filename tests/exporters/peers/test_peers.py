@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from dinodeploy.bundle import GOLDEN_FILE, open_bundle
+from dinodeploy.bundle.bundle import GOLDEN_FILE, open_bundle
+from dinodeploy.bundle.manifest import ModelFacts
 from dinodeploy.errors import MisuseError, UnavailableError
-from dinodeploy.golden import load_golden
-from dinodeploy.manifest import ModelFacts
-from dinodeploy.preprocess import Preprocess
+from dinodeploy.images.preprocess import Preprocess
+from dinodeploy.parity.golden import load_golden
 from dinov3_ref.checkpoints import build_model, load_checkpoint, random_checkpoint, save_checkpoint
 from exporters.peers import PEERS, open_peer
 from exporters.peers.weights import checkpoint_of
-from tests.photographs import pixels
-from tests.tiny import export_passing, tiny_config
+from tests.support.photographs import pixels
+from tests.support.tiny_models import export_passing, tiny_config
 
 STEPS = Preprocess("official", 64, 64, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 LIMIT = 5e-6  # relative error of CLS against the reference; measured 4e-7

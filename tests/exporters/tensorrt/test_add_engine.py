@@ -11,12 +11,12 @@ from typing import BinaryIO
 
 import pytest
 
-from dinodeploy.atomic import atomic_file
-from dinodeploy.bundle import open_bundle
+from dinodeploy.bundle.bundle import open_bundle
+from dinodeploy.bundle.manifest import read_manifest
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import ExportError, MisuseError, OutputExistsError, TamperedError, UnavailableError
-from dinodeploy.manifest import read_manifest
-from dinodeploy.receipts import read_receipts
+from dinodeploy.files.atomic import atomic_file
+from dinodeploy.parity.receipts import read_receipts
 from exporters.tensorrt import add_engine as module
 from exporters.tensorrt.add_engine import EngineRequest, add_engine
 from exporters.tensorrt.device import Gpu

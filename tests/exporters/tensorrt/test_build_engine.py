@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from dinodeploy.bundle.manifest import ProfileFacts
 from dinodeploy.errors import ExportError, MisuseError, UnavailableError
-from dinodeploy.manifest import ProfileFacts
 from exporters.tensorrt.build_engine import build_engine
 from exporters.tensorrt.device import Gpu
 from exporters.tensorrt.inspect_engine import inspect_engine

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dinodeploy import machine
 from dinodeploy.errors import UnavailableError
+from dinodeploy.hardware import devices as machine
 from exporters.tensorrt.device import Gpu, find_gpu
 
 

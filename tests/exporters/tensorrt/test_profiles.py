@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dinodeploy.bundle import GOLDEN_FILE
+from dinodeploy.bundle.bundle import GOLDEN_FILE
+from dinodeploy.bundle.manifest import ProfileFacts
 from dinodeploy.errors import MisuseError
-from dinodeploy.golden import GoldenCase, load_golden
-from dinodeploy.manifest import ProfileFacts
-from dinodeploy.preprocess import Preprocess
+from dinodeploy.images.preprocess import Preprocess
+from dinodeploy.parity.golden import GoldenCase, load_golden
 from exporters.tensorrt.profiles import READY, check_judgeable, choose_profiles, ready_profiles
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -25,12 +25,12 @@ import pytest
 
 from dinov3_ref.checkpoints import random_checkpoint
 from dinov3_ref.models.released import ARCHITECTURES
-from exporters.export import ExportOptions, export_checkpoint
-from exporters.recipes import RECIPES
+from exporters.bundle.export import ExportOptions, export_checkpoint
+from exporters.precision.recipes import RECIPES
 from exporters.tensorrt.add_engine import EngineRequest, add_engine
 from exporters.tensorrt.options import BuildOptions
 from exporters.tensorrt.profiles import READY
-from tests.tiny import export_tiny
+from tests.support.tiny_models import export_tiny
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is published for Linux on x86-64 only")
 

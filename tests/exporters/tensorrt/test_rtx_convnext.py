@@ -9,7 +9,7 @@ import pytest
 
 from dinov3_ref.checkpoints import planted_checkpoint
 from tests.exporters.tensorrt.test_rtx import build
-from tests.tiny import export_passing, tiny_convnext
+from tests.support.tiny_models import export_passing, tiny_convnext
 
 # Types of convolutions, the stem's included, and of products. Dequantised 8 bits are multiplied as FLOAT.
 NARROW = {

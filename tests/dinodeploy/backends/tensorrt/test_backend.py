@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 
 from dinodeploy.backends import open_backend
-from dinodeploy.backends.tensorrt import lane as lanes
+from dinodeploy.backends.tensorrt import stream as lanes
 from dinodeploy.backends.tensorrt.backend import TensorRTBackend
 from dinodeploy.backends.tensorrt.cuda import Cuda
+from dinodeploy.bundle.manifest import ProfileFacts
 from dinodeploy.errors import MisuseError, OutsideProfileError, UnavailableError
-from dinodeploy.manifest import ProfileFacts
 from tests.dinodeploy.backends.fake_cuda import Error
 from tests.dinodeploy.backends.fake_tensorrt import FakeTensorRT, session
 from tests.dinodeploy.backends.gpu_machine import DEVICE, Plan, add_plan, pretend_tensorrt

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dinodeploy import machine
 from dinodeploy.backends import open_backend
 from dinodeploy.backends import tensorrt as package
 from dinodeploy.backends.tensorrt.backend import TensorRTBackend
 from dinodeploy.backends.tensorrt.cuda import import_cuda
 from dinodeploy.errors import BundleError, MisuseError, UnavailableError
+from dinodeploy.hardware import devices as machine
 from tests.dinodeploy.backends.fake_cuda import FakeCuda
 from tests.dinodeploy.backends.fake_tensorrt import FakeTensorRT, read_api
 from tests.dinodeploy.backends.gpu_machine import Plan, add_plan, build_facts, pretend_tensorrt

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from dinodeploy.backends.tensorrt.refuse import check_build, numbers, rebuild_command
+from dinodeploy.bundle.manifest import BuildFacts
 from dinodeploy.errors import UnavailableError
-from dinodeploy.machine import Gpu
-from dinodeploy.manifest import BuildFacts
+from dinodeploy.hardware.devices import Gpu
 
 PLAN = Path("bundle/model.plan")
 

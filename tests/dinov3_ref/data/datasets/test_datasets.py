@@ -23,7 +23,7 @@ from dinov3_ref.data.datasets import (
 )
 from dinov3_ref.data.packed_text import PackedText
 from dinov3_ref.errors import BrokenImage, DataError
-from tests.image_files import NAMES, encoded, write_folder, write_tar
+from tests.support.image_files import NAMES, encoded, write_folder, write_tar
 
 CLASSES = {"astronaut": "animate", "chelsea": "animate"}
 

@@ -1,0 +1,243 @@
+"""The manifest of a bundle: everything a runtime must know, as versioned, schema-checked JSON.
+
+`digest` is the sha256 of the rest, so an edit by hand is noticed; and the facts that decide what comes
+out (model, preprocessing, outputs, recipe) stand a second time in the ONNX file's own metadata, whose
+hash is in `files`. Both must agree before a bundle is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from dinodeploy.errors import BundleError, TamperedError
+from dinodeploy.files import schema
+from dinodeploy.files.atomic import atomic_file
+from dinodeploy.images.preprocess import MAX_PATCHES, Preprocess
+
+FILE_NAME = "manifest.json"
+FORMAT = 1
+METADATA_KEY = "dinodeploy.facts"  # in the ONNX file
+
+# A graph for some outputs alone, over another's weights -> that other, whose numbers it gives.
+TAILS: dict[str, str] = {"model.cls.onnx": "model.onnx", "model.cpu.cls.onnx": "model.cpu.onnx"}
+TAIL_OUTPUTS = ("cls",)
+
+WEIGHTS_LICENCE = (
+    "DINOv3 weights and whatever is derived from them, this bundle included, are subject to Meta's DINOv3 "
+    "License: https://ai.meta.com/resources/models-and-libraries/dinov3-license/"
+)
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Which model this is and where its weights come from."""
+
+    arch: str
+    embed_dim: int
+    depth: int  # what `layers` counts: blocks of a ViT, stages of a ConvNeXt
+    num_heads: int  # 0 where there is no attention
+    patch_size: int  # pixels from one patch token to the next: a ConvNeXt's stride
+    storage_tokens: int
+    weights: Literal["file", "hub", "random", "memory"]  # random: for trying things, never for use
+    source: str  # file name or hub id
+    sha256: str  # of the source checkpoint
+    layout: str
+    dataset: str | None
+    rope_periods: Literal["bf16", "fp32"] | None  # None: no RoPE
+
+
+@dataclass(frozen=True)
+class OutputFacts:
+    """One output of the graph; free dimensions by name."""
+
+    name: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class HeadFacts:
+    """A head behind the backbone, in the same graph."""
+
+    task: Literal["classify", "segment", "depth", "pyramid", "custom"]
+    kind: str  # linear_classifier, dpt_depth …, or the class of a user's own
+    inputs: tuple[str, ...]  # backbone outputs that it reads
+    outputs: tuple[str, ...]
+    classes: tuple[str, ...]  # names by index along an output's second dimension; empty where there are none
+    source: str  # file name
+    sha256: str  # of that file
+    licence: str
+
+    @property
+    def scores_classes(self) -> bool:
+        """Whether its outputs are logits along their second dimension."""
+        return self.task in ("classify", "segment")
+
+
+@dataclass(frozen=True)
+class GraphFacts:
+    """How the graph was made."""
+
+    recipe: str
+    dialect: str
+    opset: int
+    folds: tuple[str, ...]
+    layers: tuple[int, ...]  # blocks or stages whose patch maps are outputs too
+    overrides: tuple[str, ...] = ()  # PATTERN=TYPE, as given
+    given_back: tuple[str, ...] = ()  # groups of layers that an 8-bit recipe runs in 16 bits
+    calibration_pictures: int = 0
+    attention: bool = False  # whether what CLS gives each patch in the last block is an output too
+
+
+@dataclass(frozen=True)
+class ProfileFacts:
+    """One shape profile of an engine: smallest, usual and largest input, each (B, H, W)."""
+
+    min: tuple[int, int, int]
+    opt: tuple[int, int, int]
+    max: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class BuildFacts:
+    """What a plan was built by and for."""
+
+    runtime: str  # "tensorrt 10.3.0" or "tensorrt_rtx 1.7.1.116": module name and version
+    source: str  # the graph it was built from, a file of the bundle (model.onnx)
+    source_sha256: str
+    profiles: tuple[ProfileFacts, ...]
+    compute_capabilities: tuple[str, ...]  # "8.9"; empty: decided when it is loaded (RTX just-in-time)
+    driver: str | None  # of the build machine, None where there is none
+    version_compatible: bool
+    hardware_compatible: str  # "none" | "ampere_plus" | "same_compute_capability"
+    refittable: bool
+    stripped: bool  # weights left out; refit needs source
+    weight_streaming: bool
+    optimization_level: int | None
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """One file that a backend can run."""
+
+    backend: str
+    files: tuple[str, ...]  # the engine first, then what it reads
+    build: BuildFacts | None = None  # of a plan; what runs the graph itself has none
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What a file of the bundle must be."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Root of manifest.json."""
+
+    format: int
+    created_by: str
+    model: ModelFacts
+    preprocess: Preprocess
+    outputs: tuple[OutputFacts, ...]
+    graph: GraphFacts
+    engines: dict[str, EngineFacts]
+    files: dict[str, FileFacts]
+    licence: str
+    digest: str = ""
+    head: HeadFacts | None = None
+
+    def __post_init__(self) -> None:
+        if self.format != FORMAT:
+            raise BundleError(f"{FILE_NAME} is of format {self.format}; this version reads format {FORMAT}")
+        for name in self.files:
+            if not PLAIN_NAME.fullmatch(name):
+                raise BundleError(
+                    f"{FILE_NAME} names the file {name!r}; wanted a plain file name in the bundle"
+                )
+        for engine, facts in self.engines.items():
+            for name in (engine, *facts.files):
+                if name not in self.files:
+                    raise BundleError(
+                        f"{FILE_NAME}: engine {engine!r} needs {name!r}, which `files` does not list"
+                    )
+
+    def facts(self) -> str:
+        """The part that decides what comes out, as canonical JSON: what the ONNX metadata repeats."""
+        whole = _as_sealed(schema.dump(self))
+        parts = ("format", "model", "preprocess", "outputs", "graph", "head")
+        return canonical({key: whole[key] for key in parts if key in whole})
+
+    def fingerprint(self, engine: str, preprocess: Preprocess) -> dict[str, Any]:
+        """What decides the numbers of an embedding: two stores may be mixed only if theirs are equal."""
+        return {
+            "arch": self.model.arch,
+            "weights_sha256": self.model.sha256,
+            "engine_sha256": self.files[TAILS.get(engine, engine)].sha256,
+            "recipe": self.graph.recipe,
+            "preprocess": _without_defaults(schema.dump(preprocess)),
+        }
+
+    def sealed(self) -> Manifest:
+        """The same manifest with its digest filled in."""
+        return replace(self, digest=self._digest())
+
+    def _digest(self) -> str:
+        whole = _as_sealed(schema.dump(replace(self, digest="")))
+        return hashlib.sha256(canonical(whole).encode()).hexdigest()
+
+    def check_digest(self) -> None:
+        """Raises TamperedError when a field was changed after the manifest was written."""
+        if self.digest != self._digest():
+            raise TamperedError(
+                f"{FILE_NAME} was changed after export: its digest is {self.digest[:12]!r}, of its content "
+                f"{self._digest()[:12]!r}; export again instead of editing"
+            )
+
+
+def _as_sealed(whole: dict[str, Any]) -> dict[str, Any]:
+    """Without what older versions did not write and does not apply: their bundles stay valid."""
+    for engine in whole["engines"].values():
+        if engine["build"] is None:
+            del engine["build"]
+    if whole["head"] is None:
+        del whole["head"]
+    for name in ("overrides", "given_back", "calibration_pictures", "attention"):
+        if not whole["graph"][name]:
+            del whole["graph"][name]
+    _without_defaults(whole["preprocess"])
+    return whole
+
+
+def _without_defaults(preprocess: dict[str, Any]) -> dict[str, Any]:
+    if preprocess["max_patches"] == MAX_PATCHES:
+        del preprocess["max_patches"]
+    if preprocess["jpeg"] == "whole":
+        del preprocess["jpeg"]
+    return preprocess
+
+
+def canonical(data: Any) -> str:
+    """JSON with one spelling: sorted keys, no spaces."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def read_manifest(root: Path) -> Manifest:
+    """Read and check `root`'s manifest. Raises BundleError or TamperedError."""
+    manifest = schema.read(Manifest, root / FILE_NAME)
+    manifest.check_digest()
+    return manifest
+
+
+def write_manifest(manifest: Manifest, root: Path) -> None:
+    """Seal and write, whole or not at all; readable, since people look into it."""
+    text = json.dumps(schema.dump(manifest.sealed()), indent=2, ensure_ascii=False)
+    with atomic_file(root / FILE_NAME) as file:
+        file.write(text.encode() + b"\n")

@@ -1,0 +1,1 @@
+"""The machine: usable CPU cores, CPU features and GPUs."""

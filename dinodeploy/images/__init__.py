@@ -1,0 +1,1 @@
+"""Images: find, open and preprocess them."""

@@ -1,0 +1,283 @@
+"""From an RGB picture to the model's input, as each of the field's references does it.
+
+    preset       steps                                                      the reference
+    official     stretch to HxW (256), bilinear, on bytes                   torchvision v2, DINOv3's README
+    hf           stretch to HxW (224), bilinear, on floats                  transformers' DINOv3 processor
+    timm         short side to 256, bicubic; centre crop                    timm.data.create_transform
+    eval         short side to 256/224 of 224, bicubic; centre crop         DINOv3's classification evals
+    keep-aspect  short side to 256, both sides to the patch grid; bilinear  ours, for pictures left uncropped
+
+Source: SPEC section 6. Every resize is antialiased. How close each comes to its reference is measured in
+tests/dinodeploy/images/test_preprocess.py: within one grey level of 255.
+
+Shapes: H, W height and width of the model's input in pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dinodeploy.errors import MisuseError
+
+Triple = tuple[float, float, float]
+Array = NDArray[Any]
+
+MAX_PATCHES = 4096  # of one keep-aspect picture; attention costs the square of it
+
+# A short-side resize may grow far past its crop (a panorama 20000 px wide and 3 px high would reach
+# 1.7 million columns). Past this ratio of the two areas only the crop is computed.
+_MAX_OVERHANG = 16
+
+_MAX_HALFWAY = 100_000_000  # pixels of a picture of which only the rows are resized yet
+
+_STRIP = 500_000  # pixels that are floats at once: of 12 MP whole, fetching them from memory takes most time
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What one preset does."""
+
+    fit: Literal["squash", "short-side-crop", "keep-aspect"]
+    interpolation: Literal["bilinear", "bicubic"]
+    dtype: Literal["uint8", "float32"]  # what the resize computes in and rounds to
+    default_size: int
+    resize_ratio: Fraction = Fraction(1)  # short side over crop
+
+
+PRESETS: dict[str, Steps] = {
+    "official": Steps("squash", "bilinear", "uint8", 256),
+    "hf": Steps("squash", "bilinear", "float32", 224),
+    "timm": Steps("short-side-crop", "bicubic", "uint8", 256),
+    "eval": Steps("short-side-crop", "bicubic", "uint8", 224, Fraction(256, 224)),
+    "keep-aspect": Steps("keep-aspect", "bilinear", "uint8", 256),
+}
+
+# How much a JPEG must still shrink after its decoder has reduced it. From here on 99.9 % of pixels stay
+# within one grey level where colours are stored at full resolution. Where they are stored at half, as is
+# usual, it is three: saturated colours differ however much is left.
+# Measured in tests/dinodeploy/images/test_preprocess.py.
+REDUCED_LEFT = 6
+SCALES = (8, 4, 2)  # that a JPEG decoder has
+
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """A preset with its numbers filled in; recorded in manifests. Raises MisuseError if they make no sense.
+
+    height, width: of the model's input in pixels; for "keep-aspect" both are the short side's target.
+    mean, std: of RGB in 0..1. max_patches: what a keep-aspect picture may have; larger ones are shrunk to it.
+    jpeg: whether a much larger JPEG may be decoded at a reduced scale (`jpeg_scale`), or comes whole.
+    """
+
+    preset: str
+    height: int
+    width: int
+    mean: Triple
+    std: Triple
+    patch_size: int = 16
+    max_patches: int = MAX_PATCHES
+    jpeg: Literal["whole", "reduced"] = "whole"
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise MisuseError(f"preprocessing {self.preset!r} is unknown; use one of {', '.join(PRESETS)}")
+        if type(self.patch_size) is not int or self.patch_size < 1:
+            raise MisuseError(f"patch size: got {self.patch_size!r}, wanted a positive number of pixels")
+        if self.jpeg not in ("whole", "reduced"):
+            raise MisuseError(f"jpeg: got {self.jpeg!r}, wanted whole or reduced")
+        if type(self.max_patches) is not int or self.max_patches < 1:
+            raise MisuseError(f"max patches: got {self.max_patches!r}, wanted at least 1")
+        _check_side("height", self.height, self.patch_size)
+        _check_side("width", self.width, self.patch_size)
+        if self.steps.fit == "keep-aspect":
+            self._check_short_side()
+        for name, triple in (("mean", self.mean), ("std", self.std)):
+            if len(triple) != 3 or not all(math.isfinite(value) for value in triple):
+                raise MisuseError(
+                    f"{name}: got {triple}, wanted three finite numbers, for R, G and B in 0..1"
+                )
+        if min(self.std) <= 0:
+            raise MisuseError(f"std: got {self.std}, wanted three positive numbers")
+
+    @classmethod
+    def from_preset(
+        cls, name: str, size: tuple[int, int] | None, mean: Triple, std: Triple, patch_size: int = 16
+    ) -> Preprocess:
+        """The preset `name` at `size` (H, W), or at the size its reference uses."""
+        if size is None and name in PRESETS:
+            size = (PRESETS[name].default_size,) * 2
+        height, width = size or (patch_size, patch_size)  # an unknown name is refused at birth
+        return cls(name, height, width, mean, std, patch_size)
+
+    def with_size(self, height: int, width: int) -> Preprocess:
+        """The same steps for another input size in pixels."""
+        return replace(self, height=height, width=width)
+
+    @property
+    def steps(self) -> Steps:
+        return PRESETS[self.preset]
+
+    def target_size(self, width: int, height: int) -> tuple[int, int]:
+        """(H, W) of the input that a picture of `width` x `height` pixels becomes."""
+        if self.steps.fit != "keep-aspect":
+            return self.height, self.width
+        return _nearest_grid(width, height, self.height, self.patch_size, self.max_patches)
+
+    def view(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """What the input shows of a picture of `width` x `height` pixels: left, top, right, bottom."""
+        if self.steps.fit != "short-side-crop":
+            return 0.0, 0.0, float(width), float(height)
+        full_height, full_width = _cover_size(width, height, self.height, self.width, self.steps.resize_ratio)
+        top, left = round((full_height - self.height) / 2), round((full_width - self.width) / 2)
+        across, down = width / full_width, height / full_height
+        return left * across, top * down, (left + self.width) * across, (top + self.height) * down
+
+    def jpeg_scale(self, width: int, height: int) -> int:
+        """By how much a JPEG of that size may be reduced while it is decoded: 1, 2, 4 or 8."""
+        if self.jpeg == "whole":
+            return 1
+        target_height, target_width = self.target_size(width, height)
+        if self.steps.fit == "short-side-crop":
+            side = max(target_height, target_width) * self.steps.resize_ratio
+            shrinks = float(min(width, height) / side)
+        else:
+            shrinks = min(width / target_width, height / target_height)
+        return next((scale for scale in SCALES if shrinks >= REDUCED_LEFT * scale), 1)
+
+    def __call__(self, image: Image.Image) -> NDArray[np.float32]:
+        """RGB picture of any size -> float32 [3, H, W], C-contiguous, normalised."""
+        assert image.mode == "RGB", f"open_image makes pictures RGB, this one is {image.mode}"
+        planes = self._resize(image)
+        pixels = np.empty((3, *planes[0].shape), np.float32)
+        for plane, out, mean, std in zip(planes, pixels, self.mean, self.std, strict=True):
+            # (x / 255 - mean) / std as one scale and one shift, nine times as fast as written out
+            np.multiply(plane, np.float32(1 / (255 * std)), out=out, dtype=np.float32)
+            out -= np.float32(mean / std)
+        return pixels
+
+    def _resize(self, image: Image.Image) -> list[Array]:
+        """Three planes [H, W] in 0..255, of uint8 or float32 as the preset says."""
+        height, width = self.target_size(*image.size)
+        resample = _FILTERS[self.steps.interpolation]
+        if self.steps.dtype == "float32":
+            return [np.asarray(band) for band in _stretch_floats(image, height, width, resample)]
+        if self.steps.fit == "short-side-crop":
+            image = _cover_and_crop(image, height, width, self.steps.resize_ratio, resample)
+        else:
+            image = _stretch(image, height, width, resample)
+        pixels = np.asarray(image)
+        return [pixels[..., channel] for channel in range(3)]
+
+    def _check_short_side(self) -> None:
+        if self.height != self.width:
+            raise MisuseError(
+                f"keep-aspect: got {self.height}x{self.width}, wanted one number, the short side"
+            )
+        most = max(MAX_PATCHES, self.max_patches)  # fewer shrink the pictures, whatever the short side
+        largest = math.isqrt(most) * self.patch_size
+        if self.height > largest:
+            raise MisuseError(
+                f"keep-aspect: got a short side of {self.height} px, wanted at most {largest} "
+                f"({most} patches of {self.patch_size} px)"
+            )
+
+
+def _check_side(name: str, pixels: int, patch_size: int) -> None:
+    if type(pixels) is not int:
+        raise MisuseError(f"{name}: got {pixels!r}, wanted a whole number of pixels")
+    if pixels < 1 or pixels % patch_size:
+        lower = max(1, pixels // patch_size) * patch_size
+        nearest = f"{lower}" if pixels < patch_size else f"{lower} or {lower + patch_size}"
+        raise MisuseError(
+            f"{name}: got {pixels} px, wanted a multiple of the patch size {patch_size}; use {nearest}"
+        )
+
+
+def _nearest_grid(width: int, height: int, short: int, patch_size: int, most: int) -> tuple[int, int]:
+    """(H, W) on the patch grid: short side to `short`, aspect ratio kept, at most `most` patches."""
+    scale = short / min(width, height) / patch_size  # patches a pixel
+    rows = max(1, math.floor(height * scale + 0.5))
+    columns = max(1, math.floor(width * scale + 0.5))
+    if rows * columns > most:
+        scale = math.sqrt(most / (width * height))
+        rows = max(1, math.floor(height * scale))
+        columns = max(1, math.floor(width * scale))
+        # a side that is one patch already cannot shrink, so the other gives way
+        rows, columns = min(rows, most), min(columns, most)
+    return rows * patch_size, columns * patch_size
+
+
+def _cover_and_crop(
+    image: Image.Image, height: int, width: int, ratio: Fraction, resample: Image.Resampling
+) -> Image.Image:
+    """Resize to cover height x width times `ratio`, cut height x width from the middle.
+
+    For a square this is torchvision's Resize(int) and CenterCrop, rounding included: the long side is
+    cut off to a whole pixel, a crop's odd pixel goes where Python's round sends it.
+    """
+    full_height, full_width = _cover_size(*image.size, height, width, ratio)
+    top, left = round((full_height - height) / 2), round((full_width - width) / 2)
+    if full_height * full_width <= _MAX_OVERHANG * height * width:
+        image = image.resize((full_width, full_height), resample)  # in Pillow's order, like the reference
+        return image.crop((left, top, left + width, top + height))
+    x0, x1, begin_x, end_x = _source_span(image.width, full_width, left, width)
+    y0, y1, begin_y, end_y = _source_span(image.height, full_height, top, height)
+    image = image.crop((x0, y0, x1, y1))
+    image = image.resize((width, image.height), resample, box=(begin_x, 0, end_x, image.height))
+    return image.resize((width, height), resample, box=(0, begin_y, width, end_y))
+
+
+def _cover_size(width: int, height: int, to_height: int, to_width: int, ratio: Fraction) -> tuple[int, int]:
+    """(H, W) of a picture of `width` x `height` resized to just cover the target times `ratio`."""
+    cover_height, cover_width = int(to_height * ratio), int(to_width * ratio)
+    if cover_height * width >= cover_width * height:
+        return cover_height, cover_height * width // height
+    return cover_width * height // width, cover_width
+
+
+def _source_span(source: int, full: int, offset: int, length: int) -> tuple[int, int, float, float]:
+    """What a stretch of a resized side is made of: `length` pixels after `offset` of `source` -> `full`.
+
+    Returns the source pixels [x0, x1) that it can see, and where it begins and ends among them.
+    """
+    scale = source / full
+    begin, end = offset * scale, (offset + length) * scale
+    reach = 2 * max(1.0, scale) + 1  # a bicubic filter sees two pixels of the coarser grid to each side
+    x0, x1 = max(0, math.floor(begin - reach)), min(source, math.ceil(end + reach))
+    return x0, x1, begin - x0, end - x0
+
+
+def _stretch(image: Image.Image, height: int, width: int, resample: Image.Resampling) -> Image.Image:
+    """Resize to exactly height x width, rows first, as torch does.
+
+    Left to itself, Pillow does first what is cheaper, and rounding in between makes up to four grey
+    levels of difference. Only where rows first would take gigabytes (a picture a few pixels wide and
+    millions high) do the columns go first.
+    """
+    halfway = (width, image.height) if width * image.height <= _MAX_HALFWAY else (image.width, height)
+    return image.resize(halfway, resample).resize((width, height), resample)
+
+
+def _stretch_floats(
+    image: Image.Image, height: int, width: int, resample: Image.Resampling
+) -> list[Image.Image]:
+    """R, G and B as floats, resized as `_stretch` does; what is not resized yet is floats only in strips."""
+    if width * image.height > _MAX_HALFWAY:
+        return [_stretch(band.convert("F"), height, width, resample) for band in image.split()]
+    halfway = [Image.new("F", (width, image.height)) for _ in range(3)]
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        strip = image.crop((0, top, image.width, bottom))
+        for band, out in zip(strip.split(), halfway, strict=True):
+            out.paste(band.convert("F").resize((width, bottom - top), resample), (0, top))
+    return [band.resize((width, height), resample) for band in halfway]

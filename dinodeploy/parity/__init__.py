@@ -1,0 +1,1 @@
+"""Numerical parity: golden cases, the judge, receipts, bisection and reports."""

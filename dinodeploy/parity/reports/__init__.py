@@ -1,0 +1,86 @@
+"""What `dinodeploy check` found, as a file: for programs (.json), CI servers (.xml), and people (.html).
+
+One Report, one writer a suffix, in one literal table. Files are written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from dinodeploy.bundle.bundle import Bundle
+from dinodeploy.errors import MisuseError
+from dinodeploy.files import schema
+from dinodeploy.files.atomic import atomic_file
+from dinodeploy.parity.bisect import Bisection
+from dinodeploy.parity.compare import Comparison
+from dinodeploy.parity.judge import Verdict
+from dinodeploy.parity.receipts import Receipt
+
+WRITERS: dict[str, str] = {
+    ".json": "dinodeploy.parity.reports.plain:render",
+    ".xml": "dinodeploy.parity.reports.junit:render",
+    ".html": "dinodeploy.parity.reports.html:render",
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything one `check` found out."""
+
+    bundle: Bundle
+    receipt: Receipt
+    verdict: Verdict
+    bisection: Bisection | None  # None: not asked for
+    comparison: Comparison | None
+    started: datetime  # UTC
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the command ends in 0: the engine is the model, and the index can stay."""
+        return self.verdict.passed and not (self.comparison and self.comparison.reindex)
+
+    @property
+    def bisect_words(self) -> str:
+        """The bisection's verdict, with what it means where the judge failed and no place departs."""
+        if self.bisection is None:
+            return ""
+        if self.verdict.passed or self.bisection.departs is not None:
+            return self.bisection.verdict
+        return (
+            f"{self.bisection.verdict}; what failed does not show on this photograph with the graph laid "
+            "open: look at preprocessing, at other input sizes, and at what the runtime makes of the graph"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values: the receipt, and what else was asked for. `passed` is the judge's word alone."""
+        data: dict[str, Any] = {"bundle": str(self.bundle.root), **schema.dump(self.receipt)}
+        if self.bisection is not None:
+            data["bisect"] = schema.dump(self.bisection)
+        if self.comparison is not None:
+            data["against"] = {**schema.dump(self.comparison), "verdict": self.comparison.verdict}
+        return data
+
+
+def check_targets(paths: Sequence[Path]) -> None:
+    """Raises MisuseError for a report that cannot be written, before any work is done."""
+    for path in paths:
+        if path.suffix.lower() not in WRITERS:
+            raise MisuseError(f"--report {path}: wanted a file that ends in {', '.join(WRITERS)}")
+        if path.is_dir() or not path.parent.is_dir():
+            what = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+            raise MisuseError(f"--report {path}: {what}; wanted a file in a folder that is there")
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Write `path` in the format that its suffix names."""
+    module, _, function = WRITERS[path.suffix.lower()].partition(":")
+    render: Callable[[Report], str] = getattr(importlib.import_module(module), function)
+    text = render(report)
+    with atomic_file(path) as file:
+        file.write(text.encode())

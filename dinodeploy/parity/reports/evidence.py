@@ -1,0 +1,63 @@
+"""Where on the picture an engine is off: the error of every patch of the worst photograph.
+
+Needs one more run of the engine, so only the page for people asks for it. Shapes: B batch, H W pixels,
+h w patch grid, D embed_dim.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle
+from dinodeploy.embedder import Embedder
+from dinodeploy.images.preprocess import Preprocess
+from dinodeploy.parity.golden import GoldenCase, load_golden
+from dinodeploy.parity.judge import Verdict
+
+Floats = NDArray[np.float32]
+OUTPUT = "patch"
+
+
+@dataclass(frozen=True)
+class PatchErrors:
+    """‖got - wanted‖ / ‖wanted‖ of each patch of one photograph."""
+
+    case: str
+    image: NDArray[np.uint8]  # [H,W,3], what the model was shown
+    errors: NDArray[np.float64]  # [h,w]; NaN where not finite
+
+
+def worst_patches(bundle: Bundle, verdict: Verdict) -> PatchErrors | None:
+    """Run the case whose patches are furthest off. None when the engine gives no such map at all."""
+    cases = {case.name: case for case in load_golden(bundle.root / GOLDEN_FILE)}
+    case = cases[_worst_case(verdict)]
+    with Embedder.open(bundle.engine_path, allow_unverified=True) as embedder:
+        got = embedder.run(case.pixels).get(OUTPUT)
+    if got is None or got.shape != case.outputs[OUTPUT].shape:
+        return None
+    return patch_errors(case, got, bundle.manifest.preprocess)
+
+
+def patch_errors(case: GoldenCase, got: Floats, preprocess: Preprocess) -> PatchErrors:
+    """The photograph of `case` that is furthest off in `got` [B,h,w,D]."""
+    wanted = case.outputs[OUTPUT].astype(np.float64)
+    lengths = np.linalg.norm(wanted, axis=-1)
+    with np.errstate(invalid="ignore", over="ignore"):
+        errors = np.linalg.norm(got - wanted, axis=-1) / np.where(lengths > 0, lengths, 1.0)
+    errors[~np.isfinite(errors)] = np.nan
+    worst = int(np.argmax(np.where(np.isnan(errors), np.inf, errors).max(axis=(1, 2))))
+    grey = case.pixels[worst].transpose(1, 2, 0) * np.array(preprocess.std) + np.array(preprocess.mean)
+    return PatchErrors(case.name, np.clip(grey * 255 + 0.5, 0, 255).astype(np.uint8), errors[worst])
+
+
+def _worst_case(verdict: Verdict) -> str:
+    """Of the case with the largest relative error of its patches; one that has no number is worse still."""
+    found = [m for m in verdict.measurements if m.output == OUTPUT and m.metric != "max_abs"]
+    worst = max(
+        (m for m in found if m.metric == "relative_frobenius" or m.value is None),
+        key=lambda m: np.inf if m.value is None else m.value,
+    )
+    return worst.case

@@ -1,0 +1,1 @@
+"""Images named by, or stored in, tables: Parquet, Arrow, CSV and saved datasets."""

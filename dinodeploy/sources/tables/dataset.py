@@ -1,0 +1,68 @@
+"""A folder that Hugging Face's `datasets` saved (`save_to_disk`): one dataset, or one for each split.
+
+A row's id is the folder and its number, dataset/train#17, or what the id column holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from dinodeploy.errors import MisuseError, UnavailableError, first_line
+from dinodeploy.sources.options import SourceOptions
+from dinodeploy.sources.paths import FileSource
+from dinodeploy.sources.place import DiskPlace
+from dinodeploy.sources.tables import columns, tables
+
+
+class DatasetSource:
+    """The pictures of one dataset, row by row."""
+
+    def __init__(self, name: str, dataset: Any, column: str, ids: Sequence[str], own_ids: bool) -> None:
+        self.ids = ids
+        self.origins = tables.origins_of(dataset.features.arrow_schema, column, name, own_ids)
+        self.ids_are_places = not own_ids
+        self._dataset = dataset.select_columns([column]).with_format("arrow")  # bytes, not decoded
+        self._column = column
+
+    def picture(self, index: int) -> bytes | str:
+        cell = self._dataset[index][self._column][0].as_py()
+        if isinstance(cell, dict) and cell.get("bytes") is None and cell.get("path"):
+            return str(cell["path"])  # datasets may keep the path of a file instead of its bytes
+        return tables.bytes_of(cell, self.ids[index])
+
+    def close(self) -> None:
+        self._dataset = None
+
+
+def open_folder(folder: str, options: SourceOptions) -> Iterator[DatasetSource | FileSource]:
+    """The pictures of every split. Raises MisuseError for a folder that cannot be read."""
+    try:
+        import datasets
+    except ModuleNotFoundError as error:
+        raise UnavailableError(
+            f"{folder!r} needs `datasets`, which is missing; pip install 'dinodeploy[datasets]'"
+        ) from error
+    try:
+        loaded = datasets.load_from_disk(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MisuseError(f"{folder!r} cannot be read as a dataset: {first_line(error)}") from error
+    splits = {f"{folder}/{name}": one for name, one in loaded.items()} if isinstance(loaded, dict) else {}
+    for name, dataset in (splits or {folder: loaded}).items():
+        yield _open(name, dataset, options)
+
+
+def _open(name: str, dataset: Any, options: SourceOptions) -> DatasetSource | FileSource:
+    schema = dataset.features.arrow_schema
+    column, holds_pictures = tables.choose(schema, options.column, name)
+    by = options.id_column
+    if by is not None:
+        by = columns.choose_column(schema.names, by, (), name)
+    plain = dataset.with_format(None)
+    if holds_pictures:
+        ids = tables.ids_of(name, len(dataset), by, plain[by] if by is not None else ())
+        return DatasetSource(name, dataset, column, ids, by is not None)
+    given = plain[by] if by is not None else (None for _ in range(len(dataset)))
+    pairs = zip(plain[column], given, strict=True)
+    rows = ((path, None if id_ is None else str(id_)) for path, id_ in pairs)
+    return columns.named_by(DiskPlace(name), rows, options)

@@ -1,0 +1,1 @@
+"""Stores of embeddings: written shard by shard, resumable, verified when read."""

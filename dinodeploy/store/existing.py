@@ -1,0 +1,129 @@
+"""What is at --out already: nothing, a run that was stopped, a complete store, or something of the user's."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from dinodeploy.errors import BundleError, OutputExistsError
+from dinodeploy.files import schema
+from dinodeploy.store.manifest import FILE_NAME, QUARANTINE, StoreManifest, read_manifest
+from dinodeploy.store.plan import PLAN, WORK, Plan, read_plan
+from dinodeploy.store.shard_records import recorded
+
+REPLACED = f"{WORK}/replaced.json"  # embeddings.json of a store that is being removed
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a run finds. Neither: it begins."""
+
+    begun: Plan | None = None
+    complete: StoreManifest | None = None
+
+
+def inspect_target(out: Path, plan: Plan, overwrite: bool = False) -> Target:
+    """What there is to go on with at `out`. Raises OutputExistsError for what `plan` cannot go on with.
+
+    With `overwrite` nothing is gone on with, and only a store of ours may be in the way.
+    """
+    if not out.exists() or (out.is_dir() and _is_empty(out)):
+        return Target()
+    if not out.is_dir():
+        raise OutputExistsError(f"{out} is a file, wanted a directory to make; choose another --out")
+    if overwrite:
+        _refuse_foreign(out)
+        return Target()
+    if (out / FILE_NAME).is_file():
+        manifest = read_manifest(out)
+        if differences := _differences(manifest, plan):
+            raise OutputExistsError(f"{out} holds other embeddings ({differences}); {_MEND}")
+        return Target(complete=manifest)
+    begun = read_plan(out)
+    if begun is None and (out / REPLACED).is_file():
+        return Target()
+    if begun is None:
+        raise OutputExistsError(f"{out} is not empty and holds no {FILE_NAME}; choose another --out")
+    if differences := begun.differences(plan):
+        raise OutputExistsError(f"{out} was begun with other settings ({differences}); {_MEND}")
+    return Target(begun=begun)
+
+
+def clear_target(out: Path) -> None:
+    """Remove the store that is at `out`, finished or not. Killed in between, it is gone on with."""
+    if (out / FILE_NAME).is_file():
+        (out / FILE_NAME).replace(out / REPLACED)  # from here on it is no store any more
+    names = sorted(_own_files(out))
+    for name in names:
+        path = out / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    folders = {out / parent for name in names for parent in PurePosixPath(name).parents} - {out}
+    for folder in sorted(folders, reverse=True):  # the inner ones first
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+    (out / WORK / PLAN).unlink(missing_ok=True)
+    shutil.rmtree(out / WORK / "shards", ignore_errors=True)
+    (out / REPLACED).unlink(missing_ok=True)
+
+
+_MEND = "pass --overwrite to begin anew, or choose another --out"
+
+
+def _differences(manifest: StoreManifest, plan: Plan) -> str:
+    """What differs between a complete store and what is to be made; empty if nothing."""
+    if manifest.plan is None:
+        return "an older dinodeploy wrote it"
+    dtypes = {facts.dtype for facts in manifest.outputs.values()}
+    there = Plan(
+        listing_sha256=manifest.plan.listing_sha256,
+        pictures=manifest.plan.pictures,
+        shard_size=manifest.plan.shard_size,
+        outputs=tuple(manifest.outputs),
+        format=manifest.format,
+        dtype=dtypes.pop() if dtypes else plan.dtype,
+        batch=plan.batch,
+        fingerprint=manifest.fingerprint,
+    )
+    return there.differences(plan)
+
+
+def _is_empty(out: Path) -> bool:
+    """Whether nothing is there that matters: a run killed before its plan leaves a folder of locks."""
+    entries = [path.name for path in out.iterdir()]
+    if entries == [WORK]:
+        work = {path.name for path in (out / WORK).iterdir()}
+        return not work & {PLAN, Path(REPLACED).name}
+    return not entries
+
+
+def _own_files(out: Path) -> set[str]:
+    """The files of a store, finished or not, as its manifest and its records list them."""
+    files: set[str] = {FILE_NAME, QUARANTINE}
+    for record in recorded(out):
+        files.update(record.files)
+    if (out / FILE_NAME).is_file():
+        files.update(*(shard.files for shard in read_manifest(out).shards))
+    if (out / REPLACED).is_file():
+        files.update(*(shard.files for shard in schema.read(StoreManifest, out / REPLACED).shards))
+    for name in files:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise BundleError(f"{out} lists the file {name!r}, which lies outside of it")
+    return files
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Raise OutputExistsError if anything but a store of ours is at `out`."""
+    try:
+        if not (out / FILE_NAME).is_file() and read_plan(out) is None and not (out / REPLACED).is_file():
+            raise BundleError(f"it holds no {FILE_NAME}")
+        ours = _own_files(out)
+    except BundleError as error:
+        raise OutputExistsError(f"{out} is not an embedding directory, so it stays; {error}") from error
+    for path in sorted(out.rglob("*")):
+        name = path.relative_to(out).as_posix()
+        folder = path.is_dir() and not path.is_symlink()
+        if name not in ours and not folder and name.partition("/")[0] != WORK:
+            raise OutputExistsError(
+                f"{out} also holds {name!r}, so it stays; move it, or choose another --out"
+            )

@@ -1,0 +1,100 @@
+"""The file formats of an embedding directory, one module each, by name.
+
+A format is a module with the functions of `Format`. It is imported when it is asked for, and it imports
+what it needs (pyarrow, for one) when it is used.
+
+Shapes: n rows of a shard, P patches of all its rows, h, w patch grid, D dimension.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinodeploy.errors import MisuseError
+
+Values = NDArray[Any]  # float32, float16 or int8
+Float = NDArray[np.float32]
+Int = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One output of a shard.
+
+    values: [n, ...]; or [P, D], one picture's patches after the other's, if their grids differ. float32; as
+        they lie in the files also float16 or int8 (`packing.py`).
+    grid: None; or, if they differ, [n, 2], the (h, w) of each row.
+    """
+
+    values: Values
+    grid: Int | None = None
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The rows that are written together. sizes: [n, 2], width and height of the original pictures."""
+
+    ids: list[str]
+    sizes: Int
+    columns: dict[str, Column]
+
+
+class Format(Protocol):
+    """What a module of this package offers. `index` counts shards from 0; paths are relative to `root`."""
+
+    def require(self) -> None:
+        """Raise UnavailableError if this machine lacks what the format needs."""
+
+    def prepare(self) -> None:
+        """Import what `write` needs: while the first rows are still being made, it costs nothing."""
+
+    def write(self, root: Path, index: int, shard: Shard) -> list[str]:
+        """Write one shard; returns the files it wrote."""
+
+    def files(self, index: int, output: str) -> list[str]:
+        """The files that `read` may open for one output."""
+
+    def read(self, root: Path, index: int, output: str) -> tuple[list[str], Column]:
+        """The ids and one output of a shard."""
+
+    def sizes(self, root: Path, index: int) -> Int:
+        """[n, 2], width and height of a shard's pictures; in a file that `files` names for any output."""
+
+
+FORMATS = {
+    "npy": "dinodeploy.store.formats.npy",
+    "parquet": "dinodeploy.store.formats.parquet",
+    "lance": "dinodeploy.store.formats.lance",
+    "npz": "dinodeploy.store.formats.npz",
+    "safetensors": "dinodeploy.store.formats.safetensors",
+}
+
+
+def open_format(name: str) -> Format:
+    """The module of a format, ready for use. Raises MisuseError for a name that is not in the table."""
+    if name not in FORMATS:
+        raise MisuseError(f"format {name!r} is unknown; use one of {', '.join(FORMATS)}")
+    return cast(Format, importlib.import_module(FORMATS[name]))
+
+
+def stack_rows(rows: list[Float]) -> Column:
+    """One output of every row, each of the same shape or each [h, w, D] -> a column."""
+    if all(row.shape == rows[0].shape for row in rows):
+        return Column(np.stack(rows))
+    grid = np.array([row.shape[:2] for row in rows], np.int32)
+    return Column(np.concatenate([row.reshape(-1, row.shape[-1]) for row in rows]), grid)
+
+
+def split_rows(column: Column) -> list[Values]:
+    """The inverse of `stack_rows`."""
+    if column.grid is None:
+        return list(column.values)
+    ends = np.cumsum(column.grid.prod(axis=1))
+    patches = np.split(column.values, ends[:-1])
+    return [part.reshape(h, w, -1) for part, (h, w) in zip(patches, column.grid.tolist(), strict=True)]

@@ -1,0 +1,114 @@
+"""A shard as an Arrow table: what the Parquet and the Lance format have in common.
+
+    id              string
+    width, height   int32, of the original picture
+    <output>        fixed_size_list, each row flattened; the field's metadata holds its shape as JSON
+    <output>        list where the grids of a shard differ; then besides
+    <output>_grid   fixed_size_list<int32>[2], (h, w) of each row
+
+A file name that is not valid Unicode is written with backslash escapes: Arrow holds UTF-8 alone.
+
+Shapes: n rows of a shard, P patches of all its rows, h, w patch grid, D dimension.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinodeploy.store.formats import Column, Int, Shard
+
+if TYPE_CHECKING:
+    from pyarrow import Array, Table
+
+_SHAPE = b"shape"  # key of a field's metadata: the shape of a row, or [null, null, D]
+
+
+def to_table(shard: Shard) -> Table:
+    """The table of a shard."""
+    import pyarrow as pa
+
+    fields = [pa.field("id", pa.string()), pa.field("width", pa.int32()), pa.field("height", pa.int32())]
+    arrays = [strings(shard.ids), numbers(shard.sizes[:, 0]), numbers(shard.sizes[:, 1])]
+    for output, column in shard.columns.items():
+        array, shape = _to_arrow(column)
+        fields.append(pa.field(output, array.type, metadata={_SHAPE: json.dumps(shape)}))
+        arrays.append(array)
+        if column.grid is not None:
+            arrays.append(pa.FixedSizeListArray.from_arrays(numbers(column.grid.reshape(-1)), 2))
+            fields.append(pa.field(f"{output}_grid", arrays[-1].type))
+    return pa.table(arrays, schema=pa.schema(fields))
+
+
+def needed(names: Sequence[str], output: str) -> list[str]:
+    """Which of a table's columns `from_table` reads for one output."""
+    return [name for name in ("id", output, f"{output}_grid") if name in names]
+
+
+def from_table(table: Table, output: str) -> tuple[list[str], Column]:
+    """The ids and one output of a table: the inverse of `to_table`."""
+    shape = json.loads((table.schema.field(output).metadata or {})[_SHAPE])
+    values = _to_numpy(table[output])
+    if f"{output}_grid" in table.schema.names:
+        column = Column(values.reshape(-1, shape[-1]), _to_numpy(table[f"{output}_grid"]).reshape(-1, 2))
+    else:
+        column = Column(values.reshape(-1, *shape))
+    return table["id"].to_pylist(), column
+
+
+def sizes_from_table(table: Table) -> Int:
+    """[n, 2], width and height of the original pictures."""
+    columns = [table[name].to_numpy() for name in ("width", "height")]
+    return np.stack(columns, axis=1).astype(np.int32)
+
+
+def utf8(names: Sequence[str]) -> list[str]:
+    """Names as Arrow can hold them."""
+    return [name.encode("utf-8", "backslashreplace").decode() for name in names]
+
+
+def strings(names: Sequence[str]) -> Array:
+    """A column of names. Made of buffers, as `numbers` is: `pyarrow.array` imports pandas, half a second."""
+    import pyarrow as pa
+
+    rows = [name.encode() for name in utf8(names)]
+    ends = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+    assert ends[-1] < 2**31, "Arrow's strings end at 2 GiB a column; a shard's names are far below"
+    return pa.StringArray.from_buffers(
+        len(rows), pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(b"".join(rows))
+    )
+
+
+def numbers(values: NDArray[Any]) -> Array:
+    """A column of numbers [n]."""
+    import pyarrow as pa
+
+    flat = np.ascontiguousarray(values)
+    return pa.Array.from_buffers(pa.from_numpy_dtype(flat.dtype), len(flat), [None, pa.py_buffer(flat)])
+
+
+def _to_arrow(column: Column) -> tuple[Any, list[int | None]]:
+    """The Arrow array of an output, and the shape of its rows with None for what differs."""
+    import pyarrow as pa
+
+    flat = numbers(column.values.reshape(-1))
+    if column.grid is None:
+        shape = column.values.shape[1:]
+        return pa.FixedSizeListArray.from_arrays(flat, int(np.prod(shape))), list(shape)
+    dim = column.values.shape[1]
+    return pa.ListArray.from_arrays(numbers(_offsets(column.grid, dim)), flat), [None, None, dim]
+
+
+def _offsets(grid: Int, dim: int) -> Int:
+    """Where each row begins in the flat array, and where the last one ends."""
+    return np.concatenate([[0], np.cumsum(grid.prod(axis=1)) * dim]).astype(np.int32)
+
+
+def _to_numpy(column: Any) -> Any:
+    """All numbers of a list column, end to end."""
+    values: Any = column.combine_chunks().flatten()
+    return values.to_numpy()

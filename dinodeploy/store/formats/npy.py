@@ -1,0 +1,100 @@
+"""Plain numpy arrays beside their metadata, in the layout of clip-retrieval (the default).
+
+    img_emb/img_emb_00000.npy          the cls output; any other goes to <output>_emb/
+    patch_grid/patch_grid_00000.npy    where the grids of a shard differ: (h, w) of each row
+    metadata/metadata_00000.jsonl      image_path, width, height of each row
+    metadata/metadata_00000.parquet    the same for clip-retrieval's tools, if pyarrow is installed
+
+clip-retrieval pads the shard's number with as many digits as the number of shards has; here the number is
+not known beforehand and is padded to five. Its tools sort the names and read either. Loading needs the
+jsonl only, never pyarrow.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinodeploy.files.schema import decode
+from dinodeploy.store.formats import Column, Int, Shard
+
+
+def require() -> None:
+    """numpy is always there."""
+
+
+def prepare() -> None:
+    """Import pyarrow, where it is."""
+    if importlib.util.find_spec("pyarrow"):
+        import pyarrow.parquet  # noqa: F401
+
+
+def write(root: Path, index: int, shard: Shard) -> list[str]:
+    names = []
+    for output, column in shard.columns.items():
+        names.append(_emb(index, output))
+        _save(root / names[-1], column.values)
+        if column.grid is not None:
+            names.append(_grid(index, output))
+            _save(root / names[-1], column.grid)
+    records = [
+        {"image_path": name, "width": width, "height": height}
+        for name, (width, height) in zip(shard.ids, shard.sizes.tolist(), strict=True)
+    ]
+    names.append(_metadata(index))
+    (root / names[-1]).parent.mkdir(exist_ok=True)
+    (root / names[-1]).write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+    if importlib.util.find_spec("pyarrow"):
+        from dinodeploy.store.formats.parquet import write_metadata
+
+        names.append(f"metadata/metadata_{index:05d}.parquet")
+        write_metadata(root / names[-1], shard)
+    return names
+
+
+def files(index: int, output: str) -> list[str]:
+    return [_metadata(index), _emb(index, output), _grid(index, output)]
+
+
+def read(root: Path, index: int, output: str) -> tuple[list[str], Column]:
+    ids = [record["image_path"] for record in _records(root, index)]
+    grid = root / _grid(index, output)
+    values = np.load(root / _emb(index, output), allow_pickle=False)
+    return ids, Column(values, np.load(grid, allow_pickle=False) if grid.is_file() else None)
+
+
+def sizes(root: Path, index: int) -> Int:
+    pairs = [(record["width"], record["height"]) for record in _records(root, index)]
+    return np.array(pairs, np.int32).reshape(-1, 2)
+
+
+def _records(root: Path, index: int) -> list[dict[str, Any]]:
+    path = root / _metadata(index)
+    lines = path.read_bytes().splitlines()
+    return [decode(line, f"{path}: line {number}") for number, line in enumerate(lines, 1)]
+
+
+def _emb(index: int, output: str) -> str:
+    folder = "img_emb" if output == "cls" else f"{output}_emb"
+    return f"{folder}/{folder}_{index:05d}.npy"
+
+
+def _grid(index: int, output: str) -> str:
+    return f"{output}_grid/{output}_grid_{index:05d}.npy"
+
+
+def _metadata(index: int) -> str:
+    return f"metadata/metadata_{index:05d}.jsonl"
+
+
+def _save(path: Path, array: NDArray[Any]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    array = np.ascontiguousarray(array)
+    with path.open("wb") as file:  # as np.save does, but a full disk is an error that says so
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)

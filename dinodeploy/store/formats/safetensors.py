@@ -1,0 +1,52 @@
+"""One safetensors file a shard: shard_00000.safetensors with `size`, one tensor an output, `<output>_grid`.
+
+The ids are a JSON list under `ids` in the file's metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from dinodeploy.files.schema import decode
+from dinodeploy.files.tensorfile import load_tensors, read_header, save_tensors
+from dinodeploy.store.formats import Column, Int, Shard
+
+
+def require() -> None:
+    """Our own `tensorfile` writes them."""
+
+
+def prepare() -> None:
+    """Nothing more than numpy."""
+
+
+def write(root: Path, index: int, shard: Shard) -> list[str]:
+    tensors: dict[str, NDArray[Any]] = {"size": shard.sizes}
+    for output, column in shard.columns.items():
+        tensors[output] = column.values
+        if column.grid is not None:
+            tensors[f"{output}_grid"] = column.grid
+    (name,) = files(index, "")
+    save_tensors(root / name, tensors, {"ids": json.dumps(shard.ids)})
+    return [name]
+
+
+def files(index: int, output: str) -> list[str]:
+    return [f"shard_{index:05d}.safetensors"]
+
+
+def read(root: Path, index: int, output: str) -> tuple[list[str], Column]:
+    (name,) = files(index, output)
+    tensors = load_tensors(root / name)
+    _, metadata = read_header(root / name)
+    ids = decode(metadata["ids"], f"{root / name}: ids")
+    return ids, Column(tensors[output], tensors.get(f"{output}_grid"))
+
+
+def sizes(root: Path, index: int) -> Int:
+    (name,) = files(index, "")
+    return load_tensors(root / name)["size"]

@@ -1,0 +1,98 @@
+"""Who may write into a store: one process alone, or the n processes of `--shards i/n` side by side.
+
+    OUT/.embed/gate           held shared by parts, exclusively by a process that does it all
+    OUT/.embed/part-i-of-n    held exclusively by that part; says who: {"pid", "host"}
+
+They are the kernel's locks (flock): a killed process holds none, whatever its file says, so nothing stale
+is ever in the way. On a file system that has no locks they are left out; shards are atomic without them.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+from pathlib import Path
+
+from dinodeploy.errors import MisuseError
+from dinodeploy.store.plan import WORK
+
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+class StoreLock:
+    """The right to do part i of n of the store at `out`. Take it before anything is written.
+
+    Raises MisuseError when another process has it, OSError where nothing can be written.
+    """
+
+    def __init__(self, out: Path, part: tuple[int, int]) -> None:
+        index, of = part
+        self._held: list[int] = []
+        work = out / WORK
+        work.mkdir(parents=True, exist_ok=True)
+        try:
+            gate = fcntl.LOCK_EX if of == 1 else fcntl.LOCK_SH
+            self._take(work / "gate", gate, out, part)
+            own = self._take(work / f"part-{index}-of-{of}", fcntl.LOCK_EX, out, part)
+            os.ftruncate(own, 0)
+            os.write(own, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+        except BaseException:
+            self.release()
+            raise
+
+    def _take(self, path: Path, kind: int, out: Path, part: tuple[int, int]) -> int:
+        while True:
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            self._held.append(file)
+            try:
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                what = "it is" if part[1] == 1 else f"part {part[0]}/{part[1]}, or the whole of it, is"
+                raise MisuseError(
+                    f"{out}: {what} being written by {_holders(path.parent)}; "
+                    "wait for that to end, or choose another --out"
+                ) from error
+            except OSError as error:
+                if error.errno not in _WITHOUT_LOCKS:
+                    raise
+            if _is_still(path, file):
+                return file
+
+    def release(self) -> None:
+        for file in self._held:
+            os.close(file)
+        self._held = []
+
+
+def _is_still(path: Path, file: int) -> bool:
+    """Whether an open file is the one at `path`: whoever held it may have tidied up in between."""
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return False
+
+
+def _holders(work: Path) -> str:
+    """The processes that hold a part, as they signed."""
+    found = []
+    for path in sorted(work.glob("part-*")):
+        try:
+            with path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            found.append(_signature(path))
+        except OSError:
+            continue
+    return ", ".join(found) or "another process"
+
+
+def _signature(path: Path) -> str:
+    try:
+        signed = json.loads(path.read_text())
+        return f"process {signed['pid']} on {signed['host']}"
+    except (OSError, ValueError, LookupError, TypeError):  # it has the lock and has not signed yet
+        return "another process"

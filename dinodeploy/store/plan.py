@@ -1,0 +1,125 @@
+"""The plan of a store, OUT/.embed/plan.json: written before any work, and gone when the store is complete.
+
+It fixes what every byte of the store depends on, so that a run may stop anywhere and another may go on.
+Shard i is the pictures [i * shard_size, (i + 1) * shard_size) of the listing, readable or not: no shard
+depends on another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dinodeploy.errors import MisuseError
+from dinodeploy.files import schema
+from dinodeploy.store.dtypes import Dtype
+
+WORK = ".embed"  # the folder inside a store that is not complete
+PLAN = "plan.json"
+VERSION = 1
+_SHOWN = 4  # differences that a message lists
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be made. Validated at birth: MisuseError."""
+
+    listing_sha256: str
+    pictures: int
+    shard_size: int
+    outputs: tuple[str, ...]
+    format: str
+    dtype: Dtype
+    batch: int  # some engines' last bits depend on it, so whoever goes on takes it from here
+    fingerprint: dict[str, Any]
+    version: int = VERSION
+
+    def __post_init__(self) -> None:
+        if self.version != VERSION:
+            raise MisuseError(f"{PLAN} is of version {self.version}, wanted {VERSION}; upgrade dinodeploy")
+        if self.pictures < 0:
+            raise MisuseError(f"pictures: got {self.pictures}, wanted 0 or more")
+        for name, value in (("shard size", self.shard_size), ("batch size", self.batch)):
+            if value < 1:
+                raise MisuseError(f"{name}: got {value}, wanted at least 1")
+
+    @property
+    def shards(self) -> int:
+        return -(-self.pictures // self.shard_size)
+
+    def shard(self, index: int) -> range:
+        """Positions of a shard's pictures in the listing."""
+        begin = index * self.shard_size
+        return range(begin, min(begin + self.shard_size, self.pictures))
+
+    def differences(self, other: Plan) -> str:
+        """What `other` would make differently, for people; empty if nothing. The batch is no difference."""
+        ours, theirs = dict(self._facts()), dict(other._facts())
+        if self.pictures == other.pictures and self.listing_sha256 != other.listing_sha256:
+            ours["the listing"], theirs["the listing"] = "others", "these pictures"
+        changed = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
+        shown = [f"{key}: {_show(ours.get(key))}, now {_show(theirs.get(key))}" for key in changed[:_SHOWN]]
+        return "; ".join(shown) + (f" (and {len(changed) - _SHOWN} more)" if len(changed) > _SHOWN else "")
+
+    def _facts(self) -> Iterator[tuple[str, Any]]:
+        yield "pictures", self.pictures
+        yield "shard size", self.shard_size
+        yield "outputs", ",".join(self.outputs)
+        yield "format", self.format
+        yield "dtype", self.dtype
+        yield from _flat(self.fingerprint)
+
+
+def hash_listing(ids: Iterable[str], origins: Iterable[str] = ()) -> str:
+    """sha256 of the ids in order, a line of JSON each; then of where pictures come from, as ids do not tell.
+
+    origins: see `sources.origins_of`. Without any the hash is that of the ids alone.
+    """
+    digest = hashlib.sha256()
+    for id_ in ids:
+        digest.update(json.dumps(id_).encode())
+        digest.update(b"\n")
+    for origin in origins:
+        digest.update(b"from ")  # no line of JSON: never taken for an id
+        digest.update(json.dumps(origin).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def read_plan(out: Path) -> Plan | None:
+    """The plan of a store that is not complete; None where there is none. Raises BundleError."""
+    path = out / WORK / PLAN
+    return schema.read(Plan, path) if path.is_file() else None
+
+
+def write_plan(plan: Plan) -> bytes:
+    return json.dumps(schema.dump(plan), indent=2).encode() + b"\n"
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """`2/4` -> (2, 4): the second of four processes. Raises MisuseError."""
+    left, slash, right = text.partition("/")
+    if not (slash and _is_number(left) and _is_number(right) and 1 <= int(left) <= int(right)):
+        raise MisuseError(f"--shards {text!r}; wanted i/n, the i-th of n processes, for instance 1/4")
+    return int(left), int(right)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _flat(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _show(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:12]}…"

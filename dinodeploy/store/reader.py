@@ -1,0 +1,179 @@
+"""Read the directory that `embed` wrote: whole, or shard by shard where it does not fit in memory.
+
+    ids, vectors = load_embeddings("embeddings")
+    for ids, column in open_embeddings("embeddings").shards("cls"): ...
+    for ids, column, sizes in open_embeddings("embeddings").sized_shards("cls"): ...
+
+Every file is held against its hash before it is read.
+
+Shapes: N rows of the store, n rows of a shard, h, w patch grid, D dimension.
+"""
+
+from __future__ import annotations
+
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinodeploy.bundle.bundle import sha256_file
+from dinodeploy.errors import BundleError, TamperedError
+from dinodeploy.store.dtypes import stored_parts, unpack
+from dinodeploy.store.formats import Column, Int, open_format, split_rows
+from dinodeploy.store.manifest import FILE_NAME, ColumnFacts, StoreManifest, read_manifest
+
+Float = NDArray[np.float32]
+
+_NO_SIZES: Int = np.zeros((0, 2), np.int32)
+
+# What numpy, zipfile, pyarrow and Lance raise on a damaged file (ArrowInvalid is a ValueError).
+_DAMAGE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    EOFError,
+    RuntimeError,  # an encrypted or compressed member
+    ArithmeticError,
+    MemoryError,  # a header that promises more than there is
+    SyntaxError,  # numpy reads headers as Python's literals
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+)
+
+
+@dataclass(frozen=True)
+class StoredEmbeddings:
+    """A store, opened: its manifest was read, its shards were not."""
+
+    root: Path
+    manifest: StoreManifest
+
+    def shards(self, output: str = "cls") -> Iterator[tuple[list[str], Column]]:
+        """The ids and one output of every shard, one shard in memory at a time. Raises as `sized_shards`."""
+        return ((ids, column) for ids, column, _ in self._shards(output, with_sizes=False))
+
+    def sized_shards(self, output: str = "cls") -> Iterator[tuple[list[str], Column, Int]]:
+        """The same, and [n, 2], width and height of the original pictures in pixels.
+
+        Raises BundleError for an output that the store lacks, TamperedError for a file that is not the one
+        written.
+        """
+        return self._shards(output, with_sizes=True)
+
+    def _shards(self, output: str, *, with_sizes: bool) -> Iterator[tuple[list[str], Column, Int]]:
+        if output not in self.manifest.outputs:
+            known = ", ".join(self.manifest.outputs)
+            raise BundleError(
+                f"{self.root} has no output {output!r}, only {known}; embed again with --outputs {output}"
+            )
+        count = 0
+        for index, facts in enumerate(self.manifest.shards):
+            if not facts.rows:  # all of its pictures were quarantined: it has no file
+                continue
+            ids, column = _read_shard(self.root, self.manifest, index, output)
+            count += len(ids)
+            yield ids, column, _read_sizes(self.root, self.manifest, index) if with_sizes else _NO_SIZES
+        if count != self.manifest.count:
+            wanted = self.manifest.count
+            raise BundleError(f"{self.root / FILE_NAME}: got {count} rows in the shards, wanted {wanted}")
+
+
+def open_embeddings(path: str | Path) -> StoredEmbeddings:
+    """The store at `path`. Raises BundleError for what is none."""
+    return StoredEmbeddings(Path(path), read_manifest(Path(path)))
+
+
+def load_embeddings(path: str | Path, output: str = "cls") -> tuple[list[str], Float | list[Float]]:
+    """The ids of a store and one of its outputs, in the order they were written.
+
+    float32 [N, ...]; or a list of N arrays [h, w, D] where the pictures' grids differ. Raises BundleError
+    for what is no store or has no such output, TamperedError for a file that is not the one written.
+    """
+    store = open_embeddings(path)
+    ids: list[str] = []
+    columns: list[Column] = []
+    for shard_ids, column in store.shards(output):
+        ids += shard_ids
+        columns.append(column)
+    shape = store.manifest.outputs[output].shape
+    if shape is not None and None in shape:
+        return ids, [row for column in columns for row in split_rows(column)]
+    if not columns:
+        return ids, np.zeros((0, *(side or 0 for side in shape or [0])), np.float32)
+    return ids, np.concatenate([column.values for column in columns])
+
+
+def _read_shard(root: Path, manifest: StoreManifest, index: int, output: str) -> tuple[list[str], Column]:
+    """One output of one shard: its files held against their hashes, its arrays against the manifest."""
+    facts, stored = manifest.shards[index], manifest.outputs[output]
+    reader = open_format(manifest.format)
+    parts = stored_parts(output, stored.dtype)
+    for name in dict.fromkeys(name for part in parts for name in reader.files(index, part)):
+        path = root / name
+        if name not in facts.files:
+            if path.exists():  # a grid that was not written would change what the rows mean
+                raise TamperedError(f"{path} is not in {FILE_NAME}; embed again")
+            continue
+        if not path.is_file():
+            raise BundleError(
+                f"{path} is missing, {FILE_NAME} lists it; copy the directory whole or embed again"
+            )
+        if (found := sha256_file(path)) != facts.files[name]:
+            raise TamperedError(
+                f"{path} is not the file that was written: got sha256 {found[:12]}, "
+                f"wanted {facts.files[name][:12]}; copy it again or embed again"
+            )
+    try:
+        columns = [reader.read(root, index, part) for part in parts]
+        ids, column = columns[0]
+        problem = _misfit(ids, column, facts.rows, stored)
+        if not problem:
+            column = unpack(column, columns[1][1] if len(columns) > 1 else None)
+    except _DAMAGE as error:
+        raise BundleError(f"{root}: shard {index} cannot be read: {' '.join(str(error).split())}") from error
+    if problem:
+        raise BundleError(f"{root}: shard {index}, output {output!r}: {problem}")
+    return ids, column
+
+
+def _read_sizes(root: Path, manifest: StoreManifest, index: int) -> Int:
+    """[n, 2] of a shard whose files `_read_shard` has held against their hashes."""
+    rows = manifest.shards[index].rows
+    try:
+        sizes = open_format(manifest.format).sizes(root, index)
+    except _DAMAGE as error:
+        raise BundleError(f"{root}: shard {index} has no sizes: {' '.join(str(error).split())}") from error
+    if sizes.shape != (rows, 2) or sizes.dtype != np.int32:
+        got = f"{sizes.dtype} {list(sizes.shape)}"
+        raise BundleError(f"{root}: shard {index}: got sizes of {got}, wanted int32 [{rows}, 2]")
+    return sizes
+
+
+def _misfit(ids: list[str], column: Column, rows: int, stored: ColumnFacts) -> str:
+    """What is wrong with a shard's arrays as they lie in the files, or nothing."""
+    values, grid, shape = column.values, column.grid, stored.shape
+    row_shape: list[int | None] = list(values.shape[1:])
+    count = len(values)
+    if grid is not None:
+        row_shape, count = [None, None, *row_shape], len(grid)
+        if grid.shape[1:] != (2,) or (grid < 1).any() or grid.prod(axis=1).sum() != len(values):
+            return f"its grids do not add up to {len(values)} patches"
+    if len(ids) != rows or count != rows:
+        return f"got {len(ids)} ids and {count} rows, wanted {rows}"
+    fits = shape is not None and len(shape) == len(row_shape)
+    if values.dtype != stored.dtype or not fits or not all(map(_fits, row_shape, shape or [])):
+        return f"got rows of {values.dtype} {row_shape}, wanted {stored.dtype} {shape}"
+    return ""
+
+
+def _fits(side: int | None, wanted: int | None) -> bool:
+    return wanted is None or side == wanted

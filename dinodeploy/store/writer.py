@@ -1,0 +1,307 @@
+"""The directory that `embed` writes, shard by shard; `stored.py` reads it.
+
+    OUT/embeddings.json            what it holds, every file with its sha256 (`StoreManifest`); written last
+    OUT/quarantine.jsonl           {"id", "reason"} of each picture that has no row, if there are any
+    OUT/...                        the shards, in one of `dinodeploy.store.formats`
+    OUT/.embed/plan.json           what is being made (`plan.py`); the folder is gone when all is done
+    OUT/.embed/shards/00012.json   the record of a finished shard (`shard_records.py`)
+    OUT/.embed/work-i-of-n/        what process i of n is writing
+
+A shard is there whole or not at all, and no byte of it depends on when or where it was made. So a run may be
+killed at any moment, and the next one makes what is missing; several may each make a part; and the store is
+the same, byte for byte. One shard is in memory at a time.
+
+Shapes: n rows of a shard, h, w patch grid, D dimension.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from dinodeploy.errors import BundleError, MisuseError, UnavailableError
+from dinodeploy.files import atomic, schema
+from dinodeploy.store.dtypes import pack
+from dinodeploy.store.existing import REPLACED, clear_target, inspect_target
+from dinodeploy.store.formats import Format, Shard, open_format
+from dinodeploy.store.lock import StoreLock
+from dinodeploy.store.manifest import (
+    FILE_NAME,
+    QUARANTINE,
+    VERSION,
+    ColumnFacts,
+    PlanFacts,
+    ShardFacts,
+    StoreManifest,
+    read_manifest,
+)
+from dinodeploy.store.plan import PLAN, WORK, Plan, read_plan, write_plan
+from dinodeploy.store.shard_records import (
+    Shape,
+    ShardRecord,
+    WrittenFile,
+    read_record,
+    record_path,
+    recorded,
+    write_record,
+)
+from dinodeploy.store.shard_rows import ShardRows, check_outputs, merge_shapes
+
+
+class Store:
+    """A store that is being made: use it in a `with`, `commit` each of `remaining`, then `finish`.
+
+    `part` (i, n) makes this process the i-th of n that share the work: it does the shards whose index leaves
+    i - 1 when divided by n. `overwrite` removes a store that is there, finished or not, and nothing else.
+    Raises before any work is done: MisuseError for arguments that mean nothing, UnavailableError for a format
+    that this machine lacks, OutputExistsError if something else is in the way.
+    """
+
+    def __init__(
+        self, out: Path, plan: Plan, *, part: tuple[int, int] = (1, 1), overwrite: bool = False
+    ) -> None:
+        self.out = Path(out).resolve()  # a link is followed, not replaced
+        self.plan = plan
+        self._part = part
+        self._overwrite = overwrite
+        self._format: Format = open_format(plan.format)
+        check_outputs(plan.outputs)
+        self._format.require()
+        if overwrite and part[1] > 1:
+            raise MisuseError(
+                "--overwrite would remove what the other parts write; remove the directory first"
+            )
+        inspect_target(self.out, plan, overwrite)
+        self._staging = self.out / WORK / f"work-{part[0]}-of-{part[1]}"
+        self._lock: StoreLock | None = None
+        self._complete = False
+        self._made = not self.out.exists()
+        self._kept: dict[int, ShardRecord] = {}
+
+    def __enter__(self) -> Store:
+        with self._stopping():
+            try:
+                self._lock = StoreLock(self.out, self._part)
+            except (FileExistsError, NotADirectoryError, PermissionError) as error:
+                raise MisuseError(
+                    f"{self.out} cannot be made: {error.strerror}; choose another --out"
+                ) from error
+            try:
+                self._begin()
+            except BaseException:
+                self._lock.release()
+                raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._lock is not None, "entered"
+        shutil.rmtree(self._staging, ignore_errors=True)
+        if self._complete or (kind is not None and self._nothing_done()):
+            shutil.rmtree(self.out / WORK, ignore_errors=True)
+            if self._made and not self._complete:
+                with suppress(OSError):
+                    self.out.rmdir()
+        self._lock.release()
+
+    def prepare(self) -> None:
+        """Import what `commit` needs, ahead of it."""
+        self._format.prepare()
+
+    @property
+    def remaining(self) -> list[int]:
+        """Indices of the shards that this process has to make."""
+        if self._complete:
+            return []
+        index, of = self._part
+        return [shard for shard in range(index - 1, self.plan.shards, of) if shard not in self._kept]
+
+    @property
+    def kept(self) -> list[ShardRecord]:
+        """The finished shards of this process's part."""
+        return list(self._kept.values())
+
+    @property
+    def _alone(self) -> bool:
+        return self._part[1] == 1
+
+    def commit(self, index: int, rows: ShardRows) -> ShardRecord:
+        """Put one shard on disk. When this returns it is there, whatever happens next.
+
+        Raises UnavailableError when it cannot be written: nothing that was committed is lost.
+        """
+        with self._stopping():
+            self._check_there()
+            folder = self._staging / f"{index:05d}"
+            folder.mkdir(parents=True)
+            names = self._write(folder, index, rows)
+            files = {name: WrittenFile.of(folder / name) for name in names}
+            record = ShardRecord(len(rows.ids), files, rows.shapes, rows.quarantined)
+            self._forget(index)
+            self._place(write_record(record), record_path(self.out, index))
+            atomic.move_into_place(_moves(folder, self.out, index, names))
+            shutil.rmtree(folder)
+            self._kept[index] = record
+        return record
+
+    def finish(self) -> StoreManifest | None:
+        """Write embeddings.json if every shard is there, whoever made it; None if others are still at it."""
+        with self._stopping():
+            if self._complete:
+                return read_manifest(self.out)
+            try:
+                self._check_there()
+                manifest = self._write_manifest()
+            except (OSError, BundleError):
+                # another part may have finished the store, and removed the records, in this moment
+                if not (self.out / FILE_NAME).is_file():
+                    raise
+                manifest = read_manifest(self.out)
+            self._complete = manifest is not None
+            return manifest
+
+    def _check_there(self) -> None:
+        """Whoever removed the directory under us must not get a store with holes."""
+        if not (self.out / WORK / PLAN).is_file():
+            raise FileNotFoundError(errno.ENOENT, "the directory has vanished", self.out)
+
+    def _begin(self) -> None:
+        target = inspect_target(self.out, self.plan, self._overwrite)  # again: now nobody else writes
+        if target.complete is not None:
+            self._complete = True
+            return
+        shutil.rmtree(self._staging, ignore_errors=True)  # of a killed process
+        if self._overwrite or target.begun is None:
+            if self._alone:
+                clear_target(self.out)
+            elif (self.out / REPLACED).exists():
+                raise MisuseError(
+                    f"{self.out}: removing what was there was stopped; remove it, then start the parts"
+                )
+            self._publish_plan()
+        begun = read_plan(self.out)
+        assert begun is not None, "just written"
+        if differences := begun.differences(self.plan):
+            raise MisuseError(f"{self.out}: another part began with other settings ({differences})")
+        self.plan = begun
+        index, of = self._part
+        for shard in range(index - 1, self.plan.shards, of):
+            if (record := _finished(self.out, shard)) is not None:
+                self._kept[shard] = record
+
+    def _publish_plan(self) -> None:
+        """Whoever is first says what is made; the others take it from there."""
+        draft = self._staging / PLAN
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(write_plan(self.plan))
+        plan = self.out / WORK / PLAN
+        atomic.sync(draft)
+        try:
+            plan.hardlink_to(draft)  # unlike a rename it fails if another part was first
+        except OSError:
+            if not plan.exists():  # a file system without hard links
+                draft.replace(plan)
+        atomic.sync(plan.parent)
+        atomic.sync(self.out)
+
+    def _write(self, folder: Path, index: int, rows: ShardRows) -> list[str]:
+        if not rows.ids:
+            return []
+        columns = {}
+        for output in self.plan.outputs:
+            columns.update(pack(output, rows.column(output), self.plan.dtype))
+        return self._format.write(folder, index, Shard(rows.ids, np.array(rows.sizes, np.int32), columns))
+
+    def _forget(self, index: int) -> None:
+        """Remove what a killed process left of a shard: this time its files may be others."""
+        try:
+            record = read_record(self.out, index)
+        except BundleError:
+            record = None
+        for name in record.files if record is not None else ():
+            (self.out / name).unlink(missing_ok=True)
+
+    def _place(self, content: bytes, target: Path) -> None:
+        """A small file, whole or not at all."""
+        draft = self._staging / target.name
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(content)
+        atomic.move_into_place([(draft, target)])
+
+    def _write_manifest(self) -> StoreManifest | None:
+        records = []
+        for index in range(self.plan.shards):
+            record = _finished(self.out, index)
+            if record is None and index in self._kept:
+                raise FileNotFoundError(errno.ENOENT, f"the files of shard {index} have vanished", self.out)
+            if record is None:
+                return None
+            records.append(record)
+        manifest = _manifest(self.plan, records)
+        quarantined = [entry for record in records for entry in record.quarantined]
+        if quarantined:
+            lines = (json.dumps(schema.dump(entry)) + "\n" for entry in quarantined)
+            self._place("".join(lines).encode(), self.out / QUARANTINE)
+        text = json.dumps(schema.dump(manifest), indent=2) + "\n"
+        self._place(text.encode(), self.out / FILE_NAME)
+        return manifest
+
+    def _nothing_done(self) -> bool:
+        """Whether there is nothing here that a next run, or a part beside this one, could use."""
+        return self._alone and not recorded(self.out) and not (self.out / REPLACED).exists()
+
+    @contextmanager
+    def _stopping(self) -> Iterator[None]:
+        """Whatever the disk refuses is one line that says what is kept."""
+        try:
+            yield
+        except OSError as error:
+            reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+            raise UnavailableError(
+                f"{error.filename or self.out}: {reason}; {len(self._kept)} of {self.plan.shards} shards are "
+                "kept: mend it and run the same command again"
+            ) from error
+
+
+def _finished(out: Path, index: int) -> ShardRecord | None:
+    """The record of a shard that is whole; None if it has to be made (again)."""
+    try:
+        record = read_record(out, index)
+    except BundleError:  # cut off by a power failure
+        return None
+    return record if record is not None and record.in_place(out) else None
+
+
+def _manifest(plan: Plan, records: Sequence[ShardRecord]) -> StoreManifest:
+    shapes: dict[str, Shape | None] = dict.fromkeys(plan.outputs)
+    for index, record in enumerate(records):
+        for output in plan.outputs:
+            shapes[output] = merge_shapes(shapes[output], record.shapes[output], output, f"shard {index}")
+    return StoreManifest(
+        version=VERSION,
+        format=plan.format,
+        outputs={output: ColumnFacts(shape, plan.dtype) for output, shape in shapes.items()},
+        count=sum(record.rows for record in records),
+        quarantined=sum(len(record.quarantined) for record in records),
+        shards=[
+            ShardFacts(record.rows, {name: file.sha256 for name, file in record.files.items()})
+            for record in records
+        ],
+        fingerprint=plan.fingerprint,
+        plan=PlanFacts(plan.listing_sha256, plan.pictures, plan.shard_size),
+    )
+
+
+def _moves(folder: Path, out: Path, index: int, names: Sequence[str]) -> list[tuple[Path, Path]]:
+    """From where to where a shard's files go. A folder that is the shard's own goes in one piece."""
+    own = f"shard_{index:05d}"
+    tops = dict.fromkeys(top if (top := name.partition("/")[0]).startswith(own) else name for name in names)
+    return [(folder / name, out / name) for name in tops]

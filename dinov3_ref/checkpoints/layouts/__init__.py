@@ -1,0 +1,1 @@
+"""Checkpoint layouts: official, Hugging Face, timm; detection and key names."""

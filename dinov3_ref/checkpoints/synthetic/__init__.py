@@ -1,0 +1,1 @@
+"""Checkpoints made here: random weights, and planted massive activations."""

@@ -1,0 +1,1 @@
+"""Devices, precision, parallelism and activation checkpointing."""

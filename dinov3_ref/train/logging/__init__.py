@@ -1,0 +1,1 @@
+"""What a training run records: metrics, evaluations, TensorBoard, progress."""

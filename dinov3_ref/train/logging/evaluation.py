@@ -1,0 +1,118 @@
+"""What a run looks at every so many iterations: kNN of its teacher, PCA maps and curves (issue 6).
+
+    <output>/evaluations.json          a line an evaluation: iteration, knn_10_top1, ...
+    <output>/pictures/pca_000499.png   patch features of the same pictures as colours
+    <output>/pictures/curves.png       losses and kNN so far
+
+All ranks compute, each its share of the pictures, the first one writes. The run does not notice: random
+numbers go on as if nothing had been, and weights are only read.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dinov3_ref.data.datasets import EncodedImages, make_dataset
+from dinov3_ref.data.transforms import make_classification_eval_transform
+from dinov3_ref.distributed import all_reduce_sum
+from dinov3_ref.eval.features import FrozenModel, extract
+from dinov3_ref.eval.knn import KS, knn_accuracy
+from dinov3_ref.eval.labelled import check_pair
+from dinov3_ref.models.build import build_model
+from dinov3_ref.train.distributed.precision import DTYPES
+from dinov3_ref.train.export import whole_backbone
+from dinov3_ref.train.logging.curve_picture import draw_curves
+from dinov3_ref.train.logging.metrics import MetricsFile, read_metrics
+from dinov3_ref.train.logging.pca_picture import draw_pca_maps
+from dinov3_ref.train.networks.networks import TrainingNetworks
+
+FILE = "evaluations.json"
+PICTURES = "pictures"
+
+
+class PeriodicEvaluation:
+    """Opened before training, so that a wrong path shows at once. Raises `DataError`."""
+
+    def __init__(self, config: Any, device: torch.device, total_iterations: int) -> None:
+        self.config, self.device, self.total = config, device, total_iterations
+        self.output = Path(config.train.output_dir)
+        rules = config.evaluation
+        self.labelled: tuple[EncodedImages, EncodedImages] | None = None
+        if rules.train_dataset_path:
+            train, test = (
+                make_dataset(path, labelled=True, transform=self._transform())
+                for path in (rules.train_dataset_path, rules.test_dataset_path)
+            )
+            check_pair(train.class_names, rules.train_dataset_path, test.class_names, rules.test_dataset_path)
+            self.labelled = train, test
+        self.pictures = self._read_pictures() if rules.pictures_path else None
+
+    def is_due_after(self, iteration: int) -> bool:
+        """Every `eval_period_iterations`, and after the last, if there is anything to look at."""
+        period = self.config.evaluation.eval_period_iterations
+        if period == 0 or (self.labelled is None and self.pictures is None):
+            return False
+        return (iteration + 1) % period == 0 or iteration + 1 == self.total
+
+    def run(self, networks: TrainingNetworks, iteration: int, file: MetricsFile | None) -> dict[str, float]:
+        """Evaluate the teacher after `iteration`; its kNN accuracies in per cent. All ranks must call.
+
+        `file` is the first rank's.
+        """
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), torch.no_grad():
+            frozen = self._frozen(networks)
+            accuracies = {} if self.labelled is None else self._knn(frozen)
+            if file is not None:
+                file.append({"iteration": iteration, **accuracies})
+                self._draw(frozen, iteration)
+        return accuracies
+
+    def _frozen(self, networks: TrainingNetworks) -> FrozenModel:
+        """The EMA teacher as a model of its own, on its own tensors: gathered where they are shards."""
+        model = build_model(self.config, device="meta")
+        model.load_state_dict(whole_backbone(networks), strict=True, assign=True)
+        crops, dtype = self.config.crops, DTYPES[self.config.compute_precision.param_dtype]
+        return FrozenModel(
+            model.eval(),
+            self.device,
+            tuple(crops.rgb_mean),
+            tuple(crops.rgb_std),
+            None if dtype == torch.float32 else dtype,
+        )
+
+    def _knn(self, frozen: FrozenModel) -> dict[str, float]:
+        assert self.labelled is not None
+        rules = self.config.evaluation
+        train, test = (
+            extract(frozen, dataset, path, batch_size=rules.batch_size, num_workers=rules.num_workers)
+            for dataset, path in zip(
+                self.labelled, (rules.train_dataset_path, rules.test_dataset_path), strict=True
+            )
+        )
+        size = int(all_reduce_sum(torch.tensor(len(train))))
+        ks = [k for k in KS if k <= size] or [size]
+        found = knn_accuracy(train, test, ks=ks)
+        return {f"knn_{k}_{name}": value for k in ks for name, value in found[k].items()}
+
+    def _draw(self, frozen: FrozenModel, iteration: int) -> None:
+        folder = self.output / PICTURES
+        folder.mkdir(exist_ok=True)
+        if self.pictures is not None:
+            draw_pca_maps(frozen, self.pictures, folder / f"pca_{iteration:06d}.png")
+        draw_curves(read_metrics(self.output), read_metrics(self.output, FILE), folder / "curves.png")
+
+    def _read_pictures(self) -> Tensor:
+        """The first few pictures [N,3,S,S], normalised."""
+        rules = self.config.evaluation
+        dataset = make_dataset(rules.pictures_path, transform=self._transform())
+        return torch.stack([dataset[index][0] for index in range(min(rules.pictures, len(dataset)))])
+
+    def _transform(self) -> Any:
+        crops = self.config.crops
+        return make_classification_eval_transform(
+            crop_size=self.config.evaluation.crop_size, mean=tuple(crops.rgb_mean), std=tuple(crops.rgb_std)
+        )

@@ -1,0 +1,1 @@
+"""The networks of a training run: student, teachers, EMA and Gram teacher."""

@@ -1,0 +1,64 @@
+"""How much each loss counts in the total (SPEC 4.3; SEED S46).
+
+total = dino_local · L_local + dino_global · L_global + koleo · L_koleo + ibot · L_ibot + gram · L_gram.
+The two DINO losses are averages over crop pairs, and weighted by how many pairs each has: with 2 global and 8
+local crops, and a global crop not against itself, 2 and 16 of 18.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dinov3_ref.configs.training import N_GLOBAL_CROPS
+from dinov3_ref.train.schedules.rates import Schedule, ramp
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Factors of one iteration; `local_schedule` is the part of `dino_local` that a schedule gave."""
+
+    dino_local: float
+    dino_global: float
+    koleo: float
+    ibot: float
+    gram: float
+    local_schedule: float
+
+
+def crop_pair_shares(n_global: int, n_local: int, ignore_diagonal: bool) -> tuple[float, float]:
+    """Shares of the (local, global) crops in all pairs of a student's and a teacher's crop; they sum to 1."""
+    global_pairs = n_global * (n_global - 1) if ignore_diagonal else n_global**2
+    local_pairs = n_global * n_local
+    all_pairs = global_pairs + local_pairs
+    return local_pairs / all_pairs, global_pairs / all_pairs
+
+
+class LossWeightSchedule:
+    """Factors at any iteration. Raises `ConfigError` for schedules longer than training."""
+
+    def __init__(self, config: Any) -> None:
+        dino, gram, epoch = config.dino, config.gram, config.train.OFFICIAL_EPOCH_LENGTH
+        total = config.optim.epochs * epoch
+        self._dino, self._ibot_weight = dino, config.ibot.loss_weight
+        self._local: Schedule | None = None
+        if dino.reweight_dino_local_loss:
+            self._local = ramp(dino.local_loss_weight_schedule, total, epoch)
+        self._gram: Schedule | None = None
+        if gram.loss_weight_schedule is not None:
+            self._gram = ramp(gram.loss_weight_schedule, total, epoch)
+        self._gram_weight = gram.loss_weight if gram.use_loss else 0.0
+
+    def at(self, iteration: int, n_local: int) -> LossWeights:
+        """Factors of an iteration with `n_local` local crops an image."""
+        dino = self._dino
+        local_share, global_share = crop_pair_shares(N_GLOBAL_CROPS, n_local, dino.global_ignore_diagonal)
+        local_schedule = 1.0 if self._local is None else float(self._local[iteration])
+        return LossWeights(
+            dino_local=dino.loss_weight * local_share * local_schedule,
+            dino_global=dino.loss_weight * global_share,
+            koleo=dino.koleo_loss_weight * N_GLOBAL_CROPS,  # of their mean (SPEC 0, fact 12)
+            ibot=self._ibot_weight,
+            gram=self._gram_weight if self._gram is None else float(self._gram[iteration]),
+            local_schedule=local_schedule,
+        )

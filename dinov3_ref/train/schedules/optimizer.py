@@ -1,0 +1,42 @@
+"""AdamW over parameter groups, the rates of each step, clipping a sub-module at a time (SPEC 4.10, 4.11)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dinov3_ref.distributed import whole
+from dinov3_ref.train.param_groups import Group, fuse_params_groups
+from dinov3_ref.train.schedules.rates import Rates
+
+
+def build_optimizer(config: Any, groups: Iterable[Group]) -> torch.optim.AdamW:
+    """AdamW with the configuration's betas; its rates are set at every step.
+
+    `optim.multi_tensor_optim` fuses groups of equal multipliers.
+    """
+    groups = fuse_params_groups(groups) if config.optim.multi_tensor_optim else list(groups)
+    return torch.optim.AdamW(groups, lr=0.0, betas=(config.optim.adamw_beta1, config.optim.adamw_beta2))
+
+
+def set_rates(optimizer: torch.optim.Optimizer, rates: Rates) -> None:
+    """Give every group this iteration's learning rate and weight decay, times its multipliers."""
+    for group in optimizer.param_groups:
+        lr = rates.last_layer_lr if group["is_last_layer"] else rates.lr
+        group["lr"] = lr * group["lr_multiplier"]
+        group["weight_decay"] = rates.weight_decay * group["wd_multiplier"]
+
+
+def clip_gradients(modules: nn.ModuleDict, max_norm: float) -> dict[str, Tensor]:
+    """Scale each module's gradients down to an L2 norm of `max_norm` (0: leave them); the norms they had.
+
+    Each module is clipped on its own (SPEC 0, fact 15). Keys are `<module>_grad_norm`.
+    """
+    limit = max_norm or float("inf")
+    return {
+        f"{name}_grad_norm": whole(nn.utils.clip_grad_norm_(module.parameters(), limit))
+        for name, module in modules.items()
+    }

@@ -1,0 +1,177 @@
+"""Export: a checkpoint becomes a bundle that has been judged on this machine, or nothing at all.
+
+    checkpoint ─> model ─> golden outputs, ranges ────────────────────────┐
+                    └─> twin ─> traced program ─> graph ─> recipe ─> lint ─> model.onnx ─> judge ─> bundle
+
+Everything is written into a hidden directory and renamed at the end.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from dinodeploy.bundle.bundle import Bundle, open_bundle
+from dinodeploy.bundle.manifest import WEIGHTS_LICENCE, ModelFacts
+from dinodeploy.errors import MisuseError
+from dinodeploy.files.atomic import begin_directory, commit_directory
+from dinodeploy.images.preprocess import Preprocess
+from dinodeploy.parity.receipts import Receipt
+from dinov3_ref.checkpoints import META_LICENCE, NORMALIZATION, Checkpoint, build_model, normalization
+from dinov3_ref.heads import LoadedHead, layers_of
+from dinov3_ref.models import Backbone, ConvNeXt, ConvNeXtConfig
+from exporters.bundle.options import ExportOptions
+from exporters.bundle.stage import judge_staged, refuse_existing
+from exporters.bundle.stream import hollow_model
+from exporters.bundle.write_bundle import write_bundle
+from exporters.heads import attach_head, check_fits
+from exporters.precision.quantization.pictures import Calibration
+from exporters.precision.recipes import RECIPES
+from exporters.trace.fold import FOLDS
+
+__all__ = ["FOLDS", "Calibration", "ExportOptions", "export_checkpoint", "export_model"]
+
+Say = Callable[[str], None]
+
+
+def export_checkpoint(
+    checkpoint: Checkpoint,
+    out: Path,
+    options: ExportOptions,
+    *,
+    weights: str,
+    rope_periods: str = "bf16",
+    dataset: str | None = None,
+    head: LoadedHead | None = None,
+    say: Say = lambda _: None,
+) -> tuple[Bundle, Receipt, tuple[str, ...]]:
+    """Export a loaded checkpoint; `weights` says where it came from (file, hub, random).
+
+    Returns the bundle, its receipt, and notes on what was assumed. Input mean and std: those of `dataset`
+    where one is given, else those beside the checkpoint or of its own dataset, else ImageNet's with a note.
+    Raises MisuseError for an unknown `dataset`, and as `export_model`.
+    """
+    checkpoint, assumed = _settle_dataset(checkpoint, dataset, weights)
+    if isinstance(checkpoint.config, ConvNeXtConfig) and rope_periods != "bf16":
+        assumed = (*assumed, "a ConvNeXt has no RoPE: --rope-periods changes nothing")
+    mean, std = normalization(checkpoint)
+    config = checkpoint.config
+    preprocess = Preprocess.from_preset(options.preset, options.imgsz, mean, std, config.stride)
+    facts = ModelFacts(
+        arch=checkpoint.arch,
+        embed_dim=config.embed_dim,
+        depth=config.depth,
+        num_heads=config.num_heads,
+        patch_size=config.stride,
+        storage_tokens=config.n_storage_tokens,
+        weights=weights,  # type: ignore[arg-type]
+        source=Path(checkpoint.source).name if weights == "file" else checkpoint.source,
+        sha256=checkpoint.sha256,
+        layout=checkpoint.layout,
+        dataset=checkpoint.dataset,
+        rope_periods=None if isinstance(config, ConvNeXtConfig) else rope_periods,  # type: ignore[arg-type]
+    )
+    refuse_existing(out, options.overwrite)
+    say("building the reference model")
+    # calibrating 8 bits runs the model too often to read every block anew each time; ConvNeXts are small
+    whole = RECIPES[options.recipe].quantized or isinstance(config, ConvNeXtConfig)
+    state = None if whole else checkpoint.state
+    model = build_model(checkpoint) if state is None else hollow_model(checkpoint)
+    bundle, receipt, notes = export_model(
+        model,
+        facts,
+        preprocess,
+        out,
+        options,
+        head=head,
+        licence=_licence(checkpoint),
+        say=say,
+        state=state,
+    )
+    return bundle, receipt, (*checkpoint.notes, *assumed, *notes)
+
+
+def _licence(checkpoint: Checkpoint) -> str:
+    """What the bundle says of its weights: Meta's licence, unless a file beside them names another."""
+    if checkpoint.licence in (None, META_LICENCE):
+        return WEIGHTS_LICENCE
+    return f"The weights are under {checkpoint.licence}, as the config.json beside them says."
+
+
+def _settle_dataset(
+    checkpoint: Checkpoint, dataset: str | None, weights: str
+) -> tuple[Checkpoint, tuple[str, ...]]:
+    """The checkpoint with its training set, which decides input mean and std; a note where it is a guess."""
+    if dataset is not None and dataset not in NORMALIZATION:
+        raise MisuseError(f"--dataset {dataset!r} is unknown; known: {', '.join(NORMALIZATION)}")
+    if dataset is not None:
+        known = checkpoint.dataset
+        note = (f"input mean and std are {dataset}'s, as asked, though the weights look like {known}'s",)
+        asked = replace(checkpoint, dataset=dataset, mean=None, std=None)
+        return asked, note if known not in (None, dataset) else ()
+    if checkpoint.dataset or checkpoint.mean or weights == "random":
+        return checkpoint, ()
+    return checkpoint, (
+        "input mean and std are ImageNet's: the file does not tell; else give --dataset sat493m",
+    )
+
+
+def export_model(
+    model: Backbone,
+    facts: ModelFacts,
+    preprocess: Preprocess,
+    out: Path,
+    options: ExportOptions,
+    *,
+    head: LoadedHead | None = None,
+    licence: str = WEIGHTS_LICENCE,
+    say: Say = lambda _: None,
+    state: Mapping[str, Tensor] | None = None,
+) -> tuple[Bundle, Receipt, tuple[str, ...]]:
+    """Export a model in memory (a user's own subclass or layers included) to a judged bundle at `out`.
+
+    With `head`, the graph goes on to its outputs (`exporters.heads.in_memory` makes one of a `Head`).
+    `state` holds the weights where the model does not (`stream.py`).
+
+    Returns the bundle, its receipt, and notes on how it was made.
+    Raises MisuseError for options that fit no model, OutputExistsError when `out` is taken, ExportError or
+    LintError when no proper graph comes out, JudgementError when it is not the model. Then nothing is left.
+    """
+    for layer in options.layers:
+        if not 0 <= layer < model.n_blocks:
+            kind = "stages" if isinstance(model, ConvNeXt) else "blocks"
+            raise MisuseError(f"layer {layer} does not exist; the model has {kind} 0..{model.n_blocks - 1}")
+    if options.attention and isinstance(model, ConvNeXt):
+        raise MisuseError("--attention: a ConvNeXt has no attention; leave it out")
+    fits = check_fits(head, facts) if head is not None else ()
+    refuse_existing(out, options.overwrite)
+    staging = begin_directory(out)
+    try:
+        manifest, notes = write_bundle(
+            model, facts, preprocess, staging, _with_layers(options, head), licence, say, state
+        )
+        if head is not None:
+            say("adding the head")
+            keep = [output.name for output in manifest.outputs if _is_kept(output.name, options)]
+            manifest = attach_head(staging, manifest, head, keep)
+        receipt = judge_staged(staging, manifest, say)
+        commit_directory(staging, out)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    return open_bundle(out), receipt, (*notes, *fits)
+
+
+def _with_layers(options: ExportOptions, head: LoadedHead | None) -> ExportOptions:
+    """With the blocks that the head reads among the outputs, for the time being."""
+    more = layers_of(head.head.inputs) if head is not None else ()
+    return replace(options, layers=tuple(dict.fromkeys((*options.layers, *more))))
+
+
+def _is_kept(name: str, options: ExportOptions) -> bool:
+    """Patch maps that the head alone reads end inside the graph."""
+    return not name.startswith("layer_") or name in {f"layer_{index}" for index in options.layers}

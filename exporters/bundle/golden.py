@@ -1,0 +1,141 @@
+"""Make golden cases: run shipped photographs through the fp32 reference.
+
+`dinodeploy/parity/golden.py` reads them.
+
+Cases differ in batch and size, off-square both ways, so that a graph that is right at one size only, or
+swaps height and width, or mixes up a batch, cannot pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import resources
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from dinodeploy.images.preprocess import Preprocess
+from dinodeploy.parity.golden import GoldenCase, Trace, at_size
+from dinov3_ref.models import Backbone, ConvNeXt, DinoVisionTransformer
+from exporters.bundle.reference_pixels import reference_pixels
+from exporters.trace.trace import TokenOutputs
+
+# name, photographs, grid of patches (None: the bundle's own input size)
+CASES: tuple[tuple[str, tuple[str, ...], tuple[int, int] | None], ...] = (
+    ("own_size", ("astronaut", "chelsea"), None),
+    ("tall", ("coffee", "retina"), (16, 9)),
+    ("wide", ("rocket", "hubble_deep_field", "astronaut"), (7, 12)),
+)
+TRACED_CASE = "wide"  # the smallest
+TRACED_PATCHES = 12  # spread over the grid; with CLS and storage tokens 1.7 MB of a ViT-L's stream
+
+
+def load_photo(name: str) -> NDArray[np.uint8]:
+    """A shipped photograph, [h,w,3]; `photos/PROVENANCE.md` says where they come from."""
+    with resources.files("exporters").joinpath(f"photos/{name}.jpg").open("rb") as file:
+        return np.array(Image.open(file).convert("RGB"))
+
+
+def make_golden(module: TokenOutputs, preprocess: Preprocess) -> list[GoldenCase]:
+    """Run the reference on every case. `module` holds the model as loaded: no seams, nothing folded."""
+    cases = []
+    for name, photos, grid in CASES:
+        p = preprocess.patch_size
+        size = (preprocess.height, preprocess.width) if grid is None else (grid[0] * p, grid[1] * p)
+        made = _run_case(module, name, photos, at_size(preprocess, size))
+        if name == TRACED_CASE:
+            made[0] = replace(made[0], traces=trace_stream(module.model, made[0].pixels[:1]))
+        cases += made
+    return cases
+
+
+def trace_stream(model: Backbone, pixels: NDArray[np.float32]) -> tuple[Trace, ...]:
+    """The residual stream of one photograph [1,3,H,W]: of a ViT's blocks, or of each stage of a ConvNeXt."""
+    if isinstance(model, ConvNeXt):
+        return _trace_stages(model, pixels)
+    return (_trace_blocks(model, pixels),)
+
+
+def _trace_blocks(model: DinoVisionTransformer, pixels: NDArray[np.float32]) -> Trace:
+    """At CLS, every storage token and some patches."""
+    with torch.inference_mode():
+        embedded, (h, w) = model.prepare_tokens_with_masks(torch.from_numpy(pixels))
+        places = token_places(embedded.shape[1] - h * w, h, w)
+        blocks = [after[0][:, places] for after in model.run_blocks([embedded], [(h, w)])]
+        return _as_trace(places, embedded[:, places], blocks)
+
+
+def _trace_stages(model: ConvNeXt, pixels: NDArray[np.float32]) -> tuple[Trace, ...]:
+    """At some places of each stage's map.
+
+    Nothing where a user's own block makes a map of another size: then there is no one stream to follow.
+    """
+    stages: list[list[Tensor]] = []  # maps [1,C,h,w]: as they enter, then after each block
+
+    def enter(_: nn.Module, __: object, x_BChw: Tensor) -> None:
+        stages.append([x_BChw])
+
+    def leave(_: nn.Module, __: object, x_BChw: Tensor) -> None:
+        stages[-1].append(x_BChw)
+
+    watched = [part.register_forward_hook(enter) for part in model.downsample_layers]
+    watched += [block.register_forward_hook(leave) for stage in model.stages for block in stage.children()]
+    try:
+        with torch.inference_mode():
+            model.run_stages(torch.from_numpy(pixels))
+    finally:
+        for handle in watched:
+            handle.remove()
+    if any(len({x.shape for x in maps}) > 1 for maps in stages):
+        return ()
+    return tuple(map(_trace_stage, stages))
+
+
+def _trace_stage(maps: Sequence[Tensor]) -> Trace:
+    h, w = maps[0].shape[2:]
+    places = token_places(0, h, w)
+    entering, *blocks = (x_BChw.flatten(2)[:, :, places].transpose(1, 2) for x_BChw in maps)
+    return _as_trace(places, entering, blocks)
+
+
+def _as_trace(places: Tensor, entering: Tensor, blocks: Sequence[Tensor]) -> Trace:
+    """Places [T], the stream there before the first block [1,T,D] and after each."""
+    return Trace(
+        tokens=places.numpy().astype(np.int32),
+        embedded=entering.float().contiguous().numpy(),
+        blocks=torch.stack(list(blocks)).float().numpy(),
+    )
+
+
+def token_places(prefix: int, h: int, w: int) -> Tensor:
+    """Indices of the prefix tokens and of patches a golden-section step apart: every row and column region.
+
+    Evenly spaced ones would line up with the grid and see a few columns only.
+    """
+    count = h * w
+    step = round(count * (5**0.5 - 1) / 2)
+    while np.gcd(step, count) != 1:
+        step += 1
+    patches = sorted((index * step) % count for index in range(min(TRACED_PATCHES, count)))
+    return torch.tensor([*range(prefix), *(prefix + patch for patch in patches)])
+
+
+def _run_case(
+    module: TokenOutputs, name: str, photos: Sequence[str], preprocess: Preprocess
+) -> list[GoldenCase]:
+    """One case, or one a photograph where the preset gives each its own size."""
+    images = [load_photo(photo) for photo in photos]
+    pixels = [reference_pixels(image, preprocess) for image in images]
+    if any(array.shape != pixels[0].shape for array in pixels):
+        return [
+            case for photo in photos for case in _run_case(module, f"{name}_{photo}", [photo], preprocess)
+        ]
+    batch = np.stack(pixels)
+    with torch.inference_mode():
+        outputs = module(torch.from_numpy(batch))
+    named = {key: value.numpy() for key, value in zip(module.output_names, outputs, strict=True)}
+    return [GoldenCase(name, tuple(images), batch, named)]

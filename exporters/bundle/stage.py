@@ -1,0 +1,42 @@
+"""What every maker of bundles does at its ends: look before anything is made, judge before it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from dinodeploy.bundle import manifest as manifests
+from dinodeploy.bundle.bundle import tails
+from dinodeploy.bundle.manifest import TAILS, Manifest
+from dinodeploy.embedder import check_bundle, rejection
+from dinodeploy.errors import JudgementError, OutputExistsError
+from dinodeploy.parity.receipts import Receipt
+
+
+def refuse_existing(out: Path, overwrite: bool) -> None:
+    """Only a bundle may be replaced, and only when asked: never a user's own folder."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / manifests.FILE_NAME).is_file():
+        raise OutputExistsError(f"{out} exists and is no bundle; choose another --out")
+    if not overwrite:
+        raise OutputExistsError(f"{out} holds a bundle already; give --overwrite or another --out")
+
+
+def judge_staged(staging: Path, manifest: Manifest, say: Callable[[str], None]) -> Receipt:
+    """Write the manifest and judge what lies in `staging`; the receipt. Raises JudgementError."""
+    manifests.write_manifest(manifest, staging)
+    say("judging the bundle on this machine")
+    receipt = _judge(staging)
+    first, *others = (name for name, facts in manifest.engines.items() if facts.backend == "onnxruntime")
+    for engine in (*others, *(tail for tail in tails(manifest) if TAILS[tail] == first)):
+        _judge(staging / engine)  # what only another backend runs is judged there, on first use
+    return receipt
+
+
+def _judge(engine: Path) -> Receipt:
+    """The passing receipt of a bundle just written, or of one engine in it. Raises JudgementError."""
+    bundle, receipt, verdict = check_bundle(engine, device="onnxruntime")
+    if not verdict.passed:
+        raise JudgementError(rejection(bundle, verdict))
+    return receipt

@@ -1,0 +1,176 @@
+"""Make the files of a bundle: golden outputs, plan of precision, graph, engines, and a manifest over all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import onnx_ir as ir
+from torch import Tensor
+
+from dinodeploy import __version__
+from dinodeploy.backends import open_backend
+from dinodeploy.bundle import manifest as manifests
+from dinodeploy.bundle.bundle import GOLDEN_FILE, MODEL_FILE, file_facts
+from dinodeploy.bundle.manifest import GraphFacts, Manifest, ModelFacts, OutputFacts
+from dinodeploy.embedder import judge_golden
+from dinodeploy.errors import ExportError, JudgementError, first_line
+from dinodeploy.images.preprocess import Preprocess
+from dinodeploy.parity.golden import load_golden, save_golden
+from dinov3_ref.models import Backbone, DinoVisionTransformer
+from exporters.bundle.engines import CPU_FILE, write_engines
+from exporters.bundle.golden import make_golden
+from exporters.bundle.options import ExportOptions
+from exporters.bundle.stream import filled
+from exporters.dialects import DIALECTS
+from exporters.graph.cls_only import can_cut
+from exporters.graph.graph import to_graph
+from exporters.graph.lint import check_onnx, lint
+from exporters.precision.apply_recipe import Facts
+from exporters.precision.calibrate import watch_linears
+from exporters.precision.quantization import fold_plan
+from exporters.precision.quantization.calibrate import Calibrated, plan_8_bits
+from exporters.precision.quantization.write import OPSET
+from exporters.precision.recipes import RECIPES
+from exporters.precision.speed import compare_speed, verdict
+from exporters.trace.fold import Weights, applicable_folds, make_twin
+from exporters.trace.trace import TokenOutputs, trace
+
+Say = Callable[[str], None]
+
+
+def write_bundle(
+    model: Backbone,
+    facts: ModelFacts,
+    preprocess: Preprocess,
+    root: Path,
+    options: ExportOptions,
+    licence: str,
+    say: Say,
+    state: Mapping[str, Tensor] | None = None,
+) -> tuple[Manifest, tuple[str, ...]]:
+    """Every file of the bundle but its manifest; the manifest and notes for the user.
+
+    `state` holds the weights of a hollow model (`stream.py`).
+    """
+    recipe = RECIPES[options.recipe]
+    reference = TokenOutputs(model.eval(), options.layers, attention=options.attention)
+    say("running the reference on the golden photographs")
+    with _filled(model, state), watch_linears(model) as ranges:
+        save_golden(make_golden(reference, preprocess), root / GOLDEN_FILE)
+    options = replace(options, folds=applicable_folds(model, options.folds))
+    twin, weights = make_twin(model, options.folds, state)
+    calibrated: Calibrated | None = None
+    if recipe.quantized:
+        calibrated = plan_8_bits(
+            model, weights, preprocess, options.calibration, recipe, options.overrides, say
+        )
+        fold_plan(weights, calibrated.plan)
+    outputs = TokenOutputs(twin, options.layers, attention=options.attention)
+    graph = _make_graph(outputs, weights, options, say)
+    lint(graph)
+    check_onnx(graph)
+    manifest = _describe(graph, facts, preprocess, options, calibrated, licence)
+    graph.metadata_props[manifests.METADATA_KEY] = manifest.facts()
+    graph.metadata_props["licence"] = manifest.licence
+    say("writing the weights")
+    plan = calibrated.plan if calibrated else None
+    written = write_engines(
+        graph,
+        recipe,
+        Facts(ranges, plan, options.overrides),
+        root,
+        last=model.n_blocks - 1 if isinstance(twin, DinoVisionTransformer) and can_cut(twin) else None,
+        external_data=options.external_data,
+    )
+    notes = list(calibrated.notes if calibrated else ())
+    if written.witness is not None:
+        say("judging the 8-bit graph for GPUs")
+        _judge_witness(written.witness, root, manifest)
+    if written.yardstick is not None:
+        say("timing it beside fp32")
+        speeds = compare_speed(root / CPU_FILE, written.yardstick, (preprocess.height, preprocess.width))
+        notes.append(verdict(recipe.name, speeds))
+        written.yardstick.unlink()
+    names = dict.fromkeys(name for facts in written.engines.values() for name in facts.files)
+    files = {name: file_facts(root / name) for name in (MODEL_FILE, *names, *written.tails, GOLDEN_FILE)}
+    return replace(manifest, engines=written.engines, files=files), tuple(notes)
+
+
+def _make_graph(module: TokenOutputs, weights: Weights, options: ExportOptions, say: Say) -> ir.Model:
+    """The traced twin as an fp32 graph whose weights are still to be made."""
+    dialect = DIALECTS[options.dialect]
+    say("tracing")
+    try:
+        program = trace(module)
+        say(f"translating to ONNX, dialect {dialect.name}")
+        return to_graph(program, module, weights, dialect)
+    except Exception as error:  # torch.export and torch.onnx raise whatever went wrong inside them
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise ExportError(f"this model cannot be traced: {reason}") from error
+
+
+def _filled(model: Backbone, state: Mapping[str, Tensor] | None) -> AbstractContextManager[None]:
+    """A hollow model with its weights; one that has them, as it is."""
+    if state is None:
+        return nullcontext()
+    assert isinstance(model, DinoVisionTransformer), "others are never hollow"
+    return filled(model, state)
+
+
+def _describe(
+    graph: ir.Model,
+    facts: ModelFacts,
+    preprocess: Preprocess,
+    options: ExportOptions,
+    calibrated: Calibrated | None,
+    licence: str,
+) -> Manifest:
+    """The manifest, its engines and files still to come."""
+    dialect = DIALECTS[options.dialect]
+    made = GraphFacts(
+        options.recipe,
+        dialect.name,
+        OPSET if calibrated else dialect.opset,
+        options.folds,
+        options.layers,
+        overrides=tuple(f"{pattern}={name}" for pattern, name in options.overrides),
+        given_back=calibrated.given_back if calibrated else (),
+        calibration_pictures=calibrated.pictures if calibrated else 0,
+        attention=options.attention,
+    )
+    return Manifest(
+        format=manifests.FORMAT,
+        created_by=f"dinodeploy {__version__}",
+        model=facts,
+        preprocess=preprocess,
+        outputs=tuple(
+            OutputFacts(
+                str(value.name), tuple(d if isinstance(d, int) else str(d) for d in value.shape or ())
+            )
+            for value in graph.graph.outputs
+        ),
+        graph=made,
+        engines={},
+        files={},
+        licence=licence,
+    )
+
+
+def _judge_witness(witness: Path, root: Path, manifest: Manifest) -> None:
+    """Judge what no CPU runs for use, and forget it. Raises JudgementError."""
+    backend = open_backend("onnxruntime", witness)
+    try:
+        judged = judge_golden(load_golden(root / GOLDEN_FILE), backend.run, manifest)
+    finally:
+        backend.close()
+        witness.unlink()
+    if not judged.passed:
+        first = judged.failures[0]
+        raise JudgementError(
+            f"the {manifest.graph.recipe} graph for GPUs is not the model: {first.output} of case "
+            f"{first.case!r}: {first.sentence}; calibrate on more pictures (--calibration) or keep layers "
+            "wide (--override)"
+        )

@@ -1,0 +1,1 @@
+"""ONNX graphs: clean, edit, lint, fuse and write them."""

@@ -1,0 +1,125 @@
+"""Rules for a graph, checked before its weights are written. One literal table; a rule gives its reasons.
+
+Each rule returns a complaint, or None. Where a runtime would fail or, worse, be quietly wrong is said
+beside the rule; ONNX Runtime is more permissive than TensorRT 10.3, so its acceptance proves little.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection
+from functools import partial
+
+import onnx
+import onnx_ir as ir
+
+from dinodeploy.errors import LintError
+from exporters.graph.graph import INPUT_NAME
+from exporters.graph.write import without_weights
+
+# If/Loop: TensorRT wants equal shapes in both branches (issues 4558, 4603). Tile: how the If came about.
+# NonZero: a shape that depends on data.
+FORBIDDEN = ("If", "Loop", "Scan", "Tile", "NonZero")
+ALLOWED_TYPES = {
+    ir.DataType.FLOAT,
+    ir.DataType.FLOAT16,
+    ir.DataType.BFLOAT16,
+    ir.DataType.INT8,
+    ir.DataType.FLOAT8E4M3FN,
+    ir.DataType.INT64,
+    ir.DataType.BOOL,
+}
+# In the dialect for ONNX Runtime's CPU alone.
+CPU_OPERATORS = {
+    f"com.microsoft::{name}" for name in ("MatMulIntegerToFloat", "MultiHeadAttention", "RotaryEmbedding")
+}
+CPU_TYPES = {ir.DataType.UINT8}
+
+
+def _one_image_input(graph: ir.Graph) -> str | None:
+    """A stray mask input is what plain exports leave behind (facebookresearch/dinov3 issue 312)."""
+    names = [value.name for value in graph.inputs]
+    return None if names == [INPUT_NAME] else f"inputs are {names}; wanted {INPUT_NAME!r} alone"
+
+
+def _free_sizes(graph: ir.Graph) -> str | None:
+    """Batch, height and width must be free, or the graph is right at one size only."""
+    shape = graph.inputs[0].shape
+    fixed = [axis for axis in (0, 2, 3) if shape is None or isinstance(shape[axis], int)]
+    return f"input shape is {shape}; wanted axes 0, 2 and 3 free" if fixed else None
+
+
+def _no_forbidden_operators(graph: ir.Graph) -> str | None:
+    found = Counter(node.op_type for node in graph.all_nodes() if node.op_type in FORBIDDEN)
+    return f"operators that some runtime cannot take: {dict(found)}" if found else None
+
+
+def _standard_operators(graph: ir.Graph, allowed: Collection[str] = ()) -> str | None:
+    """A leftover custom operator means that a seam was not translated."""
+    found = {f"{node.domain}::{node.op_type}" for node in graph.all_nodes() if node.domain} - set(allowed)
+    return f"operators outside ai.onnx: {', '.join(sorted(found))}" if found else None
+
+
+def _one_rope_table(graph: ir.Graph) -> str | None:
+    """Computed once: a table in every block costs time, and is how bf16 angles creep in."""
+    found = Counter(node.op_type for node in graph.all_nodes() if node.op_type in ("Sin", "Cos"))
+    return (
+        f"RoPE tables: {dict(found)}; wanted at most one Sin and one Cos"
+        if max(found.values(), default=0) > 1
+        else None
+    )
+
+
+def _distinct_names(graph: ir.Graph) -> str | None:
+    """An output with a weight's or another value's name makes an invalid graph."""
+    values = [*graph.inputs, *graph.initializers.values()]
+    values += [output for node in graph.all_nodes() for output in node.outputs]
+    repeated = [name for name, count in Counter(value.name for value in values).items() if count > 1]
+    return f"names given twice: {', '.join(map(str, repeated[:3]))}" if repeated else None
+
+
+def _known_types(graph: ir.Graph, more: Collection[ir.DataType] = ()) -> str | None:
+    """No float64, no uint8: TensorRT has neither."""
+    values = [*graph.inputs, *graph.outputs, *graph.initializers.values()]
+    found = sorted({str(value.dtype) for value in values if value.dtype not in ALLOWED_TYPES.union(more)})
+    return f"types that some runtime cannot take: {', '.join(found)}" if found else None
+
+
+Rule = Callable[[ir.Graph], str | None]
+_EVERYWHERE: tuple[Rule, ...] = (
+    _one_image_input,
+    _free_sizes,
+    _no_forbidden_operators,
+    _one_rope_table,
+    _distinct_names,
+)
+RULES: tuple[Rule, ...] = (*_EVERYWHERE, _standard_operators, _known_types)
+CPU_RULES: tuple[Rule, ...] = (
+    *_EVERYWHERE,
+    partial(_standard_operators, allowed=CPU_OPERATORS),
+    partial(_known_types, more=CPU_TYPES),
+)
+
+
+def lint(model: ir.Model, style: str = "typed") -> None:
+    """Raises LintError with every rule that the graph breaks; `cpu` is for one runtime and may do more."""
+    rules = CPU_RULES if style == "cpu" else RULES
+    complaints = [complaint for rule in rules if (complaint := rule(model.graph))]
+    if complaints:
+        raise LintError(f"the exported graph breaks {len(complaints)} rule(s): {'; '.join(complaints)}")
+
+
+def check_onnx(model: ir.Model) -> None:
+    """The official checker with shape inference. Raises LintError.
+
+    Weights stand in as inputs of their shape and type, so none of them has to be made for it.
+    """
+    proto = without_weights(model)
+    present = {tensor.name for tensor in proto.graph.initializer}
+    for value in model.graph.initializers.values():
+        if value.name not in present:
+            proto.graph.input.append(ir.to_proto(value))
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise LintError(f"the ONNX checker rejects the graph: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,1 @@
+"""Precision recipes, and how they are written into a graph."""

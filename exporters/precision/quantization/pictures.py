@@ -1,0 +1,90 @@
+"""The pictures that an 8-bit recipe is calibrated on: a user's own, or the few that are shipped.
+
+Shapes: B pictures, H W input pixels.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dinodeploy.embedder import batches_of_one_size
+from dinodeploy.errors import MisuseError
+from dinodeploy.images.open import open_image
+from dinodeploy.images.paths import list_images
+from dinodeploy.images.preprocess import Preprocess
+from dinodeploy.pipeline import decode_ahead, default_decoders
+from exporters.bundle.golden import CASES, load_photo
+
+Pixels = NDArray[np.float32]
+BATCH_PIXELS = 8 * 256 * 256
+FEW = 32  # below it, ranges are a guess
+SHIPPED_CROPS = (
+    (0.0, 0.0, 1.0, 1.0),
+    (0.0, 0.0, 0.6, 0.7),
+    (0.35, 0.25, 1.0, 1.0),
+)  # left, top, right, bottom
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Where calibration pictures come from. Same pictures and seed: same engine, byte for byte."""
+
+    folder: Path | None = None  # None: the shipped photographs
+    limit: int = 128
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.limit <= 4096:
+            raise MisuseError(f"--calibration-images {self.limit}; wanted 1 to 4096, 32 to 512 are usual")
+
+
+def calibration_pixels(
+    calibration: Calibration, preprocess: Preprocess
+) -> tuple[list[Pixels], tuple[str, ...]]:
+    """Normalised pixels [3,H,W] a picture, and notes for the user.
+
+    A folder's pictures are drawn by the seed; what cannot be read is left out, and said. Raises MisuseError
+    when nothing is left.
+    """
+    if calibration.folder is None:
+        note = "calibrated on six shipped photographs; give --calibration DIR with pictures of your own"
+        return [preprocess(open_image(picture)) for picture in _shipped()][: calibration.limit], (note,)
+    ids = list_images([calibration.folder])
+    if len(ids) > calibration.limit:
+        ids = sorted(random.Random(calibration.seed).sample(ids, calibration.limit))
+    decoded = decode_ahead(ids, preprocess, default_decoders(), ahead=len(ids))
+    pixels = [item.pixels for item in decoded if item.pixels is not None]
+    if not pixels:
+        raise MisuseError(f"{calibration.folder}: none of {len(ids)} pictures can be read; give others")
+    return pixels, tuple(_notes(calibration.folder, len(pixels), len(ids) - len(pixels)))
+
+
+def _notes(folder: Path, count: int, broken: int) -> Iterator[str]:
+    if broken:
+        yield f"{broken} of {count + broken} pictures in {folder} cannot be read: left out of calibration"
+    if count < FEW:
+        yield f"calibrated on {count} pictures; ranges are steadier with {FEW} or more"
+
+
+def _shipped() -> Iterator[NDArray[np.uint8]]:
+    """Crops of the shipped photographs."""
+    for name in dict.fromkeys(name for _, names, _ in CASES for name in names):
+        photo = load_photo(name)
+        height, width = photo.shape[:2]
+        for left, top, right, bottom in SHIPPED_CROPS:
+            yield photo[int(top * height) : int(bottom * height), int(left * width) : int(right * width)]
+
+
+def in_batches(pixels: Sequence[Pixels]) -> Iterator[Tensor]:
+    """Consecutive pictures of one size as [B,3,H,W], as many together as memory is meant to hold."""
+    largest = max(array.shape[1] * array.shape[2] for array in pixels)
+    for batch in batches_of_one_size(pixels, max(1, BATCH_PIXELS // largest)):
+        yield torch.from_numpy(np.stack(batch))

@@ -1,0 +1,128 @@
+"""Precision recipes: which role runs in which type.
+
+TensorRT 11 has no precision flags: what the ONNX says is what runs. So a recipe is a literal table, and
+everything it does not name stays fp32: the residual stream, LayerNorm, LayerScale, biases, GELU, RoPE's
+table and its application, patch embedding or stem. A residual stream of 155,000 (ViT-L) or 87,000 (H+) is
+why.
+
+What a 16-bit product puts out must fit too: fp16 ends at 65,504. A linear layer or convolution whose input
+or output came near it on the golden photographs is scaled by powers of two, which are exact: its input by
+2^-i, its weights by 2^-w, the result, back in fp32, by 2^(i+w).
+
+`apply_recipe.py` writes a recipe into a graph.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import onnx_ir as ir
+
+from exporters.precision.calibrate import LinearRange
+
+FP32, FP16, BF16 = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16
+INT8, FP8 = ir.DataType.INT8, ir.DataType.FLOAT8E4M3FN
+
+# type -> (largest finite value, headroom: how far above what the golden photographs showed a value may go).
+# 16: golden photographs are few, and fp16 has four more bits of range than a product needs.
+LIMITS: dict[ir.DataType, tuple[float, float]] = {FP16: (65504.0, 16.0)}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Role -> type. Roles that are not named run in fp32."""
+
+    name: str
+    roles: Mapping[str, ir.DataType]
+    fallback: ir.DataType = FP32  # of a linear layer that is not worth its 8 bits
+
+    @property
+    def quantized(self) -> str | None:
+        """int8 or fp8, if that is what linear layers run in."""
+        return {INT8: "int8", FP8: "fp8"}.get(self.roles.get("qkv", FP32))
+
+
+LINEAR = ("qkv", "out", "ffn_in", "ffn_out")
+ATTENTION = ("scores", "softmax", "values")
+# Of a ConvNeXt. 16 bits in the 8-bit recipes too: a depthwise kernel sums 49 products, each channel by
+# itself, and both together are 6 % of the work. Under bf16 they stay fp32: before opset 22, which TensorRT
+# 10.3 cannot parse, ONNX has no Conv of that type.
+CONVOLUTION = ("depthwise", "downsample")
+SIXTEEN = ATTENTION + CONVOLUTION
+
+RECIPES: dict[str, Recipe] = {
+    "fp32": Recipe("fp32", {}),
+    "fp16": Recipe("fp16", dict.fromkeys(LINEAR + SIXTEEN, FP16)),
+    "bf16": Recipe("bf16", dict.fromkeys(LINEAR + ATTENTION, BF16)),
+    "int8": Recipe("int8", dict.fromkeys(LINEAR, INT8) | dict.fromkeys(SIXTEEN, FP16), fallback=FP16),
+    "fp8": Recipe("fp8", dict.fromkeys(LINEAR, FP8) | dict.fromkeys(SIXTEEN, FP16), fallback=FP16),
+}
+Override = tuple[str, str]  # (pattern of a layer's path, type): ("blocks.0.*", "fp32")
+TYPES: dict[str, ir.DataType] = {"fp32": FP32, "fp16": FP16, "bf16": BF16}  # what an override may name
+
+# (operator, module path) -> role. The path is what graph.py puts before the operator in a node's name.
+_ROLES: tuple[tuple[str, str, str], ...] = (
+    ("MatMul", r"blocks\.\d+\.attn\.[qkv]", "qkv"),
+    ("MatMul", r"blocks\.\d+\.attn\.proj", "out"),
+    ("MatMul", r"blocks\.\d+\.mlp\.(fc1|w1|w2)", "ffn_in"),
+    ("MatMul", r"blocks\.\d+\.mlp\.(fc2|w3)", "ffn_out"),
+    ("MatMul", r"blocks\.\d+\.attn", "scores or values"),
+    ("Softmax", r"blocks\.\d+\.attn", "softmax"),
+    ("MatMul", r"stages\.\d+\.\d+\.pwconv1", "ffn_in"),
+    ("MatMul", r"stages\.\d+\.\d+\.pwconv2", "ffn_out"),
+    ("Conv", r"stages\.\d+\.\d+\.dwconv", "depthwise"),
+    ("Conv", r"downsample_layers\.[1-3]\.1", "downsample"),
+)
+
+
+def path_of(node: ir.Node) -> str:
+    """The module that a node came from: `blocks.3.attn.q`."""
+    return str(node.name).partition("/")[0]
+
+
+def role_of(node: ir.Node) -> str | None:
+    """The role of a node, or None for what no recipe touches."""
+    for operator, pattern, role in _ROLES:
+        if _operator(node) == operator and re.fullmatch(pattern, path_of(node)):
+            return role if role != "scores or values" else _half_of_attention(node)
+    return None
+
+
+def _operator(node: ir.Node) -> str:
+    return "MatMul" if node.op_type == "MatMulIntegerToFloat" else node.op_type
+
+
+def _half_of_attention(product: ir.Node) -> str:
+    """The second product of attention takes what softmax gives, through a rounding or not."""
+    producer = product.inputs[0].producer() if product.inputs[0] is not None else None
+    while producer is not None and producer.op_type == "Cast" and producer.inputs[0] is not None:
+        producer = producer.inputs[0].producer()
+    return "values" if producer is not None and producer.op_type == "Softmax" else "scores"
+
+
+def type_of(path: str, role: str, recipe: Recipe, overrides: Sequence[Override]) -> ir.DataType:
+    """The wide type of a layer: the last override that names it, its role's, or the fallback from 8 bits."""
+    for pattern, name in reversed(overrides):
+        if fnmatchcase(path, pattern):
+            return TYPES[name]
+    dtype = recipe.roles[role]
+    return recipe.fallback if recipe.quantized and role in LINEAR else dtype
+
+
+def overridden(linears: Sequence[str], overrides: Sequence[Override]) -> bool:
+    """Whether an override takes any of a group's layers out of 8 bits."""
+    return any(fnmatchcase(path, pattern) for path in linears for pattern, _ in overrides)
+
+
+def shifts(seen: LinearRange, dtype: ir.DataType) -> tuple[int, int]:
+    """(i, w): powers of two to take off a layer's input and weights so that both ends fit `dtype`."""
+    largest, headroom = LIMITS.get(dtype, (math.inf, 1.0))
+    limit = largest / headroom
+    i = max(0, math.ceil(math.log2(seen.largest_input / limit))) if seen.largest_input > limit else 0
+    left = seen.largest_output / 2**i
+    w = max(0, math.ceil(math.log2(left / limit))) if left > limit else 0
+    return i, w

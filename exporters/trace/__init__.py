@@ -1,0 +1,1 @@
+"""Trace the model with custom ops for RoPE and attention."""

@@ -1,0 +1,135 @@
+"""Trace a twin into an exported program with free batch, height and width.
+
+Shapes: B batch, H W pixels (multiples of the patch size or the stride), h w patch grid, R storage tokens,
+E tokens of a user's own (SEED S40), n heads, D embed_dim, C channels of a ConvNeXt's stage.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from dinodeploy.errors import ExportError, first_line
+from dinov3_ref.models import (
+    Backbone,
+    ConvNeXt,
+    DinoVisionTransformer,
+    input_channels,
+    record_attention,
+    stride_of,
+)
+from exporters.trace.channels_last import ChannelsLastConvNeXt
+from exporters.trace.repeat import each_kind_once
+
+# Any traced size will do: nothing of it stays in the graph. Off-square and with a batch of two, so that
+# a dimension that did get baked in would show.
+TRACED_BATCH, TRACED_GRID = 2, (4, 6)
+
+
+class TokenOutputs(nn.Module):
+    """One image batch in, named outputs out: `cls`, `storage`, `extra`, `patch`, `layer_<i>`, `attention`.
+
+    pixels [B,3,H,W] -> cls [B,D], storage [B,R,D] and extra [B,E,D] (only where the model has such tokens),
+    patch [B,h,w,D], for each chosen block the normed patch map [B,h,w,D], and with `attention` what CLS
+    gives each patch in the last block, head by head, [B,n,h,w]. Of a ConvNeXt, layers are stages: [B,h,w,C],
+    each in its own size, and the last one alone is normed.
+    """
+
+    def __init__(self, model: Backbone, layers: Sequence[int] = (), *, attention: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        self.layers = tuple(layers)
+        self.attention = attention
+        self.prefix = 1 if isinstance(model, ConvNeXt) else count_prefix(model)
+        self.own_tokens = self.prefix - 1 - model.n_storage_tokens
+        names = {"cls": 1, "storage": model.n_storage_tokens, "extra": self.own_tokens, "patch": 1}
+        self.output_names = (
+            *(name for name, count in names.items() if count),
+            *(f"layer_{index}" for index in self.layers),
+            *(["attention"] if attention else []),
+        )
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        if isinstance(self.model, ConvNeXt):
+            return self._of_stages(self.model, pixels)
+        return self._of_blocks(self.model, pixels)
+
+    def _of_blocks(self, model: DinoVisionTransformer, pixels: Tensor) -> tuple[Tensor, ...]:
+        tokens, (h, w) = model.prepare_tokens_with_masks(pixels)
+        maps = []
+        with self._watched(model) as weights:
+            for index, after_block in enumerate(model.run_blocks([tokens], [(h, w)])):
+                tokens = after_block[0]
+                if index in self.layers:
+                    maps.append(model.norm_tokens(tokens, h * w)[1].unflatten(1, (h, w)))
+        for row_BnL in weights.values():
+            maps.append(row_BnL[:, :, 0, self.prefix :].unflatten(-1, (h, w)))
+        prefix, patches = model.norm_tokens(tokens, h * w)
+        own = 1 + model.n_storage_tokens
+        storage = (prefix[:, 1:own],) if model.n_storage_tokens else ()
+        extra = (prefix[:, own:],) if self.own_tokens else ()
+        return (prefix[:, 0], *storage, *extra, patches.unflatten(1, (h, w)), *maps)
+
+    def _watched(self, model: DinoVisionTransformer) -> AbstractContextManager[dict[int, Tensor]]:
+        return record_attention(model, queries=1) if self.attention else nullcontext({})
+
+    def _of_stages(self, model: ConvNeXt, pixels: Tensor) -> tuple[Tensor, ...]:
+        maps = model.channels_last_maps(pixels)
+        last = maps[-1]
+        # a chosen last stage is normed once more: two outputs may not be one tensor
+        chosen = [model.norm(last) if maps[index] is last else maps[index] for index in self.layers]
+        return (model.norm(last.mean((1, 2))), model.norm(last), *chosen)
+
+
+def count_prefix(model: DinoVisionTransformer) -> int:
+    """How many tokens come before the patches, a user's own included. Raises ExportError.
+
+    Asked at two sizes: what takes only one cannot be exported, since batch, height and width are free.
+    """
+    found = set()
+    for h, w in (TRACED_GRID, (3, 5)):
+        weight = model.patch_embed.proj.weight
+        p = model.patch_size
+        pixels = torch.empty(
+            1, model.patch_embed.in_chans, h * p, w * p, device=weight.device, dtype=weight.dtype
+        )
+        try:
+            with torch.no_grad():
+                tokens, grid = model.prepare_tokens_with_masks(pixels)
+        except Exception as error:  # a user's own layers raise what they like
+            raise ExportError(
+                f"this model cannot be exported: it does not take images of any size, {first_line(error)}"
+            ) from error
+        found.add(tokens.shape[1] - grid[0] * grid[1])
+    if len(found) != 1 or min(found) < 1 + model.n_storage_tokens:
+        raise ExportError(
+            f"this model cannot be exported: {sorted(found)} tokens come before the patches at two sizes; "
+            f"wanted the same number at all, at least CLS and {model.n_storage_tokens} storage tokens"
+        )
+    return found.pop()
+
+
+def trace(module: TokenOutputs, *, every_block: bool = False) -> ExportedProgram:
+    """Exported program of a meta-device module; batch and patch grid stay symbolic.
+
+    Of blocks that are alike it holds one, and `to_graph` writes the others out (`repeat.py`), unless
+    `every_block` asks for all of them.
+    """
+    model = module.model
+    seen = [*module.layers, *([model.n_blocks - 2] if module.attention else [])]  # the last one is watched
+    p, (h, w) = stride_of(model), TRACED_GRID
+    pixels = torch.empty(TRACED_BATCH, input_channels(model), h * p, w * p, device="meta")
+    sizes = {0: Dim("batch"), 2: p * Dim("rows"), 3: p * Dim("columns")}
+    if isinstance(model, ChannelsLastConvNeXt) and model.any_size:
+        sizes = {}  # the same graph (a test compares them), without minutes of arithmetic with symbols
+    once = nullcontext() if every_block else each_kind_once(model, seen)
+    with torch.no_grad(), warnings.catch_warnings(), once:
+        warnings.simplefilter("ignore")  # torch's own deprecations, none of them about the model
+        return torch.export.export(
+            module, (pixels,), dynamic_shapes=(sizes,) if sizes else None, strict=False
+        )

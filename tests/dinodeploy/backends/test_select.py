@@ -1,0 +1,214 @@
+"""`--device`: which engine of a bundle runs, and that nothing better is passed over in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dinodeploy import Embedder, MisuseError, OutsideProfileError, TamperedError, UnavailableError
+from dinodeploy.backends.select import DEVICES, candidates
+from dinodeploy.bundle.bundle import open_bundle
+from dinodeploy.bundle.manifest import ProfileFacts
+from dinodeploy.embedder import check_bundle
+from dinodeploy.parity.receipts import read_receipts
+from tests.dinodeploy.backends.fake_tensorrt import FakeTensorRT
+from tests.dinodeploy.backends.gpu_machine import DEVICE, add_plan, no_gpu, pretend_gpu, pretend_tensorrt
+from tests.support.tiny_models import export_tiny
+
+
+@pytest.fixture(autouse=True)
+def forget(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No GPU, wherever these tests run, unless one asks for it; and no receipts of other tests."""
+    with no_gpu(monkeypatch, tmp_path):
+        yield
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTensorRT:
+    pretend_gpu(monkeypatch, tmp_path)
+    return pretend_tensorrt(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def fp16_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_tiny(tmp_path_factory.mktemp("fp16") / "b", recipe="fp16").root
+
+
+def order(bundle: Path, device: str) -> list[tuple[str, str]]:
+    return [(c.engine_facts.backend, c.engine) for c in candidates(open_bundle(bundle), device)]
+
+
+def test_the_order_of_preference(own_bundle: Path, module: FakeTensorRT) -> None:
+    add_plan(own_bundle, module)
+    assert order(own_bundle, "auto") == [
+        ("tensorrt", "model.plan"),
+        ("onnxruntime_cuda", "model.onnx"),
+        ("onnxruntime", "model.cpu.onnx"),
+        ("onnxruntime", "model.onnx"),
+    ]
+    assert order(own_bundle, "cpu") == [("onnxruntime", "model.cpu.onnx"), ("onnxruntime", "model.onnx")]
+    assert order(own_bundle / "model.onnx", "cpu") == [("onnxruntime", "model.onnx")]
+    assert order(own_bundle, "cuda") == [("onnxruntime_cuda", "model.onnx")]
+    assert order(own_bundle, "tensorrt") == [
+        ("tensorrt", "model.plan"),
+        ("onnxruntime_tensorrt", "model.onnx"),
+    ]
+
+
+def test_a_gpu_runs_the_typed_graph_and_a_cpu_its_twin(fp16_bundle: Path) -> None:
+    assert order(fp16_bundle, "auto") == [
+        ("onnxruntime_cuda", "model.onnx"),
+        ("onnxruntime", "model.cpu.onnx"),
+    ]
+    (cuda,) = candidates(open_bundle(fp16_bundle), "cuda")
+    assert set(cuda.needed_files) == {"model.onnx", "model.onnx.data", "golden.safetensors"}
+    with pytest.raises(MisuseError, match=r"model\.cpu\.onnx is for onnxruntime, --device cuda is not"):
+        candidates(open_bundle(fp16_bundle / "model.cpu.onnx"), "cuda")
+    with pytest.raises(MisuseError, match=r"model\.onnx is for onnxruntime_cuda, --device cpu is not"):
+        candidates(open_bundle(fp16_bundle / "model.onnx"), "cpu")
+
+
+def test_a_named_engine_wins(own_bundle: Path, module: FakeTensorRT) -> None:
+    plan = add_plan(own_bundle, module)
+    assert order(plan.path, "auto") == [("tensorrt", "model.plan")]
+    assert order(own_bundle / "model.onnx", "tensorrt") == [("onnxruntime_tensorrt", "model.onnx")]
+    with pytest.raises(
+        MisuseError, match=r"model\.plan is for tensorrt, --device cpu is not; leave --device out"
+    ):
+        candidates(open_bundle(plan.path), "cpu")
+
+
+def test_an_unknown_device_names_the_known_ones(tiny_bundle: Path) -> None:
+    with pytest.raises(MisuseError, match=f"'gpu' is unknown; wanted one of {', '.join(DEVICES)}"):
+        Embedder.open(tiny_bundle, device="gpu")
+
+
+def test_auto_on_a_cpu_says_what_runs(tiny_bundle: Path) -> None:
+    with Embedder.open(tiny_bundle) as embedder:
+        assert embedder.choice.startswith("model.cpu.onnx on cpu: ")
+        assert "passed over" not in embedder.choice, "without a GPU there is nothing to regret"
+
+
+def test_auto_passes_over_aloud(own_bundle: Path, module: FakeTensorRT) -> None:
+    """A plan for another GPU, and an ONNX Runtime without CUDA: the CPU runs, with both reasons."""
+    add_plan(own_bundle, module, compute_capabilities=("9.0",))
+    with Embedder.open(own_bundle) as embedder:
+        assert embedder.bundle.engine == "model.cpu.onnx"
+        assert embedder.backend.device.startswith("cpu: ")
+        assert "; passed over: model.plan was built for compute capability 9.0" in embedder.choice
+        assert "has no CUDAExecutionProvider" in embedder.choice
+        assert "\n" not in embedder.choice
+
+
+def test_any_other_device_is_never_the_cpu(own_bundle: Path, module: FakeTensorRT) -> None:
+    add_plan(own_bundle, module, compute_capabilities=("9.0",))
+    with pytest.raises(
+        UnavailableError, match=r"compute capability 9\.0, NVIDIA L4 has 8\.9.*TensorrtExecutionProvider"
+    ):
+        Embedder.open(own_bundle, device="tensorrt")
+    with pytest.raises(UnavailableError, match="has no CUDAExecutionProvider"):
+        Embedder.open(own_bundle, device="cuda")
+
+
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_without_a_gpu_one_line(device: str, tiny_bundle: Path) -> None:
+    with pytest.raises(UnavailableError, match="no NVIDIA driver here") as caught:
+        Embedder.open(tiny_bundle, device=device)
+    assert caught.value.exit_code == 4
+
+
+# ---- a plan, judged and used -----------------------------------------------------------------------
+
+
+def test_the_plan_is_judged_on_first_use(own_bundle: Path, module: FakeTensorRT) -> None:
+    add_plan(own_bundle, module)
+    with Embedder.open(own_bundle) as embedder:
+        assert embedder.choice == f"model.plan on {DEVICE}, tensorrt 10.3.0"
+        assert embedder.receipt is not None
+        assert embedder.receipt.holds()
+        plan = embedder.run(np.zeros((1, 3, 48, 80), np.float32))
+    assert module.cuda.leaked == {}
+    receipt = next(r for r in read_receipts(open_bundle(own_bundle)) if r.engine == "model.plan")
+    assert (receipt.runtime, receipt.device) == ("tensorrt 10.3.0", DEVICE)
+    with Embedder.open(own_bundle, device="cpu") as embedder:
+        right = embedder.run(np.zeros((1, 3, 48, 80), np.float32))
+    np.testing.assert_allclose(plan["patch"], right["patch"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_wrong_plan_is_rejected_and_lets_go(own_bundle: Path, module: FakeTensorRT, tmp_path: Path) -> None:
+    """A plan of other weights, with facts and hash that fit: only the judge can tell."""
+    from tests.dinodeploy.backends import fake_tensorrt
+
+    other = export_tiny(tmp_path / "other", seed=1, layers=(1,)).root
+    plan = add_plan(own_bundle, module)
+    profiles = [[list(p.min), list(p.opt), list(p.max)] for p in plan.facts.profiles]
+    fake_tensorrt.write_plan(plan.path, other / "model.onnx", *profiles)
+    reseal(own_bundle, "model.plan")
+    from dinodeploy import JudgementError
+
+    with pytest.raises(JudgementError, match=r"model\.plan is not the model here"):
+        Embedder.open(own_bundle)
+    assert module.cuda.leaked == {}
+
+
+def reseal(root: Path, name: str) -> None:
+    from dataclasses import replace
+
+    from dinodeploy.bundle.bundle import file_facts
+    from dinodeploy.bundle.manifest import read_manifest, write_manifest
+
+    manifest = read_manifest(root)
+    write_manifest(replace(manifest, files={**manifest.files, name: file_facts(root / name)}), root)
+
+
+def test_a_changed_plan_is_not_loaded(own_bundle: Path, module: FakeTensorRT) -> None:
+    plan = add_plan(own_bundle, module)
+    plan.path.write_bytes(plan.path.read_bytes().replace(b"model", b"moded"))
+    module.calls.clear()
+    with pytest.raises(TamperedError, match=r"model\.plan is not the file that was exported"):
+        Embedder.open(own_bundle)
+    assert module.calls == [], "nothing is deserialised before its hash has matched"
+
+
+def test_the_weights_of_a_stripped_plan_are_hashed(own_bundle: Path, module: FakeTensorRT) -> None:
+    add_plan(own_bundle, module, stripped=True)
+    graph = own_bundle / "model.onnx"
+    content = graph.read_bytes()
+    graph.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(TamperedError, match=r"model\.onnx is not the file"):
+        Embedder.open(own_bundle / "model.plan")
+
+
+def test_a_plan_of_another_graph(own_bundle: Path, module: FakeTensorRT) -> None:
+    add_plan(own_bundle, module, source_sha256="0" * 64)
+    with pytest.raises(TamperedError, match=r"was built from another model\.onnx than this bundle's"):
+        Embedder.open(own_bundle)
+    assert module.cuda.leaked == {}
+
+
+def test_judged_at_the_sizes_it_takes(own_bundle: Path, module: FakeTensorRT) -> None:
+    """Golden cases have 256x256, 256x144 and 112x192 px; this engine takes one picture of the first."""
+    only = ProfileFacts((1, 256, 256), (1, 256, 256), (1, 256, 256))
+    add_plan(own_bundle, module, profiles=(only,))
+    said: list[str] = []
+    _, receipt, verdict = check_bundle(own_bundle, say=said.append)
+    assert verdict.passed
+    assert {m.case for m in receipt.measurements} == {"own_size", "all"}
+    assert said == [
+        f"model.plan on {DEVICE}, tensorrt 10.3.0; not judged at 256x144, 112x192, which it was not built for"
+    ]
+
+
+def test_nothing_to_judge_at(own_bundle: Path, module: FakeTensorRT) -> None:
+    tall = ProfileFacts((1, 512, 256), (1, 512, 256), (1, 512, 256))
+    add_plan(own_bundle, module, profiles=(tall,))
+    with pytest.raises(
+        OutsideProfileError, match=r"none of the sizes it could be judged at, 256x256, 256x144, 112x192"
+    ):
+        Embedder.open(own_bundle)
+    assert module.cuda.leaked == {}
+    with Embedder.open(own_bundle, allow_unverified=True) as embedder:
+        assert embedder.run(np.zeros((1, 3, 512, 256), np.float32))["patch"].shape == (1, 32, 16, 128)

@@ -1,0 +1,187 @@
+"""Bundles on disk: found, held against their manifest, refused when anything is not as exported."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dinodeploy import Embedder
+from dinodeploy.bundle import manifest as manifests
+from dinodeploy.bundle.bundle import open_bundle
+from dinodeploy.bundle.manifest import FILE_NAME, Manifest, read_manifest, write_manifest
+from dinodeploy.embedder import check_bundle
+from dinodeploy.errors import BundleError, DinodeployError, MisuseError, TamperedError, UnavailableError
+from dinodeploy.files import schema
+
+
+def edit_manifest(bundle: Path, change: Callable[[dict], None], *, reseal: bool = False) -> None:
+    path = bundle / FILE_NAME
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+    if reseal:
+        write_manifest(schema.read(Manifest, path), bundle)
+
+
+def flip_byte(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_bundle_is_found_by_directory_and_by_engine(tiny_bundle: Path) -> None:
+    assert open_bundle(tiny_bundle).engine == "model.cpu.onnx"
+    assert open_bundle(tiny_bundle / "model.onnx").root == tiny_bundle
+    open_bundle(str(tiny_bundle)).verify()
+
+
+def test_the_manifest_says_what_a_runtime_needs(tiny_bundle: Path) -> None:
+    manifest = read_manifest(tiny_bundle)
+    assert manifest.model.weights == "random"
+    assert manifest.preprocess.preset == "official"
+    assert [output.name for output in manifest.outputs] == ["cls", "storage", "patch", "layer_1"]
+    assert manifest.outputs[0].shape == ("batch", 128)
+    graphs = {"model.onnx", "model.cls.onnx", "model.cpu.onnx", "model.cpu.cls.onnx"}
+    assert set(manifest.files) == {*graphs, "golden.safetensors"}
+    assert list(manifest.engines) == ["model.cpu.onnx", "model.onnx"], "the one for CPUs is preferred there"
+    assert "DINOv3 License" in manifest.licence
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "golden.safetensors"])
+@pytest.mark.parametrize("where", [0, -1, 5000])
+def test_one_flipped_bit_is_enough(own_bundle: Path, name: str, where: int) -> None:
+    flip_byte(own_bundle / name, where)
+    with pytest.raises(TamperedError, match="is not the file that was exported"):
+        Embedder.open(own_bundle)
+    with pytest.raises(TamperedError):
+        Embedder.open(own_bundle, allow_unverified=True)
+    with pytest.raises(TamperedError):
+        check_bundle(own_bundle)
+
+
+def test_a_truncated_file_is_refused_by_its_size(own_bundle: Path) -> None:
+    model = own_bundle / "model.onnx"
+    model.write_bytes(model.read_bytes()[:-10])
+    with pytest.raises(TamperedError, match=r"has [\d,]+ bytes, the manifest says"):
+        Embedder.open(own_bundle)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "golden.safetensors"])
+def test_a_missing_file_is_refused(own_bundle: Path, name: str) -> None:
+    (own_bundle / name).unlink()
+    with pytest.raises(BundleError, match=f"{name} is missing"):
+        Embedder.open(own_bundle)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data["preprocess"].update(mean=[0.5, 0.5, 0.5]),
+        lambda data: data["preprocess"].update(preset="hf"),
+        lambda data: data["model"].update(weights="file"),
+        lambda data: data["graph"].update(recipe="fp16"),
+        lambda data: data.update(licence="none"),
+        lambda data: data.update(digest="0" * 64),
+    ],
+)
+def test_an_edited_manifest_is_refused(own_bundle: Path, change: Callable[[dict], None]) -> None:
+    edit_manifest(own_bundle, change)
+    with pytest.raises(TamperedError, match="changed after export"):
+        Embedder.open(own_bundle, allow_unverified=True)
+
+
+def test_a_manifest_edited_and_sealed_again_contradicts_the_graph(own_bundle: Path) -> None:
+    """Whoever recomputes the digest still has the facts inside the hashed ONNX file against him."""
+    edit_manifest(own_bundle, lambda data: data["preprocess"].update(mean=[0.5, 0.5, 0.5]), reseal=True)
+    with pytest.raises(TamperedError, match="other facts than"):
+        Embedder.open(own_bundle, allow_unverified=True)
+
+
+@pytest.mark.parametrize("name", ["../evil.onnx", "/etc/passwd", "a/b", "..", "", ".hidden"])
+def test_no_file_outside_the_bundle_can_be_named(own_bundle: Path, name: str) -> None:
+    edit_manifest(own_bundle, lambda data: data["files"].update({name: {"sha256": "0", "bytes": 1}}))
+    with pytest.raises(BundleError, match="plain file name"):
+        read_manifest(own_bundle)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "not valid JSON"),
+        ("[]", "wanted"),
+        ("{}", "missing"),
+        ('{"format": 1, "format": 2}', "given twice"),
+        ("\x00\xff", "not valid JSON"),
+    ],
+)
+def test_a_malformed_manifest_is_one_line(own_bundle: Path, content: str, message: str) -> None:
+    (own_bundle / FILE_NAME).write_text(content, encoding="latin-1")
+    with pytest.raises(BundleError, match=message) as caught:
+        open_bundle(own_bundle)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_format_of_the_future_is_refused(own_bundle: Path) -> None:
+    edit_manifest(own_bundle, lambda data: data.update(format=2))
+    with pytest.raises(BundleError, match="of format 2; this version reads format 1"):
+        open_bundle(own_bundle)
+
+
+def test_an_engine_must_list_its_files(own_bundle: Path) -> None:
+    edit_manifest(
+        own_bundle, lambda data: data["engines"]["model.onnx"].update(files=["model.onnx", "x.data"])
+    )
+    with pytest.raises(BundleError, match=r"needs 'x\.data'"):
+        open_bundle(own_bundle)
+
+
+def test_a_backend_of_another_version_is_named(own_bundle: Path) -> None:
+    def edit(data: dict[str, Any]) -> None:
+        for facts in data["engines"].values():
+            facts.update(backend="abacus")
+
+    edit_manifest(own_bundle, edit, reseal=True)
+    with pytest.raises(UnavailableError, match="needs the backend 'abacus'"):
+        Embedder.open(own_bundle)
+
+
+def test_what_is_no_bundle(tmp_path: Path, own_bundle: Path) -> None:
+    with pytest.raises(MisuseError, match="no such bundle"):
+        open_bundle(tmp_path / "nothing")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(BundleError, match="is in no bundle"):
+        open_bundle(tmp_path / "folder")
+    shutil.copy(own_bundle / "model.onnx", own_bundle / "other.onnx")
+    with pytest.raises(
+        BundleError, match=r"no engine 'other\.onnx'; its engines: model\.cpu\.onnx, model\.onnx"
+    ):
+        open_bundle(own_bundle / "other.onnx")
+
+
+def test_a_foreign_graph_under_a_matching_hash_is_refused(own_bundle: Path) -> None:
+    """Garbage whose hash someone put into a resealed manifest: a clean error from the runtime."""
+    (own_bundle / "model.onnx").write_bytes(b"not a graph at all")
+    from dinodeploy.bundle.bundle import file_facts
+
+    facts = schema.dump(file_facts(own_bundle / "model.onnx"))
+    edit_manifest(own_bundle, lambda data: data["files"].update({"model.onnx": facts}), reseal=True)
+    with pytest.raises(BundleError, match="cannot load it"):
+        Embedder.open(own_bundle)
+
+
+def test_sealing_is_reproducible(tiny_bundle: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(tiny_bundle)
+    assert manifest.sealed() == manifest
+    write_manifest(manifest, tmp_path)
+    assert (tmp_path / FILE_NAME).read_bytes() == (tiny_bundle / FILE_NAME).read_bytes()
+    assert manifests.canonical({"b": 1, "a": [1.5, None]}) == '{"a":[1.5,null],"b":1}'
+
+
+def test_all_of_these_errors_end_in_2() -> None:
+    assert {error.exit_code for error in (BundleError, TamperedError, MisuseError)} == {2}
+    assert issubclass(TamperedError, DinodeployError)

@@ -1,0 +1,55 @@
+"""Arrays of other libraries reach the engine as they lie in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dinodeploy import MisuseError
+from dinodeploy.images.arrays import as_pixels
+
+
+class Speaks:
+    """An array of a library that knows DLPack and nothing of numpy."""
+
+    def __init__(self, array: np.ndarray[Any, Any], device: int = 1) -> None:
+        self.array = array
+        self.device = device
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.device, 0
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.array.__dlpack__()
+
+
+def test_nothing_is_copied() -> None:
+    pixels = np.zeros((1, 3, 16, 32), np.float32)
+    tensor = torch.zeros(1, 3, 16, 32)
+    assert as_pixels(pixels, 16) is pixels
+    assert np.shares_memory(as_pixels(Speaks(pixels), 16), pixels)
+    assert as_pixels(tensor, 16).ctypes.data == tensor.data_ptr()
+
+
+def test_what_is_not_contiguous_is_made_so() -> None:
+    taken = as_pixels(torch.zeros(1, 16, 32, 3).permute(0, 3, 1, 2), 16)
+    assert taken.flags.c_contiguous
+    assert taken.shape == (1, 3, 16, 32)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (Speaks(np.zeros((1, 3, 16, 16), np.float32), device=2), "pixels lie on device 0 of DLPack's type 2"),
+        (torch.zeros(1, 3, 16, 16, requires_grad=True), "pixels cannot be shared by DLPack"),
+        (torch.zeros(1, 3, 16, 16, dtype=torch.float64), "pixels are float64; wanted float32"),
+        (torch.zeros(3, 16, 16), r"pixels have shape \[3, 16, 16\]; wanted \[B,3,H,W\]"),
+        (torch.zeros(1, 3, 16, 17), "pixels are 16x17; wanted multiples of the patch size 16"),
+    ],
+)
+def test_what_cannot_be_taken(pixels: Any, message: str) -> None:
+    with pytest.raises(MisuseError, match=message):
+        as_pixels(pixels, 16)

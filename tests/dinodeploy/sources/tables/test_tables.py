@@ -1,0 +1,265 @@
+"""Pictures in Parquet, Arrow and saved datasets: every row its own, whoever asks in whatever order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dinodeploy.errors import MisuseError, UnavailableError
+from dinodeploy.images.open import open_image
+from dinodeploy.sources import SourceOptions, open_source, origins_of
+from dinodeploy.sources.tables import parquet
+from tests.dinodeploy.sources.seen import Pixels, assert_same, look, look_by_threads
+from tests.support.image_files import NAMES, encoded
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+feather = pytest.importorskip("pyarrow.feather")
+
+ROWS = 90
+PICTURES = [encoded(NAMES[row % 6], (60 + row, 45)) for row in range(ROWS)]  # each of another size
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def table(kind: str = "struct") -> Any:
+    if kind == "struct":
+        cells = [{"path": f"{row}.jpg", "bytes": data} for row, data in enumerate(PICTURES)]
+        images = pa.array(cells, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    else:
+        images = pa.array(PICTURES, getattr(pa, kind)())
+    return pa.table({"image": images, "key": [f"k{row}" for row in range(ROWS)], "label": range(ROWS)})
+
+
+@pytest.fixture(scope="module")
+def wanted() -> list[Pixels]:
+    return [np.asarray(open_image(data)) for data in PICTURES]
+
+
+def write_stream(path: str, rows: Any) -> None:
+    with pa.OSFile(path, "wb") as file, pa.ipc.new_stream(file, rows.schema) as writer:
+        for batch in rows.to_batches(20):
+            writer.write_batch(batch)
+
+
+def write(name: str, kind: str) -> None:
+    if name.endswith(".parquet"):
+        pq.write_table(table(kind), name, row_group_size=37)
+    elif name.endswith(".feather"):
+        feather.write_feather(table(kind), name)
+    else:
+        write_stream(name, table(kind))
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.feather", "a.arrow"])
+@pytest.mark.parametrize("kind", ["struct", "binary", "large_binary"])
+def test_every_row_from_any_thread(name: str, kind: str, wanted: list[Pixels]) -> None:
+    write(name, kind)
+    source = open_source([name])
+    assert list(source.ids) == [f"{name}#{row}" for row in range(ROWS)]
+    assert source.ids[-1] == f"{name}#{ROWS - 1}"
+    assert_same(look_by_threads(source), wanted)
+    assert_same(list(look(name).values()), wanted)
+    source.close()
+
+
+@pytest.mark.parametrize("groups", [1, 7, ROWS])
+def test_stretches_of_any_size_give_the_same(
+    groups: int, wanted: list[Pixels], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "_STRETCH", 20_000)  # a few pictures, and fewer kept than there are
+    monkeypatch.setattr(parquet, "_KEPT", 2)
+    pq.write_table(table(), "a.parquet", row_group_size=-(-ROWS // groups))
+    source = open_source(["a.parquet"])
+    assert_same(look_by_threads(source), wanted)
+    source.close()
+
+
+def test_large_row_group_is_read_once_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "_STRETCH", 20_000)
+    monkeypatch.setattr(parquet, "_KEPT", 3)
+    pq.write_table(table(), "a.parquet")
+    part: Any = open_source(["a.parquet"])
+    started = []
+    original = pq.ParquetFile.iter_batches
+    monkeypatch.setattr(
+        pq.ParquetFile, "iter_batches", lambda self, *a, **k: started.append(1) or original(self, *a, **k)
+    )
+    for row in range(ROWS):
+        part.picture(row)
+    assert (len(started), len(part._kept)) == (1, 3)
+
+
+def test_large_row_group_stays_on_disk() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (6000, 20_000), np.uint8)
+    pq.write_table(pa.table({"image": [row.tobytes() for row in noise]}), "a.parquet", row_group_size=6000)
+    source = open_source(["a.parquet"])
+    before, most = pa.total_allocated_bytes(), 0
+    for row in (0, 1, 400, 39, 5999, 3):
+        assert source.picture(row) == noise[row].tobytes()
+        most = max(most, pa.total_allocated_bytes() - before)
+    source.close()
+    assert most < 80_000_000  # of 120 million; 58 measured, of 240 too
+
+
+def test_many_tables_do_not_stay_open(wanted: list[Pixels]) -> None:
+    for number in range(9):
+        pq.write_table(table(), f"{number}.parquet")
+    source = open_source(["*.parquet"])
+    assert_same(look_by_threads(source), wanted * 9)
+    awake = [part for part in source._parts if part._parquet is not None]  # type: ignore[attr-defined]
+    assert len(awake) <= 8  # four, and what eight threads were in the middle of
+    for row in range(0, 9 * ROWS, ROWS):
+        source.picture(row)
+    assert sum(part._parquet is not None for part in source._parts) == 4  # type: ignore[attr-defined]
+    source.close()
+    assert all(part._parquet is None for part in source._parts)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.feather", "a.arrow", "ds"])
+def test_ids_that_do_not_tell_the_column(name: str) -> None:
+    """Then it is an origin; the column that is taken anyhow, of rows by number, is none."""
+    rows = table("binary").append_column("small", pa.array(PICTURES[::-1], pa.binary()))
+    if name == "ds":
+        pytest.importorskip("datasets").Dataset(rows).save_to_disk(name)
+    elif name.endswith(".parquet"):
+        pq.write_table(rows, name)
+    else:
+        (feather.write_feather if name.endswith(".feather") else lambda t, n: write_stream(n, t))(rows, name)
+
+    def origins(*names: str, **options: str) -> list[str]:
+        return list(origins_of(open_source(names or [name], SourceOptions(**options))))
+
+    assert origins() == origins(column="image") == []
+    assert origins(column="small") == [f"{name}: small"]
+    assert origins(id_column="key") == origins(id_column="key", column="image") == [f"{name}: image"]
+    assert origins(id_column="key", column="small") == [f"{name}: small"]
+    if name == "a.parquet":
+        pq.write_table(rows, "b.parquet")
+        assert origins(name, "b.parquet", column="small") == [f"{name}: small", "b.parquet: small"]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.feather", "a.arrow"])
+def test_id_column(name: str) -> None:
+    write(name, "struct")
+    assert list(open_source([name], SourceOptions(id_column="key")).ids) == [f"k{row}" for row in range(ROWS)]
+    assert open_source([name], SourceOptions(id_column="label")).ids[7] == "7"
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.feather", "a.arrow"])
+def test_table_may_name_pictures_instead(name: str) -> None:
+    Path("p").mkdir()
+    Path("p/1.jpg").write_bytes(PICTURES[0])
+    rows = pa.table({"File_Name": ["1.jpg", None, "2.jpg"], "key": ["a", "b", "c"]})
+    if name.endswith(".parquet"):
+        pq.write_table(rows, f"p/{name}")
+    elif name.endswith(".feather"):
+        feather.write_feather(rows, f"p/{name}")
+    else:
+        write_stream(f"p/{name}", rows)
+    seen = look(f"p/{name}")
+    assert list(seen) == ["p/1.jpg", f"p/{name}#1", "p/2.jpg"]
+    assert [isinstance(one, str) for one in seen.values()] == [False, True, True]
+    assert list(look(f"p/{name}", id_column="key")) == ["a", "b", "c"]
+
+
+def test_rows_without_a_picture_keep_their_place() -> None:
+    pq.write_table(pa.table({"image": [PICTURES[0], None, b"", b"no picture", PICTURES[1]]}), "a.parquet")
+    seen = list(look("a.parquet").values())
+    assert [type(one) is str for one in seen] == [False, True, True, True, False]
+    assert "'a.parquet#1': this row holds no picture" in seen[1]
+
+
+def test_damaged_tables_lose_only_themselves(wanted: list[Pixels]) -> None:
+    pq.write_table(table(), "whole.parquet")
+    Path("cut.parquet").write_bytes(Path("whole.parquet").read_bytes()[:20_000])
+    content = bytearray(Path("whole.parquet").read_bytes())
+    content[5000:20_000] = bytes(15_000)
+    Path("holed.parquet").write_bytes(content)
+    Path("empty.parquet").touch()
+    seen = look("cut.parquet", "empty.parquet", "holed.parquet", "whole.parquet")
+    assert list(seen)[:2] == ["cut.parquet", "empty.parquet"]
+    assert "cannot be read as Parquet" in seen["cut.parquet"]
+    assert_same(list(seen.values())[-ROWS:], wanted)
+    for data in list(seen.values())[2 : 2 + ROWS]:
+        assert isinstance(data, str) or data.ndim == 3
+    write_stream("whole.arrow", table())
+    Path("cut.arrow").write_bytes(
+        Path("whole.arrow").read_bytes()[: 2 * Path("whole.arrow").stat().st_size // 3]
+    )
+    Path("text.arrow").write_text("not Arrow " * 99)
+    seen = look("cut.arrow", "text.arrow")
+    assert_same(list(seen.values())[:40], wanted[:40])
+    assert "lost after" in seen["cut.arrow#rest"]
+    assert "cannot be read as Arrow" in seen["text.arrow"]
+
+
+def test_misuse_is_one_line() -> None:
+    pq.write_table(table(), "a.parquet")
+    pq.write_table(pa.table({"n": [1], "m": [2.0]}), "b.parquet")
+    for name, options, message in (
+        ("a.parquet", {"column": "nope"}, "'a.parquet' has no column 'nope', only image, key, label"),
+        ("a.parquet", {"column": "label"}, "column 'label' is int64, wanted binary"),
+        ("a.parquet", {"id_column": "nope"}, "has no column 'nope'"),
+        ("b.parquet", {}, "has columns 'n', 'm', and none with a usual name"),
+    ):
+        with pytest.raises(MisuseError) as caught:
+            open_source([name], SourceOptions(**options))
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)
+    pq.write_table(table(), "c.parquet")
+    with pytest.raises(MisuseError, match="is given to two pictures"):
+        open_source(["a.parquet", "c.parquet"], SourceOptions(id_column="key"))
+
+
+def test_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    pq.write_table(table(), "a.parquet")
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
+    with pytest.raises(UnavailableError, match=r"pip install 'dinodeploy\[parquet\]'"):
+        open_source(["a.parquet"])
+
+
+@pytest.fixture
+def saved(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    features = {"image": datasets.Image(), "name": datasets.Value("string")}
+    rows = {
+        "image": [{"bytes": data, "path": None} for data in PICTURES],
+        "name": [f"n{row}" for row in range(ROWS)],
+    }
+    return datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+
+
+def test_saved_dataset(saved: Any, wanted: list[Pixels]) -> None:
+    saved.save_to_disk("ds")
+    source = open_source(["ds"])
+    assert source.ids[-1] == f"ds#{ROWS - 1}"
+    assert_same(look_by_threads(source), wanted)
+    source.close()
+    assert list(open_source(["ds"], SourceOptions(id_column="name")).ids)[:2] == ["n0", "n1"]
+    saved.select([7, 2]).save_to_disk("picked")
+    assert_same(list(look("picked").values()), [wanted[7], wanted[2]])
+    with pytest.raises(MisuseError, match="has no column 'nope'"):
+        open_source(["ds"], SourceOptions(column="nope"))
+    Path("ds/data-00000-of-00001.arrow").write_bytes(b"?")
+    with pytest.raises(MisuseError, match="'ds' cannot be read as a dataset"):
+        open_source(["ds"])
+
+
+def test_splits_of_a_saved_dataset(saved: Any, wanted: list[Pixels]) -> None:
+    import datasets
+
+    splits = {"train": saved.select(range(3)), "test": saved.select(range(3, 5))}
+    datasets.DatasetDict(splits).save_to_disk("ds")
+    seen = look("ds")
+    assert list(seen) == ["ds/train#0", "ds/train#1", "ds/train#2", "ds/test#0", "ds/test#1"]
+    assert_same(list(seen.values()), wanted[:5])
+    assert list(look("ds/test")) == ["ds/test#0", "ds/test#1"]

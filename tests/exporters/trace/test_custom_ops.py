@@ -1,0 +1,60 @@
+"""The seams' eager kernels against the reference's own layers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dinov3_ref.layers import RopePositionEmbedding, SelfAttention
+from exporters.trace.custom_ops import SeamRope, rope_attention, rope_table
+
+PREFIX, DIM, HEADS = 5, 128, 2
+
+
+def rope(normalize: str = "separate") -> RopePositionEmbedding:
+    return RopePositionEmbedding(DIM, num_heads=HEADS, normalize_coords=normalize, dtype=torch.float32).eval()
+
+
+@pytest.mark.parametrize("normalize", ["separate", "max", "min"])
+@pytest.mark.parametrize(("h", "w"), [(3, 7), (8, 2), (1, 1)])
+def test_table_is_the_references_after_the_prefix(normalize: str, h: int, w: int) -> None:
+    reference = rope(normalize)
+    want_sin, want_cos = reference(H=h, W=w)
+    sin, cos = SeamRope(reference, PREFIX)(H=h, W=w)
+    half = want_sin.shape[-1] // 2
+    assert torch.equal(sin[PREFIX:, half:], want_sin[:, half:])
+    assert torch.equal(sin[PREFIX:, :half], -want_sin[:, :half]), "sin carries rotate_half's sign"
+    assert torch.equal(cos[PREFIX:], want_cos)
+    assert torch.equal(cos[:PREFIX], torch.ones(PREFIX, 2 * half)), "the prefix is not turned"
+    assert not sin[:PREFIX].any()
+
+
+@pytest.mark.parametrize("folded", [True, False])
+def test_attention_is_the_references(folded: bool) -> None:
+    torch.manual_seed(0)
+    attention = SelfAttention(DIM, HEADS, qkv_bias=True)
+    h, w = 3, 5
+    reference = rope()
+    qkv = torch.randn(2, PREFIX + h * w, 3 * DIM)
+    wanted = attention.compute_attention(qkv, rope=reference(H=h, W=w))
+    q, k, v = qkv.chunk(3, dim=-1)
+    sin, cos = SeamRope(reference, PREFIX)(H=h, W=w)
+    scale = 1.0 if folded else attention.scale
+    got = rope_attention(q * attention.scale if folded else q, k, v, sin, cos, HEADS, scale)
+    assert torch.dist(got, wanted) / wanted.norm() < 1e-6  # measured 2e-7
+    without = rope_attention(q * attention.scale if folded else q, k, v, None, None, HEADS, scale)
+    assert torch.dist(without, attention.compute_attention(qkv)) / wanted.norm() < 1e-6
+    assert torch.dist(without, wanted) / wanted.norm() > 1e-2, "rope must matter here"
+
+
+def test_operators_are_well_formed() -> None:
+    """torch's own check of schema, fake kernel and dispatch."""
+    periods = rope().periods
+    torch.library.opcheck(
+        rope_table, (periods, 3, 4, PREFIX, "separate"), test_utils=("test_schema", "test_faketensor")
+    )
+    q = torch.randn(1, 17, DIM)
+    sin, cos = rope_table(periods, 3, 4, PREFIX, "separate")
+    torch.library.opcheck(
+        rope_attention, (q, q, q, sin, cos, HEADS, 0.125), test_utils=("test_schema", "test_faketensor")
+    )

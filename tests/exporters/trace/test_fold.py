@@ -1,0 +1,105 @@
+"""Twins: folding moves constants and changes nothing; weights are made only when asked for."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dinov3_ref.checkpoints import build_model, random_checkpoint
+from dinov3_ref.layers import LayerScale, SelfAttention
+from dinov3_ref.models import DinoVisionTransformer
+from exporters.trace.custom_ops import SeamAttention
+from exporters.trace.fold import FOLDS, make_twin
+from tests.support.photographs import pixels
+from tests.support.tiny_models import tiny_config
+
+SUBSETS = [subset for count in range(len(FOLDS) + 1) for subset in combinations(FOLDS, count)]
+
+
+def materialise(twin: DinoVisionTransformer, weights: dict) -> DinoVisionTransformer:
+    """The twin with real weights, so that it can run."""
+    wanted = twin.state_dict().keys()
+    twin.load_state_dict({name: weights[name]() for name in wanted}, strict=True, assign=True)
+    return twin
+
+
+def tokens(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        features = model(x, is_training=True)
+    return torch.cat([features["x_norm_clstoken"][:, None], features["x_norm_patchtokens"]], dim=1)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "swiglu", "7b"])
+@pytest.mark.parametrize("folds", SUBSETS, ids="+".join)
+def test_every_combination_of_folds_is_the_model(kind: str, folds: tuple[str, ...]) -> None:
+    model = build_model(random_checkpoint(tiny_config(kind)))
+    x = pixels(["chelsea"], 48, 80)
+    wanted = tokens(model, x)
+    got = tokens(materialise(*make_twin(model, folds)), x)
+    assert torch.dist(got, wanted) / wanted.norm() < 2e-6  # measured 6e-7
+
+
+def test_folds_leave_nothing_of_what_they_fold() -> None:
+    model = build_model(random_checkpoint(tiny_config()))
+    twin, weights = make_twin(model)
+    assert not any(isinstance(module, LayerScale) for module in twin.modules())
+    assert not [name for name in weights if "gamma" in name or "bias_mask" in name or "qkv" in name]
+    assert all(block.attn.scale == 1.0 for block in twin.blocks)
+    assert all(block.attn.k.bias is None for block in twin.blocks), "k's bias is masked: nothing to add"
+    unfolded, _ = make_twin(model, ())
+    assert any(isinstance(module, LayerScale) for module in unfolded.modules())
+    assert all(block.attn.scale == model.blocks[0].attn.scale for block in unfolded.blocks)
+
+
+def test_an_unmasked_k_bias_is_kept() -> None:
+    """RoPE makes the softmax see k's bias, so it may only go when it is zero."""
+    model = build_model(random_checkpoint(tiny_config(mask_k_bias=False)))
+    twin, weights = make_twin(model)
+    assert all(block.attn.k.bias is not None for block in twin.blocks)
+    x = pixels(["coffee"], 48, 64)
+    wanted = tokens(model, x)
+    assert torch.dist(tokens(materialise(twin, weights), x), wanted) / wanted.norm() < 2e-6
+
+
+def test_the_twin_has_no_memory_and_the_model_is_untouched() -> None:
+    model = build_model(random_checkpoint(tiny_config()))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    twin, weights = make_twin(model)
+    assert {tensor.device.type for tensor in twin.state_dict().values()} == {"meta"}
+    for make in weights.values():
+        make()
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert type(model.blocks[0].attn) is SelfAttention
+
+
+def test_unfolded_weights_are_the_models_own_tensors() -> None:
+    """Not copies: otherwise a 7B model would be in memory twice."""
+    model = build_model(random_checkpoint(tiny_config()))
+    _, weights = make_twin(model)
+    assert weights["blocks.0.mlp.fc1.weight"]().data_ptr() == model.blocks[0].mlp.fc1.weight.data_ptr()
+
+
+class Identity(SelfAttention):
+    """A user's own attention (SEED S35)."""
+
+    def compute_attention(self, qkv: Tensor, attn_bias: Tensor | None = None, rope: object = None) -> Tensor:
+        return qkv[..., : self.qkv.in_features]
+
+
+def test_a_users_attention_class_is_traced_as_it_is() -> None:
+    torch.manual_seed(0)
+    config = tiny_config().kwargs()
+    model = DinoVisionTransformer(**config, attn_class=Identity).eval()
+    twin, weights = make_twin(model)
+    assert not any(isinstance(module, SeamAttention) for module in twin.modules())
+    x = pixels(["coffee"], 48, 64)
+    wanted = tokens(model, x)
+    assert torch.dist(tokens(materialise(twin, weights), x), wanted) / wanted.norm() < 2e-6
+
+
+def test_an_unknown_fold_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown fold 'gelu'"):
+        make_twin(build_model(random_checkpoint(tiny_config())), ["gelu"])
