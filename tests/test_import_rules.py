@@ -1,4 +1,4 @@
-"""The wall between the packages (README "Design"): who may import what, and what that costs."""
+"""The wall between the packages (docs/architecture.md): who may import what, and what that costs."""
 
 from __future__ import annotations
 

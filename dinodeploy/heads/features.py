@@ -145,7 +145,7 @@ def _compute(
 
 
 def pooled(cls: Floats, patch: Floats) -> Floats:
-    """cls [B,D], patch [B,h,w,D] -> [B,2D]: what a linear classifier is released for (SPEC 5.2)."""
+    """cls [B,D], patch [B,h,w,D] -> [B,2D]: what a linear classifier is released for (docs/spec.md 5.2)."""
     return np.concatenate([cls, patch.mean(axis=(1, 2))], axis=1)
 
 

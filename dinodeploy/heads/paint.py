@@ -15,7 +15,9 @@ from PIL import Image
 IGNORE = 255  # class of a place that the input did not show
 GOLDEN = 0.61803398875  # turns of the colour wheel between neighbours: no two ids near each other look alike
 OPACITY = 0.5
-MILLIMETRES = 1000.0  # one grey level of a depth picture, as in NYU and the official evaluation (SPEC 5.6)
+MILLIMETRES = (
+    1000.0  # one grey level of a depth picture, as in NYU and the official evaluation (docs/spec.md 5.6)
+)
 DEEPEST = 65535
 
 

@@ -24,7 +24,7 @@ class Split:
 
     @property
     def fitted(self) -> Rows:
-        """What the final head is fitted on, once the penalty is chosen (SPEC 5.3)."""
+        """What the final head is fitted on, once the penalty is chosen (docs/spec.md 5.3)."""
         return np.concatenate([self.train, self.validation])
 
 

@@ -7,7 +7,7 @@
     eval         short side to 256/224 of 224, bicubic; centre crop         DINOv3's classification evals
     keep-aspect  short side to 256, both sides to the patch grid; bilinear  ours, for pictures left uncropped
 
-Source: SPEC section 6. Every resize is antialiased. How close each comes to its reference is measured in
+Source: docs/spec.md 6. Every resize is antialiased. How close each comes to its reference is measured in
 tests/dinodeploy/images/test_preprocess.py: within one grey level of 255.
 
 Shapes: H, W height and width of the model's input in pixels.

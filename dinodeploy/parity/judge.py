@@ -1,4 +1,4 @@
-"""The judge: is this engine the model? One place, numpy only (README "Design", 6).
+"""The judge: is this engine the model? One place, numpy only (docs/architecture.md).
 
 Given golden cases and something that preprocesses and runs, it measures token by token and holds every
 number against one table of thresholds per recipe. A single figure over all tokens hides failures: a

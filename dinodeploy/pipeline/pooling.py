@@ -3,7 +3,7 @@
     mean_patch   [D]    the mean of a picture's patch tokens
     pooled       [2D]   [cls; mean_patch], what DINOv3's linear probes take
 
-Source: SPEC 5.2. Sums run in float64 picture by picture, so that they do not depend on the batch.
+Source: docs/spec.md 5.2. Sums run in float64 picture by picture, so that they do not depend on the batch.
 
 Shapes: B batch, h, w patch grid, D dimension.
 """

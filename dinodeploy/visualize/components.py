@@ -1,4 +1,4 @@
-"""Principal components of patch features: one basis for many pictures (SPEC 5.9, notebook `pca`).
+"""Principal components of patch features: one basis for many pictures (docs/spec.md 5.9, notebook `pca`).
 
 The three strongest components, whitened, become red, green and blue by sigmoid(2x). The same colour means
 the same feature in every picture.

@@ -1,4 +1,4 @@
-"""What is foreground: by the strongest component of all patches, or by a classifier (SPEC 5.9).
+"""What is foreground: by the strongest component of all patches, or by a classifier (docs/spec.md 5.9).
 
     first component   cut in two where the halves differ most (Otsu 1979); the half that touches the borders
                       of the pictures less is the foreground

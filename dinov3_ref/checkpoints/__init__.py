@@ -1,4 +1,4 @@
-"""Checkpoints of DINOv3 ViTs in every layout they are stored in (SPEC 3): load, build, convert, fetch."""
+"""Checkpoints of DINOv3 ViTs in every layout they are stored in (docs/spec.md 3): load, build, convert, fetch."""
 
 from __future__ import annotations
 

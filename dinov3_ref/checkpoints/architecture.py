@@ -1,4 +1,4 @@
-"""Which architecture a set of tensors is (SPEC 3.5): a configuration from shapes, and its name."""
+"""Which architecture a set of tensors is (docs/spec.md 3.5): a configuration from shapes, and its name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One checkpoint in memory: official key names, whatever layout the file had (SPEC 3.1)."""
+"""One checkpoint in memory: official key names, whatever layout the file had (docs/spec.md 3.1)."""
 
 from __future__ import annotations
 

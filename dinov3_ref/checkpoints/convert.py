@@ -1,4 +1,4 @@
-"""Write a checkpoint in another layout: official, Hugging Face or timm (SPEC 3.3, 3.4).
+"""Write a checkpoint in another layout: official, Hugging Face or timm (docs/spec.md 3.3, 3.4).
 
 Round trips are exact, tensor by tensor, but for what a layout has no place for:
 

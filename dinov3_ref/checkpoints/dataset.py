@@ -1,4 +1,4 @@
-"""Which images a checkpoint was trained on: it decides the input's mean and std (SPEC 1.3, 3.5, 6).
+"""Which images a checkpoint was trained on: it decides the input's mean and std (docs/spec.md 1.3, 3.5, 6).
 
 Evidence, the best first: the hash of a released file, the normalisation in a JSON file beside the weights,
 the file's name, and last the shapes, where only one released checkpoint has them.
@@ -14,7 +14,7 @@ from dinov3_ref.checkpoints.files import json_object
 from dinov3_ref.models.config import ModelConfig, ViTConfig
 from dinov3_ref.models.released import RELEASED
 
-# data set -> (mean, std) of its models' inputs, RGB in 0..1 (SPEC 6).
+# data set -> (mean, std) of its models' inputs, RGB in 0..1 (docs/spec.md 6).
 NORMALIZATION: dict[str, tuple[Channels, Channels]] = {
     "lvd1689m": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "sat493m": ((0.430, 0.411, 0.296), (0.213, 0.156, 0.143)),

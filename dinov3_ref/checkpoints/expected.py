@@ -1,4 +1,4 @@
-"""Which tensors a configuration must have, by name and shape (SPEC 3.1).
+"""Which tensors a configuration must have, by name and shape (docs/spec.md 3.1).
 
 A table, not a model: being strict about a file must not depend on building modules. That both agree is
 held by a test. Symbols: D embed_dim, F FFN width, R storage tokens, p patch size, d head_dim.
@@ -14,7 +14,7 @@ from dinov3_ref.errors import ConfigError
 from dinov3_ref.layers.ffn_layers import swiglu_width
 from dinov3_ref.models.config import ConvNeXtConfig, ModelConfig, ViTConfig
 
-# FFN kind -> what its width is rounded up to; "mlp" is not rounded (SPEC 2.10).
+# FFN kind -> what its width is rounded up to; "mlp" is not rounded (docs/spec.md 2.10).
 SWIGLU_ALIGNMENT = {"swiglu": 8, "swiglu32": 32, "swiglu64": 64, "swiglu128": 128}
 
 

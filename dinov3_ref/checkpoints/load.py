@@ -1,4 +1,4 @@
-"""Load any DINOv3 checkpoint into official names, strictly (SPEC 3, issue 2 part 2).
+"""Load any DINOv3 checkpoint into official names, strictly (docs/spec.md 3).
 
 read file → unwrap → detect layout → infer configuration → check every tensor → rename → fill what the layout
 had to drop. Each step is a module of its own; this one is their order.

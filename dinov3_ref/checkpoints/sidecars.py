@@ -1,6 +1,6 @@
 """The JSON files that transformers and timm want beside the weights, and what neither can describe.
 
-Source: SPEC 3.3 and 3.4 (configuration fields), 6 (pre-processing of each library).
+Source: docs/spec.md 3.3 and 3.4 (configuration fields), 6 (pre-processing of each library).
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def check_values(tensors: Mapping[str, Tensor], name: str) -> None:
         low, high = torch.aminmax(tensor) if tensor.numel() else (tensor.sum(), tensor.sum())
         if bool(torch.isfinite(low) & torch.isfinite(high)):
             continue
-        if key.endswith("bias_mask"):  # SPEC 0, fact 3
+        if key.endswith("bias_mask"):  # docs/spec.md 0, fact 3
             raise KeyMismatch(
                 f"{name}: {key} is not finite: the mask was never initialised, as in early snapshots of the "
                 "official code; save the model again after init_weights()"

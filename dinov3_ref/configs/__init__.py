@@ -1,4 +1,4 @@
-"""Configuration with attribute access and checked keys (SEED S29): OmegaConf over dataclasses."""
+"""Configuration with attribute access and checked keys (docs/development/seed.md S29): OmegaConf over dataclasses."""
 
 from dinov3_ref.configs.checks import check_config
 from dinov3_ref.configs.default import Config, get_default_config

@@ -1,4 +1,4 @@
-"""What no single key can say: values that contradict each other (SPEC 4.2, 4.7).
+"""What no single key can say: values that contradict each other (docs/spec.md 4.2, 4.7).
 
 Each check is a row: when it is broken, and the words for it.
 """

@@ -1,4 +1,4 @@
-"""The default configuration (SPEC 4.1): the official keys and values, without those that nothing reads.
+"""The default configuration (docs/spec.md 4.1): the official keys and values, without those that nothing reads.
 
 An OmegaConf structured config: `config.student.arch = "vit_base"` works, a misspelt key is an error.
 """

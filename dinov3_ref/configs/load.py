@@ -1,4 +1,4 @@
-"""Read a configuration: defaults, then a recipe or file, then `key=value` words (SPEC 4.1, SEED S29)."""
+"""Read a configuration: defaults, then a recipe or file, then `key=value` words (docs/spec.md 4.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configuration of the losses and of the teachers behind them (SPEC 4.1, rows "dino" to "distillation")."""
+"""Configuration of the losses and of the teachers behind them (docs/spec.md 4.1, rows "dino" to "distillation")."""
 # ruff: noqa: UP045  (OmegaConf evaluates these annotations, on 3.10 too)
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from omegaconf import MISSING
 
 @dataclass
 class Ramp:
-    """Linear from `start` to `peak`, then a cosine to `end`, in epochs (SPEC 4.9, v2).
+    """Linear from `start` to `peak`, then a cosine to `end`, in epochs (docs/spec.md 4.9, v2).
 
     The cosine takes `cosine_epochs`, or all that is left after the warm-up; after it the value stays.
     """
@@ -25,7 +25,7 @@ class Ramp:
 
 @dataclass
 class Head:
-    """Sizes of a `DINOHead` (SPEC 2.12)."""
+    """Sizes of a `DINOHead` (docs/spec.md 2.12)."""
 
     head_n_prototypes: int = 65536
     head_bottleneck_dim: int = 256
@@ -35,11 +35,11 @@ class Head:
 
 @dataclass
 class Dino(Head):
-    """DINO loss on CLS tokens, and KoLeo on the same (SPEC 4.4, 4.6)."""
+    """DINO loss on CLS tokens, and KoLeo on the same (docs/spec.md 4.4, 4.6)."""
 
     loss_weight: float = 1.0
     global_ignore_diagonal: bool = True
-    koleo_loss_weight: float = 0.1  # times the two global crops (SPEC 0, fact 12)
+    koleo_loss_weight: float = 0.1  # times the two global crops (docs/spec.md 0, fact 12)
     koleo_loss_distributed: bool = False
     koleo_topk: int = 1
     koleo_distributed_loss_group_size: Optional[int] = None
@@ -49,7 +49,7 @@ class Dino(Head):
 
 @dataclass
 class Ibot(Head):
-    """iBOT loss on masked patches, and the masks (SPEC 4.5, 4.13)."""
+    """iBOT loss on masked patches, and the masks (docs/spec.md 4.5, 4.13)."""
 
     loss_weight: float = 1.0
     mask_sample_probability: float = 0.5
@@ -59,7 +59,7 @@ class Ibot(Head):
 
 @dataclass
 class Gram:
-    """Gram anchoring (SPEC 4.7). `it_` names count iterations; -1 means never."""
+    """Gram anchoring (docs/spec.md 4.7). `it_` names count iterations; -1 means never."""
 
     use_loss: bool = False
     compute_stats: bool = False
@@ -83,7 +83,7 @@ class Gram:
 
 @dataclass
 class Teacher:
-    """The EMA teacher's momentum and temperature (SPEC 4.9, v1)."""
+    """The EMA teacher's momentum and temperature (docs/spec.md 4.9, v1)."""
 
     momentum_teacher: float = 0.992
     final_momentum_teacher: float = 1.0

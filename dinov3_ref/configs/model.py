@@ -1,4 +1,4 @@
-"""Configuration of the model and of the crops it sees (SPEC 4.1, rows "student" and "crops")."""
+"""Configuration of the model and of the crops it sees (docs/spec.md 4.1, rows "student" and "crops")."""
 # ruff: noqa: UP045  (OmegaConf evaluates these annotations, on 3.10 too)
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 @dataclass
 class Student:
-    """The model. Flags default to the official training defaults, not to the released models' (SPEC 4.1)."""
+    """The model. Flags default to the official training defaults, not to the released models' (docs/spec.md 4.1)."""
 
     arch: str = "vit_large"
     embed_dim: Optional[int] = None  # None here and in the next six: what the architecture says
@@ -47,7 +47,7 @@ class Student:
 
 @dataclass
 class Crops:
-    """Training crops (SPEC 4.12); evaluation reads only the size.
+    """Training crops (docs/spec.md 4.12); evaluation reads only the size.
 
     Sizes are in pixels, and a list where several resolutions are trained together: then local, Gram and
     ratio lists have its length.

@@ -1,4 +1,4 @@
-"""Crops against the stride of who sees them (SPEC 2.19): a ConvNeXt has one patch for 32 x 32 pixels.
+"""Crops against the stride of who sees them (docs/spec.md 2.19): a ConvNeXt has one patch for 32 x 32 pixels.
 
 Its patches are resized to the grid of a ViT's, which is only right where they cover the crop to its edges.
 """

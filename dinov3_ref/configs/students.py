@@ -1,4 +1,4 @@
-"""Several students of one frozen teacher in one run (SPEC 4.17): who they are, and the configuration of each.
+"""Several students of one frozen teacher in one run (docs/spec.md 4.17): who they are, and the configuration of each.
 
     multidistillation:
       enabled: true

@@ -1,4 +1,4 @@
-"""Configuration of the run: optimiser, schedules, checkpoints (SPEC 4.1, rows "train" to "schedules")."""
+"""Configuration of the run: optimiser, schedules, checkpoints (docs/spec.md 4.1, rows "train" to "schedules")."""
 # ruff: noqa: UP045  (OmegaConf evaluates these annotations, on 3.10 too)
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from typing import Optional
 
 from dinov3_ref.configs.losses import Ramp
 
-N_GLOBAL_CROPS = 2  # of every picture; no setting: the losses' shares are written for two (SPEC 4.3)
+N_GLOBAL_CROPS = 2  # of every picture; no setting: the losses' shares are written for two (docs/spec.md 4.3)
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Train:
 
 @dataclass
 class Optim:
-    """AdamW and its schedules (SPEC 4.9 v1, 4.10)."""
+    """AdamW and its schedules (docs/spec.md 4.9 v1, 4.10)."""
 
     epochs: int = 100
     lr: float = 1.0e-3
@@ -70,7 +70,7 @@ class LrRamp(Ramp):
 
 @dataclass
 class Schedules:
-    """v2 schedules; where the group is given they replace those of `optim` and `teacher` (SPEC 4.9)."""
+    """v2 schedules; where the group is given they replace those of `optim` and `teacher` (docs/spec.md 4.9)."""
 
     lr: LrRamp = field(default_factory=LrRamp)
     weight_decay: Ramp = field(default_factory=Ramp)

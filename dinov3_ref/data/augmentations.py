@@ -1,10 +1,10 @@
-"""DataAugmentationDINO: one picture -> two global crops and some local ones (SPEC 4.12; SEED S52).
+"""DataAugmentationDINO: one picture -> two global crops and some local ones (docs/spec.md 4.12).
 
     geometry:   RandomResizedCrop, bicubic, aspect 3/4..4/3, and a horizontal flip
     distortion: colour (jitter p 0.8, grey p 0.2) -> blur -> solarize (second global crop alone)
     finish:     float32, /255, normalised
 
-Masks are not made here: they belong to a batch (`collate.py`; SPEC 8.1, S53).
+Masks are not made here: they belong to a batch (`collate.py`; docs/spec.md 8.1, S53).
 Shapes: S global, s local, G Gram crop side, n number of local crops.
 """
 

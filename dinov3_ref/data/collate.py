@@ -1,4 +1,4 @@
-"""Samples -> one batch with its masks, under the official keys (SPEC 4.3, 4.13).
+"""Samples -> one batch with its masks, under the official keys (docs/spec.md 4.3, 4.13).
 
 How many patches each image hides is a ramp over all images of the *global* batch, dealt out at random; each
 mask is drawn for its own position. So one rank or eight make the same masks for the same global batch (the

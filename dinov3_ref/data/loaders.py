@@ -1,4 +1,4 @@
-"""From a dataset to batches that can be resumed exactly (SPEC 4.14).
+"""From a dataset to batches that can be resumed exactly (docs/spec.md 4.14).
 
 sampler (positions) -> workers (SeededSamples, collate) -> ResumableLoader (counts, broken pictures)
 """

@@ -1,4 +1,4 @@
-"""Block masks of exact size for iBOT (SPEC 4.13).
+"""Block masks of exact size for iBOT (docs/spec.md 4.13).
 
 Rectangles are laid over the patch grid until enough patches are covered; what is left over is filled up
 patch by patch. Shapes: (H, W) patch grid, P = H*W.
@@ -82,6 +82,6 @@ class MaskingGenerator:
 def max_rectangle(global_crops_size: int, patch_size: int = 16) -> int:
     """The area limit the official loader gives its generator: half the grid, floored on the way.
 
-    98 for 224 px, 128 for 256, and 210, not 220, for 336 (SPEC 4.13).
+    98 for 224 px, 128 for 256, and 210, not 220, for 336 (docs/spec.md 4.13).
     """
     return int(0.5 * global_crops_size // patch_size * global_crops_size // patch_size)

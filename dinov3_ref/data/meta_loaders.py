@@ -1,4 +1,4 @@
-"""Several loaders taken in turns by chance: multi-resolution training (SPEC 4.1, 4.14)."""
+"""Several loaders taken in turns by chance: multi-resolution training (docs/spec.md 4.1, 4.14)."""
 
 from __future__ import annotations
 

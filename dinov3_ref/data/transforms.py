@@ -1,4 +1,4 @@
-"""Single transforms: blur, normalisation, and what evaluations do to a picture (SPEC 4.12, 5.2, 6).
+"""Single transforms: blur, normalisation, and what evaluations do to a picture (docs/spec.md 4.12, 5.2, 6).
 
 Built on torchvision v2, on Pillow images as the published recipe is: bicubic there and on tensors differ.
 Shapes: S side of the square crop.

@@ -1,4 +1,4 @@
-"""Many linear classifiers on one frozen model, trained side by side (SPEC 5.2).
+"""Many linear classifiers on one frozen model, trained side by side (docs/spec.md 5.2).
 
 Each has a learning rate and a number of blocks of its own; they share pictures and steps.
 Shapes: B batch, D embed_dim, n last blocks, C classes.

@@ -1,4 +1,4 @@
-"""Features of a labelled dataset by a frozen model (SPEC 5.1, 5.2).
+"""Features of a labelled dataset by a frozen model (docs/spec.md 5.1, 5.2).
 
 Shapes: B batch, N pictures, S side, D embed_dim, n number of last blocks, W ranks.
 """

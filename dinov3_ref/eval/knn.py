@@ -1,4 +1,4 @@
-"""k nearest neighbours on frozen features (SPEC 5.1).
+"""k nearest neighbours on frozen features (docs/spec.md 5.1).
 
     python -m dinov3_ref.eval.knn --weights model.safetensors --train digits/train --test digits/test
     python -m dinov3_ref.eval.knn --train train.npz --test test.npz

@@ -1,4 +1,4 @@
-"""Linear probe: 13 learning rates side by side on frozen features (SPEC 5.2).
+"""Linear probe: 13 learning rates side by side on frozen features (docs/spec.md 5.2).
 
     python -m dinov3_ref.eval.linear --weights model.safetensors --train digits/train --test digits/test
     python -m dinov3_ref.eval.linear --train train.npz --test test.npz

@@ -1,4 +1,4 @@
-"""The nearest training pictures of each test picture, on one rank or shared by many (SPEC 5.1).
+"""The nearest training pictures of each test picture, on one rank or shared by many (docs/spec.md 5.1).
 
 Across ranks each keeps its share of the training features; all look for the same test pictures in their own
 share, and the best of all shares are the nearest.

@@ -1,4 +1,4 @@
-"""Training and judging a grid of linear classifiers on frozen features (SPEC 5.2), with exact resume.
+"""Training and judging a grid of linear classifiers on frozen features (docs/spec.md 5.2), with exact resume.
 
 Shapes: B batch, M test pictures, D embed_dim, n last blocks, C classes. Features hold the CLS of as many last
 blocks as any classifier wants, then the mean patch: [.., (n+1)D].

@@ -1,4 +1,4 @@
-"""SEED's classifier: a frozen backbone and a linear layer on its CLS token (SEED S33, S66).
+"""Linear classifier: a frozen backbone and a linear layer on its CLS token (docs/development/seed.md S33, S66).
 
 Shapes: B batch, D embed_dim, K classes.
 """

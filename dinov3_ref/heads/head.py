@@ -1,4 +1,4 @@
-"""What a head is: a function of a backbone's named outputs (issue 8.3).
+"""What a head is: a function of a backbone's named outputs.
 
     cls           [B,D]      CLS token after the last norm
     storage       [B,R,D]    storage tokens

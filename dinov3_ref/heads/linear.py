@@ -1,4 +1,4 @@
-"""Linear heads: classes of a picture, classes of every patch (SPEC 5.2, 5.4; SEED S33).
+"""Linear heads: classes of a picture, classes of every patch (docs/spec.md 5.2, 5.4).
 
 Shapes: B batch, D embed_dim, h w patch grid, p patch size, K classes, C channels of all maps together.
 """
@@ -18,7 +18,7 @@ from dinov3_ref.heads.head import Head, map_names
 Pooling = Literal["cls", "cls_mean"]
 POOLINGS: dict[str, tuple[str, ...]] = {"cls": ("cls",), "cls_mean": ("cls", "patch")}
 SIZES = ("patch", "pixel")
-WEIGHT_STD = 0.01  # SPEC 5.2, 5.4
+WEIGHT_STD = 0.01  # docs/spec.md 5.2, 5.4
 
 
 def check_classes(num_classes: int, classes: Sequence[str]) -> None:
@@ -34,7 +34,7 @@ def check_classes(num_classes: int, classes: Sequence[str]) -> None:
 class LinearClassifier(Head):
     """`cls` [B,D], or cls and mean patch, joined to [B,2D] -> `logits` [B,K].
 
-    The released 7B classifier is of the second kind (SPEC 5.2), SEED's of the first.
+    The released 7B classifier is of the second kind (docs/spec.md 5.2), SEED's of the first.
     """
 
     task = "classify"

@@ -1,4 +1,4 @@
-"""Released heads: which of them fit, and how their files become ours (SPEC 1.5, 5.2, 5.6).
+"""Released heads: which of them fit, and how their files become ours (docs/spec.md 1.5, 5.2, 5.6).
 
     dinov3_vit7b16_lc   weight [1000,2D], bias [1000]              -> LinearClassifier, [cls ; mean patch]
     dinov3_vit7b16_dd   reassemble_blocks.*, …, conv_depth.head.*  -> DPTDepth, 256 bins of 0.001 to 100 m

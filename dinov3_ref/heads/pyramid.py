@@ -1,4 +1,4 @@
-"""A feature pyramid for detectors out of a plain ViT (SEED S34; arXiv:2203.16527 on why resizing is enough).
+"""A feature pyramid for detectors out of a plain ViT (docs/development/seed.md S34; arXiv:2203.16527 on why resizing is enough).
 
 Shapes: B batch, D embed_dim, h w patch grid, p patch size.
 """
@@ -52,7 +52,7 @@ def _resize(x: Tensor, factor: float) -> Tensor:
 
 
 class DINOFeatureExtractor(nn.Module):
-    """SEED's extractor: pixels [B,3,H,W] -> maps [B,D,h,w] of chosen blocks, frozen.
+    """Feature extractor: pixels [B,3,H,W] -> maps [B,D,h,w] of chosen blocks, frozen.
 
     With `pyramid`, the four maps of `FeaturePyramid` at strides 4, 8, 16 and 32, which is what feature
     pyramid networks and Mask2Former expect.

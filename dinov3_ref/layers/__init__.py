@@ -1,4 +1,4 @@
-"""Layers of DINOv3 (SPEC 2): one nn.Module a file, under the names of the official repository."""
+"""Layers of DINOv3 (docs/spec.md 2): one nn.Module a file, under the names of the official repository."""
 
 from dinov3_ref.layers.absolute_position_embedding import AbsolutePositionEmbedding
 from dinov3_ref.layers.attention import CausalSelfAttention, LinearKMaskedBias, SelfAttention

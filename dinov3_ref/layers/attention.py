@@ -1,4 +1,4 @@
-"""Multi-head self-attention with rotary positions (SPEC 2.3-2.6, SEED S07-S11).
+"""Multi-head self-attention with rotary positions (docs/spec.md 2.3-2.6).
 
 Shapes: B batch, N tokens (prefix + patches), P patches, D embed_dim, h heads, d head_dim.
 RoPE turns the last P tokens; the prefix (CLS and storage tokens) passes through unturned.
@@ -29,10 +29,10 @@ def rope_apply(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
 
 
 class LinearKMaskedBias(nn.Linear):
-    """The qkv projection whose k bias is masked out (SPEC 2.4).
+    """The qkv projection whose k bias is masked out (docs/spec.md 2.4).
 
     Output = x Wᵀ + bias · bias_mask. The mask is a buffer because released files carry one; there it is
-    all zeros, as is the bias (SPEC 0, fact 2). A new layer masks the k third only.
+    all zeros, as is the bias (docs/spec.md 0, fact 2). A new layer masks the k third only.
     """
 
     bias_mask: Tensor
@@ -160,7 +160,7 @@ class SelfAttention(nn.Module):
 
 
 class CausalSelfAttention(nn.Module):
-    """Attention of the text tower: optionally causal, no RoPE (SPEC 2.6)."""
+    """Attention of the text tower: optionally causal, no RoPE (docs/spec.md 2.6)."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Pre-norm transformer block with batch-subset stochastic depth (SPEC 2.8, 2.9; SEED S12-S14).
+"""Pre-norm transformer block with batch-subset stochastic depth (docs/spec.md 2.8, 2.9).
 
 Shapes: B batch, N tokens, D embed_dim. A list holds crops of different sizes, [B_i, N_i, D].
 """
@@ -23,7 +23,7 @@ class SelfAttentionBlock(nn.Module):
 
     In training with `drop_path` r > 0 each branch runs on a random subset of s = max(int(B·(1-r)), 1)
     rows, drawn afresh per branch and per list entry, and its result is scaled by B/s: not the
-    per-sample Bernoulli kind, and the same rate in every block (SPEC 0, fact 9).
+    per-sample Bernoulli kind, and the same rate in every block (docs/spec.md 0, fact 9).
     """
 
     def __init__(
@@ -143,7 +143,7 @@ def _run_on_list(
 
 
 class CausalSelfAttentionBlock(nn.Module):
-    """Block of the text tower (SPEC 2.9): causal attention, MLP, LayerScale, no RoPE."""
+    """Block of the text tower (docs/spec.md 2.9): causal attention, MLP, LayerScale, no RoPE."""
 
     def __init__(
         self,

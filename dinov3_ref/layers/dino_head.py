@@ -1,4 +1,4 @@
-"""Projection head of DINO and iBOT: features to prototype scores (SPEC 2.12, SEED S15-S17)."""
+"""Projection head of DINO and iBOT: features to prototype scores (docs/spec.md 2.12)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class DINOHead(nn.Module):
     """x [..., in_dim] -> prototype scores [..., out_dim].
 
     The MLP's output is L2-normalised before `last_layer`, a plain Linear without bias: no weight
-    normalisation (SPEC 0, fact 10).
+    normalisation (docs/spec.md 0, fact 10).
     """
 
     def __init__(

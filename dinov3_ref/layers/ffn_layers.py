@@ -1,4 +1,4 @@
-"""Feed-forward layers of a block: MLP and SwiGLU (SPEC 2.10, SEED S36-S37).
+"""Feed-forward layers of a block: MLP and SwiGLU (docs/spec.md 2.10).
 
 Shapes: x [..., D]; F hidden width.
 """

@@ -1,4 +1,4 @@
-"""Image to patch tokens: a convolution whose kernel is its stride (SPEC 2.1, SEED S04).
+"""Image to patch tokens: a convolution whose kernel is its stride (docs/spec.md 2.1).
 
 Shapes: B batch, C channels, H W pixels, h w patch grid (H//p, W//p), D embed_dim.
 """
@@ -50,7 +50,7 @@ class PatchEmbed(nn.Module):
         return x_BPD if self.flatten_embedding else x_BPD.reshape(-1, h, w, self.embed_dim)
 
     def reset_parameters(self) -> None:
-        """Uniform in ±sqrt(1 / (C·p²)) (SPEC 2.1)."""
+        """Uniform in ±sqrt(1 / (C·p²)) (docs/spec.md 2.1)."""
         bound = math.sqrt(1.0 / (self.in_chans * math.prod(self.patch_size)))
         nn.init.uniform_(self.proj.weight, -bound, bound)
         if self.proj.bias is not None:

@@ -1,4 +1,4 @@
-"""Axial rotary position embedding for patches (DINOv3, arXiv:2508.10104; SPEC 2.2, SEED S05-S06).
+"""Axial rotary position embedding for patches (DINOv3, arXiv:2508.10104; docs/spec.md 2.2).
 
 Shapes: H W patch grid, P = H*W patches (row-major), d head_dim.
 Each of the d/4 periods gives one angle for the row and one for the column: angle = 2π · coordinate / period.
@@ -18,7 +18,7 @@ class RopePositionEmbedding(nn.Module):
     """Table of sines and cosines for a patch grid of any size.
 
     `periods` is a persistent buffer [d/4]: released files hold it rounded to bfloat16, and official
-    features come from those rounded values (SPEC 0, fact 1). `dtype`, not the buffer's own, is the
+    features come from those rounded values (docs/spec.md 0, fact 1). `dtype`, not the buffer's own, is the
     precision of the arithmetic. Raises ValueError for a head_dim that is no multiple of 4, an unknown
     normalisation, or anything but exactly one of `base` and the pair `min_period`, `max_period`.
     """

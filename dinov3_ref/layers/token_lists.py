@@ -1,4 +1,4 @@
-"""Run one matrix product over a list of token batches of different lengths (SPEC 2.5, 2.8).
+"""Run one matrix product over a list of token batches of different lengths (docs/spec.md 2.5, 2.8).
 
 Training sends global and local crops, which differ in size, through one model at once; joining all
 their tokens makes one large product instead of several small ones.

@@ -1,4 +1,4 @@
-"""Gram anchoring: patches keep the similarities they had in an earlier teacher (arXiv:2508.10104; SPEC 4.7).
+"""Gram anchoring: patches keep the similarities they had in an earlier teacher (arXiv:2508.10104; docs/spec.md 4.7).
 
 loss = mean over all pairs of (x xᵀ - y yᵀ)², x the student's and y the Gram teacher's patch features.
 Shapes: B images, P patches, D embed_dim.
@@ -19,7 +19,7 @@ class GramLoss(nn.Module):
     `apply_norm` makes the similarities cosines. `img_level` compares patches within each image, else
     across the whole batch. `remove_neg` sets negative similarities to 0 on both sides.
     `remove_only_teacher_neg` sets the teacher's, and the student's where both are negative: the published
-    code tests the teacher after zeroing it and never reaches the student's (SPEC 4.7).
+    code tests the teacher after zeroing it and never reaches the student's (docs/spec.md 4.7).
     Raises `ConfigError` for both of the two.
     """
 

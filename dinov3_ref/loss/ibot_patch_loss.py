@@ -1,4 +1,4 @@
-"""iBOT loss: the student predicts the teacher's patches where it saw a mask (arXiv:2111.07832; SPEC 4.5).
+"""iBOT loss: the student predicts the teacher's patches where it saw a mask (arXiv:2111.07832; docs/spec.md 4.5).
 
 Shapes: B images (crops), P patches, M masked patches of the whole batch, K prototypes.
 """
@@ -16,7 +16,7 @@ from dinov3_ref.loss.teacher_targets import TeacherTargets
 class iBOTPatchLoss(TeacherTargets):  # noqa: N801  the published name
     """Cross-entropy of patches, averaged within an image and then over the images, masked or not.
 
-    The number of prototypes is `patch_out_dim`; `out_dim` says the same (SEED S44).
+    The number of prototypes is `patch_out_dim`; `out_dim` says the same (docs/development/seed.md S44).
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class iBOTPatchLoss(TeacherTargets):  # noqa: N801  the published name
         """Logits and targets [B,P,K], bool masks [B,P] -> scalar: mean over masked patches, then images.
 
         An image without a masked patch counts with 0. Without masks every token counts alike, and any
-        [..., K] will do (SEED S45).
+        [..., K] will do (docs/development/seed.md S45).
         """
         entropy = self._cross_entropy(student_patch_tokens, teacher_patch_tokens)
         if student_masks_flat is None:

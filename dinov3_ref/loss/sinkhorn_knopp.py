@@ -1,4 +1,4 @@
-"""Sinkhorn-Knopp assignment of samples to prototypes (Caron et al., SwAV, arXiv:2006.09882; SPEC 4.4).
+"""Sinkhorn-Knopp assignment of samples to prototypes (Caron et al., SwAV, arXiv:2006.09882; docs/spec.md 4.4).
 
 Shapes: N samples on this rank, K prototypes.
 

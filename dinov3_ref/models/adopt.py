@@ -1,4 +1,4 @@
-"""A checkpoint's details, taken over by a model that was built without them (SPEC 8.1, S65 and S67).
+"""A checkpoint's details, taken over by a model that was built without them (docs/spec.md 8.1).
 
 `vit_base()` has the class defaults: no storage tokens, no LayerScale, no masked k bias, LayerNorm eps 1e-6,
 RoPE in bfloat16. Every released file has all of them, eps 1e-5 and RoPE in float32. Loading one with
@@ -22,7 +22,7 @@ from dinov3_ref.layers.layer_scale import LayerScale
 from dinov3_ref.layers.rope_position_encoding import RopePositionEmbedding
 
 NAMED_KEYS = 3  # so many keys are named in a warning; the rest is counted
-RELEASED_EPS = 1e-5  # of "layernormbf16" (SPEC 0, fact 5)
+RELEASED_EPS = 1e-5  # of "layernormbf16" (docs/spec.md 0, fact 5)
 UNTIED_NORMS = {"cls_norm": "untie_cls_and_patch_norms", "local_cls_norm": "untie_global_and_local_cls_norm"}
 
 

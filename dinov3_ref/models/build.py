@@ -1,4 +1,4 @@
-"""From a configuration to a model, with or without a checkpoint (SPEC 1.3; SEED S28)."""
+"""From a configuration to a model, with or without a checkpoint (docs/spec.md 1.3)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def build_model(config: Any, *, device: torch.device | str | None = None) -> Bac
     """The freshly initialised student of `config`.
 
     Of a ConvNeXt the configuration decides its sizes, `in_chans` and `patch_size`; officially `patch_size`
-    alone (SPEC 1.4), and neither here nor there does it drop paths. Raises `ConfigError` for an unknown
+    alone (docs/spec.md 1.4), and neither here nor there does it drop paths. Raises `ConfigError` for an unknown
     `student.arch`, and for sizes of the other family.
     """
     options = {name: value for name, value in dict(config.student).items() if name not in WEIGHTS}
@@ -59,7 +59,7 @@ def build_model_from_cfg(
 ) -> tuple[Any, ...]:
     """(student, teacher, embed_dim), both freshly initialised; (teacher, embed_dim) with `only_teacher`.
 
-    The teacher never drops paths (SPEC 4.2, S48).
+    The teacher never drops paths (docs/spec.md 4.2).
     """
     without_drop_path = copy.deepcopy(config)
     without_drop_path.student.drop_path_rate = 0.0
@@ -78,7 +78,7 @@ def build_model_for_eval(
 
     The checkpoint decides the architecture's details: a released file has storage tokens, LayerScale
     and LayerNorm eps 1e-5 whether or not `config` mentions them, and dropping those is how features go
-    silently wrong (SPEC 8.1, S65). `config.student.arch` and `patch_size` are held against it.
+    silently wrong (docs/spec.md 8.1). `config.student.arch` and `patch_size` are held against it.
     With `pretrained_weights` None the weights are random. Raises `ArchMismatch` when they contradict,
     `CheckpointError` for a bad file, `ConfigError` for `shard_unsharded_model`.
     """

@@ -1,9 +1,9 @@
-"""What makes one DINOv3 model differ from another (SPEC 1.2-1.4): dataclasses, validated at birth.
+"""What makes one DINOv3 model differ from another (docs/spec.md 1.2-1.4): dataclasses, validated at birth.
 
 A configuration speaks the constructor's own names: `DinoVisionTransformer(**config.kwargs())` builds a
 `ViTConfig`, `ConvNeXt(**config.kwargs())` a `ConvNeXtConfig`. Defaults are what every released model shares;
 the class defaults of `DinoVisionTransformer` are older and differ (no LayerScale, no storage tokens,
-LayerNorm eps 1e-6: SPEC 0, facts 4 and 5).
+LayerNorm eps 1e-6: docs/spec.md 0, facts 4 and 5).
 """
 
 from __future__ import annotations

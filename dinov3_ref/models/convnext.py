@@ -1,4 +1,4 @@
-"""DINOv3's ConvNeXts (Liu et al., arXiv:2201.03545; distilled as in arXiv:2508.10104; SPEC 1.4, 2.19).
+"""DINOv3's ConvNeXts (Liu et al., arXiv:2201.03545; distilled as in arXiv:2508.10104; docs/spec.md 1.4, 2.19).
 
 Four stages of convolutional blocks, each behind a downsampling. There is no class token: the mean over the
 last stage's map stands in for it, and goes through the final norm together with the patches.
@@ -132,7 +132,7 @@ class ConvNeXt(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Initialise every parameter (SPEC 2.19)."""
+        """Initialise every parameter (docs/spec.md 2.19)."""
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 nn.init.trunc_normal_(module.weight, std=0.02)

@@ -1,8 +1,8 @@
-"""Every architecture and every released DINOv3 backbone, as one literal table (SPEC 1.1, 1.3, 1.4, 3.4).
+"""Every architecture and every released DINOv3 backbone, as one literal table (docs/spec.md 1.1, 1.3, 1.4, 3.4).
 
 `ARCHITECTURES` is what `--arch` accepts. A released checkpoint is a row of `RELEASED`; its hub name, its
 Hugging Face repository and its timm name all find it (`find_released`). Parameter and entry counts are
-SPEC 1.3's and 1.4's and are held by `tests/dinov3_ref/models/test_released.py`.
+docs/spec.md 1.3's and 1.4's and are held by `tests/dinov3_ref/models/test_released.py`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ReleasedModel:
 
     name: str  # torch.hub entry of the official repository; "_sat" tells the two ViT-L and 7B files apart
     arch: str  # key of ARCHITECTURES
-    dataset: str  # lvd1689m | sat493m: decides the input mean and std (SPEC 6)
+    dataset: str  # lvd1689m | sat493m: decides the input mean and std (docs/spec.md 6)
     config: ModelConfig
     params: int
     entries: int  # tensors in the official state dict

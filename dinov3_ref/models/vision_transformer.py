@@ -1,4 +1,4 @@
-"""The DINOv3 vision transformer (arXiv:2508.10104; SPEC 1.2, 2.13-2.17; SEED S01-S03, S18-S26).
+"""The DINOv3 vision transformer (arXiv:2508.10104; docs/spec.md 1.2, 2.13-2.17).
 
 Shapes: B batch, C channels, H W pixels, h w patch grid, P = h*w patches, R storage tokens, E tokens of a
 user's own, D embed_dim. Token order is fixed: CLS, storage, own, patches.
@@ -154,7 +154,7 @@ class DinoVisionTransformer(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Initialise every parameter (SPEC 2.17); a `rope_embed` that is not RoPE is left alone (S39)."""
+        """Initialise every parameter (docs/spec.md 2.17); a `rope_embed` that is not RoPE is left alone (S39)."""
         if isinstance(self.rope_embed, RopePositionEmbedding):
             self.rope_embed.reset_parameters()
         nn.init.normal_(self.cls_token, std=0.02)
@@ -167,7 +167,7 @@ class DinoVisionTransformer(nn.Module):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> _IncompatibleKeys:
-        """As torch's, but never silently another model (SPEC 8.1, S65, S67).
+        """As torch's, but never silently another model (docs/spec.md 8.1).
 
         A whole state dict of this width and depth whose details differ (a released file in a model of
         class defaults) brings its storage tokens, LayerScale, masked k bias and LayerNorm eps along, with
@@ -213,7 +213,7 @@ class DinoVisionTransformer(nn.Module):
     ) -> Iterator[list[Tensor]]:
         """Yield the token lists after each block up to index `last`.
 
-        In training every block draws its own RoPE augmentation (SPEC 0, fact 7); otherwise the table
+        In training every block draws its own RoPE augmentation (docs/spec.md 0, fact 7); otherwise the table
         is the same for all blocks and made once.
         """
         ropes = [self._rope_table(h, w) for h, w in grids]
@@ -246,7 +246,7 @@ class DinoVisionTransformer(nn.Module):
         ]
 
     def norm_tokens(self, x: Tensor, patches: int, is_local: bool = False) -> tuple[Tensor, Tensor]:
-        """Final norms of tokens with P `patches`: prefix [B,1+R+E,D], patches [B,P,D] (SPEC 2.14)."""
+        """Final norms of tokens with P `patches`: prefix [B,1+R+E,D], patches [B,P,D] (docs/spec.md 2.14)."""
         prefix = x.shape[1] - patches
         cls_norm = self.norm
         if self.local_cls_norm is not None and is_local:
@@ -346,7 +346,7 @@ def _init_module(module: nn.Module) -> None:
 
 
 def _constructor(name: str, **fixed: Any) -> Callable[..., DinoVisionTransformer]:
-    """A `vit_*` function: fixes the dimensions, leaves every flag at the class default (SPEC 1.1)."""
+    """A `vit_*` function: fixes the dimensions, leaves every flag at the class default (docs/spec.md 1.1)."""
     dims = ("embed_dim", "depth", "num_heads", "ffn_ratio")
     shape = {dim: getattr(ARCHITECTURES[name], dim) for dim in dims} | fixed
 

@@ -1,1 +1,1 @@
-"""Training of DINOv3 (SPEC 4): the meta architecture, its schedules, groups and optimiser."""
+"""Training of DINOv3 (docs/spec.md 4): the meta architecture, its schedules, groups and optimiser."""

@@ -1,4 +1,4 @@
-"""One collated batch, checked and on the device (SPEC 4.3).
+"""One collated batch, checked and on the device (docs/spec.md 4.3).
 
 Shapes: B images, each with 2 global and n local crops; P patches of a global crop; M masked patches.
 Crops are crop-major: crop 0 of all images, then crop 1.
@@ -36,7 +36,7 @@ class Batch:
 
     @classmethod
     def from_collated(cls, data: Mapping[str, Any], device: torch.device) -> Batch:
-        """From the dictionary of the data loader; its three `collated_` entries are enough (SEED S49).
+        """From the dictionary of the data loader; its three `collated_` entries are enough (docs/development/seed.md S49).
 
         Raises ValueError for an entry that is missing or does not fit the others.
         """

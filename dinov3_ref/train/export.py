@@ -1,4 +1,4 @@
-"""What a run leaves behind: its teacher, for others to use (SPEC 3.1, 3.2, 4.16).
+"""What a run leaves behind: its teacher, for others to use (docs/spec.md 3.1, 3.2, 4.16).
 
 teacher/model.safetensors   the backbone in the official layout, for `dinodeploy export --weights RUN/teacher`
 teacher/config.json         how its pictures are normalised, where a loader looks for it

@@ -1,4 +1,4 @@
-"""What happens when a loss is not a number (SPEC 4.11)."""
+"""What happens when a loss is not a number (docs/spec.md 4.11)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The training loop (SPEC 4.11): batches -> loss -> gradients -> step -> teachers, recorded and resumable.
+"""The training loop (docs/spec.md 4.11): batches -> loss -> gradients -> step -> teachers, recorded and resumable.
 
 Every iteration's random numbers are seeded by (seed, rank, iteration), and the data's by their position, so a
 run that was killed goes on as if it had not been: bit by bit on a CPU. Several students of one teacher go
-side by side over the same batches (SPEC 4.17, `students.py`); a run alone is one among one.
+side by side over the same batches (docs/spec.md 4.17, `students.py`); a run alone is one among one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which parameter learns how fast, and decays how much (SPEC 4.10, SEED S56).
+"""Which parameter learns how fast, and decays how much (docs/spec.md 4.10).
 
 A group is a dictionary for the optimiser, with `name`, `is_last_layer`, `lr_multiplier` and `wd_multiplier`
 beside `params`. `optimizer.set_rates` applies the multipliers at every step; given `lr` here, they are in the
@@ -16,7 +16,7 @@ from torch import nn
 Group = dict[str, Any]
 
 EMBEDDINGS = ("pos_embed", "patch_embed", "mask_token", "cls_token", "storage_tokens")
-WITHOUT_DECAY = ("norm", "gamma", "fourier_w")  # and every bias; tokens do decay (SPEC 0, fact 13)
+WITHOUT_DECAY = ("norm", "gamma", "fourier_w")  # and every bias; tokens do decay (docs/spec.md 0, fact 13)
 FUSED_BY = ("is_last_layer", "lr_multiplier", "wd_multiplier")
 
 

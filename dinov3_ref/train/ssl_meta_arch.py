@@ -1,4 +1,4 @@
-"""Self-supervised training of DINOv3: one step (SPEC 4.3; SEED S47-S50).
+"""Self-supervised training of DINOv3: one step (docs/spec.md 4.3).
 
 Teacher on the global crops -> targets; student on global (masked) and local crops; losses; backward.
 Shapes: B images, g = 2 global and n local crops of each, P patches of a global crop, M masked patches of the
@@ -56,7 +56,7 @@ class SSLMetaArch(TrainingNetworks):
         super().init_weights()
 
     def get_params_groups(self) -> list[Group]:
-        """Parameter groups of the student, a module at a time (SPEC 4.10)."""
+        """Parameter groups of the student, a module at a time (docs/spec.md 4.10)."""
         optim = self.config.optim
         return [
             group
@@ -185,7 +185,7 @@ class SSLMetaArch(TrainingNetworks):
 
         Global: `cls_after_head` [g,B,K], `cls_pre_head` [g,B,D], `patch_pre_head` [gB,P,D],
         `masked_patch_after_head` [M,K]. Local: `cls_after_head` [n,B,K], `cls_pre_head` [n,B,D].
-        Under distillation the student sees no mask (SPEC 0, fact 19): the iBOT loss is of what it makes of
+        Under distillation the student sees no mask (docs/spec.md 0, fact 19): the iBOT loss is of what it makes of
         the whole crop at the places of the mask. A ConvNeXt, which has no mask token, learns no other way.
         """
         seen_masks = None if self.config.distillation.enabled else masks

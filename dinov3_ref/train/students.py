@@ -1,4 +1,4 @@
-"""Several students of one frozen teacher, which is asked once a batch (SPEC 4.17).
+"""Several students of one frozen teacher, which is asked once a batch (docs/spec.md 4.17).
 
     <output>/config.yaml                the whole configuration
     <output>/students/<name>/           what a run alone leaves behind, a folder a student

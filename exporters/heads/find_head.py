@@ -9,7 +9,7 @@ from dinov3_ref.errors import ConfigError
 from dinov3_ref.heads import FeaturePyramid, LoadedHead, load_head
 
 PYRAMID = "pyramid"
-EVEN_24 = (4, 11, 17, 23)  # SPEC 5.4: what the official code takes of 24 blocks
+EVEN_24 = (4, 11, 17, 23)  # docs/spec.md 5.4: what the official code takes of 24 blocks
 
 
 def find_head(text: str, embed_dim: int, depth: int, patch_size: int) -> LoadedHead:
@@ -30,7 +30,7 @@ def find_head(text: str, embed_dim: int, depth: int, patch_size: int) -> LoadedH
 
 
 def four_even(depth: int) -> tuple[int, ...]:
-    """The last block of each quarter of the model (SPEC 5.4). Raises MisuseError for less than four."""
+    """The last block of each quarter of the model (docs/spec.md 5.4). Raises MisuseError for less than four."""
     if depth < 4:
         raise MisuseError(
             f"a pyramid takes four blocks, this model has {depth}; name them: {PYRAMID}:0,1,2,…"

@@ -1,7 +1,7 @@
 """The two seams of the traced model: RoPE's table and rotary attention, as custom operators.
 
 Tracing goes wrong at exactly these places (`Tile` turning into `If`, the scale on both q and k, tables
-per block: README "Design"), so the traced model calls one operator at each, and a dialect
+per block: docs/architecture.md), so the traced model calls one operator at each, and a dialect
 (`exporters/dialects/`) says what it becomes in ONNX. The eager kernels here define what the operators
 mean; `tests/exporters/trace/test_custom_ops.py` holds them against `dinov3_ref`.
 

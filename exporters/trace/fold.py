@@ -138,7 +138,7 @@ def _put_seam(block: nn.Module, attn: nn.Module, path: str, weights: Weights, fo
 
 
 def _pop_bias(weights: Weights, path: str) -> Tensor | None:
-    """The bias of q, k and v that is added: bias · mask where there is a mask (SPEC 0, fact 3)."""
+    """The bias of q, k and v that is added: bias · mask where there is a mask (docs/spec.md 0, fact 3)."""
     make, make_mask = weights.pop(f"{path}.qkv.bias", None), weights.pop(f"{path}.qkv.bias_mask", None)
     if make is None:
         return None

@@ -1,4 +1,4 @@
-"""Write docs/seed.md: every item of the seed document, how it stands, and the test that shows it.
+"""Write docs/development/seed.md: every item of the seed document, how it stands, and the test that shows it.
 
     python -m tests.compatibility.make_table
 
@@ -11,7 +11,7 @@ import ast
 from pathlib import Path
 
 HERE = Path(__file__).parent
-TABLE = HERE.parent.parent / "docs" / "seed.md"
+TABLE = HERE.parent.parent / "docs" / "development" / "seed.md"
 
 # id -> (the document's item, where ours is more, or other, than the document says; empty: as it says)
 ITEMS: dict[str, tuple[str, str]] = {
@@ -89,7 +89,7 @@ HEAD = """\
 # The seed document, item by item
 
 Every item of the document that this project began with, with `dinov3` read as `dinov3_ref`: it works as
-written, or with the difference that is named. Each has one test in `tests/seed`, which runs its snippet.
+written, or with the difference that is named. Each has one test in `tests/compatibility`, which runs its snippet.
 
 Written by `python -m tests.compatibility.make_table`; do not edit.
 

@@ -1,4 +1,4 @@
-"""The seed document's two programs, from checkpoint to result (SEED S63-S68, SPEC 8.1).
+"""The seed document's two programs, from checkpoint to result (docs/development/seed.md, S63-S68).
 
 Files are of the form that the document loads, {'model': …}, with a released model's tensors: storage
 tokens, LayerScale, masked k bias, eps 1e-5. The document's `vit_base(patch_size=16)` has none of these. In

@@ -1,4 +1,4 @@
-"""The seed document on the model class and its layers (SEED S01-S17, SPEC 8.1)."""
+"""The seed document on the model class and its layers (docs/development/seed.md, S01-S17)."""
 
 from __future__ import annotations
 

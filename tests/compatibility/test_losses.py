@@ -1,4 +1,4 @@
-"""The seed document on losses (SEED S41-S46, SPEC 8.1)."""
+"""The seed document on losses (docs/development/seed.md, S41-S46)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The seed document on the model's methods and sizes (SEED S18-S27, SPEC 8.1)."""
+"""The seed document on the model's methods and sizes (docs/development/seed.md, S18-S27)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The seed document on taking a model apart (SEED S35-S40, SPEC 8.1).
+"""The seed document on taking a model apart (docs/development/seed.md, S35-S40).
 
 That such models export is shown in tests/exporters/test_custom_models.py.
 """

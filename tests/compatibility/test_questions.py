@@ -1,4 +1,4 @@
-"""The seed document's questions and answers (SEED S58-S62, SPEC 8.1)."""
+"""The seed document's questions and answers (docs/development/seed.md, S58-S62)."""
 
 from __future__ import annotations
 

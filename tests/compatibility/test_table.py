@@ -1,4 +1,4 @@
-"""docs/seed.md says what the tests show."""
+"""docs/development/seed.md says what the tests show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The seed document on training (SEED S47-S57, SPEC 8.1)."""
+"""The seed document on training (docs/development/seed.md, S47-S57)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The seed document on using a model (SEED S28-S34, SPEC 8.1), with ViT-S for ViT-B."""
+"""The seed document on using a model (docs/development/seed.md, S28-S34), with ViT-S for ViT-B."""
 
 # ruff: noqa: RET504  (lines of the document)
 

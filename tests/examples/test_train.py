@@ -1,4 +1,4 @@
-"""examples/04_train.py: train -> checkpoint -> export -> engine -> embed -> search (issue 6)."""
+"""examples/04_train.py: train -> checkpoint -> export -> engine -> embed -> search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every parser that we own, under more than ten thousand damaged inputs (issue 9).
+"""Every parser that we own, under more than ten thousand damaged inputs.
 
     DINODEPLOY_FUZZ=20 pytest tests/fuzz       twenty times as many
     DINODEPLOY_FUZZ_SEED=7 pytest tests/fuzz   others

@@ -2,7 +2,7 @@
 
 The weights come from `random_checkpoint` and reach the libraries through our own converters, each model is
 built by its library, and RoPE periods are exact fp32 unless a caller says otherwise: the libraries compute
-theirs, and know no rounding to bfloat16 (SPEC 3.6).
+theirs, and know no rounding to bfloat16 (docs/spec.md 3.6).
 Shapes: B photographs, H W pixels, D embed_dim, R storage tokens, P patches.
 """
 
@@ -51,7 +51,7 @@ TIMM_ENTRIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def checkpoint_of(model: str) -> Checkpoint:
-    """A model of `MODELS` with exact periods; "as released" closes its qkv bias and mask (SPEC 0, fact 2)."""
+    """A model of `MODELS` with exact periods; "as released" closes its qkv bias and mask (docs/spec.md 0, fact 2)."""
     checkpoint = random_checkpoint(MODELS[model.removesuffix(" as released")])
     state = {**checkpoint.state, PERIODS: rope_periods(checkpoint.config, "fp32")}
     if model.endswith(" as released"):

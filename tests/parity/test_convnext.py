@@ -1,4 +1,4 @@
-"""The reference ConvNeXt against transformers' and timm's, and against itself in float64 (issue 8).
+"""The reference ConvNeXt against transformers' and timm's, and against itself in float64.
 
 Lively weights reach the libraries through our own converters; photographs at three sizes. Limits as in
 `tolerances.py`, measured errors beside them (x86-64 with AVX2, torch 2.13, transformers 5.23, timm 1.0.31).

@@ -1,4 +1,4 @@
-"""The reference model against implementations that are not ours, and against itself in float64 (issue 2).
+"""The reference model against implementations that are not ours, and against itself in float64.
 
 Three photographs at 224x224, 256x384 and 512x320, through weights on which a wrong model shows
 (`checkpoints/random.py`). Limits and measured errors: `tolerances.py`.
@@ -55,7 +55,7 @@ def with_periods(checkpoint: Checkpoint, rounding: PeriodRounding) -> Checkpoint
 
 
 def test_transformers_agrees_with_official_periods_once_it_has_them() -> None:
-    """Official files round the periods to bfloat16, transformers does not (SPEC 3.6): no more than that."""
+    """Official files round the periods to bfloat16, transformers does not (docs/spec.md 3.6): no more than that."""
     official = with_periods(checkpoint_of("seven_b"), "bf16")
     theirs: Any = transformers_model(official)
     x = inputs("seven_b")[1]
@@ -104,7 +104,7 @@ def close_the_value_bias(model: Any) -> None:
 
 
 def take_the_class_default_eps(model: Any) -> None:
-    """The faintest of all: 1.1e-5 measured (SPEC 0, fact 4)."""
+    """The faintest of all: 1.1e-5 measured (docs/spec.md 0, fact 4)."""
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):
             module.eps = 1e-6

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-ACCEPTED = 1e-5  # against another implementation (issue 2)
-ACCEPTED_ROUNDING = 2e-6  # against our own model in float64 (issue 2)
+ACCEPTED = 1e-5  # against another implementation
+ACCEPTED_ROUNDING = 2e-6  # against our own model in float64
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The fused q, k, v bias and its mask: what is added, and what k may not have (SPEC 0 fact 2, 2.4).
+"""The fused q, k, v bias and its mask: what is added, and what k may not have (docs/spec.md 0 fact 2, 2.4).
 
 Shapes: D embed_dim; bias and bias_mask [3D], thirds in the order q, k, v.
 """

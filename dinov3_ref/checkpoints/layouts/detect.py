@@ -1,4 +1,4 @@
-"""The layouts a DINOv3 backbone is stored in, and how to tell them apart (SPEC 3.5).
+"""The layouts a DINOv3 backbone is stored in, and how to tell them apart (docs/spec.md 3.5).
 
 A layout knows its own key names; everything else about a checkpoint is said in official names. `LAYOUTS` is
 ordered: the first that recognises the keys wins. ConvNeXts have layouts of their own (`convnext.py`).
@@ -75,7 +75,7 @@ FOREIGN_PARTS: tuple[tuple[str, str], ...] = (
     ("decoder.", "a decoder head without its backbone"),
 )
 
-# Released heads, by a part of their file names (SPEC 1.5).
+# Released heads, by a part of their file names (docs/spec.md 1.5).
 FOREIGN_FILE_NAMES: dict[str, str] = {
     "linear_head": "a linear classification head",
     "dpt_head": "a depth or canopy-height head",

@@ -1,4 +1,4 @@
-"""The Hugging Face layout of DINOv3 ViTs (transformers' `DINOv3ViTModel`; SPEC 3.3).
+"""The Hugging Face layout of DINOv3 ViTs (transformers' `DINOv3ViTModel`; docs/spec.md 3.3).
 
 q, k and v are cut apart, k has no bias, RoPE periods, the bias mask and `local_cls_norm` are dropped. Shapes:
 D embed_dim; qkv [3D, D], rows in the order q, k, v.
@@ -51,7 +51,7 @@ OLDER_NAMES: tuple[tuple[re.Pattern[str], str], ...] = (
 )
 DERIVED = "rope_embeddings.inv_freq"  # 1/period; recomputed by every reader
 
-# layer_norm_eps -> the name of the norm that has it (SPEC 0 fact 4).
+# layer_norm_eps -> the name of the norm that has it (docs/spec.md 0 fact 4).
 NORM_BY_EPS = {1e-5: "layernormbf16", 1e-6: "layernorm"}
 FFN_ACTIVATION = {True: "silu", False: "gelu"}  # by use_gated_mlp
 

@@ -1,4 +1,4 @@
-"""The official layout: flat keys of facebookresearch/dinov3's own state dicts (SPEC 3.1)."""
+"""The official layout: flat keys of facebookresearch/dinov3's own state dicts (docs/spec.md 3.1)."""
 
 from __future__ import annotations
 

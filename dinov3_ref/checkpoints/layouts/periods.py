@@ -1,4 +1,4 @@
-"""RoPE periods for files that do not carry them, and their rounding (SPEC 0 fact 1, 2.2, 3.6).
+"""RoPE periods for files that do not carry them, and their rounding (docs/spec.md 0 fact 1, 2.2, 3.6).
 
 Official files hold the periods rounded to bfloat16 and official features come from the rounded values;
 Hugging Face and timm drop the buffer and recompute exact fp32 values. Both are wanted by someone.

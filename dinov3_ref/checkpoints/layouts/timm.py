@@ -1,4 +1,4 @@
-"""timm's layout of DINOv3 ViTs (its Eva class; SPEC 3.4).
+"""timm's layout of DINOv3 ViTs (its Eva class; docs/spec.md 3.4).
 
 q and v have biases of their own, in the `_qkvb` variants only: we write those names where a bias is not zero,
 and the plain variant otherwise. Mask token, RoPE periods, bias mask and `local_cls_norm` are dropped.

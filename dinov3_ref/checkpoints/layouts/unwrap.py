@@ -1,6 +1,6 @@
 """From what a file holds to one backbone's tensors: wrappers opened, prefixes cut, training heads dropped.
 
-Source: SPEC 3.1 (training-run variants) and 3.5, steps 1 and 2. The backbone is found by its class token,
+Source: docs/spec.md 3.1 (training-run variants) and 3.5, steps 1 and 2. The backbone is found by its class token,
 patch embedding or stem, wherever it hangs; whatever is left outside it keeps its full name, and the strict
 check later names it.
 """
@@ -29,7 +29,7 @@ _ANCHOR = re.compile(
     r"|downsample_layers\.0\.0\.weight|stem\.0\.weight|(?:model\.)?stages\.0\.downsample_layers\.0\.weight)"
 )
 
-# Parts of a training run beside the backbone we want (SPEC 3.1); a released model has none of them.
+# Parts of a training run beside the backbone we want (docs/spec.md 3.1); a released model has none of them.
 _TRAINING_PART = re.compile(
     r"(?:^|\.)(student|gram_teacher|gram_backbone|teacher|model_ema|dino_head|ibot_head|dino_loss|ibot_patch_loss|"
     r"koleo_loss|gram_loss|optimizer)\."

@@ -1,4 +1,4 @@
-"""A dataset from one string, as configurations and command lines name it (SPEC 4.14).
+"""A dataset from one string, as configurations and command lines name it (docs/spec.md 4.14).
 
     photos/                               a folder             shards/train-{000..146}.tar    tar shards
     train.txt, train.tsv                  a list               data/*.parquet, data/*.arrow   tables

@@ -1,4 +1,4 @@
-"""Recompute blocks in the backward pass instead of keeping their activations (SPEC 4.15, SEED S60).
+"""Recompute blocks in the backward pass instead of keeping their activations (docs/spec.md 4.15).
 
 Done by replacing a block's `forward`, so that module and parameter names stay what they were.
 """

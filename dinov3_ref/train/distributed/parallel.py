@@ -1,4 +1,4 @@
-"""Several ranks train one model: replicas whose gradients are averaged, or shards (SPEC 4.15).
+"""Several ranks train one model: replicas whose gradients are averaged, or shards (docs/spec.md 4.15).
 
 `compute_precision.sharding_strategy` names the way. Sharded, every block (of a ConvNeXt every stage) and head
 is a unit of its own, with parameters gathered in `param_dtype` and gradients reduced in `reduce_dtype`;
@@ -115,7 +115,7 @@ def _shard(modules: nn.ModuleDict, policy: MixedPrecisionPolicy, reshard: bool) 
 
 
 def _parts(backbone: nn.Module) -> list[nn.Module]:
-    """A ViT's blocks; a ConvNeXt's stages and what leads to each (SPEC 4.15)."""
+    """A ViT's blocks; a ConvNeXt's stages and what leads to each (docs/spec.md 4.15)."""
     if isinstance(backbone, ConvNeXt):
         return [*backbone.downsample_layers, *backbone.stages]
     return [*backbone.blocks]  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""The precision of a step's products, whatever the device (SPEC 4.1, "compute_precision")."""
+"""The precision of a step's products, whatever the device (docs/spec.md 4.1, "compute_precision")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Apply to the networks what the configuration asks for besides mathematics (SPEC 4.15).
+"""Apply to the networks what the configuration asks for besides mathematics (docs/spec.md 4.15).
 
 The order matters: recomputed activations, then compilation, then the ranks. The modules know of none of it,
 and keep their parameter names.

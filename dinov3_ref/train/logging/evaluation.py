@@ -1,4 +1,4 @@
-"""What a run looks at every so many iterations: kNN of its teacher, PCA maps and curves (issue 6).
+"""What a run looks at every so many iterations: kNN of its teacher, PCA maps and curves.
 
     <output>/evaluations.json          a line an evaluation: iteration, knn_10_top1, ...
     <output>/pictures/pca_000499.png   patch features of the same pictures as colours

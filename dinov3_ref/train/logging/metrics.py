@@ -1,4 +1,4 @@
-"""Records of a run, of its metrics and of its evaluations: one JSON object a line (SPEC 4.11).
+"""Records of a run, of its metrics and of its evaluations: one JSON object a line (docs/spec.md 4.11).
 
 A resumed run drops the lines past its checkpoint, so that the file always tells of one uninterrupted run.
 """

@@ -1,4 +1,4 @@
-"""The networks of a training run, built from its configuration (SPEC 4.2).
+"""The networks of a training run, built from its configuration (docs/spec.md 4.2).
 
 A student or teacher is a ModuleDict of backbone, dino_head and ibot_head; a Gram teacher is a backbone alone.
 """

@@ -1,4 +1,4 @@
-"""Exponential moving average of parameters: how the teacher follows the student (SPEC 4.8, SEED S51)."""
+"""Exponential moving average of parameters: how the teacher follows the student (docs/spec.md 4.8)."""
 
 from __future__ import annotations
 

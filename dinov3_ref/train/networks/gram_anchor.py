@@ -1,4 +1,4 @@
-"""Gram anchoring in training: what the target is, and when the Gram teacher is renewed (SPEC 4.7).
+"""Gram anchoring in training: what the target is, and when the Gram teacher is renewed (docs/spec.md 4.7).
 
 Shapes: C global crops of the batch, P patches of a student's crop, h w its patch grid, D embed_dim.
 """

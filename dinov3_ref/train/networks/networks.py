@@ -1,4 +1,4 @@
-"""The networks of a run together: what they start from, and how teachers follow (SPEC 4.2, 4.7, 4.8)."""
+"""The networks of a run together: what they start from, and how teachers follow (docs/spec.md 4.2, 4.7, 4.8)."""
 
 from __future__ import annotations
 

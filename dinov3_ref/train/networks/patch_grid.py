@@ -1,4 +1,4 @@
-"""Patches as the maps they are: the grid of a crop, and one grid on another (SPEC 2.19, 4.7, 4.17).
+"""Patches as the maps they are: the grid of a crop, and one grid on another (docs/spec.md 2.19, 4.7, 4.17).
 
 Shapes: C crops, N and P patches of the two grids, D embed_dim.
 """

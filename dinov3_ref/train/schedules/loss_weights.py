@@ -1,4 +1,4 @@
-"""How much each loss counts in the total (SPEC 4.3; SEED S46).
+"""How much each loss counts in the total (docs/spec.md 4.3).
 
 total = dino_local · L_local + dino_global · L_global + koleo · L_koleo + ibot · L_ibot + gram · L_gram.
 The two DINO losses are averages over crop pairs, and weighted by how many pairs each has: with 2 global and 8
@@ -57,7 +57,7 @@ class LossWeightSchedule:
         return LossWeights(
             dino_local=dino.loss_weight * local_share * local_schedule,
             dino_global=dino.loss_weight * global_share,
-            koleo=dino.koleo_loss_weight * N_GLOBAL_CROPS,  # of their mean (SPEC 0, fact 12)
+            koleo=dino.koleo_loss_weight * N_GLOBAL_CROPS,  # of their mean (docs/spec.md 0, fact 12)
             ibot=self._ibot_weight,
             gram=self._gram_weight if self._gram is None else float(self._gram[iteration]),
             local_schedule=local_schedule,

@@ -1,4 +1,4 @@
-"""AdamW over parameter groups, the rates of each step, clipping a sub-module at a time (SPEC 4.10, 4.11)."""
+"""AdamW over parameter groups, the rates of each step, clipping a sub-module at a time (docs/spec.md 4.10, 4.11)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def set_rates(optimizer: torch.optim.Optimizer, rates: Rates) -> None:
 def clip_gradients(modules: nn.ModuleDict, max_norm: float) -> dict[str, Tensor]:
     """Scale each module's gradients down to an L2 norm of `max_norm` (0: leave them); the norms they had.
 
-    Each module is clipped on its own (SPEC 0, fact 15). Keys are `<module>_grad_norm`.
+    Each module is clipped on its own (docs/spec.md 0, fact 15). Keys are `<module>_grad_norm`.
     """
     limit = max_norm or float("inf")
     return {

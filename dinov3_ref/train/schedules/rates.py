@@ -1,4 +1,4 @@
-"""The five numbers that a training step goes by, from the configuration (SPEC 4.9).
+"""The five numbers that a training step goes by, from the configuration (docs/spec.md 4.9).
 
 With a `schedules` group they follow it (v2), else `optim` and `teacher` (v1). Epochs are counted in
 `train.OFFICIAL_EPOCH_LENGTH` iterations.

@@ -22,7 +22,7 @@ from dinodeploy.images.preprocess import MAX_PATCHES, PRESETS, REDUCED_LEFT, Pre
 from tests.support.photographs import IMAGENET_MEAN, IMAGENET_STD
 
 Pixels = np.ndarray[Any, Any]
-SAT_MEAN, SAT_STD = (0.430, 0.411, 0.296), (0.213, 0.156, 0.143)  # SPEC 6
+SAT_MEAN, SAT_STD = (0.430, 0.411, 0.296), (0.213, 0.156, 0.143)  # docs/spec.md 6
 
 
 class Tolerance(NamedTuple):

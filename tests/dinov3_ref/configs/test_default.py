@@ -1,4 +1,4 @@
-"""The default configuration: official defaults, attributes, and no key that does not exist (SPEC 4.1)."""
+"""The default configuration: official defaults, attributes, and no key that does not exist (docs/spec.md 4.1)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationErr
 
 from dinov3_ref.configs import get_default_config
 
-# SPEC 4.1, row "student", and 1.2 where that row is silent.
+# docs/spec.md 4.1, row "student", and 1.2 where that row is silent.
 STUDENT = {
     "arch": "vit_large",
     "embed_dim": None,  # what the architecture says
@@ -49,7 +49,7 @@ HEAD = {
     "head_nlayers": 3,
     "head_hidden_dim": 2048,
 }
-# SPEC 4.1, the other rows. Ours alone: depths and dims of student, dataset_path (ImageNet there),
+# docs/spec.md 4.1, the other rows. Ours alone: depths and dims of student, dataset_path (ImageNet there),
 # accumulation_steps, log_period, tensorboard, the colour keys of crops (of which the official class has one),
 # all but one of evaluation.
 GROUPS: dict[str, Any] = {

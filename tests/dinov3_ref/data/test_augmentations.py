@@ -1,4 +1,4 @@
-"""Views of real photographs, and of pictures whose pixels tell what was done to them (SPEC 4.12)."""
+"""Views of real photographs, and of pictures whose pixels tell what was done to them (docs/spec.md 4.12)."""
 
 from __future__ import annotations
 

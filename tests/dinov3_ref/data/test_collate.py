@@ -1,4 +1,4 @@
-"""A batch's keys and numbers against values worked out by hand (SPEC 4.3, 4.13)."""
+"""A batch's keys and numbers against values worked out by hand (docs/spec.md 4.3, 4.13)."""
 
 from __future__ import annotations
 

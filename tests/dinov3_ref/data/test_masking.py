@@ -1,4 +1,4 @@
-"""Masks: exact counts, rectangles, the official loader's area limit (SPEC 4.13)."""
+"""Masks: exact counts, rectangles, the official loader's area limit (docs/spec.md 4.13)."""
 
 from __future__ import annotations
 

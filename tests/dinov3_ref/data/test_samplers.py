@@ -1,4 +1,4 @@
-"""Orders: complete, shuffled, shared by ranks, found again at any place (SPEC 4.14)."""
+"""Orders: complete, shuffled, shared by ranks, found again at any place (docs/spec.md 4.14)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loader of a configuration with the official groups (SPEC 4.1)."""
+"""The loader of a configuration with the official groups (docs/spec.md 4.1)."""
 
 from __future__ import annotations
 

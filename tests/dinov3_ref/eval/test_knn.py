@@ -1,4 +1,4 @@
-"""kNN against numbers worked out by hand, and against scikit-learn (SPEC 5.1)."""
+"""kNN against numbers worked out by hand, and against scikit-learn (docs/spec.md 5.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pyramid's four maps, and SEED's two classes on a frozen backbone."""
+"""The pyramid's four maps, and the two feature-extractor classes on a frozen backbone."""
 
 from __future__ import annotations
 

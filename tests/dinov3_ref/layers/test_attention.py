@@ -1,4 +1,4 @@
-"""Rotation, the masked bias and attention against numpy in float64 (SPEC 2.3-2.6, SEED S07-S11)."""
+"""Rotation, the masked bias and attention against numpy in float64 (docs/spec.md 2.3-2.6)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def table(*shape: int, seed: int = 9, dtype: torch.dtype = torch.float32) -> Rop
 
 
 def rotated(x: Tensor, rope: Rope) -> Array:
-    """Pairs (k, k + d/2) as complex numbers, times e^(i·angle) (SPEC 2.3)."""
+    """Pairs (k, k + d/2) as complex numbers, times e^(i·angle) (docs/spec.md 2.3)."""
     a, b = np.split(x.double().numpy(), 2, axis=-1)
     sin, cos = (t.double().numpy()[..., : a.shape[-1]] for t in rope)
     turned = (a + 1j * b) * (cos + 1j * sin)
@@ -74,7 +74,7 @@ def test_a_table_for_more_tokens_than_there_are_is_refused() -> None:
 
 
 def test_bf16_tokens_are_turned_in_fp32_by_an_fp32_table() -> None:
-    """SPEC 0, fact 6: cast to the table's dtype for the rotation, back afterwards."""
+    """docs/spec.md 0, fact 6: cast to the table's dtype for the rotation, back afterwards."""
     q, rope = random(1, 2, 7, 8, dtype=torch.bfloat16), table(6, 8)
     got, _ = SelfAttention(16, num_heads=2).apply_rope(q, q, rope)
     assert got.dtype == torch.bfloat16
@@ -119,7 +119,7 @@ def test_a_new_mask_stops_k_alone() -> None:
 
 
 def test_the_closed_mask_of_released_files_takes_bias_and_gradient_away() -> None:
-    """SPEC 0, fact 2."""
+    """docs/spec.md 0, fact 2."""
     layer = LinearKMaskedBias(4, 6)
     layer.bias_mask.zero_()
     x = random(3, 4)
@@ -205,7 +205,7 @@ def test_there_is_no_attention_bias() -> None:
 
 
 def test_dropout_in_training_is_after_the_projection_alone() -> None:
-    """SPEC 2.5: `attn_drop` is never applied; `proj_drop` is, but not by `forward_list`."""
+    """docs/spec.md 2.5: `attn_drop` is never applied; `proj_drop` is, but not by `forward_list`."""
     x = random(2, 5, 16)
     undropped = lively(SelfAttention(16, num_heads=2, attn_drop=0.9, proj_drop=0.5), torch.float32)
     wanted = undropped(x)

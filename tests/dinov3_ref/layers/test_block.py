@@ -1,4 +1,4 @@
-"""The block's formula, and its batch-subset stochastic depth (SPEC 0 fact 9, 2.8, 2.9; SEED S12-S14)."""
+"""The block's formula, and its batch-subset stochastic depth (docs/spec.md 0 fact 9, 2.8, 2.9)."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_the_mean_over_draws_is_the_undropped_sum() -> None:
 
 
 def test_rows_are_drawn_for_all_entries_first_for_attention_then_for_the_ffn() -> None:
-    """The same draws again, each branch by itself (SPEC 2.8)."""
+    """The same draws again, each branch by itself (docs/spec.md 2.8)."""
     block = make(drop_path=0.4).train()
     xs, ropes = [tokens(5, 6), tokens(3, 9, seed=1)], [table(), table(patches=7)]
     torch.manual_seed(3)

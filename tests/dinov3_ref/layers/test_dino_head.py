@@ -1,4 +1,4 @@
-"""DINOHead: its flags, its normalisation and its names (SPEC 2.12, SEED S15-S17)."""
+"""DINOHead: its flags, its normalisation and its names (docs/spec.md 2.12)."""
 
 from __future__ import annotations
 

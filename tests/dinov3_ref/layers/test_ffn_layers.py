@@ -1,4 +1,4 @@
-"""MLP and SwiGLU against numpy in float64, and the widths of the released models (SPEC 2.10, S36-S37)."""
+"""MLP and SwiGLU against numpy in float64, and the widths of the released models (docs/spec.md 2.10)."""
 
 from __future__ import annotations
 

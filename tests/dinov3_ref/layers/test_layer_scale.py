@@ -1,4 +1,4 @@
-"""LayerScale (SPEC 2.7)."""
+"""LayerScale (docs/spec.md 2.7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PatchEmbed against a product over cut-out patches in numpy, float64 (SPEC 2.1, SEED S04)."""
+"""PatchEmbed against a product over cut-out patches in numpy, float64 (docs/spec.md 2.1)."""
 
 from __future__ import annotations
 

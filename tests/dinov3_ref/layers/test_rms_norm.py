@@ -1,4 +1,4 @@
-"""RMSNorm: values in float64, and the order of its casts in half precision (SPEC 2.11)."""
+"""RMSNorm: values in float64, and the order of its casts in half precision (docs/spec.md 2.11)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RoPE's table against float64 loops, and its periods against the literal values of SPEC 2.2."""
+"""RoPE's table against float64 loops, and its periods against the literal values of docs/spec.md 2.2."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dinov3_ref.layers import RopePositionEmbedding
 
 GRIDS = [(4, 7), (16, 24), (32, 20), (1, 5)]
 
-# SPEC 2.2: 100^(4i/d) rounded to bfloat16, by head_dim d.
+# docs/spec.md 2.2: 100^(4i/d) rounded to bfloat16, by head_dim d.
 PUBLISHED_PERIODS = {
     64: "1 1.3359375 1.78125 2.375 3.15625 4.21875 5.625 7.5 10 13.3125 17.75 23.75 31.625 42.25 56.25 75",
     128: "1 1.15625 1.3359375 1.5390625 1.78125 2.046875 2.375 2.734375 3.15625 3.65625 4.21875 4.875 5.625 "
@@ -32,7 +32,7 @@ def make(head_dim: int = 64, heads: int = 2, **options: Any) -> RopePositionEmbe
 def angles_in_float64(
     periods: list[float], H: int, W: int, normalize: str = "separate"
 ) -> NDArray[np.float64]:
-    """[H*W, d] by the words of SPEC 2.2, one number at a time."""
+    """[H*W, d] by the words of docs/spec.md 2.2, one number at a time."""
     span_h, span_w = {"separate": (H, W), "max": (max(H, W),) * 2, "min": (min(H, W),) * 2}[normalize]
     rows = []
     for i in range(H):
@@ -70,7 +70,7 @@ def test_table_with_exact_periods(
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize("grid", GRIDS)
 def test_table_with_the_periods_of_a_released_file(head_dim: int, grid: tuple[int, int]) -> None:
-    """bf16 values loaded into an fp32 layer: fp32 arithmetic on rounded periods (SPEC 0, fact 1)."""
+    """bf16 values loaded into an fp32 layer: fp32 arithmetic on rounded periods (docs/spec.md 0, fact 1)."""
     rope = make(head_dim, dtype=torch.float32)
     rope.load_state_dict({"periods": torch.tensor(BF16_PERIODS[head_dim], dtype=torch.bfloat16)})
     assert rope.periods.dtype == torch.float32
@@ -157,7 +157,7 @@ AUGMENTED: dict[str, Any] = {"shift_coords": 0.3, "jitter_coords": 1.5, "rescale
 
 
 def test_shift_then_jitter_then_rescale() -> None:
-    """The draws again, in the same order: 2 shifts, 2 jitters, 1 scale for both axes (SPEC 2.2, step 3)."""
+    """The draws again, in the same order: 2 shifts, 2 jitters, 1 scale for both axes (docs/spec.md 2.2, step 3)."""
     periods: dict[str, Any] = {"base": None, "min_period": 8.0, "max_period": 8.0}
     plain = read_coordinates(make(4, 1, **periods), 3, 5)
     rope = make(4, 1, **periods, **AUGMENTED).train()

@@ -1,4 +1,4 @@
-"""Joining batches of different sizes for one product, and taking them apart again (SPEC 2.5, 2.8)."""
+"""Joining batches of different sizes for one product, and taking them apart again (docs/spec.md 2.5, 2.8)."""
 
 from __future__ import annotations
 

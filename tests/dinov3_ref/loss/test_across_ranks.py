@@ -1,4 +1,4 @@
-"""What a loss says of a batch does not depend on how many ranks share it (issue 6, acceptance 2)."""
+"""What a loss says of a batch does not depend on how many ranks share it."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ def scores(samples: int = 12, prototypes: int = 5, scale: float = 0.1) -> Tensor
 
 
 def published(scores_NK: Tensor, temperature: float, iterations: int) -> Tensor:
-    """SPEC 4.4 word for word, in fp64: exp without a maximum, and every division it names."""
+    """docs/spec.md 4.4 word for word, in fp64: exp without a maximum, and every division it names."""
     q = torch.exp(scores_NK.double() / temperature).T
     prototypes, samples = q.shape
     q /= q.sum()

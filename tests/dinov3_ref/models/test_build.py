@@ -1,4 +1,4 @@
-"""From a configuration to a model, bare or on the weights of a file in any layout (SPEC 1.3, 8.1 S28)."""
+"""From a configuration to a model, bare or on the weights of a file in any layout (docs/spec.md 1.3, 8.1 S28)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_weights_of_every_layout(layout: str, files: dict[str, Path], checkpoint
 
 
 def test_the_file_decides_what_the_configuration_does_not_mention(files: dict[str, Path]) -> None:
-    """Without this, storage tokens, LayerScale and eps fall away in silence (SPEC 8.1, S65)."""
+    """Without this, storage tokens, LayerScale and eps fall away in silence (docs/spec.md 8.1)."""
     config = config_for("vit_small")
     assert (config.student.n_storage_tokens, config.student.norm_layer) == (0, "layernorm")
     model: Any = build_model_for_eval(config, str(files["official"]))
@@ -94,7 +94,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_no_weights_gives_a_model_that_runs() -> None:
-    """Official code leaves half of it on the meta device (SPEC 8.2, S28)."""
+    """Official code leaves half of it on the meta device (docs/spec.md 8.2)."""
     torch.manual_seed(0)
     model = build_model_for_eval(config_for("vit_small"), None)
     assert not model.training
@@ -114,7 +114,7 @@ def test_every_architecture_by_its_name(arch: str) -> None:
         known.num_heads,
     )
     swiglu = "blocks.0.mlp.w1.weight" in model.state_dict()
-    assert swiglu is arch.endswith("_plus")  # the 7B's own constructor is an MLP too (SPEC 1.1)
+    assert swiglu is arch.endswith("_plus")  # the 7B's own constructor is an MLP too (docs/spec.md 1.1)
 
 
 def test_unknown_architecture_is_refused() -> None:
@@ -123,7 +123,7 @@ def test_unknown_architecture_is_refused() -> None:
 
 
 def test_a_released_model_can_be_described_and_is_then_the_same() -> None:
-    """The "plus" models, too: officially their FFN ratio never reaches the model (SPEC 0, fact 20)."""
+    """The "plus" models, too: officially their FFN ratio never reaches the model (docs/spec.md 0, fact 20)."""
     for arch in ("vit_small_plus", "vit_7b"):
         known: ViTConfig = VITS[arch]
         student = {

@@ -1,4 +1,4 @@
-"""ConvNeXt: the released ones by number (SPEC 1.4), and what the official class does (SPEC 2.19)."""
+"""ConvNeXt: the released ones by number (docs/spec.md 1.4), and what the official class does (docs/spec.md 2.19)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from dinov3_ref.models.released import CONVNEXTS
 from tests.support.photographs import pixels
 from tests.support.tiny_models import tiny_convnext
 
-# size: depths, dims, parameters, state-dict entries, first digits of the file's SHA-256; from SPEC 1.4
+# size: depths, dims, parameters, state-dict entries, first digits of the file's SHA-256; from docs/spec.md 1.4
 SPEC_1_4 = {
     "tiny": ((3, 3, 9, 3), (96, 192, 384, 768), 27_820_128, 182, "21b726bb"),
     "small": ((3, 3, 27, 3), (96, 192, 384, 768), 49_454_688, 344, "296db49d"),
@@ -237,7 +237,7 @@ def convnext_config(**student: Any) -> Any:
 
 
 def test_a_configuration_decides_the_patch_size_alone() -> None:
-    """Officially drop_path_rate does not reach a ConvNeXt (SPEC 1.4)."""
+    """Officially drop_path_rate does not reach a ConvNeXt (docs/spec.md 1.4)."""
     model: Any = build_model(convnext_config(patch_size=14, drop_path_rate=0.3), device="meta")
     assert isinstance(model, ConvNeXt)
     assert (model.patch_size, model.embed_dims) == (14, [96, 192, 384, 768])

@@ -1,4 +1,4 @@
-"""The table of released models against SPEC 1.1 and 1.3, copied here by hand: counts, names, hashes."""
+"""The table of released models against docs/spec.md 1.1 and 1.3, copied here by hand: counts, names, hashes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ dinov3_vit7b16_sat  4096/40/32  swiglu64  8192  no   yes   6716043264  610  sat4
 VIT_ROWS = [row for row in RELEASED if row.arch in VITS]  # ConvNeXts: test_convnext.py
 PUBLISHED = {line.split()[0]: line.split()[1:] for line in SPEC_1_3.strip().splitlines()}
 
-# SPEC 1.1: parameters with (a) class defaults, (b) LayerScale and 4 storage tokens besides.
+# docs/spec.md 1.1: parameters with (a) class defaults, (b) LayerScale and 4 storage tokens besides.
 SPEC_1_1: dict[str, tuple[int, int]] = {
     "vit_small": (21_590_400, 21_601_152),
     "vit_base": (85_648_128, 85_669_632),
@@ -84,7 +84,7 @@ def test_a_released_model(row: ReleasedModel) -> None:
 
 @pytest.mark.parametrize("row", VIT_ROWS, ids=lambda row: row.name)
 def test_what_all_released_models_share(row: ReleasedModel) -> None:
-    """SPEC 1.3, the paragraph above the table."""
+    """docs/spec.md 1.3, the paragraph above the table."""
     model: Any = on_meta(row.config)
     assert {m.eps for m in model.modules() if isinstance(m, nn.LayerNorm)} == {1e-5}
     assert {block.sample_drop_ratio for block in model.blocks} == {0.0}

@@ -1,4 +1,4 @@
-"""The vision transformer: tokens, features, norms, intermediate layers, RoPE's table (SPEC 1.2, 2.13-2.17).
+"""The vision transformer: tokens, features, norms, intermediate layers, RoPE's table (docs/spec.md 1.2, 2.13-2.17).
 
 Small models with lively weights (`checkpoints/random.py`) on photographs, off-square.
 """
@@ -72,7 +72,7 @@ def test_masked_patches_become_the_mask_token_and_others_stay() -> None:
 
 
 def test_mask_token_has_a_zero_gradient_in_training_without_masks() -> None:
-    """So that distributed training finds it in every step's graph (SPEC 2.13)."""
+    """So that distributed training finds it in every step's graph (docs/spec.md 2.13)."""
     model = make().train()
     model(images()).sum().backward()
     assert model.mask_token.grad is not None
@@ -139,7 +139,7 @@ def test_forward_gives_cls_or_everything() -> None:
     assert torch.equal(model(images()), model.head(features["x_norm_clstoken"]))
 
 
-# Untied: (CLS from patches, global from local crops); training; list index -> the prefix's norm (SPEC 2.14).
+# Untied: (CLS from patches, global from local crops); training; list index -> the prefix's norm (docs/spec.md 2.14).
 NORMS = [
     ((False, False), True, 1, "norm"),
     ((False, True), False, 0, "norm"),
@@ -251,7 +251,7 @@ def test_evaluation_makes_one_table_for_each_input() -> None:
 
 
 def test_training_draws_a_table_for_every_block_and_input() -> None:
-    """SPEC 0, fact 7."""
+    """docs/spec.md 0, fact 7."""
     model = make(pos_embed_rope_rescale_coords=2.0).train()
     torch.manual_seed(0)
     made = tables_made(model, lambda: model.forward_features(crops()))

@@ -1,4 +1,4 @@
-"""Building the vision transformer: defaults, attributes, registries, initial weights (SPEC 1.2, 2.17)."""
+"""Building the vision transformer: defaults, attributes, registries, initial weights (docs/spec.md 1.2, 2.17)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.photographs import pixels
 
 SMALL: dict[str, Any] = {"embed_dim": 64, "depth": 3, "num_heads": 2}
 
-# SPEC 1.2, in its order.
+# docs/spec.md 1.2, in its order.
 DEFAULTS = {
     "img_size": 224, "patch_size": 16, "in_chans": 3, "pos_embed_rope_base": 100.0,
     "pos_embed_rope_min_period": None, "pos_embed_rope_max_period": None,
@@ -69,7 +69,7 @@ def test_unknown_options_are_errors() -> None:
 
 @pytest.mark.parametrize(("name", "eps"), [("layernorm", 1e-6), ("layernormbf16", 1e-5), ("rmsnorm", 1e-5)])
 def test_eps_of_every_norm(name: str, eps: float) -> None:
-    """SPEC 0, fact 4."""
+    """docs/spec.md 0, fact 4."""
     model = DinoVisionTransformer(
         **SMALL, norm_layer=name, untie_cls_and_patch_norms=True, untie_global_and_local_cls_norm=True
     )
@@ -94,7 +94,7 @@ def test_options_reach_every_block() -> None:
 
 
 def test_initial_weights() -> None:
-    """SPEC 2.17: nothing is left to uninitialised memory."""
+    """docs/spec.md 2.17: nothing is left to uninitialised memory."""
     torch.manual_seed(0)
     model: Any = DinoVisionTransformer(
         embed_dim=256, depth=2, num_heads=2, layerscale_init=0.1, n_storage_tokens=64, mask_k_bias=True

@@ -189,7 +189,7 @@ def round_to_int8(model: DinoVisionTransformer) -> None:
             module.weight.copy_((module.weight / step).round() * step)
 
 
-# Smallest CLS cosine that is called safe: issue 4's acceptance of int8. Measured, the worst of KINDS for the
+# Smallest CLS cosine that is called safe: the limit for int8. Measured, the worst of KINDS for the
 # first three factors, the best for the others: 0.9994, 0.9992, 0.9952 | 0.956, 0.64.
 INT8_COSINE = 0.99
 

@@ -1,4 +1,4 @@
-"""A step on two ranks is the step of one rank with the whole batch (issue 6, acceptance 2): relative 1e-5."""
+"""A step on two ranks is the step of one rank with the whole batch: relative 1e-5."""
 
 from __future__ import annotations
 

@@ -306,7 +306,7 @@ def alone(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_ranks_are_one_and_one_takes_up_two(
     strategy: str, alone: Path, photos: Path, tmp_path: Path
 ) -> None:
-    """The same global batch: relative 1e-5 over the whole curve (issue 6, acceptance 2)."""
+    """The same global batch: relative 1e-5 over the whole curve."""
     together = tmp_path / "together"
     run_on_two(photos, together, tmp_path / "ranks", f"compute_precision.sharding_strategy={strategy}")
     assert losses(together) == pytest.approx(losses(alone), rel=1e-5)

@@ -1,4 +1,4 @@
-"""Multipliers of every parameter of a ViT and a head, by hand (SPEC 4.10)."""
+"""Multipliers of every parameter of a ViT and a head, by hand (docs/spec.md 4.10)."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ def test_the_student_sees_masks_and_the_teacher_does_not() -> None:
 
 
 def test_the_teacher_sees_its_own_crops() -> None:
-    """With twins of the global crops, they and no others make the targets (SPEC 4.12)."""
+    """With twins of the global crops, they and no others make the targets (docs/spec.md 4.12)."""
     arch = build()
     data = collated()
     seen: dict[str, Any] = {}

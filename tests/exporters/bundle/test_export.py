@@ -226,7 +226,7 @@ def test_either_gelu_can_be_exported(approximate: str, tmp_path: Path) -> None:
 
 
 def test_a_users_own_model_can_be_exported(tmp_path: Path) -> None:
-    """A subclass in memory, with a layer of its own (SEED S38)."""
+    """A subclass in memory, with a layer of its own (docs/development/seed.md S38)."""
 
     class Doubled(torch.nn.Module):
         def __init__(self, in_features: int, hidden_features: int, **kwargs: object) -> None:

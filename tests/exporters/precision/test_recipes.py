@@ -182,7 +182,7 @@ def test_what_must_stay_wide_is_wide(recipe: str, bundles: dict[tuple[str, str],
 
 
 def test_attention_stays_narrow_from_scores_to_values(bundles: dict[tuple[str, str], Bundle]) -> None:
-    """A conversion in between keeps TensorRT from fusing it (4.3x slower: ANCHORS, stable-audio-3)."""
+    """A conversion in between keeps TensorRT from fusing it (measured 4.3 times slower elsewhere)."""
     graph = ir.load(bundles["mlp", "fp16"].root / "model.onnx").graph
     softmaxes = [node for node in graph if node.op_type == "Softmax"]
     assert len(softmaxes) == 3

@@ -83,7 +83,7 @@ def test_unfolded_weights_are_the_models_own_tensors() -> None:
 
 
 class Identity(SelfAttention):
-    """A user's own attention (SEED S35)."""
+    """A user's own attention (docs/development/seed.md S35)."""
 
     def compute_attention(self, qkv: Tensor, attn_bias: Tensor | None = None, rope: object = None) -> Tensor:
         return qkv[..., : self.qkv.in_features]

@@ -1,4 +1,4 @@
-"""ConvNeXt checkpoints: three layouts both ways, told apart and held strictly; names from SPEC 3.2-3.4."""
+"""ConvNeXt checkpoints: three layouts both ways, told apart and held strictly; names from docs/spec.md 3.2-3.4."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_wrapped_files(tmp_path: Path, checkpoint: Checkpoint, layout: str, name
 
 @pytest.mark.parametrize("prefix", ["", "backbone."])
 def test_a_transformers_model_in_memory(tmp_path: Path, checkpoint: Checkpoint, prefix: str) -> None:
-    """transformers 5 keeps the stages one level deeper than its files do (SPEC 3.3)."""
+    """transformers 5 keeps the stages one level deeper than its files do (docs/spec.md 3.3)."""
     state = layout_of("hf").from_official(checkpoint.state, TINY)
     deeper = {key.replace("stages.", "model.stages.", 1): tensor for key, tensor in state.items()}
     torch.save({f"{prefix}{key}": tensor for key, tensor in deeper.items()}, tmp_path / "memory.pth")

@@ -37,5 +37,5 @@ def test_absent_periods_are_computed_as_asked(tmp_path: Path, rounding) -> None:
 
 def test_rounded_periods_are_the_published_ones() -> None:
     published = [1, 1.3359375, 1.78125, 2.375, 3.15625, 4.21875, 5.625, 7.5]
-    published += [10, 13.3125, 17.75, 23.75, 31.625, 42.25, 56.25, 75]  # SPEC 2.2
+    published += [10, 13.3125, 17.75, 23.75, 31.625, 42.25, 56.25, 75]  # docs/spec.md 2.2
     assert rope_periods(TWINS["mlp"], "bf16").tolist() == published

@@ -1,4 +1,4 @@
-"""Periodic evaluation: it finds what the command finds, and the run does not notice it (issue 6)."""
+"""Periodic evaluation: it finds what the command finds, and the run does not notice it."""
 
 from __future__ import annotations
 

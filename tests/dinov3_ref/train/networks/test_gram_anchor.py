@@ -1,4 +1,4 @@
-"""Gram anchoring: resizing to the student's grid, chosen tokens, when the teacher is renewed (SPEC 4.7)."""
+"""Gram anchoring: resizing to the student's grid, chosen tokens, when the teacher is renewed (docs/spec.md 4.7)."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_when_it_is_renewed() -> None:
 
 
 def test_the_gram_stage_of_the_7b() -> None:
-    """Every 10,000 from 1,010,000, three times (SPEC 4.1)."""
+    """Every 10,000 from 1,010,000, three times (docs/spec.md 4.1)."""
     anchor = GramAnchor(
         tiny_training(
             *OWN, "gram.update_frequency=10000", "gram.it_first_update=1010000", "gram.max_updates=3"

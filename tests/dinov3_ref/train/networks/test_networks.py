@@ -185,7 +185,7 @@ def test_a_larger_frozen_teacher(teacher_file: Path, tmp_path: Path) -> None:
 
 
 def test_the_student_sees_no_mask_then(teacher_file: Path) -> None:
-    """SPEC 0, fact 19; the patches of the iBOT loss are the masked ones all the same."""
+    """docs/spec.md 0, fact 19; the patches of the iBOT loss are the masked ones all the same."""
     arch = distilling(teacher_file)
     data = collated()
     student, _ = arch.get_student_output(

@@ -1,4 +1,4 @@
-"""Schedules v1 and v2: lengths, ends, and values by hand (SPEC 4.9)."""
+"""Schedules v1 and v2: lengths, ends, and values by hand (docs/spec.md 4.9)."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_v2_phases_must_fit() -> None:
 
 
 def test_scaling_rules() -> None:
-    """SPEC 4.9's two examples: im1k ViT-L at batch 2048, the 7B at 4096."""
+    """docs/spec.md 4.9's two examples: im1k ViT-L at batch 2048, the 7B at 4096."""
     assert scale_learning_rate(1e-3, "sqrt_wrt_1024", 2048) == pytest.approx(5.657e-3, rel=1e-4)
     assert scale_learning_rate(5e-5, "sqrt_wrt_1024", 4096) == pytest.approx(4e-4)
     assert scale_learning_rate(1e-3, "linear_wrt_256", 512) == pytest.approx(2e-3)
