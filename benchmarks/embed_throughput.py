@@ -37,11 +37,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from processes import run_dinodeploy
 
 from dinodeploy import Embedder, load_embeddings
+from dinodeploy.arrays import FloatArray
 from dinodeploy.bench.ledger import record_name, write_record
 from dinodeploy.hardware.cores import cores
 from dinodeploy.hardware.devices import cpu_name
@@ -60,8 +60,9 @@ SIDE = (1536, 1024)  # width, height
 BATCH = 8
 OUTPUTS = ("cls",)
 
-Floats = NDArray[np.float32]
-Way = Callable[[], Floats | None]  # CLS of every picture; None where they are the same few again and again
+Way = Callable[
+    [], FloatArray | None
+]  # CLS of every picture; None where they are the same few again and again
 
 
 def main() -> None:
@@ -146,7 +147,7 @@ def make_ways(
         with ThreadPoolExecutor(laned.backend.lanes) as pool:
             list(pool.map(lambda start: laned.run(batch[: len(paths) - start]), starts))
 
-    def embed() -> Floats:
+    def embed() -> FloatArray:
         size = (preprocess.height, preprocess.width)
         chosen = choose_batch(laned, len(paths), size, lambda text: None)
         fingerprint = laned.manifest.fingerprint(laned.bundle.engine, preprocess)
@@ -157,15 +158,15 @@ def make_ways(
             store.finish()
         return load_embeddings(out)[1]
 
-    def loader() -> Floats:
+    def loader() -> FloatArray:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             decoded = pool.map(lambda path: preprocess(open_image(path)), paths)
             found = [embedder.run(np.stack(group))["cls"] for group in groups(decoded)]
         np.save(folder / f"loader_{next(numbers)}.npy", np.concatenate(found))
         return np.concatenate(found)
 
-    def loop(run: Callable[[Floats], Any]) -> Way:
-        def one_by_one() -> Floats:
+    def loop(run: Callable[[FloatArray], Any]) -> Way:
+        def one_by_one() -> FloatArray:
             decoded = (preprocess(open_image(path)) for path in paths)
             found = np.concatenate([run(np.stack(group))["cls"] for group in groups(decoded)])
             np.save(folder / f"one_{next(numbers)}.npy", found)
@@ -192,7 +193,7 @@ def measure(ways: dict[str, Way], pictures: int, rounds: int) -> list[dict[str, 
     """Medians of interleaved rounds after one to warm up; ratios are taken within a round."""
     wall: dict[str, list[float]] = {name: [] for name in ways}
     cpu: dict[str, list[float]] = {name: [] for name in ways}
-    cls: dict[str, Floats | None] = {}
+    cls: dict[str, FloatArray | None] = {}
     for turn in range(rounds + 1):
         for name, way in ways.items():
             started, worked = time.perf_counter(), time.process_time()
@@ -222,7 +223,7 @@ def ratio(seconds: list[float], own: list[float]) -> float:
     return round(statistics.median(a / b for a, b in zip(seconds, own, strict=True)), 3)
 
 
-def error(cls: Floats | None, wanted: Floats | None) -> float | None:
+def error(cls: FloatArray | None, wanted: FloatArray | None) -> float | None:
     if cls is None or wanted is None:
         return None
     return measure_output("cls", cls, wanted)["relative_frobenius"]

@@ -22,14 +22,13 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dinodeploy.arrays import FloatArray
 from dinodeploy.embedder import Embedder, Picture
 from dinodeploy.errors import BusyError, MisuseError
 from dinodeploy.images.open import open_image
 
-Floats = NDArray[np.float32]
-Row = dict[str, Floats]
+Row = dict[str, FloatArray]
 Shape = tuple[int, ...]
 
 
@@ -37,7 +36,7 @@ Shape = tuple[int, ...]
 class _Waiting:
     """One picture [3,H,W] that nobody runs yet. arrived: on the clock `time.monotonic`."""
 
-    pixels: Floats
+    pixels: FloatArray
     arrived: float
     future: Future[Row] = field(default_factory=Future)
 
@@ -96,7 +95,7 @@ class Batcher:
         self._check_open()
         return self.submit_pixels([self._embedder.preprocess_for(imgsz)(open_image(picture))])[0]
 
-    def submit_pixels(self, pictures: Sequence[Floats]) -> list[Future[Row]]:
+    def submit_pixels(self, pictures: Sequence[FloatArray]) -> list[Future[Row]]:
         """Pictures that are preprocessed already, [3,H,W] each: all of them are taken, or none.
 
         Raises BusyError when the queue has no room for all, MisuseError after `close`.

@@ -17,9 +17,9 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from dinodeploy.arrays import ByteArray, FloatArray
 from dinodeploy.backends import Backend, Hint
 from dinodeploy.backends.select import open_on
 from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, open_bundle
@@ -32,9 +32,8 @@ from dinodeploy.parity.golden import GoldenCase, at_size, load_golden
 from dinodeploy.parity.judge import Run, Verdict, judge
 from dinodeploy.parity.receipts import Receipt, find_receipt, make_receipt, save_receipt
 
-Floats = NDArray[np.float32]
 Item = TypeVar("Item")
-Picture = str | Path | Image.Image | NDArray[np.uint8]
+Picture = str | Path | Image.Image | ByteArray
 
 BATCH_SIZE = 8
 
@@ -134,7 +133,7 @@ class Embedder:
         """What the opened engine puts out."""
         return self.bundle.outputs
 
-    def run(self, pixels: Any) -> dict[str, Floats]:
+    def run(self, pixels: Any) -> dict[str, FloatArray]:
         """Normalised pixels [B,3,H,W] -> {"cls": [B,D], "storage": [B,R,D], "patch": [B,h,w,D]}, float32.
 
         `storage` is there if the model has such tokens, `layer_<i>` if it was exported with them, a head's
@@ -172,14 +171,14 @@ class Embedder:
         cannot be read, MisuseError for an impossible size; no pictures at all give empty arrays.
         """
         preprocess = self.preprocess_for(imgsz)
-        rows: dict[str, list[Floats]] = {name: [] for name in self.output_names}
+        rows: dict[str, list[FloatArray]] = {name: [] for name in self.output_names}
         pixels = (preprocess(open_image(image)) for image in images)
         for outputs in self._run_each(map(np.stack, batches_of_one_size(pixels, batch_size))):
             for name, output in outputs.items():
                 rows[name].extend(output)
         return {name: _stack(name, rows[name], self.manifest) for name in self.output_names}
 
-    def _run_each(self, batches: Iterable[Floats]) -> Iterator[dict[str, Floats]]:
+    def _run_each(self, batches: Iterable[FloatArray]) -> Iterator[dict[str, FloatArray]]:
         if self.backend.lanes == 1:
             return map(self.run, batches)
         from dinodeploy.backends.ordered import (
@@ -307,7 +306,7 @@ def batches_of_one_size(
         yield batch
 
 
-def _stack(name: str, rows: list[Floats], manifest: Manifest) -> Floats | list[Floats]:
+def _stack(name: str, rows: list[FloatArray], manifest: Manifest) -> FloatArray | list[FloatArray]:
     if not rows:
         shape = next(output.shape for output in manifest.outputs if output.name == name)
         return np.empty((0, *(size if isinstance(size, int) else 0 for size in shape[1:])), np.float32)

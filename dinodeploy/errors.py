@@ -21,26 +21,38 @@ A message is one line and says what, got, wanted, mend. `dinov3_ref.errors` keep
 
 from __future__ import annotations
 
-_HEAD, _TAIL = 1500, 400  # characters of an endless message that are kept
+import errno
+
+_HEAD, _TAIL = 1500, 400  # characters kept of a very long message
+_JOINER = "\u200d"  # joins emoji of several characters; not printable alone
 
 
-def first_line(error: BaseException) -> str:
-    """What somebody else's exception says, as one line; its class where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def reason_of(error: BaseException, limit: int = 200) -> str:
+    """Why another library failed, in one line: the operating system's words, else the first line, else the class."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "the disk is full"
+    system = error.strerror if isinstance(error, OSError) else None
+    text = (system or str(error)).strip() or type(error).__name__
+    return " ".join(text.splitlines()[0].split())[:limit]
+
+
+def printable(text: str) -> str:
+    """`text` with line breaks, control and bidirectional characters as escapes: \\n, \\x1b, \\u202e."""
+    return "".join(
+        sign if sign.isprintable() or sign == _JOINER else sign.encode("unicode_escape").decode()
+        for sign in text
+    )
 
 
 def one_line(text: str) -> str:
-    """`text` without line breaks; what a terminal would obey or cannot show, as escapes; its middle cut out
-    where it is endless.
+    """`text` on one printable line, its middle cut out where it is very long.
 
     Messages quote foreign files, whose names and fields may hold anything.
     """
-    joined = " ".join(text.splitlines())
-    if not joined.isprintable():
-        joined = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in joined)
+    joined = printable(" ".join(text.splitlines()))
     if len(joined) <= _HEAD + _TAIL:
         return joined
-    return f"{joined[:_HEAD]} … {joined[-_TAIL:]}"  # what is wrong, and what mends it
+    return f"{joined[:_HEAD]} … {joined[-_TAIL:]}"  # keeps both the cause and the fix
 
 
 class DinodeployError(Exception):

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from dinodeploy.arrays import FloatArray
 from dinodeploy.errors import MisuseError
 from dinov3_ref.checkpoints import build_model, load_checkpoint
 from dinov3_ref.models import DinoVisionTransformer, attention_maps
 
-Floats = NDArray[np.float32]
 
-
-def reference_attention(checkpoint: Path, layer: int = -1) -> Callable[[Floats], Floats]:
+def reference_attention(checkpoint: Path, layer: int = -1) -> Callable[[FloatArray], FloatArray]:
     """A function: pixels [1,3,H,W] -> what CLS gives each patch in block `layer`, head by head, [n,h,w].
 
     Raises MisuseError for a block that does not exist, and as `load_checkpoint`.
@@ -27,8 +24,10 @@ def reference_attention(checkpoint: Path, layer: int = -1) -> Callable[[Floats],
     if not -model.n_blocks <= layer < model.n_blocks:
         raise MisuseError(f"--layer {layer} does not exist; the model has blocks 0..{model.n_blocks - 1}")
 
-    def attend(pixels: Floats) -> Floats:
-        maps: Floats = attention_maps(model, torch.from_numpy(pixels), layer, patches_only=True)[0].numpy()
+    def attend(pixels: FloatArray) -> FloatArray:
+        maps: FloatArray = attention_maps(model, torch.from_numpy(pixels), layer, patches_only=True)[
+            0
+        ].numpy()
         return maps
 
     return attend

@@ -11,19 +11,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
+from dinodeploy.arrays import AnyArray, FloatArray
 from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle
 from dinodeploy.errors import BundleError, JudgementError, MisuseError
 from dinodeploy.parity.bisect import Bisection, Stretch, bisect
 from dinodeploy.parity.golden import GoldenCase, Trace, load_golden
 from exporters.graph.read import read_skeleton
-
-Floats = NDArray[np.float32]
 
 BACKEND = "onnxruntime"
 ERRORS_ONLY = 3
@@ -93,8 +90,8 @@ def _traced_case(bundle: Bundle) -> GoldenCase:
 
 
 def _run_tapped(
-    bundle: Bundle, pixels: Floats, threads: int | None
-) -> tuple[dict[str, list[str]], dict[str, NDArray[Any]]]:
+    bundle: Bundle, pixels: FloatArray, threads: int | None
+) -> tuple[dict[str, list[str]], dict[str, AnyArray]]:
     """`stream_values`, and all outputs by name; pixels [1,3,H,W]."""
     import onnxruntime
 
@@ -194,7 +191,7 @@ def _tap(graph: GraphProto, names: list[str]) -> None:
             graph.output.append(helper.make_tensor_value_info(name, dtype, None))
 
 
-def _at_places(values: NDArray[Any], trace: Trace, name: str) -> Floats:
+def _at_places(values: AnyArray, trace: Trace, name: str) -> FloatArray:
     """Tokens [1,L,D], or a map [1,h,w,D] row by row, at the traced places: [1,T,D]."""
     flat = values.reshape(len(values), -1, values.shape[-1]) if values.ndim in (3, 4) else values
     if flat.ndim != 3 or flat.shape[1] <= trace.tokens.max():

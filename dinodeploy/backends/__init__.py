@@ -11,13 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
+from dinodeploy.arrays import FloatArray
 from dinodeploy.bundle.manifest import BuildFacts
 from dinodeploy.errors import MisuseError, UnavailableError
 
-Floats = NDArray[np.float32]
 Hint = Literal["latency", "throughput"]
 
 
@@ -33,7 +30,7 @@ class Backend(Protocol):
         """Whether inputs of H x W pixels can be run."""
         ...
 
-    def run(self, pixels: Floats) -> dict[str, Floats]:
+    def run(self, pixels: FloatArray) -> dict[str, FloatArray]:
         """pixels [B,3,H,W], contiguous -> outputs by name."""
         ...
 

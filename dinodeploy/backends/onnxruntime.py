@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dinodeploy.arrays import FloatArray
 from dinodeploy.backends import OpenOptions
 from dinodeploy.backends.parallel import PIXELS_A_LANE, in_parts, lanes_for
 from dinodeploy.backends.placement import astray, profiled
 from dinodeploy.bundle.bundle import MODEL_FILE
-from dinodeploy.errors import BundleError, UnavailableError, first_line
+from dinodeploy.errors import BundleError, UnavailableError, reason_of
 from dinodeploy.hardware.cores import cores, restricted
 from dinodeploy.hardware.devices import cpu_name, find_gpu
 
-Floats = NDArray[np.float32]
 _ERRORS_ONLY = 3
 # Bytes of weights past which a CPU keeps them in the mapped file. A 16-bit recipe's graph for CPUs widens
 # each weight where it is used; ONNX Runtime would do it for all of them on opening: 27 GB for a 7B.
@@ -121,7 +120,7 @@ class OnnxRuntimeBackend:
     def takes(self, height: int, width: int) -> bool:
         return True
 
-    def run(self, pixels: Floats) -> dict[str, Floats]:
+    def run(self, pixels: FloatArray) -> dict[str, FloatArray]:
         values = in_parts(
             lambda part: self._session.run(self._outputs, {self._input: part}), pixels, self._at_once
         )
@@ -136,7 +135,7 @@ class OnnxRuntimeBackend:
             nodes = profiled(self._session, lambda: self.run(np.zeros(_PROBE, np.float32)))
         except Exception as error:  # its exception classes are private, and there are many
             raise UnavailableError(
-                f"{engine.name}: {self.runtime} cannot run it on {self.device}: {first_line(error)}"
+                f"{engine.name}: {self.runtime} cannot run it on {self.device}: {reason_of(error)}"
             ) from error
         elsewhere = astray(nodes, provider.name)
         if elsewhere or not any(node.provider == provider.name for node in nodes):
@@ -185,7 +184,7 @@ def _open_session(
         # the file's hash has matched: on a GPU it is the GPU that fails
         kind = UnavailableError if provider.on_gpu else BundleError
         raise kind(
-            f"{engine}: onnxruntime {onnxruntime.__version__} cannot load it: {first_line(error)}"
+            f"{engine}: onnxruntime {onnxruntime.__version__} cannot load it: {reason_of(error)}"
         ) from error
     if session.get_providers()[0] != provider.name:
         raise UnavailableError(

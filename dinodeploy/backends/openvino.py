@@ -21,15 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dinodeploy.arrays import FloatArray
 from dinodeploy.backends import OpenOptions
 from dinodeploy.backends.parallel import PIXELS_A_LANE, in_parts, lanes_for
 from dinodeploy.bundle.manifest import METADATA_KEY
 from dinodeploy.errors import BundleError, UnavailableError
 from dinodeploy.hardware.devices import cpu_name
 
-Floats = NDArray[np.float32]
 Shape = tuple[int, ...]
 
 # recipe -> what OpenVINO may compute in, where the CPU can (its name for the capability)
@@ -74,7 +73,7 @@ class OpenVinoBackend:
     def takes(self, height: int, width: int) -> bool:
         return True
 
-    def run(self, pixels: Floats) -> dict[str, Floats]:
+    def run(self, pixels: FloatArray) -> dict[str, FloatArray]:
         values = in_parts(lambda part: self._compiled_for(part.shape).run(part), pixels, self._at_once)
         return dict(zip(self._outputs, values, strict=True))
 
@@ -128,7 +127,7 @@ class _Compiled:
         self._compiled = compiled
         self._idle: list[Any] = []
 
-    def run(self, pixels: Floats) -> list[Floats]:
+    def run(self, pixels: FloatArray) -> list[FloatArray]:
         try:
             request = self._idle.pop()  # taking from a list and adding to it are atomic
         except IndexError:

@@ -14,12 +14,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dinodeploy.arrays import FloatArray
 from dinodeploy.backends import OpenOptions
 from dinodeploy.hardware.cores import cores
-
-Floats = NDArray[np.float32]
 
 PIXELS_A_LANE = 128 * 1024  # in one run: two pictures of 224² or 256²; more outgrow a core's own caches
 
@@ -30,8 +28,8 @@ def lanes_for(options: OpenOptions) -> int:
 
 
 def in_parts(
-    run: Callable[[Floats], Sequence[Any]], pixels: Floats, pixels_at_once: int | None
-) -> Sequence[Floats]:
+    run: Callable[[FloatArray], Sequence[Any]], pixels: FloatArray, pixels_at_once: int | None
+) -> Sequence[FloatArray]:
     """The outputs of a batch [B,3,H,W], run in parts of at most so many pixels, as even as can be."""
     batch, _, height, width = pixels.shape
     if pixels_at_once is None:

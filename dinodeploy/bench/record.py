@@ -18,8 +18,8 @@ from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dinodeploy.arrays import FloatArray
 from dinodeploy.bench.limits import model_flop
 from dinodeploy.bench.probe import probe_peak, probe_start
 from dinodeploy.bench.runners import ENGINE, Runner, RunnerOptions, check_peers, open_runner
@@ -33,7 +33,6 @@ from dinodeploy.images.open import open_image
 from dinodeploy.parity.golden import GoldenCase, at_size, load_golden
 from dinodeploy.parity.judge import cosine
 
-Floats = NDArray[np.float32]
 Say = Callable[[str], None]
 FORMAT = 1
 PACKAGES = ("onnxruntime", "openvino", "torch", "transformers", "timm", "nncf", "numpy")
@@ -118,7 +117,7 @@ def _check_sizes(runners: Mapping[str, Runner], sizes: Sequence[Sequence[int]], 
                 )
 
 
-def _inputs(manifest: Manifest, cases: Sequence[GoldenCase], options: BenchOptions) -> Iterator[Floats]:
+def _inputs(manifest: Manifest, cases: Sequence[GoldenCase], options: BenchOptions) -> Iterator[FloatArray]:
     """[B,3,H,W] of every shape: the golden photographs, over and over. Raises MisuseError."""
     images = [image for case in cases for image in case.images]
     for batch, *size in options.shapes:
@@ -138,7 +137,7 @@ def measure_accuracy(runner: Runner, cases: Sequence[GoldenCase]) -> dict[str, f
 
 
 def _rows(
-    runners: Mapping[str, Runner], pixels: Floats, rounds: int, flop: float | None
+    runners: Mapping[str, Runner], pixels: FloatArray, rounds: int, flop: float | None
 ) -> Iterator[dict[str, Any]]:
     """One row a runner at one shape; `flop` is the work of one of its pictures."""
     batch, _, height, width = pixels.shape
@@ -157,7 +156,7 @@ def _rows(
         }
 
 
-def _words(pixels: Floats) -> str:
+def _words(pixels: FloatArray) -> str:
     batch, _, height, width = pixels.shape
     return f"batch {batch} of {height}x{width}"
 

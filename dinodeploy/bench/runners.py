@@ -14,14 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from dinodeploy.arrays import FloatArray
 from dinodeploy.cli.reach import reach
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
-
-Floats = NDArray[np.float32]
 
 ENGINE = "engine"  # the bundle as `embed` would run it
 BACKENDS = ("onnxruntime", "openvino")  # the same bundle by another runtime
@@ -36,7 +32,7 @@ class Runner(Protocol):
 
     def takes(self, height: int, width: int) -> bool: ...
 
-    def run(self, pixels: Floats) -> Mapping[str, Floats]:
+    def run(self, pixels: FloatArray) -> Mapping[str, FloatArray]:
         """pixels [B,3,H,W] -> outputs by name; `cls` [B,D] is among them."""
         ...
 
@@ -70,7 +66,7 @@ class EngineRunner:
     def takes(self, height: int, width: int) -> bool:
         return self.embedder.backend.takes(height, width)
 
-    def run(self, pixels: Floats) -> Mapping[str, Floats]:
+    def run(self, pixels: FloatArray) -> Mapping[str, FloatArray]:
         return self.embedder.run(pixels)
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from typing import BinaryIO
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.bundle import Bundle, open_bundle
 from dinodeploy.bundle.manifest import PLAIN_NAME
-from dinodeploy.errors import BundleError, MisuseError, OutputExistsError, first_line
+from dinodeploy.errors import BundleError, MisuseError, OutputExistsError, reason_of
 from dinodeploy.files import atomic
 from dinodeploy.parity import receipts
 
@@ -122,7 +122,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise  # a disk, and not a place in the file that cannot be
         raise BundleError(
-            f"{path} is no archive of a bundle: {first_line(error)}; pack or copy it again"
+            f"{path} is no archive of a bundle: {reason_of(error)}; pack or copy it again"
         ) from error
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.archive import SIGNATURE_FILE
 from dinodeploy.bundle.bundle import open_bundle
-from dinodeploy.errors import MisuseError, TamperedError, UnavailableError, first_line
+from dinodeploy.errors import MisuseError, TamperedError, UnavailableError, reason_of
 from dinodeploy.parity import receipts
 
 _UNSIGNED = (SIGNATURE_FILE, receipts.FILE_NAME)
@@ -41,7 +41,7 @@ def sign(root: Path, key: Path, password: str | None = None) -> Path:
         signer.set_hashing_config(hashing).sign(bundle.root, target)
     except (ValueError, TypeError) as error:
         raise MisuseError(
-            f"{key} cannot sign: {first_line(error)}; wanted an elliptic-curve key in PEM"
+            f"{key} cannot sign: {reason_of(error)}; wanted an elliptic-curve key in PEM"
         ) from error
     return target
 
@@ -61,7 +61,7 @@ def verify_signature(root: Path, key: Path) -> None:
     try:
         package.verifying.Config().use_elliptic_key_verifier(public_key=key).verify(bundle.root, path)
     except Exception as error:  # the package raises whatever its parsers do
-        raise TamperedError(f"{bundle.root} is not what {key} signed: {first_line(error)}") from error
+        raise TamperedError(f"{bundle.root} is not what {key} signed: {reason_of(error)}") from error
     missing = {manifests.FILE_NAME, *bundle.manifest.files} - _signed_names(path)
     if missing:
         raise TamperedError(f"the signature of {bundle.root} leaves out {min(missing)!r}; sign it again")
@@ -74,7 +74,7 @@ def _signed_names(path: Path) -> set[str]:
         statement = json.loads(base64.b64decode(envelope["payload"], validate=True))
         return {resource["name"] for resource in statement["predicate"]["resources"]}
     except (ValueError, KeyError, TypeError, binascii.Error) as error:
-        raise TamperedError(f"{path} is no signature: {first_line(error)}") from error
+        raise TamperedError(f"{path} is no signature: {reason_of(error)}") from error
 
 
 def _require_key(key: Path, kind: str) -> None:

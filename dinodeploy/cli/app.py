@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import atexit
-import errno
 import gc
 import os
 import sys
@@ -20,6 +19,7 @@ from PIL.Image import DecompressionBombWarning
 from dinodeploy import __version__
 from dinodeploy.cli.imports import import_quickly
 from dinodeploy.cli.output import fail
+from dinodeploy.errors import reason_of
 
 HELP = "DINOv3 from PyTorch checkpoints to proven engines: never silently wrong."
 # In the order of the help page; each is a function, or a group of them, of its module's own name.
@@ -80,8 +80,7 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:
-        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
-        fail(f"{error.filename or 'system'}: {reason}; nothing half-written was left", CANNOT)
+        fail(f"{error.filename or 'system'}: {reason_of(error)}; nothing half-written was left", CANNOT)
     except Exception as error:
         if hasattr(error, "format_message"):  # click's usage errors, whichever click typer brings
             fail(error.format_message(), MISUSE)

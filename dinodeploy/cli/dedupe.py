@@ -11,9 +11,8 @@ from typing import Annotated
 import typer
 
 from dinodeploy.cli.output import note, picture_progress, print_json
-from dinodeploy.errors import MisuseError
+from dinodeploy.errors import MisuseError, printable
 from dinodeploy.files.atomic import atomic_file
-from dinodeploy.files.printable import printable
 from dinodeploy.search.duplicates import THRESHOLD, Duplicates, find_duplicates
 from dinodeploy.search.sheets import check_sheet, duplicates_sheet
 from dinodeploy.store.reader import open_embeddings

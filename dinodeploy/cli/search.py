@@ -10,9 +10,8 @@ import numpy as np
 import typer
 
 from dinodeploy.cli.output import DEVICE_HELP, note, print_json
-from dinodeploy.errors import MisuseError
+from dinodeploy.errors import MisuseError, printable
 from dinodeploy.files.atomic import atomic_file
-from dinodeploy.files.printable import printable
 from dinodeploy.search import Hit, Index
 from dinodeploy.search.metadata import stored_ids
 from dinodeploy.search.query import QueryEmbedder

@@ -15,7 +15,7 @@ from dinodeploy.cli.output import DEVICE_HELP, PLAIN_LINE_SECONDS, note, print_j
 from dinodeploy.cli.reach import reach
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError, OutputExistsError
-from dinodeploy.heads.features import default_cache
+from dinodeploy.files.cache import cache_dir
 from dinodeploy.heads.train import train_head as train
 from dinodeploy.heads.trained import Trained, TrainOptions
 
@@ -50,7 +50,7 @@ def train_head(
     as_json: Annotated[bool, typer.Option("--json", help="Everything measured, as JSON on stdout.")] = False,
 ) -> None:
     """Fit a linear head on features of the engine, say how good it is, and put it into a bundle."""
-    kept = None if no_cache else cache or default_cache()
+    kept = None if no_cache else cache or cache_dir("features")
     options = TrainOptions(task, pooling, class_weight, seed, kept)  # type: ignore[arg-type]
     _check_out(out, overwrite)
     with Embedder.open(engine, device=device, hint="throughput") as embedder:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dinodeploy.backends.tensorrt.refuse import numbers
-from dinodeploy.errors import first_line
+from dinodeploy.errors import reason_of
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _find(package: Package) -> Installed:
         absent = isinstance(error, ModuleNotFoundError) and (error.name or "") in _parents(package.module)
         if absent and version is None:
             return Installed(None)
-        return Installed(version or "unknown version", first_line(error))
+        return Installed(version or "unknown version", reason_of(error))
     found = str(getattr(module, "__version__", None) or version or "unknown version")
     return Installed(found, providers=_providers(module))
 

@@ -24,13 +24,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dinodeploy.arrays import AnyArray
 from dinodeploy.errors import BundleError, MisuseError
 from dinodeploy.files.atomic import atomic_file
 from dinodeploy.files.schema import decode
-
-Array = NDArray[Any]
 
 # The format's word for each type, in the order tensors are written in (widest first, so that all stay
 # aligned). numpy has no bfloat16: its bits are read as u2 and widened.
@@ -64,7 +62,9 @@ class TensorInfo:
     end: int
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> None:
+def save_tensors(
+    path: Path, tensors: Mapping[str, AnyArray], metadata: Mapping[str, str] | None = None
+) -> None:
     """Write `tensors` to `path`, whole or not at all; the same tensors always give the same bytes.
 
     Raises MisuseError for a type that the format or this module does not know.
@@ -88,7 +88,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str
             file.write(arrays[name].tobytes())
 
 
-def load_tensors(path: Path) -> dict[str, Array]:
+def load_tensors(path: Path) -> dict[str, AnyArray]:
     """All tensors of a file, in the file's order, each in memory of its own; BF16 becomes float32.
 
     Raises BundleError, one line, naming the file and the tensor.
@@ -105,7 +105,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
         return tensors, metadata
 
 
-def _little_endian(name: str, tensor: Array) -> Array:
+def _little_endian(name: str, tensor: AnyArray) -> AnyArray:
     array = np.asarray(tensor, order="C")
     array = array.astype(array.dtype.newbyteorder("<"), copy=False)
     if name == _METADATA:
@@ -178,7 +178,7 @@ def _check_cover(tensors: dict[str, TensorInfo], size: int, path: Path) -> None:
         raise BundleError(f"{path}: got {size} bytes of tensors, wanted {offset} as the header says")
 
 
-def _read_tensor(file: BinaryIO, path: Path, name: str, info: TensorInfo, start: int) -> Array:
+def _read_tensor(file: BinaryIO, path: Path, name: str, info: TensorInfo, start: int) -> AnyArray:
     dtype = DTYPES[info.dtype]
     count = math.prod(info.shape)
     try:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dinodeploy.arrays import FloatArray, IndexArray
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
 from dinodeploy.heads import scores
@@ -18,8 +18,6 @@ from dinodeploy.heads.fit import Rows, fit_head, one_hot
 from dinodeploy.heads.labelled import Classified, read_classified
 from dinodeploy.heads.split import split_by_class
 from dinodeploy.heads.trained import Say, Trained, TrainOptions, head_file, how
-
-Labels = NDArray[np.int64]
 
 
 def train_classifier(
@@ -71,7 +69,7 @@ def train_classifier(
 
 def _pooled(
     embedder: Embedder, pictures: Classified, options: TrainOptions, say: Say, advance: Advance
-) -> tuple[NDArray[np.float32], Labels, Features]:
+) -> tuple[FloatArray, IndexArray, Features]:
     """(x [N,F], labels [N], what was found) of the pictures that can be read."""
     say(f"features of {len(pictures.ids)} pictures")
     found = engine_features(embedder, pictures.ids, maps=False, cache=options.cache, advance=advance)
@@ -82,5 +80,5 @@ def _pooled(
     return x if options.pooling == "cls_mean" else x[:, :width], pictures.labels[found.rows], found
 
 
-def _rows(x: NDArray[np.float32], labels: Labels, classes: int) -> Rows:
+def _rows(x: FloatArray, labels: IndexArray, classes: int) -> Rows:
     return Rows(x, one_hot(labels, classes), np.ones(len(x), np.float32))

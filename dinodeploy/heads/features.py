@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dinodeploy.arrays import FloatArray, IndexArray
 from dinodeploy.bundle.manifest import canonical
 from dinodeploy.embedder import BATCH_SIZE, Embedder, batches_of_one_size
 from dinodeploy.errors import BundleError, MisuseError
@@ -35,7 +34,6 @@ from dinodeploy.pipeline import (
     run_ahead,
 )
 
-Floats = NDArray[np.float32]
 Advance = Callable[[int, int], None]
 
 MAX_BYTES = 8 * 2**30  # of features held in memory
@@ -49,8 +47,8 @@ class Features:
     `rows`: index of each among the pictures asked for. `values`: pooled rows, or maps.
     """
 
-    rows: NDArray[np.int64]
-    values: tuple[Floats, ...]
+    rows: IndexArray
+    values: tuple[FloatArray, ...]
     quarantined: tuple[tuple[str, str], ...]
     cached: bool = False
 
@@ -84,12 +82,6 @@ def engine_features(
     return found
 
 
-def default_cache() -> Path:
-    """Where features are kept: the user's cache directory."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "dinodeploy" / "features"
-
-
 def _key(embedder: Embedder, ids: Sequence[str], maps: bool) -> str:
     decisive = embedder.manifest.fingerprint(embedder.bundle.engine, embedder.preprocess)
     pictures = [(id_, *_stamp(id_)) for id_ in ids]
@@ -121,7 +113,7 @@ def _compute(
     embedder: Embedder, ids: Sequence[str], maps: bool, batch_size: int, advance: Advance
 ) -> Features:
     rows: list[int] = []
-    values: list[Floats] = []
+    values: list[FloatArray] = []
     quarantined: list[tuple[str, str]] = []
     batch_size = limit_batch(batch_size, len(ids), embedder.backend.lanes)
     decoders = default_decoders()
@@ -144,7 +136,7 @@ def _compute(
     return Features(np.array(rows, np.int64), tuple(values), tuple(quarantined))
 
 
-def pooled(cls: Floats, patch: Floats) -> Floats:
+def pooled(cls: FloatArray, patch: FloatArray) -> FloatArray:
     """cls [B,D], patch [B,h,w,D] -> [B,2D]: what a linear classifier is released for (docs/spec.md 5.2)."""
     return np.concatenate([cls, patch.mean(axis=(1, 2))], axis=1)
 

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dinodeploy.arrays import AnyArray
 from dinodeploy.heads.scores import balanced_accuracy, confusion
 from dinodeploy.heads.softmax import Linear, fit_softmax, standardise
 
-Array = NDArray[Any]
 Balance = Literal["balanced", "none"]
 BALANCES = ("balanced", "none")
 PENALTIES = tuple(
@@ -27,9 +26,9 @@ PENALTIES = tuple(
 class Rows:
     """Features with soft targets and weights; a row of weight zero counts for nothing."""
 
-    x: Array  # [N,F] float32
-    y: Array  # [N,K] float32, sums to one
-    weights: Array  # [N]
+    x: AnyArray  # [N,F] float32
+    y: AnyArray  # [N,K] float32, sums to one
+    weights: AnyArray  # [N]
 
     def __add__(self, other: Rows) -> Rows:
         pairs = ((self.x, other.x), (self.y, other.y), (self.weights, other.weights))
@@ -80,5 +79,5 @@ def fit_head(
     return Fitted(scale.undo(linear), best, tuple(tried))
 
 
-def one_hot(labels: Array, classes: int) -> Array:
+def one_hot(labels: AnyArray, classes: int) -> AnyArray:
     return np.eye(classes, dtype=np.float32)[labels]

@@ -5,18 +5,14 @@ Shapes: h w pixels of a picture (or a patch grid where said), H W pixels of the 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from dinodeploy.arrays import AnyArray, IndexArray
 from dinodeploy.images.preprocess import Preprocess
 
-Labels = NDArray[np.int64]
 
-
-def place_mask(mask: Labels, preprocess: Preprocess) -> Labels:
+def place_mask(mask: IndexArray, preprocess: Preprocess) -> IndexArray:
     """Class ids [h,w] of a picture -> [H,W] of the input made of it, by the nearest pixel."""
     height, width = mask.shape
     image = Image.fromarray(mask.astype(np.int32))
@@ -25,7 +21,7 @@ def place_mask(mask: Labels, preprocess: Preprocess) -> Labels:
     return np.asarray(placed).astype(np.int64)
 
 
-def enlarge_argmax(logits: NDArray[Any], size: tuple[int, int]) -> Labels:
+def enlarge_argmax(logits: AnyArray, size: tuple[int, int]) -> IndexArray:
     """[h,w,K] -> the best class at every place of `size` (H, W), logits resized bilinearly one by one."""
     best = np.full(size, -np.inf, np.float32)
     chosen = np.zeros(size, np.int64)

@@ -11,9 +11,9 @@ from operator import attrgetter
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from dinodeploy.arrays import AnyArray, FloatArray, IndexArray
 from dinodeploy.bundle.manifest import HeadFacts
 from dinodeploy.embedder import BATCH_SIZE, Embedder, batches_of_one_size
 from dinodeploy.errors import MisuseError
@@ -29,7 +29,6 @@ from dinodeploy.pipeline import (
     run_ahead,
 )
 
-Floats = NDArray[np.float32]
 TASKS = ("classify", "segment", "depth")
 
 
@@ -39,7 +38,7 @@ class Prediction:
 
     id: str
     facts: dict[str, Any]
-    map: NDArray[Any] | None = None
+    map: AnyArray | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def predict(
 
 
 def _classify(
-    logits: Floats, head: HeadFacts, size: tuple[int, int], preprocess: Preprocess, top: int
+    logits: FloatArray, head: HeadFacts, size: tuple[int, int], preprocess: Preprocess, top: int
 ) -> tuple[dict[str, Any], None]:
     """[K] -> the best classes with their probabilities."""
     shares = np.exp(logits.astype(np.float64) - logits.max())
@@ -113,8 +112,8 @@ def _classify(
 
 
 def _segment(
-    logits: Floats, head: HeadFacts, size: tuple[int, int], preprocess: Preprocess, top: int
-) -> tuple[dict[str, Any], NDArray[np.int64]]:
+    logits: FloatArray, head: HeadFacts, size: tuple[int, int], preprocess: Preprocess, top: int
+) -> tuple[dict[str, Any], IndexArray]:
     """[K,H,W] -> class ids of the picture, and the share of it that each class covers."""
     box = _box(preprocess, size)
     inside = enlarge_argmax(logits.transpose(1, 2, 0), (box[3] - box[1], box[2] - box[0]))
@@ -127,8 +126,8 @@ def _segment(
 
 
 def _depth(
-    depth: Floats, head: HeadFacts, size: tuple[int, int], preprocess: Preprocess, top: int
-) -> tuple[dict[str, Any], Floats]:
+    depth: FloatArray, head: HeadFacts, size: tuple[int, int], preprocess: Preprocess, top: int
+) -> tuple[dict[str, Any], FloatArray]:
     """[1,H,W] -> metres of the picture, 0 outside what the input showed."""
     box = _box(preprocess, size)
     plane = Image.fromarray(np.ascontiguousarray(depth[0]))

@@ -11,8 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dinodeploy.arrays import FloatArray, IndexArray
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import ImageError, MisuseError
 from dinodeploy.heads import scores
@@ -25,7 +25,6 @@ from dinodeploy.heads.trained import Say, Trained, TrainOptions, head_file, how
 from dinodeploy.images.open import open_image
 from dinodeploy.images.preprocess import Preprocess
 
-Labels = NDArray[np.int64]
 MAX_PATCHES = 200_000  # that a segmenter is fitted on; of more, so many at random
 
 
@@ -84,7 +83,7 @@ def train_segmenter(
 
 def _with_masks(
     found: Features, pictures: Segmented, preprocess: Preprocess
-) -> tuple[list[NDArray[np.float32]], list[Labels], tuple[tuple[str, str], ...]]:
+) -> tuple[list[FloatArray], list[IndexArray], tuple[tuple[str, str], ...]]:
     """Maps and masks [H,W] as the engine sees the pictures; what has no usable mask is quarantined too."""
     maps, masks, quarantined = [], [], list(found.quarantined)
     for row, features in zip(found.rows, found.values, strict=True):
@@ -103,7 +102,7 @@ def _with_masks(
     return maps, masks, tuple(quarantined)
 
 
-def _class_names(masks: list[Labels], names: tuple[str, ...]) -> tuple[str, ...]:
+def _class_names(masks: list[IndexArray], names: tuple[str, ...]) -> tuple[str, ...]:
     """Names of the ids 0..K-1. Raises MisuseError for one class only, or an id that has no name."""
     ids = np.unique(np.concatenate([np.unique(mask) for mask in masks])) if masks else np.array([], np.int64)
     ids = ids[ids != IGNORE]
@@ -116,9 +115,7 @@ def _class_names(masks: list[Labels], names: tuple[str, ...]) -> tuple[str, ...]
     return names or tuple(str(index) for index in range(largest + 1))
 
 
-def _patch_rows(
-    maps: list[NDArray[np.float32]], masks: list[Labels], classes: int, patch: int, seed: int
-) -> Rows:
+def _patch_rows(maps: list[FloatArray], masks: list[IndexArray], classes: int, patch: int, seed: int) -> Rows:
     """Every patch with the shares of the classes inside it; its weight is the share that is not ignored."""
     shares = [_shares(mask, classes, patch) for mask in masks]
     x = np.concatenate([features.reshape(-1, features.shape[-1]) for features in maps])
@@ -130,7 +127,7 @@ def _patch_rows(
     return Rows(x[rows], y[rows] / weights[rows, None], weights[rows])
 
 
-def _shares(mask: Labels, classes: int, patch: int) -> NDArray[np.float32]:
+def _shares(mask: IndexArray, classes: int, patch: int) -> FloatArray:
     """[H,W] -> [h,w,K]: how much of every patch each class covers; ignored pixels cover nothing."""
     h, w = mask.shape[0] // patch, mask.shape[1] // patch
     tiles = mask.reshape(h, patch, w, patch)

@@ -14,12 +14,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from dinodeploy.arrays import AnyArray
 
 MEMORY = 10  # pairs that L-BFGS keeps
 MAX_STEPS = 300
@@ -32,15 +30,17 @@ HALVINGS = 30
 class Linear:
     """x -> x W + b, W [F,K], b [K]."""
 
-    weight: Array
-    bias: Array
+    weight: AnyArray
+    bias: AnyArray
 
-    def logits(self, x: Array) -> Array:
+    def logits(self, x: AnyArray) -> AnyArray:
         """x [...,F] -> [...,K]."""
         return x @ self.weight + self.bias
 
 
-def fit_softmax(x: Array, y: Array, weights: Array, l2: float, start: Linear | None = None) -> Linear:
+def fit_softmax(
+    x: AnyArray, y: AnyArray, weights: AnyArray, l2: float, start: Linear | None = None
+) -> Linear:
     """x [N,F] float32, targets y [N,K] that sum to one, weights [N] -> the best linear map.
 
     Features should be of like scale (`standardise`). `start`: a solution close by, to be quicker.
@@ -51,7 +51,7 @@ def fit_softmax(x: Array, y: Array, weights: Array, l2: float, start: Linear | N
     if start is not None:
         ones = np.concatenate([start.weight, start.bias[None]]).astype(np.float64).ravel()
 
-    def loss(flat: Array) -> tuple[float, Array]:
+    def loss(flat: AnyArray) -> tuple[float, AnyArray]:
         wide = flat.reshape(features + 1, classes)
         weight, bias = wide[:-1], wide[-1]
         logits = x @ weight.astype(np.float32) + bias.astype(np.float32)
@@ -68,12 +68,12 @@ def fit_softmax(x: Array, y: Array, weights: Array, l2: float, start: Linear | N
     return Linear(wide[:-1], wide[-1])
 
 
-def _minimise(loss: Callable[[Array], tuple[float, Array]], start: Array) -> Array:
+def _minimise(loss: Callable[[AnyArray], tuple[float, AnyArray]], start: AnyArray) -> AnyArray:
     """L-BFGS with halved steps until the loss falls enough."""
     at = start
     value, gradient = loss(at)
     enough = TOLERANCE * float(np.linalg.norm(loss(np.zeros_like(start))[1]))
-    pairs: deque[tuple[Array, Array]] = deque(maxlen=MEMORY)
+    pairs: deque[tuple[AnyArray, AnyArray]] = deque(maxlen=MEMORY)
     for _ in range(MAX_STEPS):
         if float(np.linalg.norm(gradient)) <= enough:
             break
@@ -94,7 +94,7 @@ def _minimise(loss: Callable[[Array], tuple[float, Array]], start: Array) -> Arr
     return at
 
 
-def _times_inverse_hessian(gradient: Array, pairs: deque[tuple[Array, Array]]) -> Array:
+def _times_inverse_hessian(gradient: AnyArray, pairs: deque[tuple[AnyArray, AnyArray]]) -> AnyArray:
     """The two-loop recursion."""
     q = gradient.copy()
     kept = []
@@ -115,10 +115,10 @@ def _times_inverse_hessian(gradient: Array, pairs: deque[tuple[Array, Array]]) -
 class Scale:
     """What features are shifted and divided by while a head is fitted. [F] each."""
 
-    mean: Array
-    std: Array
+    mean: AnyArray
+    std: AnyArray
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: AnyArray) -> AnyArray:
         return ((x - self.mean) / self.std).astype(np.float32)
 
     def undo(self, fitted: Linear) -> Linear:
@@ -127,7 +127,7 @@ class Scale:
         return Linear(weight, fitted.bias - self.mean @ weight)
 
 
-def standardise(x: Array) -> Scale:
+def standardise(x: AnyArray) -> Scale:
     """Mean and standard deviation of every feature of x [N,F]; one that never changes is divided by one."""
     mean, std = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
     return Scale(mean, np.where(std > 1e-6 * np.maximum(np.abs(mean), 1e-6), std, 1.0))

@@ -5,33 +5,32 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dinodeploy.arrays import IndexArray
 from dinodeploy.errors import MisuseError
 
 TEST_SHARE = 0.2
 VALIDATION_SHARE = 0.2  # of what is left
-Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Split:
     """Row numbers, each in one part only."""
 
-    train: Rows
-    validation: Rows
-    test: Rows
+    train: IndexArray
+    validation: IndexArray
+    test: IndexArray
 
     @property
-    def fitted(self) -> Rows:
+    def fitted(self) -> IndexArray:
         """What the final head is fitted on, once the penalty is chosen (docs/spec.md 5.3)."""
         return np.concatenate([self.train, self.validation])
 
 
-def split_by_class(labels: Rows, classes: tuple[str, ...], seed: int, *, test: bool = True) -> Split:
+def split_by_class(labels: IndexArray, classes: tuple[str, ...], seed: int, *, test: bool = True) -> Split:
     """Every class in every part. Raises MisuseError for a class with too few pictures to be in each."""
     rng = np.random.default_rng(seed)
-    parts: list[list[Rows]] = [[], [], []]
+    parts: list[list[IndexArray]] = [[], [], []]
     least = 3 if test else 2
     for index, name in enumerate(classes):
         rows = rng.permutation(np.flatnonzero(labels == index))
@@ -53,7 +52,7 @@ def split_at_random(count: int, seed: int) -> Split:
     return Split(*(np.sort(piece) for piece in _cut(rows, True)))
 
 
-def _cut(rows: Rows, test: bool) -> tuple[Rows, Rows, Rows]:
+def _cut(rows: IndexArray, test: bool) -> tuple[IndexArray, IndexArray, IndexArray]:
     """(train, validation, test), none empty but test where none is wanted."""
     tests = max(1, round(TEST_SHARE * len(rows))) if test else 0
     validation = max(1, round(VALIDATION_SHARE * (len(rows) - tests)))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dinodeploy.errors import MisuseError, first_line
+from dinodeploy.errors import MisuseError, reason_of
 
 _HOST = (1, 3)  # DLPack's device types whose memory the processor sees: CPU, and pinned for CUDA
 
@@ -46,4 +46,4 @@ def _as_array(pixels: Any) -> NDArray[Any]:
     try:
         return np.from_dlpack(pixels)
     except (BufferError, RuntimeError, TypeError) as error:  # torch: a tensor that requires grad, or bfloat16
-        raise MisuseError(f"pixels cannot be shared by DLPack: {first_line(error)}") from error
+        raise MisuseError(f"pixels cannot be shared by DLPack: {reason_of(error)}") from error

@@ -28,7 +28,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 from PIL import Image
 
-from dinodeploy.errors import ImageError, PictureTooLargeError
+from dinodeploy.errors import ImageError, PictureTooLargeError, reason_of
 from dinodeploy.files.regular import open_regular
 
 T = TypeVar("T")
@@ -108,7 +108,7 @@ def _open_file(
         with open_regular(path) as file:
             return _read(file, where, os.fstat(file.fileno()).st_size, max_pixels, scale_for)
     except OSError as error:
-        raise ImageError(f"{where}: cannot be opened: {_reason(error)}") from error
+        raise ImageError(f"{where}: cannot be opened: {reason_of(error)}") from error
 
 
 def _read(
@@ -189,13 +189,7 @@ def _guard(step: Callable[[], T], where: str) -> T:
     except ImageError as error:
         raise ImageError(f"{where}: {error}") from error
     except Exception as error:
-        raise ImageError(f"{where}: cannot be decoded: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    """The first words of a foreign exception, on one line."""
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    return " ".join(text.split())[:200]
+        raise ImageError(f"{where}: cannot be decoded: {reason_of(error)}") from error
 
 
 def _orientation(image: Image.Image) -> int:

@@ -18,16 +18,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from dinodeploy.arrays import AnyArray, FloatArray
 from dinodeploy.errors import MisuseError
 
 Triple = tuple[float, float, float]
-Array = NDArray[Any]
 
 MAX_PATCHES = 4096  # of one keep-aspect picture; attention costs the square of it
 
@@ -153,7 +152,7 @@ class Preprocess:
             shrinks = min(width / target_width, height / target_height)
         return next((scale for scale in SCALES if shrinks >= REDUCED_LEFT * scale), 1)
 
-    def __call__(self, image: Image.Image) -> NDArray[np.float32]:
+    def __call__(self, image: Image.Image) -> FloatArray:
         """RGB picture of any size -> float32 [3, H, W], C-contiguous, normalised."""
         assert image.mode == "RGB", f"open_image makes pictures RGB, this one is {image.mode}"
         planes = self._resize(image)
@@ -164,7 +163,7 @@ class Preprocess:
             out -= np.float32(mean / std)
         return pixels
 
-    def _resize(self, image: Image.Image) -> list[Array]:
+    def _resize(self, image: Image.Image) -> list[AnyArray]:
         """Three planes [H, W] in 0..255, of uint8 or float32 as the preset says."""
         height, width = self.target_size(*image.size)
         resample = _FILTERS[self.steps.interpolation]

@@ -38,11 +38,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dinodeploy.arrays import FloatArray, IntArray
 from dinodeploy.errors import JudgementError, MisuseError
 from dinodeploy.parity.golden import Trace
 from dinodeploy.parity.judge import THRESHOLDS, cosine, measure
-
-Floats = NDArray[np.float32]
 
 # Right engines of four to twelve blocks, S, B, L and H+ wide, lively and (S, L) driven past 160,000: largest
 # step 0.37 of the limit (bf16; fp32 0.36), largest ratio to the steps before it 1.2; blocks 128 wide 1.8.
@@ -84,7 +83,7 @@ class Stretch:
     entry: str  # name of the place before its first block
     blocks: str  # what its blocks' names begin with
     trace: Trace
-    stream: Floats  # the engine's, [n+1,1,T,D]
+    stream: FloatArray  # the engine's, [n+1,1,T,D]
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ class Bisection:
 def bisect(
     case: str,
     stretches: Sequence[Stretch],
-    outputs: tuple[Mapping[str, Floats], Mapping[str, Floats]],
+    outputs: tuple[Mapping[str, FloatArray], Mapping[str, FloatArray]],
     recipe: str,
     prefix: Mapping[str, int],
 ) -> Bisection:
@@ -166,7 +165,7 @@ def _arriving(stretch: Stretch, prefix: Mapping[str, int]) -> float | None:
     return _compare(*ends, None, _groups(stretch.trace.tokens, prefix))[1]
 
 
-def _groups(tokens: NDArray[np.int32], prefix: Mapping[str, int]) -> dict[str, NDArray[np.bool_]]:
+def _groups(tokens: IntArray, prefix: Mapping[str, int]) -> dict[str, NDArray[np.bool_]]:
     """Which of the traced tokens belong to each kind of `prefix`, and which are patches."""
     groups, start = {}, 0
     for name, count in prefix.items():
@@ -177,9 +176,9 @@ def _groups(tokens: NDArray[np.int32], prefix: Mapping[str, int]) -> dict[str, N
 
 
 def _compare(
-    got: Floats,
-    wanted: Floats,
-    before: tuple[Floats, Floats] | None,
+    got: FloatArray,
+    wanted: FloatArray,
+    before: tuple[FloatArray, FloatArray] | None,
     groups: Mapping[str, NDArray[np.bool_]],
 ) -> tuple[float | None, float | None, dict[str, GroupError]]:
     """Step, effect and every group's error of one place; all arrays [1,T,D]."""
@@ -200,14 +199,14 @@ def _compare(
     return _worst(steps), _worst(effects), errors
 
 
-def _channel_sizes(wanted: Floats) -> NDArray[np.float64]:
+def _channel_sizes(wanted: FloatArray) -> NDArray[np.float64]:
     """[1,T,D] -> [D]: each channel's size over the tokens; none is taken for quieter than QUIET allows."""
     sizes = np.sqrt(np.square(wanted.astype(np.float64)).mean(axis=(0, 1)))
     return np.maximum(sizes, max(QUIET * float(np.median(sizes)), float(np.finfo(np.float32).tiny)))
 
 
 def _compare_outputs(
-    got: Mapping[str, Floats], wanted: Mapping[str, Floats], arriving: float | None
+    got: Mapping[str, FloatArray], wanted: Mapping[str, FloatArray], arriving: float | None
 ) -> Place:
     """CLS [B,D], storage [B,R,D], extra [B,E,D] and patches [B,h,w,D] after the last norm.
 

@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dinodeploy.arrays import FloatArray
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import ImageError, MisuseError
 from dinodeploy.images.open import open_image
 from dinodeploy.parity.judge import cosine
 
-Floats = NDArray[np.float32]
 Advance = Callable[[int, int], None]  # (embedded, failed) so far
 
 CHUNK = 64  # pictures in memory, with their patch maps
@@ -136,7 +136,7 @@ def compare(
     )
 
 
-def search_recall(index: Floats, queries: Floats, k: int) -> float:
+def search_recall(index: FloatArray, queries: FloatArray, k: int) -> float:
     """Share of the k nearest rows of `index` [N,D] to each of its rows that `queries` [N,D] find too.
 
     By cosine; a row never counts as its own neighbour. Needs N > k.
@@ -150,14 +150,14 @@ def search_recall(index: Floats, queries: Floats, k: int) -> float:
     return shared / (k * len(index))
 
 
-def _nearest(queries: Floats, index: Floats, rows: NDArray[np.intp], k: int) -> NDArray[np.intp]:
+def _nearest(queries: FloatArray, index: FloatArray, rows: NDArray[np.intp], k: int) -> NDArray[np.intp]:
     """[Q,k] rows of `index` nearest to unit `queries` [Q,D], which are its own `rows`."""
     similarity = queries @ index.T
     similarity[np.arange(len(rows)), rows] = -np.inf
     return np.argsort(-similarity, axis=1, kind="stable")[:, :k]
 
 
-def _unit(rows: Floats) -> Floats:
+def _unit(rows: FloatArray) -> FloatArray:
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
 
@@ -172,11 +172,11 @@ def _enough(images: int, k: int) -> None:
 
 def _embed_both(
     a: Embedder, b: Embedder, images: Sequence[str], advance: Advance
-) -> tuple[list[str], list[str], Floats, Floats]:
+) -> tuple[list[str], list[str], FloatArray, FloatArray]:
     """Ids that could be read, those that could not, and both engines' CLS [N,D] of the former."""
     ids: list[str] = []
     skipped: list[str] = []
-    rows: tuple[list[Floats], list[Floats]] = ([], [])
+    rows: tuple[list[FloatArray], list[FloatArray]] = ([], [])
     for chunk in _chunks(images):
         pictures = []
         for id_ in chunk:

@@ -24,16 +24,14 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dinodeploy.arrays import AnyArray, ByteArray, FloatArray, IntArray
 from dinodeploy.errors import BundleError
 from dinodeploy.files.tensorfile import load_tensors, save_tensors
 from dinodeploy.images.preprocess import Preprocess
 
-Floats = NDArray[np.float32]
 _KEY = re.compile(
     r"(?P<case>[a-z0-9_]+)/(?:image_(?P<image>\d+)|(?P<pixels>pixels)|out/(?P<output>[a-z0-9_]+)"
     r"|(?:stage_(?P<stage>\d+)/)?(?P<trace>tokens|embedded|blocks))"
@@ -49,9 +47,9 @@ class Trace:
     ValueError at birth when the shapes do not belong together.
     """
 
-    tokens: NDArray[np.int32]  # [T]
-    embedded: Floats  # [1,T,D]
-    blocks: Floats  # [n,1,T,D]
+    tokens: IntArray  # [T]
+    embedded: FloatArray  # [1,T,D]
+    blocks: FloatArray  # [n,1,T,D]
 
     def __post_init__(self) -> None:
         if self.tokens.shape != self.embedded.shape[1:2] or self.blocks.shape[1:] != self.embedded.shape:
@@ -61,7 +59,7 @@ class Trace:
             )
 
     @property
-    def stream(self) -> Floats:
+    def stream(self) -> FloatArray:
         """[n+1,1,T,D]: before the first block, then after each."""
         return np.concatenate([self.embedded[None], self.blocks])
 
@@ -71,9 +69,9 @@ class GoldenCase:
     """One batch of photographs of one input size."""
 
     name: str
-    images: tuple[NDArray[np.uint8], ...]
-    pixels: Floats
-    outputs: dict[str, Floats]
+    images: tuple[ByteArray, ...]
+    pixels: FloatArray
+    outputs: dict[str, FloatArray]
     traces: tuple[Trace, ...] = ()  # of the first photograph, in one case of a bundle: one, or one a stage
 
     def only(self, names: Collection[str]) -> GoldenCase:
@@ -96,7 +94,7 @@ def at_size(preprocess: Preprocess, size: tuple[int, int]) -> Preprocess:
 
 
 def save_golden(cases: Sequence[GoldenCase], path: Path) -> None:
-    tensors: dict[str, NDArray[Any]] = {}
+    tensors: dict[str, AnyArray] = {}
     for case in cases:
         for index, image in enumerate(case.images):
             tensors[f"{case.name}/image_{index}"] = image
@@ -111,10 +109,10 @@ def save_golden(cases: Sequence[GoldenCase], path: Path) -> None:
 
 def load_golden(path: Path) -> list[GoldenCase]:
     """Raises BundleError when the file holds anything but whole cases."""
-    images: dict[str, dict[int, NDArray[np.uint8]]] = {}
-    pixels: dict[str, Floats] = {}
-    outputs: dict[str, dict[str, Floats]] = {}
-    traces: dict[str, dict[int, dict[str, NDArray[Any]]]] = {}
+    images: dict[str, dict[int, ByteArray]] = {}
+    pixels: dict[str, FloatArray] = {}
+    outputs: dict[str, dict[str, FloatArray]] = {}
+    traces: dict[str, dict[int, dict[str, AnyArray]]] = {}
     for key, tensor in load_tensors(path).items():
         match = _KEY.fullmatch(key)
         if match is None:
@@ -144,7 +142,7 @@ def load_golden(path: Path) -> list[GoldenCase]:
     ]
 
 
-def _traces(stages: dict[int, dict[str, NDArray[Any]]], where: str) -> tuple[Trace, ...]:
+def _traces(stages: dict[int, dict[str, AnyArray]], where: str) -> tuple[Trace, ...]:
     if any(parts.keys() != set(_TRACE) for parts in stages.values()) or set(stages) != set(
         range(len(stages))
     ):

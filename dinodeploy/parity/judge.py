@@ -16,14 +16,14 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from dinodeploy.arrays import ByteArray, FloatArray
 from dinodeploy.errors import MisuseError
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.golden import GoldenCase
 
-Floats = NDArray[np.float32]
-Outputs = Mapping[str, Floats]
-Run = Callable[[Floats], Outputs]  # pixels [B,3,H,W] -> outputs by name
-Prepare = Callable[[NDArray[np.uint8], tuple[int, int]], Floats]  # image [h,w,3], (H, W) -> pixels [3,H,W]
+Outputs = Mapping[str, FloatArray]
+Run = Callable[[FloatArray], Outputs]  # pixels [B,3,H,W] -> outputs by name
+Prepare = Callable[[ByteArray, tuple[int, int]], FloatArray]  # image [h,w,3], (H, W) -> pixels [3,H,W]
 
 
 @dataclass(frozen=True)
@@ -175,8 +175,8 @@ def judge(
     if recipe not in THRESHOLDS:
         raise MisuseError(f"no thresholds for recipe {recipe!r}; known: {', '.join(THRESHOLDS)}")
     found: list[Measurement] = []
-    pairs: list[tuple[Floats, Floats]] = []
-    logits: dict[str, list[tuple[Floats, Floats]]] = {}
+    pairs: list[tuple[FloatArray, FloatArray]] = []
+    logits: dict[str, list[tuple[FloatArray, FloatArray]]] = {}
     for case in cases:
         found += _judge_pixels(case, prepare, preprocess)
         outputs = run(case.pixels)
@@ -219,9 +219,9 @@ def _judge_pixels(case: GoldenCase, prepare: Prepare, preprocess: Preprocess) ->
 def _judge_output(
     case: str,
     name: str,
-    got: Floats | None,
-    wanted: Floats,
-    metrics: Callable[[Floats, Floats], dict[str, float]],
+    got: FloatArray | None,
+    wanted: FloatArray,
+    metrics: Callable[[FloatArray, FloatArray], dict[str, float]],
     thresholds: Sequence[Threshold],
 ) -> list[Measurement]:
     if got is None:
@@ -234,7 +234,7 @@ def _judge_output(
     return list(_hold(case, name, metrics(got, wanted), thresholds))
 
 
-def measure(name: str, got: Floats, wanted: Floats) -> dict[str, float]:
+def measure(name: str, got: FloatArray, wanted: FloatArray) -> dict[str, float]:
     """Metrics of one output: cls [B,D], storage or extra [B,R,D], a patch map [B,h,w,D], attention [B,n,h,w].
 
     cosine: smallest over the tokens (over the mean patches for a map). patch_cosine_p01: first percentile
@@ -259,7 +259,7 @@ def measure(name: str, got: Floats, wanted: Floats) -> dict[str, float]:
     return metrics
 
 
-def measure_head(got: Floats, wanted: Floats, classes: bool) -> dict[str, float]:
+def measure_head(got: FloatArray, wanted: FloatArray, classes: bool) -> dict[str, float]:
     """Metrics of a head's output of any shape; with `classes`, logits [B,K] or [B,K,h,w].
 
     head_error: ‖got - wanted‖ / ‖wanted‖; of logits their mean over the classes, which decides nothing, is
@@ -273,14 +273,14 @@ def measure_head(got: Floats, wanted: Floats, classes: bool) -> dict[str, float]
     return {"head_error": error, "max_abs": largest}
 
 
-def class_agreement(got: Floats, wanted: Floats) -> float:
+def class_agreement(got: FloatArray, wanted: FloatArray) -> float:
     """Share of places [N,K] whose best class is the reference's, or one that all but ties with it."""
     size = np.sqrt(np.square(wanted - wanted.mean(axis=1, keepdims=True)).mean())
     chosen = np.take_along_axis(wanted, got.argmax(axis=1, keepdims=True), axis=1)
     return float((wanted.max(axis=1, keepdims=True) - chosen <= TIE * size).mean())
 
 
-def _by_place(logits: Floats) -> Floats:
+def _by_place(logits: FloatArray) -> FloatArray:
     """[B,K] as it is, [B,K,h,w] -> [Bhw,K]."""
     return np.moveaxis(logits, 1, -1).reshape(-1, logits.shape[1])
 
@@ -296,7 +296,7 @@ def cosine(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float
     return np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
 
 
-def knn_agreement(got: Floats, wanted: Floats, k: int) -> float:
+def knn_agreement(got: FloatArray, wanted: FloatArray, k: int) -> float:
     """Share of the k nearest neighbours (by cosine, self excluded) that two embeddings [N,D] agree on.
 
     1.0 when there are too few rows to have k neighbours.
@@ -314,7 +314,7 @@ def knn_agreement(got: Floats, wanted: Floats, k: int) -> float:
     return sum(shared) / (k * len(got))
 
 
-def _comparable(got: Floats | None, wanted: Floats) -> bool:
+def _comparable(got: FloatArray | None, wanted: FloatArray) -> bool:
     return got is not None and got.shape == wanted.shape and bool(np.isfinite(got).all())
 
 

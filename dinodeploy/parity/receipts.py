@@ -10,7 +10,6 @@ Receipts stand in BUNDLE/parity.json; when the bundle cannot be written, in the 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from dinodeploy.bundle.manifest import TAILS
 from dinodeploy.errors import BundleError
 from dinodeploy.files import schema
 from dinodeploy.files.atomic import atomic_file
+from dinodeploy.files.cache import cache_dir
 from dinodeploy.parity.judge import PATCH_METRICS, PIXEL_THRESHOLDS, THRESHOLDS, Measurement, Verdict
 
 FILE_NAME = "parity.json"
@@ -123,9 +123,8 @@ def _valid_for(receipt: Receipt) -> tuple[str, str, str]:
 
 
 def _places(bundle: Bundle) -> tuple[Path, Path]:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = f"{bundle.manifest.digest}.json"
-    return bundle.root / FILE_NAME, cache / "dinodeploy" / "receipts" / name
+    return bundle.root / FILE_NAME, cache_dir("receipts") / name
 
 
 def _read(path: Path) -> tuple[Receipt, ...]:

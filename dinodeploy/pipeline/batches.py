@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from dinodeploy.pipeline.decode import Decoded, Floats
+from dinodeploy.arrays import FloatArray
+from dinodeploy.pipeline.decode import Decoded
 
 MOST_WAITING = 8  # batches' worth of pictures that may wait in buckets; then the fullest bucket is run
 
@@ -36,6 +37,6 @@ def bucket(items: Iterable[Decoded], batch_size: int) -> Iterator[list[Decoded]]
     yield from buckets.values()
 
 
-def stack(batch: list[Decoded]) -> Floats:
+def stack(batch: list[Decoded]) -> FloatArray:
     """[B,3,H,W]."""
     return np.stack([item.pixels for item in batch if item.pixels is not None])

@@ -18,7 +18,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any
 
-from dinodeploy.errors import DinodeployError, MisuseError, UnavailableError, first_line
+from dinodeploy.errors import DinodeployError, MisuseError, UnavailableError, reason_of
 from dinodeploy.pipeline.pipeline import EmbedReport
 from dinodeploy.pipeline.shard_worker import Job, ShardWorker
 from dinodeploy.pipeline.stages import Stages
@@ -82,7 +82,7 @@ def connect(address: str) -> Iterator[Any]:
         try:
             ray.init(address, **options)
         except (OSError, RuntimeError, ValueError) as error:
-            reason = first_line(error)
+            reason = reason_of(error)
             raise UnavailableError(f"--cluster {address}: Ray cannot be reached: {reason}") from error
         try:
             yield ray
@@ -144,7 +144,7 @@ def _collect(ray: Any, done: Any, index: int, progress: _Progress) -> bool:
         progress.lost[index] += 1
         if progress.lost[index] == ATTEMPTS:
             raise UnavailableError(
-                f"shard {index}: {ATTEMPTS} workers died over it, the last so: {first_line(error)}; "
+                f"shard {index}: {ATTEMPTS} workers died over it, the last so: {reason_of(error)}; "
                 "finished shards are kept, the same command goes on"
             ) from error
         progress.waiting.appendleft(index)

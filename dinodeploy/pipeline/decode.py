@@ -18,16 +18,13 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from dinodeploy.errors import ImageError, first_line
+from dinodeploy.arrays import FloatArray
+from dinodeploy.errors import ImageError, reason_of
 from dinodeploy.hardware.cores import hardware_threads
 from dinodeploy.images.open import open_reduced
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.sources import FileSource, Source
 
-Floats = NDArray[np.float32]
 MAX_DECODERS = 8
 TIME_LIMIT = 120.0  # seconds for one picture; the largest that is let through takes a few
 _PATROL = 0.25  # seconds between looks at a thread that is waited for
@@ -39,7 +36,7 @@ class Decoded:
     """One picture, ready for the engine, or the reason why not."""
 
     id: str
-    pixels: Floats | None  # [3,H,W]
+    pixels: FloatArray | None  # [3,H,W]
     size: tuple[int, int]  # width and height of the original
     reason: str = ""
     position: int = 0  # in the listing
@@ -181,6 +178,6 @@ def decode(source: Source, position: int, preprocess: Preprocess) -> Decoded:
         image, size = open_reduced(picture, preprocess.jpeg_scale)
         pixels = preprocess(image)
     except (ImageError, OSError, MemoryError) as error:
-        reason = str(error) if isinstance(error, ImageError) else f"cannot be read: {first_line(error)}"
+        reason = str(error) if isinstance(error, ImageError) else f"cannot be read: {reason_of(error)}"
         return Decoded(id_, None, (0, 0), reason, position, path, time.perf_counter() - started)
     return Decoded(id_, pixels, size, "", position, path, time.perf_counter() - started)

@@ -9,10 +9,11 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 
+from dinodeploy.arrays import FloatArray
 from dinodeploy.backends.ordered import run_in_order
 from dinodeploy.embedder import Embedder
 from dinodeploy.pipeline.batches import stack
-from dinodeploy.pipeline.decode import Decoded, Floats
+from dinodeploy.pipeline.decode import Decoded
 from dinodeploy.pipeline.pooling import Outputs
 from dinodeploy.pipeline.stages import Stages
 
@@ -29,7 +30,7 @@ def run_ahead(
     """
     stages = stages or Stages()
 
-    def run(ready: tuple[Batch, Floats | None]) -> Done:
+    def run(ready: tuple[Batch, FloatArray | None]) -> Done:
         batch, pixels = ready
         started = time.perf_counter()
         outputs = {} if pixels is None else embedder.run(pixels)

@@ -13,25 +13,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-Outputs = dict[str, Floats]
+from dinodeploy.arrays import FloatArray
+
+Outputs = dict[str, FloatArray]
 
 
-def mean_patch(outputs: Outputs) -> Floats:
+def mean_patch(outputs: Outputs) -> FloatArray:
     """patch [B,h,w,D] -> [B,D]."""
     maps = outputs["patch"]
     rows = [patches.reshape(-1, maps.shape[-1]).mean(axis=0, dtype=np.float64) for patches in maps]
     return np.stack(rows).astype(np.float32)
 
 
-def pooled(outputs: Outputs) -> Floats:
+def pooled(outputs: Outputs) -> FloatArray:
     """cls [B,D] and patch [B,h,w,D] -> [B,2D]."""
     return np.concatenate([outputs["cls"], mean_patch(outputs)], axis=1)
 
 
-POOLED: dict[str, Callable[[Outputs], Floats]] = {"mean_patch": mean_patch, "pooled": pooled}
+POOLED: dict[str, Callable[[Outputs], FloatArray]] = {"mean_patch": mean_patch, "pooled": pooled}
 NEEDS = {"mean_patch": ("patch",), "pooled": ("cls", "patch")}
 
 

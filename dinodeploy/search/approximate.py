@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from dinodeploy.arrays import FloatArray
 from dinodeploy.search.index_manifest import Approximate
 from dinodeploy.search.nearest import best_cosines
-from dinodeploy.search.table import Float, nearest_rows, to_numpy, vector_blocks
+from dinodeploy.search.table import nearest_rows, to_numpy, vector_blocks
 
 EXACT_BELOW = 100_000  # rows that are gone through one by one: half a second with 384 numbers each
 TARGET = 0.95  # recall of the 10 nearest
@@ -63,7 +64,7 @@ def cut(rows: int, dim: int) -> tuple[int, int]:
     return max(1, rows // _PARTITION), parts
 
 
-def _recall(table: Any, queries: Float, limits: Float, nprobes: int) -> float:
+def _recall(table: Any, queries: FloatArray, limits: FloatArray, nprobes: int) -> float:
     """Share of each row's K neighbours that are found: rows at least as near as the last true one.
 
     Counted by cosine, so that it does not matter which of equal rows comes up; the row itself does not count.

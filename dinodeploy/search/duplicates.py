@@ -14,16 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dinodeploy.arrays import FloatArray, IndexArray
 from dinodeploy.bundle.bundle import sha256_file
 from dinodeploy.errors import MisuseError
 from dinodeploy.search.build import vector_length
 from dinodeploy.search.nearest import cosines, unit
 from dinodeploy.store.reader import open_embeddings
 
-Float = NDArray[np.float32]
-Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
+Pairs = tuple[IndexArray, IndexArray]
 
 THRESHOLD = 0.97
 BLOCK = 2048  # rows: 16 MiB of cosines
@@ -88,7 +87,7 @@ def find_duplicates(
     return Duplicates(len(ids), threshold, left_out, groups)
 
 
-def _connect(vectors: Float, least: float, advance: Callable[[int, int], None]) -> NDArray[np.int64]:
+def _connect(vectors: FloatArray, least: float, advance: Callable[[int, int], None]) -> IndexArray:
     """[N] -> for each row the smallest row of its group: union-find over all pairs that reach `least`."""
     parents = np.arange(len(vectors), dtype=np.int64)
     for start in range(0, len(vectors), BLOCK):
@@ -101,7 +100,7 @@ def _connect(vectors: Float, least: float, advance: Callable[[int, int], None]) 
     return _roots(parents)
 
 
-def _unite(parents: NDArray[np.int64], left: NDArray[np.int64], right: NDArray[np.int64]) -> None:
+def _unite(parents: IndexArray, left: IndexArray, right: IndexArray) -> None:
     """Join the groups of each pair, all pairs at once: a group takes the smallest root it is joined to."""
     apart = left < right
     left, right = left[apart], right[apart]
@@ -112,7 +111,7 @@ def _unite(parents: NDArray[np.int64], left: NDArray[np.int64], right: NDArray[n
         np.minimum.at(parents, right, left)
 
 
-def _find(parents: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def _find(parents: IndexArray, rows: IndexArray) -> IndexArray:
     """The root of each of `rows`; the way there is shortened."""
     roots = parents[rows]
     while (parents[roots] != roots).any():
@@ -121,18 +120,18 @@ def _find(parents: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int
     return roots
 
 
-def _roots(parents: NDArray[np.int64]) -> NDArray[np.int64]:
+def _roots(parents: IndexArray) -> IndexArray:
     return _find(parents, np.arange(len(parents), dtype=np.int64))
 
 
-def _by_root(roots: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+def _by_root(roots: IndexArray) -> list[IndexArray]:
     """The rows of every group of two or more."""
     order = np.argsort(roots, kind="stable")
     starts = np.flatnonzero(np.diff(roots[order], prepend=-1))
     return [rows for rows in np.split(order, starts[1:]) if len(rows) > 1]
 
 
-def _group(rows: NDArray[np.int64], ids: list[str], sizes: NDArray[np.int64], vectors: Float) -> list[Member]:
+def _group(rows: IndexArray, ids: list[str], sizes: IndexArray, vectors: FloatArray) -> list[Member]:
     keep = min(rows.tolist(), key=lambda row: (-int(sizes[row].prod()), ids[row]))
     similar = cosines(vectors[rows], vectors[keep])
     members = [

@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
+from dinodeploy.arrays import FloatArray
 from dinodeploy.errors import MisuseError, UnavailableError
 from dinodeploy.files import atomic
 from dinodeploy.search.approximate import EXACT_BELOW, SAME, SAMPLE, TARGET, K, cut
 from dinodeploy.search.index import Index
 from dinodeploy.search.nearest import best_cosines
-from dinodeploy.search.table import Float
 
 _TRAINING = 64  # rows a centre that k-means sees
 
@@ -93,7 +93,7 @@ def _train(index: Index) -> Any:
     return made
 
 
-def _every(index: Index, step: int) -> Iterator[Float]:
+def _every(index: Index, step: int) -> Iterator[FloatArray]:
     """One row of `step`, block by block."""
     begin = 0
     for block in index.vectors():

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dinodeploy.errors import BundleError, MisuseError, first_line
+from dinodeploy.arrays import FloatArray, IndexArray
+from dinodeploy.errors import BundleError, MisuseError, reason_of
 from dinodeploy.search import approximate
 from dinodeploy.search.filters import contains_sql, filter_sql, text_literal
 from dinodeploy.search.index_manifest import TABLE, IndexManifest, index_path, read_index_manifest
@@ -32,7 +33,6 @@ from dinodeploy.search.table import nearest_rows, open_table, require_lance, to_
 if TYPE_CHECKING:
     from pyarrow import Table
 
-Float = NDArray[np.float32]
 
 _MORE = 16  # rows asked for beyond k, so that equal ones at the end can be told apart
 _SAME = (
@@ -84,7 +84,7 @@ class Index:
 
     def search(
         self,
-        vectors: Float,
+        vectors: FloatArray,
         k: int = 10,
         *,
         filter: str | None = None,
@@ -107,7 +107,7 @@ class Index:
         search = self._how(exact, condition, count)
         return [self._one(query, k, condition, count, search, set(without)) for query in queries]
 
-    def vector(self, id: str) -> Float:
+    def vector(self, id: str) -> FloatArray:
         """The unit vector [D] of a picture. Raises MisuseError for one that is not in the index."""
         (name,) = stored_ids([id])
         found = self._read(columns=["vector"], filter=f"`id` = {text_literal(name)}", limit=1)
@@ -128,11 +128,11 @@ class Index:
         names: list[str] = self._read(columns=["id"], scan_in_order=True)["id"].to_pylist()
         return names
 
-    def vectors(self) -> Iterator[Float]:
+    def vectors(self) -> Iterator[FloatArray]:
         """All unit vectors in the order of the store, a block [n, D] in memory at a time."""
         return vector_blocks(self._open())
 
-    def take(self, rows: NDArray[np.int64]) -> Float:
+    def take(self, rows: IndexArray) -> FloatArray:
         """Unit vectors [n, D] of rows by their number in that order, repeated where a row is."""
         numbers, places = np.unique(rows, return_inverse=True)
         found = self._open().take(numbers.tolist(), columns=["vector"])
@@ -149,7 +149,7 @@ class Index:
     ) -> None:
         self.close()
 
-    def _queries(self, vectors: Float) -> Float:
+    def _queries(self, vectors: FloatArray) -> FloatArray:
         array = np.atleast_2d(np.asarray(vectors, np.float32))
         if array.ndim != 2 or array.shape[1] != self.manifest.dim:
             raise MisuseError(f"vectors are {list(array.shape)}; wanted [Q, {self.manifest.dim}]")
@@ -173,7 +173,7 @@ class Index:
         try:
             return int(self._open().count_rows(condition))
         except (OSError, ValueError) as error:
-            raise MisuseError(f"this filter cannot be used: {first_line(error)}") from error
+            raise MisuseError(f"this filter cannot be used: {reason_of(error)}") from error
 
     def _how(self, exact: bool, condition: str | None, count: int) -> dict[str, int] | None:
         """How to search: None, exactly. What a filter leaves is gone through if it is little."""
@@ -184,7 +184,7 @@ class Index:
 
     def _one(
         self,
-        query: Float,
+        query: FloatArray,
         k: int,
         condition: str | None,
         count: int,
@@ -210,7 +210,7 @@ class Index:
 
     def _nearest(
         self,
-        query: Float,
+        query: FloatArray,
         asked: int,
         columns: list[str],
         condition: str | None,
@@ -220,7 +220,7 @@ class Index:
             return nearest_rows(self._open(), query, asked, columns, filter=condition, search=search)
         except (OSError, ValueError) as error:
             raise BundleError(
-                f"the index of {self.store} cannot be searched: {first_line(error)}; index again: "
+                f"the index of {self.store} cannot be searched: {reason_of(error)}; index again: "
                 f"dinodeploy index {self.store} --overwrite"
             ) from error
 
@@ -229,7 +229,7 @@ class Index:
             return self._open().to_table(**options)
         except (OSError, ValueError) as error:
             raise BundleError(
-                f"the index of {self.store} cannot be read: {first_line(error)}; index again: "
+                f"the index of {self.store} cannot be read: {reason_of(error)}; index again: "
                 f"dinodeploy index {self.store} --overwrite"
             ) from error
 

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-Float = NDArray[np.float32]
+from dinodeploy.arrays import FloatArray
 
 
-def unit(vectors: Float) -> tuple[Float, NDArray[np.bool_]]:
+def unit(vectors: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
     """[n, D] -> each of length 1, and which rows have a direction: a zero or a not finite one has none.
 
     Norms are computed in float64, so that a tiny vector keeps its direction.
@@ -25,7 +25,7 @@ def unit(vectors: Float) -> tuple[Float, NDArray[np.bool_]]:
     return (wide / safe).astype(np.float32), good
 
 
-def best_cosines(queries: Float, blocks: Iterable[Float], k: int) -> Float:
+def best_cosines(queries: FloatArray, blocks: Iterable[FloatArray], k: int) -> FloatArray:
     """[Q, k] cosines of the rows nearest to unit `queries` [Q, D], best first; `blocks` [n, D] are all rows.
 
     Minus infinity where there are fewer than k rows.
@@ -37,7 +37,7 @@ def best_cosines(queries: Float, blocks: Iterable[Float], k: int) -> Float:
     return -np.sort(-best, axis=1)
 
 
-def cosines(rows: Float, query: Float) -> NDArray[np.float64]:
+def cosines(rows: FloatArray, query: FloatArray) -> NDArray[np.float64]:
     """[n, D] and [D] -> [n] in float64. Each row on its own: equal rows have equal cosines, bit for bit."""
     wide, one = rows.astype(np.float64), query.astype(np.float64)
     products = (wide * one).sum(axis=1)

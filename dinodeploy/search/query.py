@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dinodeploy.arrays import FloatArray
 from dinodeploy.bundle.bundle import graph_files, open_bundle
 from dinodeploy.embedder import Embedder, Picture
 from dinodeploy.errors import BundleError, MisuseError
@@ -24,7 +24,6 @@ from dinodeploy.images.open import open_image
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pipeline.pooling import pick
 
-Float = NDArray[np.float32]
 _SHOWN = 14  # characters of a hash
 
 
@@ -79,7 +78,7 @@ class QueryEmbedder:
         """What runs where."""
         return self._embedder.choice
 
-    def embed(self, pictures: Sequence[Picture]) -> Float:
+    def embed(self, pictures: Sequence[Picture]) -> FloatArray:
         """Pictures -> [Q, D]. Raises ImageError for one that cannot be read."""
         pixels = [self._steps(open_image(picture)) for picture in pictures]
         rows = [pick(self._embedder.run(one[None]), [self._output])[self._output] for one in pixels]

@@ -12,15 +12,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from dinodeploy.errors import BundleError, UnavailableError, first_line
+from dinodeploy.arrays import FloatArray
+from dinodeploy.errors import BundleError, UnavailableError, reason_of
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch, Schema, Table
 
-Float = NDArray[np.float32]
 BLOCK = 8192  # vectors in memory when all are gone through
 
 
@@ -59,10 +56,10 @@ def open_table(path: Path) -> Any:
     try:
         return lance.dataset(str(path))
     except (OSError, ValueError) as error:
-        raise BundleError(f"{path} cannot be opened: {first_line(error)}") from error
+        raise BundleError(f"{path} cannot be opened: {reason_of(error)}") from error
 
 
-def vector_blocks(table: Any) -> Iterator[Float]:
+def vector_blocks(table: Any) -> Iterator[FloatArray]:
     """All vectors of a table in the order they were written, [n, D] at a time."""
     for batch in table.to_batches(columns=["vector"], batch_size=BLOCK, scan_in_order=True):
         yield to_numpy(batch["vector"])
@@ -70,7 +67,7 @@ def vector_blocks(table: Any) -> Iterator[Float]:
 
 def nearest_rows(
     table: Any,
-    query: Float,
+    query: FloatArray,
     count: int,
     columns: list[str],
     *,
@@ -85,9 +82,9 @@ def nearest_rows(
     )
 
 
-def to_numpy(column: Any) -> Float:
+def to_numpy(column: Any) -> FloatArray:
     """A column of vectors -> float32 [n, D]."""
     if hasattr(column, "combine_chunks"):
         column = column.combine_chunks()
-    values: Float = column.flatten().to_numpy(zero_copy_only=False)
+    values: FloatArray = column.flatten().to_numpy(zero_copy_only=False)
     return values.reshape(len(column), -1)

@@ -11,9 +11,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
+from dinodeploy.arrays import FloatArray
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import ImageError, MisuseError
 from dinodeploy.images.open import open_image
@@ -21,7 +19,6 @@ from dinodeploy.search import Hit, Index
 from dinodeploy.search.query import differences, recorded_preprocess
 from dinodeploy.serve.refused import Refused
 
-Floats = NDArray[np.float32]
 THUMBNAIL = 320  # pixels of the longer side
 
 
@@ -53,7 +50,7 @@ class Neighbours:
         """What a filter may ask for, and its kind."""
         return dict(self._index.manifest.columns)
 
-    def search(self, vector: Floats, k: int, filter: str | None, text: str | None) -> list[Hit]:
+    def search(self, vector: FloatArray, k: int, filter: str | None, text: str | None) -> list[Hit]:
         """The `k` nearest to `vector` [D] that fit. Raises Refused, 422, for conditions that mean nothing."""
         try:
             return self._index.search(vector, k, filter=filter, text=text)[0]

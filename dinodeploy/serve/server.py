@@ -14,7 +14,7 @@ from types import FrameType
 
 import uvicorn
 
-from dinodeploy.errors import MisuseError, UnavailableError, first_line
+from dinodeploy.errors import MisuseError, UnavailableError, reason_of
 from dinodeploy.serve.app import create_app
 from dinodeploy.serve.service import Service
 
@@ -32,7 +32,7 @@ def bind(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
-        raise MisuseError(f"--host {host}: {first_line(error)}") from error
+        raise MisuseError(f"--host {host}: {reason_of(error)}") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))

@@ -16,9 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
+from dinodeploy.arrays import FloatArray
 from dinodeploy.batcher import Batcher, Row
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import BusyError, ImageError, MisuseError, PictureTooLargeError
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
     from dinodeploy.search import Hit
     from dinodeploy.serve.neighbours import Neighbours
 
-Floats = NDArray[np.float32]
 T = TypeVar("T")
 FETCHERS = 16  # URLs at once; apart from decoding, so that slow servers hold up nobody else's pictures
 SOON = 1  # seconds after which whoever met a full queue may try again
@@ -64,7 +61,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class _Prepared:
-    pixels: Floats  # [3,H,W]
+    pixels: FloatArray  # [3,H,W]
     width: int
     height: int
 
@@ -260,7 +257,7 @@ async def _gather(awaitables: Any) -> list[Any]:
         raise
 
 
-def _size(pixels: Floats) -> tuple[int, int]:
+def _size(pixels: FloatArray) -> tuple[int, int]:
     return int(pixels.shape[1]), int(pixels.shape[2])
 
 

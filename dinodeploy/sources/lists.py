@@ -9,12 +9,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
-from dinodeploy.errors import MisuseError
+from dinodeploy.errors import MisuseError, reason_of
 from dinodeploy.sources import remote
 from dinodeploy.sources.ids import PackedIds
 from dinodeploy.sources.options import SourceOptions
 from dinodeploy.sources.paths import FileSource
-from dinodeploy.sources.place import Place, reason_of
+from dinodeploy.sources.place import Place
 
 
 def open_place(place: Place, options: SourceOptions) -> list[FileSource]:

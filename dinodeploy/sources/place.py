@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from dinodeploy.errors import ImageError, first_line
+from dinodeploy.errors import ImageError
 from dinodeploy.files.regular import open_regular
 
 _AHEAD = 1 << 20  # bytes that are fetched at once from far away; headers of archives are small
@@ -60,11 +60,6 @@ class DiskPlace:
         joined = path if path.startswith("/") else self._folder + path
         odd = "//" in joined or "./" in joined or joined.endswith("/")
         return Path(joined).as_posix() if odd else joined  # Path alone takes ten times as long
-
-
-def reason_of(error: BaseException) -> str:
-    """Why something could not be read, in the words of whoever failed."""
-    return (getattr(error, "strerror", None) or first_line(error))[:200]
 
 
 class PlaceFile(io.RawIOBase):

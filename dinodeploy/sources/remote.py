@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, TypeVar
 
-from dinodeploy.errors import ImageError, MisuseError, UnavailableError, first_line
+from dinodeploy.errors import ImageError, MisuseError, UnavailableError, reason_of
 from dinodeploy.images.paths import is_wanted_member
 from dinodeploy.sources.place import buffered
 
@@ -132,7 +132,7 @@ def _reach(url: str) -> tuple[Any, str]:
     try:
         fs, path = url_to_fs(url)
     except ImportError as error:
-        raise UnavailableError(f"{url!r} needs a package that is missing: {first_line(error)}") from error
+        raise UnavailableError(f"{url!r} needs a package that is missing: {reason_of(error)}") from error
     except (ValueError, OSError) as error:
         raise MisuseError(f"{url!r} cannot be reached: {_reason(error)}") from error
     return fs, str(path)
@@ -172,7 +172,7 @@ def _reason(error: Exception) -> str:
     status = getattr(error, "status", None)
     if isinstance(status, int):
         return f"the server answers {status}"
-    return f"{type(error).__name__}: {first_line(error)}"[:200]
+    return f"{type(error).__name__}: {reason_of(error)}"[:200]
 
 
 def _is_web(url: str) -> bool:

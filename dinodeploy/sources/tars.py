@@ -15,11 +15,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
-from dinodeploy.errors import ImageError, MisuseError
+from dinodeploy.errors import ImageError, MisuseError, reason_of
 from dinodeploy.images.paths import is_wanted_member
 from dinodeploy.sources.ids import PackedIds
 from dinodeploy.sources.options import SourceOptions
-from dinodeploy.sources.place import Place, Unreadable, reason_of
+from dinodeploy.sources.place import Place, Unreadable
 
 if TYPE_CHECKING:
     from dinodeploy.sources import Source

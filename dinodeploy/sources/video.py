@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from dinodeploy.errors import ImageError, UnavailableError
+from dinodeploy.errors import ImageError, UnavailableError, reason_of
 from dinodeploy.sources.ids import PackedIds
 from dinodeploy.sources.options import SourceOptions
-from dinodeploy.sources.place import Place, Unreadable, reason_of
+from dinodeploy.sources.place import Place, Unreadable
 
 if TYPE_CHECKING:
     from dinodeploy.sources import Source

@@ -10,11 +10,11 @@ from contextlib import ExitStack
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from dinodeploy.errors import ImageError
+from dinodeploy.errors import ImageError, reason_of
 from dinodeploy.images.paths import is_wanted_member
 from dinodeploy.sources.ids import PackedIds
 from dinodeploy.sources.options import SourceOptions
-from dinodeploy.sources.place import Place, Unreadable, reason_of
+from dinodeploy.sources.place import Place, Unreadable
 
 if TYPE_CHECKING:
     from dinodeploy.sources import Source

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from typing import NoReturn
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.archive import unpack
 from dinodeploy.errors import DinodeployError
+from dinodeploy.files.cache import cache_dir
 from dinodeploy.standalone import BUNDLE_PREFIX
 
 # Where a command takes the bundle: after this option, or as its first argument.
@@ -52,7 +52,7 @@ def unpacked(archive: Path) -> Path:
     with zipfile.ZipFile(archive) as file:
         content = json.loads(file.read(f"{BUNDLE_PREFIX}{manifests.FILE_NAME}"))
     digest = str(content["digest"])
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dinodeploy" / "standalone"
+    cache = cache_dir("standalone")
     try:
         if _is_whole(cache / digest, digest):
             return cache / digest

@@ -20,17 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dinodeploy.arrays import FloatArray, IntArray
 from dinodeploy.bundle.bundle import sha256_file
 from dinodeploy.errors import BundleError, TamperedError
 from dinodeploy.store.dtypes import stored_parts, unpack
-from dinodeploy.store.formats import Column, Int, open_format, split_rows
+from dinodeploy.store.formats import Column, open_format, split_rows
 from dinodeploy.store.manifest import FILE_NAME, ColumnFacts, StoreManifest, read_manifest
 
-Float = NDArray[np.float32]
-
-_NO_SIZES: Int = np.zeros((0, 2), np.int32)
+_NO_SIZES: IntArray = np.zeros((0, 2), np.int32)
 
 # What numpy, zipfile, pyarrow and Lance raise on a damaged file (ArrowInvalid is a ValueError).
 _DAMAGE = (
@@ -61,7 +59,7 @@ class StoredEmbeddings:
         """The ids and one output of every shard, one shard in memory at a time. Raises as `sized_shards`."""
         return ((ids, column) for ids, column, _ in self._shards(output, with_sizes=False))
 
-    def sized_shards(self, output: str = "cls") -> Iterator[tuple[list[str], Column, Int]]:
+    def sized_shards(self, output: str = "cls") -> Iterator[tuple[list[str], Column, IntArray]]:
         """The same, and [n, 2], width and height of the original pictures in pixels.
 
         Raises BundleError for an output that the store lacks, TamperedError for a file that is not the one
@@ -69,7 +67,7 @@ class StoredEmbeddings:
         """
         return self._shards(output, with_sizes=True)
 
-    def _shards(self, output: str, *, with_sizes: bool) -> Iterator[tuple[list[str], Column, Int]]:
+    def _shards(self, output: str, *, with_sizes: bool) -> Iterator[tuple[list[str], Column, IntArray]]:
         if output not in self.manifest.outputs:
             known = ", ".join(self.manifest.outputs)
             raise BundleError(
@@ -92,7 +90,7 @@ def open_embeddings(path: str | Path) -> StoredEmbeddings:
     return StoredEmbeddings(Path(path), read_manifest(Path(path)))
 
 
-def load_embeddings(path: str | Path, output: str = "cls") -> tuple[list[str], Float | list[Float]]:
+def load_embeddings(path: str | Path, output: str = "cls") -> tuple[list[str], FloatArray | list[FloatArray]]:
     """The ids of a store and one of its outputs, in the order they were written.
 
     float32 [N, ...]; or a list of N arrays [h, w, D] where the pictures' grids differ. Raises BundleError
@@ -145,7 +143,7 @@ def _read_shard(root: Path, manifest: StoreManifest, index: int, output: str) ->
     return ids, column
 
 
-def _read_sizes(root: Path, manifest: StoreManifest, index: int) -> Int:
+def _read_sizes(root: Path, manifest: StoreManifest, index: int) -> IntArray:
     """[n, 2] of a shard whose files `_read_shard` has held against their hashes."""
     rows = manifest.shards[index].rows
     try:

@@ -10,14 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dinodeploy.arrays import FloatArray
 from dinodeploy.errors import MisuseError
 from dinodeploy.store.dtypes import SCALE
 from dinodeploy.store.formats import Column, stack_rows
 from dinodeploy.store.shard_records import Quarantined, Shape
-
-Float = NDArray[np.float32]
 
 # Outputs become column and folder names beside these.
 _RESERVED = ("id", "ids", "size", "width", "height", "img")
@@ -30,7 +28,7 @@ class Row:
 
     id: str
     size: tuple[int, int]
-    values: dict[str, Float]
+    values: dict[str, FloatArray]
 
 
 class ShardRows:
@@ -42,7 +40,7 @@ class ShardRows:
         self._rows: dict[int, Row] = {}
         self._quarantined: dict[int, Quarantined] = {}
 
-    def add(self, position: int, id: str, values: Mapping[str, Float], size: tuple[int, int]) -> str:
+    def add(self, position: int, id: str, values: Mapping[str, FloatArray], size: tuple[int, int]) -> str:
         """The picture at `position` of the listing. Raises MisuseError for a row unlike those before it.
 
         Returns why it was not taken, or nothing: nobody could search for a row that is not finite.

@@ -26,7 +26,7 @@ from types import TracebackType
 
 import numpy as np
 
-from dinodeploy.errors import BundleError, MisuseError, UnavailableError
+from dinodeploy.errors import BundleError, MisuseError, UnavailableError, reason_of
 from dinodeploy.files import atomic, schema
 from dinodeploy.store.dtypes import pack
 from dinodeploy.store.existing import REPLACED, clear_target, inspect_target
@@ -264,9 +264,8 @@ class Store:
         try:
             yield
         except OSError as error:
-            reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
             raise UnavailableError(
-                f"{error.filename or self.out}: {reason}; {len(self._kept)} of {self.plan.shards} shards are "
+                f"{error.filename or self.out}: {reason_of(error)}; {len(self._kept)} of {self.plan.shards} shards are "
                 "kept: mend it and run the same command again"
             ) from error
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-Colours = NDArray[np.uint8]  # [h,w,3]
+from dinodeploy.arrays import ByteArray
 
 # From little to much: dark blue, violet, red, orange, pale yellow; brightness rises along it.
 SCALE: tuple[tuple[int, int, int], ...] = (
@@ -19,7 +19,7 @@ SCALE: tuple[tuple[int, int, int], ...] = (
 )
 
 
-def heat(values: NDArray[np.floating], low: float, high: float) -> Colours:
+def heat(values: NDArray[np.floating], low: float, high: float) -> ByteArray:
     """[h,w] -> colours; `low` is the scale's beginning, `high` its end."""
     share = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
     places = np.linspace(0, 1, len(SCALE))
@@ -27,7 +27,7 @@ def heat(values: NDArray[np.floating], low: float, high: float) -> Colours:
     return np.round(np.stack(channels, axis=-1)).astype(np.uint8)
 
 
-def enlarge(colours: Colours, size: tuple[int, int], *, smooth: bool = True) -> Image.Image:
+def enlarge(colours: ByteArray, size: tuple[int, int], *, smooth: bool = True) -> Image.Image:
     """A map at `size` (width, height) pixels; patches as squares where it is not `smooth`."""
     resample = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
     return Image.fromarray(colours).resize(size, resample)

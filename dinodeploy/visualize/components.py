@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dinodeploy.arrays import ByteArray, FloatArray
 from dinodeploy.errors import MisuseError
 
-Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]  # [h,w]
 
 COLOURS = 3
@@ -25,21 +25,21 @@ COLOURS = 3
 class Components:
     """A basis of patch features."""
 
-    mean: Floats  # [D]
-    axes: Floats  # [D,3], unit columns, strongest first
-    deviation: Floats  # [3]
+    mean: FloatArray  # [D]
+    axes: FloatArray  # [D,3], unit columns, strongest first
+    deviation: FloatArray  # [3]
     share: tuple[float, ...]  # of the variance that each explains
 
-    def project(self, patches: Floats) -> Floats:
+    def project(self, patches: FloatArray) -> FloatArray:
         """[...,D] -> whitened coordinates [...,3]."""
         return ((patches - self.mean) @ self.axes / self.deviation).astype(np.float32, copy=False)
 
-    def rgb(self, patches: Floats) -> NDArray[np.uint8]:
+    def rgb(self, patches: FloatArray) -> ByteArray:
         """[h,w,D] -> colours [h,w,3]."""
         return np.round(255 / (1 + np.exp(-2 * self.project(patches)))).astype(np.uint8)
 
 
-def fit_components(maps: Sequence[Floats], masks: Sequence[Mask] | None = None) -> Components:
+def fit_components(maps: Sequence[FloatArray], masks: Sequence[Mask] | None = None) -> Components:
     """The basis of all patches of `maps`, or of those inside `masks` alone.
 
     A component's sign is chosen so that its largest loading is positive: the same pictures give the same

@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from dinodeploy.arrays import FloatArray
 from dinodeploy.errors import MisuseError
 from dinodeploy.images.open import open_image
 from dinodeploy.visualize.components import Mask, fit_components
 from dinodeploy.visualize.look import Look
 
-Floats = NDArray[np.float32]
-Find = Callable[[Floats], Mask]  # a map [h,w,D] -> its foreground [h,w]
+Find = Callable[[FloatArray], Mask]  # a map [h,w,D] -> its foreground [h,w]
 
 PURE = 0.01  # share of a patch that may belong to the other side
 STEPS = 25  # of Newton's method; it converges in about eight
@@ -37,7 +37,7 @@ def tidy(mask: Mask) -> Mask:
     return np.asarray(picture.filter(ImageFilter.MedianFilter(3))) > 127
 
 
-def foreground_by_component(maps: Sequence[Floats]) -> Find:
+def foreground_by_component(maps: Sequence[FloatArray]) -> Find:
     """One basis and one threshold of all `maps` [h,w,D]: a function from a map to its foreground."""
     basis = fit_components(maps)
     firsts = [basis.project(patches)[..., 0] for patches in maps]
@@ -48,7 +48,7 @@ def foreground_by_component(maps: Sequence[Floats]) -> Find:
     return lambda patches: tidy((basis.project(patches)[..., 0] > cut) == (sign > 0))
 
 
-def otsu(values: Floats) -> float:
+def otsu(values: FloatArray) -> float:
     """The threshold with the largest variance between the two classes (Otsu, IEEE SMC 9, 1979)."""
     counts, edges = np.histogram(values, BINS)
     centres = (edges[:-1] + edges[1:]) / 2
@@ -72,7 +72,7 @@ def foreground_by_classifier(looks: Sequence[Look], folder: Path) -> Find:
     White, or opaque where the file has transparency, is foreground. Raises MisuseError where no picture has
     a mask, or the masks show one side alone.
     """
-    features: list[Floats] = []
+    features: list[FloatArray] = []
     labels: list[NDArray[np.bool_]] = []
     for look in looks:
         path = folder / f"{Path(look.id).stem}.png"
@@ -94,7 +94,7 @@ def foreground_by_classifier(looks: Sequence[Look], folder: Path) -> Find:
     return lambda patches: tidy(patches @ weights + bias > 0)
 
 
-def patch_shares(path: Path, grid: tuple[int, int]) -> Floats:
+def patch_shares(path: Path, grid: tuple[int, int]) -> FloatArray:
     """Share of each patch that is foreground, [h,w]: a box filter of the mask."""
     with Image.open(path) as opened:
         alpha = opened.getchannel("A") if "A" in opened.getbands() else None
@@ -103,7 +103,7 @@ def patch_shares(path: Path, grid: tuple[int, int]) -> Floats:
     return np.asarray(mask.resize(size, Image.Resampling.BOX), np.float32) / np.float32(255)
 
 
-def fit_logistic(features: Floats, labels: NDArray[np.bool_]) -> tuple[Floats, float]:
+def fit_logistic(features: FloatArray, labels: NDArray[np.bool_]) -> tuple[FloatArray, float]:
     """Weights [D] and bias of L2-penalised logistic regression, by Newton's method in float64."""
     x = features.astype(np.float64)
     mean, deviation = x.mean(axis=0), x.std(axis=0) + 1e-6

@@ -9,16 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from dinodeploy.arrays import FloatArray
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
 from dinodeploy.images.preprocess import Preprocess
 
-Floats = NDArray[np.float32]
-Attend = Callable[[Floats], Floats]  # pixels [1,3,H,W] -> what CLS gives each patch [n,h,w]
+Attend = Callable[[FloatArray], FloatArray]  # pixels [1,3,H,W] -> what CLS gives each patch [n,h,w]
 
 USUAL_SIDE = 512  # pixels of the short side: four times the patches of the usual 256
 SHOWN_SIDE = 1024  # pixels of the long side of what is kept of a picture
@@ -30,8 +28,8 @@ class Look:
 
     id: str
     picture: Image.Image
-    patches: Floats  # [h,w,D]
-    attention: Floats | None  # [n,h,w]
+    patches: FloatArray  # [h,w,D]
+    attention: FloatArray | None  # [n,h,w]
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -53,7 +51,7 @@ def look_at(
     pixels = steps(picture)[None]
     outputs = embedder.run(pixels)
     if attend is not None:
-        attention: Floats | None = attend(pixels)
+        attention: FloatArray | None = attend(pixels)
     else:
         attention = outputs["attention"][0] if "attention" in outputs else None
     return Look(id_, shrink(picture, SHOWN_SIDE), outputs["patch"][0], attention)

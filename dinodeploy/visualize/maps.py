@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dinodeploy.arrays import ByteArray, FloatArray
 from dinodeploy.errors import MisuseError
-from dinodeploy.visualize.colour import Colours, heat
+from dinodeploy.visualize.colour import heat
 from dinodeploy.visualize.components import fit_components
 from dinodeploy.visualize.foreground import Find, foreground_by_classifier, foreground_by_component
 from dinodeploy.visualize.look import Look
 
-Floats = NDArray[np.float32]
-Layers = list[tuple[str, Colours]]
+Layers = list[tuple[str, ByteArray]]
 Painter = Callable[[Look], Layers]
 AUTO = "auto"
 
@@ -109,7 +108,7 @@ def patch_at(grid: tuple[int, int], point: tuple[float, float]) -> tuple[int, in
     return min(int(y * h), h - 1), min(int(x * w), w - 1)
 
 
-def similarity(patches: Floats, query: Floats) -> Floats:
+def similarity(patches: FloatArray, query: FloatArray) -> FloatArray:
     """Cosine of every patch [h,w,D] to a feature [D]; 0 where one has no length."""
     lengths = np.linalg.norm(patches, axis=-1) * np.linalg.norm(query)
     dots = patches @ query

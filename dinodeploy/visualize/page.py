@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dinodeploy import __version__
-from dinodeploy.visualize.colour import SCALE, Colours
+from dinodeploy.arrays import ByteArray, FloatArray
+from dinodeploy.visualize.colour import SCALE
 from dinodeploy.visualize.look import Look, shrink
 from dinodeploy.visualize.maps import Layers
 from dinodeploy.visualize.script import SCRIPT
 from dinodeploy.visualize.style import CSS
-
-Floats = NDArray[np.float32]
 
 PICTURE_SIDE = 768  # pixels of the long side
 KEPT = 256  # numbers a patch; more are projected onto the strongest directions of all pictures
@@ -96,7 +95,7 @@ def _figure(look: Look, item: dict[str, Any]) -> str:
     )
 
 
-def _picture(look: Look, layers: Layers, vectors: Floats) -> dict[str, Any]:
+def _picture(look: Look, layers: Layers, vectors: FloatArray) -> dict[str, Any]:
     shown = shrink(look.picture, PICTURE_SIDE)
     return {
         "name": Path(look.id).name,
@@ -110,7 +109,7 @@ def _picture(look: Look, layers: Layers, vectors: Floats) -> dict[str, Any]:
     }
 
 
-def keep_strongest(maps: Sequence[Floats]) -> list[Floats]:
+def keep_strongest(maps: Sequence[FloatArray]) -> list[FloatArray]:
     """Unit features [h,w,D] -> [h,w,K]: all D numbers, or their projection that keeps cosines best.
 
     The projection is onto the strongest directions of all patches about zero, not about their mean, since
@@ -131,14 +130,14 @@ def keep_strongest(maps: Sequence[Floats]) -> list[Floats]:
     return [unit @ directions for unit in units]
 
 
-def to_int8(vectors: Floats) -> NDArray[np.int8]:
+def to_int8(vectors: FloatArray) -> NDArray[np.int8]:
     """[h,w,K], each patch scaled so that its largest number is 127: directions stay."""
     largest = np.abs(vectors).max(axis=-1, keepdims=True)
     scaled = np.divide(127 * vectors, largest, out=np.zeros_like(vectors), where=largest > 0)
     return np.round(scaled).astype(np.int8)
 
 
-def _uri_of(colours: Colours) -> str:
+def _uri_of(colours: ByteArray) -> str:
     return _uri(Image.fromarray(colours), "PNG")
 
 

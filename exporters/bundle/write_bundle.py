@@ -16,7 +16,7 @@ from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.bundle import GOLDEN_FILE, MODEL_FILE, file_facts
 from dinodeploy.bundle.manifest import GraphFacts, Manifest, ModelFacts, OutputFacts
 from dinodeploy.embedder import judge_golden
-from dinodeploy.errors import ExportError, JudgementError, first_line
+from dinodeploy.errors import ExportError, JudgementError, reason_of
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.golden import load_golden, save_golden
 from dinov3_ref.models import Backbone, DinoVisionTransformer
@@ -108,7 +108,7 @@ def _make_graph(module: TokenOutputs, weights: Weights, options: ExportOptions, 
         say(f"translating to ONNX, dialect {dialect.name}")
         return to_graph(program, module, weights, dialect)
     except Exception as error:  # torch.export and torch.onnx raise whatever went wrong inside them
-        reason = f"{type(error).__name__}: {first_line(error)}"
+        reason = f"{type(error).__name__}: {reason_of(error)}"
         raise ExportError(f"this model cannot be traced: {reason}") from error
 
 

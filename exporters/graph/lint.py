@@ -13,7 +13,7 @@ from functools import partial
 import onnx
 import onnx_ir as ir
 
-from dinodeploy.errors import LintError
+from dinodeploy.errors import LintError, reason_of
 from exporters.graph.graph import INPUT_NAME
 from exporters.graph.write import without_weights
 
@@ -122,4 +122,4 @@ def check_onnx(model: ir.Model) -> None:
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise LintError(f"the ONNX checker rejects the graph: {str(error).splitlines()[0]}") from error
+        raise LintError(f"the ONNX checker rejects the graph: {reason_of(error)}") from error

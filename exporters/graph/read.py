@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
 from dinodeploy.bundle.manifest import PLAIN_NAME
-from dinodeploy.errors import BundleError, first_line
+from dinodeploy.errors import BundleError, reason_of
 from exporters.graph.write import GRAPH_FIELD, INITIALIZER_FIELD, LENGTH_DELIMITED, RAW_DATA_FIELD
 
 SMALL_BYTES = 4096  # data up to here is read with the graph
@@ -44,7 +44,7 @@ class Blob:
             if flat.size == self.length:
                 return flat.view(helper.tensor_dtype_to_np_dtype(self.data_type)).reshape(self.shape)
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise BundleError(f"{self.path}: a weight cannot be read: {first_line(error)}") from error
+            raise BundleError(f"{self.path}: a weight cannot be read: {reason_of(error)}") from error
         raise BundleError(f"{self.path} ends inside a weight; copy or export the bundle again")
 
 
@@ -112,7 +112,7 @@ def _external(place: Mapping[str, str], name: str, path: Path) -> tuple[Path, in
         location, offset, length = place["location"], int(place.get("offset", 0)), int(place["length"])
     except (KeyError, ValueError) as error:
         raise BundleError(
-            f"{path}: weight {name!r} does not say where it lies: {first_line(error)}"
+            f"{path}: weight {name!r} does not say where it lies: {reason_of(error)}"
         ) from error
     if not PLAIN_NAME.fullmatch(location) or offset < 0 or length < 0:
         raise BundleError(

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import torch
-from numpy.typing import NDArray
 
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.bundle import GOLDEN_FILE, MODEL_FILE, file_facts
@@ -30,8 +29,6 @@ from exporters.graph.lint import check_onnx, lint
 from exporters.graph.write import share_weights, write_onnx
 from exporters.heads.merge import merge
 from exporters.heads.trace_head import head_graph
-
-Floats = NDArray[np.float32]
 
 
 def check_fits(loaded: LoadedHead, facts: ModelFacts) -> tuple[str, ...]:

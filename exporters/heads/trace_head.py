@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from dinodeploy.bundle.manifest import ModelFacts
-from dinodeploy.errors import ExportError, MisuseError, first_line
+from dinodeploy.errors import ExportError, MisuseError, reason_of
 from dinov3_ref.heads import Head
 from exporters.dialects import Dialect
 from exporters.graph.graph import finish, tidy, translate
@@ -52,7 +52,7 @@ def head_graph(head: Head, facts: ModelFacts, dialect: Dialect) -> ir.Model:
     except MisuseError:
         raise
     except Exception as error:  # torch.export and torch.onnx raise whatever went wrong inside them
-        reason = f"{type(error).__name__}: {first_line(error)}"
+        reason = f"{type(error).__name__}: {reason_of(error)}"
         raise ExportError(f"the head {type(head).__name__} cannot be traced: {reason}") from error
     finish(model, dialect)
     for output in model.graph.outputs:

@@ -16,9 +16,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from dinodeploy.arrays import FloatArray
 from dinodeploy.backends.openvino import settings, shared_core
 from dinodeploy.images.preprocess import Preprocess
 from dinov3_ref.checkpoints import Checkpoint, build_model
@@ -29,8 +27,6 @@ from exporters.graph.write import write_onnx
 from exporters.precision.quantization.pictures import Calibration, calibration_pixels
 from exporters.trace.fold import make_twin
 from exporters.trace.trace import TokenOutputs, trace
-
-Floats = NDArray[np.float32]
 
 
 class NncfRunner:
@@ -58,7 +54,7 @@ class NncfRunner:
     def takes(self, height: int, width: int) -> bool:
         return True
 
-    def run(self, pixels: Floats) -> Mapping[str, Floats]:
+    def run(self, pixels: FloatArray) -> Mapping[str, FloatArray]:
         if pixels.shape not in self._compiled:
             model = self._model.clone()
             model.reshape(list(pixels.shape))

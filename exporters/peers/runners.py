@@ -14,11 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from dinodeploy.arrays import FloatArray
 from dinodeploy.bench.runners import Runner
 from dinodeploy.bundle.bundle import open_bundle
 from dinodeploy.errors import UnavailableError
@@ -30,7 +29,6 @@ from exporters.peers.openvino_int8 import NncfRunner
 from exporters.peers.weights import checkpoint_of
 from exporters.trace.trace import TokenOutputs
 
-Floats = NDArray[np.float32]
 Forward = Callable[[Tensor], Tensor]  # pixels [B,3,H,W] -> cls [B,D]; other tokens are made on the way
 
 
@@ -50,7 +48,7 @@ class TorchRunner:
     def takes(self, height: int, width: int) -> bool:
         return True
 
-    def run(self, pixels: Floats) -> Mapping[str, Floats]:
+    def run(self, pixels: FloatArray) -> Mapping[str, FloatArray]:
         torch.set_num_threads(self._threads)
         with torch.inference_mode():
             return {"cls": self._forward(torch.from_numpy(pixels)).numpy()}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from dinodeploy.errors import ExportError, first_line
+from dinodeploy.errors import ExportError, reason_of
 from dinov3_ref.models import (
     Backbone,
     ConvNeXt,
@@ -103,7 +103,7 @@ def count_prefix(model: DinoVisionTransformer) -> int:
                 tokens, grid = model.prepare_tokens_with_masks(pixels)
         except Exception as error:  # a user's own layers raise what they like
             raise ExportError(
-                f"this model cannot be exported: it does not take images of any size, {first_line(error)}"
+                f"this model cannot be exported: it does not take images of any size, {reason_of(error)}"
             ) from error
         found.add(tokens.shape[1] - grid[0] * grid[1])
     if len(found) != 1 or min(found) < 1 + model.n_storage_tokens:

@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dinodeploy.arrays import FloatArray
 from tests.support.stores import write_store
 
-Float = NDArray[np.float32]
 D = 12
 
 
-def vectors_of(count: int, seed: int = 0, dim: int = D) -> Float:
+def vectors_of(count: int, seed: int = 0, dim: int = D) -> FloatArray:
     return np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32)
 
 
-def clustered(count: int, dim: int, clusters: int, seed: int = 0) -> Float:
+def clustered(count: int, dim: int, clusters: int, seed: int = 0) -> FloatArray:
     """Vectors as embeddings lie: around centres, with neighbours worth the name."""
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((clusters, dim)).astype(np.float32)
@@ -27,7 +26,7 @@ def clustered(count: int, dim: int, clusters: int, seed: int = 0) -> Float:
     return centres[rng.integers(0, clusters, count)] + np.float32(0.5) * noise
 
 
-def store_of(out: Path, vectors: Float, ids: Sequence[str] | None = None, **options: Any) -> list[str]:
+def store_of(out: Path, vectors: FloatArray, ids: Sequence[str] | None = None, **options: Any) -> list[str]:
     """A store of `vectors` [N, D] as `cls`; the widths of its pictures count up from 600. Returns the ids."""
     names = list(ids) if ids is not None else [f"p{index}.jpg" for index in range(len(vectors))]
     sizes = [(600 + index, 400) for index in range(len(names))]
@@ -36,7 +35,7 @@ def store_of(out: Path, vectors: Float, ids: Sequence[str] | None = None, **opti
     return names
 
 
-def ranked(vectors: Float, query: Float, ids: Sequence[str]) -> list[str]:
+def ranked(vectors: FloatArray, query: FloatArray, ids: Sequence[str]) -> list[str]:
     """The ids by cosine to `query`, written out: what every search must agree with."""
     wide = vectors.astype(np.float64)
     cosines = (wide @ query) / np.linalg.norm(wide, axis=1)

@@ -21,7 +21,7 @@ from dinodeploy.backends import OpenOptions
 from dinodeploy.backends.tensorrt.backend import TensorRTBackend
 from dinodeploy.backends.tensorrt.cuda import Cuda, import_cuda
 from dinodeploy.backends.tensorrt.refuse import check_build, target_of
-from dinodeploy.errors import BundleError, UnavailableError, first_line
+from dinodeploy.errors import BundleError, UnavailableError, reason_of
 from dinodeploy.hardware.devices import find_gpu
 
 
@@ -55,7 +55,7 @@ def _import_module(name: str) -> Any:
     except (ImportError, OSError, RuntimeError) as error:  # its libraries may be missing or of another CUDA
         package = name.replace("_", "-")
         raise UnavailableError(
-            f"{name} cannot be imported ({first_line(error)}); install it: "
+            f"{name} cannot be imported ({reason_of(error)}); install it: "
             f"pip install 'dinodeploy[{package}]', or use another engine (this plan is for --target "
             f"{target_of(name)})"
         ) from error

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dinodeploy.arrays import FloatArray
 from dinodeploy.backends import OpenOptions
 from dinodeploy.backends.tensorrt.context import Scratch
 from dinodeploy.backends.tensorrt.cuda import Cuda
@@ -25,7 +25,6 @@ from dinodeploy.backends.tensorrt.profiles import choose_profile, cut, read_prof
 from dinodeploy.backends.tensorrt.stream import Lane, Turn
 from dinodeploy.errors import MisuseError, UnavailableError
 
-Floats = NDArray[np.float32]
 LANES = 2
 
 
@@ -64,11 +63,11 @@ class TensorRTBackend:
     def takes(self, height: int, width: int) -> bool:
         return any(profile.takes(height, width) for profile in self._profiles)
 
-    def run(self, pixels: Floats) -> dict[str, Floats]:
+    def run(self, pixels: FloatArray) -> dict[str, FloatArray]:
         """pixels [B,3,H,W] -> outputs by name. Raises OutsideProfileError for a size it was not built for."""
         batch, _, height, width = pixels.shape
         profile = choose_profile(self._profiles, (batch, height, width), self._plan, self._module)
-        parts: list[dict[str, Floats]] = []
+        parts: list[dict[str, FloatArray]] = []
         for part, wanted in cut(pixels, profile):
             lane = self._borrow()
             try:

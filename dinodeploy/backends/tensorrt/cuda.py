@@ -13,11 +13,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dinodeploy.arrays import ByteArray
 from dinodeploy.errors import UnavailableError
-
-Bytes = NDArray[np.uint8]
 
 # What a user can do about the failures that are theirs to mend.
 MENDS = {
@@ -142,6 +140,6 @@ class Cuda:
         self.call("cudaGraphExecDestroy", executable)
 
 
-def host_view(address: int, size: int) -> Bytes:
+def host_view(address: int, size: int) -> ByteArray:
     """The `size` bytes at a host address, as an array that does not own them."""
     return np.frombuffer(memoryview((ctypes.c_uint8 * size).from_address(address)), np.uint8)

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dinodeploy.arrays import FloatArray
 from dinodeploy.backends.tensorrt.refuse import rebuild_command
 from dinodeploy.errors import OutsideProfileError
 
-Floats = NDArray[np.float32]
 Shape = tuple[int, int, int]  # B, H, W
 
 
@@ -76,7 +75,7 @@ def choose_profile(profiles: Sequence[Profile], shape: Shape, plan: Path, module
     )
 
 
-def cut(pixels: Floats, profile: Profile) -> Iterator[tuple[Floats, int]]:
+def cut(pixels: FloatArray, profile: Profile) -> Iterator[tuple[FloatArray, int]]:
     """Parts of a batch [B,3,H,W] that the profile takes, each with how many of its rows are wanted.
 
     Parts are as even as can be; one that is too small is filled up with its last row.

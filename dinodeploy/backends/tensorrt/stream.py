@@ -14,15 +14,14 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dinodeploy.arrays import FloatArray
 from dinodeploy.backends.tensorrt.context import AimedContext, Scratch, captures_by_itself
 from dinodeploy.backends.tensorrt.cuda import Cuda, host_view
 from dinodeploy.backends.tensorrt.load import Engine
 from dinodeploy.backends.tensorrt.profiles import Profile
 from dinodeploy.errors import UnavailableError
 
-Floats = NDArray[np.float32]
 Key = tuple[tuple[int, ...], int]  # input shape [B,3,H,W] and profile
 
 GRAPHS = 8  # shapes kept as graphs, per lane; the least recently used goes first
@@ -55,7 +54,7 @@ class Buffer:
         self.size = size
         return True
 
-    def array(self, shape: tuple[int, ...]) -> Floats:
+    def array(self, shape: tuple[int, ...]) -> FloatArray:
         """The host side as float32 of `shape`, until the next `reserve`."""
         count = int(np.prod(shape))
         return host_view(self.host, count * _FLOAT_BYTES).view(np.float32).reshape(shape)
@@ -91,7 +90,7 @@ class Lane:
             making.callback(self._drop_graphs)
             self._cleanup = making.pop_all()
 
-    def run(self, pixels: Floats, profile: Profile, turn: Turn) -> dict[str, Floats]:
+    def run(self, pixels: FloatArray, profile: Profile, turn: Turn) -> dict[str, FloatArray]:
         """pixels [B,3,H,W], contiguous -> outputs by name, in arrays of their own."""
         cuda, stream, engine = self._cuda, self._stream, self._engine
         source = self._buffers[engine.input]

@@ -17,8 +17,7 @@ from pathlib import PurePosixPath
 from PIL import Image
 
 from dinodeploy import __version__
-from dinodeploy.errors import ImageError
-from dinodeploy.files.printable import printable
+from dinodeploy.errors import ImageError, printable
 from dinodeploy.images.open import open_image
 from dinodeploy.parity.reports.style import CSS
 

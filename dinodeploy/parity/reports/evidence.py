@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dinodeploy.arrays import ByteArray, FloatArray
 from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle
 from dinodeploy.embedder import Embedder
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.golden import GoldenCase, load_golden
 from dinodeploy.parity.judge import Verdict
 
-Floats = NDArray[np.float32]
 OUTPUT = "patch"
 
 
@@ -26,7 +26,7 @@ class PatchErrors:
     """‖got - wanted‖ / ‖wanted‖ of each patch of one photograph."""
 
     case: str
-    image: NDArray[np.uint8]  # [H,W,3], what the model was shown
+    image: ByteArray  # [H,W,3], what the model was shown
     errors: NDArray[np.float64]  # [h,w]; NaN where not finite
 
 
@@ -41,7 +41,7 @@ def worst_patches(bundle: Bundle, verdict: Verdict) -> PatchErrors | None:
     return patch_errors(case, got, bundle.manifest.preprocess)
 
 
-def patch_errors(case: GoldenCase, got: Floats, preprocess: Preprocess) -> PatchErrors:
+def patch_errors(case: GoldenCase, got: FloatArray, preprocess: Preprocess) -> PatchErrors:
     """The photograph of `case` that is furthest off in `got` [B,h,w,D]."""
     wanted = case.outputs[OUTPUT].astype(np.float64)
     lengths = np.linalg.norm(wanted, axis=-1)

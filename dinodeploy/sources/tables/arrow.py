@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dinodeploy.errors import ImageError
+from dinodeploy.errors import ImageError, reason_of
 from dinodeploy.files.regular import open_regular
 from dinodeploy.sources.options import SourceOptions
-from dinodeploy.sources.place import DiskPlace, Place, Unreadable, reason_of
+from dinodeploy.sources.place import DiskPlace, Place, Unreadable
 from dinodeploy.sources.tables import columns, tables
 
 if TYPE_CHECKING:

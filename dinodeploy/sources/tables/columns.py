@@ -13,12 +13,12 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 
-from dinodeploy.errors import MisuseError
+from dinodeploy.errors import MisuseError, reason_of
 from dinodeploy.sources import remote
 from dinodeploy.sources.ids import PackedIds
 from dinodeploy.sources.options import SourceOptions
 from dinodeploy.sources.paths import FileSource
-from dinodeploy.sources.place import Place, reason_of
+from dinodeploy.sources.place import Place
 
 # In lower case, the likeliest first.
 PATH_COLUMNS = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from dinodeploy.errors import MisuseError, UnavailableError, first_line
+from dinodeploy.errors import MisuseError, UnavailableError, reason_of
 from dinodeploy.sources.options import SourceOptions
 from dinodeploy.sources.paths import FileSource
 from dinodeploy.sources.place import DiskPlace
@@ -46,7 +46,7 @@ def open_folder(folder: str, options: SourceOptions) -> Iterator[DatasetSource |
     try:
         loaded = datasets.load_from_disk(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MisuseError(f"{folder!r} cannot be read as a dataset: {first_line(error)}") from error
+        raise MisuseError(f"{folder!r} cannot be read as a dataset: {reason_of(error)}") from error
     splits = {f"{folder}/{name}": one for name, one in loaded.items()} if isinstance(loaded, dict) else {}
     for name, dataset in (splits or {folder: loaded}).items():
         yield _open(name, dataset, options)

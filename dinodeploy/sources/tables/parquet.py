@@ -14,10 +14,10 @@ from itertools import accumulate
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from dinodeploy.errors import ImageError
+from dinodeploy.errors import ImageError, reason_of
 from dinodeploy.files.regular import open_regular
 from dinodeploy.sources.options import SourceOptions
-from dinodeploy.sources.place import DiskPlace, Place, Unreadable, reason_of
+from dinodeploy.sources.place import DiskPlace, Place, Unreadable
 from dinodeploy.sources.tables import columns, tables
 
 if TYPE_CHECKING:

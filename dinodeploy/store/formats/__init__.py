@@ -11,16 +11,12 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dinodeploy.arrays import AnyArray, FloatArray, IntArray
 from dinodeploy.errors import MisuseError
-
-Values = NDArray[Any]  # float32, float16 or int8
-Float = NDArray[np.float32]
-Int = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -32,8 +28,8 @@ class Column:
     grid: None; or, if they differ, [n, 2], the (h, w) of each row.
     """
 
-    values: Values
-    grid: Int | None = None
+    values: AnyArray
+    grid: IntArray | None = None
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class Shard:
     """The rows that are written together. sizes: [n, 2], width and height of the original pictures."""
 
     ids: list[str]
-    sizes: Int
+    sizes: IntArray
     columns: dict[str, Column]
 
 
@@ -63,7 +59,7 @@ class Format(Protocol):
     def read(self, root: Path, index: int, output: str) -> tuple[list[str], Column]:
         """The ids and one output of a shard."""
 
-    def sizes(self, root: Path, index: int) -> Int:
+    def sizes(self, root: Path, index: int) -> IntArray:
         """[n, 2], width and height of a shard's pictures; in a file that `files` names for any output."""
 
 
@@ -83,7 +79,7 @@ def open_format(name: str) -> Format:
     return cast(Format, importlib.import_module(FORMATS[name]))
 
 
-def stack_rows(rows: list[Float]) -> Column:
+def stack_rows(rows: list[FloatArray]) -> Column:
     """One output of every row, each of the same shape or each [h, w, D] -> a column."""
     if all(row.shape == rows[0].shape for row in rows):
         return Column(np.stack(rows))
@@ -91,7 +87,7 @@ def stack_rows(rows: list[Float]) -> Column:
     return Column(np.concatenate([row.reshape(-1, row.shape[-1]) for row in rows]), grid)
 
 
-def split_rows(column: Column) -> list[Values]:
+def split_rows(column: Column) -> list[AnyArray]:
     """The inverse of `stack_rows`."""
     if column.grid is None:
         return list(column.values)

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dinodeploy.store.formats import Column, Int, Shard
+from dinodeploy.arrays import IntArray
+from dinodeploy.store.formats import Column, Shard
 
 if TYPE_CHECKING:
     from pyarrow import Array, Table
@@ -60,7 +61,7 @@ def from_table(table: Table, output: str) -> tuple[list[str], Column]:
     return table["id"].to_pylist(), column
 
 
-def sizes_from_table(table: Table) -> Int:
+def sizes_from_table(table: Table) -> IntArray:
     """[n, 2], width and height of the original pictures."""
     columns = [table[name].to_numpy() for name in ("width", "height")]
     return np.stack(columns, axis=1).astype(np.int32)
@@ -103,7 +104,7 @@ def _to_arrow(column: Column) -> tuple[Any, list[int | None]]:
     return pa.ListArray.from_arrays(numbers(_offsets(column.grid, dim)), flat), [None, None, dim]
 
 
-def _offsets(grid: Int, dim: int) -> Int:
+def _offsets(grid: IntArray, dim: int) -> IntArray:
     """Where each row begins in the flat array, and where the last one ends."""
     return np.concatenate([[0], np.cumsum(grid.prod(axis=1)) * dim]).astype(np.int32)
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from dinodeploy.arrays import IntArray
 from dinodeploy.errors import UnavailableError
-from dinodeploy.store.formats import Column, Int, Shard
+from dinodeploy.store.formats import Column, Shard
 from dinodeploy.store.formats.arrow import from_table, needed, sizes_from_table, to_table
 
 VERSION = "2.0"  # of the file format; newer ones are written by newer packages only
@@ -49,7 +50,7 @@ def read(root: Path, index: int, output: str) -> tuple[list[str], Column]:
     return from_table(reader.read_all().to_table(), output)
 
 
-def sizes(root: Path, index: int) -> Int:
+def sizes(root: Path, index: int) -> IntArray:
     from lance.file import LanceFileReader
 
     (name,) = files(index, "")

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dinodeploy.arrays import IntArray
 from dinodeploy.files.schema import decode
-from dinodeploy.store.formats import Column, Int, Shard
+from dinodeploy.store.formats import Column, Shard
 
 
 def require() -> None:
@@ -68,7 +69,7 @@ def read(root: Path, index: int, output: str) -> tuple[list[str], Column]:
     return ids, Column(values, np.load(grid, allow_pickle=False) if grid.is_file() else None)
 
 
-def sizes(root: Path, index: int) -> Int:
+def sizes(root: Path, index: int) -> IntArray:
     pairs = [(record["width"], record["height"]) for record in _records(root, index)]
     return np.array(pairs, np.int32).reshape(-1, 2)
 

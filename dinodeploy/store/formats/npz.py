@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dinodeploy.store.formats import Column, Int, Shard
+from dinodeploy.arrays import IntArray
+from dinodeploy.store.formats import Column, Shard
 
 
 def require() -> None:
@@ -53,10 +54,10 @@ def read(root: Path, index: int, output: str) -> tuple[list[str], Column]:
     return arrays["ids"].tolist(), Column(arrays[output], arrays.get(f"{output}_grid"))
 
 
-def sizes(root: Path, index: int) -> Int:
+def sizes(root: Path, index: int) -> IntArray:
     (name,) = files(index, "")
     with np.load(root / name, allow_pickle=False) as archive:
-        found: Int = archive["size"]
+        found: IntArray = archive["size"]
     if not isinstance(found, np.ndarray):
         raise ValueError("its member 'size' is no array")
     return found

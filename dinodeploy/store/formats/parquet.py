@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dinodeploy.arrays import IntArray
 from dinodeploy.errors import UnavailableError
-from dinodeploy.store.formats import Column, Int, Shard
+from dinodeploy.store.formats import Column, Shard
 from dinodeploy.store.formats.arrow import from_table, needed, numbers, sizes_from_table, strings, to_table
 
 
@@ -42,7 +43,7 @@ def read(root: Path, index: int, output: str) -> tuple[list[str], Column]:
     return from_table(pyarrow.parquet.read_table(root / name, columns=needed(names, output)), output)
 
 
-def sizes(root: Path, index: int) -> Int:
+def sizes(root: Path, index: int) -> IntArray:
     import pyarrow.parquet
 
     (name,) = files(index, "")

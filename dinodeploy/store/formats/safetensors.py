@@ -11,9 +11,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from dinodeploy.arrays import IntArray
 from dinodeploy.files.schema import decode
 from dinodeploy.files.tensorfile import load_tensors, read_header, save_tensors
-from dinodeploy.store.formats import Column, Int, Shard
+from dinodeploy.store.formats import Column, Shard
 
 
 def require() -> None:
@@ -47,6 +48,6 @@ def read(root: Path, index: int, output: str) -> tuple[list[str], Column]:
     return ids, Column(tensors[output], tensors.get(f"{output}_grid"))
 
 
-def sizes(root: Path, index: int) -> Int:
+def sizes(root: Path, index: int) -> IntArray:
     (name,) = files(index, "")
     return load_tensors(root / name)["size"]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from dinodeploy.arrays import ByteArray, FloatArray
 from dinodeploy.embedder import batches_of_one_size
 from dinodeploy.errors import MisuseError
 from dinodeploy.images.open import open_image
@@ -23,7 +23,6 @@ from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pipeline import decode_ahead, default_decoders
 from exporters.bundle.golden import CASES, load_photo
 
-Pixels = NDArray[np.float32]
 BATCH_PIXELS = 8 * 256 * 256
 FEW = 32  # below it, ranges are a guess
 SHIPPED_CROPS = (
@@ -48,7 +47,7 @@ class Calibration:
 
 def calibration_pixels(
     calibration: Calibration, preprocess: Preprocess
-) -> tuple[list[Pixels], tuple[str, ...]]:
+) -> tuple[list[FloatArray], tuple[str, ...]]:
     """Normalised pixels [3,H,W] a picture, and notes for the user.
 
     A folder's pictures are drawn by the seed; what cannot be read is left out, and said. Raises MisuseError
@@ -74,7 +73,7 @@ def _notes(folder: Path, count: int, broken: int) -> Iterator[str]:
         yield f"calibrated on {count} pictures; ranges are steadier with {FEW} or more"
 
 
-def _shipped() -> Iterator[NDArray[np.uint8]]:
+def _shipped() -> Iterator[ByteArray]:
     """Crops of the shipped photographs."""
     for name in dict.fromkeys(name for _, names, _ in CASES for name in names):
         photo = load_photo(name)
@@ -83,7 +82,7 @@ def _shipped() -> Iterator[NDArray[np.uint8]]:
             yield photo[int(top * height) : int(bottom * height), int(left * width) : int(right * width)]
 
 
-def in_batches(pixels: Sequence[Pixels]) -> Iterator[Tensor]:
+def in_batches(pixels: Sequence[FloatArray]) -> Iterator[Tensor]:
     """Consecutive pictures of one size as [B,3,H,W], as many together as memory is meant to hold."""
     largest = max(array.shape[1] * array.shape[2] for array in pixels)
     for batch in batches_of_one_size(pixels, max(1, BATCH_PIXELS // largest)):

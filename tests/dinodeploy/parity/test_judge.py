@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
+from dinodeploy.arrays import ByteArray, FloatArray
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
 from dinodeploy.images.open import open_image
@@ -22,8 +22,7 @@ from dinov3_ref.models import DinoVisionTransformer
 from exporters.trace.trace import TokenOutputs
 from tests.support.tiny_models import tiny_config
 
-Floats = NDArray[np.float32]
-Outputs = dict[str, Floats]
+Outputs = dict[str, FloatArray]
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +43,11 @@ def model() -> DinoVisionTransformer:
 def verdict_on(
     embedder: Embedder,
     cases: list[GoldenCase],
-    run: Callable[[Floats], Outputs] | None = None,
-    prepare: Callable[[NDArray[np.uint8], tuple[int, int]], Floats] | None = None,
+    run: Callable[[FloatArray], Outputs] | None = None,
+    prepare: Callable[[ByteArray, tuple[int, int]], FloatArray] | None = None,
     recipe: str = "fp32",
 ) -> Verdict:
-    def proper(image: NDArray[np.uint8], size: tuple[int, int]) -> Floats:
+    def proper(image: ByteArray, size: tuple[int, int]) -> FloatArray:
         return at_size(embedder.preprocess, size)(open_image(image))
 
     return judge(cases, prepare or proper, run or embedder.run, embedder.preprocess, recipe)
@@ -178,10 +177,10 @@ MODEL_FAULTS: dict[str, Callable[[DinoVisionTransformer], None]] = {
 FAINT = ("RoPE periods not rounded", "another LayerNorm eps")  # relative error 5e-4 and 3e-3
 
 
-def runner(model: DinoVisionTransformer) -> Callable[[Floats], Outputs]:
+def runner(model: DinoVisionTransformer) -> Callable[[FloatArray], Outputs]:
     module = TokenOutputs(model, (1,))
 
-    def run(pixels: Floats) -> Outputs:
+    def run(pixels: FloatArray) -> Outputs:
         with torch.no_grad():
             outputs = module(torch.from_numpy(pixels))
         return {name: value.numpy() for name, value in zip(module.output_names, outputs, strict=False)}
@@ -219,7 +218,7 @@ def test_faults_of_the_model_are_rejected(
 
 @pytest.mark.parametrize("recipe", THRESHOLDS)
 def test_bgr_pixels_are_rejected(recipe: str, embedder: Embedder, cases: list[GoldenCase]) -> None:
-    def bgr(image: NDArray[np.uint8], size: tuple[int, int]) -> Floats:
+    def bgr(image: ByteArray, size: tuple[int, int]) -> FloatArray:
         return at_size(embedder.preprocess, size)(open_image(np.ascontiguousarray(image[..., ::-1])))
 
     verdict = verdict_on(embedder, cases, prepare=bgr, recipe=recipe)
@@ -247,7 +246,7 @@ def test_an_engine_that_takes_bgr_is_rejected(
 def test_other_preprocessing_is_rejected(changes: dict, embedder: Embedder, cases: list[GoldenCase]) -> None:
     from dataclasses import replace
 
-    def other(image: NDArray[np.uint8], size: tuple[int, int]) -> Floats:
+    def other(image: ByteArray, size: tuple[int, int]) -> FloatArray:
         return replace(embedder.preprocess.with_size(*size), **changes)(open_image(image))
 
     assert not verdict_on(embedder, cases, prepare=other).passed

@@ -18,7 +18,6 @@ from dinodeploy.visualize.maps import WHAT, Wishes, fit_painter, patch_at, simil
 from dinodeploy.visualize.page import keep_strongest, to_int8
 from tests.support.photographs import photograph
 
-Floats = NDArray[np.float32]
 H, W, D = 12, 17, 8
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dinodeploy.files.printable import printable
+from dinodeploy.errors import printable
 
 
 @pytest.mark.parametrize(
