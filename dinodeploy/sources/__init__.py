@@ -41,10 +41,10 @@ __all__ = ["Source", "SourceOptions", "FileSource", "open_source", "origins_of"]
 # The end of a file's name -> the module here whose `open_place` reads it. Every other file is a picture.
 KINDS = {
     ".txt": "lists", ".lst": "lists",
-    ".csv": "columns", ".tsv": "columns",
+    ".csv": "tables.columns", ".tsv": "tables.columns",
     ".tar": "tars", ".tar.gz": "tars", ".tgz": "tars", ".tar.bz2": "tars", ".tar.xz": "tars",
     ".tar.zst": "tars", ".zip": "zips",
-    ".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow",
+    ".parquet": "tables.parquet", ".arrow": "tables.arrow", ".feather": "tables.arrow",
     ".mp4": "video", ".m4v": "video", ".mov": "video", ".mkv": "video", ".webm": "video", ".avi": "video",
     ".mpg": "video", ".mpeg": "video", ".ts": "video", ".m2ts": "video", ".wmv": "video", ".flv": "video",
     ".ogv": "video", ".3gp": "video",
