@@ -28,7 +28,9 @@ _JOINER = "\u200d"  # joins emoji of several characters; not printable alone
 
 
 def reason_of(error: BaseException, limit: int = 200) -> str:
-    """Why another library failed, in one line: the operating system's words, else the first line, else the class."""
+    """Why another library failed, in one line: the operating system's words, else the first line, else
+    the class.
+    """
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "the disk is full"
     system = error.strerror if isinstance(error, OSError) else None

@@ -34,7 +34,10 @@ def chance(counts: IndexArray) -> float:
 
 
 def intersection_over_union(counts: IndexArray) -> tuple[list[float | None], float]:
-    """Of each class, None where it neither appears nor is chosen; and the mean over the others (docs/spec.md 5.4)."""
+    """Of each class, None where it neither appears nor is chosen; and the mean over the others.
+
+    Source: docs/spec.md 5.4.
+    """
     union = counts.sum(axis=0) + counts.sum(axis=1) - np.diag(counts)
     each = [float(np.diag(counts)[k] / union[k]) if union[k] else None for k in range(len(counts))]
     there = [value for value in each if value is not None]

@@ -265,7 +265,8 @@ class Store:
             yield
         except OSError as error:
             raise UnavailableError(
-                f"{error.filename or self.out}: {reason_of(error)}; {len(self._kept)} of {self.plan.shards} shards are "
+                f"{error.filename or self.out}: {reason_of(error)}; "
+                f"{len(self._kept)} of {self.plan.shards} shards are "
                 "kept: mend it and run the same command again"
             ) from error
 

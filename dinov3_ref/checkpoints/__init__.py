@@ -1,4 +1,7 @@
-"""Checkpoints of DINOv3 ViTs in every layout they are stored in (docs/spec.md 3): load, build, convert, fetch."""
+"""Checkpoints of DINOv3 ViTs in every layout they are stored in: load, build, convert, fetch.
+
+Source: docs/spec.md 3.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Fetch a released checkpoint from the Hugging Face hub: gated official repository, or mirror without a gate.
 
 With a token the official repository comes first; without one, or where the token opens no gate, timm's mirror
-of the same weights does (docs/spec.md 3.4: it lacks what inference never uses). Every weight file is hashed against
+of the same weights does (docs/spec.md 3.4: it lacks what inference never uses). Every weight file is
+hashed against
 the SHA-256 that the hub recorded for it, offline too: the cache names blobs by it. HF_ENDPOINT, HF_HOME,
 HF_HUB_CACHE and HF_HUB_OFFLINE mean what they mean to huggingface_hub, which is imported only here.
 """

@@ -1,4 +1,7 @@
-"""Configuration with attribute access and checked keys (docs/development/seed.md S29): OmegaConf over dataclasses."""
+"""Configuration with attribute access and checked keys: OmegaConf over dataclasses.
+
+Source: docs/development/seed.md S29.
+"""
 
 from dinov3_ref.configs.checks import check_config
 from dinov3_ref.configs.default import Config, get_default_config

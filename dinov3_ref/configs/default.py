@@ -1,4 +1,6 @@
-"""The default configuration (docs/spec.md 4.1): the official keys and values, without those that nothing reads.
+"""The default configuration: the official keys and values, without those that nothing reads.
+
+Source: docs/spec.md 4.1.
 
 An OmegaConf structured config: `config.student.arch = "vit_base"` works, a misspelt key is an error.
 """

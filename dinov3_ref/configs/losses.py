@@ -1,4 +1,7 @@
-"""Configuration of the losses and of the teachers behind them (docs/spec.md 4.1, rows "dino" to "distillation")."""
+"""Configuration of the losses and of the teachers behind them.
+
+Source: docs/spec.md 4.1, rows "dino" to "distillation".
+"""
 # ruff: noqa: UP045  (OmegaConf evaluates these annotations, on 3.10 too)
 
 from __future__ import annotations

@@ -9,7 +9,10 @@ from typing import Any, Optional
 
 @dataclass
 class Student:
-    """The model. Flags default to the official training defaults, not to the released models' (docs/spec.md 4.1)."""
+    """The model. Flags default to the official training defaults, not to the released models'.
+
+    Source: docs/spec.md 4.1.
+    """
 
     arch: str = "vit_large"
     embed_dim: Optional[int] = None  # None here and in the next six: what the architecture says

@@ -1,4 +1,6 @@
-"""Keys of official configuration files that have no place in ours (docs/spec.md 4.1, marked U, and asserted ones).
+"""Keys of official configuration files that have no place in ours.
+
+Source: docs/spec.md 4.1, marked U, and asserted ones.
 
 An official file is accepted as it is: what it says there is dropped where nothing ever read it, and held
 against the one value that works where it was asserted.

@@ -1,4 +1,6 @@
-"""Several students of one frozen teacher in one run (docs/spec.md 4.17): who they are, and the configuration of each.
+"""Several students of one frozen teacher in one run: who they are, and the configuration of each.
+
+Source: docs/spec.md 4.17.
 
     multidistillation:
       enabled: true

@@ -1,4 +1,7 @@
-"""Configuration of the run: optimiser, schedules, checkpoints (docs/spec.md 4.1, rows "train" to "schedules")."""
+"""Configuration of the run: optimiser, schedules, checkpoints.
+
+Source: docs/spec.md 4.1, rows "train" to "schedules".
+"""
 # ruff: noqa: UP045  (OmegaConf evaluates these annotations, on 3.10 too)
 
 from __future__ import annotations
@@ -70,7 +73,10 @@ class LrRamp(Ramp):
 
 @dataclass
 class Schedules:
-    """v2 schedules; where the group is given they replace those of `optim` and `teacher` (docs/spec.md 4.9)."""
+    """v2 schedules; where the group is given they replace those of `optim` and `teacher`.
+
+    Source: docs/spec.md 4.9.
+    """
 
     lr: LrRamp = field(default_factory=LrRamp)
     weight_decay: Ramp = field(default_factory=Ramp)

@@ -1,7 +1,8 @@
 """Which sample comes next: one order over all ranks, any place of which is found without replaying it.
 
 Position p of a run is drawn by rank p mod W, as its p // W th. The order depends on the seed and the size of
-the dataset alone, so a run may go on from position p on another number of ranks (docs/spec.md 4.14; the sharded
+the dataset alone, so a run may go on from position p on another number of ranks (docs/spec.md 4.14; the
+sharded
 sampler is the exception). Shapes: W number of ranks, N samples.
 """
 

@@ -1,4 +1,6 @@
-"""The training loader that a configuration describes (docs/spec.md 4.1 groups `crops`, `ibot`, `train`; 4.13, 4.14).
+"""The training loader that a configuration describes.
+
+Source: docs/spec.md 4.1 groups `crops`, `ibot`, `train`; 4.13, 4.14.
 
 One loader a crop size, all over one dataset; more than one are taken in turns by chance.
 """

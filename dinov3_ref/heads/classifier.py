@@ -1,4 +1,6 @@
-"""Linear classifier: a frozen backbone and a linear layer on its CLS token (docs/development/seed.md S33, S66).
+"""Linear classifier: a frozen backbone and a linear layer on its CLS token.
+
+Source: docs/development/seed.md S33, S66.
 
 Shapes: B batch, D embed_dim, K classes.
 """

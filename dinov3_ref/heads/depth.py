@@ -25,7 +25,8 @@ class FeaturesToDepth(nn.Module):
     """[B,N,h,w] -> depth [B,1,h,w], in the unit of the range (metres in released heads).
 
     N > 1: the weighted sum of N bins from `min_depth` to `max_depth`, spaced evenly or evenly in the
-    logarithm; `norm` says how activations become weights. N = 1: relu(x) + min_depth. Source: docs/spec.md 5.6.
+    logarithm; `norm` says how activations become weights. N = 1: relu(x) + min_depth. Source:
+    docs/spec.md 5.6.
     """
 
     bins: Tensor

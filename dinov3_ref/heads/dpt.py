@@ -1,4 +1,6 @@
-"""DPT: four patch maps reassembled to four scales and fused from coarse to fine (docs/spec.md 5.6; arXiv:2103.13413).
+"""DPT: four patch maps reassembled to four scales and fused from coarse to fine.
+
+Source: docs/spec.md 5.6; arXiv:2103.13413.
 
 Modules carry the names of the released depth head's file (`dinov3_vit7b16_dd`), so its tensors load as they
 are: `reassemble_blocks`, `convs`, `fusion_blocks`, `project`, `conv_depth`.

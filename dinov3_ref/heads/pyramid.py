@@ -1,4 +1,6 @@
-"""A feature pyramid for detectors out of a plain ViT (docs/development/seed.md S34; arXiv:2203.16527 on why resizing is enough).
+"""A feature pyramid for detectors out of a plain ViT.
+
+Source: docs/development/seed.md S34; arXiv:2203.16527 on why resizing is enough.
 
 Shapes: B batch, D embed_dim, h w patch grid, p patch size.
 """

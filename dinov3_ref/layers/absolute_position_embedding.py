@@ -1,4 +1,6 @@
-"""Learned absolute positions in place of RoPE (docs/development/seed.md S39; Dosovitskiy et al., arXiv:2010.11929).
+"""Learned absolute positions in place of RoPE.
+
+Source: docs/development/seed.md S39; Dosovitskiy et al., arXiv:2010.11929.
 
 Put into a model's `rope_embed`, it is added to the patches once, before the first block, and no block
 rotates anything:

@@ -1,4 +1,6 @@
-"""Gram anchoring: patches keep the similarities they had in an earlier teacher (arXiv:2508.10104; docs/spec.md 4.7).
+"""Gram anchoring: patches keep the similarities they had in an earlier teacher.
+
+Source: arXiv:2508.10104; docs/spec.md 4.7.
 
 loss = mean over all pairs of (x xᵀ - y yᵀ)², x the student's and y the Gram teacher's patch features.
 Shapes: B images, P patches, D embed_dim.

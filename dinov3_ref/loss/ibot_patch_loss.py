@@ -1,4 +1,6 @@
-"""iBOT loss: the student predicts the teacher's patches where it saw a mask (arXiv:2111.07832; docs/spec.md 4.5).
+"""iBOT loss: the student predicts the teacher's patches where it saw a mask.
+
+Source: arXiv:2111.07832; docs/spec.md 4.5.
 
 Shapes: B images (crops), P patches, M masked patches of the whole batch, K prototypes.
 """

@@ -1,4 +1,6 @@
-"""KoLeo: features of a batch spread out on the sphere (Sablayrolles et al., arXiv:1806.03198; docs/spec.md 4.6).
+"""KoLeo: features of a batch spread out on the sphere.
+
+Source: Sablayrolles et al., arXiv:1806.03198; docs/spec.md 4.6.
 
 loss = -mean log(‖x_i - x_n‖ + eps) over the nearest neighbours n of each i, after L2 normalisation:
 the Kozachenko-Leonenko estimator of differential entropy.

@@ -1,4 +1,6 @@
-"""Sinkhorn-Knopp assignment of samples to prototypes (Caron et al., SwAV, arXiv:2006.09882; docs/spec.md 4.4).
+"""Sinkhorn-Knopp assignment of samples to prototypes.
+
+Source: Caron et al., SwAV, arXiv:2006.09882; docs/spec.md 4.4.
 
 Shapes: N samples on this rank, K prototypes.
 

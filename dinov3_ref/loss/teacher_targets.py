@@ -1,4 +1,6 @@
-"""How a teacher's prototype scores become targets: Sinkhorn-Knopp, or centring and softmax (docs/spec.md 4.4, 4.5).
+"""How a teacher's prototype scores become targets: Sinkhorn-Knopp, or centring and softmax.
+
+Source: docs/spec.md 4.4, 4.5.
 
 Shapes: K prototypes, [..., K] scores. Both ways keep the teacher from giving all samples one prototype.
 """

@@ -1,4 +1,6 @@
-"""What tokens look at: attention weights of any block, without changing the model (docs/development/seed.md S57).
+"""What tokens look at: attention weights of any block, without changing the model.
+
+Source: docs/development/seed.md S57.
 
 A forward hook sees what attention puts out, not its weights, and fused kernels never make them. So the
 weights are computed a second time, beside the run, from what attention was given: outputs stay bit by bit

@@ -29,7 +29,8 @@ def build_model(config: Any, *, device: torch.device | str | None = None) -> Bac
     """The freshly initialised student of `config`.
 
     Of a ConvNeXt the configuration decides its sizes, `in_chans` and `patch_size`; officially `patch_size`
-    alone (docs/spec.md 1.4), and neither here nor there does it drop paths. Raises `ConfigError` for an unknown
+    alone (docs/spec.md 1.4), and neither here nor there does it drop paths. Raises `ConfigError` for an
+    unknown
     `student.arch`, and for sizes of the other family.
     """
     options = {name: value for name, value in dict(config.student).items() if name not in WEIGHTS}

@@ -1,4 +1,6 @@
-"""DINOv3's ConvNeXts (Liu et al., arXiv:2201.03545; distilled as in arXiv:2508.10104; docs/spec.md 1.4, 2.19).
+"""DINOv3's ConvNeXts.
+
+Source: Liu et al., arXiv:2201.03545; distilled as in arXiv:2508.10104; docs/spec.md 1.4, 2.19.
 
 Four stages of convolutional blocks, each behind a downsampling. There is no class token: the mean over the
 last stage's map stands in for it, and goes through the final norm together with the patches.
@@ -195,7 +197,8 @@ class ConvNeXt(nn.Module):
         """
         if isinstance(x, Tensor):
             return self.forward_features_list([x], [masks])[0]  # type: ignore[list-item]
-        return self.forward_features_list(x, masks if masks is not None else [None] * len(x))  # type: ignore[arg-type]
+        # type: ignore[arg-type]
+        return self.forward_features_list(x, masks if masks is not None else [None] * len(x))
 
     def get_intermediate_layers(
         self,

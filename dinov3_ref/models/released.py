@@ -1,4 +1,6 @@
-"""Every architecture and every released DINOv3 backbone, as one literal table (docs/spec.md 1.1, 1.3, 1.4, 3.4).
+"""Every architecture and every released DINOv3 backbone, as one literal table.
+
+Source: docs/spec.md 1.1, 1.3, 1.4, 3.4.
 
 `ARCHITECTURES` is what `--arch` accepts. A released checkpoint is a row of `RELEASED`; its hub name, its
 Hugging Face repository and its timm name all find it (`find_released`). Parameter and entry counts are

@@ -154,7 +154,10 @@ class DinoVisionTransformer(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Initialise every parameter (docs/spec.md 2.17); a `rope_embed` that is not RoPE is left alone (S39)."""
+        """Initialise every parameter; a `rope_embed` that is not RoPE is left alone (S39).
+
+        Source: docs/spec.md 2.17.
+        """
         if isinstance(self.rope_embed, RopePositionEmbedding):
             self.rope_embed.reset_parameters()
         nn.init.normal_(self.cls_token, std=0.02)
@@ -281,7 +284,8 @@ class DinoVisionTransformer(nn.Module):
         """
         if isinstance(x, Tensor):
             return self.forward_features_list([x], [masks])[0]  # type: ignore[list-item]
-        return self.forward_features_list(x, masks if masks is not None else [None] * len(x))  # type: ignore[arg-type]
+        # type: ignore[arg-type]
+        return self.forward_features_list(x, masks if masks is not None else [None] * len(x))
 
     def get_intermediate_layers(
         self,

@@ -36,7 +36,9 @@ class Batch:
 
     @classmethod
     def from_collated(cls, data: Mapping[str, Any], device: torch.device) -> Batch:
-        """From the dictionary of the data loader; its three `collated_` entries are enough (docs/development/seed.md S49).
+        """From the dictionary of the data loader; its three `collated_` entries are enough.
+
+        Source: docs/development/seed.md S49.
 
         Raises ValueError for an entry that is missing or does not fit the others.
         """

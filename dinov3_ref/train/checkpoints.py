@@ -1,4 +1,6 @@
-"""Checkpoints of a run: torch's distributed format, in directories that are whole or absent (docs/spec.md 4.16).
+"""Checkpoints of a run: torch's distributed format, in directories that are whole or absent.
+
+Source: docs/spec.md 4.16.
 
     <output>/ckpt/<iteration>/     written beside as .<iteration>.partial, then renamed
 

@@ -1,4 +1,6 @@
-"""The training loop (docs/spec.md 4.11): batches -> loss -> gradients -> step -> teachers, recorded and resumable.
+"""The training loop: batches -> loss -> gradients -> step -> teachers, recorded and resumable.
+
+Source: docs/spec.md 4.11.
 
 Every iteration's random numbers are seeded by (seed, rank, iteration), and the data's by their position, so a
 run that was killed goes on as if it had not been: bit by bit on a CPU. Several students of one teacher go

@@ -185,7 +185,8 @@ class SSLMetaArch(TrainingNetworks):
 
         Global: `cls_after_head` [g,B,K], `cls_pre_head` [g,B,D], `patch_pre_head` [gB,P,D],
         `masked_patch_after_head` [M,K]. Local: `cls_after_head` [n,B,K], `cls_pre_head` [n,B,D].
-        Under distillation the student sees no mask (docs/spec.md 0, fact 19): the iBOT loss is of what it makes of
+        Under distillation the student sees no mask (docs/spec.md 0, fact 19): the iBOT loss is of what
+        it makes of
         the whole crop at the places of the mask. A ConvNeXt, which has no mask token, learns no other way.
         """
         seen_masks = None if self.config.distillation.enabled else masks

@@ -86,7 +86,9 @@ def rope_attention(q: Any, k: Any, v: Any, sin: Any, cos: Any, num_heads: int, s
 
 
 def first_row_weights(q: Any, k: Any, sin: Any, cos: Any, num_heads: int, scale: float) -> Any:
-    """`first_row_weights` of `trace/custom_ops.py`; nodes shared with the block's attention are merged later."""
+    """`first_row_weights` of `trace/custom_ops.py`; nodes shared with the block's attention are merged
+    later.
+    """
     dim = q.shape[2]
     q, k = (_split_heads(t, num_heads, dim // num_heads) for t in (q, k))
     if sin is not None:

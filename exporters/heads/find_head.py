@@ -30,7 +30,10 @@ def find_head(text: str, embed_dim: int, depth: int, patch_size: int) -> LoadedH
 
 
 def four_even(depth: int) -> tuple[int, ...]:
-    """The last block of each quarter of the model (docs/spec.md 5.4). Raises MisuseError for less than four."""
+    """The last block of each quarter of the model. Raises MisuseError for less than four.
+
+    Source: docs/spec.md 5.4.
+    """
     if depth < 4:
         raise MisuseError(
             f"a pyramid takes four blocks, this model has {depth}; name them: {PYRAMID}:0,1,2,…"

@@ -1,7 +1,8 @@
 """Trace a twin into an exported program with free batch, height and width.
 
 Shapes: B batch, H W pixels (multiples of the patch size or the stride), h w patch grid, R storage tokens,
-E tokens of a user's own (docs/development/seed.md S40), n heads, D embed_dim, C channels of a ConvNeXt's stage.
+E tokens of a user's own (docs/development/seed.md S40), n heads, D embed_dim, C channels of a
+ConvNeXt's stage.
 """
 
 from __future__ import annotations

@@ -89,7 +89,8 @@ HEAD = """\
 # The seed document, item by item
 
 Every item of the document that this project began with, with `dinov3` read as `dinov3_ref`: it works as
-written, or with the difference that is named. Each has one test in `tests/compatibility`, which runs its snippet.
+written, or with the difference that is named. Each has one test in `tests/compatibility`, which runs
+its snippet.
 
 Written by `python -m tests.compatibility.make_table`; do not edit.
 

@@ -1,7 +1,8 @@
 """What the seed document's snippets stand on in tests: small models, seeded numbers, a machine without CUDA.
 
 Each test holds one item's words, with `dinov3` read as `dinov3_ref`. `SMALL` stands where the document writes
-`...`; where it names a big model, a narrow one of the same kind runs. docs/spec.md 8.1 says where the document and
+`...`; where it names a big model, a narrow one of the same kind runs. docs/spec.md 8.1 says where the
+document and
 the published code differ; then the test's docstring says what holds here.
 """
 

@@ -1,4 +1,7 @@
-"""Models of a user's own export, or are refused in words: tokens, positions, attention (docs/development/seed.md S35-S40)."""
+"""Models of a user's own export, or are refused in words: tokens, positions, attention.
+
+Source: docs/development/seed.md S35-S40.
+"""
 
 from __future__ import annotations
 

@@ -51,7 +51,10 @@ TIMM_ENTRIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def checkpoint_of(model: str) -> Checkpoint:
-    """A model of `MODELS` with exact periods; "as released" closes its qkv bias and mask (docs/spec.md 0, fact 2)."""
+    """A model of `MODELS` with exact periods; "as released" closes its qkv bias and mask.
+
+    Source: docs/spec.md 0, fact 2.
+    """
     checkpoint = random_checkpoint(MODELS[model.removesuffix(" as released")])
     state = {**checkpoint.state, PERIODS: rope_periods(checkpoint.config, "fp32")}
     if model.endswith(" as released"):
@@ -115,7 +118,8 @@ def timm_model(checkpoint: Checkpoint, model_name: str) -> torch.nn.Module:
 
 def in_timm(checkpoint: Checkpoint, model_name: str) -> Implementation:
     model = timm_model(checkpoint, model_name)
-    return lambda x_BCHW: split_tokens(model.forward_features(x_BCHW), checkpoint.config)  # type: ignore[operator]
+    # type: ignore[operator]
+    return lambda x_BCHW: split_tokens(model.forward_features(x_BCHW), checkpoint.config)
 
 
 def split_tokens(x_BND: Tensor, config: ViTConfig) -> Tokens:

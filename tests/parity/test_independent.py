@@ -55,7 +55,10 @@ def with_periods(checkpoint: Checkpoint, rounding: PeriodRounding) -> Checkpoint
 
 
 def test_transformers_agrees_with_official_periods_once_it_has_them() -> None:
-    """Official files round the periods to bfloat16, transformers does not (docs/spec.md 3.6): no more than that."""
+    """Official files round the periods to bfloat16, transformers does not: no more than that.
+
+    Source: docs/spec.md 3.6.
+    """
     official = with_periods(checkpoint_of("seven_b"), "bf16")
     theirs: Any = transformers_model(official)
     x = inputs("seven_b")[1]

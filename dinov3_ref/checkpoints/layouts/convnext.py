@@ -1,4 +1,6 @@
-"""DINOv3 ConvNeXts in the three layouts: their names, and the configuration that shapes tell (docs/spec.md 3.2-3.5).
+"""DINOv3 ConvNeXts in the three layouts: their names, and the configuration that shapes tell.
+
+Source: docs/spec.md 3.2-3.5.
 
 All three hold the same tensors under other names, but for `norms.3`, which officially repeats `norm`: it is
 checked against it where a file has it, and left out elsewhere. Symbols: C channels of a stage.

@@ -1,6 +1,7 @@
 """From what a file holds to one backbone's tensors: wrappers opened, prefixes cut, training heads dropped.
 
-Source: docs/spec.md 3.1 (training-run variants) and 3.5, steps 1 and 2. The backbone is found by its class token,
+Source: docs/spec.md 3.1 (training-run variants) and 3.5, steps 1 and 2. The backbone is found by its
+class token,
 patch embedding or stem, wherever it hangs; whatever is left outside it keeps its full name, and the strict
 check later names it.
 """

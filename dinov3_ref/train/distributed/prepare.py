@@ -30,6 +30,7 @@ def compile_parts(networks: TrainingNetworks, **options: Any) -> None:
     """Compile every block and every head on its own, in place; `options` are torch.compile's."""
     for modules in (networks.student, *networks.all_teachers()):
         for name, module in modules.items():
-            parts = (block for _, block in named_blocks(module)) if name == "backbone" else [module]  # type: ignore[arg-type]
+            # type: ignore[arg-type]
+            parts = (block for _, block in named_blocks(module)) if name == "backbone" else [module]
             for part in parts:
                 part.compile(**options)

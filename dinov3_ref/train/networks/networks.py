@@ -1,4 +1,7 @@
-"""The networks of a run together: what they start from, and how teachers follow (docs/spec.md 4.2, 4.7, 4.8)."""
+"""The networks of a run together: what they start from, and how teachers follow.
+
+Source: docs/spec.md 4.2, 4.7, 4.8.
+"""
 
 from __future__ import annotations
 

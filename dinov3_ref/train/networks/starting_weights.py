@@ -1,6 +1,7 @@
 """Weights that training starts from: a backbone in any layout, or backbone and heads of an earlier run.
 
-docs/spec.md 4.2 and 4.16; backbone files without heads are what is released (facebookresearch/dinov3 #23, #207).
+docs/spec.md 4.2 and 4.16; backbone files without heads are what is released (facebookresearch/dinov3
+#23, #207).
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""AdamW over parameter groups, the rates of each step, clipping a sub-module at a time (docs/spec.md 4.10, 4.11)."""
+"""AdamW over parameter groups, the rates of each step, clipping a sub-module at a time.
+
+Source: docs/spec.md 4.10, 4.11.
+"""
 
 from __future__ import annotations
 

@@ -87,7 +87,10 @@ def linear_warmup_cosine_decay(
 
 
 def scale_learning_rate(lr: float, rule: str, global_batch_size: int) -> float:
-    """The rate for a batch of all ranks: sqrt_wrt_1024 is 4 · sqrt(batch / 1024) (docs/spec.md 0, fact 16)."""
+    """The rate for a batch of all ranks: sqrt_wrt_1024 is 4 · sqrt(batch / 1024).
+
+    Source: docs/spec.md 0, fact 16.
+    """
     factors = {
         "none": 1.0,
         "linear_wrt_256": global_batch_size / 256,

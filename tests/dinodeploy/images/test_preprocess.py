@@ -259,7 +259,8 @@ def test_how_far_a_reduced_jpeg_is_from_the_whole_one(
     preset: str, size: tuple[int, int], scale: int, subsampling: int, limit: float
 ) -> None:
     """99.9 % of the pixels of sharp photographs that are just large enough."""
-    step = Preprocess.from_preset(preset, size, (0.0,) * 3, (1 / 255,) * 3)  # type: ignore[arg-type]  # grey levels
+    # grey levels
+    step = Preprocess.from_preset(preset, size, (0.0,) * 3, (1 / 255,) * 3)  # type: ignore[arg-type]
     height, width = (side * scale * REDUCED_LEFT for side in size)
     errors = []
     for name, photo in photographs().items():

@@ -139,7 +139,10 @@ def _without_final_norm(model: DinoVisionTransformer) -> None:
 
 
 def _exact_periods(model: DinoVisionTransformer) -> None:
-    """fp32 periods where released files hold bf16-rounded ones: a small, silent error (docs/spec.md 0, fact 1)."""
+    """fp32 periods where released files hold bf16-rounded ones: a small, silent error.
+
+    Source: docs/spec.md 0, fact 1.
+    """
     model.rope_embed.reset_parameters()
 
 

@@ -1,4 +1,7 @@
-"""The default configuration: official defaults, attributes, and no key that does not exist (docs/spec.md 4.1)."""
+"""The default configuration: official defaults, attributes, and no key that does not exist.
+
+Source: docs/spec.md 4.1.
+"""
 
 from __future__ import annotations
 

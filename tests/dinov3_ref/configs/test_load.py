@@ -51,7 +51,9 @@ def test_the_first_line_of_a_recipe_says_what_and_the_command_names_it() -> None
 
 
 def test_published_numbers_of_the_7b() -> None:
-    """docs/spec.md 4.1 and 4.9: a peak of 5e-5 at batch 4096 is 4e-4; the last layer is frozen for 5 epochs."""
+    """docs/spec.md 4.1 and 4.9: a peak of 5e-5 at batch 4096 is 4e-4; the last layer is frozen for 5
+    epochs.
+    """
     rates = build_rates(load_config("vit7b_pretrain"), world_size=256)
     assert rates.at(100_000).lr == pytest.approx(4e-4)
     assert [rates.at(i).last_layer_lr > 0 for i in (4999, 5000)] == [False, True]

@@ -31,7 +31,8 @@ def test_going_on_is_as_if_never_stopped(advance: int) -> None:
         assert take(10, advance=advance) == take(advance + 10)[advance:]
     else:  # far into a run, without replaying it
         draws = take(3, advance=advance)
-        assert [draw.position for draw in draws] == [advance, advance + 1, advance + 2]  # type: ignore[attr-defined]
+        # type: ignore[attr-defined]
+        assert [draw.position for draw in draws] == [advance, advance + 1, advance + 2]
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 10])

@@ -1,4 +1,7 @@
-"""The linear probe: grid, one step by hand, resume, and the command on digits and photographs (docs/spec.md 5.2)."""
+"""The linear probe: grid, one step by hand, resume, and the command on digits and photographs.
+
+Source: docs/spec.md 5.2.
+"""
 
 from __future__ import annotations
 

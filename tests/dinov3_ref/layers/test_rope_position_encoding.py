@@ -157,7 +157,10 @@ AUGMENTED: dict[str, Any] = {"shift_coords": 0.3, "jitter_coords": 1.5, "rescale
 
 
 def test_shift_then_jitter_then_rescale() -> None:
-    """The draws again, in the same order: 2 shifts, 2 jitters, 1 scale for both axes (docs/spec.md 2.2, step 3)."""
+    """The draws again, in the same order: 2 shifts, 2 jitters, 1 scale for both axes.
+
+    Source: docs/spec.md 2.2, step 3.
+    """
     periods: dict[str, Any] = {"base": None, "min_period": 8.0, "max_period": 8.0}
     plain = read_coordinates(make(4, 1, **periods), 3, 5)
     rope = make(4, 1, **periods, **AUGMENTED).train()

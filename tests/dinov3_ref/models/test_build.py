@@ -1,4 +1,7 @@
-"""From a configuration to a model, bare or on the weights of a file in any layout (docs/spec.md 1.3, 8.1 S28)."""
+"""From a configuration to a model, bare or on the weights of a file in any layout.
+
+Source: docs/spec.md 1.3, 8.1 S28.
+"""
 
 from __future__ import annotations
 
@@ -123,7 +126,10 @@ def test_unknown_architecture_is_refused() -> None:
 
 
 def test_a_released_model_can_be_described_and_is_then_the_same() -> None:
-    """The "plus" models, too: officially their FFN ratio never reaches the model (docs/spec.md 0, fact 20)."""
+    """The "plus" models, too: officially their FFN ratio never reaches the model.
+
+    Source: docs/spec.md 0, fact 20.
+    """
     for arch in ("vit_small_plus", "vit_7b"):
         known: ViTConfig = VITS[arch]
         student = {

@@ -1,4 +1,7 @@
-"""ConvNeXt: the released ones by number (docs/spec.md 1.4), and what the official class does (docs/spec.md 2.19)."""
+"""ConvNeXt: the released ones by number, and what the official class does (docs/spec.md 2.19).
+
+Source: docs/spec.md 1.4.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,8 @@ from dinov3_ref.models.released import CONVNEXTS
 from tests.support.photographs import pixels
 from tests.support.tiny_models import tiny_convnext
 
-# size: depths, dims, parameters, state-dict entries, first digits of the file's SHA-256; from docs/spec.md 1.4
+# size: depths, dims, parameters, state-dict entries, first digits of the file's SHA-256; from
+# docs/spec.md 1.4
 SPEC_1_4 = {
     "tiny": ((3, 3, 9, 3), (96, 192, 384, 768), 27_820_128, 182, "21b726bb"),
     "small": ((3, 3, 27, 3), (96, 192, 384, 768), 49_454_688, 344, "296db49d"),
@@ -258,4 +262,5 @@ def test_every_constructor_takes_options() -> None:
     for name in CONVNEXTS:
         build: Callable[..., ConvNeXt] = getattr(models, name)
         assert build.__name__ == name
-        assert build(in_chans=6, device="meta").downsample_layers[0][0].weight.shape[1] == 6  # type: ignore[index]
+        # type: ignore[index]
+        assert build(in_chans=6, device="meta").downsample_layers[0][0].weight.shape[1] == 6

@@ -1,4 +1,6 @@
-"""The table of released models against docs/spec.md 1.1 and 1.3, copied here by hand: counts, names, hashes."""
+"""The table of released models against docs/spec.md 1.1 and 1.3, copied here by hand: counts, names,
+hashes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The vision transformer: tokens, features, norms, intermediate layers, RoPE's table (docs/spec.md 1.2, 2.13-2.17).
+"""The vision transformer: tokens, features, norms, intermediate layers, RoPE's table.
+
+Source: docs/spec.md 1.2, 2.13-2.17.
 
 Small models with lively weights (`checkpoints/random.py`) on photographs, off-square.
 """
@@ -139,7 +141,8 @@ def test_forward_gives_cls_or_everything() -> None:
     assert torch.equal(model(images()), model.head(features["x_norm_clstoken"]))
 
 
-# Untied: (CLS from patches, global from local crops); training; list index -> the prefix's norm (docs/spec.md 2.14).
+# Untied: (CLS from patches, global from local crops); training; list index -> the prefix's norm
+# (docs/spec.md 2.14).
 NORMS = [
     ((False, False), True, 1, "norm"),
     ((False, True), False, 0, "norm"),

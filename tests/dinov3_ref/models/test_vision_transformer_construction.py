@@ -1,4 +1,7 @@
-"""Building the vision transformer: defaults, attributes, registries, initial weights (docs/spec.md 1.2, 2.17)."""
+"""Building the vision transformer: defaults, attributes, registries, initial weights.
+
+Source: docs/spec.md 1.2, 2.17.
+"""
 
 from __future__ import annotations
 

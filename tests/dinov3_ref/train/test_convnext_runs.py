@@ -126,7 +126,9 @@ def test_what_it_learnt_can_be_deployed(finished: Path, tmp_path: Path) -> None:
 
 
 def test_what_decays(teacher: Path, photos: Path, tmp_path: Path) -> None:
-    """docs/spec.md 4.10: no layer-wise rate; the norms of downsampling decay, since their names do not say norm."""
+    """docs/spec.md 4.10: no layer-wise rate; the norms of downsampling decay, since their names do not
+    say norm.
+    """
     config = configure(photos, teacher, tmp_path, *as_convnext(), "optim.layerwise_decay=0.9")
     groups = [group for group in SSLMetaArch(config).get_params_groups() if "backbone" in group["name"]]
     assert {group["lr_multiplier"] for group in groups} == {1.0}

@@ -1,4 +1,6 @@
-"""ConvNeXt checkpoints: three layouts both ways, told apart and held strictly; names from docs/spec.md 3.2-3.4."""
+"""ConvNeXt checkpoints: three layouts both ways, told apart and held strictly; names from docs/spec.md
+3.2-3.4.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Gram anchoring: resizing to the student's grid, chosen tokens, when the teacher is renewed (docs/spec.md 4.7)."""
+"""Gram anchoring: resizing to the student's grid, chosen tokens, when the teacher is renewed.
+
+Source: docs/spec.md 4.7.
+"""
 
 from __future__ import annotations
 
@@ -121,7 +124,8 @@ def test_own_teacher_in_a_step() -> None:
     assert metrics["gram_loss_weight"] == 2
     assert loss.item() == pytest.approx(without.item() + 2 * float(metrics["gram_loss"]), rel=1e-5)
 
-    patches = arch.gram_teacher["backbone"](data["collated_gram_teacher_crops"], is_training=True)  # type: ignore[index]
+    # type: ignore[index]
+    patches = arch.gram_teacher["backbone"](data["collated_gram_teacher_crops"], is_training=True)
     target = arch.gram.resize(patches["x_norm_patchtokens"], (4, 6), (2, 3))  # type: ignore[union-attr]
     _, student, _ = (
         None,
