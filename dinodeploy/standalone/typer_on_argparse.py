@@ -93,8 +93,7 @@ class Typer:
         self.groups[name or group.name or ""] = group
 
     def __call__(self, *, standalone_mode: bool = False) -> int:
-        # noqa: PTH119
-        parser = _Parser(prog=os.path.basename(sys.argv[0]), description=self.help, allow_abbrev=False)
+        parser = _Parser(prog=os.path.basename(sys.argv[0]), description=self.help, allow_abbrev=False)  # noqa: PTH119
         self._add_to(parser)
         values = vars(parser.parse_args(sys.argv[1:]))
         for callback, name in _callbacks(self.root):

@@ -90,8 +90,7 @@ def _places(event: str, arguments: tuple[Any, ...]) -> list[str]:
     found = []
     for path in arguments[:count]:
         if isinstance(path, (str, bytes, os.PathLike)):
-            # noqa: PTH109, PTH115
-            base = os.readlink(f"/proc/self/fd/{folders[-1]}") if folders else os.getcwd()
+            base = os.readlink(f"/proc/self/fd/{folders[-1]}") if folders else os.getcwd()  # noqa: PTH109, PTH115
             found.append(os.path.normpath(os.path.join(base, os.fsdecode(path))))  # noqa: PTH118
     return found
 
