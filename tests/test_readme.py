@@ -45,8 +45,7 @@ def test_the_first_lines_do_what_they_say(
     names: dict[str, object] = {}
     exec(fences("python")[0], names)
     assert names["vectors"].shape == (2, 384)  # type: ignore[attr-defined]
-    # type: ignore[attr-defined]
-    shapes = {name: list(value.shape) for name, value in names["outputs"].items()}
+    shapes = {name: list(value.shape) for name, value in names["outputs"].items()}  # type: ignore[attr-defined]
     for name, shape in re.findall(r"(\w+) (\[[\d,]+\])", fences("python")[0]):
         assert shapes[name] == [int(side) for side in shape.strip("[]").split(",")], name
 

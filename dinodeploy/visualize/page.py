@@ -48,8 +48,7 @@ def render_page(what: str, looks: Sequence[Look], maps: Sequence[Layers], words:
     }
     names = [name for name, _ in maps[0]]
     options = "".join(f"<option>{escape(name)}</option>" for name in names)
-    # type: ignore[call-overload]
-    figures = "\n".join(_figure(look, item) for look, item in zip(looks, data["pictures"], strict=True))
+    figures = "\n".join(_figure(look, item) for look, item in zip(looks, data["pictures"], strict=True))  # type: ignore[call-overload]
     return f"""<!doctype html>
 <html lang="en">
 <head>

@@ -125,8 +125,7 @@ def _renamed(checkpoint: Checkpoint, to: Literal["hf", "timm"]) -> dict[str, Ten
     if isinstance(config, ConvNeXtConfig):
         layout = next(layout for layout in CONVNEXT_LAYOUTS if layout.name == to)
         return layout.from_official(checkpoint.state, config)
-    # type: ignore[attr-defined]
-    return {"hf": HuggingFaceLayout(), "timm": TimmLayout()}[to].from_official(checkpoint.state, config)
+    return {"hf": HuggingFaceLayout(), "timm": TimmLayout()}[to].from_official(checkpoint.state, config)  # type: ignore[attr-defined]
 
 
 WRITERS: dict[str, Callable[[Checkpoint, Path, int], list[str]]] = {

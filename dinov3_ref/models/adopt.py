@@ -35,8 +35,7 @@ def adopt_details(model: nn.Module, state: Mapping[str, Any]) -> None:
     own = model.state_dict()
     extra = state.keys() - own.keys()
     whole = all(isinstance(t := state.get(key), Tensor) and t.shape == own[key].shape for key in own)
-    # type: ignore[arg-type]
-    if not extra or not whole or not extra <= _detail_keys(len(model.blocks), state):
+    if not extra or not whole or not extra <= _detail_keys(len(model.blocks), state):  # type: ignore[arg-type]
         return
     adopted = [*_adopt_tokens(model, state), *_adopt_in_blocks(model, state), *_adopt_norms(model, state)]
     warnings.warn(

@@ -284,8 +284,7 @@ class DinoVisionTransformer(nn.Module):
         """
         if isinstance(x, Tensor):
             return self.forward_features_list([x], [masks])[0]  # type: ignore[list-item]
-        # type: ignore[arg-type]
-        return self.forward_features_list(x, masks if masks is not None else [None] * len(x))
+        return self.forward_features_list(x, masks if masks is not None else [None] * len(x))  # type: ignore[arg-type]
 
     def get_intermediate_layers(
         self,

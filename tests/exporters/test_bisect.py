@@ -125,8 +125,7 @@ def test_tokens_of_ones_own_are_a_group_of_their_own(tmp_path: Path) -> None:
     """No patches: what goes wrong in three tokens would drown among twelve patches."""
     torch.manual_seed(0)
     options = {"embed_dim": 128, "depth": 2, "num_heads": 2, "n_storage_tokens": 4, "mask_k_bias": True}
-    # type: ignore[arg-type]
-    model = CustomTokensVisionTransformer(**options, pos_embed_rope_dtype="fp32").eval()
+    model = CustomTokensVisionTransformer(**options, pos_embed_rope_dtype="fp32").eval()  # type: ignore[arg-type]
     facts = ModelFacts("custom", 128, 2, 2, 16, 4, "memory", "tokens", "0" * 64, "official", None, "fp32")
     preprocess = Preprocess.from_preset("official", (64, 96), IMAGENET_MEAN, IMAGENET_STD)
     bundle = export_model(model, facts, preprocess, tmp_path / "b", ExportOptions())[0]

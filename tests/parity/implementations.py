@@ -118,8 +118,7 @@ def timm_model(checkpoint: Checkpoint, model_name: str) -> torch.nn.Module:
 
 def in_timm(checkpoint: Checkpoint, model_name: str) -> Implementation:
     model = timm_model(checkpoint, model_name)
-    # type: ignore[operator]
-    return lambda x_BCHW: split_tokens(model.forward_features(x_BCHW), checkpoint.config)
+    return lambda x_BCHW: split_tokens(model.forward_features(x_BCHW), checkpoint.config)  # type: ignore[operator]
 
 
 def split_tokens(x_BND: Tensor, config: ViTConfig) -> Tokens:

@@ -30,7 +30,6 @@ def compile_parts(networks: TrainingNetworks, **options: Any) -> None:
     """Compile every block and every head on its own, in place; `options` are torch.compile's."""
     for modules in (networks.student, *networks.all_teachers()):
         for name, module in modules.items():
-            # type: ignore[arg-type]
-            parts = (block for _, block in named_blocks(module)) if name == "backbone" else [module]
+            parts = (block for _, block in named_blocks(module)) if name == "backbone" else [module]  # type: ignore[arg-type]
             for part in parts:
                 part.compile(**options)

@@ -31,8 +31,7 @@ def test_going_on_is_as_if_never_stopped(advance: int) -> None:
         assert take(10, advance=advance) == take(advance + 10)[advance:]
     else:  # far into a run, without replaying it
         draws = take(3, advance=advance)
-        # type: ignore[attr-defined]
-        assert [draw.position for draw in draws] == [advance, advance + 1, advance + 2]
+        assert [draw.position for draw in draws] == [advance, advance + 1, advance + 2]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 10])

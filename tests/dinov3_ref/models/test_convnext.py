@@ -262,5 +262,4 @@ def test_every_constructor_takes_options() -> None:
     for name in CONVNEXTS:
         build: Callable[..., ConvNeXt] = getattr(models, name)
         assert build.__name__ == name
-        # type: ignore[index]
-        assert build(in_chans=6, device="meta").downsample_layers[0][0].weight.shape[1] == 6
+        assert build(in_chans=6, device="meta").downsample_layers[0][0].weight.shape[1] == 6  # type: ignore[index]

@@ -59,8 +59,7 @@ def test_a_passing_report(passing: Report) -> None:
     assert root.findall(".//failure") == []
     names = {case.get("name") for case in root.findall("testsuite[@name='parity']/testcase")}
     assert {"wide/patch", "wide/pixels", "own_size/cls", "all/cls"} <= names
-    # type: ignore[union-attr]
-    assert root[0].find("properties/property[@name='recipe']").get("value") == "fp32"
+    assert root[0].find("properties/property[@name='recipe']").get("value") == "fp32"  # type: ignore[union-attr]
 
 
 def test_a_failing_report_says_what_failed(failing: Report) -> None:
@@ -88,8 +87,7 @@ def test_embeddings_of_two_widths(passing: Report) -> None:
     )
     root = parsed(replace(passing, comparison=widths))
     (case,) = root.findall("testsuite[@name='against']/testcase")
-    # type: ignore[union-attr]
-    assert case.find("failure").get("message") == "embeddings have 128 and 256 numbers"
+    assert case.find("failure").get("message") == "embeddings have 128 and 256 numbers"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("note", ['a < b & c > "d"', "bell \x07, null \x00, half a pair \ud800", "é ✓ 🦖"])

@@ -189,8 +189,7 @@ def test_a_plain_fp16_cast_is_ruined(pathology: str) -> None:
     def cast(checkpoint: Any) -> Tensor:
         return features(build_model(checkpoint).eval().half(), x)["x_norm_clstoken"]
 
-    # type: ignore[arg-type]
-    assert not bool(torch.isfinite(cast(planted_checkpoint(config, pathology=pathology))).all())
+    assert not bool(torch.isfinite(cast(planted_checkpoint(config, pathology=pathology))).all())  # type: ignore[arg-type]
     assert bool(torch.isfinite(cast(random_checkpoint(config))).all()), "random weights hide it"
 
 

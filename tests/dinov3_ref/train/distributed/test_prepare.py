@@ -36,8 +36,7 @@ def test_compiled_parts() -> None:
     arch = build()
     compile_parts(arch, backend="eager")
     for modules in (arch.student, arch.model_ema):
-        # type: ignore[union-attr, index]
-        assert modules["backbone"].blocks[1]._compiled_call_impl is not None
+        assert modules["backbone"].blocks[1]._compiled_call_impl is not None  # type: ignore[union-attr, index]
         assert modules["ibot_head"]._compiled_call_impl is not None
     torch.testing.assert_close(step(arch), step(build()), rtol=1e-6, atol=1e-7)
     assert list(arch.state_dict()) == list(build().state_dict())

@@ -124,8 +124,7 @@ def test_own_teacher_in_a_step() -> None:
     assert metrics["gram_loss_weight"] == 2
     assert loss.item() == pytest.approx(without.item() + 2 * float(metrics["gram_loss"]), rel=1e-5)
 
-    # type: ignore[index]
-    patches = arch.gram_teacher["backbone"](data["collated_gram_teacher_crops"], is_training=True)
+    patches = arch.gram_teacher["backbone"](data["collated_gram_teacher_crops"], is_training=True)  # type: ignore[index]
     target = arch.gram.resize(patches["x_norm_patchtokens"], (4, 6), (2, 3))  # type: ignore[union-attr]
     _, student, _ = (
         None,

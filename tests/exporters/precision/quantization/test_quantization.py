@@ -83,8 +83,7 @@ def reference(model: DinoVisionTransformer, x: torch.Tensor) -> dict[str, np.nda
 def test_every_token_may_be_drawn() -> None:
     """A user's own too, and the last patches behind them: all are, where fewer are there than are kept."""
     options = {"embed_dim": 64, "depth": 1, "num_heads": 2, "n_storage_tokens": 4}
-    # type: ignore[arg-type]
-    model = CustomTokensVisionTransformer(**options, pos_embed_rope_dtype="fp32").eval()
+    model = CustomTokensVisionTransformer(**options, pos_embed_rope_dtype="fp32").eval()  # type: ignore[arg-type]
     first = model.blocks[0]
     seen: list[torch.Tensor] = []
     handle = first.get_submodule("norm1").register_forward_hook(lambda *arguments: seen.append(arguments[2]))
@@ -191,11 +190,9 @@ def test_the_graph_for_gpus_is_symmetric_and_per_channel(bundles: dict[tuple[str
             assert zero is not None
             assert zero.const_value is not None
             assert int(zero.const_value.numpy()) == 0
-        # type: ignore[union-attr]
-        if node.op_type == "DequantizeLinear" and node.inputs[0].const_value is not None:
+        if node.op_type == "DequantizeLinear" and node.inputs[0].const_value is not None:  # type: ignore[union-attr]
             weights += 1
-            # type: ignore[union-attr]
-            values, scale = (value.const_value.numpy() for value in node.inputs[:2])
+            values, scale = (value.const_value.numpy() for value in node.inputs[:2])  # type: ignore[union-attr]
             assert node.attributes["axis"].as_int() == 1
             assert scale.shape == (values.shape[1],)
             assert values.min() >= -127, "symmetric"
