@@ -51,7 +51,6 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
             "aiohttp",
             "av",
             "lance",
-            "lancedb",
             "faiss",
             "ray",
             "triton_python_backend_utils",

@@ -44,7 +44,7 @@ class FaissFile:
 def check_faiss_target(path: Path) -> None:
     """Raise UnavailableError without FAISS, MisuseError for a file that cannot be written."""
     if not importlib.util.find_spec("faiss"):
-        raise UnavailableError("--faiss needs faiss-cpu, which is missing; pip install 'dinodeploy[search]'")
+        raise UnavailableError("--faiss needs faiss-cpu, which is missing; pip install 'dinodeploy[faiss]'")
     if path.is_dir() or not path.parent.is_dir():
         what = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
         raise MisuseError(f"--faiss {path}: {what}; wanted a file in a folder that is there")
