@@ -25,7 +25,7 @@ from exporters.precision import recipes
 from exporters.precision.calibrate import LinearRange, watch_linears
 from exporters.precision.recipes import RECIPES, role_of
 from tests.support.photographs import photograph, pixels
-from tests.support.tiny_models import export_passing, export_tiny, tiny_config
+from tests.support.tiny_models import ONNXRUNTIME, export_passing, export_tiny, tiny_config
 
 KINDS = ("mlp", "swiglu", "7b")
 NARROW = ("fp16", "bf16")
@@ -90,7 +90,7 @@ def test_a_plain_cast_of_these_models_overflows(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_recipes_hold_at_every_size(kind: str, recipe: str, bundles: dict[tuple[str, str], Bundle]) -> None:
     limits = {row.metric: row for row in THRESHOLDS[recipe]}
-    with Embedder.open(bundles[kind, recipe].root) as embedder:
+    with Embedder.open(bundles[kind, recipe].root, device=ONNXRUNTIME) as embedder:
         for height, width in SIZES:
             x = pixels(PHOTOS, height, width)
             wanted = reference(hard(kind), x)
@@ -117,7 +117,7 @@ def test_recipes_hold_at_true_widths(width: str, recipe: str, tmp_path: Path) ->
     x = pixels(PHOTOS[1:], 256, 384)
     wanted = reference(checkpoint, x)
     assert np.abs(wanted["residual"]).max() > 2 * FP16_END
-    with Embedder.open(bundle.root) as embedder:
+    with Embedder.open(bundle.root, device=ONNXRUNTIME) as embedder:
         for name, got in embedder.run(x.numpy()).items():
             for metric, value in measure(name, got, wanted[name]).items():
                 assert metric not in limits or limits[metric].holds(value), f"{name} {metric} {value}"
@@ -130,7 +130,7 @@ def test_an_embedding_does_not_depend_on_its_batch(
     recipe: str, bundles: dict[tuple[str, str], Bundle]
 ) -> None:
     pictures = [photograph(name) for name in PHOTOS]
-    with Embedder.open(bundles["mlp", recipe].root) as embedder:
+    with Embedder.open(bundles["mlp", recipe].root, device=ONNXRUNTIME) as embedder:
         together = embedder.embed(pictures, imgsz=96)["cls"]
         alone = np.concatenate([embedder.embed([picture], imgsz=96)["cls"] for picture in pictures])
     np.testing.assert_allclose(together, alone, rtol=1e-6, atol=1e-6 * np.abs(alone).max())

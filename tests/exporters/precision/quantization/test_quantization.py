@@ -39,7 +39,7 @@ from exporters.precision.quantization.write import MIDDLE
 from exporters.trace.fold import make_twin
 from tests.compatibility.test_parts import CustomTokensVisionTransformer
 from tests.support.photographs import photograph, pixels
-from tests.support.tiny_models import export_passing, tiny_config
+from tests.support.tiny_models import ONNXRUNTIME, export_passing, tiny_config
 
 KINDS = ("mlp", "swiglu", "7b")
 SIZES = ((224, 224), (256, 384), (512, 320))
@@ -105,7 +105,7 @@ def test_planted_outliers_survive(
 ) -> None:
     x = pixels(PHOTOS, *size)
     wanted = reference(build_model(planted_checkpoint(tiny_config(case[0]))), x)
-    with Embedder.open(bundles[case].root) as embedder:
+    with Embedder.open(bundles[case].root, device=ONNXRUNTIME) as embedder:
         got = embedder.run(x.numpy())
     assert all(np.isfinite(value).all() for value in got.values())
     assert measure("cls", got["cls"], wanted["cls"])["cosine"] >= CLS_COSINE
@@ -125,7 +125,7 @@ def test_planted_outliers_survive_at_true_widths(arch: str, pathology: str, tmp_
     checkpoint = planted_checkpoint(config, pathology=pathology)  # type: ignore[arg-type]
     bundle = export_int8(checkpoint, tmp_path / "b")
     model = build_model(checkpoint)
-    with Embedder.open(bundle.root) as embedder:
+    with Embedder.open(bundle.root, device=ONNXRUNTIME) as embedder:
         for size in SIZES:
             x = pixels(PHOTOS, *size)
             wanted, got = reference(model, x), embedder.run(x.numpy())
@@ -158,7 +158,7 @@ def test_an_embedding_does_not_depend_on_its_batch(bundles: dict[tuple[str, str]
     """With one scale for a whole batch it would, by up to 0.16."""
     x = pixels(PHOTOS, 96, 64).numpy()
     for case, bundle in bundles.items():
-        with Embedder.open(bundle.root) as embedder:
+        with Embedder.open(bundle.root, device=ONNXRUNTIME) as embedder:
             together = embedder.run(x)
             for index in range(len(x)):
                 alone = embedder.run(x[index : index + 1])
