@@ -13,6 +13,7 @@ from dinodeploy.errors import MisuseError
 from dinodeploy.heads.classify import train_classifier
 from dinodeploy.heads.features import Advance
 from dinodeploy.heads.segment import train_segmenter
+from dinodeploy.heads.softmax import require_scipy
 from dinodeploy.heads.trained import Say, Trained, TrainOptions
 
 
@@ -27,8 +28,10 @@ def train_head(
 ) -> Trained:
     """Train on the pictures in `data`; judged on a part of them that is held out, or on those in `test`.
 
-    Raises MisuseError for folders that are not laid out as `labelled.py` says, or hold too little.
+    Raises MisuseError for folders that are not laid out as `labelled.py` says, or hold too little,
+    UnavailableError where scipy is missing.
     """
+    require_scipy()
     if options.task == "classify":
         return train_classifier(embedder, data, options, test, say, advance)
     if test is not None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
+from dinodeploy.errors import UnavailableError
 from dinodeploy.heads.fit import Rows, fit_head, one_hot
 from dinodeploy.heads.scores import (
     accuracy,
@@ -62,6 +65,12 @@ def test_weights_and_soft_targets_are_repetitions() -> None:
     rows = np.concatenate([x[:1], x])
     split = fit_softmax(rows, np.concatenate([one_hot(np.array([0, 1]), 3), hard[1:]]), halves, 0.1)
     assert np.allclose(mixed.weight, split.weight, atol=1e-3)
+
+
+def test_a_missing_scipy_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(UnavailableError, match=r"needs scipy.*pip install 'dinodeploy\[heads\]'"):
+        fit_softmax(np.ones((2, 1), np.float32), np.eye(2, dtype=np.float32), np.ones(2), 1.0)
 
 
 def test_scales_are_taken_back() -> None:
