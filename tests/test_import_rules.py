@@ -51,6 +51,7 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
             "aiohttp",
             "av",
             "lance",
+            "scipy",
             "faiss",
             "ray",
             "triton_python_backend_utils",
