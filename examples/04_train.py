@@ -35,7 +35,7 @@ def main() -> None:
     toy, run, bundle, embeddings = (root / name for name in ("toy", "run", "bundle", "embeddings"))
 
     if not toy.exists():
-        python("dinov3_ref.data.toy.toy", toy, "--pictures", 200, "--side", 64)
+        python("dinov3_ref.data.toy", toy, "--pictures", 200, "--side", 64)
     # stopped and started again it goes on where its newest checkpoint is
     python(
         "dinov3_ref.train", "--config", "toy_cpu", f"train.dataset_path={toy / 'pool'}",

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 # what makes each command short; everything else is as the page has it
 SHORT = {
-    "dinov3_ref.data.toy.toy": ["--pictures", "40", "--side", "32"],
+    "dinov3_ref.data.toy": ["--pictures", "40", "--side", "32"],
     "dinov3_ref.train": [
         "student.embed_dim=32", "student.depth=2", "student.num_heads=2", "train.batch_size_per_gpu=8",
         "train.num_workers=0", "train.OFFICIAL_EPOCH_LENGTH=1", "train.tensorboard=false", "optim.epochs=3",
@@ -52,7 +52,7 @@ def test_its_commands_run(tmp_path: Path) -> None:
     photograph("coffee").resize((96, 64)).save(tmp_path / "photos" / "coffee.jpg")
     told = commands()
     assert [module for module, *_ in told] == [
-        "dinov3_ref.data.toy.toy", "dinov3_ref.train", "dinov3_ref.train", "dinov3_ref.eval.knn",
+        "dinov3_ref.data.toy", "dinov3_ref.train", "dinov3_ref.train", "dinov3_ref.eval.knn",
         "dinov3_ref.eval.linear",
     ]  # fmt: skip
     for module, *words in told:
@@ -65,7 +65,7 @@ def test_its_commands_run(tmp_path: Path) -> None:
             check=False,
         )
         assert ran.returncode == 0, f"{module}: {ran.stderr}"
-        if module == "dinov3_ref.data.toy.toy":
+        if module == "dinov3_ref.data.toy":
             shutil.copytree(tmp_path / "toy" / "digits", tmp_path / "digits")
             thin(tmp_path / "digits")
             thin(tmp_path / "toy" / "textures")

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from dinov3_ref.configs.strides import check_global_crops, check_local_crops, stride_in_config
+from dinov3_ref.configs.crop_sizes import check_global_crops, check_local_crops, stride_in_config
 from dinov3_ref.configs.students import check_students
 from dinov3_ref.errors import ConfigError
 from dinov3_ref.models.released import CONVNEXTS

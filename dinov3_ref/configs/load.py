@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dinov3_ref.configs.checks import check_config
 from dinov3_ref.configs.default import get_default_config
-from dinov3_ref.configs.official import drop_official_keys
+from dinov3_ref.configs.official_keys import drop_official_keys
 from dinov3_ref.configs.students import lay_over
 from dinov3_ref.errors import ConfigError
 

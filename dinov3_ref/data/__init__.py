@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dinov3_ref.data.augmentations import DataAugmentationDINO
 from dinov3_ref.data.collate import collate_data_and_cast
+from dinov3_ref.data.combined_loader import CombinedDataLoader
 from dinov3_ref.data.datasets import (
     EncodedImages,
     ImageFolder,
@@ -14,9 +15,8 @@ from dinov3_ref.data.datasets import (
 )
 from dinov3_ref.data.loaders import ResumableLoader, SamplerType, make_data_loader
 from dinov3_ref.data.masking import MaskingGenerator
-from dinov3_ref.data.meta_loaders import CombinedDataLoader
 from dinov3_ref.data.samplers import EpochSampler, InfiniteSampler, ShardedInfiniteSampler
-from dinov3_ref.data.training import build_training_loader
+from dinov3_ref.data.training_loader import build_training_loader
 
 __all__ = [
     "DataAugmentationDINO",

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch.utils.data import DataLoader
 
-from dinov3_ref.data.broken import BrokenImages
+from dinov3_ref.data.broken_images import BrokenImages
 from dinov3_ref.data.sample import ImageSource, Sample, SeededSamples
 from dinov3_ref.data.samplers import EpochSampler, InfiniteSampler, PositionSampler, ShardedInfiniteSampler
 from dinov3_ref.errors import ConfigError, DataError

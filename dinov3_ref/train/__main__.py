@@ -11,7 +11,7 @@ from dinov3_ref.data import build_training_loader
 from dinov3_ref.distributed import get_rank
 from dinov3_ref.errors import ConfigError, Dinov3Error
 from dinov3_ref.train.distributed.devices import training_device
-from dinov3_ref.train.export import TEACHER
+from dinov3_ref.train.export_teacher import TEACHER
 from dinov3_ref.train.students import train
 
 STOPPED = 130  # what shells say of Ctrl-C

@@ -31,7 +31,7 @@ from torch.optim import Optimizer
 
 from dinov3_ref.distributed import get_rank, get_world_size
 from dinov3_ref.errors import CheckpointError
-from dinov3_ref.train.networks.networks import TrainingNetworks
+from dinov3_ref.train.networks.training_networks import TrainingNetworks
 
 FOLDER = "ckpt"
 EXTRA_FILE = "run.json"

@@ -22,14 +22,14 @@ from dinov3_ref.distributed import all_reduce_sum, get_rank, get_world_size
 from dinov3_ref.errors import CheckpointError
 from dinov3_ref.train import checkpoints
 from dinov3_ref.train.distributed.precision import autocast, grad_scaler
-from dinov3_ref.train.distributed.prepare import prepare
-from dinov3_ref.train.export import export_teacher
+from dinov3_ref.train.distributed.prepare_model import prepare
+from dinov3_ref.train.export_teacher import export_teacher
 from dinov3_ref.train.finite import FiniteGuard
-from dinov3_ref.train.logging.clock import Clock
 from dinov3_ref.train.logging.evaluation import PeriodicEvaluation
-from dinov3_ref.train.logging.journal import Journal
-from dinov3_ref.train.networks.networks import TARGETS
-from dinov3_ref.train.schedules.optimizer import build_optimizer, clip_gradients, set_rates
+from dinov3_ref.train.logging.run_log import RunLog
+from dinov3_ref.train.logging.throughput import Clock
+from dinov3_ref.train.networks.training_networks import TARGETS
+from dinov3_ref.train.optimizer import build_optimizer, clip_gradients, set_rates
 from dinov3_ref.train.schedules.rates import Rates, build_rates
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 
@@ -70,7 +70,7 @@ class TrainingRun:
         self.guard = FiniteGuard()
         self.clock = Clock()
         self.leads_others = bool(name) and leader is None
-        self.journal: Journal | None = None
+        self.journal: RunLog | None = None
 
     def train(self) -> None:
         """All iterations that are left; the teacher is written at the end.
@@ -134,7 +134,7 @@ class TrainingRun:
     def open_journal(self, start: int) -> None:
         """The first rank's; the others write nothing."""
         if get_rank() == 0:
-            self.journal = Journal(self.config, start, self.rates.total_iterations, self.name)
+            self.journal = RunLog(self.config, start, self.rates.total_iterations, self.name)
 
     def record(self, iteration: int, metrics: Mapping[str, Tensor], speed: Mapping[str, float]) -> None:
         """Metrics as means over the ranks; a collective, so every rank calls."""

@@ -18,8 +18,8 @@ from dinov3_ref.loss import DINOLoss, KoLeoLoss, KoLeoLossDistributed, iBOTPatch
 from dinov3_ref.loss.ibot_patch_loss import weights_of_masks
 from dinov3_ref.loss.teacher_targets import TeacherTargets
 from dinov3_ref.train.batch import Batch, mask_indices
-from dinov3_ref.train.networks.networks import TARGETS, TrainingNetworks
 from dinov3_ref.train.networks.patch_grid import Grid, grid_of, patches_on_grid, resize_patches, shrink_crops
+from dinov3_ref.train.networks.training_networks import TARGETS, TrainingNetworks
 from dinov3_ref.train.param_groups import Group, get_params_groups_with_decay
 from dinov3_ref.train.schedules.loss_weights import LossWeightSchedule
 

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from dinov3_ref.configs import student_configs
 from dinov3_ref.distributed import get_rank
-from dinov3_ref.train.logging.journal import CONFIG_FILE
+from dinov3_ref.train.logging.run_log import CONFIG_FILE
 from dinov3_ref.train.loop import Loader, TrainingRun, train_together
 
 

@@ -11,7 +11,7 @@ import torch
 
 from dinov3_ref.checkpoints import build_model, load_checkpoint
 from dinov3_ref.configs import load_config
-from dinov3_ref.data.toy import toy
+from dinov3_ref.data.toy.sets import place_images
 from dinov3_ref.data.transforms import make_classification_eval_transform
 from dinov3_ref.eval.knn import knn_accuracy
 from dinov3_ref.eval.labelled import Labelled
@@ -46,7 +46,7 @@ def places(split: str, count: int) -> Labelled:
 
     transform = make_classification_eval_transform(crop_size=SIDE, mean=(0.5,) * 3, std=(0.25,) * 3)
     found, labels = [], []
-    for name, pixels in toy._places(128, 0):
+    for name, pixels in place_images(128, 0):
         part, place, number = name.split("/")
         if part == split and int(number) < count:
             found.append(transform(Image.fromarray(pixels)).flatten())

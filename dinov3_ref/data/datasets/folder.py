@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dinov3_ref.data.datasets.encoded import EncodedImages, require_some
+from dinov3_ref.data.datasets.packed_text import PackedText
 from dinov3_ref.data.decoding import SUFFIXES
-from dinov3_ref.data.packed_text import PackedText
 from dinov3_ref.errors import DataError
 
 

@@ -24,11 +24,11 @@ from dinov3_ref.eval.knn import KS, knn_accuracy
 from dinov3_ref.eval.labelled import check_pair
 from dinov3_ref.models.build import build_model
 from dinov3_ref.train.distributed.precision import DTYPES
-from dinov3_ref.train.export import whole_backbone
+from dinov3_ref.train.export_teacher import whole_backbone
 from dinov3_ref.train.logging.curve_picture import draw_curves
 from dinov3_ref.train.logging.metrics import MetricsFile, read_metrics
 from dinov3_ref.train.logging.pca_picture import draw_pca_maps
-from dinov3_ref.train.networks.networks import TrainingNetworks
+from dinov3_ref.train.networks.training_networks import TrainingNetworks
 
 FILE = "evaluations.json"
 PICTURES = "pictures"

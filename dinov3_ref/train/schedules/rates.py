@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from dinov3_ref.train.schedules.schedules import (
+from dinov3_ref.train.schedules.cosine import (
     CosineScheduler,
     Values,
     linear_warmup_cosine_decay,

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from dinov3_ref.data.augmentations import DataAugmentationDINO
-from dinov3_ref.data.broken import BrokenImages
+from dinov3_ref.data.broken_images import BrokenImages
 from dinov3_ref.data.collate import collate_data_and_cast
+from dinov3_ref.data.combined_loader import CombinedDataLoader
 from dinov3_ref.data.datasets import ImageFolder
 from dinov3_ref.data.loaders import ResumableLoader, SamplerType, make_data_loader
 from dinov3_ref.data.masking import MaskingGenerator
-from dinov3_ref.data.meta_loaders import CombinedDataLoader
 from dinov3_ref.data.sample import SeededSamples
 from dinov3_ref.data.seeding import Draw
 from dinov3_ref.errors import ConfigError, DataError

@@ -13,7 +13,7 @@ from dinov3_ref.distributed import get_rank, get_world_size, whole
 from dinov3_ref.errors import ConfigError
 from dinov3_ref.train.distributed.parallel import STRATEGIES, join_ranks
 from dinov3_ref.train.finite import FiniteGuard
-from dinov3_ref.train.schedules.optimizer import clip_gradients
+from dinov3_ref.train.optimizer import clip_gradients
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 from tests.support.ranks import run_on_ranks
 from tests.support.toy_training import collated, tiny_training

@@ -21,7 +21,7 @@ from dinov3_ref.data.datasets import (
     TarShards,
     make_dataset,
 )
-from dinov3_ref.data.packed_text import PackedText
+from dinov3_ref.data.datasets.packed_text import PackedText
 from dinov3_ref.errors import BrokenImage, DataError
 from tests.support.image_files import NAMES, encoded, write_folder, write_tar
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from dinov3_ref.train.logging.clock import Clock
 from dinov3_ref.train.logging.metrics import MetricsFile, read_metrics
+from dinov3_ref.train.logging.throughput import Clock
 
 
 def test_lines_past_the_start_and_cut_short_are_dropped(tmp_path: Path) -> None:

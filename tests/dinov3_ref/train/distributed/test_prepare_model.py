@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dinov3_ref.train.distributed.parallel import Ranks
-from dinov3_ref.train.distributed.prepare import compile_parts, prepare
+from dinov3_ref.train.distributed.prepare_model import compile_parts, prepare
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 from tests.support.toy_training import collated, tiny_training
 

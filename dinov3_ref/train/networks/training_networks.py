@@ -19,7 +19,7 @@ from dinov3_ref.train.networks.build import (
 )
 from dinov3_ref.train.networks.ema import update_ema
 from dinov3_ref.train.networks.gram_anchor import GramAnchor
-from dinov3_ref.train.networks.starting_weights import load_backbone, load_teacher
+from dinov3_ref.train.networks.load_pretrained import load_backbone, load_teacher
 
 Networks = TypeVar("Networks", bound="TrainingNetworks")
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from dinov3_ref.errors import ConfigError
-from dinov3_ref.train.schedules.schedules import (
+from dinov3_ref.train.schedules.cosine import (
     CosineScheduler,
     linear_warmup_cosine_decay,
     scale_learning_rate,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dinov3_ref.train.schedules.optimizer import build_optimizer, clip_gradients, set_rates
+from dinov3_ref.train.optimizer import build_optimizer, clip_gradients, set_rates
 from dinov3_ref.train.schedules.rates import Rates
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 from tests.support.toy_training import collated, tiny_training

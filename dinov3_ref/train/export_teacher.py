@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dinov3_ref.checkpoints.layouts.convnext import repeat_norm
 from dinov3_ref.distributed import get_rank, whole
-from dinov3_ref.train.networks.networks import TrainingNetworks
+from dinov3_ref.train.networks.training_networks import TrainingNetworks
 
 TEACHER = "teacher"  # the folder
 

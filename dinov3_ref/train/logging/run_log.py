@@ -8,15 +8,15 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from dinov3_ref.train.logging.display import Display
 from dinov3_ref.train.logging.evaluation import FILE as EVALUATIONS
 from dinov3_ref.train.logging.metrics import MetricsFile
+from dinov3_ref.train.logging.progress import Display
 from dinov3_ref.train.logging.tensorboard import Scalars
 
 CONFIG_FILE = "config.yaml"
 
 
-class Journal:
+class RunLog:
     """Opens `config.train.output_dir`; what an interrupted run wrote of `start` and later is dropped.
 
     name: of one student among several.

@@ -13,7 +13,7 @@ import torch
 from dinov3_ref.models import named_blocks
 from dinov3_ref.train.distributed.activation_checkpointing import checkpoint_activations
 from dinov3_ref.train.distributed.parallel import Ranks, join_ranks
-from dinov3_ref.train.networks.networks import TrainingNetworks
+from dinov3_ref.train.networks.training_networks import TrainingNetworks
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 
 

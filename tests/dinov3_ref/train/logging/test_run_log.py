@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dinov3_ref.train.logging.display import Display
-from dinov3_ref.train.logging.journal import Journal
+from dinov3_ref.train.logging.progress import Display
+from dinov3_ref.train.logging.run_log import RunLog
 from dinov3_ref.train.logging.tensorboard import Scalars
 from tests.support.toy_training import tiny_training
 
@@ -70,7 +70,7 @@ def test_a_bar_in_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
 
 def test_evaluations_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    journal = Journal(tiny_training(f"train.output_dir={tmp_path / 'run'}"), 0, 20)
+    journal = RunLog(tiny_training(f"train.output_dir={tmp_path / 'run'}"), 0, 20)
     journal.evaluated(9, {"knn_10_top1": 50.0})
     journal.evaluated(19, {})
     journal.close()
