@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from dinodeploy import Embedder
+from dinodeploy.arrays import FloatArray
 from dinodeploy.bundle.bundle import GOLDEN_FILE
 from dinodeploy.embedder import judge_golden
 from dinodeploy.parity.golden import load_golden
-from dinodeploy.parity.judge import Floats, Outputs, Run
+from dinodeploy.parity.judge import Outputs, Run
 
 TOY = Path(__file__).parent / "models" / "toy_vit"
 
@@ -61,7 +62,7 @@ def not_normalised(run: Run) -> Run:
 def upside_down(run: Run) -> Run:
     """Patch tokens [B,h,w,D] from the last row to the first; CLS is right, and nobody would notice."""
 
-    def spoilt(pixels: Floats) -> Outputs:
+    def spoilt(pixels: FloatArray) -> Outputs:
         outputs = run(pixels)
         return {**outputs, "patch": outputs["patch"][:, ::-1]}
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,28 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun in the background: every child would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # its handlers abort a process that forks
+
+
+# What `make test-fast` does without: torch, and the packages that stand on it.
+WITH_TORCH = ("torch", "exporters", "dinov3_ref")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-torch", action="store_true", help="skip every test that imports torch")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--no-torch"):
+        sys.meta_path.insert(0, SkipWithTorch())
+
+
+class SkipWithTorch:
+    """An import hook: the test, or the module of tests, that imports torch is skipped."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if name.partition(".")[0] in WITH_TORCH:
+            pytest.skip(f"needs {name}", allow_module_level=True)
+        return None
 
 
 @pytest.fixture(scope="session")

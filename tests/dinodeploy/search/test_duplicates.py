@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dinodeploy.arrays import FloatArray
 from dinodeploy.errors import BundleError, MisuseError
 from dinodeploy.search import duplicates, find_duplicates
-from tests.support.indexed import D, Float, clustered, store_of, vectors_of
+from tests.support.indexed import D, clustered, store_of, vectors_of
 from tests.support.stores import write_store
 
 
-def by_hand(vectors: Float, threshold: float) -> set[frozenset[int]]:
+def by_hand(vectors: FloatArray, threshold: float) -> set[frozenset[int]]:
     """Connected components, by walking."""
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     linked = unit @ unit.T >= threshold
