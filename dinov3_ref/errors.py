@@ -19,6 +19,13 @@ Messages are one line: what, got, wanted, mend. `exit_code` is what a command li
 from __future__ import annotations
 
 
+def reason_of(error: BaseException, limit: int = 200) -> str:
+    """Why another library failed, in one line: the system's words or the first line, else the class."""
+    system = error.strerror if isinstance(error, OSError) else None
+    text = (system or str(error)).strip() or type(error).__name__
+    return " ".join(text.splitlines()[0].split())[:limit]
+
+
 class Dinov3Error(Exception):
     """Base of all errors of `dinov3_ref`."""
 

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from dinov3_ref.data.datasets.encoded import number_classes
-from dinov3_ref.errors import DataError
+from dinov3_ref.errors import DataError, reason_of
 from dinov3_ref.eval.labelled import Labelled
 
 Array = NDArray[Any]
@@ -39,7 +39,7 @@ def load_labelled(path: str | Path, *, with_patches: bool = False) -> Labelled:
     try:
         arrays = _read(path)
     except UNREADABLE as error:
-        raise DataError(f"'{path}' cannot be read as embeddings: {' '.join(str(error).split())}") from error
+        raise DataError(f"'{path}' cannot be read as embeddings: {reason_of(error)}") from error
     features = arrays.get("cls", arrays.get("features"))
     if features is None:
         raise DataError(f"'{path}' holds {', '.join(arrays)}; wanted features or cls")
