@@ -13,4 +13,5 @@ def test_the_first_line_is_the_reason() -> None:
 
 
 def test_the_operating_system_speaks_for_itself() -> None:
-    assert reason_of(FileNotFoundError(2, "No such file or directory", "a.npz")) == "No such file or directory"
+    error = FileNotFoundError(2, "No such file or directory", "a.npz")
+    assert reason_of(error) == "No such file or directory"
