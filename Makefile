@@ -36,7 +36,7 @@ format: setup  ## reformat
 	$(BIN)/ruff format .
 
 docs: setup  ## the documentation as a site, into site/
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python docs/generate
 
 bench: setup  ## export and CPU latency beside the peers, one run, into benchmarks/ledger/
 	$(BIN)/python benchmarks/spine.py $(ARGS)

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import typer.main
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
 
 from dinodeploy import errors
 from dinodeploy.cli import app as command_line
@@ -23,12 +21,6 @@ Every command has `--help`, and most have `--json`: the result on stdout, progre
 
 ## Exit codes
 """
-
-
-def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """mkdocs calls this before it reads pages."""
-    files.append(File.generated(config, "reference/cli.md", content=page()))
-    return files
 
 
 def page() -> str:

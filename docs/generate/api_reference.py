@@ -8,9 +8,6 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
-
 ROOT = Path(__file__).parents[2]
 
 # module -> (what it is for, its names; none listed: all that it exports)
@@ -30,12 +27,6 @@ MODULES: dict[str, tuple[str, tuple[str, ...]]] = {
     "dinov3_ref.heads": ("Heads, in PyTorch.", ()),
     "dinov3_ref.ranges": ("How large values get inside.", ("measure_ranges",)),
 }
-
-
-def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """mkdocs calls this before it reads pages."""
-    files.append(File.generated(config, "reference/api.md", content=page()))
-    return files
 
 
 def page() -> str:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
-
 from dinodeploy.parity.judge import HEAD_THRESHOLDS, PIXEL_THRESHOLDS, THRESHOLDS, Threshold
 from exporters.precision.recipes import FP32, LINEAR, RECIPES, SIXTEEN, Recipe
 
@@ -26,12 +23,6 @@ JUDGED = """
 A bundle is written, and an engine is used, only where every number is within its limit. `measured` is the
 worst that was seen when the limit was set.
 """
-
-
-def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """mkdocs calls this before it reads pages."""
-    files.append(File.generated(config, "reference/precision.md", content=page()))
-    return files
 
 
 def page() -> str:

@@ -1,0 +1,56 @@
+"""Build the documentation site: `python docs/generate [OUT]`, by default into site/.
+
+Copies docs/ to a temporary folder, adds the pages generated from the code, and runs Zensical there in
+strict mode: a broken link or anchor fails the build.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import api_reference
+import cli_reference
+import precision_table
+import repository_pages
+
+ROOT = Path(__file__).parents[2]
+
+
+def write_pages(folder: Path) -> None:
+    """All pages of the site, written and generated, as Markdown files below `folder`."""
+    shutil.copytree(ROOT / "docs", folder, ignore=shutil.ignore_patterns("generate"))
+    generated = {
+        "reference/cli.md": cli_reference.page(),
+        "reference/api.md": api_reference.page(),
+        "reference/precision.md": precision_table.page(),
+        **repository_pages.pages(),
+    }
+    for name, text in generated.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def build(out: Path) -> int:
+    """Write the site to `out` and return Zensical's exit status."""
+    with tempfile.TemporaryDirectory() as folder:
+        stage = Path(folder)
+        write_pages(stage / "docs")
+        shutil.copy(ROOT / "zensical.toml", stage)
+        command = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
+        # mkdocstrings reads the sources from the working directory of the repository
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        status = subprocess.run(command, cwd=stage, env=environment, check=False).returncode
+        if status == 0:
+            shutil.rmtree(out, ignore_errors=True)
+            shutil.copytree(stage / "site", out)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(build(Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "site")))
