@@ -1,4 +1,4 @@
-"""README and docs: their first commands and Python run; every command, option, file and link they name exists."""
+"""README and docs: first commands and Python run; commands, options, files and links exist."""
 
 from __future__ import annotations
 

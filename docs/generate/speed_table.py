@@ -1,6 +1,6 @@
-"""The speed table of docs/speed.md, computed from the ledger: `python docs/generate/speed_table.py` rewrites it.
+"""The speed table of docs/speed.md, computed from the ledger. Run as a script, it rewrites the page.
 
-A ratio is how many times as fast dinodeploy is as a peer on the same shape, the median over the rounds of one run.
+A ratio is how many times as fast dinodeploy is as a peer on one shape: the median over the rounds of one run.
 """
 
 from __future__ import annotations
