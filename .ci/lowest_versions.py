@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import re
 import sys
-import tomllib
 from pathlib import Path
 
-PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+import tomllib
+
+PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
 REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:\[[^\]]*\])?>=([^;,\s]+)")
 
 
 def main(extras: list[str]) -> None:
-    requirements = list(PROJECT["dependencies"])
+    project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
+    requirements = list(project["dependencies"])
     for extra in extras:
-        requirements += PROJECT["optional-dependencies"][extra]
+        requirements += project["optional-dependencies"][extra]
     for requirement in requirements:
         if requirement.startswith("dinodeploy["):
             continue
