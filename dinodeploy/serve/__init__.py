@@ -1,14 +1,15 @@
 """`dinodeploy serve`: a bundle as an HTTP service.
 
-    settings.py     what a service is started with        service.py   bytes -> embeddings, no HTTP in it
-    keys.py rate.py who may ask, and how often            neighbours.py  the index behind /search
-    guard.py        every request: keys, limits, log      fetch.py     pictures by URL, fenced in
-    app.py          the routes (FastAPI)                  page.py      the page at /
-    server.py       one process, drained on SIGTERM       ray_app.py   the same routes under Ray Serve
-    workers.py      several, replaced when they die       metrics.py   what is counted
+    settings.py  options of a service           access.py      API keys and rate limits
+    app.py       the routes (FastAPI)           messages.py    request and response bodies
+    guard.py     middleware: keys, limits, log  refused.py     error answers and their status codes
+    service.py   image bytes -> embeddings      fetch.py       images by URL, public addresses only
+    server.py    one process, drains on SIGTERM neighbours.py  the index behind /search
+    workers.py   several processes              metrics.py     Prometheus metrics
+    ray_app.py   the same routes on Ray Serve   page.py        the web page at /
 
-Pictures of many requests meet in one run of the engine by `dinodeploy.batcher`.
+`dinodeploy.batcher` puts images of concurrent requests into one batch.
 
 FastAPI, uvicorn and prometheus_client come with `pip install 'dinodeploy[serve]'`; importing this package
-loads none of them.
+imports none of them.
 """

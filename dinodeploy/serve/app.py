@@ -1,9 +1,9 @@
 """The routes. `create_app(service)` is an ASGI application for any server; the caller closes the service.
 
-POST /embed           pictures -> outputs             GET /health   the process lives
-POST /search          a picture -> its neighbours     GET /ready    it takes requests
-GET  /thumbnail?id=   what a neighbour looks like     GET /metrics  for Prometheus
-GET  /model           what is served, and its limits  GET /         a page for people
+POST /embed           images -> outputs               GET /health   liveness
+POST /search          an image -> its neighbours      GET /ready    readiness
+GET  /thumbnail?id=   thumbnail of a neighbour        GET /metrics  for Prometheus
+GET  /model           the model and the limits        GET /         the web page
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from starlette.exceptions import HTTPException
 from dinodeploy import __version__
 from dinodeploy.files import schema
 from dinodeploy.serve import messages
-from dinodeploy.serve.body import read_questions
 from dinodeploy.serve.guard import Guard, problem, problem_headers
+from dinodeploy.serve.messages import read_questions
 from dinodeploy.serve.metrics import CONTENT_TYPE, Metrics
 from dinodeploy.serve.page import PAGE, POLICY
 from dinodeploy.serve.refused import Refused
 from dinodeploy.serve.service import MOST_NEIGHBOURS, Answer, Service
 
-_PICTURE = {
+_IMAGE = {
     "oneOf": [
         {
             "type": "object",
@@ -36,15 +36,15 @@ _PICTURE = {
             "required": [name],
             "properties": {name: {"type": "string", "description": text}},
         }
-        for name, text in (("base64", "A picture file."), ("url", "https; where the service allows URLs."))
+        for name, text in (("base64", "An image file."), ("url", "https; where the service allows URLs."))
     ]
 }
-LONGEST = 4096  # characters of a condition or an id
+LONGEST = 4096  # characters of a filter, a search word or an id
 _FILE = {"type": "string", "format": "binary"}
 
 
 def _body(name: str, value: dict[str, Any], files: dict[str, Any]) -> dict[str, Any]:
-    """OpenAPI of a body that may be a form, JSON or a picture."""
+    """OpenAPI of a body that is a form, JSON or an image."""
     json_schema = {
         "type": "object",
         "additionalProperties": False,
@@ -65,34 +65,34 @@ def _body(name: str, value: dict[str, Any], files: dict[str, Any]) -> dict[str, 
 
 
 EMBED_BODY = _body(
-    "images", {"type": "array", "minItems": 1, "items": _PICTURE}, {"type": "array", "items": _FILE}
+    "images", {"type": "array", "minItems": 1, "items": _IMAGE}, {"type": "array", "items": _FILE}
 )
-SEARCH_BODY = _body("image", _PICTURE, _FILE)
+SEARCH_BODY = _body("image", _IMAGE, _FILE)
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     meanings = {
-        401: "No known key",
-        404: "No such thing",
-        408: "Too slow",
+        401: "No valid key",
+        404: "Not found",
+        408: "Body too slow",
         413: "Too large",
-        415: "No pictures",
+        415: "Wrong content type",
     }
-    meanings |= {422: "Cannot be used", 429: "Too often", 500: "A defect", 503: "Busy or shutting down"}
+    meanings |= {422: "Invalid", 429: "Too many requests", 500: "Internal error", 503: "Busy or stopping"}
     return {s: {"model": messages.Problem, "description": meanings[s]} for s in statuses}
 
 
-_ASKED = _problems(401, 408, 413, 429, 503)  # of whatever stands behind the guard
-_WORK = {**_ASKED, **_problems(415, 422, 500)}
+_GUARDED = _problems(401, 408, 413, 429, 503)  # answers of the guard
+_WORK = {**_GUARDED, **_problems(415, 422, 500)}
 
 
 def create_app(service: Service, log: TextIO | None = None) -> FastAPI:
-    """The application around an opened service; `log` is where lines go, stderr by default."""
+    """The application of an opened service. `log`: where log lines go; default: stderr."""
     app = FastAPI(
         title="dinodeploy",
         version=__version__,
-        description="DINOv3 embeddings by a proven engine.",
-        docs_url=None,  # its page loads scripts from elsewhere
+        description="DINOv3 embeddings of an engine with verified parity.",
+        docs_url=None,  # its page loads scripts from another host
         redoc_url=None,
     )
     metrics = Metrics(service)
@@ -109,16 +109,19 @@ def _add_work(app: FastAPI, service: Service) -> None:
     @app.post("/embed", response_model=messages.EmbedResponse, responses=_WORK, openapi_extra=EMBED_BODY)
     async def embed(
         request: Request,
-        outputs: Annotated[str, Query(description="Names with commas: cls, patch, …")] = "cls",
+        outputs: Annotated[str, Query(description="Comma-separated names: cls, patch, …")] = "cls",
         imgsz: Annotated[
             str | None,
-            Query(pattern=r"^[1-9]\d{0,4}(,[1-9]\d{0,4})?$", description="H or H,W. Default: the bundle's."),
+            Query(
+                pattern=r"^[1-9]\d{0,4}(,[1-9]\d{0,4})?$",
+                description="Input size H or H,W. Default: the bundle's.",
+            ),
         ] = None,
         encoding: Annotated[
-            Literal["json", "base64"], Query(description="How numbers are written.")
+            Literal["json", "base64"], Query(description="Encoding of the numbers.")
         ] = "json",
     ) -> Response:
-        """Embed pictures. All of them, or an error that names the one that cannot be read."""
+        """Embed images. If one cannot be read, the answer is an error that names it."""
         questions = await read_questions(request, service.settings, messages.EmbedRequest)
         names = [name.strip() for name in outputs.split(",")]
         answers = await service.embed(questions, names, _size(imgsz))
@@ -135,7 +138,8 @@ def _add_work(app: FastAPI, service: Service) -> None:
         request: Request,
         k: Annotated[int, Query(ge=1, le=MOST_NEIGHBOURS, description="How many neighbours.")] = 10,
         filter: Annotated[
-            str | None, Query(max_length=LONGEST, description="A condition: width > 640 and label = 'cat'.")
+            str | None,
+            Query(max_length=LONGEST, description="A condition, for example: width > 640 and label = 'cat'."),
         ] = None,
         text: Annotated[
             str | None,
@@ -146,53 +150,53 @@ def _add_work(app: FastAPI, service: Service) -> None:
             ),
         ] = None,
     ) -> messages.SearchResponse:
-        """The pictures of the index that are nearest to one picture, of those that fit the conditions."""
+        """The indexed images nearest to one image, among those that match the conditions."""
         questions = await read_questions(request, service.settings, messages.SearchRequest)
         if len(questions) != 1:
-            raise Refused(422, f"got {len(questions)} pictures; wanted one to search with")
+            raise Refused(422, f"got {len(questions)} images; wanted one")
         hits = await service.search(questions[0], k, filter, text)
-        return messages.SearchResponse(results=[messages.FoundPicture(**asdict(hit)) for hit in hits])
+        return messages.SearchResponse(results=[messages.FoundImage(**asdict(hit)) for hit in hits])
 
     @app.get(
         "/thumbnail",
         response_class=Response,
         responses={
             200: {"content": {"image/jpeg": {"schema": _FILE}}},
-            **_ASKED,
+            **_GUARDED,
             **_problems(404, 422),
         },
     )
     async def thumbnail(
-        id: Annotated[str, Query(max_length=LONGEST, description="As /search gives it.")],
+        id: Annotated[str, Query(max_length=LONGEST, description="An id from /search.")],
     ) -> Response:
-        """A small JPEG of a picture of the index."""
+        """A small JPEG of an indexed image."""
         return Response(await service.thumbnail(id), media_type="image/jpeg")
 
 
 def _add_facts(app: FastAPI, service: Service, metrics: Metrics) -> None:
-    @app.get("/model", responses=_ASKED)
+    @app.get("/model", responses=_GUARDED)
     async def model() -> messages.ModelResponse:
-        """What is served."""
+        """The model, its preprocessing, the index and the limits."""
         return _model(service)
 
     @app.get("/health")
     async def health() -> messages.Health:
-        """200 as long as the process lives."""
+        """200 as long as the process runs."""
         return messages.Health(status="ok")
 
     @app.get("/ready", responses={503: {"model": messages.Health, "description": "Shutting down"}})
     async def ready(response: Response) -> messages.Health:
-        """200 while requests are taken, 503 once the service is shutting down."""
+        """200 while requests are accepted, 503 during shutdown."""
         response.status_code = 503 if service.draining else 200
         return messages.Health(status="draining" if service.draining else "ready")
 
     @app.get(
         "/metrics",
         response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **_ASKED},
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **_GUARDED},
     )
     async def prometheus() -> Response:
-        """Counters in Prometheus' text format."""
+        """Metrics in the Prometheus text format."""
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
     @app.get("/", include_in_schema=False)
@@ -213,7 +217,7 @@ def _size(imgsz: str | None) -> tuple[int, int] | None:
 
 
 def _embedded(answers: list[Answer], fingerprint: dict[str, Any], encoding: str) -> bytes:
-    """`messages.EmbedResponse` as JSON; written here, since checking a million numbers takes seconds."""
+    """`messages.EmbedResponse` as JSON, without pydantic: validating a million numbers takes seconds."""
     write = _as_base64 if encoding == "base64" else (lambda values: values.tolist())
     images = [
         {

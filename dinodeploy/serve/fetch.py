@@ -1,9 +1,8 @@
-"""A picture by its URL, without lending anybody our network.
+"""Fetch an image by URL, protected against server-side request forgery (SSRF).
 
-Only https, only port 443, only public addresses: the name is resolved once, every address is looked at, and
-the connection goes to the very one that was looked at, so a name that answers differently the second time
-gains nothing. Each redirect is a new URL under the same rules. Size and time have limits. What the server
-said is never repeated to the client: a service must not be a telescope.
+Only https, only port 443, only public addresses. The host name is resolved once, all its addresses are
+checked, and the connection uses the checked address, which defeats DNS rebinding. Every redirect is checked
+in the same way. Size and time are limited. Answers of the remote server are never passed on to the client.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from urllib.parse import urljoin, urlsplit
 from dinodeploy.serve.refused import Refused
 
 REDIRECTS = 3
-TIME_LIMIT = 10.0  # seconds for one picture, redirects included
+TIME_LIMIT = 10.0  # seconds for one image, redirects included
 _CHUNK = 1 << 16
 _PORT = 443
 
@@ -34,7 +33,7 @@ def resolve(host: str) -> list[str]:
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is anybody's to reach: not private, local, reserved, multicast or a mapped one."""
+    """Whether an address is public: not private, local, reserved or multicast, also when embedded in IPv6."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -43,13 +42,13 @@ def is_public(address: str) -> bool:
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
         if inner is not None:
             return is_public(str(inner))
-        if ip in ipaddress.ip_network("64:ff9b::/96"):  # NAT64: an IPv4 address in disguise
+        if ip in ipaddress.ip_network("64:ff9b::/96"):  # NAT64: contains an IPv4 address
             return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
     return ip.is_global and not ip.is_multicast
 
 
 class _Pinned(http.client.HTTPSConnection):
-    """Connects to one address, and holds the certificate against the name."""
+    """Connects to a fixed address and verifies the certificate for the host name."""
 
     def __init__(self, host: str, address: str, timeout: float) -> None:
         context = ssl.create_default_context()
@@ -65,12 +64,19 @@ class _Pinned(http.client.HTTPSConnection):
             raise
 
 
-def fetch(url: str, max_bytes: int, *, resolve: Resolve = resolve, connect: Connect = _Pinned) -> bytes:
-    """The bytes at `url`. Raises Refused: 422 for what may not or cannot be had, 413 past `max_bytes`."""
-    deadline = time.monotonic() + TIME_LIMIT
+def fetch(
+    url: str,
+    max_bytes: int,
+    *,
+    resolve: Resolve = resolve,
+    connect: Connect = _Pinned,
+    time_limit: float = TIME_LIMIT,
+) -> bytes:
+    """The bytes at `url`. Raises Refused: 422 if it is not allowed or fails, 413 past `max_bytes`."""
+    deadline = time.monotonic() + time_limit
     try:
         for _ in range(REDIRECTS + 1):
-            host, path, address = _look_at(url, resolve)
+            host, path, address = _check(url, resolve)
             connection = connect(host, address, max(0.1, deadline - time.monotonic()))
             try:
                 connection.request("GET", path, headers={"User-Agent": "dinodeploy", "Accept": "image/*"})
@@ -79,37 +85,37 @@ def fetch(url: str, max_bytes: int, *, resolve: Resolve = resolve, connect: Conn
                     url = urljoin(url, response.getheader("Location") or "")
                     continue
                 if response.status != 200:
-                    raise Refused(422, f"the URL's server answered {response.status}; wanted a picture")
-                return _read(response, max_bytes, deadline)
+                    raise Refused(422, f"the URL's server answered {response.status}; wanted an image")
+                return _read(response, max_bytes, deadline, time_limit)
             finally:
                 connection.close()
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise Refused(422, "the URL cannot be fetched; send the picture itself") from error
-    raise Refused(422, f"the URL redirects more than {REDIRECTS} times; give the last one")
+        raise Refused(422, "the URL cannot be fetched; send the image file") from error
+    raise Refused(422, f"the URL redirects more than {REDIRECTS} times; use the final URL")
 
 
-def _look_at(url: str, resolve: Resolve) -> tuple[str, str, str]:
-    """(host, path, address) of a URL that may be fetched."""
+def _check(url: str, resolve: Resolve) -> tuple[str, str, str]:
+    """(host, path, address) of a URL that is allowed. Raises Refused."""
     parts = urlsplit(url)
     if parts.scheme != "https" or not parts.hostname or parts.username or parts.port not in (None, _PORT):
-        raise Refused(422, "only https:// URLs on port 443, without a user, are fetched")
+        raise Refused(422, "only https:// URLs on port 443 without user name are allowed")
     addresses = resolve(parts.hostname)
     if not addresses or not all(map(is_public, addresses)):
-        raise Refused(422, "the URL's host is not a public address; it is not fetched")
+        raise Refused(422, "the URL's host is not a public address; only public hosts are allowed")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     if not path.isascii() or any(character <= " " for character in path):
         raise Refused(422, "the URL has characters that must be percent-encoded")
     return parts.hostname, path, addresses[0]
 
 
-def _read(response: http.client.HTTPResponse, max_bytes: int, deadline: float) -> bytes:
+def _read(response: http.client.HTTPResponse, max_bytes: int, deadline: float, time_limit: float) -> bytes:
     parts: list[bytes] = []
     size = 0
     while chunk := response.read1(_CHUNK):
         size += len(chunk)
         if size > max_bytes:
-            raise Refused(413, f"the URL's picture has more than {max_bytes:,} bytes")
+            raise Refused(413, f"the URL's image has more than {max_bytes:,} bytes")
         if time.monotonic() > deadline:
-            raise Refused(422, f"the URL took more than {TIME_LIMIT:g} s; send the picture itself")
+            raise Refused(422, f"the URL took more than {time_limit:g} s; send the image file")
         parts.append(chunk)
     return b"".join(parts)

@@ -1,11 +1,11 @@
-"""What stands before every route: keys, limits, security headers, the log. ASGI, and nothing else gets by it.
+"""ASGI middleware in front of every route: API keys, limits, security headers, the log.
 
-In this order: a service that shuts down answers 503 · no key, 401 · too many requests of one client, 429 ·
-too many at once, 503 · a body too large, 413, or too slow, 408. The body is read here, whole and counted,
-before any parser sees it. An exception that nobody expected is logged with its traceback and answered by
-one line without it.
+Checks, in this order: shutting down, 503; no valid key, 401; too many requests of one client, 429; too many
+open requests, 503; body too large, 413, or too slow, 408. The body is read here completely, and its size
+checked, before any parser sees it. An unexpected exception is logged with its traceback; the client gets one
+line without it.
 
-The log: one JSON object a line on stderr. Neither keys nor query strings nor anything of a body is in it.
+The log has one JSON object per line, on stderr. It never contains keys, query strings or bodies.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, TextIO
 
-from dinodeploy.serve.keys import find_key
+from dinodeploy.serve.access import RateLimit, find_key
 from dinodeploy.serve.metrics import Metrics
-from dinodeploy.serve.rate import RateLimit
 from dinodeploy.serve.refused import Refused
 from dinodeploy.serve.service import SOON, Service
 
@@ -32,9 +31,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Any, Receive, Send], Awaitable[None]]
 
-PROBES = ("/health", "/ready")  # answered whatever happens
-OPEN = (*PROBES, "/", "/openapi.json", "/favicon.ico")  # without a key
-BODY_SECONDS = 30.0  # that a client has to send its body
+PROBES = ("/health", "/ready")  # always answered
+OPEN = (*PROBES, "/", "/openapi.json", "/favicon.ico")  # need no key
+BODY_SECONDS = 30.0  # time a client has to send its body
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _HEADERS = {
     "x-content-type-options": "nosniff",
@@ -48,7 +47,7 @@ _HEADERS = {
 
 @dataclass
 class _Request:
-    """One request on its way, and what the log will say of it."""
+    """One request, and the facts that are logged about it."""
 
     scope: Any
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -70,7 +69,7 @@ class _Request:
 
 
 class Guard:
-    """ASGI middleware. It keeps `service.active`: requests that are being answered, probes aside."""
+    """ASGI middleware. Maintains `service.active`, the number of open requests without probes."""
 
     def __init__(self, app: App, service: Service, metrics: Metrics, log: TextIO | None = None) -> None:
         self._app = app
@@ -90,7 +89,7 @@ class Guard:
         counted = request.path not in PROBES
         self._service.active += counted
         try:
-            await self._answer(request, receive, self._dress(request, send))
+            await self._answer(request, receive, self._with_headers(request, send))
         finally:
             self._service.active -= counted
             self._note(request)
@@ -104,33 +103,35 @@ class Guard:
             await _send_problem(request, refused, send)
         except Exception:
             self._write({"id": request.id, "error": traceback.format_exc()})
-            if not request.status:  # nothing of an answer has left yet
-                await _send_problem(request, Refused(500, "internal error; the log has more"), send)
+            if not request.status:  # no part of an answer was sent yet
+                await _send_problem(request, Refused(500, "internal error; see the log"), send)
 
     def _check(self, request: _Request) -> None:
-        """Who asks, and whether now. Raises Refused."""
+        """Identify the client and check keys and limits. Raises Refused."""
         service, path = self._service, request.path
         client = request.scope.get("client")
         request.client = client[0] if client else "-"
         if path in PROBES:
             return
         if service.draining:
-            raise Refused(503, "the service is shutting down; ask another one", SOON)
+            raise Refused(503, "the service is shutting down; use another one", SOON)
         if service.settings.keys and path not in OPEN:
             key = find_key(service.settings.keys, request.headers)
             if key is None:
-                raise Refused(401, "wanted a known key in the header Authorization: Bearer KEY or X-API-Key")
+                raise Refused(
+                    401, "no valid key; wanted the header Authorization: Bearer KEY or X-API-Key: KEY"
+                )
             request.client = key.name
         if self._rate is not None and (seconds := self._rate.take(request.client)):
             rate = service.settings.rate
-            raise Refused(429, f"more than {rate:g} requests a second; come again in {seconds} s", seconds)
+            raise Refused(429, f"more than {rate:g} requests per second; retry in {seconds} s", seconds)
         if service.active > service.settings.queue:
-            raise Refused(503, f"{service.settings.queue} requests are being answered; come again", SOON)
+            raise Refused(503, f"{service.settings.queue} requests are open; retry later", SOON)
 
     async def _body(self, request: _Request, receive: Receive) -> bytes:
-        """The whole body, counted as it comes. Raises Refused."""
+        """Read the whole body, checking its size as it arrives. Raises Refused."""
         most = self._service.settings.max_bytes
-        too_large = Refused(413, f"the body has more than {most:,} bytes; send fewer or smaller pictures")
+        too_large = Refused(413, f"the body has more than {most:,} bytes; send fewer or smaller images")
         declared = request.headers.get("content-length", "0")
         if declared.isdigit() and int(declared[:19]) > most:
             raise too_large
@@ -140,9 +141,9 @@ class Guard:
             try:
                 message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
             except (asyncio.TimeoutError, TimeoutError) as error:
-                raise Refused(408, f"the body did not come within {BODY_SECONDS:g} s") from error
+                raise Refused(408, f"the body did not arrive within {BODY_SECONDS:g} s") from error
             if message["type"] == "http.disconnect":
-                raise Refused(408, "the client has gone")
+                raise Refused(408, "the client has disconnected")
             parts.append(message.get("body", b""))
             request.received += len(parts[-1])
             if request.received > most:
@@ -150,10 +151,10 @@ class Guard:
             if not message.get("more_body", False):
                 return b"".join(parts)
 
-    def _dress(self, request: _Request, send: Send) -> Send:
-        """Every answer gets the security headers, where it has no stricter or laxer ones of its own."""
+    def _with_headers(self, request: _Request, send: Send) -> Send:
+        """Add the security headers that an answer does not set itself."""
 
-        async def dressed(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 request.status = message["status"]
                 own = {name.lower() for name, _ in message["headers"]}
@@ -168,13 +169,15 @@ class Guard:
                 request.sent += len(message.get("body", b""))
             await send(message)
 
-        return dressed
+        return send_with_headers
 
     def _note(self, request: _Request) -> None:
-        """Count the request, and log it; probes that went well are too many to be of use."""
+        """Count the request and log it; successful probes are not logged."""
         seconds = time.perf_counter() - request.started
         method = request.scope["method"] if request.scope["method"] in _METHODS else "OTHER"
-        found = request.scope.get("route")  # set by the router: the template, so that labels stay few
+        found = request.scope.get(
+            "route"
+        )  # set by the router; the path template keeps the number of labels small
         route = getattr(found, "path", "other")
         self._metrics.requests.labels(route, method, str(request.status)).inc()
         self._metrics.seconds.labels(route).observe(seconds)
@@ -199,7 +202,7 @@ class Guard:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that hands the body over once, then waits as the client's own does."""
+    """A `receive` that returns the body once and then waits like the original one."""
     handed_over = False
 
     async def replayed() -> Message:
@@ -224,12 +227,12 @@ async def _send_problem(request: _Request, refused: Refused, send: Send) -> None
 
 
 def problem(message: str, request_id: str) -> bytes:
-    """The body of every answer that is no success."""
+    """The body of an error answer."""
     return json.dumps({"error": " ".join(message.split()), "request_id": request_id}).encode()
 
 
 def problem_headers(refused: Refused) -> list[tuple[bytes, bytes]]:
-    """Headers that a refusal needs beside its body; a body that was not read ends the connection."""
+    """Extra headers of an error answer; after an unread body the connection is closed."""
     headers: list[tuple[bytes, bytes]] = []
     if refused.retry_after is not None:
         headers.append((b"retry-after", str(refused.retry_after).encode()))

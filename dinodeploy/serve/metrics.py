@@ -1,7 +1,7 @@
-"""What a service counts, in Prometheus' words. With several workers, the sums over all of them.
+"""Prometheus metrics of a service; with several workers, their sums.
 
-Workers write into the directory that PROMETHEUS_MULTIPROC_DIR names (`workers.py` sets it), and whichever is
-asked adds up.
+Workers write into the directory that PROMETHEUS_MULTIPROC_DIR names (`workers.py` sets it); the worker that
+answers /metrics adds up the files of all of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
-    """One registry a service: nothing is shared between two of them in a process."""
+    """The metrics of one service, in a registry of their own."""
 
     def __init__(self, service: Service) -> None:
         self._registry = CollectorRegistry()
@@ -32,20 +32,20 @@ class Metrics:
         )
         self.seconds = Histogram(
             "dinodeploy_request_seconds",
-            "From the first byte to the answer.",
+            "From the first byte of the request to the end of the answer.",
             ("route",),
             buckets=_SECONDS,
             registry=self._registry,
         )
         self.batch = Histogram(
-            "dinodeploy_batch_size", "Pictures a run.", buckets=_SIZES, registry=self._registry
+            "dinodeploy_batch_size", "Images per batch.", buckets=_SIZES, registry=self._registry
         )
         self.engine = Histogram(
-            "dinodeploy_engine_seconds", "One run of the engine.", buckets=_SECONDS, registry=self._registry
+            "dinodeploy_engine_seconds", "One engine run.", buckets=_SECONDS, registry=self._registry
         )
         self.queue = Gauge(
             "dinodeploy_queue",
-            "Pictures waiting or being run.",
+            "Images waiting or running.",
             registry=self._registry,
             multiprocess_mode="livesum",
         )
@@ -53,7 +53,7 @@ class Metrics:
         service.observe = self._ran
 
     def text(self) -> bytes:
-        """The exposition format."""
+        """All metrics in the Prometheus text format."""
         self.queue.set(self._service.pending)
         registry = self._registry
         if os.environ.get(SHARED):

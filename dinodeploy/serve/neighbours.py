@@ -1,7 +1,7 @@
-"""The index behind /search: `dinodeploy.search.Index`, as a service may ask it, and a look at what is found.
+"""The index behind /search: nearest images of `dinodeploy.search.Index`, and their thumbnails.
 
-The engine that is served must be the one that made the index: numbers of different models are never compared.
-Questions go through the preprocessing that the index was made with, whatever the bundle's own is.
+The served engine must be the one that made the index: embeddings of different models are never compared.
+Query images are preprocessed as the indexed images were, even if the bundle's default differs.
 
 Shapes: D embed_dim.
 """
@@ -23,13 +23,13 @@ THUMBNAIL = 320  # pixels of the longer side
 
 
 class Neighbours:
-    """An index, opened for the questions of one engine. It may be asked from several threads; close it.
+    """An opened index for queries of one engine. Thread-safe; close it after use.
 
-    output: what of the engine is compared; preprocess: what pictures go through before it.
+    output: the engine output to compare. preprocess: the preprocessing of query images.
     """
 
     def __init__(self, store: Path, embedder: Embedder, max_pixels: int) -> None:
-        """Raises MisuseError for an index that another engine made, and as `Index.open`."""
+        """Raises MisuseError for an index of another engine, and everything `Index.open` raises."""
         self._index = Index.open(store)
         fingerprint = self._index.manifest.fingerprint
         self.output = self._index.manifest.output
@@ -47,30 +47,30 @@ class Neighbours:
 
     @property
     def columns(self) -> dict[str, str]:
-        """What a filter may ask for, and its kind."""
+        """Columns that a filter may use, and their kinds."""
         return dict(self._index.manifest.columns)
 
     def search(self, vector: FloatArray, k: int, filter: str | None, text: str | None) -> list[Hit]:
-        """The `k` nearest to `vector` [D] that fit. Raises Refused, 422, for conditions that mean nothing."""
+        """The `k` images nearest to `vector` [D] that match. Raises Refused, 422: invalid condition."""
         try:
             return self._index.search(vector, k, filter=filter, text=text)[0]
         except MisuseError as error:
             raise Refused(422, str(error).removeprefix("--")) from error
 
     def thumbnail(self, id: str) -> bytes:
-        """A small JPEG of a picture. Raises Refused, 404, where it is not a file that can be read.
+        """A small JPEG of an indexed image. Raises Refused, 404, if its file cannot be read.
 
-        Only pictures of the index can be asked for, never any other path.
+        Only ids of the index are accepted, never any other path.
         """
         if id not in self._index:
-            raise Refused(404, "the index has no such picture; ids are as /search gives them")
+            raise Refused(404, "the index has no such image; use an id from /search")
         try:
-            picture = open_image(Path(id), max_pixels=self._max_pixels)
+            image = open_image(Path(id), max_pixels=self._max_pixels)
         except ImageError as error:
-            raise Refused(404, "this picture is no longer where it was embedded from") from error
-        picture.thumbnail((THUMBNAIL, THUMBNAIL))
+            raise Refused(404, "this image is no longer where it was embedded from") from error
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
         buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=85)
+        image.save(buffer, "JPEG", quality=85)
         return buffer.getvalue()
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""The same routes under Ray Serve: replicas, autoscaling and routing are Ray's.
+"""The same routes on Ray Serve, which provides replicas, autoscaling and routing.
 
-dinodeploy serve bundle --ray                       runs it in a Ray of this machine
-serve.run(deployment(Settings(bundle=…)))           in a program of your own, on your cluster
+dinodeploy serve bundle --ray                       starts Ray on this machine
+serve.run(deployment(Settings(bundle=…)))           in your own program, on your cluster
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dinodeploy.serve.settings import Settings
 
 
 def deployment(settings: Settings, *, replicas: int = 1) -> Any:
-    """A Ray Serve application; each replica opens an engine of its own and batches what reaches it.
+    """A Ray Serve application; each replica opens its own engine and batches its own requests.
 
     Raises UnavailableError without Ray Serve.
     """
@@ -29,7 +29,7 @@ def deployment(settings: Settings, *, replicas: int = 1) -> Any:
         return create_app(Service.open(settings))
 
     class Dinodeploy:
-        """What Ray makes replicas of."""
+        """The class that Ray creates replicas of."""
 
     with_routes = serve.ingress(build)(Dinodeploy)
     deployed = serve.deployment(num_replicas=replicas, max_ongoing_requests=settings.queue)(with_routes)
@@ -37,11 +37,11 @@ def deployment(settings: Settings, *, replicas: int = 1) -> Any:
 
 
 def serve_with_ray(settings: Settings, host: str, port: int, replicas: int) -> None:
-    """Run under Ray Serve until SIGTERM or Ctrl-C; replicas finish what they are answering."""
+    """Serve with Ray until SIGTERM or Ctrl-C; replicas finish their open requests."""
     serve = _ray_serve()
     stop = threading.Event()
     serve.start(http_options={"host": host, "port": port})
-    for number in (signal.SIGTERM, signal.SIGINT):  # now: Ray's start puts its own in their place
+    for number in (signal.SIGTERM, signal.SIGINT):  # after serve.start, which installs its own handlers
         signal.signal(number, lambda *_: stop.set())
     serve.run(deployment(settings, replicas=replicas), name="dinodeploy")
     stop.wait()
@@ -54,5 +54,5 @@ def _ray_serve() -> Any:
     except ImportError as error:
         raise UnavailableError(
             f"Ray Serve cannot be imported ({error}); install it: pip install 'ray[serve]', "
-            "or leave --ray out"
+            "or run without --ray"
         ) from error

@@ -1,17 +1,17 @@
-"""What a service refuses, with the status that says why.
+"""`Refused`: an error answer of the service, with its HTTP status.
 
-401  no key, or an unknown one           415  a body that is neither form, JSON nor picture
-404  there is nothing of that name       422  a picture or parameter that cannot be used
-408  the body did not come in time       429  more requests than --rate
-413  more bytes, pixels or pictures      503  the queue is full, it took too long, or it is shutting down
-     than the limits
+401  missing or unknown API key          415  the body is no form, JSON or image
+404  no such image, or no index          422  an image or parameter that cannot be used
+408  the body took too long to arrive    429  more requests per second than --rate
+413  more bytes, pixels or images        503  queue full, time limit exceeded, or shutting down
+     than allowed
 """
 
 from __future__ import annotations
 
 
 class Refused(Exception):
-    """An answer other than success; `retry_after` is in seconds."""
+    """An error answer. retry_after: seconds after which the client may try again."""
 
     def __init__(self, status: int, message: str, retry_after: int | None = None) -> None:
         super().__init__(message)

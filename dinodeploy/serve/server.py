@@ -1,8 +1,7 @@
-"""One process that serves: uvicorn, with a stop that loses nothing.
+"""One serving process: uvicorn, with a shutdown that loses no request.
 
-SIGTERM or Ctrl-C: requests that are being answered are finished; new ones get 503 with Retry-After, for
-`linger` seconds at least, so that whoever balances the load notices; then the process ends with 0. A second
-signal ends it at once.
+On SIGTERM or Ctrl-C, open requests are finished. New requests get 503 with Retry-After for at least `linger`
+seconds, so that a load balancer notices; then the process exits with 0. A second signal stops immediately.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from dinodeploy.errors import MisuseError, UnavailableError, reason_of
 from dinodeploy.serve.app import create_app
 from dinodeploy.serve.service import Service
 
-_LOOK = 0.05  # seconds between looks at what is still being answered
+_POLL = 0.05  # seconds between checks for open requests
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket of our own that does not listen yet: who connects too early is refused, and not kept waiting.
+    """A bound socket that does not listen yet: early connections are refused instead of left waiting.
 
-    Raises MisuseError for what is no host or port, UnavailableError for a port that is taken.
+    Raises MisuseError for an invalid host or port, UnavailableError for a port in use.
     """
     if not 0 <= port <= 65535:
         raise MisuseError(f"--port is {port}; wanted 0 to 65535, 0 for any free one")
@@ -44,7 +43,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class Draining(uvicorn.Server):
-    """Stops when nothing is being answered any more, or the time limit of a request has passed."""
+    """A server that stops once no request is open, or the time limit of a request has passed."""
 
     def __init__(self, service: Service) -> None:
         super().__init__(
@@ -62,7 +61,7 @@ class Draining(uvicorn.Server):
         self._service = service
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """uvicorn's signal handler. Signals are not raised once more afterwards: ending is what was asked."""
+        """Signal handler of uvicorn. The signal is not raised again afterwards, so the exit code is 0."""
         if self._service.draining:
             self.should_exit = self.force_exit = True
             return
@@ -74,10 +73,10 @@ class Draining(uvicorn.Server):
         started = time.monotonic()
         time.sleep(settings.linger)
         while self._service.active and time.monotonic() - started < settings.time_limit:
-            time.sleep(_LOOK)
+            time.sleep(_POLL)
         self.should_exit = True
 
 
 def serve_on(listener: socket.socket, service: Service) -> None:
-    """Serve until told to stop."""
+    """Serve until a signal stops it."""
     Draining(service).run(sockets=[listener])

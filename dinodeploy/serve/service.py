@@ -1,7 +1,7 @@
-"""`Service`: from the bytes of pictures to embeddings, within the limits. It knows nothing of HTTP.
+"""`Service`: image bytes to embeddings, within the limits and without HTTP.
 
-Pictures are decoded in a few threads, meet in the batcher, and run on one engine. Whoever gives up waiting
-takes their pictures out of the queue.
+Images are decoded in a thread pool, batched, and run on one engine. If a request is cancelled or times out,
+its images leave the queue.
 
 Shapes: H W input pixels, h w patch grid, D embed_dim.
 """
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from dinodeploy.serve.neighbours import Neighbours
 
 T = TypeVar("T")
-FETCHERS = 16  # URLs at once; apart from decoding, so that slow servers hold up nobody else's pictures
-SOON = 1  # seconds after which whoever met a full queue may try again
+FETCHERS = 16  # parallel URL fetches, in a pool of their own so that slow servers do not delay decoding
+SOON = 1  # Retry-After of a busy service, in seconds
 MOST_NEIGHBOURS = 1000
 
 
 @dataclass(frozen=True)
 class Question:
-    """One picture of a request: its bytes, or where they are to be fetched."""
+    """One image of a request: its bytes, or the URL to fetch."""
 
     name: str
     data: bytes = b""
@@ -50,7 +50,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """One picture's outputs. width, height: of the picture, upright; size: (H, W) of the model's input."""
+    """Outputs of one image. width, height: of the original, upright. size: (H, W) of the model input."""
 
     name: str
     width: int
@@ -67,13 +67,13 @@ class _Prepared:
 
 
 class Service:
-    """An opened engine with its queue. Close it, or use it in a `with`."""
+    """An opened engine with its queue. Close it, or use it in a `with` statement."""
 
     def __init__(self, settings: Settings, embedder: Embedder) -> None:
         self.settings = settings
         self.embedder = embedder
         self.draining = False
-        self.active = 0  # requests that are being answered
+        self.active = 0  # open requests
         self.observe: Callable[[int, float], None] = lambda size, seconds: None
         self.fingerprint = embedder.manifest.fingerprint(embedder.bundle.engine, embedder.preprocess)
         self._neighbours = _open_index(settings, embedder)
@@ -90,7 +90,11 @@ class Service:
 
     @classmethod
     def open(cls, settings: Settings) -> Service:
-        """Raises as `Embedder.open` and `Index.open`, and MisuseError for an index of another engine."""
+        """Open the engine and the index.
+
+        Raises all that `Embedder.open` and `Index.open` raise, and MisuseError for an index of another
+        engine.
+        """
         embedder = Embedder.open(
             settings.bundle,
             device=settings.device,
@@ -106,27 +110,27 @@ class Service:
 
     @property
     def pending(self) -> int:
-        """Pictures that wait for the engine or are being run."""
+        """Images that wait for the engine or are running."""
         return self._batcher.pending
 
     async def embed(
         self, questions: Sequence[Question], names: Sequence[str], imgsz: tuple[int, int] | None = None
     ) -> list[Answer]:
-        """The outputs called `names` for every picture, in order. Raises Refused."""
+        """The outputs `names` of every image, in order. Raises Refused."""
         self._check_request(questions, names)
         return await self._in_time(self._embed(questions, names, self._preprocess(imgsz)))
 
     async def search(
         self, question: Question, k: int, filter: str | None = None, text: str | None = None
     ) -> list[Hit]:
-        """The `k` nearest pictures of the index that fit the conditions of `Index.search`.
+        """The `k` nearest indexed images that match the conditions of `Index.search`.
 
         Raises Refused, 404 without an index.
         """
         return await self._in_time(self._search(question, k, filter, text))
 
     async def thumbnail(self, id: str) -> bytes:
-        """A small JPEG of a picture of the index. Raises Refused, 404."""
+        """A small JPEG of an indexed image. Raises Refused, 404."""
         return await self._in_time(self._in_thread(self.neighbours.thumbnail, id))
 
     @property
@@ -141,7 +145,7 @@ class Service:
         return self._neighbours
 
     def close(self) -> None:
-        """Run what is queued, then let go of the engine."""
+        """Run the queued images, then close the engine."""
         for pool in (self._fetchers, self._decoders):
             pool.shutdown(cancel_futures=True)
         self._batcher.close()
@@ -165,7 +169,7 @@ class Service:
             futures = self._batcher.submit_pixels([one.pixels for one in prepared])
         except BusyError as error:
             raise Refused(503, str(error), SOON) from error
-        except MisuseError as error:  # it is closed
+        except MisuseError as error:  # the batcher is closed
             raise Refused(503, "the service is shutting down", SOON) from error
         rows = await _gather(asyncio.wrap_future(future) for future in futures)
         return [
@@ -180,23 +184,25 @@ class Service:
         return hits
 
     async def _in_time(self, work: Awaitable[T]) -> T:
-        """Wait for `work`, and give it up past the time limit of a request. Raises Refused, 503."""
+        """Wait for `work` up to the time limit of a request. Raises Refused, 503."""
         limit = self.settings.time_limit
         try:
             return await asyncio.wait_for(work, limit)
         except (asyncio.TimeoutError, TimeoutError) as error:
-            raise Refused(503, f"not done within {limit:g} s; come again later", SOON) from error
+            raise Refused(503, f"not done within {limit:g} s; retry later", SOON) from error
 
     def _check_request(self, questions: Sequence[Question], names: Sequence[str]) -> None:
         if not questions:
-            raise Refused(422, "the request has no picture")
+            raise Refused(422, "the request has no image")
         most = min(self.settings.max_images, self.settings.queue)
         if len(questions) > most:
-            raise Refused(413, f"{len(questions)} pictures in one request; wanted at most {most}")
+            raise Refused(413, f"{len(questions)} images in one request; wanted at most {most}")
         for name in names:
             if name not in self.output_names or list(names).count(name) > 1:
                 known = ", ".join(self.output_names)
-                raise Refused(422, f"outputs: {name[:40]!r} does not fit; wanted distinct names of {known}")
+                raise Refused(
+                    422, f"outputs: {name[:40]!r} is unknown or repeated; wanted distinct names of {known}"
+                )
 
     def _preprocess(self, imgsz: tuple[int, int] | None) -> Preprocess:
         try:
@@ -221,12 +227,12 @@ class Service:
         return prepared
 
     def _decode(self, name: str, data: bytes, preprocess: Preprocess) -> _Prepared:
-        """Decode and preprocess one picture. Raises Refused."""
+        """Decode and preprocess one image. Raises Refused."""
         try:
             image = open_image(data, max_pixels=self.settings.max_pixels)
         except ImageError as error:
             status = 413 if isinstance(error, PictureTooLargeError) else 422
-            reason = str(error).removeprefix("picture: ")  # what it is called without a name
+            _, _, reason = str(error).partition(": ")  # the message begins with a generic name of the bytes
             raise Refused(status, f"{name}: {reason}") from error
         height, width = preprocess.target_size(*image.size)
         if not self.embedder.backend.takes(height, width):
@@ -246,7 +252,7 @@ def _open_index(settings: Settings, embedder: Embedder) -> Neighbours | None:
 
 
 async def _gather(awaitables: Any) -> list[Any]:
-    """All results in order; the first failure cancels the others, and is raised once they have ended."""
+    """All results in order. The first failure cancels the others and is raised once they have ended."""
     tasks = [asyncio.ensure_future(one) for one in awaitables]
     try:
         return await asyncio.gather(*tasks)
@@ -262,6 +268,6 @@ def _size(pixels: FloatArray) -> tuple[int, int]:
 
 
 def _pick(row: Row, names: Sequence[str]) -> Row:
-    """One picture's outputs by name, pooled ones computed."""
+    """The outputs `names` of one image; pooled outputs are computed."""
     chosen = pick({name: value[None] for name, value in row.items()}, names)
     return {name: value[0] for name, value in chosen.items()}

@@ -1,4 +1,4 @@
-"""What a service is started with. Validated at birth, and picklable: worker processes get it whole."""
+"""`Settings`: options of a service, validated when created. Picklable, because workers receive them."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dinodeploy.errors import MisuseError
-from dinodeploy.serve.keys import Key
+from dinodeploy.serve.access import Key
 
 MIB = 1 << 20
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Raises MisuseError for a number that cannot mean anything.
+    """Options of a service. Raises MisuseError for a number out of range.
 
-    max_wait: seconds that a picture waits for others before a batch runs unfilled. queue: pictures that may
-    wait, and requests that may be answered at once; it holds a batch. max_bytes: of one request's body.
-    max_pixels, of one picture; max_patches, of one model input; max_images, of one request. rate: requests a
-    second from one client, None for no limit. time_limit: seconds that one request may take. linger: seconds
-    that a service which was told to stop goes on answering 503, so that whoever balances the load can notice.
+    max_wait: seconds that an image waits for others before an unfilled batch runs. queue: most images that
+    wait, and most open requests; at least one batch. max_bytes: of one request body. max_pixels: of one
+    image. max_patches: of one model input. max_images: of one request. rate: requests per second from one
+    client, None for no limit. time_limit: seconds for one request. linger: seconds that a stopping service
+    still answers 503, so that a load balancer can notice.
     """
 
     bundle: Path
@@ -47,7 +47,8 @@ class Settings:
             _at_least(name, getattr(self, name), 1)
         if self.queue < self.max_batch:
             raise MisuseError(
-                f"--queue is {self.queue}; wanted at least a batch, {self.max_batch}, or less --max-batch"
+                f"--queue is {self.queue}; wanted at least one batch, {self.max_batch}, or a smaller "
+                "--max-batch"
             )
         _at_least("max_wait", self.max_wait, 0)
         _at_least("linger", self.linger, 0)

@@ -1,8 +1,11 @@
-"""Several processes behind one port, each with an engine of its own; one that dies is replaced.
+"""Several worker processes behind one port, each with its own engine; a worker that dies is replaced.
 
-The parent opens the port, checks the bundle once, and then only looks after its children. SIGTERM or Ctrl-C
-is passed on, and each of them drains; one that has not ended long after every request had to is killed. A
-worker that cannot even start is not tried for ever, and none outlives a parent that was killed.
+The parent binds the port, checks the bundle once, and then supervises. It passes SIGTERM and Ctrl-C on to
+the workers, which drain, and kills a worker that does not stop in time. Workers that keep dying right after
+their start end the service. Workers stop when their parent was killed.
+
+uvicorn's own supervisor is not enough (`benchmarks/LOG.md`, 2026-11-30): it restarts a worker that dies at
+its start again and again, never kills a worker that does not stop, and leaves orphans when it is killed.
 """
 
 from __future__ import annotations
@@ -16,8 +19,9 @@ import threading
 import time
 from collections.abc import Callable
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 from types import FrameType
+
+from prometheus_client.multiprocess import mark_process_dead
 
 from dinodeploy.errors import UnavailableError
 from dinodeploy.serve.guard import BODY_SECONDS
@@ -26,49 +30,80 @@ from dinodeploy.serve.server import serve_on
 from dinodeploy.serve.service import Service
 from dinodeploy.serve.settings import Settings
 
-_LOOK = 0.1  # seconds between looks at the workers
-_SHORT = 10.0  # seconds; who dies younger than this has hardly started
-_SLACK = 10.0  # seconds to end in, beyond those that requests may take
-_TRIES = 5  # short lives in a row, over all workers, after which something is wrong with more than a worker
+MOST_FAILURES = 5  # early deaths in a row, over all workers, before the service gives up
+_EARLY = 10.0  # seconds; a worker that dies younger than this has failed to start
+_SLACK = 10.0  # seconds for stopping, beyond what open requests may take
+_POLL = 0.1  # seconds between checks of the workers
+
+
+def run_worker(listener: socket.socket, settings: Settings) -> None:
+    """One worker process. Ctrl-C reaches the whole process group; a worker waits for the parent's SIGTERM."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_stop_with_parent, name="parent", daemon=True).start()
+    with Service.open(settings) as service:
+        serve_on(listener, service)
 
 
 def serve_with_workers(
-    listener: socket.socket, settings: Settings, count: int, say: Callable[[str], None]
+    listener: socket.socket,
+    settings: Settings,
+    count: int,
+    log: Callable[[str], None],
+    *,
+    target: Callable[[socket.socket, Settings], None] = run_worker,
+    most_failures: int = MOST_FAILURES,
+    stop_seconds: float | None = None,
 ) -> None:
-    """Serve with `count` processes until told to stop. `say` is told of deaths.
+    """Serve with `count` processes that run `target`, until a signal stops them. `log` receives deaths.
 
-    Raises UnavailableError when workers die as soon as they are started.
+    Raises UnavailableError after `most_failures` early deaths in a row. A worker that has not stopped after
+    `stop_seconds` is killed; default: twice what a body and its request may take.
     """
+    if stop_seconds is None:
+        stop_seconds = settings.linger + 2 * (settings.time_limit + BODY_SECONDS) + _SLACK
+    start = _starter(target, listener, settings)
     with tempfile.TemporaryDirectory(prefix="dinodeploy_metrics_") as folder:
         os.environ[SHARED] = folder
         try:
-            _Supervisor(listener, settings, count, say, Path(folder)).run()
+            _Supervisor(start, count, log, most_failures, stop_seconds).run()
         finally:
             del os.environ[SHARED]
+
+
+def _starter(
+    target: Callable[[socket.socket, Settings], None], listener: socket.socket, settings: Settings
+) -> Callable[[], SpawnProcess]:
+    def start() -> SpawnProcess:
+        worker = multiprocessing.get_context("spawn").Process(target=target, args=(listener, settings))
+        worker.start()
+        return worker
+
+    return start
 
 
 class _Supervisor:
     def __init__(
         self,
-        listener: socket.socket,
-        settings: Settings,
+        start: Callable[[], SpawnProcess],
         count: int,
-        say: Callable[[str], None],
-        metrics: Path,
+        log: Callable[[str], None],
+        most_failures: int,
+        stop_seconds: float,
     ) -> None:
-        self._listener, self._settings, self._count, self._say = listener, settings, count, say
-        self._metrics = metrics
-        self._context = multiprocessing.get_context("spawn")
-        self._workers: dict[SpawnProcess, float] = {}  # and when each was started
-        self._short_lives = 0
-        self._stopping = 0  # signals so far
+        self._start, self._count, self._log = start, count, log
+        self._most_failures, self._stop_seconds = most_failures, stop_seconds
+        self._workers: dict[SpawnProcess, float] = {}  # worker -> time of its start
+        self._failures = 0
+        self._signals = 0  # received so far
 
     def run(self) -> None:
-        before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {
+            number: signal.signal(number, self._count_signal) for number in (signal.SIGTERM, signal.SIGINT)
+        }
         try:
-            while not self._stopping:
+            while not self._signals:
                 self._replace_dead()
-                time.sleep(_LOOK)
+                time.sleep(_POLL)
             self._drain()
         finally:
             for worker in self._workers:
@@ -78,30 +113,24 @@ class _Supervisor:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        """Counts, and no more: the signal may come while a worker is being started, known to nobody yet."""
-        self._stopping += 1
+    def _count_signal(self, number: int, frame: FrameType | None) -> None:
+        """Only counts: the signal may arrive while a worker is being started and is not yet in the table."""
+        self._signals += 1
 
     def _drain(self) -> None:
-        """Pass every signal on until all have ended: the first makes a worker drain, the second ends it.
-
-        Who has not ended when a body and its request must have been done with, twice over, is left to be
-        killed.
-        """
-        settings = self._settings
-        patience = settings.linger + 2 * (settings.time_limit + BODY_SECONDS) + _SLACK
-        deadline = time.monotonic() + patience
+        """Pass on signals until all workers have stopped: the first drains a worker, the second ends it."""
+        deadline = time.monotonic() + self._stop_seconds
         passed_on = 0
         while any(worker.is_alive() for worker in self._workers):
             if time.monotonic() > deadline:
-                self._say(f"a worker has not ended within {patience:g} s; it is killed")
+                self._log(f"a worker has not stopped within {self._stop_seconds:g} s; it is killed")
                 return
-            if passed_on < self._stopping:
-                passed_on = self._stopping
+            if passed_on < self._signals:
+                passed_on = self._signals
                 for worker in self._workers:
                     if worker.is_alive():
                         worker.terminate()
-            time.sleep(_LOOK)
+            time.sleep(_POLL)
 
     def _replace_dead(self) -> None:
         for worker, started in list(self._workers.items()):
@@ -109,42 +138,27 @@ class _Supervisor:
                 continue
             worker.join()
             del self._workers[worker]
-            self._forget(worker)
-            self._short_lives = self._short_lives + 1 if time.monotonic() - started < _SHORT else 0
-            self._say(f"worker {worker.pid} has died ({_how(worker.exitcode)}); another one takes its place")
-            if self._short_lives >= _TRIES:
+            mark_process_dead(worker.pid)  # keep its counters, drop its gauges
+            self._failures = self._failures + 1 if time.monotonic() - started < _EARLY else 0
+            self._log(f"worker {worker.pid} died ({_cause(worker.exitcode)}); starting another one")
+            if self._failures >= self._most_failures:
                 raise UnavailableError(
-                    f"{_TRIES} workers in a row died within {_SHORT:g} s of their start; see what they said "
-                    "above, or serve with --workers 1"
+                    f"{self._failures} workers in a row died within {_EARLY:g} s of their start; see their "
+                    "messages above, or serve with --workers 1"
                 )
-        while len(self._workers) < self._count and not self._stopping:
-            worker = self._context.Process(target=work, args=(self._listener, self._settings), name="serve")
-            worker.start()
-            self._workers[worker] = time.monotonic()
-
-    def _forget(self, worker: SpawnProcess) -> None:
-        """What a dead worker has counted stays; what it was doing does not."""
-        for path in self._metrics.glob(f"gauge_live*_{worker.pid}.db"):
-            path.unlink()
+        while len(self._workers) < self._count and not self._signals:
+            self._workers[self._start()] = time.monotonic()
 
 
-def work(listener: socket.socket, settings: Settings) -> None:
-    """The life of one worker. Ctrl-C reaches the whole group; the parent's SIGTERM is what counts."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
-    with Service.open(settings) as service:
-        serve_on(listener, service)
-
-
-def _end_with_parent() -> None:
-    """Drain when the parent is gone: nobody else would ever stop this worker, or replace it."""
+def _stop_with_parent() -> None:
+    """Drain when the parent has died: nobody else would stop this worker."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _how(code: int | None) -> str:
+def _cause(code: int | None) -> str:
     if code is not None and code < 0:
         return signal.Signals(-code).name
     return f"exit {code}"

@@ -1,4 +1,4 @@
-"""The service over real HTTP: what it answers, what it refuses, and that it never says too much."""
+"""The service over real HTTP: its answers, its error answers, and what it never reveals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from PIL import Image
 
 from dinodeploy import Embedder
 from dinodeploy.search import Index
-from dinodeploy.serve.keys import read_keys
+from dinodeploy.serve.access import read_keys
 from tests.support.command_line import CommandLine
 from tests.support.image_files import encoded
 from tests.support.live_service import Live, live
@@ -54,19 +54,19 @@ def service(tiny_bundle: Path, index: Path) -> Iterator[Live]:
         yield client
 
 
-# ---- what it answers ---------------------------------------------------------------------------
+# ---- answers -----------------------------------------------------------------------------------
 
 
-def test_embeddings_are_the_embedder_s(service: Live, tiny_bundle: Path) -> None:
+def test_embeddings_equal_those_of_embedder(service: Live, tiny_bundle: Path) -> None:
     files = [encoded("chelsea"), encoded("rocket", (90, 130))]
     answer = service.embed(*files, outputs="cls,patch,pooled").json()
     with Embedder.open(tiny_bundle, threads=1) as embedder:
-        pictures = [Image.open(io.BytesIO(data)).convert("RGB") for data in files]
-        wanted = embedder.embed(pictures)
-    for row, picture in enumerate(answer["images"]):
+        images = [Image.open(io.BytesIO(data)).convert("RGB") for data in files]
+        wanted = embedder.embed(images)
+    for row, image in enumerate(answer["images"]):
         for name in ("cls", "patch"):
-            np.testing.assert_array_equal(np.float32(picture["outputs"][name]), wanted[name][row])
-        assert len(picture["outputs"]["pooled"]) == 256
+            np.testing.assert_array_equal(np.float32(image["outputs"][name]), wanted[name][row])
+        assert len(image["outputs"]["pooled"]) == 256
     assert [(p["width"], p["height"], p["input"]) for p in answer["images"]] == [
         (120, 90, [256, 256]),
         (90, 130, [256, 256]),
@@ -74,7 +74,7 @@ def test_embeddings_are_the_embedder_s(service: Live, tiny_bundle: Path) -> None
     assert answer["fingerprint"]["recipe"] == "fp32"
 
 
-def test_every_way_to_send_a_picture_gives_the_same(service: Live) -> None:
+def test_all_body_formats_give_the_same_embedding(service: Live) -> None:
     data = encoded("coffee")
     inline = {"images": [{"base64": base64.b64encode(data).decode()}]}
     answers = [
@@ -99,8 +99,8 @@ def search(service: Live, name: str = "rocket", **query: Any) -> Any:
     return service.post("/search", files={"files": encoded(name)}, params=query)
 
 
-def test_search_is_the_index_s_own(service: Live, index: Path) -> None:
-    """Its preprocessing and its output, which are not the bundle's; its order, sizes and metadata."""
+def test_search_equals_index_search(service: Live, index: Path) -> None:
+    """With the preprocessing and output of the index, which differ from the bundle's defaults."""
     found = search(service, k=2).json()["results"]
     with Index.open(index) as opened:
         hits = opened.search(opened.vector(str(index.parent / "rocket.jpg")), 2)[0]
@@ -126,19 +126,19 @@ def test_search_with_conditions(service: Live) -> None:
     _refused(search(service, text=""), 422, "text")
 
 
-def test_many_search_at_once(service: Live) -> None:
+def test_parallel_searches(service: Live) -> None:
     wanted = search(service).json()
     with ThreadPoolExecutor(8) as pool:
         assert all(answer.json() == wanted for answer in pool.map(lambda _: search(service), range(16)))
 
 
-def test_a_thumbnail_is_of_the_index_s_pictures_alone(service: Live, index: Path) -> None:
+def test_thumbnails_are_of_indexed_images_only(service: Live, index: Path) -> None:
     thumbnail = service.get("/thumbnail", params={"id": str(index.parent / "rocket.jpg")})
     assert thumbnail.headers["content-type"] == "image/jpeg"
     assert Image.open(io.BytesIO(thumbnail.content)).size == (120, 90)
     (index.parent / "other.jpg").write_bytes(encoded("rocket"))
     for id in (index.parent / "other.jpg", index / ".." / "rocket.jpg", "' or '1' = '1"):
-        _refused(service.get("/thumbnail", params={"id": str(id)}), 404, "no such picture")
+        _refused(service.get("/thumbnail", params={"id": str(id)}), 404, "no such image")
 
 
 def test_facts_and_metrics(service: Live) -> None:
@@ -153,7 +153,7 @@ def test_facts_and_metrics(service: Live) -> None:
     assert re.search(r"dinodeploy_batch_size_count [1-9]", text)
 
 
-def test_pictures_of_many_clients_share_a_run(tiny_bundle: Path) -> None:
+def test_images_of_several_clients_share_a_batch(tiny_bundle: Path) -> None:
     with live(tiny_bundle, max_wait=0.5, max_batch=4) as service, ThreadPoolExecutor(4) as pool:
         data = encoded("coffee")
         answers = list(pool.map(lambda _: service.embed(data), range(4)))
@@ -161,11 +161,11 @@ def test_pictures_of_many_clients_share_a_run(tiny_bundle: Path) -> None:
         assert "dinodeploy_batch_size_count 1.0" in service.get("/metrics").text
 
 
-# ---- what it refuses ---------------------------------------------------------------------------
+# ---- error answers -----------------------------------------------------------------------------
 
 
 def _refused(answer: Any, status: int, words: str) -> None:
-    """A problem of one line, with headers that fit."""
+    """An error answer of one line, with a matching request id."""
     assert answer.status_code == status, answer.text
     problem = answer.json()
     assert set(problem) == {"error", "request_id"}
@@ -186,7 +186,7 @@ def test_limits(service: Live) -> None:
     _refused(service.embed(large.getvalue()), 413, "wanted at most 400000")
 
 
-def test_what_is_no_picture(service: Live) -> None:
+def test_bodies_that_are_no_image(service: Live) -> None:
     _refused(service.embed(b"not a picture"), 422, "not a picture")
     _refused(service.embed(encoded("coffee"), encoded("coffee")[:900]), 422, "1.jpg")
     _refused(service.embed(b""), 422, "empty")
@@ -216,7 +216,7 @@ def test_malformed_json(service: Live, body: str, words: str) -> None:
     _refused(answer, 422, words)
 
 
-def test_parameters_that_mean_nothing(service: Live) -> None:
+def test_invalid_parameters(service: Live) -> None:
     data = encoded("coffee")
     _refused(service.embed(data, outputs="cls,logits"), 422, "'logits'")
     _refused(service.embed(data, outputs="cls,cls"), 422, "distinct")
@@ -231,18 +231,18 @@ def test_parameters_that_mean_nothing(service: Live) -> None:
     assert answer.headers["allow"] == "POST"
 
 
-def test_without_an_index_there_is_no_search(tiny_bundle: Path) -> None:
+def test_search_without_an_index_is_404_and_the_rate_limit_is_429(tiny_bundle: Path) -> None:
     with live(tiny_bundle, rate=2.0) as service:
         _refused(search(service), 404, "--index")
         _refused(service.get("/thumbnail", params={"id": "x"}), 404, "--index")
         answers = [service.embed(encoded("coffee")) for _ in range(4)]
         late = next(answer for answer in answers if answer.status_code == 429)
-        _refused(late, 429, "2 requests a second")
+        _refused(late, 429, "2 requests per second")
         assert late.headers["retry-after"] == "1"
         assert service.get("/health").status_code == 200
 
 
-def test_a_full_queue_is_503_and_passes(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_queue_is_503_until_it_empties(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with live(tiny_bundle, queue=2, max_batch=1) as service, ThreadPoolExecutor(8) as pool:
         free = threading.Event()
         run = service.service.embedder.run
@@ -260,7 +260,9 @@ def test_a_full_queue_is_503_and_passes(tiny_bundle: Path, monkeypatch: pytest.M
         assert service.embed(data).status_code == 200
 
 
-def test_whoever_waits_too_long_leaves_the_queue(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_past_its_time_limit_leaves_the_queue(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with live(tiny_bundle, time_limit=0.3, max_batch=1) as service:
         run, free = service.service.embedder.run, threading.Event()
         monkeypatch.setattr(service.service.embedder, "run", lambda x: (free.wait(20), run(x))[1])
@@ -270,7 +272,9 @@ def test_whoever_waits_too_long_leaves_the_queue(tiny_bundle: Path, monkeypatch:
             time.sleep(0.01)
 
 
-def test_a_defect_is_logged_and_not_told(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_is_logged_and_not_revealed(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(x: Any) -> Any:
         raise RuntimeError("the secret path /etc/engine")
 
@@ -280,8 +284,8 @@ def test_a_defect_is_logged_and_not_told(tiny_bundle: Path, monkeypatch: pytest.
         assert "the secret path" in service.log.getvalue()
 
 
-def test_urls_where_they_are_allowed(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What may be fetched is test_fetch's; here, that what was fetched is embedded like any other."""
+def test_images_by_url(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which URLs are allowed is tested in test_fetch; here: a fetched image is embedded like any other."""
     from dinodeploy.serve import service as services
 
     web = {"https://a.org/cat.jpg": encoded("chelsea")}
@@ -294,7 +298,7 @@ def test_urls_where_they_are_allowed(tiny_bundle: Path, monkeypatch: pytest.Monk
         assert fetched["images"][0]["outputs"] == sent["images"][0]["outputs"]
 
 
-# ---- who may ask -------------------------------------------------------------------------------
+# ---- API keys ----------------------------------------------------------------------------------
 
 
 def test_keys(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -327,7 +331,7 @@ def test_keys(tiny_bundle: Path, tmp_path: Path) -> None:
     ("text", "words"),
     [("", "has no key"), ("# only\n", "has no key"), ("short", "line 1"), ("a b " + KEY, "line 1")],
 )
-def test_key_files_that_cannot_be_used(
+def test_invalid_key_files(
     text: str, words: str, tiny_bundle: Path, tmp_path: Path, run: CommandLine
 ) -> None:
     (tmp_path / "keys").write_text(text)
@@ -337,7 +341,7 @@ def test_key_files_that_cannot_be_used(
     assert KEY not in ran.error
 
 
-def test_security_headers_are_on_everything(service: Live) -> None:
+def test_every_answer_has_security_headers(service: Live) -> None:
     for answer in (service.get("/"), service.get("/nothing"), service.get("/health"), service.embed(b"x")):
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["x-frame-options"] == "DENY"
@@ -346,7 +350,7 @@ def test_security_headers_are_on_everything(service: Live) -> None:
     assert "unsafe" not in service.get("/").headers["content-security-policy"]
 
 
-# ---- starting it -------------------------------------------------------------------------------
+# ---- start -------------------------------------------------------------------------------------
 
 
 def test_an_index_of_another_model_is_refused(index: Path, tmp_path: Path, run: CommandLine) -> None:
@@ -359,7 +363,7 @@ def test_an_index_of_another_model_is_refused(index: Path, tmp_path: Path, run: 
     assert "weights_sha256: " in ran.error
 
 
-def test_a_store_without_an_index_is_told_how_to_get_one(
+def test_a_store_without_an_index_names_the_command(
     index: Path, tiny_bundle: Path, tmp_path: Path, run: CommandLine
 ) -> None:
     shutil.copytree(index, tmp_path / "out")
@@ -373,22 +377,22 @@ def test_a_store_without_an_index_is_told_how_to_get_one(
     [
         (("--workers", "0"), "--workers is 0"),
         (("--queue", "0"), "--queue is 0"),
-        (("--queue", "7"), "wanted at least a batch, 8"),
+        (("--queue", "7"), "wanted at least one batch, 8"),
         (("--rate", "0"), "--rate is 0"),
         (("--max-wait-ms", "nan"), "--max-wait-ms is nan"),
         (("--port", "70000"), "--port is 70000"),
         (("--index", "nowhere"), "nowhere"),
     ],
 )
-def test_options_that_mean_nothing(
-    options: tuple[str, ...], words: str, tiny_bundle: Path, run: CommandLine
-) -> None:
+def test_invalid_options(options: tuple[str, ...], words: str, tiny_bundle: Path, run: CommandLine) -> None:
     ran = run("serve", tiny_bundle, *options)
     assert ran.code == 2
     assert words in ran.error
 
 
-def test_without_the_extra_4(tiny_bundle: Path, run: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_exit_code_is_4(
+    tiny_bundle: Path, run: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "uvicorn", None)
@@ -399,7 +403,9 @@ def test_without_the_extra_4(tiny_bundle: Path, run: CommandLine, monkeypatch: p
     assert "pip install 'dinodeploy[serve]'" in ran.error
 
 
-def test_without_ray_serve_4(tiny_bundle: Path, run: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_serve_the_exit_code_is_4(
+    tiny_bundle: Path, run: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "ray.serve", None)
@@ -408,8 +414,8 @@ def test_without_ray_serve_4(tiny_bundle: Path, run: CommandLine, monkeypatch: p
     assert "pip install 'ray[serve]'" in ran.error
 
 
-def test_a_large_photograph_in_two_sizes_at_once(tiny_bundle: Path) -> None:
-    """Buckets: pictures of different input sizes never meet in a run."""
+def test_two_input_sizes_in_parallel(tiny_bundle: Path) -> None:
+    """Images of different input sizes are never in one batch."""
     buffer = io.BytesIO()
     photograph("astronaut").save(buffer, "JPEG")
     with live(tiny_bundle, max_wait=0.1) as service, ThreadPoolExecutor(4) as pool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dinodeploy.serve.keys import read_keys
+from dinodeploy.serve.access import read_keys
 from tests.support.image_files import NAMES, encoded
 from tests.support.live_service import Live, live
 

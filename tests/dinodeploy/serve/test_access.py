@@ -1,11 +1,11 @@
-"""`RateLimit`, on a clock of its own."""
+"""Rate limits, with an injected clock."""
 
 from __future__ import annotations
 
-from dinodeploy.serve.rate import RateLimit
+from dinodeploy.serve.access import RateLimit
 
 
-def test_rates_are_a_client_s_own_and_refill() -> None:
+def test_each_client_has_a_bucket_that_refills() -> None:
     now = 0.0
     limit = RateLimit(2.0, clock=lambda: now)
     assert [limit.take("a") for _ in range(3)] == [0, 0, 1]
