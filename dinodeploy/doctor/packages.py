@@ -48,7 +48,7 @@ PACKAGES: tuple[Package, ...] = (
         link="https://nvd.nist.gov/vuln/detail/CVE-2026-27489",
     ),
     Package("pyarrow", "17", "parquet"),
-    Package("model-signing", "1.0", "signatures"),
+    Package("model-signing", "1.1", "signatures"),
 )
 # One module, several distributions: installed together, the later one has overwritten the earlier one.
 ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")

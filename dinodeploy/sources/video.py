@@ -210,7 +210,7 @@ def _upright(frame: Any) -> Image.Image:
     if frame.is_corrupt:
         raise ValueError("the frame is damaged")
     pixels = frame.to_ndarray(format="rgb24")
-    turns = round(getattr(frame, "rotation", 0) / 90) % 4
+    turns = round(frame.rotation / 90) % 4
     return Image.fromarray(np.ascontiguousarray(np.rot90(pixels, turns)))
 
 
