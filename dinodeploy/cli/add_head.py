@@ -1,4 +1,4 @@
-"""`dinodeploy add-head`: a bundle and a head file become a bundle that has both."""
+"""`dinodeploy add-head`: add a head to a bundle."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from dinodeploy.cli.reach import reach
 
 
 def add_head(
-    bundle: Annotated[Path, typer.Argument(help="A bundle without a head.")],
-    head: Annotated[str, typer.Option(help="A head file, or pyramid:3,5,7,11.")],
-    out: Annotated[Path, typer.Option(help="The bundle to write.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")] = False,
+    bundle: Annotated[Path, typer.Argument(help="Bundle without a head.")],
+    head: Annotated[str, typer.Option(help="Head file, or pyramid:3,5,7,11 (blocks of a feature pyramid).")],
+    out: Annotated[Path, typer.Option(help="Bundle to write.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
-    """Put a head behind the backbone, in every graph of the bundle, and judge the whole here."""
+    """Append a head to the backbone in every graph of a bundle, and judge the result on this machine."""
     heads = reach("exporters.heads", "add-head")
     model = open_bundle(bundle).manifest.model
     loaded = heads.find_head(head, model.embed_dim, model.depth, model.patch_size)
-    with stages() as say:
-        made, _, notes = heads.add_head(bundle, loaded, out, overwrite=overwrite, say=say)
+    with stages() as log:
+        made, _, notes = heads.add_head(bundle, loaded, out, overwrite=overwrite, log=log)
     for note in notes:
         stderr().print(f"note: {note}", markup=False)
     if as_json:
@@ -34,7 +34,7 @@ def add_head(
 
 
 def head_facts(bundle: Any) -> dict[str, Any]:
-    """What a bundle with a head is, for JSON."""
+    """A bundle with a head, as JSON."""
     head = bundle.manifest.head
     return {
         "bundle": str(bundle.root),
@@ -46,7 +46,7 @@ def head_facts(bundle: Any) -> dict[str, Any]:
 
 
 def print_head(bundle: Any) -> None:
-    """The same for people, and what comes next."""
+    """Print a bundle with a head, and the next command."""
     head = bundle.manifest.head
     print(f"{bundle.root}: {bundle.manifest.model.arch} with {head.kind}, outputs {', '.join(head.outputs)}")
     if head.task in ("classify", "segment", "depth"):

@@ -1,4 +1,4 @@
-"""`dinodeploy predict`: what a bundle's head says about pictures."""
+"""`dinodeploy predict`: predictions of a bundle's head for images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dinodeploy.cli.output import (
 from dinodeploy.embedder import BATCH_SIZE, Embedder
 from dinodeploy.errors import MisuseError
 from dinodeploy.heads.predict import Unread, head_of
-from dinodeploy.heads.predict import predict as predict_pictures
+from dinodeploy.heads.predict import predict as predict_images
 from dinodeploy.heads.write_predictions import TABLE, PredictionWriter, check_target
 from dinodeploy.images.paths import list_images
 from dinodeploy.pipeline import choose_hint
@@ -31,24 +31,22 @@ def predict(
     engine: Annotated[Path, typer.Option(help="A bundle with a head, or an engine file inside one.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="A directory to write: predictions.jsonl, and pictures of dense heads."),
+        typer.Option(help="Output directory: predictions.jsonl, and masks or depth maps as images."),
     ] = None,
-    top: Annotated[int, typer.Option(help="Classes to name for a picture.")] = 5,
+    top: Annotated[int, typer.Option(help="Number of classes to print per image.")] = 5,
     device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
     imgsz: Annotated[str | None, typer.Option(help="Input size H or H,W. Default: the bundle's.")] = None,
-    batch: Annotated[int, typer.Option(help="Pictures a run, at most.")] = BATCH_SIZE,
+    batch: Annotated[int, typer.Option(help="Images per batch, at most.")] = BATCH_SIZE,
     threads: Annotated[
-        int | None, typer.Option(help="Threads of the engine. Default: its own choice.")
+        int | None, typer.Option(help="CPU threads of the engine. Default: chosen by the runtime.")
     ] = None,
     allow_unverified: Annotated[
-        bool, typer.Option("--allow-unverified", help="Use an engine that no receipt vouches for.")
+        bool, typer.Option("--allow-unverified", help="Use an engine without a passing receipt.")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace predictions that are there.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing predictions.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
-    """Classes, maps of classes, or depth. Unreadable pictures are named; then the exit code is 5."""
+    """Predict classes, class maps or depth. Exit code 5 if some images cannot be read."""
     for option, value in (("--top", top), ("--batch", batch), ("--threads", threads)):
         if value is not None and value < 1:
             raise MisuseError(f"{option} is {value}; wanted at least 1")
@@ -62,7 +60,7 @@ def predict(
         head = head_of(embedder)
         note(device, embedder.choice)
         steps = embedder.preprocess_for(parse_size(imgsz))
-        stream = predict_pictures(embedder, ids, steps, top=top, batch_size=batch)
+        stream = predict_images(embedder, ids, steps, top=top, batch_size=batch)
         rows: list[dict[str, Any]] = []
         unread: list[Unread] = []
         show = (lambda row: None) if as_json else (lambda row: print(_line(row)))
@@ -82,8 +80,7 @@ def predict(
         )
     elif out is not None:
         print(
-            f"{out}: {len(rows)} predictions in {TABLE}"
-            + ("" if head.task == "classify" else " and pictures")
+            f"{out}: {len(rows)} predictions in {TABLE}" + ("" if head.task == "classify" else " and images")
         )
     for item in unread:
         stderr().print(f"quarantined: {item.reason}", markup=False)
@@ -92,7 +89,7 @@ def predict(
 
 
 def _line(row: dict[str, Any]) -> str:
-    """One picture for people: its name and the best that was found."""
+    """One prediction as a line of text."""
     if "classes" in row:
         found = "  ".join(f"{entry['class']} {entry['probability']:.3f}" for entry in row["classes"])
     elif "shares" in row:

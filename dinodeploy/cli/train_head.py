@@ -1,4 +1,4 @@
-"""`dinodeploy train-head`: labelled pictures and an engine become a head, and a bundle that has it."""
+"""`dinodeploy train-head`: train a linear head on labelled images and write a bundle with it."""
 
 from __future__ import annotations
 
@@ -21,42 +21,45 @@ from dinodeploy.heads.trained import Trained, TrainOptions
 
 HEAD_SUFFIX = ".safetensors"
 PARTIAL = 5
-SHOWN = 20  # reasons and classes that are printed; the JSON has all
+SHOWN = 20  # reasons and classes to print; --json has all
 
 
 def train_head(
-    task: Annotated[str, typer.Option(help="classify or segment.")],
+    task: Annotated[str, typer.Option(help="classify (a class per image) or segment (a class per pixel).")],
     data: Annotated[
-        Path, typer.Option(help="A folder per class; to segment, images/ and masks/ (PNG, ids, 255 ignored).")
+        Path,
+        typer.Option(
+            help="Labelled images: a folder per class; to segment, images/ and masks/ (PNG, 255 ignored)."
+        ),
     ],
     engine: Annotated[Path, typer.Option(help="A bundle, or an engine file inside one.")],
-    out: Annotated[Path, typer.Option(help="The bundle to write, or a head alone: NAME.safetensors.")],
+    out: Annotated[Path, typer.Option(help="Bundle to write, or the head alone: NAME.safetensors.")],
     test: Annotated[
-        Path | None, typer.Option(help="Pictures to judge on. Default: a fifth of --data is held out.")
+        Path | None, typer.Option(help="Test images. Default: a fifth of --data is held out.")
     ] = None,
     pooling: Annotated[
-        str, typer.Option(help="What a classifier reads: cls_mean (CLS and mean patch) or cls.")
+        str, typer.Option(help="Input of a classifier: cls_mean (CLS and mean patch) or cls.")
     ] = "cls_mean",
     class_weight: Annotated[
-        str, typer.Option(help="balanced: every class counts alike. none: every picture does.")
+        str, typer.Option(help="balanced: every class has the same weight. none: every image has.")
     ] = "balanced",
-    seed: Annotated[int, typer.Option(help="Which pictures are held out.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the train, validation and test split.")] = 0,
     cache: Annotated[
-        Path | None, typer.Option(help="Where features are kept. Default: the user's cache directory.")
+        Path | None, typer.Option(help="Folder for cached features. Default: the user's cache directory.")
     ] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no features.")] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not cache features.")] = False,
     device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Everything measured, as JSON on stdout.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all scores as JSON on stdout.")] = False,
 ) -> None:
-    """Fit a linear head on features of the engine, say how good it is, and put it into a bundle."""
+    """Train a linear head on engine features, score it on test images, and write a bundle with it."""
     kept = None if no_cache else cache or cache_dir("features")
     options = TrainOptions(task, pooling, class_weight, seed, kept)  # type: ignore[arg-type]
     _check_out(out, overwrite)
     with Embedder.open(engine, device=device, hint="throughput") as embedder:
         note(device, embedder.choice)
-        with stages() as say:
-            trained = train(embedder, data, options, test=test, say=say, advance=_counting(say))
+        with stages() as log:
+            trained = train(embedder, data, options, test=test, log=log, advance=_counting(log))
         root = embedder.bundle.root
     if out.suffix == HEAD_SUFFIX:
         trained.file.write(out)
@@ -68,39 +71,42 @@ def train_head(
         raise typer.Exit(PARTIAL)
 
 
-def _counting(say: Callable[[str], None]) -> Callable[[int, int], None]:
-    """Say now and then how many pictures the engine has seen."""
+def _counting(log: Callable[[str], None]) -> Callable[[int, int], None]:
+    """Log the number of images done every few seconds."""
     last = time.perf_counter()
 
     def advance(done: int, failed: int) -> None:
         nonlocal last
         if time.perf_counter() - last >= PLAIN_LINE_SECONDS:
             last = time.perf_counter()
-            say(f"features: {done} pictures, {failed} failed")
+            log(f"features: {done} images, {failed} failed")
 
     return advance
 
 
 def _check_out(out: Path, overwrite: bool) -> None:
-    """Before minutes of work. Raises OutputExistsError, or UnavailableError where no bundle can be made."""
+    """Check the output before minutes of work.
+
+    Raises OutputExistsError, or UnavailableError where this machine cannot write a bundle.
+    """
     if out.suffix != HEAD_SUFFIX:
-        reach("exporters.heads", "writing a bundle (a head alone needs nothing: --out NAME.safetensors)")
+        reach("exporters.heads", "writing a bundle (not needed for the head alone: --out NAME.safetensors)")
         reach("exporters.bundle.stage", "writing a bundle").refuse_existing(out, overwrite)
         return
     if out.exists() and not overwrite:
-        raise OutputExistsError(f"{out} is there already; give --overwrite or another --out")
+        raise OutputExistsError(f"{out} already exists; give --overwrite or another --out")
     if not out.parent.is_dir():
-        raise MisuseError(f"{out.parent} is no folder; make it, or choose another --out")
+        raise MisuseError(f"{out.parent} is not a folder; create it, or choose another --out")
 
 
 def _add(root: Path, trained: Trained, name: str, out: Path, overwrite: bool) -> dict[str, Any]:
-    """The bundle at `out`, made of the one at `root`."""
+    """Write the bundle `out`: the one at `root` with the trained head."""
     heads = reach("exporters.heads", "writing a bundle")
-    with tempfile.TemporaryDirectory(prefix="dinodeploy_") as folder, stages() as say:
+    with tempfile.TemporaryDirectory(prefix="dinodeploy_") as folder, stages() as log:
         path = Path(folder) / f"{name}{HEAD_SUFFIX}"
         trained.file.write(path)
         loaded = reach("dinov3_ref.heads", "writing a bundle").load_head(path)
-        made, _, notes = heads.add_head(root, loaded, out, overwrite=overwrite, say=say)
+        made, _, notes = heads.add_head(root, loaded, out, overwrite=overwrite, log=log)
     for text in notes:
         stderr().print(f"note: {text}", markup=False)
     return {**head_facts(made), "made": made}
@@ -126,14 +132,14 @@ def _report(trained: Trained, facts: dict[str, Any], out: Path, root: Path, as_j
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
-    """What was measured on the held-out pictures, for people."""
+    """The scores on the test images as lines of text."""
     pictures, classes = report["pictures"], report["classes"]
     parts = ", ".join(f"{count} {part}" for part, count in pictures.items())
     what = "accuracy" if report["task"] == "classify" else "pixel accuracy"
     lines = [
-        f"{len(classes)} classes; pictures: {parts}; penalty {report['l2']:g}",
-        f"test: {what} {report['accuracy']:.3f}, balanced {report['balanced_accuracy']:.3f}, the most "
-        f"frequent class alone {report['chance']:.3f}",
+        f"{len(classes)} classes; images: {parts}; penalty {report['l2']:g}",
+        f"test: {what} {report['accuracy']:.3f}, balanced {report['balanced_accuracy']:.3f}, chance (most "
+        f"frequent class) {report['chance']:.3f}",
     ]
     if "mean_iou" in report:
         lines.append(f"test: mean IoU {report['mean_iou']:.3f}")

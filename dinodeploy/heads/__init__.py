@@ -1,4 +1,5 @@
-"""Heads without torch: train a linear one on what an engine puts out, and predict with any that a bundle has.
+"""Linear heads without torch: train one on engine features, predict with any head in a bundle.
 
-labelled ─> features (by the engine, cached) ─> split ─> softmax ─> scores ─> head_file ─> exporters.heads
+labelled -> features (engine, cached) -> fit (softmax, scores) -> trained -> exporters.heads
+predict -> write_predictions
 """

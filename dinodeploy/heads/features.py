@@ -1,12 +1,12 @@
-"""What an engine puts out for labelled pictures, computed once and kept on disk.
+"""Engine features of labelled images, computed once and cached on disk.
 
-    pooled   [N,2D]    CLS, then the mean patch: what a classifier reads
-    maps     [h,w,D]   the patch map of every picture: what a segmenter reads
+    pooled   [2D]      CLS, then the mean patch: the input of a classifier (`pipeline/pooling.py`)
+    map      [h,w,D]   the patch map: the input of a segmenter
 
-A cache file is named by the hash of everything that decides its numbers (engine, weights, preprocessing) and
-of the pictures' paths, sizes and times of change. A damaged one is computed anew.
+The name of a cache file is a hash of everything that decides the numbers (engine, weights, preprocessing) and
+of the images' paths, sizes and modification times. A damaged cache file is recomputed.
 
-Shapes: N pictures, h w patch grid, D embed_dim.
+Shapes: N images, h w patch grid, D embed_dim.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from dinodeploy.bundle.manifest import canonical
 from dinodeploy.embedder import BATCH_SIZE, Embedder, batches_of_one_size
 from dinodeploy.errors import BundleError, MisuseError
 from dinodeploy.files.tensorfile import load_tensors, read_header, save_tensors
+from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pipeline import (
     Decoded,
     decode_ahead,
@@ -33,18 +34,21 @@ from dinodeploy.pipeline import (
     pictures_ahead,
     run_ahead,
 )
+from dinodeploy.pipeline.pooling import Outputs, pooled
 
 Advance = Callable[[int, int], None]
 
 MAX_BYTES = 8 * 2**30  # of features held in memory
-_REASONS = "quarantined"  # key of the metadata: [[id, reason], ...]
+_VERSION = 2  # of the cache: raised when the same engine and images give other features
+_QUARANTINED = "quarantined"  # metadata key of a cache file: [[id, reason], ...]
 
 
 @dataclass(frozen=True)
 class Features:
-    """Features of the pictures that could be read, and why the others could not.
+    """Features of the readable images, and why the others could not be read.
 
-    `rows`: index of each among the pictures asked for. `values`: pooled rows, or maps.
+    rows: position of each readable image in the ids that were asked for.
+    values: the pooled row or the patch map of each.
     """
 
     rows: IndexArray
@@ -62,15 +66,15 @@ def engine_features(
     batch_size: int = BATCH_SIZE,
     advance: Advance = lambda done, failed: None,
 ) -> Features:
-    """Run `ids` through the engine, or read what a run before this one left in `cache`.
+    """Features of the images `ids`: from the folder `cache` if it has them, else from the engine.
 
-    Raises MisuseError where the features would not fit into memory.
+    Raises MisuseError where the features do not fit into memory.
     """
     path = cache / f"{_key(embedder, ids, maps)}.safetensors" if cache is not None else None
     if path is not None and path.is_file():
         try:
             return _load(path)
-        except BundleError:  # cut off or damaged: it is only a cache
+        except BundleError:  # truncated or damaged: compute it again
             path.unlink()
     if maps:
         _check_memory(embedder, len(ids))
@@ -78,21 +82,51 @@ def engine_features(
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {f"row_{row:09d}": value for row, value in zip(found.rows, found.values, strict=True)}
-        save_tensors(path, tensors, {_REASONS: json.dumps(found.quarantined)})
+        save_tensors(path, tensors, {_QUARANTINED: json.dumps(found.quarantined)})
     return found
 
 
+def run_readable(
+    embedder: Embedder,
+    ids: Sequence[str],
+    preprocess: Preprocess,
+    batch_size: int,
+    unreadable: Callable[[Decoded], None],
+) -> Iterator[tuple[list[Decoded], Outputs]]:
+    """Run the engine on every readable image, in order: (images of a batch, their outputs).
+
+    `unreadable` is called with each image that cannot be read, as it is met.
+    """
+    batch_size = limit_batch(batch_size, len(ids), embedder.backend.lanes)
+    decoders = default_decoders()
+
+    def readable() -> Iterator[Decoded]:
+        for item in decode_ahead(ids, preprocess, decoders, pictures_ahead(batch_size, decoders)):
+            if item.pixels is not None:
+                yield item
+            else:
+                unreadable(item)
+
+    yield from run_ahead(embedder, batches_of_one_size(readable(), batch_size, attrgetter("pixels.shape")))
+
+
 def _key(embedder: Embedder, ids: Sequence[str], maps: bool) -> str:
-    decisive = embedder.manifest.fingerprint(embedder.bundle.engine, embedder.preprocess)
-    pictures = [(id_, *_stamp(id_)) for id_ in ids]
-    what = {"engine": decisive, "runtime": embedder.backend.runtime, "maps": maps, "pictures": pictures}
+    """Hash of everything that decides the features."""
+    what = {
+        "version": _VERSION,
+        "engine": embedder.manifest.fingerprint(embedder.bundle.engine, embedder.preprocess),
+        "runtime": embedder.backend.runtime,
+        "maps": maps,
+        "images": [(id_, *_stamp(id_)) for id_ in ids],
+    }
     return hashlib.sha256(canonical(what).encode()).hexdigest()
 
 
 def _stamp(id_: str) -> tuple[int, int]:
+    """Size and modification time of a file."""
     try:
         status = Path(id_).stat()
-    except OSError:  # it will be quarantined with a better word
+    except OSError:  # decoding quarantines it with the reason
         return 0, 0
     return status.st_size, status.st_mtime_ns
 
@@ -100,12 +134,11 @@ def _stamp(id_: str) -> tuple[int, int]:
 def _check_memory(embedder: Embedder, count: int) -> None:
     preprocess, dim = embedder.preprocess, embedder.manifest.model.embed_dim
     patches = preprocess.height * preprocess.width // preprocess.patch_size**2
-    needed = 4 * count * patches * dim
-    if needed > MAX_BYTES:
-        fitting = MAX_BYTES // (4 * patches * dim)
+    size = 4 * count * patches * dim
+    if size > MAX_BYTES:
         raise MisuseError(
-            f"{count} pictures give {needed / 2**30:.0f} GiB of patch features; wanted at most "
-            f"{MAX_BYTES / 2**30:.0f}: take {fitting} of them"
+            f"the patch features of {count} images take {size / 2**30:.0f} GiB; wanted at most "
+            f"{MAX_BYTES / 2**30:.0f} GiB: use at most {MAX_BYTES // (4 * patches * dim)} images"
         )
 
 
@@ -115,36 +148,22 @@ def _compute(
     rows: list[int] = []
     values: list[FloatArray] = []
     quarantined: list[tuple[str, str]] = []
-    batch_size = limit_batch(batch_size, len(ids), embedder.backend.lanes)
-    decoders = default_decoders()
 
-    def good() -> Iterator[Decoded]:
-        decoded = decode_ahead(ids, embedder.preprocess, decoders, pictures_ahead(batch_size, decoders))
-        for row, item in enumerate(decoded):
-            if item.pixels is not None:
-                rows.append(row)
-                yield item
-            else:
-                quarantined.append((item.id, item.reason))
-                advance(len(values), len(quarantined))
+    def unreadable(item: Decoded) -> None:
+        quarantined.append((item.id, item.reason))
+        advance(len(values), len(quarantined))
 
-    batches = batches_of_one_size(good(), batch_size, attrgetter("pixels.shape"))
-    for _, outputs in run_ahead(embedder, batches):
-        made = outputs["patch"] if maps else pooled(outputs["cls"], outputs["patch"])
-        values += [np.array(row) for row in made]
+    for batch, outputs in run_readable(embedder, ids, embedder.preprocess, batch_size, unreadable):
+        rows += [item.position for item in batch]
+        values += [np.array(row) for row in (outputs["patch"] if maps else pooled(outputs))]
         advance(len(values), len(quarantined))
     return Features(np.array(rows, np.int64), tuple(values), tuple(quarantined))
-
-
-def pooled(cls: FloatArray, patch: FloatArray) -> FloatArray:
-    """cls [B,D], patch [B,h,w,D] -> [B,2D]: what a linear classifier is released for (docs/spec.md 5.2)."""
-    return np.concatenate([cls, patch.mean(axis=(1, 2))], axis=1)
 
 
 def _load(path: Path) -> Features:
     _, metadata = read_header(path)
     try:
-        quarantined = tuple((str(id_), str(reason)) for id_, reason in json.loads(metadata[_REASONS]))
+        quarantined = tuple((str(id_), str(reason)) for id_, reason in json.loads(metadata[_QUARANTINED]))
         tensors = {int(name.removeprefix("row_")): tensor for name, tensor in load_tensors(path).items()}
     except (KeyError, ValueError, TypeError) as error:
         raise BundleError(f"{path} holds no features") from error

@@ -1,4 +1,4 @@
-"""Fit a linear head: find the penalty that does best on validation rows, then fit on these too.
+"""Fit a linear head: choose the penalty with the best validation score, then fit on all rows.
 
 Shapes: N rows, F features, K classes.
 """
@@ -17,14 +17,13 @@ from dinodeploy.heads.softmax import Linear, fit_softmax, standardise
 
 Balance = Literal["balanced", "none"]
 BALANCES = ("balanced", "none")
-PENALTIES = tuple(
-    10.0**exponent for exponent in range(1, -7, -1)
-)  # strong to weak: each starts from the last
+# Strong to weak: each fit starts from the one before.
+PENALTIES = tuple(10.0**exponent for exponent in range(1, -7, -1))
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Features with soft targets and weights; a row of weight zero counts for nothing."""
+    """Features with soft targets and row weights."""
 
     x: AnyArray  # [N,F] float32
     y: AnyArray  # [N,K] float32, sums to one
@@ -35,7 +34,7 @@ class Rows:
         return Rows(*(np.concatenate(pair) for pair in pairs))
 
     def balanced(self) -> Rows:
-        """Weights by which every class counts alike, however many rows it has."""
+        """The same rows with weights that give every class the same total."""
         mass = (self.weights[:, None] * self.y).sum(axis=0)
         there = mass > 0
         factor = np.zeros_like(mass)
@@ -45,7 +44,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A head for features as an engine gives them, and how its penalty was chosen."""
+    """A head for unscaled engine features, and how its penalty was chosen."""
 
     linear: Linear
     l2: float
@@ -53,9 +52,9 @@ class Fitted:
 
 
 def fit_head(
-    train: Rows, validation: Rows, balance: Balance, say: Callable[[str], None] = lambda _: None
+    train: Rows, validation: Rows, balance: Balance, log: Callable[[str], None] = lambda _: None
 ) -> Fitted:
-    """Try every penalty, take the best by balanced accuracy on `validation` (of equals the strongest)."""
+    """Try every penalty and keep the best balanced accuracy on `validation`; ties go to the stronger one."""
 
     def prepared(rows: Rows) -> Rows:
         return rows.balanced() if balance == "balanced" else rows
@@ -70,7 +69,7 @@ def fit_head(
         start = fit_softmax(scaled, weighed.y, weighed.weights, l2, start)
         chosen = start.logits(held).argmax(axis=1)
         score = balanced_accuracy(confusion(truth[counted], chosen[counted], classes))
-        say(f"penalty {l2:g}: validation {score:.3f}")
+        log(f"penalty {l2:g}: validation {score:.3f}")
         tried.append((l2, score))
     best = max(tried, key=lambda pair: pair[1])[0]
     everything = train + validation
@@ -80,4 +79,5 @@ def fit_head(
 
 
 def one_hot(labels: AnyArray, classes: int) -> AnyArray:
+    """[N] -> [N,K] float32."""
     return np.eye(classes, dtype=np.float32)[labels]

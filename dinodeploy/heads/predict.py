@@ -1,13 +1,12 @@
-"""What a bundle's head says about pictures, in the pictures' own pixels.
+"""Predictions of a bundle's head, in the pixels of the original images.
 
-Shapes: B batch, K classes, H W pixels of the input, h w of the original picture.
+Shapes: B batch, K classes, H W pixels of the input, h w of the original image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -15,26 +14,22 @@ from PIL import Image
 
 from dinodeploy.arrays import AnyArray, FloatArray, IndexArray
 from dinodeploy.bundle.manifest import HeadFacts
-from dinodeploy.embedder import BATCH_SIZE, Embedder, batches_of_one_size
+from dinodeploy.embedder import BATCH_SIZE, Embedder
 from dinodeploy.errors import MisuseError
-from dinodeploy.heads.paint import IGNORE
-from dinodeploy.heads.places import enlarge_argmax
+from dinodeploy.heads.dense import IGNORE, enlarge_argmax, visible_box
+from dinodeploy.heads.features import run_readable
 from dinodeploy.images.preprocess import Preprocess
-from dinodeploy.pipeline import (
-    Decoded,
-    decode_ahead,
-    default_decoders,
-    limit_batch,
-    pictures_ahead,
-    run_ahead,
-)
+from dinodeploy.pipeline import Decoded
 
 TASKS = ("classify", "segment", "depth")
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One picture. `facts` is what JSON holds; `map`: class ids or metres [h,w] of a dense head."""
+    """The prediction for one image.
+
+    facts: its JSON form. map: class ids or metres [h,w] of a segmenter or a depth head.
+    """
 
     id: str
     facts: dict[str, Any]
@@ -43,14 +38,14 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Unread:
-    """One picture that could not be read."""
+    """An image that cannot be read."""
 
     id: str
     reason: str
 
 
 def head_of(embedder: Embedder) -> HeadFacts:
-    """The head that predicts. Raises MisuseError where there is none."""
+    """The head of the bundle. Raises MisuseError where there is none, or it predicts nothing."""
     head = embedder.manifest.head
     root = embedder.bundle.root
     if head is None:
@@ -60,7 +55,7 @@ def head_of(embedder: Embedder) -> HeadFacts:
     if head.task not in TASKS:
         names = ",".join(head.outputs)
         raise MisuseError(
-            f"{root} has a head of features, {names}, which predicts nothing by itself; keep them: "
+            f"{root} has a head that gives features ({names}), not predictions; store them: "
             f"dinodeploy embed IMAGES --engine {root} --outputs {names}"
         )
     return head
@@ -74,71 +69,65 @@ def predict(
     top: int = 5,
     batch_size: int = BATCH_SIZE,
 ) -> Iterator[Prediction | Unread]:
-    """A prediction or a reason for every picture, readable ones in order, as they are computed."""
+    """A prediction or the reason of a failure for every image, as they are computed.
+
+    Readable images come in order. top: number of classes that a classifier names.
+    """
     head = head_of(embedder)
     (name,) = head.outputs
-    make = _MAKERS[head.task]
-    unread: list[Unread] = []
-    batch_size = limit_batch(batch_size, len(ids), embedder.backend.lanes)
-    decoders = default_decoders()
-
-    def good() -> Iterator[Decoded]:
-        for item in decode_ahead(ids, preprocess, decoders, pictures_ahead(batch_size, decoders)):
-            if item.pixels is not None:
-                yield item
-            else:
-                unread.append(Unread(item.id, item.reason))
-
-    batches = batches_of_one_size(good(), batch_size, attrgetter("pixels.shape"))
-    for batch, outputs in run_ahead(embedder, batches):
+    predict_one = _TASKS[head.task]
+    unread: list[Decoded] = []
+    for batch, outputs in run_readable(embedder, ids, preprocess, batch_size, unread.append):
         while unread:
-            yield unread.pop(0)
+            yield _unread(unread.pop(0))
         for item, output in zip(batch, outputs[name], strict=True):
-            facts, places = make(output, head, item.size, preprocess, top)
-            yield Prediction(item.id, facts, places)
-    yield from unread
+            facts, dense = predict_one(output, head, item.size, preprocess, top)
+            yield Prediction(item.id, facts, dense)
+    yield from map(_unread, unread)
+
+
+def _unread(item: Decoded) -> Unread:
+    return Unread(item.id, item.reason)
 
 
 def _classify(
     logits: FloatArray, head: HeadFacts, size: tuple[int, int], preprocess: Preprocess, top: int
 ) -> tuple[dict[str, Any], None]:
-    """[K] -> the best classes with their probabilities."""
+    """[K] -> the `top` classes with their probabilities."""
     shares = np.exp(logits.astype(np.float64) - logits.max())
     shares /= shares.sum()
     best = np.argsort(-shares, kind="stable")[:top]
-    return {
-        "classes": [{"class": class_name(head, int(k)), "probability": float(shares[k])} for k in best]
-    }, None
+    classes = [{"class": class_name(head, int(k)), "probability": float(shares[k])} for k in best]
+    return {"classes": classes}, None
 
 
 def _segment(
     logits: FloatArray, head: HeadFacts, size: tuple[int, int], preprocess: Preprocess, top: int
 ) -> tuple[dict[str, Any], IndexArray]:
-    """[K,H,W] -> class ids of the picture, and the share of it that each class covers."""
-    box = _box(preprocess, size)
-    inside = enlarge_argmax(logits.transpose(1, 2, 0), (box[3] - box[1], box[2] - box[0]))
-    places = np.full(size[::-1], IGNORE, np.int64)
-    places[box[1] : box[3], box[0] : box[2]] = inside
+    """[K,H,W] -> the share of the image that each class covers, and class ids [h,w]."""
+    left, top_, right, bottom = visible_box(preprocess, size)
+    inside = enlarge_argmax(logits.transpose(1, 2, 0), (bottom - top_, right - left))
+    dense = np.full(size[::-1], IGNORE, np.int64)
+    dense[top_:bottom, left:right] = inside
     counts = np.bincount(inside.ravel(), minlength=len(logits))
     order = [int(k) for k in np.argsort(-counts, kind="stable") if counts[k]]
-    shares = {class_name(head, k): float(counts[k] / inside.size) for k in order}
-    return {"shares": shares}, places
+    return {"shares": {class_name(head, k): float(counts[k] / inside.size) for k in order}}, dense
 
 
 def _depth(
     depth: FloatArray, head: HeadFacts, size: tuple[int, int], preprocess: Preprocess, top: int
 ) -> tuple[dict[str, Any], FloatArray]:
-    """[1,H,W] -> metres of the picture, 0 outside what the input showed."""
-    box = _box(preprocess, size)
+    """[1,H,W] -> nearest, median and farthest metres, and metres [h,w], 0 outside the visible part."""
+    left, top_, right, bottom = visible_box(preprocess, size)
     plane = Image.fromarray(np.ascontiguousarray(depth[0]))
-    inside = np.asarray(plane.resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.BILINEAR))
-    places = np.zeros(size[::-1], np.float32)
-    places[box[1] : box[3], box[0] : box[2]] = inside
+    inside = np.asarray(plane.resize((right - left, bottom - top_), Image.Resampling.BILINEAR))
+    dense = np.zeros(size[::-1], np.float32)
+    dense[top_:bottom, left:right] = inside
     values = {"nearest": inside.min(), "median": np.median(inside), "farthest": inside.max()}
-    return {"metres": {word: float(value) for word, value in values.items()}}, places
+    return {"metres": {word: float(value) for word, value in values.items()}}, dense
 
 
-_MAKERS: dict[str, Callable[..., tuple[dict[str, Any], Any]]] = {
+_TASKS: dict[str, Callable[..., tuple[dict[str, Any], Any]]] = {
     "classify": _classify,
     "segment": _segment,
     "depth": _depth,
@@ -146,16 +135,5 @@ _MAKERS: dict[str, Callable[..., tuple[dict[str, Any], Any]]] = {
 
 
 def class_name(head: HeadFacts, index: int) -> str:
-    """The name of a class; its number where it has none."""
+    """The name of a class, or its number where the head has no names."""
     return head.classes[index] if head.classes else str(index)
-
-
-def _box(preprocess: Preprocess, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Whole pixels of a picture (width, height) that the input shows: left, top, right, bottom."""
-    left, top, right, bottom = preprocess.view(*size)
-    return (
-        max(0, round(left)),
-        max(0, round(top)),
-        min(size[0], max(round(right), round(left) + 1)),
-        min(size[1], max(round(bottom), round(top) + 1)),
-    )

@@ -1,9 +1,9 @@
 """Train a linear classifier of patches, on masks.
 
-A patch on a border belongs to several classes, each by the share of its pixels: soft targets, so nothing is
-resized while it learns. It is judged at the input's own pixels, with its logits resized as the head will do.
+A patch on a border belongs to several classes, each with the share of its pixels. These soft targets avoid
+resizing during training. The head is scored at the input's pixels, with logits resized as the head does it.
 
-Shapes: N pictures, h w patch grid, p patch size, D embed_dim, K classes, H W pixels of the input.
+Shapes: N images, h w patch grid, p patch size, D embed_dim, K classes, H W pixels of the input.
 """
 
 from __future__ import annotations
@@ -16,56 +16,41 @@ from dinodeploy.arrays import FloatArray, IndexArray
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import ImageError, MisuseError
 from dinodeploy.heads import scores
+from dinodeploy.heads.dense import IGNORE, enlarge_argmax, place_mask
 from dinodeploy.heads.features import Advance, Features, engine_features
 from dinodeploy.heads.fit import Rows, fit_head
-from dinodeploy.heads.labelled import IGNORE, Segmented, read_mask, read_segmented
-from dinodeploy.heads.places import enlarge_argmax, place_mask
-from dinodeploy.heads.split import split_at_random
-from dinodeploy.heads.trained import Say, Trained, TrainOptions, head_file, how
+from dinodeploy.heads.labelled import Segmented, read_mask, read_segmented, split_at_random
+from dinodeploy.heads.trained import Log, Trained, TrainOptions, head_file, report_of
 from dinodeploy.images.open import open_image
 from dinodeploy.images.preprocess import Preprocess
 
-MAX_PATCHES = 200_000  # that a segmenter is fitted on; of more, so many at random
+MAX_PATCHES = 200_000  # used for fitting; a random subset where there are more
 
 
 def train_segmenter(
-    embedder: Embedder, data: Path, options: TrainOptions, say: Say, advance: Advance
+    embedder: Embedder, data: Path, options: TrainOptions, log: Log, advance: Advance
 ) -> Trained:
     """See `train.train_head`."""
-    pictures = read_segmented(data)
-    say(f"features of {len(pictures.ids)} pictures")
-    found = engine_features(embedder, pictures.ids, maps=True, cache=options.cache, advance=advance)
-    maps, masks, quarantined = _with_masks(found, pictures, embedder.preprocess)
-    classes = _class_names(masks, pictures.names)
+    images = read_segmented(data)
+    log(f"features of {len(images.ids)} images")
+    found = engine_features(embedder, images.ids, maps=True, cache=options.cache, advance=advance)
+    maps, masks, quarantined = _with_masks(found, images, embedder.preprocess)
+    classes = _class_names(masks, images.names)
     split = split_at_random(len(maps), options.seed)
     patch = embedder.manifest.model.patch_size
-    per_part = [
+    train, validation = (
         _patch_rows([maps[i] for i in rows], [masks[i] for i in rows], len(classes), patch, options.seed)
         for rows in (split.train, split.validation)
-    ]
-    fitted = fit_head(per_part[0], per_part[1], options.balance, say)
+    )
+    fitted = fit_head(train, validation, options.balance, log)
     counts = np.zeros((len(classes),) * 2, np.int64)
     for row in split.test:
         chosen = enlarge_argmax(fitted.linear.logits(maps[row]), masks[row].shape)
         there = masks[row] != IGNORE
         counts += scores.confusion(masks[row][there], chosen[there], len(classes))
     each, mean = scores.intersection_over_union(counts)
-    report = {
-        "task": "segment",
-        "classes": list(classes),
-        "pictures": {
-            "train": len(split.train),
-            "validation": len(split.validation),
-            "test": len(split.test),
-        },
-        "accuracy": scores.accuracy(counts),
-        "balanced_accuracy": scores.balanced_accuracy(counts),
-        "chance": scores.chance(counts),
-        "mean_iou": mean,
-        "iou": each,
-        "confusion": counts.tolist(),
-        **how(fitted, found),
-    }
+    summary = {**scores.summary(counts), "mean_iou": mean, "iou": each}
+    report = report_of("segment", classes, split, len(split.test), summary, fitted, found)
     config = {
         "embed_dim": embedder.manifest.model.embed_dim,
         "num_classes": len(classes),
@@ -74,25 +59,25 @@ def train_segmenter(
         "batchnorm": False,
         "patch_size": patch,
     }
-    weight = fitted.linear.weight.T[:, :, None, None]
-    tensors = {"conv.weight": weight, "conv.bias": fitted.linear.bias}
-    return Trained(
-        head_file("linear_segmenter", config, tensors, classes, embedder, report), report, quarantined
-    )
+    tensors = {
+        "conv.weight": fitted.linear.weight.T[:, :, None, None],
+        "conv.bias": fitted.linear.bias,
+    }
+    return Trained(head_file("linear_segmenter", config, tensors, embedder, report), report, quarantined)
 
 
 def _with_masks(
-    found: Features, pictures: Segmented, preprocess: Preprocess
+    found: Features, images: Segmented, preprocess: Preprocess
 ) -> tuple[list[FloatArray], list[IndexArray], tuple[tuple[str, str], ...]]:
-    """Maps and masks [H,W] as the engine sees the pictures; what has no usable mask is quarantined too."""
+    """Maps and masks [H,W] as the engine sees the images; an image without a usable mask is quarantined."""
     maps, masks, quarantined = [], [], list(found.quarantined)
     for row, features in zip(found.rows, found.values, strict=True):
-        id_ = pictures.ids[row]
+        id_ = images.ids[row]
         try:
-            mask, size = read_mask(pictures.masks[row]), open_image(id_).size
+            mask, size = read_mask(images.masks[row]), open_image(id_).size
             if mask.shape[::-1] != size:
                 raise ImageError(
-                    f"'{pictures.masks[row]}': {mask.shape[1]}x{mask.shape[0]} pixels, its picture has "
+                    f"'{images.masks[row]}': {mask.shape[1]}x{mask.shape[0]} pixels, its image has "
                     f"{size[0]}x{size[1]}; wanted the same"
                 )
             masks.append(place_mask(mask, preprocess))
@@ -103,7 +88,7 @@ def _with_masks(
 
 
 def _class_names(masks: list[IndexArray], names: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of the ids 0..K-1. Raises MisuseError for one class only, or an id that has no name."""
+    """Names of the ids 0..K-1. Raises MisuseError for a single class, or an id without a name."""
     ids = np.unique(np.concatenate([np.unique(mask) for mask in masks])) if masks else np.array([], np.int64)
     ids = ids[ids != IGNORE]
     if len(ids) < 2:
@@ -116,7 +101,7 @@ def _class_names(masks: list[IndexArray], names: tuple[str, ...]) -> tuple[str, 
 
 
 def _patch_rows(maps: list[FloatArray], masks: list[IndexArray], classes: int, patch: int, seed: int) -> Rows:
-    """Every patch with the shares of the classes inside it; its weight is the share that is not ignored."""
+    """Every patch with the shares of its classes; its weight is the share of pixels not ignored."""
     shares = [_shares(mask, classes, patch) for mask in masks]
     x = np.concatenate([features.reshape(-1, features.shape[-1]) for features in maps])
     y = np.concatenate([share.reshape(-1, classes) for share in shares])
@@ -128,7 +113,7 @@ def _patch_rows(maps: list[FloatArray], masks: list[IndexArray], classes: int, p
 
 
 def _shares(mask: IndexArray, classes: int, patch: int) -> FloatArray:
-    """[H,W] -> [h,w,K]: how much of every patch each class covers; ignored pixels cover nothing."""
+    """[H,W] -> [h,w,K]: share of every patch that each class covers; ignored pixels count for no class."""
     h, w = mask.shape[0] // patch, mask.shape[1] // patch
     tiles = mask.reshape(h, patch, w, patch)
     shares = [(tiles == index).mean(axis=(1, 3)) for index in range(classes)]

@@ -1,7 +1,7 @@
-"""Train a linear head on what an engine puts out: classes of pictures, or of every patch.
+"""Train a linear head on engine features: classes of images, or of every patch.
 
-The engine sees every picture once (`features.py`); fitting is numpy's and takes seconds to minutes. The same
-pictures, engine and seed give the same head.
+The engine sees every image once (`features.py`); fitting runs on the CPU in seconds to minutes. The same
+images, engine and seed give the same head.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dinodeploy.heads.classify import train_classifier
 from dinodeploy.heads.features import Advance
 from dinodeploy.heads.segment import train_segmenter
 from dinodeploy.heads.softmax import require_scipy
-from dinodeploy.heads.trained import Say, Trained, TrainOptions
+from dinodeploy.heads.trained import Log, Trained, TrainOptions
 
 
 def train_head(
@@ -23,17 +23,17 @@ def train_head(
     options: TrainOptions,
     *,
     test: Path | None = None,
-    say: Say = lambda _: None,
+    log: Log = lambda _: None,
     advance: Advance = lambda done, failed: None,
 ) -> Trained:
-    """Train on the pictures in `data`; judged on a part of them that is held out, or on those in `test`.
+    """Train on the images in `data` and score the head on a held-out part, or on the images in `test`.
 
-    Raises MisuseError for folders that are not laid out as `labelled.py` says, or hold too little,
+    Raises MisuseError for folders that do not have the layout of `labelled.py` or hold too few images,
     UnavailableError where scipy is missing.
     """
     require_scipy()
     if options.task == "classify":
-        return train_classifier(embedder, data, options, test, say, advance)
+        return train_classifier(embedder, data, options, test, log, advance)
     if test is not None:
-        raise MisuseError("--test is for --task classify; a segmenter holds pictures of --data out")
-    return train_segmenter(embedder, data, options, say, advance)
+        raise MisuseError("--test is for --task classify; a segmenter holds out images of --data")
+    return train_segmenter(embedder, data, options, log, advance)

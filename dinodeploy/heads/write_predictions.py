@@ -1,9 +1,9 @@
-"""Predictions on disk: one line of JSON a picture, and pictures of what dense heads say.
+"""Write predictions to a directory: one JSON line per image, and image files of dense predictions.
 
-OUT/predictions.jsonl    id, and what the head says of it
-OUT/quarantine.jsonl     id and reason of what could not be read
-OUT/000001_NAME_classes.png   class ids as a palette picture; 255 where the input showed nothing
-OUT/000001_NAME_overlay.jpg   the same half transparent over the picture
+OUT/predictions.jsonl         id and prediction
+OUT/quarantine.jsonl          id and reason of every image that could not be read
+OUT/000001_NAME_classes.png   class ids as a palette image; 255 where the input showed nothing
+OUT/000001_NAME_overlay.jpg   the classes half transparent over the image
 OUT/000001_NAME_depth.png     millimetres in 16 bits; 0 where the input showed nothing
 """
 
@@ -16,16 +16,16 @@ from typing import Any
 
 from dinodeploy.errors import OutputExistsError
 from dinodeploy.files.atomic import begin_directory, commit_directory
-from dinodeploy.heads.paint import class_picture, depth_picture, overlay
+from dinodeploy.heads.dense import class_image, depth_image, overlay
 from dinodeploy.heads.predict import Prediction, Unread
 from dinodeploy.images.open import open_image
 
-TABLE = "predictions.jsonl"  # what says that a folder is ours
+TABLE = "predictions.jsonl"  # marks a directory as written by `predict`
 QUARANTINE = "quarantine.jsonl"
 
 
 def check_target(out: Path, overwrite: bool) -> None:
-    """Only predictions may be replaced, and only when asked. Raises OutputExistsError."""
+    """Refuse to replace anything but predictions, and these without `overwrite`. Raises OutputExistsError."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / TABLE).is_file():
@@ -35,7 +35,7 @@ def check_target(out: Path, overwrite: bool) -> None:
 
 
 class PredictionWriter:
-    """Writes a directory whole or not at all; without one it only makes rows."""
+    """Writes a directory atomically; with `out` None it only makes rows."""
 
     def __init__(self, out: Path | None) -> None:
         self._out = out
@@ -49,7 +49,7 @@ class PredictionWriter:
         return self
 
     def add(self, item: Prediction) -> dict[str, Any]:
-        """The row of a prediction; its pictures and its line are written."""
+        """Write a prediction with its image files. Returns its row."""
         row: dict[str, Any] = {"id": item.id, **item.facts}
         if self._out is not None:
             if item.map is not None:
@@ -59,16 +59,17 @@ class PredictionWriter:
         return row
 
     def refuse(self, item: Unread) -> None:
+        """Write an unreadable image and its reason."""
         if self._out is not None:
             self._refused.write(json.dumps({"id": item.id, "reason": item.reason}, ensure_ascii=False) + "\n")
 
     def _draw(self, item: Prediction) -> dict[str, str]:
-        """File names by what they are. The number keeps pictures of one name in two folders apart."""
+        """Write image files: {kind: file name}. A number keeps equal names from two folders apart."""
         stem = f"{self._count:06d}_{Path(item.id).stem}"
         if "metres" in item.facts:
-            depth_picture(item.map).save(self._root / f"{stem}_depth.png")  # type: ignore[arg-type]
+            depth_image(item.map).save(self._root / f"{stem}_depth.png")  # type: ignore[arg-type]
             return {"depth": f"{stem}_depth.png"}
-        classes = class_picture(item.map)  # type: ignore[arg-type]
+        classes = class_image(item.map)  # type: ignore[arg-type]
         classes.save(self._root / f"{stem}_classes.png")
         overlay(open_image(item.id), classes).save(self._root / f"{stem}_overlay.jpg", quality=90)
         return {"mask": f"{stem}_classes.png", "overlay": f"{stem}_overlay.jpg"}

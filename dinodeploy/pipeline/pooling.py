@@ -1,11 +1,11 @@
-"""Outputs that are computed from the engine's: the mean of the patches, and CLS beside it.
+"""Outputs computed from the engine's: the mean patch, and CLS with the mean patch.
 
-    mean_patch   [D]    the mean of a picture's patch tokens
-    pooled       [2D]   [cls; mean_patch], what DINOv3's linear probes take
+    mean_patch   [D]    mean of an image's patch tokens
+    pooled       [2D]   [cls; mean_patch], the input of DINOv3's linear probes (docs/spec.md 5.2)
 
-Source: docs/spec.md 5.2. Sums run in float64 picture by picture, so that they do not depend on the batch.
+Sums run in float64, image by image, so the result does not depend on the batch.
 
-Shapes: B batch, h, w patch grid, D dimension.
+Shapes: B batch, h w patch grid, D embed_dim.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ NEEDS = {"mean_patch": ("patch",), "pooled": ("cls", "patch")}
 
 
 def with_pooled(names: Sequence[str]) -> tuple[str, ...]:
-    """An engine's outputs and what can be computed from them."""
+    """The engine's outputs, then those that can be computed from them."""
     possible = POOLED if {"cls", "patch"} <= set(names) else ()
     return (*names, *(name for name in possible if name not in names))
 
 
 def needed(names: Sequence[str]) -> tuple[str, ...]:
-    """What the engine has to put out for the outputs called `names`, each once."""
+    """The engine outputs needed to compute the outputs `names`, without repeats."""
     return tuple(dict.fromkeys(one for name in names for one in NEEDS.get(name, (name,))))
 
 
 def pick(outputs: Outputs, names: Sequence[str]) -> Outputs:
-    """The outputs called `names`, [B, ...] each."""
+    """The outputs `names`, each [B, ...]; pooled ones are computed."""
     return {name: outputs[name] if name in outputs else POOLED[name](outputs) for name in names}

@@ -10,7 +10,7 @@ Ours is safetensors: the head module's tensors by name, and in the metadata "din
     licence          of the head's weights, in words
     trained          whatever was measured when it was trained, for people
 
-`dinodeploy train-head` writes the same without torch (`dinodeploy/heads/head_file.py`).
+`dinodeploy train-head` writes the same without torch (`dinodeploy/heads/trained.py`).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from dinov3_ref.heads import Head, LoadedHead
 from exporters.bundle.stage import judge_staged, refuse_existing
 from exporters.heads.attach import attach_head, check_fits
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 def add_head(
@@ -24,7 +24,7 @@ def add_head(
     out: Path,
     *,
     overwrite: bool = False,
-    say: Say = lambda _: None,
+    log: Log = lambda _: None,
 ) -> tuple[Bundle, Receipt, tuple[str, ...]]:
     """Write `out`: the bundle's graphs with the head behind them. A `Head` in memory is taken as it is.
 
@@ -44,13 +44,13 @@ def add_head(
     source.verify()
     staging = begin_directory(out)
     try:
-        say("adding the head")
+        log("adding the head")
         names = [name for name in manifest.files if name == GOLDEN_FILE or ".onnx" in name]
         for name in names:
             shutil.copyfile(source.root / name, staging / name)
         keep = [output.name for output in manifest.outputs]
         made = attach_head(staging, manifest, loaded, keep)
-        receipt = judge_staged(staging, made, say)
+        receipt = judge_staged(staging, made, log)
         commit_directory(staging, out)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)

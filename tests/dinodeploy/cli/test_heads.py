@@ -72,10 +72,10 @@ def test_a_head_alone_and_added_later(
     assert "…" not in ran.out, "nothing is cut off at eighty columns"
 
 
-def test_scenes_end_in_pictures_of_the_same_size(
+def test_scenes_are_segmented_at_the_image_size(
     four_maps_bundle: Path, tmp_path: Path, run: CommandLine
 ) -> None:
-    """The preset cuts the middle out: what the input did not show is 255."""
+    """The preset crops the centre: pixels that the input did not show are 255."""
     scenes = write_scenes(tmp_path / "scenes", 12)
     options = ("--data", scenes, "--engine", four_maps_bundle, "--out", tmp_path / "b", "--no-cache")
     ran = run("train-head", "--task", "segment", *options)
@@ -110,8 +110,8 @@ def test_depth_is_written_in_millimetres(four_maps_bundle: Path, tmp_path: Path,
     )
     assert ran.code == 0, ran.err
     (row,) = ran.json["predictions"]
-    with Image.open(tmp_path / "out" / row["depth"]) as picture:
-        depth = np.asarray(picture)
+    with Image.open(tmp_path / "out" / row["depth"]) as image:
+        depth = np.asarray(image)
     assert (depth.dtype, depth.shape) == (np.uint16, (200, 300))
     assert (depth[:, :49] == 0).all()
     seen = depth[:, 52:248]
@@ -119,7 +119,7 @@ def test_depth_is_written_in_millimetres(four_maps_bundle: Path, tmp_path: Path,
     assert 1000 <= seen.min() <= seen.max() <= 9000
 
 
-def test_unreadable_pictures_are_named(classifier: Path, tmp_path: Path, run: CommandLine) -> None:
+def test_unreadable_images_are_listed(classifier: Path, tmp_path: Path, run: CommandLine) -> None:
     photograph("coffee").resize((64, 64)).save(tmp_path / "a.jpg")
     (tmp_path / "b.jpg").write_bytes(b"\xff\xd8\xff")
     ran = run("predict", tmp_path, "--engine", classifier, "--out", tmp_path / "out")
@@ -133,8 +133,8 @@ def test_unreadable_pictures_are_named(classifier: Path, tmp_path: Path, run: Co
     assert (ran.code, ran.json["predictions"], len(ran.json["quarantined"])) == (5, [], 1)
 
 
-def test_export_takes_a_head(tmp_path: Path, run: CommandLine) -> None:
-    """The maps that it alone reads end inside the graph; those asked for are put out."""
+def test_export_accepts_a_head(tmp_path: Path, run: CommandLine) -> None:
+    """Maps that only the head reads stay inside the graph; requested ones are outputs."""
     from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint
     from tests.support.tiny_models import tiny_config
 
@@ -162,14 +162,14 @@ def test_export_takes_a_head(tmp_path: Path, run: CommandLine) -> None:
     ("arguments", "message"),
     [
         (("train-head", "--task", "detect", "--data", "{digits}", "--out", "{out}"), "--task 'detect'"),
-        (("train-head", "--task", "classify", "--data", "{none}", "--out", "{out}"), "is no folder"),
+        (("train-head", "--task", "classify", "--data", "{none}", "--out", "{out}"), "is not a folder"),
         (
             ("train-head", "--task", "segment", "--data", "{digits}", "--out", "{out}"),
             "wanted {digits}/images",
         ),
         (
             ("train-head", "--task", "classify", "--data", "{digits}", "--out", "{none}/h.safetensors"),
-            "is no folder; make it",
+            "is not a folder; create it",
         ),
         (("train-head", "--task", "classify", "--data", "{digits}", "--out", "{mine}"), "is no bundle"),
         (("predict", "{digits}", "--top", "0"), "--top is 0"),

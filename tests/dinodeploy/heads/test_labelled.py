@@ -1,4 +1,4 @@
-"""Folders of labelled pictures: what is read, and what is refused in one line."""
+"""Folders of labelled images: what is read, what is refused, and how they are split."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import pytest
 from PIL import Image
 
 from dinodeploy.errors import ImageError, MisuseError
-from dinodeploy.heads.labelled import read_classified, read_mask, read_segmented
-from dinodeploy.heads.places import enlarge_argmax, place_mask
-from dinodeploy.images.preprocess import PRESETS, Preprocess
+from dinodeploy.heads.labelled import (
+    read_classified,
+    read_mask,
+    read_segmented,
+    split_at_random,
+    split_by_class,
+)
 from tests.support.labelled_images import write_digits, write_scenes
-
-MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 
 def test_a_folder_is_a_class(tmp_path: Path) -> None:
@@ -36,14 +38,16 @@ def test_folders_that_hold_too_little_are_refused(tmp_path: Path) -> None:
     (tmp_path / "one" / "empty").mkdir()
     with pytest.raises(MisuseError, match="no picture under"):
         read_classified(tmp_path / "one")
-    with pytest.raises(MisuseError, match="is no folder"):
+    with pytest.raises(MisuseError, match="is not a folder"):
         read_classified(tmp_path / "none")
     test = write_digits(tmp_path / "test", each=1, kinds=3)
-    with pytest.raises(MisuseError, match="digit_2 is none of the classes trained on: digit_0, digit_1"):
+    with pytest.raises(
+        MisuseError, match="digit_2 is not a class of the training data; wanted digit_0, digit_1"
+    ):
         read_classified(test, ("digit_0", "digit_1"))
 
 
-def test_pictures_and_masks_are_paired(tmp_path: Path) -> None:
+def test_images_and_masks_are_paired(tmp_path: Path) -> None:
     root = write_scenes(tmp_path / "s", 3)
     found = read_segmented(root)
     assert found.names == ("retina", "coffee", "chelsea", "rocket")
@@ -56,7 +60,7 @@ def test_pictures_and_masks_are_paired(tmp_path: Path) -> None:
         read_segmented(root)
     (root / "classes.txt").write_text("a\na\n")
     Image.new("L", (160, 120)).save(found.masks[1])
-    with pytest.raises(MisuseError, match="holds 2 names; wanted different ones"):
+    with pytest.raises(MisuseError, match="holds 2 names; wanted different names"):
         read_segmented(root)
 
 
@@ -80,32 +84,15 @@ def test_masks_are_ids_not_colours(tmp_path: Path) -> None:
             read_mask(tmp_path / f"{name}.png")
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_masks_lie_where_the_pictures_do(preset: str) -> None:
-    """A mask that is the picture's own brightness, cut and resized like it."""
-    preprocess = Preprocess.from_preset(preset, (64, 64), MEAN, STD)
-    for width, height in ((301, 200), (97, 260)):
-        rows, columns = np.mgrid[:height, :width]
-        mask = ((rows // 40 + columns // 40) % 2).astype(np.int64)
-        image = Image.fromarray((mask * 255).astype(np.uint8)).convert("RGB")
-        seen = preprocess(image)[0] * 0.5 + 0.5
-        placed = place_mask(mask, preprocess)
-        assert placed.shape == seen.shape
-        assert ((seen > 0.5) == placed).mean() > 0.95
-
-
-def test_views_lie_inside_the_picture() -> None:
-    timm = Preprocess.from_preset("timm", (64, 64), MEAN, STD)
-    assert timm.view(300, 200) == pytest.approx((50, 0, 250, 200), abs=2)
-    assert timm.view(200, 300) == pytest.approx((0, 50, 200, 250), abs=2)
-    assert Preprocess.from_preset("official", (64, 64), MEAN, STD).view(300, 200) == (0, 0, 300, 200)
-
-
-def test_enlarged_classes_are_torch_s() -> None:
-    import torch
-
-    logits = np.random.default_rng(0).normal(size=(5, 3, 4)).astype(np.float32)
-    wanted = torch.nn.functional.interpolate(
-        torch.from_numpy(logits).permute(2, 0, 1)[None], size=(80, 48), mode="bilinear"
-    )
-    assert (enlarge_argmax(logits, (80, 48)) == wanted[0].argmax(0).numpy()).mean() > 0.999
+def test_splits_are_seeded_and_share_nothing() -> None:
+    labels = np.array([0] * 50 + [1] * 3 + [2] * 10)
+    split = split_by_class(labels, ("a", "b", "c"), 0)
+    parts = (split.train, split.validation, split.test)
+    assert sorted(np.concatenate(parts)) == list(range(63))
+    assert all(set(labels[part]) == {0, 1, 2} for part in parts)
+    assert (len(split.test), len(split.validation)) == (10 + 1 + 2, 8 + 1 + 2)
+    again, other = split_by_class(labels, ("a", "b", "c"), 0), split_by_class(labels, ("a", "b", "c"), 1)
+    assert (again.test == split.test).all()
+    assert (other.test != split.test).any()
+    images = split_at_random(3, 0)
+    assert sorted([*images.train, *images.validation, *images.test]) == [0, 1, 2]

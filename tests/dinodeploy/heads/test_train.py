@@ -1,4 +1,4 @@
-"""Train on what an engine puts out: better than chance, cached, the same each time, read by torch."""
+"""Training on engine features: better than chance, reproducible, readable by torch."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from PIL import Image
 
 from dinodeploy import Embedder
 from dinodeploy.errors import MisuseError
-from dinodeploy.heads import features as features_module
-from dinodeploy.heads.features import engine_features
 from dinodeploy.heads.train import train_head
 from dinodeploy.heads.trained import TrainOptions
 from tests.support.labelled_images import SCENES, write_digits, write_scenes
@@ -28,7 +26,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_digits(tmp_path_factory.mktemp("data") / "digits", each=20)
 
 
-def test_digits_are_told_apart(embedder: Embedder, digits: Path) -> None:
+def test_digits_are_classified(embedder: Embedder, digits: Path) -> None:
     """Random weights: measured 0.925 with cls_mean, 0.1 is chance."""
     trained = train_head(embedder, digits, TrainOptions("classify"))
     report = trained.report
@@ -41,7 +39,7 @@ def test_digits_are_told_apart(embedder: Embedder, digits: Path) -> None:
     assert (again.file.tensors["linear.weight"] == trained.file.tensors["linear.weight"]).all()
 
 
-def test_the_head_file_is_torch_s(embedder: Embedder, digits: Path, tmp_path: Path) -> None:
+def test_torch_reads_the_head_file(embedder: Embedder, digits: Path, tmp_path: Path) -> None:
     import torch
 
     from dinov3_ref.heads import LinearClassifier, load_head
@@ -59,40 +57,18 @@ def test_the_head_file_is_torch_s(embedder: Embedder, digits: Path, tmp_path: Pa
     assert np.allclose(logits, wanted, atol=1e-4)
 
 
-def test_features_are_computed_once(
-    embedder: Embedder, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ids = [str(digits / "digit_0" / f"{i:03d}.png") for i in range(3)] + [str(tmp_path / "broken.png")]
-    (tmp_path / "broken.png").write_bytes(b"x")
-    first = engine_features(embedder, ids, maps=False, cache=tmp_path / "cache")
-    assert not first.cached
-    assert first.rows.tolist() == [0, 1, 2]
-    assert first.quarantined[0][0].endswith("broken.png")
-    with monkeypatch.context() as patched:
-        patched.setattr(features_module, "_compute", lambda *_: pytest.fail("computed again"))
-        second = engine_features(embedder, ids, maps=False, cache=tmp_path / "cache")
-    assert second.cached
-    assert second.quarantined == first.quarantined
-    assert all((a == b).all() for a, b in zip(first.values, second.values, strict=True))
-    (file,) = (tmp_path / "cache").iterdir()
-    file.write_bytes(file.read_bytes()[:100])
-    assert not engine_features(embedder, ids, maps=False, cache=tmp_path / "cache").cached
-    (tmp_path / "broken.png").write_bytes(b"changed")
-    assert not engine_features(embedder, ids, maps=False, cache=tmp_path / "cache").cached
-
-
-def test_a_test_folder_is_judged_on(embedder: Embedder, digits: Path, tmp_path: Path) -> None:
+def test_a_test_folder_is_scored(embedder: Embedder, digits: Path, tmp_path: Path) -> None:
     held = write_digits(tmp_path / "held", each=4)
     report = train_head(embedder, digits, TrainOptions("classify"), test=held).report
     assert report["pictures"] == {"train": 160, "validation": 40, "test": 40}
 
 
-def test_scenes_are_told_apart_place_by_place(embedder: Embedder, tmp_path: Path) -> None:
-    """Random weights: measured pixel accuracy 0.95, the most frequent class alone 0.36."""
+def test_scenes_are_segmented(embedder: Embedder, tmp_path: Path) -> None:
+    """Random weights: measured pixel accuracy 0.95, chance is 0.36."""
     root = write_scenes(tmp_path / "scenes", 16)
     (root / "images" / "99.jpg").write_bytes(b"\xff\xd8\xff")
     Image.new("L", (8, 8)).save(root / "masks" / "99.png")
-    Image.new("L", (8, 8)).save(root / "masks" / "03.png")  # another size than its picture
+    Image.new("L", (8, 8)).save(root / "masks" / "03.png")  # another size than its image
     trained = train_head(embedder, root, TrainOptions("segment"))
     assert trained.report["classes"] == list(SCENES)
     assert trained.report["accuracy"] > trained.report["chance"] + 0.2
@@ -100,21 +76,21 @@ def test_scenes_are_told_apart_place_by_place(embedder: Embedder, tmp_path: Path
     assert sum(trained.report["pictures"].values()) == 15
     reasons = [reason for _, reason in trained.quarantined]
     assert len(reasons) == 2
-    assert any("8x8 pixels, its picture has 160x120" in reason for reason in reasons)
+    assert any("8x8 pixels, its image has 160x120" in reason for reason in reasons)
     assert trained.file.tensors["conv.weight"].shape == (4, 128, 1, 1)
 
 
-def test_what_cannot_be_trained_is_refused(embedder: Embedder, digits: Path, tmp_path: Path) -> None:
+def test_bad_options_and_data_are_refused(embedder: Embedder, digits: Path, tmp_path: Path) -> None:
     with pytest.raises(MisuseError, match="--task 'detect'"):
         TrainOptions("detect")
     with pytest.raises(MisuseError, match="--pooling 'max'"):
         TrainOptions("classify", pooling="max")
     few = write_digits(tmp_path / "few", each=2, kinds=2)
-    with pytest.raises(MisuseError, match="class 'digit_0' has 2 readable pictures; wanted at least 3"):
+    with pytest.raises(MisuseError, match="class 'digit_0' has 2 readable images; wanted at least 3"):
         train_head(embedder, few, TrainOptions("classify"))
     for path in few.rglob("*.png"):
         path.write_bytes(b"x")
-    with pytest.raises(MisuseError, match="none of 4 pictures can be read"):
+    with pytest.raises(MisuseError, match="none of 4 images can be read"):
         train_head(embedder, few, TrainOptions("classify"))
     scenes = write_scenes(tmp_path / "scenes", 4)
     (scenes / "classes.txt").write_text("a\nb\n")
