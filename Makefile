@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint format docs bench gpu-check gpu-bench clean help
+.PHONY: setup demo test test-fast test-all coverage lint format docs bench gpu-check gpu-bench clean help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -20,15 +20,28 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: setup  ## the main job on real photographs: export, judge, embed, nearest neighbours
 	$(BIN)/python examples/demo.py demo
 
-# A file is one worker's, so that what its tests share is made once; one thread each, or they would fight for cores.
-# A worker that dies ends the run, by name: replaced, it can leave the others waiting for ever.
-test: setup  ## the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $${TEST_WORKERS:-2} --dist loadfile --max-worker-restart=0 \
-		-o faulthandler_timeout=600
+# Each test file runs in one worker, so that what its tests share is made once. One thread each: two workers with
+# many threads slow each other down. A worker that dies ends the run: a replacement can leave the others waiting.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $${TEST_WORKERS:-2} --dist loadfile --max-worker-restart=0 \
+	-o faulthandler_timeout=600
 
-lint: setup  ## style, types
+test: setup  ## the tests, but for the slow ones
+	$(PYTEST) -m 'not slow and not matrix' $(ARGS)
+
+test-fast: setup  ## the tests that need no torch: a minute
+	$(PYTEST) -m 'not slow and not matrix' --no-torch $(ARGS)
+
+test-all: test  ## the slow tests too, as CI runs them
+	$(PYTEST) -m 'slow and not matrix' $(ARGS)
+
+coverage: setup  ## every test with coverage measured, into docs/development/coverage.md
+	$(PYTEST) --cov=dinodeploy --cov=exporters --cov=dinov3_ref --cov-report=json:build/coverage.json $(ARGS)
+	$(BIN)/python .ci/coverage_page.py build/coverage.json docs/development/coverage.md
+
+lint: setup  ## style, types, plain English
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python .ci/plain_english.py
 	$(BIN)/mypy
 
 format: setup  ## reformat
