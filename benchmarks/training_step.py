@@ -91,12 +91,12 @@ def measure(options: argparse.Namespace, folder: Path, device: torch.device) -> 
     run = TrainingRun(config, build_training_loader(config), device)
     batches = run.batches()
     step(run, batches, 0)
-    run.clock.read()
+    run.throughput.read()
     started = time.process_time()
     for number in range(options.steps):
         step(run, batches, number + 1)
     processor_seconds = time.process_time() - started
-    clock = run.clock.read()
+    clock = run.throughput.read()
     return {
         "pictures_a_second": clock["images_per_second"],
         "processor_seconds_a_picture": processor_seconds / (options.steps * options.batch),

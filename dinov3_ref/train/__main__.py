@@ -1,4 +1,4 @@
-"""`python -m dinov3_ref.train --config RECIPE_OR_FILE key=value ...`, alone or under torchrun."""
+"""`python -m dinov3_ref.train --config RECIPE_OR_FILE key=value ...`, in one process or under torchrun."""
 
 from __future__ import annotations
 
@@ -12,34 +12,42 @@ from dinov3_ref.distributed import get_rank
 from dinov3_ref.errors import ConfigError, Dinov3Error
 from dinov3_ref.train.distributed.devices import training_device
 from dinov3_ref.train.export_teacher import TEACHER
-from dinov3_ref.train.students import train
+from dinov3_ref.train.loop import TrainingRun
+from dinov3_ref.train.students import train_students
 
-STOPPED = 130  # what shells say of Ctrl-C
+INTERRUPTED = 130  # the exit code that shells give Ctrl-C
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train; the exit code (0 done, 1 diverged, 2 misuse, 130 stopped)."""
+    """Train; return the exit code (0 done, 1 diverged, 2 misuse, 130 interrupted)."""
     parser = argparse.ArgumentParser(
         prog="python -m dinov3_ref.train",
-        description="Train DINOv3; a run is taken up again where train.output_dir holds a checkpoint.",
+        description="Train DINOv3. Resumes if train.output_dir holds a checkpoint.",
     )
-    parser.add_argument("--config", help=f"a YAML file, or a recipe: {', '.join(recipe_names())}")
+    parser.add_argument("--config", help=f"YAML file or recipe: {', '.join(recipe_names())}")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as optim.lr=1e-4")
     options = parser.parse_args(arguments)
     try:
         config = load_config(options.config, options.overrides)
         if not config.train.dataset_path:
-            raise ConfigError("train.dataset_path is empty; wanted train.dataset_path=FOLDER of pictures")
+            raise ConfigError("train.dataset_path is empty; wanted train.dataset_path=FOLDER of images")
         with training_device() as device:
-            for folder in train(config, build_training_loader(config), device):
-                if get_rank() == 0:
+            loader = build_training_loader(config)
+            if config.multidistillation.enabled:
+                folders = train_students(config, loader, device)
+            else:
+                run = TrainingRun(config, loader, device)
+                run.train()
+                folders = [run.output]
+            if get_rank() == 0:
+                for folder in folders:
                     print(folder / TEACHER)
     except Dinov3Error as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the newest checkpoint", file=sys.stderr)
-        return STOPPED
+        print("stopped; run the same command again to resume from the newest checkpoint", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 

@@ -1,6 +1,7 @@
-"""One collated batch, checked and on the device (docs/spec.md 4.3).
+"""A collated batch, checked and moved to the device (docs/spec.md 4.3).
 
-Shapes: B images, each with 2 global and n local crops; P patches of a global crop; M masked patches.
+Shapes: B images, each with 2 global and n local crops; P patches of a global crop; M masked patches of the
+batch; C channels; S, s, S' sides of global, local and Gram crops.
 Crops are crop-major: crop 0 of all images, then crop 1.
 """
 
@@ -19,7 +20,7 @@ from dinov3_ref.loss.ibot_patch_loss import weights_of_masks
 
 @dataclass(frozen=True)
 class Batch:
-    """What a training step reads."""
+    """The inputs of a training step."""
 
     global_crops: Tensor  # [2B,C,S,S]
     local_crops: Tensor | None  # [nB,C,s,s]
@@ -27,7 +28,7 @@ class Batch:
     mask_indices: Tensor  # [M] rows of the flattened [2B·P]
     masks_weight: Tensor  # [M] 1 / masked patches of the row's crop
     gram_teacher_crops: Tensor | None  # [2B,C,S',S']
-    teacher_crops: Tensor  # [2B,C,S,S]: the global crops, or their undistorted twins
+    teacher_crops: Tensor  # [2B,C,S,S] the global crops, or the same without distortions
 
     @property
     def size(self) -> int:
@@ -36,11 +37,10 @@ class Batch:
 
     @classmethod
     def from_collated(cls, data: Mapping[str, Any], device: torch.device) -> Batch:
-        """From the dictionary of the data loader; its three `collated_` entries are enough.
+        """Read the dictionary of the data loader.
 
-        Source: docs/development/seed.md S49.
-
-        Raises ValueError for an entry that is missing or does not fit the others.
+        `collated_global_crops`, `collated_local_crops` and `collated_masks` are enough
+        (docs/development/seed.md S49). Raises ValueError for missing entries and for ones that do not fit.
         """
 
         def fetch(name: str) -> Tensor | None:
@@ -55,11 +55,11 @@ class Batch:
             )
         if len(global_crops) % N_GLOBAL_CROPS or len(global_crops) != len(masks):
             raise ValueError(
-                f"{len(global_crops)} global crops with {len(masks)} masks; wanted two crops an image and "
-                "a mask each"
+                f"{len(global_crops)} global crops with {len(masks)} masks; wanted two crops per image and "
+                "one mask per crop"
             )
         indices, weights = fetch("mask_indices_list"), fetch("masks_weight")
-        local_crops, twins = fetch("collated_local_crops"), fetch("collated_global_crops_teacher")
+        local_crops, teacher_crops = fetch("collated_local_crops"), fetch("collated_global_crops_teacher")
         if local_crops is not None and len(local_crops) == 0:
             local_crops = None
         return cls(
@@ -69,10 +69,10 @@ class Batch:
             mask_indices=mask_indices(masks) if indices is None else indices,
             masks_weight=weights_of_masks(masks) if weights is None else weights,
             gram_teacher_crops=fetch("collated_gram_teacher_crops"),
-            teacher_crops=global_crops if twins is None else twins,
+            teacher_crops=global_crops if teacher_crops is None else teacher_crops,
         )
 
 
 def mask_indices(masks: Tensor) -> Tensor:
-    """Bool masks [2B,P] -> where they are true in the flattened [2B·P], [M]."""
+    """Bool masks [2B,P] -> indices [M] of the true entries in the flattened masks [2B·P]."""
     return masks.flatten().nonzero().flatten()

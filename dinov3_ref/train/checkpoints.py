@@ -1,12 +1,12 @@
-"""Checkpoints of a run: torch's distributed format, in directories that are whole or absent.
+"""Checkpoints of a run: torch's distributed format, written atomically.
 
 Source: docs/spec.md 4.16.
 
-    <output>/ckpt/<iteration>/     written beside as .<iteration>.partial, then renamed
+    <output>/ckpt/<iteration>/     written as .<iteration>.partial, then renamed
 
-A checkpoint holds what a rank cannot recompute: student, EMA and Gram teacher, loss centres, optimiser, loss
-scale, the place in the data. Random numbers are seeded by the iteration, and no state. It may be resumed on
-another number of ranks, fewer or more.
+A checkpoint holds student, EMA and Gram teacher, loss centres, optimiser, loss scale and the position in the
+data. It needs no random number state: steps are seeded by their iteration. A run may resume on another number
+of ranks.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from dinov3_ref.train.networks.training_networks import TrainingNetworks
 
 FOLDER = "ckpt"
 EXTRA_FILE = "run.json"
-NOT_STORED = "distillation_teacher."  # frozen, and read from its own file
+NOT_STORED = "distillation_teacher."  # frozen: read from its own file
 OPTIONS = StateDictOptions(strict=False)
 
 
 def save(output: Path, iteration: int, networks: TrainingNetworks, optimizer: Optimizer, extra: Any) -> Path:
-    """Write the state after `iteration`; `extra` is plain data, the same on all ranks. All must call."""
+    """Write the state after `iteration`; `extra` is JSON data, equal on all ranks. All ranks must call."""
     target, partial = output / FOLDER / str(iteration), output / FOLDER / f".{iteration}.partial"
     if get_rank() == 0:
         shutil.rmtree(partial, ignore_errors=True)
     _wait()
-    with _alone() as alone:
-        state_dict_saver.save(_state(networks, optimizer), checkpoint_id=partial, no_dist=alone)
+    with _without_group() as no_dist:
+        state_dict_saver.save(_state(networks, optimizer), checkpoint_id=partial, no_dist=no_dist)
     if get_rank() == 0:
         (partial / EXTRA_FILE).write_text(json.dumps(extra), encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)
@@ -56,19 +56,19 @@ def save(output: Path, iteration: int, networks: TrainingNetworks, optimizer: Op
 
 
 def load(folder: Path, networks: TrainingNetworks, optimizer: Optimizer) -> Any:
-    """Read a checkpoint into networks and optimiser; what `save` was given as `extra`.
+    """Load a checkpoint into networks and optimiser; return the `extra` of `save`.
 
-    Raises `CheckpointError` for one that is damaged, or of other networks.
+    Raises `CheckpointError` for a checkpoint that is damaged or of another model.
     """
     state = _state(networks, optimizer)
     try:
         extra = json.loads((folder / EXTRA_FILE).read_text(encoding="utf-8"))
-        with _alone() as alone:
-            state_dict_loader.load(state, checkpoint_id=folder, no_dist=alone)
+        with _without_group() as no_dist:
+            state_dict_loader.load(state, checkpoint_id=folder, no_dist=no_dist)
     except (CheckpointException, OSError, RuntimeError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise CheckpointError(
-            f"{folder} cannot be taken up ({reason}); it is damaged or of another configuration: "
+            f"{folder} cannot be resumed ({reason}); it is damaged or of another configuration: "
             "choose another train.output_dir, or delete it"
         ) from error
     set_state_dict(
@@ -82,14 +82,14 @@ def load(folder: Path, networks: TrainingNetworks, optimizer: Optimizer) -> Any:
 
 
 def finished(output: Path) -> list[int]:
-    """Iterations of the whole checkpoints of a run, ascending."""
+    """Iterations of the complete checkpoints of a run, ascending."""
     folder = output / FOLDER
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return sorted(int(name) for name in names if name.isdigit())
 
 
 def prune(output: Path, max_to_keep: int, keep_every: int | None) -> None:
-    """Delete all but the newest `max_to_keep` checkpoints, and every `keep_every`-th. Rank 0 deletes."""
+    """Keep the newest `max_to_keep` checkpoints and every `keep_every`-th; rank 0 deletes the others."""
     if get_rank() != 0:
         return
     for iteration in finished(output)[:-max_to_keep]:
@@ -104,8 +104,8 @@ def _state(networks: TrainingNetworks, optimizer: Optimizer) -> dict[str, Any]:
 
 
 @contextmanager
-def _alone() -> Iterator[bool]:
-    """Whether there is one process; torch warns of it, though it is told so."""
+def _without_group() -> Iterator[bool]:
+    """Whether there is no process group; hides torch's warning about it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninit")
         yield get_world_size() == 1

@@ -1,8 +1,8 @@
-"""What a run leaves behind: its teacher, for others to use (docs/spec.md 3.1, 3.2, 4.16).
+"""Write the trained teacher at the end of a run (docs/spec.md 3.1, 3.2, 4.16).
 
 teacher/model.safetensors   the backbone in the official layout, for `dinodeploy export --weights RUN/teacher`
-teacher/config.json         how its pictures are normalised, where a loader looks for it
-teacher.pth                 {"teacher": backbone and heads}, for later stages and distillation
+teacher/config.json         mean and std of its images, in timm's form
+teacher.pth                 {"teacher": backbone and heads}, for later training stages and distillation
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from dinov3_ref.checkpoints.layouts.convnext import repeat_norm
 from dinov3_ref.distributed import get_rank, whole
 from dinov3_ref.train.networks.training_networks import TrainingNetworks
 
-TEACHER = "teacher"  # the folder
+TEACHER = "teacher"  # folder
 
 
 def export_teacher(networks: TrainingNetworks, folder: Path) -> tuple[Path, Path]:
-    """Write the files, each whole or not at all; under distillation they hold the student's mean.
+    """Write the EMA teacher (with distillation: the student's EMA); each file is replaced atomically.
 
-    Returns where the weights lie: (backbone, backbone and heads). Sharded weights are gathered: all ranks
-    must call, rank 0 writes.
+    Returns the paths of the weights: (backbone, backbone and heads). All ranks must call, because sharded
+    weights are gathered; rank 0 writes.
     """
     backbone, everything = folder / TEACHER / "model.safetensors", folder / "teacher.pth"
     state = {name: whole(value).cpu() for name, value in networks.model_ema.state_dict().items()}
@@ -36,14 +36,14 @@ def export_teacher(networks: TrainingNetworks, folder: Path) -> tuple[Path, Path
     backbone.parent.mkdir(exist_ok=True)
     official = repeat_norm({name: value.contiguous() for name, value in _of_backbone(state).items()})
     _replace(backbone, lambda path: save_file(official, path))
-    words = json.dumps(describe(networks.config), indent=2) + "\n"
-    _replace(backbone.parent / "config.json", lambda path: path.write_text(words, encoding="utf-8"))
+    text = json.dumps(describe(networks.config), indent=2) + "\n"
+    _replace(backbone.parent / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
     _replace(everything, lambda path: torch.save({"teacher": state}, path))
     return backbone, everything
 
 
 def describe(config: Any) -> dict[str, Any]:
-    """What the weights' tensors do not tell, in the form of timm's config.json (`checkpoints/dataset.py`)."""
+    """Image normalisation in the form of timm's config.json (read by `checkpoints/dataset.py`)."""
     crops = config.crops
     return {
         "trained_by": "dinov3_ref",
@@ -52,7 +52,7 @@ def describe(config: Any) -> dict[str, Any]:
 
 
 def whole_backbone(networks: TrainingNetworks) -> dict[str, Tensor]:
-    """The EMA teacher's backbone, gathered where it is sharded (a collective), by its official names."""
+    """State dict of the EMA teacher's backbone; sharded tensors are gathered (a collective)."""
     state = networks.model_ema["backbone"].state_dict()
     return {name: whole(value) for name, value in state.items()}
 

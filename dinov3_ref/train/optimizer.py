@@ -1,4 +1,4 @@
-"""AdamW over parameter groups, the rates of each step, clipping a sub-module at a time.
+"""AdamW over parameter groups, per-step learning rates, gradient clipping per sub-module.
 
 Source: docs/spec.md 4.10, 4.11.
 """
@@ -17,16 +17,16 @@ from dinov3_ref.train.schedules.rates import Rates
 
 
 def build_optimizer(config: Any, groups: Iterable[Group]) -> torch.optim.AdamW:
-    """AdamW with the configuration's betas; its rates are set at every step.
+    """AdamW with the betas of `config.optim`; `set_rates` sets its learning rates at every step.
 
-    `optim.multi_tensor_optim` fuses groups of equal multipliers.
+    With `optim.multi_tensor_optim`, groups with equal multipliers are fused.
     """
     groups = fuse_params_groups(groups) if config.optim.multi_tensor_optim else list(groups)
     return torch.optim.AdamW(groups, lr=0.0, betas=(config.optim.adamw_beta1, config.optim.adamw_beta2))
 
 
 def set_rates(optimizer: torch.optim.Optimizer, rates: Rates) -> None:
-    """Give every group this iteration's learning rate and weight decay, times its multipliers."""
+    """Set learning rate and weight decay of every group: the iteration's value times its multiplier."""
     for group in optimizer.param_groups:
         lr = rates.last_layer_lr if group["is_last_layer"] else rates.lr
         group["lr"] = lr * group["lr_multiplier"]
@@ -34,9 +34,10 @@ def set_rates(optimizer: torch.optim.Optimizer, rates: Rates) -> None:
 
 
 def clip_gradients(modules: nn.ModuleDict, max_norm: float) -> dict[str, Tensor]:
-    """Scale each module's gradients down to an L2 norm of `max_norm` (0: leave them); the norms they had.
+    """Clip the gradients of each module to an L2 norm of `max_norm` (0: no clipping).
 
-    Each module is clipped on its own (docs/spec.md 0, fact 15). Keys are `<module>_grad_norm`.
+    Returns the norms before clipping, scalars under `<module>_grad_norm`. Each module is clipped separately
+    (docs/spec.md 0, fact 15).
     """
     limit = max_norm or float("inf")
     return {

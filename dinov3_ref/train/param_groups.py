@@ -1,8 +1,8 @@
-"""Which parameter learns how fast, and decays how much (docs/spec.md 4.10).
+"""Parameter groups: learning-rate and weight-decay multipliers per parameter (docs/spec.md 4.10).
 
-A group is a dictionary for the optimiser, with `name`, `is_last_layer`, `lr_multiplier` and `wd_multiplier`
-beside `params`. `optimizer.set_rates` applies the multipliers at every step; given `lr` here, they are in the
-group from birth.
+A group is a dictionary for the optimiser, with `params`, `name`, `is_last_layer`, `lr_multiplier` and
+`wd_multiplier`. `optimizer.set_rates` applies the multipliers at every step; with `lr` they are applied
+here.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from torch import nn
 Group = dict[str, Any]
 
 EMBEDDINGS = ("pos_embed", "patch_embed", "mask_token", "cls_token", "storage_tokens")
-WITHOUT_DECAY = ("norm", "gamma", "fourier_w")  # and every bias; tokens do decay (docs/spec.md 0, fact 13)
+WITHOUT_DECAY = ("norm", "gamma", "fourier_w")  # and biases; tokens do decay (docs/spec.md 0, fact 13)
 FUSED_BY = ("is_last_layer", "lr_multiplier", "wd_multiplier")
 
 
 def get_vit_lr_decay_rate(name: str, lr_decay_rate: float = 1.0, num_layers: int = 12) -> float:
-    """lr_decay_rate^(layers above the parameter): embeddings are layer 0, block i layer i + 1, the rest last.
+    """Layer-wise decay lr_decay_rate^(num_layers + 1 - layer) of a parameter.
 
-    A module without blocks (a head, ConvNeXt) has 0 layers, and 1 for every parameter.
+    Embeddings are layer 0, block i is layer i + 1, everything else is the last layer. Modules without blocks
+    (heads, ConvNeXt) have num_layers 0, which gives 1 for every parameter.
     """
     layer = num_layers + 1
     if num_layers > 0:
@@ -44,9 +45,10 @@ def get_params_groups_with_decay(
     weight_decay: float | None = None,
     prefix: str = "",
 ) -> list[Group]:
-    """One group a trainable parameter of `model`; `prefix` goes before its name (`backbone.`, `dino_head.`).
+    """One group per trainable parameter of `model`; `prefix` (such as `backbone.`) goes before its name.
 
-    With `lr` (or `weight_decay`) every group gets its own, multiplied: what a run without a schedule wants.
+    With `lr` or `weight_decay` every group also gets that value times its multiplier, for training without a
+    schedule.
     """
     num_layers = len(blocks) if isinstance(blocks := getattr(model, "blocks", None), nn.ModuleList) else 0
     groups = []
@@ -73,12 +75,12 @@ def get_params_groups_with_decay(
     return groups
 
 
-# Parameters keep their names under fully_shard, compile and checkpointing here: one function serves both.
+# Parameters keep their names under fully_shard, compile and activation checkpointing: one function for both.
 get_params_groups_with_decay_fsdp = get_params_groups_with_decay
 
 
 def fuse_params_groups(groups: Iterable[Group], keys: tuple[str, ...] = FUSED_BY) -> list[Group]:
-    """Groups that agree in `keys` become one, so that the optimiser steps them together. Order stays."""
+    """Merge groups that agree in `keys`, so that the optimiser steps them together. Keeps the order."""
     fused: dict[tuple[Any, ...], Group] = {}
     for group in groups:
         signature = tuple(group[key] for key in keys)

@@ -1,8 +1,9 @@
-"""Self-supervised training of DINOv3: one step (docs/spec.md 4.3).
+"""SSLMetaArch: student, teachers and losses of DINOv3 training (docs/spec.md 4.3).
 
-Teacher on the global crops -> targets; student on global (masked) and local crops; losses; backward.
+The teacher sees the global crops and gives targets; the student sees the masked global crops and the local
+crops; the loss is a weighted sum of DINO, iBOT, KoLeo and Gram losses.
 Shapes: B images, g = 2 global and n local crops of each, P patches of a global crop, M masked patches of the
-batch, D embed_dim, K prototypes.
+batch, D embed_dim, K prototypes, C channels, S, s, S' sides of global, local and Gram crops.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ Metrics = dict[str, Tensor | float]
 class SSLMetaArch(TrainingNetworks):
     """Student, teachers and losses of one run.
 
-    Runs on any device and in any precision: autocast is the caller's, losses are in fp32.
-    Raises `ConfigError` for a configuration that contradicts itself, `CheckpointError` for a bad file.
+    The caller chooses device and autocast precision; losses are computed in fp32. Raises `ConfigError` for a
+    contradictory configuration, `CheckpointError` for a bad file.
     """
 
     def __init__(
@@ -50,13 +51,13 @@ class SSLMetaArch(TrainingNetworks):
             self.to(device)
 
     def init_weights(self) -> None:
-        """Draw all weights and read what the configuration names, after `to_empty` of a meta-device build."""
+        """Draw random weights and load configured files, after `to_empty` of a model built on meta."""
         self.dino_loss.init_weights()
         self.ibot_patch_loss.init_weights()
         super().init_weights()
 
     def get_params_groups(self) -> list[Group]:
-        """Parameter groups of the student, a module at a time (docs/spec.md 4.10)."""
+        """Parameter groups of the student: backbone, then heads (docs/spec.md 4.10)."""
         optim = self.config.optim
         return [
             group
@@ -70,12 +71,12 @@ class SSLMetaArch(TrainingNetworks):
             )
         ]
 
-    # ---- one step -----------------------------------------------------------------------------
+    # ---- loss of a batch ----------------------------------------------------------------------
 
     def forward_backward(
         self, data: Mapping[str, Any], *, teacher_temp: float, iteration: int = 0
     ) -> tuple[Tensor, Metrics]:
-        """`forward_loss` and its backward pass. The loss that returns is for the record: it is detached."""
+        """`forward_loss` and its backward pass; the returned loss is detached."""
         loss, metrics = self.forward_loss(data, teacher_temp=teacher_temp, iteration=iteration)
         loss.backward()
         return loss.detach(), metrics
@@ -83,10 +84,9 @@ class SSLMetaArch(TrainingNetworks):
     def forward_loss(
         self, data: Mapping[str, Any], *, teacher_temp: float, iteration: int = 0
     ) -> tuple[Tensor, Metrics]:
-        """Loss of a collated batch, to go backward from, and the parts it is made of.
+        """Return the loss of a collated batch, a scalar with gradient, and its metrics.
 
-        For those who scale it (GradScaler), divide it (gradient accumulation) or average its gradients (DDP).
-        A batch that brings its `teacher_targets` (`get_targets`) asks no teacher.
+        If the batch has `teacher_targets` (`get_targets`), the teacher is not run.
         """
         batch = self._batch(data)
         scale = self.config.crops.teacher_to_student_resolution_scale
@@ -116,10 +116,10 @@ class SSLMetaArch(TrainingNetworks):
             sizes["global_batch_size"] = float(data["global_batch_size"])
         return loss, {**sizes, **metrics}
 
-    forward = forward_loss  # what DistributedDataParallel calls
+    forward = forward_loss  # called by DistributedDataParallel
 
     def get_targets(self, data: Mapping[str, Any], *, teacher_temp: float) -> Outputs:
-        """What the teacher says to a collated batch, for other students to learn too."""
+        """Teacher targets of a collated batch, to share them between students (`get_teacher_output`)."""
         batch = self._batch(data)
         scale = self.config.crops.teacher_to_student_resolution_scale
         return self._targets_of(batch, self._grid(shrink_crops(batch.global_crops[:1], scale)), teacher_temp)
@@ -146,8 +146,8 @@ class SSLMetaArch(TrainingNetworks):
     ) -> Outputs:
         """Targets from the unmasked global crops [gB,C,S,S].
 
-        `cls_centered` [g,B,K], `masked_patch_centered` [M,K], `patch_pre_head` [gB,P,D]. Where the crops are
-        larger than the student's, patches are averaged onto its grid.
+        `cls_centered` [g,B,K], `masked_patch_centered` [M,K], `patch_pre_head` [gB,P,D]. If the crops are
+        larger than the student's, patch features are averaged to its grid.
         """
         features = self.teacher["backbone"](images, is_training=True)
         grid = self._grid(images)
@@ -166,6 +166,7 @@ class SSLMetaArch(TrainingNetworks):
         }
 
     def _targets(self, loss: TeacherTargets, scores: Tensor, teacher_temp: float) -> Tensor:
+        """Prototype scores [..., K] -> targets [..., K]."""
         if self.config.train.centering == "sinkhorn_knopp":
             return loss.sinkhorn_knopp_teacher(scores, teacher_temp)
         targets = loss.softmax_center_teacher(scores, teacher_temp)
@@ -181,13 +182,13 @@ class SSLMetaArch(TrainingNetworks):
         masks: Tensor,
         mask_indices_list: Tensor | None = None,
     ) -> tuple[Outputs, Outputs | None]:
-        """Student on global crops [gB,C,S,S] with masks [gB,P], and on local crops [nB,C,s,s], in one pass.
+        """Run the student on global crops [gB,C,S,S] with masks [gB,P] and on local crops [nB,C,s,s].
 
         Global: `cls_after_head` [g,B,K], `cls_pre_head` [g,B,D], `patch_pre_head` [gB,P,D],
         `masked_patch_after_head` [M,K]. Local: `cls_after_head` [n,B,K], `cls_pre_head` [n,B,D].
-        Under distillation the student sees no mask (docs/spec.md 0, fact 19): the iBOT loss is of what
-        it makes of
-        the whole crop at the places of the mask. A ConvNeXt, which has no mask token, learns no other way.
+        With distillation the student sees the whole crops (docs/spec.md 0, fact 19), and the iBOT loss
+        compares its outputs at the masked positions. This is the only way for a ConvNeXt, which has no mask
+        token.
         """
         seen_masks = None if self.config.distillation.enabled else masks
         crops = [global_crops] if local_crops is None else [global_crops, local_crops]
@@ -212,9 +213,9 @@ class SSLMetaArch(TrainingNetworks):
     def get_gram_target(
         self, teacher_global: Outputs, gram_crops: Tensor | None, student_grid: Grid
     ) -> Tensor | None:
-        """Patches [gB,P,D] for the student's to resemble in their similarities; None without Gram loss.
+        """Patch features [gB,P,D] that are the target of the Gram loss; None without Gram loss.
 
-        From the Gram teacher on its crops [gB,C,S',S'], else the teacher's own.
+        From the Gram teacher on its crops [gB,C,S',S'], or the EMA teacher's if there is no Gram teacher.
         """
         if self.gram is None:
             return None
@@ -222,13 +223,14 @@ class SSLMetaArch(TrainingNetworks):
             return teacher_global["patch_pre_head"]
         if gram_crops is None:
             raise ValueError(
-                "the batch has no collated_gram_teacher_crops; the Gram teacher wants "
-                "crops.gram_teacher_crops_size in the augmentation"
+                "the batch has no collated_gram_teacher_crops, which the Gram teacher needs; "
+                "set crops.gram_teacher_crops_size"
             )
         patches = self.gram_teacher["backbone"](gram_crops, is_training=True)["x_norm_patchtokens"]
         return self.gram.resize(patches, self._grid(gram_crops), student_grid)
 
     def _patches(self, modules: nn.ModuleDict, features: Outputs, crops: Tensor) -> Tensor:
+        """Patch features of crops [C,3,H,W] on the grid of `student.patch_size`: [C,P,D]."""
         return patches_on_grid(
             modules["backbone"],  # type: ignore[arg-type]
             features["x_norm_patchtokens"],
@@ -250,7 +252,7 @@ class SSLMetaArch(TrainingNetworks):
         gram_target: Tensor | None = None,
         iteration: int = 0,
     ) -> tuple[Tensor, Metrics]:
-        """The weighted sum (`loss_weights.py`) and each loss under its official name, unweighted."""
+        """The weighted sum (`schedules/loss_weights.py`), and the unweighted losses by official name."""
         targets_gBK = teacher_global["cls_centered"]
         n_local = 0 if student_local is None else len(student_local["cls_after_head"])
         weights = self.loss_weights.at(iteration, n_local)

@@ -1,15 +1,17 @@
-"""Several students of one frozen teacher, which is asked once a batch (docs/spec.md 4.17).
+"""Train several students of one frozen teacher; the teacher sees each batch once (docs/spec.md 4.17).
 
-    <output>/config.yaml                the whole configuration
-    <output>/students/<name>/           what a run alone leaves behind, a folder a student
+    <output>/config.yaml         the whole configuration
+    <output>/students/<name>/    what a run of one student writes, one folder per student
 
-Upstream gives each student a share of the ranks; here all ranks train all students in turn, so one rank is
-enough and every student sees the whole global batch. Each is, number by number, the student of a distillation
-run of its own: it shares with the others the pictures and the teacher's targets, nothing else.
+The published code gives each student a share of the ranks. Here every rank trains all students in turn, so
+one rank is enough and every student sees the whole global batch. Each student is bit for bit the student of a
+distillation run of its own; the students share only the images and the teacher's targets.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +20,86 @@ from omegaconf import OmegaConf
 
 from dinov3_ref.configs import student_configs
 from dinov3_ref.distributed import get_rank
+from dinov3_ref.errors import CheckpointError
+from dinov3_ref.train import checkpoints
+from dinov3_ref.train.distributed.precision import autocast
+from dinov3_ref.train.export_teacher import export_teacher
 from dinov3_ref.train.logging.run_log import CONFIG_FILE
-from dinov3_ref.train.loop import Loader, TrainingRun, train_together
+from dinov3_ref.train.loop import Loader, TrainingRun
+from dinov3_ref.train.networks.training_networks import TARGETS
 
 
-def build_runs(config: Any, loader: Loader, device: torch.device | str = "cpu") -> list[TrainingRun]:
-    """The runs of a configuration: one, or with `multidistillation` one a student, the teacher's owner first.
+def train_students(config: Any, loader: Loader, device: torch.device | str = "cpu") -> list[Path]:
+    """Train the students of `config.multidistillation`; return the folder of each.
 
-    Raises `ConfigError`, `DataError` and `CheckpointError`.
+    Raises `ConfigError`, `DataError`, `CheckpointError`, and `TrainingDiverged` when losses stay NaN.
     """
-    if not config.multidistillation.enabled:
-        return [TrainingRun(config, loader, device)]
-    runs: list[TrainingRun] = []
-    for name, own in student_configs(config).items():
-        runs.append(TrainingRun(own, loader, device, name=name, leader=next(iter(runs), None)))
-    return runs
-
-
-def train(config: Any, loader: Loader, device: torch.device | str = "cpu") -> list[Path]:
-    """Train what the configuration describes; the folder of each run.
-
-    Raises what `build_runs` and `train_together` raise.
-    """
-    runs = build_runs(config, loader, device)
-    if config.multidistillation.enabled and get_rank() == 0:
+    runs = [
+        TrainingRun(own, loader, device, name=name, own_teacher=index == 0)
+        for index, (name, own) in enumerate(student_configs(config).items())
+    ]
+    if get_rank() == 0:
         output = Path(config.train.output_dir)
         output.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(config, output / CONFIG_FILE)
     train_together(runs)
     return [run.output for run in runs]
+
+
+def train_together(runs: Sequence[TrainingRun]) -> None:
+    """`TrainingRun.train` for several runs, step by step in turn.
+
+    The first run draws the batches and has the teacher. Starts from the newest checkpoint that all runs have.
+    """
+    leader = runs[0]
+    start = _resume_together(runs)
+    with ExitStack() as logs:
+        for run in runs:
+            logs.enter_context(run.logging(start))
+        batches = leader.batches()
+        for iteration in range(start, leader.rates.total_iterations):
+            count = leader.config.train.accumulation_steps
+            shared = [_with_targets(leader, next(batches), iteration) for _ in range(count)]
+            metrics = [run.step(iter(shared), iteration, run.rates.at(iteration)) for run in runs]
+            if leader.is_logged(iteration):
+                speed = leader.throughput.read()
+                for run, own in zip(runs, metrics, strict=True):
+                    run.record(iteration, own, speed)
+            with leader.throughput.paused():
+                for run in runs:
+                    run.evaluate_if_due(iteration)
+            saved = [run.save_if_due(iteration) for run in runs]
+            if all(saved):  # delete old checkpoints only when every new one is complete
+                for run in runs:
+                    run.prune_checkpoints()
+    for run in runs:
+        export_teacher(run.arch, run.output)
+
+
+def _with_targets(leader: TrainingRun, batch: dict[str, Any], iteration: int) -> dict[str, Any]:
+    """The batch and its teacher targets."""
+    with autocast(leader.config, leader.device):
+        targets = leader.arch.get_targets(batch, teacher_temp=leader.rates.at(iteration).teacher_temp)
+    return batch | {TARGETS: targets}
+
+
+def _resume_together(runs: Sequence[TrainingRun]) -> int:
+    """Load the newest checkpoint that all runs have; return the first iteration to do.
+
+    Runs that were killed while they wrote their first checkpoints start again. Raises `CheckpointError` when
+    one run is further: it must not be overwritten.
+    """
+    done = [checkpoints.finished(run.output) for run in runs]
+    if common := set(done[0]).intersection(*done):
+        for run in runs:
+            run.resume(max(common))
+        return max(common) + 1
+    first = min(runs[0].config.checkpointing.period, runs[0].rates.total_iterations) - 1
+    newest = sorted((max(own, default=-1), run.name) for run, own in zip(runs, done, strict=True))
+    (_, behind), (iteration, ahead) = newest[0], newest[-1]
+    if iteration > first:
+        raise CheckpointError(
+            f"students {ahead} and {behind} have no checkpoint in common ({ahead} is at {iteration}); "
+            "students that train together must start together: choose another train.output_dir, or remove one"
+        )
+    return 0

@@ -1,1 +1,1 @@
-"""Devices, precision, parallelism and activation checkpointing."""
+"""Devices and torchrun, precision, DDP and FSDP, activation checkpointing, compilation."""

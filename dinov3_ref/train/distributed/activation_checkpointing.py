@@ -1,6 +1,6 @@
-"""Recompute blocks in the backward pass instead of keeping their activations (docs/spec.md 4.15).
+"""Activation checkpointing: recompute blocks in the backward pass to save memory (docs/spec.md 4.15).
 
-Done by replacing a block's `forward`, so that module and parameter names stay what they were.
+Replaces each block's `forward`, so module and parameter names stay the same.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 
 from dinov3_ref.models import ConvNeXt, DinoVisionTransformer, named_blocks
 
-# What costs most to recompute; its results are kept where not everything is recomputed.
+# The operators that cost most to recompute: selective checkpointing keeps their results.
 KEPT_OPERATORS = [
     torch.ops.aten.mm.default,
     torch.ops.aten.addmm.default,
@@ -27,10 +27,10 @@ KEPT_OPERATORS = [
 
 
 def checkpoint_activations(backbone: nn.Module, *, full: bool = False) -> None:
-    """Make every block of `backbone` recompute itself: all of it with `full`, else all but KEPT_OPERATORS.
+    """Make every block of `backbone` recompute its activations: all with `full`, else all but KEPT_OPERATORS.
 
-    Outputs and gradients stay the same, drop-path draws included. In training alone: without gradients a
-    block runs as before. Raises TypeError for a module that is no backbone.
+    Outputs, gradients and drop-path draws stay the same. Without gradients, blocks run as before. Raises
+    TypeError for a module that is not a backbone.
     """
     if not isinstance(backbone, DinoVisionTransformer | ConvNeXt):
         raise TypeError(f"{type(backbone).__name__} has no blocks to checkpoint; wanted a ViT or a ConvNeXt")
@@ -39,7 +39,7 @@ def checkpoint_activations(backbone: nn.Module, *, full: bool = False) -> None:
 
 
 class DinoViTWithCheckpoint(DinoVisionTransformer):
-    """The seed document's class of this name, with tokens and RoPE, which its sketch leaves out (S60)."""
+    """A ViT with full activation checkpointing (docs/development/seed.md S60)."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

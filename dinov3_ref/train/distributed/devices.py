@@ -1,4 +1,4 @@
-"""Where a program takes place: its device, and its process group under torchrun."""
+"""Select the device and initialise torch.distributed under torchrun."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import torch.distributed as dist
 
 @contextmanager
 def launched_device() -> Iterator[torch.device]:
-    """The device of this rank: its GPU, or the CPU. Under torchrun a process group lives as long."""
+    """The GPU of this rank, or the CPU. Under torchrun a process group exists inside the context."""
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
     launched = "RANK" in os.environ and not dist.is_initialized()
-    if launched:  # what lies on the CPU (evaluations) goes by gloo
+    if launched:  # gloo for tensors on the CPU (evaluations)
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield device
@@ -29,7 +29,7 @@ def launched_device() -> Iterator[torch.device]:
 
 @contextmanager
 def training_device() -> Iterator[torch.device]:
-    """`launched_device`, where products of fp32 may use TF32 on GPUs, as published."""
+    """`launched_device`; fp32 matrix products may use TF32 on GPUs, as in the published code."""
     with launched_device() as device:
         if device.type == "cuda":
             torch.set_float32_matmul_precision("high")

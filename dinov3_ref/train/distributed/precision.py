@@ -1,4 +1,4 @@
-"""The precision of a step's products, whatever the device (docs/spec.md 4.1, "compute_precision")."""
+"""Mixed precision: autocast and loss scaling (docs/spec.md 4.1, "compute_precision")."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(config: Any, device: torch.device | str) -> torch.autocast:
-    """Context for the forward pass: weights stay fp32, products run in `compute_precision.param_dtype`."""
+    """Forward-pass context: weights stay fp32, products run in `compute_precision.param_dtype`."""
     dtype = DTYPES[config.compute_precision.param_dtype]
     kind = torch.device(device).type
     return torch.autocast(
@@ -19,7 +19,7 @@ def autocast(config: Any, device: torch.device | str) -> torch.autocast:
 
 
 def grad_scaler(config: Any, device: torch.device | str) -> torch.amp.GradScaler:
-    """Scales the loss where gradients would fall below fp16's smallest number; does nothing otherwise."""
+    """Scales the loss under fp16, whose range is too small for gradients; otherwise does nothing."""
     return torch.amp.GradScaler(
         torch.device(device).type, enabled=config.compute_precision.param_dtype == "fp16"
     )

@@ -1,1 +1,1 @@
-"""What a training run records: metrics, evaluations, TensorBoard, progress."""
+"""Metrics files, progress, TensorBoard, throughput, and periodic evaluation of the teacher."""

@@ -1,11 +1,11 @@
-"""What a run looks at every so many iterations: kNN of its teacher, PCA maps and curves.
+"""Periodic evaluation of the EMA teacher: kNN accuracy, PCA images and curves.
 
-    <output>/evaluations.json          a line an evaluation: iteration, knn_10_top1, ...
-    <output>/pictures/pca_000499.png   patch features of the same pictures as colours
-    <output>/pictures/curves.png       losses and kNN so far
+    <output>/evaluations.json          one line per evaluation: iteration, knn_10_top1, ...
+    <output>/pictures/pca_000499.png   patch features as colours, always of the same images
+    <output>/pictures/curves.png       losses and kNN accuracies so far
 
-All ranks compute, each its share of the pictures, the first one writes. The run does not notice: random
-numbers go on as if nothing had been, and weights are only read.
+Every rank computes its share of the images; rank 0 writes. Training is not affected: the random number
+generators are restored and the weights are only read.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from dinov3_ref.train.logging.pca_picture import draw_pca_maps
 from dinov3_ref.train.networks.training_networks import TrainingNetworks
 
 FILE = "evaluations.json"
-PICTURES = "pictures"
+FOLDER = "pictures"  # of the images
 
 
 class PeriodicEvaluation:
-    """Opened before training, so that a wrong path shows at once. Raises `DataError`."""
+    """Reads its datasets when created, so a wrong path shows before training. Raises `DataError`."""
 
     def __init__(self, config: Any, device: torch.device, total_iterations: int) -> None:
         self.config, self.device, self.total = config, device, total_iterations
@@ -49,19 +49,19 @@ class PeriodicEvaluation:
             )
             check_pair(train.class_names, rules.train_dataset_path, test.class_names, rules.test_dataset_path)
             self.labelled = train, test
-        self.pictures = self._read_pictures() if rules.pictures_path else None
+        self.images = self._read_images() if rules.pictures_path else None
 
     def is_due_after(self, iteration: int) -> bool:
-        """Every `eval_period_iterations`, and after the last, if there is anything to look at."""
+        """True every `eval_period_iterations` and after the last, if there is a dataset to evaluate."""
         period = self.config.evaluation.eval_period_iterations
-        if period == 0 or (self.labelled is None and self.pictures is None):
+        if period == 0 or (self.labelled is None and self.images is None):
             return False
         return (iteration + 1) % period == 0 or iteration + 1 == self.total
 
     def run(self, networks: TrainingNetworks, iteration: int, file: MetricsFile | None) -> dict[str, float]:
-        """Evaluate the teacher after `iteration`; its kNN accuracies in per cent. All ranks must call.
+        """Evaluate the teacher after `iteration`; return its kNN accuracies in per cent.
 
-        `file` is the first rank's.
+        file: where rank 0 appends them; None on the other ranks. All ranks must call.
         """
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), torch.no_grad():
             frozen = self._frozen(networks)
@@ -72,7 +72,7 @@ class PeriodicEvaluation:
         return accuracies
 
     def _frozen(self, networks: TrainingNetworks) -> FrozenModel:
-        """The EMA teacher as a model of its own, on its own tensors: gathered where they are shards."""
+        """The EMA teacher's backbone as a model that shares its tensors; sharded ones are gathered."""
         model = build_model(self.config, device="meta")
         model.load_state_dict(whole_backbone(networks), strict=True, assign=True)
         crops, dtype = self.config.crops, DTYPES[self.config.compute_precision.param_dtype]
@@ -95,18 +95,18 @@ class PeriodicEvaluation:
         )
         size = int(all_reduce_sum(torch.tensor(len(train))))
         ks = [k for k in KS if k <= size] or [size]
-        found = knn_accuracy(train, test, ks=ks)
-        return {f"knn_{k}_{name}": value for k in ks for name, value in found[k].items()}
+        accuracies = knn_accuracy(train, test, ks=ks)
+        return {f"knn_{k}_{name}": value for k in ks for name, value in accuracies[k].items()}
 
     def _draw(self, frozen: FrozenModel, iteration: int) -> None:
-        folder = self.output / PICTURES
+        folder = self.output / FOLDER
         folder.mkdir(exist_ok=True)
-        if self.pictures is not None:
-            draw_pca_maps(frozen, self.pictures, folder / f"pca_{iteration:06d}.png")
+        if self.images is not None:
+            draw_pca_maps(frozen, self.images, folder / f"pca_{iteration:06d}.png")
         draw_curves(read_metrics(self.output), read_metrics(self.output, FILE), folder / "curves.png")
 
-    def _read_pictures(self) -> Tensor:
-        """The first few pictures [N,3,S,S], normalised."""
+    def _read_images(self) -> Tensor:
+        """The first `evaluation.pictures` images [N,3,S,S], normalised."""
         rules = self.config.evaluation
         dataset = make_dataset(rules.pictures_path, transform=self._transform())
         return torch.stack([dataset[index][0] for index in range(min(rules.pictures, len(dataset)))])

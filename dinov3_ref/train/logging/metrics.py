@@ -1,6 +1,6 @@
-"""Records of a run, of its metrics and of its evaluations: one JSON object a line (docs/spec.md 4.11).
+"""Metrics and evaluations of a run as JSON lines (docs/spec.md 4.11).
 
-A resumed run drops the lines past its checkpoint, so that the file always tells of one uninterrupted run.
+A resumed run first drops the records after its checkpoint, so the file reads like one uninterrupted run.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-FILE = "training_metrics.json"  # the official name, with a line a record
+FILE = "training_metrics.json"  # the official name; one record per line
 
 
 class MetricsFile:
-    """Appends records to `folder`'s file; drops those that an interrupted run left of `start` and later."""
+    """Appends records to a file in `folder`; drops existing records of iteration `start` and later."""
 
     def __init__(self, folder: Path, start: int, file: str = FILE) -> None:
         self.path = folder / file
@@ -25,7 +25,7 @@ class MetricsFile:
         partial.replace(self.path)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """One line, on the disk when this returns."""
+        """Write one line and flush it to disk."""
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
             stream.flush()
@@ -33,7 +33,7 @@ class MetricsFile:
 
 
 def read_metrics(folder: Path, file: str = FILE) -> list[dict[str, Any]]:
-    """The records of a run; a last line that was cut short does not count."""
+    """The records of a run; an incomplete last line is ignored."""
     path = folder / file
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]

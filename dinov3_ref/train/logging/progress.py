@@ -1,4 +1,4 @@
-"""What a person sees of a run, on stderr: a live bar in a terminal, else a line a record."""
+"""Progress on stderr: a live bar in a terminal, otherwise one line per record."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-SHOWN = ("total_loss", "lr", "images_per_second", "data_share")
+SHOWN_METRICS = ("total_loss", "lr", "images_per_second", "data_share")
 
 
-class Display:
-    """Iterations done of all, with speed, time left and a few metrics; `close` leaves the last state."""
+class Progress:
+    """Iterations done, speed, remaining time and a few metrics; `close` leaves the last state visible."""
 
     def __init__(self, start: int, total: int, name: str = "") -> None:
-        """`name`: of one student among several; then there are lines alone, and each says whose it is."""
+        """name: of one student among several; then there is no bar, and every line starts with the name."""
         self.total = total
         self.prefix = f"{name}  " if name else ""
-        self.bar: Any = None
+        self.bar: Any = None  # of rich, imported only for a terminal
         self.task: Any = None
         if sys.stderr.isatty() and not name:
             self._open_bar(start)
@@ -44,20 +44,20 @@ class Display:
         self.bar.start()
 
     def advance(self, iteration: int) -> None:
-        """`iteration` is done."""
+        """Tell that `iteration` is done."""
         if self.bar is not None:
             self.bar.update(self.task, completed=iteration + 1)
 
     def show(self, record: Mapping[str, Any]) -> None:
-        """The metrics of a record."""
-        words = "  ".join(f"{name} {record[name]:.4g}" for name in SHOWN)
+        """Show the metrics of a record."""
+        text = "  ".join(f"{name} {record[name]:.4g}" for name in SHOWN_METRICS)
         if self.bar is not None:
-            self.bar.update(self.task, description=words)
+            self.bar.update(self.task, description=text)
         else:
-            self.say(f"{record['iteration'] + 1}/{self.total}  {words}")
+            self.log(f"{record['iteration'] + 1}/{self.total}  {text}")
 
-    def say(self, line: str) -> None:
-        """A line that stays."""
+    def log(self, line: str) -> None:
+        """Print a permanent line."""
         if self.bar is not None:
             self.bar.console.print(line, markup=False, highlight=False)
         else:

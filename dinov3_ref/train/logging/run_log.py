@@ -1,4 +1,4 @@
-"""What the first rank writes down of a run: configuration, metrics, evaluations; for files and for people."""
+"""The log of a run, written by rank 0: configuration, metrics, evaluations, TensorBoard, progress."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from omegaconf import OmegaConf
 
 from dinov3_ref.train.logging.evaluation import FILE as EVALUATIONS
 from dinov3_ref.train.logging.metrics import MetricsFile
-from dinov3_ref.train.logging.progress import Display
+from dinov3_ref.train.logging.progress import Progress
 from dinov3_ref.train.logging.tensorboard import Scalars
 
 CONFIG_FILE = "config.yaml"
 
 
 class RunLog:
-    """Opens `config.train.output_dir`; what an interrupted run wrote of `start` and later is dropped.
+    """Opens the log in `config.train.output_dir`; drops records of iteration `start` and later.
 
     name: of one student among several.
     """
@@ -29,20 +29,20 @@ class RunLog:
         self.metrics = MetricsFile(folder, start)
         self.evaluations = MetricsFile(folder, start, EVALUATIONS)
         self.scalars = Scalars(folder, start, wanted=config.train.tensorboard)
-        self.display = Display(start, total_iterations, name)
+        self.progress = Progress(start, total_iterations, name)
 
     def record(self, record: Mapping[str, Any]) -> None:
-        """The metrics of an iteration."""
+        """Log the metrics of one iteration."""
         self.metrics.append(record)
         self.scalars.write(record)
-        self.display.show(record)
+        self.progress.show(record)
 
     def evaluated(self, iteration: int, accuracies: Mapping[str, float]) -> None:
-        """What an evaluation found; its file has it already."""
+        """Log the result of an evaluation; its file already has it."""
         self.scalars.write({"iteration": iteration, **accuracies})
-        words = "  ".join(f"{name} {value:.2f}" for name, value in accuracies.items())
-        self.display.say(f"{iteration + 1}: {words}" if words else f"{iteration + 1}: pictures drawn")
+        text = "  ".join(f"{name} {value:.2f}" for name, value in accuracies.items())
+        self.progress.log(f"{iteration + 1}: {text or 'images drawn'}")
 
     def close(self) -> None:
         self.scalars.close()
-        self.display.close()
+        self.progress.close()

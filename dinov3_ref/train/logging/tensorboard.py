@@ -1,4 +1,4 @@
-"""The metrics of a run as TensorBoard's scalars, in <output>/tensorboard."""
+"""Metrics as TensorBoard scalars, in <output>/tensorboard."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FOLDER = "tensorboard"
 
 
 class Scalars:
-    """Where TensorBoard is not installed, or not wanted, it writes nothing; the former is said once."""
+    """Writes nothing without `wanted`, or if TensorBoard is not installed (prints a note)."""
 
     def __init__(self, folder: Path, start: int, *, wanted: bool = True) -> None:
         self.writer: Any = None
@@ -21,15 +21,17 @@ class Scalars:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             print(
-                "note: no TensorBoard here (pip install 'dinodeploy[train]'); train.tensorboard=false says "
-                "that none is wanted",
+                "note: TensorBoard is not installed (pip install 'dinodeploy[train]'); "
+                "train.tensorboard=false hides this note",
                 file=sys.stderr,
             )
             return
-        self.writer = SummaryWriter(str(folder / FOLDER), purge_step=start)  # a resumed run draws anew
+        self.writer = SummaryWriter(
+            str(folder / FOLDER), purge_step=start
+        )  # hides what an interrupted run wrote from `start` on
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Every number of a record, at its iteration."""
+        """Write every number of a record at its iteration."""
         if self.writer is None:
             return
         for name, value in record.items():

@@ -1,4 +1,4 @@
-"""How fast a run goes, and what it waits for."""
+"""Training speed: images per second, and the share of time spent waiting for data."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Clock:
-    """Images a second, and the share of the time that was spent waiting for data, since last read."""
+class Throughput:
+    """Images per second and the share of time spent waiting for data, since the last `read`."""
 
     def __init__(self) -> None:
         self._restart()
@@ -18,21 +18,21 @@ class Clock:
 
     @contextmanager
     def waiting_for(self, images: int) -> Iterator[None]:
-        """Around the call that fetches a batch of so many."""
+        """Put around the call that fetches a batch of `images`."""
         began = time.perf_counter()
         yield
         self._waited += time.perf_counter() - began
         self._images += images
 
     @contextmanager
-    def stopped(self) -> Iterator[None]:
-        """Around what is no training: it does not count."""
+    def paused(self) -> Iterator[None]:
+        """Put around work that is not training: its time does not count."""
         began = time.perf_counter()
         yield
         self._started += time.perf_counter() - began
 
     def read(self) -> dict[str, float]:
-        """`images_per_second` and `data_share`; begins anew."""
+        """Return `images_per_second` and `data_share`, and restart."""
         seconds = time.perf_counter() - self._started
         result = {"images_per_second": self._images / seconds, "data_share": self._waited / seconds}
         self._restart()

@@ -1,1 +1,1 @@
-"""The networks of a training run: student, teachers, EMA and Gram teacher."""
+"""Student, EMA teacher, distillation teacher and Gram teacher of a training run."""

@@ -1,6 +1,6 @@
-"""The networks of a training run, built from its configuration (docs/spec.md 4.2).
+"""Build student and teachers from a configuration (docs/spec.md 4.2).
 
-A student or teacher is a ModuleDict of backbone, dino_head and ibot_head; a Gram teacher is a backbone alone.
+A student or teacher is a ModuleDict of backbone, dino_head and ibot_head; a Gram teacher has only a backbone.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ Device = torch.device | str | None
 
 
 def build_student_and_teacher(config: Any, device: Device = None) -> tuple[nn.ModuleDict, nn.ModuleDict, int]:
-    """(student, EMA teacher, embed_dim); the teacher is frozen, and does not yet equal the student.
+    """Return (student, frozen EMA teacher, embed_dim). The two do not have equal weights yet.
 
-    Raises `ConfigError` for a ConvNeXt without a frozen teacher: it has no mask token, so there is nothing of
-    its own to predict.
+    Raises `ConfigError` for a ConvNeXt without distillation: it has no mask token, so it cannot learn to
+    predict masked patches.
     """
     if config.student.arch in CONVNEXTS and not config.distillation.enabled:
         raise ConfigError(
-            f"student.arch is {config.student.arch!r}, which cannot hide patches from itself: it learns from "
-            "a frozen teacher alone; wanted distillation.enabled=true (recipe distillation_convnext) or a ViT"
+            f"student.arch is {config.student.arch!r}, which has no mask token: it can only be distilled "
+            "from a frozen teacher; wanted distillation.enabled=true (recipe distillation_convnext) or a ViT"
         )
     student, teacher, embed_dim = build_model_from_cfg(config, device=device)
     return (
@@ -41,7 +41,7 @@ def build_student_and_teacher(config: Any, device: Device = None) -> tuple[nn.Mo
 
 
 def build_gram_teacher(config: Any, device: Device = None) -> nn.ModuleDict:
-    """The backbone alone, frozen."""
+    """A frozen backbone without heads."""
     backbone, _ = build_model_from_cfg(config, only_teacher=True, device=device)
     return freeze(nn.ModuleDict({"backbone": backbone}))
 
@@ -49,8 +49,8 @@ def build_gram_teacher(config: Any, device: Device = None) -> nn.ModuleDict:
 def distillation_teacher_config(config: Any) -> Any:
     """The configuration that the frozen teacher was trained with.
 
-    Raises `ConfigError` unless its patches and prototypes are the student's: targets are compared one by one;
-    and for crops that a ConvNeXt teacher sees a part of.
+    Raises `ConfigError` if its patch size or number of prototypes differs from the student's, whose outputs
+    are compared to it one by one; and for crops that a ConvNeXt teacher's stride does not divide.
     """
     teacher_config = load_config(config.distillation.full_cfg_path)
     for key in ("student.patch_size", "dino.head_n_prototypes", "ibot.head_n_prototypes"):
@@ -59,20 +59,20 @@ def distillation_teacher_config(config: Any) -> Any:
         if ours != theirs:
             raise ConfigError(
                 f"{key} is {ours}, the distillation teacher's is {theirs}; set it to {theirs}: the student "
-                "learns the teacher's prototypes"
+                "learns the teacher's prototype scores"
             )
     check_global_crops(config.crops, teacher_config.student.arch, "the distillation teacher")
     return teacher_config
 
 
 def build_distillation_teacher(teacher_config: Any, device: Device = None) -> nn.ModuleDict:
-    """The frozen teacher, with heads of its own configuration's sizes."""
+    """The frozen teacher, backbone and heads as in its own configuration."""
     backbone, _ = build_model_from_cfg(teacher_config, only_teacher=True, device=device)
     return freeze(_with_heads(backbone, teacher_config, device))
 
 
 def freeze(modules: nn.ModuleDict) -> nn.ModuleDict:
-    """No gradients, evaluation mode."""
+    """Turn gradients off and set evaluation mode."""
     return modules.requires_grad_(False).eval()
 
 

@@ -1,4 +1,4 @@
-"""Exponential moving average of parameters: how the teacher follows the student (docs/spec.md 4.8)."""
+"""Exponential moving average of parameters: the teacher follows the student (docs/spec.md 4.8)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def update_ema(target: nn.Module, source: nn.Module, momentum: float) -> None:
-    """target <- momentum · target + (1 - momentum) · source, parameters only, matched by name.
+    """target <- momentum · target + (1 - momentum) · source, for parameters matched by name.
 
-    Momentum 0 copies. Buffers (RoPE periods, bias masks) are constants and stay.
+    Momentum 0 copies. Buffers (RoPE periods, bias masks) are constants and do not change.
     """
     sources = dict(source.named_parameters())
     into, from_ = _paired((parameter, sources[name]) for name, parameter in target.named_parameters())

@@ -1,6 +1,6 @@
-"""Gram anchoring in training: what the target is, and when the Gram teacher is renewed (docs/spec.md 4.7).
+"""Gram anchoring in training: targets, and when the Gram teacher is refreshed (docs/spec.md 4.7).
 
-Shapes: C global crops of the batch, P patches of a student's crop, h w its patch grid, D embed_dim.
+Shapes: C global crops of the batch, P patches of a student crop, N patches of a Gram crop, D embed_dim.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dinov3_ref.train.networks.patch_grid import Grid, resize_patches
 
 
 class GramAnchor:
-    """The rules of the `gram` group; the Gram teacher itself lives in `SSLMetaArch`."""
+    """The rules of the `gram` group. The Gram teacher itself is `TrainingNetworks.gram_teacher`."""
 
     def __init__(self, config: Any) -> None:
         self.rules = config.gram
@@ -27,7 +27,7 @@ class GramAnchor:
         )
 
     def resize(self, patches_CND: Tensor, grid: Grid, student_grid: Grid) -> Tensor:
-        """Patches [C,N,D] of a Gram teacher's crops -> [C,P,D] on the student's grid."""
+        """Resize patch features of Gram crops [C,N,D] to the student's grid: [C,P,D]."""
         rules = self.rules
         return resize_patches(
             patches_CND,
@@ -38,7 +38,10 @@ class GramAnchor:
         )
 
     def losses(self, student_CPD: Tensor, target_CPD: Tensor, masks_CP: Tensor) -> dict[str, Tensor]:
-        """`gram_loss` of the patches that `tokens_used` chooses; with `compute_stats` two measures beside."""
+        """`gram_loss` of the patches chosen by `tokens_used`; with `compute_stats` also statistics.
+
+        Student and target [C,P,D], masks [C,P] -> scalars.
+        """
         chosen = {"masked": masks_CP, "unmasked": ~masks_CP}.get(self.rules.tokens_used)
         result = {"gram_loss": self._loss_of(student_CPD, target_CPD, chosen)}
         if self.rules.compute_stats:
@@ -51,18 +54,17 @@ class GramAnchor:
         if tokens_CP is None:
             return self.loss(student_CPD, target_CPD)
         if not tokens_CP.any():
-            return student_CPD.sum() * 0.0  # a batch without such patches has nothing to compare
+            return student_CPD.sum() * 0.0  # no such patch in this batch: a loss of 0 that keeps the graph
         return self.loss(student_CPD[tokens_CP], target_CPD[tokens_CP], img_level=False)
 
     def starts_at(self, iteration: int) -> bool:
-        """Whether the Gram teacher is to be taken from the EMA teacher before this iteration."""
+        """Whether the Gram teacher is copied from the EMA teacher before this iteration."""
         return not self.rules.ema_teacher and iteration == self.rules.it_load_ema_teacher
 
-    def is_renewed_after(self, iteration: int) -> bool:
-        """Whether the Gram teacher is to be taken from the EMA teacher after this iteration.
+    def is_refreshed_after(self, iteration: int) -> bool:
+        """Whether the Gram teacher is copied from the EMA teacher after this iteration.
 
-        The number of renewals so far follows from the iteration, so a resumed run goes on as if it had
-        never stopped.
+        The number of earlier refreshes is computed from the iteration, so no state has to be saved.
         """
         rules, done = self.rules, iteration + 1
         if rules.ema_teacher or not rules.rep_update:

@@ -1,7 +1,6 @@
-"""Weights that training starts from: a backbone in any layout, or backbone and heads of an earlier run.
+"""Load the weights that training starts from: a backbone in any layout, or backbone and heads of a run.
 
-docs/spec.md 4.2 and 4.16; backbone files without heads are what is released (facebookresearch/dinov3
-#23, #207).
+Source: docs/spec.md 4.2, 4.16. Released files have no heads (facebookresearch/dinov3 #23, #207).
 """
 
 from __future__ import annotations
@@ -19,25 +18,24 @@ from dinov3_ref.errors import CheckpointError
 
 
 def load_backbone(backbone: nn.Module, path: str | Path) -> None:
-    """Copy a checkpoint's backbone into `backbone`, strictly.
+    """Copy the backbone of a checkpoint file into `backbone`; all tensors must match.
 
-    Official, Hugging Face and timm layouts, and the teacher of a training run. Raises `CheckpointError` or
-    one of its children.
+    Reads official, Hugging Face and timm layouts, and teachers of training runs. Raises `CheckpointError`.
     """
     _copy_into(backbone, load_checkpoint(path).state, str(path))
 
 
 def load_teacher(modules: nn.ModuleDict, path: str | Path) -> None:
-    """Copy {"teacher": backbone and heads} into the modules, strictly.
+    """Copy a `teacher.pth` ({"teacher": backbone and heads}) into `modules`; all tensors must match.
 
-    Raises `KeyMismatch` for a file without the heads, `CheckpointError` for any other.
+    Raises `KeyMismatch` for a file without heads, `CheckpointError` for other files.
     """
     tree = read_checkpoint(Path(path)).tree
     teacher = tree.get("teacher")
     if not isinstance(teacher, Mapping):
         raise CheckpointError(
-            f"{path} has no entry 'teacher'; wanted the teacher of a training run with its heads "
-            "(a backbone alone goes to student.pretrained_weights)"
+            f"{path} has no entry 'teacher'; wanted the teacher.pth of a training run, with heads "
+            "(for a backbone without heads use student.pretrained_weights)"
         )
     tensors = {key: value for key, value in teacher.items() if isinstance(value, Tensor)}
     _copy_into(modules, tensors, str(path))

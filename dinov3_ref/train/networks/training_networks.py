@@ -1,4 +1,4 @@
-"""The networks of a run together: what they start from, and how teachers follow.
+"""All networks of a training run: initial weights, and how the teachers follow the student.
 
 Source: docs/spec.md 4.2, 4.7, 4.8.
 """
@@ -23,17 +23,17 @@ from dinov3_ref.train.networks.load_pretrained import load_backbone, load_teache
 
 Networks = TypeVar("Networks", bound="TrainingNetworks")
 
-TARGETS = "teacher_targets"  # of a batch: what its teacher said, where another student asked it already
-RANDOM = "ignore"  # distillation.checkpoint_path for a teacher with random weights
+TARGETS = "teacher_targets"  # batch entry: targets that another student's run computed already
+RANDOM_WEIGHTS = "ignore"  # official value of distillation.checkpoint_path for a random teacher
 
 
 class TrainingNetworks(nn.Module):
-    """Student, EMA teacher, and where they are asked for a distillation teacher and a Gram teacher.
+    """Student, EMA teacher and, if configured, distillation teacher and Gram teacher.
 
-    `model_ema` is the mean of the student. `teacher`, whose targets the student learns, is the same, or under
-    distillation a frozen model of another configuration. `gram_teacher` holds an earlier teacher's backbone,
-    or is None. Built on the meta device, it wants `to_empty` and `init_weights` before use.
-    own_teacher: False where the distillation teacher is another student's, and batches bring its targets.
+    `model_ema` is the moving average of the student. `teacher` gives the student's targets: it is `model_ema`
+    or, with distillation, a frozen model. `gram_teacher` is the backbone of an earlier teacher, or None.
+    After construction on the meta device, call `to_empty` and `init_weights` before use.
+    own_teacher: False if another run holds the distillation teacher and the batches contain its targets.
     """
 
     def __init__(
@@ -53,42 +53,42 @@ class TrainingNetworks(nn.Module):
         if self.gram is not None and not config.gram.ema_teacher:
             self.gram_teacher = build_gram_teacher(config, device)
         if not any(parameter.is_meta for parameter in self.parameters()):
-            self.load_starting_weights()
+            self.load_pretrained()
 
     @property
     def teacher(self) -> nn.ModuleDict:
-        """Backbone and heads whose targets the student learns. Raises ValueError for one without its own."""
+        """Backbone and heads that give the targets. Raises ValueError if another run holds them."""
         if not self.config.distillation.enabled:
             return self.model_ema
         if self.distillation_teacher is None:
-            raise ValueError(f"this student's teacher is elsewhere; its batches have to bring {TARGETS!r}")
+            raise ValueError(f"this student has no teacher of its own; its batches must contain {TARGETS!r}")
         return self.distillation_teacher
 
     def all_teachers(self) -> list[nn.ModuleDict]:
-        """EMA, distillation and Gram teacher, as far as there are any."""
+        """EMA, distillation and Gram teacher, those that exist."""
         every = (self.model_ema, self.distillation_teacher, self.gram_teacher)
         return [modules for modules in every if modules is not None]
 
     def train(self: Networks, mode: bool = True) -> Networks:
-        """The student's mode; teachers always stay in evaluation mode."""
+        """Set the student's mode; teachers always stay in evaluation mode."""
         super().train(mode)
         for modules in self.all_teachers():
             modules.eval()
         return self
 
-    # ---- what they start from -----------------------------------------------------------------
+    # ---- initial weights ----------------------------------------------------------------------
 
     def init_weights(self) -> None:
-        """Draw all weights, and read what the configuration names."""
+        """Draw random weights, then load the files that the configuration names."""
         for modules in [self.student, *self.all_teachers()]:
             for module in modules.values():
                 module.init_weights()  # type: ignore[operator]
-        self.load_starting_weights()
+        self.load_pretrained()
 
-    def load_starting_weights(self) -> None:
-        """Read the configuration's files; let the EMA teacher equal the student.
+    def load_pretrained(self) -> None:
+        """Load the files that the configuration names and copy the student to the EMA teacher.
 
-        Without `gram.ckpt` the Gram teacher equals it too, until `gram.it_load_ema_teacher`.
+        Without `gram.ckpt` the Gram teacher is a copy too, until `gram.it_load_ema_teacher`.
         """
         if path := self.config.student.pretrained_weights:
             load_backbone(self.student["backbone"], path)
@@ -99,27 +99,30 @@ class TrainingNetworks(nn.Module):
             if self.config.gram.ckpt:
                 load_backbone(self.gram_teacher["backbone"], self.config.gram.ckpt)
             else:
-                self._renew_gram_teacher()
-        if self.distillation_teacher is not None and self.config.distillation.checkpoint_path != RANDOM:
+                self._refresh_gram_teacher()
+        if (
+            self.distillation_teacher is not None
+            and self.config.distillation.checkpoint_path != RANDOM_WEIGHTS
+        ):
             load_teacher(self.distillation_teacher, self.config.distillation.checkpoint_path)
 
-    # ---- how teachers follow ------------------------------------------------------------------
+    # ---- teacher updates ----------------------------------------------------------------------
 
     def update_ema(self, m: float) -> None:
         """model_ema <- m · model_ema + (1 - m) · student."""
         update_ema(self.model_ema, self.student, m)
 
     def before_step(self, iteration: int) -> None:
-        """Begin the Gram teacher from the EMA teacher where this iteration is the one for it."""
+        """Copy the EMA teacher to the Gram teacher if `gram.it_load_ema_teacher` is this iteration."""
         if self.gram is not None and self.gram.starts_at(iteration):
-            self._renew_gram_teacher()
+            self._refresh_gram_teacher()
 
     def after_step(self, iteration: int, momentum: float) -> None:
-        """What follows the optimiser's step: the EMA teacher, then the Gram teacher where it is due."""
+        """Update the EMA teacher and, if due, the Gram teacher. Call after the optimiser step."""
         self.update_ema(momentum)
-        if self.gram is not None and self.gram.is_renewed_after(iteration):
-            self._renew_gram_teacher()
+        if self.gram is not None and self.gram.is_refreshed_after(iteration):
+            self._refresh_gram_teacher()
 
-    def _renew_gram_teacher(self) -> None:
+    def _refresh_gram_teacher(self) -> None:
         assert self.gram_teacher is not None
         update_ema(self.gram_teacher["backbone"], self.model_ema["backbone"], 0.0)

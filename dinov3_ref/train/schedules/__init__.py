@@ -1,1 +1,1 @@
-"""Values that change with the iteration: learning rate, weight decay, momentum, temperature, loss weights."""
+"""Schedules: learning rate, weight decay, momentum, teacher temperature, loss weights."""

@@ -1,5 +1,6 @@
-"""Values that change with the iteration: the two schedules of DINOv3, and the learning-rate scaling rules
-(docs/spec.md 4.9). Arrays hold one fp64 value an iteration.
+"""Cosine schedules with warm-up, and learning-rate scaling by batch size (docs/spec.md 4.9).
+
+Schedules are fp64 arrays with one value per iteration.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ Values = NDArray[np.float64]
 
 
 class CosineScheduler:
-    """v1: zeros, a linear warm-up that reaches `base_value`, a cosine towards `final_value`.
+    """Schedule v1: zeros, a linear warm-up to `base_value`, then a cosine towards `final_value`.
 
-    `schedule[i]` is the value of iteration i; from `total_iters` on it is `final_value`, which the cosine
-    itself does not reach: its i-th of n values is final + (base - final) / 2 · (1 + cos(π i / n)). With
-    `trunc_extra` the cosine is planned for (1 + trunc_extra) · n values, cut after n, and stretched so that
-    it ends at `final_value`. Raises `ConfigError` when warm-up and freeze are longer than the whole.
+    `schedule[i]` is the value of iteration i. Value i of the n cosine values is
+    final + (base - final) / 2 · (1 + cos(π i / n)): it does not reach `final_value`, which holds from
+    `total_iters` on. With `trunc_extra` the cosine is computed for (1 + trunc_extra) · n values, cut after n
+    and rescaled to end at `final_value`. Raises `ConfigError` if freeze and warm-up exceed `total_iters`.
     """
 
     def __init__(
@@ -36,13 +37,13 @@ class CosineScheduler:
         cosine_iters = total_iters - warmup_iters - freeze_iters
         if cosine_iters < 0:
             raise ConfigError(
-                f"a schedule of {total_iters} iterations has {freeze_iters} frozen and {warmup_iters} of "
-                "warm-up; shorten those or raise optim.epochs"
+                f"a schedule of {total_iters} iterations has {freeze_iters} frozen and {warmup_iters} "
+                "warm-up iterations; shorten those or raise optim.epochs"
             )
         self.final_value = final_value
         self.total_iters = total_iters
         planned = int((1 + trunc_extra) * cosine_iters)
-        fall = (1 + np.cos(np.pi * np.arange(cosine_iters) / max(planned, 1))) / 2  # from 1 downwards
+        fall = (1 + np.cos(np.pi * np.arange(cosine_iters) / max(planned, 1))) / 2  # falls from 1
         if trunc_extra > 0 and cosine_iters > 1:
             fall = (fall - fall[-1]) / (1 - fall[-1])
         self.schedule: Values = np.concatenate(
@@ -65,17 +66,17 @@ def linear_warmup_cosine_decay(
     total_iterations: int,
     cosine_iterations: int | None = None,
 ) -> Values:
-    """v2: linear from `start`, reaching `peak` right after the warm-up; a cosine to `end`; constant after.
+    """Schedule v2: linear from `start` to `peak` (right after the warm-up), cosine to `end`, constant.
 
-    Exactly `total_iterations` values; unlike v1's, the cosine's last value is `end`. Without
-    `cosine_iterations` it takes all that the warm-up leaves. Raises `ConfigError` when both do not fit.
+    Returns `total_iterations` values; unlike v1, the last cosine value is `end`. `cosine_iterations` defaults
+    to all iterations after the warm-up. Raises `ConfigError` if warm-up and cosine exceed the total.
     """
     left = total_iterations - warmup_iterations
     cosine = left if cosine_iterations is None else cosine_iterations
     if not 0 <= cosine <= left:
         raise ConfigError(
-            f"a schedule of {total_iterations} iterations has {warmup_iterations} of warm-up and {cosine} of "
-            "cosine; shorten those or raise optim.epochs"
+            f"a schedule of {total_iterations} iterations has {warmup_iterations} warm-up and {cosine} "
+            "cosine iterations; shorten those or raise optim.epochs"
         )
     return np.concatenate(
         [
@@ -87,7 +88,7 @@ def linear_warmup_cosine_decay(
 
 
 def scale_learning_rate(lr: float, rule: str, global_batch_size: int) -> float:
-    """The rate for a batch of all ranks: sqrt_wrt_1024 is 4 · sqrt(batch / 1024).
+    """Learning rate for a global batch size; sqrt_wrt_1024 multiplies by 4 · sqrt(batch / 1024).
 
     Source: docs/spec.md 0, fact 16.
     """

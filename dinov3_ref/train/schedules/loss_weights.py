@@ -1,8 +1,8 @@
-"""How much each loss counts in the total (docs/spec.md 4.3).
+"""Weights of the losses (docs/spec.md 4.3).
 
 total = dino_local · L_local + dino_global · L_global + koleo · L_koleo + ibot · L_ibot + gram · L_gram.
-The two DINO losses are averages over crop pairs, and weighted by how many pairs each has: with 2 global and 8
-local crops, and a global crop not against itself, 2 and 16 of 18.
+Each DINO loss is a mean over crop pairs and is weighted by its share of all pairs: with 2 global and 8 local
+crops, and no global crop compared to itself, 16 of 18 local and 2 of 18 global.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dinov3_ref.train.schedules.rates import Schedule, ramp
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Factors of one iteration; `local_schedule` is the part of `dino_local` that a schedule gave."""
+    """Weights of one iteration; `local_schedule` is the scheduled factor inside `dino_local`."""
 
     dino_local: float
     dino_global: float
@@ -27,7 +27,7 @@ class LossWeights:
 
 
 def crop_pair_shares(n_global: int, n_local: int, ignore_diagonal: bool) -> tuple[float, float]:
-    """Shares of the (local, global) crops in all pairs of a student's and a teacher's crop; they sum to 1."""
+    """Shares of the (local, global) student crops in all student-teacher crop pairs; they sum to 1."""
     global_pairs = n_global * (n_global - 1) if ignore_diagonal else n_global**2
     local_pairs = n_global * n_local
     all_pairs = global_pairs + local_pairs
@@ -35,7 +35,7 @@ def crop_pair_shares(n_global: int, n_local: int, ignore_diagonal: bool) -> tupl
 
 
 class LossWeightSchedule:
-    """Factors at any iteration. Raises `ConfigError` for schedules longer than training."""
+    """Loss weights at any iteration. Raises `ConfigError` for schedules longer than training."""
 
     def __init__(self, config: Any) -> None:
         dino, gram, epoch = config.dino, config.gram, config.train.OFFICIAL_EPOCH_LENGTH
@@ -50,14 +50,14 @@ class LossWeightSchedule:
         self._gram_weight = gram.loss_weight if gram.use_loss else 0.0
 
     def at(self, iteration: int, n_local: int) -> LossWeights:
-        """Factors of an iteration with `n_local` local crops an image."""
+        """Weights of an iteration with `n_local` local crops per image."""
         dino = self._dino
         local_share, global_share = crop_pair_shares(N_GLOBAL_CROPS, n_local, dino.global_ignore_diagonal)
         local_schedule = 1.0 if self._local is None else float(self._local[iteration])
         return LossWeights(
             dino_local=dino.loss_weight * local_share * local_schedule,
             dino_global=dino.loss_weight * global_share,
-            koleo=dino.koleo_loss_weight * N_GLOBAL_CROPS,  # of their mean (docs/spec.md 0, fact 12)
+            koleo=dino.koleo_loss_weight * N_GLOBAL_CROPS,  # L_koleo is their mean (docs/spec.md 0, fact 12)
             ibot=self._ibot_weight,
             gram=self._gram_weight if self._gram is None else float(self._gram[iteration]),
             local_schedule=local_schedule,

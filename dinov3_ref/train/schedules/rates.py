@@ -1,7 +1,7 @@
-"""The five numbers that a training step goes by, from the configuration (docs/spec.md 4.9).
+"""Learning rates, weight decay, EMA momentum and teacher temperature per iteration (docs/spec.md 4.9).
 
-With a `schedules` group they follow it (v2), else `optim` and `teacher` (v1). Epochs are counted in
-`train.OFFICIAL_EPOCH_LENGTH` iterations.
+Built from the `schedules` group (v2) if the configuration has one, else from `optim` and `teacher` (v1). An
+epoch has `train.OFFICIAL_EPOCH_LENGTH` iterations.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class RateSchedules:
-    """One schedule a field of `Rates`; `total_iterations` is how long training lasts."""
+    """One schedule per field of `Rates`, and the length of training in iterations."""
 
     total_iterations: int
     lr: Schedule
@@ -44,7 +44,7 @@ class RateSchedules:
     teacher_temp: Schedule
 
     def at(self, iteration: int) -> Rates:
-        """Raises IndexError past the last iteration."""
+        """The values of an iteration. Raises IndexError after the last one."""
         return Rates(
             lr=float(self.lr[iteration]),
             last_layer_lr=float(self.last_layer_lr[iteration]),
@@ -55,7 +55,7 @@ class RateSchedules:
 
 
 def build_rates(config: Any, world_size: int = 1) -> RateSchedules:
-    """Schedules for `config` on `world_size` ranks. Raises `ConfigError` for phases that do not fit."""
+    """Schedules for `config` on `world_size` ranks. Raises `ConfigError` if phases exceed the training."""
     per_step = config.train.batch_size_per_gpu * config.train.accumulation_steps * world_size
     return _build_v1(config, per_step) if config.schedules is None else _build_v2(config, per_step)
 
@@ -65,7 +65,7 @@ def _build_v1(config: Any, global_batch_size: int) -> RateSchedules:
     total = optim.epochs * epoch
     lr = CosineScheduler(
         scale_learning_rate(optim.lr, optim.scaling_rule, global_batch_size),
-        optim.min_lr,  # not scaled, as published
+        optim.min_lr,  # not scaled by batch size, as published
         total,
         warmup_iters=optim.warmup_epochs * epoch,
         trunc_extra=optim.schedule_trunc_extra,
@@ -110,14 +110,14 @@ def _build_v2(config: Any, global_batch_size: int) -> RateSchedules:
 
 
 def _frozen(lr: Values, iterations: int) -> Values:
-    """The same rates, but 0 for the first `iterations`."""
+    """The same rates, with 0 for the first `iterations`."""
     last_layer_lr = lr.copy()
     last_layer_lr[:iterations] = 0
     return last_layer_lr
 
 
 def ramp(values: Any, total: int, epoch: int, factor: float = 1.0) -> Values:
-    """A `configs.Ramp` over `total` iterations; `factor` scales its peak and end, not its start."""
+    """Values of a `configs.Ramp` for `total` iterations; `factor` scales its peak and end, not its start."""
     cosine = None if values.cosine_epochs is None else values.cosine_epochs * epoch
     return linear_warmup_cosine_decay(
         values.start, values.peak * factor, values.end * factor, values.warmup_epochs * epoch, total, cosine

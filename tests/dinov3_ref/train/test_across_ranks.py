@@ -11,10 +11,10 @@ from torch import Tensor
 
 from dinov3_ref.distributed import get_rank, get_world_size, whole
 from dinov3_ref.errors import ConfigError
-from dinov3_ref.train.distributed.parallel import STRATEGIES, join_ranks
-from dinov3_ref.train.finite import FiniteGuard
+from dinov3_ref.train.distributed.data_parallel import STRATEGIES, parallelize
 from dinov3_ref.train.optimizer import clip_gradients
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
+from dinov3_ref.train.step import FiniteGuard
 from tests.support.ranks import run_on_ranks
 from tests.support.toy_training import collated, tiny_training
 
@@ -42,12 +42,12 @@ def step(strategy: str, centering: str) -> dict[str, Any]:
         f"compute_precision.sharding_strategy={strategy}",
     )
     arch = SSLMetaArch(config).train()
-    ranks = join_ranks(arch, config, torch.device("cpu"))
+    ranks = parallelize(arch, config, torch.device("cpu"))
     data = own_part(collated(IMAGES))
     for iteration in range(2):  # the second sees the centre of the first, and another student
         arch.student.zero_grad()
         for last in (False, True):  # half the gradient each, exchanged with the second
-            with nullcontext() if last else ranks.gradients_stay_local():
+            with nullcontext() if last else ranks.no_sync():
                 loss, _ = ranks.loss(data, teacher_temp=0.05)
                 (loss / 2).backward()
         gradients = {
@@ -78,7 +78,7 @@ def everything() -> dict[str, Any]:
     config = tiny_training("compute_precision.param_dtype=fp16")
     arch = SSLMetaArch(config)
     with pytest.raises(ConfigError, match="sharding_strategy=NO_SHARD"):
-        join_ranks(arch, config, torch.device("cpu"))
+        parallelize(arch, config, torch.device("cpu"))
     return result
 
 

@@ -16,7 +16,7 @@ from dinov3_ref.data import build_training_loader
 from dinov3_ref.train.logging.metrics import read_metrics
 from dinov3_ref.train.loop import TrainingRun
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
-from dinov3_ref.train.students import train
+from dinov3_ref.train.students import train_students
 from exporters.bundle.export import export_checkpoint
 from exporters.bundle.options import ExportOptions
 from tests.support.ranks import run_on_ranks
@@ -75,7 +75,7 @@ def test_beside_a_vit_it_is_a_run_of_its_own(
     finished: Path, photos: Path, teacher: Path, tmp_path: Path
 ) -> None:
     config = with_students(configure(photos, teacher, tmp_path / "run"), STUDENTS)
-    train(config, build_training_loader(config))
+    train_students(config, build_training_loader(config))
     vit = configure(photos, teacher, tmp_path / "vit")
     TrainingRun(vit, build_training_loader(vit)).train()
     for name, single in (("vit", tmp_path / "vit"), ("convnext", finished)):

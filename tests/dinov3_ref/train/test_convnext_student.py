@@ -99,5 +99,5 @@ def test_what_does_not_fit(student: tuple[str, ...], overrides: tuple[str, ...],
 
 
 def test_it_wants_a_teacher() -> None:
-    with pytest.raises(ConfigError, match="it learns from a frozen teacher alone"):
+    with pytest.raises(ConfigError, match="it can only be distilled from a frozen teacher"):
         SSLMetaArch(tiny_training(*as_convnext()))

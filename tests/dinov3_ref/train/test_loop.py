@@ -24,6 +24,7 @@ from dinov3_ref.train.__main__ import main
 from dinov3_ref.train.logging.metrics import read_metrics
 from dinov3_ref.train.loop import TrainingRun
 from dinov3_ref.train.schedules.rates import Rates
+from dinov3_ref.train.step import TrainingStep
 from tests.support.photographs import pixels
 from tests.support.ranks import run_on_ranks
 from tests.support.toy_training import tiny_run
@@ -178,7 +179,7 @@ def test_a_checkpoint_of_another_model(
 ) -> None:
     copy = Path(shutil.copytree(whole[0], tmp_path / "run"))
     for change in ("student.embed_dim=64", "student.depth=3"):
-        with pytest.raises(CheckpointError, match=r"cannot be taken up .* another configuration") as raised:
+        with pytest.raises(CheckpointError, match=r"cannot be resumed .* another configuration") as raised:
             run(configure(photos, copy, change))
         assert "\n" not in str(raised.value)
 
@@ -361,12 +362,12 @@ def test_ctrl_c_is_one_line(
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(TrainingRun, "step", stop)
+    monkeypatch.setattr(TrainingStep, "__call__", stop)
     OmegaConf.save(configure(photos, tmp_path / "run"), tmp_path / "config.yaml")
     assert main(["--config", str(tmp_path / "config.yaml")]) == 130
     told = capsys.readouterr()
     assert told.out == ""
-    assert told.err == "stopped; the same command goes on from the newest checkpoint\n"
+    assert told.err == "stopped; run the same command again to resume from the newest checkpoint\n"
 
 
 @pytest.mark.parametrize(

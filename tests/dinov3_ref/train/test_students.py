@@ -20,7 +20,7 @@ from dinov3_ref.train.__main__ import main
 from dinov3_ref.train.logging.metrics import read_metrics
 from dinov3_ref.train.loop import TrainingRun
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
-from dinov3_ref.train.students import train
+from dinov3_ref.train.students import train_students
 from tests.support.ranks import run_on_ranks
 from tests.support.toy_training import frozen_teacher, tiny_run, tiny_training, with_students
 
@@ -72,7 +72,7 @@ def same_weights(a: Path, b: Path) -> bool:
 def together(photos: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("together")
     config = several(photos, teacher, output)
-    train(config, build_training_loader(config))
+    train_students(config, build_training_loader(config))
     return output
 
 
@@ -96,7 +96,7 @@ def test_each_is_a_run_of_its_own(
     choice = (f"train.centering={centering}", f"train.accumulation_steps={accumulation}", "optim.epochs=2")
     monkeypatch.setattr(SSLMetaArch, "get_teacher_output", count)
     config = several(photos, teacher, tmp_path / "run", *choice)
-    train(config, build_training_loader(config))
+    train_students(config, build_training_loader(config))
     assert len(asked) == 4 * accumulation
     told = []
     for name in STUDENTS:
@@ -138,7 +138,7 @@ def test_they_go_on_together(
     for name in behind:
         shutil.rmtree(copy / "students" / name / "ckpt" / "5")
     config = several(photos, teacher, copy)
-    train(config, build_training_loader(config))
+    train_students(config, build_training_loader(config))
     for name in STUDENTS:
         assert records(copy / "students" / name) == records(together / "students" / name)
         assert same_weights(copy / "students" / name, together / "students" / name)
@@ -152,12 +152,12 @@ def test_who_comes_later(together: Path, photos: Path, teacher: Path, tmp_path: 
     with pytest.raises(
         CheckpointError, match="students narrow and wide have no checkpoint in common"
     ) as told:
-        train(config, build_training_loader(config))
+        train_students(config, build_training_loader(config))
     assert "\n" not in str(told.value)
     ckpt = copy / "students" / "narrow" / "ckpt"
     shutil.rmtree(ckpt / "5")
     (ckpt / "3").rename(ckpt / "1")
-    train(config, build_training_loader(config))
+    train_students(config, build_training_loader(config))
     assert records(copy / "students" / "narrow") == records(together / "students" / "narrow")
 
 
@@ -172,7 +172,7 @@ def train_on_this_rank(photos: str, teacher: str, output: str, batch: int, strat
         "optim.epochs=2",
         students=STEADY,
     )
-    train(config, build_training_loader(config))
+    train_students(config, build_training_loader(config))
 
 
 @pytest.mark.parametrize("strategy", ["NO_SHARD", "FULL_SHARD"])
@@ -245,5 +245,5 @@ def test_a_student_without_a_teacher_wants_its_targets(photos: Path, teacher: Pa
     config = configure(photos, teacher, tmp_path / "run")
     arch = SSLMetaArch(config, own_teacher=False)
     batch = next(iter(build_training_loader(config)))
-    with pytest.raises(ValueError, match="its batches have to bring 'teacher_targets'"):
+    with pytest.raises(ValueError, match="its batches must contain 'teacher_targets'"):
         arch.forward_loss(batch, teacher_temp=0.05)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dinov3_ref.train.distributed.parallel import Ranks
-from dinov3_ref.train.distributed.prepare_model import compile_parts, prepare
+from dinov3_ref.train.distributed.data_parallel import LocalModel
+from dinov3_ref.train.distributed.prepare_model import compile_parts, prepare_model
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 from tests.support.toy_training import collated, tiny_training
 
@@ -25,7 +25,7 @@ def step(arch: SSLMetaArch) -> tuple[torch.Tensor, dict[str, torch.Tensor | None
 @pytest.mark.parametrize("how", ["checkpointing", "checkpointing_full"])
 def test_recomputed_activations(how: str) -> None:
     arch = build(f"train.{how}=true")
-    assert type(prepare(arch, arch.config, torch.device("cpu"))) is Ranks
+    assert type(prepare_model(arch, arch.config, torch.device("cpu"))) is LocalModel
     assert arch.student["backbone"].blocks[0].forward.__name__ == "run"  # type: ignore[union-attr, index]
     torch.testing.assert_close(step(arch), step(build()), rtol=1e-6, atol=1e-7)
 

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from dinov3_ref.train.logging.metrics import MetricsFile, read_metrics
-from dinov3_ref.train.logging.throughput import Clock
+from dinov3_ref.train.logging.throughput import Throughput
 
 
 def test_lines_past_the_start_and_cut_short_are_dropped(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_a_run_without_metrics(tmp_path: Path) -> None:
 
 
 def test_the_clock() -> None:
-    clock = Clock()
+    clock = Throughput()
     with clock.waiting_for(6):
         time.sleep(0.02)
     time.sleep(0.02)
@@ -40,9 +40,9 @@ def test_the_clock() -> None:
 
 
 def test_the_clock_stops() -> None:
-    clock = Clock()
+    clock = Throughput()
     with clock.waiting_for(6):
         time.sleep(0.01)
-    with clock.stopped():
+    with clock.paused():
         time.sleep(0.2)
     assert clock.read()["images_per_second"] > 30  # and not 6 in 0.21 s

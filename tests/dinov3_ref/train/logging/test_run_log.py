@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dinov3_ref.train.logging.progress import Display
+from dinov3_ref.train.logging.progress import Progress
 from dinov3_ref.train.logging.run_log import RunLog
 from dinov3_ref.train.logging.tensorboard import Scalars
 from tests.support.toy_training import tiny_training
@@ -41,12 +41,12 @@ def test_without_tensorboard(
         nothing = Scalars(tmp_path, 0, wanted=wanted)
         nothing.write(RECORD)
         nothing.close()
-    assert capsys.readouterr().err.count("note: no TensorBoard here") == 1
+    assert capsys.readouterr().err.count("note: TensorBoard is not installed") == 1
     assert not list(tmp_path.iterdir())
 
 
 def test_a_line_a_record(capsys: pytest.CaptureFixture[str]) -> None:
-    display = Display(0, 20)
+    display = Progress(0, 20)
     display.advance(9)
     display.show(RECORD)
     display.close()
@@ -58,10 +58,10 @@ def test_a_line_a_record(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_bar_in_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "160")
-    display = Display(5, 20)
+    display = Progress(5, 20)
     display.advance(9)
     display.show(RECORD)
-    display.say("10: knn_10_top1 50.00 [bold]")
+    display.log("10: knn_10_top1 50.00 [bold]")
     display.close()
     told = capsys.readouterr().err
     assert "10/20" in told
@@ -74,4 +74,4 @@ def test_evaluations_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     journal.evaluated(9, {"knn_10_top1": 50.0})
     journal.evaluated(19, {})
     journal.close()
-    assert capsys.readouterr().err == "10: knn_10_top1 50.00\n20: pictures drawn\n"
+    assert capsys.readouterr().err == "10: knn_10_top1 50.00\n20: images drawn\n"

@@ -85,7 +85,7 @@ def test_no_masked_patch_at_all() -> None:
 
 def renewals(*overrides: str) -> list[int]:
     anchor = GramAnchor(tiny_training(*OWN, "gram.update_frequency=3", *overrides))
-    return [iteration for iteration in range(20) if anchor.is_renewed_after(iteration)]
+    return [iteration for iteration in range(20) if anchor.is_refreshed_after(iteration)]
 
 
 def test_when_it_is_renewed() -> None:
@@ -105,7 +105,7 @@ def test_the_gram_stage_of_the_7b() -> None:
             *OWN, "gram.update_frequency=10000", "gram.it_first_update=1010000", "gram.max_updates=3"
         )
     )
-    at = [i for i in range(999_999, 1_100_000, 10_000) if anchor.is_renewed_after(i)]
+    at = [i for i in range(999_999, 1_100_000, 10_000) if anchor.is_refreshed_after(i)]
     assert at == [1_009_999, 1_019_999, 1_029_999]
 
 

@@ -43,7 +43,7 @@ def test_v1_truncated_cosine_keeps_its_ends() -> None:
 
 
 def test_v1_phases_must_fit() -> None:
-    with pytest.raises(ConfigError, match="of 5 iterations has 2 frozen and 4 of warm-up"):
+    with pytest.raises(ConfigError, match="of 5 iterations has 2 frozen and 4 warm-up"):
         CosineScheduler(1.0, 0.0, 5, warmup_iters=4, freeze_iters=2)
 
 
@@ -60,9 +60,9 @@ def test_v2_is_exactly_as_long_as_training(warmup: int, cosine: int | None) -> N
 
 
 def test_v2_phases_must_fit() -> None:
-    with pytest.raises(ConfigError, match="has 5 of warm-up and 8 of cosine"):
+    with pytest.raises(ConfigError, match="has 5 warm-up and 8 cosine"):
         linear_warmup_cosine_decay(0, 1, 0, 5, 12, 8)
-    with pytest.raises(ConfigError, match="has 13 of warm-up"):
+    with pytest.raises(ConfigError, match="has 13 warm-up"):
         linear_warmup_cosine_decay(0, 1, 0, 13, 12)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dinov3_ref.errors import TrainingDiverged
-from dinov3_ref.train.finite import FiniteGuard
+from dinov3_ref.train.step import FiniteGuard
 
 GOOD, NAN, INF = torch.tensor(1.0), torch.tensor(float("nan")), torch.tensor(float("inf"))
 

@@ -1,8 +1,8 @@
-"""Several ranks train one model: replicas whose gradients are averaged, or shards (docs/spec.md 4.15).
+"""Data-parallel training: DistributedDataParallel or FSDP2 (docs/spec.md 4.15).
 
-`compute_precision.sharding_strategy` names the way. Sharded, every block (of a ConvNeXt every stage) and head
-is a unit of its own, with parameters gathered in `param_dtype` and gradients reduced in `reduce_dtype`;
-weights are made whole on every rank first, so a model must fit a device once without its optimiser.
+`compute_precision.sharding_strategy` chooses. With FSDP2 every ViT block, ConvNeXt stage and head is a unit:
+parameters are gathered in `param_dtype` and gradients reduced in `reduce_dtype`. Every rank builds the whole
+model before it is sharded, so the model without its optimiser must fit one device.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from dinov3_ref.train.distributed.precision import DTYPES
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 
 
-class Ranks:
-    """One process: the architecture as it is."""
+class LocalModel:
+    """One process: the networks as they are. Base of the other two."""
 
     def __init__(self, arch: SSLMetaArch, config: Any, device: torch.device) -> None:
         self.arch = arch
 
     def loss(self, *inputs: Any, **named: Any) -> Any:
-        """`SSLMetaArch.forward_loss`; going backward from it leaves the mean gradient of all ranks."""
+        """`SSLMetaArch.forward_loss`; its backward pass leaves the mean gradient of all ranks."""
         return self.arch.forward_loss(*inputs, **named)
 
     @contextmanager
-    def gradients_stay_local(self) -> Iterator[None]:
-        """While batches are accumulated, all but the last need no exchange."""
+    def no_sync(self) -> Iterator[None]:
+        """Backward passes inside do not exchange gradients: for all but the last accumulated batch."""
         yield
 
 
-class Replicas(Ranks):
+class ReplicatedModel(LocalModel):
     """DistributedDataParallel: every rank has the whole model."""
 
     def __init__(self, arch: SSLMetaArch, config: Any, device: torch.device) -> None:
@@ -50,64 +50,66 @@ class Replicas(Ranks):
         return self.replica(*inputs, **named)
 
     @contextmanager
-    def gradients_stay_local(self) -> Iterator[None]:
+    def no_sync(self) -> Iterator[None]:
         with self.replica.no_sync():
             yield
 
 
-class Shards(Ranks):
-    """FSDP2: every rank has its part of each parameter, gradient and optimiser state."""
+class ShardedModel(LocalModel):
+    """FSDP2, ZeRO-2: every rank has its part of each parameter, gradient and optimiser state."""
 
-    reshard_after_forward = False  # ZeRO-2: between forward and backward the student stays gathered
+    reshard_after_forward = False  # the student stays gathered between forward and backward
 
     def __init__(self, arch: SSLMetaArch, config: Any, device: torch.device) -> None:
         super().__init__(arch, config, device)
         precision = config.compute_precision
         if precision.param_dtype == "fp16":
             raise ConfigError(
-                "compute_precision.param_dtype is fp16, whose loss scaling knows no shards; wanted bf16 or "
-                "fp32, or compute_precision.sharding_strategy=NO_SHARD"
+                "compute_precision.param_dtype is fp16, whose loss scaling does not support sharding; wanted "
+                "bf16 or fp32, or compute_precision.sharding_strategy=NO_SHARD"
             )
         policy = MixedPrecisionPolicy(
             param_dtype=DTYPES[precision.param_dtype], reduce_dtype=DTYPES[precision.reduce_dtype]
         )
         self.units = [*_shard(arch.student, policy, self.reshard_after_forward)]
-        for modules in arch.all_teachers():  # they never go backward, which would release their parameters
+        for (
+            modules
+        ) in arch.all_teachers():  # without a backward pass nothing else would release their parameters
             _shard(modules, policy, True)
 
     @contextmanager
-    def gradients_stay_local(self) -> Iterator[None]:
-        self._exchange(False)
+    def no_sync(self) -> Iterator[None]:
+        self._set_sync(False)
         yield
-        self._exchange(True)
+        self._set_sync(True)
 
-    def _exchange(self, yes: bool) -> None:
+    def _set_sync(self, sync: bool) -> None:
         for unit in self.units:
-            unit.set_requires_gradient_sync(yes)
+            unit.set_requires_gradient_sync(sync)
 
 
-class FullShards(Shards):
-    """ZeRO-3: gathered anew in the backward pass."""
+class FullyShardedModel(ShardedModel):
+    """FSDP2, ZeRO-3: parameters are gathered again in the backward pass."""
 
     reshard_after_forward = True
 
 
-STRATEGIES: dict[str, Callable[[SSLMetaArch, Any, torch.device], Ranks]] = {
-    "NO_SHARD": Replicas,
-    "SHARD_GRAD_OP": Shards,
-    "FULL_SHARD": FullShards,
+STRATEGIES: dict[str, Callable[[SSLMetaArch, Any, torch.device], LocalModel]] = {
+    "NO_SHARD": ReplicatedModel,
+    "SHARD_GRAD_OP": ShardedModel,
+    "FULL_SHARD": FullyShardedModel,
 }
 
 
-def join_ranks(arch: SSLMetaArch, config: Any, device: torch.device) -> Ranks:
-    """`arch`, changed in place, in the run's process group if there is one. Raises `ConfigError`."""
+def parallelize(arch: SSLMetaArch, config: Any, device: torch.device) -> LocalModel:
+    """Replicate or shard `arch`, in place, over the process group if there is one. Raises `ConfigError`."""
     if get_world_size() == 1:
-        return Ranks(arch, config, device)
+        return LocalModel(arch, config, device)
     return STRATEGIES[config.compute_precision.sharding_strategy](arch, config, device)
 
 
 def _shard(modules: nn.ModuleDict, policy: MixedPrecisionPolicy, reshard: bool) -> list[FSDPModule]:
-    """Inner parts first, then what is around them; the units that own parameters."""
+    """Apply `fully_shard`, inner modules first; return the units."""
     units: list[nn.Module] = []
     for name, module in modules.items():
         units += [*_parts(module), module] if name == "backbone" else [module]
@@ -115,7 +117,7 @@ def _shard(modules: nn.ModuleDict, policy: MixedPrecisionPolicy, reshard: bool) 
 
 
 def _parts(backbone: nn.Module) -> list[nn.Module]:
-    """A ViT's blocks; a ConvNeXt's stages and what leads to each (docs/spec.md 4.15)."""
+    """Blocks of a ViT; downsampling layers and stages of a ConvNeXt (docs/spec.md 4.15)."""
     if isinstance(backbone, ConvNeXt):
         return [*backbone.downsample_layers, *backbone.stages]
     return [*backbone.blocks]  # type: ignore[misc]

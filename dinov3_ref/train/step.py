@@ -1,0 +1,96 @@
+"""One training step: gradients of one or several batches, clipping, optimiser, teacher update.
+
+Source: docs/spec.md 4.11. Random numbers are seeded by (seed, rank, iteration, batch), so a resumed run draws
+the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dinov3_ref.data.seeding import derive_seed
+from dinov3_ref.distributed import all_reduce_max, get_rank
+from dinov3_ref.errors import TrainingDiverged
+from dinov3_ref.train.distributed.precision import autocast, grad_scaler
+from dinov3_ref.train.distributed.prepare_model import prepare_model
+from dinov3_ref.train.optimizer import build_optimizer, clip_gradients, set_rates
+from dinov3_ref.train.schedules.rates import Rates
+from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
+
+
+class TrainingStep:
+    """The step of one run, with its optimiser and loss scale; `arch` is changed in place.
+
+    Raises `ConfigError` for a precision that the sharding does not support.
+    """
+
+    def __init__(self, config: Any, arch: SSLMetaArch, device: torch.device) -> None:
+        self.config, self.arch, self.device = config, arch, device
+        self.model = prepare_model(arch, config, device)
+        self.optimizer = build_optimizer(config, arch.get_params_groups())
+        self.scaler = grad_scaler(config, device)
+        self.guard = FiniteGuard()
+
+    def __call__(self, batches: Iterator[dict[str, Any]], iteration: int, rates: Rates) -> dict[str, Tensor]:
+        """Do one optimiser step over `accumulation_steps` batches; return mean metrics and gradient norms.
+
+        Raises `TrainingDiverged` when losses stay NaN.
+        """
+        self.arch.before_step(iteration)
+        set_rates(self.optimizer, rates)
+        self.optimizer.zero_grad(set_to_none=True)
+        metrics = self._accumulate_gradients(batches, iteration, rates.teacher_temp)
+        self.scaler.unscale_(self.optimizer)
+        norms = clip_gradients(self.arch.student, self.config.optim.clip_grad)
+        # with fp16, infinite gradients mean that the loss scale is too large: the scaler handles them
+        if self.guard.allows(metrics["total_loss"], None if self.scaler.is_enabled() else norms):
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        self.arch.after_step(iteration, rates.momentum)
+        return metrics | norms
+
+    def _accumulate_gradients(
+        self, batches: Iterator[dict[str, Any]], iteration: int, teacher_temp: float
+    ) -> dict[str, Tensor]:
+        """Add the mean gradient of the step's batches to the student; return their mean metrics."""
+        count = self.config.train.accumulation_steps
+        means: dict[str, Tensor] = {}
+        for part in range(count):
+            batch = next(batches)
+            torch.manual_seed(derive_seed(self.config.train.seed, get_rank(), iteration, part))
+            with self.model.no_sync() if part < count - 1 else nullcontext():
+                with autocast(self.config, self.device):
+                    loss, metrics = self.model.loss(batch, teacher_temp=teacher_temp, iteration=iteration)
+                self.scaler.scale(loss / count).backward()
+            for name, value in {"total_loss": loss.detach(), **metrics}.items():
+                means[name] = means.get(name, 0) + torch.as_tensor(value, device=self.device) / count
+        return means
+
+
+class FiniteGuard:
+    """Skips steps with a NaN or infinite loss or gradient; gives up after more than `patience` in a row.
+
+    A step that is bad on one rank is skipped on all ranks. The published loop takes such a step, which ruins
+    the weights.
+    """
+
+    def __init__(self, patience: int = 2) -> None:
+        self.patience = patience
+        self.in_a_row = 0
+
+    def allows(self, loss: Tensor, gradient_norms: dict[str, Tensor] | None = None) -> bool:
+        """Whether to take the step (loss and norms are scalars). Raises `TrainingDiverged`."""
+        values = torch.stack([loss.detach().float(), *(n.float() for n in (gradient_norms or {}).values())])
+        bad = bool(all_reduce_max((~values.isfinite()).any().float()))
+        self.in_a_row = self.in_a_row + 1 if bad else 0
+        if self.in_a_row > self.patience:
+            raise TrainingDiverged(
+                f"the loss or a gradient was not finite {self.in_a_row} steps in a row (loss {loss.item()}); "
+                "lower optim.lr, lengthen its warm-up or train with compute_precision.param_dtype=bf16"
+            )
+        return not bad
