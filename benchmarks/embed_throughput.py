@@ -150,7 +150,7 @@ def make_ways(
     def embed() -> FloatArray:
         size = (preprocess.height, preprocess.width)
         chosen = choose_batch(laned, len(paths), size, lambda text: None)
-        fingerprint = laned.manifest.fingerprint(laned.bundle.engine, preprocess)
+        fingerprint = laned.engine.fingerprint(preprocess)
         plan = Plan(hash_listing(paths), len(paths), 10_000, OUTPUTS, "npy", "float32", chosen, fingerprint)
         out = folder / f"embed_{next(numbers)}"
         with Store(out, plan) as store:

@@ -34,7 +34,7 @@ def export(model: str, recipe: str, folder: Path) -> Bundle:
     if out.exists():
         return open_bundle(out)
     try:
-        bundle, _, _ = export_checkpoint(MODELS[model](), out, ExportOptions(recipe=recipe), weights="random")
+        bundle, _ = export_checkpoint(MODELS[model](), out, ExportOptions(recipe=recipe), weights="random")
     except ImportError as error:
         raise DinodeployError(
             f"exporting needs {error.name}: bring its wheel, or bundles made elsewhere (--bundles)"

@@ -22,7 +22,7 @@ from PIL import Image
 from dinodeploy.arrays import ByteArray, FloatArray
 from dinodeploy.backends import Backend, Hint
 from dinodeploy.backends.select import open_on
-from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, open_bundle
+from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, EngineChoice, locate, open_bundle
 from dinodeploy.bundle.manifest import Manifest
 from dinodeploy.errors import JudgementError, MisuseError, OutsideProfileError
 from dinodeploy.images.arrays import as_pixels
@@ -46,9 +46,13 @@ class Embedder:
     """
 
     def __init__(
-        self, bundle: Bundle, backend: Backend, receipt: Receipt | None, passed_over: tuple[str, ...] = ()
+        self,
+        engine: EngineChoice,
+        backend: Backend,
+        receipt: Receipt | None,
+        passed_over: tuple[str, ...] = (),
     ) -> None:
-        self.bundle = bundle
+        self.engine = engine
         self.backend = backend
         self.receipt = receipt
         self.passed_over = passed_over  # why no better engine runs
@@ -90,12 +94,12 @@ class Embedder:
         )
         if allow_unverified:
             return embedder
-        embedder.receipt = find_receipt(embedder.bundle, embedder.backend.runtime, embedder.backend.device)
+        embedder.receipt = find_receipt(embedder.engine, embedder.backend.runtime, embedder.backend.device)
         if embedder.receipt is None:
             try:
                 verdict = embedder.check()
                 if not verdict.passed:
-                    raise JudgementError(rejection(embedder.bundle, verdict))
+                    raise JudgementError(rejection(embedder.engine, verdict))
             except BaseException:
                 embedder.close()
                 raise
@@ -105,8 +109,13 @@ class Embedder:
     def _open_unjudged(
         cls, engine: str | Path, device: str, outputs: Sequence[str] | None = None, **options: Any
     ) -> Embedder:
-        bundle, backend, passed_over = open_on(open_bundle(engine), device, outputs, **options)
-        return cls(bundle, backend, None, passed_over)
+        bundle, file = locate(engine)
+        choice, backend, passed_over = open_on(bundle, device, outputs, file=file, **options)
+        return cls(choice, backend, None, passed_over)
+
+    @property
+    def bundle(self) -> Bundle:
+        return self.engine.bundle
 
     @property
     def manifest(self) -> Manifest:
@@ -119,7 +128,7 @@ class Embedder:
     @property
     def choice(self) -> str:
         """What runs where, and why nothing better does: one line for people."""
-        parts = [f"{self.bundle.engine} on {self.backend.device}, {self.backend.runtime}"]
+        parts = [f"{self.engine.file} on {self.backend.device}, {self.backend.runtime}"]
         if self.backend.lanes > 1 and self.backend.device.startswith("cpu"):
             parts.append(f"{self.backend.lanes} batches at once")
         if self.not_judged:
@@ -131,7 +140,7 @@ class Embedder:
     @property
     def output_names(self) -> tuple[str, ...]:
         """What the opened engine puts out."""
-        return self.bundle.outputs
+        return self.engine.outputs
 
     def run(self, pixels: Any) -> dict[str, FloatArray]:
         """Normalised pixels [B,3,H,W] -> {"cls": [B,D], "storage": [B,R,D], "patch": [B,h,w,D]}, float32.
@@ -201,7 +210,7 @@ class Embedder:
         when none remains.
         """
         verdict = judge_golden(self._golden_cases(), self.run, self.manifest)
-        self.receipt = make_receipt(self.bundle, self.backend.runtime, self.backend.device, verdict)
+        self.receipt = make_receipt(self.engine, self.backend.runtime, self.backend.device, verdict)
         save_receipt(self.bundle, self.receipt)
         return verdict
 
@@ -213,7 +222,7 @@ class Embedder:
         if not fitting:
             sizes = ", ".join(self.not_judged)
             raise OutsideProfileError(
-                f"{self.bundle.engine_path} takes none of the sizes it could be judged at, {sizes}; "
+                f"{self.engine.path} takes none of the sizes it could be judged at, {sizes}; "
                 f"build it for at least one of them: dinodeploy build {self.bundle.root} --imgsz …"
             )
         return fitting
@@ -254,7 +263,7 @@ def check_bundle(
     weight_budget: int | None = None,
     require_signature: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
-) -> tuple[Bundle, Receipt, Verdict]:
+) -> tuple[EngineChoice, Receipt, Verdict]:
     """Judge a bundle on this machine, whatever receipts it has; `say` is told what runs where.
 
     Raises as `Embedder.open` otherwise.
@@ -265,7 +274,7 @@ def check_bundle(
         verdict = embedder.check()
         say(embedder.choice)
         assert embedder.receipt is not None
-        return embedder.bundle, embedder.receipt, verdict
+        return embedder.engine, embedder.receipt, verdict
 
 
 def require(engine: str | Path, key: Path | None) -> None:
@@ -276,15 +285,15 @@ def require(engine: str | Path, key: Path | None) -> None:
         verify_signature(open_bundle(engine).root, key)
 
 
-def rejection(bundle: Bundle, verdict: Verdict) -> str:
+def rejection(engine: EngineChoice, verdict: Verdict) -> str:
     """One line on why an engine may not be used."""
     first = verdict.failures[0]
     detail = first.note or f"{first.metric} is {first.value:.3g}, wanted {first.limit:.3g}"
     more = len(verdict.failures) - 1
     return (
-        f"{bundle.engine_path} is not the model here: {first.output} of case {first.case!r}: {detail}"
+        f"{engine.path} is not the model here: {first.output} of case {first.case!r}: {detail}"
         + (f" (and {more} more)" if more else "")
-        + f"; see: dinodeploy check {bundle.root}"
+        + f"; see: dinodeploy check {engine.root}"
     )
 
 

@@ -25,11 +25,9 @@ def assert_parity(bundle: str | Path, *, threads: int | None = None) -> None:
     runtime that is missing.
     """
     __tracebackhide__ = True  # pytest then shows the caller's line
-    opened, receipt, verdict = check_bundle(bundle, threads=threads)
+    engine, receipt, verdict = check_bundle(bundle, threads=threads)
     if not verdict.passed:
-        head = (
-            f"{opened.engine_path} is not the model ({verdict.recipe}, {receipt.runtime}, {receipt.device})"
-        )
+        head = f"{engine.path} is not the model ({verdict.recipe}, {receipt.runtime}, {receipt.device})"
         raise AssertionError("\n".join([head, *_lines(verdict)]))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from dinodeploy.arrays import AnyArray, FloatArray
-from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle
+from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, EngineChoice
 from dinodeploy.errors import BundleError, JudgementError, MisuseError
 from dinodeploy.parity.bisect import Bisection, Stretch, bisect
 from dinodeploy.parity.golden import GoldenCase, Trace, load_golden
@@ -33,19 +33,20 @@ _BLOCK = re.compile(r"(?P<blocks>blocks\.|stages\.\d+\.)(?P<index>\d+)")
 _INSIDE = re.compile(rf"{_BLOCK.pattern}(\..*)?")
 
 
-def bisect_bundle(bundle: Bundle, *, threads: int | None = None) -> Bisection:
+def bisect_bundle(engine: EngineChoice, *, threads: int | None = None) -> Bisection:
     """Run the traced golden case and name the first block that departs. The bundle's files are trusted.
 
     Raises MisuseError for an engine that is no ONNX file, BundleError for a bundle without a trace or a
     graph without a residual stream, JudgementError when the graph has other blocks than the reference.
     """
-    if bundle.engine_facts.backend != BACKEND:
+    if engine.facts.backend != BACKEND:
         raise MisuseError(
-            f"--bisect opens ONNX graphs, {bundle.engine_path} is an engine of "
-            f"{bundle.engine_facts.backend}; name the bundle's .onnx file instead"
+            f"--bisect opens ONNX graphs, {engine.path} is an engine of "
+            f"{engine.facts.backend}; name the bundle's .onnx file instead"
         )
+    bundle = engine.bundle
     case = _traced_case(bundle)
-    values, outputs = _run_tapped(bundle, case.pixels[:1], threads)
+    values, outputs = _run_tapped(engine, case.pixels[:1], threads)
     if len(values) != len(case.traces):
         raise JudgementError(
             f"the engine has {len(values)} residual streams, the reference {len(case.traces)}: these are two "
@@ -90,12 +91,12 @@ def _traced_case(bundle: Bundle) -> GoldenCase:
 
 
 def _run_tapped(
-    bundle: Bundle, pixels: FloatArray, threads: int | None
+    engine: EngineChoice, pixels: FloatArray, threads: int | None
 ) -> tuple[dict[str, list[str]], dict[str, AnyArray]]:
     """`stream_values`, and all outputs by name; pixels [1,3,H,W]."""
     import onnxruntime
 
-    model, blobs = read_skeleton(bundle.engine_path)
+    model, blobs = read_skeleton(engine.path)
     values_of = stream_values(model.graph)
     _tap(model.graph, [name for names in values_of.values() for name in names])
     weights = [blob.read() for blob in blobs.values()]  # the session works on this memory: keep it

@@ -20,7 +20,7 @@ from dinodeploy.arrays import FloatArray
 from dinodeploy.backends import OpenOptions
 from dinodeploy.backends.parallel import PIXELS_A_LANE, in_parts, lanes_for
 from dinodeploy.backends.placement import astray, profiled
-from dinodeploy.bundle.bundle import MODEL_FILE
+from dinodeploy.bundle.manifest import WEIGHTS_FILE
 from dinodeploy.errors import BundleError, UnavailableError, reason_of
 from dinodeploy.hardware.cores import cores, restricted
 from dinodeploy.hardware.devices import cpu_name, find_gpu
@@ -196,5 +196,5 @@ def _open_session(
 
 def _weight_bytes(engine: Path) -> int:
     """Of a graph with its weights inside it or, past 2 GB and in narrow recipes, in the bundle's one file."""
-    files = (engine, engine.with_name(f"{MODEL_FILE}.data"))
+    files = (engine, engine.with_name(WEIGHTS_FILE))
     return sum(path.stat().st_size for path in files if path.exists())

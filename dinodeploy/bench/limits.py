@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from dinodeploy.bundle.bundle import MODEL_FILE
-from dinodeploy.bundle.manifest import Manifest
+from dinodeploy.bundle.manifest import MODEL_FILE, Manifest
 from dinodeploy.parity.golden import GoldenCase
 
 SIDE = 1024

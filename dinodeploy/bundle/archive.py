@@ -104,7 +104,7 @@ def unpack(
                 raise BundleError(f"{archive} holds {strangers[0]!r}, which the manifest does not list")
             for name in sorted(set(entries) - {manifests.FILE_NAME}):
                 _extract(file, entries, name, partial, limits[name])
-        Bundle(partial, manifest, "").verify()
+        Bundle(partial, manifest).verify()
         accept(partial)
         atomic.commit_directory(partial, out.resolve())
     finally:

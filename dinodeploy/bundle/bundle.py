@@ -1,83 +1,109 @@
-"""A bundle on disk: find it, and hold its files against its manifest before anything reads them.
+"""A bundle on disk: find it, choose an engine in it, and verify its files before anything reads them.
 
     BUNDLE/manifest.json        what it is (`manifest.py`)
-    BUNDLE/model.onnx           the graph (+ model.onnx.data past 2 GB); GPUs run it as it is
-    BUNDLE/model.cls.onnx       the same graph over the same weights, for CLS alone
-    BUNDLE/*.plan               engines built of it by `dinodeploy build`
-    BUNDLE/golden.safetensors   real photographs and the fp32 reference's outputs (`golden.py`)
-    BUNDLE/parity.json          receipts of the judge (`receipts.py`); grows, so it is in no manifest
+    BUNDLE/model.onnx           the graph that GPUs run
+    BUNDLE/model.cpu.onnx       the graph that CPUs run, where it differs
+    BUNDLE/model.cls.onnx, …    the same graphs for the CLS output alone
+    BUNDLE/model.onnx.data      the weights of all graphs (format 1: inside model.onnx, up to 2 GB)
+    BUNDLE/*.plan               TensorRT engines made by `dinodeploy build`
+    BUNDLE/golden.safetensors   photographs and the outputs of the fp32 reference (`parity/golden.py`)
+    BUNDLE/parity.json          receipts of the judge (`parity/receipts.py`); grows, so the manifest omits it
 
-An engine is code to whatever loads it, so nothing is handed to a runtime before its hash matches.
+An engine is code to the runtime that loads it, so no file reaches a runtime before its hash matches.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dinodeploy.bundle import manifest as manifests
-from dinodeploy.bundle.manifest import TAIL_OUTPUTS, TAILS, EngineFacts, FileFacts, Manifest
+from dinodeploy.bundle.manifest import MODEL_FILE, WEIGHTS_FILE, EngineFacts, FileFacts, Manifest
 from dinodeploy.errors import BundleError, MisuseError, TamperedError
+from dinodeploy.images.preprocess import Preprocess
 
-MODEL_FILE = "model.onnx"
+if TYPE_CHECKING:
+    from dinodeploy.parity.receipts import Receipt
+
 GOLDEN_FILE = "golden.safetensors"
-GRAPH_BACKEND = "onnxruntime_cuda"  # what runs model.onnx where the manifest has another graph for CPUs
 _CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle and the one of its engines that was asked for."""
+    """A bundle on disk."""
 
     root: Path
     manifest: Manifest
-    engine: str  # file name
-    named: bool = False  # it was asked for by its name, and not only the bundle
-    backend: str | None = None  # what runs it, where that is not what the manifest says (`devices.py`)
+    receipt: Receipt | None = None  # the judge's receipt, where an export has just made this bundle
+
+    def choose(self, file: str | None = None) -> EngineChoice:
+        """The engine `file` (default: the preferred one) with the backend that the manifest names."""
+        file = file or next(iter(self.manifest.engines))
+        return EngineChoice(self, file, self.manifest.engines[file].backend)
+
+    def verify(self, names: Iterable[str] | None = None) -> None:
+        """Check size and hash of the named files (default: all). Raises BundleError or TamperedError."""
+        for name in self.manifest.files if names is None else names:
+            verify_file(self.root / name, self.manifest.files[name])
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """An engine file of a bundle and the backend that runs it."""
+
+    bundle: Bundle
+    file: str  # a key of the manifest's `engines`
+    backend: str  # the manifest's, or another that can run the graph (`backends/select.py`)
 
     @property
-    def engine_facts(self) -> EngineFacts:
-        """The manifest's entry; for the graph as another backend runs it, which has none, what it would be.
+    def root(self) -> Path:
+        return self.bundle.root
 
-        A tail's is that of the engine whose numbers it gives, with one file more.
-        """
-        whole = TAILS.get(self.engine, self.engine)
-        if self.backend is not None or whole not in self.manifest.engines:
-            facts = EngineFacts(self.backend or GRAPH_BACKEND, graph_files(self.manifest))
-        else:
-            facts = self.manifest.engines[whole]
-        return facts if whole == self.engine else replace(facts, files=(self.engine, *facts.files))
+    @property
+    def manifest(self) -> Manifest:
+        return self.bundle.manifest
+
+    @property
+    def facts(self) -> EngineFacts:
+        return self.manifest.engines[self.file]
+
+    @property
+    def path(self) -> Path:
+        return self.root / self.file
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """What the engine puts out."""
-        if self.engine in TAILS:
-            return TAIL_OUTPUTS
-        return tuple(output.name for output in self.manifest.outputs)
+        """Names of the outputs that the engine computes."""
+        return self.manifest.outputs_of(self.file)
 
     @property
     def needed_files(self) -> tuple[str, ...]:
-        """What is read when the engine is opened and judged."""
-        build = self.engine_facts.build
+        """The files that are read when the engine is opened and judged."""
+        build = self.facts.build
         weights = graph_files(self.manifest) if build is not None and build.stripped else ()
-        return tuple(dict.fromkeys((*self.engine_facts.files, *weights, GOLDEN_FILE)))
+        return tuple(dict.fromkeys((*self.facts.files, *weights, GOLDEN_FILE)))
 
-    @property
-    def engine_path(self) -> Path:
-        return self.root / self.engine
-
-    def verify(self, names: Iterable[str] | None = None) -> None:
-        """Hash the named files (default: all). Raises BundleError or TamperedError."""
-        for name in self.manifest.files if names is None else names:
-            verify_file(self.root / name, self.manifest.files[name])
+    def fingerprint(self, preprocess: Preprocess) -> dict[str, Any]:
+        """What decides the numbers of an embedding made by this engine."""
+        return self.manifest.fingerprint(self.file, preprocess)
 
 
 def open_bundle(path: str | Path) -> Bundle:
     """The bundle at `path`: its directory, or an engine file inside it. Reads the manifest only.
 
-    Raises MisuseError for a path that is not there, BundleError for what is no bundle.
+    Raises MisuseError if nothing exists at `path`, BundleError if it is not a bundle.
+    """
+    return locate(path)[0]
+
+
+def locate(path: str | Path) -> tuple[Bundle, str | None]:
+    """The bundle at `path` and the engine file that `path` names; None where it is the bundle's directory.
+
+    Raises as `open_bundle`.
     """
     path = Path(path)
     if not path.exists():
@@ -90,22 +116,19 @@ def open_bundle(path: str | Path) -> Bundle:
             f"{path} is in no bundle: {root / manifests.FILE_NAME} is missing; make one: dinodeploy export"
         )
     manifest = manifests.read_manifest(root)
-    engine = next(iter(manifest.engines), MODEL_FILE) if path.is_dir() else path.name
-    others = {*graph_files(manifest)[:1], *tails(manifest)}
-    if engine not in manifest.engines and engine not in others:
-        known = ", ".join(manifest.engines) or "none"
-        raise BundleError(f"{root} has no engine {engine!r}; its engines: {known}")
-    return Bundle(root, manifest, engine, named=not path.is_dir())
+    if not manifest.engines:
+        raise BundleError(f"{root} has no engine; export it again")
+    if path.is_dir():
+        return Bundle(root, manifest), None
+    if path.name not in manifest.engines:
+        known = ", ".join(manifest.engines)
+        raise BundleError(f"{root} has no engine {path.name!r}; its engines: {known}")
+    return Bundle(root, manifest), path.name
 
 
 def graph_files(manifest: Manifest) -> tuple[str, ...]:
     """The typed graph and its weights: what plans are built from and ONNX Runtime's GPU providers run."""
-    return tuple(name for name in (MODEL_FILE, f"{MODEL_FILE}.data") if name in manifest.files)
-
-
-def tails(manifest: Manifest) -> tuple[str, ...]:
-    """The graphs for CLS alone that this bundle has."""
-    return tuple(name for name in TAILS if name in manifest.files)
+    return tuple(name for name in (MODEL_FILE, WEIGHTS_FILE) if name in manifest.files)
 
 
 def verify_file(path: Path, facts: FileFacts) -> None:

@@ -1,8 +1,14 @@
-"""The manifest of a bundle: everything a runtime must know, as versioned, schema-checked JSON.
+"""The manifest of a bundle (manifest.json): all facts a runtime needs, as versioned, schema-checked JSON.
 
-`digest` is the sha256 of the rest, so an edit by hand is noticed; and the facts that decide what comes
-out (model, preprocessing, outputs, recipe) stand a second time in the ONNX file's own metadata, whose
-hash is in `files`. Both must agree before a bundle is used.
+`digest` is the SHA-256 of the rest, so an edit by hand is detected. The facts that decide the outputs (model,
+preprocessing, outputs, recipe) are repeated in the metadata of the ONNX file, whose hash is in `files`. Both
+must agree before a bundle is used.
+
+    format 1    weights inside model.onnx (or model.onnx.data); CLS-only graphs listed in `files` alone
+    format 2    weights in model.onnx.data, shared by all graphs; every graph listed in `engines`
+
+Both formats are read; an export writes format 2. A format 1 manifest gets the missing `engines` entries when
+it is read, and is written without them.
 """
 
 from __future__ import annotations
@@ -20,12 +26,16 @@ from dinodeploy.files.atomic import atomic_file
 from dinodeploy.images.preprocess import MAX_PATCHES, Preprocess
 
 FILE_NAME = "manifest.json"
-FORMAT = 1
+FORMAT = 1  # written
+FORMATS = (1, 2)  # read
 METADATA_KEY = "dinodeploy.facts"  # in the ONNX file
 
-# A graph for some outputs alone, over another's weights -> that other, whose numbers it gives.
-TAILS: dict[str, str] = {"model.cls.onnx": "model.onnx", "model.cpu.cls.onnx": "model.cpu.onnx"}
-TAIL_OUTPUTS = ("cls",)
+MODEL_FILE = "model.onnx"  # the graph that GPUs run and plans are built from
+WEIGHTS_FILE = "model.onnx.data"
+GRAPH_BACKEND = "onnxruntime_cuda"  # runs MODEL_FILE where CPUs have another graph
+# CLS-only graph -> the full graph that gives the same numbers
+CLS_ONLY: dict[str, str] = {"model.cls.onnx": MODEL_FILE, "model.cpu.cls.onnx": "model.cpu.onnx"}
+CLS_ONLY_OUTPUTS = ("cls",)
 
 WEIGHTS_LICENCE = (
     "DINOv3 weights and whatever is derived from them, this bundle included, are subject to Meta's DINOv3 "
@@ -126,8 +136,10 @@ class EngineFacts:
     """One file that a backend can run."""
 
     backend: str
-    files: tuple[str, ...]  # the engine first, then what it reads
-    build: BuildFacts | None = None  # of a plan; what runs the graph itself has none
+    files: tuple[str, ...]  # the engine itself first, then the files it reads
+    build: BuildFacts | None = None  # TensorRT plans only
+    outputs: tuple[str, ...] = ()  # empty: all outputs of the manifest
+    same_numbers_as: str | None = None  # the full engine, where this one computes only some of its outputs
 
 
 @dataclass(frozen=True)
@@ -155,43 +167,65 @@ class Manifest:
     head: HeadFacts | None = None
 
     def __post_init__(self) -> None:
-        if self.format != FORMAT:
-            raise BundleError(f"{FILE_NAME} is of format {self.format}; this version reads format {FORMAT}")
+        if self.format not in FORMATS:
+            known = " and ".join(map(str, FORMATS))
+            raise BundleError(f"{FILE_NAME} is of format {self.format}; this version reads formats {known}")
         for name in self.files:
             if not PLAIN_NAME.fullmatch(name):
                 raise BundleError(
                     f"{FILE_NAME} names the file {name!r}; wanted a plain file name in the bundle"
                 )
+        outputs = {output.name for output in self.outputs}
         for engine, facts in self.engines.items():
             for name in (engine, *facts.files):
                 if name not in self.files:
                     raise BundleError(
                         f"{FILE_NAME}: engine {engine!r} needs {name!r}, which `files` does not list"
                     )
+            full = facts.same_numbers_as
+            if full is not None and (full not in self.engines or self.engines[full].same_numbers_as):
+                raise BundleError(
+                    f"{FILE_NAME}: engine {engine!r} refers to {full!r}; wanted a full engine of `engines`"
+                )
+            if unknown := sorted(set(facts.outputs) - outputs):
+                raise BundleError(
+                    f"{FILE_NAME}: engine {engine!r} has output {unknown[0]!r}, which `outputs` does not list"
+                )
 
     def facts(self) -> str:
-        """The part that decides what comes out, as canonical JSON: what the ONNX metadata repeats."""
-        whole = _as_sealed(schema.dump(self))
+        """The part that decides the outputs, as canonical JSON: what the ONNX metadata repeats."""
+        whole = _stored(self)
         parts = ("format", "model", "preprocess", "outputs", "graph", "head")
         return canonical({key: whole[key] for key in parts if key in whole})
 
+    def outputs_of(self, engine: str) -> tuple[str, ...]:
+        """Names of the outputs that an engine computes."""
+        return self.engines[engine].outputs or tuple(output.name for output in self.outputs)
+
     def fingerprint(self, engine: str, preprocess: Preprocess) -> dict[str, Any]:
-        """What decides the numbers of an embedding: two stores may be mixed only if theirs are equal."""
+        """What decides the numbers of an embedding. Stores may be mixed only if theirs are equal."""
         return {
             "arch": self.model.arch,
             "weights_sha256": self.model.sha256,
-            "engine_sha256": self.files[TAILS.get(engine, engine)].sha256,
+            "engine_sha256": self.engine_sha256(self.engines[engine].same_numbers_as or engine),
             "recipe": self.graph.recipe,
             "preprocess": _without_defaults(schema.dump(preprocess)),
         }
+
+    def engine_sha256(self, engine: str) -> str:
+        """Hash of an engine: of every file it reads; in format 1 of the engine file alone."""
+        facts = self.engines[engine]
+        if self.format == 1 or len(facts.files) == 1:
+            return self.files[engine].sha256
+        hashes = {name: self.files[name].sha256 for name in facts.files}
+        return hashlib.sha256(canonical(hashes).encode()).hexdigest()
 
     def sealed(self) -> Manifest:
         """The same manifest with its digest filled in."""
         return replace(self, digest=self._digest())
 
     def _digest(self) -> str:
-        whole = _as_sealed(schema.dump(replace(self, digest="")))
-        return hashlib.sha256(canonical(whole).encode()).hexdigest()
+        return hashlib.sha256(canonical(_stored(replace(self, digest=""))).encode()).hexdigest()
 
     def check_digest(self) -> None:
         """Raises TamperedError when a field was changed after the manifest was written."""
@@ -202,11 +236,20 @@ class Manifest:
             )
 
 
-def _as_sealed(whole: dict[str, Any]) -> dict[str, Any]:
-    """Without what older versions did not write and does not apply: their bundles stay valid."""
+def _stored(manifest: Manifest) -> dict[str, Any]:
+    """The manifest as it is written: without defaults, and in format 1 without what that did not list.
+
+    Older versions did not know every field: without defaults, their digests stay valid.
+    """
+    whole = schema.dump(manifest)
+    if manifest.format == 1:
+        for name, facts in manifest.engines.items():
+            if facts.backend == GRAPH_BACKEND or facts.same_numbers_as is not None:
+                del whole["engines"][name]
     for engine in whole["engines"].values():
-        if engine["build"] is None:
-            del engine["build"]
+        for name in ("build", "outputs", "same_numbers_as"):
+            if not engine[name]:
+                del engine[name]
     if whole["head"] is None:
         del whole["head"]
     for name in ("overrides", "given_back", "calibration_pictures", "attention"):
@@ -214,6 +257,21 @@ def _as_sealed(whole: dict[str, Any]) -> dict[str, Any]:
             del whole["graph"][name]
     _without_defaults(whole["preprocess"])
     return whole
+
+
+def _with_all_engines(manifest: Manifest) -> Manifest:
+    """A format 1 manifest with an entry for every graph that can run."""
+    engines, files = dict(manifest.engines), manifest.files
+    if MODEL_FILE in files and MODEL_FILE not in engines:
+        weights = (WEIGHTS_FILE,) if WEIGHTS_FILE in files else ()
+        engines[MODEL_FILE] = EngineFacts(GRAPH_BACKEND, (MODEL_FILE, *weights))
+    for name, full in CLS_ONLY.items():
+        if name in files and full in engines and name not in engines:
+            facts = engines[full]
+            engines[name] = EngineFacts(
+                facts.backend, (name, *facts.files), outputs=CLS_ONLY_OUTPUTS, same_numbers_as=full
+            )
+    return replace(manifest, engines=engines)
 
 
 def _without_defaults(preprocess: dict[str, Any]) -> dict[str, Any]:
@@ -233,11 +291,11 @@ def read_manifest(root: Path) -> Manifest:
     """Read and check `root`'s manifest. Raises BundleError or TamperedError."""
     manifest = schema.read(Manifest, root / FILE_NAME)
     manifest.check_digest()
-    return manifest
+    return _with_all_engines(manifest) if manifest.format == 1 else manifest
 
 
 def write_manifest(manifest: Manifest, root: Path) -> None:
-    """Seal and write, whole or not at all; readable, since people look into it."""
-    text = json.dumps(schema.dump(manifest.sealed()), indent=2, ensure_ascii=False)
+    """Seal the manifest and write it atomically, indented for people."""
+    text = json.dumps(_stored(manifest.sealed()), indent=2, ensure_ascii=False)
     with atomic_file(root / FILE_NAME) as file:
         file.write(text.encode() + b"\n")

@@ -24,7 +24,7 @@ def add_head(
     model = open_bundle(bundle).manifest.model
     loaded = heads.find_head(head, model.embed_dim, model.depth, model.patch_size)
     with stages() as log:
-        made, _, notes = heads.add_head(bundle, loaded, out, overwrite=overwrite, log=log)
+        made, notes = heads.add_head(bundle, loaded, out, overwrite=overwrite, log=log)
     for note in notes:
         stderr().print(f"note: {note}", markup=False)
     if as_json:

@@ -113,17 +113,17 @@ def build_after_export(root: Path, target: str | None, no_engine: bool) -> tuple
         raise UnavailableError(f"{error} (the bundle {root} itself is done)") from error
     except ExportError as error:
         raise ExportError(f"{error} (the bundle {root} itself is done)") from error
-    return built.engine, notes
+    return built.file, notes
 
 
 def _report(built: Any, notes: tuple[str, ...], as_json: bool) -> None:
-    facts = built.engine_facts.build
-    size = built.manifest.files[built.engine].bytes
+    facts = built.facts.build
+    size = built.manifest.files[built.file].bytes
     if as_json:
         print_json(
             {
                 "bundle": str(built.root),
-                "engine": built.engine,
+                "engine": built.file,
                 "bytes": size,
                 "build": schema.dump(facts),
                 "notes": list(notes),
@@ -131,8 +131,8 @@ def _report(built: Any, notes: tuple[str, ...], as_json: bool) -> None:
         )
         return
     for_what = ", ".join(facts.compute_capabilities) or "any GPU it supports, finished when it is loaded"
-    print(f"{built.engine_path}: {size:,} bytes, {facts.runtime}, for {for_what}")
+    print(f"{built.path}: {size:,} bytes, {facts.runtime}, for {for_what}")
     for profile in facts.profiles:
         low, often, high = ("x".join(map(str, shape)) for shape in (profile.min, profile.opt, profile.max))
         print(f"shapes (BxHxW): {low} to {high}, fastest at {often}")
-    print(f"next: dinodeploy embed IMAGES --engine {built.engine_path} --out embeddings")
+    print(f"next: dinodeploy embed IMAGES --engine {built.path} --out embeddings")

@@ -77,7 +77,7 @@ def check(
             "--against and --images belong together: another bundle, and pictures to compare on"
         )
     started, clock = datetime.now(timezone.utc), time.perf_counter()
-    opened, receipt, verdict = check_bundle(
+    engine, receipt, verdict = check_bundle(
         bundle,
         device=device,
         threads=threads,
@@ -87,14 +87,14 @@ def check(
     )
     growth = comparison = None
     if bisect:
-        growth = reach("exporters.bisect", "--bisect").bisect_bundle(opened, threads=threads)
+        growth = reach("exporters.bisect", "--bisect").bisect_bundle(engine, threads=threads)
     if against is not None and images is not None:
         if verdict.passed:
             comparison = _compare(bundle, against, images, neighbours, threads)
         else:
             stderr().print(f"not compared with {against}: this engine is not the model in the first place")
     seconds = time.perf_counter() - clock
-    found = Report(opened, receipt, verdict, growth, comparison, started, seconds)
+    found = Report(engine, receipt, verdict, growth, comparison, started, seconds)
     for path in report or []:
         write_report(found, path)
     if as_json:
@@ -119,7 +119,7 @@ def _print(found: Report) -> None:
     if of_head:
         stdout().print("", _table(of_head))
     word = "passed" if verdict.passed else f"FAILED, {len(verdict.failures)} measurements"
-    print(f"{found.bundle.engine_path}, {verdict.recipe}, {receipt.runtime}, {receipt.device}: {word}")
+    print(f"{found.engine.path}, {verdict.recipe}, {receipt.runtime}, {receipt.device}: {word}")
     if found.bisection is not None:
         stdout().print("", _growth(found.bisection))
         print(f"bisect: {found.bisect_words}")

@@ -164,7 +164,7 @@ def embed(
             format=output_format,
             dtype=stored_as,
             batch=wanted_batch or 1,
-            fingerprint=embedder.manifest.fingerprint(embedder.bundle.engine, steps),
+            fingerprint=embedder.engine.fingerprint(steps),
         )
         plan = _with_batch(plan, wanted_batch, out, overwrite, embedder, steps)
         if address is not None:

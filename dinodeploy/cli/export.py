@@ -97,7 +97,7 @@ def export(
         say(f"loading {weights}")
         checkpoint, origin = _load(checkpoints, weights, arch, dataset, rope_periods, seed, revision, offline)
         root = out or Path(f"{checkpoint.arch}-{precision}")
-        bundle, receipt, notes = exporter.export_checkpoint(
+        bundle, notes = exporter.export_checkpoint(
             checkpoint,
             root,
             options,
@@ -110,7 +110,7 @@ def export(
     engine, more = build_after_export(root, target, no_engine)
     for note in (*notes, *more):
         stderr().print(f"note: {note}", markup=False)
-    _report(bundle, receipt, engine, (*notes, *more), as_json)
+    _report(bundle, engine, (*notes, *more), as_json)
 
 
 def _precision(named: str, aliases: dict[str, bool]) -> str:
@@ -166,8 +166,8 @@ def _load(
     return checkpoints.load_checkpoint(Path(weights), arch=arch, periods=periods), "file"
 
 
-def _report(bundle: Any, receipt: Any, engine: str | None, notes: tuple[str, ...], as_json: bool) -> None:
-    model = bundle.manifest.model
+def _report(bundle: Any, engine: str | None, notes: tuple[str, ...], as_json: bool) -> None:
+    model, receipt = bundle.manifest.model, bundle.receipt
     worst = {
         metric: _worst(receipt, metric)
         for metric in ("relative_frobenius", "cosine", "patch_cosine_p01", "pixel_max")

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from dinodeploy.bundle import manifest as manifests
-from dinodeploy.bundle.bundle import MODEL_FILE, open_bundle
+from dinodeploy.bundle.bundle import open_bundle
+from dinodeploy.bundle.manifest import MODEL_FILE
 from dinodeploy.cli.output import print_json
 from dinodeploy.cli.reach import reach
 from dinodeploy.errors import MisuseError, UnavailableError

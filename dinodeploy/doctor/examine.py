@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dinodeploy.bundle.bundle import Bundle, open_bundle
+from dinodeploy.bundle.bundle import Bundle, locate
 from dinodeploy.doctor.findings import Examined, Finding, find_findings
 from dinodeploy.doctor.packages import Installed, find_packages, onnx_runtimes
 from dinodeploy.doctor.prospects import Prospect, find_prospects
@@ -44,8 +44,8 @@ def examine(path: Path | None = None, *, root: Path = Path("/")) -> Diagnosis:
 
     Raises MisuseError or BundleError for a path that is no bundle.
     """
-    bundle = open_bundle(path) if path is not None else None
+    bundle, file = locate(path) if path is not None else (None, None)
     system, packages = find_system(root), find_packages()
-    prospects = find_prospects(bundle) if bundle is not None else ()
-    findings = find_findings(Examined(system, packages, onnx_runtimes(), bundle, prospects))
+    prospects = find_prospects(bundle, file) if bundle is not None else ()
+    findings = find_findings(Examined(system, packages, onnx_runtimes(), bundle, prospects, file))
     return Diagnosis(system, packages, bundle, prospects, findings)

@@ -48,6 +48,7 @@ class Examined:
     onnx_runtimes: list[str]
     bundle: Bundle | None
     prospects: tuple[Prospect, ...]
+    file: str | None = None  # the engine file that was asked about; None: the whole bundle
 
 
 def find_findings(examined: Examined) -> tuple[Finding, ...]:
@@ -93,9 +94,10 @@ def _bundle_fits(examined: Examined) -> Iterator[Finding]:
     if examined.bundle is None or allowed is None:
         return
     files = examined.bundle.manifest.files
-    size = sum(files[name].bytes for name in examined.bundle.engine_facts.files)
+    engine = examined.bundle.choose(examined.file)
+    size = sum(files[name].bytes for name in engine.facts.files)
     if size > allowed:
-        what = f"{examined.bundle.engine} has {_gib(size)} of weights, this process may use {_gib(allowed)}"
+        what = f"{engine.file} has {_gib(size)} of weights, this process may use {_gib(allowed)}"
         yield Finding("warning", what, "raise the container's memory limit, or export with --fp16 or --int8")
 
 

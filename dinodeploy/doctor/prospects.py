@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dinodeploy.backends.select import DEVICES, candidates, open_candidate
-from dinodeploy.bundle.bundle import Bundle
+from dinodeploy.backends.select import DEVICES, candidates, open_choice
+from dinodeploy.bundle.bundle import Bundle, EngineChoice
 from dinodeploy.errors import BundleError, DinodeployError
 from dinodeploy.parity.receipts import find_receipt
 
@@ -30,10 +30,10 @@ class Prospect:
         return self.engine is not None
 
 
-def find_prospects(bundle: Bundle) -> tuple[Prospect, ...]:
-    """One a device, in the order of DEVICES."""
+def find_prospects(bundle: Bundle, file: str | None = None) -> tuple[Prospect, ...]:
+    """One per device, in the order of DEVICES; `file` is the one engine file to consider."""
     tried: dict[tuple[str, str], _Tried] = {}
-    return tuple(_prospect(bundle, device, tried) for device in DEVICES)
+    return tuple(_prospect(bundle, file, device, tried) for device in DEVICES)
 
 
 @dataclass(frozen=True)
@@ -47,30 +47,32 @@ class _Tried:
     judged: bool = False
 
 
-def _prospect(bundle: Bundle, device: str, tried: dict[tuple[str, str], _Tried]) -> Prospect:
+def _prospect(
+    bundle: Bundle, file: str | None, device: str, tried: dict[tuple[str, str], _Tried]
+) -> Prospect:
     reasons: list[str] = []
     try:
-        allowed = candidates(bundle, device)
+        allowed = candidates(bundle, device, file=file)
     except DinodeployError as error:
         return Prospect(device, None, None, None, False, (str(error),))
     for candidate in allowed:
-        key = (candidate.engine, candidate.engine_facts.backend)
+        key = (candidate.file, candidate.backend)
         if key not in tried:
             tried[key] = _try(candidate)
         found = tried[key]
         if not found.problem:
             why = tuple(dict.fromkeys(reasons))
-            return Prospect(device, candidate.engine, found.runtime, found.device, found.judged, why)
+            return Prospect(device, candidate.file, found.runtime, found.device, found.judged, why)
         if found.damaged:
             return Prospect(device, None, None, None, False, (found.problem,))
         reasons.append(found.problem)
     return Prospect(device, None, None, None, False, tuple(dict.fromkeys(reasons)))
 
 
-def _try(candidate: Bundle) -> _Tried:
+def _try(candidate: EngineChoice) -> _Tried:
     try:
-        candidate.verify(candidate.needed_files)
-        backend = open_candidate(candidate)
+        candidate.bundle.verify(candidate.needed_files)
+        backend = open_choice(candidate)
     except DinodeployError as error:
         return _Tried(str(error), damaged=isinstance(error, BundleError))
     try:

@@ -114,7 +114,7 @@ def _key(embedder: Embedder, ids: Sequence[str], maps: bool) -> str:
     """Hash of everything that decides the features."""
     what = {
         "version": _VERSION,
-        "engine": embedder.manifest.fingerprint(embedder.bundle.engine, embedder.preprocess),
+        "engine": embedder.engine.fingerprint(embedder.preprocess),
         "runtime": embedder.backend.runtime,
         "maps": maps,
         "images": [(id_, *_stamp(id_)) for id_ in ids],

@@ -118,6 +118,6 @@ def head_file(
     """A head file for the backbone of `embedder`, with the main scores of the report."""
     kept = ("pictures", "accuracy", "balanced_accuracy", "chance", "mean_iou", "l2")
     trained = {key: report[key] for key in kept if key in report}
-    trained["engine"] = embedder.manifest.fingerprint(embedder.bundle.engine, embedder.preprocess)
+    trained["engine"] = embedder.engine.fingerprint(embedder.preprocess)
     arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in tensors.items()}
     return HeadFile(kind, config, arrays, report["classes"], embedder.manifest.model.sha256, trained)

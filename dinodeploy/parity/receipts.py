@@ -13,8 +13,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle
-from dinodeploy.bundle.manifest import TAILS
+from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, EngineChoice
 from dinodeploy.errors import BundleError
 from dinodeploy.files import schema
 from dinodeploy.files.atomic import atomic_file
@@ -37,11 +36,18 @@ class Receipt:
     passed: bool
     measurements: tuple[Measurement, ...]
 
+    @property
+    def outputs(self) -> set[str]:
+        """Names of the outputs that were judged."""
+        return {m.output for m in self.measurements}
+
     def holds(self) -> bool:
         """Whether the numbers pass today's thresholds, whatever `passed` claims."""
         table = (*PIXEL_THRESHOLDS, *THRESHOLDS.get(self.recipe, ()))
         limits = {threshold.metric: threshold for threshold in table}
-        judged = {m.metric for m in self.measurements} | (PATCH_METRICS if self.engine in TAILS else set())
+        judged = {m.metric for m in self.measurements}
+        if "patch" not in self.outputs:
+            judged |= PATCH_METRICS
         return (
             self.passed
             and self.recipe in THRESHOLDS
@@ -63,12 +69,11 @@ class Receipts:
     receipts: tuple[Receipt, ...]
 
 
-def make_receipt(bundle: Bundle, runtime: str, device: str, verdict: Verdict) -> Receipt:
-    files = bundle.manifest.files
+def make_receipt(engine: EngineChoice, runtime: str, device: str, verdict: Verdict) -> Receipt:
     return Receipt(
-        engine=bundle.engine,
-        engine_sha256=files[bundle.engine].sha256,
-        golden_sha256=files[GOLDEN_FILE].sha256,
+        engine=engine.file,
+        engine_sha256=engine.manifest.engine_sha256(engine.file),
+        golden_sha256=engine.manifest.files[GOLDEN_FILE].sha256,
         runtime=runtime,
         device=device,
         recipe=verdict.recipe,
@@ -77,11 +82,12 @@ def make_receipt(bundle: Bundle, runtime: str, device: str, verdict: Verdict) ->
     )
 
 
-def find_receipt(bundle: Bundle, runtime: str, device: str) -> Receipt | None:
-    """A receipt that holds for this engine, runtime and device, or None."""
-    files = bundle.manifest.files
-    key = (bundle.engine, files[bundle.engine].sha256, files[GOLDEN_FILE].sha256, runtime, device)
-    for path in _places(bundle):
+def find_receipt(engine: EngineChoice, runtime: str, device: str) -> Receipt | None:
+    """A receipt that holds for every output of this engine on this runtime and device, or None."""
+    manifest = engine.manifest
+    hashes = manifest.engine_sha256(engine.file), manifest.files[GOLDEN_FILE].sha256
+    key = (engine.file, *hashes, runtime, device)
+    for path in _places(engine.bundle):
         for receipt in _read(path):
             found = (
                 receipt.engine,
@@ -90,7 +96,8 @@ def find_receipt(bundle: Bundle, runtime: str, device: str) -> Receipt | None:
                 receipt.runtime,
                 receipt.device,
             )
-            if found == key and receipt.recipe == bundle.manifest.graph.recipe and receipt.holds():
+            same = found == key and receipt.recipe == manifest.graph.recipe
+            if same and receipt.outputs.issuperset(engine.outputs) and receipt.holds():
                 return receipt
     return None
 

@@ -82,8 +82,8 @@ class ShardWorker:
         if hash_listing(source.ids, origins_of(source)) != job.plan.listing_sha256:
             raise self._blind("the same pictures")
         embedder = Embedder.open(job.engine, **job.engine_options)
-        if embedder.manifest.fingerprint(embedder.bundle.engine, job.preprocess) != job.plan.fingerprint:
-            engine = embedder.bundle.engine_path
+        if embedder.engine.fingerprint(job.preprocess) != job.plan.fingerprint:
+            engine = embedder.engine.path
             embedder.close()
             raise UnavailableError(
                 f"{socket.gethostname()} would run {engine}, wanted the engine that the store was begun "

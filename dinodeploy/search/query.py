@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dinodeploy.arrays import FloatArray
-from dinodeploy.bundle.bundle import graph_files, open_bundle
+from dinodeploy.bundle.bundle import locate
 from dinodeploy.embedder import Embedder, Picture
 from dinodeploy.errors import BundleError, MisuseError
 from dinodeploy.files import schema
@@ -32,16 +32,14 @@ def require_same(engine: str | Path, fingerprint: dict[str, Any]) -> Path:
 
     Raises MisuseError with what differs if none did, and as `open_bundle` for what is no bundle.
     """
-    bundle = open_bundle(engine)
+    bundle, named = locate(engine)
     steps = recorded_preprocess(fingerprint)
     manifest = bundle.manifest
-    named = [bundle.engine]
-    if not bundle.named:
-        named += [*manifest.engines, *graph_files(manifest)[:1]]
-    for name in named:
+    files = [named] if named is not None else list(manifest.engines)
+    for name in files:
         if manifest.fingerprint(name, steps) == fingerprint:
             return bundle.root / name
-    shown = differences(fingerprint, manifest.fingerprint(named[0], steps))
+    shown = differences(fingerprint, manifest.fingerprint(files[0], steps))
     raise MisuseError(
         f"{engine} did not make these embeddings ({shown}); give the bundle that did as --engine, or embed "
         "again with this one"

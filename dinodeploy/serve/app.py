@@ -246,7 +246,7 @@ def _model(service: Service) -> messages.ModelResponse:
         patch_size=manifest.model.patch_size,
         recipe=manifest.graph.recipe,
         weights=manifest.model.weights,
-        engine=f"{service.embedder.bundle.engine}, {service.embedder.backend.runtime}",
+        engine=f"{service.embedder.engine.file}, {service.embedder.backend.runtime}",
         device=service.embedder.backend.device,
         preprocess=schema.dump(manifest.preprocess),
         outputs=list(service.output_names),

@@ -34,10 +34,10 @@ class Neighbours:
         fingerprint = self._index.manifest.fingerprint
         self.output = self._index.manifest.output
         self.preprocess = recorded_preprocess(fingerprint)
-        now = embedder.manifest.fingerprint(embedder.bundle.engine, self.preprocess)
+        now = embedder.engine.fingerprint(self.preprocess)
         if shown := differences(fingerprint, now):
             raise MisuseError(
-                f"--index {store} was not made by {embedder.bundle.engine_path} ({shown}); serve the bundle "
+                f"--index {store} was not made by {embedder.engine.path} ({shown}); serve the bundle "
                 "that made it, or embed and index again with this one"
             )
         self._max_pixels = max_pixels

@@ -75,7 +75,7 @@ class Service:
         self.draining = False
         self.active = 0  # open requests
         self.observe: Callable[[int, float], None] = lambda size, seconds: None
-        self.fingerprint = embedder.manifest.fingerprint(embedder.bundle.engine, embedder.preprocess)
+        self.fingerprint = embedder.engine.fingerprint(embedder.preprocess)
         self._neighbours = _open_index(settings, embedder)
         self.output_names = with_pooled(embedder.output_names)
         self._decoders = ThreadPoolExecutor(math.ceil(hardware_threads()), thread_name_prefix="decode")

@@ -23,7 +23,7 @@ from typing import Any
 
 import dinodeploy
 from dinodeploy.backends.select import candidates
-from dinodeploy.bundle.bundle import Bundle, open_bundle
+from dinodeploy.bundle.bundle import EngineChoice, locate
 from dinodeploy.bundle.manifest import PLAIN_NAME, BuildFacts
 from dinodeploy.errors import MisuseError, OutputExistsError, UnavailableError
 from dinodeploy.files import schema
@@ -110,19 +110,19 @@ def write_repository(path: Path, repository: Path, options: Options, *, overwrit
     Raises as `open_bundle`, TamperedError for a file that is not the exported one, UnavailableError for an
     engine that Triton cannot run, OutputExistsError for models that are there.
     """
-    bundle = _choose(open_bundle(path), options.device)
-    kind = KINDS[bundle.engine_facts.backend]
-    name = options.name or f"dinov3_{bundle.manifest.model.arch}"
+    engine = _choose(path, options.device)
+    kind = KINDS[engine.backend]
+    name = options.name or f"dinov3_{engine.manifest.model.arch}"
     parts: dict[str, Callable[[Path], Config]] = {
-        f"{name}_engine": lambda folder: _engine(bundle, kind, options, folder),
-        f"{name}_preprocess": lambda folder: _preprocess(bundle, options, folder),
-        name: lambda _: _ensemble(bundle, name, options),
+        f"{name}_engine": lambda folder: _engine(engine, kind, options, folder),
+        f"{name}_preprocess": lambda folder: _preprocess(engine, options, folder),
+        name: lambda _: _ensemble(engine, name, options),
     }
     targets = {model: repository / model for model in parts}
     for target in targets.values():
         if target.exists() and not (overwrite and (target / "config.pbtxt").is_file()):
             raise OutputExistsError(f"{target} exists; --overwrite replaces it, --name gives another name")
-    bundle.verify([*bundle.engine_facts.files])
+    engine.bundle.verify(engine.facts.files)
     for model, fill in parts.items():
         partial = begin_directory(targets[model])
         try:
@@ -133,14 +133,15 @@ def write_repository(path: Path, repository: Path, options: Options, *, overwrit
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-    return Written(name, bundle.engine, kind.platform, tuple(targets.values()))
+    return Written(name, engine.file, kind.platform, tuple(targets.values()))
 
 
-def _choose(bundle: Bundle, device: str) -> Bundle:
-    """The engine of the bundle that Triton is to run. Raises UnavailableError."""
+def _choose(path: Path, device: str) -> EngineChoice:
+    """The engine that Triton is to run. Raises UnavailableError."""
+    bundle, file = locate(path)
     allowed = DEVICES[device]
-    asked = "auto" if bundle.named or device == "auto" else device
-    found = {one.engine_facts.backend: one for one in reversed(candidates(bundle, asked))}
+    asked = "auto" if file is not None or device == "auto" else device
+    found = {one.backend: one for one in reversed(candidates(bundle, asked, file=file))}
     for backend in allowed:
         if backend in found:
             chosen = found[backend]
@@ -151,33 +152,33 @@ def _choose(bundle: Bundle, device: str) -> Bundle:
             f"{bundle.root} has nothing that Triton runs for --device {device} (engines: {there}); "
             f"build a plan, dinodeploy build {bundle.root}, or use --device cpu"
         )
-    build = chosen.engine_facts.build
+    build = chosen.facts.build
     if build is not None and (build.stripped or build.weight_streaming):
         what = "has no weights of its own" if build.stripped else "streams its weights"
-        raise UnavailableError(f"{chosen.engine} {what}, which Triton does not load; build it without that")
+        raise UnavailableError(f"{chosen.file} {what}, which Triton does not load; build it without that")
     return chosen
 
 
-def _engine(bundle: Bundle, kind: Kind, options: Options, folder: Path) -> Config:
+def _engine(engine: EngineChoice, kind: Kind, options: Options, folder: Path) -> Config:
     """Copies the engine and says how it is run. What it reads beside itself keeps its name."""
-    facts = bundle.engine_facts
-    shutil.copyfile(bundle.engine_path, folder / kind.file)
+    facts = engine.facts
+    shutil.copyfile(engine.path, folder / kind.file)
     for extra in facts.files:
-        if extra != bundle.engine:
-            shutil.copyfile(bundle.root / extra, folder / extra)
+        if extra != engine.file:
+            shutil.copyfile(engine.root / extra, folder / extra)
     group: Config = {"count": options.instances, "kind": Word("KIND_GPU" if kind.on_gpu else "KIND_CPU")}
     if facts.build is not None:
-        _check_batch(bundle, facts.build, options.max_batch)
+        _check_batch(engine, facts.build, options.max_batch)
         group["profile"] = [str(number) for number in range(len(facts.build.profiles))]
     config: Config = {
         "platform": kind.platform,
         "default_model_filename": kind.file,
         "max_batch_size": options.max_batch,
         "input": [{"name": INPUT, "data_type": FP32, "dims": [3, -1, -1]}],
-        "output": _outputs(bundle),
+        "output": _outputs(engine),
         "instance_group": [group],
         "dynamic_batching": {"max_queue_delay_microseconds": options.delay_us},
-        "model_warmup": [_warmup(bundle)],
+        "model_warmup": [_warmup(engine)],
     }
     if kind.on_gpu:
         pinned = {"enable": True}
@@ -194,34 +195,34 @@ def _session_parameters(kind: Kind, options: Options) -> dict[str, Config]:
     return {"intra_op_thread_count": {"string_value": str(options.threads)}}
 
 
-def _check_batch(bundle: Bundle, build: BuildFacts, max_batch: int) -> None:
+def _check_batch(engine: EngineChoice, build: BuildFacts, max_batch: int) -> None:
     largest = min(profile.max[0] for profile in build.profiles)
     if max_batch > largest:
         raise MisuseError(
-            f"--max-batch is {max_batch}, {bundle.engine} was built for at most {largest}; use that, or "
-            f"build it again: dinodeploy build {bundle.root} --batch 1:{max_batch}:{max_batch} --overwrite"
+            f"--max-batch is {max_batch}, {engine.file} was built for at most {largest}; use that, or "
+            f"build it again: dinodeploy build {engine.root} --batch 1:{max_batch}:{max_batch} --overwrite"
         )
     if any(profile.min[0] > 1 for profile in build.profiles):
-        raise MisuseError(f"{bundle.engine} takes no single picture; build it with --batch 1:…")
+        raise MisuseError(f"{engine.file} takes no single picture; build it with --batch 1:…")
 
 
-def _warmup(bundle: Bundle) -> Config:
-    steps = bundle.manifest.preprocess
+def _warmup(engine: EngineChoice) -> Config:
+    steps = engine.manifest.preprocess
     shape = {"data_type": FP32, "dims": [3, steps.height, steps.width], "zero_data": True}
-    build = bundle.engine_facts.build
+    build = engine.facts.build
     if build is not None:  # a size it was surely built for
         _, height, width = build.profiles[0].opt
         shape["dims"] = [3, height, width]
     return {"name": "one picture", "batch_size": 1, "inputs": entries({INPUT: shape})}
 
 
-def _preprocess(bundle: Bundle, options: Options, folder: Path) -> Config:
+def _preprocess(engine: EngineChoice, options: Options, folder: Path) -> Config:
     source = Path(dinodeploy.__file__).parent
     shutil.copyfile(preprocess_model.__file__, folder / "model.py")
     (folder / "dinodeploy" / "images").mkdir(parents=True)
     for module in VENDORED:
         shutil.copyfile(source / module, folder / "dinodeploy" / module)
-    facts = schema.dump(bundle.manifest.preprocess) | {preprocess_model.MAX_PIXELS: MAX_PIXELS}
+    facts = schema.dump(engine.manifest.preprocess) | {preprocess_model.MAX_PIXELS: MAX_PIXELS}
     (folder / preprocess_model.FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return {
         "backend": "python",
@@ -232,8 +233,8 @@ def _preprocess(bundle: Bundle, options: Options, folder: Path) -> Config:
     }
 
 
-def _ensemble(bundle: Bundle, name: str, options: Options) -> Config:
-    outputs = _outputs(bundle)
+def _ensemble(engine: EngineChoice, name: str, options: Options) -> Config:
+    outputs = _outputs(engine)
     through = entries({output["name"]: output["name"] for output in outputs})
     first = {
         "model_name": f"{name}_preprocess",
@@ -256,7 +257,7 @@ def _ensemble(bundle: Bundle, name: str, options: Options) -> Config:
     }
 
 
-def _outputs(bundle: Bundle) -> list[Config]:
+def _outputs(engine: EngineChoice) -> list[Config]:
     """The manifest's outputs without their batch; free sides are -1."""
     return [
         {
@@ -264,5 +265,5 @@ def _outputs(bundle: Bundle) -> list[Config]:
             "data_type": FP32,
             "dims": [side if isinstance(side, int) else -1 for side in output.shape[1:]],
         }
-        for output in bundle.manifest.outputs
+        for output in engine.manifest.outputs
     ]

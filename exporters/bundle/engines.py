@@ -5,7 +5,8 @@ fp16 bf16   model.onnx typed      model.cpu.onnx emulated     one file of weight
 fp8         model.onnx QDQ        model.cpu.onnx emulated     the same
 int8        model.onnx QDQ        model.cpu.onnx cpu          the same; the QDQ graph is judged on its own
 
-Each of them has a tail beside it where the model allows (`cls_tail.py`): model.cls.onnx, model.cpu.cls.onnx.
+Each has a CLS-only graph beside it where the model allows (`graph/cls_only.py`): model.cls.onnx,
+model.cpu.cls.onnx.
 """
 
 from __future__ import annotations
@@ -15,8 +16,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from dinodeploy.bundle.bundle import MODEL_FILE
-from dinodeploy.bundle.manifest import TAILS, EngineFacts
+from dinodeploy.bundle.manifest import CLS_ONLY, CLS_ONLY_OUTPUTS, GRAPH_BACKEND, MODEL_FILE, EngineFacts
 from exporters.graph.cls_only import cut_to_cls
 from exporters.graph.fuse_attention import fuse_attention, has_rotary_attention
 from exporters.graph.lint import check_onnx, lint
@@ -34,7 +34,6 @@ class Written:
     """What was written: engines for this machine's CPU, and files to use once and throw away."""
 
     engines: dict[str, EngineFacts]
-    tails: tuple[str, ...] = ()
     witness: Path | None = None
     yardstick: Path | None = None
 
@@ -58,9 +57,9 @@ def write_engines(
     sources = dict.fromkeys(styles, graph)
     if last is not None:
         cut = cut_to_cls(graph, last)
-        tails = {tail: styles[of] for tail, of in TAILS.items() if of in styles}
-        styles |= tails
-        sources |= dict.fromkeys(tails, cut)
+        cls_only = {name: styles[full] for name, full in CLS_ONLY.items() if full in styles}
+        styles |= cls_only
+        sources |= dict.fromkeys(cls_only, cut)
     yardstick = None
     if recipe.quantized == "int8" and weight_bytes(graph) <= SINGLE_FILE_LIMIT:
         yardstick = _write_yardstick(graph, root)
@@ -74,13 +73,22 @@ def write_engines(
         _inspect(variant, styles[name])
         share_weights(variant, root / MODEL_FILE, root / name)
     names = tuple(file.name for file in files)
-    engine = (CPU_FILE, *(names[1:] or names)) if CPU_FILE in styles else names
-    engines = {engine[0]: EngineFacts("onnxruntime", engine)}
-    if not recipe.roles:  # fp32 is fp32 on a CPU too, whichever graph is named
-        engines[MODEL_FILE] = EngineFacts("onnxruntime", names)
+    weights = names[1:] or names
+    engines: dict[str, EngineFacts] = {}
+    if CPU_FILE in styles:
+        engines[CPU_FILE] = EngineFacts("onnxruntime", (CPU_FILE, *weights))
+    # fp32 is fp32 on a CPU too, whichever graph is named
+    engines[MODEL_FILE] = EngineFacts(GRAPH_BACKEND if recipe.roles else "onnxruntime", names)
+    for name, full in CLS_ONLY.items():
+        if name in styles:
+            engines[name] = EngineFacts(
+                engines[full].backend,
+                (name, *engines[full].files),
+                outputs=CLS_ONLY_OUTPUTS,
+                same_numbers_as=full,
+            )
     return Written(
         engines,
-        tails=tuple(name for name in TAILS if name in styles),
         witness=root / WITNESS_FILE if WITNESS_FILE in styles else None,
         yardstick=yardstick,
     )

@@ -20,7 +20,6 @@ from dinodeploy.bundle.manifest import WEIGHTS_LICENCE, ModelFacts
 from dinodeploy.errors import MisuseError
 from dinodeploy.files.atomic import begin_directory, commit_directory
 from dinodeploy.images.preprocess import Preprocess
-from dinodeploy.parity.receipts import Receipt
 from dinov3_ref.checkpoints import META_LICENCE, NORMALIZATION, Checkpoint, build_model, normalization
 from dinov3_ref.heads import LoadedHead, layers_of
 from dinov3_ref.models import Backbone, ConvNeXt, ConvNeXtConfig
@@ -48,10 +47,10 @@ def export_checkpoint(
     dataset: str | None = None,
     head: LoadedHead | None = None,
     say: Say = lambda _: None,
-) -> tuple[Bundle, Receipt, tuple[str, ...]]:
+) -> tuple[Bundle, tuple[str, ...]]:
     """Export a loaded checkpoint; `weights` says where it came from (file, hub, random).
 
-    Returns the bundle, its receipt, and notes on what was assumed. Input mean and std: those of `dataset`
+    Returns the bundle with its receipt, and notes on what was assumed. Input mean and std: those of `dataset`
     where one is given, else those beside the checkpoint or of its own dataset, else ImageNet's with a note.
     Raises MisuseError for an unknown `dataset`, and as `export_model`.
     """
@@ -81,7 +80,7 @@ def export_checkpoint(
     whole = RECIPES[options.recipe].quantized or isinstance(config, ConvNeXtConfig)
     state = None if whole else checkpoint.state
     model = build_model(checkpoint) if state is None else hollow_model(checkpoint)
-    bundle, receipt, notes = export_model(
+    bundle, notes = export_model(
         model,
         facts,
         preprocess,
@@ -92,7 +91,7 @@ def export_checkpoint(
         say=say,
         state=state,
     )
-    return bundle, receipt, (*checkpoint.notes, *assumed, *notes)
+    return bundle, (*checkpoint.notes, *assumed, *notes)
 
 
 def _licence(checkpoint: Checkpoint) -> str:
@@ -131,13 +130,13 @@ def export_model(
     licence: str = WEIGHTS_LICENCE,
     say: Say = lambda _: None,
     state: Mapping[str, Tensor] | None = None,
-) -> tuple[Bundle, Receipt, tuple[str, ...]]:
+) -> tuple[Bundle, tuple[str, ...]]:
     """Export a model in memory (a user's own subclass or layers included) to a judged bundle at `out`.
 
     With `head`, the graph goes on to its outputs (`exporters.heads.in_memory` makes one of a `Head`).
     `state` holds the weights where the model does not (`stream.py`).
 
-    Returns the bundle, its receipt, and notes on how it was made.
+    Returns the bundle with its receipt, and notes on how it was made.
     Raises MisuseError for options that fit no model, OutputExistsError when `out` is taken, ExportError or
     LintError when no proper graph comes out, JudgementError when it is not the model. Then nothing is left.
     """
@@ -163,7 +162,7 @@ def export_model(
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
-    return open_bundle(out), receipt, (*notes, *fits)
+    return replace(open_bundle(out), receipt=receipt), (*notes, *fits)
 
 
 def _with_layers(options: ExportOptions, head: LoadedHead | None) -> ExportOptions:

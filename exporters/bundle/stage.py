@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dinodeploy.bundle import manifest as manifests
-from dinodeploy.bundle.bundle import tails
-from dinodeploy.bundle.manifest import TAILS, Manifest
+from dinodeploy.bundle.manifest import Manifest
 from dinodeploy.embedder import check_bundle, rejection
 from dinodeploy.errors import JudgementError, OutputExistsError
 from dinodeploy.parity.receipts import Receipt
@@ -29,14 +28,15 @@ def judge_staged(staging: Path, manifest: Manifest, say: Callable[[str], None]) 
     say("judging the bundle on this machine")
     receipt = _judge(staging)
     first, *others = (name for name, facts in manifest.engines.items() if facts.backend == "onnxruntime")
-    for engine in (*others, *(tail for tail in tails(manifest) if TAILS[tail] == first)):
-        _judge(staging / engine)  # what only another backend runs is judged there, on first use
+    for engine in others:  # what only another backend runs is judged there, on first use
+        if manifest.engines[engine].same_numbers_as in (None, first):
+            _judge(staging / engine)
     return receipt
 
 
 def _judge(engine: Path) -> Receipt:
     """The passing receipt of a bundle just written, or of one engine in it. Raises JudgementError."""
-    bundle, receipt, verdict = check_bundle(engine, device="onnxruntime")
+    choice, receipt, verdict = check_bundle(engine, device="onnxruntime")
     if not verdict.passed:
-        raise JudgementError(rejection(bundle, verdict))
+        raise JudgementError(rejection(choice, verdict))
     return receipt

@@ -13,7 +13,7 @@ from torch import Tensor
 from dinodeploy import __version__
 from dinodeploy.backends import open_backend
 from dinodeploy.bundle import manifest as manifests
-from dinodeploy.bundle.bundle import GOLDEN_FILE, MODEL_FILE, file_facts
+from dinodeploy.bundle.bundle import GOLDEN_FILE, file_facts
 from dinodeploy.bundle.manifest import GraphFacts, Manifest, ModelFacts, OutputFacts
 from dinodeploy.embedder import judge_golden
 from dinodeploy.errors import ExportError, JudgementError, reason_of
@@ -95,7 +95,7 @@ def write_bundle(
         notes.append(verdict(recipe.name, speeds))
         written.yardstick.unlink()
     names = dict.fromkeys(name for facts in written.engines.values() for name in facts.files)
-    files = {name: file_facts(root / name) for name in (MODEL_FILE, *names, *written.tails, GOLDEN_FILE)}
+    files = {name: file_facts(root / name) for name in (*names, GOLDEN_FILE)}
     return replace(manifest, engines=written.engines, files=files), tuple(notes)
 
 

@@ -19,7 +19,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from torch import nn
 
-from dinodeploy.bundle.manifest import TAIL_OUTPUTS
+from dinodeploy.bundle.manifest import CLS_ONLY_OUTPUTS
 from dinov3_ref.layers import LayerScale, Mlp, RMSNorm, SelfAttentionBlock, SwiGLUFFN
 from dinov3_ref.models import DinoVisionTransformer
 from exporters.graph.edit import Edit
@@ -51,7 +51,7 @@ def cut_to_cls(model: ir.Model, last: int) -> ir.Model:
     _first_row(edit, query, 0, axis=1)
     from_before = [not _made_in(value, block) for value in residual.inputs]
     _first_row(edit, residual, from_before.index(True), axis=1)
-    graph.outputs[:] = [value for value in graph.outputs if value.name in TAIL_OUTPUTS]
+    graph.outputs[:] = [value for value in graph.outputs if value.name in CLS_ONLY_OUTPUTS]
     common.RemoveUnusedNodesPass()(cut)
     return cut
 

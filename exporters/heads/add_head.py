@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, open_bundle
 from dinodeploy.errors import MisuseError
 from dinodeploy.files.atomic import begin_directory, commit_directory
-from dinodeploy.parity.receipts import Receipt
 from dinov3_ref.heads import Head, LoadedHead
 from exporters.bundle.stage import judge_staged, refuse_existing
 from exporters.heads.attach import attach_head, check_fits
@@ -25,10 +25,10 @@ def add_head(
     *,
     overwrite: bool = False,
     log: Log = lambda _: None,
-) -> tuple[Bundle, Receipt, tuple[str, ...]]:
+) -> tuple[Bundle, tuple[str, ...]]:
     """Write `out`: the bundle's graphs with the head behind them. A `Head` in memory is taken as it is.
 
-    Returns the new bundle, its receipt, and notes. Raises MisuseError when head and bundle do not fit,
+    Returns the new bundle with its receipt, and notes. Raises MisuseError when head and bundle do not fit,
     OutputExistsError when `out` is taken, ExportError or LintError when no proper graph comes out,
     JudgementError when it does not compute what the head does. Then nothing is left.
     """
@@ -55,10 +55,10 @@ def add_head(
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
-    plans = [name for name in manifest.engines if name not in made.engines]
+    plans = [name for name, facts in manifest.engines.items() if facts.build is not None]
     if plans:
         notes = (*notes, f"{', '.join(plans)} not carried over; build again: dinodeploy build {out}")
-    return open_bundle(out), receipt, notes
+    return replace(open_bundle(out), receipt=receipt), notes
 
 
 def in_memory(head: Head) -> LoadedHead:

@@ -18,8 +18,16 @@ import onnx_ir as ir
 import torch
 
 from dinodeploy.bundle import manifest as manifests
-from dinodeploy.bundle.bundle import GOLDEN_FILE, MODEL_FILE, file_facts
-from dinodeploy.bundle.manifest import TAILS, EngineFacts, HeadFacts, Manifest, ModelFacts, OutputFacts
+from dinodeploy.bundle.bundle import GOLDEN_FILE, file_facts
+from dinodeploy.bundle.manifest import (
+    GRAPH_BACKEND,
+    MODEL_FILE,
+    EngineFacts,
+    HeadFacts,
+    Manifest,
+    ModelFacts,
+    OutputFacts,
+)
 from dinodeploy.errors import ExportError, MisuseError
 from dinodeploy.parity.golden import GoldenCase, load_golden, save_golden
 from dinov3_ref.heads import Head, LoadedHead, layers_of
@@ -68,19 +76,25 @@ def attach_head(root: Path, manifest: Manifest, loaded: LoadedHead, keep: Collec
     graphs = {name: ir.load(root / name) for name in _graphs(manifest)}  # before any is written anew
     for name, graph in graphs.items():
         written[name] = _attach_to_graph(graph, root / name, described, head, keep)
-        if name in manifest.engines:
-            engines[name] = EngineFacts(manifest.engines[name].backend, written[name])
-    for tail in TAILS:  # they read weights where they lay in graphs that were written anew
-        (root / tail).unlink(missing_ok=True)
+        engines[name] = EngineFacts(manifest.engines[name].backend, written[name])
+    if engines[MODEL_FILE].backend == GRAPH_BACKEND:  # the preferred engine is first
+        engines[MODEL_FILE] = engines.pop(MODEL_FILE)
+    for name, facts in manifest.engines.items():
+        if facts.same_numbers_as is not None:  # CLS-only graphs have no head
+            (root / name).unlink(missing_ok=True)
     names = dict.fromkeys(name for group in written.values() for name in group)
     files = {name: file_facts(root / name) for name in (*names, GOLDEN_FILE)}
     return replace(described, engines=engines, files=files, digest="")
 
 
 def _graphs(manifest: Manifest) -> tuple[str, ...]:
-    """The ONNX files of a bundle: the typed one first, then those of engines."""
-    engines = (name for name in manifest.engines if name.endswith(".onnx"))
-    return tuple(dict.fromkeys((MODEL_FILE, *engines)))
+    """The full graphs of a bundle, the typed one first."""
+    full = (
+        name
+        for name, facts in manifest.engines.items()
+        if name.endswith(".onnx") and facts.same_numbers_as is None
+    )
+    return tuple(dict.fromkeys((MODEL_FILE, *full)))
 
 
 def _describe(manifest: Manifest, loaded: LoadedHead, keep: Collection[str]) -> Manifest:

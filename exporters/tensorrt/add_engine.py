@@ -15,8 +15,8 @@ from typing import Any
 
 from dinodeploy.backends.tensorrt.known_bad import refuse_known_bad
 from dinodeploy.bundle import manifest as manifests
-from dinodeploy.bundle.bundle import GOLDEN_FILE, MODEL_FILE, Bundle, file_facts, open_bundle
-from dinodeploy.bundle.manifest import BuildFacts, EngineFacts, Manifest, ProfileFacts
+from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, EngineChoice, file_facts, graph_files, open_bundle
+from dinodeploy.bundle.manifest import MODEL_FILE, BuildFacts, EngineFacts, Manifest, ProfileFacts
 from dinodeploy.errors import MisuseError, OutputExistsError
 from dinodeploy.files.atomic import atomic_file
 from dinodeploy.parity.golden import load_golden
@@ -32,7 +32,6 @@ from exporters.tensorrt.target import AUTO, Target, automatic_target, load_targe
 __all__ = ["BuildOptions", "EngineRequest", "add_engine", "automatic_target"]
 
 NAME = "model"
-SOURCES = (MODEL_FILE, f"{MODEL_FILE}.data")  # what the builder reads; the second where weights lie outside
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,8 @@ def add_engine(
     *,
     report: Report = lambda fraction, phase: None,
     say: Callable[[str], None] = lambda _: None,
-) -> tuple[Bundle, tuple[str, ...]]:
-    """Build an engine of the bundle at `path` into it. Returns the bundle with it chosen, and notes.
+) -> tuple[EngineChoice, tuple[str, ...]]:
+    """Build an engine of the bundle at `path` into it. Returns the engine, and notes.
 
     Raises MisuseError, UnavailableError or ExportError, one line each; the bundle is then as it was.
     """
@@ -77,7 +76,7 @@ def add_engine(
     if not request.allow_known_bad:
         _refuse_known_bad(bundle, target, trt, gpu, request.options)
     say("verifying the bundle")
-    bundle.verify(name for name in (*SOURCES, GOLDEN_FILE) if name in bundle.manifest.files)
+    bundle.verify((*graph_files(bundle.manifest), GOLDEN_FILE))
     notes = check_judgeable(profiles, load_golden(bundle.root / GOLDEN_FILE))
     plan = build_engine(trt, bundle.root / MODEL_FILE, profiles, request.options, report=report, say=say)
     facts = _build_facts(bundle.manifest, trt, profiles, request.options, target, gpu)
@@ -90,7 +89,7 @@ def add_engine(
         inspection,
         EngineFacts(target.module, (request.plan_name,), facts),
     )
-    return open_bundle(bundle.root / request.plan_name), notes
+    return open_bundle(bundle.root).choose(request.plan_name), notes
 
 
 def _refuse_existing(bundle: Bundle, request: EngineRequest) -> None:

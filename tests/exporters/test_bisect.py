@@ -61,7 +61,7 @@ def export(checkpoint: Checkpoint, out: Path, recipe: str) -> Bundle:
 def test_a_right_engine_departs_nowhere(
     kind: str, recipe: str, bundles: dict[tuple[str, str], Bundle]
 ) -> None:
-    found = bisect_bundle(bundles[kind, recipe])
+    found = bisect_bundle(bundles[kind, recipe].choose())
     assert found.departs is None, found.verdict
     assert [place.name for place in found.places] == [
         "tokens", *(f"blocks.{i}" for i in range(DEPTH)), "outputs",
@@ -86,7 +86,7 @@ def test_the_block_with_the_fault_is_named(
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_behind_massive_channels_is_named(fault: str, driven: Bundle, tmp_path: Path) -> None:
     """There the stream itself hardly shows it: what decides is each block's own addition."""
-    assert bisect_bundle(driven).departs is None
+    assert bisect_bundle(driven.choose()).departs is None
     rng = np.random.default_rng(len(fault))
     found = bisect_bundle(broken(driven, FAULTS[fault], "blocks.3", rng, tmp_path))
     assert found.departs == "blocks.3", found.verdict
@@ -118,7 +118,7 @@ def test_faults_before_and_after_the_blocks(
 def test_prefix_norms_apart_hide_no_stream(tmp_path: Path) -> None:
     """The 7B's kind: no qkv bias, and (here) a norm of its own for the prefix, behind slices."""
     bundle = export_tiny(tmp_path / "b", "7b")
-    assert bisect_bundle(bundle).departs is None
+    assert bisect_bundle(bundle.choose()).departs is None
 
 
 def test_tokens_of_ones_own_are_a_group_of_their_own(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_tokens_of_ones_own_are_a_group_of_their_own(tmp_path: Path) -> None:
     facts = ModelFacts("custom", 128, 2, 2, 16, 4, "memory", "tokens", "0" * 64, "official", None, "fp32")
     preprocess = Preprocess.from_preset("official", (64, 96), IMAGENET_MEAN, IMAGENET_STD)
     bundle = export_model(model, facts, preprocess, tmp_path / "b", ExportOptions())[0]
-    found = bisect_bundle(bundle)
+    found = bisect_bundle(bundle.choose())
     assert found.departs is None, found.verdict
     assert all(list(place.groups) == ["cls", "storage", "extra", "patch"] for place in found.places)
 
@@ -141,21 +141,23 @@ def test_a_bundle_without_a_trace(own_bundle: Path) -> None:
     golden = own_bundle / "golden.safetensors"
     save_golden([replace(case, traces=()) for case in load_golden(golden)], golden)
     with pytest.raises(BundleError, match="holds no trace of the residual stream; export the bundle again"):
-        bisect_bundle(open_bundle(own_bundle))
+        bisect_bundle(open_bundle(own_bundle).choose())
 
 
 def test_an_engine_of_another_depth(own_bundle: Path, bundles: dict[tuple[str, str], Bundle]) -> None:
     for name in ("model.onnx", "model.cpu.onnx"):
         shutil.copy(bundles["mlp", "fp32"].root / name, own_bundle / name)
     with pytest.raises(JudgementError, match="these are two models"):
-        bisect_bundle(open_bundle(own_bundle))
+        bisect_bundle(open_bundle(own_bundle).choose())
 
 
 def test_an_engine_that_is_no_graph(own_bundle: Path) -> None:
     bundle = open_bundle(own_bundle)
-    engines = {bundle.engine: EngineFacts("tensorrt", (bundle.engine,))}
+    engines = {"model.plan": EngineFacts("tensorrt", ("model.onnx",))}
+    files = {**bundle.manifest.files, "model.plan": bundle.manifest.files["model.onnx"]}
+    with_plan = replace(bundle.manifest, engines=engines, files=files)
     with pytest.raises(MisuseError, match="is an engine of tensorrt; name the bundle's"):
-        bisect_bundle(replace(bundle, manifest=replace(bundle.manifest, engines=engines)))
+        bisect_bundle(replace(bundle, manifest=with_plan).choose())
 
 
 def test_a_graph_without_blocks() -> None:

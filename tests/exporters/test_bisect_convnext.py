@@ -52,7 +52,7 @@ def driven(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_right_engine_departs_nowhere(recipe: str, bundles: dict[str, Bundle]) -> None:
-    found = bisect_bundle(bundles[recipe])
+    found = bisect_bundle(bundles[recipe].choose())
     assert found.departs is None, found.verdict
     assert [place.name for place in found.places] == [
         "downsample_layers.0", "stages.0.0", "stages.0.1",
@@ -88,7 +88,7 @@ def test_a_stage_whose_only_block_is_bypassed(block: str, bundles: dict[str, Bun
 
 @pytest.mark.parametrize("fault", CONVNEXT_FAULTS)
 def test_a_fault_behind_massive_channels_is_named(fault: str, driven: Bundle, tmp_path: Path) -> None:
-    assert bisect_bundle(driven).departs is None
+    assert bisect_bundle(driven.choose()).departs is None
     rng = np.random.default_rng(len(fault))
     found = bisect_bundle(broken(driven, CONVNEXT_FAULTS[fault], "stages.2.1", rng, tmp_path))
     assert found.departs == "stages.2.1", found.verdict
@@ -177,14 +177,14 @@ def test_an_engine_of_another_kind(bundles: dict[str, Bundle], tmp_path: Path) -
     vit = export_tiny(tmp_path / "vit")
     shutil.copy(vit.root / "model.onnx", root / "model.onnx")
     with pytest.raises(JudgementError, match="has 1 residual streams, the reference 4: these are two models"):
-        bisect_bundle(open_bundle(root))
+        bisect_bundle(open_bundle(root).choose())
 
 
 def test_a_bundle_without_a_trace_says_why_there_may_be_none(own_convnext: Path) -> None:
     golden = own_convnext / "golden.safetensors"
     save_golden([replace(case, traces=()) for case in load_golden(golden)], golden)
     with pytest.raises(BundleError, match="blocks of your own that change a map's size has none"):
-        bisect_bundle(open_bundle(own_convnext))
+        bisect_bundle(open_bundle(own_convnext).choose())
 
 
 @pytest.fixture

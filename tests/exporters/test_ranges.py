@@ -59,8 +59,8 @@ def test_an_fp16_bundle_passes_or_fails_as_predicted(case: str, safe: bool, tmp_
     assert {prediction.recipe: prediction.safe for prediction in report.predictions}["fp16"] == safe
     options = ExportOptions(recipe="fp16")
     if safe:
-        _, receipt, _ = export_checkpoint(checkpoint, tmp_path / "bundle", options, weights="random")
-        assert receipt.passed
+        bundle, _ = export_checkpoint(checkpoint, tmp_path / "bundle", options, weights="random")
+        assert bundle.receipt.passed
         return
     with pytest.raises(JudgementError, match="NaN or infinite"):
         export_checkpoint(checkpoint, tmp_path / "bundle", options, weights="random")

@@ -13,9 +13,10 @@ import numpy as np
 from dinodeploy.backends import select as devices
 from dinodeploy.backends.select import candidates, open_on
 from dinodeploy.bundle.archive import pack, unpack
-from dinodeploy.bundle.bundle import GOLDEN_FILE, MODEL_FILE, file_facts, open_bundle
+from dinodeploy.bundle.bundle import GOLDEN_FILE, file_facts, locate, open_bundle
 from dinodeploy.bundle.manifest import (
     FILE_NAME,
+    MODEL_FILE,
     BuildFacts,
     EngineFacts,
     GraphFacts,
@@ -94,7 +95,7 @@ def manifest(folder: Path) -> Attack:
             path.write_bytes(_resealed(mutate_json(whole, rng)))
         bundle = open_bundle(folder / "bundle")
         bundle.manifest.facts()
-        bundle.manifest.fingerprint(bundle.engine, bundle.manifest.preprocess)
+        bundle.choose().fingerprint(bundle.manifest.preprocess)
         candidates(bundle, "auto")
         bundle.verify()
 
@@ -126,7 +127,8 @@ def verified_first(folder: Path) -> Attack:
         original = devices.open_backend
         devices.open_backend = _must_not_open
         try:
-            open_on(open_bundle(folder / "bundle" / engine), "auto")
+            bundle, named = locate(folder / "bundle" / engine)
+            open_on(bundle, "auto", file=named)
         finally:
             devices.open_backend = original
             (folder / "bundle" / name).write_bytes(good[name])
@@ -169,7 +171,7 @@ def receipts(folder: Path) -> Attack:
     def attack(rng: Random) -> None:
         (folder / "bundle" / "parity.json").write_bytes(to_text(whole, rng))
         read_receipts(bundle)
-        if find_receipt(bundle, "onnxruntime 1", "cpu: x") is not None:
+        if find_receipt(bundle.choose(), "onnxruntime 1", "cpu: x") is not None:
             raise Violation("a receipt without measurements was believed")
 
     return attack

@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
-from dinodeploy.bundle.bundle import Bundle, file_facts, open_bundle
+from dinodeploy.bundle.bundle import Bundle, EngineChoice, file_facts, open_bundle
 from dinodeploy.bundle.manifest import write_manifest
 
 Generator = np.random.Generator
@@ -113,11 +113,11 @@ def plant(engine: Path, fault: Fault, block: str, rng: Generator) -> None:
     onnx.save(model, engine)
 
 
-def broken(bundle: Bundle, fault: Fault, block: str, rng: Generator, folder: Path) -> Bundle:
-    """A copy of a bundle in `folder` with a fault in its engine; the manifest does not know."""
+def broken(bundle: Bundle, fault: Fault, block: str, rng: Generator, folder: Path) -> EngineChoice:
+    """The engine of a copy of a bundle in `folder`, with a fault in it that the manifest does not know of."""
     root = Path(shutil.copytree(bundle.root, folder / "broken"))
-    plant(root / bundle.engine, fault, block, rng)
-    return open_bundle(root)
+    plant(root / bundle.choose().file, fault, block, rng)
+    return open_bundle(root).choose()
 
 
 def reseal(root: Path) -> None:

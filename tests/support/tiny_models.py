@@ -46,8 +46,9 @@ def export_passing(checkpoint: Checkpoint, out: Path, **options: Any) -> Bundle:
     """Export a checkpoint that the judge must accept; `options` are `ExportOptions`'."""
     from exporters.bundle.export import ExportOptions, export_checkpoint
 
-    bundle, receipt, _ = export_checkpoint(checkpoint, out, ExportOptions(**options), weights="random")
-    assert receipt.passed
+    bundle, _ = export_checkpoint(checkpoint, out, ExportOptions(**options), weights="random")
+    assert bundle.receipt is not None
+    assert bundle.receipt.passed
     return bundle
 
 

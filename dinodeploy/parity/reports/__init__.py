@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dinodeploy.bundle.bundle import Bundle
+from dinodeploy.bundle.bundle import Bundle, EngineChoice
 from dinodeploy.errors import MisuseError
 from dinodeploy.files import schema
 from dinodeploy.files.atomic import atomic_file
@@ -32,13 +32,17 @@ WRITERS: dict[str, str] = {
 class Report:
     """Everything one `check` found out."""
 
-    bundle: Bundle
+    engine: EngineChoice
     receipt: Receipt
     verdict: Verdict
     bisection: Bisection | None  # None: not asked for
     comparison: Comparison | None
     started: datetime  # UTC
     seconds: float
+
+    @property
+    def bundle(self) -> Bundle:
+        return self.engine.bundle
 
     @property
     def passed(self) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinodeploy.arrays import ByteArray, FloatArray
-from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle
+from dinodeploy.bundle.bundle import GOLDEN_FILE, EngineChoice
 from dinodeploy.embedder import Embedder
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.golden import GoldenCase, load_golden
@@ -30,15 +30,15 @@ class PatchErrors:
     errors: NDArray[np.float64]  # [h,w]; NaN where not finite
 
 
-def worst_patches(bundle: Bundle, verdict: Verdict) -> PatchErrors | None:
+def worst_patches(engine: EngineChoice, verdict: Verdict) -> PatchErrors | None:
     """Run the case whose patches are furthest off. None when the engine gives no such map at all."""
-    cases = {case.name: case for case in load_golden(bundle.root / GOLDEN_FILE)}
+    cases = {case.name: case for case in load_golden(engine.root / GOLDEN_FILE)}
     case = cases[_worst_case(verdict)]
-    with Embedder.open(bundle.engine_path, allow_unverified=True) as embedder:
+    with Embedder.open(engine.path, allow_unverified=True) as embedder:
         got = embedder.run(case.pixels).get(OUTPUT)
     if got is None or got.shape != case.outputs[OUTPUT].shape:
         return None
-    return patch_errors(case, got, bundle.manifest.preprocess)
+    return patch_errors(case, got, engine.manifest.preprocess)
 
 
 def patch_errors(case: GoldenCase, got: FloatArray, preprocess: Preprocess) -> PatchErrors:

@@ -30,7 +30,7 @@ LISTED = 6  # failures above the fold
 
 def render(report: Report) -> str:
     """One HTML document. Runs the engine once more, for the map of its worst photograph."""
-    patches = worst_patches(report.bundle, report.verdict)
+    patches = worst_patches(report.engine, report.verdict)
     parts = [
         _head(report),
         _facts(report),

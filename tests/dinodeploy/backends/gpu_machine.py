@@ -12,8 +12,15 @@ from typing import Any
 
 import pytest
 
-from dinodeploy.bundle.bundle import MODEL_FILE, file_facts
-from dinodeploy.bundle.manifest import BuildFacts, EngineFacts, ProfileFacts, read_manifest, write_manifest
+from dinodeploy.bundle.bundle import file_facts
+from dinodeploy.bundle.manifest import (
+    MODEL_FILE,
+    BuildFacts,
+    EngineFacts,
+    ProfileFacts,
+    read_manifest,
+    write_manifest,
+)
 from dinodeploy.hardware import devices as machine
 from tests.dinodeploy.backends.fake_cuda import FakeCuda
 from tests.dinodeploy.backends.fake_tensorrt import FakeTensorRT, read_api, real_api, write_plan

@@ -18,7 +18,7 @@ from dinodeploy.backends import OpenOptions, open_backend
 from dinodeploy.backends import openvino as backends
 from dinodeploy.backends import select as devices
 from dinodeploy.backends.openvino import IN_A_ROW, SHAPES, OpenVinoBackend
-from dinodeploy.bundle.bundle import open_bundle
+from dinodeploy.bundle.bundle import locate, open_bundle
 from dinodeploy.embedder import check_bundle
 from dinodeploy.errors import BundleError, UnavailableError
 from tests.support.photographs import pixels
@@ -222,7 +222,8 @@ def test_without_the_package(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def engines(bundle: Path, device: str) -> list[str]:
-    return [c.engine_facts.backend for c in devices.candidates(open_bundle(bundle), device)]
+    opened, file = locate(bundle)
+    return [c.backend for c in devices.candidates(opened, device, file=file)]
 
 
 def test_the_rule_on_a_cpu(

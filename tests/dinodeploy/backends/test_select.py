@@ -10,7 +10,7 @@ import pytest
 
 from dinodeploy import Embedder, MisuseError, OutsideProfileError, TamperedError, UnavailableError
 from dinodeploy.backends.select import DEVICES, candidates
-from dinodeploy.bundle.bundle import open_bundle
+from dinodeploy.bundle.bundle import locate, open_bundle
 from dinodeploy.bundle.manifest import ProfileFacts
 from dinodeploy.embedder import check_bundle
 from dinodeploy.parity.receipts import read_receipts
@@ -38,7 +38,8 @@ def fp16_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def order(bundle: Path, device: str) -> list[tuple[str, str]]:
-    return [(c.engine_facts.backend, c.engine) for c in candidates(open_bundle(bundle), device)]
+    opened, file = locate(bundle)
+    return [(c.backend, c.file) for c in candidates(opened, device, file=file)]
 
 
 def test_the_order_of_preference(own_bundle: Path, module: FakeTensorRT) -> None:
@@ -66,9 +67,9 @@ def test_a_gpu_runs_the_typed_graph_and_a_cpu_its_twin(fp16_bundle: Path) -> Non
     (cuda,) = candidates(open_bundle(fp16_bundle), "cuda")
     assert set(cuda.needed_files) == {"model.onnx", "model.onnx.data", "golden.safetensors"}
     with pytest.raises(MisuseError, match=r"model\.cpu\.onnx is for onnxruntime, --device cuda is not"):
-        candidates(open_bundle(fp16_bundle / "model.cpu.onnx"), "cuda")
+        candidates(open_bundle(fp16_bundle), "cuda", file="model.cpu.onnx")
     with pytest.raises(MisuseError, match=r"model\.onnx is for onnxruntime_cuda, --device cpu is not"):
-        candidates(open_bundle(fp16_bundle / "model.onnx"), "cpu")
+        candidates(open_bundle(fp16_bundle), "cpu", file="model.onnx")
 
 
 def test_a_named_engine_wins(own_bundle: Path, module: FakeTensorRT) -> None:
@@ -78,7 +79,7 @@ def test_a_named_engine_wins(own_bundle: Path, module: FakeTensorRT) -> None:
     with pytest.raises(
         MisuseError, match=r"model\.plan is for tensorrt, --device cpu is not; leave --device out"
     ):
-        candidates(open_bundle(plan.path), "cpu")
+        candidates(open_bundle(own_bundle), "cpu", file="model.plan")
 
 
 def test_an_unknown_device_names_the_known_ones(tiny_bundle: Path) -> None:
@@ -96,7 +97,7 @@ def test_auto_passes_over_aloud(own_bundle: Path, module: FakeTensorRT) -> None:
     """A plan for another GPU, and an ONNX Runtime without CUDA: the CPU runs, with both reasons."""
     add_plan(own_bundle, module, compute_capabilities=("9.0",))
     with Embedder.open(own_bundle) as embedder:
-        assert embedder.bundle.engine == "model.cpu.onnx"
+        assert embedder.engine.file == "model.cpu.onnx"
         assert embedder.backend.device.startswith("cpu: ")
         assert "; passed over: model.plan was built for compute capability 9.0" in embedder.choice
         assert "has no CUDAExecutionProvider" in embedder.choice

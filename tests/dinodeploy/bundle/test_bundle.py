@@ -35,7 +35,7 @@ def flip_byte(path: Path, position: int) -> None:
 
 
 def test_a_bundle_is_found_by_directory_and_by_engine(tiny_bundle: Path) -> None:
-    assert open_bundle(tiny_bundle).engine == "model.cpu.onnx"
+    assert open_bundle(tiny_bundle).choose().file == "model.cpu.onnx"
     assert open_bundle(tiny_bundle / "model.onnx").root == tiny_bundle
     open_bundle(str(tiny_bundle)).verify()
 
@@ -48,7 +48,10 @@ def test_the_manifest_says_what_a_runtime_needs(tiny_bundle: Path) -> None:
     assert manifest.outputs[0].shape == ("batch", 128)
     graphs = {"model.onnx", "model.cls.onnx", "model.cpu.onnx", "model.cpu.cls.onnx"}
     assert set(manifest.files) == {*graphs, "golden.safetensors"}
-    assert list(manifest.engines) == ["model.cpu.onnx", "model.onnx"], "the one for CPUs is preferred there"
+    assert next(iter(manifest.engines)) == "model.cpu.onnx", "the one for CPUs is preferred there"
+    assert set(manifest.engines) == graphs
+    assert manifest.engines["model.cls.onnx"].same_numbers_as == "model.onnx"
+    assert manifest.outputs_of("model.cpu.cls.onnx") == ("cls",)
     assert "DINOv3 License" in manifest.licence
 
 
@@ -127,8 +130,8 @@ def test_a_malformed_manifest_is_one_line(own_bundle: Path, content: str, messag
 
 
 def test_a_format_of_the_future_is_refused(own_bundle: Path) -> None:
-    edit_manifest(own_bundle, lambda data: data.update(format=2))
-    with pytest.raises(BundleError, match="of format 2; this version reads format 1"):
+    edit_manifest(own_bundle, lambda data: data.update(format=3))
+    with pytest.raises(BundleError, match="of format 3; this version reads formats 1 and 2"):
         open_bundle(own_bundle)
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from dinodeploy.backends.select import DEVICES
-from dinodeploy.bundle.bundle import MODEL_FILE
-from dinodeploy.bundle.manifest import read_manifest
+from dinodeploy.bundle.manifest import MODEL_FILE, read_manifest
 from dinodeploy.files import schema
 from tests.dinodeploy.backends.gpu_machine import DEVICE, add_plan, no_gpu, pretend_gpu, pretend_tensorrt
 from tests.support.command_line import CommandLine

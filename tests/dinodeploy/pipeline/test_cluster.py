@@ -59,7 +59,7 @@ def job(photos: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert isinstance(source, FileSource)
     with Embedder.open(tiny_bundle, device="cpu") as embedder:
         steps = embedder.preprocess_for(32)
-        fingerprint = embedder.manifest.fingerprint(embedder.bundle.engine, steps)
+        fingerprint = embedder.engine.fingerprint(steps)
     plan = make_plan(source.ids, fingerprint=fingerprint, batch=2)
     with Store(tmp_path / "out", plan):
         pass

@@ -51,10 +51,8 @@ def test_every_layout_of_one_model_gives_the_same_embeddings(kind: str, tmp_path
     ):
         save_checkpoint(checkpoint, layout, tmp_path / name)
         loaded = load_checkpoint(tmp_path / name)
-        bundle, receipt, _ = export_checkpoint(
-            loaded, tmp_path / f"{name}.bundle", ExportOptions(), weights="file"
-        )
-        assert receipt.passed
+        bundle, _ = export_checkpoint(loaded, tmp_path / f"{name}.bundle", ExportOptions(), weights="file")
+        assert bundle.receipt.passed
         assert bundle.manifest.model.layout == layout
         assert bundle.manifest.model.source == name, "the name, not the path of this machine"
         with Embedder.open(bundle.root) as embedder:
@@ -90,7 +88,7 @@ def test_external_data_is_part_of_the_bundle(tmp_path: Path) -> None:
         "model.cpu.cls.onnx",
         "golden.safetensors",
     }
-    assert bundle.engine_facts.files == ("model.cpu.onnx", "model.onnx.data")
+    assert bundle.choose().facts.files == ("model.cpu.onnx", "model.onnx.data")
     Embedder.open(bundle.root).close()
     data = bundle.root / "model.onnx.data"
     data.write_bytes(data.read_bytes()[:-4] + b"\x00\x00\x80\x3f")
@@ -107,7 +105,7 @@ def test_the_graph_carries_its_own_facts(tiny_bundle: Path) -> None:
 def test_the_statistics_follow_the_dataset(tmp_path: Path) -> None:
     """SAT weights with LVD's mean and std would be quietly worse."""
     checkpoint = random_checkpoint(tiny_config())
-    bundle, _, _ = export_checkpoint(
+    bundle, _ = export_checkpoint(
         checkpoint, tmp_path / "sat", ExportOptions(), weights="random", dataset="sat493m"
     )
     assert bundle.manifest.preprocess.mean == NORMALIZATION["sat493m"][0]
@@ -115,7 +113,7 @@ def test_the_statistics_follow_the_dataset(tmp_path: Path) -> None:
     with pytest.raises(MisuseError, match="--dataset 'imagenet' is unknown"):
         export_checkpoint(checkpoint, tmp_path / "x", ExportOptions(), weights="random", dataset="imagenet")
     known = replace(checkpoint, dataset="lvd1689m")
-    bundle, _, notes = export_checkpoint(
+    bundle, notes = export_checkpoint(
         known, tmp_path / "asked", ExportOptions(), weights="random", dataset="sat493m"
     )
     assert bundle.manifest.preprocess.mean == NORMALIZATION["sat493m"][0], "who asks gets it, and a word"
@@ -132,7 +130,7 @@ def test_whose_weights_they_are_is_said(named: str | None, said: str, tmp_path: 
     described = {"pretrained_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3, "license": named}}
     (tmp_path / "w" / "config.json").write_text(json.dumps(described))
     checkpoint = load_checkpoint(tmp_path / "w")
-    bundle, _, _ = export_checkpoint(checkpoint, tmp_path / "b", ExportOptions(), weights="file")
+    bundle, _ = export_checkpoint(checkpoint, tmp_path / "b", ExportOptions(), weights="file")
     assert said in bundle.manifest.licence
     assert bundle.manifest.preprocess.mean == (0.5, 0.5, 0.5)
     assert bundle.manifest.model.dataset is None
@@ -141,7 +139,7 @@ def test_whose_weights_they_are_is_said(named: str | None, said: str, tmp_path: 
 def test_a_guess_is_said(tmp_path: Path) -> None:
     save_checkpoint(random_checkpoint(tiny_config()), "official", tmp_path / "m.safetensors")
     loaded = load_checkpoint(tmp_path / "m.safetensors")
-    _, _, notes = export_checkpoint(loaded, tmp_path / "b", ExportOptions(), weights="file")
+    _, notes = export_checkpoint(loaded, tmp_path / "b", ExportOptions(), weights="file")
     if loaded.dataset is None:
         assert any("mean and std are ImageNet's" in note for note in notes)
 
@@ -166,11 +164,11 @@ def test_a_users_folder_is_never_replaced(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "step",
     [
-        "write_bundle.make_golden",
-        "write_bundle.trace",
-        "write_bundle.lint",
-        "engines.write_onnx",
-        "stage.check_bundle",
+        "bundle.write_bundle.make_golden",
+        "bundle.write_bundle.trace",
+        "bundle.write_bundle.lint",
+        "bundle.engines.write_onnx",
+        "bundle.stage.check_bundle",
     ],
 )
 def test_a_failure_at_any_step_leaves_nothing(
@@ -221,8 +219,8 @@ def test_either_gelu_can_be_exported(approximate: str, tmp_path: Path) -> None:
         block.get_submodule("mlp").act = torch.nn.GELU(approximate=approximate)  # type: ignore[assignment]
     facts = ModelFacts("custom", 128, 2, 2, 16, 4, "memory", "gelu", "0" * 64, "official", None, "fp32")
     preprocess = Preprocess.from_preset("official", (64, 64), IMAGENET_MEAN, IMAGENET_STD)
-    _, receipt, _ = export_model(model, facts, preprocess, tmp_path / "b", ExportOptions())
-    assert receipt.passed
+    bundle, _ = export_model(model, facts, preprocess, tmp_path / "b", ExportOptions())
+    assert bundle.receipt.passed
 
 
 def test_a_users_own_model_can_be_exported(tmp_path: Path) -> None:
@@ -248,8 +246,8 @@ def test_a_users_own_model_can_be_exported(tmp_path: Path) -> None:
         del ffn_layer_dict["doubled"]
     facts = ModelFacts("custom", 128, 2, 2, 16, 4, "memory", "Doubled", "0" * 64, "official", None, "fp32")
     preprocess = Preprocess.from_preset("official", (64, 64), IMAGENET_MEAN, IMAGENET_STD)
-    bundle, receipt, _ = export_model(model, facts, preprocess, tmp_path / "b", ExportOptions())
-    assert receipt.passed
+    bundle, _ = export_model(model, facts, preprocess, tmp_path / "b", ExportOptions())
+    assert bundle.receipt.passed
     x = pixels(["flower"], 48, 96)
     with Embedder.open(bundle.root) as embedder, torch.no_grad():
         assert relative(embedder.run(x.numpy())["cls"], model(x).numpy()) < 1e-5

@@ -40,7 +40,7 @@ def assert_same_cls(root: Path, device: str = "onnxruntime") -> None:
         Embedder.open(root, device=device) as whole,
         Embedder.open(root, device=device, outputs=["cls"]) as cut,
     ):
-        assert cut.bundle.engine.endswith(".cls.onnx")
+        assert cut.engine.file.endswith(".cls.onnx")
         for names, height, width in (
             (["china"], 96, 160),
             (["coffee", "flower", "rocket"], 48, 32),
@@ -135,10 +135,10 @@ def test_a_users_own_layer_is_left_whole(tmp_path: Path) -> None:
 
 
 def test_export_judges_it(tiny_bundle: Path) -> None:
-    bundle = open_bundle(tiny_bundle / "model.cpu.cls.onnx")
+    engine = open_bundle(tiny_bundle).choose("model.cpu.cls.onnx")
     with Embedder.open(tiny_bundle, outputs=("cls",)) as embedder:
-        assert embedder.bundle.engine == bundle.engine == "model.cpu.cls.onnx"
-        receipt = find_receipt(bundle, embedder.backend.runtime, embedder.backend.device)
+        assert embedder.engine.file == engine.file == "model.cpu.cls.onnx"
+        receipt = find_receipt(engine, embedder.backend.runtime, embedder.backend.device)
     assert receipt is not None, "made by export, not now"
     assert {m.output for m in receipt.measurements} == {"pixels", "cls"}
     whole = open_bundle(tiny_bundle).manifest
@@ -150,9 +150,9 @@ def test_export_judges_it(tiny_bundle: Path) -> None:
 def test_who_asks_for_more_gets_the_whole(tiny_bundle: Path) -> None:
     for outputs in (None, ("cls", "patch"), ("layer_1",)):
         with Embedder.open(tiny_bundle, outputs=outputs) as embedder:
-            assert embedder.bundle.engine == "model.cpu.onnx"
+            assert embedder.engine.file == "model.cpu.onnx"
     with Embedder.open(tiny_bundle / "model.onnx", outputs=("cls",)) as embedder:
-        assert embedder.bundle.engine == "model.onnx", "a named engine is the only one considered"
+        assert embedder.engine.file == "model.onnx", "a named engine is the only one considered"
     with Embedder.open(tiny_bundle / "model.cls.onnx") as embedder:
         assert embedder.output_names == ("cls",)
         assert list(embedder.embed([])) == ["cls"]
@@ -178,7 +178,7 @@ def test_a_bundle_without_it_still_serves_cls(own_bundle: Path) -> None:
         )
         write_manifest(old, own_bundle)
         with Embedder.open(own_bundle, outputs=("cls",)) as embedder:
-            assert embedder.bundle.engine == engine
+            assert embedder.engine.file == engine
 
 
 def test_its_weights_are_hashed_before_it_is_loaded(own_bundle: Path) -> None:

@@ -135,7 +135,7 @@ def test_which_graphs_have_it(recipe: str, fused: bool, tmp_path: Path) -> None:
     for name, wanted in (("model.onnx", False), ("model.cpu.onnx", fused), ("model.cpu.cls.onnx", fused)):
         graph = onnx.load(root / name, load_external_data=False).graph
         assert any(node.op_type == "MultiHeadAttention" for node in graph.node) == wanted, name
-    assert open_bundle(root).engine == "model.cpu.onnx"
+    assert open_bundle(root).choose().file == "model.cpu.onnx"
 
 
 def test_a_convnext_in_fp32_has_one_graph(tmp_path: Path) -> None:

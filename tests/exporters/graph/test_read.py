@@ -43,10 +43,10 @@ def test_one_file_with_everything(tiny_bundle: Path) -> None:
 def test_external_weights_of_a_narrow_type(tmp_path: Path) -> None:
     bundle = export_tiny(tmp_path / "b", recipe="bf16")
     _same_weights(bundle.root / "model.onnx")
-    _same_weights(bundle.engine_path)
+    _same_weights(bundle.choose().path)
     data = bundle.root / "model.onnx.data"
     data.write_bytes(data.read_bytes()[:1000])
-    _, blobs = read_skeleton(bundle.engine_path)
+    _, blobs = read_skeleton(bundle.choose().path)
     last = max(blobs.values(), key=lambda blob: blob.offset)
     with pytest.raises(BundleError, match="ends inside a weight"):
         last.read()

@@ -322,7 +322,7 @@ def test_one_weight_is_widened_at_a_time(tmp_path: Path) -> None:
     options.enable_profiling = True
     options.profile_file_prefix = str(tmp_path / "profile")
     session = onnxruntime.InferenceSession(
-        str(bundle.engine_path),
+        str(bundle.choose().path),
         options,
         providers=["CPUExecutionProvider"],
         disabled_optimizers=["ConstantFolding"],
@@ -330,7 +330,7 @@ def test_one_weight_is_widened_at_a_time(tmp_path: Path) -> None:
     session.run(None, {"pixels": np.zeros((1, 3, 32, 48), np.float32)})
     events = json.loads(Path(session.end_profiling()).read_text())
     ran = [e["name"].removesuffix("_kernel_time") for e in events if e["name"].endswith("_kernel_time")]
-    graph = onnx.load(bundle.engine_path).graph
+    graph = onnx.load(bundle.choose().path).graph
     weights = {tensor.name for tensor in graph.initializer}
     widened = {n.output[0]: n.name for n in graph.node if n.op_type == "Cast" and n.input[0] in weights}
     users = {n.name: [widened[i] for i in n.input if i in widened] for n in graph.node}

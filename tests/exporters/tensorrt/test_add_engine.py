@@ -35,12 +35,12 @@ def content(root: Path) -> dict[str, bytes]:
 
 def test_a_build_adds_and_changes_nothing_else(own_bundle: Path, fake: FakeTensorRT) -> None:
     before, files = read_manifest(own_bundle), content(own_bundle)
-    bundle, notes = add_engine(own_bundle, EngineRequest(options=BuildOptions(level=3)))
+    built, notes = add_engine(own_bundle, EngineRequest(options=BuildOptions(level=3)))
     after = read_manifest(own_bundle)
     assert after.facts() == before.facts()
-    assert list(after.engines) == ["model.cpu.onnx", "model.onnx", "model.plan"]
+    assert set(after.engines) == {*before.engines, "model.plan"}
     assert after.engines["model.onnx"] == before.engines["model.onnx"]
-    assert (bundle.engine, notes) == ("model.plan", ())
+    assert (built.file, notes) == ("model.plan", ())
     assert (own_bundle / "model.plan").read_bytes() == PLAN, "a plain plan, with nothing before it"
     changed = {name for name, old in files.items() if (own_bundle / name).read_bytes() != old}
     assert changed == {"manifest.json"}
@@ -51,15 +51,15 @@ def test_what_the_manifest_says_of_a_build(own_bundle: Path, fake: FakeTensorRT)
     request = EngineRequest(
         batch=("1:2:4",), imgsz=("112x192:256:512",), options=BuildOptions(strip_plan=True)
     )
-    bundle, _ = add_engine(own_bundle, request)
-    engine = bundle.engine_facts
+    built, _ = add_engine(own_bundle, request)
+    engine = built.facts
     assert (engine.backend, engine.files) == ("tensorrt", ("model.plan",))
     build = engine.build
     assert build is not None
     assert build.runtime == "tensorrt 11.4.0"
     assert (build.source, build.source_sha256) == (
         "model.onnx",
-        bundle.manifest.files["model.onnx"].sha256,
+        built.manifest.files["model.onnx"].sha256,
     )
     (profile,) = build.profiles
     assert (profile.min, profile.opt, profile.max) == ((1, 112, 192), (2, 256, 256), (4, 512, 512))
@@ -69,7 +69,7 @@ def test_what_the_manifest_says_of_a_build(own_bundle: Path, fake: FakeTensorRT)
     assert build.optimization_level is None
     inspection = json.loads((own_bundle / "model.plan.json").read_text())
     assert inspection["engine"] == {"Layers": ["mha"]}
-    assert "model.plan.json" in bundle.manifest.files
+    assert "model.plan.json" in built.manifest.files
 
 
 def test_receipts_stay_valid_and_the_cpu_engine_stays_first(own_bundle: Path, fake: FakeTensorRT) -> None:
@@ -80,18 +80,16 @@ def test_receipts_stay_valid_and_the_cpu_engine_stays_first(own_bundle: Path, fa
     assert read_receipts(open_bundle(own_bundle)) == receipts
     with Embedder.open(own_bundle / "model.onnx") as embedder:
         assert embedder.receipt in receipts
-    assert list(read_manifest(own_bundle).engines) == [
-        "model.cpu.onnx",
-        "model.onnx",
-        "model.plan",
-        "second.plan",
-    ]
+    engines = list(read_manifest(own_bundle).engines)
+    assert engines[0] == "model.cpu.onnx"
+    assert {"model.plan", "second.plan"} < set(engines)
 
 
 def test_an_old_manifest_keeps_its_digest(tiny_bundle: Path, tmp_path: Path) -> None:
-    """Bundles from before there were plans have no `build` in their engines, and are not `changed`."""
+    """Older versions wrote fields with their default values, or did not know them: the digest is the same."""
     manifest = json.loads((tiny_bundle / "manifest.json").read_text())
-    del manifest["engines"]["model.onnx"]["build"]
+    manifest["engines"]["model.onnx"]["build"] = None
+    manifest["head"] = None
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     assert read_manifest(tmp_path) == read_manifest(tiny_bundle)
 
@@ -132,7 +130,7 @@ def test_a_full_disk_leaves_a_true_manifest(
     with pytest.raises(OSError, match="No space left"):
         add_engine(own_bundle, EngineRequest(overwrite=True))
     manifest = read_manifest(own_bundle)
-    assert list(manifest.engines) == ["model.cpu.onnx", "model.onnx"]
+    assert "model.plan" not in manifest.engines
     open_bundle(own_bundle).verify()
 
 
@@ -158,8 +156,8 @@ def test_a_version_known_to_be_wrong_is_refused(own_bundle: Path, monkeypatch: p
     with pytest.raises(UnavailableError, match=r"tensorrt 10\.3 is known to be wrong.*issues/4419"):
         add_engine(own_bundle, EngineRequest(target="tensorrt"))
     assert content(own_bundle) == before
-    bundle, _ = add_engine(own_bundle, EngineRequest(target="tensorrt", allow_known_bad=True))
-    assert bundle.engine_facts.build.runtime == "tensorrt 10.3.0"  # type: ignore[union-attr]
+    built, _ = add_engine(own_bundle, EngineRequest(target="tensorrt", allow_known_bad=True))
+    assert built.facts.build.runtime == "tensorrt 10.3.0"  # type: ignore[union-attr]
 
 
 def test_profiles_that_cannot_be_judged_are_not_built(own_bundle: Path, fake: FakeTensorRT) -> None:

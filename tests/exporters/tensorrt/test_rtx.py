@@ -142,7 +142,7 @@ def test_the_7bs_kind_of_block_and_chosen_layers(tmp_path: Path) -> None:
     inspection = json.loads((built.root / "model.plan.json").read_text())
     outputs = {value["name"]: value["shape"] for value in inspection["network"]["outputs"]}
     assert outputs["layer_1"] == [-1, -1, -1, bundle.manifest.model.embed_dim]
-    assert built.engine_facts.backend == "tensorrt_rtx"
+    assert built.backend == "tensorrt_rtx"
 
 
 @pytest.mark.matrix
@@ -178,7 +178,7 @@ def test_other_models_whole(arch: str, exported: Export) -> None:
 def test_targets_ahead_of_time(own_bundle: Path) -> None:
     options = BuildOptions(compute_capabilities=("8.9", "12.0"))
     built, _ = add_engine(own_bundle, EngineRequest(target="rtx", profile="edge", options=options))
-    facts = built.engine_facts.build
+    facts = built.facts.build
     assert facts is not None
     assert facts.compute_capabilities == ("8.9", "12.0")
     assert facts.runtime.startswith("tensorrt_rtx 1.")

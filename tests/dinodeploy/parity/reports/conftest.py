@@ -20,15 +20,15 @@ from tests.support.faults import FAULTS, plant, reseal
 def make_report(root: Path, cosine: float) -> Report:
     from exporters.bisect import bisect_bundle
 
-    bundle, receipt, verdict = check_bundle(root)
-    bisection: Bisection = bisect_bundle(bundle)
+    engine, receipt, verdict = check_bundle(root)
+    bisection: Bisection = bisect_bundle(engine)
     findings = tuple(
         Finding(row.metric, cosine, row.at_least, cosine >= row.at_least, row.reason) for row in CRITERIA
     )
     reindex = not all(finding.passed for finding in findings)
     comparison = Comparison(str(root), "other", 10, 240, (), findings, "a.jpg", "", reindex)
     started = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
-    return Report(bundle, receipt, verdict, bisection, comparison, started, 1.5)
+    return Report(engine, receipt, verdict, bisection, comparison, started, 1.5)
 
 
 @pytest.fixture(scope="session")

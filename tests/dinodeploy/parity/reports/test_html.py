@@ -154,7 +154,7 @@ def test_the_map_shows_where_patches_are_off(passing: Report, monkeypatch: pytes
     monkeypatch.setattr(OnnxRuntimeBackend, "run", spoilt)
     tall = Measurement("tall", "patch", "relative_frobenius", 0.5, 1e-5, False)
     wide = Measurement("wide", "patch", "relative_frobenius", 0.1, 1e-5, False)
-    found = worst_patches(passing.bundle, Verdict("fp32", (wide, tall)))
+    found = worst_patches(passing.engine, Verdict("fp32", (wide, tall)))
     assert found is not None
     assert (found.case, found.errors.shape, found.image.shape) == ("tall", (16, 9), (256, 144, 3))
     assert found.errors[3, 2] == pytest.approx(2.0)
@@ -168,7 +168,7 @@ def test_the_map_shows_where_patches_are_off(passing: Report, monkeypatch: pytes
 def test_the_photograph_is_what_the_model_was_shown(passing: Report) -> None:
     from dinodeploy.parity.golden import load_golden
 
-    found = worst_patches(passing.bundle, passing.verdict)
+    found = worst_patches(passing.engine, passing.verdict)
     assert found is not None
     case = next(c for c in load_golden(passing.bundle.root / "golden.safetensors") if c.name == found.case)
     means = [image.reshape(-1, 3).mean(axis=0) for image in case.images]
@@ -181,7 +181,7 @@ def test_no_map_without_patches(passing: Report, monkeypatch: pytest.MonkeyPatch
 
     original = OnnxRuntimeBackend.run
     monkeypatch.setattr(OnnxRuntimeBackend, "run", lambda self, x: {"cls": original(self, x)["cls"]})
-    assert worst_patches(passing.bundle, passing.verdict) is None
+    assert worst_patches(passing.engine, passing.verdict) is None
     assert "Where on the picture" not in Page(render(passing)).words
 
 
