@@ -106,7 +106,7 @@ def _add(root: Path, trained: Trained, name: str, out: Path, overwrite: bool) ->
         path = Path(folder) / f"{name}{HEAD_SUFFIX}"
         trained.file.write(path)
         loaded = reach("dinov3_ref.heads", "writing a bundle").load_head(path)
-        made, _, notes = heads.add_head(root, loaded, out, overwrite=overwrite, log=log)
+        made, notes = heads.add_head(root, loaded, out, overwrite=overwrite, log=log)
     for text in notes:
         stderr().print(f"note: {text}", markup=False)
     return {**head_facts(made), "made": made}
