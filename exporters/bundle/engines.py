@@ -21,7 +21,7 @@ from exporters.graph.cls_only import cut_to_cls
 from exporters.graph.fuse_attention import fuse_attention, has_rotary_attention
 from exporters.graph.lint import check_onnx, lint
 from exporters.graph.write import SINGLE_FILE_LIMIT, share_weights, weight_bytes, write_onnx
-from exporters.precision.apply_recipe import Facts, Style, apply_recipe
+from exporters.precision.apply_recipe import RecipeInputs, Style, apply_recipe
 from exporters.precision.recipes import Recipe
 
 CPU_FILE = "model.cpu.onnx"
@@ -41,7 +41,7 @@ class Written:
 def write_engines(
     graph: ir.Model,
     recipe: Recipe,
-    facts: Facts,
+    inputs: RecipeInputs,
     root: Path,
     *,
     last: int | None = None,
@@ -64,12 +64,12 @@ def write_engines(
     if recipe.quantized == "int8" and weight_bytes(graph) <= SINGLE_FILE_LIMIT:
         yardstick = _write_yardstick(graph, root)
     variants = {name: source.clone() for name, source in sources.items() if name != MODEL_FILE}
-    apply_recipe(graph, recipe, "typed", facts)
+    apply_recipe(graph, recipe, "typed", inputs)
     if recipe.roles:
         _inspect(graph, "typed")
     files = write_onnx(graph, root / MODEL_FILE, external_data=external_data or bool(recipe.roles))
     for name, variant in variants.items():
-        apply_recipe(variant, recipe, styles[name], facts)
+        apply_recipe(variant, recipe, styles[name], inputs)
         _inspect(variant, styles[name])
         share_weights(variant, root / MODEL_FILE, root / name)
     names = tuple(file.name for file in files)

@@ -28,7 +28,7 @@ from exporters.bundle.stage import judge_staged, refuse_existing
 from exporters.bundle.stream import hollow_model
 from exporters.bundle.write_bundle import write_bundle
 from exporters.heads import attach_head, check_fits
-from exporters.precision.quantization.pictures import Calibration
+from exporters.precision.quantization.images import Calibration
 from exporters.precision.recipes import RECIPES
 from exporters.trace.fold import FOLDS
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from dinodeploy.errors import MisuseError
 from exporters.dialects import DIALECTS
-from exporters.precision.quantization.pictures import Calibration
+from exporters.precision.quantization.images import Calibration
 from exporters.precision.recipes import RECIPES, TYPES, Override
 from exporters.trace.fold import FOLDS
 

@@ -28,14 +28,14 @@ from exporters.dialects import DIALECTS
 from exporters.graph.cls_only import can_cut
 from exporters.graph.graph import to_graph
 from exporters.graph.lint import check_onnx, lint
-from exporters.precision.apply_recipe import Facts
+from exporters.precision.apply_recipe import RecipeInputs
 from exporters.precision.calibrate import watch_linears
-from exporters.precision.quantization import fold_plan
-from exporters.precision.quantization.calibrate import Calibrated, plan_8_bits
+from exporters.precision.quantization import fold_scheme
+from exporters.precision.quantization.calibrate import Calibrated, calibrate_8_bits
 from exporters.precision.quantization.write import OPSET
 from exporters.precision.recipes import RECIPES
 from exporters.precision.speed import compare_speed, verdict
-from exporters.trace.fold import Weights, applicable_folds, make_twin
+from exporters.trace.fold import Weights, applicable_folds, make_meta_copy
 from exporters.trace.trace import TokenOutputs, trace
 
 Say = Callable[[str], None]
@@ -61,14 +61,14 @@ def write_bundle(
     with _filled(model, state), watch_linears(model) as ranges:
         save_golden(make_golden(reference, preprocess), root / GOLDEN_FILE)
     options = replace(options, folds=applicable_folds(model, options.folds))
-    twin, weights = make_twin(model, options.folds, state)
+    meta_copy, weights = make_meta_copy(model, options.folds, state)
     calibrated: Calibrated | None = None
     if recipe.quantized:
-        calibrated = plan_8_bits(
+        calibrated = calibrate_8_bits(
             model, weights, preprocess, options.calibration, recipe, options.overrides, say
         )
-        fold_plan(weights, calibrated.plan)
-    outputs = TokenOutputs(twin, options.layers, attention=options.attention)
+        fold_scheme(weights, calibrated.scheme)
+    outputs = TokenOutputs(meta_copy, options.layers, attention=options.attention)
     graph = _make_graph(outputs, weights, options, say)
     lint(graph)
     check_onnx(graph)
@@ -76,13 +76,15 @@ def write_bundle(
     graph.metadata_props[manifests.METADATA_KEY] = manifest.facts()
     graph.metadata_props["licence"] = manifest.licence
     say("writing the weights")
-    plan = calibrated.plan if calibrated else None
+    scheme = calibrated.scheme if calibrated else None
     written = write_engines(
         graph,
         recipe,
-        Facts(ranges, plan, options.overrides),
+        RecipeInputs(ranges, scheme, options.overrides),
         root,
-        last=model.n_blocks - 1 if isinstance(twin, DinoVisionTransformer) and can_cut(twin) else None,
+        last=model.n_blocks - 1
+        if isinstance(meta_copy, DinoVisionTransformer) and can_cut(meta_copy)
+        else None,
         external_data=options.external_data,
     )
     notes = list(calibrated.notes if calibrated else ())
@@ -100,7 +102,7 @@ def write_bundle(
 
 
 def _make_graph(module: TokenOutputs, weights: Weights, options: ExportOptions, say: Say) -> ir.Model:
-    """The traced twin as an fp32 graph whose weights are still to be made."""
+    """The traced meta_copy as an fp32 graph whose weights are still to be made."""
     dialect = DIALECTS[options.dialect]
     say("tracing")
     try:
@@ -137,8 +139,8 @@ def _describe(
         options.folds,
         options.layers,
         overrides=tuple(f"{pattern}={name}" for pattern, name in options.overrides),
-        given_back=calibrated.given_back if calibrated else (),
-        calibration_pictures=calibrated.pictures if calibrated else 0,
+        given_back=calibrated.fallback_layers if calibrated else (),
+        calibration_pictures=calibrated.images if calibrated else 0,
         attention=options.attention,
     )
     return Manifest(

@@ -23,7 +23,7 @@ from dinodeploy.bundle.manifest import CLS_ONLY_OUTPUTS
 from dinov3_ref.layers import LayerScale, Mlp, RMSNorm, SelfAttentionBlock, SwiGLUFFN
 from dinov3_ref.models import DinoVisionTransformer
 from exporters.graph.edit import Edit
-from exporters.trace.custom_ops import SeamAttention
+from exporters.trace.custom_ops import TracedAttention
 
 # What treats every token by itself, attention apart.
 ROW_BY_ROW = (nn.LayerNorm, RMSNorm, LayerScale, Mlp, SwiGLUFFN, nn.Identity)
@@ -32,7 +32,7 @@ ROW_BY_ROW = (nn.LayerNorm, RMSNorm, LayerScale, Mlp, SwiGLUFFN, nn.Identity)
 def can_cut(twin: DinoVisionTransformer) -> bool:
     """Whether a twin's last block, and what follows, is known to mix tokens in attention only."""
     block = twin.blocks[-1]
-    if type(block) is not SelfAttentionBlock or type(block.attn) is not SeamAttention:
+    if type(block) is not SelfAttentionBlock or type(block.attn) is not TracedAttention:
         return False
     rest = [module for name, module in block.named_children() if name != "attn"]
     norms = [norm for norm in (twin.norm, twin.cls_norm) if norm is not None]

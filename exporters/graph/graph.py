@@ -51,7 +51,7 @@ def to_graph(program: ExportedProgram, module: TokenOutputs, weights: Weights, d
 def tidy(model: ir.Model, weights: Weights) -> None:
     """Attach lazy weights, and fold away the exporter's tangle of Transposes and shape arithmetic."""
     graph = model.graph
-    repeat.write_out(graph, WRAPPER)
+    repeat.expand_repeats(graph, WRAPPER)
     _attach_weights(graph, weights)
     _transpose_weights(graph)
     fold_constants_ir(

@@ -24,8 +24,8 @@ from dinov3_ref.models import ViTConfig
 from exporters.dialects import DIALECTS
 from exporters.graph.graph import to_graph
 from exporters.graph.write import write_onnx
-from exporters.precision.quantization.pictures import Calibration, calibration_pixels
-from exporters.trace.fold import make_twin
+from exporters.precision.quantization.images import Calibration, calibration_pixels
+from exporters.trace.fold import make_meta_copy
 from exporters.trace.trace import TokenOutputs, trace
 
 
@@ -68,6 +68,6 @@ class NncfRunner:
 
 def write_graph(checkpoint: Checkpoint, path: Path) -> None:
     """The checkpoint as our fp32 graph, unjudged: what others quantise."""
-    twin, weights = make_twin(build_model(checkpoint))
-    module = TokenOutputs(twin)
+    meta_copy, weights = make_meta_copy(build_model(checkpoint))
+    module = TokenOutputs(meta_copy)
     write_onnx(to_graph(trace(module), module, weights, DIALECTS["portable"]), path)

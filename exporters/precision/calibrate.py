@@ -1,6 +1,6 @@
-"""What every linear layer and convolution of the reference takes in and puts out on the golden photographs.
+"""Record the largest input and output of every linear layer and convolution on the golden photographs.
 
-A 16-bit recipe needs to know where values come near the end of its type (`recipes.py`).
+A 16-bit recipe uses these ranges to scale layers whose values come near the type's limit (`recipes.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dinov3_ref.models.convnext import Block
 
 @dataclass(frozen=True)
 class LinearRange:
-    """Largest magnitudes seen at one linear layer, or one convolution, of the exported graph."""
+    """Largest magnitudes seen at one linear layer or convolution of the exported graph."""
 
     largest_input: float
     largest_output: float
@@ -28,10 +28,10 @@ class LinearRange:
 
 @contextmanager
 def watch_linears(model: Backbone) -> Iterator[dict[str, LinearRange]]:
-    """While open, every forward of `model` widens the ranges; keys are module paths in the twin.
+    """While open, every forward of `model` updates the ranges, keyed by module path in the meta copy.
 
-    q, k and v stand for the thirds of qkv; proj, fc2, w3 and pwconv2 are seen after LayerScale where that is
-    larger, because it is folded into them.
+    q, k and v are the thirds of qkv. For proj, fc2, w3 and pwconv2 the output after LayerScale counts if it
+    is larger, because LayerScale is folded into them.
     """
     ranges: dict[str, LinearRange] = {}
     handles = []
@@ -53,6 +53,7 @@ def watch_linears(model: Backbone) -> Iterator[dict[str, LinearRange]]:
 
 
 def _largest_gain(block: nn.Module, name: str) -> float:
+    """Largest LayerScale gain that is folded into the layer `name` of a block, at least 1."""
     if isinstance(block, Block):
         return max(1.0, _largest(block.gamma)) if name == "pwconv2" and block.gamma is not None else 1.0
     scale = {"attn.proj": "ls1", "mlp.fc2": "ls2", "mlp.w3": "ls2"}.get(name)
@@ -61,7 +62,10 @@ def _largest_gain(block: nn.Module, name: str) -> float:
 
 
 def _hook(ranges: dict[str, LinearRange], path: str, gain: Callable[[], float]) -> Any:
-    """`gain` is asked while the block runs: a streamed one has no weights before."""
+    """Forward hook that records a layer.
+
+    `gain` is called while the block runs: a streamed block has no weights before.
+    """
     names = [f"{path.removesuffix('qkv')}{part}" for part in "qkv"] if path.endswith(".qkv") else [path]
 
     def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -1,13 +1,13 @@
-"""Precision recipes: which role runs in which type.
+"""Precision recipes: which kind of operator runs in which type.
 
-TensorRT 11 has no precision flags: what the ONNX says is what runs. So a recipe is a literal table, and
-everything it does not name stays fp32: the residual stream, LayerNorm, LayerScale, biases, GELU, RoPE's
-table and its application, patch embedding or stem. A residual stream of 155,000 (ViT-L) or 87,000 (H+) is
-why.
+TensorRT 11 has no precision flags: it runs the types that the ONNX graph states. So a recipe is a literal
+table, and everything that it does not name stays fp32: the residual stream, LayerNorm, LayerScale, biases,
+GELU, RoPE's table and rotation, patch embedding or stem. The reason: the residual stream reaches 155,000 in
+ViT-L and 87,000 in ViT-H+ (docs/precision.md), and fp16 ends at 65,504.
 
-What a 16-bit product puts out must fit too: fp16 ends at 65,504. A linear layer or convolution whose input
-or output came near it on the golden photographs is scaled by powers of two, which are exact: its input by
-2^-i, its weights by 2^-w, the result, back in fp32, by 2^(i+w).
+The output of an fp16 product must fit too. A linear layer or convolution whose input or output came near the
+limit on the golden photographs is scaled by powers of two, which is exact: its input by 2^-i, its weights by
+2^-w, and the result, back in fp32, by 2^(i+w).
 
 `apply_recipe.py` writes a recipe into a graph.
 """
@@ -27,30 +27,30 @@ from exporters.precision.calibrate import LinearRange
 FP32, FP16, BF16 = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16
 INT8, FP8 = ir.DataType.INT8, ir.DataType.FLOAT8E4M3FN
 
-# type -> (largest finite value, headroom: how far above what the golden photographs showed a value may go).
-# 16: golden photographs are few, and fp16 has four more bits of range than a product needs.
+# type -> (largest finite value, headroom: by which factor a value may exceed what the golden photographs
+# showed). 16, because the golden photographs are few and fp16 has four bits of range to spare.
 LIMITS: dict[ir.DataType, tuple[float, float]] = {FP16: (65504.0, 16.0)}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Role -> type. Roles that are not named run in fp32."""
+    """Role of an operator -> its type. Roles that are missing run in fp32."""
 
     name: str
     roles: Mapping[str, ir.DataType]
-    fallback: ir.DataType = FP32  # of a linear layer that is not worth its 8 bits
+    fallback: ir.DataType = FP32  # type of the linear layers that stay out of 8 bits
 
     @property
     def quantized(self) -> str | None:
-        """int8 or fp8, if that is what linear layers run in."""
+        """int8 or fp8 if linear layers run in 8 bits, else None."""
         return {INT8: "int8", FP8: "fp8"}.get(self.roles.get("qkv", FP32))
 
 
 LINEAR = ("qkv", "out", "ffn_in", "ffn_out")
 ATTENTION = ("scores", "softmax", "values")
-# Of a ConvNeXt. 16 bits in the 8-bit recipes too: a depthwise kernel sums 49 products, each channel by
-# itself, and both together are 6 % of the work. Under bf16 they stay fp32: before opset 22, which TensorRT
-# 10.3 cannot parse, ONNX has no Conv of that type.
+# ConvNeXt only. fp16 in the 8-bit recipes too: a depthwise kernel sums only 49 products per channel, and both
+# kinds together are 6 % of the work. fp32 under bf16: ONNX has no bf16 Conv before opset 22, which TensorRT
+# 10.3 cannot parse.
 CONVOLUTION = ("depthwise", "downsample")
 SIXTEEN = ATTENTION + CONVOLUTION
 
@@ -61,10 +61,10 @@ RECIPES: dict[str, Recipe] = {
     "int8": Recipe("int8", dict.fromkeys(LINEAR, INT8) | dict.fromkeys(SIXTEEN, FP16), fallback=FP16),
     "fp8": Recipe("fp8", dict.fromkeys(LINEAR, FP8) | dict.fromkeys(SIXTEEN, FP16), fallback=FP16),
 }
-Override = tuple[str, str]  # (pattern of a layer's path, type): ("blocks.0.*", "fp32")
-TYPES: dict[str, ir.DataType] = {"fp32": FP32, "fp16": FP16, "bf16": BF16}  # what an override may name
+Override = tuple[str, str]  # (layer path pattern, type): ("blocks.0.*", "fp32")
+TYPES: dict[str, ir.DataType] = {"fp32": FP32, "fp16": FP16, "bf16": BF16}  # types that an override may name
 
-# (operator, module path) -> role. The path is what graph.py puts before the operator in a node's name.
+# (operator, module path) -> role. The path is the part of a node's name before the operator.
 _ROLES: tuple[tuple[str, str, str], ...] = (
     ("MatMul", r"blocks\.\d+\.attn\.[qkv]", "qkv"),
     ("MatMul", r"blocks\.\d+\.attn\.proj", "out"),
@@ -80,15 +80,15 @@ _ROLES: tuple[tuple[str, str, str], ...] = (
 
 
 def path_of(node: ir.Node) -> str:
-    """The module that a node came from: `blocks.3.attn.q`."""
+    """Path of the module that a node came from: `blocks.3.attn.q`."""
     return str(node.name).partition("/")[0]
 
 
 def role_of(node: ir.Node) -> str | None:
-    """The role of a node, or None for what no recipe touches."""
+    """The role of a node, or None if no recipe changes it."""
     for operator, pattern, role in _ROLES:
         if _operator(node) == operator and re.fullmatch(pattern, path_of(node)):
-            return role if role != "scores or values" else _half_of_attention(node)
+            return role if role != "scores or values" else _scores_or_values(node)
     return None
 
 
@@ -96,8 +96,8 @@ def _operator(node: ir.Node) -> str:
     return "MatMul" if node.op_type == "MatMulIntegerToFloat" else node.op_type
 
 
-def _half_of_attention(product: ir.Node) -> str:
-    """The second product of attention takes what softmax gives, through a rounding or not."""
+def _scores_or_values(product: ir.Node) -> str:
+    """Of attention's two products, "values" is the one whose input is softmax's output, possibly cast."""
     producer = product.inputs[0].producer() if product.inputs[0] is not None else None
     while producer is not None and producer.op_type == "Cast" and producer.inputs[0] is not None:
         producer = producer.inputs[0].producer()
@@ -105,7 +105,7 @@ def _half_of_attention(product: ir.Node) -> str:
 
 
 def type_of(path: str, role: str, recipe: Recipe, overrides: Sequence[Override]) -> ir.DataType:
-    """The wide type of a layer: the last override that names it, its role's, or the fallback from 8 bits."""
+    """The 16- or 32-bit type of a layer: the last matching override's, else the fallback or the role's."""
     for pattern, name in reversed(overrides):
         if fnmatchcase(path, pattern):
             return TYPES[name]
@@ -114,12 +114,16 @@ def type_of(path: str, role: str, recipe: Recipe, overrides: Sequence[Override])
 
 
 def overridden(linears: Sequence[str], overrides: Sequence[Override]) -> bool:
-    """Whether an override takes any of a group's layers out of 8 bits."""
+    """Whether an override matches any of a group's layers, which takes the group out of 8 bits."""
     return any(fnmatchcase(path, pattern) for path in linears for pattern, _ in overrides)
 
 
 def shifts(seen: LinearRange, dtype: ir.DataType) -> tuple[int, int]:
-    """(i, w): powers of two to take off a layer's input and weights so that both ends fit `dtype`."""
+    """(i, w): powers of two by which a layer's input and weights are scaled down to fit `dtype`.
+
+    Smallest i with largest_input / 2^i <= limit, then smallest w with largest_output / 2^(i+w) <= limit,
+    where limit is the type's largest value over its headroom (`LIMITS`).
+    """
     largest, headroom = LIMITS.get(dtype, (math.inf, 1.0))
     limit = largest / headroom
     i = max(0, math.ceil(math.log2(seen.largest_input / limit))) if seen.largest_input > limit else 0

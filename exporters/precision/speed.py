@@ -1,4 +1,4 @@
-"""Is the narrow engine worth it on this machine? Both are timed in one run, in turns."""
+"""Compare the speed of a low-precision graph with fp32 on this CPU, alternating between the two."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from dinodeploy.backends import open_backend
 
 BATCHES = (1, 8)
 ROUNDS = 5
-WORTH = 1.2  # times fp32's speed
+WORTH = 1.2  # speed-up over fp32 that justifies the loss of precision; a choice of ours
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Median seconds of one run at a batch size."""
+    """Median seconds per run of both graphs at a batch size."""
 
     batch: int
     fp32: float
-    narrow: float
+    low_precision: float
 
     @property
     def ratio(self) -> float:
-        return self.fp32 / self.narrow
+        """How many times as fast as fp32."""
+        return self.fp32 / self.low_precision
 
 
-def compare_speed(narrow: Path, fp32: Path, size: tuple[int, int]) -> tuple[Speed, ...]:
-    """Time two ONNX files on this CPU at input size (H, W), interleaved, medians of `ROUNDS`."""
+def compare_speed(low_precision: Path, fp32: Path, size: tuple[int, int]) -> tuple[Speed, ...]:
+    """Time two ONNX files in ONNX Runtime on this CPU at size (H, W), interleaved; medians of `ROUNDS`."""
     found = []
-    engines = [open_backend("onnxruntime", path) for path in (narrow, fp32)]
+    engines = [open_backend("onnxruntime", path) for path in (low_precision, fp32)]
     try:
         for batch in BATCHES:
             pixels = np.random.default_rng(0).standard_normal((batch, 3, *size), dtype=np.float32)
@@ -44,7 +45,7 @@ def compare_speed(narrow: Path, fp32: Path, size: tuple[int, int]) -> tuple[Spee
                     engine.run(pixels)
                     times.append(time.perf_counter() - start)
             medians = [statistics.median(times[1:]) for times in seconds]  # the first round warms up
-            found.append(Speed(batch, fp32=medians[1], narrow=medians[0]))
+            found.append(Speed(batch, fp32=medians[1], low_precision=medians[0]))
     finally:
         for engine in engines:
             engine.close()
@@ -52,11 +53,11 @@ def compare_speed(narrow: Path, fp32: Path, size: tuple[int, int]) -> tuple[Spee
 
 
 def verdict(recipe: str, speeds: Sequence[Speed]) -> str:
-    """One line for the user, "not worth it" included."""
+    """One line for the user: the speed-ups, and whether the recipe is worth it here."""
     parts = [
-        f"{s.ratio:.2f}x fp32 at batch {s.batch} ({1e3 * s.narrow:.0f} ms against {1e3 * s.fp32:.0f})"
+        f"{s.ratio:.2f}x fp32 at batch {s.batch} ({1e3 * s.low_precision:.0f} ms against {1e3 * s.fp32:.0f})"
         for s in speeds
     ]
     best = max(s.ratio for s in speeds)
-    word = "worth it" if best >= WORTH else "not worth it on this machine: take --precision fp32"
+    word = "worth it" if best >= WORTH else "not worth it on this machine: use --precision fp32"
     return f"{recipe} on this CPU: {', '.join(parts)}: {word}"

@@ -1,1 +1,1 @@
-"""Trace the model with custom ops for RoPE and attention."""
+"""From a model to a torch.export program: meta copy, folded constants, custom ops for RoPE and attention."""

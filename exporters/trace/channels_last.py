@@ -1,10 +1,11 @@
-"""A ConvNeXt as it is traced: channels last from the stem on, turned only around its convolutions.
+"""ConvNeXt in channels-last layout, as it is traced: transposed only around convolutions.
 
-The reference keeps maps as [B,C,h,w] and turns them for the layers that want channels last, twice a block.
-Turned around each convolution instead, the residual stream and every norm lie as the products take them, a
-norm is one operator, downsampling needs one turn less, and no operator is left that depends on a size.
+The reference (docs/spec.md 2.19) keeps maps as [B,C,h,w] and transposes them twice per block for the layers
+that want channels last. Here the residual stream stays [B,h,w,C] and only convolutions are wrapped in
+transposes. Each norm becomes one operator, downsampling needs one transpose less, and no operator depends on
+the image size.
 
-Shapes: B batch, C channels, H W pixels, h w a map.
+Shapes: B batch, C channels, H W pixels, h w feature map.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from torch import Tensor, nn
 
 from dinov3_ref.models.convnext import Block, ConvNeXt, LayerNorm
 
-FIRST, LAST = (0, 3, 1, 2), (0, 2, 3, 1)  # how to permute to channels first, and last
+CHANNELS_FIRST, CHANNELS_LAST = (0, 3, 1, 2), (0, 2, 3, 1)  # permutations
 
 
-class TurnedConv(nn.Module):
-    """A convolution of [B,h,w,C], or of the pixels [B,C,H,W] with `of_pixels`; [B,h,w,C] comes out."""
+class ChannelsLastConv(nn.Module):
+    """Convolution [B,h,w,C] -> [B,h',w',C']; with `of_pixels` its input is [B,C,H,W]."""
 
     def __init__(self, conv: nn.Module, of_pixels: bool = False) -> None:
         super().__init__()
@@ -28,54 +29,55 @@ class TurnedConv(nn.Module):
         self.of_pixels = of_pixels
 
     def forward(self, x: Tensor) -> Tensor:
-        first = x if self.of_pixels else x.permute(FIRST)
-        made = F.conv2d(first, self.weight, self.bias, self.stride, self.padding, groups=self.groups)
-        return made.permute(LAST)
+        x_BChw = x if self.of_pixels else x.permute(CHANNELS_FIRST)
+        y_BChw = F.conv2d(x_BChw, self.weight, self.bias, self.stride, self.padding, groups=self.groups)
+        return y_BChw.permute(CHANNELS_LAST)
 
 
-class TurnedBlock(nn.Module):
-    """Stands in for `Block`: [B,h,w,C] in and out."""
+class ChannelsLastBlock(nn.Module):
+    """Replaces `Block` in the traced model: [B,h,w,C] -> [B,h,w,C]."""
 
     def __init__(self, block: Block) -> None:
         super().__init__()
-        self.dwconv = TurnedConv(block.dwconv)
+        self.dwconv = ChannelsLastConv(block.dwconv)
         self.norm, self.pwconv1, self.act, self.pwconv2 = block.norm, block.pwconv1, block.act, block.pwconv2
         self.gamma = block.gamma
 
-    def forward(self, x: Tensor) -> Tensor:
-        branch = self.pwconv2(self.act(self.pwconv1(self.norm(self.dwconv(x)))))
-        return x + (branch if self.gamma is None else self.gamma * branch)
+    def forward(self, x_BhwC: Tensor) -> Tensor:
+        branch = self.pwconv2(self.act(self.pwconv1(self.norm(self.dwconv(x_BhwC)))))
+        return x_BhwC + (branch if self.gamma is None else self.gamma * branch)
 
 
-class TurnedBack(nn.Sequential):
-    """A user's own block, which sees [B,C,h,w] as in the reference."""
+class ChannelsFirstBlock(nn.Sequential):
+    """Wraps a user's own block, which takes and returns [B,C,h,w] as in the reference; [B,h,w,C] outside."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        turned: Tensor = super().forward(x.permute(FIRST))
-        return turned.permute(LAST)
+    def forward(self, x_BhwC: Tensor) -> Tensor:
+        y_BChw: Tensor = super().forward(x_BhwC.permute(CHANNELS_FIRST))
+        return y_BChw.permute(CHANNELS_LAST)
 
 
 class ChannelsLastConvNeXt(ConvNeXt):
-    """A twin on the same parameters. Its parts keep their names, so weights are found by them.
+    """The same model over the same parameters. Modules keep their names, so weights are found by name.
 
-    `any_size`: made of stock parts alone, no operator of it depends on the size it is traced at.
+    `any_size`: True if all blocks are ours, so that no operator depends on the size it is traced at.
     """
 
-    def __init__(self, twin: ConvNeXt) -> None:
+    def __init__(self, model: ConvNeXt) -> None:
         nn.Module.__init__(self)
-        self.__dict__.update(twin.__dict__)
-        (stem, norm), *downsamplers = (part.children() for part in twin.downsample_layers)
+        self.__dict__.update(model.__dict__)
+        (stem, norm), *downsamplers = (part.children() for part in model.downsample_layers)
         self.downsample_layers = nn.ModuleList(
             [
-                nn.Sequential(TurnedConv(stem, of_pixels=True), _on_last_axis(norm)),
-                *(nn.Sequential(_on_last_axis(norm), TurnedConv(conv)) for norm, conv in downsamplers),
+                nn.Sequential(ChannelsLastConv(stem, of_pixels=True), _on_last_axis(norm)),
+                *(nn.Sequential(_on_last_axis(norm), ChannelsLastConv(conv)) for norm, conv in downsamplers),
             ]
         )
-        blocks = [list(stage.children()) for stage in twin.stages]
+        blocks = [list(stage.children()) for stage in model.stages]
         self.any_size = all(type(block) is Block for stage in blocks for block in stage)
-        self.stages = nn.ModuleList(nn.Sequential(*map(_turn, stage)) for stage in blocks)
+        self.stages = nn.ModuleList(nn.Sequential(*map(_channels_last_block, stage)) for stage in blocks)
 
     def channels_last_maps(self, x: Tensor) -> list[Tensor]:
+        """Pixels [B,3,H,W] -> the map [B,h,w,C] after each stage."""
         maps = []
         for downsample, stage in zip(self.downsample_layers, self.stages, strict=True):
             x = stage(downsample(x))
@@ -83,8 +85,8 @@ class ChannelsLastConvNeXt(ConvNeXt):
         return maps
 
 
-def _turn(block: nn.Module) -> nn.Module:
-    return TurnedBlock(block) if type(block) is Block else TurnedBack(block)
+def _channels_last_block(block: nn.Module) -> nn.Module:
+    return ChannelsLastBlock(block) if type(block) is Block else ChannelsFirstBlock(block)
 
 
 def _on_last_axis(norm: nn.Module) -> nn.Module:

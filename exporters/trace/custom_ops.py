@@ -1,12 +1,15 @@
-"""The two seams of the traced model: RoPE's table and rotary attention, as custom operators.
+"""Custom ops for RoPE and rotary attention, and the modules that call them in the traced model.
 
-Tracing goes wrong at exactly these places (`Tile` turning into `If`, the scale on both q and k, tables
-per block: docs/architecture.md), so the traced model calls one operator at each, and a dialect
-(`exporters/dialects/`) says what it becomes in ONNX. The eager kernels here define what the operators
-mean; `tests/exporters/trace/test_custom_ops.py` holds them against `dinov3_ref`.
+Plain tracing of these two parts gives bad graphs: `Tile` becomes `If`, the scale lands on both q and k, and
+each block computes its own RoPE table (docs/architecture.md). So the traced model calls one custom op for
+each, and a dialect (`exporters/dialects/`) translates the op to ONNX. The eager kernels here define the ops;
+`tests/exporters/trace/test_custom_ops.py` compares them with `dinov3_ref`.
 
-Shapes: B batch, h w patch grid, R1 prefix tokens (CLS + storage), L = R1 + h*w tokens, D embed_dim,
-d head_dim, F = d/4 frequencies an axis.
+Sources: RoPE, arXiv:2508.10104 and docs/spec.md 2.2 and 2.3; attention, docs/spec.md 2.5 and arXiv:1706.03762
+eq. 1.
+
+Shapes: B batch, h w patch grid, P prefix tokens (CLS + storage), L = P + h*w tokens, D embed_dim, N heads,
+d head_dim, F = d/4 frequencies per axis.
 """
 
 from __future__ import annotations
@@ -22,10 +25,11 @@ from dinov3_ref.layers.rope_position_encoding import RopePositionEmbedding
 
 @custom_op("dinodeploy::rope_table", mutates_args=())
 def rope_table(periods: Tensor, h: int, w: int, prefix: int, normalize: str) -> tuple[Tensor, Tensor]:
-    """periods [F] -> (sin, cos), each [L, d], for the whole token sequence.
+    """periods [F] -> (sin, cos), each [L, d], for the whole token sequence (docs/spec.md 2.2).
 
-    The first `prefix` rows hold angle zero, so that prefix tokens pass the rotation unturned and no
-    block needs to cut the sequence. `sin` carries the sign of rotate_half: its first half is negative.
+    `normalize` is one of separate, max, min. The first `prefix` rows hold angle zero: the rotation leaves
+    prefix tokens unchanged, and no block has to split the sequence. `sin` includes the sign of rotate_half:
+    its first half is negated.
     """
     span_h, span_w = {"separate": (h, w), "max": (max(h, w),) * 2, "min": (min(h, w),) * 2}[normalize]
     rows = 2.0 * (torch.arange(0.5, h, dtype=periods.dtype) / span_h) - 1.0
@@ -44,9 +48,10 @@ def _(periods: Tensor, h: int, w: int, prefix: int, normalize: str) -> tuple[Ten
     return periods.new_empty(shape), periods.new_empty(shape)
 
 
-def _rotate(x_BhLd: Tensor, sin_Ld: Tensor, cos_Ld: Tensor) -> Tensor:
-    a, b = x_BhLd.chunk(2, dim=-1)
-    return x_BhLd * cos_Ld + torch.cat((b, a), dim=-1) * sin_Ld
+def _rotate(x_BNLd: Tensor, sin_Ld: Tensor, cos_Ld: Tensor) -> Tensor:
+    """x * cos + rotate_half(x) * sin; the minus sign of rotate_half is in `sin`."""
+    first, second = x_BNLd.chunk(2, dim=-1)
+    return x_BNLd * cos_Ld + torch.cat((second, first), dim=-1) * sin_Ld
 
 
 @custom_op("dinodeploy::rope_attention", mutates_args=())
@@ -59,9 +64,9 @@ def rope_attention(
     num_heads: int,
     scale: float,
 ) -> Tensor:
-    """Projected q, k, v [B,L,D] and a table [L,d] (or None) -> attended values [B,L,D].
+    """Projected q, k, v [B,L,D] and a RoPE table [L,d] (or None) -> attended values [B,L,D].
 
-    `scale` multiplies q, and q alone, before the product with k; 1.0 when it is folded into q's weights.
+    `scale` multiplies q only, before the product with k. It is 1.0 when it is folded into q's weights.
     """
     q, k, v = (t.unflatten(-1, (num_heads, -1)).transpose(1, 2) for t in (q, k, v))
     if sin is not None and cos is not None:
@@ -87,9 +92,9 @@ def _(
 def first_row_weights(
     q: Tensor, k: Tensor, sin: Tensor | None, cos: Tensor | None, num_heads: int, scale: float
 ) -> Tensor:
-    """What the first token gives every other: q [B,1,D], k [B,L,D], a table [L,d] or None -> [B,N,1,L].
+    """Attention weights of the first token: q [B,1,D], k [B,L,D], a RoPE table [L,d] or None -> [B,N,1,L].
 
-    The first token is CLS, whose angle is zero, so q is not rotated.
+    The first token is CLS. Its angle is zero, so q is not rotated.
     """
     q, k = (t.unflatten(-1, (num_heads, -1)).transpose(1, 2) for t in (q, k))
     if sin is not None and cos is not None:
@@ -102,8 +107,8 @@ def _(q: Tensor, k: Tensor, sin: Tensor | None, cos: Tensor | None, num_heads: i
     return q.new_empty((q.shape[0], num_heads, 1, k.shape[1]))
 
 
-class SeamRope(nn.Module):
-    """Stands in for `RopePositionEmbedding`; its table covers the prefix as well."""
+class TracedRope(nn.Module):
+    """Replaces `RopePositionEmbedding` in the traced model; its table covers the prefix tokens too."""
 
     periods: Tensor
 
@@ -114,11 +119,15 @@ class SeamRope(nn.Module):
         self.normalize = rope.normalize_coords
 
     def forward(self, *, H: int, W: int) -> tuple[Tensor, Tensor]:
+        """Patch grid H x W -> (sin, cos), each [L,d]."""
         return rope_table(self.periods, H, W, self.prefix, self.normalize)
 
 
-class SeamAttention(nn.Module):
-    """Stands in for `SelfAttention`: three products instead of one and a split (3-4 % faster on CPUs)."""
+class TracedAttention(nn.Module):
+    """Replaces `SelfAttention` in the traced model.
+
+    Three projections instead of qkv and a split: 3-4 % faster on CPUs.
+    """
 
     def __init__(
         self, dim: int, num_heads: int, scale: float, biases: tuple[bool, bool, bool], proj_bias: bool
@@ -130,6 +139,7 @@ class SeamAttention(nn.Module):
         self.proj = nn.Linear(dim, dim, bias=proj_bias)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """x [B,L,D] and a RoPE table, (sin, cos) [L,d] -> [B,L,D]."""
         sin, cos = rope if rope is not None else (None, None)
         q, k, v = self.q(x), self.k(x), self.v(x)
         return self.proj(rope_attention(q, k, v, sin, cos, self.num_heads, self.scale))
@@ -137,8 +147,11 @@ class SeamAttention(nn.Module):
     def attention_weights(
         self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None, queries: int | None = None
     ) -> Tensor:
-        """As `SelfAttention.attention_weights` with `queries` 1, the one case that a graph can carry."""
+        """x [B,L,D] -> [B,N,1,L], as `SelfAttention.attention_weights` with `queries=1`.
+
+        Graphs support only this case.
+        """
         assert queries == 1
         sin, cos = rope if rope is not None else (None, None)
-        q, k = self.q(x), self.k(x)  # whole, so that the graph shares them with the block's own attention
+        q, k = self.q(x), self.k(x)  # of all tokens, so that the graph shares both with the block's attention
         return first_row_weights(q[:, :1], k, sin, cos, self.num_heads, self.scale)

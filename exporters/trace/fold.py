@@ -1,15 +1,17 @@
-"""From a model to its traced twin: a copy without weights, with seams in place and constants folded.
+"""Copy a model to the meta device for tracing, with custom ops in place and constants folded into weights.
 
-The twin lives on the meta device, so tracing a 7B model costs no memory; its weights are a table of
-functions, each making one tensor when the writer asks for it. Weights are therefore never held twice.
+The meta copy holds no weights, so tracing a 7B model needs no memory. Its weights are a table of functions;
+the writer calls each one when it writes that tensor. So no weight is in memory twice.
 
-A fold moves a constant into the weights before it; each is proven by parity and can be left out:
+A fold moves a constant into the weights before it. Each is tested by parity and can be switched off:
 
-    layerscale   gamma of LayerScale into the rows (and bias) of the projection before it; a ConvNeXt's too
-    qkv_bias     the mask of q, k and v biases into the biases; a bias that is all zeros is dropped
-    q_scale      head_dim^-0.5 into q's weights (RoPE is linear, so it commutes)
+    layerscale   LayerScale's gamma into the rows (and bias) of the projection before it, ConvNeXt's gamma too
+    qkv_bias     the bias mask into the biases of q, k and v (docs/spec.md 2.4); an all-zero bias is dropped
+    q_scale      head_dim^-0.5 into q's weights and bias: RoPE is linear, so the order does not matter
 
-Products are taken in float64 and rounded once.
+Products are computed in float64 and rounded once.
+
+Shapes: D embed_dim, O output channels, I input channels.
 """
 
 from __future__ import annotations
@@ -32,72 +34,76 @@ from dinov3_ref.layers import (
 from dinov3_ref.models import Backbone, ConvNeXt
 from dinov3_ref.models.convnext import Block
 from exporters.trace.channels_last import ChannelsLastConvNeXt
-from exporters.trace.custom_ops import SeamAttention, SeamRope
+from exporters.trace.custom_ops import TracedAttention, TracedRope
 from exporters.trace.trace import count_prefix
 
 FOLDS = ("layerscale", "qkv_bias", "q_scale")
 
 Weights = dict[str, Callable[[], Tensor]]
 
-# The last linear layer of a residual branch, where LayerScale can go. Other modules keep theirs.
-LAST_LINEAR: dict[type[nn.Module], str] = {SeamAttention: "proj", Mlp: "fc2", SwiGLUFFN: "w3"}
+# Branch module -> its last linear layer, which LayerScale is folded into. Other modules keep their
+# LayerScale.
+LAST_LINEAR: dict[type[nn.Module], str] = {TracedAttention: "proj", Mlp: "fc2", SwiGLUFFN: "w3"}
 
 
-def make_twin(
+def make_meta_copy(
     model: Backbone,
     folds: Collection[str] = FOLDS,
     state: Mapping[str, Tensor] | None = None,
 ) -> tuple[Backbone, Weights]:
-    """A meta-device twin of `model` in eval mode, and the table of its weights by name.
+    """A copy of `model` on the meta device, in eval mode, and the table of its weights by name.
 
-    `state` holds the weights where the model does not (`stream.py`); they are widened to fp32 one by one.
-    A user's own attention or feed-forward class is traced as it is. Raises ValueError for an unknown fold,
-    ExportError for a model that a graph cannot be: RoPE in 16 bits, one image size only.
+    `state` holds the weights if the model does not (`exporters/bundle/stream.py`); each is converted to fp32
+    when it is asked for. A user's own attention or feed-forward class is traced unchanged. Raises ValueError
+    for an unknown fold, ExportError for a model that cannot become a graph: RoPE in 16 bits, or a fixed image
+    size.
     """
     unknown = sorted(set(folds) - set(FOLDS))
     if unknown:
         raise ValueError(f"unknown fold {unknown[0]!r}; known: {', '.join(FOLDS)}")
-    twin = _copy_to_meta(model).eval()
+    meta_copy = _copy_to_meta(model).eval()
     weights: Weights
     if state is None:
         weights = {name: partial(_identity, tensor) for name, tensor in model.state_dict().items()}
     else:
-        weights = {name: partial(_widened, state, name) for name in state}
-    if isinstance(twin, ConvNeXt):
+        weights = {name: partial(_as_fp32, state, name) for name in state}
+    if isinstance(meta_copy, ConvNeXt):
         if "layerscale" in folds:
-            _fold_gammas(twin, weights)
-        return ChannelsLastConvNeXt(twin), weights
+            _fold_gammas(meta_copy, weights)
+        return ChannelsLastConvNeXt(meta_copy), weights
     assert not isinstance(model, ConvNeXt)
-    if isinstance(twin.rope_embed, RopePositionEmbedding):
-        if twin.rope_embed.dtype != torch.float32:
+    rope = meta_copy.rope_embed
+    if isinstance(rope, RopePositionEmbedding):
+        if rope.dtype != torch.float32:
             raise ExportError(
-                f"this model computes RoPE in {str(twin.rope_embed.dtype).removeprefix('torch.')} (the class "
-                'default), graphs in float32; build it with pos_embed_rope_dtype="fp32", as released models'
+                f"this model computes RoPE in {str(rope.dtype).removeprefix('torch.')} (the class default), "
+                'graphs in float32; build it with pos_embed_rope_dtype="fp32", as released models are'
             )
-        twin.rope_embed = SeamRope(twin.rope_embed, count_prefix(twin))  # type: ignore[assignment]
+        meta_copy.rope_embed = TracedRope(rope, count_prefix(meta_copy))  # type: ignore[assignment]
     for index, block in enumerate(model.blocks):
-        _put_seam(twin.blocks[index], block.get_submodule("attn"), f"blocks.{index}.attn", weights, folds)
+        attn = block.get_submodule("attn")
+        _put_attention_op(meta_copy.blocks[index], attn, f"blocks.{index}.attn", weights, folds)
         if "layerscale" in folds:
-            _fold_layerscale(twin.blocks[index], "attn", "ls1", f"blocks.{index}", weights)
-            _fold_layerscale(twin.blocks[index], "mlp", "ls2", f"blocks.{index}", weights)
-    return twin, weights
+            _fold_layerscale(meta_copy.blocks[index], "attn", "ls1", f"blocks.{index}", weights)
+            _fold_layerscale(meta_copy.blocks[index], "mlp", "ls2", f"blocks.{index}", weights)
+    return meta_copy, weights
 
 
 def _identity(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _widened(state: Mapping[str, Tensor], name: str) -> Tensor:
+def _as_fp32(state: Mapping[str, Tensor], name: str) -> Tensor:
     return state[name].float()
 
 
 def applicable_folds(model: Backbone, folds: Collection[str]) -> tuple[str, ...]:
-    """Those that say something about this kind of model: a ConvNeXt has no attention."""
+    """The folds that apply to this kind of model: a ConvNeXt has no attention."""
     return tuple(fold for fold in folds if fold == "layerscale" or not isinstance(model, ConvNeXt))
 
 
 def _copy_to_meta(model: Backbone) -> Backbone:
-    """A deep copy whose tensors are all on the meta device: structure without memory."""
+    """Deep copy with every tensor on the meta device: the structure without the memory."""
     memo: dict[int, object] = {}
     for parameter in model.parameters():
         memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
@@ -106,8 +112,10 @@ def _copy_to_meta(model: Backbone) -> Backbone:
     return copy.deepcopy(model, memo)
 
 
-def _put_seam(block: nn.Module, attn: nn.Module, path: str, weights: Weights, folds: Collection[str]) -> None:
-    """Replace the twin block's attention by the seam, and split qkv's weights into q, k and v."""
+def _put_attention_op(
+    block: nn.Module, attn: nn.Module, path: str, weights: Weights, folds: Collection[str]
+) -> None:
+    """Replace the attention of the copy's block by the custom op, and split qkv's weights into q, k and v."""
     if type(attn) is not SelfAttention:
         return
     dim = attn.qkv.in_features
@@ -128,7 +136,7 @@ def _put_seam(block: nn.Module, attn: nn.Module, path: str, weights: Weights, fo
                 _scaled_rows, partial(_identity, third), slice(None), factor
             )
     with torch.device("meta"):
-        block.attn = SeamAttention(
+        block.attn = TracedAttention(
             dim,
             attn.num_heads,
             scale=1.0 if "q_scale" in folds else attn.scale,
@@ -138,7 +146,7 @@ def _put_seam(block: nn.Module, attn: nn.Module, path: str, weights: Weights, fo
 
 
 def _pop_bias(weights: Weights, path: str) -> Tensor | None:
-    """The bias of q, k and v that is added: bias · mask where there is a mask (docs/spec.md 0, fact 3)."""
+    """The effective bias of q, k and v, [3D]: bias · mask if there is a mask (docs/spec.md 0, fact 3)."""
     make, make_mask = weights.pop(f"{path}.qkv.bias", None), weights.pop(f"{path}.qkv.bias_mask", None)
     if make is None:
         return None
@@ -147,6 +155,7 @@ def _pop_bias(weights: Weights, path: str) -> Tensor | None:
 
 
 def _fold_layerscale(block: nn.Module, branch: str, scale: str, path: str, weights: Weights) -> None:
+    """Fold gamma of `scale` (ls1, ls2) into the last linear layer of `branch` (attn, mlp)."""
     last = LAST_LINEAR.get(type(getattr(block, branch)))
     if last is None or not isinstance(getattr(block, scale), LayerScale):
         return
@@ -158,9 +167,9 @@ def _fold_layerscale(block: nn.Module, branch: str, scale: str, path: str, weigh
             weights[name] = partial(_times_gamma, weights[name], gamma)
 
 
-def _fold_gammas(twin: nn.Module, weights: Weights) -> None:
-    """A ConvNeXt block's gamma into the rows (and bias) of its second pointwise layer."""
-    for path, block in twin.named_modules():
+def _fold_gammas(meta_copy: nn.Module, weights: Weights) -> None:
+    """Fold each ConvNeXt block's gamma into the rows (and bias) of its second pointwise layer."""
+    for path, block in meta_copy.named_modules():
         if isinstance(block, Block) and block.gamma is not None:
             block.gamma = None
             gamma = weights.pop(f"{path}.gamma")
@@ -170,12 +179,13 @@ def _fold_gammas(twin: nn.Module, weights: Weights) -> None:
 
 
 def _scaled_rows(make: Callable[[], Tensor], rows: slice, factor: float) -> Tensor:
+    """`rows` of a weight [O,I] or bias [O], times `factor`."""
     part = make().detach()[rows]
     return part if factor == 1.0 else (part.double() * factor).to(part.dtype)
 
 
 def _times_gamma(make: Callable[[], Tensor], make_gamma: Callable[[], Tensor]) -> Tensor:
-    """weight [out, in] or bias [out], each row times gamma [out]."""
+    """A weight [O,I] or bias [O], each row times gamma [O]."""
     tensor, gamma = make().detach(), make_gamma().detach().double()
-    wide = tensor.double() * (gamma[:, None] if tensor.dim() == 2 else gamma)
-    return wide.to(tensor.dtype)
+    product = tensor.double() * (gamma[:, None] if tensor.dim() == 2 else gamma)
+    return product.to(tensor.dtype)

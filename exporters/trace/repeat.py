@@ -1,12 +1,12 @@
-"""Trace one of several blocks that are alike, and write the others into the graph.
+"""Trace one of several identical blocks, and copy it in the ONNX graph for the others.
 
-Tracing and translating a block takes four tenths of a second, and a model's blocks differ in their weights
-alone. So while a model is traced, a block that is like the one before it steps aside for one operator,
-`BlockAgain`; in the graph, that becomes a copy of what was made of the block before, over weights of its own.
-What comes out is the graph that tracing every block gives, byte by byte: see
-`tests/exporters/trace/test_repeat.py`.
+Tracing and translating one block takes 0.4 seconds, and most blocks of a model differ only in their weights.
+So `collapse_repeats` replaces a block that equals the block before it by one placeholder operator,
+`BlockRepeat`, while the model is traced. In the graph, `expand_repeats` replaces each placeholder by a copy
+of the traced block that uses the repeated block's own weights. The result is byte for byte the graph of
+tracing every block (`tests/exporters/trace/test_repeat.py`).
 
-A user's own layer might do anything, so only blocks made of our layers and torch's stand for each other.
+A user's own layer can do anything, so only blocks made of our layers and torch's are collapsed.
 """
 
 from __future__ import annotations
@@ -26,37 +26,37 @@ from torch.library import custom_op
 
 from dinov3_ref.models import Backbone, ConvNeXt, DinoVisionTransformer
 
-OUR_LAYERS = ("torch.nn.", "dinov3_ref.", "exporters.")  # modules whose layers are known
-SCOPES = "pkg.torch.onnx.name_scopes"  # where torch.onnx notes the path of a node's layer
-DOMAIN = "dinodeploy"  # of the two operators below; none is left in a finished graph
-BEGIN, AGAIN = "BlockBegins", "BlockAgain"
-PLAIN = (bool, int, float, str, tuple, list, type(None))
+KNOWN_PACKAGES = ("torch.nn.", "dinov3_ref.", "exporters.")  # layers from here may be collapsed
+SCOPES = "pkg.torch.onnx.name_scopes"  # node metadata in which torch.onnx stores the path of its layer
+DOMAIN = "dinodeploy"  # of the two placeholder operators; a finished graph has neither
+BLOCK_START, BLOCK_REPEAT = "BlockStart", "BlockRepeat"
+COMPARABLE = (bool, int, float, str, tuple, list, type(None))
 
 
-@custom_op("dinodeploy::block_begins", mutates_args=())
-def block_begins(x: Tensor, path: str) -> Tensor:
-    """Marks what enters the block at `path`."""
+@custom_op("dinodeploy::block_start", mutates_args=())
+def block_start(x: Tensor, path: str) -> Tensor:
+    """Marks the input [B,L,D] or [B,h,w,C] of the block at `path`."""
     return x.clone()
 
 
-@custom_op("dinodeploy::block_again", mutates_args=())
-def block_again(x: Tensor, path: str, like: str) -> Tensor:
-    """Stands for the block at `path`, which does to `x` as the one at `like`."""
+@custom_op("dinodeploy::block_repeat", mutates_args=())
+def block_repeat(x: Tensor, path: str, like: str) -> Tensor:
+    """Placeholder for the block at `path`, which computes what the block at `like` computes."""
     return x.clone()
 
 
-@block_begins.register_fake
+@block_start.register_fake
 def _(x: Tensor, path: str) -> Tensor:
     return torch.empty_like(x)
 
 
-@block_again.register_fake
+@block_repeat.register_fake
 def _(x: Tensor, path: str, like: str) -> Tensor:
     return torch.empty_like(x)
 
 
 def _operator(name: str, *attributes: str) -> values.Op:
-    """An ONNX operator x -> y with strings for attributes."""
+    """An ONNX operator x -> y with string attributes."""
     schema = OpSchema(
         name,
         DOMAIN,
@@ -70,15 +70,15 @@ def _operator(name: str, *attributes: str) -> values.Op:
 
 
 TRANSLATIONS: dict[Any, Callable[..., Any]] = {
-    torch.ops.dinodeploy.block_begins.default: lambda x, path: _operator(BEGIN, "path")(x, path=path),
-    torch.ops.dinodeploy.block_again.default: lambda x, path, like: _operator(AGAIN, "path", "like")(
+    torch.ops.dinodeploy.block_start.default: lambda x, path: _operator(BLOCK_START, "path")(x, path=path),
+    torch.ops.dinodeploy.block_repeat.default: lambda x, path, like: _operator(BLOCK_REPEAT, "path", "like")(
         x, path=path, like=like
     ),
 }
 
 
-class _Again(nn.Module):
-    """Stands where a block stood; takes a tensor, or a ViT's list of them and its RoPE tables."""
+class _Placeholder(nn.Module):
+    """Replaces a block while tracing; takes a tensor, or a ViT's list of tensors and its RoPE tables."""
 
     def __init__(self, path: str, like: str) -> None:
         super().__init__()
@@ -87,41 +87,42 @@ class _Again(nn.Module):
     def forward(self, x: Tensor | list[Tensor], *_: Any) -> Tensor | list[Tensor]:
         if isinstance(x, list):
             return [self.forward(one) for one in x]  # type: ignore[misc]
-        return block_again(x, self.path, self.like)
+        return block_repeat(x, self.path, self.like)
 
 
 @contextmanager
-def each_kind_once(model: Backbone, seen: Collection[int] = ()) -> Iterator[None]:
-    """While open, blocks step aside that are like the one before them.
+def collapse_repeats(model: Backbone, seen: Collection[int] = ()) -> Iterator[None]:
+    """While open, placeholders replace the blocks that equal the block before them.
 
-    `seen` are blocks of a ViT whose output is looked at: none after such a one stands for it or before it.
+    `seen` are the indices of ViT blocks whose output is used outside the chain; the block after each is
+    traced.
     """
-    stood: list[tuple[Any, int, nn.Module]] = []
-    marked = []
+    replaced: list[tuple[Any, int, nn.Module]] = []
+    handles = []
     try:
-        for path, chain, ends in _chains(model, seen):
+        for path, chain, used_outside in _chains(model, seen):
             like = 0
             for index, (before, block) in enumerate(pairwise(list(chain)), 1):
-                if index - 1 in ends or not _alike(before, block):
+                if index - 1 in used_outside or not _equal_blocks(before, block):
                     like = index
                     continue
                 if like == index - 1:
-                    marked.append(before.register_forward_pre_hook(_marker(f"{path}.{like}")))
-                stood.append((chain, index, block))
-                chain[index] = _Again(f"{path}.{index}", f"{path}.{like}")
+                    handles.append(before.register_forward_pre_hook(_marker(f"{path}.{like}")))
+                replaced.append((chain, index, block))
+                chain[index] = _Placeholder(f"{path}.{index}", f"{path}.{like}")
         yield
     finally:
-        for handle in marked:
+        for handle in handles:
             handle.remove()
-        for chain, index, block in stood:
+        for chain, index, block in replaced:
             chain[index] = block
 
 
 def _chains(model: Backbone, seen: Collection[int]) -> Iterator[tuple[str, Any, Collection[int]]]:
-    """Path of the chain, its blocks, and those whose output is looked at."""
+    """Each chain of blocks: path, blocks, and indices of those whose output is used outside it."""
     if isinstance(model, ConvNeXt):
         for index, stage in enumerate(model.stages):
-            yield f"stages.{index}", stage, ()  # what follows a stage sees its end alone
+            yield f"stages.{index}", stage, ()  # only a stage's last output is used outside it
         return
     if type(model).run_blocks is DinoVisionTransformer.run_blocks:
         yield "blocks", model.blocks, seen
@@ -130,14 +131,14 @@ def _chains(model: Backbone, seen: Collection[int]) -> Iterator[tuple[str, Any, 
 def _marker(path: str) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
     def mark(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         x, *rest = inputs
-        marked = [block_begins(one, path) for one in x] if isinstance(x, list) else block_begins(x, path)
+        marked = [block_start(one, path) for one in x] if isinstance(x, list) else block_start(x, path)
         return (marked, *rest)
 
     return mark
 
 
-def _alike(one: nn.Module, other: nn.Module) -> bool:
-    """The same known layers with the same settings and shapes of weights; values may differ."""
+def _equal_blocks(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two blocks have the same known layers, settings and weight shapes; weight values may differ."""
     mine, its = dict(one.named_modules()), dict(other.named_modules())
     return (
         list(mine) == list(its)
@@ -151,13 +152,14 @@ def _shapes(block: nn.Module) -> list[tuple[str, torch.Size, torch.dtype]]:
 
 
 def _same_layer(one: nn.Module, other: nn.Module) -> bool:
-    if type(one) is not type(other) or not type(one).__module__.startswith(OUR_LAYERS):
+    if type(one) is not type(other) or not type(one).__module__.startswith(KNOWN_PACKAGES):
         return False
     if any(layer._forward_hooks or layer._forward_pre_hooks for layer in (one, other)):
         return False
     mine, its = _settings(one), _settings(other)
     return mine.keys() == its.keys() and all(
-        value is its[key] or (isinstance(value, PLAIN) and value == its[key]) for key, value in mine.items()
+        value is its[key] or (isinstance(value, COMPARABLE) and value == its[key])
+        for key, value in mine.items()
     )
 
 
@@ -168,21 +170,21 @@ def _settings(layer: nn.Module) -> dict[str, Any]:
 # ---- in the graph ------------------------------------------------------------------------------------
 
 
-def write_out(graph: ir.Graph, wrapper: str) -> None:
-    """Put the copies where `BlockAgain` stands. `wrapper` is what the names of all weights begin with."""
-    begins = {_text(node, "path"): node for node in graph if node.op_type == BEGIN}
+def expand_repeats(graph: ir.Graph, wrapper: str) -> None:
+    """Replace every `BlockRepeat` by a copy of its block. `wrapper` is the prefix of all weight names."""
+    starts = {_text(node, "path"): node for node in graph if node.op_type == BLOCK_START}
     blocks: dict[str, _Block] = {}
-    for node in [node for node in graph if node.op_type == AGAIN]:
+    for node in [node for node in graph if node.op_type == BLOCK_REPEAT]:
         path, like = _text(node, "path"), _text(node, "like")
         entering = node.inputs[0]
         assert entering is not None
-        if like not in blocks:  # the first behind the block takes what the block made
-            blocks[like] = _Block(graph, wrapper, like, begins[like].outputs[0], entering)
+        if like not in blocks:  # the first repeat takes the traced block's output
+            blocks[like] = _Block(graph, wrapper, like, starts[like].outputs[0], entering)
         left = blocks[like].copy(path, entering, node)
         left.name = node.outputs[0].name  # it may be an output of the graph
         node.outputs[0].replace_all_uses_with(left, replace_graph_outputs=True)
         graph.remove(node, safe=True)
-    for node in begins.values():
+    for node in starts.values():
         assert node.inputs[0] is not None
         node.outputs[0].replace_all_uses_with(node.inputs[0])
         graph.remove(node, safe=True)
@@ -193,7 +195,7 @@ def _text(node: ir.Node, attribute: str) -> str:
 
 
 class _Block:
-    """The nodes between what enters a block and what leaves it that are the block's own."""
+    """A traced block: the nodes between its input and its output that belong to no other block."""
 
     def __init__(self, graph: ir.Graph, wrapper: str, path: str, enters: ir.Value, leaves: ir.Value) -> None:
         self.graph, self.enters, self.leaves = graph, enters, leaves
@@ -203,11 +205,11 @@ class _Block:
         self.nodes = [node for node in graph if node in own]
 
     def copy(self, path: str, entering: ir.Value, before: ir.Node) -> ir.Value:
-        """Write the block at `path` ahead of `before`; the value that leaves it."""
+        """Insert a copy for the block at `path` before the node `before`; returns the copy's output."""
         made: dict[ir.Value | None, ir.Value | None] = {self.enters: entering}
         for node in self.nodes:
             inputs = [made.get(value, self._weight_of(path, value)) for value in node.inputs]
-            twin = ir.Node(
+            copied = ir.Node(
                 node.domain,
                 node.op_type,
                 inputs,
@@ -216,26 +218,26 @@ class _Block:
                 num_outputs=len(node.outputs),
                 metadata_props=self._moved(path, node.metadata_props),
             )
-            for old, new in zip(node.outputs, twin.outputs, strict=True):
+            for old, new in zip(node.outputs, copied.outputs, strict=True):
                 new.name, new.type, new.shape = f"{old.name}/{path}", old.type, old.shape
                 made[old] = new
-            self.graph.insert_before(before, twin)
+            self.graph.insert_before(before, copied)
         left = made[self.leaves]
         assert left is not None
         return left
 
     def _weight_of(self, path: str, value: ir.Value | None) -> ir.Value | None:
-        """The same weight of the block at `path`; what is no weight of the block is shared."""
+        """The same weight in the block at `path`; a value that is not a weight of the block is shared."""
         if value is None or not str(value.name).startswith(self.prefix) or not value.is_initializer():
             return value
         name = f"{self.wrapper}{path}.{str(value.name).removeprefix(self.prefix)}"
         if name not in self.graph.initializers:
-            twin = ir.Value(name=name, shape=value.shape, type=value.type, const_value=value.const_value)
-            self.graph.initializers.add(twin)
+            weight = ir.Value(name=name, shape=value.shape, type=value.type, const_value=value.const_value)
+            self.graph.initializers.add(weight)
         return self.graph.initializers[name]
 
     def _moved(self, path: str, metadata: dict[str, str]) -> dict[str, str]:
-        """A node's notes, with the paths of the layers around it in the block at `path`."""
+        """A node's metadata, with its layer paths changed to those of the block at `path`."""
         whole = self.prefix.removesuffix(".")
         scopes = [
             f"{self.wrapper}{path}{scope.removeprefix(whole)}"
@@ -249,7 +251,10 @@ class _Block:
 def _find_own(
     value: ir.Value, enters: ir.Value, prefix: str, own: set[ir.Node], shared: set[ir.Node]
 ) -> bool:
-    """Sort what leads to `value` into the block's own and what it shares; whether `value` is its own."""
+    """Sort the nodes that lead to `value` into `own` and `shared`; True if `value` belongs to the block.
+
+    A node belongs to the block if it depends on the block's input (`enters`) or on one of its weights.
+    """
     node = value.producer()
     if value is enters or (node is None and str(value.name).startswith(prefix)):
         return True

@@ -1,8 +1,8 @@
-"""Trace a twin into an exported program with free batch, height and width.
+"""Trace a meta copy with torch.export; batch, height and width stay dynamic.
 
 Shapes: B batch, H W pixels (multiples of the patch size or the stride), h w patch grid, R storage tokens,
-E tokens of a user's own (docs/development/seed.md S40), n heads, D embed_dim, C channels of a
-ConvNeXt's stage.
+E extra tokens of a user's model (docs/development/seed.md S40), N heads, L tokens, D embed_dim, C channels of
+a ConvNeXt stage.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from dinov3_ref.models import (
     stride_of,
 )
 from exporters.trace.channels_last import ChannelsLastConvNeXt
-from exporters.trace.repeat import each_kind_once
+from exporters.trace.repeat import collapse_repeats
 
-# Any traced size will do: nothing of it stays in the graph. Off-square and with a batch of two, so that
-# a dimension that did get baked in would show.
+# Any size works, because the graph does not keep it. Off-square and with a batch of two, so that a dimension
+# that did become a constant would be noticed.
 TRACED_BATCH, TRACED_GRID = 2, (4, 6)
 
 
 class TokenOutputs(nn.Module):
-    """One image batch in, named outputs out: `cls`, `storage`, `extra`, `patch`, `layer_<i>`, `attention`.
+    """Image batch -> named outputs: `cls`, `storage`, `extra`, `patch`, `layer_<i>`, `attention`.
 
-    pixels [B,3,H,W] -> cls [B,D], storage [B,R,D] and extra [B,E,D] (only where the model has such tokens),
-    patch [B,h,w,D], for each chosen block the normed patch map [B,h,w,D], and with `attention` what CLS
-    gives each patch in the last block, head by head, [B,n,h,w]. Of a ConvNeXt, layers are stages: [B,h,w,C],
-    each in its own size, and the last one alone is normed.
+    pixels [B,3,H,W] -> cls [B,D]; storage [B,R,D] and extra [B,E,D] (only if the model has such tokens);
+    patch [B,h,w,D]; layer_<i>, the normed patch map [B,h,w,D] after block i; attention [B,N,h,w], the
+    attention weights from CLS to the patches in the last block, per head. In a ConvNeXt, layers are stages:
+    [B,h,w,C] each at its own resolution, and only the last one is normed.
     """
 
     def __init__(self, model: Backbone, layers: Sequence[int] = (), *, attention: bool = False) -> None:
@@ -68,8 +68,8 @@ class TokenOutputs(nn.Module):
                 tokens = after_block[0]
                 if index in self.layers:
                     maps.append(model.norm_tokens(tokens, h * w)[1].unflatten(1, (h, w)))
-        for row_BnL in weights.values():
-            maps.append(row_BnL[:, :, 0, self.prefix :].unflatten(-1, (h, w)))
+        for weights_BN1L in weights.values():
+            maps.append(weights_BN1L[:, :, 0, self.prefix :].unflatten(-1, (h, w)))
         prefix, patches = model.norm_tokens(tokens, h * w)
         own = 1 + model.n_storage_tokens
         storage = (prefix[:, 1:own],) if model.n_storage_tokens else ()
@@ -82,15 +82,16 @@ class TokenOutputs(nn.Module):
     def _of_stages(self, model: ConvNeXt, pixels: Tensor) -> tuple[Tensor, ...]:
         maps = model.channels_last_maps(pixels)
         last = maps[-1]
-        # a chosen last stage is normed once more: two outputs may not be one tensor
+        # normed again if the last stage is an output too: two outputs may not be the same tensor
         chosen = [model.norm(last) if maps[index] is last else maps[index] for index in self.layers]
         return (model.norm(last.mean((1, 2))), model.norm(last), *chosen)
 
 
 def count_prefix(model: DinoVisionTransformer) -> int:
-    """How many tokens come before the patches, a user's own included. Raises ExportError.
+    """Number of tokens before the patches, a user's own tokens included. Raises ExportError.
 
-    Asked at two sizes: what takes only one cannot be exported, since batch, height and width are free.
+    Checked at two image sizes: a model with a fixed size cannot be exported, because height and width are
+    dynamic.
     """
     found = set()
     for h, w in (TRACED_GRID, (3, 5)):
@@ -102,35 +103,36 @@ def count_prefix(model: DinoVisionTransformer) -> int:
         try:
             with torch.no_grad():
                 tokens, grid = model.prepare_tokens_with_masks(pixels)
-        except Exception as error:  # a user's own layers raise what they like
+        except Exception as error:  # a user's own layers may raise any class
             raise ExportError(
-                f"this model cannot be exported: it does not take images of any size, {reason_of(error)}"
+                f"this model cannot be exported: it does not accept images of any size: {reason_of(error)}"
             ) from error
         found.add(tokens.shape[1] - grid[0] * grid[1])
     if len(found) != 1 or min(found) < 1 + model.n_storage_tokens:
         raise ExportError(
             f"this model cannot be exported: {sorted(found)} tokens come before the patches at two sizes; "
-            f"wanted the same number at all, at least CLS and {model.n_storage_tokens} storage tokens"
+            f"wanted the same number at every size, at least CLS and {model.n_storage_tokens} storage tokens"
         )
     return found.pop()
 
 
 def trace(module: TokenOutputs, *, every_block: bool = False) -> ExportedProgram:
-    """Exported program of a meta-device module; batch and patch grid stay symbolic.
+    """The exported program of a module on the meta device; batch and patch grid stay symbolic.
 
-    Of blocks that are alike it holds one, and `to_graph` writes the others out (`repeat.py`), unless
-    `every_block` asks for all of them.
+    It holds one of several identical blocks, and `to_graph` copies it for the others (`repeat.py`); with
+    `every_block` it holds all of them.
     """
     model = module.model
-    seen = [*module.layers, *([model.n_blocks - 2] if module.attention else [])]  # the last one is watched
+    # attention reads the last block's input, so that block is traced
+    seen = [*module.layers, *([model.n_blocks - 2] if module.attention else [])]
     p, (h, w) = stride_of(model), TRACED_GRID
     pixels = torch.empty(TRACED_BATCH, input_channels(model), h * p, w * p, device="meta")
     sizes = {0: Dim("batch"), 2: p * Dim("rows"), 3: p * Dim("columns")}
     if isinstance(model, ChannelsLastConvNeXt) and model.any_size:
-        sizes = {}  # the same graph (a test compares them), without minutes of arithmetic with symbols
-    once = nullcontext() if every_block else each_kind_once(model, seen)
+        sizes = {}  # gives the same graph (a test compares them) and saves minutes of symbolic arithmetic
+    once = nullcontext() if every_block else collapse_repeats(model, seen)
     with torch.no_grad(), warnings.catch_warnings(), once:
-        warnings.simplefilter("ignore")  # torch's own deprecations, none of them about the model
+        warnings.simplefilter("ignore")  # torch's own deprecation warnings
         return torch.export.export(
             module, (pixels,), dynamic_shapes=(sizes,) if sizes else None, strict=False
         )

@@ -29,8 +29,8 @@ from exporters.graph.summary import summarize_onnx
 from exporters.precision.calibrate import watch_linears
 from exporters.precision.quantization import find_groups
 from exporters.precision.recipes import role_of
-from exporters.trace.channels_last import ChannelsLastConvNeXt, TurnedBack
-from exporters.trace.fold import make_twin
+from exporters.trace.channels_last import ChannelsFirstBlock, ChannelsLastConvNeXt
+from exporters.trace.fold import make_meta_copy
 from exporters.trace.trace import TokenOutputs, trace
 from tests.support.graphs import graph_of
 from tests.support.photographs import pixels
@@ -139,7 +139,7 @@ def test_a_fixed_size_traces_to_the_same_graph() -> None:
     """Tracing at one size is for speed alone: with symbols for sizes it is the same graph."""
 
     def nodes(any_size: bool) -> list[tuple[Any, ...]]:
-        twin, weights = make_twin(build_model(random_checkpoint(tiny_convnext(depths=(1, 1, 1, 1)))))
+        twin, weights = make_meta_copy(build_model(random_checkpoint(tiny_convnext(depths=(1, 1, 1, 1)))))
         assert isinstance(twin, ChannelsLastConvNeXt)
         assert twin.any_size
         twin.any_size = any_size
@@ -251,8 +251,8 @@ class Wide(nn.Module):
 def test_a_users_own_block(tmp_path: Path) -> None:
     model: Any = build_model(random_checkpoint(tiny_convnext(depths=(1, 1, 1, 1))))
     model.stages[3].append(Wide())
-    twin, _ = make_twin(model)
-    assert isinstance(twin.stages[3][1], TurnedBack)  # type: ignore[union-attr, index]
+    twin, _ = make_meta_copy(model)
+    assert isinstance(twin.stages[3][1], ChannelsFirstBlock)  # type: ignore[union-attr, index]
     bundle = in_memory(model, tmp_path / "bundle")
     x = pixels(["coffee"], 128, 64)
     with torch.no_grad(), Embedder.open(bundle.root) as embedder:
@@ -283,7 +283,7 @@ def test_the_judge_sees_faults(
     broken.load_state_dict({key: tensor.clone() for key, tensor in broken.state_dict().items()}, assign=True)
     fault(broken)
     monkeypatch.setattr(
-        "exporters.bundle.write_bundle.make_twin", lambda _, folds, state: make_twin(broken, folds)
+        "exporters.bundle.write_bundle.make_meta_copy", lambda _, folds, state: make_meta_copy(broken, folds)
     )
     with pytest.raises(JudgementError, match="is not the model here"):
         in_memory(model, tmp_path / "bundle")  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from dinov3_ref.models import attention_maps
 from dinov3_ref.models.vision_transformer import DinoVisionTransformer
 from exporters.graph.lint import check_onnx, lint
 from exporters.graph.write import write_onnx
-from exporters.trace.fold import make_twin
+from exporters.trace.fold import make_meta_copy
 from exporters.trace.trace import TokenOutputs
 from tests.compatibility.test_parts import CustomAttention, CustomTokensVisionTransformer
 from tests.support.graphs import graph_of
@@ -104,12 +104,12 @@ def test_attention_of_unknown_kind_is_refused() -> None:
 def test_rope_in_16_bits_is_refused() -> None:
     """The class default, as published; a float32 graph would not be that model."""
     with pytest.raises(ExportError, match=r"RoPE in bfloat16 .* pos_embed_rope_dtype"):
-        make_twin(DinoVisionTransformer(**{**SMALL, "pos_embed_rope_dtype": "bf16"}))
+        make_meta_copy(DinoVisionTransformer(**{**SMALL, "pos_embed_rope_dtype": "bf16"}))
 
 
 def test_positions_for_one_size_are_refused() -> None:
     """A graph with free height and width cannot hold them."""
     model = DinoVisionTransformer(**SMALL)
     model.rope_embed = AbsolutePositionEmbedding(6, 64)  # type: ignore[assignment]
-    with pytest.raises(ExportError, match="does not take images of any size, AbsolutePositionEmbedding"):
+    with pytest.raises(ExportError, match="does not accept images of any size: AbsolutePositionEmbedding"):
         TokenOutputs(model)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from dinov3_ref.models import Backbone
 from exporters.dialects import DIALECTS
 from exporters.graph.graph import to_graph
-from exporters.trace.fold import FOLDS, make_twin
+from exporters.trace.fold import FOLDS, make_meta_copy
 from exporters.trace.trace import TokenOutputs, trace
 
 
@@ -18,6 +18,6 @@ def graph_of(
     model: Backbone, *, folds: Collection[str] = FOLDS, every_block: bool = False, **outputs: Any
 ) -> ir.Model:
     """`outputs` are `TokenOutputs`'; `every_block` traces also those that are alike."""
-    twin, weights = make_twin(model, folds)
+    twin, weights = make_meta_copy(model, folds)
     module = TokenOutputs(twin, **outputs)
     return to_graph(trace(module, every_block=every_block), module, weights, DIALECTS["portable"])

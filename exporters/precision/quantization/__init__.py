@@ -1,24 +1,24 @@
-"""8-bit recipes: what to calibrate, how to smooth it, and what it becomes in the graph.
+"""8-bit recipes: calibrate, smooth, choose a quantization scheme, write it into the graph.
 
-    pictures ─> observe ─> smoothing ─> plan ─> sensitivity ─┬─> fold_plan (weights)
+    images ─> observe ─> smoothing ─> scheme ─> sensitivity ─┬─> fold_scheme (weights)
                                                              └─> write (graph)
 
-`calibrate.py` runs the way up to the fork, `exporters/bundle/write_bundle.py` takes both branches.
+`calibrate.py` runs the steps up to the fork, `exporters/bundle/write_bundle.py` runs both branches.
 """
 
 from __future__ import annotations
 
 from exporters.precision.quantization.groups import Group, find_groups
 from exporters.precision.quantization.observe import Observation, observe
-from exporters.precision.quantization.plan import GroupPlan, QuantPlan, fold_plan, make_plan
+from exporters.precision.quantization.scheme import GroupScheme, QuantScheme, fold_scheme, make_scheme
 
 __all__ = [
     "Group",
-    "GroupPlan",
+    "GroupScheme",
     "Observation",
-    "QuantPlan",
+    "QuantScheme",
     "find_groups",
-    "fold_plan",
-    "make_plan",
+    "fold_scheme",
+    "make_scheme",
     "observe",
 ]

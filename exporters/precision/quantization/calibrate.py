@@ -1,4 +1,4 @@
-"""Calibrate a model and plan its 8-bit layers: pictures in, plan out."""
+"""Calibrate a model for an 8-bit recipe: calibration images in, quantization scheme out."""
 
 from __future__ import annotations
 
@@ -8,34 +8,37 @@ from dataclasses import dataclass
 from dinodeploy.images.preprocess import Preprocess
 from dinov3_ref.models import Backbone
 from exporters.precision.quantization.groups import find_groups
+from exporters.precision.quantization.images import Calibration, calibration_pixels, in_batches
 from exporters.precision.quantization.observe import observe
-from exporters.precision.quantization.pictures import Calibration, calibration_pixels, in_batches
-from exporters.precision.quantization.plan import QuantPlan, make_plan
-from exporters.precision.quantization.sensitivity import PICTURES, give_back
+from exporters.precision.quantization.scheme import QuantScheme, make_scheme
+from exporters.precision.quantization.sensitivity import IMAGES, choose_fallback_layers
 from exporters.precision.recipes import Override, Recipe, overridden
 from exporters.trace.fold import Weights
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A plan, how it came about, and notes for the user."""
+    """A quantization scheme, how it was chosen, and notes for the user."""
 
-    plan: QuantPlan
-    pictures: int
-    given_back: tuple[str, ...]
+    scheme: QuantScheme
+    images: int  # that it was calibrated on
+    fallback_layers: tuple[str, ...]  # groups of layers that stay in 16 bits
     notes: tuple[str, ...]
 
 
-def plan_8_bits(
+def calibrate_8_bits(
     model: Backbone,
     weights: Weights,
     preprocess: Preprocess,
     calibration: Calibration,
     recipe: Recipe,
     overrides: Sequence[Override],
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Calibrated:
-    """Choose ranges and smoothing on calibration pictures, and give back 16 bits where that buys most."""
+    """Choose ranges and smoothing on calibration images, and leave the most sensitive layers in 16 bits.
+
+    Raises MisuseError if no calibration image can be read.
+    """
     form = recipe.quantized
     assert form is not None
     pixels, notes = calibration_pixels(calibration, preprocess)
@@ -45,17 +48,17 @@ def plan_8_bits(
     def seen(count: int) -> None:
         nonlocal done
         done += count
-        say(f"calibrating: {done} of {len(pixels)} pictures")
+        log(f"calibrating: {done} of {len(pixels)} images")
 
     observations = observe(model, groups, in_batches(pixels), len(pixels), seed=calibration.seed, seen=seen)
-    say("choosing smoothing and ranges")
-    plan = make_plan(weights, groups, observations, form)
-    step = max(1, len(pixels) // PICTURES)
-    search = give_back(model, weights, plan, list(in_batches(pixels[::step][:PICTURES])), say)
-    if search.given_back:
+    log("choosing smoothing and ranges")
+    scheme = make_scheme(weights, groups, observations, form)
+    step = max(1, len(pixels) // IMAGES)
+    search = choose_fallback_layers(model, weights, scheme, list(in_batches(pixels[::step][:IMAGES])), log)
+    if search.fallback_layers:
         notes = (
             *notes,
-            f"{len(search.given_back)} of {len(groups)} groups of layers went back to 16 bits: error "
-            f"{search.before:.3f} before, {search.after:.3f} after ({', '.join(search.given_back)})",
+            f"{len(search.fallback_layers)} of {len(groups)} groups of layers fall back to 16 bits: error "
+            f"{search.before:.3f} before, {search.after:.3f} after ({', '.join(search.fallback_layers)})",
         )
-    return Calibrated(search.plan, len(pixels), search.given_back, notes)
+    return Calibrated(search.scheme, len(pixels), search.fallback_layers, notes)

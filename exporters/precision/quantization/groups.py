@@ -1,14 +1,14 @@
-"""Which linear layers share an input, and what stands before it: the unit of calibration and smoothing.
+"""Groups of linear layers that share an input: the unit of calibration and smoothing.
 
-A block has four inputs to linear layers. Three can be rescaled channel by channel without an operator more,
-because what makes them is linear in its own rows (SmoothQuant, arXiv:2211.10438):
+A ViT block has four inputs to linear layers. Smoothing (SmoothQuant, arXiv:2211.10438, eq. 3) rescales an
+input channel by channel. For three of them the factors fold into the weights that produce the input:
 
-    norm1 ─> q, k, v        the norm's gain and bias
-    attention ─> proj       the rows of v: attention mixes tokens, never channels
-    norm2 ─> fc1, or w1 w2  the norm's gain and bias
-    hidden ─> fc2, or w3    w2's rows in a SwiGLU; behind a GELU nothing is linear: one Mul in the graph
+    norm1 ─> q, k, v        into the norm's gain and bias
+    attention ─> proj       into the rows of v: attention mixes tokens, never channels
+    norm2 ─> fc1, or w1 w2  into the norm's gain and bias
+    hidden ─> fc2, or w3    into w2's rows in a SwiGLU; after a GELU nothing is linear: one Mul in the graph
 
-A ConvNeXt's block has the last two: norm ─> pwconv1, hidden ─> pwconv2.
+A ConvNeXt block has the last two: norm ─> pwconv1, hidden ─> pwconv2.
 """
 
 from __future__ import annotations
@@ -26,17 +26,22 @@ from dinov3_ref.models.convnext import Block
 
 @dataclass(frozen=True)
 class Group:
-    """Linear layers of one input. Paths are those of the traced twin, where qkv is q, k and v."""
+    """Linear layers with one common input.
 
-    path: str  # its name: the layers' common role, e.g. "blocks.3.attn.qkv"
-    observed: str  # module of the reference whose input it is
+    Paths are those of the meta copy, where qkv is split in q, k and v.
+    """
+
+    path: str  # name of the group: "blocks.3.attn.qkv"
+    observed: str  # module of the reference whose input is the group's
     linears: tuple[str, ...]
-    carriers: tuple[str, ...]  # weights whose rows can take the smoothing; none: a Mul does
-    rows: int = 1  # of its input to one patch of the output: a ConvNeXt's early stages have more
+    carriers: tuple[
+        str, ...
+    ]  # weights into whose rows smoothing can be folded; if empty, the graph gets a Mul
+    positions: int = 1  # positions of its input per patch of the output: more in a ConvNeXt's early stages
 
 
 def find_groups(model: Backbone) -> tuple[Group, ...]:
-    """Groups of every block, in order. Layers of a user's own classes belong to none and keep 16 bits."""
+    """Groups of every block, in order. Layers of a user's own classes are in no group and keep 16 bits."""
     return tuple(group for path, block in named_blocks(model) for group in _of_block(block, path))
 
 
@@ -64,10 +69,10 @@ def _of_block(block: nn.Module, path: str) -> Iterator[Group]:
 
 
 def _of_convnext(path: str) -> Iterator[Group]:
-    """Stages halve both sides of the map, so each has four times the rows of the next."""
-    rows = 4 ** (STAGES - 1 - int(path.split(".")[1]))
-    yield Group(f"{path}.pwconv1", f"{path}.pwconv1", (f"{path}.pwconv1",), _rows(f"{path}.norm"), rows)
-    yield Group(f"{path}.pwconv2", f"{path}.pwconv2", (f"{path}.pwconv2",), (), rows)
+    """Each stage halves both sides of the map, so each has four times the positions of the next."""
+    positions = 4 ** (STAGES - 1 - int(path.split(".")[1]))
+    yield Group(f"{path}.pwconv1", f"{path}.pwconv1", (f"{path}.pwconv1",), _rows(f"{path}.norm"), positions)
+    yield Group(f"{path}.pwconv2", f"{path}.pwconv2", (f"{path}.pwconv2",), (), positions)
 
 
 def _rows(path: str) -> tuple[str, str]:

@@ -1,6 +1,6 @@
-"""Run the reference over calibration pictures and keep what enters every group of linear layers.
+"""Run the reference over calibration images and record the inputs of every group of linear layers.
 
-Shapes: B pictures, L tokens, K input channels, n kept rows.
+Shapes: B images, L tokens, K input channels, T kept tokens.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import Tensor
 from dinov3_ref.models import Backbone
 from exporters.precision.quantization.groups import Group
 
-ROWS = 512  # kept per group, from all pictures together
+KEPT_TOKENS = 512  # per group, from all images together
 
 
 @dataclass
 class Observation:
-    """What entered one group: `rows` [n,K] of tokens drawn evenly over pictures, `channel_max` [K] of all."""
+    """Inputs of one group: `tokens` [T,K], as many from each image, and `channel_max` [K] over all."""
 
-    rows: Tensor
+    tokens: Tensor
     channel_max: Tensor
 
 
@@ -30,21 +30,22 @@ def observe(
     model: Backbone,
     groups: Sequence[Group],
     batches: Iterable[Tensor],
-    pictures: int,
+    images: int,
     *,
     seed: int = 0,
     seen: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Observation]:
-    """Observations by group path. `batches` [B,3,H,W] are normalised pixels of `pictures` pictures in all.
+    """Observations by group path. `batches` [B,3,H,W] are normalised pixels of `images` images in total.
 
-    Of every picture CLS (of a ConvNeXt's map the first place) is kept, and tokens drawn by `seed`; groups of
-    equally many tokens keep the same ones. `seen` is told how many pictures are done.
+    Keeps CLS of every image (in a ConvNeXt the first position of the map) and random tokens drawn with
+    `seed`; groups with the same number of tokens keep the same ones. `seen` is called with the number of
+    images in a finished batch.
     """
-    each = max(2, -(-ROWS // max(pictures, 1)))
+    each = max(2, -(-KEPT_TOKENS // max(images, 1)))
     generator = torch.Generator().manual_seed(seed)
     kept: dict[str, list[Tensor]] = {group.path: [] for group in groups}
     largest: dict[str, Tensor] = {}
-    draws: dict[int, Tensor] = {}  # of one batch
+    draws: dict[int, Tensor] = {}  # number of tokens -> kept indices, for one batch
 
     def hook(path: str) -> Any:
         def record(module: Any, inputs: tuple[Tensor, ...]) -> None:
@@ -70,10 +71,10 @@ def observe(
     finally:
         for handle in handles:
             handle.remove()
-    return {path: Observation(torch.cat(rows), largest[path]) for path, rows in kept.items()}
+    return {path: Observation(torch.cat(tokens), largest[path]) for path, tokens in kept.items()}
 
 
 def _draw_tokens(tokens: int, count: int, generator: torch.Generator) -> Tensor:
-    """Indices of `count` of so many tokens, the first among them; storage tokens are drawn like patches."""
+    """`count` token indices: the first token, and random ones; storage tokens are drawn like patches."""
     others = torch.randperm(tokens - 1, generator=generator)[: count - 1] + 1
     return torch.cat((torch.zeros(1, dtype=torch.long), others))

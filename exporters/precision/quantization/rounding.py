@@ -1,6 +1,9 @@
-"""What 8 bits make of a tensor, computed in fp32: the arithmetic that the graphs do, for choosing among them.
+"""Simulate 8-bit rounding in fp32, with the arithmetic of the graphs, to compare quantization choices.
 
-Shapes: n rows, K input channels, N output channels.
+Symmetric quantization: x ≈ round(x / s) · s with s = max|x| / largest (arXiv:2106.08295, section 2.2). E4M3:
+arXiv:2209.05433, table 1.
+
+Shapes: T tokens, K input channels, N output channels.
 """
 
 from __future__ import annotations
@@ -10,18 +13,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-TINY = 1e-12  # below it a row is zeros
+TINY = 1e-12  # smaller magnitudes count as zero: avoids dividing by zero
 
 
 @dataclass(frozen=True)
 class Format:
-    """An 8-bit number format: its largest value, and how a value rounds to it."""
+    """An 8-bit number format: its largest value and its rounding."""
 
     name: str
     largest: float
 
     def round(self, x: Tensor) -> Tensor:
-        """To the nearest representable value of [-largest, largest]; ties to even."""
+        """Nearest representable value in [-largest, largest]; ties to even."""
         x = x.clamp(-self.largest, self.largest)
         return x.round() if self.name == "int8" else x.to(torch.float8_e4m3fn).to(x.dtype)
 
@@ -29,11 +32,11 @@ class Format:
 INT8 = Format("int8", 127.0)
 FP8 = Format("fp8", 448.0)  # E4M3
 FORMATS = {"int8": INT8, "fp8": FP8}
-ROW_LEVELS = 63.0  # of the CPU dialect's activations, see write.py
+TOKEN_LEVELS = 63.0  # largest level of an activation in the CPU graph (`write.py` explains)
 
 
 def weight_scale(weight_NK: Tensor, form: Format) -> Tensor:
-    """[N,1], one an output channel."""
+    """Scales [N,1], one per output channel."""
     return weight_NK.abs().amax(dim=1, keepdim=True).clamp_min(TINY) / form.largest
 
 
@@ -43,34 +46,34 @@ def weight_values(weight_NK: Tensor, form: Format) -> Tensor:
 
 
 def fake_weight(weight_NK: Tensor, form: Format) -> Tensor:
-    """The weight as 8 bits keep it."""
+    """The weight [N,K] rounded to 8 bits and back."""
     scale = weight_scale(weight_NK, form)
     return form.round(weight_NK / scale) * scale
 
 
-def fake_static(x_nK: Tensor, largest: float, form: Format) -> Tensor:
-    """Activations with one scale for all; what is beyond `largest` is clipped."""
+def fake_static(x_TK: Tensor, largest: float, form: Format) -> Tensor:
+    """Activations [T,K] rounded with one scale for all; values beyond ±`largest` are clipped."""
     scale = largest / form.largest
-    return form.round(x_nK / scale) * scale
+    return form.round(x_TK / scale) * scale
 
 
-def fake_rows(x_nK: Tensor) -> Tensor:
-    """Activations with a scale for each row, in the CPU dialect's levels."""
-    scale = x_nK.abs().amax(dim=-1, keepdim=True).clamp_min(TINY) / ROW_LEVELS
-    return (x_nK / scale).round() * scale
+def fake_per_token(x_TK: Tensor) -> Tensor:
+    """Activations [T,K] rounded with a scale per token, to the levels of the CPU graph."""
+    scale = x_TK.abs().amax(dim=-1, keepdim=True).clamp_min(TINY) / TOKEN_LEVELS
+    return (x_TK / scale).round() * scale
 
 
-def relative_error(got_nN: Tensor, wanted_nN: Tensor) -> float:
-    """Root mean square over rows of each row's relative error, the worse of two ways to look at a row.
+def relative_error(got_TN: Tensor, wanted_TN: Tensor) -> float:
+    """Root mean square over tokens of ‖got - wanted‖ / ‖wanted‖; the larger of two measures.
 
-    As it is, so that a massive channel may not be clipped; and with every channel in units of its own size,
-    so that one (an attention sink's key) does not drown the others.
+    One on the outputs as they are, so that clipping a massive channel counts. One with every channel divided
+    by its own RMS, so that one large channel (an attention sink's key) does not hide the others.
     """
-    unit = wanted_nN.square().mean(dim=0).sqrt().clamp_min(TINY)
-    difference = got_nN - wanted_nN
-    return max(_row_error(difference, wanted_nN), _row_error(difference / unit, wanted_nN / unit))
+    unit = wanted_TN.square().mean(dim=0).sqrt().clamp_min(TINY)
+    difference = got_TN - wanted_TN
+    return max(_token_error(difference, wanted_TN), _token_error(difference / unit, wanted_TN / unit))
 
 
-def _row_error(difference_nN: Tensor, wanted_nN: Tensor) -> float:
-    size = wanted_nN.norm(dim=1).clamp_min(TINY)
-    return float((difference_nN.norm(dim=1) / size).square().mean().sqrt())
+def _token_error(difference_TN: Tensor, wanted_TN: Tensor) -> float:
+    size = wanted_TN.norm(dim=1).clamp_min(TINY)
+    return float((difference_TN.norm(dim=1) / size).square().mean().sqrt())

@@ -1,4 +1,7 @@
-"""Which groups are not worth their 8 bits: measured one by one, given back to 16 where it buys most."""
+"""Choose the layers that fall back to 16 bits: measure each group's error alone, drop the most sensitive.
+
+Shapes: B images, D embed_dim.
+"""
 
 from __future__ import annotations
 
@@ -9,61 +12,64 @@ import torch
 from torch import Tensor
 
 from dinov3_ref.models import Backbone
-from exporters.precision.quantization.plan import GroupPlan, QuantPlan
-from exporters.precision.quantization.simulate import features, rounded
+from exporters.precision.quantization.scheme import GroupScheme, QuantScheme
+from exporters.precision.quantization.simulate import features, simulate_8_bits
 from exporters.trace.fold import Weights
 
-PICTURES = 4  # of the calibration pictures: every group costs a forward pass over them
-TARGET = 0.08  # relative error of CLS and mean patch: cosine 0.997
-GIVEN_BACK = 0.15  # of the linear layers' work at most: the rest of the 80 % is attention's own
+IMAGES = 4  # of the calibration images: every group costs a forward pass over them
+TARGET = 0.08  # relative error of CLS and mean patch; a cosine of 0.997
+FALLBACK_BUDGET = (
+    0.15  # largest share of the linear layers' work in 16 bits: 80 % of all work stays in 8 bits
+)
 
 
 @dataclass(frozen=True)
-class Search:
-    """The plan that is left, and the errors that led to it."""
+class FallbackSearch:
+    """The remaining scheme, the groups taken out of it, and the relative error before and after."""
 
-    plan: QuantPlan
+    scheme: QuantScheme
     before: float
     after: float
-    given_back: tuple[str, ...]  # group paths, in 16 bits now
+    fallback_layers: tuple[str, ...]  # paths of groups that stay in 16 bits
 
 
-def give_back(
+def choose_fallback_layers(
     model: Backbone,
     weights: Weights,
-    plan: QuantPlan,
+    scheme: QuantScheme,
     batches: Sequence[Tensor],
-    say: Callable[[str], None],
-) -> Search:
-    """Take groups out of `plan` until its error is within `TARGET` or `GIVEN_BACK` is spent.
+    log: Callable[[str], None],
+) -> FallbackSearch:
+    """Take groups out of `scheme` until its error is within `TARGET` or `FALLBACK_BUDGET` is spent.
 
-    Errors of groups add up in squares. Nothing is given back where that does not measurably help.
+    `batches` are normalised pixels [B,3,H,W]. Squared errors of groups are taken to add up. If the final
+    error is not at least 10 % smaller, no group falls back.
     """
     wanted = features(model, batches)
 
-    def error(groups: Sequence[GroupPlan]) -> float:
-        with rounded(model, groups, plan.format, rows=False):
-            return relative(features(model, batches), wanted)
+    def error(groups: Sequence[GroupScheme]) -> float:
+        with simulate_8_bits(model, groups, scheme.format, per_token=False):
+            return feature_error(features(model, batches), wanted)
 
-    before = error(plan.groups)
+    before = error(scheme.groups)
     if before <= TARGET:
-        return Search(plan, before, before, ())
+        return FallbackSearch(scheme, before, before, ())
     alone: dict[str, float] = {}
-    for index, group in enumerate(plan.groups):
-        say(f"sensitivity: {index + 1} of {len(plan.groups)} groups")
+    for index, group in enumerate(scheme.groups):
+        log(f"sensitivity: {index + 1} of {len(scheme.groups)} groups")
         alone[group.group.path] = error([group])
-    work = {group.group.path: _work(weights, group) for group in plan.groups}
-    dropped = _dearest(alone, work)
-    left = tuple(group for group in plan.groups if group.group.path not in dropped)
+    work = {group.group.path: _work(weights, group) for group in scheme.groups}
+    dropped = _most_sensitive(alone, work)
+    left = tuple(group for group in scheme.groups if group.group.path not in dropped)
     after = error(left) if dropped else before
     if after > 0.9 * before:
-        return Search(plan, before, before, ())
-    return Search(replace(plan, groups=left), before, after, tuple(dropped))
+        return FallbackSearch(scheme, before, before, ())
+    return FallbackSearch(replace(scheme, groups=left), before, after, tuple(dropped))
 
 
-def _dearest(alone: dict[str, float], work: dict[str, int]) -> list[str]:
-    """Groups to give back: most squared error for the work first."""
-    budget = GIVEN_BACK * sum(work.values())
+def _most_sensitive(alone: dict[str, float], work: dict[str, int]) -> list[str]:
+    """Groups that fall back: those with the most squared error per work first."""
+    budget = FALLBACK_BUDGET * sum(work.values())
     left = sum(error**2 for error in alone.values())
     dropped = []
     for path in sorted(alone, key=lambda path: alone[path] ** 2 / work[path], reverse=True):
@@ -76,13 +82,17 @@ def _dearest(alone: dict[str, float], work: dict[str, int]) -> list[str]:
     return dropped
 
 
-def _work(weights: Weights, plan: GroupPlan) -> int:
-    """Multiplications a patch of the output."""
-    return plan.group.rows * sum(weights[f"{linear}.weight"]().numel() for linear in plan.group.linears)
+def _work(weights: Weights, scheme: GroupScheme) -> int:
+    """Multiplications per patch of the output."""
+    group = scheme.group
+    return group.positions * sum(weights[f"{linear}.weight"]().numel() for linear in group.linears)
 
 
-def relative(got: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor]) -> float:
-    """The worse of CLS's and the mean patch's error: root mean square over pictures of relative errors."""
+def feature_error(got: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor]) -> float:
+    """Relative error of `features`: root mean square over images; the larger of CLS's and the mean patch's.
+
+    Infinite if a value is NaN.
+    """
     pairs = zip(got, wanted, strict=True)
     errors = [((a - b).norm(dim=1) / b.norm(dim=1)).square().mean().sqrt() for a, b in pairs]
     worst = float(torch.stack(errors).max())

@@ -1,11 +1,11 @@
-"""Smoothing: move outlier channels from activations into weights, where every channel has its own scale.
+"""Smoothing: move outlier channels from activations into weights.
 
-SmoothQuant (arXiv:2211.10438) divides input channel j by s_j = a_j^α / w_j^(1-α), with a_j the channel's
-largest activation and w_j its largest weight, and multiplies the weights by it. Here α is chosen for every
-group by the error that it leaves on calibration tokens, s is a power of two (so that smoothing itself is
-exact in fp32), and no smoothing at all is one of the choices.
+SmoothQuant (arXiv:2211.10438, eq. 4) divides input channel j by s_j = a_j^α / w_j^(1-α), where a_j is the
+channel's largest activation and w_j its largest weight, and multiplies the weights by s_j. Three differences
+here: α is chosen for every group by its error on calibration tokens, s is a power of two (so smoothing is
+exact in fp32), and no smoothing is one of the choices.
 
-Shapes: n rows, K input channels, N output channels.
+Shapes: T tokens, K input channels, N output channels.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from exporters.precision.quantization.observe import Observation
 from exporters.precision.quantization.rounding import (
     TINY,
     Format,
-    fake_rows,
+    fake_per_token,
     fake_static,
     fake_weight,
     relative_error,
 )
 from exporters.trace.fold import Weights
 
-ALPHAS = (0.4, 0.5, 0.6, 0.75, 0.9)
-CLIPS = (1.0, 0.95, 0.9)  # of the largest activation; below, massive tokens shrink and nothing gains
+ALPHAS = (0.4, 0.5, 0.6, 0.75, 0.9)  # around arXiv:2211.10438's 0.5 and 0.75
+CLIPS = (1.0, 0.95, 0.9)  # share of the largest activation; smaller ones clip massive tokens and gain nothing
 
 
 def smoothing_scale(channel_max: Tensor, weight_NK: Tensor, alpha: float) -> Tensor:
-    """s [K], powers of two whose geometric mean is about 1; a channel that never speaks keeps 1."""
+    """s [K] from channel_max [K]: powers of two, median about 1; a channel that is always zero keeps 1."""
     a, w = channel_max.clamp_min(TINY), weight_NK.abs().amax(dim=0).clamp_min(TINY)
     log = alpha * a.log2() - (1 - alpha) * w.log2()
     alive = (channel_max > TINY) & (weight_NK.abs().amax(dim=0) > TINY)
@@ -42,36 +42,36 @@ def smoothing_scale(channel_max: Tensor, weight_NK: Tensor, alpha: float) -> Ten
 
 
 def choose_scale(seen: Observation, weight_NK: Tensor, form: Format) -> Tensor:
-    """s [K]: the best of `ALPHAS` and of none, over both kinds of activation scale."""
-    wanted = seen.rows @ weight_NK.T
+    """s [K]: the best of `ALPHAS` and of no smoothing, by the errors of static plus per-token scales."""
+    wanted = seen.tokens @ weight_NK.T
     candidates = [torch.ones_like(seen.channel_max)]
     candidates += [smoothing_scale(seen.channel_max, weight_NK, alpha) for alpha in ALPHAS]
     errors = []
     for scale in candidates:
-        rows, weight = seen.rows / scale, fake_weight(weight_NK * scale, form).T
-        static = fake_static(rows, float((seen.channel_max / scale).max()), form)
+        tokens, weight = seen.tokens / scale, fake_weight(weight_NK * scale, form).T
+        static = fake_static(tokens, float((seen.channel_max / scale).max()), form)
         errors.append(
-            relative_error(fake_rows(rows) @ weight, wanted) + relative_error(static @ weight, wanted)
+            relative_error(fake_per_token(tokens) @ weight, wanted) + relative_error(static @ weight, wanted)
         )
     best = min(range(len(errors)), key=errors.__getitem__)
     return candidates[best]
 
 
 def choose_static(seen: Observation, scale: Tensor, weight_NK: Tensor, form: Format) -> float:
-    """The largest activation to represent: the best of `CLIPS` after smoothing by `scale`."""
-    wanted = seen.rows @ weight_NK.T
-    rows, weight = seen.rows / scale, fake_weight(weight_NK * scale, form).T
+    """The static range: the best of `CLIPS` times the largest activation after smoothing by `scale` [K]."""
+    wanted = seen.tokens @ weight_NK.T
+    tokens, weight = seen.tokens / scale, fake_weight(weight_NK * scale, form).T
     top = float((seen.channel_max / scale).max())
     errors = {
-        clip * top: relative_error(fake_static(rows, clip * top, form) @ weight, wanted) for clip in CLIPS
+        clip * top: relative_error(fake_static(tokens, clip * top, form) @ weight, wanted) for clip in CLIPS
     }
     return min(errors, key=errors.__getitem__)
 
 
 def fold_smoothing(weights: Weights, group: Group, scale: Tensor) -> None:
-    """Write `scale` into the table of weights: into the group's columns, and out of what carries it.
+    """Multiply the columns of the group's weights by `scale` [K], and divide the rows of its carriers.
 
-    Exact: every factor is a power of two. Without carriers the graph must divide (`write.py`).
+    Exact, because every factor is a power of two. Without carriers the graph divides (`write.py`).
     """
     for linear in group.linears:
         _wrap(weights, f"{linear}.weight", partial(_times_columns, scale))
@@ -81,7 +81,7 @@ def fold_smoothing(weights: Weights, group: Group, scale: Tensor) -> None:
 
 
 def group_weight(weights: Weights, linears: Sequence[str]) -> Tensor:
-    """The group's weights stacked, [N,K], with everything folded into them that is folded so far."""
+    """The weights of a group, stacked: [N,K], with all folds so far."""
     return torch.cat([weights[f"{linear}.weight"]().detach() for linear in linears])
 
 

@@ -1,16 +1,17 @@
-"""Write a quantised linear layer into the graph, in one of two dialects over the same stored weights.
+"""Quantise linear layers in the graph, in one of two forms that share the stored weights.
 
-    qdq   x ─> QuantizeLinear ─> DequantizeLinear ─> MatMul <─ DequantizeLinear <─ weights
-          One symmetric scale for all activations, one a channel for weights. What TensorRT fuses into
-          8-bit products, and what any runtime can compute, slowly.
-    rows  x ─> / max|row| ─> u8 ─> MatMulIntegerToFloat ─> * max|row|
-          For ONNX Runtime on CPUs, which are fast with u8 activations and s8 weights only. Every token has
-          a scale of its own, so a picture's embedding does not depend on what else is in the batch.
+    qdq        x ─> QuantizeLinear ─> DequantizeLinear ─> MatMul <─ DequantizeLinear <─ weights
+               One symmetric scale for all activations, one per output channel for weights. TensorRT fuses
+               this into 8-bit products; other runtimes compute it too, slowly.
+    per_token  x ─> / max|token| ─> u8 ─> MatMulIntegerToFloat ─> * max|token|
+               Per-token dynamic quantisation for ONNX Runtime on CPUs, which is fast only with u8 activations
+               and s8 weights. Every token has its own scale, so an image's embedding does not depend on the
+               rest of the batch.
 
-In `rows`, activations have 127 levels around 64, not 255: on CPUs without VNNI the product adds pairs of
-u8·s8 in 16 bits, and 2·127·127 is what fits. So the integers are the same on every CPU.
+In `per_token`, activations use 127 levels around 64 instead of 255: CPUs without VNNI add pairs of u8·s8
+products in 16 bits (VPMADDUBSW), and 2·127·127 fits. So the integers are the same on every CPU.
 
-Shapes: L tokens, K input channels, N output channels.
+Shapes: B batch, L tokens, K input channels, N output channels.
 """
 
 from __future__ import annotations
@@ -24,46 +25,47 @@ import torch
 
 from exporters.graph.edit import Edit
 from exporters.graph.fuse_attention import MICROSOFT
-from exporters.precision.quantization.plan import GroupPlan
-from exporters.precision.quantization.rounding import FORMATS, ROW_LEVELS, TINY, weight_scale, weight_values
+from exporters.precision.quantization.rounding import FORMATS, TINY, TOKEN_LEVELS, weight_scale, weight_values
+from exporters.precision.quantization.scheme import GroupScheme
 
-Dialect = Literal["qdq", "rows"]
+GraphForm = Literal["qdq", "per_token"]
 TYPES = {"int8": ir.DataType.INT8, "fp8": ir.DataType.FLOAT8E4M3FN}
-OPSET, IR_VERSION = 19, 9  # the first with E4M3
-MIDDLE = 64  # what zero is in u8
+OPSET, IR_VERSION = 19, 9  # the first with the E4M3 type
+MIDDLE = 64  # the u8 level of zero
 
 
 class Quantizer:
-    """Quantises one MatMul after the other; layers of one input share its rounding."""
+    """Quantises MatMul nodes; layers with the same input share its rounding."""
 
-    def __init__(self, graph: ir.Graph, dialect: Dialect, form: str) -> None:
+    def __init__(self, graph: ir.Graph, graph_form: GraphForm, form: str) -> None:
         self.edit = Edit(graph)
-        self.dialect = dialect
-        self.form = form
+        self.graph_form = graph_form
+        self.form = form  # int8 or fp8
         self._rounded: dict[ir.Value, Any] = {}
         self._stems: set[str] = set()
 
-    def quantize(self, node: ir.Node, plan: GroupPlan) -> None:
-        """Replace a product of activations and a weight [K,N] by its 8-bit form."""
-        x, wide = node.inputs
+    def quantize(self, node: ir.Node, scheme: GroupScheme) -> None:
+        """Replace a product of activations [B,L,K] and a weight [K,N] by its 8-bit form."""
+        x, fp32 = node.inputs
         assert x is not None
-        assert wide is not None
-        values, scale = self._weight(wide)
-        smoothed = self._smoothed(x, plan, node)
-        if self.dialect == "qdq":
-            node.replace_input_with(0, self._qdq_activation(smoothed, plan, node))
+        assert fp32 is not None
+        values, scale = self._weight(fp32)
+        smoothed = self._smoothed(x, scheme, node)
+        if self.graph_form == "qdq":
+            node.replace_input_with(0, self._qdq_activation(smoothed, scheme, node))
             name = f"{values.name}/wide"
             node.replace_input_with(
                 1, self.edit.before(node, "DequantizeLinear", [values, scale], name, axis=1)
             )
         else:
-            self._rows(node, smoothed, values, scale)
-        self.edit.drop_unused(wide)
+            self._per_token(node, smoothed, values, scale)
+        self.edit.drop_unused(fp32)
 
-    def _weight(self, wide: ir.Value) -> tuple[ir.Value, ir.Value]:
-        lazy = wide.const_value
+    def _weight(self, fp32: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """An fp32 weight [K,N] -> its 8-bit values [K,N] and scales [N]."""
+        lazy = fp32.const_value
         assert isinstance(lazy, ir.LazyTensor)
-        stem = f"{wide.name}.{self.form}"
+        stem = f"{fp32.name}.{self.form}"
         rows, columns = lazy.shape.numpy()
         values = self.edit.weight(
             stem, partial(_values, lazy, self.form, stem), TYPES[self.form], (rows, columns)
@@ -72,31 +74,33 @@ class Quantizer:
         make = partial(_scales, lazy, self.form, name)
         return values, self.edit.weight(name, make, ir.DataType.FLOAT, (columns,))
 
-    def _smoothed(self, x: ir.Value, plan: GroupPlan, before: ir.Node) -> ir.Value:
-        if not plan.needs_mul:
+    def _smoothed(self, x: ir.Value, scheme: GroupScheme, before: ir.Node) -> ir.Value:
+        if not scheme.needs_mul:
             return x
-        name = f"{plan.group.path}.smoothing"
-        factor = self.edit.constant(name, (1 / plan.smoothing).numpy().astype(np.float32))
+        name = f"{scheme.group.path}.smoothing"
+        factor = self.edit.constant(name, (1 / scheme.smoothing).numpy().astype(np.float32))
         return self.edit.before(before, "Mul", [x, factor], f"{name}/Mul")
 
-    def _qdq_activation(self, x: ir.Value, plan: GroupPlan, before: ir.Node) -> ir.Value:
+    def _qdq_activation(self, x: ir.Value, scheme: GroupScheme, before: ir.Node) -> ir.Value:
         if x not in self._rounded:
-            stem = scales = f"{plan.group.path}/{self.form}"
-            if stem in self._stems:  # q of the graph for CLS alone takes one row of what k and v take
+            stem = scales = f"{scheme.group.path}/{self.form}"
+            if stem in self._stems:  # in the CLS-only graph, q's input is one row of k's and v's
                 stem = f"{x.name}/{self.form}"
             self._stems.add(stem)
             form = FORMATS[self.form]
-            scale = self.edit.constant(f"{scales}.scale", np.float32(max(plan.largest, TINY) / form.largest))
+            scale = self.edit.constant(
+                f"{scales}.scale", np.float32(max(scheme.largest, TINY) / form.largest)
+            )
             zero = self.edit.constant(f"const.zero_{self.form}", np.zeros((), TYPES[self.form].numpy()))
-            narrow = self.edit.before(before, "QuantizeLinear", [x, scale, zero], stem)
+            levels = self.edit.before(before, "QuantizeLinear", [x, scale, zero], stem)
             name = f"{stem}/wide"
-            self._rounded[x] = self.edit.before(before, "DequantizeLinear", [narrow, scale, zero], name)
+            self._rounded[x] = self.edit.before(before, "DequantizeLinear", [levels, scale, zero], name)
         rounded: ir.Value = self._rounded[x]
         return rounded
 
-    def _rows(self, node: ir.Node, x: ir.Value, values: ir.Value, scale: ir.Value) -> None:
-        levels, top = self._row_levels(x, node)
-        step, middle = self._row_grid()
+    def _per_token(self, node: ir.Node, x: ir.Value, values: ir.Value, scale: ir.Value) -> None:
+        levels, top = self._token_levels(x, node)
+        step, middle = self._token_grid()
         name = str(node.name)
         product = self.edit.before(
             node,
@@ -109,8 +113,8 @@ class Quantizer:
         node.outputs[0].replace_all_uses_with(output)
         self.edit.graph.remove(node, safe=True)
 
-    def _row_levels(self, x: ir.Value, before: ir.Node) -> tuple[ir.Value, ir.Value]:
-        """x [B,L,K] -> its levels, u8, and each row's largest magnitude [B,L,1]."""
+    def _token_levels(self, x: ir.Value, before: ir.Node) -> tuple[ir.Value, ir.Value]:
+        """x [B,L,K] -> its u8 levels [B,L,K], and each token's largest magnitude [B,L,1]."""
         if x not in self._rounded:
             edit, stem = self.edit, f"{x.name}/row"
             axis = edit.constant("const.last_axis", np.array([-1], np.int64))
@@ -118,31 +122,31 @@ class Quantizer:
             size = edit.before(before, "Abs", [x], f"{stem}.abs")
             top = edit.before(before, "ReduceMax", [size, axis], f"{stem}.max", keepdims=1)
             top = edit.before(before, "Max", [top, tiny], f"{stem}.top")
-            # one division a row: dividing every element costs twice as much
+            # one division per token: dividing every element costs twice as much
             one = edit.constant("const.one", np.float32(1))
             factor = edit.before(before, "Div", [one, top], f"{stem}.factor")
             unit = edit.before(before, "Mul", [x, factor], f"{stem}.unit")
-            step, middle = self._row_grid()
+            step, middle = self._token_grid()
             levels = edit.before(before, "QuantizeLinear", [unit, step, middle], f"{stem}.levels")
             self._rounded[x] = (levels, top)
         levels, top = self._rounded[x]
         return levels, top
 
-    def _row_grid(self) -> tuple[ir.Value, ir.Value]:
-        """The distance between levels of a row whose largest is 1, and the level of zero."""
-        step = self.edit.constant("const.row_step", np.float32(1 / ROW_LEVELS))
+    def _token_grid(self) -> tuple[ir.Value, ir.Value]:
+        """The step between levels of a token whose maximum is 1, and the level of zero."""
+        step = self.edit.constant("const.row_step", np.float32(1 / TOKEN_LEVELS))
         return step, self.edit.constant("const.middle", np.uint8(MIDDLE))
 
 
-def _wide(lazy: ir.LazyTensor) -> torch.Tensor:
-    """The weight [N,K]; it is stored as its product wants it, [K,N]."""
+def _fp32_weight(lazy: ir.LazyTensor) -> torch.Tensor:
+    """The weight as [N,K]; the graph stores it as [K,N] for its MatMul."""
     return torch.from_numpy(lazy.numpy().T.copy())
 
 
 def _values(lazy: ir.LazyTensor, form: str, name: str) -> ir.TensorProtocol:
-    values = weight_values(_wide(lazy), FORMATS[form]).numpy().T.astype(TYPES[form].numpy())
+    values = weight_values(_fp32_weight(lazy), FORMATS[form]).numpy().T.astype(TYPES[form].numpy())
     return ir.tensor(np.ascontiguousarray(values), name=name)
 
 
 def _scales(lazy: ir.LazyTensor, form: str, name: str) -> ir.TensorProtocol:
-    return ir.tensor(weight_scale(_wide(lazy), FORMATS[form])[:, 0].numpy(), name=name)
+    return ir.tensor(weight_scale(_fp32_weight(lazy), FORMATS[form])[:, 0].numpy(), name=name)

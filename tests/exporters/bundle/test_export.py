@@ -185,7 +185,7 @@ def test_a_failure_at_any_step_leaves_nothing(
 
 def test_a_wrong_graph_never_becomes_a_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault planted in the exporter itself: the judge stands between it and the user."""
-    original = writing.make_twin
+    original = writing.make_meta_copy
 
     def forgetful(model: DinoVisionTransformer, *given: Any):  # type: ignore[no-untyped-def]
         twin, weights = original(model, *given)
@@ -193,7 +193,7 @@ def test_a_wrong_graph_never_becomes_a_bundle(tmp_path: Path, monkeypatch: pytes
         weights[name] = lambda: torch.zeros(model.embed_dim)
         return twin, weights
 
-    monkeypatch.setattr(writing, "make_twin", forgetful)
+    monkeypatch.setattr(writing, "make_meta_copy", forgetful)
     with pytest.raises(JudgementError, match="is not the model here"):
         export_tiny(tmp_path / "b")
     assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,7 @@ import torch
 from dinov3_ref.checkpoints import Checkpoint, build_model, random_checkpoint
 from exporters.bundle.stream import filled, hollow_model
 from exporters.precision.calibrate import watch_linears
-from exporters.trace.fold import make_twin
+from exporters.trace.fold import make_meta_copy
 from exporters.trace.trace import TokenOutputs
 from tests.support.photographs import pixels
 from tests.support.tiny_models import tiny_config
@@ -67,8 +67,8 @@ def is_hollow(module: torch.nn.Module) -> bool:
 @pytest.mark.parametrize("kind", ["mlp", "7b"])
 def test_the_twin_has_the_same_weights(kind: str) -> None:
     checkpoint = in_bf16(kind)
-    _, wanted = make_twin(build_model(checkpoint))
-    _, got = make_twin(hollow_model(checkpoint), state=checkpoint.state)
+    _, wanted = make_meta_copy(build_model(checkpoint))
+    _, got = make_meta_copy(hollow_model(checkpoint), state=checkpoint.state)
     assert got.keys() == wanted.keys()
     for name, make in got.items():
         one, other = make(), wanted[name]()

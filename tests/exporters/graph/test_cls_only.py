@@ -22,7 +22,7 @@ from exporters.dialects import DIALECTS
 from exporters.graph.cls_only import can_cut, cut_to_cls
 from exporters.graph.graph import to_graph
 from exporters.graph.write import share_weights, write_onnx
-from exporters.trace.fold import FOLDS, make_twin
+from exporters.trace.fold import FOLDS, make_meta_copy
 from exporters.trace.trace import TokenOutputs, trace
 from tests.support.photographs import pixels
 from tests.support.tiny_models import export_tiny, tiny_config
@@ -91,7 +91,7 @@ def test_variants(changes: dict, folds: tuple[str, ...], tmp_path: Path) -> None
 def graph_of(
     model: DinoVisionTransformer, folds: tuple[str, ...] = FOLDS
 ) -> tuple[ir.Model, DinoVisionTransformer]:
-    twin, weights = make_twin(model, folds)
+    twin, weights = make_meta_copy(model, folds)
     module = TokenOutputs(twin)
     return to_graph(trace(module), module, weights, DIALECTS["portable"]), twin
 
@@ -125,10 +125,10 @@ def test_a_users_own_layer_is_left_whole(tmp_path: Path) -> None:
 
     model = build_model(random_checkpoint(tiny_config(depth=2)))
     model.blocks[-1].mlp.__class__ = Mixing
-    assert not can_cut(make_twin(model)[0])
+    assert not can_cut(make_meta_copy(model)[0])
     model.blocks[-1].mlp.__class__ = Mlp
     model.blocks[0].mlp.__class__ = Mixing
-    assert can_cut(make_twin(model)[0]), "what comes before is not touched"
+    assert can_cut(make_meta_copy(model)[0]), "what comes before is not touched"
 
 
 # ---- in a bundle -----------------------------------------------------------------------------------

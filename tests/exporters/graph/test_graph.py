@@ -17,7 +17,7 @@ from dinov3_ref.models import DinoVisionTransformer
 from exporters.dialects import DIALECTS
 from exporters.graph.graph import to_graph
 from exporters.graph.write import write_onnx
-from exporters.trace.fold import make_twin
+from exporters.trace.fold import make_meta_copy
 from exporters.trace.trace import TokenOutputs, trace
 from tests.support.graphs import graph_of
 from tests.support.photographs import pixels
@@ -129,7 +129,7 @@ def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_weights_are_not_made_before_they_are_written() -> None:
     """Or a 7B model would be in memory twice: only small tensors may be looked at before."""
     model = build_model(random_checkpoint(tiny_config(depth=2)))
-    twin, weights = make_twin(model)
+    twin, weights = make_meta_copy(model)
     made: Counter[str] = Counter()
 
     def counted(name: str, make: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:

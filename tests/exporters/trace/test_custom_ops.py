@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dinov3_ref.layers import RopePositionEmbedding, SelfAttention
-from exporters.trace.custom_ops import SeamRope, rope_attention, rope_table
+from exporters.trace.custom_ops import TracedRope, rope_attention, rope_table
 
 PREFIX, DIM, HEADS = 5, 128, 2
 
@@ -20,7 +20,7 @@ def rope(normalize: str = "separate") -> RopePositionEmbedding:
 def test_table_is_the_references_after_the_prefix(normalize: str, h: int, w: int) -> None:
     reference = rope(normalize)
     want_sin, want_cos = reference(H=h, W=w)
-    sin, cos = SeamRope(reference, PREFIX)(H=h, W=w)
+    sin, cos = TracedRope(reference, PREFIX)(H=h, W=w)
     half = want_sin.shape[-1] // 2
     assert torch.equal(sin[PREFIX:, half:], want_sin[:, half:])
     assert torch.equal(sin[PREFIX:, :half], -want_sin[:, :half]), "sin carries rotate_half's sign"
@@ -38,7 +38,7 @@ def test_attention_is_the_references(folded: bool) -> None:
     qkv = torch.randn(2, PREFIX + h * w, 3 * DIM)
     wanted = attention.compute_attention(qkv, rope=reference(H=h, W=w))
     q, k, v = qkv.chunk(3, dim=-1)
-    sin, cos = SeamRope(reference, PREFIX)(H=h, W=w)
+    sin, cos = TracedRope(reference, PREFIX)(H=h, W=w)
     scale = 1.0 if folded else attention.scale
     got = rope_attention(q * attention.scale if folded else q, k, v, sin, cos, HEADS, scale)
     assert torch.dist(got, wanted) / wanted.norm() < 1e-6  # measured 2e-7

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from dinov3_ref.checkpoints import build_model, random_checkpoint
 from dinov3_ref.layers import LayerScale, SelfAttention
 from dinov3_ref.models import DinoVisionTransformer
-from exporters.trace.custom_ops import SeamAttention
-from exporters.trace.fold import FOLDS, make_twin
+from exporters.trace.custom_ops import TracedAttention
+from exporters.trace.fold import FOLDS, make_meta_copy
 from tests.support.photographs import pixels
 from tests.support.tiny_models import tiny_config
 
@@ -38,18 +38,18 @@ def test_every_combination_of_folds_is_the_model(kind: str, folds: tuple[str, ..
     model = build_model(random_checkpoint(tiny_config(kind)))
     x = pixels(["chelsea"], 48, 80)
     wanted = tokens(model, x)
-    got = tokens(materialise(*make_twin(model, folds)), x)
+    got = tokens(materialise(*make_meta_copy(model, folds)), x)
     assert torch.dist(got, wanted) / wanted.norm() < 2e-6  # measured 6e-7
 
 
 def test_folds_leave_nothing_of_what_they_fold() -> None:
     model = build_model(random_checkpoint(tiny_config()))
-    twin, weights = make_twin(model)
+    twin, weights = make_meta_copy(model)
     assert not any(isinstance(module, LayerScale) for module in twin.modules())
     assert not [name for name in weights if "gamma" in name or "bias_mask" in name or "qkv" in name]
     assert all(block.attn.scale == 1.0 for block in twin.blocks)
     assert all(block.attn.k.bias is None for block in twin.blocks), "k's bias is masked: nothing to add"
-    unfolded, _ = make_twin(model, ())
+    unfolded, _ = make_meta_copy(model, ())
     assert any(isinstance(module, LayerScale) for module in unfolded.modules())
     assert all(block.attn.scale == model.blocks[0].attn.scale for block in unfolded.blocks)
 
@@ -57,7 +57,7 @@ def test_folds_leave_nothing_of_what_they_fold() -> None:
 def test_an_unmasked_k_bias_is_kept() -> None:
     """RoPE makes the softmax see k's bias, so it may only go when it is zero."""
     model = build_model(random_checkpoint(tiny_config(mask_k_bias=False)))
-    twin, weights = make_twin(model)
+    twin, weights = make_meta_copy(model)
     assert all(block.attn.k.bias is not None for block in twin.blocks)
     x = pixels(["coffee"], 48, 64)
     wanted = tokens(model, x)
@@ -67,7 +67,7 @@ def test_an_unmasked_k_bias_is_kept() -> None:
 def test_the_twin_has_no_memory_and_the_model_is_untouched() -> None:
     model = build_model(random_checkpoint(tiny_config()))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    twin, weights = make_twin(model)
+    twin, weights = make_meta_copy(model)
     assert {tensor.device.type for tensor in twin.state_dict().values()} == {"meta"}
     for make in weights.values():
         make()
@@ -78,7 +78,7 @@ def test_the_twin_has_no_memory_and_the_model_is_untouched() -> None:
 def test_unfolded_weights_are_the_models_own_tensors() -> None:
     """Not copies: otherwise a 7B model would be in memory twice."""
     model = build_model(random_checkpoint(tiny_config()))
-    _, weights = make_twin(model)
+    _, weights = make_meta_copy(model)
     assert weights["blocks.0.mlp.fc1.weight"]().data_ptr() == model.blocks[0].mlp.fc1.weight.data_ptr()
 
 
@@ -93,8 +93,8 @@ def test_a_users_attention_class_is_traced_as_it_is() -> None:
     torch.manual_seed(0)
     config = tiny_config().kwargs()
     model = DinoVisionTransformer(**config, attn_class=Identity).eval()
-    twin, weights = make_twin(model)
-    assert not any(isinstance(module, SeamAttention) for module in twin.modules())
+    twin, weights = make_meta_copy(model)
+    assert not any(isinstance(module, TracedAttention) for module in twin.modules())
     x = pixels(["coffee"], 48, 64)
     wanted = tokens(model, x)
     assert torch.dist(tokens(materialise(twin, weights), x), wanted) / wanted.norm() < 2e-6
@@ -102,4 +102,4 @@ def test_a_users_attention_class_is_traced_as_it_is() -> None:
 
 def test_an_unknown_fold_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown fold 'gelu'"):
-        make_twin(build_model(random_checkpoint(tiny_config())), ["gelu"])
+        make_meta_copy(build_model(random_checkpoint(tiny_config())), ["gelu"])

@@ -15,8 +15,8 @@ from dinov3_ref.layers import Mlp
 from dinov3_ref.models import Backbone, DinoVisionTransformer
 from dinov3_ref.models.config import ModelConfig
 from exporters.graph.write import without_weights
-from exporters.trace.fold import make_twin
-from exporters.trace.repeat import AGAIN, BEGIN, each_kind_once
+from exporters.trace.fold import make_meta_copy
+from exporters.trace.repeat import BLOCK_REPEAT, BLOCK_START, collapse_repeats
 from exporters.trace.trace import TokenOutputs, trace
 from tests.support.graphs import graph_of
 from tests.support.tiny_models import tiny_config, tiny_convnext
@@ -97,21 +97,21 @@ def test_a_users_own_way_through_the_blocks_is_followed() -> None:
 
 def traced_blocks(model: Backbone) -> list[int]:
     """Which blocks of a ViT's twin are themselves while it is traced."""
-    twin, _ = make_twin(model)
+    twin, _ = make_meta_copy(model)
     assert isinstance(twin, DinoVisionTransformer)
-    with each_kind_once(twin):
+    with collapse_repeats(twin):
         return [index for index, block in enumerate(twin.blocks) if list(block.children())]
 
 
 @pytest.mark.parametrize("case", ["layers between", "stages"])
 def test_the_model_is_left_as_it_was(case: str) -> None:
     config, options = CASES[case]
-    twin, _ = make_twin(build_model(random_checkpoint(config)))
+    twin, _ = make_meta_copy(build_model(random_checkpoint(config)))
     modules = list(twin.modules())
     module = TokenOutputs(twin, **options)
     trace(module)
     assert all(one is other for one, other in zip(modules, twin.modules(), strict=True))
-    with pytest.raises(RuntimeError, match="on the way"), each_kind_once(twin):
+    with pytest.raises(RuntimeError, match="on the way"), collapse_repeats(twin):
         raise RuntimeError("on the way")
     assert all(one is other for one, other in zip(modules, twin.modules(), strict=True))
     assert not any(one._forward_pre_hooks for one in modules)
@@ -119,14 +119,14 @@ def test_the_model_is_left_as_it_was(case: str) -> None:
 
 def test_a_block_with_a_hook_is_traced_for_itself() -> None:
     """A hook may do anything."""
-    twin, _ = make_twin(build_model(random_checkpoint(tiny_config("mlp", depth=3))))
+    twin, _ = make_meta_copy(build_model(random_checkpoint(tiny_config("mlp", depth=3))))
     assert isinstance(twin, DinoVisionTransformer)
     twin.blocks[1].register_forward_hook(lambda *_: None)
-    with each_kind_once(twin):
+    with collapse_repeats(twin):
         assert all(list(block.children()) for block in twin.blocks)
 
 
 def test_nothing_of_it_is_left_in_a_graph() -> None:
     graph = graph_of(build_model(random_checkpoint(tiny_config("mlp", depth=DEPTH))))
-    assert not {node.op_type for node in graph.graph} & {BEGIN, AGAIN}
+    assert not {node.op_type for node in graph.graph} & {BLOCK_START, BLOCK_REPEAT}
     assert "dinodeploy" not in graph.opset_imports

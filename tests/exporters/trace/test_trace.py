@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dinov3_ref.checkpoints import build_model, random_checkpoint
-from exporters.trace.fold import make_twin
+from exporters.trace.fold import make_meta_copy
 from exporters.trace.trace import TokenOutputs, trace
 from tests.support.photographs import pixels
 from tests.support.tiny_models import tiny_config
@@ -33,7 +33,7 @@ def test_outputs_are_the_models(kind: str, changes: dict) -> None:
 
 
 def test_batch_height_and_width_stay_symbolic() -> None:
-    twin, _ = make_twin(build_model(random_checkpoint(tiny_config(depth=1))))
+    twin, _ = make_meta_copy(build_model(random_checkpoint(tiny_config(depth=1))))
     program = trace(TokenOutputs(twin))
     (pixels_node,) = [
         node for node in program.graph.nodes if node.op == "placeholder" and node.name == "pixels"

@@ -21,22 +21,22 @@ from dinov3_ref.models import DinoVisionTransformer, get_architecture
 from exporters.bundle import write_bundle
 from exporters.bundle.export import ExportOptions
 from exporters.graph.summary import stored_type, summarize_onnx, types_by_role
-from exporters.precision.quantization import find_groups, fold_plan, make_plan, observe, sensitivity
-from exporters.precision.quantization.calibrate import plan_8_bits
-from exporters.precision.quantization.pictures import Calibration, calibration_pixels, in_batches
-from exporters.precision.quantization.plan import GroupPlan, QuantPlan
+from exporters.precision.quantization import find_groups, fold_scheme, make_scheme, observe, sensitivity
+from exporters.precision.quantization.calibrate import calibrate_8_bits
+from exporters.precision.quantization.images import Calibration, calibration_pixels, in_batches
 from exporters.precision.quantization.rounding import (
     FP8,
     INT8,
-    fake_rows,
+    fake_per_token,
     fake_static,
     fake_weight,
     relative_error,
 )
-from exporters.precision.quantization.simulate import features, rounded
+from exporters.precision.quantization.scheme import GroupScheme, QuantScheme
+from exporters.precision.quantization.simulate import features, simulate_8_bits
 from exporters.precision.quantization.smoothing import smoothing_scale
 from exporters.precision.quantization.write import MIDDLE
-from exporters.trace.fold import make_twin
+from exporters.trace.fold import make_meta_copy
 from tests.compatibility.test_parts import CustomTokensVisionTransformer
 from tests.support.photographs import photograph, pixels
 from tests.support.tiny_models import ONNXRUNTIME, export_passing, tiny_config
@@ -63,11 +63,11 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], B
     }
 
 
-def plan_for(model: DinoVisionTransformer, form: str = "int8") -> QuantPlan:
-    _, weights = make_twin(model)
+def plan_for(model: DinoVisionTransformer, form: str = "int8") -> QuantScheme:
+    _, weights = make_meta_copy(model)
     arrays, _ = calibration_pixels(Calibration(limit=6), PREPROCESS)
     groups = find_groups(model)
-    return make_plan(weights, groups, observe(model, groups, in_batches(arrays), len(arrays)), form)
+    return make_scheme(weights, groups, observe(model, groups, in_batches(arrays), len(arrays)), form)
 
 
 def reference(model: DinoVisionTransformer, x: torch.Tensor) -> dict[str, np.ndarray]:
@@ -92,7 +92,7 @@ def test_every_token_may_be_drawn() -> None:
     handle.remove()
     (tokens,) = seen[0]
     assert len(tokens) == 1 + 4 + 3 + 15
-    assert sorted(observation.rows.sum(1).tolist()) == sorted(tokens.sum(1).tolist())
+    assert sorted(observation.tokens.sum(1).tolist()) == sorted(tokens.sum(1).tolist())
 
 
 # ---- what comes out ----------------------------------------------------------------------------
@@ -140,16 +140,16 @@ def test_plain_quantisation_of_the_same_checkpoint_is_far_below() -> None:
     exact = features(model, batches)
     plan = plan_for(model)
     plain = [_unsmoothed(group) for group in plan.groups]
-    with rounded(model, plain, "int8", rows=False):
+    with simulate_8_bits(model, plain, "int8", per_token=False):
         bad = features(model, batches)
-    with rounded(model, plan.groups, "int8", rows=False):
+    with simulate_8_bits(model, plan.groups, "int8", per_token=False):
         good = features(model, batches)
     cosine = torch.nn.functional.cosine_similarity
     assert float(cosine(bad[0], exact[0]).min()) < 0.9
     assert float(cosine(good[0], exact[0]).min()) > CLS_COSINE
 
 
-def _unsmoothed(group: GroupPlan) -> GroupPlan:
+def _unsmoothed(group: GroupScheme) -> GroupScheme:
     largest = float(group.largest * group.smoothing.max())
     return replace(group, smoothing=torch.ones_like(group.smoothing), largest=largest)
 
@@ -218,7 +218,7 @@ def test_most_of_the_work_is_in_8_bits() -> None:
     linear = 12 * dim * dim * tokens
     attention = 2 * tokens * tokens * dim
     patches = 196 * dim * 3 * 256 / config.depth
-    assert linear * (1 - sensitivity.GIVEN_BACK / 3) / (linear + attention + patches) >= 0.8
+    assert linear * (1 - sensitivity.FALLBACK_BUDGET / 3) / (linear + attention + patches) >= 0.8
 
 
 # ---- smoothing ---------------------------------------------------------------------------------
@@ -229,9 +229,9 @@ def test_smoothing_changes_nothing_but_ranges(kind: str) -> None:
     """Powers of two, taken out on one side and put in on the other: fp32 outputs are the same."""
     model = build_model(planted_checkpoint(tiny_config(kind))).eval()
     plan = plan_for(model)
-    _, weights = make_twin(model)
+    _, weights = make_meta_copy(model)
     before = {name: make() for name, make in weights.items()}
-    fold_plan(weights, plan)
+    fold_scheme(weights, plan)
     changed = {name for name, make in weights.items() if not torch.equal(make(), before[name])}
     assert any(name.endswith("norm1.weight") for name in changed)
     for group in plan.groups:
@@ -258,9 +258,9 @@ def test_rounding_by_hand() -> None:
     x = torch.tensor([[1.27, -0.5, 0.004]])
     assert torch.allclose(fake_static(x, 1.27, INT8), torch.tensor([[1.27, -0.5, 0.0]]))
     assert torch.allclose(fake_static(x, 0.5, INT8)[0, 0], torch.tensor(0.5)), "clipped"
-    rows = fake_rows(torch.tensor([[63.0, 1.4], [0.63, 0.014]]))
+    rows = fake_per_token(torch.tensor([[63.0, 1.4], [0.63, 0.014]]))
     assert torch.allclose(rows, torch.tensor([[63.0, 1.0], [0.63, 0.01]])), "each row has a scale of its own"
-    assert fake_rows(torch.zeros(1, 3)).tolist() == [[0.0, 0.0, 0.0]]
+    assert fake_per_token(torch.zeros(1, 3)).tolist() == [[0.0, 0.0, 0.0]]
     weight = torch.tensor([[127.0, 1.4], [1.27, 0.014]])
     assert torch.allclose(fake_weight(weight, INT8), torch.tensor([[127.0, 1.0], [1.27, 0.01]]))
     assert fake_static(torch.tensor([[448.0, 17.0]]), 448.0, FP8).tolist() == [[448.0, 16.0]], "three bits"
@@ -293,7 +293,7 @@ def test_overrides_by_name(tmp_path: Path) -> None:
     assert types["blocks.0.mlp.fc1"] == {"FLOAT"}
     assert types["blocks.1.mlp.fc2"] == {"BFLOAT16"}
     assert types["blocks.1.mlp.fc1"] == {"INT8"}
-    with pytest.raises(MisuseError, match=r"blocks\.9\.\*=fp32.*names no layer"):
+    with pytest.raises(MisuseError, match=r"blocks\.9\.\*=fp32.*matches no layer"):
         export_int8(checkpoint, tmp_path / "c", overrides=(("blocks.9.*", "fp32"),))
     with pytest.raises(MisuseError, match="wanted PATTERN=TYPE"):
         ExportOptions(recipe="int8", overrides=(("blocks.0.*", "int4"),))
@@ -304,21 +304,25 @@ def test_overrides_by_name(tmp_path: Path) -> None:
 def test_what_hurts_goes_back_to_sixteen_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan with one ruined range: the search finds it, and nothing else."""
     model = build_model(random_checkpoint(tiny_config("mlp"))).eval()
-    _, weights = make_twin(model)
+    _, weights = make_meta_copy(model)
     plan = plan_for(model)
     ruined = next(group for group in plan.groups if group.group.path == "blocks.1.mlp.fc1")
     groups = tuple(replace(g, largest=g.largest / 50) if g is ruined else g for g in plan.groups)
     batches = list(in_batches(calibration_pixels(Calibration(limit=2), PREPROCESS)[0]))
-    monkeypatch.setattr(sensitivity, "GIVEN_BACK", 0.3)
-    search = sensitivity.give_back(model, weights, replace(plan, groups=groups), batches, lambda _: None)
-    assert search.given_back == ("blocks.1.mlp.fc1",)
+    monkeypatch.setattr(sensitivity, "FALLBACK_BUDGET", 0.3)
+    search = sensitivity.choose_fallback_layers(
+        model, weights, replace(plan, groups=groups), batches, lambda _: None
+    )
+    assert search.fallback_layers == ("blocks.1.mlp.fc1",)
     assert search.after < 0.3 * search.before
-    fine = sensitivity.give_back(model, weights, plan, batches, lambda _: None)
-    assert fine.given_back == ()
-    assert fine.plan is plan
-    monkeypatch.setattr(sensitivity, "GIVEN_BACK", 0.01)
-    poor = sensitivity.give_back(model, weights, replace(plan, groups=groups), batches, lambda _: None)
-    assert poor.given_back == (), "more than may be given back"
+    fine = sensitivity.choose_fallback_layers(model, weights, plan, batches, lambda _: None)
+    assert fine.fallback_layers == ()
+    assert fine.scheme is plan
+    monkeypatch.setattr(sensitivity, "FALLBACK_BUDGET", 0.01)
+    poor = sensitivity.choose_fallback_layers(
+        model, weights, replace(plan, groups=groups), batches, lambda _: None
+    )
+    assert poor.fallback_layers == (), "more than may be given back"
 
 
 def test_simulation_leaves_the_model_as_it_was() -> None:
@@ -326,9 +330,9 @@ def test_simulation_leaves_the_model_as_it_was() -> None:
     plan = plan_for(model)
     batches = list(in_batches(calibration_pixels(Calibration(limit=2), PREPROCESS)[0]))
     before = features(model, batches)
-    with rounded(model, plan.groups, "int8", rows=True):
+    with simulate_8_bits(model, plan.groups, "int8", per_token=True):
         during = features(model, batches)
-    assert 1e-3 < sensitivity.relative(during, before) < 0.1
+    assert 1e-3 < sensitivity.feature_error(during, before) < 0.1
     assert all(torch.equal(a, b) for a, b in zip(features(model, batches), before, strict=True))
 
 
@@ -341,14 +345,14 @@ def test_calibration_folders(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"not a picture")
     arrays, notes = calibration_pixels(Calibration(tmp_path), PREPROCESS)
     assert len(arrays) == 4
-    assert any("1 of 5 pictures" in note for note in notes)
-    assert any("calibrated on 4 pictures" in note for note in notes)
+    assert any("1 of 5 images" in note for note in notes)
+    assert any("calibrated on 4 images" in note for note in notes)
     some = [calibration_pixels(Calibration(tmp_path, 2, seed), PREPROCESS)[0] for seed in (0, 0, 1, 2, 3)]
     assert np.array_equal(some[0], some[1])
     assert any(not np.array_equal(some[0], other) for other in some[2:])
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "x.png").write_bytes(b"")
-    with pytest.raises(MisuseError, match="none of 1 pictures can be read"):
+    with pytest.raises(MisuseError, match="none of 1 images can be read"):
         calibration_pixels(Calibration(tmp_path / "bad"), PREPROCESS)
     with pytest.raises(MisuseError, match="calibration-images 0"):
         Calibration(limit=0)
@@ -356,14 +360,14 @@ def test_calibration_folders(tmp_path: Path) -> None:
 
 def test_a_bad_graph_for_gpus_never_becomes_a_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No CPU runs it for use, so the judge has to see it at export."""
-    original = plan_8_bits
+    original = calibrate_8_bits
 
     def starved(*args: object, **kwargs: object):  # type: ignore[no-untyped-def]
         made = original(*args, **kwargs)  # type: ignore[arg-type]
-        groups = tuple(replace(group, largest=group.largest / 100) for group in made.plan.groups)
-        return replace(made, plan=replace(made.plan, groups=groups))
+        groups = tuple(replace(group, largest=group.largest / 100) for group in made.scheme.groups)
+        return replace(made, scheme=replace(made.scheme, groups=groups))
 
-    monkeypatch.setattr(write_bundle, "plan_8_bits", starved)
+    monkeypatch.setattr(write_bundle, "calibrate_8_bits", starved)
     with pytest.raises(Exception, match="graph for GPUs is not the model"):
         export_int8(random_checkpoint(tiny_config("mlp")), tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
