@@ -1,4 +1,4 @@
-"""Two pages that are files of the repository: README.md (the home page) and examples/README.md.
+"""Pages that are files of the repository: README.md is the home page.
 
 Links into docs/ become links inside the site. All other links lead to the repository.
 """
@@ -11,7 +11,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = "https://github.com/dinodeploy/dinodeploy/blob/main/"
-PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "examples/README.md": "examples.md"}
+PAGES = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
+    "examples/README.md": "examples.md",
+}
 _LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 
