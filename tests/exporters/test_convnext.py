@@ -217,7 +217,7 @@ def test_watched_ranges_are_those_of_the_graphs_layers() -> None:
 
 def test_early_stages_count_for_their_larger_maps() -> None:
     groups = find_groups(build_model(random_checkpoint(tiny_convnext())))
-    assert [group.rows for group in groups] == [64, 64, 16, 16, 4, 4, 4, 4, 4, 4, 1, 1]
+    assert [group.positions for group in groups] == [64, 64, 16, 16, 4, 4, 4, 4, 4, 4, 1, 1]
     first, second = groups[:2]
     assert first.carriers == ("stages.0.0.norm.weight", "stages.0.0.norm.bias")
     assert second.carriers == ()
