@@ -1,6 +1,6 @@
-"""Collectives of the default process group; in one process each is the identity.
+"""Collectives of the default process group. In a single process each returns its input.
 
-Shapes: W ranks, B rows on one rank, every rank the same B unless said otherwise.
+Shapes: W ranks, B rows per rank (equal on all ranks unless stated otherwise).
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ def _is_distributed() -> bool:
 
 
 def get_world_size() -> int:
-    """Ranks in the run; 1 outside of one."""
+    """Number of ranks; 1 without a process group."""
     return dist.get_world_size() if _is_distributed() else 1
 
 
 def get_rank() -> int:
-    """Number of this rank; 0 outside of a distributed run."""
+    """Index of this rank; 0 without a process group."""
     return dist.get_rank() if _is_distributed() else 0
 
 
 @torch.no_grad()
 def all_reduce_sum(x: Tensor) -> Tensor:
-    """Sum over the ranks, a new tensor without gradient."""
+    """Sum over the ranks [...] -> [...]: a new tensor without gradient."""
     return _all_reduce(x, dist.ReduceOp.SUM) if _is_distributed() else x
 
 
 @torch.no_grad()
 def all_reduce_max(x: Tensor) -> Tensor:
-    """Largest over the ranks, a new tensor without gradient."""
+    """Maximum over the ranks [...] -> [...]: a new tensor without gradient."""
     return _all_reduce(x, dist.ReduceOp.MAX) if _is_distributed() else x
 
 
@@ -46,7 +46,7 @@ def _all_reduce(x: Tensor, operation: Any) -> Tensor:
 
 
 class _GatherRows(torch.autograd.Function):
-    """Every rank used every row, so a row's gradient is the sum of what all ranks have for it."""
+    """All-gather with gradient. Every rank uses every row, so a row's gradient is the sum over ranks."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def gather_rows(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def gather_shares(x: Tensor) -> Tensor:
-    """[B, ...] of each rank, B its own -> all rows in rank order on every rank, without gradient."""
+    """[B, ...] of each rank, B may differ -> all rows in rank order on every rank, without gradient."""
     if not _is_distributed():
         return x
     counts = gather_rows(torch.tensor([len(x)], device=x.device)).tolist()
@@ -79,6 +79,6 @@ def gather_shares(x: Tensor) -> Tensor:
 
 
 def whole(x: Tensor) -> Tensor:
-    """A sharded tensor gathered, a collective; any other as it is."""
+    """Gather a sharded tensor (a collective); return any other tensor unchanged."""
     gather: Callable[[], Tensor] | None = getattr(x, "full_tensor", None)
     return x if gather is None else gather()

@@ -1,19 +1,19 @@
 """Errors of the reference package.
 
     Dinov3Error
-    ├── ConfigError            2  a configuration that describes no model
+    ├── ConfigError            2  an invalid configuration
     ├── CheckpointError        2  a file that cannot be read as a DINOv3 checkpoint
-    │   ├── ForeignCheckpoint  2  readable, but some other model (DINOv1/v2, a head, a text tower)
-    │   ├── KeyMismatch        2  tensors missing, left over, or of another shape
-    │   └── ArchMismatch       2  the file holds another architecture than the one asked for
-    ├── DataError              2  images, labels or arrays that cannot be used
-    │   └── BrokenImage        2  one image that cannot be decoded: loaders skip and count it
-    ├── HubError               4  the hub, the network or a permission is missing
+    │   ├── ForeignCheckpoint  2  readable, but another model (DINOv1/v2, a head, a text tower)
+    │   ├── KeyMismatch        2  tensors missing, unexpected, or of another shape
+    │   └── ArchMismatch       2  another architecture than the requested one
+    ├── DataError              2  unusable images, labels or arrays
+    │   └── BrokenImage        2  one image cannot be decoded: loaders skip and count it
+    ├── HubError               4  the hub, the network or a permission failed
     └── TrainingDiverged       1  the loss stayed NaN or infinite
 
-    CheckpointWarning             weights were loaded into a model that is not quite theirs
+    CheckpointWarning             weights were adapted to a model that was built differently
 
-Messages are one line: what, got, wanted, mend. `exit_code` is what a command line should end in.
+Messages are one line: what, got, wanted, fix. `exit_code` is the exit code of command lines.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Dinov3Error(Exception):
 
 
 class ConfigError(Dinov3Error, ValueError):
-    """A configuration that describes no model."""
+    """An invalid configuration."""
 
 
 class CheckpointError(Dinov3Error):
@@ -41,19 +41,19 @@ class CheckpointError(Dinov3Error):
 
 
 class ForeignCheckpoint(CheckpointError):
-    """A readable checkpoint of some other model."""
+    """A readable checkpoint of another model."""
 
 
 class KeyMismatch(CheckpointError):
-    """Tensors are missing, left over, or have another shape."""
+    """Tensors are missing, unexpected, or of another shape."""
 
 
 class ArchMismatch(CheckpointError):
-    """The file holds another architecture than the one asked for."""
+    """The file holds another architecture than the requested one."""
 
 
 class DataError(Dinov3Error):
-    """Images, labels or arrays that cannot be used."""
+    """Unusable images, labels or arrays."""
 
 
 class BrokenImage(DataError):
@@ -61,16 +61,16 @@ class BrokenImage(DataError):
 
 
 class HubError(Dinov3Error):
-    """Weights cannot be had from the hub."""
+    """Weights cannot be fetched from the hub."""
 
     exit_code = 4
 
 
 class TrainingDiverged(Dinov3Error):
-    """The loss or its gradients stayed NaN or infinite."""
+    """Loss or gradients stayed NaN or infinite."""
 
     exit_code = 1
 
 
 class CheckpointWarning(UserWarning):
-    """Weights were loaded into a model that was built otherwise; says what was done about it."""
+    """Weights were loaded into a model that was built differently; the message tells what was adapted."""

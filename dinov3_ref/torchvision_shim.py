@@ -1,11 +1,10 @@
-"""Import torchvision beside a torch build that lacks its compiled operators.
+"""Import torchvision even if its compiled operators do not load.
 
-torchvision registers fake kernels for `nms` and `qnms` while it is imported, and expects its compiled
-library to have defined both. Where that library does not load (a CPU-only torch beside a wheel from
-another index, a torch one release ahead), the import fails with "operator torchvision::nms does not
-exist". We use torchvision's transforms alone, and they need neither operator: it is enough to define
-the two schemas. timm.data and transformers' image processors import torchvision on their own, so call
-`import_torchvision()` before them.
+During its import, torchvision registers fake kernels for `nms` and `qnms`, which its compiled library should
+have defined. If that library does not load (a CPU-only torch with a wheel from another index, a newer torch),
+the import fails with "operator torchvision::nms does not exist". Only torchvision's transforms are used here,
+and they need neither operator, so defining the two schemas is enough. timm.data and transformers' image
+processors import torchvision themselves: call `import_torchvision()` before importing them.
 """
 
 from __future__ import annotations
@@ -15,21 +14,20 @@ from types import ModuleType
 
 import torch
 
-# Overload names and argument names are torchvision's own; its fake kernels attach to exactly these.
+# These are torchvision's schemas: its fake kernels attach to exactly these names.
 _SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
 
-# A library takes its definitions with it when it is collected, so the module keeps those it made.
+# Keep the libraries alive: garbage collection of a library removes its definitions.
 _libraries: list[torch.library.Library] = []
 
 
 def import_torchvision() -> ModuleType:
-    """Return torchvision, with its two missing schemas defined first where they are missing.
+    """Import and return torchvision, defining the two schemas if they are missing.
 
-    Harmless where torchvision imports as it is: then nothing is defined. Raises ModuleNotFoundError
-    if torchvision is not installed.
+    Raises ModuleNotFoundError if torchvision is not installed.
     """
     try:
         return importlib.import_module("torchvision")

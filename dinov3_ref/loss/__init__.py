@@ -1,4 +1,4 @@
-"""Losses of DINOv3 training (docs/spec.md 4.4-4.7): one a file, each right in fp16 and across ranks."""
+"""Losses of DINOv3 training (docs/spec.md 4.4-4.7), one per file; all handle fp16 and several ranks."""
 
 from dinov3_ref.loss.dino_clstoken_loss import DINOLoss
 from dinov3_ref.loss.gram_loss import GramLoss

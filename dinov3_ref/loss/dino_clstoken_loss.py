@@ -1,4 +1,6 @@
-"""DINO loss: the student's CLS predicts the teacher's, across crops (arXiv:2104.14294; docs/spec.md 4.4).
+"""DINO loss: the student's CLS token predicts the teacher's, across crops.
+
+Source: Caron et al., arXiv:2104.14294, equation 3; docs/spec.md 4.4.
 
 Shapes: S student crops, T teacher crops, B images, K prototypes.
 """
@@ -13,7 +15,7 @@ from dinov3_ref.loss.teacher_targets import TeacherTargets
 
 
 class DINOLoss(TeacherTargets):
-    """Cross-entropy of every student crop against every teacher crop of the same image, averaged.
+    """Mean cross-entropy of every student crop against every teacher crop of the same image.
 
     loss = -Σ_{s,t,b,k} target[t,b,k] · log softmax(logits[s,b,k] / student_temp) / (B·S·T).
     """
@@ -25,9 +27,9 @@ class DINOLoss(TeacherTargets):
     def forward(self, student_logits: Tensor, teacher_probs: Tensor, ignore_diagonal: bool = False) -> Tensor:
         """Student logits [S,B,K] and teacher targets [T,B,K] -> the loss, a scalar in fp32.
 
-        [B,K] is taken for one crop. `ignore_diagonal` leaves out the pairs s = t, which are the same crop
-        when both sides list the global crops; B·min(S,T) fewer terms are then averaged. Raises ValueError
-        for shapes that do not fit each other, and where leaving the diagonal out leaves nothing.
+        [B,K] means one crop. `ignore_diagonal` leaves out the pairs s = t (the same crop, when both sides are
+        the global crops); the mean is then over B·min(S,T) fewer terms. Raises ValueError for shapes that do
+        not match, and if no pair is left.
         """
         student_SBK, teacher_TBK = _as_crops(student_logits), _as_crops(teacher_probs)
         if student_SBK.shape[1:] != teacher_TBK.shape[1:]:
@@ -53,6 +55,7 @@ class DINOLoss(TeacherTargets):
 
 
 def _as_crops(x: Tensor) -> Tensor:
+    """[crops,B,K] or [B,K] -> [crops,B,K]."""
     if x.dim() not in (2, 3):
         raise ValueError(f"DINO loss got a tensor of shape {list(x.shape)}; wanted [crops,B,K] or [B,K]")
     return x if x.dim() == 3 else x.unsqueeze(0)

@@ -1,8 +1,8 @@
-"""Gram anchoring: patches keep the similarities they had in an earlier teacher.
+"""Gram loss: keep the patch similarities close to those of an earlier teacher.
 
-Source: arXiv:2508.10104; docs/spec.md 4.7.
+Source: DINOv3, arXiv:2508.10104, section 4 (Gram anchoring); docs/spec.md 4.7.
 
-loss = mean over all pairs of (x xᵀ - y yᵀ)², x the student's and y the Gram teacher's patch features.
+loss = mean over all pairs of (x xᵀ - y yᵀ)², with patch features x of the student, y of the Gram teacher.
 Shapes: B images, P patches, D embed_dim.
 """
 
@@ -16,13 +16,12 @@ from dinov3_ref.loss.precision import no_autocast, widen
 
 
 class GramLoss(nn.Module):
-    """Squared error between two Gram matrices, in fp32.
+    """Mean squared error between two Gram matrices, in fp32.
 
-    `apply_norm` makes the similarities cosines. `img_level` compares patches within each image, else
-    across the whole batch. `remove_neg` sets negative similarities to 0 on both sides.
-    `remove_only_teacher_neg` sets the teacher's, and the student's where both are negative: the published
-    code tests the teacher after zeroing it and never reaches the student's (docs/spec.md 4.7).
-    Raises `ConfigError` for both of the two.
+    apply_norm: use cosine similarities. img_level: compare patches within each image, else across the batch.
+    remove_neg: set negative similarities to 0 on both sides. remove_only_teacher_neg: set the teacher's to 0,
+    and the student's where both are negative; the published code tests the teacher after zeroing it and so
+    never changes the student's (docs/spec.md 4.7). Raises `ConfigError` for both `remove_` options.
     """
 
     def __init__(
@@ -43,7 +42,7 @@ class GramLoss(nn.Module):
     def forward(self, output_feats: Tensor, target_feats: Tensor, img_level: bool | None = None) -> Tensor:
         """Student and teacher features [B,P,D] (or [N,D], across the batch) -> scalar.
 
-        `img_level` overrides the one of construction. Raises ValueError for [N,D] at image level.
+        `img_level` overrides the constructor's. Raises ValueError for [N,D] at image level.
         """
         within_image = self.img_level if img_level is None else img_level
         if within_image and output_feats.dim() != 3:

@@ -1,6 +1,6 @@
-"""iBOT loss: the student predicts the teacher's patches where it saw a mask.
+"""iBOT loss: the student predicts the teacher's patch tokens at masked positions.
 
-Source: arXiv:2111.07832; docs/spec.md 4.5.
+Source: Zhou et al., arXiv:2111.07832, section 3.1; docs/spec.md 4.5.
 
 Shapes: B images (crops), P patches, M masked patches of the whole batch, K prototypes.
 """
@@ -16,9 +16,9 @@ from dinov3_ref.loss.teacher_targets import TeacherTargets
 
 
 class iBOTPatchLoss(TeacherTargets):  # noqa: N801  the published name
-    """Cross-entropy of patches, averaged within an image and then over the images, masked or not.
+    """Cross-entropy of patches: mean within each image, then over all images.
 
-    The number of prototypes is `patch_out_dim`; `out_dim` says the same (docs/development/seed.md S44).
+    `patch_out_dim` is the number of prototypes; `out_dim` is an alias (docs/development/seed.md S44).
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class iBOTPatchLoss(TeacherTargets):  # noqa: N801  the published name
         if (patch_out_dim is None) == (out_dim is None):
             raise ConfigError(
                 f"iBOTPatchLoss got patch_out_dim={patch_out_dim} and out_dim={out_dim}; "
-                "they are two names of the number of prototypes, give one"
+                "both are the number of prototypes, pass one of them"
             )
         super().__init__((1, 1, patch_out_dim or out_dim or 0), center_momentum)
         self.student_temp = student_temp
@@ -45,8 +45,8 @@ class iBOTPatchLoss(TeacherTargets):  # noqa: N801  the published name
     ) -> Tensor:
         """Logits and targets [B,P,K], bool masks [B,P] -> scalar: mean over masked patches, then images.
 
-        An image without a masked patch counts with 0. Without masks every token counts alike, and any
-        [..., K] will do (docs/development/seed.md S45).
+        An image without masked patches counts as 0. Without masks the loss is the mean over all tokens of any
+        shape [..., K] (docs/development/seed.md S45).
         """
         entropy = self._cross_entropy(student_patch_tokens, teacher_patch_tokens)
         if student_masks_flat is None:
@@ -63,11 +63,10 @@ class iBOTPatchLoss(TeacherTargets):  # noqa: N801  the published name
         n_masked_patches: int | None = None,
         masks_weight: Tensor | None = None,
     ) -> Tensor:
-        """The same of the masked patches alone: logits and targets [M,K], bool masks [B,P] -> scalar.
+        """`forward` for masked patches only: logits and targets [M,K], bool masks [B,P] -> scalar.
 
-        Row m belongs to the m-th true entry of the masks. `masks_weight` [M] is 1 / masked patches of the
-        row's image, made from the masks if absent. `n_masked_patches` says how many rows count, where they
-        are padded.
+        Row m belongs to the m-th true entry of the masks. masks_weight: [M], 1 / masked patches of the row's
+        image; computed from the masks if None. n_masked_patches: rows that count, if the rest is padding.
         """
         if masks_weight is None:
             masks_weight = weights_of_masks(student_masks_flat)
@@ -77,13 +76,13 @@ class iBOTPatchLoss(TeacherTargets):  # noqa: N801  the published name
         return (entropy_M * masks_weight).sum() / student_masks_flat.shape[0]
 
     def _cross_entropy(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """[..., K] twice -> -Σ_k target · log softmax(logits / student_temp), [...]."""
+        """Logits and targets [..., K] -> -Σ_k target · log softmax(logits / student_temp), [...]."""
         with no_autocast(student):
             log_probs = torch.log_softmax(widen(student) / self.student_temp, dim=-1)
             return -(teacher.to(log_probs.dtype) * log_probs).sum(-1)
 
 
 def weights_of_masks(masks_BP: Tensor) -> Tensor:
-    """Bool masks [B,P] -> for each masked patch 1 / masked patches of its image, [M]."""
+    """Bool masks [B,P] -> [M], for each masked patch 1 / masked patches of its image."""
     count_B1 = masks_BP.sum(-1, keepdim=True).clamp(min=1)
     return (1.0 / count_B1).expand_as(masks_BP)[masks_BP]

@@ -1,6 +1,6 @@
-"""KoLeo: features of a batch spread out on the sphere.
+"""KoLeo loss: spread the features of a batch over the sphere.
 
-Source: Sablayrolles et al., arXiv:1806.03198; docs/spec.md 4.6.
+Source: Sablayrolles et al., arXiv:1806.03198 (KoLeo regulariser); docs/spec.md 4.6.
 
 loss = -mean log(‖x_i - x_n‖ + eps) over the nearest neighbours n of each i, after L2 normalisation:
 the Kozachenko-Leonenko estimator of differential entropy.
@@ -18,14 +18,14 @@ from dinov3_ref.loss.precision import no_autocast, widen
 
 
 class KoLeoLoss(nn.Module):
-    """KoLeo over the rows of this rank. Computed in fp32: the published one takes the input's type."""
+    """KoLeo over the rows of this rank, in fp32 (the published code uses the input's dtype)."""
 
     def __init__(self, topk: int = 1) -> None:
         super().__init__()
         self.topk = topk
 
     def forward(self, student_output: Tensor, eps: float = 1e-8) -> Tensor:
-        """Features [B,D] -> scalar. Raises ValueError for fewer than `topk` neighbours."""
+        """Features [B,D] -> scalar. Raises ValueError if a row has fewer than `topk` neighbours."""
         with no_autocast(student_output):
             x_BD = F.normalize(widen(student_output), dim=-1, eps=eps)
             every_row = torch.arange(len(x_BD), device=x_BD.device)
@@ -35,8 +35,7 @@ class KoLeoLoss(nn.Module):
 class KoLeoLossDistributed(nn.Module):
     """KoLeo with neighbours from all ranks, or from consecutive groups of `loss_group_size` rows.
 
-    The mean of the ranks' values is the value of one rank with the whole batch, and so are gradients
-    averaged over ranks.
+    The mean over ranks, of loss and gradients, is that of one rank with the whole batch.
     """
 
     def __init__(self, topk: int = 1, loss_group_size: int | None = None) -> None:
@@ -45,10 +44,10 @@ class KoLeoLossDistributed(nn.Module):
         self.loss_group_size = loss_group_size
 
     def forward(self, student_output: Tensor, eps: float = 1e-8) -> Tensor:
-        """Features [B,D], the same B on every rank -> scalar over this rank's rows.
+        """Features [B,D], with the same B on every rank -> scalar over this rank's rows.
 
-        Raises ValueError when the group size does not divide the rows of all ranks, or leaves a row
-        fewer than `topk` neighbours.
+        Raises ValueError if the group size does not divide the rows of all ranks, or if a row has fewer than
+        `topk` neighbours.
         """
         with no_autocast(student_output):
             x_BD = F.normalize(widen(student_output), dim=-1, eps=eps)
@@ -64,11 +63,11 @@ class KoLeoLossDistributed(nn.Module):
 
 
 def _spread(x_BD: Tensor, all_AD: Tensor, rows_B: Tensor, group_size: int, topk: int, eps: float) -> Tensor:
-    """Rows x are all[rows]; neighbours come from the same group of `group_size` consecutive rows."""
+    """The loss of x [B,D] = all[rows]; neighbours from the same `group_size` rows of all [A,D]."""
     if group_size <= topk:
         raise ValueError(
-            f"KoLeo seeks {topk} neighbours among {group_size} rows, itself excluded; "
-            "take a larger batch, or set dino.koleo_loss_weight=0"
+            f"KoLeo needs {topk} neighbours for each of {group_size} rows; "
+            "use a larger batch, or set dino.koleo_loss_weight=0"
         )
     nearest_Bk = _nearest(x_BD.detach(), all_AD.detach(), rows_B, group_size, topk)
     difference_BkD = x_BD.unsqueeze(1) - all_AD[nearest_Bk]
@@ -77,6 +76,7 @@ def _spread(x_BD: Tensor, all_AD: Tensor, rows_B: Tensor, group_size: int, topk:
 
 
 def _nearest(x_BD: Tensor, all_AD: Tensor, rows_B: Tensor, group_size: int, topk: int) -> Tensor:
+    """Indices [B,k] into all [A,D] of the nearest other rows in the same group."""
     similarity_BA = x_BD @ all_AD.T
     columns_A = torch.arange(len(all_AD), device=x_BD.device)
     foreign_BA = columns_A // group_size != (rows_B // group_size).unsqueeze(1)

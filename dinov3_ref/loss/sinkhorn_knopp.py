@@ -1,14 +1,14 @@
 """Sinkhorn-Knopp assignment of samples to prototypes.
 
-Source: Caron et al., SwAV, arXiv:2006.09882; docs/spec.md 4.4.
+Source: Caron et al., SwAV, arXiv:2006.09882, equation 5; docs/spec.md 4.4.
 
 Shapes: N samples on this rank, K prototypes.
 
-Published form, Q = exp(scores / temperature): divide every prototype by its sum over the samples of all
-ranks, then every sample by its sum over the prototypes; three times. Its further divisions (by K, by the
-number of samples, by the sum of Q) cancel in the next normalisation, so they are not made here, and neither
-is the number of samples asked for. exp overflows fp32 from a score of 88 · temperature, 3.5 in warm-up;
-here the same iteration runs on logarithms, where nothing overflows.
+Published form: Q = exp(scores / temperature); three times, divide every prototype by its sum over the samples
+of all ranks, then every sample by its sum over the prototypes. Its further divisions (by K, by the number of
+samples, by the sum of Q) cancel in the next normalisation and are left out here. exp overflows fp32 from a
+score of 88 · temperature, which is 3.5 during warm-up; here the same iteration runs on logarithms, which
+cannot overflow.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from dinov3_ref.loss.precision import no_autocast, widen
 
 @torch.no_grad()
 def sinkhorn_knopp(scores_NK: Tensor, temperature: float, n_iterations: int = 3) -> Tensor:
-    """Targets [N,K], fp32 (fp64 for fp64), each row summing to 1; prototypes are balanced over all ranks.
+    """Scores [N,K] -> targets [N,K] in fp32 (fp64 for fp64): rows sum to 1, prototypes are balanced.
 
-    N may differ between ranks, and be 0. Raises ValueError for fewer than one iteration.
+    N may differ between ranks and may be 0. Raises ValueError for fewer than one iteration.
     """
     if n_iterations < 1:
-        raise ValueError(f"n_iterations is {n_iterations}; Sinkhorn-Knopp wants at least 1, usually 3")
+        raise ValueError(f"n_iterations is {n_iterations}; wanted at least 1, usually 3")
     with no_autocast(scores_NK):
         logits_NK = widen(scores_NK) / temperature
         sample_N1 = torch.zeros_like(logits_NK[:, :1])
@@ -38,7 +38,7 @@ def sinkhorn_knopp(scores_NK: Tensor, temperature: float, n_iterations: int = 3)
 
 
 def _logsumexp_over_samples(x_NK: Tensor) -> Tensor:
-    """log Σ exp over the samples of all ranks, [K]."""
+    """[N,K] -> log Σ exp over the samples of all ranks, [K]."""
     peak_K = x_NK.amax(0) if len(x_NK) else x_NK.new_full(x_NK.shape[1:], -torch.inf)
     peak_K = all_reduce_max(peak_K)
     return peak_K + all_reduce_sum((x_NK - peak_K).exp().sum(0)).log()

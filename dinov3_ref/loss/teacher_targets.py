@@ -1,8 +1,9 @@
-"""How a teacher's prototype scores become targets: Sinkhorn-Knopp, or centring and softmax.
+"""Targets from the teacher's prototype scores: Sinkhorn-Knopp, or centring and softmax.
 
 Source: docs/spec.md 4.4, 4.5.
 
-Shapes: K prototypes, [..., K] scores. Both ways keep the teacher from giving all samples one prototype.
+Both prevent collapse, where the teacher assigns all samples to one prototype.
+Shapes: K prototypes, [..., K] scores.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from dinov3_ref.loss.sinkhorn_knopp import sinkhorn_knopp
 
 
 class TeacherTargets(nn.Module):
-    """Base of the DINO and iBOT losses: the two ways, and the centre that one of them keeps.
+    """Base class of the DINO and iBOT losses, with the centre for softmax targets.
 
-    `center` is a buffer with K as its last dimension, an exponential mean of the teacher's scores
-    (Caron et al., arXiv:2104.14294, equation 4).
+    `center` is a buffer whose last dimension is K, a moving average of the teacher's scores (Caron et al.,
+    arXiv:2104.14294, equation 4).
     """
 
     center: Tensor
@@ -30,13 +31,13 @@ class TeacherTargets(nn.Module):
         self.register_buffer("center", torch.zeros(center_shape))
 
     def init_weights(self) -> None:
-        """Forget the teacher seen so far."""
+        """Reset the centre to 0."""
         self.center.zero_()
 
     def sinkhorn_knopp_teacher(
         self, teacher_output: Tensor, teacher_temp: float, n_iterations: int = 3
     ) -> Tensor:
-        """Scores [..., K] -> targets of that shape; all leading dimensions together are the samples."""
+        """Scores [..., K] -> targets [..., K]; the leading dimensions together are the samples."""
         flat_NK = teacher_output.flatten(0, -2)
         return sinkhorn_knopp(flat_NK, teacher_temp, n_iterations).view(teacher_output.shape)
 
@@ -50,8 +51,8 @@ class TeacherTargets(nn.Module):
     def update_center(self, teacher_output: Tensor) -> None:
         """centre <- m · centre + (1 - m) · mean of the scores [..., K] over the samples of all ranks.
 
-        To be called after the step's targets are made: they see the centre of the steps before.
-        Without a sample on any rank, and with scores that are not finite, the centre stays.
+        Call it after the step's targets are computed: they use the centre of earlier steps. The centre stays
+        if no rank has a sample, or if scores are not finite.
         """
         with no_autocast(teacher_output):
             flat_NK = widen(teacher_output).flatten(0, -2)
