@@ -1,6 +1,6 @@
-"""Configuration with attribute access and checked keys: OmegaConf over dataclasses.
+"""Configuration with checked keys and attribute access: OmegaConf over dataclasses.
 
-Source: docs/development/seed.md S29.
+Source: docs/spec.md 4.1; docs/development/seed.md S29.
 """
 
 from dinov3_ref.configs.checks import check_config

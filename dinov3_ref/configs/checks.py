@@ -1,7 +1,4 @@
-"""What no single key can say: values that contradict each other (docs/spec.md 4.2, 4.7).
-
-Each check is a row: when it is broken, and the words for it.
-"""
+"""Check a configuration: allowed values, and values that contradict each other (docs/spec.md 4.2, 4.7)."""
 
 from __future__ import annotations
 
@@ -57,19 +54,19 @@ def check_config(config: Any) -> None:
     if scale < 1 or (scale != 1 and not config.distillation.enabled):
         raise ConfigError(
             f"crops.teacher_to_student_resolution_scale is {scale:g}; wanted 1, or more with "
-            "distillation.enabled: it makes the student's crops smaller than its teacher's"
+            "distillation.enabled: the student's crops are smaller than the teacher's by this factor"
         )
     if config.distillation.enabled and not (
         config.distillation.full_cfg_path and config.distillation.checkpoint_path
     ):
         raise ConfigError(
-            "distillation.enabled wants distillation.full_cfg_path (the teacher's configuration) and "
-            "distillation.checkpoint_path (its file, or ignore for a random one)"
+            "distillation.enabled needs distillation.full_cfg_path (the teacher's configuration) and "
+            "distillation.checkpoint_path (its weights, or 'ignore' for random ones)"
         )
     check_students(config)
     _check_evaluation(config)
     student = config.student
-    if config.distillation.enabled:  # evaluation takes any size
+    if config.distillation.enabled:  # a model for inference accepts any size
         check_global_crops(config.crops, student.arch, "the student", scale)
         check_local_crops(config.crops, student.arch, scale)
     if student.pretrained_weights and student.resume_from_teacher_chkpt:
@@ -82,7 +79,7 @@ def _check_crops(crops: Any) -> None:
     jitter = list(crops.color_jitter)
     if len(jitter) != 4 or min(jitter) < 0 or jitter[-1] > 0.5:
         raise ConfigError(
-            f"crops.color_jitter is {jitter}; wanted strengths of brightness, contrast, saturation and hue "
+            f"crops.color_jitter is {jitter}; wanted four strengths: brightness, contrast, saturation, hue "
             "(at most 0.5)"
         )
     sizes = crops.global_crops_size
@@ -101,18 +98,18 @@ def _check_evaluation(config: Any) -> None:
     evaluation, stride = config.evaluation, stride_in_config(config.student)
     if bool(evaluation.train_dataset_path) != bool(evaluation.test_dataset_path):
         raise ConfigError(
-            "one of evaluation.train_dataset_path and evaluation.test_dataset_path is given; kNN wants both"
+            "evaluation.train_dataset_path or evaluation.test_dataset_path is missing; kNN needs both"
         )
     if evaluation.eval_period_iterations < 0:
         raise ConfigError(
             f"evaluation.eval_period_iterations is {evaluation.eval_period_iterations}; wanted a number of "
             "iterations, or 0 for never"
         )
-    looks = evaluation.train_dataset_path or evaluation.pictures_path
-    if looks and (evaluation.crop_size < stride or evaluation.crop_size % stride):
+    enabled = evaluation.train_dataset_path or evaluation.pictures_path
+    if enabled and (evaluation.crop_size < stride or evaluation.crop_size % stride):
         raise ConfigError(
-            f"evaluation.crop_size is {evaluation.crop_size}; wanted a multiple of student.patch_size, "
-            f"of 32 for a ConvNeXt ({stride})"
+            f"evaluation.crop_size is {evaluation.crop_size}; wanted a multiple of {stride} "
+            "(student.patch_size, 32 for a ConvNeXt)"
         )
 
 
@@ -124,35 +121,35 @@ def _check_gram(config: Any) -> None:
     broken = (
         (
             config.student.arch in CONVNEXTS,
-            f"{config.student.arch} has patches of its own size, which Gram anchoring is not proven for; set "
+            f"Gram anchoring is not tested with {config.student.arch}, whose patches have another size; set "
             "gram.use_loss=false",
         ),
-        (gram.ema_teacher and gram.ckpt, "ema_teacher leaves no use for gram.ckpt"),
-        (gram.ema_teacher and gram.rep_update, "ema_teacher always is the newest; set gram.rep_update=false"),
+        (gram.ema_teacher and gram.ckpt, "ema_teacher and gram.ckpt are both given; choose one"),
+        (gram.ema_teacher and gram.rep_update, "ema_teacher needs no updates; set gram.rep_update=false"),
         (
             gram.ema_teacher and crops.gram_teacher_crops_size is not None,
-            "ema_teacher sees the global crops; leave crops.gram_teacher_crops_size out",
+            "ema_teacher uses the global crops; remove crops.gram_teacher_crops_size",
         ),
         (
             own_teacher and crops.gram_teacher_crops_size is None,
-            "a Gram teacher wants crops.gram_teacher_crops_size",
+            "a Gram teacher needs crops.gram_teacher_crops_size",
         ),
         (
             own_teacher and not gram.ckpt and gram.it_load_ema_teacher < 0,
-            "a Gram teacher wants gram.ckpt, or gram.it_load_ema_teacher=0 to begin with the EMA teacher",
+            "a Gram teacher needs gram.ckpt, or gram.it_load_ema_teacher=0 to start as the EMA teacher",
         ),
         (
             gram.tokens_used != "all" and gram.img_level,
-            f"tokens_used={gram.tokens_used} picks from the whole batch; set gram.img_level=false",
+            f"tokens_used={gram.tokens_used} selects tokens of the whole batch; set gram.img_level=false",
         ),
         (
             gram.remove_neg and gram.remove_only_teacher_neg,
             "remove_neg and remove_only_teacher_neg are both true; choose one",
         ),
     )
-    for is_broken, words in broken:
+    for is_broken, message in broken:
         if is_broken:
-            raise ConfigError(f"gram: {words}")
+            raise ConfigError(f"gram: {message}")
 
 
 def _value(config: Any, key: str) -> Any:

@@ -1,6 +1,7 @@
-"""Crops against the stride of who sees them (docs/spec.md 2.19): a ConvNeXt has one patch for 32 x 32 pixels.
+"""Check that crop sizes fit the stride of the model (docs/spec.md 2.19).
 
-Its patches are resized to the grid of a ViT's, which is only right where they cover the crop to its edges.
+A ConvNeXt has one patch per 32 x 32 pixels. Its patches are resized to a ViT's grid, which is only correct if
+they cover the crop to its edges.
 """
 
 from __future__ import annotations
@@ -12,32 +13,32 @@ from dinov3_ref.models.released import CONVNEXTS
 
 
 def check_global_crops(crops: Any, arch: str, who: str, scale: float = 1.0) -> None:
-    """Raises `ConfigError` where a ConvNeXt's patches leave a part of the global crops out.
+    """Raise `ConfigError` if the patches of a ConvNeXt do not cover the global crops.
 
-    who: the sentence's subject. scale: by which the crops become smaller before they are seen.
+    who: subject of the error message. scale: factor by which crops are made smaller for the model.
     """
     stride = _stride(arch)
     for size in _sizes(crops.global_crops_size):
         if int(size / scale) % stride:
             raise ConfigError(
                 f"crops.global_crops_size is {size}, of which {who} {arch} sees {int(size / scale)} px; "
-                f"wanted a multiple of its stride there ({stride})"
+                f"wanted a multiple of its stride ({stride}) after scaling"
             )
 
 
 def check_local_crops(crops: Any, arch: str, scale: float) -> None:
-    """Raises `ConfigError` for crops without a patch. Pixels may go unseen: only the mean is learnt from."""
+    """Raise `ConfigError` for crops smaller than one patch. Only their mean is used: edges may be cut off."""
     stride = _stride(arch)
     for size in _sizes(crops.local_crops_size):
         if int(size / scale) < stride:
             raise ConfigError(
-                f"crops.local_crops_size is {size}, of which {arch} sees {int(size / scale)} px; wanted its "
-                f"stride there ({stride}) or more"
+                f"crops.local_crops_size is {size}, of which {arch} sees {int(size / scale)} px; wanted at "
+                f"least its stride ({stride}) after scaling"
             )
 
 
 def stride_in_config(student: Any) -> int:
-    """Pixels from one patch of the student to the next."""
+    """Pixels per patch side of the student."""
     return _stride(student.arch, of_vit=student.patch_size)
 
 

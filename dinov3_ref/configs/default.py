@@ -1,8 +1,7 @@
-"""The default configuration: the official keys and values, without those that nothing reads.
+"""The default configuration: official keys and values, without keys that the official code never reads.
 
-Source: docs/spec.md 4.1.
-
-An OmegaConf structured config: `config.student.arch = "vit_base"` works, a misspelt key is an error.
+Source: docs/spec.md 4.1. An OmegaConf structured config: `config.student.arch = "vit_base"` works, a misspelt
+key is an error.
 """
 # ruff: noqa: UP045  (OmegaConf evaluates these annotations, on 3.10 too)
 
@@ -40,5 +39,5 @@ class Config:
 
 
 def get_default_config() -> Any:
-    """A fresh configuration (an OmegaConf `DictConfig` that behaves as `Config`)."""
+    """A new configuration (an OmegaConf `DictConfig` that behaves like `Config`)."""
     return OmegaConf.structured(Config())

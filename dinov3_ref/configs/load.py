@@ -1,4 +1,4 @@
-"""Read a configuration: defaults, then a recipe or file, then `key=value` words (docs/spec.md 4.1)."""
+"""Read a configuration: defaults, then a recipe or file, then `key=value` overrides (docs/spec.md 4.1)."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ from omegaconf.errors import OmegaConfBaseException
 from dinov3_ref.configs.checks import check_config
 from dinov3_ref.configs.default import get_default_config
 from dinov3_ref.configs.official_keys import drop_official_keys
-from dinov3_ref.configs.students import lay_over
+from dinov3_ref.configs.students import student_config
 from dinov3_ref.errors import ConfigError
 
 RECIPES = files("dinov3_ref.configs") / "recipes"
-BASE = "base"  # key of a file: the recipe that it changes
+BASE = "base"  # key of a file: the recipe that it extends
 
 
 def recipe_names() -> list[str]:
-    """The recipes that come with the package."""
+    """Names of the recipes in `configs/recipes`."""
     return sorted(
         entry.name.removesuffix(".yaml") for entry in RECIPES.iterdir() if entry.name.endswith(".yaml")
     )
 
 
 def load_config(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Any:
-    """The checked configuration of a recipe's name or a YAML file, with `overrides` such as `optim.lr=1e-4`.
+    """Read and check the configuration of a recipe or a YAML file, with `overrides` such as `optim.lr=1e-4`.
 
-    A file that says `base: RECIPE` tells only what differs from that recipe. Official files are taken as they
-    are (`official.py`). Raises `ConfigError`, in one line, for a file that is not there or not YAML, an
-    unknown key, a value of another type and a contradiction.
+    A file with `base: RECIPE` extends that recipe. Official files can be read too (`official_keys.py`).
+    Raises `ConfigError`, in one line, for a missing file, bad YAML, unknown keys, wrong types and
+    contradictions.
     """
     config = get_default_config()
     if source is not None:
         config = _merge(config, _read(source), str(source))
     if overrides:
-        config = _merge(config, _from_words(overrides), "the command line")
+        config = _merge(config, _from_overrides(overrides), "the command line")
     check_config(config)
     return config
 
 
 def student_configs(config: Any) -> dict[str, Any]:
-    """The checked configuration of each of `multidistillation.students`, by name. Raises `ConfigError`."""
+    """The checked configuration of each student of `multidistillation`, by name. Raises `ConfigError`."""
     configs = {}
     for entry in config.multidistillation.students:
         where = f"multidistillation.students: {entry.name}"
         try:
-            own = lay_over(config, entry)
+            own = student_config(config, entry)
         except OmegaConfBaseException as error:
             raise ConfigError(f"{where} at {error.full_key}: {_one_line(error)}") from error
         try:
@@ -71,7 +71,7 @@ def _read(source: str | Path) -> DictConfig:
         raise ConfigError(f"{source} is neither a file nor a recipe; recipes: {', '.join(recipe_names())}")
     try:
         given = OmegaConf.create(text)
-    except Exception as error:  # whatever the YAML reader makes of it
+    except Exception as error:  # the YAML reader raises many types
         raise ConfigError(f"{source} is not YAML ({_one_line(error)})") from error
     if not isinstance(given, DictConfig):
         raise ConfigError(f"{source} holds a list; wanted groups such as student: and optim:")
@@ -87,13 +87,13 @@ def _over_recipe(base: str, given: DictConfig, source: str) -> DictConfig:
     return merged
 
 
-def _from_words(overrides: Sequence[str]) -> DictConfig:
-    for word in overrides:
-        if "=" not in word:
-            raise ConfigError(f"{word!r} on the command line; wanted key=value, such as optim.lr=1e-4")
+def _from_overrides(overrides: Sequence[str]) -> DictConfig:
+    for override in overrides:
+        if "=" not in override:
+            raise ConfigError(f"{override!r} on the command line; wanted key=value, such as optim.lr=1e-4")
     try:
         return OmegaConf.from_dotlist(list(overrides))
-    except Exception as error:  # whatever the YAML reader makes of it
+    except Exception as error:  # the YAML reader raises many types
         raise ConfigError(f"the command line's values cannot be read ({_one_line(error)})") from error
 
 
@@ -101,7 +101,7 @@ def _merge(config: DictConfig, given: DictConfig, where: str) -> Any:
     drop_official_keys(given)
     try:
         merged = OmegaConf.merge(config, given)
-        for key in OmegaConf.missing_keys(given):  # "???" leaves a value to be said: a default will not do
+        for key in OmegaConf.missing_keys(given):  # "???": a value must be given, despite the default
             OmegaConf.update(merged, key, "???")
         return merged
     except OmegaConfBaseException as error:

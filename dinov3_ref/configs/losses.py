@@ -1,4 +1,4 @@
-"""Configuration of the losses and of the teachers behind them.
+"""Configuration of losses and teachers.
 
 Source: docs/spec.md 4.1, rows "dino" to "distillation".
 """
@@ -14,9 +14,9 @@ from omegaconf import MISSING
 
 @dataclass
 class Ramp:
-    """Linear from `start` to `peak`, then a cosine to `end`, in epochs (docs/spec.md 4.9, v2).
+    """Schedule v2: linear from `start` to `peak`, cosine to `end`, then constant (docs/spec.md 4.9).
 
-    The cosine takes `cosine_epochs`, or all that is left after the warm-up; after it the value stays.
+    cosine_epochs: length of the cosine; None means all epochs after the warm-up.
     """
 
     start: float = MISSING
@@ -38,11 +38,11 @@ class Head:
 
 @dataclass
 class Dino(Head):
-    """DINO loss on CLS tokens, and KoLeo on the same (docs/spec.md 4.4, 4.6)."""
+    """DINO and KoLeo losses on CLS tokens (docs/spec.md 4.4, 4.6)."""
 
     loss_weight: float = 1.0
     global_ignore_diagonal: bool = True
-    koleo_loss_weight: float = 0.1  # times the two global crops (docs/spec.md 0, fact 12)
+    koleo_loss_weight: float = 0.1  # multiplied by the two global crops (docs/spec.md 0, fact 12)
     koleo_loss_distributed: bool = False
     koleo_topk: int = 1
     koleo_distributed_loss_group_size: Optional[int] = None
@@ -62,7 +62,7 @@ class Ibot(Head):
 
 @dataclass
 class Gram:
-    """Gram anchoring (docs/spec.md 4.7). `it_` names count iterations; -1 means never."""
+    """Gram anchoring (docs/spec.md 4.7). Keys with `it_` are iterations; -1 means never."""
 
     use_loss: bool = False
     compute_stats: bool = False
@@ -97,7 +97,7 @@ class Teacher:
 
 @dataclass
 class Distillation:
-    """A frozen teacher from elsewhere: its configuration, and {"teacher": ...} or "ignore" for random."""
+    """A frozen teacher: its configuration file, and its teacher.pth or "ignore" for random weights."""
 
     enabled: bool = False
     full_cfg_path: str = ""

@@ -9,17 +9,14 @@ from typing import Any, Optional
 
 @dataclass
 class Student:
-    """The model. Flags default to the official training defaults, not to the released models'.
-
-    Source: docs/spec.md 4.1.
-    """
+    """The model. Defaults are those of official training, not of released models (docs/spec.md 1.3, 4.1)."""
 
     arch: str = "vit_large"
-    embed_dim: Optional[int] = None  # None here and in the next six: what the architecture says
+    embed_dim: Optional[int] = None  # None here and in the next six: the value of the architecture
     depth: Optional[int] = None
     num_heads: Optional[int] = None
-    depths: Optional[list[int]] = None  # of a ConvNeXt, in place of the three above: blocks a stage
-    dims: Optional[list[int]] = None  # ... and channels a stage
+    depths: Optional[list[int]] = None  # of a ConvNeXt, instead of the three above: blocks per stage
+    dims: Optional[list[int]] = None  # of a ConvNeXt: channels per stage
     ffn_layer: Optional[str] = None
     ffn_ratio: Optional[float] = None
     patch_size: int = 16
@@ -42,18 +39,18 @@ class Student:
     pos_embed_rope_jitter_coords: Optional[float] = None
     pos_embed_rope_rescale_coords: Optional[float] = None
     pos_embed_rope_dtype: str = "bf16"
-    # Where training starts from: a file with the backbone alone, in any layout (facebookresearch/dinov3
-    # #23, #207), or {"teacher": backbone and heads} of an earlier run.
+    # Initial weights: a backbone without heads in any layout (facebookresearch/dinov3 #23, #207), or the
+    # teacher.pth of an earlier run, with heads.
     pretrained_weights: str = ""
     resume_from_teacher_chkpt: str = ""
 
 
 @dataclass
 class Crops:
-    """Training crops (docs/spec.md 4.12); evaluation reads only the size.
+    """Training crops (docs/spec.md 4.12).
 
-    Sizes are in pixels, and a list where several resolutions are trained together: then local, Gram and
-    ratio lists have its length.
+    Sizes are in pixels. To train several resolutions together, give lists of equal length for global, local
+    and Gram sizes and for the ratios.
     """
 
     global_crops_scale: list[float] = field(default_factory=lambda: [0.32, 1.0])
@@ -64,12 +61,10 @@ class Crops:
     global_local_crop_pairs_ratios: Any = 1.0
     gram_teacher_crops_size: Any = None
     gram_teacher_no_distortions: bool = False
-    teacher_to_student_resolution_scale: float = 1.0  # of a distillation teacher's crops to the student's
+    teacher_to_student_resolution_scale: float = 1.0  # teacher crop size / student crop size
     localcrops_subset_of_globalcrops: bool = False
     share_color_jitter: bool = False
-    teacher_no_color_jitter: bool = (
-        False  # the teacher sees the bare global crops, the student distorted ones
-    )
+    teacher_no_color_jitter: bool = False  # the teacher sees the global crops without distortions
     color_jitter: list[float] = field(  # brightness, contrast, saturation, hue
         default_factory=lambda: [0.4, 0.4, 0.2, 0.1]
     )

@@ -1,9 +1,9 @@
-"""Keys of official configuration files that have no place in ours.
+"""Keys of official configuration files that this package does not have.
 
-Source: docs/spec.md 4.1, marked U, and asserted ones.
+Source: docs/spec.md 4.1, keys marked U and asserted keys.
 
-An official file is accepted as it is: what it says there is dropped where nothing ever read it, and held
-against the one value that works where it was asserted.
+Official files can be read unchanged: keys that the official code never reads are dropped, and keys with only
+one supported value are checked.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from dinov3_ref.errors import ConfigError
 
-# Read by nothing in the official code, or about a launcher that is not ours.
-UNREAD = (
+# Never read by the official code, or about its launcher.
+UNUSED = (
     "MODEL.DEVICE",
     "MODEL.DTYPE",
     "MODEL.WEIGHTS",
@@ -40,30 +40,30 @@ UNREAD = (
     "evaluation.config_files",
 )
 
-SEVERAL = "several students at once are asked for with multidistillation.students (docs/training.md)"
+USE_STUDENTS = "to train several students use multidistillation.students (docs/training.md)"
 
-# Key -> values that mean what this code does; another value is an error with the reason.
-ONE_WAY: dict[str, tuple[tuple[Any, ...], str]] = {
-    "MODEL.META_ARCHITECTURE": (("SSLMetaArch",), SEVERAL),
+# key -> (supported values, why no others)
+ONE_VALUE: dict[str, tuple[tuple[Any, ...], str]] = {
+    "MODEL.META_ARCHITECTURE": (("SSLMetaArch",), USE_STUDENTS),
     "dino.koleo_distributed_replicas": ((0,), "replaced by koleo_distributed_loss_group_size"),
-    "ibot.separate_head": ((True,), "no other was ever accepted"),
-    "student.fp8_enabled": ((False,), "fp8 training is not built; bf16 trains the same model"),
-    "train.cudagraphs": ((False,), "CUDA graphs are not built; train.compile is the larger part"),
+    "ibot.separate_head": ((True,), "the official code accepts no other value"),
+    "student.fp8_enabled": ((False,), "fp8 training is not implemented; bf16 trains the same model"),
+    "train.cudagraphs": ((False,), "CUDA graphs are not implemented; use train.compile"),
 }
 
 
 def drop_official_keys(given: DictConfig) -> list[str]:
-    """Remove those keys from `given`, in place; the names of those dropped unread.
+    """Remove these keys from `given`, in place; return the names of the unused ones.
 
-    Raises `ConfigError` for a value that asks for what is not there.
+    Raises `ConfigError` for unsupported values.
     """
-    for key, (accepted, reason) in ONE_WAY.items():
+    for key, (accepted, reason) in ONE_VALUE.items():
         value = OmegaConf.select(given, key)
         if value is not None and value not in accepted:
             raise ConfigError(f"{key} is {value!r}; wanted {accepted[0]!r}: {reason}")
         _remove(given, key)
-    dropped = [key for key in UNREAD if _remove(given, key)]
-    groups = ["MODEL"]  # nothing but the keys above
+    dropped = [key for key in UNUSED if _remove(given, key)]
+    groups = ["MODEL"]  # has only the keys above
     if OmegaConf.select(given, "multidistillation.enabled") is False:
         groups.append("multidistillation")
     return dropped + [group for group in groups if _remove(given, group)]

@@ -1,4 +1,4 @@
-"""Configuration of the run: optimiser, schedules, checkpoints.
+"""Configuration of the run: precision, optimiser, schedules, checkpoints, evaluation.
 
 Source: docs/spec.md 4.1, rows "train" to "schedules".
 """
@@ -11,35 +11,35 @@ from typing import Optional
 
 from dinov3_ref.configs.losses import Ramp
 
-N_GLOBAL_CROPS = 2  # of every picture; no setting: the losses' shares are written for two (docs/spec.md 4.3)
+N_GLOBAL_CROPS = 2  # per image; not configurable, the loss weights assume two (docs/spec.md 4.3)
 
 
 @dataclass
 class ComputePrecision:
-    """Types of forward products and of gradient sums between ranks, and what ranks share (`parallel.py`)."""
+    """Dtypes of products and of gradient reductions; DDP or FSDP (`train/distributed/data_parallel.py`)."""
 
     param_dtype: str = "bf16"  # fp32 | bf16 | fp16
     reduce_dtype: str = "fp32"
-    sharding_strategy: str = "SHARD_GRAD_OP"  # or FULL_SHARD, or NO_SHARD for replicas
+    sharding_strategy: str = "SHARD_GRAD_OP"  # FSDP2: SHARD_GRAD_OP | FULL_SHARD; DDP: NO_SHARD
 
 
 @dataclass
 class Train:
-    """One run. The two names in capitals are the official ones."""
+    """One run: data, batches, checkpointing, logs."""
 
     dataset_path: str = ""
     output_dir: str = "."
     seed: int = 0
     batch_size_per_gpu: int = 64
-    accumulation_steps: int = 1  # batches whose gradients are averaged into one step
+    accumulation_steps: int = 1  # batches per step, whose gradients are averaged
     num_workers: int = 10
-    OFFICIAL_EPOCH_LENGTH: int = 1250  # iterations in what all schedules call an epoch
+    OFFICIAL_EPOCH_LENGTH: int = 1250  # iterations per epoch, in all schedules
     centering: str = "sinkhorn_knopp"  # or softmax_center
-    checkpointing: bool = False  # recompute blocks in the backward pass, keeping products and attention
-    checkpointing_full: bool = False  # ... keeping nothing
+    checkpointing: bool = False  # recompute blocks in the backward pass, except products and attention
+    checkpointing_full: bool = False  # recompute blocks completely
     compile: bool = True
-    log_period: int = 10  # iterations between lines of metrics
-    tensorboard: bool = True  # metrics as TensorBoard's scalars too, where it is installed
+    log_period: int = 10  # iterations between metrics records
+    tensorboard: bool = True  # also write TensorBoard scalars, if it is installed
 
 
 @dataclass
@@ -66,17 +66,14 @@ class Optim:
 
 @dataclass
 class LrRamp(Ramp):
-    """Learning rate: `peak` and `end` go by the scaling rule, `start` does not."""
+    """Learning rate: the scaling rule applies to `peak` and `end`, not to `start`."""
 
     freeze_last_layer_epochs: int = 0
 
 
 @dataclass
 class Schedules:
-    """v2 schedules; where the group is given they replace those of `optim` and `teacher`.
-
-    Source: docs/spec.md 4.9.
-    """
+    """v2 schedules; if given, they replace those of `optim` and `teacher` (docs/spec.md 4.9)."""
 
     lr: LrRamp = field(default_factory=LrRamp)
     weight_decay: Ramp = field(default_factory=Ramp)
@@ -86,7 +83,7 @@ class Schedules:
 
 @dataclass
 class Checkpointing:
-    """Iterations between checkpoints, and how many stay. Every `keep_every`-th is never deleted."""
+    """Iterations between checkpoints and how many to keep; every `keep_every`-th is never deleted."""
 
     period: int = 3750
     max_to_keep: int = 3
@@ -95,16 +92,16 @@ class Checkpointing:
 
 @dataclass
 class Evaluation:
-    """What is looked at every so many iterations, and after the last; 0 for never.
+    """Evaluation of the teacher every `eval_period_iterations` and after the last iteration; 0 for never.
 
-    kNN of the teacher on labelled datasets (both or neither), as `dinov3_ref.eval.knn` does it; PCA maps of
-    the first `pictures` of another. Datasets are named as train.dataset_path is.
+    kNN accuracy on labelled datasets (train and test), as `dinov3_ref.eval.knn` computes it; PCA images of
+    the first `pictures` images of `pictures_path`. Datasets are given as in train.dataset_path.
     """
 
     eval_period_iterations: int = 12500
     train_dataset_path: str = ""
     test_dataset_path: str = ""
-    crop_size: int = 224  # side of the evaluated pictures in pixels
+    crop_size: int = 224  # side of the evaluated images in pixels
     batch_size: int = 64
     num_workers: int = 0
     pictures_path: str = ""

@@ -84,7 +84,7 @@ def test_half_precision_is_computed_in_fp32(dtype: torch.dtype) -> None:
 
 
 def test_too_few_rows_and_groups_that_do_not_fit() -> None:
-    with pytest.raises(ValueError, match="1 neighbours among 1 rows"):
+    with pytest.raises(ValueError, match="needs 1 neighbours for each of 1 rows"):
         KoLeoLoss()(draw(1, 5))
     with pytest.raises(ValueError, match="groups of 5 rows do not divide a batch of 12"):
         KoLeoLossDistributed(loss_group_size=5)(draw(12, 5))

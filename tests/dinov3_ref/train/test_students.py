@@ -205,11 +205,11 @@ def test_the_command(photos: Path, teacher: Path, tmp_path: Path, capsys: pytest
     ("students", "words"),
     [
         ("[]", "are named []; wanted at least one"),
-        ("[{name: a}, {name: a}]", "wanted at least one, each with a name of its own"),
-        ("[{name: ../a}]", "out of letters"),
+        ("[{name: a}, {name: a}]", "wanted at least one, each with a unique name"),
+        ("[{name: ../a}]", "of letters"),
         ("[{student: {arch: vit_small}}]", "multidistillation.students[0].name has no value"),
-        ("[{name: a, student: {patch_size: 8}}]", "a has its own student.patch_size, which students share"),
-        ("[{name: a, optim: {epochs: 8}}]", "a has its own optim.epochs"),
+        ("[{name: a, student: {patch_size: 8}}]", "a sets student.patch_size, which must be equal"),
+        ("[{name: a, optim: {epochs: 8}}]", "a sets optim.epochs"),
         ("[{name: a, student: {depht: 8}}]", "students: a at student.depht: Key 'depht'"),
         ("[{name: a, optim: {lr: fast}}]", "students: a at optim.lr: Value 'fast'"),
         ("[{name: a, config_path: x.yaml}]", "Key 'config_path' not in 'StudentEntry'"),
@@ -237,7 +237,7 @@ def test_misuse_is_one_line(
 
 
 def test_they_want_a_teacher() -> None:
-    with pytest.raises(ConfigError, match=r"wants distillation\.enabled=true"):
+    with pytest.raises(ConfigError, match=r"needs distillation\.enabled=true"):
         tiny_training("multidistillation={enabled: true, students: [{name: a}]}")
 
 

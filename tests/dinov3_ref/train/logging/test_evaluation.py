@@ -148,12 +148,12 @@ def test_two_sharded_ranks_share_the_work(photos: Path, labelled: Path, tmp_path
 @pytest.mark.parametrize(
     ("overrides", "error", "words"),
     [
-        (["evaluation.train_dataset_path=x"], ConfigError, "kNN wants both"),
+        (["evaluation.train_dataset_path=x"], ConfigError, "kNN needs both"),
         (["evaluation.pictures_path=/none"], DataError, "is no dataset"),
         (
             ["evaluation.pictures_path=/x", "evaluation.crop_size=50"],
             ConfigError,
-            "multiple of student.patch",
+            "multiple of 16",
         ),
         (["evaluation.eval_period_iterations=-1"], ConfigError, "0 for never"),
     ],

@@ -176,14 +176,17 @@ def test_the_gram_teacher_follows_when_it_is_due() -> None:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (("gram.ema_teacher=true", "gram.ckpt=x", "gram.rep_update=false"), "no use for gram.ckpt"),
+        (
+            ("gram.ema_teacher=true", "gram.ckpt=x", "gram.rep_update=false"),
+            "ema_teacher and gram.ckpt are both given",
+        ),
         (("gram.ema_teacher=true",), "set gram.rep_update=false"),
         (
             ("gram.ema_teacher=true", "gram.rep_update=false", "crops.gram_teacher_crops_size=64"),
-            "leave crops.gram_teacher_crops_size out",
+            "remove crops.gram_teacher_crops_size",
         ),
-        (("gram.it_load_ema_teacher=0",), "wants crops.gram_teacher_crops_size"),
-        (("crops.gram_teacher_crops_size=64",), "wants gram.ckpt"),
+        (("gram.it_load_ema_teacher=0",), "needs crops.gram_teacher_crops_size"),
+        (("crops.gram_teacher_crops_size=64",), "needs gram.ckpt"),
         ((*OWN[1:], "gram.tokens_used=masked", "gram.img_level=true"), "set gram.img_level=false"),
         ((*OWN[1:], "gram.remove_neg=true", "gram.remove_only_teacher_neg=true"), "choose one"),
     ],

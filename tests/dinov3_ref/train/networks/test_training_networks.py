@@ -231,5 +231,5 @@ def test_targets_must_be_comparable(key: str, teacher_file: Path) -> None:
 
 
 def test_distillation_wants_both_paths() -> None:
-    with pytest.raises(ConfigError, match=r"wants distillation\.full_cfg_path"):
+    with pytest.raises(ConfigError, match=r"needs distillation\.full_cfg_path"):
         tiny_training("distillation.enabled=true", "distillation.checkpoint_path=ignore")
