@@ -173,7 +173,7 @@ def decode(source: Source, position: int, preprocess: Preprocess) -> Decoded:
     id_ = source.ids[position]
     path = None
     try:
-        picture = source.picture(position)
+        picture = source.image(position)
         path = Path(picture) if isinstance(picture, (str, Path)) else None
         image, size = open_reduced(picture, preprocess.jpeg_scale)
         pixels = preprocess(image)

@@ -1,75 +1,66 @@
-"""Millions of ids in little memory, and which of them are there twice.
-
-An id costs its own bytes and eight more (a list of Python strings: 57 and eight). Order is kept. A name
-that is no valid Unicode, as files may have, survives.
-"""
+"""Millions of ids in little memory, and finding repeated ones."""
 
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 
-class PackedIds(Sequence[str]):
-    """A growing sequence of strings, end to end in one piece of memory."""
+class IdList(Sequence[str]):
+    """A growing sequence of strings, stored end to end: an id costs its bytes and eight more.
+
+    (A Python list of strings costs 57 more.) File names that are not valid Unicode are kept.
+    """
 
     def __init__(self, ids: Iterable[str] = ()) -> None:
-        self._packed = bytearray()
-        self._ends = array("Q", [0])
+        self._pieces = [(bytearray(), array("Q", [0]))]  # texts, and the end of each
+        self._starts = [0]  # number of ids before each piece
         for id_ in ids:
             self.append(id_)
 
+    @classmethod
+    def joined(cls, lists: Iterable[Sequence[str]]) -> IdList:
+        """One list after the other, in the same memory."""
+        made = cls()
+        for one in lists:
+            for packed, ends in (one if isinstance(one, cls) else cls(one))._pieces:
+                made._pieces.insert(-1, (packed, ends))  # appending needs a last piece of its own
+                made._starts.append(made._starts[-1] + len(ends) - 1)
+        return made
+
     def append(self, id_: str) -> None:
-        self._packed += id_.encode("utf-8", "surrogateescape")
-        self._ends.append(len(self._packed))
+        packed, ends = self._pieces[-1]
+        packed += id_.encode("utf-8", "surrogateescape")
+        ends.append(len(packed))
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return self._starts[-1] + len(self._pieces[-1][1]) - 1
 
     @overload
     def __getitem__(self, index: int) -> str: ...
     @overload
     def __getitem__(self, index: slice) -> Sequence[str]: ...
     def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        if isinstance(index, slice):
-            return [self[position] for position in range(*index.indices(len(self)))]
-        position = range(len(self))[index]  # negative ones too, and IndexError
-        return self._packed[self._ends[position] : self._ends[position + 1]].decode(
-            "utf-8", "surrogateescape"
-        )
+        positions = range(len(self))[index]  # negative indices too; raises IndexError
+        if isinstance(positions, range):
+            return [self[position] for position in positions]
+        piece = bisect_right(self._starts, positions) - 1
+        packed, ends = self._pieces[piece]
+        start = positions - self._starts[piece]
+        return packed[ends[start] : ends[start + 1]].decode("utf-8", "surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
         return (self[position] for position in range(len(self)))
 
 
-class ChosenIds(Sequence[str]):
-    """Those of `ids` that `chosen` names by position, in that order."""
-
-    def __init__(self, ids: Sequence[str], chosen: Sequence[int] | NDArray[np.int64]) -> None:
-        self._ids = ids
-        self._chosen = chosen
-
-    def __len__(self) -> int:
-        return len(self._chosen)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        if isinstance(index, slice):
-            return [self._ids[int(position)] for position in self._chosen[index]]
-        return self._ids[int(self._chosen[index])]
-
-
 def repeats(ids: Sequence[str]) -> list[tuple[int, int]]:
-    """(position, position of the first one alike) of every id that was there before, in order.
+    """(position, position of the first equal id) of every repeated id, in order.
 
-    Takes eight bytes an id while it looks, and more only where something is there twice.
+    Takes eight bytes per id meanwhile, and more only for repeated ids.
     """
     hashes = np.fromiter((hash(id_) for id_ in ids), np.int64, len(ids))
     ordered = np.sort(hashes)
@@ -80,7 +71,7 @@ def repeats(ids: Sequence[str]) -> list[tuple[int, int]]:
     first: dict[str, int] = {}
     found = []
     for position in np.flatnonzero(np.isin(hashes, doubled)).tolist():
-        earlier = first.setdefault(ids[position], position)  # by the string: hashes may meet by chance
+        earlier = first.setdefault(ids[position], position)  # compares strings: hashes may collide
         if earlier != position:
             found.append((position, earlier))
     return found

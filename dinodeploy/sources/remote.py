@@ -1,7 +1,7 @@
-"""Anything that fsspec can reach: s3://, gs://, https://, memory://, zip://…::…
+"""Remote files through fsspec: s3://, gs://, https://, memory://, zip://…::…
 
-A URL is a file, a folder or a glob, like a path; its ids are URLs. What fails for a moment is asked for
-again, ever more slowly, until the timeout is over; what is not there is not. Needs the extra `remote`.
+A URL is a file, a folder or a glob, like a path; ids are URLs. Temporary failures are retried with growing
+pauses until the timeout; a missing file is not. Needs the extra `remote`.
 """
 
 from __future__ import annotations
@@ -13,36 +13,38 @@ from typing import Any, BinaryIO, TypeVar
 
 from dinodeploy.errors import ImageError, MisuseError, UnavailableError, reason_of
 from dinodeploy.images.paths import is_wanted_member
-from dinodeploy.sources.place import buffered
+from dinodeploy.sources.input_file import buffered
 
 T = TypeVar("T")
 
+FIRST_PAUSE = 0.25  # seconds before the first retry; each later pause is twice as long
+
 _URL = re.compile(r"([a-z]+::)*[A-Za-z][A-Za-z0-9+.-]+://")
-_FIRST_PAUSE = 0.25  # seconds; each later one is twice as long
-_FOR_EVER = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-_FOR_NOW = (OSError, TimeoutError, EOFError)
+_PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_TEMPORARY = (OSError, TimeoutError, EOFError)
 _NETWORKS = ("asyncio", "aiohttp", "botocore", "urllib3", "requests", "httpx", "gcsfs", "azure")
-_STATUS_FOR_NOW = (408, 425, 429)  # of those from 400 to 499: slow client, too early, too many requests
+_TEMPORARY_STATUS = (408, 425, 429)  # of 400 to 499: request timeout, too early, too many requests
 
 
 def is_url(text: str) -> bool:
     return _URL.match(text) is not None
 
 
-class RemotePlace:
-    """A file behind a URL, read in pieces."""
+class RemoteFile:
+    """A file behind a URL, read in byte ranges."""
 
     def __init__(self, url: str, timeout: float) -> None:
         self.name = url
-        self._fs, self._path = _reach(url)
+        self._fs, self._path = _file_system(url)
         self._timeout = timeout
         self._size: int | None = None
 
     def size(self) -> int:
         if self._size is None:
-            size = _ask(lambda: self._fs.size(self._path, **_limits(self._fs, self._timeout)), self._timeout)
+            limits = _limits(self._fs, self._timeout)
+            size = _retry(lambda: self._fs.size(self._path, **limits), self._timeout)
             if size is None:
-                raise OSError("its length is not known, so it cannot be read in pieces; download it first")
+                raise OSError("the server gives no size, so it cannot be read in parts; download it first")
             self._size = int(size)
         return self._size
 
@@ -51,14 +53,14 @@ class RemotePlace:
 
         def ask() -> bytes:
             data: bytes = self._fs.cat_file(self._path, start=start, end=start + size, **limits)
-            if len(data) == self.size() > size:  # a server without ranges sends everything
+            if len(data) == self.size() > size:  # a server without byte ranges sends the whole file
                 data = data[start : start + size]
             if len(data) != size:
-                raise EOFError(f"got {len(data)} bytes from byte {start} on, wanted {size}")
+                raise EOFError(f"got {len(data)} bytes at byte {start}, wanted {size}")
             return data
 
         try:
-            return _ask(ask, self._timeout)
+            return _retry(ask, self._timeout)
         except EOFError as error:
             raise OSError(str(error)) from error
 
@@ -67,46 +69,46 @@ class RemotePlace:
 
     def beside(self, path: str) -> str:
         folder, slash, _ = self.name.partition("::")[0].rpartition("/")
-        tail = self.name.partition("::")[2]
+        rest = self.name.partition("::")[2]
         joined = path if path.startswith("/") else folder + slash + path
-        return f"{joined}::{tail}" if tail else joined
+        return f"{joined}::{rest}" if rest else joined
 
 
 def fetch(url: str, timeout: float) -> bytes:
     """The whole file behind a URL. Raises ImageError."""
     try:
-        fs, path = _reach(url)
-        return _ask(lambda: bytes(fs.cat_file(path, **_limits(fs, timeout))), timeout)
+        fs, path = _file_system(url)
+        return _retry(lambda: bytes(fs.cat_file(path, **_limits(fs, timeout))), timeout)
     except (OSError, MisuseError) as error:
         raise ImageError(f"{url!r}: cannot be fetched: {_reason(error)}") from error
 
 
 def require(url: str, known: set[str]) -> str:
-    """`url`, after a look whether this machine can reach such URLs; `known` holds what was looked at."""
+    """Return `url` after checking that fsspec supports its scheme. `known` collects the checked schemes."""
     scheme = url[: url.index(":")]
     if scheme not in known:
-        _reach(url)
+        _file_system(url)
         known.add(scheme)
     return url
 
 
 def find(url: str, *, recursive: bool, timeout: float) -> Iterator[str]:
-    """URLs of the files that `url` means: itself, what it matches, or the pictures below it.
+    """URLs of the files that `url` names: itself, the matches of a glob, or the images in a folder.
 
-    Raises MisuseError for what is not there, UnavailableError for what this machine cannot reach.
+    Raises MisuseError where nothing is found, UnavailableError where a package is missing.
     """
-    fs, path = _reach(url)
+    fs, path = _file_system(url)
 
     def ask(question: Callable[..., T], *arguments: Any, **options: Any) -> T:
         try:
-            return _ask(lambda: question(*arguments, **options), timeout)
+            return _retry(lambda: question(*arguments, **options), timeout)
         except OSError as error:
             raise MisuseError(f"{url!r} cannot be listed: {_reason(error)}") from error
 
     limits = _limits(fs, timeout)
     matches = sorted(ask(fs.glob, path, **limits)) if _is_glob(url) else [path]
     if not matches:
-        raise MisuseError(f"{url!r} matches nothing; wanted files, folders or globs of pictures")
+        raise MisuseError(f"{url!r} matches nothing; wanted files, folders or globs of images")
     for match in matches:
         if ask(_is_folder, fs, match, url, limits):
             found = ask(fs.find, match, maxdepth=None if recursive else 1, **limits)
@@ -116,12 +118,12 @@ def find(url: str, *, recursive: bool, timeout: float) -> Iterator[str]:
 
 
 def _url(fs: Any, path: str, beside: str) -> str:
-    """The URL of a path in the file system that `beside` is in."""
+    """The URL of a path in the file system of the URL `beside`."""
     _, chained, rest = beside.partition("::")
     return f"{fs.unstrip_protocol(path)}{chained}{rest}"
 
 
-def _reach(url: str) -> tuple[Any, str]:
+def _file_system(url: str) -> tuple[Any, str]:
     """fsspec's file system for a URL, and the path in it."""
     try:
         from fsspec.core import url_to_fs
@@ -139,36 +141,36 @@ def _reach(url: str) -> tuple[Any, str]:
 
 
 def _limits(fs: Any, timeout: float) -> dict[str, float]:
-    """What makes fsspec give up on one call: only its asynchronous file systems can."""
+    """The timeout argument of fsspec calls: only asynchronous file systems take one."""
     return {"timeout": timeout} if getattr(fs, "async_impl", False) else {}
 
 
-def _ask(question: Callable[[], T], timeout: float) -> T:
-    """The answer; asked again while the failure may pass and there is time. Raises OSError."""
+def _retry(question: Callable[[], T], timeout: float) -> T:
+    """Call `question` until it succeeds, fails permanently or the time is over. Raises OSError."""
     deadline = time.monotonic() + timeout
-    pause = _FIRST_PAUSE
+    pause = FIRST_PAUSE
     while True:
         try:
             return question()
         except Exception as error:
-            if not _may_pass(error) or time.monotonic() + pause > deadline:
+            if not _is_temporary(error) or time.monotonic() + pause > deadline:
                 raise error if isinstance(error, (OSError, EOFError)) else OSError(_reason(error)) from error
         time.sleep(pause)
         pause *= 2
 
 
-def _may_pass(error: Exception) -> bool:
+def _is_temporary(error: Exception) -> bool:
     status = getattr(error, "status", None)
-    if isinstance(error, _FOR_EVER) or (
-        isinstance(status, int) and 400 <= status < 500 and status not in _STATUS_FOR_NOW
+    if isinstance(error, _PERMANENT) or (
+        isinstance(status, int) and 400 <= status < 500 and status not in _TEMPORARY_STATUS
     ):
         return False
-    return isinstance(error, _FOR_NOW) or type(error).__module__.partition(".")[0] in _NETWORKS
+    return isinstance(error, _TEMPORARY) or type(error).__module__.partition(".")[0] in _NETWORKS
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
-        return "it is not there"
+        return "not found"
     status = getattr(error, "status", None)
     if isinstance(status, int):
         return f"the server answers {status}"
@@ -180,12 +182,12 @@ def _is_web(url: str) -> bool:
 
 
 def _is_glob(url: str) -> bool:
-    """A question mark in a web address begins its query."""
+    """Whether a URL has wildcards; in a web address a question mark starts the query."""
     return any(sign in url.partition("::")[0] for sign in ("*[" if _is_web(url) else "*?["))
 
 
 def _is_folder(fs: Any, path: str, url: str, limits: dict[str, float]) -> bool:
-    """The web knows no folders: there a slash at the end means one. Raises FileNotFoundError."""
+    """Whether a path is a folder; on the web, one that ends with a slash. Raises FileNotFoundError."""
     if _is_web(url):
         return url.endswith("/")
     return path in ("", "/") or fs.info(path, **limits)["type"] == "directory"

@@ -1,10 +1,10 @@
-"""Videos, frame by frame: every n-th one, upright. Needs PyAV, the extra `video`.
+"""Videos: every n-th frame, upright. Needs PyAV, the extra `video`.
 
     clip.mp4#t=12.480       the id of the frame shown 12.48 seconds after the start
 
-The packets are listed once, without decoding, which gives the time of every frame, whatever the frame rate.
-Decoding runs forwards; frames on the list that it passes are kept for the threads that will ask for them,
-and only what lies further back, or far ahead, is sought. What a cut-off file lost is said by clip.mp4#rest.
+The packets are listed once without decoding, which gives the time of every frame at any frame rate. Decoding
+runs forwards and keeps the chosen frames that it passes for other threads; it seeks only backwards or far
+ahead. The id clip.mp4#rest reports what a truncated file lost.
 """
 
 from __future__ import annotations
@@ -15,45 +15,43 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from dinodeploy.errors import ImageError, UnavailableError, reason_of
-from dinodeploy.sources.ids import PackedIds
-from dinodeploy.sources.options import SourceOptions
-from dinodeploy.sources.place import Place, Unreadable
+from dinodeploy.sources.ids import IdList
+from dinodeploy.sources.input_file import InputFile, Unreadable
+from dinodeploy.sources.source import Source, SourceOptions
 
-if TYPE_CHECKING:
-    from dinodeploy.sources import Source
-
-_KEPT = 16  # decoded frames that nobody asked for yet: more than there are decoding threads
-_NEAR = 8  # frames that are decoded on the way sooner than sought
-_ENOUGH, _SLACK = Fraction(95, 100), Fraction(1, 2)  # of the promised length, seconds: a header rounds
-_OPTIONS = {"fflags": "+genpts"}  # times where a container stores none, as old AVI files do
+_KEPT = 16  # decoded frames kept for later: more than there are decoding threads
+_NEAR = 8  # chosen frames to decode on the way rather than to seek
+_ENOUGH, _SLACK = Fraction(95, 100), Fraction(1, 2)  # share of the header's length, and seconds: it rounds
+_OPTIONS = {"fflags": "+genpts"}  # makes times where a file stores none, as old AVI files do
 
 
 class VideoSource:
-    """The chosen frames of one video. Opened on the first picture; one thread at a time decodes."""
+    """The chosen frames of one video. The first image opens it; one thread at a time decodes."""
 
-    ids_are_places = True
+    ids_are_locations = True
 
-    def __init__(self, place: Place, ids: Sequence[str], times: Sequence[int], keys: Sequence[int]) -> None:
+    def __init__(self, file: InputFile, ids: IdList, times: Sequence[int], keys: Sequence[int]) -> None:
         self.ids = ids
-        self._place = place
-        self._times = times  # of the chosen frames, in the stream's own unit
-        self._keys = keys  # times that decoding can start at
+        self._file = file
+        self._times = times  # of the chosen frames, in the stream's time base
+        self._keys = keys  # times of key frames
         self._wanted = set(times)
         self._kept: OrderedDict[int, Any] = OrderedDict()
         self._container: Any = None
         self._stack = ExitStack()  # closes the container and its file
         self._frames: Iterator[Any] = iter(())
-        self._at: int | None = None  # time of the frame decoded last
-        self._overshot = False  # seeking led past what was sought: to a later frame, or to none
+        self._at: int | None = None  # time of the last decoded frame
+        self._overshot = False  # the last seek landed after the wanted frame
+        self.seeks = 0
         self._lock = Lock()
 
-    def picture(self, index: int) -> Image.Image:
+    def image(self, index: int) -> Image.Image:
         av = _av()
         try:
             with self._lock:
@@ -61,7 +59,7 @@ class VideoSource:
             return _upright(frame)
         except (av.FFmpegError, OSError, ValueError) as error:
             with self._lock:
-                self._let_go()
+                self._close()
             raise ImageError(f"{self.ids[index]!r}: cannot be decoded: {reason_of(error)}") from error
 
     def _frame(self, time: int) -> Any:
@@ -73,11 +71,11 @@ class VideoSource:
         else:
             found = self._sought(key, time)
         if found is None:
-            raise ValueError("the frame is not in the stream any more")
+            raise ValueError("the frame is no longer in the stream")
         return found
 
     def _sought(self, key: int, time: int) -> Any:
-        """Decoded from a frame where that can begin; from ever earlier ones where seeking goes too far."""
+        """Decode from a key frame, and from earlier ones as long as seeking lands too late."""
         back = 1
         while True:
             self._seek(key)
@@ -88,11 +86,12 @@ class VideoSource:
             back *= 2
 
     def _steps(self, start: int, end: int) -> int:
-        """How many chosen frames lie between two times."""
+        """Number of chosen frames between two times."""
         return bisect_right(self._times, end) - bisect_right(self._times, start)
 
     def _seek(self, key: int) -> None:
-        """To a frame where decoding can begin; to the first by opening anew, which never goes too far."""
+        """Go to a key frame; to the first by reopening the file, which cannot land too late."""
+        self.seeks += 1
         if key == 0 or self._container is None:
             self._reopen()
         stream = self._container.streams.video[0]
@@ -103,10 +102,10 @@ class VideoSource:
 
     def _reopen(self) -> None:
         self._stack.close()
-        self._container = self._stack.enter_context(_opened(self._place))
+        self._container = self._stack.enter_context(_opened(self._file))
 
     def _decode_to(self, time: int) -> Any:
-        """The frame of that time, or None once it is passed; chosen ones on the way are kept."""
+        """The frame at that time, or None once it is passed; keeps the chosen frames on the way."""
         self._overshot = False
         for frame in self._frames:
             at = frame.pts if frame.pts is not None else frame.dts
@@ -125,45 +124,49 @@ class VideoSource:
         self._overshot = self._at is None
         return None
 
-    def _let_go(self) -> None:
+    def _close(self) -> None:
         self._frames, self._at = iter(()), None
         self._container = None
         self._stack.close()
 
-    def rest(self) -> None:
-        """Let go of the decoder and of all frames; the next picture opens it anew."""
+    def release(self) -> None:
+        """Close the decoder and drop all frames; the next image opens it again."""
         with self._lock:
-            self._let_go()
+            self._close()
             self._kept.clear()
 
+    @property
+    def is_open(self) -> bool:
+        return self._container is not None
+
     def close(self) -> None:
-        self.rest()
+        self.release()
 
 
-def open_place(place: Place, options: SourceOptions) -> list[Source]:
-    """Every n-th frame of a video, and what it lost."""
+def open_file(file: InputFile, options: SourceOptions) -> list[Source]:
+    """Every n-th frame of a video, and its unreadable rest."""
     av = _av()
     try:
-        with _opened(place) as container:
+        with _opened(file) as container:
             if not container.streams.video:
-                return [Unreadable(place.name, "holds no video")]
+                return [Unreadable(file.name, "holds no video")]
             stream = container.streams.video[0]
             unit = stream.time_base
             times, keys, lost = _list_frames(container, stream, av)
             lost = lost or _shortfall(container, stream, times)
     except (av.FFmpegError, OSError, ValueError) as error:
-        return [Unreadable(place.name, f"cannot be read as a video: {reason_of(error)}")]
+        return [Unreadable(file.name, f"cannot be read as a video: {reason_of(error)}")]
     if not times:
-        return [Unreadable(place.name, f"holds no frame{': ' if lost else ''}{lost}")]
+        return [Unreadable(file.name, f"holds no frame{': ' if lost else ''}{lost}")]
     chosen = times[:: options.every]
-    source = VideoSource(place, _ids(place.name, chosen, times[0], unit), chosen, keys or times[:1])
+    source = VideoSource(file, _ids(file.name, chosen, times[0], unit), chosen, keys or times[:1])
     if not lost:
         return [source]
-    return [source, Unreadable(f"{place.name}#rest", f"lost after {len(times)} frames: {lost}")]
+    return [source, Unreadable(f"{file.name}#rest", f"lost after {len(times)} frames: {lost}")]
 
 
 def _list_frames(container: Any, stream: Any, av: Any) -> tuple[list[int], list[int], str]:
-    """Times of all frames and of those that decoding can start at, in the order they are shown."""
+    """Times of all frames, times of key frames, both ascending, and why the list ends early."""
     times: set[int] = set()
     keys: set[int] = set()
     lost = ""
@@ -183,7 +186,7 @@ def _list_frames(container: Any, stream: Any, av: Any) -> tuple[list[int], list[
 
 
 def _shortfall(container: Any, stream: Any, times: Sequence[int]) -> str:
-    """What the container's header promises beyond the frames that are there, if it is much."""
+    """How much more the file's header promises than there is, if it is much."""
     if stream.frames > len(times):
         return f"its header counts {stream.frames}"
     alone = len(container.streams) == 1
@@ -196,14 +199,14 @@ def _shortfall(container: Any, stream: Any, times: Sequence[int]) -> str:
     return ""
 
 
-def _ids(name: str, times: Sequence[int], start: int, unit: Fraction) -> PackedIds:
-    """Seconds after the start with three decimals, or as many more as tell the frames apart."""
+def _ids(name: str, times: Sequence[int], start: int, unit: Fraction) -> IdList:
+    """Seconds after the start, with three decimals or as many as distinguish the frames."""
     seconds = [(time - start) * unit for time in times]
     for digits in (3, 6, 9):
         texts = [f"{float(second):.{digits}f}" for second in seconds]
         if len(set(texts)) == len(texts):
             break
-    return PackedIds(f"{name}#t={text}" for text in texts)
+    return IdList(f"{name}#t={text}" for text in texts)
 
 
 def _upright(frame: Any) -> Image.Image:
@@ -215,8 +218,8 @@ def _upright(frame: Any) -> Image.Image:
 
 
 @contextmanager
-def _opened(place: Place) -> Iterator[Any]:
-    with place.open() as file, _av().open(file, options=_OPTIONS) as container:
+def _opened(file: InputFile) -> Iterator[Any]:
+    with file.open() as stream, _av().open(stream, options=_OPTIONS) as container:
         yield container
 
 

@@ -16,7 +16,7 @@ from dinodeploy.files.tensorfile import load_tensors, read_header, save_tensors
 from dinodeploy.images.open import open_image
 from dinodeploy.parity.golden import GoldenCase, load_golden, save_golden
 from dinodeploy.sources import SourceOptions, tars
-from dinodeploy.sources.place import DiskPlace
+from dinodeploy.sources.input_file import LocalFile
 from tests.fuzz.attack import Attack
 from tests.fuzz.mutations import mutate_bytes, to_text
 from tests.support.photographs import photograph
@@ -111,8 +111,8 @@ def tar(folder: Path) -> Attack:
     def attack(rng: Random) -> None:
         path = folder / "pictures.tar"
         path.write_bytes(mutate_bytes(good, rng))
-        for source in tars.open_place(DiskPlace(str(path)), SourceOptions()):
+        for source in tars.open_file(LocalFile(str(path)), SourceOptions()):
             for index in range(len(source.ids)):
-                source.picture(index)
+                source.image(index)
 
     return attack

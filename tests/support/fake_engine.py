@@ -45,7 +45,7 @@ class MadeUp:
         self._size = size
         self._lock = threading.Lock()
 
-    def picture(self, index: int) -> Image.Image:
+    def image(self, index: int) -> Image.Image:
         with self._lock:
             self.opened.append(index)
         if index in self._bad:

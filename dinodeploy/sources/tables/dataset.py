@@ -1,6 +1,6 @@
-"""A folder that Hugging Face's `datasets` saved (`save_to_disk`): one dataset, or one for each split.
+"""A folder saved by Hugging Face `datasets` (`save_to_disk`): one dataset, or one per split.
 
-A row's id is the folder and its number, dataset/train#17, or what the id column holds.
+The id of a row is the folder and the row number, dataset/train#17, or the content of the id column.
 """
 
 from __future__ import annotations
@@ -9,34 +9,34 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dinodeploy.errors import MisuseError, UnavailableError, reason_of
-from dinodeploy.sources.options import SourceOptions
-from dinodeploy.sources.paths import FileSource
-from dinodeploy.sources.place import DiskPlace
-from dinodeploy.sources.tables import columns, tables
+from dinodeploy.sources.files import FileSource
+from dinodeploy.sources.input_file import LocalFile
+from dinodeploy.sources.source import SourceOptions
+from dinodeploy.sources.tables import image_column
 
 
 class DatasetSource:
-    """The pictures of one dataset, row by row."""
+    """The images of one dataset, one per row."""
 
     def __init__(self, name: str, dataset: Any, column: str, ids: Sequence[str], own_ids: bool) -> None:
         self.ids = ids
-        self.origins = tables.origins_of(dataset.features.arrow_schema, column, name, own_ids)
-        self.ids_are_places = not own_ids
-        self._dataset = dataset.select_columns([column]).with_format("arrow")  # bytes, not decoded
+        self.origins = image_column.column_origins(dataset.features.arrow_schema, column, name, own_ids)
+        self.ids_are_locations = not own_ids
+        self._dataset = dataset.select_columns([column]).with_format("arrow")  # encoded bytes
         self._column = column
 
-    def picture(self, index: int) -> bytes | str:
+    def image(self, index: int) -> bytes | str:
         cell = self._dataset[index][self._column][0].as_py()
         if isinstance(cell, dict) and cell.get("bytes") is None and cell.get("path"):
-            return str(cell["path"])  # datasets may keep the path of a file instead of its bytes
-        return tables.bytes_of(cell, self.ids[index])
+            return str(cell["path"])  # datasets may store a path instead of bytes
+        return image_column.bytes_of(cell, self.ids[index])
 
     def close(self) -> None:
         self._dataset = None
 
 
 def open_folder(folder: str, options: SourceOptions) -> Iterator[DatasetSource | FileSource]:
-    """The pictures of every split. Raises MisuseError for a folder that cannot be read."""
+    """The images of every split. Raises MisuseError for a folder that cannot be read."""
     try:
         import datasets
     except ModuleNotFoundError as error:
@@ -54,15 +54,13 @@ def open_folder(folder: str, options: SourceOptions) -> Iterator[DatasetSource |
 
 def _open(name: str, dataset: Any, options: SourceOptions) -> DatasetSource | FileSource:
     schema = dataset.features.arrow_schema
-    column, holds_pictures = tables.choose(schema, options.column, name)
-    by = options.id_column
-    if by is not None:
-        by = columns.choose_column(schema.names, by, (), name)
+    column, holds_bytes = image_column.choose(schema, options.column, name)
+    by = image_column.choose_id_column(schema.names, options, name)
     plain = dataset.with_format(None)
-    if holds_pictures:
-        ids = tables.ids_of(name, len(dataset), by, plain[by] if by is not None else ())
+    if holds_bytes:
+        ids = image_column.ids_of(name, len(dataset), by, plain[by] if by is not None else ())
         return DatasetSource(name, dataset, column, ids, by is not None)
     given = plain[by] if by is not None else (None for _ in range(len(dataset)))
     pairs = zip(plain[column], given, strict=True)
     rows = ((path, None if id_ is None else str(id_)) for path, id_ in pairs)
-    return columns.named_by(DiskPlace(name), rows, options)
+    return image_column.named_by(LocalFile(name), rows, options)

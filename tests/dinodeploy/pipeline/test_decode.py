@@ -55,10 +55,10 @@ class Stuck(MadeUp):
         self.release = threading.Event()
         self._stuck = stuck
 
-    def picture(self, index: int) -> Any:
+    def image(self, index: int) -> Any:
         if index in self._stuck:
             self.release.wait(30)
-        return super().picture(index)
+        return super().image(index)
 
 
 def test_a_picture_that_blocks_is_given_up() -> None:
@@ -113,7 +113,7 @@ def test_a_thread_that_dies_hangs_nobody(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("error", [OSError("the network is gone"), MemoryError("too large")])
 def test_what_goes_wrong_with_a_picture_is_its_reason(error: Exception) -> None:
     class Failing(MadeUp):
-        def picture(self, index: int) -> Any:
+        def image(self, index: int) -> Any:
             raise error
 
     (item,) = decode_source(Failing(1), range(1), SMALL, 1, 1)
@@ -123,10 +123,10 @@ def test_what_goes_wrong_with_a_picture_is_its_reason(error: Exception) -> None:
 @pytest.mark.parametrize("error", [UnavailableError("x"), MisuseError("y"), AssertionError("bug")])
 def test_what_is_no_fault_of_a_picture_ends_the_run(error: Exception) -> None:
     class Failing(MadeUp):
-        def picture(self, index: int) -> Any:
+        def image(self, index: int) -> Any:
             if index == 1:
                 raise error
-            return super().picture(index)
+            return super().image(index)
 
     stream = decode_source(Failing(3), range(3), SMALL, 2, 4)
     next(stream)

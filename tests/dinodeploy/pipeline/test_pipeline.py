@@ -295,7 +295,7 @@ def test_memory_does_not_grow_with_the_listing(tmp_path: Path) -> None:
     """What grows is a listing of ids and a line a shard; no picture and no row is kept."""
 
     class Many(MadeUp):
-        def picture(self, index: int) -> Any:
+        def image(self, index: int) -> Any:
             return IMAGE
 
     def run(count: int) -> int:
@@ -323,9 +323,9 @@ def test_stages_add_up_to_the_run(tmp_path: Path) -> None:
 
 def test_a_slow_stage_is_the_bottleneck(tmp_path: Path) -> None:
     class Slow(MadeUp):
-        def picture(self, index: int) -> Any:
+        def image(self, index: int) -> Any:
             time.sleep(0.02)
-            return super().picture(index)
+            return super().image(index)
 
     def slow(pixels: Any) -> dict[str, Any]:
         time.sleep(0.05)

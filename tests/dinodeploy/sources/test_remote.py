@@ -18,7 +18,7 @@ import pytest
 from dinodeploy.errors import MisuseError, UnavailableError
 from dinodeploy.images.open import open_image
 from dinodeploy.sources import SourceOptions, open_source, remote
-from tests.dinodeploy.sources.seen import assert_same, look, look_by_threads
+from tests.dinodeploy.sources.reading import assert_same, read_all, read_by_threads
 from tests.support.image_files import NAMES, encoded, write_tar
 from tests.support.video_files import write_video
 
@@ -56,13 +56,13 @@ def test_folder_glob_and_file(memory: Any) -> None:
     source = open_source(["memory://m/photos"])
     assert list(source.ids) == [*photos, "memory:///m/photos/sub/deep.jpg"]
     wanted = [np.asarray(open_image(PICTURES[name])) for name in sorted(PICTURES)]
-    assert_same(look_by_threads(source)[:-1], wanted)
+    assert_same(read_by_threads(source)[:-1], wanted)
     assert list(open_source(["memory://m/photos"], SourceOptions(recursive=False)).ids) == photos
     assert list(open_source(["memory://m/photos/c*.jpg"]).ids) == [one for one in photos if "/c" in one]
     assert list(open_source([photos[3], "memory://m/photos/coffee.jpg"]).ids) == [photos[3]]  # one place
 
 
-def test_containers_lie_far_away_too(memory: Any) -> None:
+def test_archives_tables_and_lists_may_be_remote(memory: Any) -> None:
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     write_tar(Path("a.tar"), PICTURES)
     pq.write_table(pa.table({"image": list(PICTURES.values())}), "a.parquet", row_group_size=2)
@@ -74,20 +74,23 @@ def test_containers_lie_far_away_too(memory: Any) -> None:
     for name in ("a.tar", "a.parquet"):
         source = open_source([f"memory://m/{name}"])
         assert source.ids[0] == f"memory:///m/{name}" + ("/astronaut.jpg" if name == "a.tar" else "#0")
-        assert_same(look_by_threads(source), wanted)
+        assert_same(read_by_threads(source), wanted)
         source.close()
-    seen = look("memory://m/l.txt")
+    seen = read_all("memory://m/l.txt")
     assert list(seen) == ["memory:///m/photos/coffee.jpg", "memory:///m/photos/none.jpg"]
-    assert "it is not there" in seen["memory:///m/photos/none.jpg"]
-    assert list(look("memory://m/t.csv")) == ["memory://m/photos/china.jpg", "memory:///m/photos/coffee.jpg"]
+    assert "not found" in seen["memory:///m/photos/none.jpg"]
+    assert list(read_all("memory://m/t.csv")) == [
+        "memory://m/photos/china.jpg",
+        "memory:///m/photos/coffee.jpg",
+    ]
     memory.pipe("/m/cut.tar", Path("a.tar").read_bytes()[:9000])
-    assert "lost after" in look("memory://m/cut.tar")["memory:///m/cut.tar#rest"]
+    assert "lost after" in read_all("memory://m/cut.tar")["memory:///m/cut.tar#rest"]
 
 
-def test_video_far_away(memory: Any) -> None:
+def test_videos_may_be_remote(memory: Any) -> None:
     pytest.importorskip("av")
     memory.put(str(write_video(Path("a.mp4"), 5)), "/m/a.mp4")
-    local, far = look("a.mp4"), look("memory://m/a.mp4")
+    local, far = read_all("a.mp4"), read_all("memory://m/a.mp4")
     assert list(far) == [id_.replace("a.mp4", "memory:///m/a.mp4") for id_ in local]
     assert_same(list(far.values()), list(local.values()))
 
@@ -100,13 +103,13 @@ def test_zip_files_through_a_chained_url() -> None:
     for url in ("zip://k::p.zip", "zip://k/*::p.zip", "zip://::p.zip"):
         source = open_source([url])
         assert list(source.ids) == [f"zip://k/{name}::p.zip" for name in sorted(PICTURES)]
-        assert_same(look_by_threads(source), wanted)
+        assert_same(read_by_threads(source), wanted)
         source.close()
     fsspec.filesystem("zip", fo="p.zip").close()
 
 
 def test_misuse_is_one_line(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "'memory://m/none.jpg' cannot be listed: it is not there" in misuse("memory://m/none.jpg")
+    assert "'memory://m/none.jpg' cannot be listed: not found" in misuse("memory://m/none.jpg")
     assert "'memory://m/*.png' matches nothing" in misuse("memory://m/*.png")
     assert "cannot be reached: ValueError: Protocol not known: foo" in misuse("foo://m/x.jpg")
     memory.makedirs("/m/empty")
@@ -192,7 +195,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     pytest.importorskip("aiohttp")
-    monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.01)
     server = Web()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -203,39 +206,39 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     server.server_close()
 
 
-def test_web_pictures_and_a_listed_folder(web: Web) -> None:
+def test_web_images_and_a_listed_folder(web: Web) -> None:
     links = "".join(f'<a href="{name}">{name}</a>' for name in PICTURES)
     web.files["/folder/"] = links.encode()
     web.files |= {f"/folder/{name}": data for name, data in PICTURES.items()}
-    seen = look(f"{web.url}/coffee.jpg", f"{web.url}/china.jpg?size=big", f"{web.url}/none.jpg")
+    seen = read_all(f"{web.url}/coffee.jpg", f"{web.url}/china.jpg?size=big", f"{web.url}/none.jpg")
     assert list(seen) == [f"{web.url}/coffee.jpg", f"{web.url}/china.jpg?size=big", f"{web.url}/none.jpg"]
     np.testing.assert_array_equal(seen[f"{web.url}/coffee.jpg"], np.asarray(open_image(encoded("coffee"))))
-    assert "it is not there" in seen[f"{web.url}/none.jpg"]
+    assert "not found" in seen[f"{web.url}/none.jpg"]
     source = open_source([f"{web.url}/folder/"])
     assert list(source.ids) == [f"{web.url}/folder/{name}" for name in sorted(PICTURES)]
     assert_same(
-        look_by_threads(source), [np.asarray(open_image(PICTURES[name])) for name in sorted(PICTURES)]
+        read_by_threads(source), [np.asarray(open_image(PICTURES[name])) for name in sorted(PICTURES)]
     )
 
 
-def test_what_fails_for_a_moment_is_asked_again(web: Web) -> None:
+def test_temporary_failures_are_retried(web: Web) -> None:
     web.trouble["/coffee.jpg"] = [503, 429, 500]
     web.trouble["/china.jpg"] = [403]
-    seen = look(f"{web.url}/coffee.jpg", f"{web.url}/china.jpg", f"{web.url}/gone.jpg")
+    seen = read_all(f"{web.url}/coffee.jpg", f"{web.url}/china.jpg", f"{web.url}/gone.jpg")
     assert not isinstance(seen[f"{web.url}/coffee.jpg"], str)
     assert "the server answers 403" in seen[f"{web.url}/china.jpg"]
     assert [web.asked[f"/{name}.jpg"] for name in ("coffee", "china", "gone")] == [4, 1, 1]
 
 
-def test_server_that_hangs_or_never_recovers_is_given_up(web: Web) -> None:
+def test_a_server_that_hangs_or_keeps_failing_times_out(web: Web) -> None:
     web.trouble["/coffee.jpg"] = [3.0] * 9
     web.trouble["/china.jpg"] = [503] * 999
     started = time.monotonic()
-    seen = look(f"{web.url}/coffee.jpg", f"{web.url}/china.jpg", timeout=0.4)
+    seen = read_all(f"{web.url}/coffee.jpg", f"{web.url}/china.jpg", timeout=0.4)
     web.files["/a.tar"] = b""
     web.trouble["/a.tar"] = [3.0] * 9
-    (lost,) = look(f"{web.url}/a.tar", timeout=0.4).values()
-    assert "lost after 0 pictures" in lost
+    (lost,) = read_all(f"{web.url}/a.tar", timeout=0.4).values()
+    assert "lost after 0 images" in lost
     assert time.monotonic() - started < 4
     assert "cannot be fetched: " in seen[f"{web.url}/coffee.jpg"]
     assert "the server answers 503" in seen[f"{web.url}/china.jpg"]
@@ -248,9 +251,9 @@ def test_archive_behind_a_web_server(web: Web, ranges: bool) -> None:
     web.trouble["/a.tar"] = [503]
     source = open_source([f"{web.url}/a.tar"])
     assert list(source.ids) == [f"{web.url}/a.tar/{name}" for name in PICTURES]
-    assert_same(look_by_threads(source), [np.asarray(open_image(data)) for data in PICTURES.values()])
+    assert_same(read_by_threads(source), [np.asarray(open_image(data)) for data in PICTURES.values()])
 
 
 def test_no_server_at_all(web: Web) -> None:
     url = "http://127.0.0.1:9/x.jpg"  # the discard port: nobody listens
-    assert "cannot be fetched" in look(url, timeout=0.2)[url]
+    assert "cannot be fetched" in read_all(url, timeout=0.2)[url]

@@ -12,7 +12,7 @@ import pytest
 from dinodeploy.errors import MisuseError
 from dinodeploy.images.open import open_image
 from dinodeploy.sources import open_source
-from tests.dinodeploy.sources.seen import assert_same, look, look_by_threads
+from tests.dinodeploy.sources.reading import assert_same, read_all, read_by_threads
 from tests.support.image_files import NAMES, encoded, write_tar
 
 MEMBERS = {f"{name}.jpg": encoded(name) for name in NAMES}
@@ -30,11 +30,11 @@ def test_every_picture_from_any_thread() -> None:
     )
     source = open_source(["a.tar", "b.tar"])
     assert list(source.ids) == [f"a.tar/{name}" for name in MEMBERS] + ["b.tar/n/" + "long" * 60 + ".png"]
-    pictures = [*MEMBERS.values(), encoded("coffee", format="PNG")]
-    assert_same(look_by_threads(source), [np.asarray(open_image(data)) for data in pictures])
+    images = [*MEMBERS.values(), encoded("coffee", format="PNG")]
+    assert_same(read_by_threads(source), [np.asarray(open_image(data)) for data in images])
 
 
-def test_only_pictures_count_and_repeated_names_get_numbers() -> None:
+def test_only_images_count_and_repeated_names_get_numbers() -> None:
     with tarfile.open("a.tar", "w", format=tarfile.PAX_FORMAT) as archive:
         for name, data in (
             ("./x.jpg", encoded("coffee")),
@@ -49,21 +49,21 @@ def test_only_pictures_count_and_repeated_names_get_numbers() -> None:
         link = tarfile.TarInfo("link.jpg")
         link.type, link.linkname = tarfile.SYMTYPE, "x.jpg"
         archive.addfile(link)
-    seen = look("a.tar")
+    seen = read_all("a.tar")
     assert list(seen) == ["a.tar/x.jpg", "a.tar/x.jpg#2", "a.tar/empty.jpg"]
     np.testing.assert_array_equal(seen["a.tar/x.jpg#2"], np.asarray(open_image(encoded("china"))))
     assert "empty" in seen["a.tar/empty.jpg"]
 
 
-def test_what_is_whole_of_a_cut_archive_is_kept() -> None:
+def test_the_readable_part_of_a_truncated_archive_is_kept() -> None:
     whole = write_tar(Path("a.tar"), MEMBERS).read_bytes()
     with tarfile.open("a.tar") as archive:
         third = archive.getmembers()[2]
     for cut, kept in ((third.offset_data + 9, 2), (third.offset + 100, 2), (third.offset_data, 2), (100, 0)):
         Path("cut.tar").write_bytes(whole[:cut])
-        seen = look("cut.tar")
+        seen = read_all("cut.tar")
         assert list(seen) == [f"cut.tar/{name}" for name in list(MEMBERS)[:kept]] + ["cut.tar#rest"], cut
-        assert f"lost after {kept} pictures" in seen["cut.tar#rest"]
+        assert f"lost after {kept} images" in seen["cut.tar#rest"]
         assert all(isinstance(one, np.ndarray) for one in list(seen.values())[:kept])
 
 
@@ -73,7 +73,7 @@ def test_damaged_header_is_not_taken_for_the_end() -> None:
         third = archive.getmembers()[2]
     content[third.offset : third.offset + 20] = b"?" * 20
     Path("a.tar").write_bytes(content)
-    seen = look("a.tar")
+    seen = read_all("a.tar")
     assert len(seen) == 3
     assert f"no header at byte {third.offset}" in seen["a.tar#rest"]
 
@@ -83,15 +83,15 @@ def test_archive_without_its_end_marks_is_whole() -> None:
     with tarfile.open("a.tar") as archive:
         last = archive.getmembers()[-1]
     Path("a.tar").write_bytes(content[: last.offset_data + -(-last.size // 512) * 512])
-    assert list(look("a.tar")) == [f"a.tar/{name}" for name in MEMBERS]
+    assert list(read_all("a.tar")) == [f"a.tar/{name}" for name in MEMBERS]
 
 
-def test_other_files_are_one_picture_that_is_none() -> None:
+def test_files_that_are_not_archives_are_quarantined() -> None:
     Path("a.tar").write_bytes(b"no archive " * 200)
     Path("empty.tar").touch()
-    seen = look("a.tar", "empty.tar")
+    seen = read_all("a.tar", "empty.tar")
     assert list(seen) == ["a.tar#rest", "empty.tar#rest"]
-    assert "lost after 0 pictures" in seen["a.tar#rest"]
+    assert "lost after 0 images" in seen["a.tar#rest"]
 
 
 def test_compressed_archives_are_refused() -> None:
@@ -109,6 +109,6 @@ def test_file_that_shrinks_afterwards_is_an_image_error() -> None:
     write_tar(Path("a.tar"), MEMBERS)
     source = open_source(["a.tar"])
     Path("a.tar").write_bytes(Path("a.tar").read_bytes()[:3000])
-    assert "the file has changed" in str(look_by_threads(source)[-1])
+    assert "the file has changed" in str(read_by_threads(source)[-1])
     Path("a.tar").unlink()
-    assert "No such file" in str(look_by_threads(source)[0])
+    assert "No such file" in str(read_by_threads(source)[0])

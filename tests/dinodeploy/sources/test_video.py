@@ -12,7 +12,7 @@ import pytest
 
 from dinodeploy.errors import UnavailableError
 from dinodeploy.sources import SourceOptions, open_source
-from tests.dinodeploy.sources.seen import Pixels, look, look_by_threads
+from tests.dinodeploy.sources.reading import Pixels, read_all, read_by_threads
 from tests.support.video_files import HEIGHT, WIDTH, frame_pixels, write_video
 
 av = pytest.importorskip("av")
@@ -52,47 +52,41 @@ def test_every_frame_is_the_one_its_id_says(name: str, options: dict[str, Any]) 
     write_video(Path(name), **options)
     source = open_source([name])
     assert list(source.ids) == [f"{name}#t={number / 25:.3f}" for number in range(40)]
-    assert numbers(list(look(name).values())) == list(range(40))
-    assert numbers(look_by_threads(source)) == list(range(40))
+    assert numbers(list(read_all(name).values())) == list(range(40))
+    assert numbers(read_by_threads(source)) == list(range(40))
     source.close()
     every = open_source([name], SourceOptions(every=7))
     assert list(every.ids) == [f"{name}#t={number / 25:.3f}" for number in range(0, 40, 7)]
-    assert numbers(look_by_threads(every)) == list(range(0, 40, 7))
-    assert numbers(list(look(name, every=100).values())) == [0]
+    assert numbers(read_by_threads(every)) == list(range(0, 40, 7))
+    assert numbers(list(read_all(name, every=100).values())) == [0]
     every.close()
 
 
 def test_variable_frame_rate() -> None:
     times = [0, 10, 20, 500, 1000, 1001, 1002, *(2000 + 33 * number for number in range(33))]
     write_video(Path("a.mkv"), times=times)
-    seen = look("a.mkv")
+    seen = read_all("a.mkv")
     assert list(seen) == [f"a.mkv#t={time / 1000:.3f}" for time in times]
     assert numbers(list(seen.values())) == list(range(40))
 
 
-def test_threads_nearly_in_order_decode_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As decoding ahead asks: a little out of order, which must not begin a group of pictures again."""
+def test_threads_nearly_in_order_decode_once() -> None:
+    """Decoding ahead asks a little out of order, which must not start a group of frames again."""
     write_video(Path("a.mkv"), gop=40)
     part: Any = open_source(["a.mkv"])
-    sought = []
-    seek = part._seek
-    monkeypatch.setattr(part, "_seek", lambda key: sought.append(key) or seek(key))
     for first in range(0, 40, 8):
         for index in (7, 2, 0, 5, 1, 6, 3, 4):
-            part.picture(first + index)
-    assert sought == [0]
+            part.image(first + index)
+    assert part.seeks == 1
     part.close()
 
 
-def test_far_ahead_is_sought(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_far_ahead_or_behind_are_sought() -> None:
     write_video(Path("a.mp4"), gop=5)
     part: Any = open_source(["a.mp4"])
-    part.picture(0)
-    sought = []
-    seek = part._seek
-    monkeypatch.setattr(part, "_seek", lambda key: sought.append(key) or seek(key))
-    assert numbers([np.asarray(part.picture(index)) for index in (1, 33, 12, 3)]) == [1, 33, 12, 3]
-    assert len(sought) == 3
+    part.image(0)
+    assert numbers([np.asarray(part.image(index)) for index in (1, 33, 12, 3)]) == [1, 33, 12, 3]
+    assert part.seeks == 4, "one for opening"
     part.close()
 
 
@@ -113,7 +107,7 @@ def turned(content: bytes, matrix: tuple[int, ...]) -> bytes:
 def test_frames_are_upright(matrix: tuple[int, ...], quarters: int) -> None:
     content = write_video(Path("a.mp4"), 3).read_bytes()
     Path("a.mp4").write_bytes(turned(content, matrix))
-    seen = list(look("a.mp4").values())
+    seen = list(read_all("a.mp4").values())
     upright = [np.rot90(frame_pixels(number), quarters) for number in range(3)]
     for got, wanted in zip(seen, upright, strict=True):
         assert got.shape == wanted.shape  # type: ignore[union-attr]
@@ -123,10 +117,10 @@ def test_frames_are_upright(matrix: tuple[int, ...], quarters: int) -> None:
 @pytest.mark.parametrize(
     ("name", "options"), [("a.mp4", {"options": {"movflags": "faststart"}}), ("a.mkv", {}), ("a.avi", {})]
 )
-def test_what_is_whole_of_a_cut_video_is_kept(name: str, options: dict[str, Any]) -> None:
+def test_the_readable_part_of_a_truncated_video_is_kept(name: str, options: dict[str, Any]) -> None:
     content = write_video(Path(name), **options).read_bytes()
     Path(name).write_bytes(content[: 2 * len(content) // 3])
-    seen = look(name)
+    seen = read_all(name)
     assert list(seen)[-1] == f"{name}#rest"
     assert "lost after" in seen[f"{name}#rest"]
     whole = [one for one in seen.values() if not isinstance(one, str)]
@@ -134,7 +128,7 @@ def test_what_is_whole_of_a_cut_video_is_kept(name: str, options: dict[str, Any]
     assert numbers(whole) == list(range(len(whole)))
 
 
-def test_what_is_no_video_loses_only_itself() -> None:
+def test_files_that_are_not_videos_do_not_affect_others() -> None:
     content = write_video(Path("late.mp4")).read_bytes()
     Path("late.mp4").write_bytes(content[: len(content) // 2])  # its index was at the end
     Path("text.mp4").write_text("no video " * 99)
@@ -146,7 +140,7 @@ def test_what_is_no_video_loses_only_itself() -> None:
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
     write_video(Path("good.mp4"), 4)
-    seen = look("late.mp4", "text.mp4", "empty.mkv", "sound.mp4", "good.mp4")
+    seen = read_all("late.mp4", "text.mp4", "empty.mkv", "sound.mp4", "good.mp4")
     assert list(seen)[:4] == ["late.mp4", "text.mp4", "empty.mkv", "sound.mp4"]
     assert "cannot be read as a video" in seen["late.mp4"]
     assert "'sound.mp4': holds no video" in seen["sound.mp4"]
@@ -157,18 +151,18 @@ def test_video_that_vanishes_is_an_image_error() -> None:
     write_video(Path("a.mp4"))
     source = open_source(["a.mp4"])
     Path("a.mp4").unlink()
-    assert all("No such file" in str(one) for one in look_by_threads(source))
+    assert all("No such file" in str(one) for one in read_by_threads(source))
 
 
 def test_many_videos_do_not_stay_open() -> None:
     for number in range(7):
         write_video(Path(f"{number}.mp4"), 3)
-    source = open_source(["*.mp4"])
+    source: Any = open_source(["*.mp4"])
     for index in range(len(source.ids)):
-        source.picture(index)
-    assert sum(part._container is not None for part in source._parts) == 4  # type: ignore[attr-defined]
+        source.image(index)
+    assert sum(part.is_open for part in source.parts) == 4  # type: ignore[attr-defined]
     source.close()
-    assert all(part._container is None for part in source._parts)  # type: ignore[attr-defined]
+    assert not any(part.is_open for part in source.parts)  # type: ignore[attr-defined]
 
 
 def test_without_pyav(monkeypatch: pytest.MonkeyPatch) -> None:

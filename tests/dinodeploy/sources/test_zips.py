@@ -10,7 +10,7 @@ import pytest
 
 from dinodeploy.images.open import open_image
 from dinodeploy.sources import open_source, zips
-from tests.dinodeploy.sources.seen import assert_same, look, look_by_threads
+from tests.dinodeploy.sources.reading import assert_same, read_all, read_by_threads
 from tests.support.image_files import NAMES, encoded
 
 MEMBERS = {f"k/{name}.jpg": encoded(name) for name in NAMES}
@@ -29,14 +29,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_picture_from_any_thread() -> None:
     source = open_source(["p.zip"])
     assert list(source.ids) == [f"p.zip/{name}" for name in MEMBERS]
-    assert_same(look_by_threads(source), [np.asarray(open_image(data)) for data in MEMBERS.values()])
+    assert_same(read_by_threads(source), [np.asarray(open_image(data)) for data in MEMBERS.values()])
     source.close()
 
 
 def test_repeated_names_get_numbers() -> None:
     with zipfile.ZipFile("p.zip", "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
         archive.writestr("k/coffee.jpg", encoded("china"))
-    seen = look("p.zip")
+    seen = read_all("p.zip")
     np.testing.assert_array_equal(seen["p.zip/k/coffee.jpg#2"], np.asarray(open_image(encoded("china"))))
     np.testing.assert_array_equal(seen["p.zip/k/coffee.jpg"], np.asarray(open_image(encoded("coffee"))))
 
@@ -47,12 +47,12 @@ def test_damage_loses_only_what_is_damaged() -> None:
     content[300:320] = b"?" * 20  # inside the first member
     Path("holed.zip").write_bytes(content)
     Path("empty.zip").touch()
-    seen = look("cut.zip", "empty.zip", "holed.zip")
+    seen = read_all("cut.zip", "empty.zip", "holed.zip")
     assert "cannot be read as a zip file" in seen["cut.zip"]
     assert "cannot be read as a zip file" in seen["empty.zip"]
     assert [isinstance(one, str) for one in list(seen.values())[2:]] == [True, *[False] * 5]
 
 
-def test_member_that_promises_too_much_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zips, "_LARGEST", 100)
-    assert all("wanted at most 100" in str(one) for one in look("p.zip").values())
+def test_members_over_the_size_limit_are_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zips, "MAX_MEMBER_BYTES", 100)
+    assert all("wanted at most 100" in str(one) for one in read_all("p.zip").values())

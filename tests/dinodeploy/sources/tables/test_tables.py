@@ -12,7 +12,7 @@ from dinodeploy.errors import MisuseError, UnavailableError
 from dinodeploy.images.open import open_image
 from dinodeploy.sources import SourceOptions, open_source, origins_of
 from dinodeploy.sources.tables import parquet
-from tests.dinodeploy.sources.seen import Pixels, assert_same, look, look_by_threads
+from tests.dinodeploy.sources.reading import Pixels, assert_same, read_all, read_by_threads
 from tests.support.image_files import NAMES, encoded
 
 pa = pytest.importorskip("pyarrow")
@@ -64,26 +64,25 @@ def test_every_row_from_any_thread(name: str, kind: str, wanted: list[Pixels]) -
     source = open_source([name])
     assert list(source.ids) == [f"{name}#{row}" for row in range(ROWS)]
     assert source.ids[-1] == f"{name}#{ROWS - 1}"
-    assert_same(look_by_threads(source), wanted)
-    assert_same(list(look(name).values()), wanted)
+    assert_same(read_by_threads(source), wanted)
+    assert_same(list(read_all(name).values()), wanted)
     source.close()
 
 
 @pytest.mark.parametrize("groups", [1, 7, ROWS])
-def test_stretches_of_any_size_give_the_same(
+def test_chunks_of_any_size_give_the_same(
     groups: int, wanted: list[Pixels], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parquet, "_STRETCH", 20_000)  # a few pictures, and fewer kept than there are
-    monkeypatch.setattr(parquet, "_KEPT", 2)
+    monkeypatch.setattr(parquet, "CHUNK_BYTES", 20_000)  # a few images, and fewer kept than there are
+    monkeypatch.setattr(parquet, "CHUNKS_KEPT", 2)
     pq.write_table(table(), "a.parquet", row_group_size=-(-ROWS // groups))
     source = open_source(["a.parquet"])
-    assert_same(look_by_threads(source), wanted)
+    assert_same(read_by_threads(source), wanted)
     source.close()
 
 
 def test_large_row_group_is_read_once_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet, "_STRETCH", 20_000)
-    monkeypatch.setattr(parquet, "_KEPT", 3)
+    monkeypatch.setattr(parquet, "CHUNK_BYTES", 20_000)
     pq.write_table(table(), "a.parquet")
     part: Any = open_source(["a.parquet"])
     started = []
@@ -92,8 +91,8 @@ def test_large_row_group_is_read_once_in_order(monkeypatch: pytest.MonkeyPatch) 
         pq.ParquetFile, "iter_batches", lambda self, *a, **k: started.append(1) or original(self, *a, **k)
     )
     for row in range(ROWS):
-        part.picture(row)
-    assert (len(started), len(part._kept)) == (1, 3)
+        part.image(row)
+    assert len(started) == 1
 
 
 def test_large_row_group_stays_on_disk() -> None:
@@ -102,7 +101,7 @@ def test_large_row_group_stays_on_disk() -> None:
     source = open_source(["a.parquet"])
     before, most = pa.total_allocated_bytes(), 0
     for row in (0, 1, 400, 39, 5999, 3):
-        assert source.picture(row) == noise[row].tobytes()
+        assert source.image(row) == noise[row].tobytes()
         most = max(most, pa.total_allocated_bytes() - before)
     source.close()
     assert most < 80_000_000  # of 120 million; 58 measured, of 240 too
@@ -111,15 +110,14 @@ def test_large_row_group_stays_on_disk() -> None:
 def test_many_tables_do_not_stay_open(wanted: list[Pixels]) -> None:
     for number in range(9):
         pq.write_table(table(), f"{number}.parquet")
-    source = open_source(["*.parquet"])
-    assert_same(look_by_threads(source), wanted * 9)
-    awake = [part for part in source._parts if part._parquet is not None]  # type: ignore[attr-defined]
-    assert len(awake) <= 8  # four, and what eight threads were in the middle of
+    source: Any = open_source(["*.parquet"])
+    assert_same(read_by_threads(source), wanted * 9)
+    assert sum(part.is_open for part in source.parts) <= 8  # four, and those that eight threads were reading
     for row in range(0, 9 * ROWS, ROWS):
-        source.picture(row)
-    assert sum(part._parquet is not None for part in source._parts) == 4  # type: ignore[attr-defined]
+        source.image(row)
+    assert sum(part.is_open for part in source.parts) == 4
     source.close()
-    assert all(part._parquet is None for part in source._parts)  # type: ignore[attr-defined]
+    assert not any(part.is_open for part in source.parts)
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.feather", "a.arrow", "ds"])
@@ -153,7 +151,7 @@ def test_id_column(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.feather", "a.arrow"])
-def test_table_may_name_pictures_instead(name: str) -> None:
+def test_a_table_may_name_images_instead(name: str) -> None:
     Path("p").mkdir()
     Path("p/1.jpg").write_bytes(PICTURES[0])
     rows = pa.table({"File_Name": ["1.jpg", None, "2.jpg"], "key": ["a", "b", "c"]})
@@ -163,17 +161,17 @@ def test_table_may_name_pictures_instead(name: str) -> None:
         feather.write_feather(rows, f"p/{name}")
     else:
         write_stream(f"p/{name}", rows)
-    seen = look(f"p/{name}")
+    seen = read_all(f"p/{name}")
     assert list(seen) == ["p/1.jpg", f"p/{name}#1", "p/2.jpg"]
     assert [isinstance(one, str) for one in seen.values()] == [False, True, True]
-    assert list(look(f"p/{name}", id_column="key")) == ["a", "b", "c"]
+    assert list(read_all(f"p/{name}", id_column="key")) == ["a", "b", "c"]
 
 
-def test_rows_without_a_picture_keep_their_place() -> None:
+def test_rows_without_an_image_keep_their_position() -> None:
     pq.write_table(pa.table({"image": [PICTURES[0], None, b"", b"no picture", PICTURES[1]]}), "a.parquet")
-    seen = list(look("a.parquet").values())
+    seen = list(read_all("a.parquet").values())
     assert [type(one) is str for one in seen] == [False, True, True, True, False]
-    assert "'a.parquet#1': this row holds no picture" in seen[1]
+    assert "'a.parquet#1': this row holds no image" in seen[1]
 
 
 def test_damaged_tables_lose_only_themselves(wanted: list[Pixels]) -> None:
@@ -183,7 +181,7 @@ def test_damaged_tables_lose_only_themselves(wanted: list[Pixels]) -> None:
     content[5000:20_000] = bytes(15_000)
     Path("holed.parquet").write_bytes(content)
     Path("empty.parquet").touch()
-    seen = look("cut.parquet", "empty.parquet", "holed.parquet", "whole.parquet")
+    seen = read_all("cut.parquet", "empty.parquet", "holed.parquet", "whole.parquet")
     assert list(seen)[:2] == ["cut.parquet", "empty.parquet"]
     assert "cannot be read as Parquet" in seen["cut.parquet"]
     assert_same(list(seen.values())[-ROWS:], wanted)
@@ -194,7 +192,7 @@ def test_damaged_tables_lose_only_themselves(wanted: list[Pixels]) -> None:
         Path("whole.arrow").read_bytes()[: 2 * Path("whole.arrow").stat().st_size // 3]
     )
     Path("text.arrow").write_text("not Arrow " * 99)
-    seen = look("cut.arrow", "text.arrow")
+    seen = read_all("cut.arrow", "text.arrow")
     assert_same(list(seen.values())[:40], wanted[:40])
     assert "lost after" in seen["cut.arrow#rest"]
     assert "cannot be read as Arrow" in seen["text.arrow"]
@@ -207,14 +205,14 @@ def test_misuse_is_one_line() -> None:
         ("a.parquet", {"column": "nope"}, "'a.parquet' has no column 'nope', only image, key, label"),
         ("a.parquet", {"column": "label"}, "column 'label' is int64, wanted binary"),
         ("a.parquet", {"id_column": "nope"}, "has no column 'nope'"),
-        ("b.parquet", {}, "has columns 'n', 'm', and none with a usual name"),
+        ("b.parquet", {}, "has columns 'n', 'm'; none has a usual name"),
     ):
         with pytest.raises(MisuseError) as caught:
             open_source([name], SourceOptions(**options))
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
     pq.write_table(table(), "c.parquet")
-    with pytest.raises(MisuseError, match="is given to two pictures"):
+    with pytest.raises(MisuseError, match="is given to two images"):
         open_source(["a.parquet", "c.parquet"], SourceOptions(id_column="key"))
 
 
@@ -242,11 +240,11 @@ def test_saved_dataset(saved: Any, wanted: list[Pixels]) -> None:
     saved.save_to_disk("ds")
     source = open_source(["ds"])
     assert source.ids[-1] == f"ds#{ROWS - 1}"
-    assert_same(look_by_threads(source), wanted)
+    assert_same(read_by_threads(source), wanted)
     source.close()
     assert list(open_source(["ds"], SourceOptions(id_column="name")).ids)[:2] == ["n0", "n1"]
     saved.select([7, 2]).save_to_disk("picked")
-    assert_same(list(look("picked").values()), [wanted[7], wanted[2]])
+    assert_same(list(read_all("picked").values()), [wanted[7], wanted[2]])
     with pytest.raises(MisuseError, match="has no column 'nope'"):
         open_source(["ds"], SourceOptions(column="nope"))
     Path("ds/data-00000-of-00001.arrow").write_bytes(b"?")
@@ -259,7 +257,7 @@ def test_splits_of_a_saved_dataset(saved: Any, wanted: list[Pixels]) -> None:
 
     splits = {"train": saved.select(range(3)), "test": saved.select(range(3, 5))}
     datasets.DatasetDict(splits).save_to_disk("ds")
-    seen = look("ds")
+    seen = read_all("ds")
     assert list(seen) == ["ds/train#0", "ds/train#1", "ds/train#2", "ds/test#0", "ds/test#1"]
     assert_same(list(seen.values()), wanted[:5])
-    assert list(look("ds/test")) == ["ds/test#0", "ds/test#1"]
+    assert list(read_all("ds/test")) == ["ds/test#0", "ds/test#1"]

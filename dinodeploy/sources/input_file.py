@@ -1,4 +1,4 @@
-"""A file that holds many pictures, wherever it lies: read in pieces, from several threads."""
+"""A file that holds or names many images, local or remote, read in byte ranges from several threads."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from typing import BinaryIO, Protocol
 from dinodeploy.errors import ImageError
 from dinodeploy.files.regular import open_regular
 
-_AHEAD = 1 << 20  # bytes that are fetched at once from far away; headers of archives are small
+_READ_AHEAD = 1 << 20  # bytes per remote read; headers of archives are small
 
 
-class Place(Protocol):
-    """What archives, tables and videos are read through."""
+class InputFile(Protocol):
+    """How archives, tables, lists and videos are read."""
 
-    name: str  # a path or a URL: what ids begin with
+    name: str  # a path or a URL, with which ids begin
 
     def size(self) -> int:
-        """In bytes. Raises OSError, as the others do."""
+        """Size in bytes. Raises OSError, as the other methods do."""
         ...
 
     def read(self, start: int, size: int) -> bytes:
-        """Exactly `size` bytes from `start`. May be called from several threads."""
+        """Exactly `size` bytes from `start`. Thread-safe."""
         ...
 
     def open(self) -> BinaryIO:
-        """A file to seek in, for one thread."""
+        """A seekable stream, for one thread."""
         ...
 
     def beside(self, path: str) -> str:
-        """What `path`, written in this file, means: relative ones start where the file lies."""
+        """Resolve `path`, found in this file: relative paths start at the file's folder."""
         ...
 
 
-class DiskPlace:
-    """A file here."""
+class LocalFile:
+    """A file on disk."""
 
     def __init__(self, path: str) -> None:
         self.name = path
@@ -46,11 +46,11 @@ class DiskPlace:
         return Path(self.name).stat().st_size
 
     def read(self, start: int, size: int) -> bytes:
-        with self.open() as file:
-            file.seek(start)
-            data = file.read(size)
+        with self.open() as stream:
+            stream.seek(start)
+            data = stream.read(size)
         if len(data) != size:
-            raise OSError(f"got {len(data)} bytes from byte {start} on, wanted {size}: the file has changed")
+            raise OSError(f"got {len(data)} bytes at byte {start}, wanted {size}: the file has changed")
         return data
 
     def open(self) -> BinaryIO:
@@ -58,16 +58,16 @@ class DiskPlace:
 
     def beside(self, path: str) -> str:
         joined = path if path.startswith("/") else self._folder + path
-        odd = "//" in joined or "./" in joined or joined.endswith("/")
-        return Path(joined).as_posix() if odd else joined  # Path alone takes ten times as long
+        unusual = "//" in joined or "./" in joined or joined.endswith("/")
+        return Path(joined).as_posix() if unusual else joined  # Path takes ten times as long
 
 
-class PlaceFile(io.RawIOBase):
-    """A place as a file, where it cannot be opened as one."""
+class _Stream(io.RawIOBase):
+    """An input file as a raw stream."""
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        self._size = place.size()
+    def __init__(self, file: InputFile) -> None:
+        self._file = file
+        self._size = file.size()
         self._at = 0
 
     def readable(self) -> bool:
@@ -84,26 +84,26 @@ class PlaceFile(io.RawIOBase):
     def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
         wanted = max(0, min(len(buffer), self._size - self._at))
         if wanted:
-            buffer[:wanted] = self._place.read(self._at, wanted)
+            buffer[:wanted] = self._file.read(self._at, wanted)
             self._at += wanted
         return wanted
 
 
-def buffered(place: Place) -> BinaryIO:
-    """A place as a file that fetches ahead."""
-    return io.BufferedReader(PlaceFile(place), _AHEAD)  # type: ignore[type-var]
+def buffered(file: InputFile) -> BinaryIO:
+    """A stream over byte-range reads, with read-ahead."""
+    return io.BufferedReader(_Stream(file), _READ_AHEAD)  # type: ignore[type-var]
 
 
 class Unreadable:
-    """What could not be read of an input: one picture that is none, so that `embed` tells of it."""
+    """The unreadable part of an input: one id without an image, so that `embed` reports the reason."""
 
-    ids_are_places = True
+    ids_are_locations = True
 
     def __init__(self, id_: str, reason: str) -> None:
         self.ids: Sequence[str] = [id_]
         self._reason = " ".join(reason.split())[:300]
 
-    def picture(self, index: int) -> bytes:
+    def image(self, index: int) -> bytes:
         raise ImageError(f"{self.ids[index]!r}: {self._reason}")
 
     def close(self) -> None: ...

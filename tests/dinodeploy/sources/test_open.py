@@ -16,7 +16,7 @@ import pytest
 from dinodeploy.errors import MisuseError
 from dinodeploy.images.open import open_image
 from dinodeploy.sources import FileSource, SourceOptions, open_source
-from tests.dinodeploy.sources.seen import assert_same, look, look_by_threads
+from tests.dinodeploy.sources.reading import assert_same, read_all, read_by_threads
 from tests.support.image_files import NAMES, encoded, write_folder, write_tar
 
 ALL = [
@@ -47,18 +47,18 @@ def misuse(*inputs: str, **options: Any) -> str:
     return str(caught.value)
 
 
-def test_files_folders_and_globs_are_listed_as_ever() -> None:
+def test_files_folders_and_globs_are_listed() -> None:
     assert ids("photos") == ALL
     assert ids("photos/still", "photos/**/astronaut.jpg", "photos") == [*ALL[2:], *ALL[:2]]
     assert ids("photos/still", recursive=False) == ALL[2:4]
-    assert all(isinstance(seen, np.ndarray) for seen in look("photos").values())
+    assert all(isinstance(seen, np.ndarray) for seen in read_all("photos").values())
 
 
 def test_list_file_starts_at_its_folder() -> None:
     Path("photos/list.txt").write_bytes(
         b"\xef\xbb\xbf# comment\r\nstill/coffee.jpg\r\n\n   \nstill/no such.jpg\n../photos/still/china.jpg"
     )
-    seen = look("photos/list.txt")
+    seen = read_all("photos/list.txt")
     assert list(seen) == [
         "photos/still/coffee.jpg",
         "photos/still/no such.jpg",
@@ -78,11 +78,11 @@ def test_standard_input_starts_here(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ids("-", "photos/animate") == ["photos/still/coffee.jpg", "photos/ü.jpg", *ALL[:2]]
 
 
-def test_list_with_names_that_are_no_unicode() -> None:
+def test_lists_may_hold_names_that_are_not_unicode() -> None:
     name = b"photos/\xff.jpg"
     Path(os.fsdecode(name)).write_bytes(encoded("coffee"))
     Path("list.txt").write_bytes(name)
-    (seen,) = look("list.txt").values()
+    (seen,) = read_all("list.txt").values()
     assert isinstance(seen, np.ndarray)
 
 
@@ -100,10 +100,10 @@ def test_table_of_paths(name: str, header: str, options: dict[str, Any]) -> None
     mark = next(sign for sign in ",;\t" if sign in header)
     rows = ["a|photos/still/coffee.jpg", "b|", 'c|"photos/still/china.jpg"', "", "d|photos/none.jpg", "e"]
     Path(name).write_text("\n".join([header, *rows]).replace("|", mark), encoding="utf-8")
-    seen = look(name, **options)
+    seen = read_all(name, **options)
     assert list(seen) == [ALL[3], f"{name}#1", ALL[2], "photos/none.jpg", f"{name}#4"]
     assert [type(one) is str for one in seen.values()] == [False, True, False, True, True]
-    assert "this row names no picture" in seen[f"{name}#1"]
+    assert "this row has no image" in seen[f"{name}#1"]
 
 
 def test_only_column_needs_no_name() -> None:
@@ -115,19 +115,19 @@ def test_ids_of_a_table_stay_with_their_rows() -> None:
     Path("t.csv").write_text(
         "key,path\nx,photos/still/coffee.jpg\ny,photos/none.jpg\nz,\nw,photos/still/coffee.jpg\n"
     )
-    seen = look("t.csv", id_column="key")
+    seen = read_all("t.csv", id_column="key")
     assert list(seen) == ["x", "y", "z", "w"]  # the same picture under two ids stays two rows
     np.testing.assert_array_equal(seen["x"], seen["w"])
-    assert "'z': this row names no picture" in seen["z"]
+    assert "'z': this row has no image" in seen["z"]
 
 
 def test_table_misuse_is_one_line() -> None:
     Path("t.csv").write_text("key,where\nx,1.jpg\n,2.jpg\nx,3.jpg\n")
-    assert "has columns 'key', 'where', and none with a usual name (path, filepath" in misuse("t.csv")
+    assert "has columns 'key', 'where'; none has a usual name (path, filepath" in misuse("t.csv")
     assert "has no column 'nope', only key, where" in misuse("t.csv", column="nope")
     assert "row 1 has no 'key'" in misuse("t.csv", column="where", id_column="key")
     Path("u.csv").write_text("key,path\nx,1.jpg\nx,3.jpg\n")
-    assert "the id 'x' is given to two pictures" in misuse("u.csv", id_column="key")
+    assert "the id 'x' is given to two images" in misuse("u.csv", id_column="key")
     Path("empty.csv").touch()
     assert "'empty.csv' is empty; wanted a table with a header" in misuse("empty.csv")
     os.mkfifo("fifo.csv")
@@ -136,7 +136,7 @@ def test_table_misuse_is_one_line() -> None:
     assert "not a regular file" in misuse("fifo.txt")
 
 
-def test_mixture_keeps_order_and_names_each_place_once() -> None:
+def test_joined_inputs_keep_order_without_repeats() -> None:
     Path("l.txt").write_text("photos/still/coffee.jpg\nphotos/still/china.jpg\n")
     write_tar(Path("s.tar"), {"coffee.jpg": encoded("coffee")})
     assert ids("l.txt", "s.tar", "photos", "s.tar", "./l.txt") == [
@@ -144,7 +144,7 @@ def test_mixture_keeps_order_and_names_each_place_once() -> None:
     ]  # fmt: skip
     source = open_source(["l.txt", "s.tar", "photos"])
     assert_same(
-        look_by_threads(source),
+        read_by_threads(source),
         [np.asarray(open_image(id_ if ".tar" not in id_ else encoded("coffee"))) for id_ in source.ids],
     )
     assert source.ids[-1] == ALL[5]
@@ -153,24 +153,24 @@ def test_mixture_keeps_order_and_names_each_place_once() -> None:
         source.ids[len(source.ids)]
 
 
-def test_files_alone_are_one_source_that_can_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_alone_are_one_source_that_can_be_pickled(monkeypatch: pytest.MonkeyPatch) -> None:
     """To the workers of a cluster, which have no standard input."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"photos/still/coffee.jpg\n")))
     source = open_source(["-", "photos", "photos/still/china.jpg"])
     assert isinstance(source, FileSource)
     sent = pickle.loads(pickle.dumps(source))
     assert list(sent.ids) == list(source.ids) == [ALL[3], *ALL[:3], *ALL[4:]]
-    assert sent.picture(2) == ALL[1]
+    assert sent.image(2) == ALL[1]
     write_tar(Path("s.tar"), {"coffee.jpg": encoded("coffee")})
     assert not isinstance(open_source(["photos", "s.tar"]), FileSource)
 
 
-def test_id_of_a_table_may_not_be_another_inputs_path() -> None:
+def test_an_id_of_a_table_may_not_be_the_path_of_another_image() -> None:
     Path("t.csv").write_text(f"key,path\n{ALL[0]},photos/still/coffee.jpg\n")
-    assert "is given to two pictures" in misuse("photos", "t.csv", id_column="key")
+    assert "is given to two images" in misuse("photos", "t.csv", id_column="key")
 
 
-def test_ranges_are_written_out() -> None:
+def test_ranges_are_expanded() -> None:
     for number in (8, 9, 10):
         write_tar(Path(f"s-{number:02d}.tar"), {f"{number}.jpg": encoded("rocket")})
     wanted = ["s-08.tar/8.jpg", "s-09.tar/9.jpg", "s-10.tar/10.jpg"]
@@ -182,7 +182,7 @@ def test_ranges_are_written_out() -> None:
     assert ids("{1..2}.jpg") == ["{1..2}.jpg"]
 
 
-def test_folder_without_pictures_says_what_it_holds() -> None:
+def test_a_folder_without_images_says_what_it_holds() -> None:
     Path("shards").mkdir()
     write_tar(Path("shards/a.tar"), {"x.jpg": b""})
     assert "it holds a.tar: name such files, shards/*.tar" in misuse("shards")
@@ -201,26 +201,26 @@ def test_folder_without_pictures_says_what_it_holds() -> None:
         ({"id_column": 3}, "id column: got 3"),
     ],
 )
-def test_senseless_options_are_refused_at_birth(options: dict[str, Any], message: str) -> None:
+def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(MisuseError) as caught:
         SourceOptions(**options)
     assert message in str(caught.value)
 
 
-def test_what_would_wait_for_ever_does_not() -> None:
+def test_special_files_do_not_block() -> None:
     os.mkfifo("fifo.jpg")
     Path("zero.jpg").symlink_to("/dev/zero")
     Path("tty.jpg").symlink_to("/dev/tty")
     server = socket.socket(socket.AF_UNIX)
     server.bind("socket.jpg")
-    seen = look("fifo.jpg", "zero.jpg", "tty.jpg", "socket.jpg")
+    seen = read_all("fifo.jpg", "zero.jpg", "tty.jpg", "socket.jpg")
     server.close()
     assert all("not a regular file" in str(why) or "cannot be opened" in str(why) for why in seen.values())
     for suffix in ("tar", "parquet", "arrow", "mp4"):
         os.mkfifo(f"fifo.{suffix}")
         Path(f"zero.{suffix}").symlink_to("/dev/zero")
         for name in (f"fifo.{suffix}", f"zero.{suffix}"):
-            ((id_, why),) = look(name).items()
+            ((id_, why),) = read_all(name).items()
             assert id_.startswith(name)
             assert "not a regular file" in str(why)
 

@@ -1,4 +1,4 @@
-"""What a source shows: every id with what became of its picture."""
+"""Read all images of a source: pixels, or why there are none."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from dinodeploy.sources import Source, SourceOptions, open_source
 Pixels = np.ndarray[Any, Any]
 
 
-def look(*inputs: object, **options: Any) -> dict[str, Pixels | str]:
-    """id -> pixels, or why there are none."""
+def read_all(*inputs: object, **options: Any) -> dict[str, Pixels | str]:
+    """id -> pixels, or the reason of a failure."""
     source = open_source([str(one) for one in inputs], SourceOptions(**options))
     try:
-        return {id_: picture(source, index) for index, id_ in enumerate(source.ids)}
+        return {id_: pixels_of(source, index) for index, id_ in enumerate(source.ids)}
     finally:
         source.close()
 
 
-def look_by_threads(source: Source) -> list[Pixels | str]:
+def read_by_threads(source: Source) -> list[Pixels | str]:
     """The same from eight threads in random order."""
     order = list(range(len(source.ids)))
     random.Random(0).shuffle(order)
     with ThreadPoolExecutor(8) as pool:
-        seen = dict(zip(order, pool.map(lambda index: picture(source, index), order), strict=True))
+        seen = dict(zip(order, pool.map(lambda index: pixels_of(source, index), order), strict=True))
     return [seen[index] for index in range(len(order))]
 
 
-def picture(source: Source, index: int) -> Pixels | str:
+def pixels_of(source: Source, index: int) -> Pixels | str:
     try:
-        return np.asarray(open_image(source.picture(index)))
+        return np.asarray(open_image(source.image(index)))
     except ImageError as error:
         assert "\n" not in str(error)  # noqa: PT017  what cannot be opened is a result here
         return str(error)

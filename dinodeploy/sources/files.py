@@ -1,0 +1,86 @@
+"""Images stored one per file, local or remote, and text files that list them.
+
+The id of an image is its path or URL, unless an id is given. A list has one path or URL per line; relative
+paths start at the list's folder, those from standard input (`-`) at the current one. Empty lines and lines
+that begin with # are skipped.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+
+from dinodeploy.errors import ImageError, MisuseError, reason_of
+from dinodeploy.sources import remote
+from dinodeploy.sources.ids import IdList
+from dinodeploy.sources.input_file import InputFile
+from dinodeploy.sources.source import SourceOptions
+
+
+class FileSource:
+    """Files and URLs, each one image.
+
+    paths: one per id; None where the ids are the paths. missing: positions of ids that have no image.
+    """
+
+    def __init__(
+        self,
+        ids: Sequence[str],
+        timeout: float = SourceOptions.timeout,
+        paths: Sequence[str] | None = None,
+        missing: Collection[int] = (),
+    ) -> None:
+        self.ids = ids
+        self.ids_are_locations = paths is None
+        self._paths = ids if paths is None else paths
+        self._missing = missing
+        self.timeout = timeout
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every id is the path of its image."""
+        return self.ids_are_locations and not self._missing
+
+    @property
+    def origins(self) -> Sequence[str]:
+        """The paths, where the ids are others."""
+        return () if self.ids_are_locations else self._paths
+
+    def image(self, index: int) -> str | bytes:
+        if index in self._missing:
+            raise ImageError(f"{self.ids[index]!r}: this row has no image")
+        path = self._paths[index]
+        return remote.fetch(path, self.timeout) if remote.is_url(path) else path
+
+    def close(self) -> None: ...
+
+
+def open_file(file: InputFile, options: SourceOptions) -> list[FileSource]:
+    """The images that a list names. Raises MisuseError where it cannot be read."""
+    try:
+        with file.open() as lines:
+            return [_listed(lines, file.beside, options)]
+    except OSError as error:
+        raise MisuseError(
+            f"{file.name!r} cannot be read: {reason_of(error)}; wanted a list of paths"
+        ) from error
+
+
+def open_stdin(options: SourceOptions) -> FileSource:
+    """The images that standard input names."""
+    return _listed(sys.stdin.buffer, str, options)
+
+
+def _listed(lines: Iterable[bytes], beside: Callable[[str], str], options: SourceOptions) -> FileSource:
+    return FileSource(IdList(_paths(lines, beside)), options.timeout)
+
+
+def _paths(lines: Iterable[bytes], beside: Callable[[str], str]) -> Iterator[str]:
+    schemes: set[str] = set()
+    for number, line in enumerate(lines):
+        text = line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line  # the byte order mark of Windows
+        path = text.decode("utf-8", "surrogateescape").rstrip("\r\n")
+        if "\0" in path:
+            raise MisuseError(f"line {number + 1} of the list is not text; wanted one path per line")
+        if path.strip() and not path.startswith("#"):
+            yield remote.require(path, schemes) if remote.is_url(path) else beside(path)

@@ -1,0 +1,66 @@
+"""A source of images: the protocol, the options, and what identifies its images beside their ids."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from PIL import Image
+
+from dinodeploy.errors import MisuseError
+
+
+class Source(Protocol):
+    """Images by position, in a fixed order.
+
+    A source may have more attributes, all optional:
+
+        ids_are_locations   True where an id says where its image is stored, so that equal ids mean one image
+        origins             see `origins_of`
+        release()           close files until the next image is asked for
+        is_open             whether a file is open
+    """
+
+    ids: Sequence[str]  # without repeats
+
+    def image(self, index: int) -> str | Path | bytes | Image.Image:
+        """The image in a form that `images.open_image` takes: a path, an encoded file, or a PIL image.
+
+        Thread-safe. Raises ImageError where there is no image; `embed` then quarantines it.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How to read inputs; an input ignores options of other kinds. Raises MisuseError for bad values."""
+
+    column: str | None = None  # of a table: paths or images; None: found by name
+    id_column: str | None = None  # of a table: ids; None: paths or row numbers
+    every: int = 1  # of a video: use one frame in so many
+    timeout: float = 60.0  # seconds for one remote read, retries included
+    recursive: bool = True  # whether to read sub-folders
+
+    def __post_init__(self) -> None:
+        for name, value in (("column", self.column), ("id column", self.id_column)):
+            if value is not None and not (isinstance(value, str) and value):
+                raise MisuseError(f"{name}: got {value!r}, wanted the name of a column")
+        if type(self.every) is not int or self.every < 1:
+            raise MisuseError(f"every: got {self.every!r}, wanted a whole number of frames, at least 1")
+        if not isinstance(self.timeout, (int, float)) or not 0 < self.timeout < math.inf:
+            raise MisuseError(f"timeout: got {self.timeout!r}, wanted a positive number of seconds")
+
+
+def origins_of(source: Source) -> Iterable[str]:
+    """Where the images come from, as far as the ids do not tell: sources with equal ids may differ here.
+
+    These are the paths of images whose ids a table gives, and for a table that holds images its name and
+    their column (`table.parquet: thumbnail`), unless that column is the default and ids are row numbers.
+    """
+    origins: Iterable[str] = getattr(source, "origins", ())
+    return origins
