@@ -1,4 +1,4 @@
-"""`dinodeploy dedupe`: pictures that are almost the same."""
+"""`dinodeploy dedupe`: find near-duplicate images."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ SHOWN = 20  # groups that are printed
 
 
 def dedupe(
-    out: Annotated[Path, typer.Argument(help="What `embed` wrote; it needs no index.", metavar="OUT")],
+    out: Annotated[
+        Path, typer.Argument(help="Embeddings (from `dinodeploy embed`); no index needed.", metavar="OUT")
+    ],
     threshold: Annotated[
-        float, typer.Option(help="The cosine from which two pictures count as one.")
+        float, typer.Option(help="Cosine similarity from which two images are duplicates.")
     ] = THRESHOLD,
-    output: Annotated[str, typer.Option(help="Which output: cls, pooled, mean_patch.")] = "cls",
+    output: Annotated[str, typer.Option(help="Output to compare: cls, pooled, mean_patch.")] = "cls",
     write: Annotated[
-        Path | None, typer.Option(help="Write the ids to drop: .txt, one a line, or .json, a list.")
+        Path | None, typer.Option(help="Write the ids to drop: .txt (one per line) or .json (a list).")
     ] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page with the pictures.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write an HTML page with the images.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Find groups of near-duplicates. The largest picture of each is kept; no file is ever removed."""
+    """Find groups of near-duplicates and the largest image of each. No image file is removed."""
     check_sheet(html)
     _check_list(write)
     with picture_progress(open_embeddings(out).manifest.count) as advance:
@@ -54,7 +56,7 @@ def _check_list(path: Path | None) -> None:
     if path.suffix not in (".txt", ".json"):
         raise MisuseError(f"--write {path}: wanted a file that ends in .txt or .json")
     if path.is_dir() or not path.parent.is_dir():
-        raise MisuseError(f"--write {path}: wanted a file in a folder that is there")
+        raise MisuseError(f"--write {path}: wanted a file in an existing folder")
 
 
 def _as_list(path: Path, ids: list[str]) -> str:
@@ -62,7 +64,9 @@ def _as_list(path: Path, ids: list[str]) -> str:
         return json.dumps(ids, indent=2) + "\n"
     for id_ in ids:
         if id_.splitlines() != [id_] or id_.encode(errors="replace").decode() != id_:
-            raise MisuseError(f"--write {path}: {id_!r} is no line of text; wanted a file that ends in .json")
+            raise MisuseError(
+                f"--write {path}: {id_!r} does not fit on one line; wanted a file that ends in .json"
+            )
     return "".join(f"{id_}\n" for id_ in ids)
 
 
@@ -71,7 +75,7 @@ def _print(out: Path, found: Duplicates, write: Path | None, html: Path | None, 
         print_json({**asdict(found), "drop": found.drop})
         return
     if found.left_out:
-        note("dedupe", f"{found.left_out} rows are zero: they have no direction and are left out")
+        note("dedupe", f"{found.left_out} rows are zero vectors and are left out")
     for number, group in enumerate(found.groups[:SHOWN], 1):
         print(f"group {number}:")
         for place, member in enumerate(group):
@@ -83,9 +87,9 @@ def _print(out: Path, found: Duplicates, write: Path | None, html: Path | None, 
         print(f"and {len(found.groups) - SHOWN} more groups")
     print(
         f"{out}: {len(found.groups)} groups at a cosine of {found.threshold:g} or more; "
-        f"{len(found.drop)} of {found.rows} pictures could go"
+        f"{len(found.drop)} of {found.rows} images can be dropped"
     )
-    for path, what in ((write, "the ids to drop"), (html, "the groups with pictures")):
+    for path, what in ((write, "the ids to drop"), (html, "the groups with images")):
         if path is not None:
             print(f"{path}: {what}")
     if found.groups and html is None:

@@ -1,4 +1,4 @@
-"""`dinodeploy index`: embeddings become searchable."""
+"""`dinodeploy index`: make embeddings searchable."""
 
 from __future__ import annotations
 
@@ -17,24 +17,27 @@ from dinodeploy.search.index_manifest import IndexManifest, index_path
 
 
 def index(
-    out: Annotated[Path, typer.Argument(help="What `embed` wrote.", metavar="OUT")],
-    output: Annotated[str, typer.Option(help="Which output: cls, pooled, mean_patch. Default: cls.")] = "cls",
+    out: Annotated[Path, typer.Argument(help="Embeddings (from `dinodeploy embed`).", metavar="OUT")],
+    output: Annotated[str, typer.Option(help="Output to index: cls, pooled, mean_patch.")] = "cls",
     metadata: Annotated[
-        Path | None, typer.Option(help="CSV or Parquet with a column `id`: its others become filters.")
+        Path | None,
+        typer.Option(
+            help="CSV or Parquet file with a column `id`; its other columns can be used in filters."
+        ),
     ] = None,
     engine: Annotated[
-        Path | None, typer.Option(help="The bundle that made them; then `search` need not be told.")
+        Path | None, typer.Option(help="Bundle that made the embeddings; `search` then uses it by default.")
     ] = None,
     faiss: Annotated[
         Path | None,
-        typer.Option(help="Also write a FAISS index; of an index that is there already, only that."),
+        typer.Option(help="Also write a FAISS index. If the index already exists, write only this file."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing index.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Index embeddings for `search`: a LanceDB table in OUT.index.
 
-    Searches are exact below 100,000 rows and go through IVF-PQ from there on, whose recall is measured.
+    Search is exact below 100,000 rows and uses IVF-PQ with measured recall from there on.
     """
     exported = None
     if faiss is not None:
@@ -42,22 +45,22 @@ def index(
     if faiss is not None and index_path(out).exists() and not overwrite:
         manifest, exported = _export(out, faiss, output, metadata)
     else:
-        with stages() as say:
+        with stages() as log:
             manifest = build_index(
-                out, output=output, metadata=metadata, engine=engine, overwrite=overwrite, say=say
+                out, output=output, metadata=metadata, engine=engine, overwrite=overwrite, log=log
             )
             if faiss is not None:
-                say("writing FAISS's index")
+                log("writing the FAISS index")
                 with Index.open(out) as opened:
                     exported = export_faiss(opened, faiss)
     _print(out, manifest, exported, as_json)
 
 
 def _export(out: Path, faiss: Path, output: str, metadata: Path | None) -> tuple[IndexManifest, FaissFile]:
-    """The FAISS file of the index that is there. Raises MisuseError where that is not the one asked for."""
+    """Write the FAISS file of the existing index. Raises MisuseError if that index has other options."""
     with Index.open(out) as opened:
         if opened.manifest.output != output or metadata is not None:
-            raise MisuseError(f"{index_path(out)} is there already; pass --overwrite to index again")
+            raise MisuseError(f"{index_path(out)} already exists; pass --overwrite to index again")
         return opened.manifest, export_faiss(opened, faiss)
 
 
@@ -72,22 +75,22 @@ def _print(out: Path, manifest: IndexManifest, exported: FaissFile | None, as_js
         )
         return
     if joined:
-        pictures = manifest.rows + manifest.left_out
+        images = manifest.rows + manifest.left_out
         note(
             "metadata",
-            f"{joined.matched} of {pictures} pictures have a row in {joined.file}; "
-            f"{joined.unmatched} of its rows have no picture",
+            f"{joined.matched} of {images} images have a row in {joined.file}; "
+            f"{joined.unmatched} of its rows have no image",
         )
         if joined.left_out:
-            note("metadata", f"columns of kinds that filters do not know: {', '.join(joined.left_out)}")
+            note("metadata", f"columns of kinds that filters do not support: {', '.join(joined.left_out)}")
     if manifest.left_out:
-        note("index", f"{manifest.left_out} rows are zero: they have no direction and are left out")
+        note("index", f"{manifest.left_out} rows are zero vectors and are left out")
     kind = "exact search"
     if how:
-        kind = f"IVF-PQ, {how.nprobes} of {how.partitions} partitions a search, recall@10 {how.recall:.3f}"
-    print(f"{index_path(out)}: {manifest.rows} rows of {manifest.dim} numbers ({manifest.output}), {kind}")
+        kind = f"IVF-PQ, {how.nprobes} of {how.partitions} partitions per search, recall@10 {how.recall:.3f}"
+    print(f"{index_path(out)}: {manifest.rows} rows of dimension {manifest.dim} ({manifest.output}), {kind}")
     if exported:
         measured = f", recall@10 {exported.recall:.3f}" if exported.kind != "IndexFlatIP" else ""
         print(f"{exported.path}: {exported.kind}, {exported.rows} rows{measured}; ids in {exported.ids}")
-    told = "" if manifest.engine else " --engine BUNDLE"
-    print(f"next: dinodeploy search {shlex.quote(str(out))} --image QUERY.jpg{told}")
+    option = "" if manifest.engine else " --engine BUNDLE"
+    print(f"next: dinodeploy search {shlex.quote(str(out))} --image QUERY.jpg{option}")

@@ -1,4 +1,4 @@
-"""`dinodeploy search`: the nearest pictures to a picture."""
+"""`dinodeploy search`: the images most similar to an image."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from dinodeploy.search.metadata import stored_ids
 from dinodeploy.search.query import QueryEmbedder
 from dinodeploy.search.sheets import check_sheet, search_sheet
 
-Asked = list[tuple[str, bool, list[Hit]]]  # (what was asked for, whether that is a picture, what was found)
+Asked = list[tuple[str, bool, list[Hit]]]  # (query, whether it is an image, hits)
 
 
 def search(
-    out: Annotated[Path, typer.Argument(help="What `embed` wrote and `index` indexed.", metavar="OUT")],
-    image: Annotated[list[Path] | None, typer.Option(help="A picture to search for. Repeatable.")] = None,
+    out: Annotated[Path, typer.Argument(help="Indexed embeddings (from `dinodeploy index`).", metavar="OUT")],
+    image: Annotated[list[Path] | None, typer.Option(help="Image to search for. Repeatable.")] = None,
     id: Annotated[
-        list[str] | None, typer.Option("--id", help="A picture of OUT to search for. Repeatable.")
+        list[str] | None, typer.Option("--id", help="Id of an image in OUT to search for. Repeatable.")
     ] = None,
-    neighbours: Annotated[int, typer.Option("--neighbours", "-k", help="Pictures to find.")] = 10,
+    neighbours: Annotated[int, typer.Option("--neighbours", "-k", help="Number of images to find.")] = 10,
     filter: Annotated[
-        str | None, typer.Option(help="A condition: width > 640 and label in ('cat', 'dog').")
+        str | None, typer.Option(help="Condition on metadata, e.g. width > 640 and label in ('cat', 'dog').")
     ] = None,
     text_filter: Annotated[
-        str | None, typer.Option(help="A word that the id or the metadata must contain.")
+        str | None, typer.Option(help="Word that the id or the metadata must contain.")
     ] = None,
     engine: Annotated[
-        Path | None, typer.Option(help="The bundle that embedded OUT. Default: the one `index` was told.")
+        Path | None, typer.Option(help="Bundle that embedded OUT. Default: the one given to `index`.")
     ] = None,
     device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
     exact: Annotated[
-        bool, typer.Option("--exact", help="Go through all rows, however many there are.")
+        bool, typer.Option("--exact", help="Compare all rows instead of using the approximate index.")
     ] = False,
-    html: Annotated[Path | None, typer.Option(help="Write a page with the pictures.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write an HTML page with the images.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Find the pictures nearest to a picture, by cosine. Equal ones stand in the order of their ids."""
+    """Find the images most similar to an image, by cosine similarity. Equal ones are ordered by id."""
     images, ids = image or [], id or []
     if not images and not ids:
-        raise MisuseError("nothing to search for; give --image FILE, or --id with an id of the store")
+        raise MisuseError("no query; give --image FILE, or --id with an id of the store")
     check_sheet(html)
     with Index.open(out) as index:
         vectors = [index.vector(name) for name in ids]
@@ -69,10 +69,10 @@ def search(
 
 
 def _embed(index: Index, images: list[Path], engine: Path | None, device: str) -> list[np.ndarray]:
-    """A vector for each picture, by the engine that made the index."""
+    """One vector per image, from the engine that made the index."""
     found = engine or index.manifest.engine
     if found is None:
-        raise MisuseError("which engine embeds the picture? give the bundle that embedded OUT as --engine")
+        raise MisuseError("the index does not name its engine; give the bundle that embedded OUT as --engine")
     with QueryEmbedder(found, index.manifest.fingerprint, index.manifest.output, device=device) as embedder:
         note(device, embedder.choice)
         return list(embedder.embed(images))
@@ -88,9 +88,9 @@ def _print(asked: Asked, html: Path | None, as_json: bool) -> None:
         for hit in hits:
             print(f"{hit.rank:>4}  {hit.cosine:7.4f}  {_size(hit):>{widest}}  {printable(hit.id)}")
         if not hits:
-            print("  nothing that fits the filter")
+            print("  nothing matches the filter")
     if html is not None:
-        print(f"{html}: the same with pictures; open it in a browser")
+        print(f"{html}: the same with images; open it in a browser")
 
 
 def _size(hit: Hit) -> str:

@@ -1,12 +1,12 @@
-"""Search embeddings: an index beside the store, questions by picture, by id or by vector, near-duplicates.
+"""Search embeddings: an index beside the store, queries by image, id or vector, and near-duplicates.
 
     from dinodeploy.search import Index, build_index
 
-    build_index("embeddings")                         # embeddings.index, a LanceDB table and its manifest
+    build_index("embeddings")                         # embeddings.index: a LanceDB table and a manifest
     with Index.open("embeddings") as index:
-        hits = index.search(vectors, k=10, filter="width > 640")   # [Q, D] -> a list of Hit for each
+        hits = index.search(vectors, k=10, filter="width > 640")   # [Q, D] -> a list of Hit per query
 
-Cosine similarity throughout. `pip install 'dinodeploy[search]'`.
+Similarity is always cosine similarity. `pip install 'dinodeploy[search]'`.
 """
 
 from __future__ import annotations

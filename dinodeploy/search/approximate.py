@@ -1,10 +1,10 @@
-"""IVF-PQ for tables past 100,000 rows: how it is cut up, and how many partitions a search must look into.
+"""Approximate search with IVF-PQ for tables from 100,000 rows on: partitioning, training, measured recall.
 
-Nobody can tell beforehand how many; so recall is measured on rows of the table itself against the exact
-answer. More and more partitions are tried, up to all of them, and the fewest that reach the target are kept.
+How many partitions a search must probe depends on the data, so recall is measured on rows of the table
+against the exact answer. The number of probed partitions is doubled until recall reaches the target.
 
 Sources: IVF-PQ is Jégou, Douze, Schmid, "Product quantization for nearest neighbor search", 2011; 4,096 rows
-a partition is LanceDB's default.
+per partition is LanceDB's default.
 
 Shapes: S sample rows, D dimension.
 """
@@ -20,21 +20,21 @@ from dinodeploy.search.index_manifest import Approximate
 from dinodeploy.search.nearest import best_cosines
 from dinodeploy.search.table import nearest_rows, to_numpy, vector_blocks
 
-EXACT_BELOW = 100_000  # rows that are gone through one by one: half a second with 384 numbers each
-TARGET = 0.95  # recall of the 10 nearest
+EXACT_BELOW = 100_000  # rows; below, a search compares all of them: half a second for D = 384
+TARGET = 0.95  # recall@10
 K = 10
-SAMPLE = 100  # rows that recall is measured on
-REFINE = 10  # candidates a neighbour that are computed exactly
+SAMPLE = 100  # rows used as queries to measure recall
+REFINE = 10  # exactly computed candidates per neighbour
 
-_PARTITION = 4096  # rows
-_SUB_VECTOR = 8  # numbers
-SAME = 1e-6  # cosines this near to each other are equal
-_ITERATIONS = 12  # of k-means: enough for recall above the target, measured by every training
-_TRAINING = 64  # rows a centre that k-means sees
+PARTITION = 4096  # rows per partition
+_SUB_VECTOR = 8  # dimensions per sub-vector
+SAME = 1e-6  # cosines closer than this count as equal
+_ITERATIONS = 12  # of k-means; every training measures whether recall reaches the target
+_TRAINING = 64  # k-means training rows per centre
 
 
 def train(table: Any) -> Approximate:
-    """Make the IVF-PQ index of a table, and measure how it has to be searched."""
+    """Build the IVF-PQ index of a table and measure how many partitions a search must probe."""
     rows = table.count_rows()
     dim = table.schema.field("vector").type.list_size
     partitions, sub_vectors = cut(rows, dim)
@@ -47,7 +47,7 @@ def train(table: Any) -> Approximate:
         max_iters=_ITERATIONS,
         sample_rate=_TRAINING,
     )
-    sample = np.linspace(0, rows - 1, min(SAMPLE, rows), dtype=np.int64)  # in ascending order: quick to take
+    sample = np.linspace(0, rows - 1, min(SAMPLE, rows), dtype=np.int64)  # ascending: fast to read
     queries = to_numpy(table.take(sample.tolist(), columns=["vector"])["vector"])
     limits = best_cosines(queries, vector_blocks(table), K + 1)[:, K] - SAME
     nprobes = min(4, partitions)
@@ -59,15 +59,15 @@ def train(table: Any) -> Approximate:
 
 
 def cut(rows: int, dim: int) -> tuple[int, int]:
-    """Into how many partitions, and each vector into how many parts."""
+    """(number of partitions, sub-vectors per vector)."""
     parts = max(count for count in range(1, max(1, dim // _SUB_VECTOR) + 1) if dim % count == 0)
-    return max(1, rows // _PARTITION), parts
+    return max(1, rows // PARTITION), parts
 
 
 def _recall(table: Any, queries: FloatArray, limits: FloatArray, nprobes: int) -> float:
-    """Share of each row's K neighbours that are found: rows at least as near as the last true one.
+    """Recall@K: share of found rows whose cosine reaches that of the K-th true neighbour.
 
-    Counted by cosine, so that it does not matter which of equal rows comes up; the row itself does not count.
+    Counting by cosine makes equal rows interchangeable. The query row itself does not count.
     """
     search = {"nprobes": nprobes, "refine_factor": REFINE}
     found = 0

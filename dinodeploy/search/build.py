@@ -1,6 +1,6 @@
-"""`dinodeploy index`: a store becomes a LanceDB table of unit vectors, with sizes and the user's metadata.
+"""Build an index: a LanceDB table of unit vectors, image sizes and the user's metadata.
 
-One shard is in memory at a time. The index appears when everything is in it, or not at all.
+One shard is in memory at a time. The index appears when it is complete, or not at all.
 
 Shapes: n rows of a shard, D dimension.
 """
@@ -41,11 +41,11 @@ OWN_COLUMNS: dict[str, Kind] = {"id": "text", "width": "integer", "height": "int
 
 @dataclass
 class _Count:
-    """How many rows went into the table, and how many have no direction."""
+    """Rows in the table, and rows left out because their vector is zero."""
 
     rows: int = 0
     left_out: int = 0
-    first: str = ""  # some id, for messages
+    first: str = ""  # the first id, for messages
 
 
 def build_index(
@@ -56,15 +56,15 @@ def build_index(
     engine: str | Path | None = None,
     overwrite: bool = False,
     exact_below: int = approximate.EXACT_BELOW,
-    say: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
 ) -> IndexManifest:
-    """Index a store: `store`.index beside it. Returns what it has become.
+    """Index a store: writes `store`.index beside it and returns its manifest.
 
-    `output` is any output with one vector a picture. `metadata` is a CSV or Parquet file with a column `id`.
-    `engine` is the bundle that will embed what is searched for, so that a search need not name it. From
-    `exact_below` rows on, searches are approximate.
-    Raises BundleError for what is no store, TamperedError for a damaged one, MisuseError for an output or a
-    metadata file that cannot be indexed and an engine that did not make the store, OutputExistsError if there
+    output: any output with one vector per image. metadata: a CSV or Parquet file with a column `id`. engine:
+    the bundle that embeds query images, remembered so that a search need not name it. From `exact_below`
+    rows on, searches are approximate.
+    Raises BundleError if `store` is no store, TamperedError if it is damaged, MisuseError for an output or
+    metadata file that cannot be indexed or an engine that did not make the store, OutputExistsError if there
     is an index and not `overwrite`, UnavailableError without Lance.
     """
     require_lance()
@@ -79,17 +79,17 @@ def build_index(
     found, count = store_hash(root), _Count()
     partial = atomic.begin_directory(target)
     try:
-        say(f"indexing {opened.manifest.count} rows")
+        log(f"indexing {opened.manifest.count} rows")
         columns = {**OWN_COLUMNS, **(table.kinds if table else {})}
         arrow = _schema(columns, dim)
         rows = write_table(partial / f"{TABLE}.lance", arrow, _batches(opened, output, table, arrow, count))
         if not count.rows:
-            raise MisuseError(f"{root}: none of its {count.left_out} rows has a direction to search in")
+            raise MisuseError(f"{root}: all {count.left_out} vectors are zero, so there is nothing to search")
         if table is not None:
             table.require_match(count.first)
         how = None
         if count.rows >= exact_below:
-            say(f"training IVF-PQ on {count.rows} rows")
+            log(f"training IVF-PQ on {count.rows} rows")
             how = approximate.train(rows)
         manifest = IndexManifest(
             version=VERSION,
@@ -114,7 +114,7 @@ def build_index(
 
 
 def vector_length(store: StoredEmbeddings, output: str) -> int:
-    """D of an output with one vector a picture. Raises BundleError, MisuseError for any other."""
+    """D of an output with one vector per image. Raises BundleError or MisuseError for any other output."""
     outputs = store.manifest.outputs
     if output not in outputs:
         raise BundleError(
@@ -122,23 +122,23 @@ def vector_length(store: StoredEmbeddings, output: str) -> int:
         )
     shape = outputs[output].shape
     if not store.manifest.count or shape is None:
-        raise MisuseError(f"{store.root} holds no embedding: all its pictures were quarantined; embed others")
+        raise MisuseError(f"{store.root} has no embeddings: all its images were quarantined; embed others")
     if len(shape) != 1 or not shape[0]:
         raise MisuseError(
-            f"output {output!r} has rows of shape {shape}, wanted one vector a picture, as cls and pooled are"
+            f"output {output!r} has rows of shape {shape}, wanted one vector per image, such as cls or pooled"
         )
     return shape[0]
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
-    """Raise OutputExistsError unless an index may be put at `target`; only an index is ever replaced."""
+    """Raise OutputExistsError unless `target` is free or an index that may be overwritten."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     ours = {FILE_NAME, f"{TABLE}.lance"}
     if not target.is_dir() or {path.name for path in target.iterdir()} != ours:
-        raise OutputExistsError(f"{target} is there and no index of ours, so it stays; move it away")
+        raise OutputExistsError(f"{target} exists and is not a dinodeploy index; move it away")
     if not overwrite:
-        raise OutputExistsError(f"{target} is there already; pass --overwrite to index again")
+        raise OutputExistsError(f"{target} already exists; pass --overwrite to index again")
 
 
 def _schema(columns: dict[str, Kind], dim: int) -> Schema:
@@ -154,7 +154,7 @@ def _schema(columns: dict[str, Kind], dim: int) -> Schema:
 def _batches(
     store: StoredEmbeddings, output: str, metadata: Metadata | None, arrow: Schema, count: _Count
 ) -> Iterator[RecordBatch]:
-    """A record batch of unit vectors for each shard; rows without a direction are left out and counted."""
+    """One record batch of unit vectors per shard; zero vectors are left out and counted."""
     import pyarrow as pa
 
     for ids, column, sizes in store.sized_shards(output):

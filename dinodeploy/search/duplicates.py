@@ -1,10 +1,10 @@
-"""Near-duplicates: pictures whose embeddings are almost the same, in groups, and which of each to keep.
+"""Near-duplicates: groups of images with almost equal embeddings, and which image of each group to keep.
 
-Two pictures belong together if their cosine reaches the threshold, and so do those that a chain of such
-pairs connects. The largest picture of a group is kept, of equal ones the first id. Every pair is compared,
-a block of rows against a block of rows: N² / 2 products, memory for N vectors and one block of cosines.
+Two images are in one group if their cosine reaches the threshold, or if a chain of such pairs connects them.
+The largest image of a group is kept; of equally large ones, the first by id. Every pair is compared, block
+by block: N² / 2 products, memory for N vectors and one block of cosines.
 
-Shapes: N rows, B rows of a block, D dimension.
+Shapes: N rows, B rows per block, D dimension.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Pairs = tuple[IndexArray, IndexArray]
 
 THRESHOLD = 0.97
 BLOCK = 2048  # rows: 16 MiB of cosines
-_ROUNDING = 1e-6  # what float32 products are off by at most: a picture and its copy reach a threshold of 1
+_ROUNDING = 1e-6  # largest error of float32 products; lets an image and its copy reach threshold 1
 
 
 @dataclass(frozen=True)
 class Member:
-    """A picture of a group. cosine: to the one that is kept; copy: its file is that one's, byte for byte."""
+    """One image of a group. cosine: to the kept image. copy: the files are equal byte for byte."""
 
     id: str
     width: int
@@ -42,16 +42,16 @@ class Member:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """What was found. Every group has the picture to keep first, then those to drop, nearest first."""
+    """Groups of near-duplicates: in each, first the image to keep, then those to drop, most similar first."""
 
     rows: int
     threshold: float
-    left_out: int  # pictures whose embedding has no direction
+    left_out: int  # images with a zero embedding
     groups: list[list[Member]]
 
     @property
     def drop(self) -> list[str]:
-        """Ids of all pictures but the one to keep of each group."""
+        """Ids of all grouped images except those to keep."""
         return [member.id for group in self.groups for member in group[1:]]
 
 
@@ -62,9 +62,9 @@ def find_duplicates(
     output: str = "cls",
     advance: Callable[[int, int], None] = lambda done, failed: None,
 ) -> Duplicates:
-    """Groups of near-duplicates in a store, the largest group first. `advance(rows done, 0)` tells progress.
+    """Groups of near-duplicates in a store, largest group first. `advance(rows done, 0)` reports progress.
 
-    Raises MisuseError for a threshold outside of (0, 1], and as `build_index` for the store and the output.
+    Raises MisuseError for a threshold outside (0, 1], and what `build_index` raises for store and output.
     """
     if not 0 < threshold <= 1:
         raise MisuseError(f"--threshold is {threshold}; wanted a cosine above 0, at most 1")
@@ -88,7 +88,7 @@ def find_duplicates(
 
 
 def _connect(vectors: FloatArray, least: float, advance: Callable[[int, int], None]) -> IndexArray:
-    """[N] -> for each row the smallest row of its group: union-find over all pairs that reach `least`."""
+    """[N]: the smallest row of each row's group, by union-find over all pairs with a cosine of `least`."""
     parents = np.arange(len(vectors), dtype=np.int64)
     for start in range(0, len(vectors), BLOCK):
         rows = vectors[start : start + BLOCK]
@@ -101,7 +101,7 @@ def _connect(vectors: FloatArray, least: float, advance: Callable[[int, int], No
 
 
 def _unite(parents: IndexArray, left: IndexArray, right: IndexArray) -> None:
-    """Join the groups of each pair, all pairs at once: a group takes the smallest root it is joined to."""
+    """Join the groups of all pairs in one step; the smaller root becomes the root of both."""
     apart = left < right
     left, right = left[apart], right[apart]
     while len(left):
@@ -112,7 +112,7 @@ def _unite(parents: IndexArray, left: IndexArray, right: IndexArray) -> None:
 
 
 def _find(parents: IndexArray, rows: IndexArray) -> IndexArray:
-    """The root of each of `rows`; the way there is shortened."""
+    """The root of each of `rows`, with path compression."""
     roots = parents[rows]
     while (parents[roots] != roots).any():
         roots = parents[roots]
@@ -125,7 +125,7 @@ def _roots(parents: IndexArray) -> IndexArray:
 
 
 def _by_root(roots: IndexArray) -> list[IndexArray]:
-    """The rows of every group of two or more."""
+    """The rows of each group of at least two."""
     order = np.argsort(roots, kind="stable")
     starts = np.flatnonzero(np.diff(roots[order], prepend=-1))
     return [rows for rows in np.split(order, starts[1:]) if len(rows) > 1]
@@ -142,12 +142,12 @@ def _group(rows: IndexArray, ids: list[str], sizes: IndexArray, vectors: FloatAr
 
 
 def _is_copy(id: str, kept: str) -> bool:
-    """Whether two pictures are files here with the same bytes. Only files of one size are read."""
+    """Whether two ids are local files with equal bytes. Only files of equal size are read."""
     paths = Path(id), Path(kept)
     try:
         if id == kept or not all(path.is_file() for path in paths):
             return False
         one, other = (path.stat().st_size for path in paths)
         return one == other and sha256_file(paths[0]) == sha256_file(paths[1])
-    except (OSError, ValueError):  # it may have gone, or be no path at all
+    except (OSError, ValueError):  # deleted meanwhile, or not a path
         return False

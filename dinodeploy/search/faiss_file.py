@@ -1,10 +1,11 @@
-"""The same vectors as a FAISS index, for tools that read those.
+"""Write the vectors of an index as a FAISS file, for other tools.
 
-    FILE             IndexFlatIP; from 100,000 rows on IndexIVFPQ. Inner products are cosines: length is 1
-    FILE.ids.json    the ids of its rows, in order: FAISS numbers rows and nothing else
+    FILE             IndexFlatIP; from 100,000 rows on IndexIVFPQ. Vectors have length 1, so inner products
+                     are cosines
+    FILE.ids.json    the ids of its rows, in order, because FAISS only numbers rows
 
-Product quantization alone, as FAISS stores it, loses more than our own index, which computes its candidates
-exactly; `nprobe` is left as measured in the file, with its recall.
+FAISS stores product-quantised vectors only, so its recall is below that of our index, which refines its
+candidates exactly. The file contains the measured `nprobe`.
 
 Shapes: n rows, D dimension.
 """
@@ -27,12 +28,12 @@ from dinodeploy.search.approximate import EXACT_BELOW, SAME, SAMPLE, TARGET, K, 
 from dinodeploy.search.index import Index
 from dinodeploy.search.nearest import best_cosines
 
-_TRAINING = 64  # rows a centre that k-means sees
+_TRAINING = 64  # k-means training rows per centre
 
 
 @dataclass(frozen=True)
 class FaissFile:
-    """What was written. recall: of the 10 nearest; 1 where the search is exact."""
+    """What was written. recall: recall@10; 1 if the search is exact."""
 
     path: str
     ids: str
@@ -42,18 +43,18 @@ class FaissFile:
 
 
 def check_faiss_target(path: Path) -> None:
-    """Raise UnavailableError without FAISS, MisuseError for a file that cannot be written."""
+    """Raise UnavailableError without FAISS, MisuseError if `path` cannot be written."""
     if not importlib.util.find_spec("faiss"):
         raise UnavailableError("--faiss needs faiss-cpu, which is missing; pip install 'dinodeploy[faiss]'")
     if path.is_dir() or not path.parent.is_dir():
         what = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
-        raise MisuseError(f"--faiss {path}: {what}; wanted a file in a folder that is there")
+        raise MisuseError(f"--faiss {path}: {what}; wanted a file in an existing folder")
 
 
 def export_faiss(index: Index, path: str | Path, *, exact_below: int = EXACT_BELOW) -> FaissFile:
-    """Write the vectors of `index` as a FAISS index, and their ids beside it.
+    """Write the vectors of `index` as a FAISS index, and their ids in a second file.
 
-    Raises as `check_faiss_target`.
+    Raises what `check_faiss_target` raises.
     """
     target = Path(path)
     check_faiss_target(target)
@@ -67,7 +68,7 @@ def export_faiss(index: Index, path: str | Path, *, exact_below: int = EXACT_BEL
         _add(made, index)
         recall = _choose_nprobe(made, index)
     with atomic.atomic_file(target) as file:
-        faiss.write_index(made, file.name)  # it opens files itself
+        faiss.write_index(made, file.name)  # FAISS opens the file by name
     names = target.with_name(f"{target.name}.ids.json")
     with atomic.atomic_file(names) as file:
         file.write(json.dumps(index.ids(), ensure_ascii=False).encode())
@@ -80,7 +81,7 @@ def _add(made: Any, index: Index) -> None:
 
 
 def _train(index: Index) -> Any:
-    """An empty IVF-PQ index, trained on rows from all over the table."""
+    """An empty IVF-PQ index, trained on rows spread over the table."""
     import faiss
 
     dim = index.manifest.dim
@@ -94,7 +95,7 @@ def _train(index: Index) -> Any:
 
 
 def _every(index: Index, step: int) -> Iterator[FloatArray]:
-    """One row of `step`, block by block."""
+    """Every `step`-th row, block by block."""
     begin = 0
     for block in index.vectors():
         yield block[-begin % step :: step]
@@ -102,7 +103,7 @@ def _every(index: Index, step: int) -> Iterator[FloatArray]:
 
 
 def _choose_nprobe(made: Any, index: Index) -> float:
-    """Leave in `made` the fewest partitions that reach the target, or all, and return the recall."""
+    """Double `made.nprobe` until recall reaches the target or all partitions are probed; return recall."""
     queries = np.concatenate(list(_every(index, max(1, len(index) // SAMPLE))))[:SAMPLE]
     limits = best_cosines(queries, index.vectors(), K + 1)[:, K] - SAME
     made.nprobe = min(4, made.nlist)

@@ -1,11 +1,12 @@
-"""What a user may ask of the metadata: a small language, parsed here and written anew as Lance's SQL.
+"""Filter language for metadata, translated to Lance SQL.
 
     width > 640 and (label = 'cat' or label like 'dog%') and not note is null
-    "taken on" between '2024-01-01' and '2024-12-31'      a column's name in quotes where it is no plain word
+    "taken on" between '2024-01-01' and '2024-12-31'      quote column names that are not plain words
     label in ('cat', 'dog')                               = != < <= > >=, in like between is null, and or not
 
-Nothing of the user's text reaches the database as it stands: columns are looked up, literals written anew.
-A comparison with a missing value is neither true nor false, as in SQL.
+User text never reaches the database: column names are looked up and literals are written anew, so SQL
+injection is not possible. A comparison with a missing value is neither true nor false, as in SQL.
+Why not Lance's own parser or sqlglot: `benchmarks/LOG.md`, 2026-11-30.
 """
 
 from __future__ import annotations
@@ -35,24 +36,24 @@ _SPACE = re.compile(r"\s*")
 _SIGNS = {"=": "=", "==": "=", "!=": "!=", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 _KEYWORDS = ("and", "or", "not", "in", "like", "between", "is", "null", "true", "false")
 _INT64 = range(-(2**63), 2**63)
-_DEEPEST = 50  # brackets and nots inside each other
+_DEEPEST = 50  # nested brackets and nots
 
 
 def filter_sql(text: str, columns: Mapping[str, Kind]) -> str:
-    """The user's `text` as a condition in Lance's SQL. `columns`: what may be asked for, and its kind.
+    """Translate the filter `text` to Lance SQL. columns: the known columns and their kinds.
 
-    Raises MisuseError, one line, that shows where the text stops making sense.
+    Raises MisuseError, one line that shows where the text becomes invalid.
     """
     return _Parser(text, columns).parse()
 
 
 def contains_sql(word: str, columns: Sequence[str]) -> str:
-    """The condition that one of the text `columns` contains `word`, whatever the case of its letters.
+    """Lance SQL for: one of the text `columns` contains `word`, ignoring case.
 
     Raises MisuseError for an empty word.
     """
     if not word:
-        raise MisuseError("--text-filter is empty; wanted a word to look for")
+        raise MisuseError("--text-filter is empty; wanted a word to search for")
     return " OR ".join(f"contains(lower({_name(name)}), lower({text_literal(word)}))" for name in columns)
 
 
@@ -62,14 +63,14 @@ class _Token:
     value: str
     begin: int
 
-    def says(self, *words: str) -> bool:
+    def matches(self, *words: str) -> bool:
         return (self.kind == "word" and self.value.lower() in words) or (
             self.kind == "sign" and self.value in words
         )
 
 
 class _Parser:
-    """Recursive descent: `_any` is a chain of ors, `_all` of ands, `_one` a comparison, not or bracket."""
+    """Recursive descent: `_any` parses a chain of ors, `_all` of ands, `_one` a comparison or a bracket."""
 
     def __init__(self, text: str, columns: Mapping[str, Kind]) -> None:
         self._text = text
@@ -86,11 +87,11 @@ class _Parser:
 
     def _split(self) -> list[_Token]:
         tokens: list[_Token] = []
-        begin = _SPACE.match(self._text).end()  # type: ignore[union-attr]  # it matches nothing at all, too
+        begin = _SPACE.match(self._text).end()  # type: ignore[union-attr]  # always matches, if only an empty string
         while begin < len(self._text):
             match = _TOKEN.match(self._text, begin)
             if match is None:
-                raise MisuseError(f"--filter {self._text!r}: {self._text[begin:]!r} cannot be read; {_HINT}")
+                raise MisuseError(f"--filter {self._text!r}: {self._text[begin:]!r} is not valid; {_HINT}")
             tokens.append(_Token(str(match.lastgroup), match.group(), begin))
             begin = _SPACE.match(self._text, match.end()).end()  # type: ignore[union-attr]
         return [*tokens, _Token("end", "", len(self._text))]
@@ -100,8 +101,8 @@ class _Parser:
         return self._tokens[self._at]
 
     def _take(self, *words: str) -> bool:
-        """Go past the next token if it is one of `words`."""
-        found = self._next.says(*words)
+        """Consume the next token if it is one of `words`."""
+        found = self._next.matches(*words)
         self._at += found
         return found
 
@@ -120,7 +121,7 @@ class _Parser:
     def _one(self) -> str:
         self._depth += 1
         if self._depth > _DEEPEST:
-            raise MisuseError(f"--filter: more than {_DEEPEST} brackets inside each other; write it flatter")
+            raise MisuseError(f"--filter: more than {_DEEPEST} nested brackets; wanted a flatter condition")
         if self._take("not"):
             sql = f"NOT ({self._one()})"
         elif self._take("("):
@@ -180,18 +181,18 @@ class _Parser:
             self._fail("the name of a column")
         if name not in self._columns:
             known = ", ".join(self._columns)
-            raise MisuseError(f"--filter {self._text!r}: there is no column {name!r}, only {known}")
+            raise MisuseError(f"--filter {self._text!r}: there is no column {name!r}; wanted one of {known}")
         self._at += 1
         return name, self._columns[name]
 
     def _literal(self, column: str, kind: Kind) -> tuple[bool, str]:
-        """(whether it is of the column's own type, the literal): 1.5 is compared with integers as reals."""
+        """(whether it has the type of the column, the literal). Integers are compared with 1.5 as reals."""
         token = self._next
         self._at += 1
         if kind == "text" and token.kind in ("text", "quoted"):
             quote = token.value[0]
             return True, text_literal(token.value[1:-1].replace(quote * 2, quote))
-        if kind == "boolean" and token.says("true", "false"):
+        if kind == "boolean" and token.matches("true", "false"):
             return True, token.value.lower()
         if kind in ("integer", "real") and token.kind == "number":
             whole = re.fullmatch(r"[+-]?\d{1,19}", token.value)
@@ -222,6 +223,6 @@ def text_literal(value: str) -> str:
 
 
 def _real(value: float) -> str:
-    """A literal that SQL takes for a real; past the largest, the largest."""
+    """A real literal, clamped to the range of float64."""
     largest = 1.7976931348623157e308
     return repr(min(max(value, -largest), largest))

@@ -1,11 +1,11 @@
-"""`Index`: a store's index, opened for searching.
+"""`Index`: the opened index of a store.
 
     with Index.open("embeddings") as index:
         for hit in index.search(vector, k=10, filter="width > 640")[0]:
             print(hit.rank, hit.id, hit.cosine)
 
-Cosines are computed anew in float64 for whatever Lance finds, and equal ones are ordered by id: the same
-question has the same answer, bit for bit.
+Cosines of the rows that Lance finds are computed again in float64, and equal ones are ordered by id: the same
+query has the same answer, bit for bit.
 
 Shapes: Q queries, D dimension, n rows found.
 """
@@ -34,16 +34,14 @@ if TYPE_CHECKING:
     from pyarrow import Table
 
 
-_MORE = 16  # rows asked for beyond k, so that equal ones at the end can be told apart
-_SAME = (
-    1e-6  # Lance's float32 distances are this exact; rows as near as that to the k-th may belong before it
-)
-_MOST_EQUAL = 65_536  # rows that are fetched to put equal ones in order; beyond, any of them is as good
+_MORE = 16  # rows requested beyond k, to order equal ones at the end
+_SAME = 1e-6  # error of Lance's float32 distances; rows this close to the k-th may belong before it
+_MOST_EQUAL = 65_536  # most rows fetched to order equal ones; beyond, their order is arbitrary
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One picture that was found. width, height: of the original; metadata: None where it has none."""
+    """One image that was found. width, height: of the original. metadata: None for missing values."""
 
     rank: int  # from 1
     id: str
@@ -54,7 +52,7 @@ class Hit:
 
 
 class Index:
-    """An opened index. Use `Index.open`; close it, or use it in a `with`."""
+    """An opened index. Use `Index.open`; close it, or use it in a `with` statement."""
 
     def __init__(self, store: Path, manifest: IndexManifest, table: Any) -> None:
         self.store = store
@@ -63,9 +61,9 @@ class Index:
 
     @classmethod
     def open(cls, store: str | Path) -> Index:
-        """The index of the store at `store`.
+        """Open the index of the store at `store`.
 
-        Raises BundleError for no store and no index, TamperedError where either has changed since,
+        Raises BundleError if there is no store or no index, TamperedError if either has changed,
         UnavailableError without Lance.
         """
         require_lance()
@@ -92,12 +90,11 @@ class Index:
         exact: bool = False,
         without: Sequence[str] = (),
     ) -> list[list[Hit]]:
-        """The `k` nearest pictures to each of `vectors` [Q, D] or [D], best first; fewer if there are fewer.
+        """The `k` images nearest to each of `vectors` [Q, D] or [D], best first; fewer if there are fewer.
 
-        `filter` is a condition on id, width, height and the metadata (`filters.py`); `text` a word that id or
-        any text column must contain. `exact` goes through all rows whatever the index. Pictures `without`
-        are passed over. Raises MisuseError for k < 1, vectors of another size or without a direction, and a
-        filter that makes no sense.
+        filter: a condition on id, width, height and metadata (`filters.py`). text: a word that the id or any
+        text column must contain. exact: compare all rows even if the index is approximate. without: ids to
+        leave out. Raises MisuseError for k < 1, vectors of another size, zero vectors, and an invalid filter.
         """
         if k < 1:
             raise MisuseError(f"-k is {k}; wanted at least 1")
@@ -108,13 +105,17 @@ class Index:
         return [self._one(query, k, condition, count, search, set(without)) for query in queries]
 
     def vector(self, id: str) -> FloatArray:
-        """The unit vector [D] of a picture. Raises MisuseError for one that is not in the index."""
+        """The unit vector [D] of an image. Raises MisuseError for an id that is not in the index."""
         (name,) = stored_ids([id])
         found = self._read(columns=["vector"], filter=f"`id` = {text_literal(name)}", limit=1)
         if not len(found):
-            why = f"{self.manifest.left_out} pictures have no direction" if self.manifest.left_out else ""
+            why = (
+                f"{self.manifest.left_out} images with a zero vector were left out"
+                if self.manifest.left_out
+                else ""
+            )
             raise MisuseError(
-                f"{id!r} is not in the index of {self.store}; ids are as `embed` was given them"
+                f"{id!r} is not in the index of {self.store}; wanted an id as `embed` wrote it"
                 + (f" ({why})" if why else "")
             )
         return to_numpy(found["vector"])[0]
@@ -129,11 +130,11 @@ class Index:
         return names
 
     def vectors(self) -> Iterator[FloatArray]:
-        """All unit vectors in the order of the store, a block [n, D] in memory at a time."""
+        """All unit vectors in the order of the store, one block [n, D] at a time."""
         return vector_blocks(self._open())
 
     def take(self, rows: IndexArray) -> FloatArray:
-        """Unit vectors [n, D] of rows by their number in that order, repeated where a row is."""
+        """Unit vectors [n, D] by row number in that order; repeated rows are repeated."""
         numbers, places = np.unique(rows, return_inverse=True)
         found = self._open().take(numbers.tolist(), columns=["vector"])
         return to_numpy(found["vector"])[places]
@@ -155,7 +156,9 @@ class Index:
             raise MisuseError(f"vectors are {list(array.shape)}; wanted [Q, {self.manifest.dim}]")
         queries, good = unit(array)
         if not good.all():
-            raise MisuseError(f"vector {int(np.argmin(good))} is zero or not finite: it has no direction")
+            raise MisuseError(
+                f"vector {int(np.argmin(good))} is zero or not finite; wanted a vector with a direction"
+            )
         return queries
 
     def _condition(self, filter: str | None, text: str | None) -> str | None:
@@ -176,7 +179,7 @@ class Index:
             raise MisuseError(f"this filter cannot be used: {reason_of(error)}") from error
 
     def _how(self, exact: bool, condition: str | None, count: int) -> dict[str, int] | None:
-        """How to search: None, exactly. What a filter leaves is gone through if it is little."""
+        """IVF-PQ search options; None: exact search, also if a filter leaves few rows."""
         how = self.manifest.approximate
         if how is None or exact or (condition is not None and count < approximate.EXACT_BELOW):
             return None
@@ -191,7 +194,7 @@ class Index:
         search: dict[str, int] | None,
         without: set[str],
     ) -> list[Hit]:
-        """The hits of one query; asked again for more while equal rows may lie beyond the last one found."""
+        """The hits of one query. Fetches more rows while rows equal to the k-th may be missing."""
         if not count:
             return []
         columns = [*self.manifest.columns, "vector"]
@@ -199,7 +202,7 @@ class Index:
         asked = min(count, wanted + _MORE)
         while True:
             rows = self._nearest(query, asked, columns, condition, search)
-            if search is not None and len(rows) < asked:  # the partitions looked into hold no more
+            if search is not None and len(rows) < asked:  # the probed partitions hold no more rows
                 search = None
                 continue
             similar = cosines(to_numpy(rows["vector"]), query)
@@ -240,13 +243,13 @@ class Index:
 
 
 def _is_settled(similar: NDArray[np.float64], wanted: int) -> bool:
-    """Whether the last row found is certainly behind the first `wanted`."""
+    """Whether the last row found certainly comes after the first `wanted`."""
     ordered = np.sort(similar)[::-1]
     return bool(ordered[-1] < ordered[wanted - 1] - _SAME)
 
 
 def _hits(rows: Table, similar: NDArray[np.float64], k: int, without: set[str]) -> list[Hit]:
-    """The first `k` of the rows found, equal cosines by id."""
+    """The first `k` of the rows found, ordered by cosine, then id."""
     records = rows.drop_columns(["vector", "_distance"]).to_pylist()
     found = sorted(zip(similar.tolist(), records, strict=True), key=lambda pair: (-pair[0], pair[1]["id"]))
     kept = [(cosine, record) for cosine, record in found if record["id"] not in without][:k]

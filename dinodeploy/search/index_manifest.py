@@ -1,10 +1,10 @@
-"""index.json, the root of an index: of which store it is, what can be asked, how it is searched.
+"""index.json, the manifest of an index: its store, its columns, its search method and its files.
 
-    OUT.index/index.json      this (`IndexManifest`)
+    OUT.index/index.json      this manifest (`IndexManifest`)
     OUT.index/images.lance    the LanceDB table "images": id, vector, width, height, metadata
 
-The index stands beside the store and not in it: a store holds its own files only, and `embed --overwrite` may
-replace it. An index of a store that has changed since is refused.
+The index is a directory beside the store, because `embed --overwrite` replaces the store. An index whose
+store has changed is refused.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ FILE_NAME = "index.json"
 TABLE = "images"
 VERSION = 1
 
-# Up to this size an index is held against its hashes whenever it is opened, beyond it against its sizes
-# alone: hashing takes about a second a GiB.
+# Opening an index up to this size verifies the hashes of its files, beyond it only their sizes: hashing takes
+# about one second per GiB.
 HASHED_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
 class Approximate:
-    """An IVF-PQ index: vectors in `partitions`, each cut into `sub_vectors` of 8 bits.
+    """An IVF-PQ index: vectors in `partitions`, each split into `sub_vectors` of 8 bits.
 
-    A search looks into `nprobes` partitions and computes `refine` times k candidates exactly. recall: of the
-    10 nearest, measured when it was built.
+    A search probes `nprobes` partitions and computes `refine` times k candidates exactly. recall: recall@10,
+    measured during the build.
     """
 
     partitions: int
@@ -47,9 +47,9 @@ class Approximate:
 
 @dataclass(frozen=True)
 class MetadataFacts:
-    """What was joined. matched: pictures with a row in `file`; unmatched: rows of it without a picture.
+    """The joined metadata. matched: images with a row in `file`. unmatched: rows without an image.
 
-    left_out: columns of kinds that a filter cannot ask for.
+    left_out: columns of kinds that filters do not support.
     """
 
     file: str
@@ -60,13 +60,13 @@ class MetadataFacts:
 
 @dataclass(frozen=True)
 class IndexManifest:
-    """Root of index.json. columns: what filters may ask for. left_out: pictures whose vector is zero.
+    """Root of index.json. columns: columns for filters. left_out: images with a zero vector.
 
-    approximate: None where every search is exact. engine: the bundle that embeds what is searched for.
+    approximate: None if every search is exact. engine: the bundle that embeds query images.
     """
 
     version: int
-    store_sha256: str  # of its embeddings.json, which has the hash of every file
+    store_sha256: str  # of embeddings.json, which contains the hash of every file
     fingerprint: dict[str, Any]
     output: str
     dim: int
@@ -80,21 +80,21 @@ class IndexManifest:
 
 
 def index_path(store: str | Path) -> Path:
-    """Where the index of a store is: beside it."""
+    """The directory of a store's index, beside the store."""
     path = Path(store).resolve()
     return path.with_name(f"{path.name}.index")
 
 
 def store_hash(store: Path) -> str:
-    """What tells a store from every other: sha256 of its embeddings.json. Raises BundleError for no store."""
+    """Identity of a store: the sha256 of its embeddings.json. Raises BundleError if there is no store."""
     read_manifest(store)
     return sha256_file(store / STORE_FILE)
 
 
 def read_index_manifest(store: Path) -> IndexManifest:
-    """The manifest of a store's index, once it is certain that it is of this store as it is now.
+    """The manifest of a store's index, verified against the store and the index files.
 
-    Raises BundleError where there is none, TamperedError where store or index have changed since.
+    Raises BundleError if there is no index, TamperedError if the store or the index has changed.
     """
     found = store_hash(store)
     root = index_path(store)
@@ -119,7 +119,7 @@ def _verify(root: Path, manifest: IndexManifest, again: str) -> None:
     for name, facts in manifest.files.items():
         path = root / name
         if not path.is_file() or path.stat().st_size != facts.bytes:
-            raise BundleError(f"{path} is missing or cut off; index again: {again}")
+            raise BundleError(f"{path} is missing or truncated; index again: {again}")
         if small and (found := sha256_file(path)) != facts.sha256:
             raise TamperedError(
                 f"{path} is not the file that was written: got sha256 {found[:12]}, wanted "

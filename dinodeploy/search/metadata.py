@@ -1,9 +1,10 @@
-"""Columns from the user's own table, joined to pictures by id.
+"""Metadata columns from the user's own table, joined to images by id.
 
-A CSV or Parquet file with a column `id`, and any others: numbers, texts, yes or no; dates become text, which
-sorts as they do; what is no finite number is missing. Any other column is left out and named.
+The table is CSV or Parquet with a column `id` and any others: numbers, texts and booleans. Dates become text
+that sorts chronologically; NaN and infinity become missing values. Columns of other kinds are left out and
+reported.
 
-Shapes: n pictures of a shard.
+Shapes: n images of a shard.
 """
 
 from __future__ import annotations
@@ -22,55 +23,55 @@ if TYPE_CHECKING:
     from pyarrow import Array, ChunkedArray, DataType, Table
 
 ID = "id"
-OURS = (ID, "vector", "width", "height")  # columns that every index has
+OURS = (ID, "vector", "width", "height")  # columns of every index
 
 
 @dataclass
 class Metadata:
-    """A table read into memory: its columns, and which of its rows have met their picture.
+    """A metadata table in memory, and which of its rows have matched an image.
 
-    left_out: names of columns that a filter could not ask for.
+    left_out: names of columns of unsupported kinds.
     """
 
     path: Path
     table: Table  # `id`, then the columns
     kinds: dict[str, Kind]
     left_out: tuple[str, ...]
-    _met: set[int] = field(default_factory=set)
+    _matched: set[int] = field(default_factory=set)
 
     def join(self, ids: Sequence[str]) -> dict[str, Array]:
-        """The columns for pictures `ids` [n], null where the table has no row."""
+        """The columns for the images `ids` [n], null if the table has no row."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
         rows = pc.index_in(pa.array(ids, pa.string()), value_set=self.table[ID])
-        self._met.update(rows.drop_null().to_pylist())
+        self._matched.update(rows.drop_null().to_pylist())
         return {name: self.table[name].take(rows).combine_chunks() for name in self.kinds}
 
     @property
     def matched(self) -> int:
-        return len(self._met)
+        return len(self._matched)
 
     @property
     def unmatched(self) -> int:
         return len(self.table) - self.matched
 
     def facts(self) -> MetadataFacts:
-        """What was joined, for the manifest."""
+        """The facts for the manifest."""
         return MetadataFacts(str(self.path), self.matched, self.unmatched, self.left_out)
 
     def require_match(self, some_id: str) -> None:
-        """Raise MisuseError if no row has met a picture: then the ids are spelled another way."""
+        """Raise MisuseError if no row has matched an image, which means that ids are spelled differently."""
         if len(self.table) and not self.matched:
             theirs = self.table[ID][0].as_py()
             raise MisuseError(
-                f"--metadata {self.path}: none of its ids is in the store; got for instance {theirs!r}, "
-                f"wanted for instance {some_id!r}: write them as the store does"
+                f"--metadata {self.path}: no id is in the store; got for example {theirs!r}, wanted for "
+                f"example {some_id!r}; write ids as the store does"
             )
 
 
 def read_metadata(path: Path) -> Metadata:
-    """The table at `path`, by its suffix. Raises MisuseError for what cannot be joined."""
+    """Read the table at `path`, by its suffix. Raises MisuseError if it cannot be joined."""
     table = _read(path)
     _check_names(path, table.schema.names)
     kinds: dict[str, Kind] = {}
@@ -96,7 +97,7 @@ def _read(path: Path) -> Table:
     if reader is None:
         raise MisuseError(f"--metadata {path}: got {path.suffix or 'no suffix'}, wanted .csv or .parquet")
     if not path.is_file():
-        raise MisuseError(f"--metadata {path}: there is no such file")
+        raise MisuseError(f"--metadata {path}: no such file")
     try:
         return reader(path)
     except (ValueError, OSError, KeyError) as error:  # ArrowInvalid is a ValueError
@@ -117,17 +118,17 @@ def _read_csv(path: Path) -> Table:
 
 def _check_names(path: Path, names: list[str]) -> None:
     if ID not in names:
-        raise MisuseError(f"--metadata {path}: got columns {', '.join(names)}; wanted one called {ID!r}")
+        raise MisuseError(f"--metadata {path}: got columns {', '.join(names)}; wanted a column {ID!r}")
     for name in names:
         if names.count(name) > 1:
-            raise MisuseError(f"--metadata {path}: column {name!r} is there twice; rename one")
+            raise MisuseError(f"--metadata {path}: column {name!r} appears twice; rename one")
         if name != ID and (name in OURS or not name.strip() or name.startswith("_")):
             raise MisuseError(
-                f"--metadata {path}: a column cannot be called {name!r} here ({', '.join(OURS)} are ours); "
-                "rename it"
+                f"--metadata {path}: the column name {name!r} is reserved (as are {', '.join(OURS)} and "
+                "names with a leading underscore); rename it"
             )
         if "." in name or "`" in name:
-            raise MisuseError(f"--metadata {path}: column {name!r} has a dot or a backtick; rename it")
+            raise MisuseError(f"--metadata {path}: column {name!r} contains a dot or a backtick; rename it")
 
 
 def _ids(path: Path, column: ChunkedArray) -> ChunkedArray:
@@ -136,18 +137,18 @@ def _ids(path: Path, column: ChunkedArray) -> ChunkedArray:
     try:
         ids = column.cast(pa.string())
     except (ValueError, NotImplementedError) as error:
-        raise MisuseError(f"--metadata {path}: ids are {column.type}, wanted texts") from error
+        raise MisuseError(f"--metadata {path}: ids are of type {column.type}, wanted text") from error
     if ids.null_count:
-        raise MisuseError(f"--metadata {path}: {ids.null_count} rows have no id; leave them out")
+        raise MisuseError(f"--metadata {path}: {ids.null_count} rows have no id; remove them")
     counts = ids.value_counts().field("counts")
     if len(counts) < len(ids):
         first = next(entry["values"] for entry in ids.value_counts().to_pylist() if entry["counts"] > 1)
-        raise MisuseError(f"--metadata {path}: id {first!r} is there more than once; wanted each once")
+        raise MisuseError(f"--metadata {path}: id {first!r} appears more than once; wanted unique ids")
     return ids
 
 
 def _plain(column: ChunkedArray) -> tuple[Kind, ChunkedArray] | None:
-    """A column as filters know it, and its kind; None for lists, structures and bytes."""
+    """The kind of a column and its values cast to that kind; None for lists, structures and bytes."""
     import pyarrow as pa
     import pyarrow.types as types
 
@@ -156,7 +157,7 @@ def _plain(column: ChunkedArray) -> tuple[Kind, ChunkedArray] | None:
         return _plain(column.cast(of.value_type))
     targets: list[tuple[Any, Kind, DataType]] = [
         (types.is_boolean, "boolean", pa.bool_()),
-        (types.is_uint64, "real", pa.float64()),  # its upper half fits no int64
+        (types.is_uint64, "real", pa.float64()),  # its upper half does not fit int64
         (types.is_integer, "integer", pa.int64()),
         (types.is_floating, "real", pa.float64()),
         (types.is_decimal, "real", pa.float64()),
@@ -173,7 +174,7 @@ def _plain(column: ChunkedArray) -> tuple[Kind, ChunkedArray] | None:
 
 
 def _finite(column: ChunkedArray) -> ChunkedArray:
-    """Reals with null for what is no number: a missing value, to filters and to JSON."""
+    """Reals with null for NaN and infinity: a missing value for filters and JSON."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -182,5 +183,5 @@ def _finite(column: ChunkedArray) -> ChunkedArray:
 
 
 def stored_ids(ids: Sequence[str]) -> list[str]:
-    """A store's ids as the index holds them (and so as metadata must spell them)."""
+    """Ids of a store as the index stores them, and as metadata must spell them."""
     return utf8(ids)

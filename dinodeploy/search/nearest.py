@@ -1,4 +1,4 @@
-"""Unit vectors and their nearest neighbours, block by block: the exact answer, with memory that stays flat.
+"""Unit vectors, cosines, and exact nearest neighbours block by block in constant memory.
 
 Shapes: N or n rows, Q queries, D dimension.
 """
@@ -14,9 +14,9 @@ from dinodeploy.arrays import FloatArray
 
 
 def unit(vectors: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """[n, D] -> each of length 1, and which rows have a direction: a zero or a not finite one has none.
+    """[n, D] -> rows scaled to length 1, and a mask of the rows that are finite and not zero.
 
-    Norms are computed in float64, so that a tiny vector keeps its direction.
+    Norms are computed in float64, so that tiny vectors keep their direction.
     """
     wide = vectors.astype(np.float64)
     norms = np.linalg.norm(wide, axis=1, keepdims=True)
@@ -26,9 +26,9 @@ def unit(vectors: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
 
 
 def best_cosines(queries: FloatArray, blocks: Iterable[FloatArray], k: int) -> FloatArray:
-    """[Q, k] cosines of the rows nearest to unit `queries` [Q, D], best first; `blocks` [n, D] are all rows.
+    """[Q, k] cosines of the rows nearest to unit `queries` [Q, D], best first. `blocks` [n, D]: all rows.
 
-    Minus infinity where there are fewer than k rows.
+    Minus infinity if there are fewer than k rows.
     """
     best = np.full((len(queries), k), -np.inf, np.float32)
     for block in blocks:
@@ -38,7 +38,7 @@ def best_cosines(queries: FloatArray, blocks: Iterable[FloatArray], k: int) -> F
 
 
 def cosines(rows: FloatArray, query: FloatArray) -> NDArray[np.float64]:
-    """[n, D] and [D] -> [n] in float64. Each row on its own: equal rows have equal cosines, bit for bit."""
+    """[n, D] and [D] -> [n] in float64, row by row: equal rows have bit-equal cosines."""
     wide, one = rows.astype(np.float64), query.astype(np.float64)
     products = (wide * one).sum(axis=1)
     lengths = np.sqrt((wide * wide).sum(axis=1)) * np.sqrt((one * one).sum())

@@ -1,7 +1,7 @@
-"""Embed what is searched for, by the engine that embedded what is searched: never mix.
+"""Embed query images with the engine that made the index; embeddings of different engines are never mixed.
 
-An index says which model, weights, engine file, recipe and preprocessing made its vectors. A query goes
-through exactly these, or through none.
+An index records the model, weights, engine file, recipe and preprocessing of its vectors. A query uses
+exactly these, or is refused.
 
 Shapes: Q queries, D dimension.
 """
@@ -24,13 +24,13 @@ from dinodeploy.images.open import open_image
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pipeline.pooling import pick
 
-_SHOWN = 14  # characters of a hash
+_SHOWN = 14  # characters shown of a hash
 
 
 def require_same(engine: str | Path, fingerprint: dict[str, Any]) -> Path:
-    """The engine file in the bundle (or the one named) that made embeddings with this `fingerprint`.
+    """The engine file of the bundle that made embeddings with this `fingerprint`.
 
-    Raises MisuseError with what differs if none did, and as `open_bundle` for what is no bundle.
+    Raises MisuseError with the differences if there is none, and what `open_bundle` raises.
     """
     bundle, named = locate(engine)
     steps = recorded_preprocess(fingerprint)
@@ -47,25 +47,27 @@ def require_same(engine: str | Path, fingerprint: dict[str, Any]) -> Path:
 
 
 def differences(recorded: dict[str, Any], now: dict[str, Any]) -> str:
-    """What of a recorded fingerprint is another now, in words; empty where nothing is."""
+    """The differences between two fingerprints in words; empty if there are none."""
     differing = [key for key in recorded if now.get(key) != recorded[key]]
     return "; ".join(f"{key}: {_show(recorded[key])}, now {_show(now.get(key))}" for key in differing)
 
 
 def recorded_preprocess(fingerprint: dict[str, Any]) -> Preprocess:
-    """The preprocessing of a store. Raises BundleError where its fingerprint has none."""
+    """The preprocessing of a store. Raises BundleError if its fingerprint has none."""
     if "preprocess" not in fingerprint:
-        raise BundleError("these embeddings do not say how they were made; wanted a store that `embed` wrote")
+        raise BundleError(
+            "these embeddings have no record of their preprocessing; wanted a store written by `embed`"
+        )
     return schema.parse(Preprocess, fingerprint["preprocess"], "the store's fingerprint, preprocess")
 
 
 class QueryEmbedder:
-    """The engine of an index, opened: pictures in, vectors out. Use it in a `with`."""
+    """The opened engine of an index: images in, vectors out. Use it in a `with` statement."""
 
     def __init__(
         self, engine: str | Path, fingerprint: dict[str, Any], output: str, *, device: str = "auto"
     ) -> None:
-        """Raises MisuseError for an engine that did not make the store; else as `Embedder.open`."""
+        """Raises MisuseError for an engine that did not make the store, and what `Embedder.open` raises."""
         path = require_same(engine, fingerprint)
         self._steps = recorded_preprocess(fingerprint)
         self._output = output
@@ -73,12 +75,12 @@ class QueryEmbedder:
 
     @property
     def choice(self) -> str:
-        """What runs where."""
+        """Which engine runs on which device."""
         return self._embedder.choice
 
-    def embed(self, pictures: Sequence[Picture]) -> FloatArray:
-        """Pictures -> [Q, D]. Raises ImageError for one that cannot be read."""
-        pixels = [self._steps(open_image(picture)) for picture in pictures]
+    def embed(self, images: Sequence[Picture]) -> FloatArray:
+        """Images -> [Q, D]. Raises ImageError for an image that cannot be read."""
+        pixels = [self._steps(open_image(image)) for image in images]
         rows = [pick(self._embedder.run(one[None]), [self._output])[self._output] for one in pixels]
         return np.concatenate(rows)
 

@@ -1,6 +1,6 @@
-"""The LanceDB table of an index: written as a stream of shards, searched exactly or through IVF-PQ.
+"""The LanceDB table of an index: written one shard at a time, searched exactly or with IVF-PQ.
 
-Lance, the engine that LanceDB runs on, is used directly: it is imported in 0.9 s instead of 2.3 s.
+Uses Lance, the storage engine of LanceDB, directly: it imports in 0.9 s instead of 2.3 s.
 
 Shapes: n rows of a shard, D dimension.
 """
@@ -18,7 +18,7 @@ from dinodeploy.errors import BundleError, UnavailableError, reason_of
 if TYPE_CHECKING:
     from pyarrow import RecordBatch, Schema, Table
 
-BLOCK = 8192  # vectors in memory when all are gone through
+BLOCK = 8192  # vectors in memory during a full scan
 
 
 def require_lance() -> None:
@@ -28,7 +28,7 @@ def require_lance() -> None:
 
 
 def write_table(path: Path, schema: Schema, batches: Iterable[RecordBatch]) -> Any:
-    """A new table at `path`, one batch in memory at a time. Raises what `batches` raises."""
+    """Write a new table at `path`, one batch in memory at a time. Raises what `batches` raises."""
     import lance
     from pyarrow import RecordBatchReader
 
@@ -37,7 +37,7 @@ def write_table(path: Path, schema: Schema, batches: Iterable[RecordBatch]) -> A
     def watched() -> Iterator[RecordBatch]:
         try:
             yield from batches
-        except BaseException as error:  # Lance would make a text of it
+        except BaseException as error:  # Lance would turn it into a string
             raised.append(error)
             raise
 
@@ -50,7 +50,7 @@ def write_table(path: Path, schema: Schema, batches: Iterable[RecordBatch]) -> A
 
 
 def open_table(path: Path) -> Any:
-    """The table at `path`, a lance.LanceDataset. Raises BundleError for what is none."""
+    """Open the table at `path`, a lance.LanceDataset. Raises BundleError if it cannot be opened."""
     import lance
 
     try:
@@ -60,7 +60,7 @@ def open_table(path: Path) -> Any:
 
 
 def vector_blocks(table: Any) -> Iterator[FloatArray]:
-    """All vectors of a table in the order they were written, [n, D] at a time."""
+    """All vectors of a table in the order they were written, one block [n, D] at a time."""
     for batch in table.to_batches(columns=["vector"], batch_size=BLOCK, scan_in_order=True):
         yield to_numpy(batch["vector"])
 
@@ -74,7 +74,7 @@ def nearest_rows(
     filter: str | None = None,
     search: dict[str, int] | None = None,
 ) -> Table:
-    """The `count` rows nearest to `query` [D]; exact unless `search` has IVF-PQ's numbers."""
+    """The `count` rows nearest to `query` [D]; exact unless `search` has IVF-PQ options."""
     how: dict[str, Any] = {"column": "vector", "q": query, "k": count, "metric": "cosine"}
     how |= search if search is not None else {"use_index": False}
     return table.to_table(

@@ -1,4 +1,4 @@
-"""`index`, `search` and `dedupe` as a user runs them, on real photographs."""
+"""The commands `index`, `search` and `dedupe` on real photographs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ODD = "it's [bold] \x1b[31m\n😀.jpg"
 
 @dataclass(frozen=True)
 class Embedded:
-    """photos/ and embeddings/, made of it, in `root`."""
+    """photos/ and their embeddings/ in `root`."""
 
     root: Path
     bundle: Path
@@ -31,7 +31,7 @@ class Embedded:
 
 @pytest.fixture(scope="module")
 def made(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Embedded:
-    """Made once; tests get copies."""
+    """Made once; each test gets a copy."""
     import subprocess
     import sys
 
@@ -56,10 +56,10 @@ def here(made: Embedded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Emb
 
 
 def test_three_commands(here: Embedded, run: CommandLine) -> None:
-    """Embedding was the first. A picture's nearest is itself, then the same at another size."""
+    """embed, index, search. An image is nearest to itself, then to a resized copy."""
     ran = run("index", "embeddings")
     assert ran.code == 0, ran.err
-    assert "embeddings.index: 13 rows of 128 numbers (cls), exact search" in ran.out
+    assert "embeddings.index: 13 rows of dimension 128 (cls), exact search" in ran.out
     assert "next: dinodeploy search embeddings --image QUERY.jpg --engine BUNDLE" in ran.out
     photograph("chelsea").save(here.root / "query.jpg")
     ran = run("search", "embeddings", "--image", "query.jpg", "--engine", here.bundle, "-k", 3)
@@ -79,7 +79,7 @@ def test_three_commands(here: Embedded, run: CommandLine) -> None:
     assert {"id", "cosine", "width", "height", "metadata"} <= set(as_json[0]["hits"][0])
 
 
-def test_the_engine_is_remembered_and_held_to_the_store(here: Embedded, run: CommandLine) -> None:
+def test_the_engine_is_remembered_and_compared(here: Embedded, run: CommandLine) -> None:
     ran = run("index", "embeddings", "--engine", here.bundle, "--output", "pooled", "--json")
     assert (ran.json["output"], ran.json["dim"], ran.json["engine"]) == ("pooled", 256, str(here.bundle))
     (hits,) = (
@@ -96,7 +96,7 @@ def test_the_engine_is_remembered_and_held_to_the_store(here: Embedded, run: Com
     assert "no such bundle" in ran.error
 
 
-def test_another_engine_is_refused_with_what_differs(here: Embedded, run: CommandLine) -> None:
+def test_another_engine_is_refused_with_the_differences(here: Embedded, run: CommandLine) -> None:
     other = here.root / "other"
     shutil.copytree(here.bundle, other)
     manifest = read_manifest(other)
@@ -130,7 +130,7 @@ def test_metadata_filters_and_page(here: Embedded, run: CommandLine) -> None:
     rows = [f"{id_},{'cat' if 'chelsea' in id_ else 'thing'}" for id_ in here.ids if "\n" not in id_]
     Path("labels.csv").write_text("id,label\n" + "\n".join(rows) + "\nnobody.jpg,x\n")
     ran = run("index", "embeddings", "--metadata", "labels.csv")
-    assert "[metadata] 12 of 13 pictures have a row in labels.csv; 1 of its rows have no picture" in ran.err
+    assert "[metadata] 12 of 13 images have a row in labels.csv; 1 of its rows have no image" in ran.err
     query = ("search", "embeddings", "--id", "photos/coffee.jpg", "--json")
     hits = run(*query, "--filter", "label = 'cat' and width > 200").json[0]["hits"]
     assert [(hit["id"], hit["metadata"]) for hit in hits] == [
@@ -140,15 +140,15 @@ def test_metadata_filters_and_page(here: Embedded, run: CommandLine) -> None:
     assert sorted(hit["id"] for hit in hits) == ["photos/chelsea.jpg", "photos/sub/chelsea larger.png"]
     ran = run(*query[:-1], "--filter", "label = 'dog'", "--html", "sheet.html")
     assert ran.code == 0
-    assert "nothing that fits the filter" in ran.out
+    assert "nothing matches the filter" in ran.out
     assert "nothing was found, label = &#x27;dog&#x27;" in Path("sheet.html").read_text()
 
 
-def test_a_page_with_pictures(here: Embedded, run: CommandLine) -> None:
+def test_a_page_with_images(here: Embedded, run: CommandLine) -> None:
     run("index", "embeddings")
     Path("photos/rocket.jpg").unlink()
     ran = run("search", "embeddings", "--id", "photos/coffee.jpg", "-k", 12, "--html", "sheet.html")
-    assert "sheet.html: the same with pictures" in ran.out
+    assert "sheet.html: the same with images" in ran.out
     page = Path("sheet.html").read_text(encoding="utf-8")
     assert page.count("<img ") == 12, "the one asked for, and all but itself and the one that is gone"
     assert page.count("the original is not here") == 1
@@ -161,21 +161,19 @@ def test_a_page_with_pictures(here: Embedded, run: CommandLine) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "nothing to search for; give --image FILE, or --id"),
+        ((), "no query; give --image FILE, or --id"),
         (("--image", "photos/coffee.jpg"), "give the bundle that embedded OUT as --engine"),
         (("--id", "nobody.jpg"), "'nobody.jpg' is not in the index"),
         (("--id", "photos/coffee.jpg", "-k", "0"), "-k is 0; wanted at least 1"),
         (("--id", "photos/coffee.jpg", "--filter", "width >"), "--filter 'width >': got the end"),
-        (("--id", "photos/coffee.jpg", "--filter", "1=1); drop table images"), "cannot be read"),
+        (("--id", "photos/coffee.jpg", "--filter", "1=1); drop table images"), "is not valid"),
         (("--id", "photos/coffee.jpg", "--text-filter", ""), "--text-filter is empty"),
         (("--id", "photos/coffee.jpg", "--html", "photos"), "is a folder; wanted a file"),
         (("--id", "photos/coffee.jpg", "--html", "no/x.html"), "there is no folder no"),
         (("--image", "labels.txt", "--engine", "BUNDLE"), "labels.txt"),
     ],
 )
-def test_what_search_refuses(
-    here: Embedded, run: CommandLine, arguments: tuple[str, ...], words: str
-) -> None:
+def test_invalid_searches(here: Embedded, run: CommandLine, arguments: tuple[str, ...], words: str) -> None:
     run("index", "embeddings")
     Path("labels.txt").write_text("no picture")
     before = sorted(here.root.rglob("*"))
@@ -188,7 +186,7 @@ def test_what_search_refuses(
     assert sorted(here.root.rglob("*")) == before
 
 
-def test_embedding_anew_makes_the_index_stale_and_is_not_in_its_way(here: Embedded, run: CommandLine) -> None:
+def test_embedding_again_makes_the_index_stale(here: Embedded, run: CommandLine) -> None:
     run("index", "embeddings")
     ran = run("embed", "photos/coffee.jpg", "--engine", here.bundle, "--overwrite")
     assert ran.code == 0, ran.err
@@ -198,7 +196,7 @@ def test_embedding_anew_makes_the_index_stale_and_is_not_in_its_way(here: Embedd
     assert run("search", "embeddings", "--id", "photos/coffee.jpg").code == 0
 
 
-def test_faiss_beside_an_index_or_of_one(here: Embedded, run: CommandLine) -> None:
+def test_faiss_with_a_new_and_an_existing_index(here: Embedded, run: CommandLine) -> None:
     pytest.importorskip("faiss")
     ran = run("index", "embeddings", "--faiss", "a.faiss")
     assert ran.code == 0, ran.err
@@ -208,7 +206,7 @@ def test_faiss_beside_an_index_or_of_one(here: Embedded, run: CommandLine) -> No
     assert Path("a.faiss").read_bytes() == Path("b.faiss").read_bytes()
     assert json.loads(Path("b.faiss.ids.json").read_text()) == here.ids
     ran = run("index", "embeddings", "--faiss", "c.faiss", "--output", "pooled")
-    assert "is there already; pass --overwrite" in ran.error
+    assert "already exists; pass --overwrite" in ran.error
     assert not Path("c.faiss").exists()
 
 
@@ -229,12 +227,12 @@ def test_dedupe(here: Embedded, run: CommandLine) -> None:
     assert "exact copy" in page
 
 
-def test_dedupe_refuses_a_list_that_would_lie(here: Embedded, run: CommandLine) -> None:
+def test_invalid_lists_of_dedupe(here: Embedded, run: CommandLine) -> None:
     shutil.copy(f"photos/{ODD}", f"photos/{ODD} again.jpg")
     run("embed", "photos", "--engine", here.bundle, "--imgsz", "64", "--overwrite")
     for name, words in (
         ("drop.csv", "ends in .txt or .json"),
-        ("no/drop.txt", "in a folder that is there"),
+        ("no/drop.txt", "in an existing folder"),
         ("drop.txt", "wanted a file that ends in .json"),
     ):
         ran = run("dedupe", "embeddings", "--write", name)

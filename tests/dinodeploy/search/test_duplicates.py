@@ -1,4 +1,4 @@
-"""Near-duplicates: groups as a plain search over all pairs finds them, and what is kept of each."""
+"""Near-duplicates: groups equal those of a plain search over all pairs; which image is kept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.stores import write_store
 
 
 def by_hand(vectors: FloatArray, threshold: float) -> set[frozenset[int]]:
-    """Connected components, by walking."""
+    """Connected components by graph search."""
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     linked = unit @ unit.T >= threshold
     groups, seen = set(), set()
@@ -35,7 +35,7 @@ def by_hand(vectors: FloatArray, threshold: float) -> set[frozenset[int]]:
 
 @pytest.mark.parametrize("block", [1, 7, 64, 4096])
 @pytest.mark.parametrize("threshold", [0.5, 0.8, 0.9, 0.99])
-def test_groups_are_those_of_all_pairs(
+def test_groups_equal_those_of_a_search_over_all_pairs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, threshold: float
 ) -> None:
     monkeypatch.setattr(duplicates, "BLOCK", block)
@@ -49,7 +49,7 @@ def test_groups_are_those_of_all_pairs(
     assert sorted(map(len, found.groups), reverse=True) == [len(group) for group in found.groups]
 
 
-def test_a_chain_is_one_group_and_its_largest_picture_stays(tmp_path: Path) -> None:
+def test_a_chain_is_one_group_and_keeps_its_largest_image(tmp_path: Path) -> None:
     angles = np.radians([0.0, 8, 15, 22, 90, 120])
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     ids = ["a", "b", "c", "d", "far", "farther"]
@@ -72,7 +72,7 @@ def test_copies_reach_a_threshold_of_one(tmp_path: Path) -> None:
     assert len(found.drop) == 20
 
 
-def test_exact_copies_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_byte_equal_files_are_marked_as_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     contents = {"a.jpg": b"1234", "b.jpg": b"1234", "c.jpg": b"1235", "d.jpg": b"12345"}
     for name, content in contents.items():
@@ -91,7 +91,7 @@ def test_exact_copies_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ]
 
 
-def test_zero_rows_are_nobodys_duplicates(tmp_path: Path) -> None:
+def test_zero_vectors_are_left_out(tmp_path: Path) -> None:
     vectors = np.zeros((5, D), np.float32)
     vectors[4] = 1
     store_of(tmp_path / "s", vectors)
@@ -100,7 +100,7 @@ def test_zero_rows_are_nobodys_duplicates(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("threshold", [0, -0.1, 1.01, float("nan")])
-def test_a_threshold_that_means_nothing_is_refused(tmp_path: Path, threshold: float) -> None:
+def test_thresholds_out_of_range_are_refused(tmp_path: Path, threshold: float) -> None:
     store_of(tmp_path / "s", vectors_of(2))
     with pytest.raises(MisuseError, match="wanted a cosine above 0, at most 1"):
         find_duplicates(tmp_path / "s", threshold=threshold)
@@ -108,7 +108,7 @@ def test_a_threshold_that_means_nothing_is_refused(tmp_path: Path, threshold: fl
 
 def test_an_empty_store_and_another_output(tmp_path: Path) -> None:
     write_store(tmp_path / "empty", ["a"], ["broken"])
-    with pytest.raises(MisuseError, match="holds no embedding"):
+    with pytest.raises(MisuseError, match="has no embeddings"):
         find_duplicates(tmp_path / "empty")
     store_of(tmp_path / "s", vectors_of(2))
     with pytest.raises(BundleError, match="no output 'pooled'"):

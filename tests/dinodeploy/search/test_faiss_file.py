@@ -1,4 +1,4 @@
-"""The FAISS file: FAISS finds in it what our index finds, and its rows have their ids."""
+"""The FAISS file: FAISS finds the same images as our index."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytest.importorskip("lance")
 faiss = pytest.importorskip("faiss")
 
 
-def test_faiss_finds_the_same(tmp_path: Path) -> None:
+def test_faiss_finds_the_same_images(tmp_path: Path) -> None:
     vectors = vectors_of(30)
     vectors[4] = 0  # left out: rows and ids must not drift apart
     ids = store_of(tmp_path / "s", vectors, [f"é{n}\n" for n in range(30)])
@@ -34,7 +34,7 @@ def test_faiss_finds_the_same(tmp_path: Path) -> None:
     assert cosines[0, 0] == pytest.approx(1, abs=1e-6)
 
 
-def test_many_rows_are_quantized_and_recall_is_measured(
+def test_large_tables_use_ivf_pq_with_measured_recall(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     vectors = clustered(12_000, 32, clusters=300)
@@ -54,10 +54,10 @@ def test_many_rows_are_quantized_and_recall_is_measured(
     assert capfd.readouterr().out == ""
 
 
-def test_where_it_cannot_be_written(tmp_path: Path) -> None:
+def test_an_invalid_target_is_refused(tmp_path: Path) -> None:
     store_of(tmp_path / "s", vectors_of(2))
     build_index(tmp_path / "s")
     with Index.open(tmp_path / "s") as index:
         for path in (tmp_path, tmp_path / "no" / "x.faiss"):
-            with pytest.raises(MisuseError, match="wanted a file in a folder that is there"):
+            with pytest.raises(MisuseError, match="wanted a file in an existing folder"):
                 export_faiss(index, path)

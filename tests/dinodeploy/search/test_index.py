@@ -1,4 +1,4 @@
-"""Indexing and searching: the same answer as cosines written out, and nothing stale, damaged or foreign."""
+"""Index and search: results equal plain cosines; stale, damaged and foreign indexes are refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def found(index: Index, query: Any, k: int = 10, **options: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("format", ["npy", "parquet", "lance", "safetensors", "npz"])
-def test_the_nearest_are_found_in_order(tmp_path: Path, format: str) -> None:
+def test_the_nearest_images_in_order(tmp_path: Path, format: str) -> None:
     vectors = vectors_of(40)
     ids = store_of(tmp_path / "s", vectors, [*ODD, *(f"p{n}" for n in range(33))], format=format)
     manifest = build_index(tmp_path / "s")
@@ -42,7 +42,7 @@ def test_the_nearest_are_found_in_order(tmp_path: Path, format: str) -> None:
         assert index.ids() == ids
 
 
-def test_several_questions_at_once_and_more_than_there_is(tmp_path: Path) -> None:
+def test_several_queries_and_k_beyond_the_number_of_rows(tmp_path: Path) -> None:
     store_of(tmp_path / "s", vectors_of(3))
     build_index(tmp_path / "s")
     with Index.open(tmp_path / "s") as index:
@@ -51,8 +51,8 @@ def test_several_questions_at_once_and_more_than_there_is(tmp_path: Path) -> Non
         assert index.search(np.zeros((0, D), np.float32)) == []
 
 
-def test_equal_pictures_stand_in_the_order_of_their_ids(tmp_path: Path) -> None:
-    """More of them than a search asks for at first, in an order of writing that is none of names."""
+def test_equal_vectors_are_ordered_by_id(tmp_path: Path) -> None:
+    """More equal rows than a search fetches at first, written in random order."""
     vectors = vectors_of(300)
     equal = np.random.default_rng(2).permutation(300)[:150]
     vectors[equal] = vectors[equal[0]]
@@ -64,7 +64,7 @@ def test_equal_pictures_stand_in_the_order_of_their_ids(tmp_path: Path) -> None:
         assert index.search(vectors[equal[0]], 200) == first
 
 
-def test_one_row_and_rows_without_direction(tmp_path: Path) -> None:
+def test_one_row_and_zero_vectors(tmp_path: Path) -> None:
     store_of(tmp_path / "one", vectors_of(1))
     build_index(tmp_path / "one")
     with Index.open(tmp_path / "one") as index:
@@ -76,14 +76,14 @@ def test_one_row_and_rows_without_direction(tmp_path: Path) -> None:
     assert build_index(tmp_path / "zero").left_out == 1
     with Index.open(tmp_path / "zero") as index:
         assert "p2.jpg" not in found(index, vectors[1])
-        with pytest.raises(MisuseError, match="1 pictures have no direction"):
+        with pytest.raises(MisuseError, match="1 images with a zero vector"):
             index.vector("p2.jpg")
 
 
-def test_a_store_with_nothing_to_find_is_refused(tmp_path: Path) -> None:
+def test_a_store_without_usable_vectors_is_refused(tmp_path: Path) -> None:
     write_store(tmp_path / "empty", ["a", "b"], ["broken", "broken"])
     store_of(tmp_path / "zeros", np.zeros((3, D), np.float32))
-    for name, words in (("empty", "holds no embedding"), ("zeros", "none of its 3 rows has a direction")):
+    for name, words in (("empty", "has no embeddings"), ("zeros", "all 3 vectors are zero")):
         with pytest.raises(MisuseError, match=words):
             build_index(tmp_path / name)
     with pytest.raises(BundleError, match=r"holds no embeddings\.json"):
@@ -94,7 +94,7 @@ def test_a_store_with_nothing_to_find_is_refused(tmp_path: Path) -> None:
 def test_only_vectors_can_be_indexed(tmp_path: Path) -> None:
     rows = [{"cls": row, "patch": np.ones((2, 3, D), np.float32)} for row in vectors_of(2)]
     write_store(tmp_path / "s", ["a", "b"], rows, outputs=("cls", "patch"))
-    with pytest.raises(MisuseError, match="wanted one vector a picture"):
+    with pytest.raises(MisuseError, match="wanted one vector per image"):
         build_index(tmp_path / "s", output="patch")
     with pytest.raises(BundleError, match="no output 'pooled', only cls, patch"):
         build_index(tmp_path / "s", output="pooled")
@@ -125,14 +125,16 @@ def test_filters_and_metadata(tmp_path: Path) -> None:
         by_id = {hit.id: hit.metadata for hit in hits}
         assert by_id["p3.jpg"] == {"parity": "odd", "number": 3}
         assert by_id["p17.jpg"] == {"parity": None, "number": None}
-        with pytest.raises(MisuseError, match="no column 'colour', only id, width, height, parity, number"):
+        with pytest.raises(
+            MisuseError, match="no column 'colour'; wanted one of id, width, height, parity, number"
+        ):
             index.search(query, filter="colour = 'red'")
 
 
-def test_metadata_of_other_pictures_is_refused(tmp_path: Path) -> None:
+def test_metadata_without_a_matching_id_is_refused(tmp_path: Path) -> None:
     store_of(tmp_path / "s", vectors_of(3))
     (tmp_path / "m.csv").write_text("id,x\nphotos/p0.jpg,1\n")
-    with pytest.raises(MisuseError, match=r"'photos/p0\.jpg', wanted for instance 'p0\.jpg'"):
+    with pytest.raises(MisuseError, match=r"'photos/p0\.jpg', wanted for example 'p0\.jpg'"):
         build_index(tmp_path / "s", metadata=tmp_path / "m.csv")
     assert not list(tmp_path.glob("*.index"))
 
@@ -146,7 +148,7 @@ def test_metadata_of_other_pictures_is_refused(tmp_path: Path) -> None:
         (np.full(D, np.nan, np.float32), 1, "vector 0 is zero or not finite"),
     ],
 )
-def test_senseless_questions_are_refused(tmp_path: Path, vectors: Any, k: int, words: str) -> None:
+def test_invalid_queries_are_refused(tmp_path: Path, vectors: Any, k: int, words: str) -> None:
     store_of(tmp_path / "s", vectors_of(2))
     build_index(tmp_path / "s")
     with Index.open(tmp_path / "s") as index, pytest.raises(MisuseError, match=words):
@@ -155,7 +157,7 @@ def test_senseless_questions_are_refused(tmp_path: Path, vectors: Any, k: int, w
         index.search(vectors_of(1))
 
 
-def test_lancedb_opens_it_as_its_own(tmp_path: Path) -> None:
+def test_lancedb_opens_the_table(tmp_path: Path) -> None:
     lancedb = pytest.importorskip("lancedb")
     vectors = vectors_of(9)
     ids = store_of(tmp_path / "s", vectors)
@@ -165,17 +167,17 @@ def test_lancedb_opens_it_as_its_own(tmp_path: Path) -> None:
     assert [row["id"] for row in rows] == ranked(vectors, vectors[4], ids)[:3]
 
 
-# ---- stale, damaged, in the way ----------------------------------------------------------------
+# ---- stale, damaged, existing -----------------------------------------------------------------
 
 
-def test_an_index_that_is_there_stays_unless_told(tmp_path: Path) -> None:
+def test_an_existing_index_is_kept_without_overwrite(tmp_path: Path) -> None:
     store_of(tmp_path / "s", vectors_of(3))
     build_index(tmp_path / "s")
     with pytest.raises(OutputExistsError, match="pass --overwrite"):
         build_index(tmp_path / "s")
     build_index(tmp_path / "s", overwrite=True)
     (tmp_path / "s.index" / "mine.txt").write_text("x")
-    with pytest.raises(OutputExistsError, match="no index of ours, so it stays"):
+    with pytest.raises(OutputExistsError, match="is not a dinodeploy index"):
         build_index(tmp_path / "s", overwrite=True)
 
 
@@ -223,7 +225,7 @@ def test_a_damaged_index_is_refused(tmp_path: Path, harm: str) -> None:
     Index.open(tmp_path / "s").close()
 
 
-def test_past_the_size_that_is_hashed_a_broken_table_is_one_line(
+def test_a_damaged_table_too_large_for_hashing_is_one_error_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dinodeploy.search.index_manifest.HASHED_BYTES", 0)
@@ -253,7 +255,7 @@ def test_a_damaged_store_leaves_no_index(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["s"]
 
 
-def test_without_lance_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_lance_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store_of(tmp_path / "s", vectors_of(2))
     build_index(tmp_path / "s")
     monkeypatch.setattr("dinodeploy.search.table.importlib.util.find_spec", lambda name: None)
@@ -262,12 +264,12 @@ def test_without_lance_it_says_what_to_install(tmp_path: Path, monkeypatch: pyte
             refused(tmp_path / "s")
 
 
-# ---- past 100,000 rows -------------------------------------------------------------------------
+# ---- approximate search ------------------------------------------------------------------------
 
 
-def test_an_approximate_index_is_as_good_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_approximate_search_reaches_its_recall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = clustered(3000, 32, clusters=60)
-    monkeypatch.setattr(approximates, "_PARTITION", 100)
+    monkeypatch.setattr(approximates, "PARTITION", 100)
     ids = store_of(tmp_path / "s", vectors, shard_size=1000)
     how = build_index(tmp_path / "s", exact_below=1000).approximate
     assert how is not None
@@ -280,19 +282,21 @@ def test_an_approximate_index_is_as_good_as_it_says(tmp_path: Path, monkeypatch:
         shared = [set(found(index, q)) & set(t) for q, t in zip(queries, truth, strict=True)]
         assert sum(map(len, shared)) / 200 >= 0.9
         assert [found(index, q, exact=True) for q in queries] == truth
-        assert len(found(index, queries[0], 2500)) == 2500, "more than the partitions looked into may hold"
+        assert len(found(index, queries[0], 2500)) == 2500, "more than the probed partitions may hold"
         little = [id_ for id_ in ranked(vectors, queries[0], ids) if int(id_[1:-4]) < 12]
-        assert found(index, queries[0], filter="width < 612") == little[:10], "what is left is gone through"
+        assert found(index, queries[0], filter="width < 612") == little[:10], (
+            "few remaining rows are searched exactly"
+        )
 
 
 @pytest.mark.slow
-def test_ivf_pq_past_a_hundred_thousand_rows(tmp_path: Path) -> None:
+def test_ivf_pq_with_more_than_100000_rows(tmp_path: Path) -> None:
     vectors = clustered(110_000, 64, clusters=1500)
     ids = store_of(tmp_path / "s", vectors, shard_size=20_000, format="npz")
     how = build_index(tmp_path / "s").approximate
     assert how is not None
     assert how.recall >= approximates.TARGET
-    assert how.nprobes < how.partitions, "a search that looks everywhere is none"
+    assert how.nprobes < how.partitions, "else the search is not approximate"
     rows = np.arange(0, 110_000, 2200)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     nearest = np.argsort(-(unit[rows] @ unit.T), axis=1)[:, :10]

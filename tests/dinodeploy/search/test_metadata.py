@@ -1,4 +1,4 @@
-"""The user's tables: what they may hold, how they meet the pictures, what is refused."""
+"""Metadata tables: supported types, the join with images, invalid tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pa = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
 
 
-def test_rows_meet_pictures_by_id(tmp_path: Path) -> None:
+def test_rows_are_joined_by_id(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     path.write_text('\ufeffid,label,n\nb,"two\nlines",2\n007,x,\nzz,y,3\n', encoding="utf-8")
     metadata = read_metadata(path)
@@ -26,7 +26,7 @@ def test_rows_meet_pictures_by_id(tmp_path: Path) -> None:
     assert (metadata.matched, metadata.unmatched) == (2, 1)
 
 
-def test_types_become_what_filters_know(tmp_path: Path) -> None:
+def test_column_types(tmp_path: Path) -> None:
     day = datetime.date(2024, 2, 1)
     table = pa.table(
         {
@@ -62,7 +62,7 @@ def test_types_become_what_filters_know(tmp_path: Path) -> None:
     assert (row["day"], row["when"][:10], row["price"], row["large"]) == ("2024-02-01",) * 2 + (1.25, 2.0**64)
 
 
-def test_what_is_no_number_is_missing(tmp_path: Path) -> None:
+def test_nan_and_infinity_are_missing(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("id,x\na,1.5\nb,nan\nc,inf\nd,\n")
     joined = read_metadata(tmp_path / "m.csv").join(["a", "b", "c", "d"])
     assert joined["x"].to_pylist() == [1.5, None, None, None]
@@ -71,19 +71,19 @@ def test_what_is_no_number_is_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("m.csv", "path,label\na,b\n", "got columns path, label; wanted one called 'id'"),
-        ("m.csv", "id,x,x\na,b,c\n", "column 'x' is there twice"),
-        ("m.csv", "id,width\na,1\n", "cannot be called 'width' here"),
-        ("m.csv", "id,_rowid\na,1\n", "cannot be called '_rowid' here"),
-        ("m.csv", "id,a.b\na,1\n", "has a dot or a backtick"),
-        ("m.csv", "id,x\na,1\na,2\n", "id 'a' is there more than once"),
+        ("m.csv", "path,label\na,b\n", "got columns path, label; wanted a column 'id'"),
+        ("m.csv", "id,x,x\na,b,c\n", "column 'x' appears twice"),
+        ("m.csv", "id,width\na,1\n", "the column name 'width' is reserved"),
+        ("m.csv", "id,_rowid\na,1\n", "the column name '_rowid' is reserved"),
+        ("m.csv", "id,a.b\na,1\n", "contains a dot or a backtick"),
+        ("m.csv", "id,x\na,1\na,2\n", "id 'a' appears more than once"),
         ("m.csv", "id,x\na\n", "cannot be read"),
         ("m.csv", "", "cannot be read"),
         ("m.parquet", "id,x\na,1\n", "cannot be read"),
         ("m.json", "{}", "got .json, wanted .csv or .parquet"),
     ],
 )
-def test_what_cannot_be_joined_is_refused(tmp_path: Path, name: str, text: str, words: str) -> None:
+def test_invalid_tables_are_refused(tmp_path: Path, name: str, text: str, words: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(MisuseError) as caught:
         read_metadata(tmp_path / name)
@@ -91,7 +91,7 @@ def test_what_cannot_be_joined_is_refused(tmp_path: Path, name: str, text: str, 
     assert "\n" not in str(caught.value)
 
 
-def test_a_table_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_table(tmp_path: Path) -> None:
     with pytest.raises(MisuseError, match="no such file"):
         read_metadata(tmp_path / "m.csv")
 
