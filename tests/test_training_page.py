@@ -34,7 +34,7 @@ KEPT = 12  # pictures of a class that stay of the toy set's labelled parts
 
 def commands() -> list[list[str]]:
     """The words behind `python -m` of each line in a fence; torchrun's and those with a … are left out."""
-    text = "".join(re.findall(r"^```text\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)).replace("\\\n", " ")
+    text = "".join(re.findall(r"^```sh\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)).replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line.startswith("python -m ") and "…" not in line]
     return [shlex.split(line)[2:] for line in lines]
 

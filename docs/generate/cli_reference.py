@@ -1,4 +1,4 @@
-"""The page on the command line, made from the commands: arguments, options, defaults, exit codes."""
+"""The page on the command line, generated from the commands: arguments, options, defaults, exit codes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Every command has `--help`, and most have `--json`: the result on stdout, progre
 
 
 def page() -> str:
-    """The whole page, as Markdown."""
+    """The whole page as Markdown."""
     lines = [HEAD, *_exit_codes()]
     for command, path in _commands(typer.main.get_command(command_line.make_app()), "dinodeploy"):
         lines += [f"## {path}", "", command.help or "", "", *_parameters(command, path)]
@@ -32,17 +32,17 @@ def page() -> str:
 
 
 def _exit_codes() -> Iterator[str]:
-    """The codes as app.py tells them, and the errors behind them as errors.py does."""
+    """The exit codes in app.py's docstring, and the error tree in errors.py's."""
     yield from ("| code | what |", "|---|---|")
     told = re.findall(r"(\d) ([^·\n]+)", (command_line.__doc__ or "").split("\n", 1)[1])
     for code, meaning in [*told, (command_line.INTERRUPTED, "interrupted")]:
         yield f"| {code} | {meaning.strip()} |"
     tree = (errors.__doc__ or "").split("\n\n")[1]
-    yield from ("", "The errors behind 1 to 4, and the code of each:", "", tree, "")
+    yield from ("", "The errors behind codes 1 to 4:", "", tree, "")
 
 
 def _commands(command: Any, path: str) -> Iterator[tuple[Any, str]]:
-    """Every command that can be run, with its words."""
+    """Every command that can be run, with its full name."""
     if not hasattr(command, "commands"):
         yield command, path
         return
@@ -56,7 +56,7 @@ def _parameters(command: Any, path: str) -> Iterator[str]:
     options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
     words = [_word(argument) for argument in arguments]
     needed = [f"{option.opts[0]} {option.name.upper()}" for option in options if option.required]
-    yield from ("```text", " ".join((path, *words, *needed, "[OPTIONS]")), "```", "")
+    yield from ("```sh", " ".join((path, *words, *needed, "[OPTIONS]")), "```", "")
     if arguments:
         rows = [(f"`{_word(one)}`", _takes(one, kinds), _default(one), one.help) for one in arguments]
         yield from _table("argument", rows)
@@ -68,7 +68,7 @@ def _parameters(command: Any, path: str) -> Iterator[str]:
 def _table(first: str, rows: Iterable[tuple[str, str, str, str | None]]) -> Iterator[str]:
     yield from (f"| {first} | takes | default | what |", "|---|---|---|---|")
     for *cells, what in rows:
-        yield "| " + " | ".join((*cells, html.escape(what or "").replace("|", "\\|"))) + " |"
+        yield "| " + " | ".join((*cells, html.escape(what or "").replace("|", "&#124;"))) + " |"
     yield ""
 
 
@@ -81,7 +81,7 @@ def _names(option: Any) -> str:
 
 
 def _takes(parameter: Any, kinds: dict[str, Any]) -> str:
-    """The kind of value; nothing for a flag."""
+    """The kind of value; empty for a flag."""
     kind = kinds[parameter.name]
     names = [KINDS[one] for one in (kind, *get_args(kind)) if one in KINDS]
     repeatable = list in (get_origin(one) for one in (kind, *get_args(kind)))

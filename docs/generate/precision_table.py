@@ -1,4 +1,4 @@
-"""The page on precision recipes, made from the tables: types by role, and the judge's limits."""
+"""The page on precision recipes, generated from the code: types by role, and the judge's limits."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from exporters.precision.recipes import FP32, LINEAR, RECIPES, SIXTEEN, Recipe
 
 HEAD = """# Precision recipes
 
-What each is for, and how it is made: [Precision](../precision.md). Whatever a recipe does not name is fp32:
+What each recipe is for, and how it works: [Precision](../precision.md). Everything that a recipe does not name is fp32:
 the residual stream, LayerNorm, biases, GELU, RoPE.
 
 ## Types by role
 
 `qkv out ffn_in ffn_out` are the linear layers, `scores softmax values` attention, `depthwise downsample` the
-convolutions of a ConvNeXt. A linear layer for which 8 bits are too few runs in the type in brackets.
+convolutions of a ConvNeXt. A linear layer that needs more than 8 bits runs in the type in brackets.
 """
 JUDGED = """
-## What the judge lets through
+## The judge's limits
 
-A bundle is written, and an engine is used, only where every number is within its limit. `measured` is the
-worst that was seen when the limit was set.
+A bundle is written, and an engine is used, only if every number is within its limit. `measured` is the worst value
+when the limit was set.
 """
 
 
 def page() -> str:
-    """The whole page, as Markdown."""
+    """The whole page as Markdown."""
     return "\n".join([HEAD, *_types(), JUDGED, *_limits(), ""])
 
 
@@ -38,7 +38,7 @@ def _types() -> Iterator[str]:
 
 
 def _type(recipe: Recipe, role: str) -> str:
-    """The type of a role, in brackets what a linear layer falls back to."""
+    """The type of a role; in brackets the fallback of a linear layer."""
     back = f" ({_short(recipe.fallback)})" if recipe.quantized and role in LINEAR else ""
     return _short(recipe.roles.get(role, FP32)) + back
 
