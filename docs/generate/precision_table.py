@@ -9,8 +9,8 @@ from exporters.precision.recipes import FP32, LINEAR, RECIPES, SIXTEEN, Recipe
 
 HEAD = """# Precision recipes
 
-What each recipe is for, and how it works: [Precision](../precision.md). Everything that a recipe does not name is fp32:
-the residual stream, LayerNorm, biases, GELU, RoPE.
+What each recipe is for, and how it works: [Precision](../precision.md). Everything that a recipe does not
+name is fp32: the residual stream, LayerNorm, biases, GELU, RoPE.
 
 ## Types by role
 
@@ -20,8 +20,8 @@ convolutions of a ConvNeXt. A linear layer that needs more than 8 bits runs in t
 JUDGED = """
 ## The judge's limits
 
-A bundle is written, and an engine is used, only if every number is within its limit. `measured` is the worst value
-when the limit was set.
+A bundle is written, and an engine is used, only if every number is within its limit. `measured` is the
+worst value when the limit was set.
 """
 
 
