@@ -1,10 +1,11 @@
-"""`dinodeploy doctor`: what this machine has, what is wrong with it, and the command that mends it.
+"""`dinodeploy doctor`: what this machine has, what is wrong with it, and the command that fixes it.
 
-system.py     operating system, CPU, memory, limits of the container, GPU, JetPack
-packages.py   which runtimes are installed, in which version, with which providers
-prospects.py  a bundle on each device: opened as `embed` opens it, or why not
-findings.py   what of all that is bad, one rule a function
-examine.py    all of it, as one Diagnosis
+system.py         operating system, CPU, memory, container limits, GPU, JetPack
+packages.py       installed runtimes, their versions and providers
+device_checks.py  a bundle on each device: opened as `embed` opens it, or why it cannot be
+findings.py       problems found in all that, one function per rule
+examine.py        the whole examination, as one Diagnosis
+report.py         a Diagnosis as text
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What is bad about a machine, its packages, and a bundle on it: one rule a function, in the order shown.
+"""Rules that find problems of a machine, its packages and a bundle: one function per rule, in output order.
 
-error     nothing runs, or the bundle that was asked about does not
-warning   something is wrong, known to be bad, or left unused
+error     no engine can run, or the given bundle cannot
+warning   wrong, known to be bad, or unused
 note      good to know
 """
 
@@ -16,8 +16,8 @@ from typing import Literal
 from dinodeploy.backends.tensorrt.known_bad import reports_on
 from dinodeploy.backends.tensorrt.refuse import numbers, rebuild_command
 from dinodeploy.bundle.bundle import Bundle
+from dinodeploy.doctor.device_checks import DeviceCheck
 from dinodeploy.doctor.packages import PACKAGES, Installed
-from dinodeploy.doctor.prospects import Prospect
 from dinodeploy.doctor.system import System
 
 Level = Literal["error", "warning", "note"]
@@ -25,34 +25,37 @@ Level = Literal["error", "warning", "note"]
 _DRIVERS = "https://www.nvidia.com/drivers"
 _CONTAINERS = "https://docs.nvidia.com/datacenter/cloud-native/container-toolkit/latest/install-guide.html"
 _JETPACK = "https://developer.nvidia.com/embedded/jetpack"
-_OLDEST_JETPACK = 6  # its TensorRT is the first that we know (10.3)
-_MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}  # package -> module, of what runs plans
+_OLDEST_JETPACK = 6  # the first with a supported TensorRT (10.3)
+_MODULES = {
+    "tensorrt": "tensorrt",
+    "tensorrt-rtx": "tensorrt_rtx",
+}  # package -> module, for plans
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing and the command, or the deed, that mends it."""
+    """One problem and the command or action that fixes it."""
 
     level: Level
     what: str
-    mend: str
+    fix: str
     link: str = ""
 
 
 @dataclass(frozen=True)
 class Examined:
-    """All that the rules look at."""
+    """Everything that the rules examine."""
 
     system: System
     packages: dict[str, Installed]
     onnx_runtimes: list[str]
     bundle: Bundle | None
-    prospects: tuple[Prospect, ...]
-    file: str | None = None  # the engine file that was asked about; None: the whole bundle
+    devices: tuple[DeviceCheck, ...]
+    file: str | None = None  # the examined engine file; None: the whole bundle
 
 
 def find_findings(examined: Examined) -> tuple[Finding, ...]:
-    """What every rule has to say, errors first."""
+    """The findings of all rules, errors first."""
     found = [finding for rule in RULES for finding in rule(examined)]
     order: tuple[Level, ...] = ("error", "warning", "note")
     return tuple(sorted(found, key=lambda finding: order.index(finding.level)))
@@ -60,32 +63,32 @@ def find_findings(examined: Examined) -> tuple[Finding, ...]:
 
 def _no_runtime(examined: Examined) -> Iterator[Finding]:
     if not any(examined.packages[name].works for name in ("onnxruntime", *_MODULES)):
-        yield Finding("error", "there is no runtime for engines", "pip install onnxruntime")
+        yield Finding("error", "no runtime for engines is installed", "pip install onnxruntime")
 
 
 def _bundle_runs(examined: Examined) -> Iterator[Finding]:
-    """Judged by `auto`, which is what the user gets without asking."""
+    """Decided by `--device auto`, the default."""
     if examined.bundle is None:
         return
-    auto = examined.prospects[0]
-    others = [prospect.device for prospect in examined.prospects if prospect.runs]
+    auto = examined.devices[0]
+    others = [check.device for check in examined.devices if check.runs]
     if not auto.runs:
         for reason in auto.reasons:
-            what, mend = _split(reason)
+            what, fix = _split(reason)
             beside = f" (--device {others[0]} can)" if others else ""
-            yield Finding("error", f"{examined.bundle.root} cannot run here{beside}: {what}", mend)
+            yield Finding("error", f"{examined.bundle.root} cannot run here{beside}: {what}", fix)
     elif examined.system.gpu is not None and (auto.runs_on or "").startswith("cpu"):
         for reason in auto.reasons:
-            what, mend = _split(reason)
-            yield Finding("warning", f"the GPU is left unused: {what}", mend)
+            what, fix = _split(reason)
+            yield Finding("warning", f"the GPU is not used: {what}", fix)
 
 
 def _bundle_judged(examined: Examined) -> Iterator[Finding]:
     if examined.bundle is None:
         return
-    auto = examined.prospects[0]
+    auto = examined.devices[0]
     if auto.runs and not auto.judged:
-        what = f"{auto.engine} has not been judged by {auto.runtime} on {auto.runs_on}; first use does it"
+        what = f"{auto.engine} was not judged by {auto.runtime} on {auto.runs_on} yet; the first use does it"
         yield Finding("note", what, f"dinodeploy check {examined.bundle.root}")
 
 
@@ -98,7 +101,7 @@ def _bundle_fits(examined: Examined) -> Iterator[Finding]:
     size = sum(files[name].bytes for name in engine.facts.files)
     if size > allowed:
         what = f"{engine.file} has {_gib(size)} of weights, this process may use {_gib(allowed)}"
-        yield Finding("warning", what, "raise the container's memory limit, or export with --fp16 or --int8")
+        yield Finding("warning", what, "raise the container memory limit, or export with --fp16 or --int8")
 
 
 def _plans_of_bad_versions(examined: Examined) -> Iterator[Finding]:
@@ -112,12 +115,12 @@ def _plans_of_bad_versions(examined: Examined) -> Iterator[Finding]:
         for capability in facts.build.compute_capabilities or (None,):
             for row in reports_on(module, numbers(version), recipe, capability, facts.build.refittable):
                 what = f"{name} was built by {facts.build.runtime}, which is known to be wrong: {row.what}"
-                mend = f"with another version: {rebuild_command(examined.bundle.root / name, module)}"
-                yield Finding("warning", what, mend, row.link)
+                fix = f"with another version: {rebuild_command(examined.bundle.root / name, module)}"
+                yield Finding("warning", what, fix, row.link)
 
 
 def _known_bad(examined: Examined) -> Iterator[Finding]:
-    """Reports on the TensorRT that is installed, for the bundle's recipe if there is one."""
+    """Known defects of the installed TensorRT, for the recipe of the bundle if one is given."""
     recipe = examined.bundle.manifest.graph.recipe if examined.bundle else None
     gpu = examined.system.gpu
     for name, module in _MODULES.items():
@@ -140,14 +143,14 @@ def _too_old(examined: Examined) -> Iterator[Finding]:
 def _broken(examined: Examined) -> Iterator[Finding]:
     for package in PACKAGES:
         if (found := examined.packages[package.name]).broken:
-            what = f"{package.name} {found.version} is installed and cannot be loaded: {found.broken}"
+            what = f"{package.name} {found.version} is installed but cannot be loaded: {found.broken}"
             yield Finding("warning", what, f"pip install --force-reinstall '{package.name}'")
 
 
 def _two_onnx_runtimes(examined: Examined) -> Iterator[Finding]:
     names = examined.onnx_runtimes
     if len(names) > 1:
-        keep = names[-1]  # the one with more providers
+        keep = names[-1]  # the one with most providers
         what = f"{' and '.join(names)} are installed together and overwrite each other's files"
         yield Finding("warning", what, f"pip uninstall -y {' '.join(names)} && pip install {keep}")
 
@@ -160,33 +163,33 @@ def _gpu_unseen(examined: Examined) -> Iterator[Finding]:
     if (system.kernel_driver or system.gpu_on_bus) and hidden in ("", "-1", "NoDevFiles"):
         yield Finding("warning", f"CUDA_VISIBLE_DEVICES={hidden} hides the GPU", "unset CUDA_VISIBLE_DEVICES")
     elif system.kernel_driver:
-        what = f"NVIDIA's driver is loaded, and this process cannot reach it: {_split(system.no_gpu)[0]}"
-        mend = "in a container: docker run --gpus all …; else ask nvidia-smi"
-        yield Finding("warning", what, mend, _CONTAINERS)
+        what = f"the NVIDIA driver is loaded, but this process cannot use it: {_split(system.no_gpu)[0]}"
+        fix = "in a container: docker run --gpus all …; otherwise run nvidia-smi"
+        yield Finding("warning", what, fix, _CONTAINERS)
     elif system.gpu_on_bus:
-        what = "there is an NVIDIA GPU, and no driver for it"
-        yield Finding("warning", what, "install NVIDIA's driver", _DRIVERS)
+        what = "there is an NVIDIA GPU, but no driver"
+        yield Finding("warning", what, "install the NVIDIA driver", _DRIVERS)
 
 
 def _gpu_without_runtime(examined: Examined) -> Iterator[Finding]:
-    """A GPU that no installed runtime can use."""
+    """No installed runtime can use the GPU."""
     if examined.system.gpu is None:
         return
     packages = examined.packages
     plans = any(packages[name].works for name in _MODULES)
     if plans and not packages["cuda-bindings"].works:
-        what = "plans need cuda-bindings, which is not there"
+        what = "plans need cuda-bindings, which is not installed"
         yield Finding("warning", what, "pip install 'dinodeploy[tensorrt]'")
     if not plans and "CUDAExecutionProvider" not in packages["onnxruntime"].providers:
         what = f"no runtime here can use the {examined.system.gpu.name}"
-        mend = "pip uninstall -y onnxruntime && pip install 'dinodeploy[cuda]'"
-        yield Finding("warning", what, mend)
+        fix = "pip uninstall -y onnxruntime && pip install 'dinodeploy[cuda]'"
+        yield Finding("warning", what, fix)
 
 
 def _old_jetpack(examined: Examined) -> Iterator[Finding]:
     jetpack = examined.system.jetpack
     if jetpack is not None and int(jetpack) < _OLDEST_JETPACK:
-        what = f"JetPack {jetpack} has a TensorRT older than 10.3, the first that we know"
+        what = f"JetPack {jetpack} has a TensorRT older than 10.3, the first supported one"
         yield Finding("warning", what, "flash JetPack 6.1 or later", _JETPACK)
 
 
@@ -197,7 +200,7 @@ def _slow_cpu(examined: Examined) -> Iterator[Finding]:
     if system.architecture in ("x86_64", "AMD64") and "AVX2" not in system.features:
         yield Finding("warning", "this CPU has no AVX2: graphs run many times slower", "use another machine")
     if recipe == "int8" and not {"AVX-VNNI", "AVX-512 VNNI", "AMX INT8", "dot product"} & {*system.features}:
-        what = "this CPU has no instructions for int8 products: fp32 may be as fast"
+        what = "this CPU has no int8 dot product instructions: fp32 may be as fast"
         yield Finding("note", what, "dinodeploy export --precision fp32")
 
 
@@ -205,7 +208,7 @@ def _fewer_cores_than_threads(examined: Examined) -> Iterator[Finding]:
     system = examined.system
     if system.cores_allowed < system.cores:
         allowed = max(1, math.ceil(system.cores_allowed))
-        what = f"{system.cores} cores, and this process may use {system.cores_allowed:g}: threads would wait"
+        what = f"{system.cores} cores, and this process may use {system.cores_allowed:g}; more would wait"
         yield Finding("note", what, f"give embed and check --threads {allowed}")
 
 
@@ -228,9 +231,9 @@ RULES: tuple[Callable[[Examined], Iterator[Finding]], ...] = (
 
 
 def _split(message: str) -> tuple[str, str]:
-    """An error's line into what is wrong and, after its last semicolon, what mends it."""
-    what, semicolon, mend = message.rpartition("; ")
-    return (what, mend) if semicolon else (message, "export or build it again")
+    """Split an error line into the problem and, after its last semicolon, the fix."""
+    what, semicolon, fix = message.rpartition("; ")
+    return (what, fix) if semicolon else (message, "export or build it again")
 
 
 def _gib(size: int) -> str:

@@ -1,29 +1,32 @@
-"""Which packages of ours are installed, in which version; of runtimes also whether they load.
+"""Versions of the packages that dinodeploy uses; for runtimes also whether they load.
 
-Runtimes are imported, because one whose libraries are missing is installed and useless all the same. What
-takes seconds to import (torch) is asked for its version only.
+Runtimes are imported, because an installed runtime with missing libraries does not work. For packages that
+take seconds to import (torch), only the version is read.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.metadata
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from dinodeploy.backends.tensorrt.refuse import numbers
 from dinodeploy.errors import reason_of
 
+VersionOf = Callable[[str], str | None]  # distribution name -> version
+
 
 @dataclass(frozen=True)
 class Package:
-    """One package that we use. `minimum` is pyproject.toml's, which a test holds against this table."""
+    """One package. minimum: as in pyproject.toml, which a test verifies."""
 
-    name: str  # as pip knows it
+    name: str  # for pip
     minimum: str
     purpose: str
-    module: str = ""  # imported to see whether it loads; empty: its version is enough
-    why: str = ""  # what is bad about older ones
+    module: str = ""  # imported to see whether it loads; empty: only the version is read
+    why: str = ""  # the problem with older versions
     link: str = ""
 
     @property
@@ -50,16 +53,16 @@ PACKAGES: tuple[Package, ...] = (
     Package("pyarrow", "17", "parquet"),
     Package("model-signing", "1.1", "signatures"),
 )
-# One module, several distributions: installed together, the later one has overwritten the earlier one.
+# Distributions of one module: if several are installed, the later one has overwritten the earlier one.
 ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
 
 
 @dataclass(frozen=True)
 class Installed:
-    """What is there of one package."""
+    """The installed state of one package."""
 
     version: str | None  # None: not installed
-    broken: str = ""  # why it does not load
+    broken: str = ""  # why it cannot be loaded
     providers: tuple[str, ...] = ()  # ONNX Runtime's, best first
 
     def older_than(self, minimum: str) -> bool:
@@ -71,22 +74,36 @@ class Installed:
 
 
 def find_packages() -> dict[str, Installed]:
-    """Every package of PACKAGES, by its name."""
-    return {package.name: _find(package) for package in PACKAGES}
+    """Every package of PACKAGES, by name."""
+    return {package.name: find_package(package) for package in PACKAGES}
 
 
-def onnx_runtimes() -> list[str]:
-    """The distributions of ONNX Runtime that are installed; more than one is a mistake."""
-    return [name for name in ONNX_RUNTIMES if _version(name)]
+def installed_version(name: str) -> str | None:
+    """The version of a distribution, None if it is not installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
-def _find(package: Package) -> Installed:
-    version = _version(package.name)
+def onnx_runtimes(version_of: VersionOf = installed_version) -> list[str]:
+    """The installed distributions of ONNX Runtime; more than one is a mistake."""
+    return [name for name in ONNX_RUNTIMES if version_of(name)]
+
+
+def find_package(
+    package: Package,
+    *,
+    version_of: VersionOf = installed_version,
+    load: Callable[[str], Any] = importlib.import_module,
+) -> Installed:
+    """The installed state of `package`; its module is loaded if it names one."""
+    version = version_of(package.name)
     if not package.module:
         return Installed(version)
     try:
-        module = importlib.import_module(package.module)
-    except Exception as error:  # foreign libraries fail in their own ways
+        module = load(package.module)
+    except Exception as error:  # third-party libraries raise all kinds of errors
         absent = isinstance(error, ModuleNotFoundError) and (error.name or "") in _parents(package.module)
         if absent and version is None:
             return Installed(None)
@@ -103,10 +120,3 @@ def _parents(module: str) -> list[str]:
 def _providers(module: Any) -> tuple[str, ...]:
     ask = getattr(module, "get_available_providers", None)
     return tuple(ask()) if ask else ()
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -1,7 +1,7 @@
-"""What this machine is: operating system, CPU, memory, the container's limits, GPU, JetPack.
+"""Facts about this machine: operating system, CPU, memory, container limits, GPU, JetPack.
 
-Read from Linux's own files (`cores.py`), and from CUDA's driver (`machine.py`). What a system does not tell
-is None. Sources: https://docs.kernel.org/admin-guide/cgroup-v2.html (memory.max), its version 1
+Read from Linux's files (`hardware/cores.py`) and the CUDA driver (`hardware/devices.py`). Unknown facts are
+None. Sources: https://docs.kernel.org/admin-guide/cgroup-v2.html (memory.max), cgroup version 1
 (memory.limit_in_bytes), and Jetson's /etc/nv_tegra_release.
 """
 
@@ -18,7 +18,7 @@ from dinodeploy.errors import UnavailableError
 from dinodeploy.hardware.cores import control_groups, hardware_threads, read_text
 from dinodeploy.hardware.devices import Gpu, find_cpu, find_gpu
 
-# The kernel's word -> what it is called elsewhere. Those that decide which kernels a CPU runtime has.
+# Kernel name -> usual name, of the instruction sets that decide which kernels a CPU runtime uses.
 FEATURES: dict[str, dict[str, str]] = {
     "x86_64": {
         "avx2": "AVX2",
@@ -39,33 +39,33 @@ FEATURES: dict[str, dict[str, str]] = {
     },
 }
 _JETPACK = {35: "5", 36: "6", 38: "7"}  # by the major version of Jetson Linux
-_NVIDIA, _DISPLAY = "0x10de", "0x03"  # PCI vendor, and the class that GPUs are in
-_UNLIMITED = 1 << 60  # version 1 of cgroups says so with a number near 2**63
+_NVIDIA, _DISPLAY = "0x10de", "0x03"  # PCI vendor, and the device class of GPUs
+_UNLIMITED = 1 << 60  # cgroup version 1 writes a number near 2**63 for no limit
 
 
 @dataclass(frozen=True)
 class System:
-    """This machine. Sizes in bytes."""
+    """Facts about this machine. Sizes in bytes."""
 
     system: str  # "Linux 6.1.0"
     architecture: str  # "x86_64"
     python: str
     cpu: str
-    features: tuple[str, ...] | None  # those of FEATURES that it has
+    features: tuple[str, ...] | None  # those of FEATURES that the CPU has
     cores: int
-    cores_allowed: float  # by affinity and by the container's quota
+    cores_allowed: float  # by affinity and container quota
     memory: int | None
-    memory_allowed: int | None  # the container's limit, else all of it
+    memory_allowed: int | None  # the container limit, or all memory
     gpu: Gpu | None
-    no_gpu: str  # why there is none
-    gpu_on_bus: bool  # an NVIDIA GPU is plugged in, whatever the driver says
-    kernel_driver: bool  # NVIDIA's driver is loaded, whatever this process sees of it
+    no_gpu: str  # why no GPU can be used
+    gpu_on_bus: bool  # there is an NVIDIA GPU on the PCI bus, with or without driver
+    kernel_driver: bool  # the NVIDIA driver is loaded, even if this process cannot use it
     jetson_linux: str | None  # "36.4.3"
     jetpack: str | None  # its major version
 
 
 def find_system(root: Path = Path("/")) -> System:
-    """Look at this machine; its files are those under `root`."""
+    """Find the facts about this machine. `root`: the folder of the system files."""
     cpu, architecture = find_cpu(), platform.machine()
     known = FEATURES.get({"AMD64": "x86_64", "arm64": "aarch64"}.get(architecture, architecture), {})
     memory = _memory(root)

@@ -1,4 +1,4 @@
-"""`dinodeploy doctor` on pretended machines: what it says, and how it ends."""
+"""`dinodeploy doctor` on simulated machines: output and exit codes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def without_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
         yield
 
 
-def test_the_machine_alone(run: CommandLine) -> None:
+def test_without_a_bundle(run: CommandLine) -> None:
     ran = run("doctor")
     assert ran.code == 0, ran.out
     assert ran.out.startswith("machine\n")
@@ -45,13 +45,13 @@ def test_a_bundle_on_a_cpu(tiny_bundle: Path, run: CommandLine) -> None:
 
 
 def test_an_engine_for_another_machine(own_bundle: Path, run: CommandLine) -> None:
-    """Only the plan is asked about, and there is no GPU."""
+    """Only the plan is examined, and there is no GPU."""
     plan = add_plan(own_bundle, pretend_module())
     ran = run("doctor", plan.path, "--json")
     assert ran.code == 4
     errors = [finding for finding in ran.json["findings"] if finding["level"] == "error"]
     assert "cannot run here: no NVIDIA driver here" in errors[0]["what"]
-    assert "go to a machine with a GPU" in errors[0]["mend"]
+    assert "go to a machine with a GPU" in errors[0]["fix"]
     assert ran.json["fine"] is False
     assert run("doctor", own_bundle).code == 0, "the bundle has a graph for CPUs"
 
@@ -72,9 +72,9 @@ def test_a_gpu_with_the_plans_tensorrt(
     auto = ran.json["devices"][0]
     assert (auto["engine"], auto["runtime"], auto["runs_on"]) == ("model.plan", "tensorrt 10.3.0", DEVICE)
     links = [finding["link"][-4:] for finding in ran.json["findings"] if "issues" in finding["link"]]
-    assert links == ["4419", "4419"], "the plan, and the TensorRT that is installed; fp16 has no part in it"
+    assert links == ["4419", "4419"], "one of the plan and one of the installed TensorRT; none of fp16"
     (note,) = (finding for finding in ran.json["findings"] if finding["level"] == "note")
-    assert note["mend"] == f"dinodeploy check {own_bundle}"
+    assert note["fix"] == f"dinodeploy check {own_bundle}"
 
 
 def test_a_plan_for_another_gpu_leaves_this_one_unused(
@@ -84,9 +84,9 @@ def test_a_plan_for_another_gpu_leaves_this_one_unused(
     add_plan(own_bundle, pretend_tensorrt(monkeypatch, "11.4"), compute_capabilities=("9.0",))
     ran = run("doctor", own_bundle, "--json")
     assert ran.code == 0
-    unused = [finding for finding in ran.json["findings"] if "left unused" in finding["what"]]
+    unused = [finding for finding in ran.json["findings"] if "is not used" in finding["what"]]
     assert "built for compute capability 9.0, NVIDIA L4 has 8.9" in unused[0]["what"]
-    assert unused[0]["mend"] == f"build it here: dinodeploy build {own_bundle} --target tensorrt --overwrite"
+    assert unused[0]["fix"] == f"build it here: dinodeploy build {own_bundle} --target tensorrt --overwrite"
 
 
 def test_a_damaged_bundle_does_not_run(own_bundle: Path, run: CommandLine) -> None:
@@ -96,10 +96,10 @@ def test_a_damaged_bundle_does_not_run(own_bundle: Path, run: CommandLine) -> No
     assert ran.code == 4
     (error,) = (finding for finding in ran.json["findings"] if finding["level"] == "error")
     assert "is not the file that was exported" in error["what"]
-    assert error["mend"] == "copy or export it again"
+    assert error["fix"] == "copy or export it again"
 
 
-def test_what_is_no_bundle(tmp_path: Path, run: CommandLine) -> None:
+def test_paths_that_are_no_bundle(tmp_path: Path, run: CommandLine) -> None:
     ran = run("doctor", tmp_path / "nothing")
     assert (ran.code, ran.out) == (2, "")
     assert "no such bundle" in ran.error
@@ -115,8 +115,8 @@ def test_examining_changes_nothing(own_bundle: Path, run: CommandLine) -> None:
     assert {path.name: path.stat().st_mtime_ns for path in own_bundle.iterdir()} == before
 
 
-def test_a_backend_of_a_later_version(own_bundle: Path, run: CommandLine) -> None:
-    """A manifest may name what this version cannot run: that is a reason, and no traceback."""
+def test_an_unknown_backend(own_bundle: Path, run: CommandLine) -> None:
+    """A manifest of a later version may name an unknown backend: a finding, not a traceback."""
     from dataclasses import replace
 
     from dinodeploy.bundle.manifest import EngineFacts, write_manifest
@@ -129,7 +129,7 @@ def test_a_backend_of_a_later_version(own_bundle: Path, run: CommandLine) -> Non
     assert any("needs the backend 'quantum'" in finding["what"] for finding in ran.json["findings"])
 
 
-def test_json_is_json_with_a_broken_runtime(run: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_output_with_a_broken_runtime(run: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it could not be imported
     ran = run("doctor", "--json")
     found = json.loads(ran.out)

@@ -1,4 +1,4 @@
-"""Machines to examine: a folder in place of `/`, and no GPU unless one is pretended."""
+"""Machines to examine: a folder instead of `/`, and no GPU unless one is simulated."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def without_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
 
 @pytest.fixture
 def write_root(tmp_path: Path) -> WriteRoot:
-    """`write_root({"etc/nv_tegra_release": "…"})` -> a folder to examine in place of `/`."""
+    """`write_root({"etc/nv_tegra_release": "…"})` -> a folder to examine instead of `/`."""
 
     def write(files: dict[str, str]) -> Path:
         root = tmp_path / "root"

@@ -1,4 +1,4 @@
-"""What a machine says of itself, from the files that systems really have."""
+"""Facts about a machine, read from files as real systems have them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_memory_of_a_container(limit: dict[str, str], allowed: int, write_ro
     assert (found.memory, found.memory_allowed) == (4 << 30, allowed)
 
 
-def test_a_system_that_tells_nothing(
+def test_a_system_without_any_files(
     write_root: WriteRoot, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "nothing")
@@ -107,7 +107,7 @@ def test_a_system_that_tells_nothing(
         ("riscv64", "flags : v\n", ()),
     ],
 )
-def test_features_by_the_names_people_know(
+def test_cpu_features_by_their_usual_names(
     architecture: str,
     cpuinfo: str,
     wanted: tuple[str, ...],
@@ -126,7 +126,7 @@ def test_a_jetson(write_root: WriteRoot) -> None:
     assert (found.jetson_linux, found.jetpack) == ("36.4.3", "6")
 
 
-def test_a_gpu_and_one_that_only_the_bus_knows(
+def test_a_gpu_with_and_without_a_driver(
     write_root: WriteRoot, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     bus = "sys/bus/pci/devices"

@@ -1,7 +1,7 @@
-"""A bundle on each device: the engine that `embed --device` would run, opened as it opens it, or why none.
+"""Which engine of a bundle each `--device` would run, or why none can run.
 
-Nothing but opening an engine tells whether it opens, so that is done, once an engine; it is not run, and no
-receipt is written. Every file is hashed before it is read, as always.
+Each engine is opened once, as `embed` opens it, because only that shows whether it works. It is not run, and
+no receipt is written. Every file is hashed before it is read.
 """
 
 from __future__ import annotations
@@ -15,46 +15,46 @@ from dinodeploy.parity.receipts import find_receipt
 
 
 @dataclass(frozen=True)
-class Prospect:
-    """What one `--device` comes to here."""
+class DeviceCheck:
+    """The result for one `--device`."""
 
     device: str
-    engine: str | None  # file name; None: it cannot run
+    engine: str | None  # file name; None if no engine can run
     runtime: str | None
     runs_on: str | None  # as receipts name it
-    judged: bool  # a passing receipt is there
-    reasons: tuple[str, ...]  # why not, or why nothing better
+    judged: bool  # there is a passing receipt
+    reasons: tuple[str, ...]  # why none can run, or why no better one can
 
     @property
     def runs(self) -> bool:
         return self.engine is not None
 
 
-def find_prospects(bundle: Bundle, file: str | None = None) -> tuple[Prospect, ...]:
-    """One per device, in the order of DEVICES; `file` is the one engine file to consider."""
+def check_devices(bundle: Bundle, file: str | None = None) -> tuple[DeviceCheck, ...]:
+    """One result per device, in the order of DEVICES. file: the only engine file to consider."""
     tried: dict[tuple[str, str], _Tried] = {}
-    return tuple(_prospect(bundle, file, device, tried) for device in DEVICES)
+    return tuple(_check(bundle, file, device, tried) for device in DEVICES)
 
 
 @dataclass(frozen=True)
 class _Tried:
-    """How opening one engine went."""
+    """The result of opening one engine."""
 
     problem: str
-    damaged: bool = False  # a file is not the exported one: `embed` stops there too
+    damaged: bool = False  # a file differs from the exported one; `embed` would stop, too
     runtime: str = ""
     device: str = ""
     judged: bool = False
 
 
-def _prospect(
+def _check(
     bundle: Bundle, file: str | None, device: str, tried: dict[tuple[str, str], _Tried]
-) -> Prospect:
+) -> DeviceCheck:
     reasons: list[str] = []
     try:
         allowed = candidates(bundle, device, file=file)
     except DinodeployError as error:
-        return Prospect(device, None, None, None, False, (str(error),))
+        return DeviceCheck(device, None, None, None, False, (str(error),))
     for candidate in allowed:
         key = (candidate.file, candidate.backend)
         if key not in tried:
@@ -62,11 +62,11 @@ def _prospect(
         found = tried[key]
         if not found.problem:
             why = tuple(dict.fromkeys(reasons))
-            return Prospect(device, candidate.file, found.runtime, found.device, found.judged, why)
+            return DeviceCheck(device, candidate.file, found.runtime, found.device, found.judged, why)
         if found.damaged:
-            return Prospect(device, None, None, None, False, (found.problem,))
+            return DeviceCheck(device, None, None, None, False, (found.problem,))
         reasons.append(found.problem)
-    return Prospect(device, None, None, None, False, tuple(dict.fromkeys(reasons)))
+    return DeviceCheck(device, None, None, None, False, tuple(dict.fromkeys(reasons)))
 
 
 def _try(candidate: EngineChoice) -> _Tried:
