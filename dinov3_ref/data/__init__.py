@@ -1,4 +1,4 @@
-"""Training data: augmentation, masks, batches, samplers, loaders, datasets (docs/spec.md 4.12-4.14)."""
+"""Training data: datasets, augmentation, masks, batches, samplers, loaders (docs/spec.md 4.12-4.14)."""
 
 from __future__ import annotations
 

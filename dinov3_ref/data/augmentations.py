@@ -1,10 +1,10 @@
-"""DataAugmentationDINO: one picture -> two global crops and some local ones (docs/spec.md 4.12).
+"""DataAugmentationDINO: one image -> two global and several local crops (docs/spec.md 4.12).
 
     geometry:   RandomResizedCrop, bicubic, aspect 3/4..4/3, and a horizontal flip
-    distortion: colour (jitter p 0.8, grey p 0.2) -> blur -> solarize (second global crop alone)
-    finish:     float32, /255, normalised
+    distortion: colour (jitter p 0.8, grey p 0.2) -> blur -> solarize (second global crop only)
+    output:     float32, divided by 255, normalised
 
-Masks are not made here: they belong to a batch (`collate.py`; docs/spec.md 8.1, S53).
+Masks are made per batch, in `collate.py` (docs/spec.md 8.1, S53).
 Shapes: S global, s local, G Gram crop side, n number of local crops.
 """
 
@@ -27,8 +27,8 @@ from dinov3_ref.data.transforms import (
 )
 from dinov3_ref.errors import ConfigError
 
-# How often (first global, second global, local) crops are blurred. "published" is what the released models
-# saw; "nominal" is what the recipe says, which the official code turns into one minus it (GaussianBlur).
+# Blur probability of (first global, second global, local) crops. "published": what the released models were
+# trained with. "nominal": the intended values, which the official code turns into 1 - p (see GaussianBlur).
 BLUR_PROBABILITIES: dict[str, tuple[float, float, float]] = {
     "published": (0.0, 0.9, 0.5),
     "nominal": (1.0, 0.1, 0.5),
@@ -36,24 +36,24 @@ BLUR_PROBABILITIES: dict[str, tuple[float, float, float]] = {
 COLOR_JITTER = (0.4, 0.4, 0.2, 0.1)  # brightness, contrast, saturation, hue
 COLOR_PROBABILITY = 0.8
 GRAYSCALE_PROBABILITY = 0.2
-SOLARIZE_THRESHOLD = 128  # of 255: it acts before the conversion to floats
+SOLARIZE_THRESHOLD = 128  # of 255, before the conversion to floats
 SOLARIZE_PROBABILITY = 0.2
 
 Views = dict[str, Any]
 
 
 class DataAugmentationDINO:
-    """The views of one picture. Parameters are the official class's; the last three are ours.
+    """The crops of one image. Parameters as in the official class, except the last three.
 
-    global_crops_scale, local_crops_scale: share of the picture's area a crop covers, (low, high).
-    gram_teacher_crops_size: with it, each global crop has a twin of that side for the Gram teacher;
-        gram_teacher_no_distortions leaves colour, blur and solarize out of the twin.
-    teacher_no_color_jitter: `global_crops_teacher` are the bare crops.
+    global_crops_scale, local_crops_scale: range of the crop area as a share of the image area, (low, high).
+    gram_teacher_crops_size: side of an additional version of each global crop for the Gram teacher;
+        gram_teacher_no_distortions: without colour, blur and solarize.
+    teacher_no_color_jitter: `global_crops_teacher` are the global crops without distortions.
     local_crops_subset_of_global_crops: local crops are windows of the global ones, on the patch grid.
-    share_color_jitter: colours are drawn once a picture instead of once a crop.
-    color_jitter: strength of brightness, contrast, saturation and hue; more where colour means nothing.
+    share_color_jitter: draw colours once per image instead of once per crop.
+    color_jitter: strength of brightness, contrast, saturation and hue.
 
-    Draws from torch's global generator only. Raises `ConfigError` for sizes that do not fit together.
+    All random numbers come from torch's global generator. Raises `ConfigError` for sizes that do not fit.
     """
 
     def __init__(
@@ -112,17 +112,17 @@ class DataAugmentationDINO:
         )
 
     def __call__(self, image: Image.Image) -> Views:
-        """RGB picture of any size -> views, each float32.
+        """RGB image of any size -> crops, float32.
 
-        `global_crops` 2 x [3,S,S], `global_crops_teacher` the same unless the teacher sees bare ones,
-        `local_crops` n x [3,s,s], `gram_teacher_crops` 2 x [3,G,G] if asked for, `offsets` n x (top, left)
-        of local crops that are windows, else (), `weak_flag` True.
+        `global_crops` 2 x [3,S,S], `global_crops_teacher` the same or without distortions, `local_crops`
+        n x [3,s,s], `gram_teacher_crops` 2 x [3,G,G] if configured, `offsets` n x (top, left) of local crops
+        that are windows, else (), `weak_flag` True.
         """
         image = self.shared_colour(image)
         bases = [self.geometric_augmentation_global(image) for _ in range(2)]
         views: Views = {"weak_flag": True}
-        finish = (self.global_transfo1, self.global_transfo2)
-        pairs = [self._global_and_gram(base, distort) for base, distort in zip(bases, finish, strict=True)]
+        distortions = (self.global_transfo1, self.global_transfo2)
+        pairs = [self._global_and_gram(base, d) for base, d in zip(bases, distortions, strict=True)]
         views["global_crops"] = [crop for crop, _ in pairs]
         views["global_crops_teacher"] = (
             [self.normalize(self._at_global_size(base)) for base in bases]
@@ -135,7 +135,7 @@ class DataAugmentationDINO:
         return views
 
     def _global_and_gram(self, base: Image.Image, distort: v2.Compose) -> tuple[Tensor, Tensor | None]:
-        """The crop [3,S,S] and its twin for the Gram teacher [3,G,G], or None."""
+        """The global crop [3,S,S] and the Gram teacher's version of it [3,G,G], or None."""
         if self.resize_to_gram is None:
             return distort(base), None
         if self.gram_teacher_no_distortions:
@@ -149,6 +149,7 @@ class DataAugmentationDINO:
     def _local_crops(
         self, image: Image.Image, bases: list[Image.Image]
     ) -> tuple[list[Tensor], Sequence[tuple[int, int]]]:
+        """Local crops n x [3,s,s] and their offsets n x (top, left) in the global crops, or ()."""
         n, side = self.local_crops_number, self.local_crops_size
         if not self.local_crops_subset_of_global_crops:
             crops = [self.local_transfo(self.geometric_augmentation_local(image)) for _ in range(n)]

@@ -1,8 +1,8 @@
-"""Samples -> one batch with its masks, under the official keys (docs/spec.md 4.3, 4.13).
+"""Collate samples into a batch and draw its masks, under the official keys (docs/spec.md 4.3, 4.13).
 
-How many patches each image hides is a ramp over all images of the *global* batch, dealt out at random; each
-mask is drawn for its own position. So one rank or eight make the same masks for the same global batch (the
-official loader has a ramp a rank: with one rank the two are the same).
+The number of masked patches per image is a ramp over the images of the *global* batch, in random order. Each
+mask is seeded by the position of its sample. So the masks of a global batch do not depend on the number of
+ranks. (The official loader has one ramp per rank; with one rank the two are equal.)
 
 Shapes: B samples of this rank, W ranks, (H, W) patch grid, P = H*W, M masked patches of this rank.
 """
@@ -37,14 +37,14 @@ def collate_data_and_cast(
     rank: int = 0,
     world_size: int = 1,
 ) -> Batch:
-    """A batch of `DataAugmentationDINO`'s views; crops are stored crop by crop, in `dtype`.
+    """Collate the crops of `DataAugmentationDINO` into a batch in `dtype`, crop-major.
 
     `collated_global_crops` [2B,3,S,S], `collated_local_crops` [nB,3,s,s] (absent with n = 0),
-    `collated_gram_teacher_crops` [2B,3,G,G] (if the views have them), `collated_global_crops_teacher`
-    [2B,3,S,S] (if they are others than the global crops), `collated_masks` bool [2B,P], `mask_indices_list`
+    `collated_gram_teacher_crops` [2B,3,G,G] (if present), `collated_global_crops_teacher` [2B,3,S,S] (if they
+    differ from the global crops), `collated_masks` bool [2B,P], `mask_indices_list`
     long [M] into 2B*P, `masks_weight` fp32 [M], 1 / masked patches of the image, `upperbound` M as an int,
     `n_masked_patches` long [1], `positions` long [B], `broken` list of lines.
-    Where a sample is empty the batch is {"broken", "drawn"} alone: the loader raises.
+    If a sample is empty, the batch has only {"broken", "drawn"} and the loader raises.
     """
     samples = [sample if isinstance(sample, Sample) else Sample(*sample) for sample in samples_list]
     broken = [line for sample in samples for line in sample.broken]
@@ -67,7 +67,7 @@ def collate_data_and_cast(
 
 
 def collate_masks(masks: Sequence[Mask]) -> Batch:
-    """Masks [H,W] of 2B images -> their part of the batch."""
+    """Masks of 2B crops, [H,W] each -> the mask entries of the batch."""
     masks_BP = torch.from_numpy(np.stack([mask.ravel() for mask in masks]))
     weight_BP = (1 / masks_BP.sum(-1).clamp(min=1.0)).unsqueeze(-1).expand_as(masks_BP)
     indices_M = masks_BP.flatten().nonzero().flatten()
@@ -81,7 +81,10 @@ def collate_masks(masks: Sequence[Mask]) -> Batch:
 
 
 def mask_counts(images: int, patches: int, ratios: tuple[float, float], probability: float) -> list[int]:
-    """Patches to hide in each of `images`: zeros, then a ramp; 8 images of 196 give 0 0 0 0 39 58 78 98."""
+    """Masked patches per image: zeros, then a ramp; for 8 images of 196 patches 0 0 0 0 39 58 78 98.
+
+    Source: docs/spec.md 4.13.
+    """
     masked = int(images * probability)
     ramp = torch.linspace(*ratios, masked + 1)[1:]
     return [0] * (images - masked) + [int(patches * ratio) for ratio in ramp]
@@ -96,7 +99,7 @@ def _counts_of_rank(
     rank: int,
     world_size: int,
 ) -> list[int]:
-    """This rank's share, crop by crop, of the counts that were dealt to the global batch."""
+    """This rank's part of the mask counts of the global batch, crop-major [2B]."""
     images = len(positions) * world_size
     counts = mask_counts(N_GLOBAL_CROPS * images, patches, ratios, probability)
     first = positions[0] - rank
@@ -109,11 +112,12 @@ def _counts_of_rank(
 
 
 def _slots(positions: Sequence[int]) -> list[tuple[int, int]]:
-    """(crop, position) of the 2B images, in the batch's order."""
+    """(crop, position) of the 2B crops, in batch order."""
     return [(crop, position) for crop in range(N_GLOBAL_CROPS) for position in positions]
 
 
 def _mask(generator: MaskingGenerator, count: int, circular_shift: bool, seed: int) -> Mask:
+    """A mask [H,W] with `count` masked patches."""
     rng = random.Random(seed)
     mask = generator(count, rng)
     if circular_shift:
@@ -122,7 +126,7 @@ def _mask(generator: MaskingGenerator, count: int, circular_shift: bool, seed: i
 
 
 def _positions(samples: Sequence[Sample], rank: int, world_size: int) -> list[int]:
-    """The samples' own, or, from a sampler that tells none, consecutive ones from a random place."""
+    """Positions of the samples; consecutive ones from a random start if the sampler gives none."""
     known = [sample.position for sample in samples if sample.position is not None]
     if len(known) == len(samples):
         return known
@@ -131,5 +135,6 @@ def _positions(samples: Sequence[Sample], rank: int, world_size: int) -> list[in
 
 
 def _stack(samples: Sequence[Sample], key: str, dtype: torch.dtype) -> Tensor:
+    """Crops of B samples, c x [3,S,S] each -> [cB,3,S,S], crop-major."""
     crops = len(samples[0].views[key])
     return torch.stack([sample.views[key][crop] for crop in range(crops) for sample in samples]).to(dtype)

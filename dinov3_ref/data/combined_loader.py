@@ -1,4 +1,4 @@
-"""Several loaders taken in turns by chance: multi-resolution training (docs/spec.md 4.1, 4.14)."""
+"""Choose randomly between several loaders: multi-resolution training (docs/spec.md 4.1, 4.14)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from dinov3_ref.data.loaders import Batch, ResumableLoader
 from dinov3_ref.errors import ConfigError
 
-SEED = 65537  # the official one
+SEED = 65537  # of the official code
 
 
 class CombinedDataLoader:
-    """Each step takes a batch from one of `loaders`, chosen with probabilities proportional to `ratios`.
+    """Takes each batch from one of `loaders`, chosen with probabilities proportional to `ratios`.
 
-    The choice depends on the step alone, so all ranks make the same. Raises `ConfigError` for ratios that
-    are no probabilities, or not one a loader.
+    The choice depends only on the step, so it is the same on all ranks. Raises `ConfigError` for negative
+    ratios, and if their number is not that of the loaders.
     """
 
     def __init__(self, loaders: Sequence[ResumableLoader], ratios: Sequence[float], seed: int = SEED) -> None:
@@ -27,21 +27,21 @@ class CombinedDataLoader:
             )
         self.loaders = list(loaders)
         self.cumulative = np.cumsum(ratios) / sum(ratios)
-        self.cumulative[-1] = 1.0  # whatever the rounding
+        self.cumulative[-1] = 1.0  # despite rounding
         self.seed = seed
         self.steps = 0
 
     @property
     def skipped(self) -> int:
-        """Broken pictures stepped over so far, by this rank."""
+        """Broken images skipped so far by this rank."""
         return sum(loader.skipped for loader in self.loaders)
 
     def state_dict(self) -> dict[str, Any]:
-        """{"steps", "loaders": state of each}."""
+        """{"steps": steps done, "loaders": state of each loader}."""
         return {"steps": self.steps, "loaders": [loader.state_dict() for loader in self.loaders]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there. Raises `ConfigError` if the state is of another number of loaders."""
+        """Continue from there. Raises `ConfigError` if the number of loaders differs."""
         if len(state["loaders"]) != len(self.loaders):
             raise ConfigError(
                 f"the state is of {len(state['loaders'])} loaders, this run has {len(self.loaders)}; "
@@ -54,7 +54,7 @@ class CombinedDataLoader:
     def __iter__(self) -> Iterator[Batch]:
         iterators = [iter(loader) for loader in self.loaders]
         rng = np.random.default_rng(self.seed)
-        rng.random(self.steps)  # as many draws as there were steps
+        rng.random(self.steps)  # skip the draws of earlier steps
         while True:
             chosen = int(np.searchsorted(self.cumulative, rng.random(), side="right"))
             try:

@@ -1,6 +1,6 @@
-"""From a dataset to batches that can be resumed exactly (docs/spec.md 4.14).
+"""Data loaders that resume exactly (docs/spec.md 4.14).
 
-sampler (positions) -> workers (SeededSamples, collate) -> ResumableLoader (counts, broken pictures)
+sampler (positions) -> workers (SeededSamples, collate) -> ResumableLoader (counts samples and broken images)
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Batch = dict[str, Any]
 
 
 class SamplerType(Enum):
-    """The official names. Upstream's DISTRIBUTED and EPOCH are one here: an epoch over all ranks."""
+    """The official names. EPOCH also replaces the official DISTRIBUTED: one epoch over all ranks."""
 
     EPOCH = "epoch"
     INFINITE = "infinite"
@@ -36,11 +36,11 @@ SAMPLERS: dict[SamplerType, type[PositionSampler]] = {
 
 
 class ResumableLoader:
-    """Batches of one rank. `samples_drawn`, over all ranks, is the whole of its state.
+    """Batches of one rank. Its only state is `samples_drawn`, the number of samples of all ranks.
 
-    What workers have fetched ahead does not count as drawn. Iterating goes on from where it is; a finite
-    sampler ends its epoch and the next iteration begins the next. Raises `DataError` when too many pictures
-    are broken.
+    Batches that workers prefetched do not count. Iteration continues from the current position; a finite
+    sampler stops at the end of its epoch, and the next iteration starts the next epoch. Raises `DataError`
+    if too many images are broken.
     """
 
     def __init__(self, loader: DataLoader[Any], sampler: PositionSampler, broken: BrokenImages) -> None:
@@ -51,24 +51,24 @@ class ResumableLoader:
         self.samples_drawn = 0
 
     def __len__(self) -> int:
-        """Batches of an epoch; TypeError for an infinite sampler."""
+        """Batches per epoch; TypeError for an infinite sampler."""
         return len(self.loader)
 
     @property
     def skipped(self) -> int:
-        """Broken pictures stepped over so far, by this rank; `broken` knows which."""
+        """Broken images skipped so far by this rank; `broken` has their names."""
         return self.broken.skipped
 
     def state_dict(self) -> dict[str, int]:
-        """{"samples_drawn": over all ranks}."""
+        """{"samples_drawn": number of samples of all ranks}."""
         return {"samples_drawn": self.samples_drawn}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from there, on this number of ranks. Raises `DataError` if it falls between two ranks."""
+        """Continue from there. Raises `DataError` if the samples do not divide by the number of ranks."""
         drawn = state["samples_drawn"]
         if drawn % self.sampler.step:
             raise DataError(
-                f"{drawn} samples were drawn, which {self.sampler.step} ranks cannot have shared equally; "
+                f"{drawn} samples were drawn, which does not divide by {self.sampler.step} ranks; "
                 "resume with a number of ranks that divides it"
             )
         self.samples_drawn = drawn
@@ -84,12 +84,12 @@ class ResumableLoader:
             self.broken.record(batch.pop("drawn"), batch.pop("broken"))
             if not batch:
                 last = next(reversed(self.broken.messages))
-                raise DataError(f"no picture could be read in its place either: {last}; mend the dataset")
+                raise DataError(f"no image after it could be read either: {last}; fix the dataset")
             self.samples_drawn += self.batch_size * sampler.step
             yield batch
 
     def _epoch_samples(self, sampler: EpochSampler) -> int:
-        """Samples that the batches of an epoch hold, over all ranks: a last partial batch is dropped."""
+        """Samples per epoch over all ranks, without the last partial batch."""
         return len(sampler) // self.batch_size * self.batch_size * sampler.step
 
 
@@ -108,11 +108,11 @@ def make_data_loader(
     world_size: int | None = None,
     max_broken_fraction: float = 0.01,
 ) -> ResumableLoader:
-    """Batches of `batch_size` samples of this rank; a last partial batch is dropped.
+    """A loader of batches with `batch_size` samples per rank; a last partial batch is dropped.
 
-    sampler_size: draws in an epoch, for EPOCH alone. sampler_advance: samples of this rank to skip.
-    rank, world_size: torch.distributed's if None. `collate_fn` keeps the samples' `broken` lines, as
-    `collate_data_and_cast` does. Raises `ConfigError` for a size that makes no batch.
+    collate_fn: must return the samples' `broken` messages, as `collate_data_and_cast` does. sampler_size:
+    samples per epoch, only for EPOCH. sampler_advance: samples of this rank to skip. rank, world_size: of
+    torch.distributed if None. Raises `ConfigError` if an epoch has less than one batch.
     """
     options: dict[str, Any] = {"sample_count": len(dataset), "shuffle": shuffle, "seed": seed}
     if sampler_size is not None:
@@ -120,8 +120,8 @@ def make_data_loader(
     sampler = SAMPLERS[sampler_type](**options, start=rank, step=world_size)
     if isinstance(sampler, EpochSampler) and len(sampler) < batch_size:
         raise ConfigError(
-            f"an epoch gives each of {sampler.step} ranks {len(sampler)} samples, a batch wants "
-            f"{batch_size}; make batches smaller"
+            f"an epoch has {len(sampler)} samples for each of {sampler.step} ranks, a batch "
+            f"has {batch_size}; use smaller batches"
         )
     loader: DataLoader[Any] = DataLoader(
         SeededSamples(dataset, seed),
@@ -131,7 +131,7 @@ def make_data_loader(
         num_workers=num_workers,
         drop_last=True,
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator().manual_seed(seed),  # or starting workers would draw from the model's
+        generator=torch.Generator().manual_seed(seed),  # else workers' seeds come from the global one
     )
     resumable = ResumableLoader(loader, sampler, BrokenImages(max_broken_fraction))
     resumable.samples_drawn = sampler_advance * sampler.step

@@ -1,7 +1,7 @@
-"""Block masks of exact size for iBOT (docs/spec.md 4.13).
+"""Block masks with an exact number of masked patches, for iBOT (docs/spec.md 4.13).
 
-Rectangles are laid over the patch grid until enough patches are covered; what is left over is filled up
-patch by patch. Shapes: (H, W) patch grid, P = H*W.
+Random rectangles are masked while they fit; the missing patches are chosen one by one.
+Shapes: (H, W) patch grid, P = H*W.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import random
 import numpy as np
 from numpy.typing import NDArray
 
-TRIALS = 10  # rectangles tried before giving up on placing another one
+TRIALS = 10  # attempts to place another rectangle
 
 Mask = NDArray[np.bool_]
 
 
 class MaskingGenerator:
-    """Makes masks [H,W] with exactly as many True cells as asked for.
+    """Draws masks [H,W] with an exact number of True cells.
 
-    min_num_patches, max_num_patches: bounds of a rectangle's area; the upper one is the whole grid if None.
-    min_aspect, max_aspect: bounds of height / width, log-uniform; the upper one is 1 / min_aspect if None.
-    num_masking_patches: what `call` without a number makes. Raises ValueError for more cells than there are.
+    num_masking_patches: the default number. min_num_patches, max_num_patches: area of a rectangle; at most
+    the whole grid if None. min_aspect, max_aspect: height / width, log-uniform; at most 1 / min_aspect if
+    None. Raises ValueError for more patches than the grid has.
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class MaskingGenerator:
         return self.height, self.width
 
     def __call__(self, num_masking_patches: int | None = None, rng: random.Random | None = None) -> Mask:
-        """A mask [H,W] of that many True cells, drawn from `rng` (Python's global one if None)."""
+        """A mask [H,W] with that many True cells, drawn from `rng` (Python's global one if None)."""
         wanted = self.num_masking_patches if num_masking_patches is None else num_masking_patches
         if wanted is None or not 0 <= wanted <= self.num_patches:
-            raise ValueError(f"asked to mask {wanted} of {self.num_patches} patches; wanted 0 to all of them")
+            raise ValueError(f"cannot mask {wanted} of {self.num_patches} patches; wanted 0 to all of them")
         draw = rng or random.Random(random.getrandbits(64))
         mask: Mask = np.zeros(self.get_shape(), dtype=bool)
         placed = 0
@@ -63,7 +63,7 @@ class MaskingGenerator:
         return mask
 
     def _place_rectangle(self, mask: Mask, limit: float, draw: random.Random) -> int:
-        """Cover one rectangle that adds between 1 and `limit` cells; 0 if no trial gave one."""
+        """Mask a rectangle that adds 1 to `limit` cells to the mask [H,W]; return how many (0: none fits)."""
         for _ in range(TRIALS):
             area = draw.uniform(self.min_num_patches, limit)
             aspect = math.exp(draw.uniform(*self.log_aspect))
@@ -80,8 +80,8 @@ class MaskingGenerator:
 
 
 def max_rectangle(global_crops_size: int, patch_size: int = 16) -> int:
-    """The area limit the official loader gives its generator: half the grid, floored on the way.
+    """Largest rectangle area in the official loader: half the grid, with integer divisions.
 
-    98 for 224 px, 128 for 256, and 210, not 220, for 336 (docs/spec.md 4.13).
+    98 for 224 px, 128 for 256 px, and 210 (not 220) for 336 px (docs/spec.md 4.13).
     """
     return int(0.5 * global_crops_size // patch_size * global_crops_size // patch_size)

@@ -1,4 +1,4 @@
-"""One drawn sample, and the wrapper that draws it: seeded by its position, broken pictures stepped over."""
+"""Samples of a dataset, seeded by their position; broken images are skipped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dinov3_ref.errors import BrokenImage
 
 
 class ImageSource(Protocol):
-    """What the samplers and loaders need of a dataset; `datasets/` has four, any torch dataset will do."""
+    """What samplers and loaders need: any torch dataset (map style). `datasets/` has four."""
 
     def __len__(self) -> int: ...
 
@@ -19,20 +19,20 @@ class ImageSource(Protocol):
 
 
 class Sample(NamedTuple):
-    """A picture after its transform. Plain (views, target) pairs of other datasets become one by `*`."""
+    """An image after its transform. `Sample(*pair)` makes one of a (views, target) pair."""
 
-    views: Any  # what the transform made; None if no picture could be read
+    views: Any  # output of the transform; None if no image could be read
     target: Any = ()
-    position: int | None = None  # of the draw, over all ranks; None if the sampler does not tell
-    broken: tuple[str, ...] = ()  # a line for every picture that was stepped over
+    position: int | None = None  # number of the draw over all ranks; None if the sampler does not give it
+    broken: tuple[str, ...] = ()  # one message per skipped image
 
 
 class SeededSamples(Dataset[Sample]):
-    """`source`, with every draw seeded by its position and broken pictures replaced by their successors.
+    """`source`, with each sample seeded by its position and broken images replaced by the next image.
 
-    A successor takes the crops of the draw it stands in for, so the order of all other draws is untouched.
-    After `tries` broken pictures in a row the sample is empty (`views` None): 1 replaces none, as
-    evaluations want it. Only `BrokenImage` is caught: an error of a transform stays an error.
+    The replacement uses the random crops of the broken image's position, so other samples do not change.
+    After `tries` broken images in a row the sample is empty (`views` None); tries=1 replaces nothing, for
+    evaluations. Only `BrokenImage` is caught, not errors of the transform.
     """
 
     def __init__(self, source: ImageSource, seed: int = 0, tries: int = 10) -> None:

@@ -1,9 +1,7 @@
-"""Which sample comes next: one order over all ranks, any place of which is found without replaying it.
+"""Samplers with one order over all ranks that can start at any position (docs/spec.md 4.14).
 
-Position p of a run is drawn by rank p mod W, as its p // W th. The order depends on the seed and the size of
-the dataset alone, so a run may go on from position p on another number of ranks (docs/spec.md 4.14; the
-sharded
-sampler is the exception). Shapes: W number of ranks, N samples.
+Position p of a run is draw p // W of rank p mod W, with W ranks. The order depends only on the seed and the
+size of the dataset, so a run may resume on another number of ranks (except with the sharded sampler).
 """
 
 from __future__ import annotations
@@ -20,9 +18,9 @@ from dinov3_ref.errors import DataError
 
 
 class PositionSampler(Sampler[int]):
-    """Base: this rank's positions, from `advance` draws on.
+    """Base class: yields the samples of this rank.
 
-    start, step: rank and number of ranks; torch.distributed's if None. advance: draws of this rank to skip.
+    start, step: rank and number of ranks; of torch.distributed if None. advance: draws of this rank to skip.
     Raises `DataError` for an empty dataset.
     """
 
@@ -46,7 +44,7 @@ class PositionSampler(Sampler[int]):
         self.advance = advance
 
     def _order(self, count: int, *pass_of: int) -> Tensor:
-        """0..count-1, shuffled for one pass over the data: int32 [count], or int64 past 2^31."""
+        """0..count-1, shuffled for one pass over the data: int32 [count], int64 from 2^31 on."""
         dtype = torch.int32 if count < 2**31 else torch.int64
         if not self.shuffle:
             return torch.arange(count, dtype=dtype)
@@ -55,7 +53,7 @@ class PositionSampler(Sampler[int]):
 
 
 class InfiniteSampler(PositionSampler):
-    """Pass after pass over the whole dataset, each in an order of its own, without end."""
+    """Endless passes over the whole dataset, each in a new order."""
 
     def __iter__(self) -> Iterator[int]:
         position = self.start + self.step * self.advance
@@ -69,15 +67,15 @@ class InfiniteSampler(PositionSampler):
 
 
 class ShardedInfiniteSampler(PositionSampler):
-    """As `InfiniteSampler`, but rank r keeps to the samples r, r + W, r + 2W, ...: caches hold only those.
+    """`InfiniteSampler` in which rank r only draws the samples r, r + W, r + 2W, ..., to help file caches.
 
-    Resuming wants the same number of ranks. Raises `DataError` if a rank would have nothing.
+    Resume with the same number of ranks. Raises `DataError` if a rank has no samples.
     """
 
     def __iter__(self) -> Iterator[int]:
         own = len(range(self.start, self.sample_count, self.step))
         if own == 0:
-            raise DataError(f"{self.sample_count} samples do not reach {self.step} ranks; use fewer")
+            raise DataError(f"{self.sample_count} samples are too few for {self.step} ranks; use fewer ranks")
         draws = self.advance
         while True:
             index_of_pass, offset = divmod(draws, own)
@@ -88,10 +86,9 @@ class ShardedInfiniteSampler(PositionSampler):
 
 
 class EpochSampler(PositionSampler):
-    """One epoch of `size` draws (default: the dataset once), then it stops; `set_epoch` for the next.
+    """One epoch of `size` draws (default: the dataset once); `set_epoch` chooses the next.
 
-    All ranks draw equally often: a remainder that does not go round is left out. More draws than samples
-    begin the samples anew.
+    All ranks draw equally often: the remainder is left out. With more draws than samples, samples repeat.
     """
 
     def __init__(
@@ -112,11 +109,11 @@ class EpochSampler(PositionSampler):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """The next iteration is this epoch, from its beginning or `advance`."""
+        """Make the next iteration this epoch, from `advance` on."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Draws of this rank in a whole epoch."""
+        """Draws of this rank per epoch."""
         return self.size // self.step
 
     def __iter__(self) -> Iterator[int]:

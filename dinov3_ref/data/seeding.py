@@ -1,7 +1,7 @@
-"""Randomness that depends on which sample is drawn, and on nothing else.
+"""Random numbers that depend only on the position of a sample.
 
-Every draw of a training run has a number, its position, counted from 0 over all ranks. Crops and masks are
-seeded by it, so they are the same with any number of workers or ranks, and after a resume.
+The samples of a training run are numbered from 0 over all ranks: their position. Crops and masks are seeded
+by it, so they do not depend on the number of workers or ranks, and are the same after a resume.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 
 class Draw(int):
-    """An index into a dataset that remembers the position of its draw. To a dataset it is a plain int."""
+    """An index into a dataset (an int) that also has the position of the draw."""
 
     position: int
 
@@ -23,21 +23,21 @@ class Draw(int):
         draw.position = position
         return draw
 
-    def __getnewargs__(self) -> tuple[int, int]:  # type: ignore[override]  # to worker processes
+    def __getnewargs__(self) -> tuple[int, int]:  # type: ignore[override]  # for pickling to workers
         return int(self), self.position
 
 
 def derive_seed(*parts: int | str) -> int:
-    """63 well-mixed bits from any numbers and words: near seeds give unrelated streams."""
+    """Hash numbers and words to a 63-bit seed: similar inputs give unrelated seeds."""
     text = "/".join(map(str, parts)).encode()
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "little") >> 1
 
 
 @contextmanager
 def torch_seed(seed: int) -> Iterator[None]:
-    """Inside, torch's CPU generator starts from `seed`; afterwards it goes on as if nothing had been.
+    """Seed torch's CPU generator inside the context, and restore its state afterwards.
 
-    torchvision's transforms draw from that generator alone.
+    torchvision's transforms use only that generator.
     """
     state = torch.get_rng_state()
     torch.default_generator.manual_seed(seed)

@@ -1,8 +1,8 @@
-"""The training loader that a configuration describes.
+"""Build the training loader of a configuration.
 
-Source: docs/spec.md 4.1 groups `crops`, `ibot`, `train`; 4.13, 4.14.
+Source: docs/spec.md 4.1 (groups `crops`, `ibot`, `train`), 4.13, 4.14.
 
-One loader a crop size, all over one dataset; more than one are taken in turns by chance.
+With several crop sizes there is one loader per size, all over the same dataset.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ def build_training_loader(
     world_size: int | None = None,
     max_broken_fraction: float = 0.01,
 ) -> ResumableLoader | CombinedDataLoader:
-    """Endless batches of `collate_data_and_cast` with `config.train.batch_size_per_gpu` pictures a rank.
+    """Endless batches of `collate_data_and_cast`, `config.train.batch_size_per_gpu` images per rank.
 
-    `config` has the official groups, as an OmegaConf tree or anything with attributes. dataset: instead of
-    `config.train.dataset_path`. rank, world_size: torch.distributed's if None. Raises `ConfigError`,
+    config: the official groups, in OmegaConf or any object with attributes. dataset: replaces
+    `config.train.dataset_path`. rank, world_size: of torch.distributed if None. Raises `ConfigError`,
     `DataError`.
 
-    The official loader adds the first iteration to its seed; here a resumed run keeps its order, so it
-    does not.
+    The official loader adds the first iteration to its seed; here it does not, so a resumed run continues in
+    the same order.
     """
-    pictures = make_dataset(config.train.dataset_path) if dataset is None else dataset
+    images = make_dataset(config.train.dataset_path) if dataset is None else dataset
     rank = get_rank() if rank is None else rank
     world_size = get_world_size() if world_size is None else world_size
     loaders = []
     for number, sizes in enumerate(crop_sizes(config.crops), 1):
         seed = config.train.seed + number
         loader = make_data_loader(
-            dataset=_augmented(pictures, config, sizes),
+            dataset=_augmented(images, config, sizes),
             batch_size=config.train.batch_size_per_gpu,
             collate_fn=_collate(config, sizes[0], seed, rank, world_size),
             num_workers=config.train.num_workers,
@@ -65,7 +65,7 @@ def build_training_loader(
 
 
 def crop_sizes(crops: Any) -> list[CropSizes]:
-    """(global, local, Gram) of every resolution; a single number beside lists stands for all of them.
+    """(global, local, Gram) crop sizes of every resolution; a single number is used for all of them.
 
     Raises `ConfigError` for lists of different lengths.
     """
@@ -78,16 +78,16 @@ def crop_sizes(crops: Any) -> list[CropSizes]:
     if any(len(column) not in (1, count) for column in columns):
         raise ConfigError(
             f"crops has {len(columns[0])} global, {len(columns[1])} local, {len(columns[2])} gram sizes; "
-            "wanted as many of each, or one"
+            "wanted equally many of each, or one"
         )
     return list(zip(*(column * (count // len(column)) for column in columns), strict=True))
 
 
-def _augmented(pictures: EncodedImages, config: Any, sizes: CropSizes) -> EncodedImages:
-    """The same dataset, not copied, with the transform of these sizes."""
+def _augmented(images: EncodedImages, config: Any, sizes: CropSizes) -> EncodedImages:
+    """A shallow copy of the dataset, with the augmentation for these sizes."""
     crops = config.crops
-    twin = copy.copy(pictures)
-    twin.transform = DataAugmentationDINO(
+    augmented = copy.copy(images)
+    augmented.transform = DataAugmentationDINO(
         tuple(crops.global_crops_scale),
         tuple(crops.local_crops_scale),
         crops.local_crops_number,
@@ -105,16 +105,16 @@ def _augmented(pictures: EncodedImages, config: Any, sizes: CropSizes) -> Encode
         color_jitter=tuple(crops.color_jitter),
         grayscale_probability=crops.grayscale_probability,
     )
-    return twin
+    return augmented
 
 
 def _collate(config: Any, size: int, seed: int, rank: int, world_size: int) -> Callable[..., Batch]:
-    """Masks lie on the student's grid: its pictures are smaller by teacher_to_student_resolution_scale."""
+    """The collate function for this crop size; masks are on the patch grid of the student's crops."""
     patch_size = config.student.patch_size
     student_size = int(size / config.crops.teacher_to_student_resolution_scale)
     if student_size % patch_size:
         raise ConfigError(
-            f"crops of {student_size} px do not divide into patches of {patch_size} px; choose multiples"
+            f"crops of {student_size} px do not divide into patches of {patch_size} px; use a multiple"
         )
     generator = MaskingGenerator(
         student_size // patch_size, max_num_patches=max_rectangle(student_size, patch_size)

@@ -1,4 +1,4 @@
-"""Image datasets: a folder, a list, tar shards, Parquet and Arrow tables; and which of them a word means."""
+"""Image datasets: folders, lists, tar shards, Parquet and Arrow tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all image datasets share: encoded pictures by index, decoded on access, labels beside them."""
+"""Base class of image datasets: encoded images by index, decoded on access, with labels."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ UNLABELLED = -1
 
 
 class EncodedImages(Dataset[tuple[Any, Any]], ABC):
-    """`dataset[i]` is (transform(RGB picture), target); the target of an unlabelled picture is ().
+    """`dataset[i]` is (transform(RGB image), target); without labels the target is ().
 
-    labels: int64 [N], or None; class_names: what the numbers mean. Nothing is open between two accesses, so
+    labels: int64 [N] or None; class_names: names by class number. No file stays open between accesses, so
     workers may be forked or spawned. Raises `BrokenImage` on access, `DataError` on opening.
     """
 
@@ -34,11 +34,11 @@ class EncodedImages(Dataset[tuple[Any, Any]], ABC):
 
     @abstractmethod
     def read(self, index: int) -> bytes:
-        """The encoded picture. Raises OSError if it is not there."""
+        """The encoded image. Raises OSError if it cannot be read."""
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """Where the picture lies, for people."""
+        """Where the image is stored, for messages."""
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         image = self.image(index)
@@ -46,7 +46,7 @@ class EncodedImages(Dataset[tuple[Any, Any]], ABC):
         return (image if self.transform is None else self.transform(image)), target
 
     def image(self, index: int) -> Image.Image:
-        """RGB picture, upright, at its own size."""
+        """RGB image, upright, in its original size."""
         try:
             data = self.read(index)
         except OSError as error:
@@ -54,12 +54,12 @@ class EncodedImages(Dataset[tuple[Any, Any]], ABC):
         return decode_rgb(data, self.name(index))
 
     def set_labels(self, names: Sequence[str]) -> None:
-        """Give picture i the class names[i]."""
+        """Set the class of image i to names[i]."""
         self.labels, self.class_names = number_classes(names)
 
 
 def number_classes(names: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Classes of N pictures -> their numbers [N], and the classes by number: sorted, integers by value."""
+    """Class names of N images -> class numbers [N] and the sorted names; integers are sorted by value."""
     known = set(names)
     numeric = all(name.lstrip("-").isdecimal() for name in known)
     class_names = tuple(sorted(known, key=lambda name: (int(name) if numeric else 0, name)))
@@ -68,6 +68,6 @@ def number_classes(names: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, 
 
 
 def require_some(count: int, where: Path | str, wanted: str) -> None:
-    """Raises `DataError` for an empty dataset."""
+    """Raise `DataError` for an empty dataset."""
     if count == 0:
-        raise DataError(f"no picture in '{where}'; wanted {wanted}")
+        raise DataError(f"no image in '{where}'; wanted {wanted}")

@@ -1,4 +1,4 @@
-"""A folder of pictures, nested to any depth; its first level are the classes, if it is labelled."""
+"""A folder of images, nested to any depth; with labels, its first level are the classes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from dinov3_ref.errors import DataError
 
 
 class ImageFolder(EncodedImages):
-    """All pictures below `root`, by suffix, in sorted order; links are followed, hidden names left out.
+    """All images below `root`, by suffix, in sorted order; links are followed, hidden names are skipped.
 
-    labelled: the class is the folder right below `root`, however deep the picture lies in it.
-    split: a folder inside `root` to take for it, as in `root/train`.
+    labelled: the class is the name of the folder directly below `root`. split: use `root/<split>` as root.
     """
 
     def __init__(
@@ -31,7 +30,7 @@ class ImageFolder(EncodedImages):
         self.root = Path(root) / split if split else Path(root)
         self.transform = transform
         if not self.root.is_dir():
-            raise DataError(f"'{self.root}' is not a folder; wanted one with pictures in it")
+            raise DataError(f"'{self.root}' is not a folder; wanted a folder with images")
         paths = list(_walk(str(self.root), "", set()))
         require_some(len(paths), self.root, f"files that end in {' '.join(SUFFIXES)}")
         self.paths = PackedText(paths)
@@ -49,7 +48,7 @@ class ImageFolder(EncodedImages):
 
 
 def _walk(folder: str, prefix: str, entered: set[tuple[int, int]]) -> Iterator[str]:
-    """Paths of pictures relative to the root, with /. A folder is entered once, so links cannot loop."""
+    """Image paths relative to the root, with /. Each folder is entered once, so links cannot loop."""
     try:
         status = os.stat(folder)  # noqa: PTH116
         if (status.st_dev, status.st_ino) in entered:
@@ -58,7 +57,7 @@ def _walk(folder: str, prefix: str, entered: set[tuple[int, int]]) -> Iterator[s
         with os.scandir(folder) as entries:
             children = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        raise DataError(f"'{folder}' cannot be listed: {error.strerror}; mend it or leave it out") from error
+        raise DataError(f"'{folder}' cannot be listed: {error.strerror}; fix or remove it") from error
     for entry in children:
         if entry.name.startswith("."):
             continue
@@ -71,7 +70,5 @@ def _walk(folder: str, prefix: str, entered: set[tuple[int, int]]) -> Iterator[s
 def _class_of(path: str, root: Path) -> str:
     name, slash, _ = path.partition("/")
     if not slash:
-        raise DataError(
-            f"'{root / path}' lies outside any class; a labelled folder has a folder for each class"
-        )
+        raise DataError(f"'{root / path}' has no class; wanted a folder for each class below '{root}'")
     return name

@@ -1,8 +1,8 @@
-"""A text file that lists pictures: a path a line, a label after a tab if there is one.
+"""A text file that lists images: one path per line, optionally a tab and a label.
 
     n01440764/10026.jpg<TAB>tench
 
-Relative paths start at the file's own folder.
+Relative paths are relative to the folder of the file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dinov3_ref.errors import DataError
 
 
 class ImageList(EncodedImages):
-    """The pictures of a list, in its order. Either all lines have a label or none has."""
+    """The images of a list, in its order. Either all lines have a label or none."""
 
     def __init__(
         self,
@@ -33,12 +33,12 @@ class ImageList(EncodedImages):
         except OSError as error:
             raise DataError(f"'{self.path}' cannot be read: {error.strerror}") from error
         rows = [line.partition("\t") for line in text.splitlines() if line.strip()]
-        require_some(len(rows), self.path, "a path a line")
+        require_some(len(rows), self.path, "one path per line")
         self.paths = PackedText(name for name, _, _ in rows)
         if labelled:
             bare = next((name for name, _, label in rows if not label.strip()), None)
             if bare is not None:
-                raise DataError(f"'{self.path}' gives {bare!r} no label; wanted path<TAB>label on every line")
+                raise DataError(f"'{self.path}': {bare!r} has no label; wanted path<TAB>label on every line")
             self.set_labels([label.strip() for _, _, label in rows])
 
     def __len__(self) -> int:

@@ -1,10 +1,10 @@
-"""A dataset from one string, as configurations and command lines name it (docs/spec.md 4.14).
+"""Open a dataset from a string, as in configurations and on command lines (docs/spec.md 4.14).
 
     photos/                               a folder             shards/train-{000..146}.tar    tar shards
     train.txt, train.tsv                  a list               data/*.parquet, data/*.arrow   tables
     ImageFolder:root=photos:split=train   the official form: class, then key=value
 
-In the official form a value may hold `:` and `=`, as long as no `:key=` of the class is in it.
+In the official form a value may contain `:` and `=`, but no `:key=` of the class.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dinov3_ref.data.datasets.table import ImageTable
 from dinov3_ref.data.datasets.tar import TarShards
 from dinov3_ref.errors import DataError
 
-# name -> (class, the keys of the official form; the first is the place)
+# name -> (class, keys of the official form; the first is the path)
 DATASETS: dict[str, tuple[Callable[..., EncodedImages], tuple[str, ...]]] = {
     "ImageFolder": (ImageFolder, ("root", "split")),
     "ImageList": (ImageList, ("path",)),
@@ -40,7 +40,7 @@ BY_SUFFIX = {
 def make_dataset(
     text: str, *, labelled: bool = False, transform: Callable[[Any], Any] | None = None
 ) -> EncodedImages:
-    """The dataset that `text` means. Raises `DataError` if it means none, or has no labels and should."""
+    """The dataset that `text` names. Raises `DataError` for unknown text, and for missing labels."""
     name, colon, rest = text.partition(":")
     if colon and name in DATASETS:
         build, keys = DATASETS[name]
@@ -48,7 +48,7 @@ def make_dataset(
     kind = "ImageFolder" if Path(text).is_dir() else BY_SUFFIX.get(Path(text).suffix.lower())
     if kind is None:
         raise DataError(
-            f"{text!r} is no dataset; wanted a folder, a file ending in {' '.join(BY_SUFFIX)}, or "
+            f"{text!r} is not a dataset; wanted a folder, a file ending in {' '.join(BY_SUFFIX)}, or "
             f"NAME:key=value with NAME of {', '.join(DATASETS)}"
         )
     build, keys = DATASETS[kind]
@@ -60,6 +60,6 @@ def _parse(rest: str, keys: tuple[str, ...], text: str) -> dict[str, str]:
     options = dict(piece.partition("=")[::2] for piece in pieces)
     if set(options) - set(keys) or keys[0] not in options:
         raise DataError(
-            f"{text!r} gives {', '.join(options)}; wanted {keys[0]}, and of {', '.join(keys[1:])}"
+            f"{text!r} has the keys {', '.join(options)}; wanted {keys[0]}, optionally {', '.join(keys[1:])}"
         )
     return options

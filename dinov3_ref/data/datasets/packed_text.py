@@ -1,7 +1,7 @@
-"""Many strings in two numpy arrays.
+"""A list of strings in two numpy arrays, so that forked workers share its memory.
 
-A list of a million Python strings is copied page by page into every forked worker, because reading one
-writes its reference count (pytorch #13246). Arrays stay shared.
+Reading a Python string writes its reference count, so a list of a million strings is gradually copied into
+every forked worker (pytorch/pytorch #13246). Arrays stay shared.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Tables with a column of encoded pictures: Parquet, and Arrow as Hugging Face's `datasets` writes it.
+"""Tables with a column of encoded images: Parquet, and Arrow as Hugging Face's `datasets` writes it.
 
     image   binary, or struct<bytes: binary, path: string>
-    label   integer or string (optional); integers get names from Hugging Face's metadata, if it is there
+    label   integer or string (optional); integers get class names from Hugging Face's metadata, if present
 
-Arrow files are mapped into memory and read in place. Parquet cannot be read by row, so it is turned into
-Arrow once, in a cache folder. Needs pyarrow: the `parquet` extra.
+Arrow files are memory-mapped. Parquet has no fast access by row, so it is converted to Arrow once, in a cache
+folder. Needs pyarrow: the `parquet` extra.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ from dinov3_ref.errors import DataError
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "image_bytes")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")
 CACHE = Path("~/.cache/dinov3_ref/arrow")
-PICTURES_A_BATCH = 256  # rows turned into Arrow at once
+ROWS_PER_BATCH = 256  # converted to Arrow together
 
 
 class ImageTable(EncodedImages):
-    """The pictures of one or many tables, in their order.
+    """The images of one or several tables, in order.
 
-    tables: paths, globs and `{00..17}` ranges. image, label: the columns; found by name if None.
-    cache: where Parquet is kept as Arrow, ~/.cache/dinov3_ref/arrow if None; as large as the file.
+    tables: paths, globs and `{00..17}` ranges. image, label: column names; common names are tried if None.
+    cache: folder for Parquet files converted to Arrow (as large as the files), default
+    ~/.cache/dinov3_ref/arrow.
     """
 
     def __init__(
@@ -60,14 +61,14 @@ class ImageTable(EncodedImages):
         return self._open().num_rows
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the table: a spawned worker maps the files itself instead of copying them."""
+        """Without the table: spawned workers map the files themselves instead of copying them."""
         return self.__dict__ | {"_table": None}
 
     def read(self, index: int) -> bytes:
         cell = self._open()[self.image_column][index].as_py()
         data = cell.get("bytes") if isinstance(cell, dict) else cell
         if not isinstance(data, bytes):
-            raise OSError(f"column {self.image_column!r} holds no bytes")
+            raise OSError(f"column {self.image_column!r} has no bytes")
         return data
 
     def name(self, index: int) -> str:
@@ -86,25 +87,25 @@ class ImageTable(EncodedImages):
             self.class_names, self.labels = names, np.array(values, dtype=np.int64)
         elif None in values:
             raise DataError(
-                f"'{self.paths[0]}' has rows without {column!r}; drop them or name another column"
+                f"'{self.paths[0]}' has rows without {column!r}; remove them or name another column"
             )
         else:
             self.set_labels([str(value) for value in values])
 
     def _as_arrow(self, path: Path) -> Path:
-        """The path itself, or of Parquet its Arrow twin in the cache, made if it is not there."""
+        """The path, or for Parquet its converted copy in the cache, written if missing."""
         if path.suffix != ".parquet":
             return path
         status = path.stat()
         key = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
-        twin = self.cache / f"{path.stem}-{blake2b(key.encode(), digest_size=8).hexdigest()}.arrow"
-        if not twin.is_file():
-            _parquet_to_arrow(path, twin)
-        return twin
+        converted = self.cache / f"{path.stem}-{blake2b(key.encode(), digest_size=8).hexdigest()}.arrow"
+        if not converted.is_file():
+            _parquet_to_arrow(path, converted)
+        return converted
 
 
 def _map(path: Path) -> Any:
-    """An Arrow file or stream as a table over mapped memory."""
+    """A memory-mapped table of an Arrow file or stream."""
     pa = _pyarrow()
     try:
         source = pa.memory_map(str(path))
@@ -116,28 +117,30 @@ def _map(path: Path) -> Any:
         raise DataError(f"'{path}' cannot be read as Arrow: {' '.join(str(error).split())}") from error
 
 
-def _parquet_to_arrow(path: Path, twin: Path) -> None:
-    """Written under a name of its own first, so that ranks which start together do not meet."""
+def _parquet_to_arrow(path: Path, target: Path) -> None:
+    """Convert through a temporary file per process, so that ranks do not collide."""
     pa, pq = _pyarrow(), _pyarrow("parquet")
-    part = twin.with_suffix(f".{os.getpid()}.part")
+    part = target.with_suffix(f".{os.getpid()}.part")
     try:
-        twin.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         with pq.ParquetFile(path) as parquet, pa.ipc.new_file(str(part), parquet.schema_arrow) as writer:
-            for batch in parquet.iter_batches(PICTURES_A_BATCH):
+            for batch in parquet.iter_batches(ROWS_PER_BATCH):
                 writer.write_batch(batch)
-        part.replace(twin)
+        part.replace(target)
     except (pa.ArrowException, OSError) as error:
         part.unlink(missing_ok=True)
-        raise DataError(f"'{path}' cannot be turned into '{twin}': {' '.join(str(error).split())}") from error
+        raise DataError(
+            f"'{path}' cannot be converted to '{target}': {' '.join(str(error).split())}"
+        ) from error
 
 
 def _pyarrow(module: str = "") -> Any:
-    """pyarrow or a module of it; loaded late, because the other datasets do without."""
+    """Import pyarrow or a module of it, which other datasets do not need."""
     try:
         return importlib.import_module(f"pyarrow.{module}" if module else "pyarrow")
     except ModuleNotFoundError as error:
         raise DataError(
-            "tables want pyarrow, which is not installed; pip install 'dinodeploy[parquet]'"
+            "tables need pyarrow, which is not installed; pip install 'dinodeploy[parquet]'"
         ) from error
 
 
@@ -145,14 +148,14 @@ def _choose(names: Sequence[str], wanted: str | None, usual: Sequence[str], what
     found = [name for name in ([wanted] if wanted else usual) if name in names]
     if not found:
         raise DataError(
-            f"'{path}' has columns {', '.join(names)}; none is {wanted or ' or '.join(usual)}: "
+            f"'{path}' has the columns {', '.join(names)}; wanted {wanted or ' or '.join(usual)}: "
             f"name the {what} column"
         )
     return found[0]
 
 
 def _huggingface_names(schema: Any, column: str) -> tuple[str, ...]:
-    """Class names that `datasets` keeps in a table's metadata, or nothing."""
+    """Class names in the metadata of a table that `datasets` wrote, or ()."""
     text = (schema.metadata or {}).get(b"huggingface")
     if text is None:
         return ()

@@ -1,9 +1,8 @@
-"""Tar shards in webdataset's layout, read in place: members that share a name up to its first dot are one
-sample (`0001.jpg`, `0001.cls`).
+"""Tar shards in webdataset's layout, with random access.
 
-The headers are read once, on opening; afterwards any picture is one seek and one read away. That gives full
-shuffling and exact resume, which a stream cannot, and needs no library. Shards have to be uncompressed files;
-for shards behind a pipe or a URL, hand a dataset of the webdataset library to the loader instead.
+Members with the same name up to its first dot are one sample (`0001.jpg`, `0001.cls`). All headers are read
+on opening; then any image takes one seek and one read, which allows full shuffling and exact resume. Shards
+must be uncompressed files; for pipes and URLs give the loader a dataset of the webdataset library.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ Entry = tuple[str, int, int, str | None]  # name, offset, size, label
 
 
 class TarShards(EncodedImages):
-    """The pictures of one or many shards, shard by shard, in their order.
+    """The images of one or several shards, in order.
 
     shards: paths, globs and webdataset's ranges (`train-{000..146}.tar`).
     """
@@ -44,14 +43,14 @@ class TarShards(EncodedImages):
         self.shards = expand_paths(shards)
         per_shard = [_index(shard) for shard in self.shards]
         entries = [entry for shard in per_shard for entry in shard]
-        require_some(len(entries), ", ".join(map(str, self.shards)), "members that are pictures")
+        require_some(len(entries), ", ".join(map(str, self.shards)), "members that are images")
         self.shard_of = np.repeat(np.arange(len(per_shard)), [len(shard) for shard in per_shard])
         self.places = np.array([(offset, size) for _, offset, size, _ in entries], dtype=np.int64)
         self.names = PackedText(name for name, _, _, _ in entries)
         if labelled:
             bare = next((name for name, _, _, label in entries if label is None), None)
             if bare is not None:
-                raise DataError(f"{bare!r} has no label; wanted a member of that name ending in .cls")
+                raise DataError(f"{bare!r} has no label; wanted a member with this name and suffix .cls")
             self.set_labels([str(label) for _, _, _, label in entries])
 
     def __len__(self) -> int:
@@ -68,13 +67,13 @@ class TarShards(EncodedImages):
 
 
 def expand_paths(patterns: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Paths, globs and `{000..146}` ranges -> files. Raises `DataError` for one that is not there."""
+    """Files of paths, globs and `{000..146}` ranges. Raises `DataError` if one matches no file."""
     listed = [patterns] if isinstance(patterns, (str, Path)) else patterns
     paths: list[Path] = []
     for pattern in (one for text in listed for one in _expand_range(str(text))):
         matches = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]  # noqa: PTH207
         if not matches or not Path(matches[0]).is_file():
-            raise DataError(f"{pattern!r} is not a file and matches none; wanted shards")
+            raise DataError(f"{pattern!r} matches no file; wanted a path, a glob or a range")
         paths += map(Path, matches)
     return paths
 
@@ -89,24 +88,24 @@ def _expand_range(text: str) -> list[str]:
 
 
 def _index(shard: Path) -> list[Entry]:
-    """Pictures of a shard, in order, each with the label of its sample, if any."""
-    pictures: list[tuple[str, int, int]] = []
+    """The images of a shard, in order, with the label of the sample if it has one."""
+    images: list[tuple[str, int, int]] = []
     labels: dict[str, str] = {}
     try:
         with tarfile.open(shard, "r:") as archive:
             for member in _files(archive):
                 suffix = PurePosixPath(member.name).suffix.lower()
                 if suffix in SUFFIXES:
-                    pictures.append((member.name, member.offset_data, member.size))
+                    images.append((member.name, member.offset_data, member.size))
                 elif suffix in LABEL_SUFFIXES:
                     content = archive.extractfile(member)
                     assert content is not None
                     labels.setdefault(_key(member.name), content.read().decode("utf-8", "replace").strip())
     except (tarfile.TarError, OSError) as error:
         raise DataError(
-            f"'{shard}' cannot be read as a tar file: {error}; shards have to be whole and uncompressed"
+            f"'{shard}' cannot be read as a tar file: {error}; shards must be complete and uncompressed"
         ) from error
-    return [(name, offset, size, labels.get(_key(name))) for name, offset, size in pictures]
+    return [(name, offset, size, labels.get(_key(name))) for name, offset, size in images]
 
 
 def _files(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -114,6 +113,6 @@ def _files(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 
 def _key(name: str) -> str:
-    """The folder and the name up to its first dot."""
+    """Folder and name up to the first dot."""
     folder, slash, base = name.rpartition("/")
     return folder + slash + base.partition(".")[0]

@@ -1,1 +1,1 @@
-"""Synthetic datasets for tests and the toy recipe."""
+"""The toy data set of tests, the demo and the recipe toy_cpu."""

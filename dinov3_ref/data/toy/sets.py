@@ -1,4 +1,6 @@
-"""The toy data set: four small, seeded sets of real images. Nothing is downloaded.
+"""The toy data set (`python -m dinov3_ref.data.toy FOLDER`): four small sets of real images.
+
+Everything is made from installed packages and a seed; nothing is downloaded.
 
     toy/pool/                     unlabelled: crops of photographs shipped with scikit-image, and textures
                                   drawn by formula

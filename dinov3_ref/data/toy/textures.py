@@ -1,8 +1,8 @@
-"""Textures by formula: pictures that no photograph holds, in any number, each from a seed.
+"""Textures drawn by formula, in any number, each from a seed.
 
-A texture is a height map in 0..1 over rotated coordinates, painted between two random colours. Scale, angle,
-phase and colours are drawn anew for every picture, so that only the kind of texture tells kinds apart.
-Shapes: S side, [S,S] height map.
+A texture is a height map over rotated coordinates u, v, painted between two random colours. Scale, angle,
+phase and colours are random for every image, so only the kind of texture separates the classes.
+Shapes: S side; u, v and height maps float64 [S,S].
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from PIL import Image
 Map = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
 
-PERIOD = (0.08, 0.3)  # of a pattern, as a share of the side
+PERIOD = (0.08, 0.3)  # range of the pattern's period, as a share of the side
 PEN_STEPS = 48  # points along a stroke
-NOISE = 0.03  # standard deviation, of a height map
+NOISE = 0.03  # standard deviation, relative to the range of the height map
 
 
 def stripes(u: Map, v: Map, rng: np.random.Generator) -> Map:
@@ -50,7 +50,7 @@ def zigzag(u: Map, v: Map, rng: np.random.Generator) -> Map:
 
 
 def strokes(u: Map, v: Map, rng: np.random.Generator) -> Map:
-    """One mark of a thick pen: a smooth line through a few random points, in the middle of the picture."""
+    """One mark of a thick pen: a smooth line through a few random points near the centre."""
     side = len(u)
     points = rng.uniform(0.2, 0.8, (rng.integers(3, 7), 2)) * side
     place = np.linspace(0, len(points) - 1, PEN_STEPS)
@@ -74,7 +74,7 @@ def rings(u: Map, v: Map, rng: np.random.Generator) -> Map:
 
 
 def honeycomb(u: Map, v: Map, rng: np.random.Generator) -> Map:
-    """Three waves at 120 degrees."""
+    """Sum of three waves at 120 degrees."""
     return sum(np.cos(u * np.cos(a) + v * np.sin(a)) for a in (0, 2 * np.pi / 3, 4 * np.pi / 3))
 
 
@@ -95,7 +95,7 @@ def speckle(u: Map, v: Map, rng: np.random.Generator) -> Map:
 
 Texture = Callable[[Map, Map, np.random.Generator], Map]
 
-# Kinds to train on, and kinds that stay unseen until an evaluation.
+# Kinds for training, and kinds only for evaluation.
 SEEN: dict[str, Texture] = {
     "stripes": stripes,
     "dots": dots,
@@ -116,7 +116,7 @@ UNSEEN: dict[str, Texture] = {
 
 
 def draw_texture(texture: Texture, side: int, rng: np.random.Generator) -> Pixels:
-    """One picture, uint8 [S,S,3]."""
+    """One image, uint8 [S,S,3]."""
     angle, period = rng.uniform(0, 2 * np.pi), side * rng.uniform(*PERIOD)
     offset = rng.uniform(-side / 2, side / 2, 2)
     y, x = (np.mgrid[0:side, 0:side] - side / 2) - offset[:, None, None]
@@ -126,16 +126,16 @@ def draw_texture(texture: Texture, side: int, rng: np.random.Generator) -> Pixel
 
 
 def paint(height: Map, rng: np.random.Generator) -> Pixels:
-    """A map of any range -> uint8 [S,S,3] between two well separated random colours, slightly noisy."""
+    """Height map [S,S] of any range -> uint8 [S,S,3] between two different random colours, with noise."""
     low, high = height.min(), height.max()
     share = (height - low) / max(high - low, 1e-9) + rng.normal(0, NOISE, height.shape)
     first = rng.uniform(0, 1, 3)
-    second = (first + rng.uniform(0.35, 0.65, 3)) % 1  # every channel at least 0.35 away, around the circle
+    second = (first + rng.uniform(0.35, 0.65, 3)) % 1  # every channel differs by at least 0.35, modulo 1
     colours = first + share[..., None] * (second - first)
     return (255 * colours.clip(0, 1)).round().astype(np.uint8)
 
 
-def smooth_noise(side: int, cells_a_side: int, rng: np.random.Generator) -> Map:
-    """Random numbers on a coarse grid, enlarged without corners: [S,S] of about -1..1."""
-    coarse: Any = rng.uniform(-1, 1, (cells_a_side, cells_a_side)).astype(np.float32)
+def smooth_noise(side: int, cells_per_side: int, rng: np.random.Generator) -> Map:
+    """Random numbers on a coarse grid, enlarged bicubically: [S,S], about -1..1."""
+    coarse: Any = rng.uniform(-1, 1, (cells_per_side, cells_per_side)).astype(np.float32)
     return np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC), np.float64)

@@ -1,4 +1,4 @@
-"""Views of real photographs, and of pictures whose pixels tell what was done to them (docs/spec.md 4.12)."""
+"""Crops of photographs, and of images whose pixels show how they were cropped (docs/spec.md 4.12)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from dinov3_ref.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     GaussianBlur,
-    make_classification_eval_transform,
-    make_classification_train_transform,
     make_normalize_transform,
 )
 from dinov3_ref.errors import ConfigError
@@ -78,7 +76,7 @@ def test_the_official_defaults() -> None:
     assert made.gram_teacher_crops_size is None
 
 
-def test_torchs_seed_decides_everything() -> None:
+def test_all_random_numbers_come_from_torch() -> None:
     made, photo = augmentation(), photograph("coffee")
     crops = []
     for seed in (1, 1, 2):
@@ -89,7 +87,7 @@ def test_torchs_seed_decides_everything() -> None:
 
 
 @pytest.mark.parametrize(("which", "low", "high"), [("global_crops", 0.32, 1.0), ("local_crops", 0.05, 0.32)])
-def test_crops_cover_the_area_and_aspect_asked_for(which: str, low: float, high: float) -> None:
+def test_area_and_aspect_ratio_of_crops(which: str, low: float, high: float) -> None:
     torch.manual_seed(0)
     made = bare(local_crops_size=64)
     extents = [extent(crop) for _ in range(30) for crop in made(coordinates())[which]]
@@ -125,29 +123,7 @@ def test_blur_probabilities(blur: Any) -> None:
     assert BLUR_PROBABILITIES["published"] == (0.0, 0.9, 0.5)
 
 
-@pytest.mark.parametrize(("p", "low", "high"), [(1.0, 0.0, 0.0), (0.1, 0.82, 0.97), (0.0, 1.0, 1.0)])
-def test_gaussian_blur_happens_with_one_minus_p(p: float, low: float, high: float) -> None:
-    torch.manual_seed(0)
-    photo = photograph("chelsea").resize((40, 30))
-    blur = GaussianBlur(p=p, radius_min=0.5)  # less than that may round to nothing
-    changed = np.mean([blur(photo).tobytes() != photo.tobytes() for _ in range(200)])
-    assert low <= changed <= high
-
-
-def test_blur_is_nine_pixels_wide() -> None:
-    """A white point spreads over 9x9 and no further, whatever sigma is drawn."""
-    torch.manual_seed(1)
-    point = np.zeros((31, 31, 3), np.uint8)
-    point[15, 15] = 255
-    lit = np.zeros((31, 31), bool)
-    for _ in range(50):
-        lit |= np.asarray(GaussianBlur(p=0.0)(Image.fromarray(point)))[:, :, 0] > 0
-    rows, columns = np.flatnonzero(lit.any(1)), np.flatnonzero(lit.any(0))
-    assert 11 <= rows[0] <= 13
-    assert (rows[0] + rows[-1], columns[0] + columns[-1]) == (30, 30)
-
-
-def test_solarize_inverts_from_128_on_in_the_second_crop_alone() -> None:
+def test_solarize_inverts_from_128_on_in_the_second_crop_only() -> None:
     torch.manual_seed(0)
     made = augmentation(share_color_jitter=True, local_crops_number=0)
     made.shared_colour = lambda image: image
@@ -170,7 +146,7 @@ def test_colours_change_in_most_crops_and_grey_in_a_fifth() -> None:
     assert 0.08 < same < 0.25  # 0.2 without jitter times 0.8 without grey = 0.16
 
 
-def test_shared_colour_is_drawn_once_a_picture() -> None:
+def test_shared_colour_is_drawn_once_per_image() -> None:
     torch.manual_seed(0)
     tinted = Image.new("RGB", (60, 60), (90, 60, 40))
 
@@ -185,7 +161,7 @@ def test_shared_colour_is_drawn_once_a_picture() -> None:
 # ---- twins for the Gram teacher -----------------------------------------------------------------
 
 
-def test_gram_crops_show_the_same_cut_at_their_own_size() -> None:
+def test_gram_crops_show_the_same_region_in_their_size() -> None:
     torch.manual_seed(0)
     for undistorted in (False, True):
         made = bare(gram_teacher_crops_size=128, gram_teacher_no_distortions=undistorted)
@@ -226,7 +202,7 @@ def test_gram_crops_smaller_than_the_global_ones() -> None:
 # ---- the other options --------------------------------------------------------------------------
 
 
-def test_the_teachers_crops_without_distortion() -> None:
+def test_teacher_crops_without_distortion() -> None:
     torch.manual_seed(0)
     tinted = Image.new("RGB", (60, 60), (90, 60, 40))
     views = augmentation(teacher_no_color_jitter=True)(tinted)
@@ -235,7 +211,7 @@ def test_the_teachers_crops_without_distortion() -> None:
         torch.testing.assert_close(crop, expected)
 
 
-def test_colours_are_as_strong_as_asked() -> None:
+def test_strength_of_colour_jitter() -> None:
     """Without jitter and grey nothing changes colour; with grey always, channels are equal."""
     torch.manual_seed(0)
     tinted = Image.new("RGB", (60, 60), (90, 60, 40))
@@ -269,36 +245,8 @@ def test_local_crops_as_windows_of_the_global_ones(gram: int | None) -> None:
     assert seen == {(top, left) for top in (0, 16, 32) for left in (0, 16, 32)}
 
 
-def test_sizes_that_do_not_fit_and_unknown_words() -> None:
+def test_wrong_sizes_and_unknown_blur() -> None:
     with pytest.raises(ConfigError, match="local crops of 65 px cannot be windows of global crops of 64 px"):
         augmentation(local_crops_subset_of_global_crops=True, local_crops_size=65)
     with pytest.raises(ConfigError, match="blur is 'none'; wanted one of published, nominal"):
         augmentation(blur="none")
-
-
-# ---- single transforms --------------------------------------------------------------------------
-
-
-def test_normalisation_by_hand() -> None:
-    """(51 / 255 - 0.485) / 0.229 and so on."""
-    x = make_normalize_transform()(plain(51, (5, 3)))
-    assert x.shape == (3, 3, 5)
-    expected = [(0.2 - mean) / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
-    torch.testing.assert_close(x[:, 1, 2], torch.tensor(expected))
-
-
-def test_evaluation_transform_is_short_side_256_and_centre_224() -> None:
-    """Against Pillow's own resize and crop of an off-square photograph, 600x400 -> 384x256."""
-    photo = photograph("coffee")
-    assert photo.size == (600, 400)
-    resized = photo.resize((384, 256), Image.Resampling.BICUBIC).crop((80, 16, 304, 240))
-    x = make_classification_eval_transform()(photo)
-    torch.testing.assert_close(x, make_normalize_transform()(resized))
-    assert make_classification_eval_transform(crop_size=448)(photo).shape == (3, 448, 448)
-    assert make_classification_eval_transform(crop_size=32, resize_size=32)(photo).shape == (3, 32, 32)
-
-
-def test_training_transform_of_the_probe() -> None:
-    torch.manual_seed(0)
-    x = make_classification_train_transform(crop_size=48)(photograph("china"))
-    assert x.shape == (3, 48, 48)

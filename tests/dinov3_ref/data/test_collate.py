@@ -54,7 +54,7 @@ def test_a_batch_has_the_counts_in_some_order() -> None:
     assert len(orders) > 5
 
 
-def test_crops_lie_crop_by_crop() -> None:
+def test_crops_are_crop_major() -> None:
     batch = collate(samples([0, 1, 2, 3]))
     assert batch["collated_global_crops"].shape == (8, 3, 4, 4)
     assert batch["collated_global_crops"][:, 0, 0, 0].tolist() == [0, 10, 20, 30, 1, 11, 21, 31]
@@ -90,7 +90,7 @@ def test_weights_add_up_to_the_number_of_masked_images() -> None:
     torch.testing.assert_close(batch["masks_weight"].sum(), torch.tensor(4.0))
 
 
-def test_ranks_together_make_the_masks_of_one_rank() -> None:
+def test_masks_do_not_depend_on_the_number_of_ranks() -> None:
     """Rank r of 2 holds positions r, r + 2, ...: its rows are the one-rank batch's rows, bit for bit."""
     whole = collate(samples(range(8, 16)), seed=3)["collated_masks"].unflatten(0, (2, 8))
     for rank in range(2):
@@ -107,7 +107,7 @@ def test_masks_follow_position_and_seed() -> None:
     assert not torch.equal(masks(4, seed=1), masks(8, seed=1))
 
 
-def test_samples_without_positions_take_masks_from_torch() -> None:
+def test_samples_without_positions_seed_masks_from_torch() -> None:
     """As with any other sampler: two batches differ, and torch's seed brings them back."""
     torch.manual_seed(0)
     first, second = (collate(samples([None] * 4))["collated_masks"] for _ in range(2))
@@ -124,19 +124,19 @@ def test_circular_shift_moves_masks_without_changing_their_size() -> None:
     assert not torch.equal(still, moved)
 
 
-def test_plain_pairs_of_other_datasets_will_do() -> None:
+def test_plain_pairs_of_other_datasets() -> None:
     pairs = [(sample.views, sample.target) for sample in samples([0, 1])]
     assert collate(pairs)["collated_global_crops"].shape[0] == 4
 
 
-def test_broken_lines_travel_and_an_empty_sample_empties_the_batch() -> None:
+def test_broken_messages_are_kept_and_an_empty_sample_empties_the_batch() -> None:
     good = samples([0, 1])
     batch = collate([good[0]._replace(broken=("a", "b")), good[1]])
     assert (batch["broken"], batch["drawn"]) == (["a", "b"], 2)
     assert collate([good[0], Sample(None, (), 1, ("c",))]) == {"broken": ["c"], "drawn": 2}
 
 
-def test_pythons_own_generator_is_left_alone() -> None:
+def test_pythons_global_generator_is_not_used() -> None:
     state = random.getstate()
     collate(samples(range(4)))
     assert random.getstate() == state

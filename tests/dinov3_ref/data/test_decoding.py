@@ -1,4 +1,4 @@
-"""Every kind of picture becomes upright, opaque RGB; everything else a `BrokenImage` of one line."""
+"""Every image format becomes upright, opaque RGB; everything else raises a one-line `BrokenImage`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_exif_orientation_is_applied() -> None:
     assert image.size == (40, 60)
 
 
-def test_transparency_is_laid_over_white() -> None:
+def test_transparency_is_blended_with_white() -> None:
     clear = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
     clear.putpixel((1, 0), (0, 0, 255, 255))
     image = decode_rgb(file_of(clear), "x")
@@ -59,9 +59,9 @@ def test_broken_files(data: bytes) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("data", [b"", b"no picture", b"%!PS-Adobe"])
-def test_what_is_no_picture(data: bytes) -> None:
-    with pytest.raises(BrokenImage, match=r"^'x' is not a picture; wanted one of JPEG, .*AVIF$"):
+@pytest.mark.parametrize("data", [b"", b"no image", b"%!PS-Adobe"])
+def test_other_files(data: bytes) -> None:
+    with pytest.raises(BrokenImage, match=r"^'x' is not an image; wanted one of JPEG, .*AVIF$"):
         decode_rgb(data, "x")
 
 

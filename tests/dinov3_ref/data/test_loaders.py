@@ -1,29 +1,19 @@
-"""Batches that are the same with any number of workers and ranks, after any stop; broken pictures counted."""
+"""Batches do not depend on workers, ranks or interruptions; broken images are skipped and counted."""
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from dinov3_ref.data.augmentations import DataAugmentationDINO
-from dinov3_ref.data.broken_images import BrokenImages
-from dinov3_ref.data.collate import collate_data_and_cast
 from dinov3_ref.data.combined_loader import CombinedDataLoader
 from dinov3_ref.data.datasets import ImageFolder
-from dinov3_ref.data.loaders import ResumableLoader, SamplerType, make_data_loader
-from dinov3_ref.data.masking import MaskingGenerator
-from dinov3_ref.data.sample import SeededSamples
-from dinov3_ref.data.seeding import Draw
+from dinov3_ref.data.loaders import SamplerType
 from dinov3_ref.errors import ConfigError, DataError
 from tests.support.image_files import write_folder
-
-augment = DataAugmentationDINO((0.32, 1.0), (0.05, 0.32), 2, global_crops_size=32, local_crops_size=16)
+from tests.support.training_batches import augment, loader, same, with_broken
 
 
 @pytest.fixture(scope="module")
@@ -31,37 +21,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> ImageFolder:
     return ImageFolder(write_folder(tmp_path_factory.mktemp("photos")), transform=augment)
 
 
-def loader(
-    dataset: Any, batch_size: int = 4, rank: int = 0, world_size: int = 1, **options: Any
-) -> ResumableLoader:
-    collate = partial(
-        collate_data_and_cast,
-        mask_ratio_tuple=(0.1, 0.5),
-        mask_probability=0.5,
-        dtype=torch.float32,
-        mask_generator=MaskingGenerator(2, min_num_patches=1),
-        rank=rank,
-        world_size=world_size,
-    )
-    return make_data_loader(
-        dataset=dataset,
-        batch_size=batch_size,
-        collate_fn=collate,
-        rank=rank,
-        world_size=world_size,
-        **options,
-    )
-
-
-def same(first: dict[str, Any], second: dict[str, Any]) -> bool:
-    """Bit for bit, every key."""
-    return first.keys() == second.keys() and all(
-        torch.equal(a, second[key]) if isinstance(a, Tensor) else a == second[key] for key, a in first.items()
-    )
-
-
 @pytest.mark.parametrize("workers", [1, 2])
-def test_workers_change_nothing(photos: ImageFolder, workers: int) -> None:
+def test_workers_do_not_change_batches(photos: ImageFolder, workers: int) -> None:
     alone = list(islice(loader(photos), 3))
     helped = list(islice(loader(photos, num_workers=workers), 3))
     assert all(same(a, b) for a, b in zip(alone, helped, strict=True))
@@ -73,10 +34,10 @@ def test_another_seed_gives_other_batches(photos: ImageFolder) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_stopped_run_goes_on_exactly(photos: ImageFolder, workers: int) -> None:
+def test_an_interrupted_loader_resumes_exactly(photos: ImageFolder, workers: int) -> None:
     whole = list(islice(loader(photos), 6))
     stopped = loader(photos, num_workers=workers)
-    seen = list(islice(stopped, 2))  # workers have fetched ahead by now: that must not count
+    seen = list(islice(stopped, 2))  # batches that workers prefetched must not count
     assert stopped.state_dict() == {"samples_drawn": 8}
     resumed = loader(photos, num_workers=workers)
     resumed.load_state_dict(stopped.state_dict())
@@ -86,8 +47,8 @@ def test_a_stopped_run_goes_on_exactly(photos: ImageFolder, workers: int) -> Non
     assert same(seen_again, whole[2])
 
 
-def test_from_two_ranks_to_one_crops_and_masks_go_on(photos: ImageFolder) -> None:
-    """Two ranks of 2 draw the rows of one rank of 4, mask for mask; then one rank goes on alone."""
+def test_one_rank_resumes_two(photos: ImageFolder) -> None:
+    """Two ranks of 2 draw the rows of one rank of 4, mask for mask; then one rank resumes alone."""
     whole = list(islice(loader(photos), 3))
     pair = [loader(photos, batch_size=2, rank=rank, world_size=2) for rank in range(2)]
     for step, batches in enumerate(islice(zip(*pair, strict=True), 2)):
@@ -105,13 +66,13 @@ def test_from_two_ranks_to_one_crops_and_masks_go_on(photos: ImageFolder) -> Non
     assert same(next(iter(alone)), whole[2])
 
 
-def test_a_place_between_two_ranks_cannot_be_resumed(photos: ImageFolder) -> None:
-    with pytest.raises(DataError, match="7 samples were drawn, which 2 ranks cannot have shared equally"):
+def test_an_uneven_position_cannot_be_resumed(photos: ImageFolder) -> None:
+    with pytest.raises(DataError, match="7 samples were drawn, which does not divide by 2 ranks"):
         loader(photos, rank=1, world_size=2).load_state_dict({"samples_drawn": 7})
 
 
 def test_epochs(photos: ImageFolder) -> None:
-    """6 photographs in batches of 4: one batch an epoch, another order in the next, resumable between."""
+    """6 photographs in batches of 4: one batch per epoch, a new order in the next, resumable in between."""
     epochs = loader(photos, sampler_type=SamplerType.EPOCH)
     assert len(epochs) == 1
     first, second = list(epochs), list(epochs)
@@ -123,7 +84,7 @@ def test_epochs(photos: ImageFolder) -> None:
     assert same(next(iter(resumed)), second[0])
 
 
-def test_in_the_middle_of_an_epoch(photos: ImageFolder) -> None:
+def test_resume_in_the_middle_of_an_epoch(photos: ImageFolder) -> None:
     whole = list(loader(photos, batch_size=2, sampler_type=SamplerType.EPOCH))
     resumed = loader(photos, batch_size=2, sampler_type=SamplerType.EPOCH)
     resumed.load_state_dict({"samples_drawn": 4})
@@ -135,12 +96,14 @@ def test_in_the_middle_of_an_epoch(photos: ImageFolder) -> None:
 
 
 def test_an_epoch_too_short_for_a_batch_is_refused(photos: ImageFolder) -> None:
-    with pytest.raises(ConfigError, match="each of 2 ranks 3 samples, a batch wants 4; make batches smaller"):
+    with pytest.raises(
+        ConfigError, match="3 samples for each of 2 ranks, a batch has 4; use smaller batches"
+    ):
         loader(photos, sampler_type=SamplerType.EPOCH, rank=0, world_size=2)
     assert len(loader(photos, sampler_type=SamplerType.EPOCH, sampler_size=9, world_size=2)) == 1
 
 
-def test_the_models_random_numbers_are_left_alone(photos: ImageFolder) -> None:
+def test_the_global_generator_is_not_used(photos: ImageFolder) -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
@@ -149,34 +112,24 @@ def test_the_models_random_numbers_are_left_alone(photos: ImageFolder) -> None:
     assert torch.equal(torch.rand(2), expected)
 
 
-# ---- broken pictures ----------------------------------------------------------------------------
-
-
-def with_broken(root: Path, broken: int) -> ImageFolder:
-    write_folder(root)
-    for number in range(broken):
-        (root / "still" / f"a{number}.jpg").write_bytes(b"\xff\xd8\xff broken")
-    return ImageFolder(root, transform=augment)
-
-
 @pytest.mark.parametrize("workers", [0, 2])
-def test_broken_pictures_are_skipped_and_counted(tmp_path: Path, workers: int) -> None:
-    """Every 7th draw meets the broken one; its successor stands in, all others are what they were."""
+def test_broken_images_are_skipped_and_counted(tmp_path: Path, workers: int) -> None:
+    """Every 7th draw is broken and replaced by the next image; the other samples do not change."""
     dataset = with_broken(tmp_path, 1)
     batches = loader(dataset, num_workers=workers, max_broken_fraction=0.5)
     got = list(islice(batches, 7))
     assert all(batch["collated_global_crops"].shape == (8, 3, 32, 32) for batch in got)
     assert (batches.broken.drawn, batches.skipped) == (28, 4)
     assert CombinedDataLoader([batches, batches], [1, 1]).skipped == 8
-    assert next(iter(batches.broken.messages)).startswith(f"'{tmp_path}/still/a0.jpg' is not a picture")
+    assert next(iter(batches.broken.messages)).startswith(f"'{tmp_path}/still/a0.jpg' is not an image")
     assert len(batches.broken.messages) == 1
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_too_many_broken_pictures_stop_the_run_in_one_line(tmp_path: Path, workers: int) -> None:
+def test_too_many_broken_images_are_a_one_line_error(tmp_path: Path, workers: int) -> None:
     batches = loader(with_broken(tmp_path, 8), num_workers=workers)
     with pytest.raises(
-        DataError, match=r"pictures of \d+ drawn could not be read, more than 1\.0% and 10"
+        DataError, match=r"images of \d+ samples could not be read, more than 1\.0% plus 10"
     ) as caught:
         for _ in islice(batches, 50):
             pass
@@ -184,85 +137,8 @@ def test_too_many_broken_pictures_stop_the_run_in_one_line(tmp_path: Path, worke
     assert "max_broken_fraction" in str(caught.value)
 
 
-def test_nothing_but_broken_pictures(tmp_path: Path) -> None:
+def test_only_broken_images(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_bytes(b"")
     batches = loader(ImageFolder(tmp_path), max_broken_fraction=100)
-    with pytest.raises(DataError, match=r"no picture could be read in its place either: .*x\.jpg"):
+    with pytest.raises(DataError, match=r"no image after it could be read either: .*x\.jpg"):
         next(iter(batches))
-
-
-def test_the_threshold_by_hand() -> None:
-    account = BrokenImages(max_fraction=0.1, grace=2)
-    account.record(10, ["a", "b", "c"])  # 3 <= 2 + 1
-    with pytest.raises(DataError, match=r"5 pictures of 20 drawn could not be read, more than 10\.0% and 2"):
-        account.record(10, ["a", "d"])
-    assert list(account.messages) == ["a", "b", "c", "d"]
-
-
-def test_a_successor_takes_the_crops_of_the_draw(tmp_path: Path) -> None:
-    """Index 2 is broken: drawn at position 5 it gives what index 3 gives at position 5."""
-    dataset = with_broken(tmp_path, 1)
-    samples = SeededSamples(dataset, seed=1)
-    broken = next(i for i in range(7) if dataset.paths[i].endswith("a0.jpg"))
-    stood_in, itself = samples[Draw(broken, 5)], samples[Draw(broken + 1, 5)]
-    assert torch.equal(stood_in.views["global_crops"][0], itself.views["global_crops"][0])
-    assert (len(stood_in.broken), len(itself.broken)) == (1, 0)
-    assert SeededSamples(dataset, tries=1)[broken].views is None
-
-
-def test_a_picture_is_cut_anew_at_every_draw(photos: ImageFolder) -> None:
-    samples = SeededSamples(photos)
-    first, again, later = (samples[Draw(2, p)].views["global_crops"][0] for p in (2, 2, 8))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, later)
-
-
-def test_an_error_of_the_transform_is_not_hidden(photos: ImageFolder, tmp_path: Path) -> None:
-    dataset = ImageFolder(write_folder(tmp_path), transform=lambda image: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        SeededSamples(dataset)[0]
-
-
-# ---- several loaders ----------------------------------------------------------------------------
-
-
-def combined(photos: ImageFolder, ratios: list[float]) -> CombinedDataLoader:
-    return CombinedDataLoader(
-        [loader(photos, batch_size=2, seed=seed) for seed in range(len(ratios))], ratios
-    )
-
-
-def test_loaders_take_turns_in_proportion(photos: ImageFolder) -> None:
-    class Constant:
-        def __init__(self, value: int) -> None:
-            self.value = value
-
-        def __iter__(self) -> Any:
-            while True:
-                yield self.value
-
-    turns = CombinedDataLoader([Constant(i) for i in range(3)], [3, 0, 1])  # type: ignore[arg-type,misc]
-    drawn: list[Any] = list(islice(turns, 2000))
-    assert drawn.count(1) == 0
-    assert 0.71 < drawn.count(0) / 2000 < 0.79
-    again: list[Any] = list(islice(CombinedDataLoader([Constant(i) for i in range(3)], [3, 0, 1]), 2000))  # type: ignore[arg-type,misc]
-    assert drawn == again
-
-
-def test_several_loaders_go_on_exactly(photos: ImageFolder) -> None:
-    whole = list(islice(combined(photos, [0.5, 0.5]), 9))
-    stopped = combined(photos, [0.5, 0.5])
-    seen = list(islice(stopped, 4))
-    resumed = combined(photos, [0.5, 0.5])
-    resumed.load_state_dict(stopped.state_dict())
-    seen += islice(resumed, 5)
-    assert all(same(a, b) for a, b in zip(whole, seen, strict=True))
-
-
-def test_wrong_ratios_and_states(photos: ImageFolder) -> None:
-    with pytest.raises(ConfigError, match="2 loaders with ratios"):
-        CombinedDataLoader([loader(photos)] * 2, [1.0])
-    with pytest.raises(ConfigError, match="wanted one ratio each, none below 0"):
-        CombinedDataLoader([loader(photos)], [-1.0])
-    with pytest.raises(ConfigError, match="state is of 1 loaders, this run has 2"):
-        combined(photos, [1, 1]).load_state_dict({"steps": 0, "loaders": [{}]})

@@ -11,7 +11,7 @@ from dinov3_ref.data.masking import MaskingGenerator, max_rectangle
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 39, 58, 78, 98, 196])
-def test_a_mask_has_exactly_as_many_cells_as_asked_for(count: int) -> None:
+def test_a_mask_has_the_exact_number_of_cells(count: int) -> None:
     generator = MaskingGenerator((14, 14), max_num_patches=max_rectangle(224))
     for seed in range(20):
         mask = generator(count, random.Random(seed))
@@ -26,14 +26,14 @@ def test_off_square_grids_and_the_default_count() -> None:
     assert generator(rng=random.Random(0)).sum() == 50
 
 
-def test_the_same_seed_gives_the_same_mask_and_another_another() -> None:
+def test_masks_are_seeded() -> None:
     generator = MaskingGenerator(14)
     first, again, other = (generator(60, random.Random(seed)) for seed in (1, 1, 2))
     assert (first == again).all()
     assert (first != other).any()
 
 
-def test_without_a_generator_pythons_own_decides() -> None:
+def test_the_default_is_pythons_global_generator() -> None:
     generator = MaskingGenerator(14)
     random.seed(5)
     first = generator(60)
@@ -51,7 +51,7 @@ def test_masks_are_blocks_and_not_single_cells() -> None:
     assert np.mean(together) > 0.65  # measured 0.74; a random choice of 58 of 196 gives 0.29
 
 
-def test_one_rectangle_keeps_to_its_bounds() -> None:
+def test_a_rectangle_stays_within_its_bounds() -> None:
     """Area 4..12 and aspect 0.5..2 before rounding: sides are 1 to 5 cells, never the whole grid."""
     generator = MaskingGenerator((8, 10), min_aspect=0.5, max_num_patches=12)
     lying, standing = 0, 0

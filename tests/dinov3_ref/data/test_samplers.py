@@ -1,16 +1,13 @@
-"""Orders: complete, shuffled, shared by ranks, found again at any place (docs/spec.md 4.14)."""
+"""Sample orders: complete, shuffled, shared by all ranks, resumable at any position (docs/spec.md 4.14)."""
 
 from __future__ import annotations
 
-import pickle
 from itertools import islice
 from typing import Any
 
 import pytest
-import torch
 
 from dinov3_ref.data.samplers import EpochSampler, InfiniteSampler, ShardedInfiniteSampler
-from dinov3_ref.data.seeding import Draw, derive_seed, torch_seed
 from dinov3_ref.errors import DataError
 
 
@@ -26,7 +23,7 @@ def test_every_pass_holds_every_sample_once_in_another_order() -> None:
 
 
 @pytest.mark.parametrize("advance", [0, 1, 6, 7, 8, 20, 1_000_003])
-def test_going_on_is_as_if_never_stopped(advance: int) -> None:
+def test_resuming_continues_the_order(advance: int) -> None:
     if advance < 100:
         assert take(10, advance=advance) == take(advance + 10)[advance:]
     else:  # far into a run, without replaying it
@@ -35,14 +32,14 @@ def test_going_on_is_as_if_never_stopped(advance: int) -> None:
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 10])
-def test_ranks_share_one_order(ranks: int) -> None:
+def test_all_ranks_share_one_order(ranks: int) -> None:
     """Also when there are more ranks than samples."""
     parts = [take(6, start=rank, step=ranks) for rank in range(ranks)]
     interleaved = [part[draw] for draw in range(6) for part in parts]
     assert interleaved == take(6 * ranks)
 
 
-def test_from_two_ranks_to_one() -> None:
+def test_one_rank_resumes_two() -> None:
     resumed = take(5, start=0, step=1, advance=8)  # two ranks had drawn four each
     assert resumed == take(13)[8:]
 
@@ -63,7 +60,7 @@ def test_a_shuffled_order_is_uniform() -> None:
     assert chi2 < 20.5  # 99.9 %
 
 
-def test_epochs_end_and_differ() -> None:
+def test_epochs_end_and_have_different_orders() -> None:
     sampler = EpochSampler(sample_count=10, shuffle=True, start=1, step=3)
     first = list(sampler)
     sampler.set_epoch(1)
@@ -78,7 +75,7 @@ def test_an_epoch_may_be_longer_or_shorter_than_the_data() -> None:
     assert list(EpochSampler(sample_count=4, size=3, start=0, step=1, advance=1)) == [1, 2]
 
 
-def test_sharded_ranks_keep_to_their_own() -> None:
+def test_sharded_ranks_draw_only_their_own_samples() -> None:
     for rank in range(3):
         sampler = ShardedInfiniteSampler(sample_count=10, start=rank, step=3)
         own = len(range(rank, 10, 3))
@@ -91,7 +88,7 @@ def test_sharded_ranks_keep_to_their_own() -> None:
         )
 
 
-def test_ranks_are_torch_distributeds_unless_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rank_and_world_size_default_to_torch_distributed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
     monkeypatch.setattr("torch.distributed.get_rank", lambda: 1)
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: 3)
@@ -100,36 +97,8 @@ def test_ranks_are_torch_distributeds_unless_given(monkeypatch: pytest.MonkeyPat
     assert list(islice(sampler, 4)) == take(4, start=1, step=3)
 
 
-def test_nothing_to_draw_is_an_error() -> None:
+def test_too_few_samples_are_an_error() -> None:
     with pytest.raises(DataError, match="no samples"):
         InfiniteSampler(sample_count=0, start=0, step=1)
-    with pytest.raises(DataError, match="do not reach 4 ranks"):
+    with pytest.raises(DataError, match="are too few for 4 ranks"):
         next(iter(ShardedInfiniteSampler(sample_count=2, start=3, step=4)))
-
-
-# ---- seeds --------------------------------------------------------------------------------------
-
-
-def test_a_draw_is_an_int_that_travels() -> None:
-    draw = pickle.loads(pickle.dumps(Draw(3, 17)))
-    assert (draw, draw.position) == (3, 17)
-    assert ["a", "b", "c", "d"][draw] == "d"
-
-
-def test_derived_seeds_differ_and_stay() -> None:
-    assert derive_seed(0, "crops", 1) == derive_seed(0, "crops", 1)
-    assert len({derive_seed(seed, word, 1) for seed in range(50) for word in ("crops", "mask")}) == 100
-    assert derive_seed(1, 23) != derive_seed(12, 3)
-    assert 0 <= derive_seed(9) < 2**63
-
-
-def test_torch_seed_leaves_no_trace() -> None:
-    torch.manual_seed(1)
-    expected = torch.rand(4)
-    torch.manual_seed(1)
-    first = torch.rand(2)
-    with torch_seed(5):
-        inside = torch.rand(2)
-    assert torch.equal(torch.cat([first, torch.rand(2)]), expected)
-    torch.manual_seed(5)
-    assert torch.equal(torch.rand(2), inside)

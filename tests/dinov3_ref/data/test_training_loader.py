@@ -58,7 +58,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("photos"))
 
 
-def test_a_batch_of_the_default_kind(root: Path) -> None:
+def test_a_default_batch(root: Path) -> None:
     batch = next(iter(build_training_loader(config(root))))
     assert batch["collated_global_crops"].shape == (8, 3, 64, 64)
     assert "collated_global_crops_teacher" not in batch  # they would be the same
@@ -91,7 +91,7 @@ def test_several_resolutions(root: Path) -> None:
     assert shapes == {(64, 96, 16), (96, 128, 36)}
 
 
-def test_masks_lie_on_the_students_grid(root: Path) -> None:
+def test_masks_have_the_students_grid(root: Path) -> None:
     batch = next(iter(build_training_loader(config(root, teacher_to_student_resolution_scale=2.0))))
     assert batch["collated_global_crops"].shape[-1] == 64
     assert batch["collated_masks"].shape == (8, 4)
@@ -121,7 +121,7 @@ def test_options_reach_the_augmentation(root: Path) -> None:
     assert not torch.equal(batch["collated_global_crops_teacher"], batch["collated_global_crops"])
 
 
-def test_seeds_and_rectangles_are_the_official_loaders(root: Path) -> None:
+def test_seeds_and_rectangles_equal_the_official_loader(root: Path) -> None:
     """Seed of resolution i: train.seed + i, from 1. Rectangles: at most half the grid."""
     made: Any = build_training_loader(
         config(root, global_crops_size=[32, 48], global_local_crop_pairs_ratios=[1, 1])

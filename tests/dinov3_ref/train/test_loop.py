@@ -20,16 +20,12 @@ from dinov3_ref.configs import load_config
 from dinov3_ref.data import build_training_loader
 from dinov3_ref.errors import CheckpointError, TrainingDiverged
 from dinov3_ref.train import checkpoints
-from dinov3_ref.train.__main__ import main
 from dinov3_ref.train.logging.metrics import read_metrics
 from dinov3_ref.train.loop import TrainingRun
-from dinov3_ref.train.schedules.rates import Rates
-from dinov3_ref.train.step import TrainingStep
 from tests.support.photographs import pixels
 from tests.support.ranks import run_on_ranks
 from tests.support.toy_training import tiny_run
 
-RATES = Rates(lr=1e-3, last_layer_lr=1e-3, weight_decay=0.04, momentum=0.9, teacher_temp=0.05)
 RANDOMNESS = ("student.drop_path_rate=0.4", "student.pos_embed_rope_rescale_coords=2.0")
 ITERATIONS, PERIOD = 8, 3  # checkpoints after iterations 2, 5 and 7
 
@@ -184,28 +180,7 @@ def test_a_checkpoint_of_another_model(
         assert "\n" not in str(raised.value)
 
 
-def test_which_checkpoints_stay(tmp_path: Path) -> None:
-    for iteration in (9, 19, 29, 39, 49):
-        (tmp_path / "ckpt" / str(iteration)).mkdir(parents=True)
-    (tmp_path / "ckpt" / ".59.partial").mkdir()
-    checkpoints.prune(tmp_path, max_to_keep=2, keep_every=20)
-    assert checkpoints.finished(tmp_path) == [19, 39, 49]
-
-
 # ---- steps --------------------------------------------------------------------------------------
-
-
-def test_accumulated_batches_are_averaged(photos: Path, tmp_path: Path) -> None:
-    """The same batch once, and three times for one step."""
-    results = []
-    for parts in (1, 3):
-        config = configure(photos, tmp_path / str(parts), f"train.accumulation_steps={parts}")
-        training = TrainingRun(config, build_training_loader(config))
-        batch = next(iter(training.loader))
-        metrics = training.step(iter([batch] * parts), 0, RATES)
-        gradients = {n: p.grad for n, p in training.arch.student.named_parameters()}
-        results.append((metrics, gradients))
-    torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["bf16", "fp16"])
@@ -336,51 +311,3 @@ def test_two_ranks_take_up_one(strategy: str, alone: Path, photos: Path, tmp_pat
 
 
 # ---- the command --------------------------------------------------------------------------------
-
-
-def test_the_command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    OmegaConf.save(configure(photos, tmp_path / "run"), tmp_path / "config.yaml")
-    assert (
-        main(
-            [
-                "--config",
-                str(tmp_path / "config.yaml"),
-                "optim.epochs=2",
-                "teacher.warmup_teacher_temp_epochs=1",
-            ]
-        )
-        == 0
-    )
-    told = capsys.readouterr()
-    assert told.out == f"{tmp_path / 'run'}/teacher\n"
-    assert told.err.splitlines()[-1].startswith("4/4  total_loss ")
-
-
-def test_ctrl_c_is_one_line(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(TrainingStep, "__call__", stop)
-    OmegaConf.save(configure(photos, tmp_path / "run"), tmp_path / "config.yaml")
-    assert main(["--config", str(tmp_path / "config.yaml")]) == 130
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err == "stopped; run the same command again to resume from the newest checkpoint\n"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--config", "toy_cpu"], "train.dataset_path is empty"),
-        (["optim.lrr=1"], "at optim.lrr: Key 'lrr'"),
-        (["train.dataset_path=/no/such/folder"], "is no dataset"),
-    ],
-)
-def test_misuse_is_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert words in error
-    assert error.count("\n") == 1

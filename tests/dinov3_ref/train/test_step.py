@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from dinov3_ref.data import build_training_loader
 from dinov3_ref.errors import TrainingDiverged
+from dinov3_ref.train.loop import TrainingRun
+from dinov3_ref.train.schedules.rates import Rates
 from dinov3_ref.train.step import FiniteGuard
+from tests.support.toy_training import tiny_run
 
 GOOD, NAN, INF = torch.tensor(1.0), torch.tensor(float("nan")), torch.tensor(float("inf"))
 
@@ -22,3 +28,19 @@ def test_two_in_a_row_are_forgiven_and_a_good_one_begins_anew() -> None:
 def test_a_gradient_counts_as_well() -> None:
     assert not FiniteGuard().allows(GOOD, {"backbone_grad_norm": INF, "dino_head_grad_norm": GOOD})
     assert FiniteGuard().allows(GOOD, {"backbone_grad_norm": GOOD})
+
+
+RATES = Rates(lr=1e-3, last_layer_lr=1e-3, weight_decay=0.04, momentum=0.9, teacher_temp=0.05)
+
+
+def test_accumulated_batches_are_averaged(photos: Path, tmp_path: Path) -> None:
+    """The same batch once, and three times for one step."""
+    results = []
+    for parts in (1, 3):
+        config = tiny_run(photos, tmp_path / str(parts), f"train.accumulation_steps={parts}")
+        training = TrainingRun(config, build_training_loader(config))
+        batch = next(iter(training.loader))
+        metrics = training.step(iter([batch] * parts), 0, RATES)
+        gradients = {n: p.grad for n, p in training.arch.student.named_parameters()}
+        results.append((metrics, gradients))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-6)

@@ -11,7 +11,7 @@ ALL = SEEN | UNSEEN
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_a_kind_is_seeded_and_never_twice_the_same(kind: str) -> None:
+def test_textures_are_seeded_and_differ(kind: str) -> None:
     first, again, other = (draw_texture(ALL[kind], 48, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert (first.dtype, first.shape) == (np.uint8, (48, 48, 3))
     assert (first == again).all()
@@ -19,7 +19,7 @@ def test_a_kind_is_seeded_and_never_twice_the_same(kind: str) -> None:
     assert first.std() > 10  # not a plain colour
 
 
-def test_kinds_to_train_on_and_to_judge_by_are_apart() -> None:
+def test_training_and_evaluation_kinds_are_disjoint() -> None:
     assert not set(SEEN) & set(UNSEEN)
     assert len(set(ALL.values())) == len(ALL)
 

@@ -149,7 +149,7 @@ def test_two_sharded_ranks_share_the_work(photos: Path, labelled: Path, tmp_path
     ("overrides", "error", "words"),
     [
         (["evaluation.train_dataset_path=x"], ConfigError, "kNN needs both"),
-        (["evaluation.pictures_path=/none"], DataError, "is no dataset"),
+        (["evaluation.pictures_path=/none"], DataError, "is not a dataset"),
         (
             ["evaluation.pictures_path=/x", "evaluation.crop_size=50"],
             ConfigError,
