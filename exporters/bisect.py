@@ -1,10 +1,10 @@
-"""Run an engine with its residual stream laid open, for `dinodeploy check --bisect`.
+"""Find the first block where an engine differs from the reference, for `dinodeploy check --bisect`.
 
-The graph gets the stream before and after every block as extra outputs. Nothing is written: the graph
-without weights is handed over in memory, and each weight is read from where it lies in the bundle. Only
-the onnx package is needed, no torch.
+The graph gets the residual stream before and after every block as extra outputs. Nothing is written: the
+graph is passed to ONNX Runtime in memory, and weights are read from the bundle. Needs the onnx package, but
+no torch.
 
-Shapes: T traced tokens or places, L tokens, h w a stage's map, D the stream's width.
+Shapes: T traced positions, L tokens, h w feature map of a stage, D width of the residual stream.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from exporters.graph.read import read_skeleton
 BACKEND = "onnxruntime"
 ERRORS_ONLY = 3
 NO_STREAM = (
-    "this graph shows no residual stream: it has no blocks.<i> or stages.<s>.<i> that add to one, one after "
-    "the other; bisect a bundle that `dinodeploy export` wrote"
+    "this graph has no recognisable residual stream: blocks.<i> or stages.<s>.<i> that add to it in order; "
+    "bisect a bundle that `dinodeploy export` wrote"
 )
-# scope of a block's own operators, its residual additions among them
+# module path of a block, and of everything inside it
 _BLOCK = re.compile(r"(?P<blocks>blocks\.|stages\.\d+\.)(?P<index>\d+)")
 _INSIDE = re.compile(rf"{_BLOCK.pattern}(\..*)?")
 
 
 def bisect_bundle(engine: EngineChoice, *, threads: int | None = None) -> Bisection:
-    """Run the traced golden case and name the first block that departs. The bundle's files are trusted.
+    """Run the traced golden case and name the first block that differs. Does not verify the bundle's files.
 
-    Raises MisuseError for an engine that is no ONNX file, BundleError for a bundle without a trace or a
-    graph without a residual stream, JudgementError when the graph has other blocks than the reference.
+    Raises MisuseError for an engine that is not an ONNX file, BundleError for a bundle without a trace or a
+    graph without a residual stream, JudgementError if graph and reference have different blocks.
     """
     if engine.facts.backend != BACKEND:
         raise MisuseError(
@@ -57,7 +57,7 @@ def bisect_bundle(engine: EngineChoice, *, threads: int | None = None) -> Bisect
             _entry(blocks),
             blocks,
             trace,
-            np.stack([_at_places(outputs[name], trace, name) for name in names]),
+            np.stack([_at_positions(outputs[name], trace, name) for name in names]),
         )
         for (blocks, names), trace in zip(values.items(), case.traces, strict=True)
     ]
@@ -66,17 +66,17 @@ def bisect_bundle(engine: EngineChoice, *, threads: int | None = None) -> Bisect
 
 
 def _entry(blocks: str) -> str:
-    """What the place before a stream's first block is called."""
+    """Name of the module before a stream's first block."""
     return blocks.replace("stages", "downsample_layers").rstrip(".") if "stages" in blocks else "tokens"
 
 
 def _prefix(bundle: Bundle) -> dict[str, int]:
-    """How many tokens of each kind come before the patches; a ConvNeXt's maps have none."""
+    """Number of tokens of each kind before the patches; none in a ConvNeXt's maps."""
     model = bundle.manifest.model
     if not model.num_heads:
         return {}
     shapes = {output.name: output.shape for output in bundle.manifest.outputs}
-    own = int(shapes["extra"][1]) if "extra" in shapes else 0  # [B,E,D], a user's own
+    own = int(shapes["extra"][1]) if "extra" in shapes else 0  # [B,E,D], of a user's model
     return {"cls": 1, "storage": model.storage_tokens, "extra": own}
 
 
@@ -93,13 +93,13 @@ def _traced_case(bundle: Bundle) -> GoldenCase:
 def _run_tapped(
     engine: EngineChoice, pixels: FloatArray, threads: int | None
 ) -> tuple[dict[str, list[str]], dict[str, AnyArray]]:
-    """`stream_values`, and all outputs by name; pixels [1,3,H,W]."""
+    """Run pixels [1,3,H,W]. Returns `stream_values`, and all graph outputs by name, the stream's included."""
     import onnxruntime
 
     model, blobs = read_skeleton(engine.path)
     values_of = stream_values(model.graph)
     _tap(model.graph, [name for names in values_of.values() for name in names])
-    weights = [blob.read() for blob in blobs.values()]  # the session works on this memory: keep it
+    weights = [blob.read() for blob in blobs.values()]  # the session uses this memory, so keep it alive
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
     if threads is not None:
@@ -116,17 +116,17 @@ def _run_tapped(
 
 
 def stream_values(graph: GraphProto) -> dict[str, list[str]]:
-    """Values of each residual stream: what each block's first addition takes from before it, then the end.
+    """Names of the values of each residual stream: the input of each block, then the last block's output.
 
-    By what its blocks' names begin with: `blocks.`, or `stages.0.` to `stages.3.`. Found by how the graph is
-    wired, not by what values are called: a block that is bypassed shows. Raises BundleError where there is no
-    such stream.
+    Keys are path prefixes of the blocks: `blocks.`, or `stages.0.` to `stages.3.`. Found through the graph's
+    connections, not through value names, so a bypassed block is noticed. Raises BundleError if there is no
+    stream.
     """
     made_by = {output: node for node in graph.node for output in node.output}
     entering = _entering(graph, made_by)
     if not entering or any(sorted(values) != list(range(len(values))) for values in entering.values()):
         raise BundleError(NO_STREAM)
-    _, *after = (values[0] for values in entering.values())  # what comes of each stream's end
+    _, *after = (values[0] for values in entering.values())  # the values that consume each stream's end
     streams = {}
     for (blocks, values), behind in zip(entering.items(), [*after, str(graph.output[0].name)], strict=True):
         end = next(_ends(behind, values[0], made_by), None)
@@ -137,7 +137,7 @@ def stream_values(graph: GraphProto) -> dict[str, list[str]]:
 
 
 def _entering(graph: GraphProto, made_by: Mapping[str, NodeProto]) -> dict[str, dict[int, str]]:
-    """blocks -> index -> the value that a block's first addition takes from outside it."""
+    """blocks -> index -> the value from outside the block that its first residual addition uses."""
     weights = {tensor.name for tensor in graph.initializer}
     entering: dict[str, dict[int, str]] = {}
     for node in graph.node:
@@ -156,7 +156,7 @@ def _entering(graph: GraphProto, made_by: Mapping[str, NodeProto]) -> dict[str, 
 
 
 def _scope(node: NodeProto) -> str:
-    """Module path of a node: what stands before the operator in its name."""
+    """Module path of a node: the part of its name before the operator."""
     return str(node.name).partition("/")[0]
 
 
@@ -165,9 +165,9 @@ def _belongs_to(node: NodeProto | None, scope: str) -> bool:
 
 
 def _ends(behind: str, entered: str, made_by: Mapping[str, NodeProto]) -> Iterator[str]:
-    """Up from `behind` through norms, slices and a downsampling to what the stream's last block made.
+    """Search upwards from `behind`, through norms, slices and downsampling, for the last block's output.
 
-    That is what `entered` the stream, where its blocks are bypassed.
+    Stops at `entered`, the stream's first value, if all blocks are bypassed.
     """
     pending, seen = [behind], set()
     while pending:
@@ -183,7 +183,7 @@ def _ends(behind: str, entered: str, made_by: Mapping[str, NodeProto]) -> Iterat
 
 
 def _tap(graph: GraphProto, names: list[str]) -> None:
-    """Make values graph outputs, each once."""
+    """Add values to the graph outputs, each once."""
     types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
     present = {output.name for output in graph.output}
     for name in dict.fromkeys(names):
@@ -192,8 +192,8 @@ def _tap(graph: GraphProto, names: list[str]) -> None:
             graph.output.append(helper.make_tensor_value_info(name, dtype, None))
 
 
-def _at_places(values: AnyArray, trace: Trace, name: str) -> FloatArray:
-    """Tokens [1,L,D], or a map [1,h,w,D] row by row, at the traced places: [1,T,D]."""
+def _at_positions(values: AnyArray, trace: Trace, name: str) -> FloatArray:
+    """Tokens [1,L,D], or a map [1,h,w,D] in row-major order, at the traced positions: [1,T,D]."""
     flat = values.reshape(len(values), -1, values.shape[-1]) if values.ndim in (3, 4) else values
     if flat.ndim != 3 or flat.shape[1] <= trace.tokens.max():
         raise JudgementError(

@@ -1,6 +1,7 @@
-"""A checkpoint's ranges over a user's pictures: prepared as a bundle would, run through the fp32 reference.
+"""Value ranges of a checkpoint on a user's images, for `dinodeploy ranges`.
 
-pictures ─> official preprocessing ─> dinov3_ref.ranges ─> ranges, a prediction for each precision
+images ─> official preprocessing ─> fp32 reference with dinov3_ref.ranges ─> ranges, a prediction per
+precision
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from dinodeploy.arrays import FloatArray
 from dinodeploy.errors import MisuseError
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pipeline import Decoded, decode_ahead, default_decoders
@@ -24,12 +25,12 @@ from dinov3_ref.ranges import FP16_LARGEST, Prediction, Ranges, measure_ranges, 
 PRESET = "official"
 BATCH = 4
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class RangesReport:
-    """What `dinodeploy ranges` tells."""
+    """The result of `dinodeploy ranges`."""
 
     arch: str
     source: str
@@ -40,7 +41,7 @@ class RangesReport:
     notes: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON and for `dinodeploy.chart.draw_ranges`."""
+        """For JSON and for the plot of `dinodeploy ranges`."""
         return {
             "arch": self.arch,
             "source": self.source,
@@ -58,20 +59,20 @@ def checkpoint_ranges(
     ids: Sequence[str],
     *,
     imgsz: tuple[int, int] | None = None,
-    say: Say = lambda _: None,
+    log: Log = lambda _: None,
 ) -> RangesReport:
-    """Ranges of `checkpoint` over the pictures `ids`, at `imgsz` (H, W) or the preset's own size.
+    """Ranges of `checkpoint` over the images `ids`, at `imgsz` (H, W) or the preset's own size.
 
-    Pictures that cannot be read are left out and named in the report. Raises MisuseError for an impossible
-    size and when no picture at all can be read.
+    Unreadable images are left out and listed in the report. Raises MisuseError for an impossible size, or if
+    no image can be read.
     """
     mean, std = normalization(checkpoint)
     preprocess = Preprocess.from_preset(PRESET, imgsz, mean, std, checkpoint.config.stride)
     unreadable: list[tuple[str, str]] = []
-    batches = _batches(ids, preprocess, unreadable, say)
+    batches = _batches(ids, preprocess, unreadable, log)
     first = next(batches, None)
     if first is None:
-        raise MisuseError(f"none of {len(ids)} pictures can be read; the first: {unreadable[0][1]}")
+        raise MisuseError(f"none of {len(ids)} images can be read; the first: {unreadable[0][1]}")
     ranges = measure_ranges(build_model(checkpoint), chain([first], batches))
     return RangesReport(
         arch=checkpoint.arch,
@@ -85,25 +86,25 @@ def checkpoint_ranges(
 
 
 def spread_over(ids: Sequence[str], limit: int) -> list[str]:
-    """At most `limit` of `ids`, evenly spaced: a listing is sorted, and its start is one folder."""
+    """At most `limit` of `ids`, evenly spaced: the first ids of a sorted list are all from one folder."""
     if len(ids) <= limit:
         return list(ids)
     return [ids[index * len(ids) // limit] for index in range(limit)]
 
 
 def _batches(
-    ids: Sequence[str], preprocess: Preprocess, unreadable: list[tuple[str, str]], say: Say
+    ids: Sequence[str], preprocess: Preprocess, unreadable: list[tuple[str, str]], log: Log
 ) -> Iterator[Tensor]:
-    """Readable pictures as [B,3,H,W]; the others go to `unreadable`."""
+    """Readable images in batches [B,3,H,W]; the others go to `unreadable` with their reason."""
     readable = _readable(decode_ahead(ids, preprocess, default_decoders(), ahead=2 * BATCH), unreadable)
     done = 0
     while batch := list(islice(readable, BATCH)):
-        say(f"measuring pictures {done + 1} to {done + len(batch)} of {len(ids) - len(unreadable)}")
+        log(f"measuring images {done + 1} to {done + len(batch)} of {len(ids) - len(unreadable)}")
         done += len(batch)
         yield torch.from_numpy(np.stack(batch))
 
 
-def _readable(decoded: Iterator[Decoded], unreadable: list[tuple[str, str]]) -> Iterator[NDArray[np.float32]]:
+def _readable(decoded: Iterator[Decoded], unreadable: list[tuple[str, str]]) -> Iterator[FloatArray]:
     for item in decoded:
         if item.pixels is None:
             unreadable.append((item.id, item.reason))
@@ -114,4 +115,4 @@ def _readable(decoded: Iterator[Decoded], unreadable: list[tuple[str, str]]) -> 
 def _assumed(checkpoint: Checkpoint) -> tuple[str, ...]:
     if checkpoint.dataset or checkpoint.mean:
         return ()
-    return ("input mean and std are ImageNet's: the file does not tell",)
+    return ("input mean and std are ImageNet's: the file does not state them",)

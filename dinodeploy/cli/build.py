@@ -80,7 +80,7 @@ def build(
         overwrite=overwrite,
     )
     with build_progress() as (report, say):
-        built, notes = builder.add_engine(bundle, request, report=report, say=say)
+        built, notes = builder.add_engine(bundle, request, report=report, log=say)
     for note in notes:
         stderr().print(f"note: {note}", markup=False)
     _report(built, notes, as_json)
@@ -106,7 +106,7 @@ def build_after_export(root: Path, target: str | None, no_engine: bool) -> tuple
         return None, ()
     try:
         with build_progress() as (report, say):
-            built, notes = builder.add_engine(root, builder.EngineRequest(chosen), report=report, say=say)
+            built, notes = builder.add_engine(root, builder.EngineRequest(chosen), report=report, log=say)
     except UnavailableError as error:
         if target is None:
             return None, (f"no engine was built: {error}",)

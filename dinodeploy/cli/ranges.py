@@ -53,7 +53,7 @@ def ranges(
     with stages() as say:
         say(f"loading {checkpoint}")
         loaded = checkpoints.load_checkpoint(checkpoint, arch=arch)
-        facts = measurer.checkpoint_ranges(loaded, ids, imgsz=size, say=say).as_dict()
+        facts = measurer.checkpoint_ranges(loaded, ids, imgsz=size, log=say).as_dict()
     if picture is not None:
         write_picture(draw_ranges(facts), picture)
     _report(facts, picture, as_json, reach("dinov3_ref.ranges", "ranges").short)

@@ -1,16 +1,16 @@
-"""Building TensorRT engines, one step a file. `add_engine.py` tells the story; the others are its words.
+"""Build TensorRT engines, one step per file. Start reading at `add_engine.py`.
 
-target.py          which TensorRT: `tensorrt` 10.3 to 11.x or `tensorrt_rtx` 1.7 and later
-device.py          the GPU and the driver of this machine
-profiles.py        the shapes an engine takes
-options.py         what else may be asked of a build
-api.py             which names of TensorRT's Python API we use
-messages.py        what TensorRT says while it works
-progress.py        how far it is, and how it is stopped
-network.py         model.onnx, parsed
-configure.py       options as a builder configuration
-timing_cache.py    kernel timings kept from one build to the next
-build_engine.py    all of that, in order: a plan in memory
-inspect_engine.py  what the plan holds, as JSON
-add_engine.py      the plan becomes part of a bundle
+target.py          which TensorRT builds: `tensorrt` 10.3 to 11.x or `tensorrt_rtx` from 1.7
+device.py          the GPU and driver of this machine
+profiles.py        optimisation profiles: the input shapes that an engine accepts
+options.py         all other build options
+api.py             the names of TensorRT's Python API that we use
+messages.py        TensorRT's log and errors
+progress.py        build progress, and stopping a build
+network.py         parse model.onnx
+configure.py       options and profiles -> builder configuration
+timing_cache.py    reuse kernel timings in later builds
+build_engine.py    all steps above in order; returns a plan (a serialised engine) in memory
+inspect_engine.py  describe a plan as JSON
+add_engine.py      add the plan to a bundle
 """

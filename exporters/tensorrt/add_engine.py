@@ -1,8 +1,8 @@
-"""A plan becomes part of a bundle: verify, build, write, seal.
+"""Build a TensorRT engine and add it to a bundle: verify, build, write, update the manifest.
 
-What the bundle is (`manifest.facts()`) never changes, its first engine stays first, and receipts of its other
-engines stay valid. The manifest is true at every moment: a plan that is to be replaced is taken out of it
-first, and the new one is entered when it lies there whole.
+The bundle's identity (`manifest.facts()`) does not change, its first engine stays first, and receipts of its
+other engines stay valid. The manifest is correct at every moment: a plan to be replaced is removed from it
+first, and the new plan is added only when its file is complete.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ NAME = "model"
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """What to build for a bundle. `batch` and `imgsz` hold one text a profile."""
+    """Which engine to build for a bundle. `batch` and `imgsz` hold one text per optimisation profile."""
 
     target: str = AUTO
-    profile: str | None = None  # a ready-made set
+    profile: str | None = None  # name of a predefined set of optimisation profiles
     batch: tuple[str, ...] = ()
     imgsz: tuple[str, ...] = ()
     name: str = NAME
@@ -61,11 +61,11 @@ def add_engine(
     request: EngineRequest,
     *,
     report: Report = lambda fraction, phase: None,
-    say: Callable[[str], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> tuple[EngineChoice, tuple[str, ...]]:
-    """Build an engine of the bundle at `path` into it. Returns the engine, and notes.
+    """Build an engine for the bundle at `path` and add it. Returns the engine, and notes for the user.
 
-    Raises MisuseError, UnavailableError or ExportError, one line each; the bundle is then as it was.
+    Raises MisuseError, UnavailableError or ExportError; the bundle is then unchanged.
     """
     bundle = open_bundle(path)
     _refuse_existing(bundle, request)
@@ -75,12 +75,12 @@ def add_engine(
     check_options(request.options, target, trt, gpu)
     if not request.allow_known_bad:
         _refuse_known_bad(bundle, target, trt, gpu, request.options)
-    say("verifying the bundle")
+    log("verifying the bundle")
     bundle.verify((*graph_files(bundle.manifest), GOLDEN_FILE))
     notes = check_judgeable(profiles, load_golden(bundle.root / GOLDEN_FILE))
-    plan = build_engine(trt, bundle.root / MODEL_FILE, profiles, request.options, report=report, say=say)
+    plan = build_engine(trt, bundle.root / MODEL_FILE, profiles, request.options, report=report, log=log)
     facts = _build_facts(bundle.manifest, trt, profiles, request.options, target, gpu)
-    say("writing the engine")
+    log("writing the engine")
     inspection = {"runtime": facts.runtime, "plan": request.plan_name, **inspect_engine(trt, plan, gpu)}
     _commit(
         bundle.root,
@@ -93,13 +93,13 @@ def add_engine(
 
 
 def _refuse_existing(bundle: Bundle, request: EngineRequest) -> None:
-    """Only a plan that a build made may be replaced, and only when asked."""
+    """Refuse to replace anything but a built plan, and that only with `overwrite`."""
     name = request.plan_name
     engine = bundle.manifest.engines.get(name)
     if engine is None and name in bundle.manifest.files:
         raise MisuseError(f"--name {request.name}: {name} is another file of the bundle; choose another name")
     if not request.overwrite and (engine is not None or (bundle.root / name).exists()):
-        raise OutputExistsError(f"{bundle.root / name} is there already; give --overwrite or another --name")
+        raise OutputExistsError(f"{bundle.root / name} exists already; give --overwrite or another --name")
 
 
 def _refuse_known_bad(
@@ -138,7 +138,7 @@ def _build_facts(
 
 
 def _commit(root: Path, name: str, plan: Plan, inspection: dict[str, Any], engine: EngineFacts) -> None:
-    """Write plan and inspection and enter them into the manifest as it is now."""
+    """Write the plan and its inspection, and add both to the manifest (read again: it may have changed)."""
     inspection_name = f"{name}.json"
     manifest = manifests.read_manifest(root)
     if name in manifest.engines:

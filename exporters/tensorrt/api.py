@@ -1,9 +1,9 @@
-"""Which names of TensorRT's Python API we use.
+"""The names of TensorRT's Python API that we use.
 
-One implementation serves every version: the module, `tensorrt` or `tensorrt_rtx`, is handed in as `trt`.
-Its objects are annotated with the names below, by which `tests/exporters/tensorrt/test_contract.py` finds
-every attribute that our code touches and holds it against the API of 10.3, of 11.4 and of TensorRT-RTX. A
-name that one of them lacks must stand in `GATES`, and code that uses it must ask `has` first.
+One implementation serves all versions: the module, `tensorrt` or `tensorrt_rtx`, is passed as `trt`. Its
+objects are annotated with the names below. With these, `tests/exporters/tensorrt/test_contract.py` finds
+every attribute that our code uses and checks it against the API of TensorRT 10.3, 11.4 and TensorRT-RTX. A
+name that one of them lacks must be in `GATES`, and code must call `has` before it uses the name.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Runtime: TypeAlias = Any
 
 
 class Gate(NamedTuple):
-    """A member that not every version has; an empty member stands for the whole class."""
+    """A member that some versions lack; an empty member means the whole class."""
 
     owner: str
     member: str
@@ -39,9 +39,9 @@ COMPUTE_CAPABILITY = Gate("ComputeCapability", "")
 NUM_COMPUTE_CAPABILITIES = Gate("IBuilderConfig", "num_compute_capabilities")
 SET_COMPUTE_CAPABILITY = Gate("IBuilderConfig", "set_compute_capability")
 
-# gate -> who has it
+# gate -> which versions have it
 GATES: dict[Gate, str] = {
-    STRONGLY_TYPED: "10.3 to 11.4 and RTX 1.7; networks are never anything else from 11 on, so it may go",
+    STRONGLY_TYPED: "10.3 to 11.4 and RTX 1.7; networks are always strongly typed from 11 on, so it may go",
     SAME_COMPUTE_CAPABILITY: "not 10.3",
     COMPUTE_CAPABILITY: "RTX only",
     NUM_COMPUTE_CAPABILITIES: "RTX only",
@@ -50,6 +50,6 @@ GATES: dict[Gate, str] = {
 
 
 def has(trt: TensorRT, gate: Gate) -> bool:
-    """Whether this module has what `gate` names."""
+    """Whether this module has the member that `gate` names."""
     owner = getattr(trt, gate.owner, None)
     return owner is not None and (not gate.member or hasattr(owner, gate.member))

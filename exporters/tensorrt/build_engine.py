@@ -1,4 +1,4 @@
-"""One plan, in memory, from one graph: parse, configure, build. Nothing is written but the timing cache."""
+"""Build one plan in memory from one ONNX graph: parse, configure, build. Writes only the timing cache."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from exporters.tensorrt.timing_cache import save_timing_cache
 
 @dataclass(frozen=True)
 class Plan:
-    """A serialised engine and what TensorRT said about it."""
+    """A serialised engine and TensorRT's description of it."""
 
     memory: Any  # IHostMemory, readable as a buffer
     network: dict[str, Any]  # describe_network's
-    engine_layers: tuple[str, ...]  # as the builder lists them; empty when another logger got the list
+    engine_layers: tuple[str, ...]  # from the builder's log; empty if another logger received it
 
 
 def build_engine(
@@ -36,17 +36,18 @@ def build_engine(
     options: BuildOptions,
     *,
     report: Report = lambda fraction, phase: None,
-    say: Callable[[str], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> Plan:
     """Build `graph` with the module `trt`, always strongly typed.
 
-    Raises ExportError with TensorRT's own first reason, UnavailableError when it cannot even start (no GPU,
-    no driver), KeyboardInterrupt on Ctrl-C once the builder has stopped.
+    `report` gets the fraction done and the current phase, `log` a line per step. Raises ExportError with
+    TensorRT's first error, UnavailableError if the builder cannot start (no GPU or driver), KeyboardInterrupt
+    on Ctrl-C after the builder has stopped.
     """
     logger, messages = make_logger(trt), Messages()
     logger.messages = messages
     builder = _make_builder(trt, logger, messages)
-    say("parsing the graph")
+    log("parsing the graph")
     network: INetworkDefinition
     network, parser = parse_network(trt, builder, logger, messages, graph)
     with _recorded(trt, builder, messages):
@@ -54,7 +55,7 @@ def build_engine(
         progress = Progress(report)
         monitor = make_monitor(trt, progress)
         config.progress_monitor = monitor
-        say("building the engine")
+        log("building the engine")
         work = partial(builder.build_serialized_network, network, config)
         memory: IHostMemory = run_stoppable(work, progress)
     if memory is None:
@@ -62,14 +63,14 @@ def build_engine(
     if options.timing_cache is not None:
         save_timing_cache(config, options.timing_cache)
     plan = Plan(memory, describe_network(network), tuple(messages.engine_layers))
-    del network, parser  # in this order, and not before: the weights of one belong to the other
+    del network, parser  # in this order, and only now: the parser owns the network's weights
     return plan
 
 
 def _make_builder(trt: TensorRT, logger: Any, messages: Messages) -> Builder:
     try:
         return trt.Builder(logger)
-    except (TypeError, RuntimeError) as error:  # the binding's way to say that there was no builder
+    except (TypeError, RuntimeError) as error:  # what the binding raises if there is no builder
         reason = messages.reason() if messages.errors else str(error)
         raise UnavailableError(
             f"{trt.__name__} {trt.__version__} cannot start: {reason}; is there a GPU, and a driver for it?"
@@ -78,10 +79,10 @@ def _make_builder(trt: TensorRT, logger: Any, messages: Messages) -> Builder:
 
 @contextmanager
 def _recorded(trt: TensorRT, builder: Builder, messages: Messages) -> Iterator[None]:
-    """Collect the builder's errors while open.
+    """Record the builder's errors while open.
 
-    Not around parsing: a network that was made or parsed under a recorder takes the process with it when it
-    is freed (RTX 1.7.1). Nor longer than needed: the builder does not keep the recorder alive.
+    Not during parsing: freeing a network that was created or parsed with a recorder crashes the process (RTX
+    1.7.1). Not longer than needed: the builder does not keep the recorder alive.
     """
     recorder = make_recorder(trt, messages)
     builder.error_recorder = recorder

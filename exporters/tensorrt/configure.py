@@ -1,4 +1,4 @@
-"""Options and profiles as a builder configuration."""
+"""Turn build options and optimisation profiles into a TensorRT builder configuration."""
 
 from __future__ import annotations
 
@@ -39,14 +39,15 @@ def configure(
     profiles: Sequence[ProfileFacts],
     options: BuildOptions,
 ) -> IBuilderConfig:
-    """A configuration that a build of `network` can start from.
+    """The builder configuration for `network`.
 
-    Raises ExportError for a profile that TensorRT refuses, MisuseError for a foreign timing cache.
+    Raises ExportError for a profile that TensorRT refuses, MisuseError for a timing cache of another TensorRT
+    or GPU.
     """
     config: IBuilderConfig = builder.create_builder_config()
-    # fp32 means fp32: TF32, on by default, has fp16's mantissa, and no recipe of ours asks for it
+    # fp32 must stay fp32: TF32, which is on by default, has only fp16's mantissa
     config.clear_flag(trt.BuilderFlag.TF32)
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # names and types for whoever inspects it
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # names and types for inspection
     pixels: ITensor = network.get_input(0)
     for profile in profiles:
         _add_profile(builder, config, messages, pixels, profile)
@@ -75,8 +76,11 @@ def _add_profile(
 
 
 def _set_flags(trt: TensorRT, config: IBuilderConfig, options: BuildOptions) -> None:
-    """Refit and strip-plan: a stripped plan is filled again with the weights it was built from, which costs
-    no speed (REFIT_IDENTICAL); `--refit` allows other weights, which does."""
+    """Set the builder flags.
+
+    A stripped plan is refitted with the weights it was built from, which costs no speed (REFIT_IDENTICAL).
+    `--refit` allows other weights, and costs speed.
+    """
     flags = {
         trt.BuilderFlag.REFIT: options.refit,
         trt.BuilderFlag.REFIT_IDENTICAL: options.strip_plan and not options.refit,
@@ -93,7 +97,7 @@ def _set_compute_capabilities(trt: TensorRT, config: IBuilderConfig, options: Bu
     wanted = options.compute_capabilities
     if not wanted:
         return
-    # check_options has refused what has no such targets
+    # check_options has refused targets without these members
     assert has(trt, NUM_COMPUTE_CAPABILITIES)
     assert has(trt, SET_COMPUTE_CAPABILITY)
     known = known_compute_capabilities(trt) | {CURRENT: "CURRENT"}

@@ -1,4 +1,4 @@
-"""The GPU and the driver of the machine that builds: a plan of TensorRT is for the one it was built on."""
+"""The GPU and driver of the machine that builds: a TensorRT plan runs on the GPU it was built on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Gpu", "find_gpu"]
 
 
 def find_gpu() -> Gpu | None:
-    """The GPU of this machine, or None where there is no driver or no device: RTX builds without one."""
+    """The GPU of this machine, or None without a driver or device: RTX builds without one."""
     try:
         return machine.find_gpu()
     except UnavailableError:

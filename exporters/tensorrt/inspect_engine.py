@@ -1,7 +1,7 @@
-"""What a plan holds, as JSON beside it: the network that went in, the layers that came out.
+"""Describe a plan as JSON: the parsed network and the engine's layers.
 
-TensorRT's own inspector needs the plan loaded, and loading needs a GPU that it fits. Without one the list
-that the builder prints is what there is.
+TensorRT's inspector needs the plan loaded, which needs a matching GPU. Without one, only the builder's own
+list of layers is available.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from exporters.tensorrt.messages import Messages, make_logger
 
 
 def inspect_engine(trt: TensorRT, plan: Plan, gpu: Gpu | None) -> dict[str, Any]:
-    """`network`, `builder` (its list of layers), and `engine` (the inspector's) or why there is none."""
+    """`network`, `builder` (its list of layers), `engine` (the inspector's) or the reason why not."""
     facts: dict[str, Any] = {"network": plan.network, "builder": list(plan.engine_layers)}
     if gpu is None:
-        return facts | {"engine": None, "engine_missing": "built where there is no GPU to load it on"}
+        return facts | {"engine": None, "engine_missing": "built on a machine without a GPU to load it on"}
     engine, missing = _inspect(trt, plan)
     return facts | {"engine": engine, "engine_missing": missing}
 

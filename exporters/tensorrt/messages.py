@@ -1,7 +1,7 @@
-"""What TensorRT says while it works, kept so that a failure can be told in one line.
+"""Collect TensorRT's messages, to report a failure in one line.
 
-A process listens to its first logger only, whoever made it; errors therefore come through an error recorder,
-which belongs to one builder. The logger adds what it can: the layers of a finished engine.
+TensorRT uses only the first logger of a process. So errors come through an error recorder, which belongs to
+one builder, and the logger only adds the layers of a finished engine.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from typing import Any
 
 from exporters.tensorrt.api import TensorRT
 
-# A message that is only the echo of another, or of having no GPU where none is needed.
+# Messages to ignore: repetitions of another error, or of a missing GPU that is not needed.
 _ECHOES = ("checkMacros.cpp::catchCudaError", "Skipping the engine compute capability check")
-# Places in TensorRT's own source say nothing to a user.
-_PLACES = re.compile(
+# Locations in TensorRT's source code, which do not help a user.
+_SOURCE_LOCATIONS = re.compile(
     r"\[\w+\.(?:cpp|h): ?:?\d+: \w+(?:\(\))?\] |\s*\bIn \S+(?: \S+)? at \S+:\d+|\[\w+\.\w+::[\w:~]+::\d+\]\s*"
 )
-# words of a message -> what mends it
-_MENDS = (
+# words of a message -> how to fix it
+_FIXES = (
     ("workspace limit", "give a larger --workspace"),
     ("out of memory", "give a smaller --imgsz or --batch, or --weight-streaming"),
     ("OutOfMemory", "give a smaller --imgsz or --batch, or --weight-streaming"),
     ("libnvinfer_lean", "leave out --version-compatible, or install TensorRT's lean runtime"),
 )
-_LAYER_LISTS = ("Engine Layer Information:", "Layers:")  # how the list begins, without detail and with it
-_LONGEST = 300  # characters of a message that a person is shown
+_LAYER_LISTS = ("Engine Layer Information:", "Layers:")  # first line of the list, brief and detailed
+_LONGEST = 300  # characters of a message that are shown
 
 
 class Messages:
@@ -37,19 +37,19 @@ class Messages:
         self.engine_layers: list[str] = []
 
     def reason(self) -> str:
-        """The first error worth telling, and what mends it where that is known."""
+        """The first useful error, and how to fix it if that is known."""
         useful = [text for text in self.errors if not any(echo in text for echo in _ECHOES)]
         if not useful:
             return (self.errors or ["it gave no reason"])[0]
-        text = " ".join(_PLACES.sub("", useful[0]).split())
-        mends = [mend for words, mend in _MENDS if words in text]
+        text = " ".join(_SOURCE_LOCATIONS.sub("", useful[0]).split())
+        fixes = [fix for words, fix in _FIXES if words in text]
         shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
-        return "; ".join((shown, *mends[:1]))
+        return "; ".join((shown, *fixes[:1]))
 
 
 @cache
 def make_logger(trt: TensorRT) -> Any:
-    """The one logger of this process for `trt`, an `ILogger` with a `messages` to set for each build."""
+    """The process-wide logger of `trt`, an `ILogger`; set its `messages` for each build."""
 
     class Logger(trt.ILogger):
         def __init__(self) -> None:
@@ -77,7 +77,7 @@ def make_recorder(trt: TensorRT, messages: Messages) -> Any:
         def report_error(self, code: Any, description: str) -> bool:
             self.found.append((code, description))
             messages.errors.append(description)
-            return False  # go on: the builder decides what is fatal
+            return False  # continue: the builder decides what is fatal
 
         def num_errors(self) -> int:
             return len(self.found)

@@ -1,4 +1,4 @@
-"""model.onnx as a TensorRT network, strongly typed: what the graph says is what runs."""
+"""Parse model.onnx into a strongly typed TensorRT network: it runs the types that the graph states."""
 
 from __future__ import annotations
 
@@ -25,22 +25,21 @@ from exporters.tensorrt.messages import Messages
 def parse_network(
     trt: TensorRT, builder: Builder, logger: Any, messages: Messages, graph: Path
 ) -> tuple[INetworkDefinition, OnnxParser]:
-    """Parse `graph`, weights beside it included. Raises ExportError with the node it stumbled over.
+    """Parse `graph` with its external weights. Raises ExportError naming the node that failed.
 
-    The weights belong to the parser: it must live until the engine is built.
+    The parser owns the weights, so it must live until the engine is built.
     """
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED) if has(trt, STRONGLY_TYPED) else 0
     network: INetworkDefinition = builder.create_network(flags)
     parser: OnnxParser = trt.OnnxParser(network, logger)
     parsed = parser.parse_from_file(str(graph))
-    if not parsed or not network.num_outputs:  # RTX 1.7 calls a file that is no ONNX at all parsed
-        raise ExportError(
-            f"{graph}: TensorRT cannot parse it: {_first_complaint(parser) or messages.reason()}"
-        )
+    if not parsed or not network.num_outputs:  # RTX 1.7 reports success for a file that is not ONNX
+        raise ExportError(f"{graph}: TensorRT cannot parse it: {_first_error(parser) or messages.reason()}")
     return network, parser
 
 
-def _first_complaint(parser: OnnxParser) -> str:
+def _first_error(parser: OnnxParser) -> str:
+    """Node, operator and description of the parser's first error; empty if there is none."""
     if not parser.num_errors:
         return ""
     error: ParserError = parser.get_error(0)
@@ -50,7 +49,7 @@ def _first_complaint(parser: OnnxParser) -> str:
 
 
 def describe_network(network: INetworkDefinition) -> dict[str, Any]:
-    """Inputs, outputs, and layers counted by type and by the type of what they put out."""
+    """Inputs, outputs, and the number of layers by kind and output type."""
     kinds: Counter[tuple[str, str]] = Counter()
     for layer in _layers(network):
         first: ITensor = layer.get_output(0) if layer.num_outputs else None

@@ -1,4 +1,4 @@
-"""What may be asked of a build, besides its profiles. Validated at birth, and against a target."""
+"""Build options other than profiles, validated when created and against a target."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ LEVELS = range(6)
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How to build. Raises MisuseError for a value that cannot mean anything."""
+    """How to build. Raises MisuseError for an impossible value."""
 
-    workspace: float | None = None  # GiB; None: as much as the GPU has
+    workspace: float | None = None  # GiB; None: no limit but the GPU's memory
     timing_cache: Path | None = None
     refit: bool = False
     strip_plan: bool = False
@@ -61,11 +61,11 @@ class BuildOptions:
 
 
 def check_options(options: BuildOptions, target: Target, trt: TensorRT, gpu: Gpu | None) -> None:
-    """Raises MisuseError for what `target` does not have, UnavailableError for what it cannot do here."""
+    """Raises MisuseError for options `target` does not have, UnavailableError for what is impossible here."""
     defaults = BuildOptions()
     for field, why in target.lacks.items():
         if getattr(options, field) != getattr(defaults, field):
-            raise MisuseError(f"{_flag(field)} means nothing with --target {target.name}: {why}")
+            raise MisuseError(f"{_flag(field)} cannot be used with --target {target.name}: {why}")
     for field in target.gpu_only:
         if getattr(options, field) and gpu is None:
             raise UnavailableError(
@@ -74,12 +74,12 @@ def check_options(options: BuildOptions, target: Target, trt: TensorRT, gpu: Gpu
             )
     if options.hardware_compatible == "same_compute_capability" and not has(trt, SAME_COMPUTE_CAPABILITY):
         raise UnavailableError(
-            f"{target.module} {trt.__version__} knows no --hardware-compatible same_compute_capability; "
-            "wanted a later version, or ampere_plus"
+            f"{target.module} {trt.__version__} does not have --hardware-compatible same_compute_capability; "
+            "install a later version, or use ampere_plus"
         )
     if CURRENT in options.compute_capabilities and gpu is None:
         raise UnavailableError(
-            f"--compute-capability {CURRENT}: no GPU is in sight here; name it, for instance 8.9"
+            f"--compute-capability {CURRENT}: no GPU found on this machine; name one, for instance 8.9"
         )
     _check_compute_capabilities(options, trt)
 
@@ -91,7 +91,7 @@ def _check_compute_capabilities(options: BuildOptions, trt: TensorRT) -> None:
     for name in options.compute_capabilities:
         if name != CURRENT and name not in known:
             raise UnavailableError(
-                f"--compute-capability {name}: there is no such target here; known: {', '.join(known)}"
+                f"--compute-capability {name} is not supported here; known: {', '.join(known)}"
             )
 
 

@@ -1,7 +1,7 @@
-"""The shapes an engine takes: ready-made sets, or what `--batch` and `--imgsz` say.
+"""Optimisation profiles, the input shapes that an engine accepts: predefined or given by the user.
 
-A profile is (B, H, W) three times: smallest, the one kernels are chosen for, largest. Sizes are pixels and
-multiples of the patch size. Several profiles make one engine that is fast in several ranges.
+A profile holds three shapes (B, H, W): smallest, usual (kernels are chosen for it) and largest. H and W are
+pixels and multiples of the patch size. One engine can have several profiles, each fast in its range.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ Size = tuple[int, int]  # H, W
 
 @dataclass(frozen=True)
 class ReadyProfile:
-    """A range of batches and of sides in patches; no usual side stands for the bundle's own input size.
+    """Ranges of batch size and of side length in patches; `usual` None means the bundle's own input size.
 
-    Sides of a ConvNeXt, whose patches are 32 pixels wide, are counted by 16 too and cut to whole patches.
+    For a ConvNeXt, whose patches are 32 pixels wide, sides count in units of 16 pixels, rounded down to
+    patches.
     """
 
     batch: tuple[int, int, int]
@@ -31,7 +32,7 @@ class ReadyProfile:
     largest: int
 
 
-# 7 patches (112 pixels) is the smallest side of the golden cases, which an engine must be judged on.
+# 7 patches (112 pixels) is the smallest side of the golden cases, on which the judge runs an engine.
 READY: dict[str, tuple[ReadyProfile, ...]] = {
     "usual": (ReadyProfile((1, 8, 32), 7, None, 32),),
     "edge": (ReadyProfile((1, 1, 1), 7, None, 32),),
@@ -45,15 +46,15 @@ LARGEST_UNIT = 16  # pixels
 def choose_profiles(
     ready: str | None, batch: Sequence[str], imgsz: Sequence[str], preprocess: Preprocess
 ) -> tuple[ProfileFacts, ...]:
-    """Profiles from the options `--profile`, or `--batch` and `--imgsz`, each text one profile.
+    """Profiles from `--profile`, or from `--batch` and `--imgsz` with one text per profile.
 
-    Where one of the two is given once and the other more often, it holds for all; where it is not given,
-    it is the usual set's. Raises MisuseError, one line, for whatever cannot be meant.
+    If one of the two is given once and the other several times, it applies to all; if it is missing, the
+    predefined set "usual" supplies it. Raises MisuseError for a contradiction or an unreadable value.
     """
     if not batch and not imgsz:
         return ready_profiles(ready or USUAL, preprocess)
     if ready is not None:
-        raise MisuseError(f"--profile {ready} says batch and size already; leave out --batch and --imgsz")
+        raise MisuseError(f"--profile {ready} sets batch and size already; leave out --batch and --imgsz")
     usual = ready_profiles(USUAL, preprocess)[0]
     batches = [parse_batches(text) for text in batch] or [(usual.min[0], usual.opt[0], usual.max[0])]
     sizes = [parse_sizes(text, preprocess.patch_size) for text in imgsz]
@@ -61,7 +62,7 @@ def choose_profiles(
     count = max(len(batches), len(sizes))
     if {len(batches), len(sizes)} - {1, count}:
         raise MisuseError(
-            f"--batch is given {len(batches)} times and --imgsz {len(sizes)} times; wanted once a profile"
+            f"--batch is given {len(batches)} times and --imgsz {len(sizes)} times; wanted once per profile"
         )
     batches, sizes = batches * (count // len(batches)), sizes * (count // len(sizes))
     profiles = tuple(
@@ -81,7 +82,7 @@ def ready_profiles(name: str, preprocess: Preprocess) -> tuple[ProfileFacts, ...
 
 
 def _fit(row: ReadyProfile, preprocess: Preprocess) -> ProfileFacts:
-    """A row in pixels, widened where the bundle's own input size is outside it."""
+    """A predefined profile in pixels, extended to include the bundle's own input size."""
     patch, own = preprocess.patch_size, (preprocess.height, preprocess.width)
     unit = min(patch, LARGEST_UNIT)
     usual = own if row.usual is None else (_whole(row.usual * unit, patch),) * 2
@@ -92,12 +93,12 @@ def _fit(row: ReadyProfile, preprocess: Preprocess) -> ProfileFacts:
 
 
 def _whole(side: int, patch: int) -> int:
-    """Pixels, cut to whole patches, one at least."""
+    """Pixels, rounded down to whole patches, at least one patch."""
     return max(side // patch, 1) * patch
 
 
 def parse_batches(text: str) -> tuple[int, int, int]:
-    """`8`, or smallest:usual:largest, `1:8:64`. Raises MisuseError."""
+    """`8`, or smallest:usual:largest as in `1:8:64`. Raises MisuseError."""
     parts = text.split(":")
     if len(parts) not in (1, 3) or not all(re.fullmatch(r"[1-9]\d*", part, re.ASCII) for part in parts):
         raise MisuseError(f"--batch {text!r}; wanted N or smallest:usual:largest, for instance 1:8:64")
@@ -108,11 +109,11 @@ def parse_batches(text: str) -> tuple[int, int, int]:
 
 
 def parse_sizes(text: str, patch_size: int) -> tuple[Size, Size, Size]:
-    """`256`, `224x384`, or smallest:usual:largest of such, `224:512:1024`. Raises MisuseError."""
+    """`256`, `224x384`, or smallest:usual:largest as in `224:512:1024`. Raises MisuseError."""
     parts = [re.fullmatch(r"([1-9]\d*)(?:[x,]([1-9]\d*))?", part, re.ASCII) for part in text.split(":")]
     if len(parts) not in (1, 3) or not all(parts):
         raise MisuseError(
-            f"--imgsz {text!r}; wanted H or HxW, or smallest:usual:largest of such, for instance 224:512:1024"
+            f"--imgsz {text!r}; wanted H or HxW, or smallest:usual:largest, for instance 224:512:1024"
         )
     sizes = [(int(part[1]), int(part[2] or part[1])) for part in parts if part]
     for side in (side for size in sizes for side in size):
@@ -120,19 +121,18 @@ def parse_sizes(text: str, patch_size: int) -> tuple[Size, Size, Size]:
             below = side - side % patch_size
             near = f"{below} or {below + patch_size}" if below else f"{patch_size}"
             raise MisuseError(
-                f"--imgsz {text!r}: {side} is no multiple of the patch size {patch_size}; wanted {near}"
+                f"--imgsz {text!r}: {side} is not a multiple of the patch size {patch_size}; wanted {near}"
             )
     smallest, usual, largest = sizes[0], sizes[len(sizes) // 2], sizes[-1]
     if not all(low <= often <= high for low, often, high in zip(smallest, usual, largest, strict=True)):
-        raise MisuseError(f"--imgsz {text!r}; wanted smallest <= usual <= largest, height and width each")
+        raise MisuseError(f"--imgsz {text!r}; wanted smallest <= usual <= largest for height and width")
     return smallest, usual, largest
 
 
 def check_judgeable(profiles: Sequence[ProfileFacts], cases: Iterable[GoldenCase]) -> tuple[str, ...]:
-    """Notes on golden cases that no profile takes: the engine is judged without them.
+    """Notes on the golden cases that no profile accepts: the engine is judged without them.
 
-    Raises MisuseError when it could not be judged at all, so that nobody builds for an hour what `embed`
-    would then refuse.
+    Raises MisuseError if no case fits: `embed` would refuse the engine after an hour of building.
     """
     cases = list(cases)
     outside = [case for case in cases if not any(_takes(profile, case) for profile in profiles)]
@@ -146,6 +146,6 @@ def check_judgeable(profiles: Sequence[ProfileFacts], cases: Iterable[GoldenCase
 
 
 def _takes(profile: ProfileFacts, case: GoldenCase) -> bool:
-    """By height and width: the runtime cuts up or fills up a batch of another size."""
+    """Whether height and width fit; the runtime splits or pads a batch of another size."""
     bounds = zip(profile.min[1:], case.size, profile.max[1:], strict=True)
     return all(low <= side <= high for low, side, high in bounds)

@@ -1,8 +1,8 @@
-"""How far a build is, and how it is stopped.
+"""Report the progress of a build, and stop it on Ctrl-C.
 
-The builder reports nested phases, each with a number of steps; their fractions are put together into one
-number that only grows. It asks after each step whether to go on. The build runs on a thread of its own, so
-that Ctrl-C reaches Python at once and not when the builder next happens to call.
+The builder reports nested phases, each with a number of steps; they are combined into one fraction that only
+grows. After each step it asks whether to continue. The build runs on its own thread, so that Python handles
+Ctrl-C immediately.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _Phase:
 
 
 class Progress:
-    """Phases put together; `stop` makes the builder end at its next step."""
+    """Combines the phases into one fraction; `stop` ends the build at its next step."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
@@ -47,27 +47,27 @@ class Progress:
     def start(self, name: str, parent: str | None, steps: int) -> None:
         with self._lock:
             self._phases[name] = _Phase(name, parent, max(steps, 1))
-            self._tell(name)
+            self._update(name)
 
     def step(self, name: str, step: int) -> bool:
-        """Step number `step`, from 0, of a phase is done. Returns whether to go on."""
+        """Step number `step` (from 0) of a phase is done. Returns whether to continue."""
         with self._lock:
             if name in self._phases:
                 self._phases[name].done = step + 1
-                self._tell(name)
+                self._update(name)
         return not self.stopped
 
     def finish(self, name: str) -> None:
         with self._lock:
             if name in self._phases:
                 self._phases[name].done = self._phases[name].steps
-                self._tell(name)
+                self._update(name)
                 phase = self._phases.pop(name)
                 if phase.parent in self._phases:
                     self._phases[phase.parent].children.pop(name, None)
 
-    def _tell(self, name: str) -> None:
-        """Carry a phase's fraction up to the root, where a running child counts as part of a step."""
+    def _update(self, name: str) -> None:
+        """Update the fraction of a phase and its parents; a running child counts as part of a step."""
         phase: _Phase | None = self._phases[name]
         fraction = 0.0
         while phase is not None:
@@ -78,12 +78,12 @@ class Progress:
                 parent.children[phase.name] = fraction
             phase = parent
         self._reached = max(self._reached, fraction)
-        if not self.stopped:  # a builder that stops reports its phases finished
+        if not self.stopped:  # a stopped builder reports its phases as finished
             self._report(self._reached, name)
 
 
 def make_monitor(trt: TensorRT, progress: Progress) -> Any:
-    """`progress` as the `IProgressMonitor` that a builder configuration takes."""
+    """`progress` as an `IProgressMonitor` for the builder configuration."""
 
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
@@ -102,9 +102,9 @@ def make_monitor(trt: TensorRT, progress: Progress) -> Any:
 
 
 def run_stoppable(work: Callable[[], T], progress: Progress) -> T:
-    """Run `work` on a thread; the first Ctrl-C stops the builder and is raised when it has ended.
+    """Run `work` on a thread; the first Ctrl-C stops the builder, then raises KeyboardInterrupt.
 
-    A second Ctrl-C ends the process at once: nothing is on disk yet.
+    A second Ctrl-C ends the process immediately, which is safe: nothing is on disk yet.
     """
     with _ctrl_c_stops(progress), ThreadPoolExecutor(1, "build") as pool:
         result = pool.submit(work).result()
@@ -115,7 +115,7 @@ def run_stoppable(work: Callable[[], T], progress: Progress) -> T:
 
 @contextmanager
 def _ctrl_c_stops(progress: Progress) -> Iterator[None]:
-    """A handler, not an exception: that could strike anywhere, and a thread that nobody waits for is left."""
+    """Handle SIGINT instead of letting it raise: an exception could leave the build thread running."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

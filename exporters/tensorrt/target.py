@@ -1,7 +1,7 @@
-"""Which TensorRT builds: one literal table, and the import that may fail in many ways.
+"""Which TensorRT builds an engine: the table of targets, and importing their modules.
 
 tensorrt   builds on the GPU that the plan will run on
-rtx        builds on any machine; plans are finished just in time on the user's RTX GPU
+rtx        builds on any machine; the user's RTX GPU compiles the plan just in time
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dinodeploy.errors import MisuseError, UnavailableError
+from dinodeploy.errors import MisuseError, UnavailableError, reason_of
 from exporters.tensorrt.api import TensorRT
 from exporters.tensorrt.device import Gpu, find_gpu
 
@@ -21,14 +21,14 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class Target:
-    """A TensorRT and what it cannot do."""
+    """A kind of TensorRT and its limits."""
 
     name: str
     module: str  # also the name of the backend that runs its plans
     oldest: tuple[int, int]
     install: str
     builds_without_gpu: bool
-    lacks: Mapping[str, str]  # field of BuildOptions -> why it cannot be asked for
+    lacks: Mapping[str, str]  # field of BuildOptions -> why it is not supported
     gpu_only: tuple[str, ...] = ()  # fields of BuildOptions that need a GPU at build time
 
 
@@ -37,9 +37,9 @@ TARGETS: dict[str, Target] = {
         "tensorrt",
         "tensorrt",
         oldest=(10, 3),
-        install="pip install tensorrt, or JetPack's own packages on a Jetson",
+        install="pip install tensorrt, or the packages of JetPack on a Jetson",
         builds_without_gpu=False,
-        lacks={"compute_capabilities": "it builds for the GPU it runs on; --hardware-compatible widens that"},
+        lacks={"compute_capabilities": "it builds for this machine's GPU; --hardware-compatible adds others"},
     ),
     "rtx": Target(
         "rtx",
@@ -49,10 +49,10 @@ TARGETS: dict[str, Target] = {
         builds_without_gpu=True,
         lacks={
             "timing_cache": "it times no kernels while it builds",
-            "hardware_compatible": "its plans run on every RTX GPU; --compute-capability narrows that",
-            "version_compatible": "it comes without the lean runtime that this takes",
+            "hardware_compatible": "its plans run on every RTX GPU; use --compute-capability to choose some",
+            "version_compatible": "it comes without the lean runtime that this needs",
         },
-        # tried with 1.7.1: refit needs the CUDA driver while it compiles
+        # measured with 1.7.1: refit needs the CUDA driver at build time
         gpu_only=("refit", "strip_plan"),
     ),
 }
@@ -61,9 +61,9 @@ TARGETS: dict[str, Target] = {
 def load_target(name: str, gpu: Gpu | None) -> tuple[Target, TensorRT]:
     """The target called `name` and its module, imported.
 
-    `auto`: TensorRT where it is installed and there is a GPU, else TensorRT-RTX where it is installed.
-    Raises MisuseError for an unknown name, UnavailableError when its module is missing, broken, too old, or
-    needs a GPU.
+    `auto`: TensorRT if it is installed and there is a GPU, else TensorRT-RTX if it is installed. Raises
+    MisuseError for an unknown name, UnavailableError if the module is missing, broken or too old, or needs a
+    GPU.
     """
     target = _choose(gpu) if name == AUTO else find_target(name)
     trt = _import(target)
@@ -75,21 +75,21 @@ def load_target(name: str, gpu: Gpu | None) -> tuple[Target, TensorRT]:
         )
     if gpu is None and not target.builds_without_gpu:
         raise UnavailableError(
-            f"{target.module} builds on the GPU that the engine is for, and none is in sight here; build "
+            f"{target.module} builds on the GPU that the engine is for, and this machine has no GPU; build "
             "on that machine, or with --target rtx for RTX GPUs"
         )
     return target, trt
 
 
 def find_target(name: str) -> Target:
-    """A row of the table. Raises MisuseError."""
+    """The target called `name`. Raises MisuseError for an unknown one."""
     if name not in TARGETS:
         raise MisuseError(f"--target {name!r} is unknown; known: {', '.join((AUTO, *TARGETS))}")
     return TARGETS[name]
 
 
 def builds_here(name: str, gpu: Gpu | None) -> bool:
-    """Whether `name`'s module is installed and this machine can build with it; nothing is imported."""
+    """Whether `name`'s module is installed and this machine can build with it; imports nothing."""
     target = TARGETS[name]
     return importlib.util.find_spec(target.module) is not None and (
         target.builds_without_gpu or gpu is not None
@@ -97,9 +97,9 @@ def builds_here(name: str, gpu: Gpu | None) -> bool:
 
 
 def automatic_target() -> str | None:
-    """What an export builds with unasked: TensorRT where it is installed and there is a GPU, nothing else.
+    """The target that an export builds for by default: TensorRT if it is installed and there is a GPU.
 
-    TensorRT-RTX builds everywhere, and would make every export slower on machines that only develop.
+    Never TensorRT-RTX: it builds on every machine and would slow down every export.
     """
     return "tensorrt" if builds_here("tensorrt", find_gpu()) else None
 
@@ -115,7 +115,7 @@ def _choose(gpu: Gpu | None) -> Target:
         if builds_here(name, gpu):
             return target
     ways = "; ".join(f"{target.name}: {target.install}" for target in TARGETS.values())
-    raise UnavailableError(f"no TensorRT that can build here is installed; {ways} (that one needs no GPU)")
+    raise UnavailableError(f"no TensorRT that can build here is installed; {ways} (rtx needs no GPU)")
 
 
 def _import(target: Target) -> TensorRT:
@@ -125,8 +125,7 @@ def _import(target: Target) -> TensorRT:
         raise UnavailableError(
             f"building for {target.name} needs {error.name}, which is not installed: {target.install}"
         ) from error
-    except Exception as error:  # a vendor's package that loads libraries fails as it likes
-        reason = " ".join(str(error).split()) or type(error).__name__
+    except Exception as error:  # loading a vendor's libraries may raise any class
         raise UnavailableError(
-            f"{target.module} is installed but cannot be imported ({reason}); mend it: {target.install}"
+            f"{target.module} cannot be imported ({reason_of(error)}); install it again: {target.install}"
         ) from error

@@ -1,6 +1,6 @@
-"""Kernel timings kept from one build to the next (`--timing-cache FILE`): a second build takes a fraction.
+"""Keep kernel timings for later builds (`--timing-cache FILE`), which then take a fraction of the time.
 
-A cache belongs to one TensorRT version and one kind of GPU; TensorRT itself refuses another's.
+A cache is valid for one TensorRT version and one kind of GPU; TensorRT refuses any other.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from exporters.tensorrt.api import IBuilderConfig, IHostMemory, ITimingCache
 
 
 def load_timing_cache(config: IBuilderConfig, path: Path) -> None:
-    """Give `config` the timings in `path`; a file that is not there yet is an empty cache.
+    """Load the timings in `path` into `config`; a missing file is an empty cache.
 
-    Raises MisuseError when the file is another version's or GPU's.
+    Raises MisuseError for a file of another version or GPU.
     """
     content = path.read_bytes() if path.exists() else b""
     cache: ITimingCache = config.create_timing_cache(content)
     if cache is None or not config.set_timing_cache(cache, False):
         raise MisuseError(
-            f"--timing-cache {path} was not made by this TensorRT on this GPU; name another file"
+            f"--timing-cache {path} was not made by this TensorRT on this GPU; give another file"
         )
 
 
 def save_timing_cache(config: IBuilderConfig, path: Path) -> None:
-    """Write what the build has learned, whole or not at all."""
+    """Write the timings of the build to `path`, atomically."""
     cache: ITimingCache = config.get_timing_cache()
     if cache is None:
         return

@@ -1,4 +1,4 @@
-"""Pictures to ranges; and the exporter agrees with what is predicted of its recipes."""
+"""Images to ranges; and the exporter agrees with what is predicted of its recipes."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ def test_an_fp16_bundle_passes_or_fails_as_predicted(case: str, safe: bool, tmp_
         export_checkpoint(checkpoint, tmp_path / "bundle", options, weights="random")
 
 
-# ---- pictures ----------------------------------------------------------------------------------
+# ---- images ----------------------------------------------------------------------------------
 
 
-def test_pictures_go_through_the_official_preset(tmp_path: Path) -> None:
+def test_images_go_through_the_official_preset(tmp_path: Path) -> None:
     ids = files(tmp_path, "chelsea", "china")
     report = checkpoint_ranges(gentle(), ids, imgsz=(64, 96))
     assert report.ranges.images == 2
@@ -81,16 +81,16 @@ def test_pictures_go_through_the_official_preset(tmp_path: Path) -> None:
     assert "ImageNet's" in report.notes[-1]
 
 
-def test_more_pictures_than_a_batch(tmp_path: Path) -> None:
+def test_more_images_than_a_batch(tmp_path: Path) -> None:
     ids = files(tmp_path, "chelsea", "china", "coffee", "rocket", "astronaut", "flower")
     said: list[str] = []
-    report = checkpoint_ranges(gentle(), ids, imgsz=(48, 48), say=said.append)
+    report = checkpoint_ranges(gentle(), ids, imgsz=(48, 48), log=said.append)
     assert report.ranges.images == 6
     assert report.ranges.blocks[0].residual.tokens == {"cls": 6, "storage": 24, "patch": 54}
-    assert said == ["measuring pictures 1 to 4 of 6", "measuring pictures 5 to 6 of 6"]
+    assert said == ["measuring images 1 to 4 of 6", "measuring images 5 to 6 of 6"]
 
 
-def test_unreadable_pictures_are_named_and_left_out(tmp_path: Path) -> None:
+def test_unreadable_images_are_named_and_left_out(tmp_path: Path) -> None:
     ids = files(tmp_path, "chelsea")
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8\xff")
@@ -100,7 +100,7 @@ def test_unreadable_pictures_are_named_and_left_out(tmp_path: Path) -> None:
     assert report.ranges == checkpoint_ranges(massive_product(), ids, imgsz=(48, 48)).ranges
     facts = report.as_dict()
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts
-    with pytest.raises(MisuseError, match=r"none of 1 pictures can be read; the first: .*broken\.jpg"):
+    with pytest.raises(MisuseError, match=r"none of 1 images can be read; the first: .*broken\.jpg"):
         checkpoint_ranges(gentle(), [str(broken)], imgsz=(48, 48))
 
 

@@ -76,15 +76,15 @@ def test_build_as_json_and_every_option(own_bundle: Path, fake: FakeTensorRT, ru
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("--imgsz", "224:518:1024"), 2, "518 is no multiple of the patch size 16; wanted 512 or 528"),
+        (("--imgsz", "224:518:1024"), 2, "518 is not a multiple of the patch size 16; wanted 512 or 528"),
         (("--batch", "8:4:1"), 2, "wanted smallest <= usual <= largest"),
         (("--profile", "edge", "--batch", "1"), 2, "leave out --batch and --imgsz"),
         (("--target", "cuda"), 2, "--target 'cuda' is unknown"),
         (("--level", "9"), 2, "--level is 9; wanted 0 to 5"),
         (("--name", "../x"), 2, "--name '../x'; wanted a plain file name"),
         (("--name", "model.onnx"), 0, ""),  # a plan of that name is model.onnx.plan
-        (("--compute-capability", "8.9", "--target", "tensorrt"), 2, "means nothing with --target tensorrt"),
-        (("--target", "rtx", "--timing-cache", "x"), 2, "--timing-cache means nothing with --target rtx"),
+        (("--compute-capability", "8.9", "--target", "tensorrt"), 2, "cannot be used with --target tensorrt"),
+        (("--target", "rtx", "--timing-cache", "x"), 2, "--timing-cache cannot be used with --target rtx"),
     ],
 )
 def test_misuse(
@@ -123,7 +123,7 @@ def test_what_this_machine_cannot_do_ends_in_4(
     monkeypatch.setitem(sys.modules, "tensorrt", FakeTensorRT("10.3"))
     ran = run("build", own_bundle, "--target", "tensorrt")
     assert ran.code == 4
-    assert "none is in sight here" in ran.error
+    assert "this machine has no GPU" in ran.error
     monkeypatch.setattr(module, "find_gpu", lambda: Gpu("NVIDIA", "8.7", "540.4.0"))
     ran = run("build", own_bundle, "--target", "tensorrt")
     assert ran.code == 4

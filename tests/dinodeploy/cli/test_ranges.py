@@ -117,7 +117,7 @@ def test_pictures_may_come_from_several_places(hard_file: Path, photos: Path, ru
         (("FILE",), "Missing option '--images'"),
         (("FILE", "--images", "EMPTY"), "no picture under"),
         (("FILE", "--images", "nowhere"), "'nowhere' does not exist"),
-        (("FILE", "--images", "BROKEN"), "none of 1 pictures can be read; the first: "),
+        (("FILE", "--images", "BROKEN"), "none of 1 images can be read; the first: "),
         (("nothing.pth", "--images", "PHOTOS"), "nothing.pth"),
         (("FILE", "--images", "PHOTOS", "--imgsz", "100"), "multiple of the patch size 16"),
         (("FILE", "--images", "PHOTOS", "--limit", "0"), "--limit is 0; wanted at least 1"),

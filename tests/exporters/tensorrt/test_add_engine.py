@@ -96,7 +96,7 @@ def test_an_old_manifest_keeps_its_digest(tiny_bundle: Path, tmp_path: Path) -> 
 
 def test_a_plan_is_replaced_only_when_asked(own_bundle: Path, fake: FakeTensorRT) -> None:
     add_engine(own_bundle, EngineRequest())
-    with pytest.raises(OutputExistsError, match=r"model\.plan is there already; give --overwrite or another"):
+    with pytest.raises(OutputExistsError, match=r"model\.plan exists already; give --overwrite or another"):
         add_engine(own_bundle, EngineRequest())
     fake.answer("Builder.build_serialized_network", lambda _, network, config: b"another plan")
     add_engine(own_bundle, EngineRequest(overwrite=True))
