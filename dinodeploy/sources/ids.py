@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import overload
 
 import numpy as np
@@ -54,7 +55,9 @@ class IdList(Sequence[str]):
         return packed[ends[start] : ends[start + 1]].decode("utf-8", "surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
-        return (self[position] for position in range(len(self)))
+        for packed, ends in self._pieces:
+            for start, end in pairwise(ends):
+                yield packed[start:end].decode("utf-8", "surrogateescape")
 
 
 def repeats(ids: Sequence[str]) -> list[tuple[int, int]]:
