@@ -24,7 +24,10 @@ class Source(Protocol):
         is_open             whether a file is open
     """
 
-    ids: Sequence[str]  # without repeats
+    @property
+    def ids(self) -> Sequence[str]:
+        """The ids in order, without repeats."""
+        ...
 
     def image(self, index: int) -> str | Path | bytes | Image.Image:
         """The image in a form that `images.open_image` takes: a path, an encoded file, or a PIL image.

@@ -1,4 +1,4 @@
-"""Heads on a frozen backbone, their files, and the DINOClassifier and DINOFeatureExtractor."""
+"""Heads on a frozen backbone, head files, DINOClassifier and DINOFeatureExtractor."""
 
 from __future__ import annotations
 

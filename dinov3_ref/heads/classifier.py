@@ -15,10 +15,10 @@ from dinov3_ref.models import DinoVisionTransformer
 
 
 class DINOClassifier(nn.Module):
-    """pixels [B,3,H,W] -> logits [B,K]. Only `classifier` learns.
+    """pixels [B,3,H,W] -> logits [B,K]. Only `classifier` is trained.
 
-    `train()` leaves the backbone in eval mode: drop path and RoPE augmentation would make other features of
-    one picture at every step.
+    `train()` leaves the backbone in eval mode: drop path and RoPE augmentation would change the features of
+    an image at every step.
     """
 
     def __init__(self, dinov3_backbone: DinoVisionTransformer, num_classes: int = 1000) -> None:
@@ -39,7 +39,7 @@ class DINOClassifier(nn.Module):
         return self
 
     def to_head(self, classes: tuple[str, ...] = ()) -> LinearClassifier:
-        """The trained layer as a head that exports with the backbone."""
+        """The trained layer as a head, for export with the backbone."""
         head = LinearClassifier(self.backbone.embed_dim, self.classifier.out_features, "cls", classes)
         head.linear.load_state_dict(self.classifier.state_dict())
         return head

@@ -18,14 +18,14 @@ from dinov3_ref.heads.linear import WEIGHT_STD, enlarge
 
 BINS = ("linear", "log")
 NORMS = ("linear", "softmax", "sigmoid")
-RELU_SHIFT = 0.1  # of the linear norm: no bin is ever without weight
+RELU_SHIFT = 0.1  # of the linear norm: every bin has a weight
 
 
 class FeaturesToDepth(nn.Module):
     """[B,N,h,w] -> depth [B,1,h,w], in the unit of the range (metres in released heads).
 
-    N > 1: the weighted sum of N bins from `min_depth` to `max_depth`, spaced evenly or evenly in the
-    logarithm; `norm` says how activations become weights. N = 1: relu(x) + min_depth. Source:
+    N > 1: the weighted sum of N bins from `min_depth` to `max_depth`, spaced linearly or logarithmically;
+    `norm` turns activations into weights. N = 1: relu(x) + min_depth. Source:
     docs/spec.md 5.6.
     """
 
@@ -60,7 +60,7 @@ class FeaturesToDepth(nn.Module):
 
 
 class LinearDepth(Head):
-    """Patch maps [B,h,w,D] -> `depth` [B,1,H,W]: optional batch norm, a 1x1 convolution to bins, resized."""
+    """Patch maps [B,h,w,D] -> `depth` [B,1,H,W]: optional batch norm, 1x1 convolution to bins, resize."""
 
     task = "depth"
 
@@ -104,4 +104,4 @@ class LinearDepth(Head):
     def forward(self, *maps: Tensor) -> tuple[Tensor]:
         x_BCHW = torch.cat(maps, dim=-1).permute(0, 3, 1, 2)
         depth = self.to_depth(self.conv(self.batchnorm(x_BCHW)))
-        return (enlarge(depth, self.patch_size),)  # one channel to resize, not one a bin
+        return (enlarge(depth, self.patch_size),)  # resizes one channel instead of one per bin

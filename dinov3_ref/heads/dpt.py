@@ -2,8 +2,8 @@
 
 Source: docs/spec.md 5.6; arXiv:2103.13413.
 
-Modules carry the names of the released depth head's file (`dinov3_vit7b16_dd`), so its tensors load as they
-are: `reassemble_blocks`, `convs`, `fusion_blocks`, `project`, `conv_depth`.
+Module names are those of the released depth head (`dinov3_vit7b16_dd`), so its tensors load unchanged:
+`reassemble_blocks`, `convs`, `fusion_blocks`, `project`, `conv_depth`.
 
 Shapes: B batch, D embed_dim, h w patch grid, E channels after reassembling, C channels of the fusion, N bins.
 """
@@ -21,11 +21,11 @@ from dinov3_ref.errors import ConfigError
 from dinov3_ref.heads.depth import FeaturesToDepth
 from dinov3_ref.heads.head import Head, map_names
 
-SCALES = 4  # maps, and steps of the fusion
+SCALES = 4  # number of maps and of fusion steps
 
 
 class DPTHead(nn.Module):
-    """Four maps [B,D,h,w], shallow to deep -> [B,N,16h',16w'], h' and w' being h and w rounded up to even.
+    """Four maps [B,D,h,w], shallow to deep -> [B,N,16h',16w']; h' and w' are h and w rounded up to even.
 
     The coarsest map has half the patch grid and is doubled five times.
     """
@@ -58,17 +58,18 @@ class DPTHead(nn.Module):
 
 
 def _named_conv(inside: int, outside: int, *, kernel: int, bias: bool) -> nn.Sequential:
-    """A convolution whose tensors are called `conv.weight` and `conv.bias`, as in the released file."""
+    """A convolution with the tensor names of the released file, `conv.weight` and `conv.bias`."""
     conv = nn.Conv2d(inside, outside, kernel, padding=kernel // 2, bias=bias)
     return nn.Sequential(OrderedDict(conv=conv))
 
 
 def _double(x: Tensor) -> Tensor:
+    """[B,C,h,w] -> [B,C,2h,2w], bilinear, aligned corners."""
     return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=True)
 
 
 class _Reassemble(nn.Module):
-    """[B,D,h,w] each -> 4x, 2x, 1x and half the grid, with E channels each."""
+    """Maps [B,D,h,w] -> maps [B,E,…] at 4x, 2x, 1x and half the grid."""
 
     def __init__(self, embed_dim: int, widths: Sequence[int], batchnorm: bool) -> None:
         super().__init__()
@@ -91,7 +92,7 @@ class _Reassemble(nn.Module):
 
 
 class _Residual(nn.Module):
-    """Pre-activation residual unit; its own input is added back unactivated."""
+    """Pre-activation residual unit [B,C,h,w] -> [B,C,h,w]; the skip connection has no activation."""
 
     def __init__(self, channels: int, bias: bool) -> None:
         super().__init__()
@@ -103,7 +104,7 @@ class _Residual(nn.Module):
 
 
 class _Fusion(nn.Module):
-    """Add the finer map, refine, double. The first block has no finer map to add."""
+    """[B,C,h,w] and the finer map [B,C,h,w] -> [B,C,2h,2w]; the first block has no finer map."""
 
     def __init__(self, channels: int, bias: bool, *, first: bool) -> None:
         super().__init__()
@@ -113,14 +114,14 @@ class _Fusion(nn.Module):
 
     def forward(self, x: Tensor, finer: Tensor | None) -> Tensor:
         if self.res_conv_unit1 is not None and finer is not None:
-            # of an odd grid the two differ by a row or column; of an even one this changes nothing
+            # for an odd grid the sizes differ by one row or column; for an even one this does nothing
             finer = F.interpolate(finer, size=x.shape[-2:], mode="bilinear", align_corners=False)
             x = x + self.res_conv_unit1(finer)
         return self.project(_double(self.res_conv_unit2(x)))
 
 
 class _UpConv(nn.Module):
-    """3x3 to half the channels, doubled, 3x3 to `hidden`, ReLU, 1x1 to the bins."""
+    """3x3 to half the channels, 2x upsampling, 3x3 to `hidden`, ReLU, 1x1 to the bins."""
 
     def __init__(self, channels: int, hidden: int, bins: int) -> None:
         super().__init__()
@@ -139,8 +140,8 @@ class _UpConv(nn.Module):
 class DPTDepth(Head):
     """Maps [B,h,w,D] of four blocks -> `depth` [B,1,H,W].
 
-    Exactly the official depther on even patch grids. Of an odd one the official map is a patch larger than
-    the picture in that direction; here it is resized to the picture's own H and W.
+    Equals the official depther on even patch grids. On an odd grid the official map is one patch larger than
+    the image in that direction; here it is resized to the image's H and W.
     """
 
     task = "depth"
@@ -168,8 +169,8 @@ class DPTDepth(Head):
             or list(layers) != sorted(set(layers))
         ):
             raise ConfigError(
-                f"layers {list(layers)} with {len(post_process_channels)} widths; DPT wants four blocks, "
-                "ascending, and a width for each"
+                f"layers {list(layers)} with {len(post_process_channels)} widths; wanted four blocks in "
+                "ascending order and one width each"
             )
         self._config = {
             "embed_dim": embed_dim,

@@ -1,16 +1,16 @@
-"""Head files: our own, and the released ones (`official.py`).
+"""Head files: our format, and the released ones (`official.py`).
 
-Ours is safetensors: the head module's tensors by name, and in the metadata "dinodeploy.head", a JSON object:
+Our format is safetensors: the tensors of the head, and in the metadata "dinodeploy.head" a JSON object:
 
     format           1
     kind             a key of KINDS
-    config           the constructor's arguments
+    config           constructor arguments
     classes          names by index, or []
-    backbone_sha256  of the checkpoint whose features the head was trained on, "" where nobody noted it
-    licence          of the head's weights, in words
-    trained          whatever was measured when it was trained, for people
+    backbone_sha256  of the checkpoint that the head was trained on, "" where unknown
+    licence          of the head's weights, as text
+    trained          scores of the training, for information
 
-`dinodeploy train-head` writes the same without torch (`dinodeploy/heads/trained.py`).
+`dinodeploy train-head` writes this format without torch (`dinodeploy/heads/trained.py`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from dinov3_ref.checkpoints.files import read_checkpoint
 from dinov3_ref.checkpoints.strict import check_keys, check_values
-from dinov3_ref.errors import CheckpointError, ConfigError
+from dinov3_ref.errors import CheckpointError, ConfigError, reason_of
 from dinov3_ref.heads.depth import LinearDepth
 from dinov3_ref.heads.dpt import DPTDepth
 from dinov3_ref.heads.head import Head
@@ -59,13 +59,13 @@ _FIELDS: dict[str, type] = {
 
 @dataclass(frozen=True, eq=False)
 class LoadedHead:
-    """A head and where it comes from."""
+    """A head and its provenance."""
 
     head: Head
-    kind: str  # key of KINDS, or a user's own class name
+    kind: str  # key of KINDS, or the class name of a custom head
     source: str
     sha256: str = ""  # of the file
-    backbone_sha256: str = ""  # the checkpoint it belongs to, where that is known
+    backbone_sha256: str = ""  # of the backbone's checkpoint, where known
     licence: str = UNSTATED
     trained: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -79,12 +79,10 @@ def save_head(
     licence: str = UNSTATED,
     trained: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a head of one of `KINDS`. Raises ConfigError for a class of the user's own: it has no format."""
+    """Write a head of one of `KINDS`. Raises ConfigError for a custom class, which has no file format."""
     kind = next((name for name, cls in KINDS.items() if type(head) is cls), None)
     if kind is None:
-        raise ConfigError(
-            f"{type(head).__name__} is none of {', '.join(KINDS)}; only these have a file format"
-        )
+        raise ConfigError(f"{type(head).__name__} has no file format; wanted one of {', '.join(KINDS)}")
     about = {
         "format": FORMAT,
         "kind": kind,
@@ -99,10 +97,10 @@ def save_head(
 
 
 def load_head(path: Path) -> LoadedHead:
-    """Read a head file, ours or a released one, strictly.
+    """Read a head file, ours or a released one, with strict checks.
 
-    Raises CheckpointError for what is no head, KeyMismatch where tensors are missing, left over or misshapen,
-    ForeignCheckpoint for a released head that is none of these.
+    Raises CheckpointError for a file that is not a head, KeyMismatch for missing, extra or misshapen tensors,
+    ForeignCheckpoint for a released head of an unsupported kind.
     """
     raw = read_checkpoint(path)
     about = _metadata(path)
@@ -113,9 +111,7 @@ def load_head(path: Path) -> LoadedHead:
     tensors: dict[str, Tensor] = dict(raw.tree)
     check_keys(tensors, {name: tuple(t.shape) for name, t in _tensors(head).items()}, path.name)
     check_values(tensors, path.name)
-    head.load_state_dict(
-        tensors, strict=False
-    )  # held strictly above; a batch norm's step counter is left out
+    head.load_state_dict(tensors, strict=False)  # checked above; lacks the step counters of batch norms
     return LoadedHead(
         head.eval().float(),
         about["kind"],
@@ -128,16 +124,16 @@ def load_head(path: Path) -> LoadedHead:
 
 
 def _tensors(head: Head) -> dict[str, Tensor]:
-    """What a file holds: everything but a batch norm's step counter, which no forward reads."""
+    """The tensors of a file: all but the step counters of batch norms, which inference does not use."""
     return {name: t for name, t in head.state_dict().items() if not name.endswith("num_batches_tracked")}
 
 
 def _metadata(path: Path) -> dict[str, Any] | None:
-    """Our description of the head; None for a file that has none. Raises CheckpointError for a broken one."""
+    """The metadata of our format, or None. Raises CheckpointError for broken metadata."""
     if not path.is_file():
         return None
     with path.open("rb") as stream:
-        if stream.read(9)[8:] != b"{":  # no safetensors file
+        if stream.read(9)[8:] != b"{":  # not safetensors
             return None
     with safe_open(path, framework="pt") as tensors:
         text = (tensors.metadata() or {}).get(METADATA_KEY)
@@ -150,7 +146,9 @@ def _metadata(path: Path) -> dict[str, Any] | None:
             f"{path}: its {METADATA_KEY} is not JSON; train or save the head again"
         ) from error
     if not isinstance(about, dict) or about.keys() != _FIELDS.keys():
-        raise CheckpointError(f"{path}: its {METADATA_KEY} wanted exactly {', '.join(_FIELDS)}")
+        raise CheckpointError(
+            f"{path}: its {METADATA_KEY} has other fields; wanted exactly {', '.join(_FIELDS)}"
+        )
     for name, kind in _FIELDS.items():
         if type(about[name]) is not kind:
             raise CheckpointError(f"{path}: {METADATA_KEY} {name} is {about[name]!r}; wanted {kind.__name__}")
@@ -166,4 +164,6 @@ def _build(about: Mapping[str, Any], path: Path) -> Head:
     try:
         return KINDS[about["kind"]](**about["config"], **classes)
     except (TypeError, ValueError, RuntimeError) as error:  # ConfigError is a ValueError
-        raise CheckpointError(f"{path}: its config makes no {about['kind']}: {error}") from error
+        raise CheckpointError(
+            f"{path}: its config does not fit a {about['kind']}: {reason_of(error)}"
+        ) from error

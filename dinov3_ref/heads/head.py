@@ -1,12 +1,12 @@
-"""What a head is: a function of a backbone's named outputs.
+"""The base class of heads: a function of named backbone outputs.
 
     cls           [B,D]      CLS token after the last norm
     storage       [B,R,D]    storage tokens
     patch         [B,h,w,D]  patch map after the last norm
     layer_<i>     [B,h,w,D]  patch map of block i, normed as the last one is
 
-These are the outputs of an exported graph, so a head can be trained on what an engine puts out, added to a
-bundle that is there already, and judged on the bundle's own golden outputs.
+An exported graph has the same outputs, so a head can be trained on engine features, added to an existing
+bundle, and judged on the golden outputs of the bundle.
 
 Shapes: B batch, R storage tokens, D embed_dim, h w patch grid, H W pixels.
 """
@@ -23,35 +23,35 @@ from torch import Tensor, nn
 from dinov3_ref.errors import ConfigError
 from dinov3_ref.models import DinoVisionTransformer
 
-Dimensions = tuple[int | str, ...]  # free ones by name, "batch" the first
+Dimensions = tuple[int | str, ...]  # dynamic ones by name, "batch" first
 
 TASKS = ("classify", "segment", "depth", "pyramid", "custom")
-TASK_RANKS = {"classify": 2, "segment": 4, "depth": 4}  # those that `dinodeploy predict` understands
+TASK_RANKS = {"classify": 2, "segment": 4, "depth": 4}  # tasks of `dinodeploy predict`
 INPUT = re.compile(r"cls|storage|patch|layer_(\d+)")
 OUTPUT = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class Head(nn.Module):
-    """Base of all heads, a user's own included: `forward` takes `inputs`, returns `outputs`, each in order.
+    """Base of all heads, custom ones too: `forward` takes `inputs` and returns `outputs`, each in order.
 
-    `outputs`: name -> shape. Free dimensions are names: batch, rows and columns of the patch grid, height and
-    width in pixels, or any other. `classes`: names by index along dimension 1, empty where there are none.
+    outputs: name -> shape. Dynamic dimensions are names: batch, rows and columns of the patch grid, height
+    and width in pixels, or any other. classes: names by index along dimension 1; empty where there are none.
     """
 
     task: ClassVar[str] = "custom"  # classify | segment | depth | pyramid | custom
     inputs: tuple[str, ...]
     outputs: dict[str, Dimensions]
     classes: tuple[str, ...] = ()
-    embed_dim: int | None = None  # width of the features it reads, where it is bound to one
+    embed_dim: int | None = None  # width of its features, where it is fixed
 
     def config(self) -> dict[str, Any]:
-        """Constructor arguments, as JSON holds them: what a head file stores beside the weights."""
+        """Constructor arguments as JSON values, stored in a head file."""
         raise NotImplementedError(
-            f"{type(self).__name__} has no file format; hand the object to exporters.heads"
+            f"{type(self).__name__} has no file format; pass the object to exporters.heads"
         )
 
     def check(self) -> None:
-        """Raises ConfigError for inputs or outputs that no graph can have."""
+        """Raises ConfigError for impossible inputs or outputs."""
         for name in self.inputs:
             if not INPUT.fullmatch(name):
                 raise ConfigError(f"head input {name!r} is unknown; wanted cls, storage, patch or layer_<i>")
@@ -78,12 +78,12 @@ def layers_of(inputs: Sequence[str]) -> tuple[int, ...]:
 
 
 def map_names(layers: Sequence[int]) -> tuple[str, ...]:
-    """Input names of patch maps: of the given blocks, or of the last one where there are none."""
+    """Input names of the patch maps of some blocks; without any, of the last one."""
     return tuple(f"layer_{index}" for index in layers) or ("patch",)
 
 
 def named_outputs(model: DinoVisionTransformer, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-    """pixels [B,3,H,W] -> the backbone's outputs of these names, as an exported graph has them.
+    """pixels [B,3,H,W] -> the backbone outputs `names`, equal to those of an exported graph.
 
     Raises ConfigError for a block that the model does not have.
     """
@@ -116,7 +116,7 @@ class HeadedBackbone(nn.Module):
         return dict(zip(self.head.outputs, made, strict=True))
 
     def train(self, mode: bool = True) -> HeadedBackbone:
-        """The head alone changes its mode; the backbone stays as it runs in an engine."""
+        """Changes the mode of the head only; the backbone stays in eval mode, as in an engine."""
         super().train(mode)
         self.backbone.eval()
         return self

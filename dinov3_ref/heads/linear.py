@@ -1,4 +1,4 @@
-"""Linear heads: classes of a picture, classes of every patch (docs/spec.md 5.2, 5.4).
+"""Linear heads: one class per image, or one per patch (docs/spec.md 5.2, 5.4).
 
 Shapes: B batch, D embed_dim, h w patch grid, p patch size, K classes, C channels of all maps together.
 """
@@ -22,19 +22,19 @@ WEIGHT_STD = 0.01  # docs/spec.md 5.2, 5.4
 
 
 def check_classes(num_classes: int, classes: Sequence[str]) -> None:
-    """Raises ConfigError for a number of classes that is none, or names that are not one each."""
+    """Raises ConfigError for fewer than one class, or names that do not match the classes."""
     if num_classes < 1:
         raise ConfigError(f"num_classes is {num_classes}; wanted at least 1")
     if classes and (len(classes) != num_classes or len(set(classes)) < num_classes):
         raise ConfigError(
-            f"{len(classes)} class names for {num_classes} classes; wanted one each, all different"
+            f"{len(classes)} class names for {num_classes} classes; wanted one different name each"
         )
 
 
 class LinearClassifier(Head):
     """`cls` [B,D], or cls and mean patch, joined to [B,2D] -> `logits` [B,K].
 
-    The released 7B classifier is of the second kind (docs/spec.md 5.2), SEED's of the first.
+    The released 7B classifier uses both (docs/spec.md 5.2), `DINOClassifier` CLS alone.
     """
 
     task = "classify"
@@ -64,10 +64,10 @@ class LinearClassifier(Head):
 
 
 class LinearSegmenter(Head):
-    """Patch maps [B,h,w,D] of the last or of chosen blocks -> `segmentation`, logits of every place.
+    """Patch maps [B,h,w,D] of the last or of chosen blocks -> `segmentation`, logits per patch or pixel.
 
-    [B,K,h,w] at size "patch", [B,K,ph,pw] at "pixel", resized bilinearly. With `batchnorm` as in the official
-    evaluation, where it stands before the 1x1 convolution; dropout, which changes nothing here, is left out.
+    [B,K,h,w] at size "patch"; [B,K,ph,pw] at "pixel", resized bilinearly. `batchnorm` adds one before the 1x1
+    convolution, as in the official evaluation. Dropout is omitted: it has no effect at inference.
     """
 
     task = "segment"

@@ -1,12 +1,12 @@
-"""Released heads: which of them fit, and how their files become ours (docs/spec.md 1.5, 5.2, 5.6).
+"""Released heads: which are supported, and how to load them (docs/spec.md 1.5, 5.2, 5.6).
 
     dinov3_vit7b16_lc   weight [1000,2D], bias [1000]              -> LinearClassifier, [cls ; mean patch]
     dinov3_vit7b16_dd   reassemble_blocks.*, …, conv_depth.head.*  -> DPTDepth, 256 bins of 0.001 to 100 m
 
-The others are refused by name: CHMv2 reads the CLS tokens of inner blocks, which bundles do not carry; the
-detector, Mask2Former and dino.txt bring adapters and towers of their own.
+The others are refused by name: CHMv2 reads the CLS tokens of inner blocks, which bundles do not have; the
+detector, Mask2Former and dino.txt need their own adapters and towers.
 
-Source of the depth head's tensor names: transformers' converter of CHMv2, which is built of the same modules.
+Source of the depth head's tensor names: the CHMv2 converter of transformers, which has the same modules.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ OFFICIAL_LICENCE = "Meta's DINOv3 License: https://ai.meta.com/resources/models-
 DPT_LAYERS = {4096: (9, 19, 29, 39), 1024: (4, 11, 17, 23)}  # by embed_dim: 7B, L
 DEPTH_RANGE = (0.001, 100.0)  # SYNTHMIX, metres
 
-# (a key has this part, what the file is)
+# (part of a key, what the file is)
 _FOREIGN: tuple[tuple[str, str], ...] = (
     ("readout_projects", "the canopy-height head (CHMv2), which reads CLS tokens of inner blocks"),
-    ("class_embed", "a detection or Mask2Former head, which needs an adapter of its own"),
-    ("sampling_offsets", "a detection or Mask2Former head, which needs an adapter of its own"),
+    ("class_embed", "a detection or Mask2Former head, which needs its own adapter"),
+    ("sampling_offsets", "a detection or Mask2Former head, which needs its own adapter"),
     ("visual_model.", "dino.txt's vision head and text encoder"),
     ("cls_token", "a backbone; give it as --weights"),
     ("patch_embed", "a backbone; give it as --weights"),
@@ -39,24 +39,26 @@ _FOREIGN: tuple[tuple[str, str], ...] = (
 
 
 def official_head(tree: Mapping[str, Any], name: str) -> tuple[Head, str, tuple[str, ...]]:
-    """(head, kind, notes) of a released file's tensors.
+    """(head, kind, notes) from the tensors of a released file.
 
-    Raises ForeignCheckpoint for another model's, CheckpointError or KeyMismatch for what cannot be one.
+    Raises ForeignCheckpoint for another model, CheckpointError or KeyMismatch for a broken head.
     """
     tensors = {str(key): value for key, value in tree.items() if isinstance(value, Tensor)}
     if not tensors or len(tensors) < len(tree):
-        raise CheckpointError(f"{name} is no head: wanted a flat state dict, or a file that save_head wrote")
+        raise CheckpointError(
+            f"{name} is not a head: wanted a flat state dict, or a file that save_head wrote"
+        )
     for part, what in _FOREIGN:
         if any(part in key for key in tensors):
             raise ForeignCheckpoint(f"{name} is {what}; wanted a linear classifier or a DPT depth head")
     if set(tensors) == {"weight", "bias"}:
         return _classifier(tensors, name), "linear_classifier", ()
     if any(key.startswith("reassemble_blocks.") for key in tensors):
-        note = f"depth range {DEPTH_RANGE[0]} to {DEPTH_RANGE[1]:g} m, as the released head has it"
+        note = f"depth range {DEPTH_RANGE[0]} to {DEPTH_RANGE[1]:g} m, as in the released head"
         return _depth(tensors, name), "dpt_depth", (note,)
     sample = ", ".join(sorted(tensors)[:3])
     raise ForeignCheckpoint(
-        f"{name} is no head that is known: {len(tensors)} tensors, such as {sample}; wanted weight and bias "
+        f"{name} is not a known head: {len(tensors)} tensors, such as {sample}; wanted weight and bias "
         "(_lc), reassemble_blocks.* (_dd), or a file that save_head or train-head wrote"
     )
 
@@ -76,7 +78,7 @@ def _classifier(tensors: Mapping[str, Tensor], name: str) -> LinearClassifier:
 
 
 def _depth(tensors: Mapping[str, Tensor], name: str) -> DPTDepth:
-    """Every width stands in the shapes; the blocks it reads follow from the backbone's width."""
+    """All widths come from the shapes; the width of the backbone decides the blocks."""
 
     def shape(key: str) -> tuple[int, ...]:
         if key not in tensors:
@@ -88,7 +90,7 @@ def _depth(tensors: Mapping[str, Tensor], name: str) -> DPTDepth:
     if embed_dim not in DPT_LAYERS:
         known = ", ".join(map(str, DPT_LAYERS))
         raise CheckpointError(
-            f"{name} reads features of {embed_dim} channels; its blocks are known for {known}"
+            f"{name} reads features of {embed_dim} channels; wanted {known}, for which the blocks are known"
         )
     bins = shape("conv_depth.head.4.weight")
     head = DPTDepth(

@@ -1,6 +1,6 @@
-"""A feature pyramid for detectors out of a plain ViT.
+"""A feature pyramid for detectors, from a plain ViT.
 
-Source: docs/development/seed.md S34; arXiv:2203.16527 on why resizing is enough.
+Source: docs/development/seed.md S34; arXiv:2203.16527: resizing suffices.
 
 Shapes: B batch, D embed_dim, h w patch grid, p patch size.
 """
@@ -19,14 +19,14 @@ from dinov3_ref.heads.head import Head
 from dinov3_ref.heads.linear import enlarge
 from dinov3_ref.models import DinoVisionTransformer
 
-FACTORS = (4, 2, 1, 0.5)  # of the patch grid, shallow block to deep
+FACTORS = (4, 2, 1, 0.5)  # times the patch grid, shallow block to deep
 
 
 class FeaturePyramid(Head):
     """Maps [B,h,w,D] of four blocks -> `level_4` [B,D,4h,4w] … `level_32` [B,D,h//2,w//2].
 
-    Names are strides in pixels, here for patches of 16. Bilinear, without weights of its own; the coarsest is
-    the mean of two by two patches, so pictures have at least two rows and columns of them.
+    Names are strides in pixels, here for a patch size of 16. Resizing is bilinear, without weights; the
+    coarsest level is the mean of 2x2 patches, so images need at least two rows and columns of patches.
     """
 
     task = "pyramid"
@@ -34,7 +34,7 @@ class FeaturePyramid(Head):
     def __init__(self, embed_dim: int, layers: Sequence[int], patch_size: int = 16) -> None:
         super().__init__()
         if len(layers) != len(FACTORS) or list(layers) != sorted(set(layers)) or min(layers) < 0:
-            raise ConfigError(f"pyramid of the blocks {list(layers)}; wanted four different ones, ascending")
+            raise ConfigError(f"pyramid of blocks {list(layers)}; wanted four different blocks, ascending")
         self.embed_dim, self.layers, self.patch_size = embed_dim, tuple(layers), patch_size
         self.inputs = tuple(f"layer_{index}" for index in layers)
         strides = [round(patch_size / factor) for factor in FACTORS]
@@ -48,6 +48,7 @@ class FeaturePyramid(Head):
 
 
 def _resize(x: Tensor, factor: float) -> Tensor:
+    """[B,D,h,w] -> [B,D,factor h,factor w]."""
     if factor < 1:
         return F.avg_pool2d(x, round(1 / factor))
     return enlarge(x, factor) if factor > 1 else x
@@ -56,8 +57,8 @@ def _resize(x: Tensor, factor: float) -> Tensor:
 class DINOFeatureExtractor(nn.Module):
     """Feature extractor: pixels [B,3,H,W] -> maps [B,D,h,w] of chosen blocks, frozen.
 
-    With `pyramid`, the four maps of `FeaturePyramid` at strides 4, 8, 16 and 32, which is what feature
-    pyramid networks and Mask2Former expect.
+    With `pyramid`: the four maps of `FeaturePyramid` at strides 4, 8, 16 and 32, as feature pyramid networks
+    and Mask2Former expect.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""Heads behind a backbone: trace the head alone, put it behind every graph of a bundle, judge the whole.
+"""Export a head with its backbone: trace the head, append it to every graph of a bundle, judge the result.
 
-head ─> trace_head ─> merge ─> attach ─> add_head (an existing bundle), bundle/export.py (a new bundle)
+head -> trace_head -> merge -> attach -> add_head (an existing bundle), bundle/export.py (a new bundle)
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A bundle and a head become a new bundle, judged, or nothing at all."""
+"""Make a new, judged bundle from a bundle and a head."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def add_head(
     overwrite: bool = False,
     log: Log = lambda _: None,
 ) -> tuple[Bundle, tuple[str, ...]]:
-    """Write `out`: the bundle's graphs with the head behind them. A `Head` in memory is taken as it is.
+    """Write `out`: the bundle with the head appended to every graph. `head` may be a `Head` in memory.
 
     Returns the new bundle with its receipt, and notes. Raises MisuseError when head and bundle do not fit,
-    OutputExistsError when `out` is taken, ExportError or LintError when no proper graph comes out,
-    JudgementError when it does not compute what the head does. Then nothing is left.
+    OutputExistsError when `out` exists, ExportError or LintError when the graph cannot be made,
+    JudgementError when its outputs differ from the head's. On an error nothing is written.
     """
     source = open_bundle(bundle)
     manifest = source.manifest
     loaded = head if isinstance(head, LoadedHead) else in_memory(head)
     if manifest.head is not None:
         raise MisuseError(
-            f"{source.root} has a head already ({manifest.head.kind}); add to the bundle without one"
+            f"{source.root} already has a head ({manifest.head.kind}); use the bundle without a head"
         )
     notes = check_fits(loaded, manifest.model)
     refuse_existing(out, overwrite)
@@ -57,12 +57,12 @@ def add_head(
         raise
     plans = [name for name, facts in manifest.engines.items() if facts.build is not None]
     if plans:
-        notes = (*notes, f"{', '.join(plans)} not carried over; build again: dinodeploy build {out}")
+        notes = (*notes, f"{', '.join(plans)} not copied; build again: dinodeploy build {out}")
     return replace(open_bundle(out), receipt=receipt), notes
 
 
 def in_memory(head: Head) -> LoadedHead:
-    """A head that comes from no file; its hash is over names and values of its tensors."""
+    """A head that is not from a file; its hash covers the names and values of its tensors."""
     digest = hashlib.sha256()
     for name, tensor in head.state_dict().items():
         digest.update(name.encode())

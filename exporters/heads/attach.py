@@ -1,10 +1,10 @@
-"""Attach a head to the files of a bundle: every graph of it, its golden cases, its manifest.
+"""Attach a head to the files of a bundle: graphs, golden cases and manifest.
 
-    model.onnx        ─┐                    ┌─> model.onnx         with the head behind
+    model.onnx        ─┐                    ┌─> model.onnx         with the head appended
     model.cpu.onnx    ─┼── + head graph ────┼─> model.cpu.onnx     the same
-    golden outputs    ─┘   (fp32, torch)    └─> golden outputs     head of the fp32 reference's features
+    golden outputs    ─┘   (fp32, torch)    └─> golden outputs     the head on the fp32 reference's features
 
-Recipes end at the backbone's outputs, which are fp32: a head computes in fp32 whatever the recipe.
+A recipe covers the backbone up to its fp32 outputs: a head always computes in fp32.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from exporters.heads.trace_head import head_graph
 
 
 def check_fits(loaded: LoadedHead, facts: ModelFacts) -> tuple[str, ...]:
-    """Whether a head belongs to this backbone; notes on what is only believed. Raises MisuseError."""
+    """Check that a head fits a backbone. Returns notes on unverified assumptions. Raises MisuseError."""
     loaded.head.check()
     wanted = loaded.head.embed_dim
     if wanted is not None and wanted != facts.embed_dim:
         raise MisuseError(
             f"the head {loaded.source} reads features of {wanted} channels, {facts.arch} has "
-            f"{facts.embed_dim}; take the head that was trained on this backbone"
+            f"{facts.embed_dim}; use a head trained on this backbone"
         )
     layers = layers_of(loaded.head.inputs)
     if layers and layers[-1] >= facts.depth:
@@ -62,10 +62,10 @@ def check_fits(loaded: LoadedHead, facts: ModelFacts) -> tuple[str, ...]:
 
 
 def attach_head(root: Path, manifest: Manifest, loaded: LoadedHead, keep: Collection[str]) -> Manifest:
-    """Rewrite the graphs and golden cases in `root`, in place; the manifest that describes them.
+    """Rewrite the graphs and golden cases in `root`, in place. Returns the manifest that describes them.
 
-    `keep`: backbone outputs that stay outputs of the graph. Plans are not carried over: they have no head.
-    Raises MisuseError when the head does not fit, ExportError or LintError when no proper graph comes out.
+    keep: backbone outputs that stay graph outputs. Engine plans are dropped: they have no head.
+    Raises MisuseError when the head does not fit, ExportError or LintError when a graph cannot be made.
     """
     head = loaded.head.eval()
     described = _describe(manifest, loaded, keep)
@@ -73,7 +73,7 @@ def attach_head(root: Path, manifest: Manifest, loaded: LoadedHead, keep: Collec
     save_golden(cases, root / GOLDEN_FILE)
     engines: dict[str, EngineFacts] = {}
     written: dict[str, tuple[str, ...]] = {}
-    graphs = {name: ir.load(root / name) for name in _graphs(manifest)}  # before any is written anew
+    graphs = {name: ir.load(root / name) for name in _graphs(manifest)}  # loaded before any is rewritten
     for name, graph in graphs.items():
         written[name] = _attach_to_graph(graph, root / name, described, head, keep)
         engines[name] = EngineFacts(manifest.engines[name].backend, written[name])
@@ -116,7 +116,7 @@ def _describe(manifest: Manifest, loaded: LoadedHead, keep: Collection[str]) -> 
 
 
 def _with_head(case: GoldenCase, head: Head, keep: Collection[str]) -> GoldenCase:
-    """A golden case with the head's outputs, from the reference's own features."""
+    """A golden case with the outputs of the head on the reference's features."""
     features = _features(case, head.inputs)
     with torch.inference_mode():
         made = head(*features)
@@ -125,10 +125,10 @@ def _with_head(case: GoldenCase, head: Head, keep: Collection[str]) -> GoldenCas
     for (name, shape), output in zip(head.outputs.items(), made, strict=True):
         if not torch.isfinite(output).all():
             raise ExportError(
-                f"the head gives NaN or infinite {name} on photographs {case.name!r}; mend its weights"
+                f"the head gives NaN or infinite {name} on photographs {case.name!r}; fix its weights"
             )
         if output.ndim != len(shape):
-            raise MisuseError(f"head output {name!r} is {list(output.shape)}; it says {list(shape)}")
+            raise MisuseError(f"head output {name!r} is {list(output.shape)}; declared as {list(shape)}")
         outputs[name] = np.ascontiguousarray(output.float().numpy())
     return replace(case, outputs=outputs)
 
@@ -137,18 +137,18 @@ def _features(case: GoldenCase, names: Sequence[str]) -> list[torch.Tensor]:
     missing = [name for name in names if name not in case.outputs]
     if missing:
         index = missing[0].removeprefix("layer_")
-        mend = f"; export it with --layers {index}" if missing[0].startswith("layer_") else ""
-        raise MisuseError(f"the head reads {missing[0]}, which this bundle does not put out{mend}")
+        fix = f"; export it with --layers {index}" if missing[0].startswith("layer_") else ""
+        raise MisuseError(f"the head reads {missing[0]}, which is not an output of this bundle{fix}")
     return [torch.from_numpy(case.outputs[name]) for name in names]
 
 
 def _attach_to_graph(
     model: ir.Model, path: Path, manifest: Manifest, head: Head, keep: Collection[str]
 ) -> tuple[str, ...]:
-    """One file with the head behind it; names of the files that it now is, itself first."""
+    """Append the head to one graph file. Returns the names of its files, the graph first."""
     merge(model, head_graph(head, manifest.model, DIALECTS[manifest.graph.dialect]), keep)
     lint(model, "cpu" if MICROSOFT in model.opset_imports else "typed")
-    if MICROSOFT not in model.opset_imports:  # its operators are ONNX Runtime's own
+    if MICROSOFT not in model.opset_imports:  # onnx does not know these operators
         check_onnx(model)
     model.metadata_props[manifests.METADATA_KEY] = manifest.facts()
     data = {

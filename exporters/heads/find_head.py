@@ -1,4 +1,4 @@
-"""What `--head` may say: a head file, or `pyramid`, which has no weights and needs no file."""
+"""Parse `--head`: a head file, or `pyramid`, which has no weights."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dinov3_ref.errors import ConfigError
 from dinov3_ref.heads import FeaturePyramid, LoadedHead, load_head
 
 PYRAMID = "pyramid"
-EVEN_24 = (4, 11, 17, 23)  # docs/spec.md 5.4: what the official code takes of 24 blocks
+EVEN_24 = (4, 11, 17, 23)  # the blocks that the official code uses (docs/spec.md 5.4)
 
 
 def find_head(text: str, embed_dim: int, depth: int, patch_size: int) -> LoadedHead:
     """`FILE`, `pyramid` or `pyramid:3,5,7,11`.
 
-    Raises MisuseError, or CheckpointError for what is no head file.
+    Raises MisuseError, or CheckpointError for a file that is not a head.
     """
     word, _, layers = text.partition(":")
     if word != PYRAMID or Path(text).exists():
@@ -30,7 +30,7 @@ def find_head(text: str, embed_dim: int, depth: int, patch_size: int) -> LoadedH
 
 
 def four_even(depth: int) -> tuple[int, ...]:
-    """The last block of each quarter of the model. Raises MisuseError for less than four.
+    """The last block of each quarter of the model. Raises MisuseError for fewer than four.
 
     Source: docs/spec.md 5.4.
     """

@@ -1,4 +1,4 @@
-"""Put a head's graph behind a backbone's: its inputs are the backbone's outputs, by name."""
+"""Append a head's graph to a backbone's: the head's inputs are backbone outputs, by name."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from exporters.heads.trace_head import SCOPE
 
 
 def merge(backbone: ir.Model, head: ir.Model, keep: Collection[str]) -> None:
-    """Move `head` into `backbone`, in place. Of the backbone's own outputs only those in `keep` stay outputs.
+    """Move `head` into `backbone`, in place. Only the backbone outputs in `keep` stay outputs.
 
-    Raises MisuseError for a feature that the backbone does not put out.
+    Raises MisuseError for a feature that is not an output of the backbone.
     """
     graph, added = backbone.graph, head.graph
     features = {str(output.name): output for output in graph.outputs}
@@ -21,7 +21,7 @@ def merge(backbone: ir.Model, head: ir.Model, keep: Collection[str]) -> None:
         if str(value.name) not in features:
             known = ", ".join(features)
             raise MisuseError(
-                f"the head reads {value.name}, which this graph does not put out; it has {known}"
+                f"the head reads {value.name}, which is not an output of this graph; wanted one of {known}"
             )
     _make_distinct(added)
     for value in added.inputs:
@@ -39,7 +39,7 @@ def merge(backbone: ir.Model, head: ir.Model, keep: Collection[str]) -> None:
 
 
 def _make_distinct(graph: ir.Graph) -> None:
-    """Names that the exporter counted up begin anew in every graph: give the head's a scope."""
+    """Prefix the head's names: the exporter numbers names from zero in every graph."""
     for name in list(graph.initializers):
         if not name.startswith(SCOPE):
             value = graph.initializers.pop(name)

@@ -1,4 +1,4 @@
-"""A head as an ONNX graph of its own: named features in, named outputs out, batch and patch grid free.
+"""Trace a head to its own ONNX graph, with named inputs and outputs, dynamic batch and patch grid.
 
 Shapes: B batch, R storage tokens, h w patch grid, D embed_dim.
 """
@@ -22,12 +22,12 @@ from exporters.graph.graph import finish, tidy, translate
 from exporters.trace.fold import Weights
 from exporters.trace.trace import TRACED_BATCH, TRACED_GRID
 
-SCOPE = "task_head"  # before every name of a head's own: no backbone has such a module
-MIN_GRID = 4  # traced for grids from here on: below, torch wants a graph of its own for sides of length one
+SCOPE = "task_head"  # prefix of all names in a head: no backbone has such a module
+MIN_GRID = 4  # smallest traced grid side: torch specialises graphs for sides of length one
 
 
 class _Scoped(nn.Module):
-    """The head under an attribute, so that its tensors and nodes are named after it."""
+    """The head as an attribute, so that the names of its tensors and nodes start with it."""
 
     def __init__(self, head: Head) -> None:
         super().__init__()
@@ -39,10 +39,10 @@ class _Scoped(nn.Module):
 
 
 def head_graph(head: Head, facts: ModelFacts, dialect: Dialect) -> ir.Model:
-    """The head in ONNX, its weights still to be made.
+    """The head in ONNX; weights are computed when the graph is written.
 
-    Raises MisuseError when it does not fit the features of such a model or gives other outputs than it says,
-    ExportError when it cannot be traced.
+    Raises MisuseError when it does not fit the features of the model, or its outputs differ from those it
+    declares; ExportError when it cannot be traced.
     """
     module = _Scoped(_copy_to_meta(head))
     try:
@@ -51,7 +51,7 @@ def head_graph(head: Head, facts: ModelFacts, dialect: Dialect) -> ir.Model:
         tidy(model, _weights(head))
     except MisuseError:
         raise
-    except Exception as error:  # torch.export and torch.onnx raise whatever went wrong inside them
+    except Exception as error:  # torch.export and torch.onnx raise any exception
         reason = f"{type(error).__name__}: {reason_of(error)}"
         raise ExportError(f"the head {type(head).__name__} cannot be traced: {reason}") from error
     finish(model, dialect)
@@ -61,7 +61,7 @@ def head_graph(head: Head, facts: ModelFacts, dialect: Dialect) -> ir.Model:
 
 
 def _copy_to_meta(head: Head) -> Head:
-    """A deep copy in eval mode whose tensors take no memory and have no values to be baked in."""
+    """A meta copy in eval mode: its tensors take no memory, and no values can become constants."""
     memo: dict[int, object] = {}
     for parameter in head.parameters():
         memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
@@ -87,13 +87,13 @@ def _trace(module: _Scoped, head: Head, facts: ModelFacts) -> ExportedProgram:
         features.append(torch.empty(TRACED_BATCH, *shape, device="meta"))
         sizes.append({0: batch, **(grid if len(shape) == 3 else {})})
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own deprecations, none of them about the head
+        warnings.simplefilter("ignore")  # deprecations inside torch
         _check_outputs(module(*features), head)
         return torch.export.export(module, tuple(features), dynamic_shapes=(tuple(sizes),), strict=False)
 
 
 def feature_shape(name: str, facts: ModelFacts) -> tuple[int, ...]:
-    """Shape of one row of a backbone output, at the traced grid."""
+    """Shape of one row of a backbone output at the traced grid."""
     if name == "cls":
         return (facts.embed_dim,)
     if name == "storage":
@@ -102,15 +102,15 @@ def feature_shape(name: str, facts: ModelFacts) -> tuple[int, ...]:
 
 
 def _check_outputs(made: tuple[Tensor, ...], head: Head) -> None:
-    """Raises MisuseError where the head's word about its outputs does not hold."""
+    """Raises MisuseError where the outputs differ from those that the head declares."""
     if len(made) != len(head.outputs):
-        raise MisuseError(f"the head gives {len(made)} outputs and names {len(head.outputs)} of them")
+        raise MisuseError(f"the head gives {len(made)} outputs and declares {len(head.outputs)}")
     for (name, wanted), output in zip(head.outputs.items(), made, strict=True):
         fits = len(output.shape) == len(wanted) and all(
             isinstance(want, str) or want == size for want, size in zip(wanted, output.shape, strict=True)
         )
         if not fits or output.shape[0] != TRACED_BATCH or output.dtype != torch.float32:
             raise MisuseError(
-                f"head output {name!r} is {output.dtype} {list(output.shape)} where the head says float32 "
-                f"{list(wanted)}; mend its `outputs`"
+                f"head output {name!r} is {output.dtype} {list(output.shape)} where the head declares "
+                f"float32 {list(wanted)}; fix its `outputs`"
             )

@@ -219,7 +219,7 @@ def test_a_head_of_other_weights_is_refused(
     ran = run("add-head", four_maps_bundle, "--head", path, "--out", tmp_path / "b")
     assert (ran.code, "was trained on the weights bbbbbbbbbbbb" in ran.error) == (2, True)
     ran = run("add-head", classifier, "--head", path, "--out", tmp_path / "b")
-    assert (ran.code, "has a head already" in ran.error) == (2, True)
+    assert (ran.code, "already has a head" in ran.error) == (2, True)
     assert not (tmp_path / "b").exists()
 
 

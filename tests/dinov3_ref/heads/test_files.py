@@ -74,7 +74,7 @@ class OwnHead(Head):
 
 
 def test_a_head_of_the_user_s_own_has_no_file_format(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="OwnHead is none of linear_classifier"):
+    with pytest.raises(ConfigError, match="OwnHead has no file format; wanted one of linear_classifier"):
         save_head(OwnHead(), tmp_path / "head.safetensors")
 
 
@@ -96,8 +96,8 @@ def broken(path: Path, **changes: Any) -> Path:
     [
         ({"format": 2}, "is a head of format 2; this version reads 1"),
         ({"kind": "mlp"}, "is a head of kind 'mlp'"),
-        ({"config": {"embed_dim": 8}}, "its config makes no linear_classifier"),
-        ({"config": {"embed_dim": 8, "num_classes": -1}}, "its config makes no linear_classifier"),
+        ({"config": {"embed_dim": 8}}, "its config does not fit a linear_classifier"),
+        ({"config": {"embed_dim": 8, "num_classes": -1}}, "its config does not fit a linear_classifier"),
         ({"classes": ["a"]}, "1 class names for 3 classes"),
         ({"classes": "abc"}, "classes is 'abc'; wanted list"),
         ({"licence": ...}, "wanted exactly format, kind"),
@@ -175,12 +175,12 @@ def test_the_released_depther_is_held_strictly(depther: dict[str, Tensor], tmp_p
         ({"class_embed.weight": torch.ones(1)}, "detection or Mask2Former head"),
         ({"visual_model.head.weight": torch.ones(1)}, "dino.txt"),
         ({"cls_token": torch.ones(1), "norm.weight": torch.ones(1)}, "a backbone; give it as --weights"),
-        ({"fc.weight": torch.ones(1)}, "no head that is known: 1 tensors, such as fc.weight"),
+        ({"fc.weight": torch.ones(1)}, "not a known head: 1 tensors, such as fc.weight"),
         (
             {"weight": torch.ones(3, 5), "bias": torch.ones(3)},
             r"weight is \[3, 5\]; wanted \[K, 2 embed_dim\]",
         ),
-        ({"model": {"weight": torch.ones(3, 4)}}, "is no head: wanted a flat state dict"),
+        ({"model": {"weight": torch.ones(3, 4)}}, "is not a head: wanted a flat state dict"),
     ],
 )
 def test_other_files_are_refused(tensors: dict[str, Any], message: str, tmp_path: Path) -> None:

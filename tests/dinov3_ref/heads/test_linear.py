@@ -82,7 +82,10 @@ def test_only_the_head_learns(model: DinoVisionTransformer) -> None:
         (lambda: LinearClassifier(8, 0), "num_classes is 0"),
         (lambda: LinearClassifier(8, 2, "mean"), "pooling 'mean' is unknown"),  # type: ignore[arg-type]
         (lambda: LinearClassifier(8, 2, classes=("a",)), "1 class names for 2 classes"),
-        (lambda: LinearClassifier(8, 2, classes=("a", "a")), "2 class names for 2 classes; wanted one each"),
+        (
+            lambda: LinearClassifier(8, 2, classes=("a", "a")),
+            "2 class names for 2 classes; wanted one different name each",
+        ),
         (lambda: LinearSegmenter(8, 2, "full"), "size 'full' is unknown"),  # type: ignore[arg-type]
     ],
 )

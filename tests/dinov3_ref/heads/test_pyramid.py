@@ -39,7 +39,7 @@ def test_pyramid_has_four_strides(backbone: DinoVisionTransformer) -> None:
 
 def test_pyramid_wants_four_blocks() -> None:
     for layers in ((1, 2, 3), (3, 2, 1, 0), (1, 1, 2, 3)):
-        with pytest.raises(ConfigError, match="wanted four different ones"):
+        with pytest.raises(ConfigError, match="wanted four different blocks"):
             FeaturePyramid(64, layers)
 
 

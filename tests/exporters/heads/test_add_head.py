@@ -1,4 +1,4 @@
-"""A head behind the backbone: one graph, the reference's numbers at every size, under every recipe."""
+"""A bundle with a head: one graph that agrees with the reference at every size and recipe."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ from dinov3_ref.heads import (
     LoadedHead,
 )
 from dinov3_ref.models import DinoVisionTransformer
-from exporters.heads import add_head, find_head
-from exporters.heads.find_head import four_even
+from exporters.heads import add_head
 from tests.support.photographs import pixels
 from tests.support.tiny_models import export_tiny, tiny_config
 
@@ -64,7 +63,7 @@ def lively() -> None:
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_one_graph_gives_the_reference_s_numbers(
+def test_one_graph_agrees_with_the_reference(
     name: str, four_maps_bundle: Path, model: DinoVisionTransformer, tmp_path: Path
 ) -> None:
     head = HEADS[name]
@@ -86,7 +85,7 @@ def test_one_graph_gives_the_reference_s_numbers(
                 assert error <= TOLERANCE, (output, height, width, error)
 
 
-def test_the_graph_s_sizes_are_free_and_named(four_maps_bundle: Path, tmp_path: Path) -> None:
+def test_sizes_of_the_graph_are_dynamic_and_named(four_maps_bundle: Path, tmp_path: Path) -> None:
     add_head(four_maps_bundle, HEADS["pyramid"], tmp_path / "b")
     graph = onnx.load(tmp_path / "b" / "model.onnx").graph
     shapes = {
@@ -159,7 +158,7 @@ def test_a_fault_in_the_head_is_rejected(name: str, fault, four_maps_bundle: Pat
 
 
 class OwnHead(Head):
-    """A head of a user's own, whose word about its outputs is a parameter."""
+    """A custom head whose declared outputs are a parameter."""
 
     inputs = ("patch",)
 
@@ -173,7 +172,7 @@ class OwnHead(Head):
         return (self.linear(patch).amax((1, 2)) * self.scale,)
 
 
-def test_a_head_of_the_user_s_own(four_maps_bundle: Path, tmp_path: Path) -> None:
+def test_a_custom_head(four_maps_bundle: Path, tmp_path: Path) -> None:
     bundle, _ = add_head(four_maps_bundle, OwnHead(), tmp_path / "b")
     assert bundle.receipt is not None
     assert bundle.receipt.passed
@@ -188,7 +187,7 @@ def test_a_head_of_the_user_s_own(four_maps_bundle: Path, tmp_path: Path) -> Non
         (
             OwnHead(columns=3),
             MisuseError,
-            r"head output 'corners' is torch.float32 \[2, 2\] where the head says",
+            r"head output 'corners' is torch.float32 \[2, 2\] where the head declares",
         ),
         (OwnHead(scale=float("nan")), ExportError, "NaN or infinite corners on photographs"),
         (LinearClassifier(64, 3), MisuseError, "reads features of 64 channels, custom has 128"),
@@ -200,7 +199,7 @@ def test_a_head_of_the_user_s_own(four_maps_bundle: Path, tmp_path: Path) -> Non
         ),
     ],
 )
-def test_what_does_not_fit_leaves_nothing(
+def test_a_head_that_does_not_fit_writes_nothing(
     head, error, message: str, four_maps_bundle: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(error, match=message):
@@ -208,16 +207,16 @@ def test_what_does_not_fit_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_map_that_the_bundle_does_not_put_out(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_map_that_is_not_an_output_of_the_bundle(tiny_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        MisuseError, match="reads layer_2, which this bundle does not put out; export it with"
+        MisuseError, match="reads layer_2, which is not an output of this bundle; export it with"
     ):
         add_head(tiny_bundle, LinearSegmenter(D, 3, layers=(2,)), tmp_path / "b")
 
 
-def test_one_head_a_bundle_and_no_other_folder_is_replaced(four_maps_bundle: Path, tmp_path: Path) -> None:
+def test_a_second_head_and_a_foreign_folder_are_refused(four_maps_bundle: Path, tmp_path: Path) -> None:
     add_head(four_maps_bundle, HEADS["cls_mean"], tmp_path / "b")
-    with pytest.raises(MisuseError, match="has a head already"):
+    with pytest.raises(MisuseError, match="already has a head"):
         add_head(tmp_path / "b", HEADS["cls_mean"], tmp_path / "c")
     with pytest.raises(OutputExistsError, match="holds a bundle already"):
         add_head(four_maps_bundle, HEADS["cls_mean"], tmp_path / "b")
@@ -237,23 +236,3 @@ def test_a_bundle_without_a_head_reads_as_before(tiny_bundle: Path, tmp_path: Pa
     data["head"] = None
     (root / "manifest.json").write_text(json.dumps(data))
     assert open_bundle(root).manifest.head is None
-
-
-def test_find_head_takes_a_pyramid_by_name(tmp_path: Path) -> None:
-    assert find_head("pyramid:3,5,7,11", 64, 12, 16).head.inputs == (
-        "layer_3",
-        "layer_5",
-        "layer_7",
-        "layer_11",
-    )
-    assert find_head("pyramid", 64, 12, 16).head.inputs == ("layer_2", "layer_5", "layer_8", "layer_11")
-    assert four_even(24) == (4, 11, 17, 23)
-    assert four_even(40) == (9, 19, 29, 39)
-    for text, message in (
-        ("pyramid:1,2", "wanted four different ones"),
-        ("pyramid:a,b,c,d", "wanted four block numbers"),
-    ):
-        with pytest.raises(MisuseError, match=message):
-            find_head(text, 64, 12, 16)
-    with pytest.raises(MisuseError, match="takes four blocks, this model has 3"):
-        find_head("pyramid", 64, 3, 16)
