@@ -1,4 +1,4 @@
-"""Every source that code cites can be opened: sections of docs/spec.md, and pages of docs/ that exist."""
+"""Every source that code cites can be opened: sections of docs/spec.md, and pages of docs/."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Dockerfiles, without a Docker daemon: what can be wrong on paper is looked for on paper."""
+"""The Dockerfiles, checked by reading them: no Docker daemon is needed."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ KNOWN = {
 
 
 def instructions(text: str) -> list[tuple[str, str]]:
-    """(word, the rest) of each instruction; lines that go on are joined, comments left out."""
+    """(word, the rest) of each instruction. Continued lines are joined, comments removed."""
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
     return [(line.split()[0], line.split(maxsplit=1)[1]) for line in joined.splitlines() if line.strip()]
 
 
 def faults(text: str) -> list[str]:
-    """What is wrong with a Dockerfile."""
+    """The problems of a Dockerfile, one line each."""
     found = instructions(text)
     words = [word for word, _ in found]
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
-    bad = [f"{word} is no instruction that is used here" for word in words if word not in KNOWN]
+    bad = [f"{word} is not an allowed instruction" for word in words if word not in KNOWN]
     for word, rest in found:
         if word == "FROM" and not re.fullmatch(r"[\w./-]+:[\w.-]*\d+\.\d+\.\d+[\w.-]*( AS \w+)?", rest):
             bad.append(f"FROM {rest}: not pinned to a release")
         if word == "COPY" and not rest.startswith("--from="):
             for source in rest.split()[:-1]:
                 if not (ROOT / source).exists():
-                    bad.append(f"COPY {source}: not there")
+                    bad.append(f"COPY {source}: does not exist")
                 if f"!{source}" not in ignored:
-                    bad.append(f"COPY {source}: kept away by .dockerignore")
+                    bad.append(f"COPY {source}: excluded by .dockerignore")
         if word in ("CMD", "ENTRYPOINT"):
             json.loads(rest)
         if word == "RUN" and "pip install" in rest and "--no-cache-dir" not in rest:
@@ -56,7 +56,7 @@ def faults(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=[path.name for path in FILES])
-def test_dockerfiles_keep_the_rules(path: Path) -> None:
+def test_dockerfiles_follow_the_rules(path: Path) -> None:
     assert faults(path.read_text()) == []
 
 
@@ -66,8 +66,8 @@ def test_dockerfiles_keep_the_rules(path: Path) -> None:
         ("slim-bookworm AS build", "slim AS build", ""),
         ("FROM python:3.11.13-slim-bookworm\n", "FROM python:latest\n", "not pinned"),
         ("USER 10001\n", "", "root"),
-        ("COPY dinodeploy dinodeploy", "ADD https://example.com/x /x", "no instruction"),
-        ("COPY dinodeploy dinodeploy", "COPY nothing nothing", "not there"),
+        ("COPY dinodeploy dinodeploy", "ADD https://example.com/x /x", "not an allowed"),
+        ("COPY dinodeploy dinodeploy", "COPY nothing nothing", "does not exist"),
         ("COPY dinodeploy dinodeploy", "COPY tests tests", ".dockerignore"),
         (" --no-cache-dir", "", "cache"),
     ],
@@ -80,8 +80,8 @@ def test_each_rule_can_fail(old: str, new: str, fault: str) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=[path.name for path in FILES])
-def test_what_is_started_is_a_command_of_ours(path: Path) -> None:
-    """ENTRYPOINT and CMD together, and the health check's program, which must at least compile."""
+def test_the_entry_point_is_a_dinodeploy_command(path: Path) -> None:
+    """ENTRYPOINT with CMD; the health check's program at least compiles."""
     import typer.main
 
     from dinodeploy.cli.app import make_app

@@ -1,4 +1,4 @@
-"""The commands of docs/training.md run, in its order, with a tiny model and few pictures; its names exist."""
+"""The commands of docs/training.md run in order, with a tiny model and few images; recipes and keys exist."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.photographs import photograph
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-# what makes each command short; everything else is as the page has it
+# arguments added to each command to make it short
 SHORT = {
     "dinov3_ref.data.toy": ["--pictures", "40", "--side", "32"],
     "dinov3_ref.train": [
@@ -29,25 +29,25 @@ SHORT = {
     "dinov3_ref.eval.knn": [],
     "dinov3_ref.eval.linear": ["--epochs", "1", "--epoch-length", "2", "--batch", "8"],
 }  # fmt: skip
-KEPT = 12  # pictures of a class that stay of the toy set's labelled parts
+KEPT = 12  # images per class of the toy set's labelled parts
 
 
 def commands() -> list[list[str]]:
-    """The words behind `python -m` of each line in a fence; torchrun's and those with a … are left out."""
+    """The words after `python -m` of each line in a fence; lines with a … are left out."""
     text = "".join(re.findall(r"^```sh\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)).replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line.startswith("python -m ") and "…" not in line]
     return [shlex.split(line)[2:] for line in lines]
 
 
 def thin(folder: Path) -> None:
-    """Leave the first pictures of every class."""
+    """Keep only the first images of every class."""
     for class_folder in (path for split in folder.iterdir() for path in split.iterdir() if path.is_dir()):
         for path in sorted(class_folder.iterdir())[KEPT:]:
             path.unlink()
 
 
 @pytest.mark.slow
-def test_its_commands_run(tmp_path: Path) -> None:
+def test_the_commands_run(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     photograph("coffee").resize((96, 64)).save(tmp_path / "photos" / "coffee.jpg")
     told = commands()
@@ -73,20 +73,20 @@ def test_its_commands_run(tmp_path: Path) -> None:
             assert (tmp_path / "run" / "teacher" / "model.safetensors").is_file()
             for name in written():
                 assert (tmp_path / "run" / name).exists(), name
-            shutil.rmtree(tmp_path / "run")  # the next run would find itself done
+            shutil.rmtree(tmp_path / "run")  # otherwise the next run has nothing left to do
     assert (tmp_path / "run" / "evaluations.json").is_file()
     assert list((tmp_path / "run" / "pictures").glob("pca_*.png"))
 
 
 def written() -> list[str]:
-    """What the page says every run writes: the plain names of its table."""
+    """Files that the page's table says every run writes."""
     names = re.findall(r"^\| `([\w./]+)`", PAGE.split("## What a run writes")[1], re.MULTILINE)
     found = [name for name in names if name not in ("evaluations.json", "tensorboard/")]
     assert "training_metrics.json" in found
     return found
 
 
-def test_its_recipes_and_keys_exist() -> None:
+def test_the_recipes_and_keys_exist() -> None:
     section = PAGE.split("## Configuration")[1]
     recipes = re.findall(
         r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", section.split("Frequent keys")[0], re.M))

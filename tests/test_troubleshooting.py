@@ -1,4 +1,4 @@
-"""docs/troubleshooting.md quotes what the code prints: every message in it is looked for in the source."""
+"""docs/troubleshooting.md quotes error messages: each quoted message exists in the source."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 QUOTED = re.findall(r"^> `(.+)`$", PAGE, re.MULTILINE)
-LEAST = 25
-GAP = "…"  # in the page: a name or a number
+LEAST = 25  # messages that the page explains
+GAP = "…"  # stands for a name or a number in the page
 
 
 @cache
-def printed() -> tuple[str, ...]:
-    """Every string of the three packages, with `…` for what is filled in."""
+def messages() -> tuple[str, ...]:
+    """Every string of the three packages, with `…` for each value of an f-string."""
     return tuple(
         text
         for package in ("dinodeploy", "exporters", "dinov3_ref")
@@ -36,31 +36,26 @@ def strings(tree: ast.AST) -> Iterator[str]:
             yield node.value
 
 
-def found(message: str) -> bool:
-    """Whether some string of the source says this, gaps where its gaps are.
-
-    What it begins with may be put there by another string.
-    """
-    said = message.removeprefix(f"{GAP} ")
-    return any(said in text.replace(GAP * 2, GAP) for text in printed())
+def is_in_the_source(message: str) -> bool:
+    """Whether a string of the source contains the message. A leading gap may come from another string."""
+    quoted = message.removeprefix(f"{GAP} ")
+    return any(quoted in text.replace(GAP * 2, GAP) for text in messages())
 
 
-def test_it_covers_what_is_likely() -> None:
+def test_it_explains_enough_messages_once_each() -> None:
     assert len(QUOTED) == len(set(QUOTED)) >= LEAST
-    assert PAGE.count("\n> ") == len(QUOTED), "a quotation that is no message"
+    assert PAGE.count("\n> ") == len(QUOTED), "a quotation that is not a message"
 
 
 @pytest.mark.parametrize("message", QUOTED)
-def test_every_message_is_printed(message: str) -> None:
-    assert found(message), message
+def test_the_message_exists_in_the_source(message: str) -> None:
+    assert is_in_the_source(message), message
 
 
-def test_each_says_what_to_do() -> None:
-    """Something stands between one message and the next."""
+def test_every_message_has_an_explanation() -> None:
     for text in re.split(r"^> `.+`$", PAGE, flags=re.MULTILINE)[1:]:
         assert len(text.split("\n## ")[0].split()) >= 5, text
 
 
-def test_a_message_of_nobody_is_noticed() -> None:
-    assert not found("… is not the model there: … of case …: …")
-    assert not found("… is not the model here: … of … case …: …")
+def test_an_unknown_message_is_not_found() -> None:
+    assert not is_in_the_source("… is not the model there: … of case …: …")
