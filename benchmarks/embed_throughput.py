@@ -47,7 +47,8 @@ from dinodeploy.hardware.cores import cores
 from dinodeploy.hardware.devices import cpu_name
 from dinodeploy.images.open import open_image
 from dinodeploy.parity.judge import measure as measure_output
-from dinodeploy.pipeline import choose_batch, embed_source
+from dinodeploy.pipeline.pipeline import embed_source
+from dinodeploy.pipeline.probe import choose_batch
 from dinodeploy.sources import FileSource
 from dinodeploy.store.plan import Plan, hash_listing
 from dinodeploy.store.writer import Store

@@ -27,10 +27,10 @@ from gpu_models import MODELS, export
 from gpu_record import gpu_or_exit, new_record, record_path, torch_fp32, write_record
 
 from dinodeploy.bundle.bundle import GOLDEN_FILE
-from dinodeploy.embedder import check_bundle, judge_golden
 from dinodeploy.errors import DinodeployError, UnavailableError
+from dinodeploy.parity.check import check_bundle
 from dinodeploy.parity.golden import load_golden
-from dinodeploy.parity.judge import THRESHOLDS, Verdict
+from dinodeploy.parity.judge import THRESHOLDS, Verdict, judge_golden
 
 Row = dict[str, Any]
 DEFAULT_MODELS = "tiny,tiny_swiglu,vit_small,vit_base,planted_small,planted_base"

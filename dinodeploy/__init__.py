@@ -1,9 +1,15 @@
-"""dinodeploy: DINOv3 in production, proven equal to the reference before it is used.
+"""dinodeploy: DINOv3 in production, verified against the reference before it is used.
 
-    from dinodeploy import Embedder, load_embeddings
+    import dinodeploy
 
-Importing this package loads neither torch, onnxruntime nor tensorrt, and not even numpy; opening an engine
-loads its runtime.
+    bundle = dinodeploy.export("model.safetensors", out="bundle")                      # needs torch
+    report = dinodeploy.embed(["photos/"], engine="bundle", out="embeddings")
+    ids, vectors = dinodeploy.load_embeddings("embeddings")
+    with dinodeploy.Embedder.open("bundle") as embedder:
+        vector = embedder.encode("cat.jpg")                                            # float32 [D]
+
+`import dinodeploy` loads neither torch, onnxruntime, tensorrt nor numpy: each name loads what it needs at
+first use.
 """
 
 from __future__ import annotations
@@ -26,14 +32,20 @@ from dinodeploy.errors import (
 )
 
 if TYPE_CHECKING:
+    from dinodeploy.api import EmbedReport, embed, export
+    from dinodeploy.bundle.bundle import Bundle
     from dinodeploy.embedder import Embedder
     from dinodeploy.store.reader import load_embeddings
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "export",
+    "embed",
     "Embedder",
     "load_embeddings",
+    "Bundle",
+    "EmbedReport",
     "DinodeployError",
     "MisuseError",
     "OutputExistsError",
@@ -47,13 +59,24 @@ __all__ = [
     "UnavailableError",
 ]
 
-# Names that cost numpy and Pillow: loaded when first asked for (PEP 562).
-_LATE = {"Embedder": "dinodeploy.embedder", "load_embeddings": "dinodeploy.store.reader"}
+# Names that import numpy and Pillow, loaded at first use (PEP 562).
+_LAZY = {
+    "export": "dinodeploy.api",
+    "embed": "dinodeploy.api",
+    "EmbedReport": "dinodeploy.api",
+    "Bundle": "dinodeploy.bundle.bundle",
+    "Embedder": "dinodeploy.embedder",
+    "load_embeddings": "dinodeploy.store.reader",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATE:
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_LATE[name]), name)
+    value = getattr(importlib.import_module(_LAZY[name]), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

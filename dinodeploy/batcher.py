@@ -1,12 +1,12 @@
-"""Pictures of many callers, run together: `Batcher` for services and apps that get them one at a time.
+"""`Batcher`: batches images from many callers, for services and apps that get them one at a time.
 
     with Embedder.open("bundle") as embedder, Batcher(embedder, max_batch=8, max_wait=0.01) as batcher:
         future = batcher.submit("cat.jpg")     # from any thread
         vector = future.result()["cls"]        # float32 [D]
 
-Pictures of one input size wait in a bucket of their own. A bucket is run when it is full, or when its oldest
-picture has waited `max_wait` seconds; of several that are due, the one that has waited longest. No more than
-`queue_size` wait at all.
+Images of one input size wait in one bucket. A bucket runs when it is full, or when its oldest image has
+waited `max_wait` seconds; if several are due, the one that has waited longest runs first. At most
+`queue_size` images wait.
 
 Shapes: B batch, H, W input pixels, D dimension.
 """
@@ -24,17 +24,18 @@ from types import TracebackType
 import numpy as np
 
 from dinodeploy.arrays import FloatArray
-from dinodeploy.embedder import Embedder, Picture
+from dinodeploy.embedder import Embedder
 from dinodeploy.errors import BusyError, MisuseError
+from dinodeploy.images.inputs import ImageInput, as_source
 from dinodeploy.images.open import open_image
 
 Row = dict[str, FloatArray]
 Shape = tuple[int, ...]
 
 
-@dataclass(eq=False)  # arrays have no single truth
+@dataclass(eq=False)  # arrays cannot be compared with ==
 class _Waiting:
-    """One picture [3,H,W] that nobody runs yet. arrived: on the clock `time.monotonic`."""
+    """One preprocessed image [3,H,W] in a bucket. arrived: `time.monotonic()` of its submission."""
 
     pixels: FloatArray
     arrived: float
@@ -42,7 +43,7 @@ class _Waiting:
 
 
 class Batcher:
-    """A thread for each lane of the engine. Close it before its embedder.
+    """Runs batches in one thread per parallel session of the engine. Close it before its embedder.
 
     `submit` may be called from many threads. It does not survive a fork: make one in each process.
     """
@@ -53,11 +54,11 @@ class Batcher:
         max_batch: int = 8,
         max_wait: float = 0.01,
         queue_size: int = 64,
-        observe: Callable[[int, float], None] = lambda pictures, seconds: None,
+        observe: Callable[[int, float], None] = lambda images, seconds: None,
     ) -> None:
-        """max_wait: seconds. observe: told of every run, how many pictures and the engine's seconds.
+        """max_wait: seconds. observe: called after each batch with its size and the engine's seconds.
 
-        Raises MisuseError for numbers that mean nothing.
+        Raises MisuseError for numbers out of range.
         """
         if max_batch < 1 or queue_size < max_batch or not 0 <= max_wait < float("inf"):
             raise MisuseError(
@@ -69,7 +70,7 @@ class Batcher:
         self._max_wait = max_wait
         self._queue_size = queue_size
         self._observe = observe
-        self._buckets: dict[Shape, deque[_Waiting]] = {}  # the oldest first; none is empty
+        self._buckets: dict[Shape, deque[_Waiting]] = {}  # oldest first; never an empty one
         self._running = 0
         self._changed = threading.Condition()
         self._closed = False
@@ -82,41 +83,39 @@ class Batcher:
 
     @property
     def pending(self) -> int:
-        """Pictures that wait or are being run."""
+        """Number of images that wait or run."""
         with self._changed:
             return self._queued() + self._running
 
-    def submit(self, picture: Picture | bytes, imgsz: int | tuple[int, int] | None = None) -> Future[Row]:
-        """Decode a picture here and now, and have it run: a row of every output, [D] or [h,w,D].
+    def submit(self, image: ImageInput, imgsz: int | tuple[int, int] | None = None) -> Future[Row]:
+        """Decode an image in this thread and queue it. The result: a row of every output, [D] or [h,w,D].
 
-        A future that is cancelled before its batch begins costs nothing. Raises ImageError for a picture
-        that cannot be read, BusyError when the queue is full, MisuseError after `close`.
+        A future cancelled before its batch starts is not run. Raises ImageError for an image that cannot be
+        read, BusyError when the queue is full, MisuseError after `close`.
         """
         self._check_open()
-        return self.submit_pixels([self._embedder.preprocess_for(imgsz)(open_image(picture))])[0]
+        return self.submit_pixels([self._embedder.preprocess_for(imgsz)(open_image(as_source(image)))])[0]
 
-    def submit_pixels(self, pictures: Sequence[FloatArray]) -> list[Future[Row]]:
-        """Pictures that are preprocessed already, [3,H,W] each: all of them are taken, or none.
+    def submit_pixels(self, images: Sequence[FloatArray]) -> list[Future[Row]]:
+        """Queue preprocessed images, [3,H,W] each: all of them or none.
 
         Raises BusyError when the queue has no room for all, MisuseError after `close`.
         """
         arrived = time.monotonic()
-        waiting = [_Waiting(pixels, arrived) for pixels in pictures]
+        waiting = [_Waiting(pixels, arrived) for pixels in images]
         with self._changed:
             self._check_open()
             if self._queued() + len(waiting) > self._queue_size:
                 self._forget_cancelled()
             if (queued := self._queued()) + len(waiting) > self._queue_size:
-                raise BusyError(
-                    f"{queued} pictures are waiting already, of at most {self._queue_size}; try again later"
-                )
+                raise BusyError(f"{queued} of at most {self._queue_size} images are waiting; try again later")
             for one in waiting:
                 self._buckets.setdefault(one.pixels.shape, deque()).append(one)
             self._changed.notify_all()
         return [one.future for one in waiting]
 
     def close(self, *, drain: bool = True) -> None:
-        """Run what is waiting, or with `drain` False cancel it; then end the threads. Twice does no harm."""
+        """Run the waiting images (with `drain` False: cancel them), then end the threads. May be repeated."""
         with self._changed:
             self._closed = True
             if not drain:
@@ -143,7 +142,7 @@ class Batcher:
         return sum(map(len, self._buckets.values()))
 
     def _forget_cancelled(self) -> None:
-        """Take cancelled pictures out, and wake those who wait for them (`concurrent.futures.wait`)."""
+        """Remove cancelled images, and notify their waiters (`concurrent.futures.wait`)."""
         for shape, bucket in list(self._buckets.items()):
             cancelled = [one for one in bucket if one.future.cancelled()]
             if not cancelled:
@@ -163,7 +162,7 @@ class Batcher:
                 self._running -= len(taken)
 
     def _take(self) -> list[_Waiting]:
-        """Pictures of one size, waited for; none when all is done after `close`."""
+        """Wait for a batch of one size; an empty list when everything is done after `close`."""
         with self._changed:
             while True:
                 self._forget_cancelled()
@@ -184,7 +183,7 @@ class Batcher:
                 return batch
 
     def _due(self, now: float) -> tuple[Shape, float]:
-        """The bucket to run next, and in how many seconds; one that is due: minus how long it has waited."""
+        """The bucket to run next, and in how many seconds; if it is due, minus the seconds it has waited."""
 
         def seconds(shape: Shape) -> float:
             bucket = self._buckets[shape]
@@ -200,10 +199,10 @@ class Batcher:
         try:
             outputs = self._embedder.run(np.stack([one.pixels for one in batch]))
             self._observe(len(batch), time.perf_counter() - started)
-        except BaseException as error:  # it belongs to those who wait; the thread goes on
+        except BaseException as error:  # the waiting callers get it; this thread continues
             for one in batch:
                 one.future.set_exception(error)
             return
-        for place, one in enumerate(batch):
-            # copies: a view would keep the whole batch, and engines use their buffers again
-            one.future.set_result({name: np.array(rows[place]) for name, rows in outputs.items()})
+        for index, one in enumerate(batch):
+            # copies: a view would keep the whole batch alive, and engines reuse their buffers
+            one.future.set_result({name: np.array(rows[index]) for name, rows in outputs.items()})

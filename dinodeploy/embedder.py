@@ -1,48 +1,61 @@
-"""`Embedder`: a proven engine that turns pictures into embeddings. The library's front door.
+"""`Embedder`: a verified engine that turns images into embeddings.
 
     from dinodeploy import Embedder
 
     with Embedder.open("bundle") as embedder:
-        vectors = embedder.embed(["cat.jpg", "dog.jpg"])["cls"]   # float32 [2, D]
+        vector = embedder.encode("cat.jpg")                   # float32 [D]
+        vectors = embedder.encode(["cat.jpg", "dog.jpg"])     # float32 [2, D]
 
-Shapes: B batch, N pictures, H W input pixels, h w patch grid, R storage tokens, D embed_dim.
+Shapes: B batch, N images, H W input pixels, h w patch grid, R storage tokens, D embed_dim.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
 
 import numpy as np
-from PIL import Image
 
-from dinodeploy.arrays import ByteArray, FloatArray
+from dinodeploy.arrays import FloatArray
 from dinodeploy.backends import Backend, Hint
-from dinodeploy.backends.select import open_on
-from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, EngineChoice, locate, open_bundle
+from dinodeploy.backends.select import candidates, open_on
+from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, EngineChoice, locate
 from dinodeploy.bundle.manifest import Manifest
 from dinodeploy.errors import JudgementError, MisuseError, OutsideProfileError
 from dinodeploy.images.arrays import as_pixels
-from dinodeploy.images.open import open_image
+from dinodeploy.images.inputs import Channels, ImageInput, is_one_image
 from dinodeploy.images.preprocess import Preprocess
-from dinodeploy.parity.golden import GoldenCase, at_size, load_golden
-from dinodeploy.parity.judge import Run, Verdict, judge
+from dinodeploy.parity.golden import GoldenCase, load_golden
+from dinodeploy.parity.judge import Verdict, judge_golden, rejection
 from dinodeploy.parity.receipts import Receipt, find_receipt, make_receipt, save_receipt
 
-Item = TypeVar("Item")
-Picture = str | Path | Image.Image | ByteArray
+if TYPE_CHECKING:
+    from dinodeploy.pipeline.encode import Encoding
 
 BATCH_SIZE = 8
+
+OnError = Literal["raise", "skip", "nan"]
+Vector = Literal["cls", "mean_patch", "pooled", "storage"]  # outputs with one shape for every image
+
+
+class Skipped(NamedTuple):
+    """An image without an embedding: its number among the images given, and why."""
+
+    number: int
+    reason: str
 
 
 class Embedder:
     """An opened bundle. Use `Embedder.open`; close it, or use it in a `with`.
 
-    `run` and `embed` may be called from several threads at once; `close` when none of them is under way.
-    Between calls its only threads are its runtime's. It does not survive a fork: open one in each process.
+    `encode`, `stream`, `embed` and `run` may be called from several threads; call `close` when none is
+    running. Between calls its only threads are the runtime's. It does not survive a fork: open one in each
+    process. It can be pickled: what is pickled is the bundle's path and the options of `open`, and unpickling
+    opens the bundle again.
     """
 
     def __init__(
@@ -55,9 +68,13 @@ class Embedder:
         self.engine = engine
         self.backend = backend
         self.receipt = receipt
-        self.passed_over = passed_over  # why no better engine runs
-        self._closed = False
+        self.passed_over = passed_over  # why a preferred engine does not run here
         self.not_judged: tuple[str, ...] = ()  # sizes of golden cases that the engine was not built for
+        self._closed = False
+        self._reopen: partial[Embedder] | None = None  # `open` with the options of this embedder
+        self._cls_only: Embedder | None = None
+        self._lock = threading.Lock()
+        self._last = threading.local()
 
     @classmethod
     def open(
@@ -72,25 +89,39 @@ class Embedder:
         weight_budget: int | None = None,
         require_signature: Path | None = None,
     ) -> Embedder:
-        """Open a bundle, or an engine file inside one, and make sure that it may be used.
+        """Open a bundle, or an engine file inside one, and verify that it may be used.
 
-        `device` is auto, cpu, onnxruntime, openvino, cuda or tensorrt (`devices.py`); auto takes the best
-        that can run here. `outputs` is what you will use, everything by default: for ("cls",) a CPU leaves
-        out what only the other tokens need of the last block.
-        `hint`: on a CPU all `threads` work on one run, which is over soonest, or each has a run of its own
-        ("throughput"): `embed` does so by itself, `run` when it is called from `backend.lanes` threads at
-        once. The numbers are the same, and a GPU takes no notice.
-        Every file it reads is hashed first. Without a passing receipt for this runtime and device the
-        judge runs now, which takes seconds; `allow_unverified` skips that. `weight_budget` is what a
-        weight-streaming plan may keep of its weights on the GPU, in bytes. `require_signature` is a public
-        key, without whose signature over the whole bundle nothing is read (`signing.py`).
-        Raises MisuseError for a path that is not there, BundleError or TamperedError for a bundle that is
-        not what was exported, JudgementError when the judge rejects it, UnavailableError when this
-        machine cannot run it.
+        device: auto, cpu, onnxruntime, openvino, cuda or tensorrt (`backends/select.py`); auto takes the best
+            that runs here.
+        outputs: the engine outputs you will use; default: all. ("cls",) loads the CLS-only graph on a CPU.
+        allow_unverified: skip the judge. Otherwise, without a passing receipt for this engine, runtime and
+            device, the judge runs now, which takes seconds.
+        threads: of the engine on a CPU. hint: "latency" uses all of them for one batch, "throughput" runs one
+            batch per thread: `encode` and `embed` then run batches in parallel, `run` when it is called from
+            `backend.lanes` threads. The numbers are the same. A GPU ignores both.
+        weight_budget: bytes of weights that a weight-streaming TensorRT plan keeps on the GPU.
+        require_signature: a public key file; nothing is read unless the whole bundle is signed with it.
+
+        Every file is hashed before it is read. Raises MisuseError for a path that does not exist, BundleError
+        or TamperedError for a bundle that is not what was exported, JudgementError when the judge rejects it,
+        UnavailableError when this machine cannot run it.
         """
-        require(engine, require_signature)
-        embedder = cls._open_unjudged(
-            engine, device, outputs, threads=threads, hint=hint, weight_budget=weight_budget
+        bundle, file = locate(engine)
+        if require_signature is not None:
+            from dinodeploy.bundle.signing import verify_signature
+
+            verify_signature(bundle.root, require_signature)
+        engine_options: dict[str, Any] = {"threads": threads, "hint": hint, "weight_budget": weight_budget}
+        choice, backend, passed_over = open_on(bundle, device, outputs, file=file, **engine_options)
+        embedder = cls(choice, backend, None, passed_over)
+        embedder._reopen = partial(
+            cls.open,
+            Path(engine).resolve(),
+            device=device,
+            outputs=outputs,
+            allow_unverified=allow_unverified,
+            require_signature=require_signature,
+            **engine_options,
         )
         if allow_unverified:
             return embedder
@@ -104,14 +135,6 @@ class Embedder:
                 embedder.close()
                 raise
         return embedder
-
-    @classmethod
-    def _open_unjudged(
-        cls, engine: str | Path, device: str, outputs: Sequence[str] | None = None, **options: Any
-    ) -> Embedder:
-        bundle, file = locate(engine)
-        choice, backend, passed_over = open_on(bundle, device, outputs, file=file, **options)
-        return cls(choice, backend, None, passed_over)
 
     @property
     def bundle(self) -> Bundle:
@@ -127,10 +150,10 @@ class Embedder:
 
     @property
     def choice(self) -> str:
-        """What runs where, and why nothing better does: one line for people."""
+        """Which engine runs where, and why no better one does, in one line."""
         parts = [f"{self.engine.file} on {self.backend.device}, {self.backend.runtime}"]
         if self.backend.lanes > 1 and self.backend.device.startswith("cpu"):
-            parts.append(f"{self.backend.lanes} batches at once")
+            parts.append(f"{self.backend.lanes} batches in parallel")
         if self.not_judged:
             parts.append(f"not judged at {', '.join(self.not_judged)}, which it was not built for")
         if self.passed_over:
@@ -139,28 +162,150 @@ class Embedder:
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """What the opened engine puts out."""
+        """The outputs of the opened engine."""
         return self.engine.outputs
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        """Images that got no embedding in this thread's last `encode` or `stream` with on_error "skip" or
+        "nan".
+        """
+        return list(getattr(self._last, "skipped", ()))
+
+    @overload
+    def encode(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        *,
+        output: Vector = "cls",
+        normalize: bool = False,
+        imgsz: int | tuple[int, int] | None = None,
+        channels: Channels = "rgb",
+        batch_size: int = BATCH_SIZE,
+        on_error: OnError = "raise",
+        progress: bool = False,
+    ) -> FloatArray: ...
+    @overload
+    def encode(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        *,
+        output: str,
+        normalize: bool = False,
+        imgsz: int | tuple[int, int] | None = None,
+        channels: Channels = "rgb",
+        batch_size: int = BATCH_SIZE,
+        on_error: OnError = "raise",
+        progress: bool = False,
+    ) -> FloatArray | list[FloatArray]: ...
+    def encode(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        *,
+        output: str = "cls",
+        normalize: bool = False,
+        imgsz: int | tuple[int, int] | None = None,
+        channels: Channels = "rgb",
+        batch_size: int = BATCH_SIZE,
+        on_error: OnError = "raise",
+        progress: bool = False,
+    ) -> FloatArray | list[FloatArray]:
+        """One output of one image or of many: float32 [D], or [N, D] in the order of the images.
+
+        images: a path, URL, bytes, binary file object, Pillow image or uint8 array [H,W,3 | 4] or [H,W]; or
+            any iterable of these, such as a list, a generator or an array [N,H,W,3]. A list of one gives [1,
+            D], an empty list [0, D].
+        output: cls [D], mean_patch [D], pooled [2D] (cls and mean_patch), storage [R,D], patch or layer_<i>
+            [h,w,D], or an output of a head. Only this output is computed and kept. With a keep-aspect preset,
+            `patch` of images of different shapes is a list of arrays.
+        normalize: divide each vector (the last axis) by its length; a vector of zeros stays.
+        imgsz: input size in pixels, H or (H, W); default: the bundle's.
+        channels: order of the channels in arrays; "bgr" for OpenCV frames.
+        on_error: for images that cannot be read, or whose embedding is not finite. "raise": ImageError for
+            the first. "skip": no row; a warning and `skipped` tell which. "nan": a row of NaN, and `skipped`
+            tells which.
+        progress: show a progress bar on stderr.
+
+        On a CPU, an embedder opened without `outputs` loads the CLS-only graph, beside the one with all
+        outputs, when CLS is first asked for. Open it with outputs=("cls",) to load only that. The numbers are
+        the same as those of `dinodeploy.embed` with the same outputs. Raises MisuseError for an unknown
+        output or option.
+        """
+        how = self._encoding(output, normalize, imgsz, channels, batch_size, on_error)
+        skipped = self._last.skipped = list[Skipped]()
+        engine = self._engine_for(output)
+        if is_one_image(images):
+            return how.encode_one(engine, images, skipped)
+        return how.encode_all(engine, cast(Iterable[ImageInput], images), skipped, progress=progress)
+
+    def stream(
+        self,
+        images: Iterable[ImageInput],
+        *,
+        output: str = "cls",
+        normalize: bool = False,
+        imgsz: int | tuple[int, int] | None = None,
+        channels: Channels = "rgb",
+        batch_size: int = BATCH_SIZE,
+        on_error: OnError = "raise",
+    ) -> Iterator[tuple[int, FloatArray]]:
+        """(index, row) of each image, in order, for iterables of any length: memory does not grow with it.
+
+        Images are read ahead: up to two batches, or two per decoding thread. Options as in `encode`; with
+        on_error="skip" the index of an unreadable image is left out.
+        """
+        how = self._encoding(output, normalize, imgsz, channels, batch_size, on_error)
+        if is_one_image(images):
+            raise MisuseError("stream wants an iterable of images; for one image use encode")
+        skipped = self._last.skipped = list[Skipped]()
+        return how.stream(self._engine_for(output), images, skipped)
+
+    def _encoding(
+        self,
+        output: str,
+        normalize: bool,
+        imgsz: int | tuple[int, int] | None,
+        channels: Channels,
+        batch_size: int,
+        on_error: OnError,
+    ) -> Encoding:
+        from dinodeploy.pipeline.encode import Encoding  # not needed by `run` and `embed`
+
+        self._check_open()
+        preprocess = self.preprocess_for(imgsz)
+        return Encoding(self.engine, output, normalize, preprocess, channels, batch_size, on_error)
+
+    def _engine_for(self, output: str) -> Embedder:
+        """This embedder; for CLS the embedder of the CLS-only graph, if the same backend has one."""
+        if output != "cls" or self._reopen is None or self._reopen.keywords["outputs"] is not None:
+            return self
+        with self._lock:
+            if self._cls_only is None:
+                bundle, file = locate(self._reopen.args[0])
+                choices = candidates(bundle, self._reopen.keywords["device"], ("cls",), file=file)
+                has_graph = any(
+                    choice.outputs == ("cls",) and choice.backend == self.engine.backend for choice in choices
+                )
+                self._cls_only = self._reopen(outputs=("cls",)) if has_graph else self
+        return self._cls_only
 
     def run(self, pixels: Any) -> dict[str, FloatArray]:
         """Normalised pixels [B,3,H,W] -> {"cls": [B,D], "storage": [B,R,D], "patch": [B,h,w,D]}, float32.
 
-        `storage` is there if the model has such tokens, `layer_<i>` if it was exported with them, a head's
-        outputs (`logits` [B,K], `segmentation` [B,K,H,W], `depth` [B,1,H,W] …) if there is a head. An engine
-        opened for CLS alone gives `cls`. Pixels may be numpy's or anything that speaks DLPack in the
-        processor's memory (`pixels.py`): no copy is made.
-        Raises MisuseError for another shape or dtype, a size that is no multiple of the patch size, and
-        after `close`.
+        `storage` exists if the model has such tokens, `layer_<i>` if the bundle was exported with them, and
+        the outputs of a head (`logits` [B,K], `segmentation` [B,K,H,W], `depth` [B,1,H,W] …) if it has one.
+        An engine opened for CLS only gives `cls`. Pixels may be a numpy array or any array in CPU memory that
+        supports DLPack; they are not copied. Raises MisuseError for another shape or dtype, a size that is
+        not a multiple of the patch size, and after `close`.
         """
         array = as_pixels(pixels, self.manifest.model.patch_size)
-        if self._closed:
-            raise MisuseError("the embedder is closed; open it again")
+        self._check_open()
         return self.backend.run(array)
 
     def warm_up(self, *sizes: int | tuple[int, int], batch_size: int = 1) -> None:
-        """Run nothing of use at each input size, H or (H, W); the bundle's own by default.
+        """Run zeros at each input size, H or (H, W); default: the bundle's.
 
-        Engines take memory, choose kernels or build for a size when they first meet it. Raises as `run`.
+        Engines allocate memory, choose kernels or build for a size when they first see it. Raises as `run`.
         """
         for size in sizes or (None,):
             steps = self.preprocess_for(size)
@@ -168,46 +313,34 @@ class Embedder:
 
     def embed(
         self,
-        images: Iterable[Picture],
+        images: Iterable[ImageInput],
         *,
         imgsz: int | tuple[int, int] | None = None,
         batch_size: int = BATCH_SIZE,
     ) -> dict[str, Any]:
-        """Pictures (paths, PIL images, HWC uint8 arrays) -> the same outputs as `run`, one row a picture.
+        """All outputs of `run` for images (as in `encode`), one row per image. Use `encode` for one output.
 
-        `imgsz` is the input size, H or (H, W); the bundle's own by default. Pictures that end up with
-        different sizes (keep-aspect) give a list of [h,w,D] for `patch`. Raises ImageError for one that
-        cannot be read, MisuseError for an impossible size; no pictures at all give empty arrays.
+        imgsz: input size, H or (H, W); default: the bundle's. Images whose inputs differ in size
+            (keep-aspect) give a
+        list of [h,w,D] for `patch`. No images give empty arrays. Raises ImageError for an image that cannot
+        be read, MisuseError for an impossible size.
         """
-        preprocess = self.preprocess_for(imgsz)
-        rows: dict[str, list[FloatArray]] = {name: [] for name in self.output_names}
-        pixels = (preprocess(open_image(image)) for image in images)
-        for outputs in self._run_each(map(np.stack, batches_of_one_size(pixels, batch_size))):
-            for name, output in outputs.items():
-                rows[name].extend(output)
-        return {name: _stack(name, rows[name], self.manifest) for name in self.output_names}
+        from dinodeploy.pipeline.encode import embed_all
 
-    def _run_each(self, batches: Iterable[FloatArray]) -> Iterator[dict[str, FloatArray]]:
-        if self.backend.lanes == 1:
-            return map(self.run, batches)
-        from dinodeploy.backends.ordered import (
-            run_in_order,  # a first embedding need not wait for a pool's import
-        )
-
-        return run_in_order(self.run, batches, self.backend.lanes)
+        return embed_all(self, images, self.preprocess_for(imgsz), batch_size)
 
     def preprocess_for(self, imgsz: int | tuple[int, int] | None) -> Preprocess:
-        """The bundle's preprocessing, at another input size when one is given."""
+        """The bundle's preprocessing, at another input size if one is given."""
         if imgsz is None:
             return self.preprocess
         height, width = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
         return self.preprocess.with_size(height, width)
 
     def check(self) -> Verdict:
-        """Judge this engine here and now, and keep the receipt.
+        """Run the judge on this engine now, and save the receipt.
 
-        Golden cases of a size that the engine was not built for are left out. Raises OutsideProfileError
-        when none remains.
+        Golden cases of a size that the engine was not built for are left out. Raises OutsideProfileError when
+        no case is left.
         """
         verdict = judge_golden(self._golden_cases(), self.run, self.manifest)
         self.receipt = make_receipt(self.engine, self.backend.runtime, self.backend.device, verdict)
@@ -228,10 +361,28 @@ class Embedder:
         return fitting
 
     def close(self) -> None:
-        """Give back what the engine holds, once no call is under way. Twice does no harm."""
+        """Release the engine, when no call is running. A second call does nothing."""
         if not self._closed:
             self._closed = True
             self.backend.close()
+            if self._cls_only is not None and self._cls_only is not self:
+                self._cls_only.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise MisuseError("the embedder is closed; open it again")
+
+    def __repr__(self) -> str:
+        model = f"{self.manifest.model.arch} {self.manifest.graph.recipe}"
+        outputs = ", ".join(self.output_names)
+        state = ", closed" if self._closed else ""
+        return f"<Embedder {self.bundle.root}: {model} on {self.backend.device}, outputs {outputs}{state}>"
+
+    def __reduce__(self) -> tuple[Callable[..., Embedder], tuple[()]]:
+        if self._reopen is None:
+            raise TypeError("only an embedder from Embedder.open can be pickled")
+        self._check_open()
+        return self._reopen, ()
 
     def __enter__(self) -> Embedder:
         return self
@@ -240,85 +391,3 @@ class Embedder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def judge_golden(cases: Sequence[GoldenCase], run: Run, manifest: Manifest) -> Verdict:
-    """Judge `run` on golden cases with the runtime's own preprocessing and the manifest's recipe."""
-    head = manifest.head
-    return judge(
-        cases,
-        prepare=lambda image, size: at_size(manifest.preprocess, size)(open_image(image)),
-        run=run,
-        preprocess=manifest.preprocess,
-        recipe=manifest.graph.recipe,
-        head=dict.fromkeys(head.outputs, head.scores_classes) if head is not None else None,
-    )
-
-
-def check_bundle(
-    engine: str | Path,
-    *,
-    device: str = "auto",
-    threads: int | None = None,
-    weight_budget: int | None = None,
-    require_signature: Path | None = None,
-    say: Callable[[str], None] = lambda _: None,
-) -> tuple[EngineChoice, Receipt, Verdict]:
-    """Judge a bundle on this machine, whatever receipts it has; `say` is told what runs where.
-
-    Raises as `Embedder.open` otherwise.
-    """
-    require(engine, require_signature)
-    with Embedder._open_unjudged(engine, device, threads=threads, weight_budget=weight_budget) as embedder:
-        embedder.bundle.verify()
-        verdict = embedder.check()
-        say(embedder.choice)
-        assert embedder.receipt is not None
-        return embedder.engine, embedder.receipt, verdict
-
-
-def require(engine: str | Path, key: Path | None) -> None:
-    """Hold the bundle against its signature, where a public key asks for one. Raises TamperedError."""
-    if key is not None:
-        from dinodeploy.bundle.signing import verify_signature
-
-        verify_signature(open_bundle(engine).root, key)
-
-
-def rejection(engine: EngineChoice, verdict: Verdict) -> str:
-    """One line on why an engine may not be used."""
-    first = verdict.failures[0]
-    detail = first.note or f"{first.metric} is {first.value:.3g}, wanted {first.limit:.3g}"
-    more = len(verdict.failures) - 1
-    return (
-        f"{engine.path} is not the model here: {first.output} of case {first.case!r}: {detail}"
-        + (f" (and {more} more)" if more else "")
-        + f"; see: dinodeploy check {engine.root}"
-    )
-
-
-def batches_of_one_size(
-    items: Iterable[Item],
-    batch_size: int,
-    shape: Callable[[Item], Any] = np.shape,  # type: ignore[assignment]
-) -> Iterator[list[Item]]:
-    """Group consecutive items of equal `shape`, at most `batch_size` together, order kept."""
-    if batch_size < 1:
-        raise MisuseError(f"batch size is {batch_size}; wanted at least 1")
-    batch: list[Item] = []
-    for item in items:
-        if batch and (len(batch) == batch_size or shape(item) != shape(batch[0])):
-            yield batch
-            batch = []
-        batch.append(item)
-    if batch:
-        yield batch
-
-
-def _stack(name: str, rows: list[FloatArray], manifest: Manifest) -> FloatArray | list[FloatArray]:
-    if not rows:
-        shape = next(output.shape for output in manifest.outputs if output.name == name)
-        return np.empty((0, *(size if isinstance(size, int) else 0 for size in shape[1:])), np.float32)
-    if any(row.shape != rows[0].shape for row in islice(rows, 1, None)):
-        return rows
-    return np.stack(rows)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dinodeploy.embedder import check_bundle
+from dinodeploy.parity.check import check_bundle
 from dinodeploy.parity.judge import Verdict
 
 SHOWN = 8  # failures that a message lists

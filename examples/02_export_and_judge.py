@@ -19,9 +19,8 @@ import numpy as np
 from dinodeploy import Embedder
 from dinodeploy.arrays import FloatArray
 from dinodeploy.bundle.bundle import GOLDEN_FILE
-from dinodeploy.embedder import judge_golden
 from dinodeploy.parity.golden import load_golden
-from dinodeploy.parity.judge import Outputs, Run
+from dinodeploy.parity.judge import Outputs, Run, judge_golden
 
 TOY = Path(__file__).parent / "models" / "toy_vit"
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from dinodeploy.arrays import FloatArray
 from dinodeploy.errors import MisuseError
 from dinodeploy.images.preprocess import Preprocess
-from dinodeploy.pipeline import Decoded, decode_ahead, default_decoders
+from dinodeploy.pipeline.decode import Decoded, decode_ahead, default_decoders
 from dinov3_ref.checkpoints import Checkpoint, build_model, normalization
 from dinov3_ref.ranges import FP16_LARGEST, Prediction, Ranges, measure_ranges, predict
 

@@ -195,18 +195,22 @@ def test_a_first_embedding_loads_no_more_than_it_needs(tiny_bundle: Path, tmp_pa
 from dinodeploy import Embedder
 with Embedder.open(sys.argv[1], device="onnxruntime") as embedder:
     embedder.embed([sys.argv[2]])
+    embedder.encode(sys.argv[2])
 """
     loaded = loaded_by(program, tiny_bundle, tmp_path / "coffee.jpg")
     assert "onnxruntime" in loaded, "else the test would prove nothing"
     assert not loaded & set(NOT_NEEDED)
     ours = {name.split(".")[1] for name in loaded if name.startswith("dinodeploy.")}
+    assert {name for name in loaded if name.startswith("dinodeploy.pipeline.")} == {
+        "dinodeploy.pipeline.encode",
+        "dinodeploy.pipeline.pooling",
+    }
     assert not ours & {
         "cli",
         "serve",
         "search",
         "sources",
         "doctor",
-        "pipeline",
         "heads",
         "standalone",
     }
@@ -244,8 +248,10 @@ def test_public_names() -> None:
     import dinodeploy
 
     assert sorted(dinodeploy.__all__) == [
+        "Bundle",
         "BundleError",
         "DinodeployError",
+        "EmbedReport",
         "Embedder",
         "ExportError",
         "ImageError",
@@ -256,6 +262,8 @@ def test_public_names() -> None:
         "OutsideProfileError",
         "TamperedError",
         "UnavailableError",
+        "embed",
+        "export",
         "load_embeddings",
     ]
     assert all(hasattr(dinodeploy, name) for name in dinodeploy.__all__)

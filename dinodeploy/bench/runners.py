@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dinodeploy.arrays import FloatArray
-from dinodeploy.cli.reach import reach
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
+from dinodeploy.hardware.packages import reach
 
 ENGINE = "engine"  # the bundle as `embed` would run it
 BACKENDS = ("onnxruntime", "openvino")  # the same bundle by another runtime

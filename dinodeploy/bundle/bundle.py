@@ -39,6 +39,7 @@ class Bundle:
     root: Path
     manifest: Manifest
     receipt: Receipt | None = None  # the judge's receipt, where an export has just made this bundle
+    notes: tuple[str, ...] = ()  # of that export: what it assumed, and what it could not do
 
     def choose(self, file: str | None = None) -> EngineChoice:
         """The engine `file` (default: the preferred one) with the backend that the manifest names."""

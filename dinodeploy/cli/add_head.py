@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from dinodeploy.bundle.bundle import open_bundle
-from dinodeploy.cli.output import print_json, stages, stderr
-from dinodeploy.cli.reach import reach
+from dinodeploy.cli.output import print_json, stderr
+from dinodeploy.hardware.packages import reach
+from dinodeploy.pipeline.progress import step_progress
 
 
 def add_head(
@@ -23,7 +24,7 @@ def add_head(
     heads = reach("exporters.heads", "add-head")
     model = open_bundle(bundle).manifest.model
     loaded = heads.find_head(head, model.embed_dim, model.depth, model.patch_size)
-    with stages() as log:
+    with step_progress() as log:
         made, notes = heads.add_head(bundle, loaded, out, overwrite=overwrite, log=log)
     for note in notes:
         stderr().print(f"note: {note}", markup=False)

@@ -6,18 +6,16 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import os
 import sys
 import warnings
+from importlib import import_module
 from typing import Annotated, NoReturn
 
 import typer
 from PIL.Image import DecompressionBombWarning
 
 from dinodeploy import __version__
-from dinodeploy.cli.imports import import_quickly
 from dinodeploy.cli.output import fail
 from dinodeploy.errors import reason_of
 
@@ -45,7 +43,7 @@ def make_app(command: str | None = None) -> typer.Typer:
     )
     app.callback()(root)
     for name in COMMANDS if command is None else (command,):
-        module = import_quickly(f"dinodeploy.cli.{name.replace('-', '_')}")
+        module = import_module(f"dinodeploy.cli.{name.replace('-', '_')}")
         if hasattr(module, "app"):
             app.add_typer(module.app, name=name)
         else:
@@ -71,7 +69,6 @@ def main() -> NoReturn:
     """Entry point: runs the command and ends the process with its exit code."""
     # Our own pixel cap refuses what Pillow warns about.
     warnings.filterwarnings("ignore", category=DecompressionBombWarning)
-    atexit.register(gc.freeze)  # the process ends without a last search for cycles, a second where torch is
     asked = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     try:
         code = make_app(asked if asked in COMMANDS else None)(standalone_mode=False)

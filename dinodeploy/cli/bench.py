@@ -12,8 +12,9 @@ from dinodeploy.bench.ledger import check_record_path, write_record
 from dinodeploy.bench.runners import PEERS
 from dinodeploy.bench.table import LEGEND
 from dinodeploy.chart import check_picture_path, draw_bench, write_picture
-from dinodeploy.cli.output import DEVICE_HELP, parse_list, parse_size, print_json, stages, stdout
+from dinodeploy.cli.output import DEVICE_HELP, parse_list, parse_size, print_json, stdout
 from dinodeploy.errors import MisuseError
+from dinodeploy.pipeline.progress import step_progress
 
 
 def bench(
@@ -54,7 +55,7 @@ def bench(
         outputs=parse_list(outputs, "--outputs") if outputs else None,
         checkpoint=None if checkpoint is None else str(checkpoint),
     )
-    with stages() as say:
+    with step_progress() as say:
         record = run_bench(str(engine), options, say)
     if out is not None:
         write_record(record, out)

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from dinodeploy.cli.output import build_progress, print_json, stderr
-from dinodeploy.cli.reach import reach
-from dinodeploy.errors import ExportError, MisuseError, UnavailableError
+from dinodeploy.cli.output import print_json, stderr
 from dinodeploy.files import schema
+from dinodeploy.hardware.packages import reach
+from dinodeploy.pipeline.progress import build_progress
 
 
 def build(
@@ -84,36 +84,6 @@ def build(
     for note in notes:
         stderr().print(f"note: {note}", markup=False)
     _report(built, notes, as_json)
-
-
-def check_engine_options(target: str | None, no_engine: bool) -> None:
-    """Before an export begins. Raises MisuseError for a target that is none, or one beside `--no-engine`."""
-    if no_engine and target is not None:
-        raise MisuseError(f"--no-engine and --target {target} contradict each other; give one")
-    if target not in (None, "auto"):
-        reach("exporters.tensorrt.target", "build").find_target(target)
-
-
-def build_after_export(root: Path, target: str | None, no_engine: bool) -> tuple[str | None, tuple[str, ...]]:
-    """The engine of a fresh bundle, where one was asked for or TensorRT and a GPU are here; and notes.
-
-    Unasked, what this machine cannot do is a note. Raises whatever `build` raises otherwise, with the word
-    that the bundle itself is there.
-    """
-    builder = reach("exporters.tensorrt.add_engine", "build")
-    chosen = None if no_engine else target or builder.automatic_target()
-    if chosen is None:
-        return None, ()
-    try:
-        with build_progress() as (report, say):
-            built, notes = builder.add_engine(root, builder.EngineRequest(chosen), report=report, log=say)
-    except UnavailableError as error:
-        if target is None:
-            return None, (f"no engine was built: {error}",)
-        raise UnavailableError(f"{error} (the bundle {root} itself is done)") from error
-    except ExportError as error:
-        raise ExportError(f"{error} (the bundle {root} itself is done)") from error
-    return built.file, notes
 
 
 def _report(built: Any, notes: tuple[str, ...], as_json: bool) -> None:

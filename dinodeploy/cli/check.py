@@ -18,19 +18,19 @@ from dinodeploy.cli.output import (
     WEIGHT_BUDGET_HELP,
     note,
     parse_gib,
-    picture_progress,
     print_json,
     stderr,
     stdout,
 )
-from dinodeploy.cli.reach import reach
-from dinodeploy.embedder import check_bundle
 from dinodeploy.errors import MisuseError
+from dinodeploy.hardware.packages import reach
 from dinodeploy.images.paths import list_images
 from dinodeploy.parity.bisect import Bisection
+from dinodeploy.parity.check import check_bundle
 from dinodeploy.parity.compare import Comparison, compare
 from dinodeploy.parity.judge import Measurement
 from dinodeploy.parity.reports import Report, check_targets, write_report
+from dinodeploy.pipeline.progress import image_progress
 
 FAILED = 1
 
@@ -83,7 +83,7 @@ def check(
         threads=threads,
         weight_budget=parse_gib(weight_budget),
         require_signature=require_signature,
-        say=partial(note, device),
+        log=partial(note, device),
     )
     growth = comparison = None
     if bisect:
@@ -107,7 +107,7 @@ def check(
 
 def _compare(bundle: Path, against: Path, images: Path, k: int, threads: int | None) -> Comparison:
     ids = list_images([images])
-    with picture_progress(len(ids)) as advance:
+    with image_progress(len(ids)) as advance:
         return compare(bundle, against, ids, k=k, threads=threads, advance=advance)
 
 

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from dinodeploy.cli.output import print_json
-from dinodeploy.cli.reach import reach
 from dinodeploy.errors import MisuseError
+from dinodeploy.hardware.packages import reach
 
 LAYOUTS = ("hf", "timm", "official")
 

@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
-from dinodeploy.cli.output import note, picture_progress, print_json
+from dinodeploy.cli.output import note, print_json
 from dinodeploy.errors import MisuseError, printable
 from dinodeploy.files.atomic import atomic_file
+from dinodeploy.pipeline.progress import image_progress
 from dinodeploy.search.duplicates import THRESHOLD, Duplicates, find_duplicates
 from dinodeploy.search.sheets import check_sheet, duplicates_sheet
 from dinodeploy.store.reader import open_embeddings
@@ -37,7 +38,7 @@ def dedupe(
     """Find groups of near-duplicates and the largest image of each. No image file is removed."""
     check_sheet(html)
     _check_list(write)
-    with picture_progress(open_embeddings(out).manifest.count) as advance:
+    with image_progress(open_embeddings(out).manifest.count) as advance:
         found = find_duplicates(out, threshold=threshold, output=output, advance=advance)
     if write is not None:
         text = _as_list(write, found.drop)

@@ -3,61 +3,64 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from dinodeploy.cli.build import build_after_export, check_engine_options
-from dinodeploy.cli.output import parse_list, parse_size, print_json, stages, stderr
-from dinodeploy.cli.reach import reach
+from dinodeploy.api import HUB
+from dinodeploy.api import export as export_bundle
+from dinodeploy.bundle.bundle import Bundle
+from dinodeploy.cli.output import parse_list, parse_size, print_json, stderr
 from dinodeploy.errors import MisuseError
+from dinodeploy.parity.judge import Verdict
 
-HUB, RANDOM = "hub", "random"
 FP32 = "fp32"
+METRICS = ("relative_frobenius", "cosine", "patch_cosine_p01", "pixel_max")
 
 
 def export(
     arch: Annotated[
-        str | None, typer.Option(help="vit_small, vit_large …, or a hub name. A file tells its own.")
+        str | None,
+        typer.Option(help="vit_small, vit_large …, or a hub name. Default: read from the file."),
     ] = None,
     weights: Annotated[
-        str, typer.Option(help="A checkpoint file or directory, 'hub', or 'random' for trying things.")
+        str, typer.Option(help="Checkpoint file or directory, 'hub', or 'random' for trying things.")
     ] = HUB,
-    out: Annotated[Path | None, typer.Option(help="The bundle to write. Default: ARCH-PRECISION.")] = None,
-    precision: Annotated[str, typer.Option(help="The precision recipe: fp32, fp16, bf16, int8, fp8.")] = FP32,
-    fp16: Annotated[bool, typer.Option("--fp16", "--half", help="--precision fp16.")] = False,
-    bf16: Annotated[bool, typer.Option("--bf16", help="--precision bf16.")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="--precision int8.")] = False,
-    fp8: Annotated[bool, typer.Option("--fp8", help="--precision fp8.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Bundle to write. Default: ARCH-PRECISION.")] = None,
+    precision: Annotated[str, typer.Option(help="Precision: fp32, fp16, bf16, int8 or fp8.")] = FP32,
+    fp16: Annotated[bool, typer.Option("--fp16", "--half", help="Same as --precision fp16.")] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Same as --precision bf16.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Same as --precision int8.")] = False,
+    fp8: Annotated[bool, typer.Option("--fp8", help="Same as --precision fp8.")] = False,
     calibration: Annotated[
-        Path | None, typer.Option(help="Pictures for int8 and fp8. Default: six shipped photographs.")
+        Path | None,
+        typer.Option(help="Images that calibrate int8 and fp8. Default: six photographs."),
     ] = None,
-    calibration_images: Annotated[int, typer.Option(help="At most so many of them.")] = 128,
-    calibration_seed: Annotated[int, typer.Option(help="Which of them, where there are more.")] = 0,
+    calibration_images: Annotated[int, typer.Option(help="Maximum number of calibration images.")] = 128,
+    calibration_seed: Annotated[int, typer.Option(help="Seed that picks them if there are more.")] = 0,
     override: Annotated[
         list[str] | None,
-        typer.Option(help="Layers by name in another type: 'blocks.0.*=fp32'. The last one counts."),
+        typer.Option(help="Another type for layers: 'blocks.0.*=fp32'. Repeatable; the last match counts."),
     ] = None,
     imgsz: Annotated[str | None, typer.Option(help="Input size H or H,W. Default: the preset's.")] = None,
     preprocess: Annotated[
         str, typer.Option(help="Preprocessing preset: official, hf, timm, eval, keep-aspect.")
     ] = "official",
-    layers: Annotated[str | None, typer.Option(help="Blocks whose patch maps to output too: 2,5,8.")] = None,
-    head: Annotated[
-        str | None, typer.Option(help="A head behind the backbone: a head file, or pyramid:3,5,7,11.")
-    ] = None,
+    layers: Annotated[str | None, typer.Option(help="Blocks whose patch maps become outputs: 2,5,8.")] = None,
+    head: Annotated[str | None, typer.Option(help="Head to add: a head file, or pyramid:3,5,7,11.")] = None,
     attention: Annotated[
-        bool, typer.Option("--attention", help="Output what CLS attends to in the last block, head by head.")
+        bool, typer.Option("--attention", help="Add an output: attention of CLS in the last block, per head.")
     ] = False,
     dataset: Annotated[
-        str | None, typer.Option(help="lvd1689m or sat493m, where the weights do not tell.")
+        str | None,
+        typer.Option(help="Input mean and std: lvd1689m or sat493m. Default: from the weights."),
     ] = None,
     rope_periods: Annotated[
-        str, typer.Option(help="For layouts that drop them: bf16 (as released) or fp32 (as HF and timm).")
+        str,
+        typer.Option(help="RoPE periods where a layout has none: bf16 (as released), fp32 (as HF, timm)."),
     ] = "bf16",
     dialect: Annotated[str, typer.Option(help="ONNX dialect.")] = "portable",
-    fold: Annotated[str, typer.Option(help="Folds to apply: all, none, or a list.")] = "all",
+    fold: Annotated[str, typer.Option(help="Folds to apply to the graph: all, none, or a list.")] = "all",
     external_data: Annotated[
         bool, typer.Option("--external-data", help="Weights beside the graph, whatever their size.")
     ] = False,
@@ -65,78 +68,58 @@ def export(
     revision: Annotated[str | None, typer.Option(help="Hub revision.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use the hub's local cache only.")] = False,
     target: Annotated[
-        str | None, typer.Option(help="Build an engine too: tensorrt or rtx. See dinodeploy build.")
+        str | None, typer.Option(help="Also build a TensorRT engine: tensorrt or rtx. See dinodeploy build.")
     ] = None,
     no_engine: Annotated[
-        bool, typer.Option("--no-engine", help="Build none, though TensorRT and a GPU are here.")
+        bool, typer.Option("--no-engine", help="Build no TensorRT engine, even with TensorRT and a GPU.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Turn a checkpoint into an ONNX bundle, judged on this machine against the fp32 reference."""
-    exporter = reach("exporters.bundle.export", "export")
-    checkpoints = reach("dinov3_ref.checkpoints", "export")
-    precision = _precision(precision, {"fp16": fp16, "bf16": bf16, "int8": int8, "fp8": fp8})
-    options = exporter.ExportOptions(
-        recipe=precision,
-        dialect=dialect,
-        preset=preprocess,
+    bundle = export_bundle(
+        weights,
+        out,
+        arch=arch,
+        precision=_precision(precision, {"fp16": fp16, "bf16": bf16, "int8": int8, "fp8": fp8}),
+        calibration=calibration,
+        calibration_images=calibration_images,
+        calibration_seed=calibration_seed,
+        override=[_override(text) for text in override or ()],
         imgsz=parse_size(imgsz),
-        layers=tuple(_number(name) for name in parse_list(layers, "--layers")) if layers else (),
+        preprocess=preprocess,
+        layers=[_number(name) for name in parse_list(layers, "--layers")] if layers else (),
+        head=head,
         attention=attention,
-        folds=_folds(fold, exporter.FOLDS),
-        calibration=exporter.Calibration(calibration, calibration_images, calibration_seed),
-        overrides=tuple(_override(text) for text in override or ()),
+        dataset=dataset,
+        rope_periods=rope_periods,
+        dialect=dialect,
+        fold=fold if fold in ("all", "none") else parse_list(fold, "--fold"),
         external_data=external_data,
+        seed=seed,
+        revision=revision,
+        offline=offline,
+        target=target,
+        no_engine=no_engine,
         overwrite=overwrite,
+        progress=True,
     )
-    check_engine_options(target, no_engine)
-    if rope_periods not in ("bf16", "fp32"):
-        raise MisuseError(f"--rope-periods {rope_periods!r}; wanted bf16 or fp32")
-    with stages() as say:
-        say(f"loading {weights}")
-        checkpoint, origin = _load(checkpoints, weights, arch, dataset, rope_periods, seed, revision, offline)
-        root = out or Path(f"{checkpoint.arch}-{precision}")
-        bundle, notes = exporter.export_checkpoint(
-            checkpoint,
-            root,
-            options,
-            weights=origin,
-            rope_periods=rope_periods,
-            dataset=dataset,
-            head=_head(head, checkpoint.config),
-            say=say,
-        )
-    engine, more = build_after_export(root, target, no_engine)
-    for note in (*notes, *more):
+    for note in bundle.notes:
         stderr().print(f"note: {note}", markup=False)
-    _report(bundle, engine, (*notes, *more), as_json)
+    _print(bundle, as_json)
 
 
 def _precision(named: str, aliases: dict[str, bool]) -> str:
-    """The one recipe that was asked for, by name or by alias. Raises MisuseError when there are two."""
+    """The one precision asked for, by name or by alias. Raises MisuseError for two."""
     asked = {name for name, given in aliases.items() if given} | ({named} - {FP32})
     if len(asked) > 1:
         raise MisuseError(f"got the precisions {', '.join(sorted(asked))}; wanted one")
     return asked.pop() if asked else FP32
 
 
-def _folds(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    if text in ("all", "none"):
-        return known if text == "all" else ()
-    return parse_list(text, "--fold", known)
-
-
 def _override(text: str) -> tuple[str, str]:
     pattern, _, name = text.rpartition("=")
     return pattern, name
-
-
-def _head(text: str | None, config: Any) -> Any:
-    if text is None:
-        return None
-    find_head = reach("exporters.heads", "export").find_head
-    return find_head(text, config.embed_dim, config.depth, config.patch_size)
 
 
 def _number(name: str) -> int:
@@ -145,56 +128,33 @@ def _number(name: str) -> int:
     return int(name)
 
 
-def _load(
-    checkpoints: ModuleType,
-    weights: str,
-    arch: str | None,
-    dataset: str | None,
-    periods: str,
-    seed: int,
-    revision: str | None,
-    offline: bool,
-) -> tuple[Any, str]:
-    """The checkpoint, and where it came from: file, hub or random."""
-    if weights in (HUB, RANDOM) and arch is None:
-        raise MisuseError(f"--weights {weights} needs --arch, for instance --arch vit_small")
-    if weights == RANDOM:
-        return checkpoints.random_checkpoint(arch, seed), RANDOM
-    if weights == HUB:
-        fetched = checkpoints.fetch(arch, dataset=dataset, revision=revision, offline=offline or None)
-        return checkpoints.load_checkpoint(fetched, arch=arch, periods=periods), HUB
-    return checkpoints.load_checkpoint(Path(weights), arch=arch, periods=periods), "file"
-
-
-def _report(bundle: Any, engine: str | None, notes: tuple[str, ...], as_json: bool) -> None:
-    model, receipt = bundle.manifest.model, bundle.receipt
-    worst = {
-        metric: _worst(receipt, metric)
-        for metric in ("relative_frobenius", "cosine", "patch_cosine_p01", "pixel_max")
-    }
+def _print(bundle: Bundle, as_json: bool) -> None:
+    manifest, receipt = bundle.manifest, bundle.receipt
+    assert receipt is not None, "an export has one"
+    model, head, recipe = manifest.model, manifest.head, manifest.graph.recipe
+    verdict = Verdict(receipt.recipe, receipt.measurements)
+    worst = {metric: verdict.worst(metric) for metric in METRICS}
+    engine = next((name for name, facts in manifest.engines.items() if facts.build is not None), None)
     if as_json:
-        files = {name: facts.bytes for name, facts in bundle.manifest.files.items()}
         print_json(
             {
                 "bundle": str(bundle.root),
                 "arch": model.arch,
                 "weights": model.weights,
                 "source": model.source,
-                "precision": bundle.manifest.graph.recipe,
-                "head": bundle.manifest.head.kind if bundle.manifest.head else None,
-                "files": files,
+                "precision": recipe,
+                "head": head.kind if head else None,
+                "files": {name: facts.bytes for name, facts in manifest.files.items()},
                 "passed": receipt.passed,
                 "runtime": receipt.runtime,
                 "device": receipt.device,
                 "worst": worst,
                 "engine": engine,
-                "notes": list(notes),
+                "notes": list(bundle.notes),
             }
         )
         return
-    recipe = bundle.manifest.graph.recipe
     print(f"{bundle.root}: {model.arch}, {recipe}, weights {model.weights} ({model.source})")
-    head = bundle.manifest.head
     if head is not None:
         print(f"head: {head.kind} ({head.source}), outputs {', '.join(head.outputs)}")
     error = worst["relative_frobenius"]
@@ -203,9 +163,3 @@ def _report(bundle: Any, engine: str | None, notes: tuple[str, ...], as_json: bo
         print(f"engine: {bundle.root / engine}, judged when it is first used")
     predicts = head is not None and head.task in ("classify", "segment", "depth")
     print(f"next: dinodeploy {'predict' if predicts else 'embed'} IMAGES --engine {bundle.root} --out out")
-
-
-def _worst(receipt: Any, metric: str) -> float | None:
-    from dinodeploy.parity.judge import Verdict
-
-    return Verdict(receipt.recipe, receipt.measurements).worst(metric)

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from dinodeploy.cli.output import note, print_json, stages
+from dinodeploy.cli.output import note, print_json
 from dinodeploy.errors import MisuseError
 from dinodeploy.files import schema
+from dinodeploy.pipeline.progress import step_progress
 from dinodeploy.search import Index, build_index
 from dinodeploy.search.faiss_file import FaissFile, check_faiss_target, export_faiss
 from dinodeploy.search.index_manifest import IndexManifest, index_path
@@ -45,7 +46,7 @@ def index(
     if faiss is not None and index_path(out).exists() and not overwrite:
         manifest, exported = _export(out, faiss, output, metadata)
     else:
-        with stages() as log:
+        with step_progress() as log:
             manifest = build_index(
                 out, output=output, metadata=metadata, engine=engine, overwrite=overwrite, log=log
             )

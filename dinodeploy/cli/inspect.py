@@ -13,9 +13,9 @@ from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.bundle import open_bundle
 from dinodeploy.bundle.manifest import MODEL_FILE
 from dinodeploy.cli.output import print_json
-from dinodeploy.cli.reach import reach
 from dinodeploy.errors import MisuseError, UnavailableError
 from dinodeploy.files import schema
+from dinodeploy.hardware.packages import reach
 from dinodeploy.parity.receipts import read_receipts
 
 

@@ -1,40 +1,21 @@
-"""Results on stdout, everything else on stderr."""
+"""What every command shares: results on stdout, everything else on stderr, and options read from text."""
 
 from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import timedelta
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from dinodeploy.errors import MisuseError, one_line
+from dinodeploy.pipeline.progress import stderr as stderr  # commands import it from here
 
-DEVICE_HELP = (
-    "Where to run: auto, cpu, onnxruntime, openvino, cuda, tensorrt. auto: the best that can run here."
-)
-REQUIRE_SIGNATURE_HELP = "A public key in PEM: without its signature over the whole bundle, nothing is read."
+DEVICE_HELP = "Device: auto, cpu, onnxruntime, openvino, cuda or tensorrt. auto: the best that runs here."
+REQUIRE_SIGNATURE_HELP = "Public key file (PEM). Refuse a bundle that is not signed with it as a whole."
 WEIGHT_BUDGET_HELP = (
     "GiB of weights that a weight-streaming plan keeps on the GPU. Default: TensorRT's choice."
 )
-PLAIN_LINE_SECONDS = 5.0  # between progress lines where there is no terminal
-
-
-def stderr() -> Console:
-    return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def stdout() -> Console:
@@ -42,14 +23,14 @@ def stdout() -> Console:
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """One line on stderr, then the end."""
+    """Print one line on stderr and exit."""
     print("error: " + " ".join(one_line(message).split()), file=sys.stderr)
     sys.exit(code)
 
 
 def note(topic: str, text: str) -> None:
-    """A line on stderr that is no error; in brackets what it is about."""
-    print(f"[{topic}] {text}", file=sys.stderr)  # not through rich, to which brackets mean colours
+    """A line on stderr that is not an error: [topic] text."""
+    print(f"[{topic}] {text}", file=sys.stderr)  # not through rich, which reads brackets as markup
 
 
 def print_json(data: Any) -> None:
@@ -68,7 +49,7 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 
 
 def parse_gib(value: float | None) -> int | None:
-    """GiB -> bytes. Raises MisuseError for less than none."""
+    """GiB -> bytes. Raises MisuseError for a negative or infinite value."""
     if value is not None and not 0 <= value < float("inf"):
         raise MisuseError(f"--weight-budget is {value}; wanted GiB, 0 or more")
     return None if value is None else round(value * 2**30)
@@ -82,86 +63,3 @@ def parse_list(text: str, option: str, known: tuple[str, ...] | None = None) -> 
             of = f" of {', '.join(known)}" if known else ""
             raise MisuseError(f"{option} {text!r}: {name!r} does not fit; wanted distinct names{of}")
     return names
-
-
-@contextmanager
-def stages() -> Iterator[Callable[[str], None]]:
-    """Say what is being done: a spinner on a terminal, plain lines elsewhere."""
-    console = stderr()
-    if not console.is_terminal:
-        started = time.perf_counter()
-        yield lambda text: print(f"[{time.perf_counter() - started:6.1f} s] {text}", file=sys.stderr)
-        return
-    with console.status("starting") as status:
-        yield lambda text: status.update(text)
-
-
-class Advance(Protocol):
-    """Tell how many pictures are done and failed, and which stage is waited for, if that is known."""
-
-    def __call__(self, done: int, failed: int, bottleneck: str = "") -> None: ...
-
-
-@contextmanager
-def picture_progress(total: int) -> Iterator[Advance]:
-    """A bar with rate, remaining time, failures and what holds it up; lines where there is no terminal."""
-    console = stderr()
-    started = last = time.perf_counter()
-
-    def describe(done: int, failed: int, bottleneck: str) -> str:
-        rate = (done + failed) / max(time.perf_counter() - started, 1e-9)
-        return f"{rate:.1f}/s, {failed} failed" + (f", waits for {bottleneck}" if bottleneck else "")
-
-    if not console.is_terminal:
-
-        def line(done: int, failed: int, bottleneck: str = "") -> None:
-            nonlocal last
-            now = time.perf_counter()
-            if now - last >= PLAIN_LINE_SECONDS:
-                last = now
-                seen = done + failed
-                left = timedelta(seconds=round((total - seen) * (now - started) / max(seen, 1)))
-                text = describe(done, failed, bottleneck)
-                print(f"{seen}/{total} images, {text}, {left} left", file=sys.stderr)
-
-        yield line
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("embedding", total=total)
-
-        def bar(done: int, failed: int, bottleneck: str = "") -> None:
-            text = f"embedding {describe(done, failed, bottleneck)}"
-            progress.update(task, completed=done + failed, description=text)
-
-        yield bar
-
-
-@contextmanager
-def build_progress() -> Iterator[tuple[Callable[[float, str], None], Callable[[str], None]]]:
-    """Two functions: `report(fraction, phase)` for a bar, `say(text)` for what begins.
-
-    Where there is no terminal: a line for what begins, and the fraction every few seconds.
-    """
-    console = stderr()
-    started = last = time.perf_counter()
-    if not console.is_terminal:
-
-        def line(text: str) -> None:
-            print(f"[{time.perf_counter() - started:6.1f} s] {text}", file=sys.stderr)
-
-        def report(fraction: float, phase: str) -> None:
-            nonlocal last
-            if time.perf_counter() - last >= PLAIN_LINE_SECONDS:
-                last = time.perf_counter()
-                line(f"{fraction:.0%} {phase}")
-
-        yield report, line
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("starting", total=1.0)
-        yield (
-            lambda fraction, phase: progress.update(task, completed=fraction, description=phase),
-            lambda text: progress.update(task, description=text),
-        )

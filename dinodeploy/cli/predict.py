@@ -7,21 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from dinodeploy.cli.output import (
-    DEVICE_HELP,
-    note,
-    parse_size,
-    picture_progress,
-    print_json,
-    stderr,
-)
+from dinodeploy.cli.output import DEVICE_HELP, note, parse_size, print_json, stderr
 from dinodeploy.embedder import BATCH_SIZE, Embedder
 from dinodeploy.errors import MisuseError
 from dinodeploy.heads.predict import Unread, head_of
 from dinodeploy.heads.predict import predict as predict_images
 from dinodeploy.heads.write_predictions import TABLE, PredictionWriter, check_target
 from dinodeploy.images.paths import list_images
-from dinodeploy.pipeline import choose_hint
+from dinodeploy.pipeline.probe import choose_hint
+from dinodeploy.pipeline.progress import image_progress
 
 PARTIAL = 5
 
@@ -64,7 +58,7 @@ def predict(
         rows: list[dict[str, Any]] = []
         unread: list[Unread] = []
         show = (lambda row: None) if as_json else (lambda row: print(_line(row)))
-        with PredictionWriter(out) as writer, picture_progress(len(ids)) as advance:
+        with PredictionWriter(out) as writer, image_progress(len(ids)) as advance:
             for item in stream:
                 if isinstance(item, Unread):
                     unread.append(item)

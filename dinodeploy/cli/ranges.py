@@ -11,10 +11,11 @@ import typer
 from rich.table import Table
 
 from dinodeploy.chart import check_picture_path, draw_ranges, write_picture
-from dinodeploy.cli.output import parse_size, print_json, stages, stderr, stdout
-from dinodeploy.cli.reach import reach
+from dinodeploy.cli.output import parse_size, print_json, stderr, stdout
 from dinodeploy.errors import MisuseError
+from dinodeploy.hardware.packages import reach
 from dinodeploy.images.paths import list_images
+from dinodeploy.pipeline.progress import step_progress
 
 PARTIAL = 5
 
@@ -50,7 +51,7 @@ def ranges(
     checkpoints = reach("dinov3_ref.checkpoints", "ranges")
     size = parse_size(imgsz)
     ids = measurer.spread_over(list_images(images), limit)
-    with stages() as say:
+    with step_progress() as say:
         say(f"loading {checkpoint}")
         loaded = checkpoints.load_checkpoint(checkpoint, arch=arch)
         facts = measurer.checkpoint_ranges(loaded, ids, imgsz=size, log=say).as_dict()

@@ -11,13 +11,14 @@ from typing import Annotated, Any
 import typer
 
 from dinodeploy.cli.add_head import head_facts, print_head
-from dinodeploy.cli.output import DEVICE_HELP, PLAIN_LINE_SECONDS, note, print_json, stages, stderr
-from dinodeploy.cli.reach import reach
+from dinodeploy.cli.output import DEVICE_HELP, note, print_json, stderr
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError, OutputExistsError
 from dinodeploy.files.cache import cache_dir
+from dinodeploy.hardware.packages import reach
 from dinodeploy.heads.train import train_head as train
 from dinodeploy.heads.trained import Trained, TrainOptions
+from dinodeploy.pipeline.progress import LINE_SECONDS, step_progress
 
 HEAD_SUFFIX = ".safetensors"
 PARTIAL = 5
@@ -58,7 +59,7 @@ def train_head(
     _check_out(out, overwrite)
     with Embedder.open(engine, device=device, hint="throughput") as embedder:
         note(device, embedder.choice)
-        with stages() as log:
+        with step_progress() as log:
             trained = train(embedder, data, options, test=test, log=log, advance=_counting(log))
         root = embedder.bundle.root
     if out.suffix == HEAD_SUFFIX:
@@ -77,7 +78,7 @@ def _counting(log: Callable[[str], None]) -> Callable[[int, int], None]:
 
     def advance(done: int, failed: int) -> None:
         nonlocal last
-        if time.perf_counter() - last >= PLAIN_LINE_SECONDS:
+        if time.perf_counter() - last >= LINE_SECONDS:
             last = time.perf_counter()
             log(f"features: {done} images, {failed} failed")
 
@@ -102,7 +103,7 @@ def _check_out(out: Path, overwrite: bool) -> None:
 def _add(root: Path, trained: Trained, name: str, out: Path, overwrite: bool) -> dict[str, Any]:
     """Write the bundle `out`: the one at `root` with the trained head."""
     heads = reach("exporters.heads", "writing a bundle")
-    with tempfile.TemporaryDirectory(prefix="dinodeploy_") as folder, stages() as log:
+    with tempfile.TemporaryDirectory(prefix="dinodeploy_") as folder, step_progress() as log:
         path = Path(folder) / f"{name}{HEAD_SUFFIX}"
         trained.file.write(path)
         loaded = reach("dinov3_ref.heads", "writing a bundle").load_head(path)

@@ -7,13 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from dinodeploy.cli.output import DEVICE_HELP, note, picture_progress, print_json, stderr
-from dinodeploy.cli.reach import reach
+from dinodeploy.cli.output import DEVICE_HELP, note, print_json, stderr
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
+from dinodeploy.hardware.packages import reach
 from dinodeploy.images.open import open_image
 from dinodeploy.images.paths import list_images
 from dinodeploy.images.preprocess import Preprocess
+from dinodeploy.pipeline.progress import image_progress
 from dinodeploy.visualize.look import Attend, steps_for
 from dinodeploy.visualize.maps import WHAT, Wishes
 from dinodeploy.visualize.video import VIDEO_SUFFIXES, check_video, visualize_video
@@ -97,7 +98,7 @@ def _paint_video(
     mask: str | None,
     attend: Attend | None,
 ) -> dict[str, Any]:
-    with picture_progress(0) as advance:
+    with image_progress(0) as advance:
         frames, words = visualize_video(
             embedder,
             Path(source),
@@ -123,7 +124,7 @@ def _paint_pictures(
     attend: Attend | None,
     overwrite: bool,
 ) -> dict[str, Any]:
-    with picture_progress(len(ids)) as advance:
+    with image_progress(len(ids)) as advance:
         written = write_maps(
             embedder,
             ids,

@@ -22,19 +22,15 @@ import numpy as np
 
 from dinodeploy.arrays import FloatArray, IndexArray
 from dinodeploy.bundle.manifest import canonical
-from dinodeploy.embedder import BATCH_SIZE, Embedder, batches_of_one_size
+from dinodeploy.embedder import BATCH_SIZE, Embedder
 from dinodeploy.errors import BundleError, MisuseError
 from dinodeploy.files.tensorfile import load_tensors, read_header, save_tensors
+from dinodeploy.images.batches import batches_of_one_size
 from dinodeploy.images.preprocess import Preprocess
-from dinodeploy.pipeline import (
-    Decoded,
-    decode_ahead,
-    default_decoders,
-    limit_batch,
-    pictures_ahead,
-    run_ahead,
-)
+from dinodeploy.pipeline.decode import Decoded, decode_ahead, default_decoders, images_ahead
 from dinodeploy.pipeline.pooling import Outputs, pooled
+from dinodeploy.pipeline.probe import limit_batch
+from dinodeploy.pipeline.run_batches import run_batches
 
 Advance = Callable[[int, int], None]
 
@@ -101,13 +97,13 @@ def run_readable(
     decoders = default_decoders()
 
     def readable() -> Iterator[Decoded]:
-        for item in decode_ahead(ids, preprocess, decoders, pictures_ahead(batch_size, decoders)):
+        for item in decode_ahead(ids, preprocess, decoders, images_ahead(batch_size, decoders)):
             if item.pixels is not None:
                 yield item
             else:
                 unreadable(item)
 
-    yield from run_ahead(embedder, batches_of_one_size(readable(), batch_size, attrgetter("pixels.shape")))
+    yield from run_batches(embedder, batches_of_one_size(readable(), batch_size, attrgetter("pixels.shape")))
 
 
 def _key(embedder: Embedder, ids: Sequence[str], maps: bool) -> str:

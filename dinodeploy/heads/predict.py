@@ -19,7 +19,7 @@ from dinodeploy.errors import MisuseError
 from dinodeploy.heads.dense import IGNORE, enlarge_argmax, visible_box
 from dinodeploy.heads.features import run_readable
 from dinodeploy.images.preprocess import Preprocess
-from dinodeploy.pipeline import Decoded
+from dinodeploy.pipeline.decode import Decoded
 
 TASKS = ("classify", "segment", "depth")
 

@@ -17,9 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinodeploy.arrays import ByteArray, FloatArray
+from dinodeploy.bundle.bundle import EngineChoice
+from dinodeploy.bundle.manifest import Manifest
 from dinodeploy.errors import MisuseError
+from dinodeploy.images.open import open_image
 from dinodeploy.images.preprocess import Preprocess
-from dinodeploy.parity.golden import GoldenCase
+from dinodeploy.parity.golden import GoldenCase, at_size
 
 Outputs = Mapping[str, FloatArray]
 Run = Callable[[FloatArray], Outputs]  # pixels [B,3,H,W] -> outputs by name
@@ -331,3 +334,30 @@ def _hold(
 
 def _unmeasured(case: str, output: str, metric: str, note: str) -> Measurement:
     return Measurement(case, output, metric, None, None, False, note)
+
+
+def judge_golden(cases: Sequence[GoldenCase], run: Run, manifest: Manifest) -> Verdict:
+    """Judge `run` on golden cases, with the runtime's preprocessing and the thresholds of the manifest's
+    recipe.
+    """
+    head = manifest.head
+    return judge(
+        cases,
+        prepare=lambda image, size: at_size(manifest.preprocess, size)(open_image(image)),
+        run=run,
+        preprocess=manifest.preprocess,
+        recipe=manifest.graph.recipe,
+        head=dict.fromkeys(head.outputs, head.scores_classes) if head is not None else None,
+    )
+
+
+def rejection(engine: EngineChoice, verdict: Verdict) -> str:
+    """One line on why an engine may not be used."""
+    first = verdict.failures[0]
+    detail = first.note or f"{first.metric} is {first.value:.3g}, wanted {first.limit:.3g}"
+    more = len(verdict.failures) - 1
+    return (
+        f"{engine.path} is not the model here: {first.output} of case {first.case!r}: {detail}"
+        + (f" (and {more} more)" if more else "")
+        + f"; see: dinodeploy check {engine.root}"
+    )

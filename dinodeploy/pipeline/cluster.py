@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dinodeploy.errors import DinodeployError, MisuseError, UnavailableError, reason_of
-from dinodeploy.pipeline.pipeline import EmbedReport
+from dinodeploy.pipeline.pipeline import RunReport
 from dinodeploy.pipeline.shard_worker import Job, ShardWorker
 from dinodeploy.pipeline.stages import Stages
 
@@ -51,7 +51,7 @@ class _Progress:
     """Shards that are still to do, and what came of the others."""
 
     waiting: deque[int]
-    reports: list[EmbedReport] = field(default_factory=list)
+    reports: list[RunReport] = field(default_factory=list)
     lost: Counter[int] = field(default_factory=Counter)  # how often a worker died over a shard
 
 
@@ -104,7 +104,7 @@ def count_workers(ray: Any, share: Share) -> int:
 
 def make_shards(
     ray: Any, job: Job, shards: list[int], share: Share, workers: int, advance: Advance
-) -> list[EmbedReport]:
+) -> list[RunReport]:
     """Make `shards` with at most so many `workers`; a report each, as they end. What is committed stays.
 
     A worker that dies is replaced and its shard made anew. Raises what a worker raises, and
@@ -151,14 +151,12 @@ def _collect(ray: Any, done: Any, index: int, progress: _Progress) -> bool:
         return False
 
 
-def merge_reports(
-    reports: list[EmbedReport], kept: int, kept_quarantined: int, seconds: float
-) -> EmbedReport:
+def merge_reports(reports: list[RunReport], kept: int, kept_quarantined: int, seconds: float) -> RunReport:
     """One report of many; its stages are those of all workers together, whose times add up."""
     stages = Stages()
     for report in reports:
         stages.add(report.stages)
-    return EmbedReport(
+    return RunReport(
         embedded=sum(report.embedded for report in reports),
         quarantined=sum(report.quarantined for report in reports),
         kept=kept + sum(report.kept for report in reports),  # by a worker killed before it could say so

@@ -1,8 +1,8 @@
-"""Decode pictures ahead of whoever consumes them: in threads, in order, never waiting for ever.
+"""Decode images ahead of the consumer: in threads, in order, with a time limit per image.
 
-Pillow and numpy let go of the interpreter while they work, so threads scale as processes would, without
-copying pixels. A picture that takes longer than the limit (a dead network drive) is given up, and so is one
-whose thread has died; the thread is replaced. Nobody waits at the end for a thread that hangs.
+Pillow and numpy release the GIL while they work, so threads scale like processes, without copying pixels.
+An image that exceeds the time limit (a dead network drive) or whose thread died is reported as unreadable,
+and the thread is replaced. Closing does not wait for a thread that hangs.
 
 Shapes: H, W input pixels.
 """
@@ -26,26 +26,29 @@ from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.sources import FileSource, Source
 
 MAX_DECODERS = 8
-TIME_LIMIT = 120.0  # seconds for one picture; the largest that is let through takes a few
-_PATROL = 0.25  # seconds between looks at a thread that is waited for
-_GOODBYE = 5.0  # seconds that threads have to end their last picture
+TIME_LIMIT = 120.0  # seconds per image; the largest accepted image takes a few
+_POLL = 0.25  # seconds between checks of a thread that is waited for
+JOIN_SECONDS = 5.0  # seconds that threads have to finish their last image
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """One picture, ready for the engine, or the reason why not."""
+    """One image, ready for the engine, or the reason why not."""
 
     id: str
     pixels: FloatArray | None  # [3,H,W]
     size: tuple[int, int]  # width and height of the original
     reason: str = ""
     position: int = 0  # in the listing
-    path: Path | None = None  # where it is a file here
-    seconds: float = 0.0  # that opening and preprocessing took
+    path: Path | None = None  # of a local file
+    seconds: float = 0.0  # opening and preprocessing took
+    error: Exception | None = None  # that `reason` tells of
 
 
 @dataclass
-class _Job:
+class DecodeJob:
+    """One image on its way through a decoding thread."""
+
     position: int
     done: threading.Event = field(default_factory=threading.Event)
     result: Decoded | BaseException | None = None
@@ -55,17 +58,17 @@ class _Job:
 
 
 def default_decoders() -> int:
-    """One decoding thread for each hardware thread that is ours."""
+    """One decoding thread per usable hardware thread, at most `MAX_DECODERS`."""
     return min(math.ceil(hardware_threads()), MAX_DECODERS)
 
 
-def pictures_ahead(batch_size: int, threads: int) -> int:
-    """How many to decode ahead: two batches, and never so few that a thread stands idle."""
+def images_ahead(batch_size: int, threads: int) -> int:
+    """How many images to decode ahead: two batches, and at least two per thread."""
     return 2 * max(batch_size, threads)
 
 
 def decode_ahead(ids: Sequence[str], preprocess: Preprocess, threads: int, ahead: int) -> Iterator[Decoded]:
-    """Decode files, in order, never more than `ahead` of them beyond the consumer."""
+    """Decode files, in order, at most `ahead` of them before the consumer asks."""
     return decode_source(FileSource(ids), range(len(ids)), preprocess, threads, ahead)
 
 
@@ -77,12 +80,12 @@ def decode_source(
     ahead: int,
     time_limit: float = TIME_LIMIT,
 ) -> Generator[Decoded, None, None]:
-    """Decode those pictures of `source`, in order, never more than `ahead` of them beyond the consumer.
+    """Decode the images of `source` at `positions`, in order, at most `ahead` before the consumer asks.
 
-    `time_limit`: seconds after which one picture is given up.
+    time_limit: seconds after which an image is reported as unreadable.
     """
     decoders = _Decoders(source, preprocess, threads, time_limit)
-    waiting: deque[_Job] = deque()
+    waiting: deque[DecodeJob] = deque()
     try:
         for position in positions:
             waiting.append(decoders.submit(position))
@@ -95,24 +98,24 @@ def decode_source(
 
 
 class _Decoders:
-    """Daemon threads over one queue: unlike a pool's, they keep no process alive."""
+    """Daemon threads over one queue. Unlike a pool's threads they do not keep the process alive."""
 
     def __init__(self, source: Source, preprocess: Preprocess, threads: int, time_limit: float) -> None:
         self._source = source
         self._preprocess = preprocess
         self._time_limit = time_limit
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[DecodeJob | None] = queue.SimpleQueue()
         self._started = 0
         self._threads = [self._start() for _ in range(threads)]
 
-    def submit(self, position: int) -> _Job:
-        job = _Job(position)
+    def submit(self, position: int) -> DecodeJob:
+        job = DecodeJob(position)
         self._jobs.put(job)
         return job
 
-    def wait(self, job: _Job) -> Decoded:
-        """The result of the oldest job. Raises what is no fault of its picture."""
-        while not job.done.wait(_PATROL):
+    def wait(self, job: DecodeJob) -> Decoded:
+        """The result of the oldest job. Raises what is not the fault of its image."""
+        while not job.done.wait(_POLL):
             if (reason := self._why_lost(job)) and not job.done.is_set():
                 job.given_up = True
                 return Decoded(self._source.ids[job.position], None, (0, 0), reason, job.position)
@@ -122,14 +125,14 @@ class _Decoders:
         return job.result
 
     def close(self) -> None:
-        while True:  # what nobody will ask for
+        while True:  # jobs whose results nobody needs
             try:
                 self._jobs.get_nowait()
             except queue.Empty:
                 break
         for _ in range(self._started):
             self._jobs.put(None)
-        deadline = time.monotonic() + _GOODBYE
+        deadline = time.monotonic() + JOIN_SECONDS
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
@@ -139,13 +142,13 @@ class _Decoders:
         self._started += 1
         return thread
 
-    def _why_lost(self, job: _Job) -> str:
-        """Why a job will never be done, or nothing. Lost threads are replaced."""
+    def _why_lost(self, job: DecodeJob) -> str:
+        """Why a job will never finish, or an empty string. Lost threads are replaced."""
         self._threads = [thread if thread.is_alive() else self._start() for thread in self._threads]
         if job.thread is None or job.started is None:
             return ""
         if not job.thread.is_alive():
-            return "the thread that decoded it has died"
+            return "the thread that decoded it died"
         if time.monotonic() - job.started > self._time_limit:
             self._threads = [self._start() if thread is job.thread else thread for thread in self._threads]
             return f"took more than {self._time_limit:g} s to read; see --time-limit"
@@ -157,27 +160,27 @@ class _Decoders:
             job.started = time.monotonic()
             try:
                 job.result = decode(self._source, job.position, self._preprocess)
-            except BaseException as error:  # it is raised where the job is waited for
+            except BaseException as error:  # raised again in `wait`
                 job.result = error
             job.done.set()
-            if job.given_up:  # another thread has taken this one's place
+            if job.given_up:  # another thread replaced this one
                 return
 
 
 def decode(source: Source, position: int, preprocess: Preprocess) -> Decoded:
-    """One picture of `source`. Whatever is wrong with it is its `reason`.
+    """Open and preprocess one image of `source`. What is wrong with it becomes its `reason`.
 
-    Raises DinodeployError for what is no fault of the picture: a missing package, for one.
+    Raises DinodeployError for what is not the image's fault, such as a missing package.
     """
     started = time.perf_counter()
     id_ = source.ids[position]
     path = None
     try:
-        picture = source.image(position)
-        path = Path(picture) if isinstance(picture, (str, Path)) else None
-        image, size = open_reduced(picture, preprocess.jpeg_scale)
+        opened = source.image(position)
+        path = Path(opened) if isinstance(opened, (str, Path)) else None
+        image, size = open_reduced(opened, preprocess.jpeg_scale)
         pixels = preprocess(image)
     except (ImageError, OSError, MemoryError) as error:
         reason = str(error) if isinstance(error, ImageError) else f"cannot be read: {reason_of(error)}"
-        return Decoded(id_, None, (0, 0), reason, position, path, time.perf_counter() - started)
+        return Decoded(id_, None, (0, 0), reason, position, path, time.perf_counter() - started, error)
     return Decoded(id_, pixels, size, "", position, path, time.perf_counter() - started)

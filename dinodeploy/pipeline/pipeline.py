@@ -1,4 +1,6 @@
-"""The pipeline itself, over the shards that a store still lacks. See the package.
+"""Embed the shards that a store still lacks: the stages of the pipeline, connected.
+
+    source -> decode (threads) -> batches of one size -> engine (parallel sessions) -> rows -> writer (thread)
 
 Shapes: B batch, D dimension.
 """
@@ -6,36 +8,37 @@ Shapes: B batch, D dimension.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import UnavailableError
+from dinodeploy.images.batches import gather_by_size
 from dinodeploy.images.preprocess import Preprocess
-from dinodeploy.pipeline.batches import bucket
-from dinodeploy.pipeline.decode import TIME_LIMIT, Decoded, decode_source, default_decoders, pictures_ahead
-from dinodeploy.pipeline.lanes import run_ahead
+from dinodeploy.pipeline.decode import TIME_LIMIT, Decoded, decode_source, default_decoders, images_ahead
 from dinodeploy.pipeline.pooling import Outputs, pick
+from dinodeploy.pipeline.run_batches import Batch, EndOfShard, run_batches
 from dinodeploy.pipeline.stages import Stages
 from dinodeploy.sources import Source
-from dinodeploy.store.shard_rows import ShardRows
+from dinodeploy.store.shard import ShardRows
 from dinodeploy.store.writer import Store
 
 Advance = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
-class EmbedReport:
-    """What `embed_source` did: embedded and quarantined in this run, which took `seconds`.
+class RunReport:
+    """What one run of the pipeline did: images embedded and quarantined in it, and its `seconds`.
 
-    kept, kept_quarantined: pictures of this process's part that an earlier run had done, and those of them
-    that could not be read.
+    kept, kept_quarantined: images of this process's part that an earlier run had finished, and how many of
+        those
+    were quarantined.
     """
 
     embedded: int
@@ -47,12 +50,12 @@ class EmbedReport:
 
     @property
     def rate(self) -> float:
-        """Pictures a second of this run."""
+        """Images embedded per second."""
         return self.embedded / max(self.seconds, 1e-9)
 
     @property
-    def pictures(self) -> int:
-        """All of this process's part."""
+    def images(self) -> int:
+        """All images of this process's part."""
         return self.kept + self.embedded + self.quarantined
 
     @property
@@ -70,61 +73,61 @@ def embed_source(
     workers: int | None = None,
     time_limit: float = TIME_LIMIT,
     advance: Advance = lambda done, failed, bottleneck: None,
-) -> EmbedReport:
-    """Make the shards that `store` lacks of its part, and commit each.
+) -> RunReport:
+    """Embed and commit every shard that `store` still lacks of its part.
 
-    batch_size: pictures a run; the plan's by default. workers: decoding threads. time_limit: seconds for one
-    picture. `advance(done, failed, bottleneck)` is called as pictures finish, with the stage that is waited
-    for most. Raises UnavailableError when the disk or a folder of pictures is gone; what was committed stays.
+    batch_size: images per batch; default: the plan's. workers: decoding threads. time_limit: seconds per
+        image.
+    `advance(done, failed, bottleneck)` is called as images finish, with the stage that costs the most waiting
+    time. Raises UnavailableError when the disk or a folder of images disappears; committed shards stay.
     """
     batch_size = batch_size or store.plan.batch
     workers = workers or default_decoders()
     started = time.perf_counter()
-    kept = sum(record.pictures for record in store.kept)
+    kept = sum(record.images for record in store.kept)
     kept_quarantined = sum(len(record.quarantined) for record in store.kept)
     run = _Run(embedder, store, Stages(), advance)
     shards = store.remaining
     positions = chain.from_iterable(store.plan.shard(index) for index in shards)
-    ahead = pictures_ahead(batch_size, workers)
+    ahead = images_ahead(batch_size, workers)
     decoded = decode_source(source, positions, preprocess, workers, ahead, time_limit)
     with closing(decoded):
         run.make(shards, decoded, batch_size)
     run.stages.total = time.perf_counter() - started
-    return EmbedReport(run.done, run.failed, kept, kept_quarantined, run.stages.total, run.stages)
+    return RunReport(run.done, run.failed, kept, kept_quarantined, run.stages.total, run.stages)
 
 
 class _Run:
-    """The state of one run: the shards under way, and what is counted and timed."""
+    """State of one run: the shards in progress, counts and timings."""
 
     def __init__(self, embedder: Embedder, store: Store, stages: Stages, advance: Advance) -> None:
         self._embedder = embedder
         self._store = store
         self._advance = advance
-        self._under_way: deque[tuple[int, ShardRows]] = deque()  # oldest first
-        self._last_folder: Path | None = None  # of a picture that could be read
+        self._rows: dict[int, ShardRows] = {}  # of the shards in progress, oldest first
+        self._last_folder: Path | None = None  # of the last readable image
         self.stages = stages
         self.done = self.failed = 0
 
     def make(self, shards: list[int], decoded: Iterator[Decoded], batch_size: int) -> None:
-        batches = self._batches(shards, decoded, batch_size)
+        work = self._work(shards, decoded, batch_size)
         with _ShardWriter(self._store, self.stages) as writer:
-            for batch, outputs in run_ahead(self._embedder, batches, self.stages):
-                index, rows = self._under_way[0]
-                if not batch:
-                    writer.put(index, rows)
-                    self._under_way.popleft()
+            for item, outputs in run_batches(self._embedder, work, self.stages):
+                if isinstance(item, EndOfShard):
+                    writer.put(item.index, self._rows.pop(item.index))
                     continue
-                self._keep(rows, batch, outputs)
+                self._keep(next(iter(self._rows.values())), item, outputs)
                 writer.check()
 
-    def _batches(self, shards: list[int], decoded: Iterator[Decoded], size: int) -> Iterator[list[Decoded]]:
-        """The batches of every shard, and after each shard an empty one."""
+    def _work(
+        self, shards: list[int], decoded: Iterator[Decoded], batch_size: int
+    ) -> Iterator[Batch | EndOfShard]:
+        """The batches of every shard, each shard followed by its end marker. No batch spans two shards."""
         for index in shards:
-            rows = ShardRows(self._store.plan.outputs)
-            self._under_way.append((index, rows))
-            pictures = islice(self._timed(decoded), len(self._store.plan.shard(index)))
-            yield from bucket(self._readable(pictures, rows), size)
-            yield []
+            rows = self._rows[index] = ShardRows(self._store.plan.outputs)
+            images = islice(self._timed(decoded), len(self._store.plan.shard(index)))
+            yield from gather_by_size(self._readable(images, rows), batch_size, attrgetter("pixels.shape"))
+            yield EndOfShard(index)
 
     def _timed(self, decoded: Iterator[Decoded]) -> Iterator[Decoded]:
         while True:
@@ -136,7 +139,7 @@ class _Run:
             yield item
 
     def _readable(self, items: Iterable[Decoded], rows: ShardRows) -> Iterator[Decoded]:
-        """The pictures that can be run; the others are quarantined."""
+        """The readable images; the others are quarantined."""
         for item in items:
             if item.pixels is not None:
                 self._last_folder = item.path.parent if item.path is not None else None
@@ -145,10 +148,10 @@ class _Run:
             self._check_folder()
             self._fail(rows, item, item.reason)
 
-    def _keep(self, rows: ShardRows, batch: list[Decoded], outputs: Outputs) -> None:
+    def _keep(self, rows: ShardRows, batch: Batch, outputs: Outputs) -> None:
         picked = pick(outputs, rows.outputs)
-        for place, item in enumerate(batch):
-            values = {name: picked[name][place] for name in rows.outputs}
+        for row, item in enumerate(batch):
+            values = {name: picked[name][row] for name in rows.outputs}
             reason = rows.add(item.position, item.id, values, item.size)
             if reason:
                 self._fail(rows, item, reason)
@@ -162,17 +165,16 @@ class _Run:
         self._advance(self.done, self.failed, self.stages.bottleneck)
 
     def _check_folder(self) -> None:
-        """A picture failed. If a folder that was read a moment ago is gone, so is the disk: stop."""
+        """After a failed image: if the folder read a moment ago is gone, the disk is gone, so stop."""
         folder = self._last_folder
         if folder is not None and not (folder.is_dir() and any(folder.iterdir())):
             raise UnavailableError(
-                f"{folder} has vanished while its pictures were read; "
-                "bring it back and run the same command again"
+                f"{folder} disappeared while its images were read; restore it and run the same command again"
             )
 
 
 class _ShardWriter:
-    """Commits shards in a thread, one behind the pipeline."""
+    """Commits shards in a thread, at most one shard behind the pipeline."""
 
     def __init__(self, store: Store, stages: Stages) -> None:
         self._store = store
@@ -181,7 +183,7 @@ class _ShardWriter:
         self._pending: Future[None] | None = None
 
     def __enter__(self) -> _ShardWriter:
-        self._pool.submit(self._store.prepare)  # what goes wrong there goes wrong again when it is needed
+        self._pool.submit(self._store.prepare)  # an error here comes up again in the first commit
         return self
 
     def __exit__(
@@ -191,15 +193,15 @@ class _ShardWriter:
             if kind is None:
                 self._wait()
         finally:
-            self._pool.shutdown(wait=True)  # a shard that is whole is committed even if the run is stopped
+            self._pool.shutdown(wait=True)  # commits a complete shard even when the run is interrupted
 
     def put(self, index: int, rows: ShardRows) -> None:
-        """Commit a shard once the one before it is. Raises what that one raised."""
+        """Commit a shard after the previous one. Raises what the previous commit raised."""
         self._wait()
         self._pending = self._pool.submit(self._commit, index, rows)
 
     def check(self) -> None:
-        """Raise what the last commit raised, as soon as that is known."""
+        """Raise what the last commit raised, if it is done."""
         if self._pending is not None and self._pending.done():
             self._wait()
 

@@ -15,7 +15,7 @@ from typing import Any
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import UnavailableError
 from dinodeploy.images.preprocess import Preprocess
-from dinodeploy.pipeline.pipeline import EmbedReport, embed_source
+from dinodeploy.pipeline.pipeline import RunReport, embed_source
 from dinodeploy.sources import FileSource, Source, SourceOptions, open_source, origins_of
 from dinodeploy.store.plan import Plan, hash_listing, read_plan
 from dinodeploy.store.writer import Store
@@ -50,7 +50,7 @@ class ShardWorker:
         self._job = job
         self._opened: tuple[Embedder, Source] | None = None
 
-    def make(self, index: int) -> EmbedReport:
+    def make(self, index: int) -> RunReport:
         """Make one shard, or find it made.
 
         Raises UnavailableError where this machine does not see the same pictures, bundle and store.

@@ -17,9 +17,10 @@ import numpy as np
 
 from dinodeploy.arrays import FloatArray
 from dinodeploy.bundle.bundle import locate
-from dinodeploy.embedder import Embedder, Picture
+from dinodeploy.embedder import Embedder
 from dinodeploy.errors import BundleError, MisuseError
 from dinodeploy.files import schema
+from dinodeploy.images.inputs import ImageInput, as_source
 from dinodeploy.images.open import open_image
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pipeline.pooling import pick
@@ -78,9 +79,9 @@ class QueryEmbedder:
         """Which engine runs on which device."""
         return self._embedder.choice
 
-    def embed(self, images: Sequence[Picture]) -> FloatArray:
+    def embed(self, images: Sequence[ImageInput]) -> FloatArray:
         """Images -> [Q, D]. Raises ImageError for an image that cannot be read."""
-        pixels = [self._steps(open_image(image)) for image in images]
+        pixels = [self._steps(open_image(as_source(image))) for image in images]
         rows = [pick(self._embedder.run(one[None]), [self._output])[self._output] for one in pixels]
         return np.concatenate(rows)
 

@@ -23,8 +23,7 @@ from dinodeploy.errors import BusyError, ImageError, MisuseError, PictureTooLarg
 from dinodeploy.hardware.cores import hardware_threads
 from dinodeploy.images.open import open_image
 from dinodeploy.images.preprocess import Preprocess
-from dinodeploy.pipeline import with_pooled
-from dinodeploy.pipeline.pooling import pick
+from dinodeploy.pipeline.pooling import pick, with_pooled
 from dinodeploy.serve.fetch import fetch
 from dinodeploy.serve.refused import Refused
 from dinodeploy.serve.settings import Settings

@@ -10,7 +10,7 @@ from dinodeploy.errors import BundleError, OutputExistsError
 from dinodeploy.files import schema
 from dinodeploy.store.manifest import FILE_NAME, QUARANTINE, StoreManifest, read_manifest
 from dinodeploy.store.plan import PLAN, WORK, Plan, read_plan
-from dinodeploy.store.shard_records import recorded
+from dinodeploy.store.shard import read_records
 
 REPLACED = f"{WORK}/replaced.json"  # embeddings.json of a store that is being removed
 
@@ -100,7 +100,7 @@ def _is_empty(out: Path) -> bool:
 def _own_files(out: Path) -> set[str]:
     """The files of a store, finished or not, as its manifest and its records list them."""
     files: set[str] = {FILE_NAME, QUARANTINE}
-    for record in recorded(out):
+    for record in read_records(out):
         files.update(record.files)
     if (out / FILE_NAME).is_file():
         files.update(*(shard.files for shard in read_manifest(out).shards))

@@ -13,7 +13,7 @@ from dinodeploy.errors import BundleError
 from dinodeploy.files import schema
 from dinodeploy.store.dtypes import Dtype
 from dinodeploy.store.plan import read_plan
-from dinodeploy.store.shard_records import Shape, count_records
+from dinodeploy.store.shard import Shape, count_finished
 
 FILE_NAME = "embeddings.json"
 QUARANTINE = "quarantine.jsonl"
@@ -83,6 +83,6 @@ def _why_absent(root: Path) -> str:
     if plan is None:
         return f"{root} holds no {FILE_NAME}, wanted a directory that `dinodeploy embed` wrote"
     return (
-        f"{root} is not complete: {count_records(root)} of {plan.shards} shards; "
+        f"{root} is not complete: {count_finished(root)} of {plan.shards} shards; "
         "run the same `dinodeploy embed` again to go on"
     )

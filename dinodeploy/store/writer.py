@@ -43,16 +43,18 @@ from dinodeploy.store.manifest import (
     read_manifest,
 )
 from dinodeploy.store.plan import PLAN, WORK, Plan, read_plan, write_plan
-from dinodeploy.store.shard_records import (
+from dinodeploy.store.shard import (
     Shape,
     ShardRecord,
+    ShardRows,
     WrittenFile,
+    check_outputs,
+    encode_record,
+    merge_shapes,
     read_record,
+    read_records,
     record_path,
-    recorded,
-    write_record,
 )
-from dinodeploy.store.shard_rows import ShardRows, check_outputs, merge_shapes
 
 
 class Store:
@@ -146,7 +148,7 @@ class Store:
             files = {name: WrittenFile.of(folder / name) for name in names}
             record = ShardRecord(len(rows.ids), files, rows.shapes, rows.quarantined)
             self._forget(index)
-            self._place(write_record(record), record_path(self.out, index))
+            self._place(encode_record(record), record_path(self.out, index))
             atomic.move_into_place(_moves(folder, self.out, index, names))
             shutil.rmtree(folder)
             self._kept[index] = record
@@ -256,7 +258,7 @@ class Store:
 
     def _nothing_done(self) -> bool:
         """Whether there is nothing here that a next run, or a part beside this one, could use."""
-        return self._alone and not recorded(self.out) and not (self.out / REPLACED).exists()
+        return self._alone and not read_records(self.out) and not (self.out / REPLACED).exists()
 
     @contextmanager
     def _stopping(self) -> Iterator[None]:

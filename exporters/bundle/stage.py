@@ -7,8 +7,9 @@ from pathlib import Path
 
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.manifest import Manifest
-from dinodeploy.embedder import check_bundle, rejection
 from dinodeploy.errors import JudgementError, OutputExistsError
+from dinodeploy.parity.check import check_bundle
+from dinodeploy.parity.judge import rejection
 from dinodeploy.parity.receipts import Receipt
 
 

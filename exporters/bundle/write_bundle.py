@@ -15,10 +15,10 @@ from dinodeploy.backends import open_backend
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.bundle import GOLDEN_FILE, file_facts
 from dinodeploy.bundle.manifest import GraphFacts, Manifest, ModelFacts, OutputFacts
-from dinodeploy.embedder import judge_golden
 from dinodeploy.errors import ExportError, JudgementError, reason_of
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.golden import load_golden, save_golden
+from dinodeploy.parity.judge import judge_golden
 from dinov3_ref.models import Backbone, DinoVisionTransformer
 from exporters.bundle.engines import CPU_FILE, write_engines
 from exporters.bundle.golden import make_golden

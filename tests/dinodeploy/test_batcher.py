@@ -127,7 +127,7 @@ def test_more_than_there_is_room_for_is_refused_whole() -> None:
         taken = batch.submit_pixels([pixels(0)])
         assert embedder.begun.acquire(timeout=LONG)
         taken += batch.submit_pixels([pixels(1), pixels(2)])
-        with pytest.raises(BusyError, match="2 pictures are waiting already, of at most 3"):
+        with pytest.raises(BusyError, match="2 of at most 3 images are waiting"):
             batch.submit_pixels([pixels(7), pixels(8)])
         assert batch.pending == 3, "two wait, one is being run"
         taken += batch.submit_pixels([pixels(3)])
@@ -170,7 +170,7 @@ def test_a_full_queue_says_so_and_a_cancelled_picture_makes_room() -> None:
         running = batch.submit(colour(0))
         assert embedder.begun.acquire(timeout=LONG)
         waiting = [batch.submit(colour(1)), batch.submit(colour(2))]
-        with pytest.raises(BusyError, match="2 pictures are waiting already"):
+        with pytest.raises(BusyError, match="2 of at most 2 images are waiting"):
             batch.submit(colour(3))
         assert waiting[0].cancel()
         assert not running.cancel(), "it is being run"

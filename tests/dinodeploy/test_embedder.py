@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from dinodeploy import Embedder, ImageError, MisuseError
-from dinodeploy.embedder import batches_of_one_size
 from tests.support.photographs import PHOTOGRAPHS, photograph
 from tests.support.tiny_models import export_tiny
 
@@ -158,15 +157,6 @@ def test_threads_share_one_embedder(embedder: Embedder) -> None:
     for index, results in got.items():
         for result in results:
             np.testing.assert_array_equal(result, wanted[index])
-
-
-def test_batches_keep_order_and_never_mix_sizes() -> None:
-    sizes = [2, 2, 2, 3, 2, 2]
-    arrays = [np.full((3, size, 2), index, np.float32) for index, size in enumerate(sizes)]
-    batches = [[int(array.flat[0]) for array in batch] for batch in batches_of_one_size(arrays, 2)]
-    assert batches == [[0, 1], [2], [3], [4, 5]]
-    with pytest.raises(MisuseError, match="batch size is 0"):
-        list(batches_of_one_size(arrays, 0))
 
 
 # ---- inside another program ------------------------------------------------------------------------

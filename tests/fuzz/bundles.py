@@ -33,7 +33,7 @@ from dinodeploy.files.tensorfile import save_tensors
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.receipts import Receipt, Receipts, find_receipt, read_receipts
 from dinodeploy.store.plan import Plan, read_plan
-from dinodeploy.store.shard_records import ShardRecord, WrittenFile, read_record, record_path
+from dinodeploy.store.shard import ShardRecord, WrittenFile, read_record, record_path
 from tests.fuzz.attack import Attack, Violation
 from tests.fuzz.mutations import mutate_bytes, mutate_json, mutate_zip, to_text
 from tests.support.stores import make_plan

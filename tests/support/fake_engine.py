@@ -13,7 +13,7 @@ from PIL import Image
 
 from dinodeploy.errors import ImageError
 from dinodeploy.images.preprocess import Preprocess
-from dinodeploy.pipeline import EmbedReport, embed_source
+from dinodeploy.pipeline.pipeline import RunReport, embed_source
 from dinodeploy.store.manifest import StoreManifest
 from dinodeploy.store.writer import Store
 from tests.support.stores import make_plan
@@ -57,7 +57,7 @@ class MadeUp:
 
 def embed_all(
     source: Any, out: Path, *, part: tuple[int, int] = (1, 1), overwrite: bool = False, **options: Any
-) -> tuple[EmbedReport, StoreManifest | None]:
+) -> tuple[RunReport, StoreManifest | None]:
     """One run over `source`; `options` are `Plan`'s, and `engine`, `preprocess`, `run` (`embed_source`'s)."""
     runner = options.pop("engine", None) or embedder()
     preprocess = options.pop("preprocess", SMALL)

@@ -10,7 +10,7 @@ import numpy as np
 
 from dinodeploy.store.manifest import StoreManifest
 from dinodeploy.store.plan import Plan, hash_listing
-from dinodeploy.store.shard_rows import ShardRows
+from dinodeploy.store.shard import ShardRows
 from dinodeploy.store.writer import Store
 
 Rows = Mapping[str, np.ndarray[Any, Any]]

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from dinodeploy.arrays import ByteArray, FloatArray
-from dinodeploy.embedder import batches_of_one_size
 from dinodeploy.errors import MisuseError
+from dinodeploy.images.batches import batches_of_one_size
 from dinodeploy.images.open import open_image
 from dinodeploy.images.paths import list_images
 from dinodeploy.images.preprocess import Preprocess
-from dinodeploy.pipeline import decode_ahead, default_decoders
+from dinodeploy.pipeline.decode import decode_ahead, default_decoders
 from exporters.bundle.golden import CASES, load_photo
 
 BATCH_PIXELS = 8 * 256 * 256  # per forward pass

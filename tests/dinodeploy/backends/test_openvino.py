@@ -19,8 +19,8 @@ from dinodeploy.backends import openvino as backends
 from dinodeploy.backends import select as devices
 from dinodeploy.backends.openvino import IN_A_ROW, SHAPES, OpenVinoBackend
 from dinodeploy.bundle.bundle import locate, open_bundle
-from dinodeploy.embedder import check_bundle
 from dinodeploy.errors import BundleError, UnavailableError
+from dinodeploy.parity.check import check_bundle
 from tests.support.photographs import pixels
 from tests.support.tiny_models import export_tiny
 

@@ -55,7 +55,7 @@ def test_the_same_numbers(device: str, kind: str, limit: float, bundles: dict[st
         ThreadPoolExecutor(3) as pool,
     ):
         assert (alone.backend.lanes, beside.backend.lanes) == (1, 3)
-        assert "3 batches at once" in beside.choice
+        assert "3 batches in parallel" in beside.choice
         wanted = alone.run(x)
         for got in pool.map(beside.run, [x] * 6):
             assert list(got) == list(wanted)

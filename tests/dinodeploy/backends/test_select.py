@@ -12,7 +12,7 @@ from dinodeploy import Embedder, MisuseError, OutsideProfileError, TamperedError
 from dinodeploy.backends.select import DEVICES, candidates
 from dinodeploy.bundle.bundle import locate, open_bundle
 from dinodeploy.bundle.manifest import ProfileFacts
-from dinodeploy.embedder import check_bundle
+from dinodeploy.parity.check import check_bundle
 from dinodeploy.parity.receipts import read_receipts
 from tests.dinodeploy.backends.fake_tensorrt import FakeTensorRT
 from tests.dinodeploy.backends.gpu_machine import DEVICE, add_plan, no_gpu, pretend_gpu, pretend_tensorrt
@@ -195,7 +195,7 @@ def test_judged_at_the_sizes_it_takes(own_bundle: Path, module: FakeTensorRT) ->
     only = ProfileFacts((1, 256, 256), (1, 256, 256), (1, 256, 256))
     add_plan(own_bundle, module, profiles=(only,))
     said: list[str] = []
-    _, receipt, verdict = check_bundle(own_bundle, say=said.append)
+    _, receipt, verdict = check_bundle(own_bundle, log=said.append)
     assert verdict.passed
     assert {m.case for m in receipt.measurements} == {"own_size", "all"}
     assert said == [

@@ -14,9 +14,9 @@ from dinodeploy import Embedder
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.bundle import open_bundle
 from dinodeploy.bundle.manifest import FILE_NAME, Manifest, read_manifest, write_manifest
-from dinodeploy.embedder import check_bundle
 from dinodeploy.errors import BundleError, DinodeployError, MisuseError, TamperedError, UnavailableError
 from dinodeploy.files import schema
+from dinodeploy.parity.check import check_bundle
 
 
 def edit_manifest(bundle: Path, change: Callable[[dict], None], *, reseal: bool = False) -> None:

@@ -63,7 +63,7 @@ def test_many_pictures_have_a_core_each(
     said = {}
     for threads in (1, 3, 4):
         made = run(*command, "--batch", "2", "--threads", str(threads), "--out", tmp_path / f"o{threads}")
-        said[threads] = "3 batches at once" in made.err
+        said[threads] = "3 batches in parallel" in made.err
         assert made.code == 0
         assert tree(tmp_path / f"o{threads}") == tree(tmp_path / "o1")
     assert said == {1: False, 3: True, 4: False}
@@ -124,7 +124,7 @@ def test_parts_make_one_store(tiny_bundle: Path, photos: Path, tmp_path: Path, r
     options = ("--engine", tiny_bundle, "--imgsz", "32", "--shard-size", "2")
     first = run("embed", photos, "--out", tmp_path / "o", *options, "--shards", "2/2")
     assert first.code == 0, first.err
-    assert "this part is done; the last part to end writes embeddings.json" in first.out
+    assert "this part is done; the last part to finish writes embeddings.json" in first.out
     incomplete = run("embed", photos, "--out", tmp_path / "o", *options, "--shards", "2/2", "--json").json
     assert (incomplete["complete"], incomplete["embedded"], incomplete["kept"]) == (False, 2, 2)
     last = run("embed", photos, "--out", tmp_path / "o", *options, "--shards", "1/2", "--json")

@@ -10,8 +10,8 @@ import pytest
 
 from dinodeploy import Embedder
 from dinodeploy.bundle.bundle import Bundle, open_bundle
-from dinodeploy.embedder import check_bundle
 from dinodeploy.errors import JudgementError
+from dinodeploy.parity.check import check_bundle
 from dinodeploy.parity.judge import THRESHOLDS
 from dinodeploy.parity.receipts import FILE_NAME, find_receipt, read_receipts, save_receipt
 

@@ -18,7 +18,6 @@ import psutil
 import pytest
 
 from dinodeploy import Embedder, MisuseError, UnavailableError
-from dinodeploy.pipeline import EmbedReport
 from dinodeploy.pipeline.cluster import (
     ATTEMPTS,
     Share,
@@ -27,6 +26,7 @@ from dinodeploy.pipeline.cluster import (
     merge_reports,
     parse_address,
 )
+from dinodeploy.pipeline.pipeline import RunReport
 from dinodeploy.pipeline.shard_worker import Job, ShardWorker
 from dinodeploy.pipeline.stages import Stages
 from dinodeploy.sources import FileSource, SourceOptions, open_source
@@ -111,7 +111,7 @@ def test_workers_make_what_one_process_makes(
     assert again.kept == 2, "a worker killed before it could say so has made it all the same"
     assert complete(job) == expected
     merged = merge_reports(reports, 0, 0, 2.0)
-    assert (merged.embedded, merged.quarantined, merged.pictures) == (10, 1, 11)
+    assert (merged.embedded, merged.quarantined, merged.images) == (10, 1, 11)
     assert merged.stages.total == pytest.approx(sum(report.stages.total for report in reports))
 
 
@@ -184,12 +184,12 @@ class FakeRay:
     def wait(self, refs: list[Any], num_returns: int) -> tuple[list[Any], list[Any]]:
         return refs[:1], refs[1:]
 
-    def get(self, ref: Any) -> EmbedReport:
+    def get(self, ref: Any) -> RunReport:
         index = ref[1]
         self.order.append(index)
         if (error := self.fails(index)) is not None:
             raise error
-        return EmbedReport(2, 1, 0, 0, 1.0, Stages())
+        return RunReport(2, 1, 0, 0, 1.0, Stages())
 
 
 def shards(ray: FakeRay, count: int = 5, workers: int = 2) -> list[tuple[int, int]]:
@@ -264,7 +264,7 @@ def test_addresses_that_mean_nothing(text: str) -> None:
 def test_a_cluster_and_parts_exclude_each_other(photos: Path, tiny_bundle: Path, run: CommandLine) -> None:
     ran = run("embed", photos, "--engine", tiny_bundle, "--cluster", "local", "--shards", "1/2")
     assert ran.code == 2
-    assert "--cluster and --shards exclude each other" in ran.error
+    assert "cluster and shards exclude each other" in ran.error
 
 
 def test_without_ray_nothing_is_begun(

@@ -73,7 +73,7 @@ def test_a_picture_that_blocks_is_given_up() -> None:
 
 
 def test_leaving_early_does_not_wait_for_a_stuck_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "_GOODBYE", 0.2)
+    monkeypatch.setattr(decoding, "JOIN_SECONDS", 0.2)
     source = Stuck(20, {1})
     stream = decode_source(source, range(20), SMALL, threads=2, ahead=8)
     next(stream)
@@ -102,12 +102,12 @@ def test_a_thread_that_dies_hangs_nobody(monkeypatch: pytest.MonkeyPatch) -> Non
         jobs.append(made)
         return made
 
-    decoding_job = decoding._Job
-    monkeypatch.setattr(decoding, "_Job", job)
+    decoding_job = decoding.DecodeJob
+    monkeypatch.setattr(decoding, "DecodeJob", job)
     items = list(decode_source(MadeUp(12), range(12), SMALL, threads=2, ahead=4))
     assert [item.position for item in items] == list(range(12))
     assert [item.position for item in items if item.pixels is None] == [2, 3, 7]
-    assert items[2].reason == "the thread that decoded it has died"
+    assert items[2].reason == "the thread that decoded it died"
 
 
 @pytest.mark.parametrize("error", [OSError("the network is gone"), MemoryError("too large")])
@@ -117,7 +117,8 @@ def test_what_goes_wrong_with_a_picture_is_its_reason(error: Exception) -> None:
             raise error
 
     (item,) = decode_source(Failing(1), range(1), SMALL, 1, 1)
-    assert item == Decoded("000000.png", None, (0, 0), f"cannot be read: {error}", 0, None, item.seconds)
+    wanted = Decoded("000000.png", None, (0, 0), f"cannot be read: {error}", 0, None, item.seconds, error)
+    assert item == wanted
 
 
 @pytest.mark.parametrize("error", [UnavailableError("x"), MisuseError("y"), AssertionError("bug")])

@@ -18,7 +18,7 @@ from PIL import Image
 
 from dinodeploy import Embedder, UnavailableError, load_embeddings
 from dinodeploy.images.preprocess import Preprocess
-from dinodeploy.pipeline import embed_source
+from dinodeploy.pipeline.pipeline import embed_source
 from dinodeploy.sources import FileSource
 from dinodeploy.store.writer import Store
 from tests.support.fake_engine import HALF, SMALL, MadeUp, embed_all, embedder, engine, tree
@@ -153,7 +153,9 @@ def test_a_row_that_is_not_finite_is_quarantined(tmp_path: Path) -> None:
 
     report, _ = embed_all(MadeUp(9), tmp_path / "out", engine=embedder(run))
     assert (report.embedded, report.quarantined) == (8, 1)
-    assert reasons(tmp_path / "out") == {"000005.png": "the engine's 'cls' of it is not finite"}
+    assert reasons(tmp_path / "out") == {
+        "000005.png": "the engine's output 'cls' is not finite for this image"
+    }
 
 
 def test_an_output_buffer_may_be_used_again(tmp_path: Path) -> None:
@@ -258,7 +260,7 @@ def test_a_folder_that_vanishes_stops_the_run(folder: Path, tmp_path: Path) -> N
             shutil.move(folder, away)
         return engine(pixels)
 
-    with pytest.raises(UnavailableError, match=r"in has vanished while its pictures were read; bring it"):
+    with pytest.raises(UnavailableError, match=r"in disappeared while its images were read; restore it"):
         embed_all(source, tmp_path / "out", engine=embedder(run))
     shutil.move(away, folder)
     _, manifest = embed_all(source, tmp_path / "out")
@@ -274,7 +276,7 @@ def test_an_unmounted_folder_is_empty_and_stops_the_run(folder: Path, tmp_path: 
             path.unlink()
         return engine(pixels)
 
-    with pytest.raises(UnavailableError, match="has vanished"):
+    with pytest.raises(UnavailableError, match="disappeared"):
         embed_all(source, tmp_path / "out", engine=embedder(run))
 
 

@@ -17,7 +17,7 @@ from dinodeploy.store import formats
 from dinodeploy.store.formats import FORMATS
 from dinodeploy.store.manifest import read_manifest
 from dinodeploy.store.reader import load_embeddings, open_embeddings
-from dinodeploy.store.shard_rows import ShardRows
+from dinodeploy.store.shard import ShardRows
 from dinodeploy.store.writer import Store
 from tests.support.stores import make_plan, write_store
 
@@ -210,7 +210,9 @@ def test_rows_keep_the_order_of_the_listing() -> None:
 def test_a_row_that_is_not_finite_is_not_taken() -> None:
     rows = ShardRows(["cls"])
     bad = np.array([1, np.inf], np.float32)
-    assert rows.add(0, "a.jpg", {"cls": bad}, (1, 1)) == "the engine's 'cls' of it is not finite"
+    assert (
+        rows.add(0, "a.jpg", {"cls": bad}, (1, 1)) == "the engine's output 'cls' is not finite for this image"
+    )
     assert rows.ids == []
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from dinodeploy import Embedder, MisuseError
 from dinodeploy.bundle.bundle import open_bundle
-from dinodeploy.embedder import check_bundle
 from dinodeploy.errors import ExportError, OutputExistsError
+from dinodeploy.parity.check import check_bundle
 from dinov3_ref.checkpoints import build_model, random_checkpoint
 from dinov3_ref.heads import (
     DPTDepth,

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dinodeploy.embedder import check_bundle
 from dinodeploy.parity.bisect import Bisection
+from dinodeploy.parity.check import check_bundle
 from dinodeploy.parity.compare import CRITERIA, Comparison, Finding
 from dinodeploy.parity.reports import Report
 from tests.support.faults import FAULTS, plant, reseal

@@ -1,4 +1,4 @@
-"""As many batches at once as the engine has lanes, in order, and an error ends the run."""
+"""As many batches in parallel as the engine has sessions, in order; an error ends the run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from dinodeploy import MisuseError
 from dinodeploy.pipeline.decode import Decoded
-from dinodeploy.pipeline.lanes import run_ahead
+from dinodeploy.pipeline.run_batches import EndOfShard, run_batches, stack
 from dinodeploy.pipeline.stages import Stages
 from tests.support.fake_engine import embedder
 
@@ -20,7 +20,7 @@ def batch_of(value: int) -> list[Decoded]:
 
 
 class TwoLanes:
-    """An engine that can run two batches at once, and remembers how many did."""
+    """An engine that can run two batches in parallel, and remembers how many did."""
 
     def __init__(self) -> None:
         self.together = threading.Barrier(2, timeout=20)
@@ -38,33 +38,32 @@ class TwoLanes:
         return {"cls": pixels[:, 0, 0, :1]}
 
 
-def test_as_many_batches_at_once_as_there_are_lanes() -> None:
+def test_as_many_batches_run_in_parallel_as_there_are_sessions() -> None:
     """Never one more, in order, and none lost."""
     engine = TwoLanes()
     batches = [batch_of(index) for index in range(7)]
     found = [
         (batch[0].id, float(outputs["cls"][0, 0]))
-        for batch, outputs in run_ahead(embedder(engine.run, lanes=2), batches)
+        for batch, outputs in run_batches(embedder(engine.run, lanes=2), batches)
     ]
     assert found == [(str(i), float(i)) for i in range(7)]
     assert engine.most == 2
 
 
-def test_an_empty_batch_keeps_its_place() -> None:
-    """It marks the end of a shard."""
+def test_an_end_of_shard_keeps_its_place_and_runs_nothing() -> None:
     seen: list[int] = []
 
     def run(pixels: Any) -> dict[str, Any]:
         seen.append(len(pixels))
         return {}
 
-    batches = [batch_of(0), [], batch_of(1), [], []]
-    assert [len(batch) for batch, _ in run_ahead(embedder(run), batches)] == [1, 0, 1, 0, 0]
+    work = [batch_of(0), EndOfShard(0), batch_of(1), EndOfShard(1), EndOfShard(2)]
+    assert [item for item, _ in run_batches(embedder(run), work)] == work
     assert seen == [1, 1]
 
 
-def test_one_batch_lies_ready_and_no_more() -> None:
-    """Pixels are put together while the engine runs; memory holds two batches a lane."""
+def test_one_batch_is_ready_and_no_more() -> None:
+    """Pixels are stacked while the engine runs; memory holds two batches per session."""
     taken = 0
 
     def batches() -> Any:
@@ -73,28 +72,34 @@ def test_one_batch_lies_ready_and_no_more() -> None:
             taken += 1
             yield batch_of(index)
 
-    for done, _ in enumerate(run_ahead(embedder(lambda pixels: {}), batches())):
+    for done, _ in enumerate(run_batches(embedder(lambda pixels: {}), batches())):
         assert taken <= done + 2
 
 
-def test_an_error_on_a_lane_ends_the_run() -> None:
+def test_an_error_in_a_session_ends_the_run() -> None:
     def run(pixels: Any) -> dict[str, Any]:
         if pixels[0, 0, 0, 0] == 1:
             raise MisuseError("33x32; wanted multiples")
         return {}
 
     with pytest.raises(MisuseError, match="33x32; wanted multiples"):
-        list(run_ahead(embedder(run), [batch_of(index) for index in range(3)]))
+        list(run_batches(embedder(run), [batch_of(index) for index in range(3)]))
 
 
-def test_time_is_told_by_stage() -> None:
+def test_time_is_counted_per_stage() -> None:
     stages = Stages()
 
     def run(pixels: Any) -> dict[str, Any]:
         threading.Event().wait(0.05)
         return {}
 
-    list(run_ahead(embedder(run), [batch_of(0), batch_of(1)], stages))
+    list(run_batches(embedder(run), [batch_of(0), batch_of(1)], stages))
     assert stages.worked["engine"] >= 0.1
     assert stages.waited["engine"] > 0.05
     assert stages.bottleneck == "engine"
+
+
+def test_a_batch_is_stacked_in_order() -> None:
+    pixels = stack([batch_of(value)[0] for value in range(4)])
+    assert pixels.shape == (4, 3, 2, 2)
+    assert pixels[:, 0, 0, 0].tolist() == [0, 1, 2, 3]

@@ -1,19 +1,22 @@
-"""What is told while a command works."""
+"""Progress on stderr: lines without a terminal, a bar on one."""
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from rich.console import Console
 
-from dinodeploy.cli import output
+from dinodeploy.pipeline import progress
 
 
-def test_plain_lines_where_there_is_no_terminal(
+def test_lines_without_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Rate, failures, what holds it up, and how long it will take: every few seconds, on stderr."""
+    """Rate, failures, bottleneck and remaining time, every few seconds."""
     now = 0.0
-    monkeypatch.setattr(output.time, "perf_counter", lambda: now)
-    with output.picture_progress(1000) as advance:
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now)
+    with progress.image_progress(1000) as advance:
         for done in range(0, 301, 10):
             now = done / 20
             advance(done, done // 100, "decode")
@@ -29,15 +32,19 @@ def test_plain_lines_where_there_is_no_terminal(
     ]
 
 
-def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    import io
+def test_lines_without_a_total(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now)
+    with progress.image_progress(None) as advance:
+        now = 10.0
+        advance(20, 0)
+    assert capsys.readouterr().err == "20 images, 2.0/s, 0 failed\n"
 
-    from rich.console import Console
 
+def test_a_bar_on_a_terminal() -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=120)
-    monkeypatch.setattr(output, "stderr", lambda: console)
-    with output.picture_progress(10) as advance:
+    with progress.image_progress(10, console) as advance:
         advance(4, 1, "engine")
     assert "1 failed, waits for engine" in screen.getvalue()
     assert "5/10" in screen.getvalue()

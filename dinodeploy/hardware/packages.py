@@ -1,17 +1,21 @@
-"""Reach the packages that need torch, from commands that need them: the only way across the wall."""
+"""Import optional packages late, or say what to install: the runtime reaches the exporters only through
+here.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from types import ModuleType
 
-from dinodeploy.cli.imports import import_quickly
 from dinodeploy.errors import UnavailableError
 
 
 def reach(module: str, purpose: str) -> ModuleType:
-    """Import `module`. Raises UnavailableError with the command that installs what is missing."""
+    """Import `module`, which needs torch. Raises UnavailableError with the command that installs what is
+    missing.
+    """
     try:
-        return import_quickly(module)
+        return import_module(module)
     except ModuleNotFoundError as error:
         raise UnavailableError(
             f"{purpose} needs {error.name}, which is not installed: pip install 'dinodeploy[export]'"

@@ -1,0 +1,277 @@
+"""`dinodeploy.export` and `dinodeploy.embed`: the calls behind the commands of the same names.
+
+    bundle = dinodeploy.export("model.safetensors", out="bundle")
+    report = dinodeploy.embed(["photos/"], engine="bundle", out="embeddings")
+    ids, vectors = dinodeploy.load_embeddings("embeddings")
+
+Every option of a command is a keyword of the same name here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from dinodeploy.bundle.bundle import Bundle
+from dinodeploy.errors import ExportError, MisuseError, UnavailableError
+from dinodeploy.hardware.packages import reach
+from dinodeploy.pipeline.decode import TIME_LIMIT
+from dinodeploy.pipeline.embed import EmbedOptions, EmbedReport, embed_images
+from dinodeploy.pipeline.progress import build_progress, step_progress
+from dinodeploy.sources import SourceOptions
+from dinodeploy.store.plan import parse_part
+
+__all__ = ["EmbedReport", "embed", "export"]
+
+HUB, RANDOM = "hub", "random"
+
+PathLike = str | os.PathLike[str]
+Size = int | tuple[int, int]  # H, or (H, W), in pixels
+Log = Callable[[str], None]
+
+
+def export(
+    weights: PathLike = HUB,
+    out: PathLike | None = None,
+    *,
+    arch: str | None = None,
+    precision: str = "fp32",
+    calibration: PathLike | None = None,
+    calibration_images: int = 128,
+    calibration_seed: int = 0,
+    override: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+    imgsz: Size | None = None,
+    preprocess: str = "official",
+    layers: Sequence[int] = (),
+    head: str | None = None,
+    attention: bool = False,
+    dataset: str | None = None,
+    rope_periods: str = "bf16",
+    dialect: str = "portable",
+    fold: str | Sequence[str] = "all",
+    external_data: bool = False,
+    seed: int = 0,
+    revision: str | None = None,
+    offline: bool = False,
+    target: str | None = None,
+    no_engine: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Bundle:
+    """Turn a checkpoint into an ONNX bundle, judged on this machine against the fp32 reference. Needs torch.
+
+    weights: a checkpoint file or directory, "hub", or "random" for trying things; the last two need arch.
+    out: the bundle to write; default: ARCH-PRECISION. arch: vit_small, vit_large …, or a hub name.
+    precision: fp32, fp16, bf16, int8 or fp8. calibration: images for int8 and fp8, by default six photographs
+        of the package; calibration_images: at most so many of them; calibration_seed: which, where there are
+        more.
+    override: other types for layers by name, {"blocks.0.*": "fp32"}; the last match counts.
+    imgsz: input size in pixels; preprocess: official, hf, timm, eval or keep-aspect.
+    layers: blocks whose patch maps become outputs. head: a head file, or pyramid:3,5,7,11. attention: output
+        what CLS attends to in the last block.
+    dataset: lvd1689m or sat493m, where the weights do not say. rope_periods: bf16 (as released) or fp32, for
+        layouts without them. dialect, fold ("all", "none" or names), external_data: how the graph is written.
+    seed: of random weights. revision, offline: of the hub.
+    target: also build a TensorRT engine: tensorrt, rtx or auto; by default if TensorRT and a GPU are here,
+        unless no_engine. overwrite: replace a bundle at `out`. progress: show the steps on stderr.
+
+    Returns the bundle with the judge's `receipt` and `notes` on what was assumed. Raises MisuseError for
+    options that do not fit, OutputExistsError, ExportError, JudgementError when the graph is not the model
+    (nothing is left then), and UnavailableError when torch is not installed.
+    """
+    exporter = reach("exporters.bundle.export", "export")
+    checkpoints = reach("dinov3_ref.checkpoints", "export")
+    options = exporter.ExportOptions(
+        recipe=precision,
+        dialect=dialect,
+        preset=preprocess,
+        imgsz=(imgsz, imgsz) if isinstance(imgsz, int) else imgsz,
+        layers=tuple(layers),
+        attention=attention,
+        folds=_folds(fold, exporter.FOLDS),
+        calibration=exporter.Calibration(
+            None if calibration is None else Path(calibration), calibration_images, calibration_seed
+        ),
+        overrides=tuple(override.items() if isinstance(override, Mapping) else override),
+        external_data=external_data,
+        overwrite=overwrite,
+    )
+    _check_engine_options(target, no_engine)
+    if rope_periods not in ("bf16", "fp32"):
+        raise MisuseError(f"rope_periods is {rope_periods!r}; wanted bf16 or fp32")
+    with step_progress() if progress else nullcontext(_silent) as log:
+        log(f"loading {os.fspath(weights)}")
+        source = _Source(os.fspath(weights), arch, dataset, rope_periods, seed, revision, offline)
+        checkpoint, origin = source.load(checkpoints)
+        config = checkpoint.config
+        find_head = reach("exporters.heads", "export").find_head
+        bundle, notes = exporter.export_checkpoint(
+            checkpoint,
+            Path(out or f"{checkpoint.arch}-{precision}"),
+            options,
+            weights=origin,
+            rope_periods=rope_periods,
+            dataset=dataset,
+            head=find_head(head, config.embed_dim, config.depth, config.patch_size) if head else None,
+            say=log,
+        )
+    made, more = engine_after_export(bundle, target, no_engine=no_engine, progress=progress)
+    return replace(made, receipt=bundle.receipt, notes=(*notes, *more))
+
+
+def embed(
+    images: PathLike | Iterable[PathLike],
+    *,
+    engine: PathLike,
+    out: PathLike = "embeddings",
+    outputs: str | Sequence[str] = ("cls",),
+    column: str | None = None,
+    id_column: str | None = None,
+    every: int = 1,
+    device: str = "auto",
+    imgsz: Size | None = None,
+    preprocess: str | None = None,
+    keep_aspect: bool = False,
+    max_patches: int | None = None,
+    fast_jpeg: bool = False,
+    format: str = "npy",
+    dtype: str = "fp32",
+    shard_size: int | None = None,
+    shards: str | tuple[int, int] = (1, 1),
+    cluster: str | None = None,
+    batch: int | Literal["auto"] = "auto",
+    threads: int | None = None,
+    weight_budget: int | None = None,
+    workers: int | None = None,
+    time_limit: float = TIME_LIMIT,
+    require_signature: PathLike | None = None,
+    allow_unverified: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+    log: Log = lambda text: None,
+) -> EmbedReport:
+    """Embed images into a store on disk, which `load_embeddings` reads. The same call again resumes.
+
+    images: files, folders, globs, lists, tables, archives, videos, URLs (`dinodeploy/sources`). For images in
+        memory use `Embedder.encode`.
+    engine: a bundle, or an engine file inside one. out: the store to write or to resume.
+    outputs: what to keep: cls [D], storage [R,D], patch and layer_<i> [h,w,D], mean_patch [D], pooled [2D].
+    column, id_column: of a table: where images or paths, and ids, are. every: of a video: each n-th frame.
+    device, threads, weight_budget (bytes), require_signature, allow_unverified: as in `Embedder.open`.
+    imgsz: input size in pixels; preprocess: another preset than the bundle's; keep_aspect: images keep their
+        shape, the short side becomes imgsz; max_patches: of a keep-aspect image, larger ones are shrunk.
+    fast_jpeg: decode JPEGs that are 12 times too large at half their size.
+    format: npy, parquet, lance, npz or safetensors. dtype: on disk, fp32, fp16 or int8.
+    shard_size: images per file; default: 10000, fewer where rows are large.
+    shards: "i/n" or (i, n): this process makes the i-th of n parts. cluster: a Ray address: local, auto, ray://….
+    batch: images per engine call; "auto" measures a few sizes. workers: decoding threads. time_limit: seconds
+        per image. overwrite: delete the store at `out` first.
+    progress: show a bar on stderr. log: gets lines about the engine, the batch size and what was resumed.
+
+    Images that cannot be read are quarantined and listed in OUT/quarantine.jsonl. Raises MisuseError for
+    options that do not fit, OutputExistsError when `out` holds something else, BundleError, TamperedError,
+    JudgementError and UnavailableError as `Embedder.open`; finished shards stay.
+    """
+    options = EmbedOptions(
+        out=Path(out),
+        outputs=(outputs,) if isinstance(outputs, str) else tuple(outputs),
+        source=SourceOptions(column, id_column, every),
+        device=device,
+        imgsz=imgsz,
+        preprocess=preprocess,
+        keep_aspect=keep_aspect,
+        max_patches=max_patches,
+        fast_jpeg=fast_jpeg,
+        format=format,
+        dtype=dtype,
+        shard_size=shard_size,
+        part=parse_part(shards) if isinstance(shards, str) else shards,
+        cluster=cluster,
+        batch=None if batch == "auto" else batch,
+        threads=threads,
+        weight_budget=weight_budget,
+        workers=workers,
+        time_limit=time_limit,
+        require_signature=None if require_signature is None else Path(require_signature),
+        allow_unverified=allow_unverified,
+        overwrite=overwrite,
+    )
+    listed = [images] if isinstance(images, (str, os.PathLike)) else images
+    return embed_images(
+        tuple(os.fspath(one) for one in listed), Path(engine), options, progress=progress, log=log
+    )
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where weights come from."""
+
+    weights: str
+    arch: str | None
+    dataset: str | None
+    periods: str
+    seed: int
+    revision: str | None
+    offline: bool
+
+    def load(self, checkpoints: ModuleType) -> tuple[Any, str]:
+        """The checkpoint, and its origin: file, hub or random."""
+        if self.weights in (HUB, RANDOM) and self.arch is None:
+            raise MisuseError(f"weights {self.weights!r} need an arch, for instance vit_small")
+        if self.weights == RANDOM:
+            return checkpoints.random_checkpoint(self.arch, self.seed), RANDOM
+        path, origin = Path(self.weights), "file"
+        if self.weights == HUB:
+            origin = HUB
+            path = checkpoints.fetch(
+                self.arch, dataset=self.dataset, revision=self.revision, offline=self.offline or None
+            )
+        return checkpoints.load_checkpoint(path, arch=self.arch, periods=self.periods), origin
+
+
+def _folds(fold: str | Sequence[str], known: tuple[str, ...]) -> tuple[str, ...]:
+    if isinstance(fold, str):
+        return {"all": known, "none": ()}.get(fold, (fold,))
+    return tuple(fold)
+
+
+def _check_engine_options(target: str | None, no_engine: bool) -> None:
+    """Before the export begins. Raises MisuseError for an unknown target, or one beside `no_engine`."""
+    if no_engine and target is not None:
+        raise MisuseError(f"no_engine and target {target} contradict each other; give one")
+    if target not in (None, "auto"):
+        reach("exporters.tensorrt.target", "build").find_target(target)
+
+
+def engine_after_export(
+    bundle: Bundle, target: str | None, *, no_engine: bool, progress: bool = False
+) -> tuple[Bundle, tuple[str, ...]]:
+    """Build an engine of a fresh bundle if one was asked for or TensorRT and a GPU are here; and notes.
+
+    If none was asked for, what this machine cannot do is a note. Otherwise raises as `exporters.tensorrt`,
+    and says that the bundle itself is done.
+    """
+    builder = reach("exporters.tensorrt.add_engine", "build")
+    chosen = None if no_engine else target or builder.automatic_target()
+    if chosen is None:
+        return bundle, ()
+    silent: tuple[Callable[[float, str], None], Log] = (lambda fraction, phase: None, _silent)
+    try:
+        with build_progress() if progress else nullcontext(silent) as (report, log):
+            request = builder.EngineRequest(chosen)
+            built, notes = builder.add_engine(bundle.root, request, report=report, say=log)
+    except UnavailableError as error:
+        if target is None:
+            return bundle, (f"no engine was built: {error}",)
+        raise UnavailableError(f"{error} (the bundle {bundle.root} itself is done)") from error
+    except ExportError as error:
+        raise ExportError(f"{error} (the bundle {bundle.root} itself is done)") from error
+    return built.bundle, notes
+
+
+def _silent(text: str) -> None: ...

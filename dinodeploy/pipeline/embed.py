@@ -1,0 +1,313 @@
+"""Embed images into a store from start to end: open the source and the engine, plan, run, finish.
+
+`dinodeploy.embed` describes the options. The run takes place in this process or on a Ray cluster.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dinodeploy.backends import Hint
+from dinodeploy.bundle.bundle import open_bundle
+from dinodeploy.embedder import Embedder
+from dinodeploy.errors import MisuseError
+from dinodeploy.images.preprocess import Preprocess
+from dinodeploy.pipeline.cluster import (
+    Share,
+    connect,
+    count_workers,
+    make_shards,
+    merge_reports,
+    parse_address,
+)
+from dinodeploy.pipeline.decode import TIME_LIMIT, default_decoders
+from dinodeploy.pipeline.pipeline import Advance, RunReport, embed_source
+from dinodeploy.pipeline.pooling import needed, with_pooled
+from dinodeploy.pipeline.probe import choose_batch, choose_hint
+from dinodeploy.pipeline.progress import Log, image_progress
+from dinodeploy.pipeline.shard_size import default_shard_size
+from dinodeploy.pipeline.shard_worker import Job
+from dinodeploy.pipeline.stages import Stages
+from dinodeploy.sources import FileSource, Source, SourceOptions, open_source, origins_of
+from dinodeploy.store.dtypes import parse_dtype
+from dinodeploy.store.existing import inspect_target
+from dinodeploy.store.manifest import StoreManifest
+from dinodeploy.store.plan import Plan, hash_listing
+from dinodeploy.store.shard import count_finished
+from dinodeploy.store.writer import Store
+
+
+@dataclass(frozen=True)
+class EmbedOptions:
+    """How to embed; `dinodeploy.embed` describes each. Validated when created: MisuseError."""
+
+    out: Path
+    outputs: tuple[str, ...] = ("cls",)
+    source: SourceOptions = SourceOptions()  # noqa: RUF009 (frozen)
+    device: str = "auto"
+    imgsz: int | tuple[int, int] | None = None
+    preprocess: str | None = None
+    keep_aspect: bool = False
+    max_patches: int | None = None
+    fast_jpeg: bool = False
+    format: str = "npy"
+    dtype: str = "float32"
+    shard_size: int | None = None
+    part: tuple[int, int] = (1, 1)
+    cluster: str | None = None
+    batch: int | None = None
+    threads: int | None = None
+    weight_budget: int | None = None
+    workers: int | None = None
+    time_limit: float = TIME_LIMIT
+    require_signature: Path | None = None
+    allow_unverified: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("shard_size", "threads", "workers", "batch"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise MisuseError(f"{name} is {value!r}; wanted at least 1")
+        if not self.time_limit > 0:
+            raise MisuseError(f"time_limit is {self.time_limit}; wanted more than 0 seconds")
+        index, of = self.part
+        if not 1 <= index <= of:
+            raise MisuseError(f"shards {index}/{of}; wanted i/n, the i-th of n processes, for instance 1/4")
+        if self.keep_aspect and self.preprocess not in (None, "keep-aspect"):
+            raise MisuseError(
+                f"keep_aspect and the preset {self.preprocess} exclude each other; give one of them"
+            )
+        if self.cluster is not None:
+            parse_address(self.cluster)
+            if self.part != (1, 1):
+                raise MisuseError(
+                    "cluster and shards exclude each other: a cluster distributes the shards itself"
+                )
+        parse_dtype(self.dtype)
+
+    @property
+    def engine_threads(self) -> int | None:
+        """Threads of an engine; a worker of a cluster gets one unless told otherwise."""
+        return self.threads or (1 if self.cluster is not None else None)
+
+    def engine_options(self, hint: Hint) -> dict[str, Any]:
+        """`Embedder.open`'s."""
+        return {
+            "device": self.device,
+            "outputs": needed(self.outputs),
+            "require_signature": self.require_signature,
+            "allow_unverified": self.allow_unverified,
+            "threads": self.engine_threads,
+            "weight_budget": self.weight_budget,
+            "hint": hint,
+        }
+
+    def steps(self, embedder: Embedder) -> Preprocess:
+        """The bundle's preprocessing, with another preset, size or number of patches where asked."""
+        ours = embedder.preprocess
+        preset = "keep-aspect" if self.keep_aspect else self.preprocess
+        if preset is not None and preset != ours.preset:
+            size = (self.imgsz, self.imgsz) if isinstance(self.imgsz, int) else self.imgsz
+            ours = Preprocess.from_preset(preset, size, ours.mean, ours.std, ours.patch_size)
+        else:
+            ours = embedder.preprocess_for(self.imgsz)
+        if self.max_patches is not None:
+            if ours.steps.fit != "keep-aspect":
+                raise MisuseError("max_patches needs keep_aspect: otherwise all images have one size")
+            ours = replace(ours, max_patches=self.max_patches)
+        return replace(ours, jpeg="reduced" if self.fast_jpeg else "whole")
+
+
+@dataclass(frozen=True)
+class EmbedReport:
+    """What a call of `dinodeploy.embed` found or made.
+
+    out: the store, for `load_embeddings`. complete: False while other parts (`shards`) are missing.
+    embedded: images with a row, in the whole store or, if it is not complete, in this process's part.
+    quarantined: images without one; reasons are in OUT/quarantine.jsonl.
+    kept: how many of both an earlier call had finished. fresh: how many this call processed.
+    seconds: of the whole call. rate: images embedded per second while the pipeline ran.
+    stages: where the time went.
+    """
+
+    out: Path
+    complete: bool
+    embedded: int
+    quarantined: int
+    kept: int
+    fresh: int
+    seconds: float
+    rate: float
+    outputs: tuple[str, ...]
+    format: str
+    dtype: str
+    batch: int
+    stages: Stages
+
+
+def embed_images(
+    images: tuple[str, ...],
+    engine: Path,
+    options: EmbedOptions,
+    *,
+    progress: bool = False,
+    log: Log = lambda text: None,
+) -> EmbedReport:
+    """Embed `images` with the bundle or engine file `engine`. Raises as `dinodeploy.embed`."""
+    started = time.perf_counter()
+    _check_outputs(engine, options.outputs)
+    with ExitStack() as opened:
+        source = opened.enter_context(closing(open_source(images, options.source)))
+        hint = choose_hint(len(source.ids) // options.part[1], options.engine_threads)
+        engine_options = options.engine_options(hint)
+        embedder = opened.enter_context(Embedder.open(engine, **engine_options))
+        log(f"[{options.device}] {embedder.choice}")
+        steps = options.steps(embedder)
+        plan = _plan(source, embedder, steps, options, log)
+        if options.cluster is None:
+            with Store(options.out, plan, part=options.part, overwrite=options.overwrite) as store:
+                report = _run(
+                    store,
+                    options.batch,
+                    lambda advance: embed_source(
+                        embedder,
+                        source,
+                        store,
+                        steps,
+                        batch_size=options.batch,
+                        workers=options.workers,
+                        time_limit=options.time_limit,
+                        advance=advance,
+                    ),
+                    progress,
+                    log,
+                )
+                manifest = store.finish()
+        else:
+            job = Job(
+                folder=Path.cwd(),
+                images=images,
+                source_options=options.source,
+                listed=source if isinstance(source, FileSource) else None,
+                engine=engine,
+                out=options.out,
+                plan=plan,
+                preprocess=steps,
+                batch=options.batch,
+                decoders=options.workers or options.threads or default_decoders(),
+                time_limit=options.time_limit,
+                engine_options=engine_options,
+            )
+            gpus = 0 if embedder.backend.device.startswith("cpu") else 1
+            embedder.close()  # the workers open their own
+            share = Share(options.engine_threads or 1, gpus)
+            store, report, manifest = _run_on_cluster(job, share, options, progress, log)
+    return _report(options.out, store, report, manifest, time.perf_counter() - started)
+
+
+def _check_outputs(engine: Path, outputs: tuple[str, ...]) -> None:
+    """Raise MisuseError for outputs that the bundle lacks, before anything is opened or listed."""
+    known = with_pooled(tuple(output.name for output in open_bundle(engine).manifest.outputs))
+    for name in outputs:
+        if name not in known or outputs.count(name) > 1:
+            raise MisuseError(
+                f"outputs {','.join(outputs)!r}: {name!r} does not fit; wanted distinct names of "
+                f"{', '.join(known)}"
+            )
+    if not outputs:
+        raise MisuseError(f"outputs: got none; wanted at least one of {', '.join(known)}")
+
+
+def _plan(source: Source, embedder: Embedder, steps: Preprocess, options: EmbedOptions, log: Log) -> Plan:
+    """What is to be made. Its batch size: as asked, as an earlier run began, or as measured now."""
+    plan = Plan(
+        listing_sha256=hash_listing(source.ids, origins_of(source)),
+        pictures=len(source.ids),
+        shard_size=options.shard_size
+        or default_shard_size(embedder.manifest.outputs, options.outputs, steps),
+        outputs=options.outputs,
+        format=options.format,
+        dtype=parse_dtype(options.dtype),
+        batch=options.batch or 1,
+        fingerprint=embedder.engine.fingerprint(steps),
+    )
+    target = inspect_target(options.out.resolve(), plan, options.overwrite)  # before anything is measured
+    if options.batch is not None or target.complete:
+        return plan
+    if target.begun:
+        return replace(plan, batch=target.begun.batch)
+    size = (steps.height, steps.width)
+    chosen = choose_batch(embedder, plan.pictures, size, lambda text: log(f"[batch] {text}"))
+    return replace(plan, batch=chosen)
+
+
+def _run(
+    store: Store, batch: int | None, make: Callable[[Advance], RunReport], progress: bool, log: Log
+) -> RunReport:
+    """Run the pipeline for what is missing; log what an earlier run finished."""
+    kept = sum(record.images for record in store.kept)
+    todo = sum(len(store.plan.shard(index)) for index in store.remaining)
+    if kept and todo:
+        log(f"[resume] {kept} images are embedded already, {todo} to go")
+    if batch is not None and batch != store.plan.batch:
+        log(f"[batch] began with {store.plan.batch}, continues with {batch}: last bits may differ")
+    try:
+        with image_progress(todo) if progress else nullcontext(_ignore) as advance:
+            return make(advance)
+    except KeyboardInterrupt:
+        if done := count_finished(store.out):
+            log(f"[resume] {done} of {store.plan.shards} shards are kept; the same command resumes")
+        raise
+
+
+def _ignore(done: int, failed: int, bottleneck: str = "") -> None: ...
+
+
+def _run_on_cluster(
+    job: Job, share: Share, options: EmbedOptions, progress: bool, log: Log
+) -> tuple[Store, RunReport, StoreManifest | None]:
+    """Begin the store here, have workers make its shards, finish it here."""
+    assert options.cluster is not None
+    with connect(options.cluster) as ray:
+        workers = count_workers(ray, share)
+        with Store(job.out, job.plan, overwrite=options.overwrite) as begun:
+            shards = begun.remaining
+        kept = sum(record.images for record in begun.kept)
+        kept_quarantined = sum(len(record.quarantined) for record in begun.kept)
+        started = time.perf_counter()
+
+        def make(advance: Advance) -> RunReport:
+            reports = make_shards(ray, job, shards, share, workers, advance)
+            return merge_reports(reports, kept, kept_quarantined, time.perf_counter() - started)
+
+        report = _run(begun, job.batch, make, progress, log)
+    with Store(job.out, job.plan) as store:
+        return store, report, store.finish()
+
+
+def _report(
+    out: Path, store: Store, run: RunReport, manifest: StoreManifest | None, seconds: float
+) -> EmbedReport:
+    images = store.plan.pictures if manifest else run.images
+    fresh = run.embedded + run.quarantined
+    return EmbedReport(
+        out=out,
+        complete=manifest is not None,
+        embedded=manifest.count if manifest else run.images - run.all_quarantined,
+        quarantined=manifest.quarantined if manifest else run.all_quarantined,
+        kept=images - fresh,
+        fresh=fresh,
+        seconds=seconds,
+        rate=run.rate,
+        outputs=store.plan.outputs,
+        format=store.plan.format,
+        dtype=store.plan.dtype,
+        batch=store.plan.batch,
+        stages=run.stages,
+    )
