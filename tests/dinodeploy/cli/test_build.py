@@ -14,7 +14,6 @@ from dinodeploy.api import engine_after_export
 from dinodeploy.bundle.bundle import open_bundle
 from dinodeploy.bundle.manifest import read_manifest
 from dinodeploy.errors import ExportError, UnavailableError
-from dinodeploy.pipeline.progress import build_progress
 from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint
 from exporters.tensorrt import add_engine as module
 from exporters.tensorrt.device import Gpu
@@ -201,23 +200,3 @@ def test_options_of_engines_are_checked_before_an_export_begins(run: CommandLine
         assert ran.code == 2
         assert message in ran.error
         assert not (tmp_path / "b").exists()
-
-
-def test_progress_is_plain_without_a_terminal_and_a_bar_on_one(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dinodeploy.cli.output.PLAIN_LINE_SECONDS", 0.0)
-    with build_progress() as (report, say):
-        say("building the engine")
-        report(0.25, "Timing tactics")
-    first, second = capfd.readouterr().err.splitlines()
-    assert first.endswith("s] building the engine")
-    assert second.endswith("s] 25% Timing tactics")
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    with build_progress() as (report, say):
-        say("building the engine")
-        report(0.25, "Timing tactics")
-    shown = capfd.readouterr()
-    assert "Timing tactics" in shown.err
-    assert "25%" in shown.err
-    assert shown.out == ""

@@ -48,3 +48,23 @@ def test_a_bar_on_a_terminal() -> None:
         advance(4, 1, "engine")
     assert "1 failed, waits for engine" in screen.getvalue()
     assert "5/10" in screen.getvalue()
+
+
+def test_an_engine_build_has_lines_or_a_bar(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    with progress.build_progress() as (report, log):
+        log("building the engine")
+        report(0.25, "Timing tactics")
+    first, second = capfd.readouterr().err.splitlines()
+    assert first.endswith("s] building the engine")
+    assert second.endswith("s] 25% Timing tactics")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with progress.build_progress() as (report, log):
+        log("building the engine")
+        report(0.25, "Timing tactics")
+    shown = capfd.readouterr()
+    assert "Timing tactics" in shown.err
+    assert "25%" in shown.err
+    assert shown.out == ""
