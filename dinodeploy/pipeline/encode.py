@@ -231,7 +231,7 @@ class _Given:
             self._held[index] = image
             yield index
 
-    def picture(self, index: int) -> Any:
+    def image(self, index: int) -> Any:
         return as_source(self._held.pop(index), self._channels)
 
     def close(self) -> None: ...
