@@ -264,7 +264,7 @@ def engine_after_export(
     try:
         with build_progress() if progress else nullcontext(silent) as (report, log):
             request = builder.EngineRequest(chosen)
-            built, notes = builder.add_engine(bundle.root, request, report=report, say=log)
+            built, notes = builder.add_engine(bundle.root, request, report=report, log=log)
     except UnavailableError as error:
         if target is None:
             return bundle, (f"no engine was built: {error}",)
