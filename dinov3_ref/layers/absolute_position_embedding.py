@@ -1,13 +1,13 @@
-"""Learned absolute positions in place of RoPE.
+"""Learned absolute position embedding instead of RoPE.
 
-Source: docs/development/seed.md S39; Dosovitskiy et al., arXiv:2010.11929.
+Source: docs/development/seed.md S39; Dosovitskiy et al., arXiv:2010.11929, eq. 1.
 
-Put into a model's `rope_embed`, it is added to the patches once, before the first block, and no block
-rotates anything:
+As a model's `rope_embed` it is added to the patches once, before the first block, and no block applies RoPE:
 
     model.rope_embed = AbsolutePositionEmbedding(num_patches=196, embed_dim=model.embed_dim)
 
-Any module whose `forward` does not take a grid's `H` and `W` is used so: a user's own class, too.
+This applies to any module whose `forward` does not take `H` and `W`, a user's own class included.
+
 Shapes: B batch, P patches, D embed_dim.
 """
 
@@ -17,6 +17,8 @@ import inspect
 
 import torch
 from torch import Tensor, nn
+
+from dinov3_ref.errors import reason_of
 
 
 class AbsolutePositionEmbedding(nn.Module):
@@ -32,20 +34,20 @@ class AbsolutePositionEmbedding(nn.Module):
 
 
 def makes_rope_table(positions: nn.Module) -> bool:
-    """Whether a `rope_embed` makes a table of a grid (`forward(*, H, W)`), rather than adding to patches."""
+    """Whether a `rope_embed` makes a RoPE table (`forward(*, H, W)`) instead of adding to the patches."""
     return {"H", "W"} <= set(inspect.signature(positions.forward).parameters)
 
 
 def add_positions(positions: nn.Module, x_BPD: Tensor) -> Tensor:
-    """Patches with their positions added. Raises ValueError where the module was made for another P."""
+    """Patches [B,P,D] with positions added. Raises ValueError if the module was built for another P."""
     name, P = type(positions).__name__, x_BPD.shape[1]
-    mend = "give images of the size it was made for, interpolate in its forward, or keep RoPE"
+    fix = "give images of the size it was built for, interpolate in its forward, or keep RoPE"
     try:
         placed: Tensor = positions(x_BPD)
     except RuntimeError as error:
-        raise ValueError(f"{name} cannot place {P} patches ({str(error).splitlines()[0]}); {mend}") from error
+        raise ValueError(f"{name} cannot place {P} patches ({reason_of(error)}); {fix}") from error
     if placed.shape != x_BPD.shape:
         raise ValueError(
-            f"{name} made {list(placed.shape)} of patches {list(x_BPD.shape)}; wanted the same shape: {mend}"
+            f"{name} made {list(placed.shape)} of patches {list(x_BPD.shape)}; wanted the same shape: {fix}"
         )
     return placed

@@ -1,7 +1,7 @@
-"""Multi-head self-attention with rotary positions (docs/spec.md 2.3-2.6).
+"""Multi-head self-attention with rotary position embedding (docs/spec.md 2.3-2.6; arXiv:1706.03762, eq. 1).
 
 Shapes: B batch, N tokens (prefix + patches), P patches, D embed_dim, h heads, d head_dim.
-RoPE turns the last P tokens; the prefix (CLS and storage tokens) passes through unturned.
+RoPE rotates the last P tokens and leaves the prefix (CLS and storage tokens) unchanged.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ def rope_rotate_half(x: Tensor) -> Tensor:
 
 
 def rope_apply(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
-    """Rotate pairs (k, k + d/2) of x [..., P, d] by the table's angles: x·cos + rotate_half(x)·sin."""
+    """Rotate pairs (k, k + d/2) of x [..., P, d]: x·cos + rotate_half(x)·sin; sin and cos [..., P, d]."""
     return x * cos + rope_rotate_half(x) * sin
 
 
 class LinearKMaskedBias(nn.Linear):
-    """The qkv projection whose k bias is masked out (docs/spec.md 2.4).
+    """The qkv projection with a masked bias, x [..., D] -> [..., 3D] (docs/spec.md 2.4).
 
-    Output = x Wᵀ + bias · bias_mask. The mask is a buffer because released files carry one; there it is
-    all zeros, as is the bias (docs/spec.md 0, fact 2). A new layer masks the k third only.
+    Output = x Wᵀ + bias · bias_mask. The mask is a buffer because released files contain it; there mask and
+    bias are all zeros (docs/spec.md 0, fact 2). A new layer masks only the third of k.
     """
 
     bias_mask: Tensor
@@ -45,21 +45,21 @@ class LinearKMaskedBias(nn.Linear):
         device: torch.device | str | None = None,
     ) -> None:
         if out_features % 3:
-            raise ValueError(f"out_features {out_features} is no multiple of 3; q, k and v share it")
+            raise ValueError(f"out_features {out_features} is not a multiple of 3; q, k and v share it")
         super().__init__(in_features, out_features, bias=bias, device=device)
         if self.bias is not None:
             self.register_buffer("bias_mask", torch.empty_like(self.bias), persistent=True)
             self.reset_mask()
 
     def reset_mask(self) -> None:
-        """1 for q and v, 0 for k."""
+        """Set the mask to 1 for q and v, 0 for k."""
         if self.bias is not None:
             third = self.out_features // 3
             self.bias_mask.fill_(1)
             self.bias_mask[third : 2 * third].zero_()
 
     def effective_bias(self) -> Tensor | None:
-        """The bias that is added, [3D], or None."""
+        """bias · bias_mask, [3D]; None without a bias."""
         return None if self.bias is None else self.bias * self.bias_mask.to(self.bias.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class LinearKMaskedBias(nn.Linear):
 
 
 class SelfAttention(nn.Module):
-    """x [B,N,D] -> [B,N,D]. `compute_attention` is the hook for subclasses."""
+    """Multi-head self-attention, x [B,N,D] -> [B,N,D]. Subclasses override `compute_attention`."""
 
     def __init__(
         self,
@@ -82,17 +82,17 @@ class SelfAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.scale = (dim // num_heads) ** -0.5  # what scaled_dot_product_attention uses by default
+        self.scale = (dim // num_heads) ** -0.5  # the default of scaled_dot_product_attention
         linear = LinearKMaskedBias if mask_k_bias else nn.Linear
         self.qkv = linear(dim, dim * 3, bias=qkv_bias, device=device)
-        self.attn_drop = nn.Dropout(attn_drop)  # never applied, as published; here for its name
+        self.attn_drop = nn.Dropout(attn_drop)  # never applied, as in the official code
         self.proj = nn.Linear(dim, dim, bias=proj_bias, device=device)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def apply_rope(self, q: Tensor, k: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
-        """Rotate the last P tokens of q and k [B,h,N,d] in the table's dtype; give back their own.
+        """Rotate the last P tokens of q and k [B,h,N,d], computed in the table's dtype, returned in theirs.
 
-        Raises ValueError when the table holds more positions than there are tokens.
+        Raises ValueError if the table has more positions than there are tokens.
         """
         sin, cos = rope
         prefix = q.shape[-2] - sin.shape[-2]
@@ -111,12 +111,12 @@ class SelfAttention(nn.Module):
     ) -> Tensor:
         """qkv [B,N,3D] -> attended values [B,N,D], before the output projection."""
         if attn_bias is not None:
-            raise ValueError("attn_bias was given; DINOv3 attends without one, pass None")
+            raise ValueError("attn_bias was given; DINOv3's attention has none, pass None")
         q, k, v = self._heads(qkv, rope)
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
     def _heads(self, qkv: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor, Tensor]:
-        """qkv [B,N,3D] -> q and k, rotated, and v, each [B,h,N,d]."""
+        """qkv [B,N,3D] -> rotated q, rotated k, and v, each [B,h,N,d]."""
         B, N, _ = qkv.shape
         D = self.qkv.in_features
         q, k, v = qkv.reshape(B, N, 3, self.num_heads, D // self.num_heads).unbind(2)
@@ -126,9 +126,9 @@ class SelfAttention(nn.Module):
         return q, k, v
 
     def attention_weights(self, x: Tensor, rope: Rope | None = None, queries: int | None = None) -> Tensor:
-        """softmax(q kᵀ / √d) of x [B,N,D], [B,h,N,N]: what `forward` weighs the values with (S57).
+        """Attention weights softmax(q kᵀ / √d) of x [B,N,D]: [B,h,N,N] (docs/development/seed.md S57).
 
-        With `queries`, the rows of the first so many tokens alone: 1 is what CLS looks at.
+        With `queries`, only the rows of the first `queries` tokens: [B,h,queries,N]; 1 gives those of CLS.
         """
         q, k, _ = self._heads(self.qkv(x), rope)
         return torch.softmax((q[:, :, :queries] * self.scale) @ k.transpose(-2, -1), dim=-1)
@@ -143,9 +143,10 @@ class SelfAttention(nn.Module):
         attn_bias: Tensor | None = None,
         rope_list: Sequence[Rope | None] | None = None,
     ) -> list[Tensor]:
-        """One qkv and one output product for all entries; attention stays within each entry.
+        """Attention within each entry [B_i,N_i,D], with one qkv and one output product for all of them.
 
-        `proj_drop` is not applied here, as published. Raises ValueError for lists of unequal length.
+        `proj_drop` is not applied here, as in the official code. Raises ValueError for lists of unequal
+        length.
         """
         ropes = [None] * len(x_list) if rope_list is None else rope_list
         if len(ropes) != len(x_list):
@@ -160,7 +161,7 @@ class SelfAttention(nn.Module):
 
 
 class CausalSelfAttention(nn.Module):
-    """Attention of the text tower: optionally causal, no RoPE (docs/spec.md 2.6)."""
+    """Attention of the text tower, x [B,N,D] -> [B,N,D]: optionally causal, no RoPE (docs/spec.md 2.6)."""
 
     def __init__(
         self,
@@ -185,7 +186,7 @@ class CausalSelfAttention(nn.Module):
         init_proj_std: float | None = None,
         factor: float = 1.0,
     ) -> None:
-        """qkv ~ N(0, D^-0.5), proj ~ N(0, the same · factor), biases 0."""
+        """Initialise qkv with std D^-0.5, proj with that std · factor, biases with 0."""
         attn_std = init_attn_std or self.dim**-0.5
         nn.init.normal_(self.qkv.weight, std=attn_std)
         nn.init.normal_(self.proj.weight, std=init_proj_std or attn_std * factor)

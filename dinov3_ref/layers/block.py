@@ -15,15 +15,15 @@ from dinov3_ref.layers.attention import CausalSelfAttention, Rope, SelfAttention
 from dinov3_ref.layers.ffn_layers import Mlp
 from dinov3_ref.layers.layer_scale import LayerScale
 
-Indices = Tensor  # [s] rows of a batch
+Indices = Tensor  # [s] positions in a batch
 
 
 class SelfAttentionBlock(nn.Module):
     """y = x + ls1(attn(norm1(x))); z = y + ls2(mlp(norm2(y))).
 
-    In training with `drop_path` r > 0 each branch runs on a random subset of s = max(int(B·(1-r)), 1)
-    rows, drawn afresh per branch and per list entry, and its result is scaled by B/s: not the
-    per-sample Bernoulli kind, and the same rate in every block (docs/spec.md 0, fact 9).
+    In training with `drop_path` r > 0 each branch runs on a random subset of s = max(int(B·(1-r)), 1) images,
+    drawn for each branch and list entry, and its result is scaled by B/s. This is not per-sample Bernoulli
+    drop path, and every block has the same rate (docs/spec.md 0, fact 9).
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class SelfAttentionBlock(nn.Module):
         x_or_x_list: Tensor | Sequence[Tensor],
         rope_or_rope_list: Rope | Sequence[Rope | None] | None = None,
     ) -> Any:
-        """Tensor in, tensor out; list in, list out. Raises TypeError for anything else."""
+        """[B,N,D] -> [B,N,D], or a list of them -> a list. Raises TypeError for anything else."""
         if isinstance(x_or_x_list, Tensor):
             return self._forward_list([x_or_x_list], [rope_or_rope_list])[0]  # type: ignore[list-item]
         if isinstance(x_or_x_list, (list, tuple)):
@@ -112,18 +112,19 @@ def _layer_scale(dim: int, init_values: float | None, device: torch.device | str
 
 
 def _draw_subset(x: Tensor, drop_ratio: float) -> Indices:
+    """Random positions [s] in the batch of x [B,N,D]."""
     batch = x.shape[0]
     kept = max(int(batch * (1 - drop_ratio)), 1)
     return torch.randperm(batch, device=x.device)[:kept]
 
 
 def _add_rows(x: Tensor, rows: Indices, branch: Tensor) -> Tensor:
-    """x with branch·(B/s) added to the given rows."""
+    """x [B,N,D] with branch [s,N,D] · B/s added at `rows`."""
     return torch.index_add(x, 0, rows, branch.to(x.dtype), alpha=x.shape[0] / rows.shape[0])
 
 
 def _select_rope(rope: Rope | None, rows: Indices) -> Rope | None:
-    """A table with a batch dimension follows its rows; others are shared."""
+    """The part of a RoPE table for `rows`, if it has a batch dimension; other tables are shared."""
     if rope is None or rope[0].dim() != 4:
         return rope
     sin, cos = rope
@@ -133,7 +134,10 @@ def _select_rope(rope: Rope | None, rows: Indices) -> Rope | None:
 def _run_on_list(
     module: nn.Module, x_list: list[Tensor], rope_list: list[Rope | None] | None = None
 ) -> list[Tensor]:
-    """One joined call where the module offers it, else one call an entry (a user's own layers: S38)."""
+    """One call of `forward_list` if the module has it, else one call per entry.
+
+    A user's own layers may lack `forward_list` (docs/development/seed.md S38).
+    """
     forward_list: Callable[..., list[Tensor]] | None = getattr(module, "forward_list", None)
     if forward_list is not None:
         return forward_list(x_list) if rope_list is None else forward_list(x_list, rope_list=rope_list)
@@ -143,7 +147,10 @@ def _run_on_list(
 
 
 class CausalSelfAttentionBlock(nn.Module):
-    """Block of the text tower (docs/spec.md 2.9): causal attention, MLP, LayerScale, no RoPE."""
+    """Block of the text tower, x [B,N,D] -> [B,N,D]: causal attention, MLP, LayerScale, no RoPE.
+
+    Source: docs/spec.md 2.9.
+    """
 
     def __init__(
         self,
@@ -173,7 +180,7 @@ class CausalSelfAttentionBlock(nn.Module):
         init_fc_std: float | None = None,
         factor: float = 1.0,
     ) -> None:
-        """attention D^-0.5, projections that · factor, fc1 (2D)^-0.5, fc2 as the projection."""
+        """Initialise with std D^-0.5 (attention), that · factor (projection, fc2), (2D)^-0.5 (fc1)."""
         attn_std = init_attn_std or self.dim**-0.5
         proj_std = init_proj_std or attn_std * factor
         self.attention.init_weights(attn_std, proj_std, factor)

@@ -26,7 +26,7 @@ def _mlp(nlayers: int, in_dim: int, hidden: int, out: int, use_bn: bool, bias: b
 class DINOHead(nn.Module):
     """x [..., in_dim] -> prototype scores [..., out_dim].
 
-    The MLP's output is L2-normalised before `last_layer`, a plain Linear without bias: no weight
+    The MLP's output is L2-normalised before `last_layer`, a Linear without bias and without weight
     normalisation (docs/spec.md 0, fact 10).
     """
 
@@ -46,7 +46,7 @@ class DINOHead(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Every Linear: truncated normal with std 0.02, bias 0."""
+        """Initialise every Linear with a truncated normal of std 0.02, biases with 0."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -54,8 +54,12 @@ class DINOHead(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor, no_last_layer: bool = False, only_last_layer: bool = False) -> Tensor:
-        """Scores; normalised bottleneck features with `no_last_layer`; `only_last_layer` takes those in."""
+        """x [..., in_dim] -> scores [..., out_dim].
+
+        With `no_last_layer`, returns the normalised features [..., bottleneck_dim]; with `only_last_layer`, x
+        is such features.
+        """
         if not only_last_layer:
-            x = self.mlp(x)  # under autocast its dtype is not the input's, and eps goes by it
+            x = self.mlp(x)  # under autocast the dtype changes here, and eps depends on it
             x = F.normalize(x, dim=-1, p=2, eps=1e-6 if x.dtype == torch.float16 else 1e-12)
         return x if no_last_layer else self.last_layer(x)

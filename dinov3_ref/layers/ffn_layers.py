@@ -15,7 +15,7 @@ from dinov3_ref.layers.token_lists import TokenwiseListMixin
 
 
 class Mlp(TokenwiseListMixin):
-    """fc2(gelu(fc1(x))) with the exact (erf) GELU."""
+    """fc2(gelu(fc1(x))) with the exact (erf) GELU (arXiv:1606.08415)."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ def swiglu_width(hidden_features: int, align_to: int) -> int:
 
 
 class SwiGLUFFN(TokenwiseListMixin):
-    """w3(silu(w1(x)) · w2(x)); `act_layer` and `drop` are taken for Mlp's sake and unused, as published."""
+    """w3(silu(w1(x)) · w2(x)) (arXiv:2002.05202); `act_layer` and `drop` are unused, as published."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""LayerScale: a learned gain a channel on a residual branch.
+"""LayerScale: a learned gain per channel on a residual branch.
 
 Source: Touvron et al., arXiv:2103.17239; docs/spec.md 2.7.
 """

@@ -1,4 +1,4 @@
-"""Image to patch tokens: a convolution whose kernel is its stride (docs/spec.md 2.1).
+"""Image to patch tokens: a convolution with kernel size = stride = patch size (docs/spec.md 2.1).
 
 Shapes: B batch, C channels, H W pixels, h w patch grid (H//p, W//p), D embed_dim.
 """
@@ -18,8 +18,8 @@ def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
 class PatchEmbed(nn.Module):
     """[B,C,H,W] -> [B,h*w,D], or [B,h,w,D] with `flatten_embedding=False`.
 
-    A size that is no multiple of the patch size loses its right and bottom remainder, as in the
-    official model; the deployment runtime refuses such sizes instead.
+    If H or W is not a multiple of the patch size, the rest at the right and bottom is cut off, as in the
+    official model; the deployment runtime refuses such sizes.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class PatchEmbed(nn.Module):
         return x_BPD if self.flatten_embedding else x_BPD.reshape(-1, h, w, self.embed_dim)
 
     def reset_parameters(self) -> None:
-        """Uniform in ±sqrt(1 / (C·p²)) (docs/spec.md 2.1)."""
+        """Initialise uniformly in ±sqrt(1 / (C·p²)) (docs/spec.md 2.1)."""
         bound = math.sqrt(1.0 / (self.in_chans * math.prod(self.patch_size)))
         nn.init.uniform_(self.proj.weight, -bound, bound)
         if self.proj.bias is not None:

@@ -1,4 +1,4 @@
-"""Root-mean-square normalisation (Zhang & Sennrich, arXiv:1910.07467; docs/spec.md 2.11)."""
+"""Root-mean-square normalisation (Zhang & Sennrich, arXiv:1910.07467, eq. 4; docs/spec.md 2.11)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Axial rotary position embedding for patches (DINOv3, arXiv:2508.10104; docs/spec.md 2.2).
 
-Shapes: H W patch grid, P = H*W patches (row-major), d head_dim.
-Each of the d/4 periods gives one angle for the row and one for the column: angle = 2π · coordinate / period.
+Each period gives one angle for the row and one for the column: angle = 2π · coordinate / period.
+
+Shapes: H W patch grid, P = H*W patches (row-major), d head_dim, F = d/4 periods.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ NORMALIZATIONS = ("separate", "max", "min")
 class RopePositionEmbedding(nn.Module):
     """Table of sines and cosines for a patch grid of any size.
 
-    `periods` is a persistent buffer [d/4]: released files hold it rounded to bfloat16, and official
-    features come from those rounded values (docs/spec.md 0, fact 1). `dtype`, not the buffer's own, is the
-    precision of the arithmetic. Raises ValueError for a head_dim that is no multiple of 4, an unknown
-    normalisation, or anything but exactly one of `base` and the pair `min_period`, `max_period`.
+    `periods` is a persistent buffer [F]: released files store it rounded to bfloat16, and official features
+    use the rounded values (docs/spec.md 0, fact 1). The arithmetic uses `dtype`, not the buffer's dtype.
+    Raises ValueError if head_dim is not a multiple of 4, for an unknown `normalize_coords`, and unless
+    exactly one of `base` and the pair `min_period`, `max_period` is given.
     """
 
     periods: Tensor
@@ -42,7 +43,9 @@ class RopePositionEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         if embed_dim % (4 * num_heads):
-            raise ValueError(f"embed_dim {embed_dim} is no multiple of 4 x {num_heads} heads; RoPE wants one")
+            raise ValueError(
+                f"embed_dim {embed_dim} is not a multiple of 4 x {num_heads} heads, as RoPE needs"
+            )
         both = min_period is not None and max_period is not None
         if (base is None) != both or (min_period is None) != (max_period is None):
             raise ValueError(
@@ -67,7 +70,7 @@ class RopePositionEmbedding(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Compute `periods` afresh: base^(4i/d), or a geometric ramp from min_period to max_period."""
+        """Compute `periods`: base^(4i/d), or a geometric ramp from min_period to max_period."""
         n, device = self.head_dim // 4, self.periods.device
         if self.base is not None:
             exponents = 2 * torch.arange(n, device=device, dtype=self.dtype) / (self.head_dim // 2)
@@ -81,7 +84,7 @@ class RopePositionEmbedding(nn.Module):
         self.periods.data.copy_(periods)
 
     def forward(self, *, H: int, W: int) -> tuple[Tensor, Tensor]:
-        """(sin, cos), each [H*W, d], for a grid of H rows and W columns of patches."""
+        """(sin, cos), each [P, d], for a grid of H rows and W columns of patches."""
         coords_P2 = self._augment(self._coordinates(H, W)) if self.training else self._coordinates(H, W)
         periods = self.periods.to(self.dtype)
         angles_P2F = 2 * math.pi * coords_P2[:, :, None] / periods[None, None, :]
@@ -90,7 +93,7 @@ class RopePositionEmbedding(nn.Module):
         return torch.sin(angles_Pd), torch.cos(angles_Pd)
 
     def _coordinates(self, H: int, W: int) -> Tensor:
-        """Patch centres scaled to -1..1 ("separate"), [P, 2] as (row, column)."""
+        """Patch centres as (row, column), [P, 2], scaled to -1..1 (exactly so for "separate")."""
         span_h, span_w = {"separate": (H, W), "max": (max(H, W),) * 2, "min": (min(H, W),) * 2}[
             self.normalize_coords
         ]
@@ -101,7 +104,7 @@ class RopePositionEmbedding(nn.Module):
         return 2.0 * grid.flatten(0, 1) - 1.0
 
     def _augment(self, coords_P2: Tensor) -> Tensor:
-        """Training only: shift, jitter each axis, rescale both together, in this order."""
+        """Training only: shift and jitter each axis, then rescale both, in this order."""
 
         def uniform(count: int, bound: float) -> Tensor:
             draw = torch.empty(count, device=coords_P2.device, dtype=self.dtype)

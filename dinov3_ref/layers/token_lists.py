@@ -1,8 +1,9 @@
-"""Run one matrix product over a list of token batches of different lengths (docs/spec.md 2.5, 2.8).
+"""Join token batches of different sizes into one matrix product (docs/spec.md 2.5, 2.8).
 
-Training sends global and local crops, which differ in size, through one model at once; joining all
-their tokens makes one large product instead of several small ones.
-Shapes: B batch, N tokens, D channels; both may differ from entry to entry, D may not.
+In training, global and local crops of different sizes go through the model together. Joining their tokens
+gives one large product instead of several small ones.
+
+Shapes: B batch, N tokens, D channels; B and N may differ between entries, D may not.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ def join_tokens(x_list: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int]]
 
 
 def split_tokens(flat: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """Inverse of `join_tokens`."""
+    """Inverse of `join_tokens`: [sum of B_i·N_i, D] -> list of [B_i, N_i, D]."""
     parts = flat.split([batch * tokens for batch, tokens in sizes])
     return [part.unflatten(0, size) for part, size in zip(parts, sizes, strict=True)]
 
 
 class TokenwiseListMixin(nn.Module):
-    """Gives a module that treats every token alike a `forward_list`."""
+    """Adds `forward_list` to a module that works on each token separately."""
 
     def forward_list(self, x_list: Sequence[Tensor]) -> list[Tensor]:
         flat, sizes = join_tokens(x_list)

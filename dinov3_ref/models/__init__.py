@@ -1,4 +1,4 @@
-"""DINOv3 models: constructors, the table of released ones, and building from a configuration."""
+"""DINOv3 models: constructors, the table of released models, and building from a configuration."""
 
 from dinov3_ref.models.attention_maps import attention_maps, record_attention
 from dinov3_ref.models.backbone import Backbone, input_channels, named_blocks, stride_of

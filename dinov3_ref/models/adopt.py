@@ -1,10 +1,10 @@
-"""A checkpoint's details, taken over by a model that was built without them (docs/spec.md 8.1).
+"""Add to a model the parts that only the checkpoint has, on `load_state_dict` (docs/spec.md 8.1).
 
 `vit_base()` has the class defaults: no storage tokens, no LayerScale, no masked k bias, LayerNorm eps 1e-6,
-RoPE in bfloat16. Every released file has all of them, eps 1e-5 and RoPE in float32. Loading one with
-`strict=False` therefore "works" and gives other features, in silence; loading it strictly fails. Here the
-model grows what the file has. Parameters that were there stay the same objects, so an optimizer that holds
-them keeps working.
+RoPE in bfloat16. Every released file has all of these parts, eps 1e-5 and RoPE in float32. So loading one
+with `strict=False` would succeed and silently give other features, and strict loading would fail. Instead the
+model gets the missing parts. Existing parameters stay the same objects, so an optimizer that holds them still
+works.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from dinov3_ref.layers.attention import LinearKMaskedBias
 from dinov3_ref.layers.layer_scale import LayerScale
 from dinov3_ref.layers.rope_position_encoding import RopePositionEmbedding
 
-NAMED_KEYS = 3  # so many keys are named in a warning; the rest is counted
+NAMED_KEYS = 3  # keys named in a warning; the others are counted
 RELEASED_EPS = 1e-5  # of "layernormbf16" (docs/spec.md 0, fact 5)
 UNTIED_NORMS = {"cls_norm": "untie_cls_and_patch_norms", "local_cls_norm": "untie_global_and_local_cls_norm"}
 
 
 def adopt_details(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Grow `model` by the details that `state` has, and warn of them; nothing where it fits already.
+    """Add to `model` the optional parts that `state` has, with a warning; does nothing if they match.
 
-    Only a state dict that has every tensor of the model, in its shape, is taken to describe a model of its
-    kind. Anything else is left to torch, which refuses it, or to `warn_of_gaps`.
+    `state` must have every tensor of the model in its shape. Otherwise nothing is added, and torch refuses
+    the state or `warn_of_gaps` reports it.
     """
     own = model.state_dict()
     extra = state.keys() - own.keys()
@@ -40,20 +40,20 @@ def adopt_details(model: nn.Module, state: Mapping[str, Any]) -> None:
     adopted = [*_adopt_tokens(model, state), *_adopt_in_blocks(model, state), *_adopt_norms(model, state)]
     warnings.warn(
         f"this checkpoint has {', '.join(adopted)}, which {type(model).__name__} was built without: the "
-        "model now has them. dinov3_ref.checkpoints.load_checkpoint and build_model take what a file has",
+        "model now has them. dinov3_ref.checkpoints.load_checkpoint and build_model follow the file",
         CheckpointWarning,
         stacklevel=3,
     )
 
 
 def warn_of_gaps(name: str, missing: Sequence[str], unexpected: Sequence[str]) -> None:
-    """Say what a load with `strict=False` did not do."""
+    """Warn of the tensors that a load with `strict=False` skipped."""
     words = {"left at their initial values": missing, "left out": unexpected}
     parts = [f"{len(keys)} tensors {what}: {_some(keys)}" for what, keys in words.items() if keys]
     if parts:
         warnings.warn(
-            f"{name} is NOT the checkpoint's model: {'; '.join(parts)}. Its features will be others; "
-            "load with dinov3_ref.checkpoints.load_checkpoint, or build the model as the file was",
+            f"{name} is NOT the checkpoint's model: {'; '.join(parts)}. Its features will differ; "
+            "load with dinov3_ref.checkpoints.load_checkpoint, or build the model that the file describes",
             CheckpointWarning,
             stacklevel=3,
         )
@@ -65,7 +65,7 @@ def _some(keys: Sequence[str]) -> str:
 
 
 def _detail_keys(depth: int, state: Mapping[str, Tensor]) -> set[str]:
-    """Keys that only some DINOv3 models have. A detail that not every block has describes no model."""
+    """Keys that only some DINOv3 models have; those inside blocks only if every block has them."""
     per_block = ("ls1.gamma", "ls2.gamma", "attn.qkv.bias_mask")
     keys = {"storage_tokens"} | {f"{norm}.{kind}" for norm in UNTIED_NORMS for kind in ("weight", "bias")}
     for stem in per_block:
@@ -100,7 +100,7 @@ def _adopt_in_blocks(model: Any, state: Mapping[str, Tensor]) -> list[str]:
 
 
 def _adopt_norms(model: Any, state: Mapping[str, Tensor]) -> list[str]:
-    """Untied norms; and what no tensor shows, but every released model has: LayerNorm's eps, RoPE in fp32."""
+    """Add untied norms; set what released models have without a tensor: LayerNorm eps, RoPE in fp32."""
     found = []
     for name, option in UNTIED_NORMS.items():
         if f"{name}.weight" in state and getattr(model, name) is None:

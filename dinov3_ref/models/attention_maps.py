@@ -1,10 +1,9 @@
-"""What tokens look at: attention weights of any block, without changing the model.
+"""Attention weights of any block, without changing the model.
 
 Source: docs/development/seed.md S57.
 
-A forward hook sees what attention puts out, not its weights, and fused kernels never make them. So the
-weights are computed a second time, beside the run, from what attention was given: outputs stay bit by bit
-what they are without.
+A forward hook sees only attention's output, and fused kernels never compute the weights. So the weights are
+computed a second time, from attention's input; the model's outputs stay bit-identical.
 
 Shapes: B images, N tokens (CLS, storage, patches), n heads, h w patch grid.
 """
@@ -28,14 +27,16 @@ from dinov3_ref.models.vision_transformer import DinoVisionTransformer
 def record_attention(
     model: DinoVisionTransformer, layers: int | Sequence[int] = -1, *, queries: int | None = None
 ) -> Iterator[dict[int, Tensor]]:
-    """Within the block every forward pass puts the weights [B,n,N,N] of `layers` into the dict, by block.
+    """While open, every forward pass stores the weights [B,n,N,N] of `layers` in the dict, by block index.
 
-    Negative numbers count from the last block; `queries` keeps the rows of the first so many tokens.
-    Raises ValueError for a block that does not exist, `ConfigError` for a model in training mode and for
-    a user's own attention whose weights nobody can know.
+    Negative indices count from the last block. With `queries`, only the rows of the first `queries` tokens.
+    Raises ValueError for a block that does not exist, `ConfigError` for a model in training mode and for a
+    user's own attention without `attention_weights`.
     """
     if model.training:
-        raise ConfigError("the model is in training mode, where RoPE and paths are drawn; call model.eval()")
+        raise ConfigError(
+            "the model is in training mode, where RoPE and drop path are random; call model.eval()"
+        )
     found: dict[int, Tensor] = {}
     handles = []
     try:
@@ -57,9 +58,9 @@ def record_attention(
 def attention_maps(
     model: DinoVisionTransformer, image: Tensor, layer_idx: int = -1, *, patches_only: bool = False
 ) -> Tensor:
-    """Image [B,C,H,W] -> weights [B,n,N,N] of one block, each row summing to 1.
+    """Image [B,C,H,W] -> attention weights [B,n,N,N] of one block; each row sums to 1.
 
-    With `patches_only`, what CLS gives each patch: [B,n,h,w]. Raises as `record_attention`.
+    With `patches_only`, the weights from CLS to the patches: [B,n,h,w]. Raises as `record_attention`.
     """
     with torch.no_grad(), record_attention(model, layer_idx, queries=1 if patches_only else None) as found:
         model.forward_features(image)
@@ -71,7 +72,10 @@ def attention_maps(
 
 
 def knows_weights(attention: nn.Module) -> bool:
-    """Whether `attention_weights` is there and tells the truth: not where a subclass attends otherwise."""
+    """Whether a class has `attention_weights` that match its attention.
+
+    A subclass of `SelfAttention` that overrides `compute_attention` must override `attention_weights` too.
+    """
     kind: Any = type(attention)
     if getattr(kind, "attention_weights", None) is not SelfAttention.attention_weights:
         return hasattr(kind, "attention_weights")

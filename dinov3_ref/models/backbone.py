@@ -1,4 +1,4 @@
-"""What a ViT and a ConvNeXt have in common, for whoever takes either."""
+"""Functions for both kinds of backbone, ViT and ConvNeXt."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def named_blocks(model: Backbone) -> Iterator[tuple[str, nn.Module]]:
 
 
 def stride_of(model: Backbone) -> int:
-    """Pixels from one patch token to the next: what input sides must be multiples of."""
+    """Pixels from one patch token to the next; H and W of the input must be multiples of it."""
     return STEM_STRIDE * DOWNSAMPLING ** (STAGES - 1) if isinstance(model, ConvNeXt) else model.patch_size
 
 
 def input_channels(model: Backbone) -> int:
-    """Channels of the pictures it takes."""
+    """Number of channels of the input images."""
     return model.in_chans if isinstance(model, ConvNeXt) else model.patch_embed.in_chans

@@ -1,4 +1,4 @@
-"""From a configuration to a model, with or without a checkpoint (docs/spec.md 1.3)."""
+"""Build a model from a training configuration, with or without a checkpoint (docs/spec.md 1.3)."""
 
 from __future__ import annotations
 
@@ -16,21 +16,20 @@ from dinov3_ref.models.config import ConvNeXtConfig
 from dinov3_ref.models.convnext import ConvNeXt
 from dinov3_ref.models.released import ARCHITECTURES, CONVNEXTS
 
-# Sizes of each family: None means "what the architecture says".
+# Sizes of each family: None means the architecture's own.
 VIT_SIZES = ("embed_dim", "depth", "num_heads")
 CONVNEXT_SIZES = ("depths", "dims")
-# The same of a ViT's other options; any other None is a value of its own.
+# All options of a ViT for which None means the architecture's own.
 ARCH_DECIDES = (*VIT_SIZES, "ffn_layer", "ffn_ratio")
-# Options of the student that say where its weights come from.
+# Options of the student that name the source of its weights.
 WEIGHTS = ("pretrained_weights", "resume_from_teacher_chkpt")
 
 
 def build_model(config: Any, *, device: torch.device | str | None = None) -> Backbone:
     """The freshly initialised student of `config`.
 
-    Of a ConvNeXt the configuration decides its sizes, `in_chans` and `patch_size`; officially `patch_size`
-    alone (docs/spec.md 1.4), and neither here nor there does it drop paths. Raises `ConfigError` for an
-    unknown
+    For a ConvNeXt the configuration sets sizes, `in_chans` and `patch_size`; in the official code only
+    `patch_size` (docs/spec.md 1.4). Drop path is off in both. Raises `ConfigError` for an unknown
     `student.arch`, and for sizes of the other family.
     """
     options = {name: value for name, value in dict(config.student).items() if name not in WEIGHTS}
@@ -60,7 +59,7 @@ def build_model_from_cfg(
 ) -> tuple[Any, ...]:
     """(student, teacher, embed_dim), both freshly initialised; (teacher, embed_dim) with `only_teacher`.
 
-    The teacher never drops paths (docs/spec.md 4.2).
+    The teacher has no drop path (docs/spec.md 4.2).
     """
     without_drop_path = copy.deepcopy(config)
     without_drop_path.student.drop_path_rate = 0.0
@@ -77,10 +76,10 @@ def build_model_for_eval(
 ) -> Backbone:
     """The model in eval mode, with the weights of a checkpoint in any layout (`checkpoints/`).
 
-    The checkpoint decides the architecture's details: a released file has storage tokens, LayerScale
-    and LayerNorm eps 1e-5 whether or not `config` mentions them, and dropping those is how features go
-    silently wrong (docs/spec.md 8.1). `config.student.arch` and `patch_size` are held against it.
-    With `pretrained_weights` None the weights are random. Raises `ArchMismatch` when they contradict,
+    The checkpoint decides the architecture's details, whether or not `config` mentions them: a released file
+    has storage tokens, LayerScale and LayerNorm eps 1e-5, and without them features are silently wrong
+    (docs/spec.md 8.1). Only `config.student.arch` and `patch_size` are checked against it. With
+    `pretrained_weights` None the weights are random. Raises `ArchMismatch` for a contradiction,
     `CheckpointError` for a bad file, `ConfigError` for `shard_unsharded_model`.
     """
     if shard_unsharded_model:

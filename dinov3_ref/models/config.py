@@ -1,9 +1,9 @@
-"""What makes one DINOv3 model differ from another (docs/spec.md 1.2-1.4): dataclasses, validated at birth.
+"""Architecture of a DINOv3 model as a dataclass, validated when created (docs/spec.md 1.2-1.4).
 
-A configuration speaks the constructor's own names: `DinoVisionTransformer(**config.kwargs())` builds a
-`ViTConfig`, `ConvNeXt(**config.kwargs())` a `ConvNeXtConfig`. Defaults are what every released model shares;
-the class defaults of `DinoVisionTransformer` are older and differ (no LayerScale, no storage tokens,
-LayerNorm eps 1e-6: docs/spec.md 0, facts 4 and 5).
+Fields are the constructor's arguments: `DinoVisionTransformer(**config.kwargs())` builds the model of a
+`ViTConfig`, `ConvNeXt(**config.kwargs())` that of a `ConvNeXtConfig`. Defaults are the values that all
+released models share. The class defaults of `DinoVisionTransformer` differ: no LayerScale, no storage tokens,
+LayerNorm eps 1e-6 (docs/spec.md 0, facts 4 and 5).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dinov3_ref.errors import ConfigError
 
 @dataclass(frozen=True)
 class ViTConfig:
-    """Architecture of one ViT. Raises `ConfigError` for a combination no model can have."""
+    """Architecture of a ViT. Raises `ConfigError` for an impossible combination."""
 
     embed_dim: int
     depth: int
@@ -28,7 +28,7 @@ class ViTConfig:
     ffn_bias: bool = True
     proj_bias: bool = True
     layerscale_init: float | None = 1e-5
-    norm_layer: str = "layernormbf16"  # LayerNorm with eps 1e-5: the name is historical
+    norm_layer: str = "layernormbf16"  # LayerNorm with eps 1e-5; the name is the official one
     n_storage_tokens: int = 4
     untie_cls_and_patch_norms: bool = False
     untie_global_and_local_cls_norm: bool = False
@@ -52,7 +52,7 @@ class ViTConfig:
         if self.embed_dim % (4 * self.num_heads):
             raise ConfigError(
                 f"embed_dim {self.embed_dim} with {self.num_heads} heads leaves head_dim "
-                f"{self.embed_dim / self.num_heads:g}; RoPE wants a multiple of 4"
+                f"{self.embed_dim / self.num_heads:g}; RoPE needs a multiple of 4"
             )
         if not 0.0 <= self.drop_path_rate < 1.0:
             raise ConfigError(f"drop_path_rate is {self.drop_path_rate}; wanted 0 <= rate < 1")
@@ -78,18 +78,18 @@ class ViTConfig:
 
 
 STAGES = 4
-STEM_STRIDE, DOWNSAMPLING = 4, 2  # of the first stage's convolution, and of each other's
+STEM_STRIDE, DOWNSAMPLING = 4, 2  # strides of the stem, and of the convolution before each other stage
 
 
 @dataclass(frozen=True)
 class ConvNeXtConfig:
-    """Architecture of one ConvNeXt. Raises `ConfigError` for a combination no model can have.
+    """Architecture of a ConvNeXt. Raises `ConfigError` for an impossible combination.
 
-    `patch_size` only resizes what `get_intermediate_layers` returns; no tensor depends on it.
+    `patch_size` only resizes the result of `get_intermediate_layers`; no tensor depends on it.
     """
 
-    depths: tuple[int, ...] = (3, 3, 9, 3)  # blocks a stage
-    dims: tuple[int, ...] = (96, 192, 384, 768)  # channels a stage
+    depths: tuple[int, ...] = (3, 3, 9, 3)  # blocks per stage
+    dims: tuple[int, ...] = (96, 192, 384, 768)  # channels per stage
     in_chans: int = 3
     drop_path_rate: float = 0.0
     layer_scale_init_value: float = 1e-6  # 0: no LayerScale
@@ -101,7 +101,9 @@ class ConvNeXtConfig:
         for name in ("depths", "dims"):
             value = getattr(self, name)
             if len(value) != STAGES or min(value) < 1:
-                raise ConfigError(f"{name} is {list(value)}; wanted {STAGES} positive integers, one a stage")
+                raise ConfigError(
+                    f"{name} is {list(value)}; wanted {STAGES} positive integers, one per stage"
+                )
         if self.in_chans < 1 or (self.patch_size is not None and self.patch_size < 1):
             raise ConfigError(
                 f"in_chans is {self.in_chans}, patch_size {self.patch_size}; wanted positive integers"
@@ -115,7 +117,7 @@ class ConvNeXtConfig:
 
     @property
     def depth(self) -> int:
-        """What `get_intermediate_layers` and `--layers` count: stages."""
+        """Number of stages, which `get_intermediate_layers` and `--layers` count."""
         return STAGES
 
     @property

@@ -1,12 +1,12 @@
-"""DINOv3's ConvNeXts.
+"""DINOv3 ConvNeXt.
 
 Source: Liu et al., arXiv:2201.03545; distilled as in arXiv:2508.10104; docs/spec.md 1.4, 2.19.
 
-Four stages of convolutional blocks, each behind a downsampling. There is no class token: the mean over the
-last stage's map stands in for it, and goes through the final norm together with the patches.
+Four stages of convolutional blocks, with downsampling before each. There is no class token: the mean of the
+last stage's map replaces it, and goes through the final norm together with the patches.
 
-Shapes: B batch, C channels of a stage, H W pixels, h w a stage's map (H/4, H/8, H/16, H/32), P = h*w of the
-last stage, D = dims[-1].
+Shapes: B batch, C channels of a stage, H W pixels, h w feature map of a stage (H/4, H/8, H/16, H/32), P = h*w
+of the last stage, D = dims[-1].
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ EPS = 1e-6
 
 
 class LayerNorm(nn.LayerNorm):
-    """LayerNorm over channels: of the last axis, or with "channels_first" of axis 1 of [B,C,h,w]."""
+    """LayerNorm over channels: the last axis of [...,C], or with "channels_first" axis 1 of [B,C,h,w]."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 class DropPath(nn.Module):
-    """Leaves whole samples of a residual branch out in training; what stays is scaled by 1/keep."""
+    """Drop whole images from a residual branch in training; scale the others by 1/keep (arXiv:1603.09382)."""
 
     def __init__(self, drop_prob: float) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class DropPath(nn.Module):
 
 
 class Block(nn.Module):
-    """x [B,C,h,w] -> x + gamma · pwconv2(GELU(pwconv1(norm(dwconv(x))))); behind dwconv it is [B,h,w,C]."""
+    """x [B,C,h,w] -> x + gamma · pwconv2(GELU(pwconv1(norm(dwconv(x))))); [B,h,w,C] from norm to gamma."""
 
     def __init__(self, dim: int, drop_path: float = 0.0, layer_scale_init_value: float = 1e-6) -> None:
         super().__init__()
@@ -88,8 +88,8 @@ class Block(nn.Module):
 class ConvNeXt(nn.Module):
     """DINOv3 ConvNeXt. Weights are initialised at construction, except on the meta device.
 
-    `patch_size`: resize the maps of `get_intermediate_layers` to H/patch_size x W/patch_size, as a ViT's are;
-    None leaves them as they come. Raises `ConfigError` for a combination no model can have.
+    `patch_size`: resize the maps of `get_intermediate_layers` to H/patch_size x W/patch_size, like a ViT's;
+    None does not resize them. Raises `ConfigError` for a combination no model can have.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class ConvNeXt(nn.Module):
         self.n_blocks = STAGES
         self.n_storage_tokens = 0
         self.patch_size = patch_size
-        self.input_pad_size = STEM_STRIDE  # what the official evaluation pads its inputs to
+        self.input_pad_size = STEM_STRIDE  # the official evaluation pads inputs to a multiple of it
         with torch.device(device) if device is not None else nullcontext():
             rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
             starts = accumulate(depths, initial=0)
@@ -126,7 +126,7 @@ class ConvNeXt(nn.Module):
                 for dim, depth, start in zip(dims, depths, starts, strict=False)
             )
             self.norm = nn.LayerNorm(dims[-1], eps=EPS)
-            # only the last stage was trained behind a norm; the same module twice, as in official files
+            # only the last stage was trained with a norm; `norm` is in two places, as in official files
             self.norms = nn.ModuleList([*(nn.Identity() for _ in range(STAGES - 1)), self.norm])
             self.head = nn.Identity()
         if self.norm.weight.device.type != "meta":
@@ -158,7 +158,7 @@ class ConvNeXt(nn.Module):
         return [x_BChw.permute(0, 2, 3, 1) for x_BChw in self.run_stages(x)]
 
     def norm_tokens(self, x_BCP: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
-        """A flattened map -> its mean [B,1,C] and its patches [B,P,C], through `norm` together."""
+        """A flattened map [B,C,P] -> its mean [B,1,C] and its patches [B,P,C], both normed by `norm`."""
         x_BPC = x_BCP.transpose(1, 2)
         normed = norm(torch.cat([x_BPC.mean(1, keepdim=True), x_BPC], dim=1))
         return normed[:, :1], normed[:, 1:]
@@ -166,9 +166,9 @@ class ConvNeXt(nn.Module):
     def forward_features_list(
         self, x_list: Sequence[Tensor], masks_list: Sequence[Tensor | None]
     ) -> list[Features]:
-        """One dict an image batch; the batches may differ in size. Masks are passed on and change nothing.
+        """One dict of features per image batch [B,C,H,W]; sizes may differ. Masks are returned and not used.
 
-        Raises ValueError when the two lists differ in length.
+        Raises ValueError if the two lists differ in length.
         """
         if len(x_list) != len(masks_list):
             raise ValueError(
@@ -190,10 +190,10 @@ class ConvNeXt(nn.Module):
     def forward_features(
         self, x: Tensor | Sequence[Tensor], masks: Tensor | Sequence[Tensor | None] | None = None
     ) -> Any:
-        """Tensor [B,C,H,W] -> one dict of features; a list -> a list of dicts, with a ViT's keys.
+        """Tensor [B,C,H,W] -> one dict of features; a list -> a list of dicts. Keys are those of a ViT.
 
-        `x_norm_clstoken` [B,D], `x_storage_tokens` [B,0,D], `x_norm_patchtokens` [B,P,D],
-        `x_prenorm` [B,P,D] (patches alone: the pooled token is in none of it), `masks` as given.
+        `x_norm_clstoken` [B,D], `x_storage_tokens` [B,0,D], `x_norm_patchtokens` [B,P,D], `x_prenorm` [B,P,D]
+        (patches only, without the pooled token), `masks` as given.
         """
         if isinstance(x, Tensor):
             return self.forward_features_list([x], [masks])[0]  # type: ignore[list-item]
@@ -210,8 +210,8 @@ class ConvNeXt(nn.Module):
         """Outputs of the last `n` stages, or of the stages with the given indices, in ascending order.
 
         Each entry is patches [B,hw,C] ([B,C,h,w] with `reshape`), or (patches, pooled [B,C]). Stages differ
-        in C and, without `patch_size`, in h and w; `norm` touches the last one alone. Raises ValueError for a
-        stage that does not exist.
+        in C and, without `patch_size`, in h and w; only the last one is normed. Raises ValueError for a stage
+        that does not exist.
         """
         results: list[Any] = []
         maps = self.run_stages(x)
@@ -234,7 +234,7 @@ class ConvNeXt(nn.Module):
         return wanted
 
     def forward(self, *args: Any, is_training: bool = False, **kwargs: Any) -> Any:
-        """All features with `is_training`, else head(pooled) [B,D]; a list gives a list."""
+        """All features with `is_training`, else head(pooled) [B,D]; a list of batches gives a list."""
         features = self.forward_features(*args, **kwargs)
         if is_training:
             return features
@@ -258,7 +258,7 @@ def _downsampler(before: int, dim: int) -> nn.Module:
 
 
 def _constructor(name: str) -> Callable[..., ConvNeXt]:
-    """A `convnext_*` function: fixes the dimensions, leaves the rest at the class default."""
+    """A `convnext_*` function: sets the dimensions, leaves the rest at the class defaults."""
     shape = {"depths": CONVNEXTS[name].depths, "dims": CONVNEXTS[name].dims}
 
     def build(**kwargs: Any) -> ConvNeXt:

@@ -1,10 +1,10 @@
-"""Every architecture and every released DINOv3 backbone, as one literal table.
+"""Tables of all architectures and all released DINOv3 backbones.
 
 Source: docs/spec.md 1.1, 1.3, 1.4, 3.4.
 
-`ARCHITECTURES` is what `--arch` accepts. A released checkpoint is a row of `RELEASED`; its hub name, its
-Hugging Face repository and its timm name all find it (`find_released`). Parameter and entry counts are
-docs/spec.md 1.3's and 1.4's and are held by `tests/dinov3_ref/models/test_released.py`.
+`ARCHITECTURES` lists what `--arch` accepts. `RELEASED` has one row per released checkpoint; `find_released`
+finds it by its torch.hub, Hugging Face or timm name. Parameter and entry counts are from docs/spec.md 1.3 and
+1.4, and `tests/dinov3_ref/models/test_released.py` checks them.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ ARCHITECTURES: dict[str, ModelConfig] = {**VITS, **CONVNEXTS}
 
 @dataclass(frozen=True)
 class ReleasedModel:
-    """One released checkpoint: where it lives and what is in it."""
+    """One released checkpoint: its names, and what it contains."""
 
-    name: str  # torch.hub entry of the official repository; "_sat" tells the two ViT-L and 7B files apart
+    name: str  # torch.hub entry of the official repository; "_sat" marks the satellite files of ViT-L and 7B
     arch: str  # key of ARCHITECTURES
     dataset: str  # lvd1689m | sat493m: decides the input mean and std (docs/spec.md 6)
     config: ModelConfig
     params: int
     entries: int  # tensors in the official state dict
     file_stem: str  # official file name without ".pth"; its last 8 hex digits begin the file's SHA-256
-    hf_repo: str | None  # gated: needs an accepted licence and a token
-    timm_name: str | None  # mirror without a gate: huggingface.co/timm/<timm_name>
+    hf_repo: str | None  # gated: needs a token and an accepted licence
+    timm_name: str | None  # mirror, not gated: huggingface.co/timm/<timm_name>
 
     @property
     def hash_prefix(self) -> str:
@@ -122,7 +122,7 @@ def get_architecture(arch: str) -> ModelConfig:
 def find_released(name: str, dataset: str | None = None) -> ReleasedModel | None:
     """The released checkpoint behind an `--arch`, torch.hub, Hugging Face or timm name, or None.
 
-    An `--arch` name with two files (ViT-L, 7B) means the LVD-1689M one unless `dataset` says otherwise.
+    For an `--arch` with two files (ViT-L, 7B), `dataset` chooses; the default is LVD-1689M.
     """
     for row in RELEASED:
         exact = name in (row.name, row.hf_repo, row.timm_name, row.file_stem)

@@ -1,7 +1,7 @@
 """The DINOv3 vision transformer (arXiv:2508.10104; docs/spec.md 1.2, 2.13-2.17).
 
-Shapes: B batch, C channels, H W pixels, h w patch grid, P = h*w patches, R storage tokens, E tokens of a
-user's own, D embed_dim. Token order is fixed: CLS, storage, own, patches.
+Shapes: B batch, C channels, H W pixels, h w patch grid, P = h*w patches, R storage tokens, E extra tokens of
+a user's subclass, D embed_dim. Token order: CLS, storage, extra, patches.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dinov3_ref.models.released import ARCHITECTURES
 
 Features = dict[str, Tensor]
 
-# Registries a user may extend (S38): a name here is a name for the constructor.
+# Registries of names for the constructor; users may add to them (docs/development/seed.md S38).
 ffn_layer_dict: dict[str, Callable[..., nn.Module]] = {
     "mlp": Mlp,
     "swiglu": SwiGLUFFN,
@@ -43,7 +43,7 @@ norm_layer_dict: dict[str, Callable[[int], nn.Module]] = {
     "rmsnorm": RMSNorm,
 }
 dtype_dict: dict[str, torch.dtype] = {
-    "fp64": torch.float64,  # for judging the others
+    "fp64": torch.float64,  # for measuring the error of the others
     "fp32": torch.float32,
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
@@ -57,14 +57,14 @@ def _lookup(registry: dict[str, Any], name: str, option: str) -> Any:
 
 
 class DinoVisionTransformer(nn.Module):
-    """DINOv3 ViT. Defaults are the official class's; released models differ (`models/released.py`).
+    """DINOv3 ViT. Defaults are those of the official class; released models differ (`models/released.py`).
 
     Weights are initialised at construction, except on the meta device. Raises `ConfigError` for an
-    unregistered layer name and ValueError for dimensions that RoPE cannot serve.
+    unregistered layer name and ValueError for dimensions that RoPE does not support.
 
-    A subclass may add tokens of its own before the patches in `prepare_tokens_with_masks` (S40): whatever
-    lies beyond CLS and the storage tokens is counted from the grid and kept apart from the patches. It may
-    put anything into `rope_embed` (S39): None, or a module that adds positions to the patches.
+    A subclass may insert extra tokens before the patches in `prepare_tokens_with_masks`
+    (docs/development/seed.md S40); they are found by their position and kept apart from the patches.
+    `rope_embed` may also be None or a module that adds positions to the patches (S39).
     """
 
     def __init__(
@@ -154,10 +154,7 @@ class DinoVisionTransformer(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Initialise every parameter; a `rope_embed` that is not RoPE is left alone (S39).
-
-        Source: docs/spec.md 2.17.
-        """
+        """Initialise every parameter (docs/spec.md 2.17), but not a `rope_embed` that is not RoPE."""
         if isinstance(self.rope_embed, RopePositionEmbedding):
             self.rope_embed.reset_parameters()
         nn.init.normal_(self.cls_token, std=0.02)
@@ -170,11 +167,11 @@ class DinoVisionTransformer(nn.Module):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> _IncompatibleKeys:
-        """As torch's, but never silently another model (docs/spec.md 8.1).
+        """As torch's, but a mismatch is never silent (docs/spec.md 8.1).
 
-        A whole state dict of this width and depth whose details differ (a released file in a model of
-        class defaults) brings its storage tokens, LayerScale, masked k bias and LayerNorm eps along, with
-        a `CheckpointWarning`. With `strict=False` another one says what was missing and left over.
+        If a complete state dict of this width and depth has more parts than the model (a released file in a
+        model with class defaults), the model gets its storage tokens, LayerScale, masked k bias and LayerNorm
+        eps, with a `CheckpointWarning`. With `strict=False`, a warning lists missing and unexpected tensors.
         """
         adopt_details(self, state_dict)
         result = super().load_state_dict(state_dict, strict=strict, assign=assign)
@@ -188,7 +185,7 @@ class DinoVisionTransformer(nn.Module):
     ) -> tuple[Tensor, tuple[int, int]]:
         """Image [B,C,H,W], bool masks [B,P] or None -> tokens [B,1+R+P,D] and the grid (h, w).
 
-        A subclass may insert tokens of its own before the patches; RoPE and every output leave them out.
+        A subclass may insert extra tokens before the patches; RoPE does not rotate them.
         """
         x_BhwD = self.patch_embed(x)
         B, h, w, _ = x_BhwD.shape
@@ -197,7 +194,7 @@ class DinoVisionTransformer(nn.Module):
         if masks is not None:
             x_BPD = torch.where(masks.unsqueeze(-1), self.mask_token.to(x_BPD.dtype).unsqueeze(0), x_BPD)
         elif self.training:
-            # Distributed training wants every parameter in the graph of every step; adds exactly zero.
+            # Distributed training needs every parameter in the graph of every step; this adds exactly zero.
             cls_token = cls_token + 0 * self.mask_token
         if self.rope_embed is not None and not makes_rope_table(self.rope_embed):
             x_BPD = add_positions(self.rope_embed, x_BPD)
@@ -214,10 +211,10 @@ class DinoVisionTransformer(nn.Module):
     def run_blocks(
         self, x_list: list[Tensor], grids: Sequence[tuple[int, int]], last: int | None = None
     ) -> Iterator[list[Tensor]]:
-        """Yield the token lists after each block up to index `last`.
+        """Yield the tokens [B_i,N_i,D] of all entries after each block, up to block `last`.
 
-        In training every block draws its own RoPE augmentation (docs/spec.md 0, fact 7); otherwise the table
-        is the same for all blocks and made once.
+        In training every block draws its own RoPE augmentation (docs/spec.md 0, fact 7); otherwise all blocks
+        share one table.
         """
         ropes = [self._rope_table(h, w) for h, w in grids]
         for index, block in enumerate(self.blocks):
@@ -231,9 +228,9 @@ class DinoVisionTransformer(nn.Module):
     def forward_features_list(
         self, x_list: Sequence[Tensor], masks_list: Sequence[Tensor | None]
     ) -> list[Features]:
-        """One dict an image batch; the batches may differ in size. Entry 1 is the local crops in training.
+        """One dict of features per image batch [B,C,H,W]; in training, entry 1 is the local crops.
 
-        Raises ValueError when the two lists differ in length.
+        Raises ValueError if the two lists differ in length.
         """
         if len(x_list) != len(masks_list):
             raise ValueError(
@@ -249,7 +246,7 @@ class DinoVisionTransformer(nn.Module):
         ]
 
     def norm_tokens(self, x: Tensor, patches: int, is_local: bool = False) -> tuple[Tensor, Tensor]:
-        """Final norms of tokens with P `patches`: prefix [B,1+R+E,D], patches [B,P,D] (docs/spec.md 2.14)."""
+        """Final norms: x [B,1+R+E+P,D] -> prefix [B,1+R+E,D], patches [B,P,D] (docs/spec.md 2.14)."""
         prefix = x.shape[1] - patches
         cls_norm = self.norm
         if self.local_cls_norm is not None and is_local:
@@ -277,10 +274,10 @@ class DinoVisionTransformer(nn.Module):
     def forward_features(
         self, x: Tensor | Sequence[Tensor], masks: Tensor | Sequence[Tensor | None] | None = None
     ) -> Any:
-        """Tensor [B,C,H,W] -> one dict of features; a list -> a list of dicts (S19, S20).
+        """Tensor [B,C,H,W] -> one dict of features; a list -> a list of dicts.
 
-        `x_norm_clstoken` [B,D], `x_storage_tokens` [B,R,D], `x_norm_patchtokens` [B,P,D],
-        `x_prenorm` [B,1+R+P,D], `masks` as given; `x_extra_tokens` [B,E,D] where a subclass adds some (S40).
+        `x_norm_clstoken` [B,D], `x_storage_tokens` [B,R,D], `x_norm_patchtokens` [B,P,D], `x_prenorm`
+        [B,1+R+E+P,D], `masks` as given; `x_extra_tokens` [B,E,D] if a subclass adds any (S40).
         """
         if isinstance(x, Tensor):
             return self.forward_features_list([x], [masks])[0]  # type: ignore[list-item]
@@ -296,10 +293,11 @@ class DinoVisionTransformer(nn.Module):
         return_extra_tokens: bool = False,
         norm: bool = True,
     ) -> tuple[Any, ...]:
-        """Outputs of the last `n` blocks, or of the blocks with the given indices, in ascending order (S21).
+        """Outputs of the last `n` blocks, or of the blocks with the given indices, in ascending order.
 
-        Each entry is patches [B,P,D] ([B,D,h,w] with `reshape`), or a tuple (patches, cls [B,D], storage and
-        own tokens [B,R+E,D]) of what was asked for. Raises ValueError for a block that does not exist.
+        Each entry is patches [B,P,D] ([B,D,h,w] with `reshape`), or a tuple of patches and what was asked
+        for: cls [B,D], storage and extra tokens [B,R+E,D] (docs/development/seed.md S21). Raises ValueError
+        for a block that does not exist.
         """
         wanted = self._block_indices(n)
         tokens, (h, w) = self.prepare_tokens_with_masks(x)
@@ -328,7 +326,7 @@ class DinoVisionTransformer(nn.Module):
         return wanted
 
     def forward(self, *args: Any, is_training: bool = False, **kwargs: Any) -> Any:
-        """All features with `is_training`, else head(CLS) [B,D]; a list gives a list (S22)."""
+        """All features with `is_training`, else head(CLS) [B,D]; a list of batches gives a list."""
         features = self.forward_features(*args, **kwargs)
         if is_training:
             return features
@@ -349,7 +347,7 @@ def _init_module(module: nn.Module) -> None:
 
 
 def _constructor(name: str, **fixed: Any) -> Callable[..., DinoVisionTransformer]:
-    """A `vit_*` function: fixes the dimensions, leaves every flag at the class default (docs/spec.md 1.1)."""
+    """A `vit_*` function: sets the dimensions, leaves the rest at the class defaults (docs/spec.md 1.1)."""
     dims = ("embed_dim", "depth", "num_heads", "ffn_ratio")
     shape = {dim: getattr(ARCHITECTURES[name], dim) for dim in dims} | fixed
 

@@ -1,4 +1,4 @@
-"""How large the values inside a model get, and which precisions can hold them.
+"""Measure how large the values inside a model get, and predict which precisions can hold them.
 
 ranges = measure_ranges(model, batches)
 for prediction in predict(ranges):

@@ -1,7 +1,8 @@
-"""Watch a ConvNeXt: the hooks on its stem, its blocks, its downsampling and its end.
+"""Forward hooks that record the ranges of a ConvNeXt: stem, downsampling, blocks and final norm.
 
-All its tokens are patches. A convolution counts among the linear layers, for that is what recipes make of it.
-Shapes: B images, C channels, h w a map.
+All tokens are patches. Convolutions count as linear layers, because precision recipes treat them alike.
+
+Shapes: B images, C channels, h w feature map.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class ConvNeXtWatch:
         yield on_output(norm, partial(self.stem.see, "stem norm output", "norm"))
 
     def _attach_downsampler(self, stage: int) -> Iterator[Handle]:
-        """Its sites stand before those of the first block behind it."""
+        """Its sites come before those of the stage's first block."""
         sites, path = self.between[f"stages.{stage}.0"], f"downsample_layers.{stage}.1"
         norm, conv = self.model.downsample_layers[stage].children()
         yield on_output(norm, partial(sites.see, f"downsample_layers.{stage}.0 output", "norm"))
@@ -62,7 +63,7 @@ class ConvNeXtWatch:
 
 
 class _BlockWatch:
-    """The hooks on one block, and what they saw. Of a user's own block, the parts that are ours are seen."""
+    """The hooks on one block and their records. In a user's own block, only known parts are recorded."""
 
     def __init__(self, index: int, path: str, block: nn.Module) -> None:
         self.index, self.path, self.block = index, path, block

@@ -1,7 +1,7 @@
-"""Run the reference over images and record how large its values get.
+"""Run the reference model over images and record how large its values get.
 
-Forward hooks alone: the model is not changed, and whatever layers a user has put into it are recorded too.
-Attention's logits never leave the fused kernel, so they are computed once more from q and k.
+Uses only forward hooks: the model is not changed, and a user's own layers are recorded too. Attention's
+logits never leave the fused kernel, so they are computed again from q and k.
 
 Shapes: B images, H W pixels, N tokens, D embed_dim, h heads, d head_dim.
 """
@@ -24,20 +24,19 @@ from dinov3_ref.ranges.ranges import BlockRanges, Ranges
 from dinov3_ref.ranges.running import ChannelMaxima, ResidualSeen, largest
 from dinov3_ref.ranges.watching import Handle, Sites, gains_of, on_input, on_output
 
-QUERY_ROWS = 1024  # of one head, whose logits are held at a time
+QUERIES_AT_A_TIME = 1024  # per head, to bound the memory for logits
 
 
 def measure_ranges(model: Backbone, batches: Iterable[Tensor]) -> Ranges:
     """Largest magnitudes at every site of `model`, over normalised images [B,3,H,W] of any sizes.
 
-    Runs in eval mode and without gradients, and leaves the model as it was. Layers of a user's own are
-    recorded as far as they consist of `nn.Linear` and the block's usual parts (`norm1`, `ls1` ...).
-    Raises ValueError for a model that computes in less than fp32, whose numbers would be rounded already,
-    and when there is no batch.
+    Runs in eval mode without gradients, and restores the model's mode. In a user's own layers, `nn.Linear`
+    and the usual parts of a block (`norm1`, `ls1`, …) are recorded. Raises ValueError for a model in less
+    than fp32, whose values would be rounded already, and if there is no batch.
     """
     dtype = model.norm.weight.dtype
     if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"the model computes in {dtype}; ranges want the fp32 reference: model.float()")
+        raise ValueError(f"the model computes in {dtype}; ranges need the fp32 reference: model.float()")
     watch = ConvNeXtWatch(model) if isinstance(model, ConvNeXt) else _Watch(model)
     images = 0
     sizes: dict[tuple[int, int], None] = {}  # an ordered set
@@ -89,7 +88,7 @@ class _Watch:
 
 
 class _BlockWatch:
-    """The hooks on one block, and what they saw."""
+    """The hooks on one block and their records."""
 
     def __init__(self, index: int, block: nn.Module, storage_tokens: int) -> None:
         self.index = index
@@ -102,7 +101,10 @@ class _BlockWatch:
         self._rope: Any = None
 
     def attach(self) -> list[Handle]:
-        """Hook every part; hooks on one module run in the order they are made, so values come before uses."""
+        """Hook every part.
+
+        Hooks on a module run in the order of registration, so sites are in order of use.
+        """
         handles = [on_output(self.block, self._see_residual)]
         for name, module in self.block.named_modules():
             if name == "norm2":
@@ -158,7 +160,7 @@ class _BlockWatch:
             sites=self.sites.result(),
         )
 
-    # ---- what the hooks do --------------------------------------------------------------------
+    # ---- hooks --------------------------------------------------------------------------------
 
     def _see_residual(self, x_BND: Tensor) -> None:
         self.sites.see("residual", "residual", x_BND)
@@ -172,7 +174,7 @@ class _BlockWatch:
         self._rope = kwargs.get("rope", args[2] if len(args) > 2 else None)
 
     def _see_attention(self, attn: SelfAttention, qkv: Tensor) -> None:
-        """qkv [B,N,3D], as projected -> the sites of attention's core."""
+        """Record the values inside attention from the projected qkv [B,N,3D]."""
         parts = qkv.chunk(3, dim=-1)
         for name, part in zip("qkv", parts, strict=True):
             self.sites.see(f"attn.{name} output", "linear_out", part)
@@ -189,6 +191,6 @@ class _BlockWatch:
 
 
 def _largest_product(q_BhNd: Tensor, k_BhNd: Tensor) -> float:
-    """Largest |q·k|, without ever holding all logits of a large picture."""
+    """Largest |q·k|, without holding all logits of a large image in memory."""
     heads = zip(q_BhNd.flatten(0, 1), k_BhNd.flatten(0, 1), strict=True)
-    return max(largest(rows @ k_Nd.T) for q_Nd, k_Nd in heads for rows in q_Nd.split(QUERY_ROWS))
+    return max(largest(rows @ k_Nd.T) for q_Nd, k_Nd in heads for rows in q_Nd.split(QUERIES_AT_A_TIME))

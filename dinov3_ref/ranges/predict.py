@@ -1,10 +1,10 @@
-"""Which precisions can hold a model's values: one literal table against its measured ranges.
+"""Predict which precisions can hold a model's values, from its measured ranges and a table of precisions.
 
-Overflow is the question for floating-point types; int8 cannot overflow, it starves: one step for a whole
-tensor is set by the largest channel, and the others get what is left of 127 levels.
+Floating-point types can overflow. int8 cannot; it loses resolution: the largest channel sets one step for the
+whole tensor, and other channels use only part of the 127 levels.
 
-What is predicted is what the images showed. Other images may go further, so a verdict says how far it is
-to the limit.
+Predictions hold for the measured images. Other images may reach larger values, so a verdict also states the
+distance to the limit.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ BF16_LARGEST = 3.3895313892515355e38  # (2 - 2^-7) * 2^127
 FP32_LARGEST = 3.4028234663852886e38  # (2 - 2^-23) * 2^127
 
 INT8_LEVELS = 127  # of one sign
-# What per-tensor int8 must leave the median channel for CLS cosines of 0.99. Measured by rounding the inputs
-# of all linear layers: 0.995 at 7 levels, 0.96 at 1.8 (tests/dinov3_ref/ranges/test_predict.py).
+# Levels that the median channel needs under per-tensor int8 for a CLS cosine of 0.99. Measured by rounding
+# the inputs of all linear layers: 0.995 at 7 levels, 0.96 at 1.8 (tests/dinov3_ref/ranges/test_predict.py).
 INT8_LEVELS_WANTED = 4.0
 
-# A safe verdict says where its largest value is when less than this factor separates it from the limit.
+# A safe verdict names the site of the largest value if the limit is less than this factor away.
 NAMED_BELOW = 16.0
 
 _ALL = frozenset(ROLES)
@@ -34,18 +34,18 @@ _CORE = frozenset({"scaled_query", "key", "value", "scaled_logits", "attended"})
 
 @dataclass(frozen=True)
 class Precision:
-    """Which roles are held in the narrow type; the others are fp32."""
+    """Which roles are stored in the low-precision type; all others are fp32."""
 
     about: str
-    largest: float = FP32_LARGEST  # finite value of the narrow type
-    narrow: frozenset[str] = _ALL
-    scaled: frozenset[str] = frozenset()  # of these: brought into range by powers of two where needed
-    headroom: float = 1.0  # `scaled` roles are scaled from largest / headroom on
+    largest: float = FP32_LARGEST  # largest finite value of the low-precision type
+    low_precision: frozenset[str] = _ALL
+    scaled: frozenset[str] = frozenset()  # those of them that are scaled by powers of two where needed
+    headroom: float = 1.0  # `scaled` roles are scaled if they exceed largest / headroom
     per_tensor_int8: bool = False
 
     def limit(self, role: str) -> float:
         """The largest magnitude that a value of `role` may have."""
-        return self.largest if role in self.narrow - self.scaled else FP32_LARGEST
+        return self.largest if role in self.low_precision - self.scaled else FP32_LARGEST
 
 
 PRECISIONS: dict[str, Precision] = {
@@ -71,23 +71,23 @@ PRECISIONS: dict[str, Precision] = {
     "int8": Precision("the int8 recipe: attention in fp16, linear layers calibrated", FP16_LARGEST, _CORE),
     "fp8": Precision("the fp8 recipe: attention in fp16, linear layers calibrated", FP16_LARGEST, _CORE),
     "plain int8": Precision(
-        "per-tensor static activations, without smoothing", narrow=frozenset(), per_tensor_int8=True
+        "per-tensor static activations, without smoothing", low_precision=frozenset(), per_tensor_int8=True
     ),
 }
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one precision makes of a model.
+    """Prediction for one precision.
 
-    `site`: where it overflows first in order of computation, else the narrow value nearest to the limit (None
-    where all of them are scaled); for int8 the value whose channels are most uneven. `value` is what was
-    measured there, `limit` what fits: magnitudes, or for int8 ratios of the largest channel to the median
-    one. `scaled` names the linear layers that the recipe brings into range, the largest first.
+    `site`: the first overflow in order of computation, else the low-precision value nearest to the limit
+    (None if all are scaled); for int8 the value with the most uneven channels. `value` is what was measured
+    there and `limit` what fits: magnitudes, or for int8 the ratio of the largest channel to the median one.
+    `scaled` names the linear layers that the recipe scales, the largest first.
     """
 
     recipe: str
-    about: str  # what the recipe makes narrow
+    about: str  # what runs in low precision
     safe: bool
     site: str | None
     value: float
@@ -104,7 +104,7 @@ class Prediction:
 def predict(ranges: Ranges) -> tuple[Prediction, ...]:
     """One prediction for each of PRECISIONS, in its order."""
     return tuple(
-        _starvation(name, precision, ranges)
+        _lost_resolution(name, precision, ranges)
         if precision.per_tensor_int8
         else _overflow(name, precision, ranges)
         for name, precision in PRECISIONS.items()
@@ -127,18 +127,18 @@ def _overflow(name: str, precision: Precision, ranges: Ranges) -> Prediction:
 
 
 def _reassurances(limit: float, nearest: Site | None, scaled: tuple[str, ...]) -> Iterator[str]:
-    if nearest is None:  # a ConvNeXt: without attention, whatever is narrow can be scaled
-        yield "every narrow value is scaled where it has to be"
+    if nearest is None:  # a ConvNeXt has no attention, so all low-precision values can be scaled
+        yield "every low-precision value is scaled where needed"
     else:
         room = limit / nearest.largest if nearest.largest else math.inf
         where = f" at {nearest.name}" if room < NAMED_BELOW else ""
-        yield f"{short(room)}x to spare{where}" if room < 1e6 else "far from its end"
+        yield f"{short(room)}x to spare{where}" if room < 1e6 else "far from the limit"
     if scaled:
         yield f"scales {scaled[0] if len(scaled) == 1 else f'{len(scaled)} layers'}"
 
 
 def _scaled(precision: Precision, ranges: Ranges) -> tuple[str, ...]:
-    """Linear layers whose input or output comes near the end of the narrow type, the largest first."""
+    """Linear layers whose input or output comes near the limit of the type, the largest first."""
     limit = precision.largest / precision.headroom
     found: dict[str, float] = {}
     for site in ranges.sites:
@@ -148,8 +148,8 @@ def _scaled(precision: Precision, ranges: Ranges) -> tuple[str, ...]:
     return tuple(sorted(found, key=found.__getitem__, reverse=True))
 
 
-def _starvation(name: str, precision: Precision, ranges: Ranges) -> Prediction:
-    """Per-tensor int8, by the value of linear layers that leaves its median channel the fewest levels."""
+def _lost_resolution(name: str, precision: Precision, ranges: Ranges) -> Prediction:
+    """Per-tensor int8: judged by the input of a linear layer whose median channel gets the fewest levels."""
     spreads = {f"{b.name}.{key}": spread for b in ranges.blocks for key, spread in b.spreads.items()}
     limit = INT8_LEVELS / INT8_LEVELS_WANTED
     if not spreads:

@@ -1,8 +1,8 @@
-"""What `measure_ranges` finds: the largest magnitudes inside a model, block by block.
+"""Results of `measure_ranges`: the largest magnitudes inside a model, block by block.
 
-A site is one value on the way through the network: a residual stream, a norm's output, what a linear layer
-takes in and puts out, an attention logit. Its role is what a precision recipe chooses a type by.
-All numbers are magnitudes over all images, unless said otherwise.
+A site is one value in the network: the residual stream, a norm's output, the input or output of a linear
+layer, an attention logit. Its role decides its type in a precision recipe. All numbers are magnitudes over
+all images unless stated otherwise.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 FP16_LARGEST = 65504.0  # IEEE 754 binary16: (2 - 2^-10) * 2^15
 TOKEN_KINDS = ("cls", "storage", "patch")
 
-# role -> what it is. `predict.py` says which of them each recipe makes narrow.
+# role -> what it is. `predict.py` lists the low-precision roles of each recipe.
 ROLES: dict[str, str] = {
     "embedding": "patch embedding",
     "residual": "residual stream, after either branch of a block",
@@ -27,16 +27,16 @@ ROLES: dict[str, str] = {
     "key": "k after RoPE",
     "value": "v, bias included",
     "logits": "q·k, before scaling",
-    "scaled_logits": "q·k times head_dim^-0.5, what softmax takes",
-    "attended": "softmax(logits)·v, what the output projection takes",
+    "scaled_logits": "q·k times head_dim^-0.5, the input of softmax",
+    "attended": "softmax(logits)·v, the input of the output projection",
     "branch": "a branch after LayerScale, as it is added to the stream",
-    "hidden": "the feed-forward layer's activation, what its last linear layer takes",
+    "hidden": "the feed-forward layer's activation, the input of its last linear layer",
 }
 
 
 @dataclass(frozen=True)
 class Site:
-    """One value of the network and its largest magnitude (infinite where it was not finite)."""
+    """One value of the network and its largest magnitude (infinite if any value was not finite)."""
 
     name: str  # "blocks.3.mlp.fc2 output"
     role: str  # key of ROLES
@@ -45,10 +45,10 @@ class Site:
 
 @dataclass(frozen=True)
 class Spread:
-    """How unevenly a value's channels use its range; per-tensor int8 has one step for all of them.
+    """How uneven the channels of a value are; per-tensor int8 has one step for all of them.
 
-    Each channel counts by its largest magnitude over tokens and images. `ratio` is the largest channel's
-    over the median channel's, infinite where more than half of the channels are always zero.
+    Each channel counts with its largest magnitude over tokens and images. `ratio` is the largest channel over
+    the median channel, infinite if more than half of the channels are always zero.
     """
 
     ratio: float
@@ -59,7 +59,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Gains:
-    """LayerScale's gains by magnitude, over the channels."""
+    """Magnitudes of LayerScale's gains over the channels."""
 
     smallest: float
     median: float
@@ -84,7 +84,7 @@ class ResidualRange:
 
 @dataclass(frozen=True)
 class BlockRanges:
-    """One block of a ViT or a ConvNeXt. What its layers do not have is None or absent.
+    """One block of a ViT or a ConvNeXt. Values that its layers do not have are None or absent.
 
     `logits` and `scaled_logits`: q·k before and after the scale; None where attention is not `SelfAttention`.
     `hidden`: input of the feed-forward layer's last linear layer. `linear_out`: the largest output of any

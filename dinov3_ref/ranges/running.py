@@ -1,4 +1,4 @@
-"""Statistics that grow batch by batch and never hold more than one batch.
+"""Running statistics over batches that keep no batch in memory.
 
 Shapes: B images, N tokens (CLS, storage, patches), C channels.
 """
@@ -17,7 +17,7 @@ _BINS = 1 << 15
 
 
 def largest(x: Tensor) -> float:
-    """Largest magnitude of any tensor; infinite where a value is NaN."""
+    """Largest magnitude of a tensor of any shape; infinite if a value is NaN."""
     low, high = x.detach().aminmax()
     value = float(torch.maximum(-low, high))
     return math.inf if math.isnan(value) else value
@@ -39,16 +39,16 @@ class ChannelMaxima:
         channel = int(self.maxima_C.argmax())
         top, median = float(self.maxima_C[channel]), float(self.maxima_C.median())
         if not top:
-            return Spread(1.0, channel, top, median)  # all zeros are even
+            return Spread(1.0, channel, top, median)  # all zeros count as even
         ratio = top / median if median and math.isfinite(top) else math.inf
         return Spread(ratio, channel, top, median)
 
 
 class ResidualSeen:
-    """The residual stream after one block: maximum, percentile, and who carries what fp16 cannot hold."""
+    """The residual stream after one block: maximum, percentile, and the tokens past fp16's limit."""
 
     def __init__(self, storage_tokens: int | None) -> None:
-        """`storage_tokens` behind CLS; None: all tokens are patches."""
+        """`storage_tokens`: their number after CLS; None if all tokens are patches."""
         cls, prefix = (0, 0) if storage_tokens is None else (1, 1 + storage_tokens)
         self.cuts = {"cls": slice(0, cls), "storage": slice(cls, prefix), "patch": slice(prefix, None)}
         self.counts = torch.zeros(_BINS, dtype=torch.int64)
@@ -83,7 +83,7 @@ class ResidualSeen:
         )
 
     def _percentile(self, share: float) -> float:
-        """The middle of the bin below which `share` of all values lie."""
+        """The middle of the histogram bin that holds the `share` quantile of all values."""
         wanted = math.ceil(share * int(self.counts.sum()))
         bin_ = int(torch.searchsorted(self.counts.cumsum(0), wanted))
         return float(torch.tensor(bin_ << 16 | 1 << 15, dtype=torch.int32).view(torch.float32))

@@ -1,4 +1,4 @@
-"""What watches are made of: sites that grow as hooks see tensors, and hooks that take lists as well."""
+"""Building blocks for recording: collected sites, and hooks that accept tensors and lists of tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Handle = torch.utils.hooks.RemovableHandle
 
 
 class Sites:
-    """Sites of one part of the network, in the order in which they are first seen."""
+    """Sites of one part of the network, in the order of first use."""
 
     def __init__(self, prefix: str = "") -> None:
         self.prefix = prefix
@@ -39,7 +39,7 @@ def gains_of(gamma: Tensor) -> Gains:
 
 
 def on_output(module: nn.Module, see: Callable[[Tensor], None]) -> Handle:
-    """Show every output of a module."""
+    """Call `see` with every output tensor of a module."""
 
     def hook(module: nn.Module, inputs: Any, output: Any) -> None:
         for tensor in _tensors(output):
@@ -49,7 +49,7 @@ def on_output(module: nn.Module, see: Callable[[Tensor], None]) -> Handle:
 
 
 def on_input(module: nn.Module, see: Callable[[Tensor], None]) -> Handle:
-    """Show every first input of a module."""
+    """Call `see` with every tensor of a module's first input."""
 
     def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         for tensor in _tensors(inputs[0]):
@@ -59,5 +59,5 @@ def on_input(module: nn.Module, see: Callable[[Tensor], None]) -> Handle:
 
 
 def _tensors(value: Any) -> Iterable[Tensor]:
-    """Blocks take and give lists of batches, other layers tensors."""
+    """Blocks take and return lists of batches, other layers tensors."""
     return [value] if isinstance(value, Tensor) else value

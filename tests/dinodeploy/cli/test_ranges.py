@@ -41,7 +41,7 @@ def test_the_table_says_what_overflows(hard_file: Path, photos: Path, run: Comma
     verdicts = {line[:16].strip(): line[16:] for line in lines}
     assert verdicts["plain fp16 cast"].startswith("overflows first at blocks.0.mlp.fc2 output (")
     assert verdicts["fp16"].endswith("x to spare, scales blocks.0.mlp.fc2")
-    assert verdicts["bf16"] == "safe: far from its end"
+    assert verdicts["bf16"] == "safe: far from the limit"
     assert verdicts["plain int8"].startswith("starves at blocks.")
     assert "note: " in ran.err
 

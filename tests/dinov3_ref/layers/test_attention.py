@@ -137,7 +137,7 @@ def test_mask_is_cast_to_the_bias_and_may_be_absent() -> None:
     bare = LinearKMaskedBias(4, 6, bias=False)
     assert list(bare.state_dict()) == ["weight"]
     assert bare.effective_bias() is None
-    with pytest.raises(ValueError, match="out_features 8 is no multiple of 3"):
+    with pytest.raises(ValueError, match="out_features 8 is not a multiple of 3"):
         LinearKMaskedBias(4, 8)
 
 

@@ -218,7 +218,7 @@ def test_exactly_one_kind_of_periods(options: dict[str, Any]) -> None:
 
 
 def test_impossible_dimensions_and_names() -> None:
-    with pytest.raises(ValueError, match="embed_dim 66 is no multiple of 4 x 3 heads"):
+    with pytest.raises(ValueError, match="embed_dim 66 is not a multiple of 4 x 3 heads"):
         RopePositionEmbedding(66, num_heads=3)
     with pytest.raises(ValueError, match="normalize_coords 'mean'; wanted one of separate, max, min"):
         make(normalize_coords="mean")

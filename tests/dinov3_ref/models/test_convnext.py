@@ -96,7 +96,7 @@ def test_weights_are_initialised() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"depths": (3, 3, 9)}, "depths is [3, 3, 9]; wanted 4 positive integers, one a stage"),
+        ({"depths": (3, 3, 9)}, "depths is [3, 3, 9]; wanted 4 positive integers, one per stage"),
         ({"dims": (96, 192, 0, 768)}, "dims is [96, 192, 0, 768]; wanted 4"),
         ({"in_chans": 0}, "in_chans is 0"),
         ({"drop_path_rate": 1.0}, "drop_path_rate is 1.0"),

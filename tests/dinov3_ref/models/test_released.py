@@ -173,11 +173,11 @@ def test_names_of_nothing() -> None:
     ("change", "words"),
     [
         ({"depth": 0}, "depth is 0; wanted a positive integer"),
-        ({"num_heads": 7}, "leaves head_dim 54.8571; RoPE wants a multiple of 4"),
+        ({"num_heads": 7}, "leaves head_dim 54.8571; RoPE needs a multiple of 4"),
         ({"drop_path_rate": 1.0}, "drop_path_rate is 1.0; wanted 0 <= rate < 1"),
     ],
 )
-def test_a_configuration_of_no_model_is_refused_at_birth(change: dict[str, Any], words: str) -> None:
+def test_a_configuration_of_no_model_is_refused_when_created(change: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         replace(VITS["vit_small"], **change)
 

@@ -72,7 +72,7 @@ def test_logits_are_those_of_attention(kind: str) -> None:
 def test_logits_of_large_pictures_come_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build_model(gentle())
     whole = measure_ranges(model, [batch()])
-    monkeypatch.setattr(measure, "QUERY_ROWS", 7)
+    monkeypatch.setattr(measure, "QUERIES_AT_A_TIME", 7)
     for part, block in zip(measure_ranges(model, [batch()]).blocks, whole.blocks, strict=True):
         assert part.logits == pytest.approx(block.logits, rel=1e-6)
 
@@ -175,7 +175,7 @@ def test_json_has_everything() -> None:
 
 def test_misuse() -> None:
     model = build_model(gentle())
-    with pytest.raises(ValueError, match=r"torch\.float16; ranges want the fp32 reference"):
+    with pytest.raises(ValueError, match=r"torch\.float16; ranges need the fp32 reference"):
         measure_ranges(model.half(), [batch()])
     with pytest.raises(ValueError, match="no batch of images"):
         measure_ranges(build_model(gentle()), [])
