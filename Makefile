@@ -38,9 +38,10 @@ coverage: setup  ## every test with coverage measured, into docs/development/cov
 	$(PYTEST) --cov=dinodeploy --cov=exporters --cov=dinov3_ref --cov-report=json:build/coverage.json $(ARGS)
 	$(BIN)/python .ci/coverage_page.py build/coverage.json docs/development/coverage.md
 
-lint: setup  ## style, types, plain English
+lint: setup  ## style, JavaScript, types, plain English
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/oxlint --deny-warnings dinodeploy/pages
 	$(BIN)/python .ci/plain_english.py
 	$(BIN)/mypy
 

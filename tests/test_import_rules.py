@@ -56,6 +56,9 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
             "ray",
             "triton_python_backend_utils",
             "model_signing",
+            "jinja2",
+            "markupsafe",
+            "matplotlib",
         },
     ),
     # reached by the command line alone, and late: whoever has no [serve] loads none of it

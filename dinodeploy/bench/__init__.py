@@ -1,11 +1,12 @@
-"""Benchmarks: an engine beside its peers on the same weights and photographs, in one run, in turns.
+"""Benchmarks: an engine and its peers on the same weights and images, in one run, in turns.
 
 runners.py    what is timed: the engine, the bundle on another runtime, a peer in torch
 timing.py     runs in turns, medians, ratios within a round
-limits.py     this machine's own GEMM peak, and the work of a model
-probe.py      start and memory, each in a process of its own
-record.py     one benchmark from beginning to end, as JSON
-table.py      a record for people
+limits.py     the machine's peak of fp32 matrix products, and the operations of a model
+probe.py      start-up time and memory, each in its own process
+record.py     one complete benchmark, as JSON
+ledger.py     records as files
+table.py      a record as a table
 """
 
 from __future__ import annotations

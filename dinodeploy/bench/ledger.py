@@ -1,4 +1,4 @@
-"""Where records go: one JSON file each, whole or not at all, under a name that says what it is of."""
+"""Benchmark records as JSON files, written atomically; the name tells what, on which CPU, in which month."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dinodeploy.hardware.devices import cpu_name
 
 
 def check_record_path(path: Path) -> None:
-    """Before anything is measured. Raises MisuseError for a path that no record can be written to."""
+    """Check the path before anything is measured. Raises MisuseError for one that cannot be written."""
     if path.suffix.lower() != ".json":
         raise MisuseError(f"{path}: {path.suffix or 'no suffix'!r}; wanted a file that ends in .json")
     if path.is_dir() or not path.absolute().parent.is_dir():
@@ -23,12 +23,12 @@ def check_record_path(path: Path) -> None:
 
 
 def write_record(record: Mapping[str, Any], path: Path) -> None:
-    """Replaces what is there."""
+    """Write or replace the file."""
     with atomic_file(path) as file:
         file.write(json.dumps(record, indent=1, allow_nan=False).encode() + b"\n")
 
 
 def record_name(*parts: str) -> str:
-    """`cpu_vit_small_fp32_x86-64-amd-epyc_202611.json`: what, on which CPU, in which month."""
+    """`parts`, CPU and month: `cpu_vit_small_fp32_x86-64-amd-epyc_202611.json`."""
     cpu = re.sub(r"[^a-z0-9]+", "-", cpu_name().partition("[")[0].lower()).strip("-")
     return "_".join([*parts, cpu, f"{datetime.now(timezone.utc):%Y%m}"]) + ".json"

@@ -1,9 +1,9 @@
-"""What this machine could do at most, measured, and how much work a model is.
+"""The machine's measured peak of fp32 matrix products, and the number of operations of a model.
 
-The peak is the better of two fp32 products of 1024 x 1024 matrices: numpy's BLAS and ONNX Runtime's MLAS,
-which gets its model as bytes written here, for the runtime has no `onnx` package.
+The peak is the better of two products of 1024 x 1024 matrices: numpy's BLAS and ONNX Runtime's MLAS. The ONNX
+model for the latter is written here as bytes, since the runtime does not need the `onnx` package.
 
-Shapes: H W pixels, L tokens, D embed_dim, C channels of a ConvNeXt's stage.
+Shapes: H W pixels, L tokens, D embed_dim, C channels of a ConvNeXt stage.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from dinodeploy.bundle.manifest import MODEL_FILE, Manifest
 from dinodeploy.parity.golden import GoldenCase
 
 SIDE = 1024
-SECONDS = 1.0  # of each product, after one to warm up
-STEM, DOWN = 4 * 4, 2 * 2  # pixels that become one in a ConvNeXt's first convolution, and in the others
+SECONDS = 1.0  # of each product, after one warm-up run
+STEM, DOWN = 4 * 4, 2 * 2  # pixels merged into one by a ConvNeXt's first convolution, and by the later ones
 WEIGHT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
 
 
 def fp32_gemm_peak(threads: int) -> float:
-    """GFLOP/s of the best product. numpy's threads are the environment's: see `probe.py`."""
+    """GFLOP/s of the best product. `probe.py` sets numpy's threads in the environment."""
     a, b = np.random.default_rng(0).standard_normal((2, SIDE, SIDE), dtype=np.float32)
     products = (lambda: a @ b, _onnxruntime_product(a, b, threads))
     return max(2 * SIDE**3 / min(_seconds(product)) / 1e9 for product in products)
@@ -47,7 +47,7 @@ def _onnxruntime_product(a: np.ndarray, b: np.ndarray, threads: int) -> Callable
 
 
 def product_model() -> bytes:
-    """An ONNX model of one MatMul, c = a·b, all float32 of two free dimensions."""
+    """An ONNX model of one MatMul, c = a·b, float32 with two free dimensions each."""
 
     def message(field: int, content: bytes) -> bytes:
         return bytes([field << 3 | 2, len(content)]) + content
@@ -64,7 +64,7 @@ def product_model() -> bytes:
 
 
 def model_flop(manifest: Manifest, cases: Sequence[GoldenCase], height: int, width: int) -> float | None:
-    """Operations of one picture of H x W, None where the golden cases do not tell: odd ConvNeXts."""
+    """Operations for one image of H x W; None where the golden cases do not tell (custom ConvNeXts)."""
     stages = _stages(cases)
     if len(stages) > 1:
         return convnext_flop(stages, height * width)
@@ -74,9 +74,9 @@ def model_flop(manifest: Manifest, cases: Sequence[GoldenCase], height: int, wid
 
 
 def _vit_flop(manifest: Manifest, height: int, width: int) -> float:
-    """Two operations for every weight and token, 4LD a token and block in attention.
+    """Two operations per weight and token, and 4LD per token and block in attention.
 
-    Weights are counted by the size of their file, which is right to a percent: biases and norms are small.
+    Weights are counted by file size, which is right within a percent: biases and norms are small.
     """
     model = manifest.model
     tokens = 1 + model.storage_tokens + (height // model.patch_size) * (width // model.patch_size)
@@ -88,7 +88,7 @@ def _vit_flop(manifest: Manifest, height: int, width: int) -> float:
 
 
 def convnext_flop(stages: Sequence[tuple[int, int]], pixels: float) -> float:
-    """Of every stage (C, blocks) the convolution that leads into it, then 7x7s, C to 4C and back."""
+    """For each stage (C, blocks): the convolution before it, then per block a 7x7, C to 4C and back."""
     total, before = 0.0, 3
     for stage, (channels, blocks) in enumerate(stages):
         area = DOWN if stage else STEM
@@ -99,6 +99,6 @@ def convnext_flop(stages: Sequence[tuple[int, int]], pixels: float) -> float:
 
 
 def _stages(cases: Sequence[GoldenCase]) -> list[tuple[int, int]]:
-    """C and number of blocks of each stage, as the reference's streams have them."""
+    """(C, number of blocks) of each stage, read from the reference's residual streams."""
     traces = next((case.traces for case in cases if case.traces), ())
     return [(trace.embedded.shape[-1], len(trace.blocks)) for trace in traces]

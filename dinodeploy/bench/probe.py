@@ -1,7 +1,7 @@
-"""Start and memory of one runner, in a process that does nothing else: `python -m dinodeploy.bench.probe`.
+"""Start-up time and memory of one runner, in its own process: `python -m dinodeploy.bench.probe`.
 
-The time goes from the start of the process to the first output. The memory is the peak of resident pages as
-the kernel tells it for this process (`getrusage` would count what its parent had).
+Time runs from the start of the process to the first output. Memory is the peak resident size that the kernel
+reports for this process (`getrusage` would include its parent's).
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from dinodeploy.errors import DinodeployError, UnavailableError
 
 _STATUS = Path("/proc/self/status")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-PEAK = "gemm"  # in place of a runner's name
+PEAK = "gemm"  # instead of a runner's name: measure the machine
 
 
 @dataclass(frozen=True)
 class Start:
-    """From process start to the first output, and the most memory on the way."""
+    """Seconds from process start to the first output, and the peak memory until then."""
 
     seconds: float
-    peak_mib: float | None  # None where the system does not tell
+    peak_mib: float | None  # None where the system does not report it
 
 
 def probe_start(name: str, options: RunnerOptions, shape: tuple[int, int, int]) -> Start:
@@ -42,7 +42,7 @@ def probe_start(name: str, options: RunnerOptions, shape: tuple[int, int, int]) 
 
 
 def probe_peak(threads: int) -> float:
-    """GFLOP/s of this machine's best fp32 product with so many threads."""
+    """GFLOP/s of this machine's best fp32 product with `threads` threads."""
     return float(_in_process(threads, PEAK, {"threads": threads})["gflop_per_second"])
 
 
@@ -52,13 +52,13 @@ def _in_process(threads: int, name: str, task: dict[str, Any]) -> dict[str, Any]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
-        raise UnavailableError(f"{name} does not start in a process of its own: {lines[-1]}")
+        raise UnavailableError(f"{name} does not start in its own process: {lines[-1]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
 def peak_mib() -> float | None:
-    """The most memory that this process has held, in MiB."""
+    """Peak memory of this process in MiB."""
     if not _STATUS.exists():
         return None
     for line in _STATUS.read_text().splitlines():

@@ -1,7 +1,7 @@
-"""One benchmark from beginning to end: what is written into the ledger.
+"""Run one complete benchmark and return the record for the ledger.
 
-Every runner sees the same photographs, the bundle's golden ones, through the bundle's own preprocessing, and
-is held against the fp32 reference's outputs for them, which are in the bundle.
+Every runner gets the bundle's golden images through the bundle's preprocessing, and is compared with the fp32
+reference's outputs for them, which are in the bundle.
 
 Shapes: B batch, H W input pixels, D embed_dim.
 """
@@ -33,19 +33,19 @@ from dinodeploy.images.open import open_image
 from dinodeploy.parity.golden import GoldenCase, at_size, load_golden
 from dinodeploy.parity.judge import cosine
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 FORMAT = 1
 PACKAGES = ("onnxruntime", "openvino", "torch", "transformers", "timm", "nncf", "numpy")
 
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What to measure. Validated at birth: MisuseError."""
+    """What to measure. Raises MisuseError for a value out of range."""
 
     vs: tuple[str, ...] = ()
     shapes: tuple[tuple[int, int, int], ...] = ((1, 224, 224), (8, 224, 224))  # (B, H, W)
     rounds: int = 10
-    threads: int | None = None  # None: as many as this process may use
+    threads: int | None = None  # None: one per usable core
     device: str = "auto"
     outputs: tuple[str, ...] | None = None
     checkpoint: str | None = None
@@ -60,9 +60,10 @@ class BenchOptions:
                 raise MisuseError(f"--batch {batch}; wanted at least 1")
 
 
-def run_bench(engine: str, options: BenchOptions, say: Say = lambda _: None) -> dict[str, Any]:
-    """Measure and return the record. Raises as `open_runner`, and OutsideProfileError for a size that the
-    engine was not built for.
+def run_bench(engine: str, options: BenchOptions, log: Log = lambda _: None) -> dict[str, Any]:
+    """Measure and return the record.
+
+    Raises as `open_runner`, and OutsideProfileError for a size that a runner was not built for.
     """
     bundle = open_bundle(engine)
     threads = options.threads or cores()
@@ -70,25 +71,25 @@ def run_bench(engine: str, options: BenchOptions, say: Say = lambda _: None) -> 
     names = (ENGINE, *options.vs)
     cases = load_golden(bundle.root / GOLDEN_FILE)
     inputs = list(_inputs(bundle.manifest, cases, options))
-    say("measuring this machine's fp32 peak")
+    log("measuring this machine's fp32 peak")
     peak = probe_peak(threads)
     with ExitStack() as stack:
-        runners = {name: _opened(name, opening, stack, say) for name in names}
+        runners = {name: _opened(name, opening, stack, log) for name in names}
         _check_sizes(runners, [size for _, *size in options.shapes], engine)
-        say("comparing with the fp32 reference")
+        log("comparing with the fp32 reference")
         accuracy = {name: measure_accuracy(runner, cases) for name, runner in runners.items()}
         rows: list[dict[str, Any]] = []
         for pixels in inputs:
-            say(f"timing {_words(pixels)}")
+            log(f"timing {_words(pixels)}")
             flop = model_flop(bundle.manifest, cases, *pixels.shape[2:])
             rows += _rows(runners, pixels, options.rounds, flop)
     first = inputs[0].shape
     starts = {}
     for name in names:
-        say(f"starting {name} in a process of its own")
+        log(f"starting {name} in its own process")
         starts[name] = asdict(probe_start(name, opening, (1, *first[2:])))
-    say("measuring this machine's fp32 peak once more")
-    peak = max(peak, probe_peak(threads))  # what it could do in a better moment
+    log("measuring this machine's fp32 peak again")
+    peak = max(peak, probe_peak(threads))  # the machine may have been busy the first time
     for row in rows:
         rate = row["gflop_per_second"]
         row["share_of_fp32_peak"] = None if rate is None else rate / peak
@@ -101,8 +102,8 @@ def run_bench(engine: str, options: BenchOptions, say: Say = lambda _: None) -> 
     }
 
 
-def _opened(name: str, opening: RunnerOptions, stack: ExitStack, say: Say) -> Runner:
-    say(f"opening {name}")
+def _opened(name: str, opening: RunnerOptions, stack: ExitStack, log: Log) -> Runner:
+    log(f"opening {name}")
     runner = open_runner(name, opening)
     stack.callback(runner.close)
     return runner
@@ -118,7 +119,7 @@ def _check_sizes(runners: Mapping[str, Runner], sizes: Sequence[Sequence[int]], 
 
 
 def _inputs(manifest: Manifest, cases: Sequence[GoldenCase], options: BenchOptions) -> Iterator[FloatArray]:
-    """[B,3,H,W] of every shape: the golden photographs, over and over. Raises MisuseError."""
+    """Pixels [B,3,H,W] of every shape, from the golden images in a cycle. Raises MisuseError."""
     images = [image for case in cases for image in case.images]
     for batch, *size in options.shapes:
         preprocess = at_size(manifest.preprocess, (size[0], size[1]))
@@ -126,7 +127,7 @@ def _inputs(manifest: Manifest, cases: Sequence[GoldenCase], options: BenchOptio
 
 
 def measure_accuracy(runner: Runner, cases: Sequence[GoldenCase]) -> dict[str, float]:
-    """CLS against the fp32 reference over the golden photographs the runner takes: error and worst cosine."""
+    """Error and worst cosine of CLS against the fp32 reference, over the golden images the runner takes."""
     fitting = [case for case in cases if runner.takes(*case.size)]
     got = np.concatenate([runner.run(case.pixels)["cls"] for case in fitting]).astype(np.float64)
     wanted = np.concatenate([case.outputs["cls"] for case in fitting]).astype(np.float64)
@@ -139,7 +140,7 @@ def measure_accuracy(runner: Runner, cases: Sequence[GoldenCase]) -> dict[str, f
 def _rows(
     runners: Mapping[str, Runner], pixels: FloatArray, rounds: int, flop: float | None
 ) -> Iterator[dict[str, Any]]:
-    """One row a runner at one shape; `flop` is the work of one of its pictures."""
+    """One row per runner at one shape; `flop` is the operations for one image."""
     batch, _, height, width = pixels.shape
     runs = {name: partial(runner.run, pixels) for name, runner in runners.items()}
     timings = compare(take_turns(runs, rounds), ENGINE)
@@ -181,7 +182,7 @@ def _head(bundle: Bundle, threads: int, options: BenchOptions) -> dict[str, Any]
 
 
 def _version(package: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError, version  # slow to import, and every command would
+    from importlib.metadata import PackageNotFoundError, version  # slow to import
 
     try:
         return version(package)

@@ -1,8 +1,7 @@
-"""What a benchmark times: one Protocol, one literal table of peers.
+"""What a benchmark times: one Protocol, and the names of all peers.
 
-`onnxruntime` and `openvino` run the same bundle by another backend. The others are the model in torch, or
-what NNCF makes of it for OpenVINO, from the bundle's own checkpoint (`exporters/peers/`): torch is never
-imported here.
+`onnxruntime` and `openvino` run the same bundle on another backend. The others run the bundle's checkpoint in
+torch, or quantised by NNCF for OpenVINO; they are in `exporters/peers/`, so torch is never imported here.
 
 Shapes: B batch, H W input pixels, D embed_dim.
 """
@@ -19,8 +18,8 @@ from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
 from dinodeploy.hardware.packages import reach
 
-ENGINE = "engine"  # the bundle as `embed` would run it
-BACKENDS = ("onnxruntime", "openvino")  # the same bundle by another runtime
+ENGINE = "engine"  # the bundle as `embed` runs it
+BACKENDS = ("onnxruntime", "openvino")  # the same bundle on another runtime
 FROM_CHECKPOINT = ("torch", "compile", "transformers", "timm", "nncf")
 PEERS = (*FROM_CHECKPOINT, *BACKENDS)
 
@@ -41,17 +40,17 @@ class Runner(Protocol):
 
 @dataclass(frozen=True)
 class RunnerOptions:
-    """How every runner of a benchmark is opened; what a process of its own needs to open one too."""
+    """How every runner of a benchmark is opened, in this process or in its own."""
 
     bundle: str
     threads: int
     device: str = "auto"
-    outputs: tuple[str, ...] | None = None  # of the engine; peers make all of them
-    checkpoint: str | None = None  # of peers; None: found by what the manifest says
+    outputs: tuple[str, ...] | None = None  # of the engine; peers compute all of them
+    checkpoint: str | None = None  # of peers; None: what the manifest names
 
 
 class EngineRunner:
-    """A bundle by one of its backends."""
+    """A bundle on one of its backends."""
 
     def __init__(self, options: RunnerOptions, device: str, *, judged: bool = True) -> None:
         self.embedder = Embedder.open(
@@ -76,7 +75,7 @@ class EngineRunner:
 def open_runner(name: str, options: RunnerOptions, *, judged: bool = True) -> Runner:
     """Open the engine, or a peer of `PEERS`.
 
-    Without `judged` the engine is opened as it is: its start is timed, and the judge's is not its own.
+    Without `judged` a missing receipt is accepted, so that a timed start does not include the parity check.
     Raises MisuseError for an unknown name or a checkpoint that is not the bundle's, UnavailableError for a
     package that is not installed, and as `Embedder.open`.
     """
@@ -88,7 +87,7 @@ def open_runner(name: str, options: RunnerOptions, *, judged: bool = True) -> Ru
 
 
 def check_peers(names: Any) -> None:
-    """Raises MisuseError for a peer that there is not."""
+    """Raises MisuseError for an unknown peer."""
     for name in names:
         if name not in PEERS:
-            raise MisuseError(f"--vs: {name!r} is unknown; wanted of {', '.join(PEERS)}")
+            raise MisuseError(f"--vs: {name!r} is unknown; wanted some of {', '.join(PEERS)}")

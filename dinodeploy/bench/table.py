@@ -1,4 +1,4 @@
-"""A record of a benchmark for people."""
+"""A benchmark record as a table for the terminal."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from rich.table import Table
 from dinodeploy.bench.runners import ENGINE
 
 LEGEND = """\
-ratio: the runner's speed over the engine's, median over rounds. peak: share of this machine's fp32
-products. error: of CLS against the fp32 reference. start: seconds from process start to the first
-output; MiB: the most memory on the way."""
+ratio: the runner's speed over the engine's, median over rounds. peak: share of this machine's peak of
+fp32 products. error: of CLS against the fp32 reference. start: seconds from process start to the first
+output. MiB: peak memory until then."""
 
 
 def as_table(record: Mapping[str, Any]) -> Table:
-    """One row a shape and runner, the engine first."""
+    """One row per shape and runner, the engine first."""
     table = Table(box=None, pad_edge=False)
     for head in ("shape", "runner"):
         table.add_column(head, no_wrap=True)
@@ -41,12 +41,12 @@ def as_table(record: Mapping[str, Any]) -> Table:
 
 
 def share(row: Mapping[str, Any]) -> str:
-    """A row's share of the machine's fp32 products in per cent; nothing where its work is not known."""
+    """A row's share of the machine's fp32 peak in per cent; empty where the operations are unknown."""
     return "" if row["share_of_fp32_peak"] is None else f"{row['share_of_fp32_peak']:.0%}"
 
 
 def summary(record: Mapping[str, Any]) -> str:
-    """What ran where, in a line or two."""
+    """Model, runtime, CPU and peak in one line."""
     engine = record["runners"][ENGINE]
     return (
         f"{record['arch']}, {record['recipe']}, {engine['runtime']}, {record['cpu']}, "

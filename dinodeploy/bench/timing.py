@@ -1,4 +1,4 @@
-"""Runs in turns: on a machine that drifts, only what ran side by side can be compared."""
+"""Time runs in turns: where a machine's speed drifts, only runs next to each other are comparable."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Timing:
-    """One runner at one shape. `ratio`: how many times its time the engine's is, median over rounds."""
+    """One runner at one shape. `ratio`: the engine's time over its time, median over rounds."""
 
     median_ms: float
     p95_ms: float
@@ -21,9 +21,9 @@ class Timing:
 def take_turns(
     runs: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Seconds of each run, one of each a round, after one round to warm up.
+    """Seconds of each run, one per round, after one warm-up round.
 
-    The order turns from round to round, so that nobody always runs behind the same neighbour.
+    The order rotates from round to round, so that no run always follows the same one.
     """
     names = list(runs)
     for run in runs.values():
@@ -39,7 +39,7 @@ def take_turns(
 
 
 def compare(seconds: Mapping[str, list[float]], engine: str) -> dict[str, Timing]:
-    """Medians, 95th percentiles, and each one's speed as a multiple of `engine`'s, round by round."""
+    """Median, 95th percentile, and speed relative to `engine` in the same round."""
     ours = np.array(seconds[engine])
     return {
         name: Timing(

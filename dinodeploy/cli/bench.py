@@ -1,4 +1,4 @@
-"""`dinodeploy bench`: an engine beside its peers, on this machine, in one run."""
+"""`dinodeploy bench`: compare the speed of an engine with its peers on this machine."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from dinodeploy.bench import BenchOptions, as_table, run_bench, summary
 from dinodeploy.bench.ledger import check_record_path, write_record
 from dinodeploy.bench.runners import PEERS
 from dinodeploy.bench.table import LEGEND
-from dinodeploy.chart import check_picture_path, draw_bench, write_picture
 from dinodeploy.cli.output import DEVICE_HELP, parse_list, parse_size, print_json, stdout
 from dinodeploy.errors import MisuseError
 from dinodeploy.pipeline.progress import step_progress
+from dinodeploy.plots import check_plot_path, draw_bench, write_plot
 
 
 def bench(
@@ -25,27 +25,28 @@ def bench(
     ] = None,
     batch: Annotated[str, typer.Option(help="Batch sizes: 1,8.")] = "1,8",
     imgsz: Annotated[str, typer.Option(help="Input sizes H or HxW: 224,512x320.")] = "224",
-    rounds: Annotated[int, typer.Option(help="Runs of each, in turns.")] = 10,
-    threads: Annotated[int | None, typer.Option(help="Threads of everybody. Default: one a core.")] = None,
+    rounds: Annotated[int, typer.Option(help="Timed runs of each, in turns.")] = 10,
+    threads: Annotated[int | None, typer.Option(help="Threads per runner. Default: one per core.")] = None,
     device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
     outputs: Annotated[
-        str | None, typer.Option(help="What the engine is opened for: cls leaves out the rest.")
+        str | None, typer.Option(help="Outputs that the engine computes, for instance cls. Default: all.")
     ] = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="The bundle's own weights, for peers that need them, where they are a file."),
+        typer.Option(help="The checkpoint of the bundle, for peers that need weights from a file."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the record as JSON.")] = None,
-    picture: Annotated[
-        Path | None, typer.Option(help="Draw it as well: a file that ends in .svg, .png or .html.")
+    out: Annotated[Path | None, typer.Option(help="Write the results to this JSON file.")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", "--picture", help="Also draw a plot: a .svg, .png or .html file."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The record as JSON on stdout.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The results as JSON on stdout.")] = False,
 ) -> None:
-    """Time an engine beside its peers: same weights and photographs, in turns, an error beside each speed."""
+    """Time an engine and its peers on the same weights and images, in turns, with the error of each."""
     if out is not None:
         check_record_path(out)
-    if picture is not None:
-        check_picture_path(picture)
+    if plot is not None:
+        check_plot_path(plot)
     options = BenchOptions(
         vs=parse_list(vs, "--vs", PEERS) if vs else (),
         shapes=tuple((count, *size) for size in _sizes(imgsz) for count in _batches(batch)),
@@ -55,13 +56,13 @@ def bench(
         outputs=parse_list(outputs, "--outputs") if outputs else None,
         checkpoint=None if checkpoint is None else str(checkpoint),
     )
-    with step_progress() as say:
-        record = run_bench(str(engine), options, say)
+    with step_progress() as log:
+        record = run_bench(str(engine), options, log)
     if out is not None:
         write_record(record, out)
-    if picture is not None:
-        write_picture(draw_bench(record), picture)
-    _report(record, out, picture, as_json)
+    if plot is not None:
+        write_plot(draw_bench(record), plot)
+    _report(record, out, plot, as_json)
 
 
 def _batches(text: str) -> tuple[int, ...]:
@@ -69,7 +70,7 @@ def _batches(text: str) -> tuple[int, ...]:
     names = parse_list(text, "--batch")
     for name in names:
         if not name.isdecimal():
-            raise MisuseError(f"--batch: {name!r} is no number; wanted for instance 1,8")
+            raise MisuseError(f"--batch: {name!r} is not a number; wanted for instance 1,8")
     return tuple(int(name) for name in names)
 
 
@@ -79,12 +80,12 @@ def _sizes(text: str) -> tuple[tuple[int, int], ...]:
     return tuple(size for size in sizes if size is not None)
 
 
-def _report(record: dict[str, Any], out: Path | None, picture: Path | None, as_json: bool) -> None:
+def _report(record: dict[str, Any], out: Path | None, plot: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(record)
         return
     stdout().print(as_table(record))
     print(f"\n{summary(record)}\n{LEGEND}")
-    for path in (out, picture):
+    for path in (out, plot):
         if path is not None:
             print(f"written: {path}")

@@ -1,4 +1,4 @@
-"""`dinodeploy convert`: one checkpoint layout into another."""
+"""`dinodeploy convert`: convert a checkpoint from one layout to another."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ LAYOUTS = ("hf", "timm", "official")
 
 def convert(
     source: Annotated[Path, typer.Argument(help="A checkpoint file or directory, in any layout.")],
-    to: Annotated[str, typer.Option(help="hf, timm or official.")],
+    to: Annotated[str, typer.Option(help="Target layout: hf, timm or official.")],
     out: Annotated[
-        Path | None, typer.Option(help="Where to write. Default: SOURCE's name and the layout, here.")
+        Path | None,
+        typer.Option(help="Output path. Default: SOURCE's name and the layout, here."),
     ] = None,
-    arch: Annotated[str | None, typer.Option(help="Hold the file against this architecture.")] = None,
+    arch: Annotated[str | None, typer.Option(help="Check the file against this architecture.")] = None,
     rope_periods: Annotated[
-        str, typer.Option(help="For layouts that drop them: bf16 (as released) or fp32.")
+        str, typer.Option(help="RoPE periods where the layout has none: bf16 (as released) or fp32.")
     ] = "bf16",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a checkpoint that is there.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing checkpoint.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")] = False,
 ) -> None:
     """Convert a checkpoint between the official, Hugging Face and timm layouts."""

@@ -1,4 +1,4 @@
-"""`dinodeploy ranges`: how large a checkpoint's values get, and which precisions can hold them."""
+"""`dinodeploy ranges`: how large the values of a checkpoint get, and which precisions can hold them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from dinodeploy.chart import check_picture_path, draw_ranges, write_picture
 from dinodeploy.cli.output import parse_size, print_json, stderr, stdout
 from dinodeploy.errors import MisuseError
 from dinodeploy.hardware.packages import reach
 from dinodeploy.images.paths import list_images
 from dinodeploy.pipeline.progress import step_progress
+from dinodeploy.plots import check_plot_path, draw_ranges, write_plot
 
 PARTIAL = 5
 
-# What does not fit eighty characters is in the JSON.
+# Eighty characters wide; the JSON has everything.
 HEADS = ("block", "residual", "99.9 %", "past fp16", "q·k", "linear", "hidden", "gain", "spread")
 COLUMNS = ("logits", "linear_out", "hidden")
 LEGEND = """\
@@ -32,36 +32,37 @@ past fp16: channels, then tokens (cls, storage, patch), of the residual."""
 def ranges(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint file or directory, in any layout.")],
     images: Annotated[
-        list[str], typer.Option(help="A folder, file or glob of pictures; may be given several times.")
+        list[str], typer.Option(help="A folder, file or glob of images; can be given several times.")
     ],
     imgsz: Annotated[str | None, typer.Option(help="Input size H or H,W. Default: 256.")] = None,
-    arch: Annotated[str | None, typer.Option(help="Hold the file against this architecture.")] = None,
-    limit: Annotated[int, typer.Option(help="Pictures to use, evenly spaced over all.")] = 16,
-    picture: Annotated[
-        Path | None, typer.Option(help="Draw it as well: a file that ends in .svg, .png or .html.")
+    arch: Annotated[str | None, typer.Option(help="Check the file against this architecture.")] = None,
+    limit: Annotated[int, typer.Option(help="Number of images to use, evenly spaced over all.")] = 16,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", "--picture", help="Also draw a plot: a .svg, .png or .html file."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON on stdout.")] = False,
 ) -> None:
-    """Run the fp32 reference on pictures: how large values get, block by block, and what would overflow."""
+    """Measure how large values get in each block of the fp32 reference, and what would overflow."""
     if limit < 1:
         raise MisuseError(f"--limit is {limit}; wanted at least 1")
-    if picture is not None:
-        check_picture_path(picture)
+    if plot is not None:
+        check_plot_path(plot)
     measurer = reach("exporters.ranges", "ranges")
     checkpoints = reach("dinov3_ref.checkpoints", "ranges")
     size = parse_size(imgsz)
     ids = measurer.spread_over(list_images(images), limit)
-    with step_progress() as say:
-        say(f"loading {checkpoint}")
+    with step_progress() as log:
+        log(f"loading {checkpoint}")
         loaded = checkpoints.load_checkpoint(checkpoint, arch=arch)
-        facts = measurer.checkpoint_ranges(loaded, ids, imgsz=size, log=say).as_dict()
-    if picture is not None:
-        write_picture(draw_ranges(facts), picture)
-    _report(facts, picture, as_json, reach("dinov3_ref.ranges", "ranges").short)
+        facts = measurer.checkpoint_ranges(loaded, ids, imgsz=size, log=log).as_dict()
+    if plot is not None:
+        write_plot(draw_ranges(facts), plot)
+    _report(facts, plot, as_json, reach("dinov3_ref.ranges", "ranges").short)
 
 
 def _report(
-    facts: Mapping[str, Any], picture: Path | None, as_json: bool, short: Callable[[float], str]
+    facts: Mapping[str, Any], plot: Path | None, as_json: bool, short: Callable[[float], str]
 ) -> None:
     if as_json:
         print_json(facts)
@@ -70,8 +71,8 @@ def _report(
         print(f"\n{LEGEND}\n")
         for prediction in facts["predictions"]:
             print(f"{prediction['recipe']:<16}{prediction['verdict']}")
-        if picture is not None:
-            print(f"drawn: {picture}")
+        if plot is not None:
+            print(f"plot: {plot}")
     for note in facts["notes"]:
         stderr().print(f"note: {note}", markup=False)
     unreadable = facts["unreadable"]
@@ -79,12 +80,12 @@ def _report(
         stderr().print(f"skipped: {item['reason']}", markup=False)
     if unreadable:
         read = facts["ranges"]["images"]
-        stderr().print(f"{len(unreadable)} of {read + len(unreadable)} pictures could not be read")
+        stderr().print(f"{len(unreadable)} of {read + len(unreadable)} images could not be read")
         raise typer.Exit(PARTIAL)
 
 
 def _table(facts: Mapping[str, Any], short: Callable[[float], str]) -> Table:
-    """One row a block; what fp16 cannot hold is red."""
+    """One row per block; what fp16 cannot hold is red."""
     limit = facts["fp16_largest"]
 
     def cell(value: float | None, end: float = limit) -> str:
@@ -112,7 +113,7 @@ def _table(facts: Mapping[str, Any], short: Callable[[float], str]) -> Table:
 
 
 def _carriers(residual: Mapping[str, Any]) -> str:
-    """Channels, and tokens by kind, that went past fp16's end: `2: c16 s64 p803`."""
+    """Channels, and tokens by kind, past fp16's limit: `2: c16 s64 p803`."""
     if not residual["channels_beyond"]:
         return ""
     kinds = " ".join(f"{kind[0]}{count}" for kind, count in residual["tokens_beyond"].items() if count)

@@ -1,4 +1,4 @@
-"""`dinodeploy visualize`: patch features, attention and similarity as pictures, a page or a video."""
+"""`dinodeploy visualize`: patch features, attention and similarity as images, a page or a video."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dinodeploy.images.paths import list_images
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pipeline.progress import image_progress
 from dinodeploy.visualize.look import Attend, steps_for
-from dinodeploy.visualize.maps import WHAT, Wishes
+from dinodeploy.visualize.maps import WHAT, MapOptions
 from dinodeploy.visualize.video import VIDEO_SUFFIXES, check_video, visualize_video
 from dinodeploy.visualize.write import check_output
 from dinodeploy.visualize.write import visualize as write_maps
@@ -26,46 +26,47 @@ PARTIAL = 5
 
 def visualize(
     images: Annotated[
-        list[str], typer.Argument(help="Pictures, folders, globs, or one video.", metavar="IMAGES...")
+        list[str], typer.Argument(help="Images, folders, globs, or one video.", metavar="IMAGES...")
     ],
     engine: Annotated[Path, typer.Option(help="A bundle, or an engine file inside one.")],
     what: Annotated[str, typer.Option(help=f"{', '.join(WHAT)}.")] = "pca",
     out: Annotated[
-        Path | None, typer.Option(help="Directory for the maps, or the video to write. Default: visualized.")
+        Path | None, typer.Option(help="Directory for the maps, or the video file. Default: visualized.")
     ] = None,
     html: Annotated[
-        Path | None, typer.Option(help="One page with everything: slider, click, keyboard.")
+        Path | None,
+        typer.Option(help="Also write an interactive HTML page: blend maps, click patches."),
     ] = None,
     imgsz: Annotated[
-        int | None, typer.Option(help="Short side in pixels. More: finer maps. Default: 512.")
+        int | None, typer.Option(help="Short side in pixels; larger gives finer maps. Default: 512.")
     ] = None,
     point: Annotated[
         str | None,
-        typer.Option(help="X,Y in pixels of the first picture: what similarity is to. Default: centre."),
+        typer.Option(help="X,Y in pixels of the first image: similarity to this patch. Default: the centre."),
     ] = None,
     mask: Annotated[
         str | None,
         typer.Option(help="Foreground: auto (first component), or a folder of masks NAME.png to learn from."),
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Attention of this checkpoint's reference, not of the bundle.")
+        Path | None, typer.Option(help="Compute attention with the reference model of this checkpoint.")
     ] = None,
-    layer: Annotated[int, typer.Option(help="Block, with --checkpoint. -1: the last.")] = -1,
+    layer: Annotated[int, typer.Option(help="Block to show attention of, with --checkpoint. -1: last.")] = -1,
     device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
-    threads: Annotated[int | None, typer.Option(help="Threads of the engine.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads per engine call.")] = None,
     allow_unverified: Annotated[
-        bool, typer.Option("--allow-unverified", help="Use an engine that no receipt vouches for.")
+        bool, typer.Option("--allow-unverified", help="Use an engine without a passing parity receipt.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace maps that are there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing maps.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")] = False,
 ) -> None:
-    """Show what patch features hold: PCA colours, attention, similarity to a point, foreground."""
+    """Draw patch features: PCA colours, attention, similarity to a point, foreground."""
     if what not in WHAT:
         raise MisuseError(f"--what {what!r} is unknown; known: {', '.join(WHAT)}")
     for option, value in (("--imgsz", imgsz), ("--threads", threads)):
         if value is not None and value < 1:
             raise MisuseError(f"{option} is {value}; wanted at least 1")
-    _refuse_idle(what, point, mask, checkpoint)
+    _refuse_ignored(what, point, mask, checkpoint)
     is_video = len(images) == 1 and images[0].lower().endswith(VIDEO_SUFFIXES)
     if is_video:
         target = check_video(Path(images[0]), what, out, html, overwrite)
@@ -81,8 +82,8 @@ def visualize(
         if is_video:
             facts = _paint_video(embedder, images[0], what, target, steps, _pixels(point), mask, attend)
         else:
-            wishes = Wishes(_share(_pixels(point), ids[0]), mask)
-            facts = _paint_pictures(embedder, ids, what, target, html, steps, wishes, attend, overwrite)
+            options = MapOptions(_share(_pixels(point), ids[0]), mask)
+            facts = _paint_images(embedder, ids, what, target, html, steps, options, attend, overwrite)
     _report(facts, as_json)
     if facts["skipped"]:
         raise typer.Exit(PARTIAL)
@@ -106,21 +107,21 @@ def _paint_video(
             target,
             steps=steps,
             point=point,
-            wishes=Wishes(mask=mask),
+            options=MapOptions(mask=mask),
             attend=attend,
             advance=advance,
         )
     return {"out": str(target), "what": what, "frames": frames, "skipped": [], "shows": words}
 
 
-def _paint_pictures(
+def _paint_images(
     embedder: Embedder,
     ids: list[str],
     what: str,
     target: Path,
     page: Path | None,
     steps: Preprocess,
-    wishes: Wishes,
+    options: MapOptions,
     attend: Attend | None,
     overwrite: bool,
 ) -> dict[str, Any]:
@@ -132,7 +133,7 @@ def _paint_pictures(
             target,
             steps=steps,
             page=page,
-            wishes=wishes,
+            options=options,
             attend=attend,
             overwrite=overwrite,
             advance=advance,
@@ -148,8 +149,8 @@ def _paint_pictures(
     }
 
 
-def _refuse_idle(what: str, point: str | None, mask: str | None, checkpoint: Path | None) -> None:
-    """Options that this `--what` would ignore. Raises MisuseError."""
+def _refuse_ignored(what: str, point: str | None, mask: str | None, checkpoint: Path | None) -> None:
+    """Refuse options that this `--what` would ignore. Raises MisuseError."""
     for option, given, serves in (
         ("--point", point, ("similarity",)),
         ("--mask", mask, ("pca", "foreground")),
@@ -169,13 +170,13 @@ def _pixels(point: str | None) -> tuple[float, float] | None:
 
 
 def _share(point: tuple[float, float] | None, first: str) -> tuple[float, float]:
-    """Pixels of the first picture -> shares of its width and height. Raises MisuseError outside it."""
+    """Pixels of the first image -> shares of its width and height. Raises MisuseError outside the image."""
     if point is None:
         return 0.5, 0.5
     width, height = open_image(first).size
     if point[0] >= width or point[1] >= height:
         raise MisuseError(
-            f"--point {point[0]:g},{point[1]:g} lies outside {first}, which is {width}x{height} pixels"
+            f"--point {point[0]:g},{point[1]:g} is outside {first}, which is {width}x{height} pixels"
         )
     return point[0] / width, point[1] / height
 
@@ -183,7 +184,7 @@ def _share(point: tuple[float, float] | None, first: str) -> tuple[float, float]
 def _attend(checkpoint: Path | None, layer: int) -> Attend | None:
     if checkpoint is None:
         if layer != -1:
-            raise MisuseError("--layer belongs to --checkpoint: a bundle carries the last block's attention")
+            raise MisuseError("--layer needs --checkpoint: a bundle has only the attention of the last block")
         return None
     attend: Attend = reach("exporters.attention_maps", "--checkpoint").reference_attention(checkpoint, layer)
     return attend
@@ -195,9 +196,9 @@ def _report(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
-    count = f"{facts['pictures']} pictures" if "pictures" in facts else f"{facts['frames']} frames"
+    count = f"{facts['pictures']} images" if "pictures" in facts else f"{facts['frames']} frames"
     print(f"{facts['out']}: {facts['what']} of {count}; {facts['shows']}")
     if facts.get("page"):
         print(f"page: {facts['page']}; open it in a browser")
     elif "pictures" in facts:
-        print("next: the same with --html page.html, to blend and to click")
+        print("next: add --html page.html to blend maps and click patches")

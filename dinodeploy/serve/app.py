@@ -24,7 +24,7 @@ from dinodeploy.serve import messages
 from dinodeploy.serve.guard import Guard, problem, problem_headers
 from dinodeploy.serve.messages import read_questions
 from dinodeploy.serve.metrics import CONTENT_TYPE, Metrics
-from dinodeploy.serve.page import PAGE, POLICY
+from dinodeploy.serve.page import security_policy, service_page
 from dinodeploy.serve.refused import Refused
 from dinodeploy.serve.service import MOST_NEIGHBOURS, Answer, Service
 
@@ -199,10 +199,11 @@ def _add_facts(app: FastAPI, service: Service, metrics: Metrics) -> None:
         """Metrics in the Prometheus text format."""
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
+    content, headers = service_page(), {"content-security-policy": security_policy()}
+
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        headers = {"content-security-policy": POLICY}
-        return Response(PAGE, media_type="text/html; charset=utf-8", headers=headers)
+        return Response(content, media_type="text/html; charset=utf-8", headers=headers)
 
     @app.get("/favicon.ico", include_in_schema=False)
     async def favicon() -> Response:

@@ -1,4 +1,4 @@
-"""What patch features look like: PCA maps, attention, similarity, foreground (`dinodeploy visualize`).
+"""Maps of patch features: PCA colours, attention, similarity, foreground (`dinodeploy visualize`).
 
-pictures ──> engine ──> looks ──> maps (WHAT) ──> PNG files, one HTML page, a video
+images ──> engine ──> looks ──> maps (WHAT) ──> PNG files, one HTML page, a video
 """

@@ -1,4 +1,7 @@
-"""Numbers to colours, patches to pixels. Shapes: h w patch grid."""
+"""Numbers to colours, patches to pixels.
+
+Shapes: h w patch grid.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from PIL import Image
 
 from dinodeploy.arrays import ByteArray
 
-# From little to much: dark blue, violet, red, orange, pale yellow; brightness rises along it.
+# From low to high: dark blue, violet, red, orange, pale yellow; brightness rises along the scale.
 SCALE: tuple[tuple[int, int, int], ...] = (
     (13, 15, 45),
     (72, 26, 108),
@@ -20,7 +23,7 @@ SCALE: tuple[tuple[int, int, int], ...] = (
 
 
 def heat(values: NDArray[np.floating], low: float, high: float) -> ByteArray:
-    """[h,w] -> colours; `low` is the scale's beginning, `high` its end."""
+    """Values [h,w] -> RGB [h,w,3]; `low` and `high` are the two ends of the scale."""
     share = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
     places = np.linspace(0, 1, len(SCALE))
     channels = [np.interp(share, places, [colour[channel] for colour in SCALE]) for channel in range(3)]
@@ -28,6 +31,6 @@ def heat(values: NDArray[np.floating], low: float, high: float) -> ByteArray:
 
 
 def enlarge(colours: ByteArray, size: tuple[int, int], *, smooth: bool = True) -> Image.Image:
-    """A map at `size` (width, height) pixels; patches as squares where it is not `smooth`."""
+    """A map at `size` (width, height) pixels. Without `smooth`, patches stay squares."""
     resample = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
     return Image.fromarray(colours).resize(size, resample)

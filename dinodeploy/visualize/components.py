@@ -1,8 +1,8 @@
-"""Principal components of patch features: one basis for many pictures (docs/spec.md 5.9, notebook `pca`).
+"""PCA of patch features with one basis for many images (docs/spec.md 5.9, notebook `pca`).
 
 The three strongest components, whitened, become red, green and blue by sigmoid(2x). The same colour means
-the same feature in every picture.
-Shapes: h w patch grid, N patches of all pictures, D embed_dim.
+the same feature in every image.
+Shapes: h w patch grid, N patches of all images, D embed_dim.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Components:
     mean: FloatArray  # [D]
     axes: FloatArray  # [D,3], unit columns, strongest first
     deviation: FloatArray  # [3]
-    share: tuple[float, ...]  # of the variance that each explains
+    share: tuple[float, ...]  # of the variance, per component
 
     def project(self, patches: FloatArray) -> FloatArray:
         """[...,D] -> whitened coordinates [...,3]."""
@@ -39,20 +39,26 @@ class Components:
         return np.round(255 / (1 + np.exp(-2 * self.project(patches)))).astype(np.uint8)
 
 
-def fit_components(maps: Sequence[FloatArray], masks: Sequence[Mask] | None = None) -> Components:
-    """The basis of all patches of `maps`, or of those inside `masks` alone.
+def strongest_first(moments: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Eigenvalues [D] and eigenvectors as columns [D,D] of a symmetric matrix, the largest first."""
+    values, vectors = np.linalg.eigh(moments)
+    return values[::-1], vectors[:, ::-1]
 
-    A component's sign is chosen so that its largest loading is positive: the same pictures give the same
-    colours. Raises MisuseError for too few patches.
+
+def fit_components(maps: Sequence[FloatArray], masks: Sequence[Mask] | None = None) -> Components:
+    """Fit the basis on all patches of `maps` [h,w,D], or only on those inside `masks` [h,w].
+
+    The largest loading of each component is positive, so the same images give the same colours. Raises
+    MisuseError for too few patches.
     """
     chosen = masks or [np.ones(patches.shape[:2], bool) for patches in maps]
     count = sum(int(mask.sum()) for mask in chosen)
     if count <= COLOURS:
         raise MisuseError(
-            f"{count} patches are too few for {COLOURS} components; give a larger --imgsz or no --mask"
+            f"{count} patches are too few for {COLOURS} components; use a larger --imgsz, or no --mask"
         )
     D = maps[0].shape[-1]
-    # picture by picture, so that no second copy of all features is made
+    # image by image, so that all features are never copied
     total = np.zeros(D)
     for patches, mask in zip(maps, chosen, strict=True):
         total += patches[mask].sum(axis=0, dtype=np.float64)
@@ -61,10 +67,10 @@ def fit_components(maps: Sequence[FloatArray], masks: Sequence[Mask] | None = No
     for patches, mask in zip(maps, chosen, strict=True):
         centred = patches[mask].astype(np.float64) - mean
         scatter += centred.T @ centred
-    values, vectors = np.linalg.eigh(scatter / count)
-    strongest = vectors[:, : -COLOURS - 1 : -1]
+    values, vectors = strongest_first(scatter / count)
+    strongest = vectors[:, :COLOURS]
     largest = strongest[np.abs(strongest).argmax(axis=0), np.arange(COLOURS)]
-    variances = np.maximum(values[: -COLOURS - 1 : -1], np.finfo(np.float32).tiny)
+    variances = np.maximum(values[:COLOURS], np.finfo(np.float32).tiny)
     everything = max(float(np.maximum(values, 0).sum()), float(np.finfo(np.float32).tiny))
     return Components(
         mean.astype(np.float32),

@@ -1,11 +1,11 @@
-"""What is foreground: by the strongest component of all patches, or by a classifier (docs/spec.md 5.9).
+"""Foreground masks from patch features, in one of two ways (docs/spec.md 5.9).
 
-    first component   cut in two where the halves differ most (Otsu 1979); the half that touches the borders
-                      of the pictures less is the foreground
-    classifier        logistic regression on patches of pictures with masks: patches that are less than 1 %
-                      or more than 99 % inside; needs masks, and is what the published notebook has
+    first component   the strongest component of all patches, split where the two sides differ most (Otsu
+                      1979); the side that touches the image borders less is the foreground
+    classifier        logistic regression on patches of images with masks, using patches that are less than
+                      1 % or more than 99 % inside; this is the method of the published notebook
 
-A 3x3 median tidies both. Shapes: h w patch grid, N patches, D embed_dim.
+A 3x3 median removes single patches from both. Shapes: h w patch grid, N patches, D embed_dim.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dinodeploy.visualize.look import Look
 
 Find = Callable[[FloatArray], Mask]  # a map [h,w,D] -> its foreground [h,w]
 
-PURE = 0.01  # share of a patch that may belong to the other side
+PURE = 0.01  # share of a training patch that may belong to the other side
 STEPS = 25  # of Newton's method; it converges in about eight
 PENALTY = 1e-2  # on weights, per patch and standardised feature
 BINS = 128
@@ -33,12 +33,12 @@ BINS = 128
 
 def tidy(mask: Mask) -> Mask:
     """3x3 median."""
-    picture = Image.fromarray(mask.astype(np.uint8) * 255)
-    return np.asarray(picture.filter(ImageFilter.MedianFilter(3))) > 127
+    image = Image.fromarray(mask.astype(np.uint8) * 255)
+    return np.asarray(image.filter(ImageFilter.MedianFilter(3))) > 127
 
 
 def foreground_by_component(maps: Sequence[FloatArray]) -> Find:
-    """One basis and one threshold of all `maps` [h,w,D]: a function from a map to its foreground."""
+    """Fit one basis and one threshold on all `maps` [h,w,D]; return a function from a map to its mask."""
     basis = fit_components(maps)
     firsts = [basis.project(patches)[..., 0] for patches in maps]
     cut = otsu(np.concatenate([first.ravel() for first in firsts]))
@@ -58,7 +58,7 @@ def otsu(values: FloatArray) -> float:
     with np.errstate(invalid="ignore", divide="ignore"):
         between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
     between = np.nan_to_num(between[:-1])
-    best = np.flatnonzero(between >= between.max() * (1 - 1e-9))  # many, if bins between are empty
+    best = np.flatnonzero(between >= between.max() * (1 - 1e-9))  # several, if bins between are empty
     return float(edges[1 + int(best[len(best) // 2])])
 
 
@@ -67,10 +67,10 @@ def _border(mask: Mask) -> Mask:
 
 
 def foreground_by_classifier(looks: Sequence[Look], folder: Path) -> Find:
-    """Learnt from the pictures that have a mask in `folder` (same name, .png); a function as above.
+    """Fit on the images that have a mask in `folder` (same name, .png); return a function as above.
 
-    White, or opaque where the file has transparency, is foreground. Raises MisuseError where no picture has
-    a mask, or the masks show one side alone.
+    White is foreground, or opaque where the mask has transparency. Raises MisuseError where no image has a
+    mask, or where the masks show only foreground or only background.
     """
     features: list[FloatArray] = []
     labels: list[NDArray[np.bool_]] = []
@@ -82,20 +82,18 @@ def foreground_by_classifier(looks: Sequence[Look], folder: Path) -> Find:
             features.append(look.patches[pure])
             labels.append(share[pure] > 1 - PURE)
     if not features:
-        raise MisuseError(
-            f"--mask {str(folder)!r}: no picture has a mask there; wanted NAME.png for NAME.jpg"
-        )
+        raise MisuseError(f"--mask {str(folder)!r}: no image has a mask there; wanted NAME.png for NAME.jpg")
     wanted = np.concatenate(labels)
     if wanted.all() or not wanted.any():
         raise MisuseError(
-            f"--mask {str(folder)!r}: the masks show one side alone; wanted foreground and other"
+            f"--mask {str(folder)!r}: the masks show only one side; wanted foreground and background"
         )
     weights, bias = fit_logistic(np.concatenate(features), wanted)
     return lambda patches: tidy(patches @ weights + bias > 0)
 
 
 def patch_shares(path: Path, grid: tuple[int, int]) -> FloatArray:
-    """Share of each patch that is foreground, [h,w]: a box filter of the mask."""
+    """Share of each patch that is foreground [h,w]: a box filter of the mask."""
     with Image.open(path) as opened:
         alpha = opened.getchannel("A") if "A" in opened.getbands() else None
     mask = alpha if alpha is not None else open_image(path).convert("L")
@@ -110,7 +108,7 @@ def fit_logistic(features: FloatArray, labels: NDArray[np.bool_]) -> tuple[Float
     x = np.concatenate([(x - mean) / deviation, np.ones((len(x), 1))], axis=1)
     y = labels.astype(np.float64)
     penalty = np.full(x.shape[1], PENALTY * len(x))
-    penalty[-1] = 1e-6 * len(x)  # the bias is free
+    penalty[-1] = 1e-6 * len(x)  # almost none on the bias
     solution = np.zeros(x.shape[1])
     for _ in range(STEPS):
         probability = 1 / (1 + np.exp(-np.clip(x @ solution, -30, 30)))

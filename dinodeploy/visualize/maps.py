@@ -1,7 +1,7 @@
-"""What `--what` can be, in one table: learnt from some looks, drawn for any.
+"""The maps of `--what`, in one table: fitted on some looks, painted for any look.
 
-A painter turns a look into layers, each a name and colours [h,w,3]: attention has one for the mean of its
-heads and one a head, everything else has one. Shapes: h w patch grid, D embed_dim.
+A painter turns a look into layers, each a name and colours [h,w,3]. Attention has a layer for the mean of its
+heads and one per head; every other map has one layer. Shapes: h w patch grid, D embed_dim.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ AUTO = "auto"
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What a map depends on besides the pictures.
+class MapOptions:
+    """What a map depends on besides the images.
 
-    point: share of width and height of the first picture, of what similarity is measured to.
+    point: position in the first image, as shares of width and height, that similarity is measured to.
     mask: None, "auto" (first component), or a folder of masks to learn from.
     """
 
@@ -36,26 +36,26 @@ class Wishes:
     mask: str | None = None
 
 
-def fit_painter(what: str, looks: Sequence[Look], wishes: Wishes) -> tuple[Painter, str]:
-    """A painter with one basis, or scale, for all pictures; and a line on what it shows.
+def fit_painter(what: str, looks: Sequence[Look], options: MapOptions) -> tuple[Painter, str]:
+    """A painter with one basis or scale for all images, and a line that says what it shows.
 
-    Raises MisuseError for an unknown `what` or a mask that cannot be, and for too few patches.
+    Raises MisuseError for an unknown `what`, an unusable mask, or too few patches.
     """
     if what not in WHAT:
         raise MisuseError(f"--what {what!r} is unknown; known: {', '.join(WHAT)}")
-    return WHAT[what](looks, wishes)
+    return WHAT[what](looks, options)
 
 
 def _find_foreground(looks: Sequence[Look], mask: str) -> Find:
     if mask == AUTO:
         return foreground_by_component([look.patches for look in looks])
     if not Path(mask).is_dir():
-        raise MisuseError(f"--mask {mask!r} is no folder; wanted auto, or a folder of masks NAME.png")
+        raise MisuseError(f"--mask {mask!r} is not a folder; wanted auto, or a folder of masks NAME.png")
     return foreground_by_classifier(looks, Path(mask))
 
 
-def _pca(looks: Sequence[Look], wishes: Wishes) -> tuple[Painter, str]:
-    find = _find_foreground(looks, wishes.mask) if wishes.mask else None
+def _pca(looks: Sequence[Look], options: MapOptions) -> tuple[Painter, str]:
+    find = _find_foreground(looks, options.mask) if options.mask else None
     maps = [look.patches for look in looks]
     basis = fit_components(maps, [find(patches) for patches in maps] if find else None)
     shares = ", ".join(f"{share:.0%}" for share in basis.share)
@@ -65,11 +65,11 @@ def _pca(looks: Sequence[Look], wishes: Wishes) -> tuple[Painter, str]:
         colours = basis.rgb(look.patches)
         return [("PCA", colours * find(look.patches)[..., None] if find else colours)]
 
-    return paint, f"three components of {of} in common, {shares} of their variance"
+    return paint, f"three components fitted on {of}, {shares} of their variance"
 
 
-def _foreground(looks: Sequence[Look], wishes: Wishes) -> tuple[Painter, str]:
-    find = _find_foreground(looks, wishes.mask or AUTO)
+def _foreground(looks: Sequence[Look], options: MapOptions) -> tuple[Painter, str]:
+    find = _find_foreground(looks, options.mask or AUTO)
     share = np.concatenate([find(look.patches).ravel() for look in looks]).mean()
 
     def paint(look: Look) -> Layers:
@@ -79,18 +79,18 @@ def _foreground(looks: Sequence[Look], wishes: Wishes) -> tuple[Painter, str]:
     return paint, f"{share:.0%} of all patches are foreground"
 
 
-def _attention(looks: Sequence[Look], _: Wishes) -> tuple[Painter, str]:
+def _attention(looks: Sequence[Look], _: MapOptions) -> tuple[Painter, str]:
     def paint(look: Look) -> Layers:
         assert look.attention is not None
         heads = [("all heads", look.attention.mean(axis=0))]
         heads += [(f"head {index}", row) for index, row in enumerate(look.attention)]
         return [(name, heat(row, 0.0, float(row.max()))) for name, row in heads]
 
-    return paint, "the weight of each patch, each map from 0 to its own largest"
+    return paint, "attention weight of each patch, each map from 0 to its largest"
 
 
-def _similarity(looks: Sequence[Look], wishes: Wishes) -> tuple[Painter, str]:
-    row, column = patch_at(looks[0].grid, wishes.point)
+def _similarity(looks: Sequence[Look], options: MapOptions) -> tuple[Painter, str]:
+    row, column = patch_at(looks[0].grid, options.point)
     query = looks[0].patches[row, column]
     maps = [similarity(look.patches, query) for look in looks]
     low, high = min(float(m.min()) for m in maps), max(float(m.max()) for m in maps)
@@ -103,19 +103,19 @@ def _similarity(looks: Sequence[Look], wishes: Wishes) -> tuple[Painter, str]:
 
 
 def patch_at(grid: tuple[int, int], point: tuple[float, float]) -> tuple[int, int]:
-    """Row and column of the patch at `point`, shares of width and height."""
+    """Row and column of the patch at `point`, given as shares of width and height."""
     (h, w), (x, y) = grid, point
     return min(int(y * h), h - 1), min(int(x * w), w - 1)
 
 
 def similarity(patches: FloatArray, query: FloatArray) -> FloatArray:
-    """Cosine of every patch [h,w,D] to a feature [D]; 0 where one has no length."""
+    """Cosine of every patch [h,w,D] to a feature [D]; 0 where either is zero."""
     lengths = np.linalg.norm(patches, axis=-1) * np.linalg.norm(query)
     dots = patches @ query
     return np.divide(dots, lengths, out=np.zeros_like(dots), where=lengths > 0)
 
 
-WHAT: dict[str, Callable[[Sequence[Look], Wishes], tuple[Painter, str]]] = {
+WHAT: dict[str, Callable[[Sequence[Look], MapOptions], tuple[Painter, str]]] = {
     "pca": _pca,
     "attention": _attention,
     "similarity": _similarity,

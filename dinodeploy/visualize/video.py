@@ -1,7 +1,7 @@
-"""A video and its maps side by side, as a video. Needs PyAV (extra `video`).
+"""Write a video with every frame beside its map. Needs PyAV (extra `video`).
 
-Two passes: frames spread over the whole give the basis or scale in common, then frame after frame is
-looked at, painted and encoded. One frame is in memory at a time, beside the SAMPLES of the first pass.
+Two passes: frames spread over the whole video give one basis or scale, then each frame is painted and
+encoded. One frame is in memory at a time, besides the SAMPLES of the first pass.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ import numpy as np
 from PIL import Image
 
 from dinodeploy.embedder import Embedder
-from dinodeploy.errors import ImageError, MisuseError, OutputExistsError, UnavailableError
+from dinodeploy.errors import ImageError, MisuseError, OutputExistsError, UnavailableError, reason_of
 from dinodeploy.files.atomic import partial_path
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.visualize.colour import enlarge
 from dinodeploy.visualize.look import Attend, Look, look_at, need_attention
-from dinodeploy.visualize.maps import Painter, Wishes, fit_painter
+from dinodeploy.visualize.maps import MapOptions, Painter, fit_painter
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 SAMPLES = 12  # frames that the basis is fitted on
-CODECS = ("libx264", "mpeg4")  # the first that this build of FFmpeg can write
-RATE = Fraction(25)  # frames a second where the file does not say
+CODECS = ("libx264", "mpeg4")  # the first that this FFmpeg build can encode
+RATE = Fraction(25)  # frames per second where the file does not say
 
 
 def check_video(source: Path, what: str, out: Path | None, page: Path | None, overwrite: bool) -> Path:
-    """The video to write. Raises MisuseError for a page, which a video has not, OutputExistsError."""
+    """The path of the video to write. Raises MisuseError, OutputExistsError."""
     if page is not None:
-        raise MisuseError("--html is for pictures, not for a video; leave it out")
+        raise MisuseError("--html works with images, not with a video; leave it out")
     if not source.is_file():
         raise MisuseError(f"{str(source)!r} does not exist; wanted a video")
     target = out or source.with_name(f"{source.stem}_{what}.mp4")
@@ -40,7 +40,7 @@ def check_video(source: Path, what: str, out: Path | None, page: Path | None, ov
     if target.resolve() == source.resolve():
         raise MisuseError(f"--out {str(target)!r} is the video itself; wanted another file")
     if target.exists() and not overwrite:
-        raise OutputExistsError(f"{target} exists; give --overwrite or another --out")
+        raise OutputExistsError(f"{target} exists; use --overwrite or another --out")
     return target
 
 
@@ -52,14 +52,14 @@ def visualize_video(
     *,
     steps: Preprocess,
     point: tuple[float, float] | None,
-    wishes: Wishes,
+    options: MapOptions,
     attend: Attend | None = None,
     advance: Callable[[int, int], None] = lambda done, failed: None,
 ) -> tuple[int, str]:
-    """Write `target`; how many frames it has, and a line on what they show.
+    """Write `target`; return its number of frames and a line that says what they show.
 
     `point`, for similarity, is in pixels of the first frame. Raises MisuseError, ImageError for a file that
-    is no video, UnavailableError without PyAV.
+    is not a video, UnavailableError without PyAV.
     """
     if what == "attention":
         need_attention(embedder, attend)
@@ -70,10 +70,10 @@ def visualize_video(
         width, height = samples[0].size
         if point[0] >= width or point[1] >= height:
             raise MisuseError(
-                f"--point {point[0]:g},{point[1]:g} lies outside {source}, {width}x{height} pixels"
+                f"--point {point[0]:g},{point[1]:g} is outside {source}, which is {width}x{height} pixels"
             )
-        wishes = Wishes((point[0] / width, point[1] / height), wishes.mask)
-    painter, words = fit_painter(what, looks, wishes)
+        options = MapOptions((point[0] / width, point[1] / height), options.mask)
+    painter, words = fit_painter(what, looks, options)
     smooth = what != "foreground"
     partial = partial_path(target).with_suffix(target.suffix)
     try:
@@ -91,10 +91,10 @@ def visualize_video(
 
 
 def sample_frames(source: Path, count: int = SAMPLES) -> list[Image.Image]:
-    """At most `count` frames, evenly spread, the first among them, whatever the video's length.
+    """At most `count` evenly spread frames, including the first, for a video of any length.
 
-    Every 2^k-th frame is kept; when there are too many, every other goes and k grows. Raises ImageError for
-    a video without a frame.
+    Every 2^k-th frame is kept; when there are too many, every second one is dropped and k grows by one.
+    Raises ImageError for a video without frames.
     """
     kept: list[Image.Image] = []
     stride = 1
@@ -105,30 +105,30 @@ def sample_frames(source: Path, count: int = SAMPLES) -> list[Image.Image]:
         if len(kept) > count:
             kept, stride = kept[::2], 2 * stride
     if not kept:
-        raise ImageError(f"{source}: the video has no frame")
+        raise ImageError(f"{source}: the video has no frames")
     return kept
 
 
 def side_by_side(look: Look, painter: Painter, smooth: bool) -> Image.Image:
-    """The frame, and its first layer beside it; sides even, as encoders want them."""
-    width, height = (side - side % 2 for side in look.picture.size)
+    """The frame with its first layer to the right; even sides, which encoders require."""
+    width, height = (side - side % 2 for side in look.image.size)
     both = Image.new("RGB", (2 * width, height))
-    both.paste(look.picture.crop((0, 0, width, height)), (0, 0))
+    both.paste(look.image.crop((0, 0, width, height)), (0, 0))
     both.paste(enlarge(painter(look)[0][1], (width, height), smooth=smooth), (width, 0))
     return both
 
 
 def read_frames(source: Path) -> Iterator[Image.Image]:
-    """Frames of the first video stream, RGB. Raises ImageError for a file that is no video."""
+    """Frames of the first video stream, RGB. Raises ImageError for a file that is not a video."""
     av = _av()
     try:
         with av.open(str(source)) as container:
             if not container.streams.video:
-                raise ImageError(f"{source}: no video in it")
+                raise ImageError(f"{source}: the file has no video stream")
             for frame in container.decode(video=0):
                 yield frame.to_image()
     except (av.error.FFmpegError, ValueError) as error:
-        raise ImageError(f"{source}: cannot be decoded: {' '.join(str(error).split())[:200]}") from error
+        raise ImageError(f"{source}: cannot be decoded: {reason_of(error)}") from error
 
 
 def _rate(source: Path) -> Fraction:
@@ -137,17 +137,17 @@ def _rate(source: Path) -> Fraction:
 
 
 def _encode(frames: Iterator[Image.Image], target: Path, rate: Fraction) -> Iterator[int]:
-    """Write frames one by one; yields how many are written."""
+    """Write frames one by one; yield the number written so far."""
     av = _av()
     with av.open(str(target), "w") as container:
         stream: Any = None
-        for count, picture in enumerate(frames, 1):
+        for count, image in enumerate(frames, 1):
             if stream is None:
                 codec = next(name for name in CODECS if name in av.codecs_available)
                 stream = container.add_stream(codec, rate=rate)
-                stream.width, stream.height = picture.size
+                stream.width, stream.height = image.size
                 stream.pix_fmt = "yuv420p"
-            frame = av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(np.asarray(image), format="rgb24")
             container.mux(stream.encode(frame))
             yield count
         if stream is not None:

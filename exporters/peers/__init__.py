@@ -1,6 +1,6 @@
-"""Peers of an engine for benchmarks: the model in torch and in others' libraries, on the bundle's weights.
+"""Peers of an engine for benchmarks: the model in torch and in other libraries, on the bundle's weights.
 
-One literal table. A peer gets the checkpoint that the bundle was made of, held against the manifest's hash.
+One literal table. A peer gets the bundle's checkpoint, checked against the hash in the manifest.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""OpenVINO's own 8 bits: NNCF quantises the fp32 graph, OpenVINO compiles it for each input shape.
+"""OpenVINO's int8: NNCF quantises the fp32 graph, OpenVINO compiles it for each input shape.
 
-NNCF calibrates on what `export --int8` takes when no folder is given. OpenVINO may do what is refused to an
-engine of ours: compile a model for each shape, so that a picture's numbers depend on its batch.
+NNCF calibrates on the default images of `export --int8`. Unlike our engines, OpenVINO compiles one model per
+shape here, so the numbers of an image depend on its batch.
 
 Shapes: B batch, H W input pixels, D embed_dim.
 """
@@ -30,22 +30,22 @@ from exporters.trace.trace import TokenOutputs, trace
 
 
 class NncfRunner:
-    """A checkpoint by NNCF and OpenVINO. Without them raises ImportError or UnavailableError."""
+    """A checkpoint on NNCF and OpenVINO. Raises ImportError or UnavailableError without them."""
 
     def __init__(self, checkpoint: Checkpoint, preprocess: Preprocess, threads: int) -> None:
         self._core = shared_core()
         import nncf
 
         nncf.set_log_level(logging.ERROR)
-        pictures, _ = calibration_pixels(Calibration(), preprocess)
+        images, _ = calibration_pixels(Calibration(), preprocess)
         with tempfile.TemporaryDirectory(prefix="dinodeploy_") as folder, redirect_stdout(io.StringIO()):
             path = Path(folder) / "model.onnx"
             write_graph(checkpoint, path)
             self._model = nncf.quantize(
                 self._core.read_model(path),
-                nncf.Dataset([picture[None] for picture in pictures]),
+                nncf.Dataset([image[None] for image in images]),
                 model_type=nncf.ModelType.TRANSFORMER if isinstance(checkpoint.config, ViTConfig) else None,
-                subset_size=len(pictures),
+                subset_size=len(images),
             )
         runtime, self._settings = settings("int8", threads)
         self.runtime = f"nncf {nncf.__version__}, {runtime}"
@@ -67,7 +67,7 @@ class NncfRunner:
 
 
 def write_graph(checkpoint: Checkpoint, path: Path) -> None:
-    """The checkpoint as our fp32 graph, unjudged: what others quantise."""
+    """Write the checkpoint as an fp32 graph, without a parity check: the input of NNCF."""
     meta_copy, weights = make_meta_copy(build_model(checkpoint))
     module = TokenOutputs(meta_copy)
     write_onnx(to_graph(trace(module), module, weights, DIALECTS["portable"]), path)

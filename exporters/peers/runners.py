@@ -1,7 +1,7 @@
-"""The model in torch, as its users run it: eager, compiled, in transformers, in timm; all fp32.
+"""The model in torch as its users run it, in fp32: eager, compiled, in transformers, in timm.
 
-transformers and timm come with plain module names and their own RoPE periods, exact where released
-checkpoints round them to bf16; they get the checkpoint's, or they would be another model.
+transformers and timm compute exact RoPE periods, where released checkpoints have them rounded to bf16. They
+get the checkpoint's periods here; without them they would be a different model.
 
 Shapes: B batch, H W input pixels, D embed_dim, R storage tokens, P patches.
 """
@@ -29,11 +29,11 @@ from exporters.peers.openvino_int8 import NncfRunner
 from exporters.peers.weights import checkpoint_of
 from exporters.trace.trace import TokenOutputs
 
-Forward = Callable[[Tensor], Tensor]  # pixels [B,3,H,W] -> cls [B,D]; other tokens are made on the way
+Forward = Callable[[Tensor], Tensor]  # pixels [B,3,H,W] -> cls [B,D]; the other tokens are computed too
 
 
 class TorchRunner:
-    """A forward under `inference_mode`, of what `make` makes of a checkpoint."""
+    """The forward that `make` builds from a checkpoint, under `inference_mode`."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ def _in_timm(checkpoint: Checkpoint) -> tuple[str, Forward]:
     model = model.float().eval()
     name = f"timm {timm.__version__}"
     if not vit:
-        return name, model  # its features, pooled and normed
+        return name, model  # its pooled and normalised features
     model.rope.periods.copy_(checkpoint.state["rope_embed.periods"])
     return name, lambda pixels: model.forward_features(pixels)[:, 0]
 

@@ -16,10 +16,12 @@ from dinodeploy.bundle.bundle import Bundle, EngineChoice
 from dinodeploy.errors import MisuseError
 from dinodeploy.files import schema
 from dinodeploy.files.atomic import atomic_file
+from dinodeploy.pages import check_pages
 from dinodeploy.parity.bisect import Bisection
 from dinodeploy.parity.compare import Comparison
 from dinodeploy.parity.judge import Verdict
 from dinodeploy.parity.receipts import Receipt
+from dinodeploy.plots.write import check_plots
 
 WRITERS: dict[str, str] = {
     ".json": "dinodeploy.parity.reports.plain:render",
@@ -72,13 +74,19 @@ class Report:
 
 
 def check_targets(paths: Sequence[Path]) -> None:
-    """Raises MisuseError for a report that cannot be written, before any work is done."""
+    """Check report paths before any work is done.
+
+    Raises MisuseError for a path that cannot be written, UnavailableError for a page without its packages.
+    """
     for path in paths:
         if path.suffix.lower() not in WRITERS:
             raise MisuseError(f"--report {path}: wanted a file that ends in {', '.join(WRITERS)}")
         if path.is_dir() or not path.parent.is_dir():
             what = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
-            raise MisuseError(f"--report {path}: {what}; wanted a file in a folder that is there")
+            raise MisuseError(f"--report {path}: {what}; wanted a file in a folder that exists")
+        if path.suffix.lower() == ".html":
+            check_plots()
+            check_pages()
 
 
 def write_report(report: Report, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where on the picture an engine is off: the error of every patch of the worst photograph.
+"""The map of the largest error in an image: the error of every patch.
 
 Needs one more run of the engine, so only the page for people asks for it. Shapes: B batch, H W pixels,
 h w patch grid, D embed_dim.

@@ -1,8 +1,7 @@
-"""Periodic evaluation of the EMA teacher: kNN accuracy, PCA images and curves.
+"""Periodic evaluation of the EMA teacher: kNN accuracy, PCA images.
 
     <output>/evaluations.json          one line per evaluation: iteration, knn_10_top1, ...
     <output>/pictures/pca_000499.png   patch features as colours, always of the same images
-    <output>/pictures/curves.png       losses and kNN accuracies so far
 
 Every rank computes its share of the images; rank 0 writes. Training is not affected: the random number
 generators are restored and the weights are only read.
@@ -25,9 +24,8 @@ from dinov3_ref.eval.labelled import check_pair
 from dinov3_ref.models.build import build_model
 from dinov3_ref.train.distributed.precision import DTYPES
 from dinov3_ref.train.export_teacher import whole_backbone
-from dinov3_ref.train.logging.curve_picture import draw_curves
-from dinov3_ref.train.logging.metrics import MetricsFile, read_metrics
-from dinov3_ref.train.logging.pca_picture import draw_pca_maps
+from dinov3_ref.train.logging.metrics import MetricsFile
+from dinov3_ref.train.logging.pca_images import draw_pca_maps
 from dinov3_ref.train.networks.training_networks import TrainingNetworks
 
 FILE = "evaluations.json"
@@ -68,7 +66,10 @@ class PeriodicEvaluation:
             accuracies = {} if self.labelled is None else self._knn(frozen)
             if file is not None:
                 file.append({"iteration": iteration, **accuracies})
-                self._draw(frozen, iteration)
+                if self.images is not None:
+                    folder = self.output / FOLDER
+                    folder.mkdir(exist_ok=True)
+                    draw_pca_maps(frozen, self.images, folder / f"pca_{iteration:06d}.png")
         return accuracies
 
     def _frozen(self, networks: TrainingNetworks) -> FrozenModel:
@@ -97,13 +98,6 @@ class PeriodicEvaluation:
         ks = [k for k in KS if k <= size] or [size]
         accuracies = knn_accuracy(train, test, ks=ks)
         return {f"knn_{k}_{name}": value for k in ks for name, value in accuracies[k].items()}
-
-    def _draw(self, frozen: FrozenModel, iteration: int) -> None:
-        folder = self.output / FOLDER
-        folder.mkdir(exist_ok=True)
-        if self.images is not None:
-            draw_pca_maps(frozen, self.images, folder / f"pca_{iteration:06d}.png")
-        draw_curves(read_metrics(self.output), read_metrics(self.output, FILE), folder / "curves.png")
 
     def _read_images(self) -> Tensor:
         """The first `evaluation.pictures` images [N,3,S,S], normalised."""

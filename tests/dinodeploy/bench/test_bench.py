@@ -1,4 +1,4 @@
-"""`dinodeploy bench` from end to end on a tiny bundle: a record, a picture, one-line errors."""
+"""`dinodeploy bench` from end to end on a tiny bundle: a record, a plot, one-line errors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from dinodeploy.bench.ledger import record_name
 from dinodeploy.bench.probe import probe_start
 from dinodeploy.bench.runners import ENGINE, PEERS, RunnerOptions
 from dinodeploy.bench.table import share
-from dinodeploy.chart import draw_bench
-from dinodeploy.chart.svg import to_svg
 from dinodeploy.errors import MisuseError, UnavailableError
+from dinodeploy.plots import draw_bench, inline_svg
 from tests.support.command_line import CommandLine
 
 
@@ -51,15 +50,17 @@ def test_a_share_that_is_not_known_is_left_out(record: dict) -> None:
     assert share({"share_of_fp32_peak": None}) == ""
 
 
-def test_the_picture_names_everybody(record: dict) -> None:
-    svg = to_svg(draw_bench(record))
+def test_the_plot_names_every_runner(record: dict) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra `plots`)")
+    svg = inline_svg(draw_bench(record))
     for words in ("batch 1, 32x48", "batch 3, 32x48", ">engine<", ">onnxruntime<", "1.00x", "error "):
         assert words in svg
 
 
 def test_the_command(tiny_bundle: Path, tmp_path: Path, run: CommandLine) -> None:
     arguments = ("--batch", 2, "--imgsz", "32x48", "--rounds", 1, "--threads", 1, "--outputs", "cls")
-    paths = ("--out", tmp_path / "r.json", "--picture", tmp_path / "r.svg")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra `plots`)")
+    paths = ("--out", tmp_path / "r.json", "--plot", tmp_path / "r.svg")
     ran = run("bench", tiny_bundle, *arguments, *paths)
     assert ran.code == 0, ran.err
     assert "2x32x48" in ran.out
@@ -75,15 +76,15 @@ def test_the_command(tiny_bundle: Path, tmp_path: Path, run: CommandLine) -> Non
     [
         (("--vs", "jax"), "'jax' does not fit; wanted distinct names of torch, compile"),
         (("--batch", "0"), "--batch 0; wanted at least 1"),
-        (("--batch", "many"), "--batch: 'many' is no number"),
+        (("--batch", "many"), "--batch: 'many' is not a number"),
         (("--imgsz", "100"), "multiple of the patch size 16"),
         (("--imgsz", "big"), "--imgsz 'big'"),
         (("--rounds", "0"), "--rounds is 0"),
         (("--threads", "-1"), "--threads is -1"),
         (("--outputs", "logits"), "'logits' does not fit"),
         (("--out", "r.txt"), "wanted a file that ends in .json"),
-        (("--picture", "r.bmp"), "wanted one of .svg"),
-        (("--vs", "torch"), "peers in torch need the weights that the bundle was made of"),
+        (("--plot", "r.bmp"), "wanted one of .svg"),
+        (("--vs", "torch"), "peers in torch need the checkpoint of the bundle"),
         (("--vs", "torch", "--checkpoint", "nothing.pth"), "nothing.pth does not exist"),
         (("--device", "gpu"), "--device 'gpu' is unknown"),
     ],
@@ -98,14 +99,12 @@ def test_what_is_refused(
 
 
 def test_a_runner_that_dies_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(
-        UnavailableError, match=r"engine does not start in a process of its own: .*no such bundle"
-    ):
+    with pytest.raises(UnavailableError, match=r"engine does not start in its own process: .*no such bundle"):
         probe_start(ENGINE, RunnerOptions(str(tmp_path / "none"), 1), (1, 32, 32))
 
 
-def test_options_are_checked_at_birth() -> None:
-    with pytest.raises(MisuseError, match=f"'jax' is unknown; wanted of {', '.join(PEERS)}"):
+def test_options_are_checked_when_created() -> None:
+    with pytest.raises(MisuseError, match=f"'jax' is unknown; wanted some of {', '.join(PEERS)}"):
         BenchOptions(vs=("jax",))
 
 

@@ -1,4 +1,4 @@
-"""`dinodeploy ranges`: table, JSON, picture, and one line for every misuse."""
+"""`dinodeploy ranges`: table, JSON, plot, and one line for every misuse."""
 
 from __future__ import annotations
 
@@ -82,16 +82,18 @@ def test_the_page_shows_what_it_prints(hard_file: Path, tmp_path: Path, run: Com
 
 
 @pytest.mark.parametrize(
-    ("name", "start"), [("r.svg", b"<svg "), ("r.png", b"\x89PNG"), ("r.html", b"<!doctype")]
+    ("name", "option", "start"),
+    [("r.svg", "--picture", b"<svg "), ("r.png", "--plot", b"\x89PNG"), ("r.html", "--plot", b"<!doctype")],
 )
-def test_a_picture_is_drawn(
-    name: str, start: bytes, hard_file: Path, photos: Path, tmp_path: Path, run: CommandLine
+def test_a_plot_is_drawn(
+    name: str, option: str, start: bytes, hard_file: Path, photos: Path, tmp_path: Path, run: CommandLine
 ) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra `plots`)")
     out = tmp_path / name
-    ran = run("ranges", hard_file, "--images", photos, "--imgsz", "48", "--limit", "1", "--picture", out)
+    ran = run("ranges", hard_file, "--images", photos, "--imgsz", "48", "--limit", "1", option, out)
     assert ran.code == 0, ran.err
     assert out.read_bytes().startswith(start)
-    assert ran.out.splitlines()[-1] == f"drawn: {out}"
+    assert ran.out.splitlines()[-1] == f"plot: {out}"
 
 
 def test_unreadable_pictures_are_skipped_and_end_in_5(tmp_path: Path, photos: Path, run: CommandLine) -> None:
@@ -102,7 +104,7 @@ def test_unreadable_pictures_are_skipped_and_end_in_5(tmp_path: Path, photos: Pa
     assert ran.code == 5
     assert ran.json["ranges"]["images"] == 3
     assert [Path(item["id"]).name for item in ran.json["unreadable"]] == ["broken.jpg"]
-    assert "1 of 4 pictures could not be read" in ran.err
+    assert "1 of 4 images could not be read" in ran.err
     assert "skipped: " in ran.err
 
 
@@ -122,8 +124,8 @@ def test_pictures_may_come_from_several_places(hard_file: Path, photos: Path, ru
         (("FILE", "--images", "PHOTOS", "--imgsz", "100"), "multiple of the patch size 16"),
         (("FILE", "--images", "PHOTOS", "--limit", "0"), "--limit is 0; wanted at least 1"),
         (("FILE", "--images", "PHOTOS", "--arch", "vit_large"), "vit_large"),
-        (("FILE", "--images", "PHOTOS", "--picture", "r.pdf"), "'.pdf'; wanted one of .svg, .png, .html"),
-        (("FILE", "--images", "PHOTOS", "--picture", "no/r.svg"), "no/r.svg: cannot be written there"),
+        (("FILE", "--images", "PHOTOS", "--plot", "r.pdf"), "'.pdf'; wanted one of .svg, .png, .html"),
+        (("FILE", "--images", "PHOTOS", "--plot", "no/r.svg"), "no/r.svg: cannot be written there"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

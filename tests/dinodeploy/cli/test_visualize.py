@@ -91,7 +91,7 @@ def test_unreadable_pictures_are_named(
     assert (tmp_path / "out" / "coffee.pca.png").is_file()
     ran = run("visualize", tmp_path / "broken.jpg", *arguments, "--overwrite")
     assert ran.code == 2
-    assert "none of 1 pictures can be read" in ran.error
+    assert "none of 1 images can be read" in ran.error
     assert (tmp_path / "out" / "coffee.pca.png").is_file(), "what was there is still there"
 
 
@@ -104,10 +104,10 @@ def test_unreadable_pictures_are_named(
         (("--imgsz", "0"), "--imgsz is 0"),
         (("--point", "3,4"), "--point belongs to --what similarity, not pca"),
         (("--what", "similarity", "--point", "3"), "wanted X,Y in pixels"),
-        (("--what", "similarity", "--point", "300,20"), "lies outside"),
+        (("--what", "similarity", "--point", "300,20"), "is outside"),
         (("--what", "similarity", "--mask", "auto"), "--mask belongs to --what pca or foreground"),
-        (("--layer", "1"), "--layer belongs to --checkpoint"),
-        (("--mask", "nowhere"), "--mask 'nowhere' is no folder"),
+        (("--layer", "1"), "--layer needs --checkpoint"),
+        (("--mask", "nowhere"), "--mask 'nowhere' is not a folder"),
         (("--html", "."), "is a folder; wanted a file"),
     ],
 )
@@ -134,7 +134,7 @@ def test_other_peoples_folders_are_not_replaced(
     ran = run(*arguments, tmp_path, "--overwrite")
     assert_refused(ran, "exists and holds no maps", tmp_path, [tmp_path / "thesis.txt"])
     assert run(*arguments, tmp_path / "maps").code == 0
-    assert "give --overwrite" in run(*arguments, tmp_path / "maps").error
+    assert "use --overwrite" in run(*arguments, tmp_path / "maps").error
     page = tmp_path / "maps" / "page.html"  # inside what is replaced
     for _ in range(2):
         assert run(*arguments, tmp_path / "maps", "--overwrite", "--html", page).code == 0

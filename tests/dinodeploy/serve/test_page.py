@@ -75,7 +75,7 @@ def test_drop_a_picture(page: Any, service: Live, tmp_path: Path) -> None:
     )
     assert page.evaluate(colours, "pca") > 100
     assert page.evaluate(colours, "similarity") > 50
-    page.click("#picture", position={"x": 3, "y": 3})
+    page.click("#image", position={"x": 3, "y": 3})
     assert page.text_content("#to") == "patch 0, 0"
     assert page.text_content("#high") == "1.00"
     assert page.evaluate(

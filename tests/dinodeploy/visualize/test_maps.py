@@ -14,7 +14,7 @@ from dinodeploy.visualize.colour import SCALE, enlarge, heat
 from dinodeploy.visualize.components import fit_components
 from dinodeploy.visualize.foreground import fit_logistic, otsu
 from dinodeploy.visualize.look import Look, shrink
-from dinodeploy.visualize.maps import WHAT, Wishes, fit_painter, patch_at, similarity
+from dinodeploy.visualize.maps import WHAT, MapOptions, fit_painter, patch_at, similarity
 from dinodeploy.visualize.page import keep_strongest, to_int8
 from tests.support.photographs import photograph
 
@@ -32,9 +32,9 @@ def scene(seed: int = 0, *, h: int = H, w: int = W, centre: tuple[float, float] 
     draw = np.random.default_rng(seed)
     inside = disc(h, w, centre=centre)
     patches = 0.3 * draw.standard_normal((h, w, D)) + np.where(inside, 2.0, -1.0)[..., None] * np.eye(D)[3]
-    picture = photograph("coffee").resize((w * 4, h * 4))
+    image = photograph("coffee").resize((w * 4, h * 4))
     attention = np.where(inside, 3.0, 1.0)[None] * np.array([1.0, 0.5])[:, None, None]
-    return Look(f"scene{seed}.png", picture, patches.astype(np.float32), attention.astype(np.float32))
+    return Look(f"scene{seed}.png", image, patches.astype(np.float32), attention.astype(np.float32))
 
 
 def test_components_are_the_singular_vectors() -> None:
@@ -51,10 +51,10 @@ def test_components_are_the_singular_vectors() -> None:
     np.testing.assert_allclose(projected.std(axis=0), 1, rtol=1e-3)
 
 
-def test_the_same_feature_has_the_same_colour_in_every_picture() -> None:
+def test_the_same_feature_has_the_same_colour_in_every_image() -> None:
     a, b = scene(0), scene(1)
     b.patches[2, 3] = a.patches[6, 8]
-    painter, words = fit_painter("pca", [a, b], Wishes())
+    painter, words = fit_painter("pca", [a, b], MapOptions())
     assert (painter(a)[0][1][6, 8] == painter(b)[0][1][2, 3]).all()
     assert "%" in words
 
@@ -66,12 +66,12 @@ def test_too_few_patches_are_refused() -> None:
     assert np.isfinite(basis.project(np.ones((2, 3, D), np.float32))).all(), "no variance at all"
 
 
-def test_foreground_is_what_keeps_from_the_border() -> None:
+def test_foreground_touches_the_border_less() -> None:
     """Whichever sign the first component has: the background's direction is turned around once."""
     for sign in (1, -1):
         looks = [scene(0), scene(1, h=10, w=20, centre=(0.5, 0.3))]
-        looks = [Look(look.id, look.picture, sign * look.patches, None) for look in looks]
-        painter, words = fit_painter("foreground", looks, Wishes())
+        looks = [Look(look.id, look.image, sign * look.patches, None) for look in looks]
+        painter, words = fit_painter("foreground", looks, MapOptions())
         for look, wanted in zip(looks, (disc(), disc(10, 20, centre=(0.5, 0.3))), strict=True):
             colours = painter(look)[0][1]
             assert set(np.unique(colours)) == {0, 255}
@@ -79,21 +79,21 @@ def test_foreground_is_what_keeps_from_the_border() -> None:
         assert "are foreground" in words
 
 
-def test_otsu_cuts_between_two_heaps() -> None:
+def test_otsu_separates_two_clusters() -> None:
     draw = np.random.default_rng(0)
     values = np.concatenate([draw.normal(-2, 0.3, 500), draw.normal(3, 0.3, 100)]).astype(np.float32)
     assert -1 < otsu(values) < 2
 
 
-def test_masks_teach_the_classifier(tmp_path: Path) -> None:
+def test_the_classifier_learns_from_masks(tmp_path: Path) -> None:
     """A mask for one picture of two; the other one's foreground, which fills its border, is found by it."""
     taught, other = scene(0), scene(1, centre=(0.1, 0.1))
     mask = Image.fromarray(disc().astype(np.uint8) * 255).resize((W * 4, H * 4), Image.Resampling.NEAREST)
     mask.save(tmp_path / "scene0.png")
-    painter, _ = fit_painter("foreground", [taught, other], Wishes(mask=str(tmp_path)))
+    painter, _ = fit_painter("foreground", [taught, other], MapOptions(mask=str(tmp_path)))
     found = painter(other)[0][1][..., 0] > 0
     assert (found == disc(centre=(0.1, 0.1))).mean() > 0.95
-    pca, words = fit_painter("pca", [taught, other], Wishes(mask=str(tmp_path)))
+    pca, words = fit_painter("pca", [taught, other], MapOptions(mask=str(tmp_path)))
     black = ~pca(taught)[0][1].any(axis=-1)
     assert (black == ~disc()).mean() > 0.95
     assert "foreground" in words
@@ -101,18 +101,18 @@ def test_masks_teach_the_classifier(tmp_path: Path) -> None:
     transparent = mask.convert("RGBA")
     transparent.putalpha(mask)
     transparent.save(tmp_path / "scene0.png")
-    again, _ = fit_painter("foreground", [taught, other], Wishes(mask=str(tmp_path)))
+    again, _ = fit_painter("foreground", [taught, other], MapOptions(mask=str(tmp_path)))
     assert (again(other)[0][1] == painter(other)[0][1]).all()
 
 
-def test_masks_that_teach_nothing_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(MisuseError, match="is no folder"):
-        fit_painter("pca", [scene()], Wishes(mask="yes"))
-    with pytest.raises(MisuseError, match=r"no picture has a mask there; wanted NAME\.png"):
-        fit_painter("pca", [scene()], Wishes(mask=str(tmp_path)))
+def test_masks_without_both_sides_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(MisuseError, match="is not a folder"):
+        fit_painter("pca", [scene()], MapOptions(mask="yes"))
+    with pytest.raises(MisuseError, match=r"no image has a mask there; wanted NAME\.png"):
+        fit_painter("pca", [scene()], MapOptions(mask=str(tmp_path)))
     Image.new("L", (64, 64), 255).save(tmp_path / "scene0.png")
-    with pytest.raises(MisuseError, match="one side alone"):
-        fit_painter("pca", [scene()], Wishes(mask=str(tmp_path)))
+    with pytest.raises(MisuseError, match="only one side"):
+        fit_painter("pca", [scene()], MapOptions(mask=str(tmp_path)))
 
 
 def test_logistic_regression_agrees_with_scikit_learn() -> None:
@@ -136,14 +136,14 @@ def test_similarity_is_the_cosine_to_the_point() -> None:
     assert found[6, 8] == pytest.approx(1)
     assert found[disc()].min() > found[~disc()].max()
     assert (similarity(np.zeros((2, 2, D), np.float32), look.patches[0, 0]) == 0).all()
-    painter, words = fit_painter("similarity", [look, scene(1)], Wishes((0.5, 0.5)))
+    painter, words = fit_painter("similarity", [look, scene(1)], MapOptions((0.5, 0.5)))
     assert (painter(look)[0][1][6, 8] == SCALE[-1]).all()
     assert "row 6, column 8 of scene0.png" in words
     assert painter(scene(1))[0][1].shape == (H, W, 3)
 
 
 def test_attention_has_a_layer_for_every_head() -> None:
-    painter, _ = fit_painter("attention", [scene()], Wishes())
+    painter, _ = fit_painter("attention", [scene()], MapOptions())
     layers = painter(scene())
     assert [name for name, _ in layers] == ["all heads", "head 0", "head 1"]
     for _, colours in layers:
@@ -177,14 +177,14 @@ def test_features_for_the_page_keep_their_cosines() -> None:
     assert (to_int8(np.zeros((1, 1, 4), np.float32)) == 0).all()
 
 
-def test_pictures_shrink_and_never_grow() -> None:
+def test_images_shrink_and_never_grow() -> None:
     assert shrink(photograph("retina"), 700).size == (700, 700)
     assert shrink(photograph("coffee"), 300).size == (300, 200)
     assert shrink(photograph("coffee"), 4096) is not None
     assert shrink(Image.new("RGB", (5000, 2)), 100).size == (100, 1)
 
 
-def test_unknown_wishes_are_refused() -> None:
+def test_unknown_maps_are_refused() -> None:
     assert list(WHAT) == ["pca", "attention", "similarity", "foreground"]
     with pytest.raises(MisuseError, match="known: pca, attention"):
-        fit_painter("depth", [scene()], Wishes())
+        fit_painter("depth", [scene()], MapOptions())

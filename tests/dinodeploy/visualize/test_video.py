@@ -61,7 +61,7 @@ def test_a_clip_becomes_a_clip(
     right = np.asarray(frames[4].crop((SIZE[0], 0, 2 * SIZE[0], SIZE[1])), float)
     assert right.std() > 10
     ran = run(*arguments, *options)
-    assert "give --overwrite" in ran.error
+    assert "use --overwrite" in ran.error
 
 
 def test_what_is_no_video_is_refused(tiny_bundle: Path, tmp_path: Path, run: CommandLine) -> None:
@@ -72,7 +72,7 @@ def test_what_is_no_video_is_refused(tiny_bundle: Path, tmp_path: Path, run: Com
     for source, options, message in (
         (fake, (), "cannot be decoded"),
         (tmp_path / "absent.mp4", (), "does not exist"),
-        (fake, ("--html", tmp_path / "page.html"), "--html is for pictures"),
+        (fake, ("--html", tmp_path / "page.html"), "--html works with images"),
         (fake, ("--out", fake), "is the video itself"),
         (fake, ("--out", tmp_path / "folder"), "wanted a video, one of"),
     ):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinodeploy.parity.reports.contact_sheet import THUMBNAIL, Card, Strip, render_sheet
+from dinodeploy.search.sheets import THUMBNAIL, Card, Strip, render_sheet
 from tests.support.photographs import photograph
 
 NASTY = '"><script>alert(1)</script>\n\x1b[31m\u202e&.jpg'

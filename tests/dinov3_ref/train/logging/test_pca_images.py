@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from dinov3_ref.train.logging.pca_picture import pca_colours
+from dinov3_ref.train.logging.pca_images import pca_colours
 
 
 def test_the_first_component_is_red() -> None:

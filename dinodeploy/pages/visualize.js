@@ -1,12 +1,6 @@
-"""What the page does: blends picture and map, and compares every patch to the one that was clicked.
+/* Blends image and map, and compares every patch with the one that was clicked.
 
-Plain JavaScript, nothing fetched: the page works from a file. Data stands in a JSON element; features are
-int8, one patch after the other, and cosines are taken of them as they are.
-"""
-
-from __future__ import annotations
-
-SCRIPT = """
+The data is in a JSON element. Features are int8, patch after patch; cosines are taken of them as they are. */
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const blend = document.getElementById("blend");
@@ -15,7 +9,7 @@ const back = document.getElementById("back");
 const status = document.getElementById("status");
 const scale = document.getElementById("scale");
 let chosen = null;  // {view, row, column} of the patch that everything is compared to
-let maps = null;    // per picture: cosines, while a patch is chosen
+let maps = null;    // per image: cosines, while a patch is chosen
 
 function decode(text) {
   const bytes = atob(text);
@@ -24,16 +18,14 @@ function decode(text) {
   return out;
 }
 
-function load(uri) {
-  return new Promise((resolve, reject) => {
-    const image = new Image();
-    image.onload = () => resolve(image);
-    image.onerror = reject;
-    image.src = uri;
-  });
+async function load(uri) {
+  const image = new Image();
+  image.src = uri;
+  await image.decode();
+  return image;
 }
 
-function colour(share) {  // of 0..1, along the scale that the maps have too
+function colour(share) {  // 0..1 on the colour scale of the maps
   const place = Math.min(Math.max(share, 0), 1) * (data.scale.length - 1);
   const i = Math.min(Math.floor(place), data.scale.length - 2), t = place - i;
   return data.scale[i].map((low, c) => Math.round(low + (data.scale[i + 1][c] - low) * t));
@@ -83,7 +75,7 @@ function draw(view) {
   const { context, canvas } = view;
   context.globalAlpha = 1;
   context.imageSmoothingQuality = "high";
-  context.drawImage(view.picture, 0, 0, canvas.width, canvas.height);
+  context.drawImage(view.image, 0, 0, canvas.width, canvas.height);
   context.globalAlpha = blend.value / 100;
   const map = maps ? maps.get(view) : view.layers[layer.selectedIndex];
   context.imageSmoothingEnabled = maps !== null || !data.blocks;
@@ -158,11 +150,11 @@ function click(event, view) {
 let views = [];
 async function start() {
   views = await Promise.all([...document.querySelectorAll("canvas")].map(async (canvas, index) => {
-    const item = data.pictures[index];
+    const item = data.images[index];
     const view = { ...item, canvas, context: canvas.getContext("2d"), cursor: null };
     view.features = decode(item.features);
     view.lengths = lengths(view);
-    [view.picture, ...view.layers] = await Promise.all([item.picture, ...item.layers].map(load));
+    [view.image, ...view.layers] = await Promise.all([item.image, ...item.layers].map(load));
     canvas.addEventListener("click", event => click(event, view));
     canvas.addEventListener("keydown", event => press(event, view));
     canvas.addEventListener("blur", () => { view.cursor = null; draw(view); });
@@ -178,4 +170,3 @@ async function start() {
   document.body.dataset.ready = "yes";
 }
 start();
-"""

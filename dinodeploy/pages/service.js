@@ -1,15 +1,11 @@
-"""What the page at / does. Plain JavaScript, run by the browser; nothing is fetched from elsewhere."""
-
-from __future__ import annotations
-
-SCRIPT = r"""
+/* Sends an image to the service and draws what it returns. */
 "use strict";
 const $ = (id) => document.getElementById(id);
-const SIDE = 512;            // most pixels of a drawn picture's longer side
+const SIDE = 512;            // pixels of a drawn image's longer side
 let key = "";
 let model = null;
-let seen = null;             // the picture on show: {patches, cls, rows, columns, dim}
-let turn = 0;                // which picture is the latest: an older answer is dropped
+let shown = null;            // the image on the page: {patches, cls, rows, columns, dim}
+let latest = 0;              // number of the newest request: older answers are dropped
 
 async function ask(path, options = {}) {
   const headers = key ? { Authorization: "Bearer " + key } : {};
@@ -17,18 +13,18 @@ async function ask(path, options = {}) {
   if (response.ok) return response;
   if (response.status === 401) $("key").hidden = false;
   let words = response.status + " " + response.statusText;
-  try { words = (await response.json()).error; } catch { /* not ours: the status has to do */ }
+  try { words = (await response.json()).error; } catch { /* not JSON of the service: show the status */ }
   throw new Error(words);
 }
 
-function say(words, failed = false) {
+function report(words, failed = false) {
   $("status").textContent = words;
   $("status").classList.toggle("fail", failed);
 }
 
 function form(file) {
   const data = new FormData();
-  data.append("files", file, file.name || "picture");
+  data.append("files", file, file.name || "image");
   return data;
 }
 
@@ -40,43 +36,43 @@ function floats(array) {
 async function describe() {
   try {
     model = await (await ask("/model")).json();
-  } catch (error) { return say(error.message, true); }
+  } catch (error) { return report(error.message, true); }
   $("key").hidden = true;
-  say("");
+  report("");
   $("model").textContent = `${model.arch}, ${model.recipe}` +
     (model.weights === "random" ? ", random weights: for trying, not for use" : "");
   $("facts").textContent = `${model.engine} on ${model.device}.`;
 }
 
 async function show(file) {
-  const mine = ++turn;
-  say("Looking…");
+  const mine = ++latest;
+  report("Embedding…");
   const started = performance.now();
   try {
     const [answer, bitmap] = await Promise.all([
       ask("/embed?outputs=cls,patch&encoding=base64", { method: "POST", body: form(file) })
         .then((response) => response.json()),
-      createImageBitmap(file).catch(() => null),   // a format that browsers do not know, TIFF for one
+      createImageBitmap(file).catch(() => null),   // a format that browsers cannot decode, such as TIFF
     ]);
-    if (mine !== turn) return;
-    const picture = answer.images[0];
-    const [rows, columns, dim] = picture.outputs.patch.shape;
-    seen = { patches: floats(picture.outputs.patch), cls: floats(picture.outputs.cls), rows, columns, dim };
+    if (mine !== latest) return;
+    const image = answer.images[0];
+    const [rows, columns, dim] = image.outputs.patch.shape;
+    shown = { patches: floats(image.outputs.patch), cls: floats(image.outputs.cls), rows, columns, dim };
     $("views").hidden = false;
-    drawPicture(bitmap, picture);
+    drawImage(bitmap, image);
     drawPca();
     drawSimilarity(null);
     const ms = Math.round(performance.now() - started);
-    say(`${picture.width} × ${picture.height} px, ${rows} × ${columns} patches of ${dim} numbers, ${ms} ms`);
+    report(`${image.width} × ${image.height} px, ${rows} × ${columns} patches of ${dim} numbers, ${ms} ms`);
     await neighbours(file, mine);
   } catch (error) {
-    if (mine === turn) say(error.message, true);
+    if (mine === latest) report(error.message, true);
   }
 }
 
-function drawPicture(bitmap, picture) {
-  const canvas = $("picture");
-  const [height, width] = picture.input;
+function drawImage(bitmap, image) {
+  const canvas = $("image");
+  const [height, width] = image.input;
   const scale = SIDE / Math.max(height, width);
   canvas.width = Math.round(width * scale);
   canvas.height = Math.round(height * scale);
@@ -92,9 +88,9 @@ function drawPicture(bitmap, picture) {
   context.drawImage(bitmap, x, y, w, h, 0, 0, canvas.width, canvas.height);
 }
 
-/* The three main directions of the centred patches by power iteration, each freed of those before it. */
+/* The three main directions of the centred patches by power iteration, each orthogonal to those before it. */
 function components() {
-  const { patches, rows, columns, dim } = seen;
+  const { patches, rows, columns, dim } = shown;
   const count = rows * columns;
   const mean = new Float64Array(dim);
   for (let p = 0; p < count; p++) for (let d = 0; d < dim; d++) mean[d] += patches[p * dim + d] / count;
@@ -102,7 +98,7 @@ function components() {
   const found = [], scores = [];
   for (let c = 0; c < 3; c++) {
     let direction = Float64Array.from({ length: dim }, (_, d) => Math.sin(1 + d * (c + 1)));
-    let score = new Float64Array(count);
+    const score = new Float64Array(count);
     for (let step = 0; step < 40; step++) {
       for (const other of found) {
         let along = 0;
@@ -127,11 +123,11 @@ function components() {
 }
 
 function paint(canvas, color) {
-  canvas.width = seen.columns;
-  canvas.height = seen.rows;
+  canvas.width = shown.columns;
+  canvas.height = shown.rows;
   const context = canvas.getContext("2d");
-  const image = context.createImageData(seen.columns, seen.rows);
-  for (let p = 0; p < seen.rows * seen.columns; p++) image.data.set([...color(p), 255], 4 * p);
+  const image = context.createImageData(shown.columns, shown.rows);
+  for (let p = 0; p < shown.rows * shown.columns; p++) image.data.set([...color(p), 255], 4 * p);
   context.putImageData(image, 0, 0);
 }
 
@@ -147,7 +143,7 @@ function drawPca() {
   }));
 }
 
-/* Dark blue to light yellow, even in lightness (viridis' anchors). */
+/* Dark blue to light yellow, evenly lighter: anchors of viridis. */
 const RAMP = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
 function ramp(at) {
   const place = Math.min(0.9999, Math.max(0, at)) * (RAMP.length - 1);
@@ -156,7 +152,7 @@ function ramp(at) {
 }
 
 function drawSimilarity(patch) {
-  const { patches, cls, rows, columns, dim } = seen;
+  const { patches, cls, rows, columns, dim } = shown;
   const to = patch === null ? cls : patches.subarray(patch * dim, (patch + 1) * dim);
   const norm = Math.hypot(...to) || 1;
   const cosines = Array.from({ length: rows * columns }, (_, p) => {
@@ -176,7 +172,7 @@ function drawSimilarity(patch) {
 async function neighbours(file, mine) {
   if (model.index === null) return;
   const { results } = await (await ask("/search?k=12", { method: "POST", body: form(file) })).json();
-  if (mine !== turn) return;
+  if (mine !== latest) return;
   $("found").hidden = false;
   $("neighbours").replaceChildren(...results.map(tile));
 }
@@ -196,18 +192,21 @@ function tile(result) {
     const image = document.createElement("img");
     image.alt = "";
     image.src = URL.createObjectURL(blob);
-    image.onload = () => URL.revokeObjectURL(image.src);
+    image.addEventListener("load", () => URL.revokeObjectURL(image.src));
     box.append(image);
   }).catch(() => { box.textContent = "no longer there"; });
   return item;
 }
 
-for (const id of ["picture", "pca", "similarity"]) {
+function cell(place, size, cells) {
+  return Math.min(cells - 1, Math.max(0, Math.floor(place / size * cells)));
+}
+
+for (const id of ["image", "pca", "similarity"]) {
   $(id).addEventListener("click", (event) => {
     const box = event.currentTarget.getBoundingClientRect();
-    const at = (place, size, cells) => Math.min(cells - 1, Math.max(0, Math.floor(place / size * cells)));
-    const row = at(event.clientY - box.top, box.height, seen.rows);
-    drawSimilarity(row * seen.columns + at(event.clientX - box.left, box.width, seen.columns));
+    const row = cell(event.clientY - box.top, box.height, shown.rows);
+    drawSimilarity(row * shown.columns + cell(event.clientX - box.left, box.width, shown.columns));
   });
 }
 $("reset").addEventListener("click", () => drawSimilarity(null));
@@ -236,4 +235,3 @@ $("key").addEventListener("submit", (event) => {
   describe();
 });
 describe();
-"""

@@ -1,0 +1,17 @@
+"""HTML pages: Jinja2 templates, style sheets and scripts as files, with one palette for all of them.
+
+base.html, base.css            what every page shares
+report.html, report.css        `check --report page.html`
+sheet.html, sheet.css          contact sheets of `search --html` and `dedupe --html`
+service.html, .css, .js        the page that `serve` shows at /
+visualize.html, .css, .js      `visualize --html`
+plot.html                      a plot of `ranges` or `bench` as a page
+
+A page is one self-contained file: style and script are inlined, nothing is requested from elsewhere.
+"""
+
+from __future__ import annotations
+
+from dinodeploy.pages.render import check_pages, jpeg_uri, render_page, script_of, style_of
+
+__all__ = ["check_pages", "jpeg_uri", "render_page", "script_of", "style_of"]
