@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def widen(x: Tensor) -> Tensor:
-    """Convert fp16 and bf16 to fp32; fp32 and fp64 stay."""
+    """[...] in fp16 or bf16 -> [...] in fp32; fp32 and fp64 stay."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 

@@ -133,7 +133,7 @@ class TrainingRun:
         return bool((iteration + 1) % self.config.train.log_period == 0)
 
     def record(self, iteration: int, metrics: Mapping[str, Tensor], speed: Mapping[str, float]) -> None:
-        """Log the metrics' means over all ranks. A collective: every rank must call."""
+        """Log the means of scalar metrics over all ranks. A collective: every rank must call."""
         values = torch.stack([value.float() for value in metrics.values()])
         means = (all_reduce_sum(values) / get_world_size()).tolist()
         named = dict(zip(metrics, means, strict=True))

@@ -76,7 +76,7 @@ class SSLMetaArch(TrainingNetworks):
     def forward_backward(
         self, data: Mapping[str, Any], *, teacher_temp: float, iteration: int = 0
     ) -> tuple[Tensor, Metrics]:
-        """`forward_loss` and its backward pass; the returned loss is detached."""
+        """`forward_loss` and its backward pass; the returned loss (a scalar) is detached."""
         loss, metrics = self.forward_loss(data, teacher_temp=teacher_temp, iteration=iteration)
         loss.backward()
         return loss.detach(), metrics
@@ -239,6 +239,7 @@ class SSLMetaArch(TrainingNetworks):
         )
 
     def _grid(self, crops: Tensor) -> Grid:
+        """Patch grid of crops [C,3,H,W]."""
         return grid_of(crops, self.config.student.patch_size)
 
     def compute_losses(
@@ -252,7 +253,11 @@ class SSLMetaArch(TrainingNetworks):
         gram_target: Tensor | None = None,
         iteration: int = 0,
     ) -> tuple[Tensor, Metrics]:
-        """The weighted sum (`schedules/loss_weights.py`), and the unweighted losses by official name."""
+        """Return the weighted sum of the losses and the unweighted losses by official name, all scalars.
+
+        Inputs are the outputs of `get_teacher_output` and `get_student_output`, masks [gB,P] bool,
+        masks_weight [M] and the target of `get_gram_target` [gB,P,D]. Weights: `schedules/loss_weights.py`.
+        """
         targets_gBK = teacher_global["cls_centered"]
         n_local = 0 if student_local is None else len(student_local["cls_after_head"])
         weights = self.loss_weights.at(iteration, n_local)

@@ -39,7 +39,7 @@ class TrainingStep:
     def __call__(self, batches: Iterator[dict[str, Any]], iteration: int, rates: Rates) -> dict[str, Tensor]:
         """Do one optimiser step over `accumulation_steps` batches; return mean metrics and gradient norms.
 
-        Raises `TrainingDiverged` when losses stay NaN.
+        All values are scalars. Raises `TrainingDiverged` when losses stay NaN.
         """
         self.arch.before_step(iteration)
         set_rates(self.optimizer, rates)
@@ -57,7 +57,7 @@ class TrainingStep:
     def _accumulate_gradients(
         self, batches: Iterator[dict[str, Any]], iteration: int, teacher_temp: float
     ) -> dict[str, Tensor]:
-        """Add the mean gradient of the step's batches to the student; return their mean metrics."""
+        """Add the mean gradient of the step's batches to the student; return their mean metrics (scalars)."""
         count = self.config.train.accumulation_steps
         means: dict[str, Tensor] = {}
         for part in range(count):

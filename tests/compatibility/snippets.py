@@ -1,9 +1,8 @@
-"""What the seed document's snippets stand on in tests: small models, seeded numbers, a machine without CUDA.
+"""Small models and seeded numbers for the snippets of the original document (docs/development/seed.md).
 
-Each test holds one item's words, with `dinov3` read as `dinov3_ref`. `SMALL` stands where the document writes
-`...`; where it names a big model, a narrow one of the same kind runs. docs/spec.md 8.1 says where the
-document and
-the published code differ; then the test's docstring says what holds here.
+Each test runs one item of the document as written, with `dinov3` read as `dinov3_ref`. `SMALL` replaces the
+document's `...`, and small models replace large ones. Where the document and the published code differ
+(docs/spec.md 8.1), the test's docstring tells what this package does.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from dinov3_ref import models
 
 SMALL: dict[str, Any] = {"embed_dim": 64, "depth": 2, "num_heads": 2}
 
-# What the document calls vit_base, twelve times narrower.
+# The document's vit_base with a twelfth of its embed_dim.
 vit_base = partial(models.vit_base, embed_dim=64, depth=2, num_heads=1)
 
 

@@ -1,4 +1,4 @@
-"""The seed document's two programs, from checkpoint to result (docs/development/seed.md, S63-S68).
+"""The two programs of the original document, from checkpoint to result (docs/development/seed.md, S63-S68).
 
 Files are of the form that the document loads, {'model': …}, with a released model's tensors: storage
 tokens, LayerScale, masked k bias, eps 1e-5. The document's `vit_base(patch_size=16)` has none of these. In
@@ -36,7 +36,7 @@ PRETRAIN = "dinov3_vitb16_pretrain.pth"
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current directory, with the checkpoint in it; `.cuda()` stays on this machine."""
+    """A current directory with the checkpoint in it; `.cuda()` does nothing."""
     released = random_checkpoint(ViTConfig(embed_dim=64, depth=2, num_heads=1))
     torch.save({"model": released.state}, tmp_path / PRETRAIN)
     monkeypatch.chdir(tmp_path)
@@ -66,14 +66,14 @@ def transform() -> Callable[[Image.Image], Tensor]:
 
 
 def test_S63_vit_base_from_models() -> None:
-    """Exported there, which it is not in the published package."""
+    """The published package does not export it there."""
     from dinov3_ref.models import vit_base
 
     assert vit_base(patch_size=16, device="meta").embed_dim == 768
 
 
 def test_S64_checkpoint_with_model_inside(folder: Path, reference: nn.Module) -> None:
-    """{'model': …}, as documented, or flat, as released: `load_checkpoint` reads both."""
+    """`load_checkpoint` reads {'model': …} as in the document and flat files as released."""
     checkpoint = torch.load(PRETRAIN)
     torch.save(checkpoint["model"], folder / "flat.pth")
     flat = build_model(load_checkpoint(folder / "flat.pth"))
@@ -82,7 +82,7 @@ def test_S64_checkpoint_with_model_inside(folder: Path, reference: nn.Module) ->
 
 
 def test_S65_vit_base_loads_without_strict(folder: Path, reference: nn.Module) -> None:
-    """The backbone becomes the checkpoint's model, and says so; what does not fit is never silent."""
+    """The backbone adopts the options of the checkpoint and warns; nothing is ignored silently."""
     backbone = vit_base(patch_size=16)
     optimizer = torch.optim.Adam(backbone.parameters())
     checkpoint = torch.load(PRETRAIN)
@@ -110,7 +110,7 @@ VITS = [row for row in models.RELEASED if row.arch.startswith("vit_")]
 
 @pytest.mark.parametrize("row", VITS, ids=lambda row: row.name)
 def test_every_released_file_is_adopted_whole(row: models.ReleasedModel) -> None:
-    """The whole key set of each, in full width, without its memory."""
+    """All keys of each released model, in full size on the meta device."""
     state = models.DinoVisionTransformer(**row.config.kwargs(), device="meta").state_dict()
     model = getattr(models, row.arch)(
         device="meta", qkv_bias=row.config.qkv_bias, ffn_layer=row.config.ffn_layer
@@ -128,13 +128,13 @@ def test_S66_linear_classifier_on_cifar10(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The whole program; the data set is torchvision's, with eighty pictures in its files' place."""
+    """The whole program, with torchvision's data set class and eighty images in its file format."""
     from torchvision import datasets
 
     write_cifar10(folder / "data")
     monkeypatch.setattr(datasets.CIFAR10, "train_list", [["data_batch_1", None]])
     monkeypatch.setitem(datasets.CIFAR10.meta, "md5", None)
-    monkeypatch.setattr(datasets.CIFAR10, "_check_integrity", lambda self: True)  # of the real files' hashes
+    monkeypatch.setattr(datasets.CIFAR10, "_check_integrity", lambda self: True)  # hashes of the real files
     backbone = vit_base(patch_size=16)
     checkpoint = torch.load("dinov3_vitb16_pretrain.pth")
     with pytest.warns(CheckpointWarning):
@@ -164,7 +164,7 @@ def test_S66_linear_classifier_on_cifar10(
 
     images, labels = next(iter(DataLoader(train_dataset, batch_size=80)))
     before = criterion(model(images), labels)
-    for epoch in range(2):  # ten in the document
+    for epoch in range(2):  # 10 in the document
         model.train()
         for images, labels in train_loader:
             images, labels = images.cuda(), labels.cuda()
@@ -183,7 +183,7 @@ def test_S66_linear_classifier_on_cifar10(
 
 
 def test_S67_strict_load_for_retrieval(folder: Path, reference: nn.Module) -> None:
-    """A KeyError, then unexpected keys, in the published code."""
+    """The published code raises a KeyError, then an error about unexpected keys."""
     model = vit_base(patch_size=16)
     with pytest.warns(CheckpointWarning, match="storage tokens"):
         model.load_state_dict(torch.load("dinov3_vitb16_pretrain.pth")["model"])
@@ -222,7 +222,7 @@ def test_S68_retrieval(folder: Path, reference: nn.Module, transform: Any) -> No
 
 
 def write_cifar10(root: Path) -> None:
-    """Eighty pictures of 32x32 pixels where torchvision keeps CIFAR10's, in its own files' form."""
+    """Eighty images of 32x32 pixels in CIFAR10's file format, where torchvision expects them."""
     base = root / "cifar-10-batches-py"
     base.mkdir(parents=True)
     pictures = [np.asarray(photograph(name).resize((32, 32))).transpose(2, 0, 1) for name in PHOTOGRAPHS]

@@ -1,4 +1,4 @@
-"""The seed document on the model class and its layers (docs/development/seed.md, S01-S17)."""
+"""Snippets about the model class and its layers (docs/development/seed.md, S01-S17)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.photographs import pixels
 
 
 def test_S01_constructor_and_its_defaults() -> None:
-    """Keywords only, as published; and eleven more arguments than the document has."""
+    """Keyword arguments only, as published, and eleven more than in the document."""
     documented = {
         "img_size": 224,
         "patch_size": 16,
@@ -47,7 +47,7 @@ def test_S01_constructor_and_its_defaults() -> None:
 
 
 def test_S02_attributes() -> None:
-    """`storage_tokens` is there where there are some; `mask_token` is [1, D]."""
+    """`storage_tokens` exists only if the model has some; `mask_token` is [1, D]."""
     model = DinoVisionTransformer(**SMALL, n_storage_tokens=4)
     assert isinstance(model.patch_embed, PatchEmbed)
     assert model.cls_token.shape == (1, 1, 64)
@@ -76,14 +76,14 @@ def test_S04_patch_embed() -> None:
 
 
 def test_S05_rope_table() -> None:
-    """[HW, D] in the document, where D is the width of a head."""
+    """[HW, D] in the document, where D is head_dim."""
     sin, cos = RopePositionEmbedding(64, num_heads=2)(H=3, W=5)
     assert sin.shape == cos.shape == (15, 32)
     torch.testing.assert_close(sin.square() + cos.square(), torch.ones(15, 32))
 
 
 def test_S06_coordinates_from_minus_one_to_one() -> None:
-    """Of patch centres, so that they end at ±(1 - 1/H): the fastest period, 1, turns by 2π of them."""
+    """Coordinates of patch centres end at ±(1 - 1/H); with period 1 the angle is 2π times the coordinate."""
     sin, cos = RopePositionEmbedding(64, num_heads=2)(H=4, W=2)
     rows = torch.tensor([-0.75, -0.25, 0.25, 0.75]).repeat_interleave(2)
     columns = torch.tensor([-0.5, 0.5]).repeat(4)
@@ -103,7 +103,7 @@ def test_S08_rope_rotate_half() -> None:
 
 
 def test_S09_self_attention() -> None:
-    """`attn_bias` is there for its name; anything but None is refused, as published."""
+    """`attn_bias` must be None, as published."""
     attention = SelfAttention(64, num_heads=2)
     x, rope = draw(2, 1 + 15, 64), RopePositionEmbedding(64, num_heads=2)(H=3, W=5)
     assert attention.forward(x, attn_bias=None, rope=rope).shape == (2, 16, 64)
@@ -112,7 +112,7 @@ def test_S09_self_attention() -> None:
 
 
 def test_S10_compute_attention_is_softmax_of_q_k() -> None:
-    """Attention(Q, K, V) = softmax(QKᵀ / √d_k) V, step by step as the document has it."""
+    """Attention(Q, K, V) = softmax(QKᵀ / √d_k) V, step by step as in the document."""
     attention = SelfAttention(64, num_heads=2)
     x, rope = draw(2, 16, 64), RopePositionEmbedding(64, num_heads=2)(H=3, W=5)
     qkv = attention.qkv(x)
@@ -138,7 +138,7 @@ def test_S11_apply_rope_leaves_the_prefix_alone() -> None:
 
 
 def test_S12_block_structure() -> None:
-    """norm1, attention, LayerScale, +x, norm2, FFN, LayerScale, +; LayerScale is optional."""
+    """norm1, attention, LayerScale, +x, norm2, FFN, LayerScale, +x; LayerScale is optional."""
     block = SelfAttentionBlock(64, num_heads=2, init_values=0.5).eval()
     assert [name for name, _ in block.named_children()] == ["norm1", "attn", "ls1", "norm2", "mlp", "ls2"]
     x = draw(2, 5, 64)
@@ -157,7 +157,7 @@ def test_S13_block_takes_a_tensor_or_a_list() -> None:
 
 
 def test_S14_drop_path() -> None:
-    """Half the rows run a branch, and it counts twice for them; the same rate in every block."""
+    """Half of the rows run a branch, scaled by 2; the same rate in every block."""
     block = SelfAttentionBlock(64, num_heads=2, init_values=1.0, drop_path=0.5).train()
     nn.init.zeros_(block.ls2.gamma)
     torch.manual_seed(0)

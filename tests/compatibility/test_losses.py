@@ -1,4 +1,4 @@
-"""The seed document on losses (docs/development/seed.md, S41-S46)."""
+"""Snippets about losses (docs/development/seed.md, S41-S46)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_S41_losses_by_name() -> None:
 
 
 def test_S42_dino_loss() -> None:
-    """Logits of one crop [B,K], as documented, or of several [S,B,K]: the published code takes these."""
+    """Logits of one crop [B,K] as in the document, or of several [S,B,K] as in the published code."""
     dino_loss = DINOLoss(out_dim=48)
     student_logits, teacher_probs = draw(4, 48), draw(4, 48, seed=1).softmax(-1)
     wanted = -(teacher_probs * torch.log_softmax(student_logits / 0.1, dim=-1)).sum(-1).mean()
@@ -31,14 +31,14 @@ def test_S43_koleo_loss() -> None:
 
 
 def test_S44_ibot_loss_by_out_dim() -> None:
-    """`out_dim` where the published argument is `patch_out_dim`; either, not both."""
+    """`out_dim` or the published name `patch_out_dim`, not both."""
     assert iBOTPatchLoss(out_dim=65536).center.shape == iBOTPatchLoss(patch_out_dim=65536).center.shape
     with pytest.raises(ValueError, match="two names"):
         iBOTPatchLoss(48, out_dim=48)
 
 
 def test_S45_ibot_loss_without_masks() -> None:
-    """Without masks, which the published code requires, every patch counts."""
+    """Without masks (required by the published code) it is the mean over all patches."""
     ibot_loss = iBOTPatchLoss(out_dim=48)
     student_patches, teacher_patches = draw(4, 6, 48), draw(4, 6, 48, seed=3).softmax(-1)
     everything = torch.ones(4, 6, dtype=torch.bool)
@@ -48,7 +48,7 @@ def test_S45_ibot_loss_without_masks() -> None:
 
 
 def test_S46_losses_together() -> None:
-    """The weights of the snippet; in training the published code counts KoLeo of both global crops."""
+    """The weights of the snippet; published training adds KoLeo of both global crops."""
     dino_loss = DINOLoss(out_dim=48)
     koleo_loss = KoLeoLoss()
     ibot_loss = iBOTPatchLoss(out_dim=48)

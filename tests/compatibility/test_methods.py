@@ -1,4 +1,4 @@
-"""The seed document on the model's methods and sizes (docs/development/seed.md, S18-S27)."""
+"""Snippets about the model's methods and sizes (docs/development/seed.md, S18-S27)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def count(model: nn.Module) -> int:
 
 
 def dimensions(model: DinoVisionTransformer) -> tuple[int, int, int, int]:
-    """Width, depth, heads, and the FFN's width over the model's."""
+    """embed_dim, depth, heads, FFN ratio."""
     hidden = model.blocks[0].mlp.fc1.out_features  # type: ignore[union-attr]
     return model.embed_dim, model.n_blocks, model.num_heads, hidden // model.embed_dim
 
@@ -44,7 +44,7 @@ def test_S18_prepare_tokens_with_masks() -> None:
 
 
 def test_S19_forward_features() -> None:
-    """A list gives a list of dicts, as documented; a tensor gives one dict, which the snippets index."""
+    """A list gives a list of dicts, as in the document; a tensor gives one dict, which the snippets use."""
     model = DinoVisionTransformer(**SMALL, n_storage_tokens=4).eval()
     x = pixels(["coffee"], *SIZE)
     alone = model.forward_features(x, masks=None)
@@ -88,7 +88,7 @@ def test_S21_get_intermediate_layers(n: Any, norm: bool) -> None:
 
 
 def test_S22_forward() -> None:
-    """Features in training, the CLS token else; a list, which the published code refuses, gives a list."""
+    """All features with is_training, otherwise CLS; a list (refused by the published code) gives a list."""
     model = DinoVisionTransformer(**SMALL).eval()
     x = pixels(["coffee"], *SIZE)
     cls = model.forward(x, is_training=False)
@@ -110,7 +110,7 @@ def test_S24_vit_base() -> None:
 
 
 def test_S25_vit_large() -> None:
-    """About 304 million in the document; 303 are."""
+    """The document says about 304 million parameters; there are 303."""
     model = vit_large(patch_size=16, device="meta")
     assert dimensions(model) == (1024, 24, 16, 4)
     assert round(count(model) / 1e6) == 303
@@ -123,7 +123,7 @@ def test_S26_vit_giant2() -> None:
 
 
 def test_S27_the_four_sizes_and_the_others() -> None:
-    """The document's four; six more, that the published code has or that were released; and ConvNeXts."""
+    """The document's four, six more of the published code and releases, and ConvNeXts."""
     documented = {"vit_small", "vit_base", "vit_large", "vit_giant2"}
     others = {"vit_small_plus", "vit_large_plus", "vit_so400m", "vit_huge2", "vit_huge_plus", "vit_7b"}
     vits = {name for name in models.ARCHITECTURES if name.startswith("vit_")}

@@ -1,4 +1,4 @@
-"""The seed document on taking a model apart (docs/development/seed.md, S35-S40).
+"""Snippets about replacing parts of a model (docs/development/seed.md, S35-S40).
 
 That such models export is shown in tests/exporters/test_custom_models.py.
 """
@@ -21,7 +21,7 @@ from tests.support.photographs import pixels
 
 
 class CustomAttention(SelfAttention):
-    """S35, with calls counted and values passed on where the document has "custom processing"."""
+    """S35; counts calls where the document has "custom processing"."""
 
     def __init__(self, *args: Any, custom_param: float | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -41,7 +41,7 @@ class CustomAttention(SelfAttention):
 
 
 def test_S35_custom_attention() -> None:
-    """By the argument `attn_class`, which the published model lacks, or put into one block afterwards."""
+    """With the argument `attn_class`, which the published model lacks, or assigned to one block."""
     model = DinoVisionTransformer(**SMALL, attn_class=CustomAttention, drop_path_rate=0.5)
     x = pixels(["coffee", "china"], 32, 48)
     assert model.eval()(x).shape == (2, 64)
@@ -64,7 +64,7 @@ def test_S37_ffn_layer_by_name() -> None:
     from dinov3_ref.layers.ffn_layers import Mlp, SwiGLUFFN
 
     assert isinstance(DinoVisionTransformer(**SMALL, ffn_layer="mlp").blocks[0].mlp, Mlp)
-    # two thirds of 4·64, aligned to 8 where the name says nothing
+    # two thirds of 4·64, aligned to 8 by default
     widths = {"swiglu": 176, "swiglu32": 192, "swiglu64": 192, "swiglu128": 256}
     for name, width in widths.items():
         mlp = DinoVisionTransformer(**SMALL, ffn_layer=name).blocks[0].mlp
@@ -110,7 +110,7 @@ def registered() -> Iterator[None]:
 
 @pytest.mark.usefixtures("registered")
 def test_S38_custom_ffn() -> None:
-    """With drop-path training, too, where the published blocks want a list forward of it."""
+    """Also in drop-path training, where the published blocks need a list forward."""
     model = DinoVisionTransformer(**SMALL, ffn_layer="custom", drop_path_rate=0.3)
     assert isinstance(model.blocks[1].mlp, CustomFFN)
     x = pixels(["coffee", "china"], 32, 48)
@@ -120,7 +120,7 @@ def test_S38_custom_ffn() -> None:
 
 
 class AbsolutePositionEmbedding(nn.Module):
-    """S39, as written; `dinov3_ref.layers` has it too."""
+    """S39, as written; also in `dinov3_ref.layers`."""
 
     def __init__(self, num_patches: int, embed_dim: int) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class AbsoluteVisionTransformer(DinoVisionTransformer):
 
 
 def test_S39_absolute_positions() -> None:
-    """Added to the patches once; `init_weights` leaves it alone; other image sizes are refused in words."""
+    """Added to the patches once; `init_weights` keeps it; other image sizes are an error."""
     from dinov3_ref import layers
 
     model = AbsoluteVisionTransformer(**SMALL, n_storage_tokens=4).eval()
@@ -151,7 +151,7 @@ def test_S39_absolute_positions() -> None:
     tokens, _ = model.prepare_tokens_with_masks(x)
     torch.testing.assert_close(tokens[:, 5:], model.patch_embed(x).flatten(1, 2) + before)
 
-    # without positions, patches trade places and nothing else changes; with them, CLS notices
+    # without positions, permuting patches only permutes outputs; with them, CLS changes
     swapped = torch.cat([x[..., 16:32], x[..., :16], x[..., 32:]], dim=-1)
     assert not torch.allclose(model(x), model(swapped), atol=1e-6)
     model.rope_embed = None  # type: ignore[assignment]
@@ -166,7 +166,7 @@ def test_S39_absolute_positions() -> None:
 
 
 class CustomTokensVisionTransformer(DinoVisionTransformer):
-    """S40: three tokens more, cut in where the document does it."""
+    """S40: three more tokens, inserted where the document does it."""
 
     def __init__(self, num_custom_tokens: int = 3, **options: Any) -> None:
         super().__init__(**options)
@@ -191,7 +191,7 @@ class CustomTokensVisionTransformer(DinoVisionTransformer):
 
 
 def test_S40_extra_tokens() -> None:
-    """Kept apart from patches everywhere; the published code takes them for patches, and cannot reshape."""
+    """Separate from patches everywhere; the published code treats them as patches and fails to reshape."""
     model = CustomTokensVisionTransformer(**SMALL, n_storage_tokens=4).eval()
     x = pixels(["coffee"], 48, 80)
     features = model(x, is_training=True)

@@ -1,4 +1,4 @@
-"""The seed document's questions and answers (docs/development/seed.md, S58-S62)."""
+"""Snippets of the questions and answers (docs/development/seed.md, S58-S62)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.toy_training import collated, tiny_training
 
 
 def test_S58_image_sizes() -> None:
-    """A size that is no multiple of the patch is floored, as published: the rest is not looked at."""
+    """A size that is not a multiple of the patch size is rounded down, as published: the rest is cut off."""
     model = DinoVisionTransformer(img_size=384, patch_size=16, **SMALL).eval()
     img = pixels(["coffee"], 512, 512)
     features = model(img)
@@ -65,7 +65,7 @@ def test_S59_freezing() -> None:
 
 
 class SketchedCheckpoint(DinoVisionTransformer):
-    """S60, as written: its `forward` takes tokens, since it leaves the tokenisation out, and RoPE with it."""
+    """S60, as written: its `forward` takes tokens, without patch embedding and RoPE."""
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         import torch.utils.checkpoint as checkpoint
@@ -76,7 +76,7 @@ class SketchedCheckpoint(DinoVisionTransformer):
 
 
 def test_S60_gradient_checkpointing() -> None:
-    """The sketch runs on tokens. `DinoViTWithCheckpoint` of that name is the whole model, recomputed."""
+    """The sketch runs on tokens. `DinoViTWithCheckpoint` is the whole model with checkpointed blocks."""
     tokens = draw(2, 7, 64).requires_grad_()
     sketch = SketchedCheckpoint(**SMALL)
     wanted = sketch.blocks[1](sketch.blocks[0](tokens))

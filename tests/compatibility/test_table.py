@@ -1,4 +1,4 @@
-"""docs/development/seed.md says what the tests show."""
+"""docs/development/seed.md lists every item and its test."""
 
 from __future__ import annotations
 

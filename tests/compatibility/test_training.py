@@ -1,4 +1,4 @@
-"""The seed document on training (docs/development/seed.md, S47-S57)."""
+"""Snippets about training (docs/development/seed.md, S47-S57)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def dataloader() -> Iterator[dict[str, Any]]:
 
 
 def test_S47_the_parts(model: SSLMetaArch) -> None:
-    """In the official code this wants CUDA and a process group."""
+    """The official code needs CUDA and a process group for this."""
     for side in (model.student, model.teacher):
         assert isinstance(side.backbone, DinoVisionTransformer)
         assert isinstance(side.dino_head, DINOHead)
@@ -51,7 +51,7 @@ def test_S48_build_model_from_cfg() -> None:
 
 
 def test_S49_forward_backward(model: SSLMetaArch) -> None:
-    """The three entries of the document's batch are enough; the official code wants five more."""
+    """The three entries of the document's batch are enough; the official code needs five more."""
     data = collated()
     assert sorted(data) == ["collated_global_crops", "collated_local_crops", "collated_masks"]
     total_loss, loss_dict = model.forward_backward(data, teacher_temp=0.04, iteration=0)
@@ -109,7 +109,7 @@ def test_S52_views_of_an_image() -> None:
 
 
 def test_S53_masks_of_the_views() -> None:
-    """They come with the batch, as in the published code: how much an image hides depends on the others."""
+    """Masks are drawn per batch, as in the published code: mask sizes depend on the other images."""
     from dinov3_ref.data import DataAugmentationDINO
 
     data_aug = DataAugmentationDINO((0.4, 1.0), (0.05, 0.4), 8, global_crops_size=224, local_crops_size=96)
@@ -126,11 +126,11 @@ def test_S53_masks_of_the_views() -> None:
 
 
 def test_S54_mixed_precision(model: SSLMetaArch) -> None:
-    """`forward_loss` where the document says `forward_backward`, which has gone backward already."""
+    """With `forward_loss`; the document's `forward_backward` already runs the backward pass."""
     scaler = torch.amp.GradScaler("cpu")
     optimizer = torch.optim.AdamW(model.student.parameters(), lr=1e-4)
     before = model.student.backbone.cls_token.detach().clone()
-    for data in [collated()] * 8:  # of which the scaler skips six, halving its 65536 to 1024
+    for data in [collated()] * 8:  # the scaler skips six, halving 65536 to 1024
         optimizer.zero_grad()
         with torch.autocast("cpu", dtype=torch.float16):
             loss, _metrics = model.forward_loss(data, teacher_temp=0.04)
@@ -144,7 +144,7 @@ def test_S54_mixed_precision(model: SSLMetaArch) -> None:
 
 
 def test_S55_gradient_accumulation(model: SSLMetaArch, dataloader: Iterator[dict[str, Any]]) -> None:
-    """Four times the same batch, each a quarter: the gradient of one."""
+    """Four times the same batch with a quarter of its loss: the gradient of one batch."""
     model.forward_backward(collated(), teacher_temp=0.04)
     wanted = [parameter.grad.clone() for parameter in model.student.parameters()]
     model.student.zero_grad()
@@ -158,7 +158,7 @@ def test_S55_gradient_accumulation(model: SSLMetaArch, dataloader: Iterator[dict
 
 
 def test_S56_layerwise_decay() -> None:
-    """The snippet as written runs; `lr` beside it makes the multipliers act without a scheduler.
+    """Runs as written; with `lr=` the multipliers apply without a scheduler.
 
     0.65 is what is left for the layer below, not what is taken.
     """
@@ -197,10 +197,10 @@ def visualize_attention(model: Any, image: Tensor, layer_idx: int = -1) -> list[
 
 @pytest.mark.parametrize("layer_idx", [-1, 0])
 def test_S57_attention_maps(layer_idx: int) -> None:
-    """The hook sees what attention puts out. `attention_maps` gives the weights: they make that output."""
+    """The hook sees the output of attention. `attention_maps` returns the weights that produce it."""
     model = DinoVisionTransformer(**SMALL, n_storage_tokens=4).eval()
     attn = model.blocks[layer_idx].get_submodule("attn")
-    attn.qkv.weight.data *= 20  # new weights attend to everything alike
+    attn.qkv.weight.data *= 20  # random weights attend to all tokens equally
     image = pixels(["coffee", "china"], 48, 80)
     before = model(image)
     (output,) = visualize_attention(model, image, layer_idx)

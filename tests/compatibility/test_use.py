@@ -1,4 +1,4 @@
-"""The seed document on using a model (docs/development/seed.md, S28-S34), with ViT-S for ViT-B."""
+"""Snippets about using a model (docs/development/seed.md, S28-S34), with a ViT-S as ViT-B."""
 
 # ruff: noqa: RET504  (lines of the document)
 
@@ -57,12 +57,12 @@ def img_tensor() -> Tensor:
 
 
 def test_S28_build_model_for_eval(checkpoint: Path, model: DinoVisionTransformer) -> None:
-    """On a CPU too; the checkpoint decides what `config` leaves out, and without one weights are random."""
+    """Also on a CPU; the checkpoint sets options that `config` lacks; without one, weights are random."""
     from dinov3_ref.configs import get_default_config
     from dinov3_ref.models import build_model_for_eval
 
     assert not model.training
-    assert (model.n_storage_tokens, model.norm.eps) == (4, 1e-5)  # the file's, not the class's
+    assert (model.n_storage_tokens, model.norm.eps) == (4, 1e-5)  # of the file, not defaults of the class
     saved = torch.load(checkpoint)
     assert torch.equal(model.state_dict()["blocks.3.mlp.fc1.weight"], saved["blocks.3.mlp.fc1.weight"])
     config = get_default_config()
@@ -82,9 +82,9 @@ def test_S29_get_default_config() -> None:
 
 
 def test_S30_transform(img_tensor: Tensor) -> None:
-    """Bilinear, torchvision's default; the published evaluations resize bicubically (preset `eval`)."""
+    """Bilinear, torchvision's default; published evaluations use bicubic (preset `eval`)."""
     assert img_tensor.shape == (1, 3, 224, 224)
-    assert img_tensor.abs().max() < 2.7  # normalised by ImageNet's mean and std
+    assert img_tensor.abs().max() < 2.7  # normalised with ImageNet's mean and std
 
 
 def test_S31_features_of_a_photograph(model: DinoVisionTransformer, img_tensor: Tensor) -> None:

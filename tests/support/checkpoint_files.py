@@ -1,4 +1,4 @@
-"""Small checkpoints for tests, and the official files in the variants that are met in the wild."""
+"""Small checkpoints for tests, and official files in the variants that exist."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from dinov3_ref.checkpoints import Checkpoint, build_model
 from dinov3_ref.models.config import ViTConfig
 from tests.support.tiny_models import CONFIGS, tiny_config
 
-# Every kind of block there is, small enough to build in no time. Head width is the real one: where a file has
-# neither periods nor a config.json, it is what the number of heads is told from.
+# Every kind of block, small enough to build quickly. head_dim is the real one: it determines the number of
+# heads of a file that has neither periods nor a config.json.
 TWINS: dict[str, ViTConfig] = {kind: tiny_config(kind, depth=2) for kind in CONFIGS}
 
 
 def official_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The state as official files hold it: contiguous tensors, bfloat16 periods."""
+    """The state as in official files: contiguous tensors, bfloat16 periods."""
     state = {key: tensor.clone() for key, tensor in checkpoint.state.items()}
     state["rope_embed.periods"] = state["rope_embed.periods"].to(torch.bfloat16)
     return state
@@ -37,8 +37,8 @@ def write_official(
 ) -> Path:
     """`torch.save` an official file and return `path`.
 
-    The state is `change`d in place, its keys `prefix`ed, and put `under` a wrapper with other things `beside`
-    it; `legacy` writes the format of torch before 1.6.
+    change: edits the state in place. prefix: of all keys. under: key of a wrapper that holds the state.
+    beside: other entries. legacy: the format of torch before 1.6.
     """
     state = official_state(checkpoint)
     change(state)
@@ -59,7 +59,7 @@ def features(checkpoint: Checkpoint, x_BCHW: Tensor) -> Tensor:
 
 
 def same_state(one: Checkpoint, other: Checkpoint, *, but: str | None = None) -> bool:
-    """Whether two checkpoints hold the same keys and, `but` for one of them, bit for bit the same values."""
+    """Whether two checkpoints have equal keys and bit-equal values, except for the key `but`."""
     kept = one.state.keys() - {but}
     return one.state.keys() == other.state.keys() and all(
         torch.equal(one.state[key], other.state[key]) for key in kept

@@ -1,4 +1,4 @@
-"""Run a function on several ranks: processes with a gloo process group, as torchrun would start them."""
+"""Run a function on several ranks: processes with a gloo process group, as under torchrun."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ SECONDS = 60
 
 
 def run_on_ranks(function: Callable[..., Any], world: int, folder: Path, *arguments: Any) -> list[Any]:
-    """`function(*arguments)` on each rank; what each returned, in rank order. `folder` must be empty.
+    """Run `function(*arguments)` on each rank; return their results in rank order. `folder` must be empty.
 
-    The function has to be importable (at the top of a file), what it returns must be tensors in
-    lists, tuples and dictionaries. A rank's exception fails the test.
+    The function must be importable (defined at the top of a file) and return tensors in lists, tuples and
+    dictionaries. An exception on a rank fails the test.
     """
     mp.spawn(_rank, args=(world, str(folder), function, arguments), nprocs=world)
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(world)]

@@ -1,6 +1,6 @@
-"""A training run small enough for tests: its configuration, and collated batches of real photographs.
+"""Tiny training runs for tests: configurations, collated batches of photographs, and what a run wrote.
 
-Global crops are 32x48 (a grid of 2x3 patches), local ones 16x32: off-square, and divisible by the patch.
+Global crops are 32x48 (a grid of 2x3 patches), local crops 16x32: off-square multiples of the patch size.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
 from dinov3_ref.configs import load_config
+from dinov3_ref.train.logging.metrics import read_metrics
 from tests.support.photographs import PHOTOGRAPHS, pixels
 
 N_LOCAL = 3
@@ -41,7 +42,7 @@ TINY = (
         for name in ("head_n_prototypes=24", "head_hidden_dim=16", "head_bottleneck_dim=8")
     ),
 )
-# in place of the two blocks; TINY's other keys stay
+# keys of `student` that turn the tiny ViT into a ConvNeXt
 CONVNEXT: dict[str, Any] = {
     "arch": "convnext_tiny",
     **dict.fromkeys(("embed_dim", "depth", "num_heads")),
@@ -51,17 +52,17 @@ CONVNEXT: dict[str, Any] = {
 
 
 def tiny_training(*overrides: str) -> Any:
-    """Configuration of a two-block student; `overrides` come last."""
+    """The configuration of a two-block student, with `overrides`."""
     return load_config(None, [*TINY, *overrides])
 
 
 def as_convnext() -> tuple[str, ...]:
-    """CONVNEXT as overrides."""
+    """CONVNEXT as command-line overrides."""
     return tuple(f"student.{key}={json.dumps(value)}" for key, value in CONVNEXT.items())
 
 
 def tiny_run(photos: Path, output: Path, *overrides: str) -> Any:
-    """The same over `photos`, into `output`: two steps of two pictures an epoch, each recorded."""
+    """A run on `photos` into `output`: epochs of two steps with two images each; every step is logged."""
     return tiny_training(
         f"train.dataset_path={photos}",
         f"train.output_dir={output}",
@@ -77,7 +78,7 @@ def tiny_run(photos: Path, output: Path, *overrides: str) -> Any:
 
 
 def frozen_teacher(folder: Path) -> tuple[str, ...]:
-    """Overrides of a run that learns from the teacher in `folder` (the `teacher` fixture of tests/train)."""
+    """Overrides of a run with the teacher in `folder` (fixture `teacher` of tests/dinov3_ref/train)."""
     return (
         "distillation.enabled=true",
         f"distillation.full_cfg_path={folder / 'teacher.yaml'}",
@@ -86,14 +87,31 @@ def frozen_teacher(folder: Path) -> tuple[str, ...]:
 
 
 def with_students(config: Any, students: Mapping[str, Mapping[str, Any]]) -> Any:
-    """The run with several students in place of its own: name -> keys of `student` and `optim`."""
+    """The run with several students: name -> own keys of `student` and `optim`."""
     entries = [{"name": name, **groups} for name, groups in students.items()]
-    words = {"multidistillation": {"enabled": True, "students": entries}}
-    return OmegaConf.merge(config, OmegaConf.create(words))
+    entry = {"multidistillation": {"enabled": True, "students": entries}}
+    return OmegaConf.merge(config, OmegaConf.create(entry))
+
+
+def records(output: Path) -> list[dict[str, Any]]:
+    """The metrics of a run, without those that measure time."""
+    timed = ("images_per_second", "data_share")
+    return [{k: v for k, v in record.items() if k not in timed} for record in read_metrics(output)]
+
+
+def losses(output: Path) -> list[float]:
+    """The total loss of every step of a run."""
+    return [record["total_loss"] for record in read_metrics(output)]
+
+
+def same_weights(a: nn.Module, b: nn.Module) -> bool:
+    """Whether two modules have bit-equal states."""
+    ours, theirs = a.state_dict(), b.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 def make_masks(images: int, patches: int) -> Tensor:
-    """Bool [images, patches]: none masked in even images, 1, 2, 3, … of them in odd ones."""
+    """Bool [images, patches]: even images have no masked patch, odd image i has i (at most all)."""
     masks = torch.zeros(images, patches, dtype=torch.bool)
     for index in range(1, images, 2):
         masks[index, : min(index, patches)] = True
@@ -101,7 +119,7 @@ def make_masks(images: int, patches: int) -> Tensor:
 
 
 def collated(images: int = 4, gram_size: tuple[int, int] | None = None) -> dict[str, Any]:
-    """What collate makes of `images` photographs; every crop shows its photograph whole, then mirrored."""
+    """A collated batch of `images` photographs; crops show the whole photograph, plain or mirrored."""
     names = list(PHOTOGRAPHS)[:images]
     whole = pixels(names, 32, 48)
     local = pixels(names, 16, 32)

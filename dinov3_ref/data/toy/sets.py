@@ -62,7 +62,7 @@ DIGITS_TRAIN = 1200  # of 1,797 digits; the rest is for testing
 PER_CLASS = {"train": 60, "test": 40}  # images per class of `textures` and `places`
 JPEG_QUALITY = 95
 
-Pixels = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]  # [S,S,3]
 
 
 def write_toy(root: Path, *, images: int = 4000, side: int = 128, seed: int = 0) -> dict[str, int]:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-Map = NDArray[np.float64]
-Pixels = NDArray[np.uint8]
+Map = NDArray[np.float64]  # [S,S]
+Pixels = NDArray[np.uint8]  # [S,S,3]
 
 PERIOD = (0.08, 0.3)  # range of the pattern's period, as a share of the side
 PEN_STEPS = 48  # points along a stroke

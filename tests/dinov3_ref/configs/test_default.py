@@ -1,4 +1,4 @@
-"""The default configuration: official defaults, attributes, and no key that does not exist.
+"""The default configuration: official defaults, attribute access, unknown keys refused.
 
 Source: docs/spec.md 4.1.
 """
@@ -13,10 +13,10 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationErr
 
 from dinov3_ref.configs import get_default_config
 
-# docs/spec.md 4.1, row "student", and 1.2 where that row is silent.
+# docs/spec.md 4.1, row "student", and 1.2 for what that row leaves out.
 STUDENT = {
     "arch": "vit_large",
-    "embed_dim": None,  # what the architecture says
+    "embed_dim": None,  # the value of the architecture
     "depth": None,
     "num_heads": None,
     "depths": None,
@@ -25,7 +25,7 @@ STUDENT = {
     "in_chans": 3,
     "drop_path_rate": 0.3,
     "layerscale": 1e-5,
-    "ffn_layer": None,  # what the architecture says
+    "ffn_layer": None,  # the value of the architecture
     "ffn_ratio": None,
     "qkv_bias": True,
     "proj_bias": True,
@@ -52,7 +52,7 @@ HEAD = {
     "head_nlayers": 3,
     "head_hidden_dim": 2048,
 }
-# docs/spec.md 4.1, the other rows. Ours alone: depths and dims of student, dataset_path (ImageNet there),
+# docs/spec.md 4.1, the other rows. Not official: depths and dims of student, dataset_path (ImageNet there),
 # accumulation_steps, log_period, tensorboard, the colour keys of crops (of which the official class has one),
 # all but one of evaluation.
 GROUPS: dict[str, Any] = {
@@ -187,11 +187,11 @@ def test_official_defaults(group: str) -> None:
     assert OmegaConf.to_container(get_default_config())[group] == GROUPS[group]
 
 
-def test_there_is_no_other_group() -> None:
+def test_there_are_no_other_groups() -> None:
     assert sorted(OmegaConf.to_container(get_default_config())) == sorted(GROUPS)
 
 
-def test_keys_are_attributes_and_every_call_gives_a_fresh_configuration() -> None:
+def test_keys_are_attributes_and_every_call_makes_a_new_configuration() -> None:
     config = get_default_config()
     config.student.arch = "vit_base"
     config.student.patch_size = 8
@@ -217,7 +217,7 @@ def test_a_value_of_another_type_is_an_error() -> None:
         config.student.n_storage_tokens = None
 
 
-def test_it_survives_yaml_and_takes_overrides_from_a_command_line() -> None:
+def test_yaml_round_trip_and_command_line_overrides() -> None:
     config = get_default_config()
     again = OmegaConf.merge(get_default_config(), OmegaConf.create(OmegaConf.to_yaml(config)))
     assert again == config

@@ -1,4 +1,4 @@
-"""Reading a configuration: recipes, official files, words of a command line; errors of one line."""
+"""Reading a configuration: recipes, files, command-line overrides; one-line errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dinov3_ref.configs import get_default_config, load_config, recipe_names
 from dinov3_ref.errors import ConfigError
 from dinov3_ref.train.schedules.rates import build_rates
 
-# What each recipe leaves for the user to say.
+# Values that the user must give to a recipe.
 TEACHER = ["distillation.full_cfg_path=x.yaml", "distillation.checkpoint_path=x.pth"]
 TO_BE_SAID = {
     "continued": ["student.pretrained_weights=x.pth"],
@@ -25,23 +25,23 @@ TO_BE_SAID = {
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_recipes(name: str) -> None:
-    """Each is whole, and its schedules fit into it."""
+    """Each is complete, and its schedules fit into its training."""
     rates = build_rates(load_config(name, TO_BE_SAID.get(name, [])), world_size=8)
     last = rates.at(rates.total_iterations - 1)
     assert last.lr > 0
     assert 0.9 < last.momentum <= 1
     assert last.teacher_temp == pytest.approx(
         0.02 if name == "toy_cpu" else 0.07
-    )  # few steps want a sharp teacher
+    )  # the toy run has few steps and needs a low temperature
 
 
 @pytest.mark.parametrize("name", TO_BE_SAID)
-def test_what_a_recipe_leaves_open_has_to_be_said(name: str) -> None:
+def test_missing_values_of_a_recipe(name: str) -> None:
     with pytest.raises(ConfigError, match=r"has no value; wanted \S+=\.\.\. on the command line"):
         load_config(name)
 
 
-def test_the_first_line_of_a_recipe_says_what_and_the_command_names_it() -> None:
+def test_a_recipe_starts_with_a_description_and_its_command() -> None:
     from dinov3_ref.configs.load import RECIPES
 
     for name in recipe_names():
@@ -51,9 +51,7 @@ def test_the_first_line_of_a_recipe_says_what_and_the_command_names_it() -> None
 
 
 def test_published_numbers_of_the_7b() -> None:
-    """docs/spec.md 4.1 and 4.9: a peak of 5e-5 at batch 4096 is 4e-4; the last layer is frozen for 5
-    epochs.
-    """
+    """A peak of 5e-5 at batch 4096 is 4e-4; the last layer is frozen for 5 epochs (docs/spec.md 4.1, 4.9)."""
     rates = build_rates(load_config("vit7b_pretrain"), world_size=256)
     assert rates.at(100_000).lr == pytest.approx(4e-4)
     assert [rates.at(i).last_layer_lr > 0 for i in (4999, 5000)] == [False, True]
@@ -70,7 +68,7 @@ def test_published_numbers_of_the_7b() -> None:
     ],
 )
 def test_published_numbers_of_the_convnexts(recipe: str, arch: str, lr: float, decay: float) -> None:
-    """docs/spec.md 4.1; rates are at batch 1024 times four, the first one as it stands."""
+    """docs/spec.md 4.1; rates are scaled by 4 at batch 1024, except the first value."""
     config = load_config(recipe, TEACHER)
     rates = build_rates(config, world_size=16)
     warm = 10 * config.train.OFFICIAL_EPOCH_LENGTH
@@ -84,7 +82,7 @@ def test_published_numbers_of_the_convnexts(recipe: str, arch: str, lr: float, d
     assert config.crops.teacher_to_student_resolution_scale == 2
 
 
-def test_a_file_tells_what_differs_from_a_recipe(tmp_path: Path) -> None:
+def test_a_file_can_extend_a_recipe(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("base: vits_single_gpu\nstudent: {drop_path_rate: 0.2}\n")
     config = load_config(file)
@@ -92,7 +90,7 @@ def test_a_file_tells_what_differs_from_a_recipe(tmp_path: Path) -> None:
     assert config.dino.head_n_prototypes == 32768
 
 
-def test_defaults_then_file_then_words(tmp_path: Path) -> None:
+def test_defaults_then_file_then_overrides(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("optim: {lr: 2.0e-3, epochs: 7}\ntrain: {seed: 1}\n")
     config = load_config(file, ["optim.epochs=8", "crops.global_crops_size=256"])

@@ -7,8 +7,8 @@ from pathlib import Path
 from dinov3_ref.configs import load_config
 
 
-def test_an_official_file_is_taken(tmp_path: Path) -> None:
-    """Keys that nothing reads are dropped, asserted ones are held against what works."""
+def test_an_official_file_is_read(tmp_path: Path) -> None:
+    """Unused keys are dropped, keys with one supported value are checked."""
     file = tmp_path / "official.yaml"
     file.write_text(
         "MODEL: {META_ARCHITECTURE: SSLMetaArch, DEVICE: cuda, DTYPE: float32, WEIGHTS: ''}\n"

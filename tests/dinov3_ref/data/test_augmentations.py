@@ -27,7 +27,7 @@ def augmentation(**changes: Any) -> DataAugmentationDINO:
 
 
 def bare(**changes: Any) -> DataAugmentationDINO:
-    """Geometry alone: neither colour nor blur nor solarize."""
+    """Only geometry: no colour, blur or solarize."""
     made = augmentation(**changes)
     made.global_transfo1 = made.global_transfo2 = made.local_transfo = made.normalize
     return made
@@ -43,16 +43,16 @@ def plain(value: int, size: tuple[int, int] = (80, 60)) -> Image.Image:
 
 
 def coordinates() -> Image.Image:
-    """200x160, red is x, green is y: a crop tells where it was cut."""
+    """200x160, red is x, green is y: a crop shows its position."""
     y, x = np.mgrid[0:160, 0:200]
     return Image.fromarray(np.stack([x, y, 0 * x], -1).astype(np.uint8))
 
 
 def extent(crop: Tensor) -> tuple[float, float]:
-    """(height, width) in pixels of the picture of `coordinates` that a crop shows."""
+    """(height, width) of the region of `coordinates` that a crop shows, in its pixels."""
     red, green, _ = in_bytes(crop)
     side = crop.shape[-1]
-    per_pixel = side / (side - 8)  # the outermost pixels feel the resize's edge
+    per_pixel = side / (side - 8)  # the resize blurs the outermost pixels
     width = (red[:, -5] - red[:, 4]).abs().mean() * per_pixel
     height = (green[-5] - green[4]).abs().mean() * per_pixel
     return float(height), float(width)
@@ -115,7 +115,7 @@ def test_flips_are_half_or_none() -> None:
 
 @pytest.mark.parametrize("blur", ["published", "nominal"])
 def test_blur_probabilities(blur: Any) -> None:
-    """As trained: never, 90 %, 50 %. RandomApply's own p is the truth; the class turns it round."""
+    """As trained: 0, 90 %, 50 %. RandomApply has the real probability; GaussianBlur inverts p."""
     made = augmentation(blur=blur)
     steps = (made.global_transfo1, made.global_transfo2, made.local_transfo)
     found = [next(step for step in one.transforms if isinstance(step, GaussianBlur)).p for one in steps]
@@ -174,12 +174,12 @@ def test_gram_crops_show_the_same_region_in_their_size() -> None:
 
 
 def test_gram_crops_have_the_detail_of_their_size() -> None:
-    """They are cut at 128 px, not enlarged from 64: their finest structure is no blur."""
+    """They are cropped at 128 px, not enlarged from 64 px: they have fine detail."""
     torch.manual_seed(0)
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8))
     gram = bare(gram_teacher_crops_size=128)(noise)["gram_teacher_crops"][0]
     neighbours = (gram[:, :, 1:] - gram[:, :, :-1]).std() / gram.std()
-    assert neighbours > 0.8  # measured 1.26; cut at 64 and enlarged 0.60
+    assert neighbours > 0.8  # measured 1.26; enlarged from 64 px 0.60
 
 
 def test_gram_crops_are_distorted_or_not() -> None:
@@ -212,7 +212,7 @@ def test_teacher_crops_without_distortion() -> None:
 
 
 def test_strength_of_colour_jitter() -> None:
-    """Without jitter and grey nothing changes colour; with grey always, channels are equal."""
+    """Without jitter and grey, colours stay; with grey probability 1, channels are equal."""
     torch.manual_seed(0)
     tinted = Image.new("RGB", (60, 60), (90, 60, 40))
     untouched = augmentation(color_jitter=(0, 0, 0, 0), grayscale_probability=0)(tinted)["local_crops"]

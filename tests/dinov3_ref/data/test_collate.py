@@ -1,4 +1,4 @@
-"""A batch's keys and numbers against values worked out by hand (docs/spec.md 4.3, 4.13)."""
+"""Batches: keys, values by hand, and masks that do not depend on ranks (docs/spec.md 4.3, 4.13)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ collate = partial(
 
 
 def samples(positions: Sequence[int | None]) -> list[Sample]:
-    """Views whose pixels say which sample (tens) and which crop (ones) they are."""
+    """Views whose pixels are 10 · sample + crop."""
     made = []
     for row, position in enumerate(positions):
         tag = 10.0 * (row if position is None else position)
@@ -108,7 +108,7 @@ def test_masks_follow_position_and_seed() -> None:
 
 
 def test_samples_without_positions_seed_masks_from_torch() -> None:
-    """As with any other sampler: two batches differ, and torch's seed brings them back."""
+    """With any other sampler, masks are seeded by torch's generator."""
     torch.manual_seed(0)
     first, second = (collate(samples([None] * 4))["collated_masks"] for _ in range(2))
     torch.manual_seed(0)

@@ -42,7 +42,7 @@ def test_the_default_is_pythons_global_generator() -> None:
 
 
 def test_masks_are_blocks_and_not_single_cells() -> None:
-    """Neighbours of masked cells are masked far more often than a random choice would have it."""
+    """Neighbours of masked cells are masked far more often than with a random choice."""
     generator = MaskingGenerator((14, 14), max_num_patches=98)
     together = []
     for seed in range(50):
@@ -65,7 +65,7 @@ def test_a_rectangle_stays_within_its_bounds() -> None:
         assert 1 <= w <= 5
         lying += w > h
         standing += h > w
-    assert 60 < lying < 140  # log-uniform aspects: as many one way as the other, few squares
+    assert 60 < lying < 140  # log-uniform aspects: both orientations equally often
     assert 60 < standing < 140
 
 

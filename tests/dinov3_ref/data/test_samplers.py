@@ -49,7 +49,7 @@ def test_seeds_give_other_orders() -> None:
 
 
 def test_a_shuffled_order_is_uniform() -> None:
-    """All 6 orders of 3 samples come up about equally often: chi-squared with 5 degrees of freedom."""
+    """All 6 orders of 3 samples are about equally frequent: chi-squared with 5 degrees of freedom."""
     orders = take(3 * 1200, sample_count=3)
     counts: dict[tuple[int, ...], int] = {}
     for first in range(0, len(orders), 3):

@@ -17,7 +17,7 @@ from tests.support.image_files import write_folder
 
 
 def config(root: Path, **crops: Any) -> Any:
-    """The official defaults, at toy size."""
+    """The official defaults, with small sizes."""
     made = OmegaConf.create(
         {
             "student": {"patch_size": 16},
@@ -61,7 +61,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_default_batch(root: Path) -> None:
     batch = next(iter(build_training_loader(config(root))))
     assert batch["collated_global_crops"].shape == (8, 3, 64, 64)
-    assert "collated_global_crops_teacher" not in batch  # they would be the same
+    assert "collated_global_crops_teacher" not in batch  # equal to the global crops
     assert batch["collated_local_crops"].shape == (32, 3, 32, 32)
     assert batch["collated_global_crops"].dtype is torch.bfloat16
     assert batch["collated_masks"].shape == (8, 16)
@@ -70,7 +70,7 @@ def test_a_default_batch(root: Path) -> None:
 
 
 def test_several_resolutions(root: Path) -> None:
-    """As in the high-resolution stage: each step one size, a single local size for all, Gram crops."""
+    """As in the high-resolution stage: one size per step, one local size for all, Gram crops."""
     made = build_training_loader(
         config(
             root,
@@ -116,7 +116,7 @@ def test_options_reach_the_augmentation(root: Path) -> None:
     jitter, grey = augment.local_transfo.transforms[0].transforms
     assert jitter.transforms[0].hue == (-0.5, 0.5)
     assert grey.p == 0.7
-    batch = next(iter(made))  # the teacher's crops are others than the student's, of the same geometry
+    batch = next(iter(made))  # teacher and student crops differ but have the same geometry
     assert batch["collated_global_crops_teacher"].shape == batch["collated_global_crops"].shape
     assert not torch.equal(batch["collated_global_crops_teacher"], batch["collated_global_crops"])
 

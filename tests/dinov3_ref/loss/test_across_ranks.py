@@ -1,4 +1,4 @@
-"""What a loss says of a batch does not depend on how many ranks share it."""
+"""Losses of a global batch do not depend on the number of ranks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dinov3_ref.loss import DINOLoss, KoLeoLoss, KoLeoLossDistributed, iBOTPatch
 from tests.support.ranks import run_on_ranks
 
 WORLD, ROWS, D, K = 2, 8, 5, 6
-UNEVEN = (5, 3)  # masked patches differ from rank to rank
+UNEVEN = (5, 3)  # masked patches per rank
 
 
 def batch(width: int) -> Tensor:
@@ -21,7 +21,7 @@ def batch(width: int) -> Tensor:
 
 
 def own(x: Tensor, sizes: tuple[int, ...] = (ROWS // WORLD,) * WORLD) -> Tensor:
-    """This rank's part; everything in a single process."""
+    """The rows of this rank; all rows in a single process."""
     return x if get_world_size() == 1 else x.split(sizes)[get_rank()]
 
 
@@ -34,7 +34,7 @@ KOLEOS: dict[str, nn.Module] = {
 
 
 def koleo(loss: nn.Module) -> tuple[Tensor, Tensor]:
-    """The loss of a linear layer's features, and the layer's gradient."""
+    """The loss of a linear layer's output, and the gradient of the layer."""
     layer = nn.Linear(D, D, bias=False)
     layer.weight.data = torch.eye(D) + 0.1
     value = loss(layer(own(batch(D))))
@@ -96,7 +96,7 @@ def test_distributed_koleo(name: str, ranks: list[dict[str, Any]], alone: dict[s
         torch.testing.assert_close(mean, alone["koleo"][name][part])
 
 
-def test_local_koleo_stays_local(ranks: list[dict[str, Any]], alone: dict[str, Any]) -> None:
+def test_local_koleo_uses_only_its_own_rank(ranks: list[dict[str, Any]], alone: dict[str, Any]) -> None:
     halves = [KoLeoLoss()(half @ (torch.eye(D) + 0.1).T) for half in batch(D).split(ROWS // WORLD)]
     torch.testing.assert_close([rank["local koleo"][0] for rank in ranks], halves)
     assert not torch.isclose(torch.stack(halves).mean(), alone["local koleo"][0], rtol=1e-3)

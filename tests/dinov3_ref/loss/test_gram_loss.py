@@ -1,4 +1,4 @@
-"""Gram loss: two patches by hand, and each way of treating negative similarities."""
+"""Gram loss: values by hand, and the options for negative similarities."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_negatives_by_hand(options: dict[str, bool], off_diagonal: list[float]) 
     assert got.item() == pytest.approx(2 * sum(off_diagonal) / 9, rel=1e-5)
 
 
-def test_only_teacher_negatives_leaves_a_student_that_is_negative_alone() -> None:
+def test_remove_only_teacher_negatives() -> None:
     """Student -0.8 against teacher +0.6 keeps its error of 1.4; remove_neg sees 0.6."""
     student, teacher = torch.tensor([[[1.0, 0.0], [-0.8, 0.6]]]), torch.tensor([[[1.0, 0.0], [0.6, 0.8]]])
     only_teacher = GramLoss(remove_neg=False, remove_only_teacher_neg=True)
@@ -53,12 +53,12 @@ def test_only_teacher_negatives_leaves_a_student_that_is_negative_alone() -> Non
     assert GramLoss()(student, teacher).item() == pytest.approx(0.6**2 / 2, rel=1e-5)
 
 
-def test_both_removals_are_a_contradiction() -> None:
+def test_both_removals_are_refused() -> None:
     with pytest.raises(ConfigError, match="choose one"):
         GramLoss(remove_neg=True, remove_only_teacher_neg=True)
 
 
-def test_levels() -> None:
+def test_image_and_batch_level() -> None:
     student, teacher = draw(3, 7, 5), draw(3, 7, 5, seed=1)
     within = torch.stack([GramLoss(**KEEP)(s[None], t[None]) for s, t in zip(student, teacher, strict=True)])
     torch.testing.assert_close(GramLoss(**KEEP)(student, teacher), within.mean())
@@ -71,7 +71,7 @@ def test_levels() -> None:
         GramLoss()(student.view(21, 5), teacher.view(21, 5))
 
 
-def test_equal_features_cost_nothing_whatever_their_length() -> None:
+def test_equal_directions_have_no_loss() -> None:
     x = draw(2, 7, 5)
     assert GramLoss(**KEEP)(x, 3 * x).item() < 1e-12
 

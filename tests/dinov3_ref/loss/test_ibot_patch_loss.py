@@ -1,4 +1,4 @@
-"""iBOT loss: who is averaged over what, by hand and against loops."""
+"""iBOT loss: means over patches and images, by hand and against loops."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dinov3_ref.errors import ConfigError
 from dinov3_ref.loss import iBOTPatchLoss
 from dinov3_ref.loss.ibot_patch_loss import weights_of_masks
 
-# Four images of five patches with 2, 0, 1 and 3 of them masked.
+# Four images of five patches; 2, 0, 1 and 3 patches are masked.
 MASKS = torch.tensor([[1, 1, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 1], [0, 1, 1, 1, 0]], dtype=torch.bool)
 
 
@@ -34,14 +34,14 @@ def teacher() -> Tensor:
     return draw(4, 5, 6, seed=1).softmax(-1)
 
 
-def test_images_count_alike_however_many_patches_they_have_masked(student: Tensor, teacher: Tensor) -> None:
+def test_images_have_equal_weight(student: Tensor, teacher: Tensor) -> None:
     terms = entropy(student, teacher)
     images = [terms[0, :2].mean(), terms[2, 4], terms[3, 1:4].mean()]
-    wanted = torch.stack(images).sum() / 4  # the unmasked image counts, with nothing
+    wanted = torch.stack(images).sum() / 4  # the image without masked patches counts as 0
     torch.testing.assert_close(iBOTPatchLoss(6)(student, teacher, MASKS), wanted)
 
 
-def test_the_masked_form_is_the_same(student: Tensor, teacher: Tensor) -> None:
+def test_forward_masked_equals_forward(student: Tensor, teacher: Tensor) -> None:
     loss = iBOTPatchLoss(6)
     wanted = loss(student, teacher, MASKS)
     got = loss.forward_masked(student[MASKS], teacher[MASKS], MASKS)
@@ -68,7 +68,7 @@ def test_one_patch_by_hand() -> None:
     assert got.item() == pytest.approx(-math.log(3 / 4) / 2, rel=1e-6)
 
 
-def test_without_masks_every_token_counts_alike(student: Tensor, teacher: Tensor) -> None:
+def test_without_masks_it_is_the_mean_over_tokens(student: Tensor, teacher: Tensor) -> None:
     loss = iBOTPatchLoss(out_dim=6)
     torch.testing.assert_close(loss(student, teacher), entropy(student, teacher).mean())
     torch.testing.assert_close(loss(student[0], teacher[0]), entropy(student[0], teacher[0]).mean())

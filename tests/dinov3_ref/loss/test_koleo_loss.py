@@ -1,4 +1,4 @@
-"""KoLeo: angles on a circle by hand, loops for the rest."""
+"""KoLeo loss: points on a circle by hand, the rest against loops."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def chord(degrees: float) -> float:
 
 
 def test_three_points_on_a_circle_by_hand() -> None:
-    """0°, 30°, 90°: the nearest are 30, 30 and 60 degrees away; lengths are taken out."""
+    """0°, 30°, 90°: the nearest neighbours are 30, 30 and 60 degrees away; lengths do not matter."""
     x = on_circle(0, 30, 90) * torch.tensor([[1.0], [5.0], [0.1]])
     wanted = -(2 * math.log(chord(30)) + math.log(chord(60))) / 3
     assert KoLeoLoss()(x).item() == pytest.approx(wanted, rel=1e-6)
@@ -48,14 +48,14 @@ def test_against_loops() -> None:
     torch.testing.assert_close(KoLeoLossDistributed()(x), wanted)
 
 
-def test_groups_seek_among_themselves() -> None:
+def test_neighbours_come_from_the_same_group() -> None:
     x = draw(12, 5)
     wanted = torch.stack([KoLeoLoss()(part) for part in x.split(4)]).mean()
     torch.testing.assert_close(KoLeoLossDistributed(loss_group_size=4)(x), wanted)
     assert not torch.isclose(wanted, KoLeoLoss()(x), rtol=1e-3)
 
 
-def test_twins_have_a_finite_loss_and_gradient() -> None:
+def test_equal_rows_have_a_finite_loss_and_gradient() -> None:
     x = draw(1, 5).expand(3, 5).clone().requires_grad_()
     loss = KoLeoLoss()(x)
     loss.backward()
@@ -64,7 +64,7 @@ def test_twins_have_a_finite_loss_and_gradient() -> None:
     assert x.grad.isfinite().all()
 
 
-def test_the_gradient_drives_neighbours_apart() -> None:
+def test_the_gradient_pushes_neighbours_apart() -> None:
     x = on_circle(0, 10, 180).requires_grad_()
     KoLeoLoss()(x).backward()
     assert x.grad is not None
@@ -75,7 +75,7 @@ def test_the_gradient_drives_neighbours_apart() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_fp32(dtype: torch.dtype) -> None:
-    """Published: in the input's type, where 1 - cosine of near neighbours has two digits left."""
+    """The published code uses the input's dtype, where 1 - cosine of near neighbours has two digits."""
     x = draw(9, 5).to(dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = KoLeoLoss()(x)
@@ -83,7 +83,7 @@ def test_half_precision_is_computed_in_fp32(dtype: torch.dtype) -> None:
     assert torch.equal(got, KoLeoLoss()(x.float()))
 
 
-def test_too_few_rows_and_groups_that_do_not_fit() -> None:
+def test_too_few_rows_and_wrong_group_sizes() -> None:
     with pytest.raises(ValueError, match="needs 1 neighbours for each of 1 rows"):
         KoLeoLoss()(draw(1, 5))
     with pytest.raises(ValueError, match="groups of 5 rows do not divide a batch of 12"):

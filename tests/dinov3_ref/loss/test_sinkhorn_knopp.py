@@ -1,4 +1,4 @@
-"""Sinkhorn-Knopp: against the published form in fp64, its sums, and scores where that form overflows."""
+"""Sinkhorn-Knopp: equal to the published form in fp64, also where that form overflows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def scores(samples: int = 12, prototypes: int = 5, scale: float = 0.1) -> Tensor
 
 
 def published(scores_NK: Tensor, temperature: float, iterations: int) -> Tensor:
-    """docs/spec.md 4.4 word for word, in fp64: exp without a maximum, and every division it names."""
+    """docs/spec.md 4.4 literally, in fp64: exp without subtracting a maximum, and all divisions."""
     q = torch.exp(scores_NK.double() / temperature).T
     prototypes, samples = q.shape
     q /= q.sum()
@@ -50,14 +50,14 @@ def test_samples_sum_to_one_and_prototypes_become_balanced() -> None:
     torch.testing.assert_close(many.sum(0), torch.full((5,), 12 / 5), rtol=1e-4, atol=0)
 
 
-def test_scores_past_exps_end() -> None:
+def test_scores_where_exp_overflows() -> None:
     """At 10 / 0.04 = 250 the published form gives inf and then NaN already in fp32."""
     wild = scores(scale=10.0)
     assert not torch.exp(wild / 0.04).isfinite().all()
     got = sinkhorn_knopp(wild, 0.04)
     assert got.isfinite().all()
     torch.testing.assert_close(got.double(), published(wild, 0.04, 3), rtol=1e-3, atol=1e-6)
-    shifted = sinkhorn_knopp(wild + 1000, 0.04)  # one number more on every score changes nothing
+    shifted = sinkhorn_knopp(wild + 1000, 0.04)  # adding a constant to all scores changes nothing
     torch.testing.assert_close(shifted, got, rtol=0, atol=1e-2)
 
 

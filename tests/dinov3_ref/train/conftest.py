@@ -1,4 +1,4 @@
-"""What tests of whole runs share."""
+"""Fixtures for tests of training runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with teacher.yaml and teacher.pth, 96 wide."""
+    """A folder with teacher.yaml and teacher.pth, embed_dim 96."""
     folder = tmp_path_factory.mktemp("teacher")
     config = tiny_training("student.embed_dim=96", "student.num_heads=3")
     OmegaConf.save(config, folder / "teacher.yaml")

@@ -1,4 +1,4 @@
-"""Whole runs of a ConvNeXt student: stopped and resumed, beside a ViT, on two ranks, and on to an engine."""
+"""Whole runs of a ConvNeXt student: resumed, beside a ViT, on two ranks, exported."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from safetensors.torch import load_file
 from dinodeploy import Embedder
 from dinov3_ref.checkpoints import build_model, load_checkpoint
 from dinov3_ref.data import build_training_loader
-from dinov3_ref.train.logging.metrics import read_metrics
 from dinov3_ref.train.loop import TrainingRun
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 from dinov3_ref.train.students import train_students
 from exporters.bundle.export import export_checkpoint
 from exporters.bundle.options import ExportOptions
 from tests.support.ranks import run_on_ranks
-from tests.support.toy_training import CONVNEXT, as_convnext, frozen_teacher, tiny_run, with_students
+from tests.support.toy_training import CONVNEXT, as_convnext, frozen_teacher, losses, tiny_run, with_students
 
 STUDENTS: dict[str, dict[str, Any]] = {"vit": {}, "convnext": {"student": CONVNEXT}}
 
@@ -36,10 +35,6 @@ def configure(photos: Path, teacher: Path, output: Path, *overrides: str) -> Any
         "checkpointing.period=2",
         *overrides,
     )
-
-
-def losses(output: Path) -> list[float]:
-    return [record["total_loss"] for record in read_metrics(output)]
 
 
 def weights(output: Path) -> dict[str, torch.Tensor]:
@@ -58,9 +53,7 @@ def finished(photos: Path, teacher: Path, tmp_path_factory: pytest.TempPathFacto
     return output
 
 
-def test_a_stopped_run_goes_on_bit_by_bit(
-    finished: Path, photos: Path, teacher: Path, tmp_path: Path
-) -> None:
+def test_a_resumed_run_is_bit_equal(finished: Path, photos: Path, teacher: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(finished, tmp_path / "run"))
     shutil.rmtree(copy / "teacher")
     shutil.rmtree(copy / "ckpt" / "3")
@@ -71,7 +64,7 @@ def test_a_stopped_run_goes_on_bit_by_bit(
     assert same(weights(copy), weights(finished))
 
 
-def test_beside_a_vit_it_is_a_run_of_its_own(
+def test_beside_a_vit_it_equals_a_separate_run(
     finished: Path, photos: Path, teacher: Path, tmp_path: Path
 ) -> None:
     config = with_students(configure(photos, teacher, tmp_path / "run"), STUDENTS)
@@ -99,7 +92,7 @@ def train_on_this_rank(photos: str, teacher: str, output: str, batch: int, strat
 
 @pytest.mark.parametrize("strategy", ["NO_SHARD", "SHARD_GRAD_OP", "FULL_SHARD"])
 def test_on_two_ranks(strategy: str, photos: Path, teacher: Path, tmp_path: Path) -> None:
-    """The same global batch: relative 1e-5 over the curve, and the norm that has two names has one value."""
+    """The same global batch: losses within 1e-5; the norm that is stored twice has one value."""
     (tmp_path / "ranks").mkdir()
     paths = str(photos), str(teacher)
     run_on_ranks(train_on_this_rank, 2, tmp_path / "ranks", *paths, str(tmp_path / "two"), 1, strategy)
@@ -114,8 +107,8 @@ def test_on_two_ranks(strategy: str, photos: Path, teacher: Path, tmp_path: Path
     assert load_checkpoint(tmp_path / "two" / "teacher").layout == "official"
 
 
-def test_what_it_learnt_can_be_deployed(finished: Path, tmp_path: Path) -> None:
-    """The bundle's judge is passed, or export would have raised."""
+def test_the_trained_model_can_be_exported(finished: Path, tmp_path: Path) -> None:
+    """Export raises if the parity check fails."""
     checkpoint = load_checkpoint(finished / "teacher")
     options = ExportOptions(imgsz=(64, 96))
     export_checkpoint(checkpoint, tmp_path / "bundle", options, weights="file")
@@ -125,10 +118,8 @@ def test_what_it_learnt_can_be_deployed(finished: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(torch.from_numpy(embedder.run(pixels.numpy())["cls"]), wanted)
 
 
-def test_what_decays(teacher: Path, photos: Path, tmp_path: Path) -> None:
-    """docs/spec.md 4.10: no layer-wise rate; the norms of downsampling decay, since their names do not
-    say norm.
-    """
+def test_weight_decay_of_the_parameters(teacher: Path, photos: Path, tmp_path: Path) -> None:
+    """No layer-wise rate; downsampling norms decay, as their names lack "norm" (docs/spec.md 4.10)."""
     config = configure(photos, teacher, tmp_path, *as_convnext(), "optim.layerwise_decay=0.9")
     groups = [group for group in SSLMetaArch(config).get_params_groups() if "backbone" in group["name"]]
     assert {group["lr_multiplier"] for group in groups} == {1.0}

@@ -1,4 +1,4 @@
-"""A ConvNeXt learns from a frozen ViT: its patches lie on the ViT's grid, and every parameter learns."""
+"""A ConvNeXt distilled from a frozen ViT: resized patches, gradients of all parameters, errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.toy_training import (
 
 @pytest.fixture
 def student(teacher: Path) -> tuple[str, ...]:
-    """Overrides: a ConvNeXt that learns from `teacher`."""
+    """Overrides: a ConvNeXt distilled from `teacher`."""
     return (*frozen_teacher(teacher), *as_convnext())
 
 
@@ -40,7 +40,7 @@ def batch() -> dict[str, Any]:
     return data
 
 
-def test_it_learns_and_every_parameter_does(student: tuple[str, ...]) -> None:
+def test_every_parameter_learns(student: tuple[str, ...]) -> None:
     torch.manual_seed(0)
     arch = SSLMetaArch(tiny_training(*student)).train()
     optimizer = torch.optim.AdamW(arch.student.parameters(), lr=3e-3)
@@ -55,7 +55,7 @@ def test_it_learns_and_every_parameter_does(student: tuple[str, ...]) -> None:
     assert losses[-1] < losses[0]
 
 
-def test_its_patches_lie_on_the_teachers_grid(student: tuple[str, ...]) -> None:
+def test_patches_are_resized_to_the_teachers_grid(student: tuple[str, ...]) -> None:
     arch = SSLMetaArch(tiny_training(*student))
     data = batch()
     crops = data["collated_global_crops"]
@@ -93,11 +93,13 @@ def test_the_result_is_an_official_checkpoint(student: tuple[str, ...], photos: 
         (("gram.use_loss=true", "gram.ema_teacher=true"), "Gram anchoring is not tested with convnext_tiny"),
     ],
 )
-def test_what_does_not_fit(student: tuple[str, ...], overrides: tuple[str, ...], words: str) -> None:
+def test_wrong_crop_sizes_and_gram_loss(
+    student: tuple[str, ...], overrides: tuple[str, ...], words: str
+) -> None:
     with pytest.raises(ConfigError, match=words):
         tiny_training(*student, *overrides)
 
 
-def test_it_wants_a_teacher() -> None:
+def test_it_needs_a_teacher() -> None:
     with pytest.raises(ConfigError, match="it can only be distilled from a frozen teacher"):
         SSLMetaArch(tiny_training(*as_convnext()))

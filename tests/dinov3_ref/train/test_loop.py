@@ -1,4 +1,4 @@
-"""The loop: what it records and leaves behind; a killed run goes on as if it had not been killed."""
+"""The training loop: files it writes, and bit-exact resume of interrupted and killed runs."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from dinov3_ref.checkpoints import build_model, load_checkpoint
 from dinov3_ref.configs import load_config
 from dinov3_ref.data import build_training_loader
 from dinov3_ref.errors import CheckpointError, TrainingDiverged
 from dinov3_ref.train import checkpoints
 from dinov3_ref.train.logging.metrics import read_metrics
 from dinov3_ref.train.loop import TrainingRun
-from tests.support.photographs import pixels
 from tests.support.ranks import run_on_ranks
-from tests.support.toy_training import tiny_run
+from tests.support.toy_training import losses, records, tiny_run
 
 RANDOMNESS = ("student.drop_path_rate=0.4", "student.pos_embed_rope_rescale_coords=2.0")
 ITERATIONS, PERIOD = 8, 3  # checkpoints after iterations 2, 5 and 7
@@ -40,24 +38,19 @@ def configure(photos: Path, output: Path, *overrides: str) -> Any:
 
 
 def run(config: Any) -> list[dict[str, Any]]:
-    """Train; the records, without those of the clock."""
+    """Train; return the records without timings."""
     TrainingRun(config, build_training_loader(config)).train()
-    return records(config.train.output_dir)
-
-
-def records(output: str | Path) -> list[dict[str, Any]]:
-    clock = ("images_per_second", "data_share")
-    return [{k: v for k, v in r.items() if k not in clock} for r in read_metrics(Path(output))]
+    return records(Path(config.train.output_dir))
 
 
 @pytest.fixture(scope="module")
 def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
-    """A run of eight iterations that nothing disturbed."""
+    """A run of eight iterations without interruption."""
     output = tmp_path_factory.mktemp("whole")
     return output, run(configure(photos, output, *RANDOMNESS))
 
 
-def test_what_a_run_leaves_behind(whole: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_files_of_a_run(whole: tuple[Path, list[dict[str, Any]]]) -> None:
     output, told = whole
     assert sorted(path.name for path in output.iterdir()) == [
         "ckpt",
@@ -81,40 +74,21 @@ def test_what_a_run_leaves_behind(whole: tuple[Path, list[dict[str, Any]]]) -> N
     ]
 
 
-def test_the_teacher_is_an_official_checkpoint(photos: Path, tmp_path: Path) -> None:
-    """A recipe with a released model's details exports what any user of official files can load."""
-    released = ("student.n_storage_tokens=4", "student.mask_k_bias=true", "student.norm_layer=layernormbf16")
-    channels = ("crops.rgb_mean=[0.5,0.4,0.3]", "crops.rgb_std=[0.25,0.24,0.23]")
-    config = configure(
-        photos, tmp_path / "run", *released, *channels, "student.embed_dim=128", "optim.epochs=1"
-    )
-    config.optim.warmup_epochs = 0
-    training = TrainingRun(config, build_training_loader(config))
-    training.train()
-    checkpoint = load_checkpoint(tmp_path / "run" / "teacher")
-    assert (checkpoint.mean, checkpoint.std) == ((0.5, 0.4, 0.3), (0.25, 0.24, 0.23))
-    assert checkpoint.dataset is None
-    model = build_model(checkpoint)
-    x = pixels(["coffee"], 32, 48)
-    with torch.no_grad():
-        torch.testing.assert_close(model(x), training.arch.teacher["backbone"](x))
-
-
 # ---- resuming -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("last", [2, 5])
-def test_a_resumed_run_is_the_same_run(
+def test_a_resumed_run_is_bit_equal(
     last: int, whole: tuple[Path, list[dict[str, Any]]], photos: Path, tmp_path: Path
 ) -> None:
-    """Bit by bit, with drop-path and RoPE augmentation; what the killed run told past the checkpoint goes."""
+    """With drop-path and RoPE augmentation; records after the checkpoint are dropped."""
     output, told = whole
     copy = Path(shutil.copytree(output, tmp_path / "run"))
     for iteration in checkpoints.finished(copy):
         if iteration > last:
             shutil.rmtree(copy / "ckpt" / str(iteration))
     with (copy / "training_metrics.json").open("a") as stream:
-        stream.write('{"iteration": 8, "total')  # the line that was being written
+        stream.write('{"iteration": 8, "total')  # an incomplete line
     resumed = run(configure(photos, copy, *RANDOMNESS))
     assert resumed == told
     ours, theirs = (
@@ -149,10 +123,10 @@ main(["--config", {config!r}])
 
 
 @pytest.mark.parametrize("where", ["while saving", "while training"])
-def test_killed_runs_go_on(
+def test_killed_runs_resume(
     where: str, whole: tuple[Path, list[dict[str, Any]]], photos: Path, tmp_path: Path
 ) -> None:
-    """kill -9 after the second checkpoint's files are written and before its name is; and in iteration 4."""
+    """kill -9 before the second checkpoint is renamed to its final name; and in iteration 4."""
     config = configure(photos, tmp_path / "run", *RANDOMNESS)
     OmegaConf.save(config, tmp_path / "config.yaml")
     program = KILLED.format(where=where, config=str(tmp_path / "config.yaml"))
@@ -163,7 +137,7 @@ def test_killed_runs_go_on(
     assert not list((tmp_path / "run" / "ckpt").glob(".*"))
 
 
-def test_a_finished_run_stays_finished(
+def test_a_finished_run_is_not_changed(
     whole: tuple[Path, list[dict[str, Any]]], photos: Path, tmp_path: Path
 ) -> None:
     copy = Path(shutil.copytree(whole[0], tmp_path / "run"))
@@ -212,7 +186,7 @@ class Poisoned:
             yield batch
 
 
-def test_nan_steps_are_skipped_and_then_the_run_ends(photos: Path, tmp_path: Path) -> None:
+def test_nan_steps_are_skipped_and_then_training_stops(photos: Path, tmp_path: Path) -> None:
     config = configure(photos, tmp_path / "run", "train.centering=softmax_center")
     training = TrainingRun(config, Poisoned(build_training_loader(config)))
     with pytest.raises(TrainingDiverged, match="3 steps in a row"):
@@ -227,8 +201,8 @@ def test_nan_steps_are_skipped_and_then_the_run_ends(photos: Path, tmp_path: Pat
 GLOBAL_BATCH = 4
 
 
-class Noted:
-    """A loader that keeps which draws its batches were made of."""
+class RecordingLoader:
+    """A loader that records the positions of its samples."""
 
     def __init__(self, loader: Any) -> None:
         self.loader, self.positions = loader, [torch.zeros(0, dtype=torch.long)]
@@ -241,7 +215,7 @@ class Noted:
 
 
 def run_on_this_rank(photos: str, output: str, batch: int, *overrides: str) -> torch.Tensor:
-    """The draws of this rank, in order."""
+    """Train on this rank; return the positions of its samples."""
     config = configure(
         Path(photos),
         Path(output),
@@ -249,7 +223,7 @@ def run_on_this_rank(photos: str, output: str, batch: int, *overrides: str) -> t
         "dino.koleo_loss_distributed=true",
         *overrides,
     )
-    loader = Noted(build_training_loader(config))
+    loader = RecordingLoader(build_training_loader(config))
     TrainingRun(config, loader).train()
     return torch.cat(loader.positions)
 
@@ -257,10 +231,6 @@ def run_on_this_rank(photos: str, output: str, batch: int, *overrides: str) -> t
 def run_on_two(photos: Path, output: Path, folder: Path, *overrides: str) -> list[torch.Tensor]:
     folder.mkdir()
     return run_on_ranks(run_on_this_rank, 2, folder, str(photos), str(output), GLOBAL_BATCH // 2, *overrides)
-
-
-def losses(output: Path) -> list[float]:
-    return [record["total_loss"] for record in records(output)]
 
 
 def forget_after(iteration: int, output: Path) -> None:
@@ -279,7 +249,7 @@ def alone(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("strategy", ["NO_SHARD", "SHARD_GRAD_OP"])
-def test_two_ranks_are_one_and_one_takes_up_two(
+def test_two_ranks_equal_one_and_one_resumes_two(
     strategy: str, alone: Path, photos: Path, tmp_path: Path
 ) -> None:
     """The same global batch: relative 1e-5 over the whole curve."""
@@ -294,8 +264,8 @@ def test_two_ranks_are_one_and_one_takes_up_two(
 
 
 @pytest.mark.parametrize("strategy", ["NO_SHARD", "FULL_SHARD"])
-def test_two_ranks_take_up_one(strategy: str, alone: Path, photos: Path, tmp_path: Path) -> None:
-    """A run that began alone goes on as shards or replicas: the same draws, losses and teacher."""
+def test_two_ranks_resume_one(strategy: str, alone: Path, photos: Path, tmp_path: Path) -> None:
+    """A run of one rank resumes with FSDP or DDP: the same samples, losses and teacher."""
     grown = Path(shutil.copytree(alone, tmp_path / "grown"))
     forget_after(2, grown)
     (grown / "teacher.pth").unlink()

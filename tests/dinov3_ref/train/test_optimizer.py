@@ -1,4 +1,4 @@
-"""AdamW's groups at a step, and clipping a module at a time."""
+"""AdamW groups, rates of a step, clipping per module."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_rates_reach_the_groups(fused: str) -> None:
     assert qkv["betas"] == (0.9, 0.99)
 
 
-def test_a_frozen_last_layer_stays_and_the_rest_moves() -> None:
+def test_a_frozen_last_layer_does_not_change() -> None:
     config = tiny_training()
     arch = SSLMetaArch(config).train()
     optimizer = build_optimizer(config, arch.get_params_groups())
@@ -48,7 +48,7 @@ def with_gradient(*values: float) -> nn.Module:
     return module
 
 
-def test_each_module_is_clipped_on_its_own() -> None:
+def test_each_module_is_clipped_separately() -> None:
     modules = nn.ModuleDict({"backbone": with_gradient(3.0, 4.0), "dino_head": with_gradient(0.6, 0.8)})
     norms = clip_gradients(modules, 2.5)
     assert {name: norm.item() for name, norm in norms.items()} == pytest.approx(
@@ -58,7 +58,7 @@ def test_each_module_is_clipped_on_its_own() -> None:
     assert modules["dino_head"].weight.grad.tolist()[0] == pytest.approx([0.6, 0.8])
 
 
-def test_zero_leaves_gradients_alone() -> None:
+def test_zero_means_no_clipping() -> None:
     module = with_gradient(3.0, 4.0)
     assert clip_gradients(nn.ModuleDict({"backbone": module}), 0.0)[
         "backbone_grad_norm"

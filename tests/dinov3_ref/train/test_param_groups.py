@@ -1,4 +1,4 @@
-"""Multipliers of every parameter of a ViT and a head, by hand (docs/spec.md 4.10)."""
+"""Learning-rate and decay multipliers of a ViT and a head, by hand (docs/spec.md 4.10)."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def test_two_digit_blocks_and_prefixes() -> None:
     assert get_vit_lr_decay_rate("backbone.blocks.3.norm1.weight", 0.9, 12) == pytest.approx(0.9**9)
 
 
-def test_a_module_without_blocks_learns_at_full_rate() -> None:
+def test_a_module_without_blocks_has_the_full_rate() -> None:
     groups = get_params_groups_with_decay(DINOHead(16, 20, hidden_dim=8, bottleneck_dim=4), 0.9)
     assert {g["lr_multiplier"] for g in groups} == {1.0}
     assert [g["name"] for g in groups if g["is_last_layer"]] == ["last_layer.weight"]
 
 
-def test_who_decays(vit: DinoVisionTransformer) -> None:
+def test_which_parameters_decay(vit: DinoVisionTransformer) -> None:
     """Biases, norms and LayerScale do not; tokens do."""
     groups = {g["name"]: g for g in get_params_groups_with_decay(vit, 0.9, patch_embed_lr_mult=0.2)}
     assert len(groups) == len(list(vit.parameters()))
@@ -75,7 +75,7 @@ def test_the_head_prefix_decides_its_decay() -> None:
         assert by_name[f"{prefix}mlp.0.bias"] == 0
 
 
-def test_rates_from_birth_and_frozen_parameters() -> None:
+def test_given_rates_and_frozen_parameters() -> None:
     vit = DinoVisionTransformer(embed_dim=16, depth=DEPTH, num_heads=2)
     vit.blocks[0].requires_grad_(False)
     groups = get_params_groups_with_decay(vit, 0.9, lr=1e-3, weight_decay=0.1)
@@ -94,4 +94,4 @@ def test_fusing_keeps_every_parameter_and_every_multiplier(vit: DinoVisionTransf
     wanted = {id(g["params"]): g["lr_multiplier"] for g in groups}
     assert {id(p): g["lr_multiplier"] for g in fused for p in g["params"]} == wanted
     assert "name" not in fused[0]
-    assert all(isinstance(g["params"], torch.Tensor) for g in groups)  # the given ones are left alone
+    assert all(isinstance(g["params"], torch.Tensor) for g in groups)  # the input is not changed

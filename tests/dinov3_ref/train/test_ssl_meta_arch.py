@@ -1,4 +1,4 @@
-"""One training step: every loss against its own formula on the step's outputs, gradients, teachers."""
+"""Losses against their formulas, gradients, precision, and what student and teacher see."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEMP = 0.05
 def build(*overrides: str) -> SSLMetaArch:
     torch.manual_seed(0)
     arch = SSLMetaArch(tiny_training(*overrides))
-    for parameter in arch.student.parameters():  # the student has moved on: targets differ from outputs
+    for parameter in arch.student.parameters():  # so that targets differ from outputs
         parameter.data += 0.05 * torch.randn_like(parameter)
     return arch.train()
 
@@ -89,7 +89,7 @@ def test_weights_of_the_losses() -> None:
     assert "koleo_loss" not in metrics
 
 
-def test_local_crops_may_lack() -> None:
+def test_without_local_crops() -> None:
     data = collated()
     del data["collated_local_crops"]
     arch = build()
@@ -124,7 +124,7 @@ def test_softmax_centring() -> None:
 # ---- gradients and precision --------------------------------------------------------------------
 
 
-def test_forward_backward_reaches_every_parameter_of_the_student_alone() -> None:
+def test_only_and_all_student_parameters_get_gradients() -> None:
     arch = build("student.n_storage_tokens=2", "student.untie_global_and_local_cls_norm=true")
     loss, _ = arch.forward_backward(collated(), teacher_temp=TEMP)
     assert not loss.requires_grad
@@ -147,7 +147,7 @@ def test_gradients_are_those_of_the_loss() -> None:
 
 
 @pytest.mark.parametrize("kind", ["bf16", "fp16"])
-def test_half_precision_is_near(kind: str) -> None:
+def test_half_precision_is_close(kind: str) -> None:
     arch = build(f"compute_precision.param_dtype={kind}")
     exact, _ = arch.forward_loss(collated(), teacher_temp=TEMP)
     with autocast(arch.config, "cpu"):
@@ -172,7 +172,7 @@ def test_training_lowers_the_loss() -> None:
     assert losses[-1] < losses[0] - 0.3  # measured 0.43
 
 
-# ---- who sees what ------------------------------------------------------------------------------
+# ---- inputs of student and teacher --------------------------------------------------------------
 
 
 def test_the_student_sees_masks_and_the_teacher_does_not() -> None:
@@ -188,7 +188,7 @@ def test_the_student_sees_masks_and_the_teacher_does_not() -> None:
 
 
 def test_the_teacher_sees_its_own_crops() -> None:
-    """With twins of the global crops, they and no others make the targets (docs/spec.md 4.12)."""
+    """Undistorted global crops, if given, make the targets (docs/spec.md 4.12)."""
     arch = build()
     data = collated()
     seen: dict[str, Any] = {}
@@ -210,7 +210,7 @@ def test_a_batch_without_any_mask() -> None:
     assert loss.isfinite()
 
 
-def test_entries_of_the_loader_are_used_as_they_are() -> None:
+def test_optional_entries_of_the_loader_are_used() -> None:
     arch = build()
     data = collated()
     batch = Batch.from_collated(data, torch.device("cpu"))
@@ -228,7 +228,7 @@ def test_entries_of_the_loader_are_used_as_they_are() -> None:
     assert doubled.item() == pytest.approx(loss.item() + float(metrics["ibot_loss"]), rel=1e-5)
 
 
-def test_a_batch_that_does_not_fit_is_named() -> None:
+def test_batches_that_do_not_fit() -> None:
     arch = build()
     with pytest.raises(ValueError, match="the batch has images; wanted collated_global_crops"):
         arch.forward_loss({"images": torch.zeros(1)}, teacher_temp=TEMP)
@@ -243,6 +243,6 @@ def test_parameter_groups_cover_the_student_once() -> None:
     groups = arch.get_params_groups()
     assert [g["name"] for g in groups] == [n for n, _ in arch.student.named_parameters()]
     by_name = {g["name"]: g for g in groups}
-    assert by_name["dino_head.mlp.0.weight"]["wd_multiplier"] == 0.5  # inert in the official code
+    assert by_name["dino_head.mlp.0.weight"]["wd_multiplier"] == 0.5  # has no effect in the official code
     assert by_name["ibot_head.mlp.0.weight"]["wd_multiplier"] == 1
     assert by_name["backbone.blocks.0.attn.qkv.weight"]["lr_multiplier"] == pytest.approx(0.9**2)

@@ -1,4 +1,4 @@
-"""NaN and infinity: the step is skipped, and training ends when it stays so."""
+"""The training step: skipped for NaN and infinity, gradient accumulation."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from tests.support.toy_training import tiny_run
 GOOD, NAN, INF = torch.tensor(1.0), torch.tensor(float("nan")), torch.tensor(float("inf"))
 
 
-def test_two_in_a_row_are_forgiven_and_a_good_one_begins_anew() -> None:
+def test_two_bad_steps_in_a_row_are_skipped_three_are_an_error() -> None:
     guard = FiniteGuard()
-    said = [guard.allows(loss) for loss in (GOOD, NAN, INF, GOOD, NAN, NAN)]
-    assert said == [True, False, False, True, False, False]
+    allowed = [guard.allows(loss) for loss in (GOOD, NAN, INF, GOOD, NAN, NAN)]
+    assert allowed == [True, False, False, True, False, False]
     with pytest.raises(TrainingDiverged, match=r"3 steps in a row \(loss nan\); lower optim.lr"):
         guard.allows(NAN)
 
 
-def test_a_gradient_counts_as_well() -> None:
+def test_gradients_are_checked_too() -> None:
     assert not FiniteGuard().allows(GOOD, {"backbone_grad_norm": INF, "dino_head_grad_norm": GOOD})
     assert FiniteGuard().allows(GOOD, {"backbone_grad_norm": GOOD})
 
@@ -34,7 +34,7 @@ RATES = Rates(lr=1e-3, last_layer_lr=1e-3, weight_decay=0.04, momentum=0.9, teac
 
 
 def test_accumulated_batches_are_averaged(photos: Path, tmp_path: Path) -> None:
-    """The same batch once, and three times for one step."""
+    """One batch once, and the same batch three times in one step."""
     results = []
     for parts in (1, 3):
         config = tiny_run(photos, tmp_path / str(parts), f"train.accumulation_steps={parts}")

@@ -1,4 +1,4 @@
-"""Several students of one teacher: each is the student of a distillation run of its own, and resumes."""
+"""Several students of one teacher: each is bit-equal to a separate distillation run; all resume."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ from dinov3_ref.data import build_training_loader
 from dinov3_ref.errors import CheckpointError, ConfigError
 from dinov3_ref.train import checkpoints
 from dinov3_ref.train.__main__ import main
-from dinov3_ref.train.logging.metrics import read_metrics
 from dinov3_ref.train.loop import TrainingRun
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 from dinov3_ref.train.students import train_students
 from tests.support.ranks import run_on_ranks
-from tests.support.toy_training import frozen_teacher, tiny_run, tiny_training, with_students
+from tests.support.toy_training import frozen_teacher, records, tiny_run, tiny_training, with_students
 
 STUDENTS: dict[str, dict[str, Any]] = {
     "narrow": {"student": {"drop_path_rate": 0.4, "pos_embed_rope_rescale_coords": 2.0}},
     "wide": {"student": {"embed_dim": 64, "depth": 1}, "optim": {"lr": 3e-3, "layerwise_decay": 0.7}},
 }
-STEADY = STUDENTS | {"narrow": {}}  # without random numbers, which are a rank's own
-ITERATIONS = 6  # checkpoints after 1, 3 and 5, of which two stay
+STEADY = STUDENTS | {"narrow": {}}  # without random numbers, which differ between ranks
+ITERATIONS = 6  # checkpoints after 1, 3 and 5, of which two are kept
 
 
 def configure(photos: Path, teacher: Path, output: Path, *overrides: str) -> Any:
@@ -57,12 +56,6 @@ def alone(name: str, config: Any) -> Any:
     return OmegaConf.merge(config, OmegaConf.create(STUDENTS[name]))
 
 
-def records(output: Path) -> list[dict[str, Any]]:
-    """The metrics, without those of the clock."""
-    clock = ("images_per_second", "data_share")
-    return [{k: v for k, v in r.items() if k not in clock} for r in read_metrics(output)]
-
-
 def same_weights(a: Path, b: Path) -> bool:
     ours, theirs = (torch.load(output / "teacher.pth")["teacher"] for output in (a, b))
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -77,7 +70,7 @@ def together(photos: Path, teacher: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.parametrize(("centering", "accumulation"), [("sinkhorn_knopp", 1), ("softmax_center", 2)])
-def test_each_is_a_run_of_its_own(
+def test_each_student_equals_a_separate_run(
     centering: str,
     accumulation: int,
     photos: Path,
@@ -85,7 +78,7 @@ def test_each_is_a_run_of_its_own(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Bit by bit: losses, norms, rates and weights; and the teacher is asked once a batch."""
+    """Bit-equal losses, norms, rates and weights; the teacher runs once per batch."""
     asked: list[int] = []
     ask = SSLMetaArch.get_teacher_output
 
@@ -109,7 +102,7 @@ def test_each_is_a_run_of_its_own(
     assert told[0] != told[1]
 
 
-def test_what_a_run_leaves_behind(together: Path) -> None:
+def test_files_of_a_run(together: Path) -> None:
     assert sorted(path.name for path in together.iterdir()) == ["config.yaml", "students"]
     assert load_config(together / "config.yaml").multidistillation.enabled
     for name, width in (("narrow", 32), ("wide", 64)):
@@ -117,7 +110,7 @@ def test_what_a_run_leaves_behind(together: Path) -> None:
         weights = load_file(student / "teacher" / "model.safetensors")
         assert weights["cls_token"].shape[-1] == width
         assert load_checkpoint(student / "teacher").state.keys() == weights.keys()
-        own = load_config(student / "config.yaml")  # of a distillation run that could go on alone
+        own = load_config(student / "config.yaml")  # of a separate distillation run
         assert own.distillation.enabled
         assert not own.multidistillation.enabled
         assert own.student.embed_dim == width
@@ -129,10 +122,10 @@ def test_what_a_run_leaves_behind(together: Path) -> None:
 
 
 @pytest.mark.parametrize("killed", ["between checkpoints", "between the students' checkpoints"])
-def test_they_go_on_together(
+def test_students_resume_together(
     killed: str, together: Path, photos: Path, teacher: Path, tmp_path: Path
 ) -> None:
-    """From the newest that all have: the one who was further goes back."""
+    """From the newest checkpoint that all have: a student that was further goes back."""
     copy = Path(shutil.copytree(together, tmp_path / "run"))
     behind = STUDENTS if killed == "between checkpoints" else ["wide"]
     for name in behind:
@@ -144,8 +137,10 @@ def test_they_go_on_together(
         assert same_weights(copy / "students" / name, together / "students" / name)
 
 
-def test_who_comes_later(together: Path, photos: Path, teacher: Path, tmp_path: Path) -> None:
-    """Nothing of the others is overwritten; but a run that was killed in its first checkpoint begins anew."""
+def test_a_student_added_later_is_refused(
+    together: Path, photos: Path, teacher: Path, tmp_path: Path
+) -> None:
+    """The others are not overwritten. But a run that was killed in its first checkpoint starts again."""
     copy = Path(shutil.copytree(together, tmp_path / "run"))
     shutil.rmtree(copy / "students" / "wide")
     config = several(photos, teacher, copy)
@@ -236,12 +231,12 @@ def test_misuse_is_one_line(
     assert error.count("\n") == 1
 
 
-def test_they_want_a_teacher() -> None:
+def test_students_need_a_teacher() -> None:
     with pytest.raises(ConfigError, match=r"needs distillation\.enabled=true"):
         tiny_training("multidistillation={enabled: true, students: [{name: a}]}")
 
 
-def test_a_student_without_a_teacher_wants_its_targets(photos: Path, teacher: Path, tmp_path: Path) -> None:
+def test_a_student_without_a_teacher_needs_targets(photos: Path, teacher: Path, tmp_path: Path) -> None:
     config = configure(photos, teacher, tmp_path / "run")
     arch = SSLMetaArch(config, own_teacher=False)
     batch = next(iter(build_training_loader(config)))

@@ -1,4 +1,4 @@
-"""Textures by formula: seeded, distinct, and painted so that colour tells nothing."""
+"""Textures drawn by formula: seeded, distinct, in random colours."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_training_and_evaluation_kinds_are_disjoint() -> None:
 
 
 def test_paint_by_hand() -> None:
-    """A map of two values becomes two colours, on every channel 0.35 apart around the circle at least."""
+    """A map of two values becomes two colours that differ by at least 0.35 (modulo 1) in every channel."""
     height = np.zeros((64, 64))
     height[:, 32:] = 5.0
     for seed in range(5):

@@ -1,4 +1,4 @@
-"""Recomputed activations: the same outputs, gradients and names; less is kept."""
+"""Activation checkpointing: the same outputs, gradients and names with less memory."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def test_the_same_step_under_drop_path_and_rope_augmentation(kind: str, crops: l
         torch.testing.assert_close(recomputed[name], gradients[name], rtol=1e-6, atol=1e-7)
 
 
-def test_full_keeps_less(crops: list[Tensor]) -> None:
+def test_full_checkpointing_saves_memory(crops: list[Tensor]) -> None:
     kept = {kind: step(build(kind), crops)[2] for kind in ("none", "full")}
     assert kept["full"] < 0.5 * kept["none"]  # measured 0.39, weights and crops included
 
 
-def test_names_stay(crops: list[Tensor]) -> None:
+def test_parameter_names_stay(crops: list[Tensor]) -> None:
     assert list(build("full").state_dict()) == list(build("none").state_dict())
 
 
@@ -78,6 +78,6 @@ def test_without_gradients_nothing_is_recomputed(crops: list[Tensor]) -> None:
     assert len(calls) == 1
 
 
-def test_what_has_no_blocks_is_refused() -> None:
+def test_modules_without_blocks_are_refused() -> None:
     with pytest.raises(TypeError, match="Linear has no blocks"):
         checkpoint_activations(nn.Linear(2, 2))

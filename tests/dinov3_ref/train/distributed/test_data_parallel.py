@@ -1,4 +1,4 @@
-"""A step on two ranks is the step of one rank with the whole batch: relative 1e-5."""
+"""A step on two ranks equals a step on one rank with the whole batch, within 1e-5."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CENTERINGS = ("sinkhorn_knopp", "softmax_center")
 
 
 def own_part(data: dict[str, Tensor]) -> dict[str, Tensor]:
-    """This rank's images, every crop of them; crops are crop-major."""
+    """All crops of this rank's images, crop-major."""
     part = IMAGES // get_world_size()
     first = get_rank() * part
 
@@ -34,7 +34,7 @@ def own_part(data: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def step(strategy: str, centering: str) -> dict[str, Any]:
-    """Loss, gradients, their norms, centres and the teacher after a step of two."""
+    """Loss, gradients, norms, centres and teacher after two steps."""
     torch.manual_seed(0)
     config = tiny_training(
         "dino.koleo_loss_distributed=true",
@@ -44,9 +44,9 @@ def step(strategy: str, centering: str) -> dict[str, Any]:
     arch = SSLMetaArch(config).train()
     ranks = parallelize(arch, config, torch.device("cpu"))
     data = own_part(collated(IMAGES))
-    for iteration in range(2):  # the second sees the centre of the first, and another student
+    for iteration in range(2):  # the second step uses the centre of the first
         arch.student.zero_grad()
-        for last in (False, True):  # half the gradient each, exchanged with the second
+        for last in (False, True):  # half of the gradient each, synchronised in the second
             with nullcontext() if last else ranks.no_sync():
                 loss, _ = ranks.loss(data, teacher_temp=0.05)
                 (loss / 2).backward()
@@ -94,7 +94,7 @@ def alone() -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("centering", CENTERINGS)
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_step_is_the_same(
+def test_a_step_equals_that_of_one_rank(
     strategy: str, centering: str, ranks: list[dict[str, Any]], alone: dict[str, dict[str, Any]]
 ) -> None:
     wanted, got = alone[centering], [rank[strategy, centering] for rank in ranks]
@@ -109,12 +109,12 @@ def test_a_step_is_the_same(
         torch.testing.assert_close(rank["centers"], wanted["centers"])
 
 
-def test_shards_are_shares(ranks: list[dict[str, Any]], alone: dict[str, dict[str, Any]]) -> None:
+def test_sharded_ranks_hold_parts(ranks: list[dict[str, Any]], alone: dict[str, dict[str, Any]]) -> None:
     whole_model = alone[CENTERINGS[0]]["share"]
     for strategy, parts in (("NO_SHARD", 1), ("SHARD_GRAD_OP", 2), ("FULL_SHARD", 2)):
         shares = [rank[strategy, CENTERINGS[0]]["share"] for rank in ranks]
         assert sum(shares) == WORLD * whole_model / parts
 
 
-def test_a_nan_on_one_rank_stops_the_step_on_all(ranks: list[dict[str, Any]]) -> None:
+def test_a_nan_on_one_rank_skips_the_step_on_all(ranks: list[dict[str, Any]]) -> None:
     assert [rank["allowed"] for rank in ranks] == [False, False]

@@ -1,4 +1,4 @@
-"""Which precision products run in, and when the loss is scaled."""
+"""Mixed precision: the dtype of products, and when the loss is scaled."""
 
 from __future__ import annotations
 

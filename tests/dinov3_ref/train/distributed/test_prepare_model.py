@@ -1,4 +1,4 @@
-"""What is applied from outside leaves the mathematics and the names alone."""
+"""Activation checkpointing and compilation change neither results nor parameter names."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def test_recomputed_activations(how: str) -> None:
     torch.testing.assert_close(step(arch), step(build()), rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo's own look at its inputs
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # from dynamo
 def test_compiled_parts() -> None:
-    """Blocks and heads of student and teacher; captured by dynamo, without a backend that takes minutes."""
+    """Blocks and heads of student and teacher; with dynamo's eager backend, which is fast."""
     arch = build()
     compile_parts(arch, backend="eager")
     for modules in (arch.student, arch.model_ema):

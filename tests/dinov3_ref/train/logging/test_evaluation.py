@@ -1,4 +1,4 @@
-"""Periodic evaluation: it finds what the command finds, and the run does not notice it."""
+"""Periodic evaluation: equal to the kNN command, and without effect on training."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def watched(photos: Path, labelled: Path, tmp_path_factory: pytest.TempPathFacto
     return output
 
 
-def test_a_run_does_not_notice(watched: Path, photos: Path, tmp_path: Path) -> None:
-    """Losses and weights, bit by bit, with dropped paths and everything."""
+def test_training_is_not_affected(watched: Path, photos: Path, tmp_path: Path) -> None:
+    """Bit-equal losses and weights, with drop-path."""
     train(configure(photos, tmp_path / "unwatched"))
     alone, seen = (
         [r["total_loss"] for r in read_metrics(path)] for path in (tmp_path / "unwatched", watched)
@@ -86,7 +86,7 @@ def test_a_run_does_not_notice(watched: Path, photos: Path, tmp_path: Path) -> N
     assert not (tmp_path / "unwatched" / "pictures").exists()
 
 
-def test_it_finds_what_the_command_finds(
+def test_it_equals_the_knn_command(
     watched: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fourth, last = read_metrics(watched, "evaluations.json")
@@ -102,8 +102,8 @@ def test_it_finds_what_the_command_finds(
     assert set(last) == {"iteration", "knn_10_top1", "knn_10_top5"}
 
 
-def test_pictures(watched: Path) -> None:
-    """Three pictures and their maps, 48 px and a gap of 4 each; maps have one colour a patch of 16 px."""
+def test_pca_and_curve_images(watched: Path) -> None:
+    """Three images and their PCA maps, 48 px each with a gap of 4; one colour per patch of 16 px."""
     assert sorted(path.name for path in (watched / "pictures").iterdir()) == [
         "pca_000003.png",
         "pca_000005.png",
@@ -131,8 +131,8 @@ def run_on_this_rank(photos: str, labelled: str, output: str) -> None:
     )
 
 
-def test_two_sharded_ranks_share_the_work(photos: Path, labelled: Path, tmp_path: Path) -> None:
-    """Five pictures a class on two ranks: the teacher is made whole, the accuracies are those of all."""
+def test_two_sharded_ranks(photos: Path, labelled: Path, tmp_path: Path) -> None:
+    """Five images per class on two ranks: the teacher is gathered, accuracies are over all images."""
     (tmp_path / "ranks").mkdir()
     run_on_ranks(run_on_this_rank, 2, tmp_path / "ranks", str(photos), str(labelled), str(tmp_path / "run"))
     found = read_metrics(tmp_path / "run", "evaluations.json")[-1]
@@ -157,7 +157,7 @@ def test_two_sharded_ranks_share_the_work(photos: Path, labelled: Path, tmp_path
         (["evaluation.eval_period_iterations=-1"], ConfigError, "0 for never"),
     ],
 )
-def test_mistakes_show_before_training(overrides: list[str], error: type[Exception], words: str) -> None:
+def test_errors_are_raised_before_training(overrides: list[str], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         PeriodicEvaluation(tiny_training(*overrides), torch.device("cpu"), 10)
 

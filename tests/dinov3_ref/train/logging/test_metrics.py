@@ -1,4 +1,4 @@
-"""The file of metrics tells of one uninterrupted run, whatever happened."""
+"""The metrics file reads like one uninterrupted run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from dinov3_ref.train.logging.metrics import MetricsFile, read_metrics
 
 
-def test_lines_past_the_start_and_cut_short_are_dropped(tmp_path: Path) -> None:
+def test_later_and_incomplete_lines_are_dropped(tmp_path: Path) -> None:
     file = MetricsFile(tmp_path, start=0)
     for iteration in range(4):
         file.append({"iteration": iteration, "total_loss": 0.1 * iteration})

@@ -11,11 +11,11 @@ from dinov3_ref.train.logging.progress import Progress
 RECORD = {"iteration": 9, "total_loss": 4.25, "lr": 1e-3, "images_per_second": 30.0, "data_share": 0.5}
 
 
-def test_a_line_a_record(capsys: pytest.CaptureFixture[str]) -> None:
-    display = Progress(0, 20)
-    display.advance(9)
-    display.show(RECORD)
-    display.close()
+def test_one_line_per_record(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(0, 20)
+    progress.advance(9)
+    progress.show(RECORD)
+    progress.close()
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err == "10/20  total_loss 4.25  lr 0.001  images_per_second 30  data_share 0.5\n"
@@ -24,11 +24,11 @@ def test_a_line_a_record(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_bar_in_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "160")
-    display = Progress(5, 20)
-    display.advance(9)
-    display.show(RECORD)
-    display.log("10: knn_10_top1 50.00 [bold]")
-    display.close()
+    progress = Progress(5, 20)
+    progress.advance(9)
+    progress.show(RECORD)
+    progress.log("10: knn_10_top1 50.00 [bold]")
+    progress.close()
     told = capsys.readouterr().err
     assert "10/20" in told
     assert "total_loss 4.25" in told

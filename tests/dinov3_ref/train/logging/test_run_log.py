@@ -1,4 +1,4 @@
-"""What a run writes for people: scalars that TensorBoard reads, lines or a live bar on stderr."""
+"""The log of a run: lines about evaluations."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dinov3_ref.train.logging.run_log import RunLog
 from tests.support.toy_training import tiny_training
 
 
-def test_evaluations_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    journal = RunLog(tiny_training(f"train.output_dir={tmp_path / 'run'}"), 0, 20)
-    journal.evaluated(9, {"knn_10_top1": 50.0})
-    journal.evaluated(19, {})
-    journal.close()
+def test_evaluations_are_logged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = RunLog(tiny_training(f"train.output_dir={tmp_path / 'run'}"), 0, 20)
+    log.evaluated(9, {"knn_10_top1": 50.0})
+    log.evaluated(19, {})
+    log.close()
     assert capsys.readouterr().err == "10: knn_10_top1 50.00\n20: images drawn\n"

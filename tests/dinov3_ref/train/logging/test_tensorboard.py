@@ -19,7 +19,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()["scalars"]}
 
 
-def test_tensorboard_reads_them_and_a_resumed_run_draws_anew(tmp_path: Path) -> None:
+def test_scalars_of_a_resumed_run(tmp_path: Path) -> None:
     first = Scalars(tmp_path, 0)
     for iteration in range(4):
         first.write({"iteration": iteration, "total_loss": 4.0 - iteration})

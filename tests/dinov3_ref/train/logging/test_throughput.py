@@ -7,21 +7,21 @@ import time
 from dinov3_ref.train.logging.throughput import Throughput
 
 
-def test_the_clock() -> None:
-    clock = Throughput()
-    with clock.waiting_for(6):
+def test_images_per_second_and_waiting() -> None:
+    throughput = Throughput()
+    with throughput.waiting_for(6):
         time.sleep(0.02)
     time.sleep(0.02)
-    read = clock.read()
+    read = throughput.read()
     assert 0.1 < read["data_share"] < 0.9
     assert 10 < read["images_per_second"] < 150  # 6 in 40 ms, or longer on a busy machine
-    assert clock.read()["images_per_second"] == 0
+    assert throughput.read()["images_per_second"] == 0
 
 
-def test_the_clock_stops() -> None:
-    clock = Throughput()
-    with clock.waiting_for(6):
+def test_paused_time_does_not_count() -> None:
+    throughput = Throughput()
+    with throughput.waiting_for(6):
         time.sleep(0.01)
-    with clock.paused():
+    with throughput.paused():
         time.sleep(0.2)
-    assert clock.read()["images_per_second"] > 30  # and not 6 in 0.21 s
+    assert throughput.read()["images_per_second"] > 30  # and not 6 in 0.21 s

@@ -1,4 +1,4 @@
-"""EMA: the formula, by name, parameters only."""
+"""EMA: the formula by hand, parameters matched by name."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_zero_copies_exactly_and_one_changes_nothing() -> None:
     assert torch.equal(teacher.weight, student.weight)
 
 
-def test_a_part_may_be_taken_and_names_decide() -> None:
+def test_parameters_are_matched_by_name() -> None:
     whole = nn.ModuleDict({"b": nn.Linear(1, 1), "a": nn.Linear(1, 1)})
     part = nn.ModuleDict({"a": nn.Linear(1, 1)})
     update_ema(part, whole, 0.0)

@@ -1,4 +1,4 @@
-"""Gram anchoring: resizing to the student's grid, chosen tokens, when the teacher is renewed.
+"""Gram anchoring: resizing to the student's grid, chosen tokens, refreshes of the teacher.
 
 Source: docs/spec.md 4.7.
 """
@@ -28,7 +28,7 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("method", ["bicubic", "bilinear", "area", "nearest"])
 def test_resizing_keeps_rows_and_columns(method: str) -> None:
-    """A map that rises along rows alone still does on another grid, off-square."""
+    """A map that rises along rows still does on another off-square grid."""
     anchor = GramAnchor(tiny_training(*EMA, f"gram.global_teacher_resize_method={method}"))
     rising = torch.arange(4.0)[:, None].expand(4, 6).reshape(1, 24, 1)
     resized = anchor.resize(rising, (4, 6), (2, 3)).view(2, 3)
@@ -51,7 +51,7 @@ def test_bilinear_by_hand_and_antialias() -> None:
     assert wider.tolist() == pytest.approx([5 / 7, 16 / 7])  # weights 3 3 1 of 7, mirrored
 
 
-def test_the_same_grid_is_left_alone() -> None:
+def test_equal_grids_change_nothing() -> None:
     x = draw(2, 6, 4)
     assert GramAnchor(tiny_training(*EMA)).resize(x, (2, 3), (2, 3)) is x
 
@@ -80,7 +80,7 @@ def test_no_masked_patch_at_all() -> None:
     assert loss.item() == 0
 
 
-# ---- renewal ------------------------------------------------------------------------------------
+# ---- refreshes ----------------------------------------------------------------------------------
 
 
 def renewals(*overrides: str) -> list[int]:
@@ -88,8 +88,8 @@ def renewals(*overrides: str) -> list[int]:
     return [iteration for iteration in range(20) if anchor.is_refreshed_after(iteration)]
 
 
-def test_when_it_is_renewed() -> None:
-    """After i + 1 steps, where that is a multiple of the frequency, from the first on, so many times."""
+def test_when_it_is_refreshed() -> None:
+    """After every multiple of the frequency from the first update on, at most `max_updates` times."""
     assert renewals() == [2, 5, 8, 11, 14, 17]
     assert renewals("gram.it_first_update=7") == [8, 11, 14, 17]
     assert renewals("gram.it_first_update=9") == [8, 11, 14, 17]
@@ -145,12 +145,12 @@ def test_ema_teacher_needs_no_gram_crops() -> None:
     assert float(metrics["gram_loss"]) > 0
 
 
-def test_missing_gram_crops_are_named() -> None:
+def test_missing_gram_crops() -> None:
     with pytest.raises(ValueError, match="no collated_gram_teacher_crops"):
         SSLMetaArch(tiny_training(*OWN)).forward_loss(collated(), teacher_temp=0.05)
 
 
-def test_the_gram_teacher_follows_when_it_is_due() -> None:
+def test_the_gram_teacher_is_refreshed_in_training() -> None:
     arch = SSLMetaArch(
         tiny_training(*OWN[:1], OWN[2], "gram.it_load_ema_teacher=1", "gram.update_frequency=3")
     )
@@ -170,7 +170,8 @@ def test_the_gram_teacher_follows_when_it_is_due() -> None:
         for parameter in arch.student.parameters():
             parameter.data += 0.1
         arch.after_step(iteration, momentum=0.5)
-    assert seen == [False, False, True, False]  # equal at birth; taken at 1; left behind; renewed after 2
+    # equal at first; copied before step 1; then older; refreshed after step 2
+    assert seen == [False, False, True, False]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Student and teachers: what they start from, who is frozen, distillation from another configuration."""
+"""Student and teachers: initial weights, frozen parameters, distillation from another configuration."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from dinov3_ref.checkpoints import load_checkpoint
-from dinov3_ref.checkpoints.convert import save_checkpoint
-from dinov3_ref.errors import CheckpointError, ConfigError, KeyMismatch
+from dinov3_ref.errors import ConfigError
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
-from tests.support.toy_training import collated, tiny_training
+from tests.support.toy_training import collated, same_weights, tiny_training
 
-# What a file in the official layout has.
+# Options of the released models.
 RELEASED = (
     "student.n_storage_tokens=4",
     "student.mask_k_bias=true",
@@ -26,15 +24,10 @@ LARGER = ("student.embed_dim=64", "student.depth=3", "dino.head_hidden_dim=20", 
 OWN_GRAM = ("gram.use_loss=true", "crops.gram_teacher_crops_size=64")
 
 
-def same(a: nn.Module, b: nn.Module) -> bool:
-    ours, theirs = a.state_dict(), b.state_dict()
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
-
-
-def test_the_teacher_begins_as_the_student_and_is_frozen() -> None:
+def test_the_teacher_starts_as_the_student_and_is_frozen() -> None:
     arch = SSLMetaArch(tiny_training("student.drop_path_rate=0.3"))
     assert arch.teacher is arch.model_ema
-    assert same(arch.student, arch.model_ema)
+    assert same_weights(arch.student, arch.model_ema)
     assert not any(p.requires_grad for p in arch.teacher.parameters())
     rates = [[b.sample_drop_ratio for b in side["backbone"].blocks] for side in (arch.student, arch.teacher)]
     assert rates == [[0.3, 0.3], [0.0, 0.0]]
@@ -51,7 +44,7 @@ def test_modes() -> None:
     assert not arch.eval().student.training  # raises in the official code
 
 
-def test_the_state_has_no_tensor_twice() -> None:
+def test_no_tensor_is_twice_in_the_state() -> None:
     arch = SSLMetaArch(tiny_training())
     tops = {key.split(".")[0] for key in arch.state_dict()}
     assert tops == {"student", "model_ema", "dino_loss", "ibot_patch_loss"}
@@ -74,68 +67,12 @@ def test_built_on_meta_and_initialised_later() -> None:
         value.fill_(float("nan"))
     arch.init_weights()
     assert all(value.isfinite().all() for value in arch.state_dict().values())
-    assert same(arch.student, arch.model_ema)
+    assert same_weights(arch.student, arch.model_ema)
     loss, _ = arch.train().forward_backward(collated(), teacher_temp=0.05)
     assert loss.isfinite()
 
 
 # ---- files --------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def run_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[SSLMetaArch, Path]:
-    """A run with a released model's kind of backbone, and its {"teacher": ...} file."""
-    torch.manual_seed(1)
-    arch = SSLMetaArch(tiny_training(*RELEASED))
-    for block in arch.teacher["backbone"].blocks:
-        nn.init.normal_(block.attn.qkv.bias)  # timm's layout drops biases that are zero
-    path = tmp_path_factory.mktemp("run") / "teacher.pth"
-    torch.save({"teacher": arch.teacher.state_dict()}, path)
-    return arch, path
-
-
-@pytest.mark.parametrize("layout", ["official", "hf", "timm"])
-def test_training_goes_on_from_a_backbone_without_heads(
-    layout: str, run_file: tuple[SSLMetaArch, Path], tmp_path: Path
-) -> None:
-    """facebookresearch/dinov3 #23, #207: what is released has no heads."""
-    earlier, path = run_file
-    source = tmp_path / {"official": "backbone.pth", "hf": "folder", "timm": "model.safetensors"}[layout]
-    save_checkpoint(load_checkpoint(path), layout, source)
-    arch = SSLMetaArch(tiny_training(*RELEASED, f"student.pretrained_weights={source}"))
-    wanted, got = earlier.teacher["backbone"], arch.student["backbone"]
-    for key in ("cls_token", "storage_tokens", "blocks.1.mlp.fc2.weight", "norm.bias"):
-        assert torch.equal(got.state_dict()[key], wanted.state_dict()[key]), key
-    assert same(arch.student, arch.model_ema)
-    assert not same(arch.student["dino_head"], earlier.teacher["dino_head"])
-
-
-def test_a_run_with_heads_is_taken_up(run_file: tuple[SSLMetaArch, Path]) -> None:
-    earlier, path = run_file
-    arch = SSLMetaArch(tiny_training(*RELEASED, f"student.resume_from_teacher_chkpt={path}"))
-    assert same(arch.student, earlier.teacher)
-    assert same(arch.model_ema, earlier.teacher)
-
-
-def test_a_gram_teacher_from_a_file(run_file: tuple[SSLMetaArch, Path]) -> None:
-    earlier, path = run_file
-    arch = SSLMetaArch(tiny_training(*RELEASED, *OWN_GRAM, f"gram.ckpt={path}"))
-    assert arch.gram_teacher is not None
-    wanted = earlier.teacher["backbone"].state_dict()
-    got = arch.gram_teacher["backbone"].state_dict()
-    assert all(torch.equal(got[key], wanted[key]) for key in wanted if "periods" not in key)
-    assert not same(arch.gram_teacher["backbone"], arch.model_ema["backbone"])
-
-
-def test_files_that_do_not_fit(run_file: tuple[SSLMetaArch, Path], tmp_path: Path) -> None:
-    earlier, path = run_file
-    with pytest.raises(KeyMismatch, match="tensors missing"):
-        SSLMetaArch(tiny_training(*RELEASED, "student.depth=3", f"student.pretrained_weights={path}"))
-    torch.save(earlier.teacher["backbone"].state_dict(), tmp_path / "bare.pth")
-    with pytest.raises(CheckpointError, match="no entry 'teacher'"):
-        SSLMetaArch(tiny_training(*RELEASED, f"student.resume_from_teacher_chkpt={tmp_path / 'bare.pth'}"))
-    with pytest.raises(ConfigError, match="choose one"):
-        tiny_training("student.pretrained_weights=a", "student.resume_from_teacher_chkpt=b")
 
 
 # ---- distillation -------------------------------------------------------------------------------
@@ -164,10 +101,10 @@ def test_a_larger_frozen_teacher(teacher_file: Path, tmp_path: Path) -> None:
     large = SSLMetaArch(tiny_training(*LARGER))
     torch.save({"teacher": large.teacher.state_dict()}, tmp_path / "teacher.pth")
     arch = distilling(teacher_file, str(tmp_path / "teacher.pth")).train()
-    assert same(arch.teacher, large.teacher)
+    assert same_weights(arch.teacher, large.teacher)
     assert arch.teacher["backbone"].embed_dim == 64
     assert arch.student["backbone"].embed_dim == 32
-    assert same(arch.student, arch.model_ema)
+    assert same_weights(arch.student, arch.model_ema)
 
     data = collated()
     targets = arch.get_teacher_output(
@@ -180,12 +117,12 @@ def test_a_larger_frozen_teacher(teacher_file: Path, tmp_path: Path) -> None:
     arch.forward_backward(data, teacher_temp=0.05)
     arch.student["backbone"].cls_token.data += 1
     arch.after_step(0, momentum=0.5)
-    assert same(arch.teacher, large.teacher)  # frozen
-    assert not same(arch.model_ema, arch.student)  # the mean of the student goes on
+    assert same_weights(arch.teacher, large.teacher)  # frozen
+    assert not same_weights(arch.model_ema, arch.student)  # the EMA of the student
 
 
-def test_the_student_sees_no_mask_then(teacher_file: Path) -> None:
-    """docs/spec.md 0, fact 19; the patches of the iBOT loss are the masked ones all the same."""
+def test_with_distillation_the_student_sees_no_mask(teacher_file: Path) -> None:
+    """docs/spec.md 0, fact 19; the iBOT loss still compares the masked patches."""
     arch = distilling(teacher_file)
     data = collated()
     student, _ = arch.get_student_output(
@@ -199,7 +136,7 @@ def test_the_student_sees_no_mask_then(teacher_file: Path) -> None:
 
 
 def test_a_teacher_of_larger_crops(teacher_file: Path) -> None:
-    """Twice as large: the student sees halves, and a target is the mean of the four patches it covers."""
+    """Crops twice as large: the student sees them at half size; targets are means of four patches."""
     arch = distilling(teacher_file, "ignore", "crops.teacher_to_student_resolution_scale=2.0").train()
     data = collated()
     data["collated_global_crops"] = collated(gram_size=(64, 96))["collated_gram_teacher_crops"]
@@ -230,6 +167,6 @@ def test_targets_must_be_comparable(key: str, teacher_file: Path) -> None:
         distilling(teacher_file, "ignore", f"{key}=8")
 
 
-def test_distillation_wants_both_paths() -> None:
+def test_distillation_needs_both_paths() -> None:
     with pytest.raises(ConfigError, match=r"needs distillation\.full_cfg_path"):
         tiny_training("distillation.enabled=true", "distillation.checkpoint_path=ignore")

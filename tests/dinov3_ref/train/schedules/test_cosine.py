@@ -19,7 +19,7 @@ def values(schedule: CosineScheduler) -> list[float]:
 
 
 def test_v1_by_hand() -> None:
-    """Two frozen, a warm-up that includes its end, a cosine of four that stops short of its end."""
+    """Two frozen values, a warm-up including its end, a cosine of four values that does not reach its end."""
     schedule = CosineScheduler(1.0, 0.2, 9, warmup_iters=3, start_warmup_value=0.5, freeze_iters=2)
     fall = [0.2 + 0.4 * (1 + math.cos(math.pi * i / 4)) for i in range(4)]
     assert values(schedule) == pytest.approx([0, 0, 0.5, 0.75, 1.0, *fall])
@@ -27,7 +27,7 @@ def test_v1_by_hand() -> None:
     assert schedule[9] == schedule[1000] == 0.2
 
 
-def test_v1_all_warm_up_is_a_line() -> None:
+def test_v1_only_warm_up() -> None:
     """The teacher's temperature: 0.04 to 0.07 inclusive, then constant."""
     schedule = CosineScheduler(0.07, 0.07, 4, warmup_iters=4, start_warmup_value=0.04)
     assert values(schedule) == pytest.approx([0.04, 0.05, 0.06, 0.07])
@@ -35,7 +35,7 @@ def test_v1_all_warm_up_is_a_line() -> None:
 
 
 def test_v1_truncated_cosine_keeps_its_ends() -> None:
-    """Planned for 15 values, cut after 10: flatter at the end than a whole cosine, but from base to final."""
+    """Computed for 15 values and cut after 10: flatter at the end, but from base to final."""
     cut = values(CosineScheduler(1.0, 0.2, 10, trunc_extra=0.5))
     assert (cut[0], cut[-1]) == pytest.approx((1.0, 0.2))
     raw = [(1 + math.cos(math.pi * i / 15)) / 2 for i in range(10)]
@@ -48,7 +48,7 @@ def test_v1_phases_must_fit() -> None:
 
 
 def test_v2_by_hand() -> None:
-    """A warm-up without its end, a cosine with both of its own, the end for the rest."""
+    """A warm-up without its end, a cosine with both ends, then the end value."""
     got = linear_warmup_cosine_decay(0.0, 1.0, 0.2, 4, 12, cosine_iterations=5)
     fall = [0.2 + 0.4 * (1 + math.cos(math.pi * i / 4)) for i in range(5)]
     assert got.tolist() == pytest.approx([0, 0.25, 0.5, 0.75, *fall, 0.2, 0.2, 0.2])

@@ -1,4 +1,4 @@
-"""Shares of crop pairs and the factors made of them (docs/spec.md 4.3)."""
+"""Shares of crop pairs and loss weights (docs/spec.md 4.3)."""
 
 from __future__ import annotations
 

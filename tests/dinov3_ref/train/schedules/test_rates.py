@@ -1,4 +1,4 @@
-"""The five numbers of a step, as the configuration gives them: v1, v2, and the frozen last layer."""
+"""Rates per iteration: schedules v1 and v2, and the frozen last layer."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_v1_defaults_are_spec_4_9() -> None:
     assert rates.at(0).teacher_temp == pytest.approx(0.04)
 
 
-def test_v2_replaces_them() -> None:
+def test_v2_replaces_v1() -> None:
     rates = build_rates(tiny_training(*SCHEDULES, "optim.lr=77.0"))
     factor = 4 * (4 / 1024) ** 0.5
     assert rates.at(0).lr == pytest.approx(1e-6)  # the start is not scaled
@@ -63,6 +63,6 @@ def test_gradient_accumulation_counts_as_batch() -> None:
 
 
 @pytest.mark.parametrize("overrides", [(), SCHEDULES])
-def test_past_the_end(overrides: tuple[str, ...]) -> None:
+def test_after_the_last_iteration(overrides: tuple[str, ...]) -> None:
     with pytest.raises(IndexError):
         build_rates(tiny_training(*overrides)).at(20)
