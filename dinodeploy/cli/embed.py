@@ -138,22 +138,7 @@ def _print(report: EmbedReport, as_json: bool) -> None:
     """Print what was done; exit code 5 if images were quarantined."""
     out = report.out
     if as_json:
-        print_json(
-            {
-                "out": str(out),
-                "complete": report.complete,
-                "embedded": report.embedded,
-                "quarantined": report.quarantined,
-                "kept": report.kept,
-                "outputs": list(report.outputs),
-                "format": report.format,
-                "dtype": report.dtype,
-                "batch": report.batch,
-                "seconds": round(report.seconds, 3),
-                "images_per_second": round(report.rate, 2),
-                "stages": report.stages.report(),
-            }
-        )
+        print_json(report.as_json())
     else:
         if report.fresh or not report.complete:
             print(f"{out}: {report.embedded} images embedded, {report.rate:.1f}/s; {report.stages}")

@@ -150,6 +150,23 @@ class EmbedReport:
     batch: int
     stages: Stages
 
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, as `embed --json` prints them."""
+        return {
+            "out": str(self.out),
+            "complete": self.complete,
+            "embedded": self.embedded,
+            "quarantined": self.quarantined,
+            "kept": self.kept,
+            "outputs": list(self.outputs),
+            "format": self.format,
+            "dtype": self.dtype,
+            "batch": self.batch,
+            "seconds": round(self.seconds, 3),
+            "images_per_second": round(self.rate, 2),
+            "stages": self.stages.report(),
+        }
+
 
 def embed_images(
     images: tuple[str, ...],

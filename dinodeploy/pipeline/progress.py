@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from rich.console import Console
+if TYPE_CHECKING:
+    from rich.console import Console
 
 LINE_SECONDS = 5.0  # between lines where there is no terminal
 
@@ -26,6 +28,8 @@ class Advance(Protocol):
 
 
 def stderr() -> Console:
+    from rich.console import Console
+
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -34,14 +38,15 @@ def image_progress(total: int | None, console: Console | None = None) -> Iterato
     """Images done, rate, remaining time, failures and bottleneck. total: None if unknown. console: default
     stderr.
     """
-    console = console or stderr()
+    if console is None and importlib.util.find_spec("rich"):  # a standalone file has no rich
+        console = stderr()
     started = last = time.perf_counter()
 
     def describe(done: int, failed: int, bottleneck: str) -> str:
         rate = (done + failed) / max(time.perf_counter() - started, 1e-9)
         return f"{rate:.1f}/s, {failed} failed" + (f", waits for {bottleneck}" if bottleneck else "")
 
-    if not console.is_terminal:
+    if console is None or not console.is_terminal:
 
         def line(done: int, failed: int, bottleneck: str = "") -> None:
             nonlocal last

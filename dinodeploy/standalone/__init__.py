@@ -1,9 +1,11 @@
-"""`model.pyz`: one file for a device that has Python, numpy, pillow and onnxruntime, and nothing else.
+"""`model.pyz`: a bundle and the runtime in one file, for a device with Python and few packages.
 
-    pack.py                  makes it                    carried.py            finds the bundle inside it
-    start.py                 what it does first          typer_on_argparse.py  typer, as far as we use it
+    pack.py          create the file
+    start.py         entry point: are the needed packages installed?
+    inner_bundle.py  unpack the bundle inside the file
+    command_line.py  the commands embed, check, inspect and doctor, on argparse
 
-Importing this package loads nothing: `start.py` has to run where packages are missing.
+Importing this package imports nothing else, because `start.py` must run where packages are missing.
 """
 
 from __future__ import annotations

@@ -1,44 +1,46 @@
-"""What `python3 model.pyz` does first, with the standard library alone: is there all that it stands on?"""
+"""Entry point of `model.pyz`: check Python and the needed packages with the standard library only."""
 
 from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Mapping
 from typing import NoReturn
 
 from dinodeploy.errors import UnavailableError
 
 OLDEST = (3, 10)
-NEEDED = {"numpy": "numpy", "PIL": "pillow"}  # module: what to install
+NEEDED = {"numpy": "numpy", "PIL": "pillow", "safetensors": "safetensors"}  # module -> package to install
 
 
 def main() -> NoReturn:
-    """Runs the command line, or says in one line what it lacks."""
-    if sys.version_info[:2] < OLDEST:
-        _stop(f"it needs Python {OLDEST[0]}.{OLDEST[1]} or newer; run it with one: python3.12 {sys.argv[0]}")
-    if lacking := _lacking():
-        _stop(
-            f"it needs {' and '.join(lacking)}; install: {sys.executable} -m pip install "
-            f"{' '.join(lacking)} onnxruntime (in place of onnxruntime, any runtime that the bundle has an "
-            "engine for)"
-        )
-    from dinodeploy.standalone.carried import main as with_bundle
+    """Run the command line, or print one line about what is missing."""
+    if problem := missing(OLDEST, NEEDED):
+        version = ".".join(map(str, sys.version_info[:3]))
+        print(f"error: {sys.argv[0]} cannot run in Python {version} here: {problem}", file=sys.stderr)
+        sys.exit(UnavailableError.exit_code)
+    from dinodeploy.standalone.command_line import main as command_line
 
-    with_bundle()
+    command_line()
 
 
-def _lacking() -> list[str]:
-    """What this Python cannot import of what every command needs, by the names to install."""
-    found = []
-    for module, package in NEEDED.items():
-        try:
-            importlib.import_module(module)
-        except ImportError:  # not there, or made for another Python
-            found.append(package)
-    return found
+def missing(oldest: tuple[int, int], needed: Mapping[str, str]) -> str:
+    """What this Python lacks and how to get it; empty if nothing is missing."""
+    if sys.version_info[:2] < oldest:
+        version = f"{oldest[0]}.{oldest[1]}"
+        return f"it needs Python {version} or newer; run it with one: python{version} {sys.argv[0]}"
+    packages = [package for module, package in needed.items() if not _imports(module)]
+    if not packages:
+        return ""
+    return (
+        f"it needs {' and '.join(packages)}; install: {sys.executable} -m pip install {' '.join(packages)} "
+        "onnxruntime (instead of onnxruntime, any runtime that the bundle has an engine for)"
+    )
 
 
-def _stop(message: str) -> NoReturn:
-    version = ".".join(map(str, sys.version_info[:3]))
-    print(f"error: {sys.argv[0]} cannot run in Python {version} here: {message}", file=sys.stderr)
-    sys.exit(UnavailableError.exit_code)
+def _imports(module: str) -> bool:
+    try:
+        importlib.import_module(module)
+    except ImportError:  # missing, or built for another Python
+        return False
+    return True

@@ -1,0 +1,206 @@
+"""Command line of `model.pyz`, on argparse: embed, check, inspect and doctor for the bundle inside the file.
+
+It needs neither typer nor rich. Options, exit codes and one-line errors are those of `dinodeploy`; the other
+commands need an installed dinodeploy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, NoReturn
+
+from PIL.Image import DecompressionBombWarning
+
+from dinodeploy import __version__
+from dinodeploy.errors import DinodeployError, MisuseError, one_line, reason_of
+from dinodeploy.standalone.inner_bundle import unpack_inner
+
+FAILED, MISUSE, CANNOT, PARTIAL, INTERRUPTED = 1, 2, 4, 5, 130
+
+
+def main() -> NoReturn:
+    """Run the command in sys.argv and exit with its code."""
+    warnings.filterwarnings("ignore", category=DecompressionBombWarning)  # our own pixel limit applies
+    sys.exit(run(sys.argv[1:], Path(sys.argv[0]).resolve()))
+
+
+def run(arguments: Sequence[str], archive: Path) -> int:
+    """Run a command on the bundle inside `archive`. Errors become one line on stderr and an exit code."""
+    try:
+        given = vars(_parser(archive.name).parse_args(arguments))
+        command = given.pop("command")
+        return int(command(unpack_inner(archive), given.pop("json"), given))
+    except BrokenPipeError:  # stdout was closed, for example by `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return _fail("interrupted; no incomplete file was left", INTERRUPTED)
+    except OSError as error:
+        return _fail(f"{error.filename or 'system'}: {reason_of(error)}; no incomplete file was left", CANNOT)
+    except DinodeployError as error:
+        return _fail(str(error), error.exit_code)
+
+
+def _embed(bundle: Path, as_json: bool, given: dict[str, Any]) -> int:
+    from dinodeploy.api import embed
+
+    report = embed(given.pop("images"), engine=bundle, progress=True, log=_log, **given)
+    if as_json:
+        _print_json(report.as_json())
+    else:
+        print(f"{report.out}: {report.embedded} images embedded, {report.rate:.1f}/s")
+    if report.quarantined:
+        _log(f"{report.quarantined} images quarantined; reasons in {report.out}/quarantine.jsonl")
+    return PARTIAL if report.quarantined else 0
+
+
+def _check(bundle: Path, as_json: bool, given: dict[str, Any]) -> int:
+    from dinodeploy.parity.check import check_bundle
+    from dinodeploy.parity.reports import Report
+
+    started, clock = datetime.now(timezone.utc), time.perf_counter()
+    engine, receipt, verdict = check_bundle(bundle, log=_log, **given)
+    report = Report(engine, receipt, verdict, None, None, started, time.perf_counter() - clock)
+    if as_json:
+        _print_json(report.as_json())
+    else:
+        for failure in verdict.failures:
+            print(
+                f"{failure.case}, {failure.output}: {failure.metric} {failure.value}, limit {failure.limit}"
+            )
+        word = "passed" if verdict.passed else f"FAILED, {len(verdict.failures)} measurements"
+        print(f"{engine.path}, {verdict.recipe}, {receipt.runtime}, {receipt.device}: {word}")
+    return 0 if report.passed else FAILED
+
+
+def _inspect(bundle: Path, as_json: bool, given: dict[str, Any]) -> int:
+    from dinodeploy.bundle.bundle import open_bundle
+    from dinodeploy.files import schema
+    from dinodeploy.parity.receipts import read_receipts
+
+    opened = open_bundle(bundle)
+    opened.verify()
+    receipts = [
+        {"engine": one.engine, "runtime": one.runtime, "device": one.device, "passed": one.holds()}
+        for one in read_receipts(opened)
+    ]
+    facts = {"kind": "bundle", **schema.dump(opened.manifest), "receipts": receipts}
+    if as_json:
+        _print_json(facts)
+    else:
+        for name, value in facts.items():
+            print(f"{name}: {json.dumps(value, ensure_ascii=False)}")
+    return 0
+
+
+def _doctor(bundle: Path, as_json: bool, given: dict[str, Any]) -> int:
+    from dinodeploy.doctor import examine
+    from dinodeploy.doctor.report import report_lines
+
+    diagnosis = examine(bundle)
+    if as_json:
+        _print_json(diagnosis.as_json())
+    else:
+        print("\n".join(report_lines(diagnosis)))
+    return 0 if diagnosis.fine else CANNOT
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise MisuseError(f"{message}; see {self.prog} --help")
+
+
+def _parser(name: str) -> argparse.ArgumentParser:
+    """Options that are not given are left out, so that the defaults are those of the called functions."""
+    settings: dict[str, Any] = {"allow_abbrev": False, "argument_default": argparse.SUPPRESS}
+    parser = _Parser(name, description="A DINOv3 bundle with its runtime in one file.", **settings)
+    parser.add_argument("--version", action="version", version=f"dinodeploy {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command, help in (
+        (_embed, "Embed images into a store on disk."),
+        (_check, "Judge the engine on this machine. Exit code 0 or 1."),
+        (_inspect, "Print model, preprocessing, outputs, files and receipts."),
+        (_doctor, "Examine this machine and print problems with their fixes. Exit code 0 or 4."),
+    ):
+        one = commands.add_parser(command.__name__[1:], help=help, description=help, **settings)
+        one.set_defaults(command=command)
+        one.add_argument("--json", action="store_true", default=False, help="Print the result as JSON.")
+        if command in (_embed, _check):
+            _add_engine_options(one)
+        if command is _embed:
+            _add_embed_options(one)
+    return parser
+
+
+def _add_engine_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--device", help="auto, cpu, onnxruntime, openvino, cuda or tensorrt. Default: the best available.")
+    add("--threads", type=int, help="Engine threads.")
+    add(
+        "--require-signature",
+        type=Path,
+        metavar="KEY.pub",
+        help="Public key of a required signature.",
+    )
+
+
+def _add_embed_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("images", nargs="+", metavar="IMAGES", help="Files, folders, globs, lists, tables, archives, videos.")
+    add("--out", type=Path, help="Store to write or to resume. Default: embeddings.")
+    add("--outputs", type=_names, help="cls, storage, patch, layer_<i>, mean_patch, pooled. Default: cls.")
+    add("--imgsz", type=_size, help="Input size H or H,W in pixels. Default: the bundle's.")
+    add("--preprocess", help="Preprocessing preset. Default: the bundle's.")
+    add("--keep-aspect", action="store_true", help="Keep the aspect ratio; the short side becomes --imgsz.")
+    add("--max-patches", type=int, help="With --keep-aspect: shrink larger images to this many patches.")
+    add("--fast-jpeg", action="store_true", help="Decode very large JPEGs at half their size.")
+    add("--format", help="npy, parquet, lance, npz or safetensors. Default: npy.")
+    add("--dtype", help="On-disk dtype: fp32, fp16 or int8. Default: fp32.")
+    add("--shard-size", type=int, help="Images per file.")
+    add("--shards", help="i/n: process the i-th of n parts.")
+    add("--batch", type=_batch, help='Images per batch. Default: "auto", measured.')
+    add("--workers", type=int, help="Decoding threads. Default: one per core.")
+    add("--time-limit", type=float, help="Seconds after which an image counts as unreadable.")
+    add("--column", help="Of a table: the column of images or paths.")
+    add("--id-column", help="Of a table: the column of ids.")
+    add("--every", type=int, help="Of a video: embed every n-th frame.")
+    add("--allow-unverified", action="store_true", help="Use an engine without a parity receipt.")
+    add("--overwrite", action="store_true", help="Delete the embeddings at --out and start again.")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = text.replace("x", ",").split(",")
+    if len(sides) > 2 or not all(side.isascii() and side.isdigit() for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r}; wanted H or H,W in pixels, for instance 256 or 224,384")
+    return int(sides[0]), int(sides[-1])
+
+
+def _batch(text: str) -> int | str:
+    if text != "auto" and not (text.isascii() and text.isdigit() and int(text) >= 1):
+        raise argparse.ArgumentTypeError(f"{text!r}; wanted auto, or a number of at least 1")
+    return text if text == "auto" else int(text)
+
+
+def _print_json(data: Any) -> None:
+    print(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _log(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _fail(message: str, code: int) -> int:
+    _log("error: " + " ".join(one_line(message).split()))
+    return code
