@@ -36,7 +36,7 @@ def test_the_python_of_the_pages_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     assert run(batcher)["vector"].shape == (384,)
     assert "embed" in run(asynchronous)
     names = run(fences("embed.md")[0])  # the store is complete: nothing is embedded again
-    assert (names["report"].embedded, len(names["ids"])) == (0, 1)
+    assert (names["report"].kept, len(names["ids"])) == (1, 1)
 
 
 def run(program: str) -> dict[str, Any]:
