@@ -60,7 +60,7 @@ def _draw(facts: Facts, title: str, canvas: Canvas) -> None:
     limit = float(facts["fp16_largest"])
     canvas.text(LEFT, 36, title, size=20, bold=True)
     canvas.text(LEFT, 57, _subtitle(facts), "soft", 12.5)
-    words = f"fp16 ends at {limit:,.0f}"
+    words = f"fp16 limit: {limit:,.0f}"
     _lines(canvas, (LEFT, 100, RIGHT, 400), "Largest magnitudes", _magnitudes(blocks), limit, words)
     _tokens(canvas, blocks, 446, limit)
     int8 = next((p["limit"] for p in facts["predictions"] if p["recipe"] == INT8), None)
@@ -154,7 +154,7 @@ def _tokens(canvas: Canvas, blocks: Sequence[Facts], top: float, limit: float) -
         bar.set_gid(TIP + tip)
     last = blocks[-1]["residual"]
     beyond, tokens = sum(last["tokens_beyond"].values()), sum(last["tokens"].values())
-    words = (f"{beyond:,} of {tokens:,} tokens", "past fp16's end", "after the last block")
+    words = (f"{beyond:,} of {tokens:,} tokens", "past fp16's limit", "after the last block")
     for row, line in enumerate(words):
         colour = "fail" if beyond and row < 2 else "soft"
         canvas.text(RIGHT + 10, top + 12 + row * TOKEN_ROW, line, colour)

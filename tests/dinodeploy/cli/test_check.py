@@ -145,6 +145,7 @@ def test_misuse_is_2(
 def test_reports_are_written_whatever_the_verdict(
     tiny_bundle: Path, broken: Path, tmp_path: Path, run: CommandLine
 ) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra `plots`)")
     for bundle, code in ((tiny_bundle, 0), (broken, 1)):
         out = tmp_path / str(code)
         out.mkdir()

@@ -33,6 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_convert_export_inspect_check_embed(run: CommandLine, folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra `plots`)")
     converted = run("convert", folder / "convnext.pth", "--to", "hf", "--out", tmp_path / "hf", "--json")
     assert converted.code == 0, converted.err
     bundle = tmp_path / "bundle"
@@ -57,6 +58,7 @@ def test_convert_export_inspect_check_embed(run: CommandLine, folder: Path, tmp_
 
 
 def test_bisect(run: CommandLine, folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra `plots`)")
     report = tmp_path / "report.html"
     ran = run("check", folder / "other", "--bisect", "--report", report)
     assert ran.code == 0, ran.err

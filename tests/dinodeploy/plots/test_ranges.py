@@ -56,7 +56,7 @@ def test_it_says_what_the_table_says(facts: dict[str, Any]) -> None:
     shown = words(drawn(facts))
     assert "Ranges inside vit_small" in shown
     assert "weights $1 & $more.pth · 2 images at 64x96 · fp32 reference" in shown
-    assert "fp16 ends at 65,504" in shown
+    assert "fp16 limit: 65,504" in shown
     for prediction in facts["predictions"]:
         assert {prediction["recipe"], prediction["verdict"]} <= set(shown)
     beyond = facts["ranges"]["blocks"][2]["residual"]["tokens_beyond"]

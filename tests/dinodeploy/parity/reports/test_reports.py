@@ -13,6 +13,7 @@ from dinodeploy.parity.reports import WRITERS, Report, check_targets, write_repo
 
 
 def test_a_suffix_names_the_format(passing: Report, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra `plots`)")
     starts = {".json": "{", ".xml": "<?xml", ".html": "<!doctype html>"}
     assert starts.keys() == WRITERS.keys()
     for suffix, start in starts.items():
