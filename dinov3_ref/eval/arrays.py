@@ -1,11 +1,11 @@
-"""Embeddings that lie in files, with their labels: of any engine, without a model (README of `dinodeploy`).
+"""Labelled embeddings in files, from any engine, without a model.
 
 x.npz     `cls` or `features` [N,D]; `labels` [N], numbers or words, or `ids` [N], paths whose folders
-          are the classes; `patch` [N,h,w,D] or `patch_mean` [N,D] if there are some. Pictures with several
-          classes have `labels` [N,C] of zeros and ones, and `class_names` [C] if the classes have names
-x.npy     [N,D]; the labels beside it, in x.labels.npy or, a line each, x.labels.txt
-a folder  that `dinodeploy embed --format npy|npz` wrote; the class of a picture is the folder right below
-          the one that all pictures share
+          are the classes; optional `patch` [N,h,w,D] or `patch_mean` [N,D]. For several classes per image:
+          `labels` [N,C] of zeros and ones, and optional `class_names` [C]
+x.npy     [N,D], with labels in x.labels.npy, or one per line in x.labels.txt
+a folder  written by `dinodeploy embed --format npy|npz`; the class of an image is the first folder below
+          the one that all images share
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from dinov3_ref.eval.labelled import Labelled
 
 Array = NDArray[Any]
 
-UNREADABLE = (OSError, EOFError, ValueError, KeyError, BadZipFile)  # what foreign files end in
+UNREADABLE = (OSError, EOFError, ValueError, KeyError, BadZipFile)  # errors on foreign files
 
 
 def load_labelled(path: str | Path, *, with_patches: bool = False) -> Labelled:
-    """Features [N,D] with labels; with_patches: [N,2D], the mean patch behind CLS, as a linear probe has it.
+    """Labelled features [N,D]; with_patches: [N,2D], CLS then the mean patch, the input of a linear probe.
 
-    Raises `DataError` for a file in none of these forms, or without the patches asked for.
+    Raises `DataError` for an unknown format, or where the patches are missing.
     """
     path = Path(path)
     try:
@@ -52,11 +52,11 @@ def load_labelled(path: str | Path, *, with_patches: bool = False) -> Labelled:
 
 
 def holds_patches(path: str | Path) -> bool:
-    """Whether `load_labelled` could give the mean patch too."""
+    """Whether `load_labelled` can add the mean patch."""
     try:
         arrays = _read(Path(path))
     except UNREADABLE:
-        return False  # `load_labelled` says what is wrong
+        return False  # `load_labelled` reports the error
     return "patch" in arrays or "patch_mean" in arrays
 
 
@@ -74,7 +74,7 @@ def _read(path: Path) -> dict[str, Array]:
         elif text.is_file():
             found["labels"] = np.array(text.read_text("utf-8").split("\n")[: len(found["features"])])
         return found
-    raise ValueError("wanted a .npz, a .npy or a folder that `dinodeploy embed` wrote")
+    raise ValueError("wanted .npz, .npy or a folder written by `dinodeploy embed`")
 
 
 def _read_archive(path: Path) -> dict[str, Array]:
@@ -83,7 +83,7 @@ def _read_archive(path: Path) -> dict[str, Array]:
 
 
 def _read_store(root: Path) -> dict[str, Array]:
-    """The shards of `dinodeploy embed`, in order, one after the other."""
+    """The shards of `dinodeploy embed`, concatenated in order."""
     if shards := sorted(root.glob("shard_*.npz")):
         parts = [_read_archive(shard) for shard in shards]
         return {
@@ -103,6 +103,7 @@ def _read_store(root: Path) -> dict[str, Array]:
 
 
 def _mean_patch(arrays: dict[str, Array], path: Path) -> Array:
+    """patch [N,h,w,D] -> [N,D]."""
     if "patch_mean" in arrays:
         return arrays["patch_mean"]
     if "patch" not in arrays:
@@ -112,7 +113,7 @@ def _mean_patch(arrays: dict[str, Array], path: Path) -> Array:
 
 
 def _several(arrays: dict[str, Array], path: Path) -> tuple[Array, tuple[str, ...]] | None:
-    """Labels of pictures with several classes each, bool [N,C], and the classes; None for one a picture."""
+    """Labels bool [N,C] of images with several classes, and class names; None for one class per image."""
     labels = arrays.get("labels")
     if labels is None or labels.ndim != 2:
         return None
@@ -137,12 +138,11 @@ def _labels(arrays: dict[str, Array], path: Path) -> list[str]:
 
 
 def _folders(ids: Sequence[str], path: Path) -> list[str]:
-    """The first folder of each path below the folder that all share."""
+    """The first folder of each path below the folder that all paths share."""
     shared = os.path.commonpath([os.path.dirname(one) or "." for one in ids])  # noqa: PTH120
     below = [os.path.relpath(one, shared) for one in ids]
     if any("/" not in one for one in below):
         raise DataError(
-            f"'{path}' has pictures that lie in '{shared}' itself; wanted a folder for each class, or an "
-            "array `labels`"
+            f"'{path}' has images directly in '{shared}'; wanted one folder per class, or an array `labels`"
         )
     return [one.partition("/")[0] for one in below]

@@ -1,7 +1,7 @@
-"""What the evaluation commands share: options, where features come from, how results go out.
+"""Shared by the evaluation commands: options, feature extraction, output.
 
-Results go to stdout (a table, or JSON), notes to stderr, and with --out into a folder. A mistake of the
-user's is one line and the error's exit code.
+Results go to stdout (a table or JSON) and with --out to files; notes go to stderr. An error is one line, with
+its exit code.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ Results = dict[str, float | str]
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """Where pictures, model and results are."""
-    parser.add_argument("--train", required=True, help="labelled dataset, or embeddings without --weights")
-    parser.add_argument("--test", required=True, help="the same; its classes have to be among --train's")
+    """Add the options for images, model and output."""
+    parser.add_argument("--train", required=True, help="labelled dataset; without --weights, embeddings")
     parser.add_argument(
-        "--weights", help="checkpoint in any layout; without: --train and --test are embeddings"
+        "--test", required=True, help="test data of the same kind; its classes must be in --train"
     )
     parser.add_argument(
-        "--size", type=int, default=224, help="side of the centre crop in pixels (%(default)s)"
+        "--weights", help="checkpoint in any layout; without it, --train and --test are embeddings"
     )
-    parser.add_argument("--batch", type=int, default=64, help="pictures at once (%(default)s)")
-    parser.add_argument("--workers", type=int, default=0, help="processes that decode (%(default)s)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1; default: cuda where there is one")
+    parser.add_argument("--size", type=int, default=224, help="centre crop size in pixels (%(default)s)")
+    parser.add_argument("--batch", type=int, default=64, help="images per batch (%(default)s)")
+    parser.add_argument("--workers", type=int, default=0, help="data loading processes (%(default)s)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1; default: cuda if available")
     parser.add_argument(
-        "--autocast", choices=AUTOCAST, default="none", help="what the model runs in (%(default)s)"
+        "--autocast", choices=AUTOCAST, default="none", help="autocast dtype of the model (%(default)s)"
     )
-    parser.add_argument("--out", type=Path, help="folder for the options and results as files")
-    parser.add_argument("--json", action="store_true", help="results as JSON")
+    parser.add_argument("--out", type=Path, help="folder for options and results")
+    parser.add_argument("--json", action="store_true", help="print results as JSON")
 
 
 def open_datasets(options: argparse.Namespace, frozen: FrozenModel) -> tuple[EncodedImages, EncodedImages]:
-    """(train, test), both with the evaluation's transform. Raises `DataError`."""
+    """(train, test), both with the evaluation transform. Raises `DataError`."""
     patch_size = stride_of(frozen.model)
     if options.size < patch_size or options.size % patch_size:
         raise DataError(
-            f"--size {options.size} is no multiple of the patch size; wanted a multiple of {patch_size}"
+            f"--size {options.size} is not a multiple of the patch size; wanted a multiple of {patch_size}"
         )
     transform = make_classification_eval_transform(crop_size=options.size, mean=frozen.mean, std=frozen.std)
     train, test = (
@@ -62,7 +62,7 @@ def open_datasets(options: argparse.Namespace, frozen: FrozenModel) -> tuple[Enc
 def extract_features(
     options: argparse.Namespace, frozen: FrozenModel, dataset: EncodedImages, source: str, read: Read
 ) -> Labelled:
-    """Features of a whole dataset, with the command's batch and workers."""
+    """Features of a whole dataset, with the batch size and workers of the options."""
     return extract(
         frozen,
         dataset,
@@ -79,7 +79,7 @@ def run_command(
     evaluate: Callable[[argparse.Namespace], Results],
     csv_name: str,
 ) -> None:
-    """Parse, evaluate, print on the first rank; ends the process with the error's exit code."""
+    """Parse, evaluate, print on rank 0; on an error exit with its exit code."""
     options = parser.parse_args()
     try:
         results = evaluate(options)
@@ -102,12 +102,12 @@ def run_command(
 
 
 def note(line: str) -> None:
-    """A line for people, on stderr."""
+    """Print a line to stderr."""
     print(line, file=sys.stderr)
 
 
 def progress(line: str) -> None:
-    """A line that overwrites itself, where stderr is a terminal."""
+    """Print a progress line that overwrites itself, if stderr is a terminal."""
     if sys.stderr.isatty():
         print(f"\r{line}\033[K", end="", file=sys.stderr, flush=True)
 

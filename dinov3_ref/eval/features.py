@@ -1,6 +1,6 @@
-"""Features of a labelled dataset by a frozen model (docs/spec.md 5.1, 5.2).
+"""Extract features of a labelled dataset with a frozen model (docs/spec.md 5.1, 5.2).
 
-Shapes: B batch, N pictures, S side, D embed_dim, n number of last blocks, W ranks.
+Shapes: B batch, N images, S side, D embed_dim, n number of last blocks, W ranks.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Read = Callable[["FrozenModel", Tensor], Tensor]
 
 @dataclass(frozen=True)
 class FrozenModel:
-    """A model in eval mode on its device, and how its pictures are normalised."""
+    """A model in eval mode on its device, and the normalisation of its images."""
 
     model: Backbone
     device: torch.device
@@ -43,31 +43,31 @@ class FrozenModel:
 
     @classmethod
     def load(cls, weights: str | Path, device: str | None = None, autocast: str = "none") -> FrozenModel:
-        """From a checkpoint in any layout. Raises `CheckpointError`."""
+        """Load a checkpoint in any layout. Raises `CheckpointError`."""
         checkpoint = load_checkpoint(weights)
         mean, std = normalization(checkpoint)
-        place = choose_device(device)
-        return cls(build_model(checkpoint).to(place), place, mean, std, AUTOCAST[autocast])
+        chosen = choose_device(device)
+        return cls(build_model(checkpoint).to(chosen), chosen, mean, std, AUTOCAST[autocast])
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """What the model runs under."""
+        """The context that the model runs in."""
         return torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext()
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device of that name; None: CUDA where there is some. Raises `DataError` if it is not there."""
+    """The named device; None: CUDA if available. Raises `DataError` for an unusable device."""
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has no one word for it
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has no single error for it
         raise DataError(
-            f"device {name!r} cannot be used here; wanted cpu, or cuda where there is a GPU"
+            f"device {name!r} cannot be used; wanted cpu, or cuda on a machine with a GPU"
         ) from error
     return device
 
 
 def cls_features(frozen: FrozenModel, images: Tensor) -> Tensor:
-    """Images [B,3,S,S] -> normed CLS, fp32 [B,D]: what kNN uses."""
+    """Images [B,3,S,S] -> normed CLS, fp32 [B,D], the features of kNN."""
     with torch.no_grad(), frozen.autocast():
         return frozen.model(images.to(frozen.device)).float()
 
@@ -84,7 +84,8 @@ def last_blocks(frozen: FrozenModel, images: Tensor, n: int) -> tuple[tuple[Tens
 
 
 def probe_input(blocks: Sequence[tuple[Tensor, Tensor]], n: int) -> Tensor:
-    """CLS of the last n blocks, then the mean patch of the last one: fp32 [B,(n+1)D]."""
+    """(patches [B,P,D], CLS [B,D]) of blocks -> CLS of the last n, then the mean patch of the last one: fp32
+    [B,(n+1)D]."""
     tokens = [cls for _, cls in blocks[-n:]]
     return torch.cat([*tokens, blocks[-1][0].mean(dim=1)], dim=-1).float()
 
@@ -99,9 +100,9 @@ def extract(
     num_workers: int = 0,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Labelled:
-    """Features of a labelled dataset, broken pictures left out; in a process group, of this rank's share.
+    """Features of a labelled dataset without broken images; in a process group, of this rank's share.
 
-    Raises `DataError` for too many broken ones.
+    Raises `DataError` for too many broken images.
     """
     features, labels = [], []
     done = 0
@@ -109,18 +110,18 @@ def extract(
         features.append(read(frozen, images).cpu())
         labels.append(targets)
         done += len(targets)
-        progress(f"{source}: {done} of {len(range(get_rank(), len(dataset), get_world_size()))} pictures")
+        progress(f"{source}: {done} of {len(range(get_rank(), len(dataset), get_world_size()))} images")
     if not features:
-        raise DataError(f"'{source}' has no picture that can be read")
+        raise DataError(f"'{source}' has no readable image")
     return Labelled(torch.cat(features), torch.cat(labels), dataset.class_names, source)
 
 
 def labelled_batches(
     dataset: EncodedImages, *, batch_size: int, num_workers: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(images [B,3,S,S], labels [B]) in order, broken pictures left out; in a process group, every W-th.
+    """(images [B,3,S,S], labels [B]) in order without broken images; in a process group, every W-th image.
 
-    Raises `DataError` for too many broken ones.
+    Raises `DataError` for too many broken images.
     """
     account = BrokenImages()
     loader: DataLoader[Any] = DataLoader(
@@ -130,7 +131,7 @@ def labelled_batches(
         num_workers=num_workers,
         collate_fn=collate_labelled,
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator().manual_seed(0),  # or starting workers would draw from the model's
+        generator=torch.Generator().manual_seed(0),  # keeps worker start from using the global generator
     )
     for batch in loader:
         account.record(batch["drawn"], batch["broken"])
@@ -139,7 +140,7 @@ def labelled_batches(
 
 
 def collate_labelled(samples: Sequence[Sample]) -> dict[str, Any]:
-    """`images` [B,3,S,S], `labels` long [B], of the samples that could be read; `broken`, `drawn`."""
+    """`images` [B,3,S,S] and `labels` long [B] of readable samples; `broken` and `drawn` count the rest."""
     read = [sample for sample in samples if sample.views is not None]
     account = {"drawn": len(samples), "broken": [line for sample in samples for line in sample.broken]}
     if not read:

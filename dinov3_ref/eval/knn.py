@@ -2,11 +2,11 @@
 
     python -m dinov3_ref.eval.knn --weights model.safetensors --train digits/train --test digits/test
     python -m dinov3_ref.eval.knn --train train.npz --test test.npz
-    torchrun --nproc-per-node 8 -m dinov3_ref.eval.knn --weights ... each rank takes its share of the pictures
+    torchrun --nproc-per-node 8 -m dinov3_ref.eval.knn --weights ... each rank takes its share of the images
 
-With --weights, --train and --test are labelled datasets (a folder with a folder for each class, a list, tar
-shards, tables); without, embeddings that lie in files (`arrays.py`), such as a bundle's. Where pictures have
-several classes each, the result is the mean average precision.
+With --weights, --train and --test are labelled datasets (a folder with one folder per class, a list, tar
+shards, tables). Without it they are embeddings in files (`arrays.py`), for example from a bundle. For images
+with several classes the result is the mean average precision.
 
 Shapes: N training, M test features, K = max(ks) neighbours, D width, C classes.
 """
@@ -38,7 +38,7 @@ from dinov3_ref.train.distributed.devices import launched_device
 
 KS = (10, 20, 100, 200)
 TEMPERATURE = 0.07
-TITLES = {"top1": "Top 1", "top5": "Top 5", "mAP": "mAP"}  # in a command's results
+TITLES = {"top1": "Top 1", "top5": "Top 5", "mAP": "mAP"}  # titles in the results
 
 Accuracies = dict[int, dict[str, float]]
 
@@ -51,19 +51,18 @@ def knn_accuracy(
     temperature: float = TEMPERATURE,
     skip_first: bool = False,
 ) -> Accuracies:
-    """{k: {"top1", "top5"}} in per cent, every test picture counting alike; {k: {"mAP"}} for several labels.
+    """{k: {"top1", "top5"}} in per cent; {k: {"mAP"}} for images with several classes.
 
-    Similarity is the cosine. The K nearest neighbours weigh softmax(similarity / temperature), taken once
-    over all K; a class scores what its members among the first k weigh. skip_first: leave out the nearest
-    one, for a test set that is part of the training set. In a process group `train` and `test` are this
-    rank's shares, and the result is that of all. Raises `DataError` for a k larger than the training set.
+    Similarity is the cosine. The weights of the K nearest neighbours are softmax(similarity / temperature),
+    over all K; the score of a class is the sum of its weights among the first k. skip_first: leave out the
+    nearest neighbour, for a test set inside the training set. In a process group `train` and `test` are this
+    rank's shares; the result covers all ranks. Raises `DataError` for a k larger than the training set.
     """
     check_pair(train.class_names, train.source, test.class_names, test.source)
     count, available = max(ks) + skip_first, int(all_reduce_sum(torch.tensor(len(train))))
     if min(ks) < 1 or count > available:
         raise DataError(
-            f"k of {max(ks)} wants {count} training pictures, '{train.source}' has {available}; use a "
-            "smaller k"
+            f"k of {max(ks)} needs {count} training images, '{train.source}' has {available}; use a smaller k"
         )
     truth = gather_shares(renumber(test.labels, test.class_names, train.class_names))
     scores: dict[int, list[Tensor]] = {k: [] for k in ks}
@@ -77,21 +76,21 @@ def knn_accuracy(
 
 
 def class_scores(weight_MK: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Weights of neighbours, added up by their class, [M,C]; labels [M,K], or bool [M,K,C]."""
+    """Sum the weights of neighbours by class: [M,C]; labels [M,K], or bool [M,K,C]."""
     if labels.ndim == 3:
         return (weight_MK.unsqueeze(-1) * labels).sum(1)
     return weight_MK.new_zeros(len(weight_MK), classes).scatter_add_(1, labels, weight_MK)
 
 
 def _hits(score_MC: Tensor, truth_M: Tensor) -> dict[str, float]:
-    """Whether the class is the first, and among the first five, in per cent."""
+    """Top-1 and top-5 accuracy in per cent."""
     hit_M5 = score_MC.topk(min(5, score_MC.shape[1])).indices == truth_M.unsqueeze(1)
     places = hit_M5.double()
     return {"top1": 100 * places[:, 0].mean().item(), "top5": 100 * places.sum(1).mean().item()}
 
 
 def _mean_average_precision(score_MC: Tensor, truth_MC: Tensor) -> dict[str, float]:
-    """Mean over the classes that occur of the mean precision at each of their pictures, in per cent."""
+    """Mean over the classes that occur of their average precision, in per cent."""
     order_MC = score_MC.argsort(dim=0, descending=True, stable=True)
     hit_MC = truth_MC.gather(0, order_MC).double()
     rank_M1 = torch.arange(1, len(hit_MC) + 1, dtype=torch.float64).unsqueeze(1)
@@ -101,13 +100,13 @@ def _mean_average_precision(score_MC: Tensor, truth_MC: Tensor) -> dict[str, flo
 
 
 def few_shot(train: Labelled, shots: float, seed: int) -> Labelled:
-    """Some pictures of each class, drawn at random: `shots` of them, or that share of them below 1.
+    """A random sample of each class: `shots` images, or for `shots` below 1 that share of them.
 
-    Raises `DataError` where pictures have several classes.
+    Raises `DataError` for images with several classes.
     """
     if train.labels.ndim > 1:
         raise DataError(
-            f"'{train.source}' has several classes a picture; few-shot wants one, leave --shots out"
+            f"'{train.source}' has several classes per image; few-shot needs one: leave out --shots"
         )
     generator = torch.Generator().manual_seed(seed)
     chosen = []
@@ -124,13 +123,21 @@ def few_shot(train: Labelled, shots: float, seed: int) -> Labelled:
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m dinov3_ref.eval.knn", description=__doc__.splitlines()[0])
     add_common_options(made)
-    made.add_argument("--k", type=int, nargs="+", help=f"neighbours; default of {KS} those that fit")
-    made.add_argument("--temperature", type=float, default=TEMPERATURE, help="of the softmax (%(default)s)")
     made.add_argument(
-        "--skip-first", action="store_true", help="leave out the nearest neighbour: test in train"
+        "--k", type=int, nargs="+", help=f"numbers of neighbours; default: those of {KS} that fit the data"
     )
-    made.add_argument("--shots", type=float, help="few-shot: pictures a class, or a share of them below 1")
-    made.add_argument("--tries", type=int, default=5, help="few-shot: random choices, averaged (%(default)s)")
+    made.add_argument(
+        "--temperature", type=float, default=TEMPERATURE, help="temperature of the softmax (%(default)s)"
+    )
+    made.add_argument(
+        "--skip-first",
+        action="store_true",
+        help="leave out the nearest neighbour, for a test set inside the training set",
+    )
+    made.add_argument("--shots", type=float, help="few-shot: images per class, or below 1 a share of them")
+    made.add_argument(
+        "--tries", type=int, default=5, help="few-shot: random samples to average over (%(default)s)"
+    )
     return made
 
 
@@ -144,7 +151,7 @@ def evaluate(options: argparse.Namespace) -> Results:
     smallest = min(int(all_reduce_sum(torch.tensor(len(one)))) for one in subsets) - options.skip_first
     ks = options.k or [k for k in KS if k <= smallest] or [smallest]
     if not options.k and len(ks) < len(KS):
-        note(f"{smallest} training pictures: k is {', '.join(map(str, ks))}")
+        note(f"{smallest} training images: k is {', '.join(map(str, ks))}")
     runs = [
         knn_accuracy(subset, test, ks=ks, temperature=options.temperature, skip_first=options.skip_first)
         for subset in subsets

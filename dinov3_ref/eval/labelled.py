@@ -1,6 +1,6 @@
-"""Labelled features: what an evaluation works on, wherever they come from.
+"""Labelled features, the input of every evaluation.
 
-Shapes: N pictures, D width of the features, C classes.
+Shapes: N images, D width of the features, C classes.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from dinov3_ref.errors import DataError
 
 @dataclass(frozen=True, eq=False)  # tensors compare element by element
 class Labelled:
-    """features: fp32 [N,D]; labels: long [N], or bool [N,C] where a picture may have several.
+    """features: fp32 [N,D]; labels: long [N], or bool [N,C] for several classes per image.
 
-    class_names: what the labels mean; source: for messages.
+    class_names: names by label. source: named in messages.
     """
 
     features: Tensor
@@ -41,34 +41,34 @@ class Labelled:
         return len(self.labels)
 
     def rows(self, index: Tensor) -> Labelled:
-        """Some of the rows, in that order."""
+        """The given rows, in that order."""
         return Labelled(self.features[index], self.labels[index], self.class_names, self.source)
 
     def share(self) -> Labelled:
-        """This rank's rows: every W-th of W ranks."""
+        """The rows of this rank: every W-th of W ranks."""
         return self.rows(torch.arange(get_rank(), len(self), get_world_size()))
 
     def gathered(self) -> Labelled:
-        """The shares of all ranks, one after the other: a collective."""
+        """The shares of all ranks, concatenated. A collective: all ranks must call it."""
         return Labelled(
             gather_shares(self.features), gather_shares(self.labels), self.class_names, self.source
         )
 
 
 def check_pair(train_names: tuple[str, ...], train: str, test_names: tuple[str, ...], test: str) -> None:
-    """Raises `DataError` unless both are of at least two classes and `test` has none that `train` lacks."""
+    """Raises `DataError` unless `train` has at least two classes, and all those of `test`."""
     if len(train_names) < 2:
-        raise DataError(f"'{train}' has one class, {train_names[0]!r}; wanted two at least")
+        raise DataError(f"'{train}' has one class, {train_names[0]!r}; wanted at least two")
     unknown = [name for name in test_names if name not in train_names]
     if unknown:
         raise DataError(
-            f"'{test}' has {len(unknown)} classes that '{train}' lacks, {unknown[0]!r} the first; wanted the "
-            "same classes"
+            f"'{test}' has {len(unknown)} classes that '{train}' lacks, for example {unknown[0]!r}; wanted "
+            "the same classes"
         )
 
 
 def renumber(labels: Tensor, names: tuple[str, ...], like: tuple[str, ...]) -> Tensor:
-    """Labels [N] or [N,C] that count in `names`, as they count in `like`."""
+    """Labels [N] or [N,C] that index `names` -> the same labels as indices of `like`."""
     if names == like:
         return labels
     numbers = torch.tensor([like.index(name) for name in names])

@@ -1,12 +1,12 @@
-"""Linear probe: 13 learning rates side by side on frozen features (docs/spec.md 5.2).
+"""Linear probe: 13 learning rates in parallel on frozen features (docs/spec.md 5.2).
 
     python -m dinov3_ref.eval.linear --weights model.safetensors --train digits/train --test digits/test
     python -m dinov3_ref.eval.linear --train train.npz --test test.npz
 
-Input of a classifier: CLS of the last n blocks, then the mean patch of the last one. With --weights the model
-sees new crops of the training pictures at every step, as published; --no-augment computes their features
-once, which takes minutes on a CPU instead of days. Embeddings in files (`arrays.py`) are taken as they are,
-with the mean patch if both files have patches.
+The input of a classifier is CLS of the last n blocks, then the mean patch of the last one. With --weights the
+model sees new crops of the training images at every step, as published; --no-augment computes their features
+once, which takes minutes on a CPU instead of days. Embeddings in files (`arrays.py`) are used unchanged, with
+the mean patch if both files have patches.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ def parser() -> argparse.ArgumentParser:
     made.set_defaults(batch=ProbeOptions.batch)
     made.add_argument("--epochs", type=int, default=ProbeOptions.epochs, help="(%(default)s)")
     made.add_argument(
-        "--epoch-length", type=int, default=ProbeOptions.epoch_length, help="steps in one (%(default)s)"
+        "--epoch-length", type=int, default=ProbeOptions.epoch_length, help="steps per epoch (%(default)s)"
     )
     made.add_argument(
-        "--last-blocks", type=int, nargs="+", default=[1], help="a grid for each number of blocks (1)"
+        "--last-blocks", type=int, nargs="+", default=[1], help="numbers of last blocks; one grid each (1)"
     )
-    made.add_argument("--no-augment", action="store_true", help="features of centre crops, computed once")
+    made.add_argument("--no-augment", action="store_true", help="compute features of centre crops once")
     made.add_argument("--seed", type=int, default=ProbeOptions.seed, help="(%(default)s)")
-    made.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    made.add_argument("--resume", action="store_true", help="resume from the checkpoint in --out")
     return made
 
 
@@ -87,13 +87,13 @@ Source = tuple[Batches, Labelled, tuple[str, ...], torch.device]
 
 def _from_files(options: argparse.Namespace, chosen: ProbeOptions) -> Source:
     if chosen.last_blocks != (1,):
-        raise DataError("--last-blocks wants a model; embeddings in files are of the last block")
+        raise DataError("--last-blocks needs --weights; embeddings in files are from the last block")
     with_patches = holds_patches(options.train) and holds_patches(options.test)
     if not with_patches:
-        note("no patches in the files: the probe sees CLS alone")
+        note("no patches in the files: the probe uses CLS alone")
     train, test = (load_labelled(path, with_patches=with_patches) for path in (options.train, options.test))
     if train.labels.ndim > 1 or test.labels.ndim > 1:
-        raise DataError("the files have several classes a picture; a linear probe wants one, kNN takes them")
+        raise DataError("the files have several classes per image; a linear probe needs one: use kNN")
     check_pair(train.class_names, train.source, test.class_names, test.source)
     device = choose_device(options.device or "cpu")
     return rows_at_random(train, chosen.batch, chosen.seed), test, train.class_names, device
@@ -103,7 +103,7 @@ def _from_model(options: argparse.Namespace, chosen: ProbeOptions) -> Source:
     frozen = FrozenModel.load(options.weights, options.device, options.autocast)
     most = max(chosen.last_blocks)
     if most > frozen.model.n_blocks:
-        raise DataError(f"--last-blocks {most} of a model that has {frozen.model.n_blocks}; ask for fewer")
+        raise DataError(f"--last-blocks {most} of a model with {frozen.model.n_blocks} blocks; use fewer")
     read = partial(probe_features, blocks=most)
     train, test = open_datasets(options, frozen)
     judged = extract_features(options, frozen, test, options.test, read)
@@ -125,7 +125,7 @@ def probe_features(frozen: FrozenModel, images: Tensor, blocks: int) -> Tensor:
 def augmented_batches(
     frozen: FrozenModel, train: EncodedImages, blocks: int, chosen: ProbeOptions, workers: int
 ) -> Batches:
-    """Features of new crops at every step."""
+    """Batches with features of new crops at every step."""
 
     def from_sample(skip: int) -> Iterator[tuple[Tensor, Tensor]]:
         loader = make_data_loader(

@@ -1,7 +1,7 @@
-"""Training and judging a grid of linear classifiers on frozen features (docs/spec.md 5.2), with exact resume.
+"""Train and test a grid of linear classifiers on frozen features (docs/spec.md 5.2), with exact resume.
 
-Shapes: B batch, M test pictures, D embed_dim, n last blocks, C classes. Features hold the CLS of as many last
-blocks as any classifier wants, then the mean patch: [.., (n+1)D].
+Shapes: B batch, M test images, D embed_dim, n last blocks, C classes. Features are the CLS of the largest
+number of last blocks that a classifier uses, then the mean patch: [.., (n+1)D].
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from dinov3_ref.eval.labelled import Labelled, renumber
 CHECKPOINT = "checkpoint.pth"
 HEAD = "linear_head.pth"  # the best one: weight [C,(n+1)D], bias [C], as in released `_lc` files
 
-Batches = Callable[[int], Iterator[tuple[Tensor, Tensor]]]  # samples to skip -> (features, labels) for ever
+Batches = Callable[[int], Iterator[tuple[Tensor, Tensor]]]  # samples to skip -> endless (features, labels)
 
 
 @dataclass(frozen=True)
 class ProbeOptions:
-    """Epochs are of a fixed length, whatever the size of the data. Raises `DataError` for numbers below 1."""
+    """An epoch has a fixed length for any size of data. Raises `DataError` for numbers below 1."""
 
     epochs: int = 10
     epoch_length: int = 1250
@@ -39,14 +39,14 @@ class ProbeOptions:
     def __post_init__(self) -> None:
         for name in ("epochs", "epoch_length", "batch"):
             if getattr(self, name) < 1:
-                raise DataError(f"{name} is {getattr(self, name)}; wanted 1 at least")
+                raise DataError(f"{name} is {getattr(self, name)}; wanted at least 1")
         if not self.last_blocks or min(self.last_blocks) < 1:
-            raise DataError(f"last_blocks is {self.last_blocks}; wanted numbers of blocks, 1 at least")
+            raise DataError(f"last_blocks is {self.last_blocks}; wanted numbers of blocks, at least 1")
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """The best classifier after an epoch, in per cent, and the best top-1 of any epoch so far."""
+    """Accuracies of the best classifier in per cent, and the best top-1 of all epochs so far."""
 
     name: str
     top1: float
@@ -55,10 +55,10 @@ class ProbeResult:
 
 
 class LinearProbe:
-    """All classifiers of one evaluation, judged on `test` after every epoch.
+    """All classifiers of one evaluation, tested after every epoch.
 
-    folder: where checkpoint and best head are kept, if anywhere. The best classifier is chosen on `test`, as
-    published numbers are.
+    folder: for the checkpoint and the best head; None: write nothing. The best classifier is chosen on
+    `test`, as for published numbers.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class LinearProbe:
         self.best_top1 = -1.0
 
     def run(self, batches: Batches, report: Callable[[str], None] = lambda line: None) -> ProbeResult:
-        """Train for the epochs that are left, then judge. `report` gets a line an epoch."""
+        """Train for the remaining epochs, then test. `report` gets one line per epoch."""
         source = batches(self.epoch * self.options.epoch_length * self.options.batch)
         result = self.judge()
         while self.epoch < self.options.epochs:
@@ -99,7 +99,7 @@ class LinearProbe:
         return result
 
     def judge(self) -> ProbeResult:
-        """The best classifier as it is now; updates `best_top1`."""
+        """Test all classifiers; returns the best and updates `best_top1`."""
         with torch.inference_mode():
             logits = self.grid(self._inputs(self.features_MF))
         top1 = {name: _top(score_MC, self.labels_M, 1) for name, score_MC in logits.items()}
@@ -108,7 +108,7 @@ class LinearProbe:
         return ProbeResult(name, top1[name], _top(logits[name], self.labels_M, 5), self.best_top1)
 
     def load(self) -> None:
-        """Go on from the checkpoint in `folder`. Raises `DataError` if there is none, or of another grid."""
+        """Resume from the checkpoint in `folder`. Raises `DataError` if it is missing or of another grid."""
         if self.folder is None or not (self.folder / CHECKPOINT).is_file():
             raise DataError(f"'{self.folder}' holds no {CHECKPOINT} to resume; start without --resume")
         saved = torch.load(self.folder / CHECKPOINT, map_location=self.device, weights_only=True)
@@ -117,7 +117,7 @@ class LinearProbe:
             self.optimiser.load_state_dict(saved["optimizer"])
         except (RuntimeError, ValueError) as error:
             raise DataError(
-                f"'{self.folder / CHECKPOINT}' is of other classifiers; resume with the same options and data"
+                f"'{self.folder / CHECKPOINT}' has other classifiers; resume with the same options and data"
             ) from error
         self.scheduler.load_state_dict(saved["scheduler"])
         self.epoch = saved["iteration"] // self.options.epoch_length
@@ -150,7 +150,7 @@ class LinearProbe:
 
 
 def rows_at_random(train: Labelled, batch: int, seed: int) -> Batches:
-    """Batches of features that were computed beforehand, pass after pass in another order."""
+    """Batches of precomputed features; every pass has another order."""
 
     def from_sample(skip: int) -> Iterator[tuple[Tensor, Tensor]]:
         draws = iter(InfiniteSampler(sample_count=len(train), seed=seed, start=0, step=1, advance=skip))
@@ -161,14 +161,14 @@ def rows_at_random(train: Labelled, batch: int, seed: int) -> Batches:
     return from_sample
 
 
-def _top(score_MC: Tensor, label_M: Tensor, places: int) -> float:
-    """Per cent of rows whose label is among the best `places`."""
-    best = score_MC.topk(min(places, score_MC.shape[1])).indices
+def _top(score_MC: Tensor, label_M: Tensor, count: int) -> float:
+    """Per cent of rows whose label is among the `count` best: score [M,C], label [M]."""
+    best = score_MC.topk(min(count, score_MC.shape[1])).indices
     return 100 * (best == label_M.unsqueeze(1)).any(1).double().mean().item()
 
 
 def _replace(path: Path, state: Any) -> None:
-    """Written beside and moved over, so that a stop in the middle leaves the old file."""
+    """Write a temporary file and rename it: an interruption leaves the old file."""
     part = path.with_suffix(".part")
     torch.save(state, part)
     part.replace(path)

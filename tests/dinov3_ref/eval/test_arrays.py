@@ -18,7 +18,7 @@ X = np.arange(12, dtype=np.float64).reshape(4, 3)
 PATCHES = np.arange(4 * 2 * 1 * 3, dtype=np.float32).reshape(4, 2, 1, 3)
 
 
-def test_an_archive_with_numbers_or_words(tmp_path: Path) -> None:
+def test_labels_are_numbers_or_words(tmp_path: Path) -> None:
     np.savez(tmp_path / "n.npz", features=X, labels=[10, 9, 10, 2])
     np.savez(tmp_path / "w.npz", cls=X, labels=["cat", "ant", "cat", "bee"])
     numbers, words = load_labelled(tmp_path / "n.npz"), load_labelled(tmp_path / "w.npz")
@@ -29,7 +29,7 @@ def test_an_archive_with_numbers_or_words(tmp_path: Path) -> None:
     assert not holds_patches(tmp_path / "n.npz")
 
 
-def test_several_classes_a_picture(tmp_path: Path) -> None:
+def test_several_classes_per_image(tmp_path: Path) -> None:
     labels = np.array([[1, 0], [1, 1], [0, 0], [0, 1]])
     np.savez(tmp_path / "n.npz", cls=X, labels=labels)
     np.savez(tmp_path / "w.npz", cls=X, labels=labels.astype(float), class_names=["cat", "dog"])
@@ -51,7 +51,7 @@ def test_labels_from_the_folders_of_paths(tmp_path: Path) -> None:
     assert (found.class_names, found.labels.tolist()) == (("a", "b"), [1, 0, 0, 1])
 
 
-def test_the_mean_patch_comes_behind_cls(tmp_path: Path) -> None:
+def test_the_mean_patch_follows_cls(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", cls=X, labels=[0, 1, 0, 1], patch=PATCHES)
     np.savez(tmp_path / "y.npz", cls=X, labels=[0, 1, 0, 1], patch_mean=PATCHES.mean((1, 2)))
     found = load_labelled(tmp_path / "x.npz", with_patches=True)
@@ -61,7 +61,7 @@ def test_the_mean_patch_comes_behind_cls(tmp_path: Path) -> None:
     assert holds_patches(tmp_path / "y.npz")
 
 
-def test_a_bare_array_with_its_labels_beside(tmp_path: Path) -> None:
+def test_an_array_with_labels_in_another_file(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", X)
     np.save(tmp_path / "x.labels.npy", [1, 0, 1, 0])
     np.save(tmp_path / "y.npy", X)
@@ -71,7 +71,7 @@ def test_a_bare_array_with_its_labels_beside(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["npy", "npz"])
-def test_what_dinodeploy_embed_wrote(
+def test_a_store_of_dinodeploy_embed(
     layout: str, tiny_bundle: Path, tmp_path: Path, run: CommandLine
 ) -> None:
     photos = write_folder(tmp_path / "photos")
@@ -100,18 +100,18 @@ def test_what_dinodeploy_embed_wrote(
     [
         ({"labels": [0, 1, 0, 1]}, "holds labels; wanted features or cls"),
         ({"cls": X}, "has no labels; wanted an array `labels`"),
-        ({"cls": X, "ids": ["a/1.jpg"] * 4}, "lie in 'a' itself; wanted a folder for each class"),
+        ({"cls": X, "ids": ["a/1.jpg"] * 4}, "images directly in 'a'; wanted one folder per class"),
         ({"cls": X, "labels": [0, 1]}, r"features \[4, 3\] and labels \[2\]"),
         ({"cls": PATCHES, "labels": [0] * 4}, r"wanted \[N,D\]"),
     ],
 )
-def test_archives_that_will_not_do(arrays: dict[str, Any], words: str, tmp_path: Path) -> None:
+def test_bad_archives_are_refused(arrays: dict[str, Any], words: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises(DataError, match=words):
         load_labelled(tmp_path / "x.npz")
 
 
-def test_patches_that_are_not_there(tmp_path: Path) -> None:
+def test_missing_patches_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", cls=X, labels=[0, 1, 0, 1])
     with pytest.raises(DataError, match="has no patches; embed with --outputs cls,patch"):
         load_labelled(tmp_path / "x.npz", with_patches=True)
@@ -120,7 +120,7 @@ def test_patches_that_are_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["gone.npz", "gone.npy", "x.csv", "folder", "noise.npz", "noise.npy", "cut.npz", "empty.npy"]
 )
-def test_files_that_are_no_embeddings(name: str, tmp_path: Path) -> None:
+def test_other_files_are_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for kind in ("npz", "npy"):
         (tmp_path / f"noise.{kind}").write_bytes(b"noise")

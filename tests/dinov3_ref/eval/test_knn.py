@@ -58,7 +58,7 @@ def test_neighbours_by_hand() -> None:
     assert knn_accuracy(train, test, ks=[1, 3], temperature=1.0)[1]["top1"] == 100.0
 
 
-def test_length_of_a_feature_does_not_matter() -> None:
+def test_the_norm_of_a_feature_does_not_matter() -> None:
     train = labelled([[10.0, 1.0], [0.1, 0.1]], [0, 1])
     test = labelled([[0.5, 0.4]], [1], source="test")
     assert knn_accuracy(train, test, ks=[1])[1]["top1"] == 100.0
@@ -73,7 +73,7 @@ def digits() -> tuple[Labelled, Labelled]:
 @pytest.mark.parametrize("chunk", [2**26, 1200 * 7])
 def test_against_scikit_learn(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole and in chunks of 7 rows. With one k the softmax is over those k: weights exp(cosine / 0.07)."""
-    monkeypatch.setattr(neighbours, "NUMBERS", chunk)
+    monkeypatch.setattr(neighbours, "MAX_SIMILARITIES", chunk)
     train, test = digits()
     for k in (1, 10, 50):
         independent = KNeighborsClassifier(k, metric="cosine", weights=lambda d: np.exp((1 - d) / 0.07))
@@ -82,7 +82,7 @@ def test_against_scikit_learn(chunk: int, monkeypatch: pytest.MonkeyPatch) -> No
         assert knn_accuracy(train, test, ks=[k])[k]["top1"] == pytest.approx(expected, abs=1e-6)
 
 
-def test_top_five_and_all_ks_at_once() -> None:
+def test_top_five_and_several_ks() -> None:
     train, test = digits()
     found = knn_accuracy(train, test)
     assert list(found) == [10, 20, 100, 200]
@@ -124,7 +124,7 @@ def on_this_rank() -> dict[str, Any]:
     }
 
 
-def test_ranks_find_what_one_finds(tmp_path: Path) -> None:
+def test_ranks_agree_with_one_process(tmp_path: Path) -> None:
     """Three ranks with 400 training pictures each, so that 700 neighbours are on no rank alone."""
     ranks = run_on_ranks(on_this_rank, 3, tmp_path)
     alone = on_this_rank()
@@ -134,7 +134,7 @@ def test_ranks_find_what_one_finds(tmp_path: Path) -> None:
         torch.testing.assert_close(rank, alone, rtol=0, atol=1e-9)
 
 
-def test_skip_first_leaves_out_the_picture_itself() -> None:
+def test_skip_first_leaves_out_the_image_itself() -> None:
     train = labelled(at(0, 1, 90), [0, 1, 0])
     assert knn_accuracy(train, train, ks=[1])[1]["top1"] == 100.0
     assert knn_accuracy(train, train, ks=[1], skip_first=True)[1]["top1"] == 0.0
@@ -146,7 +146,7 @@ def test_classes_are_matched_by_name() -> None:
     assert knn_accuracy(train, test, ks=[1])[1]["top1"] == 100.0
 
 
-def test_few_shot_takes_as_many_of_each_class() -> None:
+def test_few_shot_draws_the_same_number_per_class() -> None:
     train, _ = digits()
     assert torch.bincount(few_shot(train, 3, 0).labels).tolist() == [3] * 10
     share = torch.bincount(few_shot(train, 0.1, 0).labels)
@@ -157,25 +157,18 @@ def test_few_shot_takes_as_many_of_each_class() -> None:
 @pytest.mark.parametrize(
     ("train", "test", "words"),
     [
-        (([[1.0, 0]] * 2, [0, 1]), ([[1.0, 0]], [0]), "k of 3 wants 3 training pictures, 'train' has 2"),
+        (([[1.0, 0]] * 2, [0, 1]), ([[1.0, 0]], [0]), "k of 3 needs 3 training images, 'train' has 2"),
         (([[1.0, 0]] * 3, [0, 0, 0], ("a",)), ([[1.0, 0]], [0], ("a",)), "'train' has one class, 'a'"),
         (
             ([[1.0, 0]] * 3, [0, 1, 0]),
             ([[1.0, 0]], [0], ("c",)),
-            "1 classes that 'train' lacks, 'c' the first",
+            "1 classes that 'train' lacks, for example 'c'",
         ),
     ],
 )
-def test_sets_that_do_not_fit(train: Any, test: Any, words: str) -> None:
+def test_mismatched_sets_are_refused(train: Any, test: Any, words: str) -> None:
     with pytest.raises(DataError, match=words):
         knn_accuracy(labelled(*train), labelled(*test, source="test"), ks=[3])
-
-
-def test_features_that_are_none() -> None:
-    with pytest.raises(DataError, match="NaN or infinite"):
-        labelled([[math.nan, 0]], [0])
-    with pytest.raises(DataError, match=r"features \[1, 2\] and labels \[2\]"):
-        labelled([[1.0, 0]], [0, 1])
 
 
 # ---- the command --------------------------------------------------------------------------------
@@ -200,7 +193,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_checkpoint_on_photographs(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Test pictures are the training pictures: the nearest is right. A broken one is left out."""
+    """Test images are the training images: the nearest is right. A broken image is skipped."""
     write_folder(tmp_path / "photos")
     (tmp_path / "photos" / "still" / "broken.jpg").write_bytes(b"\xff\xd8")
     photos = tmp_path / "photos"
@@ -227,7 +220,7 @@ def test_files_few_shot_and_a_small_training_set(
     out, err = run(
         monkeypatch, capsys, "--train", tmp_path / "train.npz", "--test", tmp_path / "test.npz", "--shots", 5
     )
-    assert err == "50 training pictures: k is 10, 20\n"
+    assert err == "50 training images: k is 10, 20\n"
     lines = dict(line.rsplit("  ", 1) for line in out.splitlines())
     assert {name.strip() for name in lines} == {
         f"{k} Top {n}{end}" for k in (10, 20) for n in (1, 5) for end in ("", " std")
@@ -235,7 +228,7 @@ def test_files_few_shot_and_a_small_training_set(
     assert 75 < float(lines["10 Top 1    "]) < 95
 
 
-def test_a_mistake_is_one_line_and_its_exit_code(
+def test_an_error_is_one_line_with_its_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -250,13 +243,13 @@ def test_a_mistake_is_one_line_and_its_exit_code(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--size", 100), "--size 100 is no multiple of the patch size; wanted a multiple of 16"),
-        (("--device", "nowhere"), "device 'nowhere' cannot be used here; wanted cpu"),
-        (("--k", 7), "k of 7 wants 7 training pictures"),
+        (("--size", 100), "--size 100 is not a multiple of the patch size; wanted a multiple of 16"),
+        (("--device", "nowhere"), "device 'nowhere' cannot be used; wanted cpu"),
+        (("--k", 7), "k of 7 needs 7 training images"),
         (("--k", 1, "--size", 32, "--out", "photos/still/coffee.jpg/out"), "Not a directory"),
     ],
 )
-def test_options_that_will_not_do(
+def test_bad_options_are_refused(
     arguments: tuple[object, ...],
     words: str,
     checkpoint: Path,

@@ -1,7 +1,4 @@
-"""The linear probe: grid, one step by hand, resume, and the command on digits and photographs.
-
-Source: docs/spec.md 5.2.
-"""
+"""The command of the linear probe (docs/spec.md 5.2)."""
 
 from __future__ import annotations
 
@@ -12,157 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 
 from dinov3_ref.checkpoints import load_checkpoint, random_checkpoint, save_checkpoint
-from dinov3_ref.checkpoints.load import build_model
-from dinov3_ref.errors import DataError
 from dinov3_ref.eval import linear
-from dinov3_ref.eval.classifiers import LEARNING_RATES, LinearClassifiers
-from dinov3_ref.eval.features import FrozenModel, last_blocks, probe_input
-from dinov3_ref.eval.labelled import Labelled
-from dinov3_ref.eval.probe import LinearProbe, ProbeOptions, rows_at_random
 from tests.support.image_files import write_folder
-from tests.support.photographs import pixels
+from tests.support.labelled_features import digits
 from tests.support.tiny_models import tiny_config
-
-NAMES = tuple(map(str, range(10)))
-
-
-def digits() -> tuple[Labelled, Labelled]:
-    x, y = load_digits(return_X_y=True)
-    features, labels = torch.tensor(x / 16, dtype=torch.float32), torch.tensor(y)
-    return (
-        Labelled(features[:1200], labels[:1200], NAMES, "train"),
-        Labelled(features[1200:], labels[1200:], NAMES, "test"),
-    )
-
-
-# ---- the grid -----------------------------------------------------------------------------------
-
-
-def test_the_grid_of_the_specification() -> None:
-    assert len(LEARNING_RATES) == 13
-    assert (LEARNING_RATES[0], LEARNING_RATES[-1]) == (1e-5, 0.1)
-    grid = LinearClassifiers({1: 8, 4: 20}, classes=3, batch=1024)
-    assert len(grid.heads) == 26
-    name = "classifier_4_blocks_avgpool_True_lr_0_40000"  # 0.1 x 1024 / 256
-    assert grid.rates[name] == pytest.approx(0.4)
-    assert grid.heads[name].weight.shape == (3, 20)
-    assert grid.heads["classifier_1_blocks_avgpool_True_lr_0_00004"].bias.tolist() == [0, 0, 0]
-
-
-def test_weights_start_small() -> None:
-    torch.manual_seed(0)
-    grid = LinearClassifiers({1: 500}, classes=100, batch=256, rates=[0.1])
-    weight = next(iter(grid.heads.values())).weight.detach()
-    assert float(weight.std()) == pytest.approx(0.01, rel=0.01)
-    assert float(weight.mean()) == pytest.approx(0, abs=2e-4)
-
-
-def test_a_small_batch_keeps_all_thirteen() -> None:
-    """1e-5 and 2e-5 times 16/256 both round to 0_00000."""
-    grid = LinearClassifiers({1: 8}, classes=2, batch=16)
-    assert len(grid.heads) == len(set(grid.rates.values())) == 13
-
-
-def test_one_step_by_hand() -> None:
-    """Zero weights, two classes, input 2 of class 0: softmax .5, gradient -1 and 1, weights lr and -lr."""
-    grid = LinearClassifiers({1: 1}, classes=2, batch=256, rates=[0.1, 0.02])
-    for head in grid.heads.values():
-        torch.nn.init.zeros_(head.weight)
-    optimiser, scheduler = grid.optimiser(steps=4)
-    loss = grid.loss({1: torch.tensor([[2.0]])}, torch.tensor([0]))
-    assert loss.item() == pytest.approx(2 * np.log(2))  # the sum of both classifiers'
-    loss.backward()
-    optimiser.step()
-    weights = [head.weight.flatten().tolist() for head in grid.heads.values()]
-    assert weights == [pytest.approx([0.1, -0.1]), pytest.approx([0.02, -0.02])]
-    rates = []
-    for _ in range(4):
-        scheduler.step()
-        rates.append(optimiser.param_groups[0]["lr"])
-    # 0.1 (1 + cos(pi i / 4)) / 2
-    assert rates == pytest.approx([0.0853553, 0.05, 0.0146447, 0.0], abs=1e-7)
-    assert optimiser.defaults["momentum"] == 0.9
-
-
-def test_the_input_is_cls_of_the_last_blocks_and_the_mean_patch() -> None:
-    checkpoint = random_checkpoint(tiny_config())
-    frozen = FrozenModel(build_model(checkpoint), torch.device("cpu"), (), ())
-    x = pixels(["chelsea", "rocket"], 48, 64)
-    blocks = last_blocks(frozen, x, 2)
-    features = frozen.model.forward_features(x)
-    one = probe_input(blocks, 1)
-    expected = torch.cat([features["x_norm_clstoken"], features["x_norm_patchtokens"].mean(1)], -1)
-    torch.testing.assert_close(one, expected.detach())
-    two = probe_input(blocks, 2)
-    assert two.shape == (2, 3 * 128)
-    assert torch.equal(two[:, 128:], one)  # so the narrower input is the end of the wider one
-
-
-# ---- training -----------------------------------------------------------------------------------
-
-
-def probe(options: ProbeOptions, folder: Path | None = None) -> LinearProbe:
-    return LinearProbe(digits()[1], NAMES, options, folder=folder)
-
-
-def test_digits_are_learnt() -> None:
-    """Pixels are features enough: measured 88.8 after 300 steps; guessing gives 10."""
-    train, _ = digits()
-    options = ProbeOptions(epochs=3, epoch_length=100, batch=64)
-    lines: list[str] = []
-    result = probe(options).run(rows_at_random(train, 64, 0), lines.append)
-    assert result.top1 > 80
-    assert result.top5 > 99
-    assert result.best_top1 >= result.top1
-    assert "lr_0_0" in result.name
-    assert len(lines) == 3
-
-
-def test_a_stopped_probe_goes_on_exactly(tmp_path: Path) -> None:
-    train, _ = digits()
-    options = ProbeOptions(epochs=3, epoch_length=20, batch=16)
-    whole = probe(options, tmp_path / "whole")
-    whole.run(rows_at_random(train, 16, 0))
-
-    class Stop(Exception):
-        pass
-
-    def stop(line: str) -> None:
-        if line.startswith("epoch 2"):
-            raise Stop
-
-    with pytest.raises(Stop):
-        probe(options, tmp_path / "cut").run(rows_at_random(train, 16, 0), stop)
-    resumed = probe(options, tmp_path / "cut")
-    resumed.load()
-    assert resumed.epoch == 2
-    resumed.run(rows_at_random(train, 16, 0))
-    for (name, a), b in zip(whole.grid.state_dict().items(), resumed.grid.state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
-    assert resumed.best_top1 == whole.best_top1
-    head = torch.load(tmp_path / "cut" / "linear_head.pth", weights_only=True)
-    assert {key: list(value.shape) for key, value in head.items()} == {"weight": [10, 64], "bias": [10]}
-
-
-def test_resuming_what_is_not_there_or_another(tmp_path: Path) -> None:
-    options = ProbeOptions(epochs=1, epoch_length=1, batch=16)
-    with pytest.raises(DataError, match=r"holds no checkpoint\.pth to resume"):
-        probe(options, tmp_path).load()
-    probe(options, tmp_path).run(rows_at_random(digits()[0], 16, 0))
-    with pytest.raises(DataError, match="is of other classifiers"):
-        probe(ProbeOptions(epochs=1, epoch_length=1, batch=32), tmp_path).load()
-
-
-@pytest.mark.parametrize("changes", [{"epochs": 0}, {"batch": 0}, {"last_blocks": ()}, {"last_blocks": (0,)}])
-def test_numbers_that_make_no_probe(changes: dict[str, Any]) -> None:
-    with pytest.raises(DataError, match="wanted"):
-        ProbeOptions(**changes)
-
-
-# ---- the command --------------------------------------------------------------------------------
 
 
 def run(
@@ -222,12 +74,12 @@ def test_files_with_and_without_patches(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--last-blocks", 2), "--last-blocks wants a model"),
-        (("--epochs", 0), "epochs is 0; wanted 1 at least"),
+        (("--last-blocks", 2), "--last-blocks needs --weights"),
+        (("--epochs", 0), "epochs is 0; wanted at least 1"),
         (("--resume",), "holds no checkpoint.pth to resume"),
     ],
 )
-def test_mistakes_are_one_line(
+def test_errors_are_one_line(
     arguments: tuple[object, ...],
     words: str,
     tmp_path: Path,
@@ -258,7 +110,7 @@ def test_more_blocks_than_the_model_has(
             "--last-blocks",
             4,
         )
-    assert "--last-blocks 4 of a model that has 3; ask for fewer" in capsys.readouterr().err
+    assert "--last-blocks 4 of a model with 3 blocks; use fewer" in capsys.readouterr().err
 
 
 def test_options_are_pinned() -> None:

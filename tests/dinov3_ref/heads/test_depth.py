@@ -52,7 +52,7 @@ def theirs() -> Any:
 
 
 @pytest.mark.parametrize("grid", [(4, 6), (5, 3), (8, 8)])
-def test_decoder_is_theirs(theirs: Any, grid: tuple[int, int]) -> None:
+def test_the_decoder_agrees_with_transformers(theirs: Any, grid: tuple[int, int]) -> None:
     """All but the 3x3 projection and its ReLU, which CHMv2 does without: these are applied by hand."""
     torch.manual_seed(1)
     ours = DPTHead(D, C, WIDTHS, BINS, HIDDEN, batchnorm=False, bias=True).eval()
@@ -71,7 +71,7 @@ def test_decoder_is_theirs(theirs: Any, grid: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("bins", ["linear", "log"])
 @pytest.mark.parametrize("norm", ["linear", "softmax", "sigmoid"])
-def test_bins_are_theirs(theirs: Any, bins: str, norm: str) -> None:
+def test_bins_agree_with_transformers(theirs: Any, bins: str, norm: str) -> None:
     from transformers.models.chmv2.modeling_chmv2 import CHMv2FeaturesToDepth
 
     reference = CHMv2FeaturesToDepth(theirs.config)
@@ -80,12 +80,12 @@ def test_bins_are_theirs(theirs: Any, bins: str, norm: str) -> None:
     torch.testing.assert_close(FeaturesToDepth(BINS, 0.5, 8.0, bins, norm)(x), reference(x))
 
 
-def test_one_channel_is_depth_itself() -> None:
+def test_one_channel_is_the_depth() -> None:
     x = torch.tensor([[[[-1.0, 2.0]]]])
     assert FeaturesToDepth(1, 0.5, 8.0)(x).tolist() == [[[[0.5, 2.5]]]]
 
 
-def test_dpt_depth_has_the_picture_s_own_size() -> None:
+def test_dpt_depth_has_the_size_of_the_image() -> None:
     """Also of an odd grid, where the official map is a patch larger; of an even one it is that map."""
     torch.manual_seed(0)
     head = DPTDepth(D, (0, 1, 2, 3), C, WIDTHS, BINS, HIDDEN, patch_size=16).eval()
@@ -121,6 +121,6 @@ def test_linear_depth_by_hand() -> None:
         (lambda: DPTDepth(D, (3, 2, 1, 0)), "ascending"),
     ],
 )
-def test_what_makes_no_depth_head_is_refused(make, message: str) -> None:
+def test_bad_depth_heads_are_refused(make, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()

@@ -42,12 +42,12 @@ def features(head: Head) -> list[Tensor]:
     return [torch.randn(shape, generator=generator) for shape in shapes]
 
 
-def test_every_kind_is_tried() -> None:
+def test_every_kind_is_tested() -> None:
     assert {name: type(head) for name, head in HEADS.items()} == KINDS
 
 
 @pytest.mark.parametrize("kind", HEADS)
-def test_a_file_gives_the_head_back(kind: str, tmp_path: Path) -> None:
+def test_a_file_round_trip_keeps_the_head(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
     head = HEADS[kind].eval()
     for name, tensor in head.state_dict().items():
@@ -73,7 +73,7 @@ class OwnHead(Head):
         self.outputs = {"score": ("batch", 1)}
 
 
-def test_a_head_of_the_user_s_own_has_no_file_format(tmp_path: Path) -> None:
+def test_a_custom_head_has_no_file_format(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="OwnHead has no file format; wanted one of linear_classifier"):
         save_head(OwnHead(), tmp_path / "head.safetensors")
 
@@ -103,13 +103,13 @@ def broken(path: Path, **changes: Any) -> Path:
         ({"licence": ...}, "wanted exactly format, kind"),
     ],
 )
-def test_a_broken_description_is_one_line(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_broken_metadata_is_one_line(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=message) as error:
         load_head(broken(tmp_path / "head.safetensors", **changes))
     assert "\n" not in str(error.value)
 
 
-def test_tensors_are_held_strictly(tmp_path: Path) -> None:
+def test_tensors_are_checked_strictly(tmp_path: Path) -> None:
     path = broken(tmp_path / "head.safetensors", config={"embed_dim": 9, "num_classes": 3, "pooling": "cls"})
     with pytest.raises(KeyMismatch, match=r"linear.weight expected \[3, 9\] found \[3, 8\]"):
         load_head(path)
@@ -158,7 +158,7 @@ def test_the_released_depther_loads(depther: dict[str, Tensor], tmp_path: Path) 
             assert torch.equal(loaded.head.state_dict()[f"decoder.{key}"], value)
 
 
-def test_the_released_depther_is_held_strictly(depther: dict[str, Tensor], tmp_path: Path) -> None:
+def test_the_released_depther_is_checked_strictly(depther: dict[str, Tensor], tmp_path: Path) -> None:
     path = tmp_path / "head.pth"
     torch.save({key: value for key, value in depther.items() if key != "project.conv.weight"}, path)
     with pytest.raises(KeyMismatch, match=r"project.conv.weight expected \[8, 8, 3, 3\] found nothing"):
@@ -191,7 +191,7 @@ def test_other_files_are_refused(tensors: dict[str, Any], message: str, tmp_path
     assert "\n" not in str(error.value)
 
 
-def test_no_file_and_no_head_file(tmp_path: Path) -> None:
+def test_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         load_head(tmp_path / "none.safetensors")
     (tmp_path / "empty.pth").write_bytes(b"")
