@@ -6,7 +6,7 @@ epoch has `train.OFFICIAL_EPOCH_LENGTH` iterations.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 from dinov3_ref.train.schedules.cosine import (
@@ -45,13 +45,7 @@ class RateSchedules:
 
     def at(self, iteration: int) -> Rates:
         """The values of an iteration. Raises IndexError after the last one."""
-        return Rates(
-            lr=float(self.lr[iteration]),
-            last_layer_lr=float(self.last_layer_lr[iteration]),
-            weight_decay=float(self.weight_decay[iteration]),
-            momentum=float(self.momentum[iteration]),
-            teacher_temp=float(self.teacher_temp[iteration]),
-        )
+        return Rates(**{field.name: float(getattr(self, field.name)[iteration]) for field in fields(Rates)})
 
 
 def build_rates(config: Any, world_size: int = 1) -> RateSchedules:
