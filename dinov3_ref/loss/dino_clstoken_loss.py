@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dinov3_ref.loss.precision import no_autocast, widen
+from dinov3_ref.loss.precision import at_least_fp32, no_autocast
 from dinov3_ref.loss.teacher_targets import TeacherTargets
 
 
@@ -46,7 +46,7 @@ class DINOLoss(TeacherTargets):
                 "pass ignore_diagonal=False or give more crops"
             )
         with no_autocast(student_SBK):
-            log_probs_SBK = torch.log_softmax(widen(student_SBK) / self.student_temp, dim=-1)
+            log_probs_SBK = torch.log_softmax(at_least_fp32(student_SBK) / self.student_temp, dim=-1)
             entropy_ST = -torch.einsum("sbk,tbk->st", log_probs_SBK, teacher_TBK.to(log_probs_SBK.dtype))
         if ignore_diagonal:
             diagonal = torch.eye(crops_s, crops_t, dtype=torch.bool, device=entropy_ST.device)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinov3_ref.errors import ConfigError
-from dinov3_ref.loss.precision import no_autocast, widen
+from dinov3_ref.loss.precision import at_least_fp32, no_autocast
 
 
 class GramLoss(nn.Module):
@@ -62,7 +62,7 @@ class GramLoss(nn.Module):
 
     def _similarities(self, x: Tensor, within_image: bool) -> Tensor:
         """[B,P,D] -> [B,P,P], or [B·P,B·P] across the batch."""
-        x = widen(x)
+        x = at_least_fp32(x)
         if self.apply_norm:
             x = F.normalize(x, dim=-1)
         if not within_image:

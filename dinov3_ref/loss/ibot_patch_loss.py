@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dinov3_ref.errors import ConfigError
-from dinov3_ref.loss.precision import no_autocast, widen
+from dinov3_ref.loss.precision import at_least_fp32, no_autocast
 from dinov3_ref.loss.teacher_targets import TeacherTargets
 
 
@@ -78,7 +78,7 @@ class iBOTPatchLoss(TeacherTargets):  # noqa: N801  the published name
     def _cross_entropy(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Logits and targets [..., K] -> -Σ_k target · log softmax(logits / student_temp), [...]."""
         with no_autocast(student):
-            log_probs = torch.log_softmax(widen(student) / self.student_temp, dim=-1)
+            log_probs = torch.log_softmax(at_least_fp32(student) / self.student_temp, dim=-1)
             return -(teacher.to(log_probs.dtype) * log_probs).sum(-1)
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinov3_ref.distributed import gather_rows, get_rank
-from dinov3_ref.loss.precision import no_autocast, widen
+from dinov3_ref.loss.precision import at_least_fp32, no_autocast
 
 
 class KoLeoLoss(nn.Module):
@@ -27,7 +27,7 @@ class KoLeoLoss(nn.Module):
     def forward(self, student_output: Tensor, eps: float = 1e-8) -> Tensor:
         """Features [B,D] -> scalar. Raises ValueError if a row has fewer than `topk` neighbours."""
         with no_autocast(student_output):
-            x_BD = F.normalize(widen(student_output), dim=-1, eps=eps)
+            x_BD = F.normalize(at_least_fp32(student_output), dim=-1, eps=eps)
             every_row = torch.arange(len(x_BD), device=x_BD.device)
             return _spread(x_BD, x_BD, every_row, len(x_BD), self.topk, eps)
 
@@ -50,7 +50,7 @@ class KoLeoLossDistributed(nn.Module):
         `topk` neighbours.
         """
         with no_autocast(student_output):
-            x_BD = F.normalize(widen(student_output), dim=-1, eps=eps)
+            x_BD = F.normalize(at_least_fp32(student_output), dim=-1, eps=eps)
             all_AD = gather_rows(x_BD)
             group_size = self.loss_group_size or len(all_AD)
             if len(all_AD) % group_size:

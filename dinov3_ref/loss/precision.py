@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def widen(x: Tensor) -> Tensor:
+def at_least_fp32(x: Tensor) -> Tensor:
     """[...] in fp16 or bf16 -> [...] in fp32; fp32 and fp64 stay."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dinov3_ref.distributed import all_reduce_max, all_reduce_sum
-from dinov3_ref.loss.precision import no_autocast, widen
+from dinov3_ref.loss.precision import at_least_fp32, no_autocast
 
 
 @torch.no_grad()
@@ -29,7 +29,7 @@ def sinkhorn_knopp(scores_NK: Tensor, temperature: float, n_iterations: int = 3)
     if n_iterations < 1:
         raise ValueError(f"n_iterations is {n_iterations}; wanted at least 1, usually 3")
     with no_autocast(scores_NK):
-        logits_NK = widen(scores_NK) / temperature
+        logits_NK = at_least_fp32(scores_NK) / temperature
         sample_N1 = torch.zeros_like(logits_NK[:, :1])
         for _ in range(n_iterations):
             prototype_K = -_logsumexp_over_samples(logits_NK + sample_N1)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dinov3_ref.distributed import all_reduce_sum
-from dinov3_ref.loss.precision import no_autocast, widen
+from dinov3_ref.loss.precision import at_least_fp32, no_autocast
 from dinov3_ref.loss.sinkhorn_knopp import sinkhorn_knopp
 
 
@@ -45,7 +45,7 @@ class TeacherTargets(nn.Module):
     def softmax_center_teacher(self, teacher_output: Tensor, teacher_temp: float) -> Tensor:
         """Scores [..., K] -> softmax((scores - centre) / temperature), in fp32."""
         center_K = self.center.flatten()
-        return torch.softmax((widen(teacher_output) - center_K) / teacher_temp, dim=-1)
+        return torch.softmax((at_least_fp32(teacher_output) - center_K) / teacher_temp, dim=-1)
 
     @torch.no_grad()
     def update_center(self, teacher_output: Tensor) -> None:
@@ -55,7 +55,7 @@ class TeacherTargets(nn.Module):
         if no rank has a sample, or if scores are not finite.
         """
         with no_autocast(teacher_output):
-            flat_NK = widen(teacher_output).flatten(0, -2)
+            flat_NK = at_least_fp32(teacher_output).flatten(0, -2)
             count = all_reduce_sum(flat_NK.new_tensor(float(len(flat_NK))))
             mean_K = all_reduce_sum(flat_NK.sum(0)) / count.clamp(min=1)
             moved = torch.lerp(

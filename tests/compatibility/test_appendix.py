@@ -225,8 +225,8 @@ def write_cifar10(root: Path) -> None:
     """Eighty images of 32x32 pixels in CIFAR10's file format, where torchvision expects them."""
     base = root / "cifar-10-batches-py"
     base.mkdir(parents=True)
-    pictures = [np.asarray(photograph(name).resize((32, 32))).transpose(2, 0, 1) for name in PHOTOGRAPHS]
-    rows = np.stack([picture.reshape(-1) for picture in pictures] * 8)
+    images = [np.asarray(photograph(name).resize((32, 32))).transpose(2, 0, 1) for name in PHOTOGRAPHS]
+    rows = np.stack([image.reshape(-1) for image in images] * 8)
     batch = {"data": rows, "labels": [index % 10 for index in range(len(rows))]}
     (base / "data_batch_1").write_bytes(pickle.dumps(batch))
     meta = pickle.dumps({"label_names": [f"class {index}" for index in range(10)]})

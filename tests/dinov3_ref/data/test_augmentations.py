@@ -158,7 +158,7 @@ def test_shared_colour_is_drawn_once_per_image() -> None:
     assert min(spread() for _ in range(5)) > 0.05
 
 
-# ---- twins for the Gram teacher -----------------------------------------------------------------
+# ---- crops of the Gram teacher ------------------------------------------------------------------
 
 
 def test_gram_crops_show_the_same_region_in_their_size() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dinov3_ref.loss.precision import no_autocast, widen
+from dinov3_ref.loss.precision import at_least_fp32, no_autocast
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from dinov3_ref.loss.precision import no_autocast, widen
     ],
 )
 def test_low_precision_becomes_fp32(dtype: torch.dtype, wide: torch.dtype) -> None:
-    assert widen(torch.ones(2, dtype=dtype)).dtype == wide
+    assert at_least_fp32(torch.ones(2, dtype=dtype)).dtype == wide
 
 
 def test_autocast_is_off_inside() -> None:

@@ -63,10 +63,10 @@ def test_scores_where_exp_overflows() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_scores_give_fp32_targets_also_under_autocast(dtype: torch.dtype) -> None:
-    narrow = scores().to(dtype)
+    low_precision = scores().to(dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        got = sinkhorn_knopp(narrow, 0.07)
-    assert torch.equal(got, sinkhorn_knopp(narrow.float(), 0.07))
+        got = sinkhorn_knopp(low_precision, 0.07)
+    assert torch.equal(got, sinkhorn_knopp(low_precision.float(), 0.07))
 
 
 def test_no_samples_and_no_iterations() -> None:

@@ -195,9 +195,9 @@ def test_the_teacher_sees_its_own_crops() -> None:
     for name in ("teacher", "student"):
         backbone = getattr(arch, name)["backbone"]
         backbone.register_forward_pre_hook(lambda _, inputs, name=name: seen.update({name: inputs[0]}))
-    twins = data["collated_global_crops"].flip(-2)
-    arch.forward_loss(data | {"collated_global_crops_teacher": twins}, teacher_temp=TEMP)
-    assert torch.equal(seen["teacher"], twins)
+    undistorted = data["collated_global_crops"].flip(-2)
+    arch.forward_loss(data | {"collated_global_crops_teacher": undistorted}, teacher_temp=TEMP)
+    assert torch.equal(seen["teacher"], undistorted)
     assert torch.equal(seen["student"][0], data["collated_global_crops"])
 
 

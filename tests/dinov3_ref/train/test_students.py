@@ -24,10 +24,10 @@ from tests.support.ranks import run_on_ranks
 from tests.support.toy_training import frozen_teacher, records, tiny_run, tiny_training, with_students
 
 STUDENTS: dict[str, dict[str, Any]] = {
-    "narrow": {"student": {"drop_path_rate": 0.4, "pos_embed_rope_rescale_coords": 2.0}},
+    "small": {"student": {"drop_path_rate": 0.4, "pos_embed_rope_rescale_coords": 2.0}},
     "wide": {"student": {"embed_dim": 64, "depth": 1}, "optim": {"lr": 3e-3, "layerwise_decay": 0.7}},
 }
-STEADY = STUDENTS | {"narrow": {}}  # without random numbers, which differ between ranks
+STEADY = STUDENTS | {"small": {}}  # without random numbers, which differ between ranks
 ITERATIONS = 6  # checkpoints after 1, 3 and 5, of which two are kept
 
 
@@ -79,18 +79,18 @@ def test_each_student_equals_a_separate_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Bit-equal losses, norms, rates and weights; the teacher runs once per batch."""
-    asked: list[int] = []
+    calls: list[int] = []
     ask = SSLMetaArch.get_teacher_output
 
     def count(self: SSLMetaArch, images: torch.Tensor, **named: Any) -> Any:
-        asked.append(len(images))
+        calls.append(len(images))
         return ask(self, images, **named)
 
     choice = (f"train.centering={centering}", f"train.accumulation_steps={accumulation}", "optim.epochs=2")
     monkeypatch.setattr(SSLMetaArch, "get_teacher_output", count)
     config = several(photos, teacher, tmp_path / "run", *choice)
     train_students(config, build_training_loader(config))
-    assert len(asked) == 4 * accumulation
+    assert len(calls) == 4 * accumulation
     told = []
     for name in STUDENTS:
         single = alone(name, configure(photos, teacher, tmp_path / name, *choice))
@@ -105,7 +105,7 @@ def test_each_student_equals_a_separate_run(
 def test_files_of_a_run(together: Path) -> None:
     assert sorted(path.name for path in together.iterdir()) == ["config.yaml", "students"]
     assert load_config(together / "config.yaml").multidistillation.enabled
-    for name, width in (("narrow", 32), ("wide", 64)):
+    for name, width in (("small", 32), ("wide", 64)):
         student = together / "students" / name
         weights = load_file(student / "teacher" / "model.safetensors")
         assert weights["cls_token"].shape[-1] == width
@@ -144,16 +144,14 @@ def test_a_student_added_later_is_refused(
     copy = Path(shutil.copytree(together, tmp_path / "run"))
     shutil.rmtree(copy / "students" / "wide")
     config = several(photos, teacher, copy)
-    with pytest.raises(
-        CheckpointError, match="students narrow and wide have no checkpoint in common"
-    ) as told:
+    with pytest.raises(CheckpointError, match="students small and wide have no checkpoint in common") as told:
         train_students(config, build_training_loader(config))
     assert "\n" not in str(told.value)
-    ckpt = copy / "students" / "narrow" / "ckpt"
+    ckpt = copy / "students" / "small" / "ckpt"
     shutil.rmtree(ckpt / "5")
     (ckpt / "3").rename(ckpt / "1")
     train_students(config, build_training_loader(config))
-    assert records(copy / "students" / "narrow") == records(together / "students" / "narrow")
+    assert records(copy / "students" / "small") == records(together / "students" / "small")
 
 
 def train_on_this_rank(photos: str, teacher: str, output: str, batch: int, strategy: str) -> None:
