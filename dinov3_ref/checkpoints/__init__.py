@@ -1,4 +1,4 @@
-"""Checkpoints of DINOv3 ViTs in every layout they are stored in: load, build, convert, fetch.
+"""Checkpoints of DINOv3 backbones in all layouts: load, build a model, convert, fetch.
 
 Source: docs/spec.md 3.
 """
@@ -8,12 +8,12 @@ from __future__ import annotations
 from dinov3_ref.checkpoints.checkpoint import Checkpoint
 from dinov3_ref.checkpoints.convert import convert, save_checkpoint
 from dinov3_ref.checkpoints.dataset import META_LICENCE, NORMALIZATION
-from dinov3_ref.checkpoints.expected import expected_shapes
 from dinov3_ref.checkpoints.hub import Fetched, fetch
 from dinov3_ref.checkpoints.load import build_model, load_checkpoint
 from dinov3_ref.checkpoints.sidecars import normalization
 from dinov3_ref.checkpoints.synthetic.planted import PATHOLOGIES, planted_checkpoint
 from dinov3_ref.checkpoints.synthetic.random import random_checkpoint
+from dinov3_ref.checkpoints.tensor_shapes import expected_shapes
 
 __all__ = [
     "Checkpoint",

@@ -1,4 +1,4 @@
-"""Which architecture a set of tensors is (docs/spec.md 3.5): a configuration from shapes, and its name."""
+"""Infer the architecture of a checkpoint, configuration and name, from tensor shapes (docs/spec.md 3.5)."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from dinov3_ref.checkpoints.expected import Shape, expected_shapes
 from dinov3_ref.checkpoints.layouts.detect import Layout
+from dinov3_ref.checkpoints.tensor_shapes import Shape, expected_shapes
 from dinov3_ref.errors import ArchMismatch, ConfigError, KeyMismatch
 from dinov3_ref.models.config import ConvNeXtConfig, ModelConfig, ViTConfig
 from dinov3_ref.models.released import ARCHITECTURES, CONVNEXTS, VITS, ReleasedModel, find_released
 
 CUSTOM = "custom"
 
-# For files with neither periods nor a config.json: all released models but the 7B have 64-wide heads.
+# For files without periods and config.json: all released models but the 7B have head_dim 64.
 DEFAULT_HEAD_DIM = 64
 WIDE_HEAD_DIM = {4096: 128}
 
@@ -23,10 +23,10 @@ WIDE_HEAD_DIM = {4096: 128}
 def infer_config(
     layout: Layout, shapes: Mapping[str, Shape], hints: Mapping[str, Any], name: str
 ) -> ViTConfig:
-    """The configuration of the file as it is: biases and norms that it lacks are lacking here too.
+    """The configuration of a ViT file: a bias or norm that the file lacks is off.
 
-    Only a few shapes are looked at; that all the others agree is the strict check's business. Raises
-    `KeyMismatch` where one of those few is missing or cannot be, naming it as the file would.
+    Reads only a few shapes; `check_tensors.py` checks that the others agree. Raises `KeyMismatch` if one of
+    the few is missing or impossible, with the file's name for it.
     """
 
     def shape(official_key: str, rank: int) -> Shape:
@@ -74,10 +74,10 @@ def infer_config(
 
 
 def name_architecture(config: ModelConfig, *, biases_may_lack: bool) -> tuple[str, ModelConfig]:
-    """Key of `ARCHITECTURES` with the same tensors, and `config` in that entry's own words; else "custom".
+    """Key of `ARCHITECTURES` with the same tensors and its configuration; else "custom" and `config`.
 
-    Tensors that inference never uses do not count: the key mask and `local_cls_norm`. With
-    `biases_may_lack`, neither does a missing qkv bias (layouts that drop it when it is zero).
+    Tensors that inference does not use are ignored: the bias mask and `local_cls_norm`. With
+    `biases_may_lack`, a missing qkv bias is ignored too, for layouts that drop zero biases.
     """
     if isinstance(config, ConvNeXtConfig):
         shapes = expected_shapes(config)
@@ -101,9 +101,9 @@ def name_architecture(config: ModelConfig, *, biases_may_lack: bool) -> tuple[st
 
 
 def check_architecture(asked: str, arch: str, dataset: str | None, config: ModelConfig, name: str) -> None:
-    """Raise `ArchMismatch` unless the file is what was asked for, by any of the names a model has.
+    """Raise `ArchMismatch` unless the file is the model called `asked`, which may be any name of a model.
 
-    A name that says its data set (a Hugging Face or timm name) is held to it where the file tells its own.
+    If the name includes a data set (Hugging Face and timm names do), it must match the file's, if known.
     """
     row = find_asked(asked)
     wanted = row.arch if row else asked
@@ -114,8 +114,8 @@ def check_architecture(asked: str, arch: str, dataset: str | None, config: Model
     if wanted == arch and not other_dataset:
         return
     held = f"{arch} ({_shape_in_words(config)}{f', {dataset}' if dataset else ''})"
-    mend = "leave --arch out" if arch == CUSTOM else f"ask for --arch {arch}"
-    raise ArchMismatch(f"{name} holds {held}, but {asked} was asked for; {mend} or give another file")
+    fix = "leave --arch out" if arch == CUSTOM else f"give --arch {arch}"
+    raise ArchMismatch(f"{name} holds {held}, but {asked} was asked for; {fix} or give another file")
 
 
 def _shape_in_words(config: ModelConfig) -> str:
@@ -125,7 +125,7 @@ def _shape_in_words(config: ModelConfig) -> str:
 
 
 def find_asked(name: str) -> ReleasedModel | None:
-    """`find_released`, which also takes timm's names with their organisation."""
+    """`find_released`, which also accepts timm's names with their organisation (`timm/…`)."""
     return find_released(name.removeprefix("timm/"))
 
 
@@ -134,7 +134,7 @@ def _core_shapes(config: ViTConfig) -> dict[str, Shape]:
 
 
 def _depth(layout: Layout, shapes: Mapping[str, Shape], name: str) -> int:
-    """1 + the highest block index; more blocks than tensors is a broken name, not a deep model."""
+    """1 + the highest block index. Raises `KeyMismatch` if it exceeds the number of tensors."""
     pattern = re.compile(re.escape(layout.block_prefix) + r"(\d{1,18})\.")
     depth = 1 + max((int(m[1]) for key in shapes if (m := pattern.match(key))), default=-1)
     if not 1 <= depth <= len(shapes):
@@ -152,14 +152,14 @@ def _num_heads(embed_dim: int, periods: Shape | None, hints: Mapping[str, Any], 
     heads, rest = divmod(embed_dim, head_dim) if head_dim else (0, 1)
     if rest and "num_heads" not in hints:
         raise KeyMismatch(
-            f"{name}: embed_dim {embed_dim} is no multiple of head_dim {head_dim}, so the number of "
+            f"{name}: embed_dim {embed_dim} is not a multiple of head_dim {head_dim}, so the number of "
             "heads is unknown; keep the config.json beside the weights"
         )
     return max(heads, 1)
 
 
 def _ffn_rows(layout: Layout, shapes: Mapping[str, Shape], depth: int, stem: str, name: str) -> int:
-    """Width of the first block whose FFN is there; where none is, the file is no ViT we know."""
+    """FFN width of the first block that has one. Raises `KeyMismatch` if no block has."""
     for index in range(depth):
         found = shapes.get(layout.spell(f"blocks.{index}.{stem}"))
         if found is not None and len(found) == 2:
@@ -168,7 +168,7 @@ def _ffn_rows(layout: Layout, shapes: Mapping[str, Shape], depth: int, stem: str
 
 
 def _ffn_ratio(embed_dim: int, width: int, swiglu: bool) -> float:
-    """A ratio from which `ffn_width` gives back `width` (if it is a width that SwiGLU can have)."""
+    """A ratio for which `ffn_width` returns `width` (if SwiGLU can have that width)."""
     hidden = -(-width * 3 // 2) if swiglu else width
     ratio = hidden / embed_dim
     return ratio if int(embed_dim * ratio) == hidden else (hidden + 0.5) / embed_dim

@@ -1,4 +1,4 @@
-"""One checkpoint in memory: official key names, whatever layout the file had (docs/spec.md 3.1)."""
+"""A checkpoint in memory, with official key names for every layout (docs/spec.md 3.1)."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from dinov3_ref.models.config import ModelConfig
 Channels = tuple[float, float, float]
 
 
-@dataclass(frozen=True, eq=False)  # tensors compare element by element: no answer to "is it the same"
+@dataclass(frozen=True, eq=False)  # == of tensors is elementwise
 class Checkpoint:
-    """A complete DINOv3 state dict and everything known about where it comes from.
+    """A complete DINOv3 state dict and what is known about its origin.
 
-    `state` has exactly the keys and shapes of `expected_shapes(config)`. Tensors keep the file's dtype and
-    are memory-mapped where the format allows it (RoPE periods excepted: fp32), so treat them as read-only.
-    One that the file holds in parts is joined each time it is asked for (`lazy.py`).
+    `state` has exactly the keys and shapes of `expected_shapes(config)`. Tensors keep the file's dtype (RoPE
+    periods: fp32) and are memory-mapped where the format allows it, so treat them as read-only. A tensor that
+    the file stores in parts is joined on each access (`lazy_tensors.py`).
     """
 
     config: ModelConfig
-    arch: str  # key of ARCHITECTURES, or "custom" where the shapes are none of them
+    arch: str  # key of ARCHITECTURES, or "custom" for other shapes
     state: Mapping[str, Tensor] = field(repr=False)
     layout: str  # official | hf | timm | random
-    dataset: str | None  # lvd1689m | sat493m; None where the file does not tell
-    source: str  # path or hub id, for people
-    sha256: str  # of the file; of several shards: over their sorted "name sha256" lines
+    dataset: str | None  # lvd1689m | sat493m; None if unknown
+    source: str  # path or hub id, for display
+    sha256: str  # of the file; for shards, of their sorted "name sha256" lines
     mean: Channels | None = None  # input normalisation, from a JSON file beside the weights
     std: Channels | None = None
-    licence: str | None = None  # of the weights, where a JSON file beside them names one
-    notes: tuple[str, ...] = ()  # what was assumed, filled in or left out, a line each
+    licence: str | None = None  # of the weights, if a JSON file beside them names one
+    notes: tuple[str, ...] = ()  # what was assumed, filled in or left out, one line each

@@ -1,17 +1,18 @@
 """Write a checkpoint in another layout: official, Hugging Face or timm (docs/spec.md 3.3, 3.4).
 
-Round trips are exact, tensor by tensor, but for what a layout has no place for:
+Round trips are exact, tensor by tensor, except for what a layout cannot store:
 
-- hf and timm add bias · mask as one number, so the bias under a closed mask is lost and the way back writes
-  bias [q, 0, v] with mask [1, 0, 1]; both drop RoPE periods (computed again) and `local_cls_norm` (the
-  identity again, for the models that have one);
-- timm also drops the mask token (zeros again) and, where all of them are zero, the qkv biases: its plain
-  variants have none. Where one is not zero, the `_qkvb` variant is written. Dropped zeros come back for the
-  shapes of ARCHITECTURES; a model of other shapes comes back without biases, and computes the same.
+- hf and timm store bias · mask, so a masked bias is lost; the way back writes bias [q, 0, v] and mask [1, 0,
+1]. Both
+  drop RoPE periods (computed again when loading) and `local_cls_norm` (the identity when loading);
+- timm also drops the mask token (zeros when loading) and all-zero qkv biases, which its plain variants do not
+have.
+  If one is not zero, the `_qkvb` variant is written. Dropped biases come back as zeros for the shapes of
+  ARCHITECTURES; a model of other shapes comes back without biases, and computes the same.
 
-A ConvNeXt loses nothing in any of them.
+A ConvNeXt loses nothing in any layout.
 
-Nothing is half-written: output appears by a rename, and only replaces files of ours.
+Output is atomic: it appears by a rename, and only replaces checkpoints.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from dinov3_ref.checkpoints.checkpoint import Checkpoint
 from dinov3_ref.checkpoints.layouts.convnext import CONVNEXT_LAYOUTS, repeat_norm
 from dinov3_ref.checkpoints.layouts.hf import HuggingFaceLayout
 from dinov3_ref.checkpoints.layouts.official import PERIODS
-from dinov3_ref.checkpoints.layouts.periods import PeriodRounding, round_to_bf16
+from dinov3_ref.checkpoints.layouts.rope_periods import PeriodRounding, round_to_bf16
 from dinov3_ref.checkpoints.layouts.timm import TimmLayout
 from dinov3_ref.checkpoints.load import load_checkpoint
 from dinov3_ref.checkpoints.sidecars import hf_config, hf_preprocessor, obstacles, timm_config
-from dinov3_ref.errors import CheckpointError
+from dinov3_ref.errors import CheckpointError, reason_of
 from dinov3_ref.models.config import ConvNeXtConfig
 
 Target = Literal["hf", "timm", "official"]
@@ -51,7 +52,7 @@ def convert(
     arch: str | None = None,
     periods: PeriodRounding = "bf16",
 ) -> list[Path]:
-    """Load `source` as `load_checkpoint` does, write it as `save_checkpoint` does; the files written."""
+    """Load `source` with `load_checkpoint`, write it with `save_checkpoint`; returns the files written."""
     _refuse_existing(Path(out), overwrite)  # before a long load
     return save_checkpoint(load_checkpoint(source, arch=arch, periods=periods), to, out, overwrite=overwrite)
 
@@ -67,9 +68,9 @@ def save_checkpoint(
     """Write `checkpoint` and return the files written.
 
     hf: a directory for `transformers.AutoModel.from_pretrained`. timm: a directory for
-    `timm.create_model("local-dir:OUT")`, whose model.safetensors suits `checkpoint_path=` too. official: one
-    file, a flat `torch.save` if `out` ends in .pth and safetensors otherwise, with bf16 periods as released.
-    Raises `CheckpointError` if `out` is in the way or the layout cannot hold this model.
+    `timm.create_model("local-dir:OUT")`; its model.safetensors also works as `checkpoint_path=`. official:
+    one file, `torch.save` if `out` ends in .pth and safetensors otherwise, with bf16 periods as released.
+    Raises `CheckpointError` if `out` exists or the layout cannot store this model.
     """
     if to not in WRITERS:
         raise CheckpointError(f"unknown layout {to!r}; wanted one of {', '.join(WRITERS)}")
@@ -83,7 +84,7 @@ def save_checkpoint(
         names = WRITERS[to](checkpoint, draft, max_shard_bytes)
         _move_into_place(draft, out)
     except OSError as error:
-        raise CheckpointError(f"{out} cannot be written: {error.strerror or error}") from error
+        raise CheckpointError(f"{out} cannot be written: {reason_of(error)}") from error
     finally:
         _remove(draft)
     return [out / name for name in names] if names else [out]
@@ -136,7 +137,7 @@ WRITERS: dict[str, Callable[[Checkpoint, Path, int], list[str]]] = {
 
 
 def _write_shards(tensors: Mapping[str, Tensor], directory: Path, max_shard_bytes: int) -> list[str]:
-    """model.safetensors, or numbered shards of at most `max_shard_bytes` and their index."""
+    """Write model.safetensors, or numbered shards of at most `max_shard_bytes` and their index."""
     from safetensors.torch import save_file
 
     shards: list[dict[str, Tensor]] = [{}]
@@ -168,17 +169,17 @@ def _write_documents(documents: Mapping[str, dict[str, Any]], directory: Path) -
 
 
 def _compact(tensor: Tensor) -> Tensor:
-    """A tensor that owns no more memory than it shows: `torch.save` writes whole storages."""
+    """The tensor in a storage of its own size, because `torch.save` writes whole storages."""
     whole = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
     return tensor if whole else tensor.contiguous().clone()
 
 
 def _refuse_existing(out: Path, overwrite: bool) -> None:
-    """Raise unless `out` is free, or may be replaced and holds nothing beside a checkpoint."""
+    """Raise if `out` exists, unless it may be overwritten and holds only a checkpoint."""
     if not out.exists():
         return
     if not overwrite:
-        raise CheckpointError(f"{out} exists already; choose another place or give --overwrite")
+        raise CheckpointError(f"{out} exists already; choose another path or give --overwrite")
     if out.is_dir():
         ours = (".safetensors", ".json")
         foreign = sorted(path.name for path in out.iterdir() if path.is_dir() or path.suffix not in ours)
@@ -187,7 +188,7 @@ def _refuse_existing(out: Path, overwrite: bool) -> None:
 
 
 def _move_into_place(draft: Path, out: Path) -> None:
-    """Rename `draft` to `out`; a directory, which no rename replaces, steps aside first."""
+    """Rename `draft` to `out`; an existing directory, which a rename cannot replace, is renamed first."""
     if out.is_dir() or (out.exists() and draft.is_dir()):
         aside = out.with_name(f".replaced-{os.getpid()}-{out.name}")
         out.rename(aside)
@@ -198,7 +199,7 @@ def _move_into_place(draft: Path, out: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or a directory, if it is there."""
+    """Remove a file or directory if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

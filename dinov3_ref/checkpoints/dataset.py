@@ -1,7 +1,7 @@
-"""Which images a checkpoint was trained on: it decides the input's mean and std (docs/spec.md 1.3, 3.5, 6).
+"""Find the data set a checkpoint was trained on, which decides input mean and std (docs/spec.md 1.3, 3.5, 6).
 
-Evidence, the best first: the hash of a released file, the normalisation in a JSON file beside the weights,
-the file's name, and last the shapes, where only one released checkpoint has them.
+In order of preference: the hash of a released file, the normalisation in a JSON file beside the weights, the
+file's name, and the shapes if only one released checkpoint has them.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ NORMALIZATION: dict[str, tuple[Channels, Channels]] = {
     "lvd1689m": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "sat493m": ((0.430, 0.411, 0.296), (0.213, 0.156, 0.143)),
 }
-META_LICENCE = "dinov3-license"  # its name on the hub and in timm
+META_LICENCE = "dinov3-license"  # the licence's name on the hub and in timm
 TOLERANCE = 1e-3  # the JSON files round differently; the two data sets are 0.04 apart
 
 
 def sidecar_normalization(sidecars: Mapping[str, Mapping[str, Any]]) -> tuple[Channels, Channels] | None:
-    """(mean, std) of Hugging Face's preprocessor_config.json or timm's config.json, if there is one."""
+    """(mean, std) from Hugging Face's preprocessor_config.json or timm's config.json; None without either."""
     processor = sidecars.get("preprocessor_config.json", {})
     pretrained = json_object(sidecars.get("config.json", {}), "pretrained_cfg")
     for source, prefix in ((processor, "image_"), (pretrained, "")):
@@ -35,7 +35,7 @@ def sidecar_normalization(sidecars: Mapping[str, Mapping[str, Any]]) -> tuple[Ch
 
 
 def sidecar_licence(sidecars: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The weights' licence, as timm's config.json names it, if it does."""
+    """Licence of the weights from timm's config.json, or None."""
     named = json_object(sidecars.get("config.json", {}), "pretrained_cfg").get("license")
     return named if isinstance(named, str) else None
 
@@ -43,7 +43,10 @@ def sidecar_licence(sidecars: Mapping[str, Mapping[str, Any]]) -> str | None:
 def infer_dataset(
     name: str, sha256: str, normalization: tuple[Channels, Channels] | None, arch: str, untied: bool | None
 ) -> tuple[str | None, str | None]:
-    """(data set or None, a note or None). `untied`: `local_cls_norm` is there; None: layout lacks it."""
+    """(data set or None, a note or None).
+
+    `untied`: whether the file has `local_cls_norm`; None if its layout cannot store it.
+    """
     for row in RELEASED:
         if sha256.startswith(row.hash_prefix):
             return row.dataset, None
@@ -62,7 +65,7 @@ def _by_mean(mean: Channels) -> tuple[str | None, str | None]:
     for dataset, (known, _) in NORMALIZATION.items():
         if all(abs(a - b) < TOLERANCE for a, b in zip(mean, known, strict=True)):
             return dataset, None
-    return None, f"data set unknown: input mean {mean} beside the weights is none of DINOv3's"
+    return None, f"data set unknown: input mean {mean} beside the weights is not one of DINOv3's"
 
 
 def _by_shape(arch: str, untied: bool | None) -> tuple[str | None, str | None]:
@@ -81,7 +84,7 @@ def _is_untied(config: ModelConfig) -> bool:
 
 
 def _channels(value: Any) -> Channels | None:
-    """Three numbers, or None for anything else a JSON file may hold."""
+    """Three numbers from a JSON file, or None for anything else."""
     if not isinstance(value, list) or len(value) != 3 or not all(isinstance(v, int | float) for v in value):
         return None
     return float(value[0]), float(value[1]), float(value[2])

@@ -1,7 +1,7 @@
-"""Read a checkpoint's file or directory: tensors as they are named in it, and the JSON files beside them.
+"""Read a checkpoint file or directory: tensors under the file's own names, and the JSON files beside them.
 
-The format is told by the content, not by the suffix. safetensors comes first; a pickle is only ever read
-with `weights_only`, so nothing in it is executed. Tensors are memory-mapped where the format allows.
+The format is detected from the content, not from the suffix. Pickles are read with `weights_only`, so no code
+in them runs. Tensors are memory-mapped where the format allows it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from dinov3_ref.errors import CheckpointError, KeyMismatch
+from dinov3_ref.errors import CheckpointError, KeyMismatch, reason_of
 
 WEIGHTS_NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -27,7 +27,7 @@ HASH_CHUNK_BYTES = 1 << 22
 
 @dataclass(frozen=True)
 class RawCheckpoint:
-    """What the file says, before anything is understood: `tree` may be nested and hold non-tensors."""
+    """The uninterpreted content of a file: `tree` may be nested and hold other objects than tensors."""
 
     path: Path
     tree: Mapping[str, Any]
@@ -36,7 +36,7 @@ class RawCheckpoint:
 
 
 def read_checkpoint(path: Path) -> RawCheckpoint:
-    """Read a file, or the one checkpoint of a directory. Raises `CheckpointError` in one line."""
+    """Read a file, or the only checkpoint of a directory. Raises `CheckpointError`."""
     try:
         weights = _find_weights(path) if path.is_dir() else path
         if not weights.is_file():
@@ -48,7 +48,7 @@ def read_checkpoint(path: Path) -> RawCheckpoint:
             tree, digest = _read_file(weights), sha256_of(weights)
         sidecars = _read_sidecars(weights.parent) if weights.name in WEIGHTS_NAMES or path.is_dir() else {}
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise CheckpointError(f"{path} cannot be read: {reason_of(error)}") from error
     return RawCheckpoint(path, tree, digest, sidecars)
 
 
@@ -70,7 +70,7 @@ def _find_weights(directory: Path) -> Path:
         return found[0]
     if any(directory.glob("*.distcp")):
         raise CheckpointError(
-            f"{directory} is a distributed training checkpoint (.distcp); make one file of it with "
+            f"{directory} is a distributed training checkpoint (.distcp); convert it to one file with "
             "torch.distributed.checkpoint.format_utils.dcp_to_torch_save"
         )
     names = ", ".join(p.name for p in found[:3]) or "none"
@@ -85,23 +85,24 @@ def _read_file(path: Path) -> Mapping[str, Any]:
         head = stream.read(64)
     if head.startswith(b"PK\x03\x04"):
         return _read_pickle(path, mmap=True)
-    # Eight bytes of header length, then JSON. Asked before the pickle: a length may begin with 0x80 too.
+    # safetensors: eight bytes of header length, then JSON. Checked before pickle: a length may also begin
+    # with 0x80.
     if head[8:9] == b"{":
         return _read_safetensors(path)
     if head[:1] == b"\x80":
         return _read_pickle(path, mmap=False)  # torch.save before 1.6 cannot be mapped
-    raise CheckpointError(f"{path} {_what_else(head)}; wanted safetensors or a torch.save file")
+    raise CheckpointError(f"{path} {_wrong_content(head)}; wanted safetensors or a torch.save file")
 
 
-def _what_else(head: bytes) -> str:
-    """Name the usual things that are found in place of a checkpoint."""
+def _wrong_content(head: bytes) -> str:
+    """Name the kind of file that was found instead of a checkpoint."""
     if not head:
         return "is empty"
     if head.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the file it points to (git lfs pull)"
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         return "is a web page or an error answer, not weights (the download link may have expired)"
-    return "is no checkpoint"
+    return "is not a checkpoint"
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -110,25 +111,25 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as stream:
             return {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118  not a mapping
-    except Exception as error:  # a damaged header can name types that nobody knows
+    except Exception as error:  # a damaged header may name unknown types
         raise CheckpointError(
-            f"{path} is a damaged or truncated safetensors file ({_first_sentence(error)}); fetch it again"
+            f"{path} is a damaged or truncated safetensors file ({reason_of(error)}); fetch it again"
         ) from error
 
 
 def _read_pickle(path: Path, *, mmap: bool) -> Mapping[str, Any]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about old storage classes and TorchScript: judged below
+            warnings.simplefilter("ignore")  # about old storage classes and TorchScript: checked below
             tree = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # a damaged pickle can raise anything at all
+    except Exception as error:  # a damaged pickle may raise any class
         if refused := re.search(r"GLOBAL ([\w.]+)|class ([\w.]+)", str(error)):
             raise CheckpointError(
                 f"{path} holds Python objects beside tensors ({refused[1] or refused[2]}), which could run "
                 "code, and was not opened; re-save it with torch.save(model.state_dict(), ...)"
             ) from error
         raise CheckpointError(
-            f"{path} is a damaged or truncated torch.save file ({_first_sentence(error)}); fetch it again"
+            f"{path} is a damaged or truncated torch.save file ({reason_of(error)}); fetch it again"
         ) from error
     if not isinstance(tree, Mapping):
         raise CheckpointError(f"{path} holds a {type(tree).__name__}; wanted a dictionary of tensors")
@@ -136,7 +137,7 @@ def _read_pickle(path: Path, *, mmap: bool) -> Mapping[str, Any]:
 
 
 def shards_of(index_path: Path) -> list[str]:
-    """File names in an index, sorted. Raises `CheckpointError` for one that points outside the directory."""
+    """Shard file names of an index, sorted. Raises `CheckpointError` for a name outside the directory."""
     weight_map = _read_json(index_path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index_path} has no weight_map; wanted tensor name -> shard file name")
@@ -150,7 +151,7 @@ def shards_of(index_path: Path) -> list[str]:
 
 
 def _read_shards(index_path: Path) -> tuple[dict[str, Any], str]:
-    """Tensors of a sharded directory, and the hash over its sorted "name sha256" lines."""
+    """Tensors of a sharded checkpoint, and the hash of its sorted "name sha256" lines."""
     tree: dict[str, Any] = {}
     lines = []
     weight_map = _read_json(index_path).get("weight_map", {})
@@ -181,14 +182,14 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON ({_first_sentence(error)})") from error
+        raise CheckpointError(f"{path} is not JSON ({reason_of(error)})") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} holds a {type(data).__name__}; wanted a JSON object")
     return data
 
 
 def json_number(document: Mapping[str, Any], key: str) -> float | None:
-    """A number of a JSON file, or None if it is not there. Raises `CheckpointError` for anything else."""
+    """A number in a JSON file, or None if it is missing. Raises `CheckpointError` for another type."""
     value = document.get(key)
     if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
         return value
@@ -196,10 +197,6 @@ def json_number(document: Mapping[str, Any], key: str) -> float | None:
 
 
 def json_object(document: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """An object inside a JSON file; empty if there is none of that name."""
+    """An object in a JSON file; empty if it is missing or not an object."""
     value = document.get(key)
     return value if isinstance(value, dict) else {}
-
-
-def _first_sentence(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0].split(". ")[0][:120]

@@ -1,10 +1,9 @@
-"""Fetch a released checkpoint from the Hugging Face hub: gated official repository, or mirror without a gate.
+"""Fetch a released checkpoint from the Hugging Face hub: the gated official repository, or timm's mirror.
 
-With a token the official repository comes first; without one, or where the token opens no gate, timm's mirror
-of the same weights does (docs/spec.md 3.4: it lacks what inference never uses). Every weight file is
-hashed against
-the SHA-256 that the hub recorded for it, offline too: the cache names blobs by it. HF_ENDPOINT, HF_HOME,
-HF_HUB_CACHE and HF_HUB_OFFLINE mean what they mean to huggingface_hub, which is imported only here.
+With a token the official repository is tried first. Without one, or without access, timm's mirror of the same
+weights is used; it lacks only what inference never uses (docs/spec.md 3.4). The SHA-256 of every weight file
+is compared with the one that the hub recorded, offline too, because the cache names its files by it.
+HF_ENDPOINT, HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE work as in huggingface_hub, which is imported only here.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from pathlib import Path
 
 from dinov3_ref.checkpoints.architecture import find_asked
 from dinov3_ref.checkpoints.files import sha256_of, shards_of
-from dinov3_ref.errors import ConfigError, HubError
+from dinov3_ref.errors import ConfigError, HubError, reason_of
 from dinov3_ref.models.released import RELEASED, ReleasedModel
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-SIDECARS = ("config.json", "preprocessor_config.json")  # the mirror has the first alone
+SIDECARS = ("config.json", "preprocessor_config.json")  # the mirror has only the first
 WAYS_OUT = (
     "ways out: a local file, a token with access (hf auth login), HF_HUB_OFFLINE=1 with a warm cache, "
     "or --weights random"
@@ -34,7 +33,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Fetched:
-    """A fetched checkpoint: a directory to give to `load_checkpoint`, and where it came from."""
+    """A fetched checkpoint: a directory for `load_checkpoint`, and its origin."""
 
     path: Path
     source: str  # "repository@commit"
@@ -45,27 +44,27 @@ class Fetched:
 
 
 class _Unavailable(Exception):
-    """One repository cannot serve; the message says why, in half a line."""
+    """A repository cannot be used; the message is the short reason."""
 
 
 class _NoSuchEntry(_Unavailable):
-    """The repository (or the cache) is there, the file is not."""
+    """The repository (or the cache) exists, but not the file."""
 
 
 def fetch(
     name: str, *, dataset: str | None = None, revision: str | None = None, offline: bool | None = None
 ) -> Fetched:
-    """Download, or find in the cache, the released model `name`: an arch, torch.hub, HF or timm name.
+    """Download the released model `name`, or find it in the cache: an arch, torch.hub, HF or timm name.
 
-    `dataset` tells apart the two files of ViT-L and 7B; `offline` (default: HF_HUB_OFFLINE) looks at the
-    cache alone. Raises `ConfigError` for what was never released, and `HubError` where the hub, the network,
-    a permission, room on the disk or an intact file is missing.
+    `dataset` chooses between the two files of ViT-L and 7B. `offline` (default: HF_HUB_OFFLINE) uses only the
+    cache. Raises `ConfigError` for a model that was never released, and `HubError` for problems with the hub,
+    the network, access, disk space or a damaged file.
     """
     row = _find(name, dataset)
     try:
         from huggingface_hub import constants, get_token
     except ImportError as error:
-        raise HubError("fetching weights wants huggingface_hub: pip install huggingface_hub") from error
+        raise HubError("fetching weights needs huggingface_hub: pip install huggingface_hub") from error
     offline = constants.HF_HUB_OFFLINE if offline is None else offline
     official_first = offline or bool(get_token())
     mirror = f"timm/{row.timm_name}" if row.timm_name else None
@@ -96,11 +95,11 @@ def _find(name: str, dataset: str | None) -> ReleasedModel:
 
 
 def _fetch_repository(repo: str, revision: str | None, offline: bool, notes: tuple[str, ...]) -> Fetched:
-    """One repository, from the cache where the hub does not answer. Raises `_Unavailable`."""
+    """Fetch from one repository, or from the cache if the hub does not answer. Raises `_Unavailable`."""
     if offline:
         return _gather(repo, revision, True, notes)
     try:
-        _ask(repo, revision)
+        _check_reachable(repo, revision)
     except _Unavailable as refusal:
         try:
             return _gather(repo, revision, True, (*notes, f"{repo}: {refusal}; used the cache"))
@@ -110,7 +109,10 @@ def _fetch_repository(repo: str, revision: str | None, offline: bool, notes: tup
 
 
 def _gather(repo: str, revision: str | None, offline: bool, notes: tuple[str, ...]) -> Fetched:
-    """All files of one commit, the weights hashed. Raises `_Unavailable`, or `HubError` for a damaged one."""
+    """Get all files of one commit and check the weights' hashes.
+
+    Raises `_Unavailable`, or `HubError` for a damaged file.
+    """
     try:
         first = _download(repo, WEIGHTS, revision, offline)
         shards: list[str] = []
@@ -118,7 +120,7 @@ def _gather(repo: str, revision: str | None, offline: bool, notes: tuple[str, ..
         first = _download(repo, INDEX, revision, offline)
         shards = shards_of(first)
     directory = first.parent
-    commit = directory.name  # the cache's snapshots are named by commit: the rest must be of the same one
+    commit = directory.name  # snapshots in the cache are named by commit; all files must be from the same one
     weights = [_download(repo, shard, commit, offline) for shard in shards] or [first]
     for name in SIDECARS:
         with suppress(_NoSuchEntry):
@@ -129,8 +131,8 @@ def _gather(repo: str, revision: str | None, offline: bool, notes: tuple[str, ..
     return Fetched(directory, f"{repo}@{commit}", notes)
 
 
-def _ask(repo: str, revision: str | None) -> None:
-    """One request, without the half minute of retries that a download makes where there is no network."""
+def _check_reachable(repo: str, revision: str | None) -> None:
+    """Send one request: without a network, a download would retry for half a minute."""
     from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url
 
     url = hf_hub_url(repo, SIDECARS[0], revision=revision, endpoint=os.environ.get("HF_ENDPOINT"))
@@ -139,7 +141,7 @@ def _ask(repo: str, revision: str | None) -> None:
 
 
 def _download(repo: str, filename: str, revision: str | None, offline: bool) -> Path:
-    """Path in the cache."""
+    """Download a file; returns its path in the cache."""
     from huggingface_hub import hf_hub_download
 
     endpoint = os.environ.get("HF_ENDPOINT")
@@ -151,7 +153,7 @@ def _download(repo: str, filename: str, revision: str | None, offline: bool) -> 
 
 @contextmanager
 def _reasons(repo: str, filename: str, revision: str | None) -> Iterator[None]:
-    """Turn whatever the hub's client raises into `_Unavailable`, with the reason in half a line."""
+    """Turn all exceptions of the hub's client into `_Unavailable` with a short reason."""
     from huggingface_hub import constants, errors
 
     try:
@@ -166,16 +168,16 @@ def _reasons(repo: str, filename: str, revision: str | None) -> Iterator[None]:
         raise _NoSuchEntry("not in the cache") from error
     except errors.EntryNotFoundError as error:
         raise _NoSuchEntry(f"has no {filename}") from error
-    except Exception as error:  # each network library has exceptions of its own
+    except Exception as error:  # each network library has its own classes
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise _Unavailable(f"no room left on the disk under {constants.HF_HUB_CACHE}") from error
+            raise _Unavailable(f"no space left on the disk under {constants.HF_HUB_CACHE}") from error
         raise _Unavailable(_cause(error)) from error
 
 
 def _is_intact(path: Path, repo: str) -> bool:
     """True if the file has the recorded SHA-256, False if none is recorded; else raises `HubError`.
 
-    The cache's entry is a link to a blob, and the blob is named by the hash that the hub gave for it.
+    A file in the cache is a link to a blob, whose name is the hash that the hub recorded.
     """
     if not path.is_symlink():
         return False
@@ -192,8 +194,7 @@ def _is_intact(path: Path, repo: str) -> bool:
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost reason, in half a line."""
+    """Class and message of the innermost exception."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = (str(error) or type(error).__name__).splitlines()[0]
-    return f"{type(error).__name__}: {text[:100]}"
+    return f"{type(error).__name__}: {reason_of(error, 100)}"

@@ -1,7 +1,7 @@
-"""Load any DINOv3 checkpoint into official names, strictly (docs/spec.md 3).
+"""Load a DINOv3 checkpoint in any layout, strictly, with official key names (docs/spec.md 3).
 
-read file → unwrap → detect layout → infer configuration → check every tensor → rename → fill what the layout
-had to drop. Each step is a module of its own; this one is their order.
+read file → unwrap → detect layout → infer configuration → check every tensor → rename → fill in what the
+layout dropped. Each step has its own module; this one calls them in order.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 
 from dinov3_ref.checkpoints.architecture import check_architecture, infer_config, name_architecture
+from dinov3_ref.checkpoints.check_tensors import check_keys, check_values
 from dinov3_ref.checkpoints.checkpoint import Checkpoint
 from dinov3_ref.checkpoints.dataset import infer_dataset, sidecar_licence, sidecar_normalization
-from dinov3_ref.checkpoints.expected import Shape, expected_shapes
 from dinov3_ref.checkpoints.files import RawCheckpoint, read_checkpoint
 from dinov3_ref.checkpoints.hub import Fetched
-from dinov3_ref.checkpoints.layouts.bias import key_mask
 from dinov3_ref.checkpoints.layouts.convnext import ConvNeXtLayout, check_repeated_norm, infer_convnext
 from dinov3_ref.checkpoints.layouts.detect import detect_layout
 from dinov3_ref.checkpoints.layouts.official import PERIODS
-from dinov3_ref.checkpoints.layouts.periods import PeriodRounding, rope_periods
-from dinov3_ref.checkpoints.layouts.unwrap import unwrap
-from dinov3_ref.checkpoints.lazy import LazyTensors
-from dinov3_ref.checkpoints.strict import check_keys, check_values
+from dinov3_ref.checkpoints.layouts.qkv_bias import key_mask
+from dinov3_ref.checkpoints.layouts.rope_periods import PeriodRounding, rope_periods
+from dinov3_ref.checkpoints.lazy_tensors import LazyTensors
+from dinov3_ref.checkpoints.tensor_shapes import Shape, expected_shapes
+from dinov3_ref.checkpoints.unwrap import unwrap
 from dinov3_ref.models.backbone import Backbone
 from dinov3_ref.models.config import ConvNeXtConfig, ModelConfig, ViTConfig
 from dinov3_ref.models.convnext import ConvNeXt
@@ -39,11 +39,11 @@ from dinov3_ref.models.vision_transformer import DinoVisionTransformer
 def load_checkpoint(
     path: str | os.PathLike[str], *, arch: str | None = None, periods: PeriodRounding = "bf16"
 ) -> Checkpoint:
-    """Load `path`: a file, a directory, or what `fetch` returned.
+    """Load `path`: a file, a directory, or the result of `fetch`.
 
     `arch` is checked against the file: a key of ARCHITECTURES, or a torch.hub, Hugging Face or timm name.
-    `periods` says how RoPE periods are computed where the file has none: "bf16" gives official features,
-    "fp32" those of Hugging Face and timm. Raises `CheckpointError` or one of its children, in one line.
+    `periods` is the rounding of RoPE periods if the file has none: "bf16" gives official features, "fp32"
+    those of Hugging Face and timm. Raises `CheckpointError` or a subclass.
     """
     fetched = path if isinstance(path, Fetched) else None
     raw = read_checkpoint(Path(path))
@@ -81,9 +81,9 @@ def load_checkpoint(
 
 
 def build_model(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Backbone:
-    """The model, in eval mode, on the checkpoint's own tensors: no second copy where the dtype is theirs.
+    """The model in eval mode. It uses the checkpoint's own tensors, without a copy, if `dtype` is theirs.
 
-    RoPE periods stay fp32 whatever `dtype` is: their rounding is the checkpoint's business.
+    RoPE periods stay fp32 for any `dtype`: they are rounded when the checkpoint is loaded.
     """
     config = checkpoint.config
     kind = ConvNeXt if isinstance(config, ConvNeXtConfig) else DinoVisionTransformer
@@ -95,7 +95,10 @@ def build_model(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> B
 
 
 def _identify(raw: RawCheckpoint, layout: str, in_file: ModelConfig, name: str) -> Checkpoint:
-    """All but the tensors. Where the layout drops tensors, the configuration is the released model's own."""
+    """The checkpoint without its tensors.
+
+    If the layout drops tensors, the released model decides about `local_cls_norm`.
+    """
     official = layout == "official"
     arch, config = name_architecture(in_file, biases_may_lack=not official)
     normalization = sidecar_normalization(raw.sidecars)
@@ -124,13 +127,13 @@ def _identify(raw: RawCheckpoint, layout: str, in_file: ModelConfig, name: str) 
     )
 
 
-# What a layout may have dropped, by the end of the official key, and what stands in for it.
-STAND_INS: dict[str, str] = {
+# End of an official key that a layout may drop -> note on the value that replaces it.
+DEFAULTS: dict[str, str] = {
     "mask_token": "mask_token: absent, set to zeros (inference never uses it)",
-    "local_cls_norm.weight": "local_cls_norm: absent, set to the identity (training alone uses it)",
-    "local_cls_norm.bias": "local_cls_norm: absent, set to the identity (training alone uses it)",
+    "local_cls_norm.weight": "local_cls_norm: absent, set to the identity (only training uses it)",
+    "local_cls_norm.bias": "local_cls_norm: absent, set to the identity (only training uses it)",
     "qkv.bias": "qkv biases: absent, set to zeros",
-    "qkv.bias_mask": "qkv bias masks: absent, set to stop k and pass q and v",
+    "qkv.bias_mask": "qkv bias masks: absent, set to mask k only",
     PERIODS: "RoPE periods: absent, computed from base {base:g} and {rounding}",
 }
 ROUNDING_WORDS = {
@@ -142,7 +145,7 @@ ROUNDING_WORDS = {
 def _complete(
     found: Mapping[str, Tensor], config: ModelConfig, periods: PeriodRounding
 ) -> tuple[LazyTensors, list[str]]:
-    """`found` with every tensor of `config`, in order; and a note on each kind that was filled in."""
+    """`found` completed to every tensor of `config`, in order, and a note on each kind of added tensor."""
     state: dict[str, Tensor | Callable[[], Tensor]] = {}
     notes: dict[str, None] = {}  # an ordered set
     for key, shape in expected_shapes(config).items():
@@ -150,14 +153,14 @@ def _complete(
             state[key] = found[key].to(torch.float32) if key == PERIODS else partial(found.__getitem__, key)
             continue
         assert isinstance(config, ViTConfig)  # a ConvNeXt's layouts drop nothing
-        suffix = next(end for end in STAND_INS if key.endswith(end))
-        state[key] = _stand_in(suffix, shape, config, periods)
+        suffix = next(end for end in DEFAULTS if key.endswith(end))
+        state[key] = _default(suffix, shape, config, periods)
         base = config.pos_embed_rope_base or 0.0
-        notes[STAND_INS[suffix].format(base=base, rounding=ROUNDING_WORDS[periods])] = None
+        notes[DEFAULTS[suffix].format(base=base, rounding=ROUNDING_WORDS[periods])] = None
     return LazyTensors(state), list(notes)
 
 
-def _stand_in(suffix: str, shape: Shape, config: ViTConfig, periods: PeriodRounding) -> Tensor:
+def _default(suffix: str, shape: Shape, config: ViTConfig, periods: PeriodRounding) -> Tensor:
     if suffix == PERIODS:
         return rope_periods(config, periods)
     if suffix == "qkv.bias_mask":

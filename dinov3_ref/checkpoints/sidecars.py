@@ -1,4 +1,4 @@
-"""The JSON files that transformers and timm want beside the weights, and what neither can describe.
+"""JSON files that transformers and timm need beside the weights, and what they cannot describe.
 
 Source: docs/spec.md 3.3 and 3.4 (configuration fields), 6 (pre-processing of each library).
 """
@@ -12,12 +12,12 @@ from torch import Tensor
 
 from dinov3_ref.checkpoints.checkpoint import Channels, Checkpoint
 from dinov3_ref.checkpoints.dataset import META_LICENCE, NORMALIZATION
-from dinov3_ref.checkpoints.expected import ffn_width
-from dinov3_ref.checkpoints.layouts.bias import has_key_bias, has_qkv_bias
 from dinov3_ref.checkpoints.layouts.convnext import HF_ACTIVATION, HF_EPS, HF_MODEL_TYPE
 from dinov3_ref.checkpoints.layouts.hf import FFN_ACTIVATION, NORM_BY_EPS
 from dinov3_ref.checkpoints.layouts.official import PERIODS
-from dinov3_ref.checkpoints.layouts.periods import is_computed
+from dinov3_ref.checkpoints.layouts.qkv_bias import has_key_bias, has_qkv_bias
+from dinov3_ref.checkpoints.layouts.rope_periods import is_computed
+from dinov3_ref.checkpoints.tensor_shapes import ffn_width
 from dinov3_ref.models.config import ConvNeXtConfig, ViTConfig
 from dinov3_ref.models.released import RELEASED
 
@@ -25,27 +25,27 @@ HF_IMAGE_SIZE = 224
 TIMM_IMAGE_SIZE = 256
 BILINEAR = 2  # PIL's number
 
-# arch -> timm's name; a model that has none is described by its nearest relative and `model_args`.
+# arch -> timm's name; a model without one is described by a similar model and `model_args`.
 TIMM_NAMES = {row.arch: row.timm_name.split(".")[0] for row in RELEASED if row.timm_name}
-TIMM_CONVNEXT = "convnext_tiny"  # the relative of a ConvNeXt of other dimensions
-TIMM_RELATIVE = {True: "vit_small_plus_patch16_dinov3", False: "vit_small_patch16_dinov3"}  # by SwiGLU
-TIMM_WITHOUT_BIAS_TWIN = ("vit_7b",)
+TIMM_CONVNEXT = "convnext_tiny"  # for a ConvNeXt of other dimensions
+TIMM_SIMILAR = {True: "vit_small_plus_patch16_dinov3", False: "vit_small_patch16_dinov3"}  # by SwiGLU
+TIMM_WITHOUT_QKVB_VARIANT = ("vit_7b",)
 
 
 def obstacles(checkpoint: Checkpoint, layout: str) -> Iterator[str]:
-    """Why `checkpoint` cannot be stored in "hf" or "timm" so that the library computes the same features."""
+    """Reasons why "hf" or "timm" cannot store `checkpoint` so that the library computes the same features."""
     config = checkpoint.config
     timm = layout == "timm"
     if isinstance(config, ConvNeXtConfig):
         if not config.layer_scale_init_value and not timm:
-            yield "it wants LayerScale in every block"
+            yield "it needs LayerScale in every block"
         return
     if config.untie_cls_and_patch_norms:
         yield "it has no separate cls_norm"
     if not config.layerscale_init:
-        yield "it wants LayerScale in every block"
+        yield "it needs LayerScale in every block"
     if not config.n_storage_tokens:
-        yield "it wants storage tokens"
+        yield "it needs storage tokens"
     if config.norm_layer == "rmsnorm" or (timm and config.norm_layer != "layernormbf16"):
         yield f"it has no norm {config.norm_layer!r}"
     if config.pos_embed_rope_normalize_coords != "separate":
@@ -57,7 +57,7 @@ def obstacles(checkpoint: Checkpoint, layout: str) -> Iterator[str]:
 
 
 def normalization(checkpoint: Checkpoint) -> tuple[Channels, Channels]:
-    """(mean, std) of the checkpoint's inputs; ImageNet's where nobody knows better."""
+    """Input (mean, std) of a checkpoint; ImageNet's if unknown."""
     if checkpoint.mean and checkpoint.std:
         return checkpoint.mean, checkpoint.std
     return NORMALIZATION[checkpoint.dataset or "lvd1689m"]
@@ -136,7 +136,7 @@ def hf_preprocessor(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def timm_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """config.json for `timm.create_model("local-dir:...")`; "architecture" is a name `create_model` takes."""
+    """config.json for `timm.create_model("local-dir:...")`; "architecture" is a name for `create_model`."""
     config = checkpoint.config
     architecture, arguments = _timm_architecture(checkpoint)
     mean, std = normalization(checkpoint)
@@ -175,10 +175,10 @@ def _timm_architecture(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
     biased = has_qkv_bias(checkpoint.state, config)
     theta = config.pos_embed_rope_base
     arguments: dict[str, Any] = {} if theta == 100.0 else {"rope_temperature": theta}
-    if arch in TIMM_NAMES and not (biased and arch in TIMM_WITHOUT_BIAS_TWIN):
+    if arch in TIMM_NAMES and not (biased and arch in TIMM_WITHOUT_QKVB_VARIANT):
         name = TIMM_NAMES[arch]
     else:
-        name = TIMM_RELATIVE[config.ffn_layer != "mlp"]
+        name = TIMM_SIMILAR[config.ffn_layer != "mlp"]
         arguments |= {
             "embed_dim": config.embed_dim,
             "depth": config.depth,

@@ -16,7 +16,7 @@ from torch import nn
 
 from dinov3_ref.checkpoints import Checkpoint, build_model
 from dinov3_ref.checkpoints.layouts.official import PERIODS
-from dinov3_ref.checkpoints.layouts.periods import PeriodRounding, rope_periods
+from dinov3_ref.checkpoints.layouts.rope_periods import PeriodRounding, rope_periods
 from tests.parity.implementations import (
     MODELS,
     TIMM_ENTRIES,

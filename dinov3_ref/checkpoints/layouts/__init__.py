@@ -1,1 +1,1 @@
-"""Checkpoint layouts: official, Hugging Face, timm; detection and key names."""
+"""Checkpoint layouts (official, Hugging Face, timm): detection, key names, conversion."""

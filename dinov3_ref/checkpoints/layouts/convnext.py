@@ -1,9 +1,11 @@
-"""DINOv3 ConvNeXts in the three layouts: their names, and the configuration that shapes tell.
+"""The three layouts of DINOv3 ConvNeXts: key names, and the configuration inferred from shapes.
 
 Source: docs/spec.md 3.2-3.5.
 
-All three hold the same tensors under other names, but for `norms.3`, which officially repeats `norm`: it is
-checked against it where a file has it, and left out elsewhere. Symbols: C channels of a stage.
+All three store the same tensors under different names, except for `norms.3`, the official copy of `norm`: it
+is compared with `norm` if a file has it, and dropped in the other layouts.
+
+Symbols: C channels of a stage.
 """
 
 from __future__ import annotations
@@ -21,8 +23,11 @@ from dinov3_ref.models.config import DOWNSAMPLING, STAGES, STEM_STRIDE, ConvNeXt
 
 Shape = tuple[int, ...]
 KERNEL = 7  # of the depthwise convolution
-EXPANSION = 4
-TWICE = {"norms.3.weight": "norm.weight", "norms.3.bias": "norm.bias"}  # officially one module, two names
+EXPANSION = 4  # of the pointwise layers
+TWICE = {
+    "norms.3.weight": "norm.weight",
+    "norms.3.bias": "norm.bias",
+}  # one module with two names in official files
 HF_MODEL_TYPE, HF_EPS, HF_ACTIVATION = "dinov3_convnext", 1e-6, "gelu"
 
 
@@ -62,7 +67,7 @@ def _block_shapes(C: int, config: ConvNeXtConfig) -> Iterator[tuple[str, Shape]]
 
 @dataclass(frozen=True)
 class ConvNeXtLayout:
-    """One way to name the tensors of a ConvNeXt: patterns on official keys, the first hit counts."""
+    """One way to name the tensors of a ConvNeXt: patterns on official keys; the first match counts."""
 
     name: str  # official | hf | timm
     mark: str  # a key that only this layout has
@@ -70,7 +75,7 @@ class ConvNeXtLayout:
     hints: Callable[[Mapping[str, Mapping[str, Any]]], dict[str, Any]] = lambda sidecars: {}
     older: tuple[
         tuple[str, str], ...
-    ] = ()  # names of older files, or of models in memory -> names on the hub
+    ] = ()  # names in older files and in models in memory -> names on the hub
 
     def recognises(self, keys: Collection[str]) -> bool:
         return any(self._modern(key) == self.mark for key in keys)
@@ -90,7 +95,7 @@ class ConvNeXtLayout:
         return official_key
 
     def shapes(self, config: ConvNeXtConfig, keys: Collection[str] = ()) -> dict[str, Shape]:
-        """Own key -> shape of every tensor; the repeated norm is wanted only where `keys` has it."""
+        """This layout's key -> shape of every tensor; the repeated norm only if it is in `keys`."""
         return {
             self.spell(key): shape
             for key, shape in convnext_shapes(config).items()
@@ -98,7 +103,7 @@ class ConvNeXtLayout:
         }
 
     def to_official(self, tensors: Mapping[str, Tensor], config: ConvNeXtConfig) -> dict[str, Tensor]:
-        """All official tensors; the repeated norm is the same tensor twice."""
+        """All official tensors; the repeated norm is the same tensor under two keys."""
         return {key: tensors[self.spell(TWICE.get(key, key))] for key in convnext_shapes(config)}
 
     def from_official(self, state: Mapping[str, Tensor], config: ConvNeXtConfig) -> dict[str, Tensor]:
@@ -110,7 +115,7 @@ class ConvNeXtLayout:
 
 
 def _hf_hints(sidecars: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Nothing that tensors do not tell; but another model is refused by its config.json."""
+    """Shapes from config.json, to compare with the tensors. Raises for another kind of model."""
     config = sidecars.get("config.json", {})
     wanted = {"model_type": HF_MODEL_TYPE, "layer_norm_eps": HF_EPS, "hidden_act": HF_ACTIVATION}
     for field, value in wanted.items():
@@ -158,10 +163,10 @@ CONVNEXT_LAYOUTS: tuple[ConvNeXtLayout, ...] = (
 def infer_convnext(
     layout: ConvNeXtLayout, shapes: Mapping[str, Shape], hints: Mapping[str, Any], name: str
 ) -> ConvNeXtConfig:
-    """The configuration of the file as it is, from its convolutions' shapes.
+    """The configuration of a ConvNeXt file from the shapes of its convolutions.
 
-    That all other tensors agree is the strict check's business. Raises `KeyMismatch` where a convolution is
-    missing or cannot be, naming it as the file would, and `ArchMismatch` where config.json says otherwise.
+    `check_tensors.py` checks that the other tensors agree. Raises `KeyMismatch` if a convolution is missing
+    or impossible, with the file's name for it, and `ArchMismatch` if config.json contradicts.
     """
 
     def channels(key: str) -> Shape:
@@ -183,25 +188,25 @@ def infer_convnext(
         held = list(getattr(found, field))
         if held != told:
             raise ArchMismatch(
-                f"{name} holds {field} {held}, config.json says {told}; keep what belongs together"
+                f"{name} holds {field} {held}, config.json says {told}; use the config.json of these weights"
             )
     return found
 
 
 def repeat_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state with the final norm's second copy in memory of its own: safetensors shares none."""
+    """The state with a real copy of the repeated norm: safetensors does not store shared memory."""
     return {key: tensor.clone() if key in TWICE else tensor for key, tensor in state.items()}
 
 
 def check_repeated_norm(tensors: Mapping[str, Tensor], name: str) -> None:
-    """Raise `KeyMismatch` where an official file's two copies of the final norm are not one."""
+    """Raise `KeyMismatch` if the two copies of the final norm in an official file differ."""
     for key, original in TWICE.items():
         if key in tensors and not torch.equal(tensors[key], tensors[original]):
             raise KeyMismatch(f"{name}: {key} and {original} differ; wanted one norm, stored twice")
 
 
 def _depth(layout: ConvNeXtLayout, shapes: Mapping[str, Shape], stage: int, name: str) -> int:
-    """1 + the highest block index of a stage; more blocks than tensors is a broken name, not a deep model."""
+    """1 + the highest block index of a stage. Raises `KeyMismatch` if it exceeds the number of tensors."""
     first = layout.spell(f"stages.{stage}.0.gamma")
     prefix = re.escape(first.removesuffix("0.gamma"))
     pattern = re.compile(rf"{prefix}(\d{{1,18}})\.")

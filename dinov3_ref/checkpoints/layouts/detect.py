@@ -1,7 +1,7 @@
-"""The layouts a DINOv3 backbone is stored in, and how to tell them apart (docs/spec.md 3.5).
+"""Detect the layout of a checkpoint (docs/spec.md 3.5).
 
-A layout knows its own key names; everything else about a checkpoint is said in official names. `LAYOUTS` is
-ordered: the first that recognises the keys wins. ConvNeXts have layouts of their own (`convnext.py`).
+A layout knows its own key names; all other code uses official names. `LAYOUTS` is ordered: the first layout
+that recognises the keys is used. ConvNeXts have their own layouts (`convnext.py`).
 """
 
 from __future__ import annotations
@@ -11,31 +11,31 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from dinov3_ref.checkpoints.expected import Shape
 from dinov3_ref.checkpoints.layouts.convnext import CONVNEXT_LAYOUTS, ConvNeXtLayout
 from dinov3_ref.checkpoints.layouts.hf import HuggingFaceLayout
 from dinov3_ref.checkpoints.layouts.official import OfficialLayout
 from dinov3_ref.checkpoints.layouts.timm import TimmLayout
+from dinov3_ref.checkpoints.tensor_shapes import Shape
 from dinov3_ref.errors import CheckpointError, ForeignCheckpoint
 from dinov3_ref.models.config import ViTConfig
 
 
 class Layout(Protocol):
-    """One way to name and cut the tensors of a DINOv3 ViT."""
+    """One way to name and split the tensors of a DINOv3 ViT."""
 
     name: str
-    block_prefix: str  # what comes before a block's index
+    block_prefix: str  # prefix before a block's index
 
     def recognises(self, keys: Collection[str]) -> bool:
-        """Whether these keys are of this layout."""
+        """Whether the keys are in this layout."""
         ...
 
     def modernise(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The same tensors under today's names, where older files used others."""
+        """The tensors with the layout's current names; older files may use others."""
         ...
 
     def spell(self, official_key: str) -> str:
-        """This layout's name of a tensor that it holds unchanged."""
+        """This layout's name of a tensor that it stores unchanged."""
         ...
 
     def biases(self, keys: Collection[str]) -> tuple[bool, bool]:
@@ -43,25 +43,25 @@ class Layout(Protocol):
         ...
 
     def hints(self, sidecars: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """Fields of `ViTConfig` that the JSON files tell and the tensors may not. Raises on contradiction."""
+        """Fields of `ViTConfig` from the JSON files. Raises `CheckpointError` for another kind of model."""
         ...
 
     def shapes(self, config: ViTConfig, keys: Collection[str] = ()) -> dict[str, Shape]:
-        """Own key -> shape of every tensor; optional ones are wanted only where `keys` has them."""
+        """This layout's key -> shape of every tensor; optional tensors only if they are in `keys`."""
         ...
 
     def to_official(self, tensors: Mapping[str, Tensor], config: ViTConfig) -> Mapping[str, Tensor]:
-        """Official names; what this layout cannot hold is missing from the result."""
+        """Tensors with official names; those that this layout cannot store are missing."""
         ...
 
     def from_official(self, state: Mapping[str, Tensor], config: ViTConfig) -> dict[str, Tensor]:
-        """Own names. Raises `CheckpointError` for a model this layout cannot hold."""
+        """Tensors with this layout's names. Raises `CheckpointError` if it cannot store the model."""
         ...
 
 
 LAYOUTS: tuple[Layout, ...] = (HuggingFaceLayout(), TimmLayout(), OfficialLayout())
 
-# (a key has this part, what the file is): read in order, first hit speaks.
+# (part of a key, what the file is); the first match counts.
 FOREIGN_PARTS: tuple[tuple[str, str], ...] = (
     ("text_model.", "a model with a text tower (CLIP, SigLIP or dino.txt)"),
     ("visual_model.", "dino.txt's vision head and text encoder"),
@@ -86,7 +86,7 @@ FOREIGN_FILE_NAMES: dict[str, str] = {
 
 
 def detect_layout(keys: Collection[str], name: str) -> Layout | ConvNeXtLayout:
-    """The layout these bare keys are in. Raises `ForeignCheckpoint` with a word on what it is instead."""
+    """The layout of these keys. Raises `ForeignCheckpoint`, which names the kind of file if it is known."""
     _refuse_foreign(keys, name)
     for layout in LAYOUTS:
         if layout.recognises(keys):
@@ -96,13 +96,13 @@ def detect_layout(keys: Collection[str], name: str) -> Layout | ConvNeXtLayout:
             return convnext
     sample = ", ".join(sorted(keys)[:3])
     raise ForeignCheckpoint(
-        f"{name} is no DINOv3 backbone in the official, Hugging Face or timm layout: {len(keys)} tensors, "
+        f"{name} is not a DINOv3 backbone in the official, Hugging Face or timm layout: {len(keys)} tensors, "
         f"such as {sample}; wanted the state dict of a ViT or a ConvNeXt"
     )
 
 
 def _refuse_foreign(keys: Collection[str], name: str) -> None:
-    """Raise `ForeignCheckpoint` for models and heads that are recognised and are not DINOv3 backbones."""
+    """Raise `ForeignCheckpoint` for known models and heads that are not DINOv3 backbones."""
     for part, what in FOREIGN_FILE_NAMES.items():
         if part in name and not _has_backbone(keys):
             raise _foreign(name, f"{what} without its backbone")

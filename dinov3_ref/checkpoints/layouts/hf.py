@@ -1,7 +1,8 @@
 """The Hugging Face layout of DINOv3 ViTs (transformers' `DINOv3ViTModel`; docs/spec.md 3.3).
 
-q, k and v are cut apart, k has no bias, RoPE periods, the bias mask and `local_cls_norm` are dropped. Shapes:
-D embed_dim; qkv [3D, D], rows in the order q, k, v.
+q, k and v are separate and k has no bias; RoPE periods, the bias mask and `local_cls_norm` are dropped.
+
+Shapes: D embed_dim; qkv [3D, D], rows in the order q, k, v.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dinov3_ref.checkpoints.expected import Shape, expected_shapes
 from dinov3_ref.checkpoints.files import json_number
-from dinov3_ref.checkpoints.layouts.bias import effective_bias, fuse_bias, has_key_bias
-from dinov3_ref.checkpoints.layouts.naming import spell
+from dinov3_ref.checkpoints.layouts.key_names import spell
 from dinov3_ref.checkpoints.layouts.official import PERIODS
-from dinov3_ref.checkpoints.lazy import LazyTensors
+from dinov3_ref.checkpoints.layouts.qkv_bias import effective_bias, fuse_bias, has_key_bias
+from dinov3_ref.checkpoints.lazy_tensors import LazyTensors
+from dinov3_ref.checkpoints.tensor_shapes import Shape, expected_shapes
 from dinov3_ref.errors import CheckpointError, ForeignCheckpoint
 from dinov3_ref.models.config import ViTConfig
 
@@ -41,7 +42,7 @@ STEMS: dict[str, str] = {
     "blocks.{i}.mlp.w3": "layer.{i}.mlp.down_proj",
 }
 
-# Older names, and those of a model in memory -> names on the hub.
+# Names in older files and in a model in memory -> names on the hub.
 OLDER_NAMES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"^(?:model|encoder)\.layer\."), "layer."),
     (re.compile(r"\.patch_embeddings\.proj\."), ".patch_embeddings."),
@@ -51,7 +52,7 @@ OLDER_NAMES: tuple[tuple[re.Pattern[str], str], ...] = (
 )
 DERIVED = "rope_embeddings.inv_freq"  # 1/period; recomputed by every reader
 
-# layer_norm_eps -> the name of the norm that has it (docs/spec.md 0 fact 4).
+# layer_norm_eps -> name of the norm (docs/spec.md 0 fact 4).
 NORM_BY_EPS = {1e-5: "layernormbf16", 1e-6: "layernorm"}
 FFN_ACTIVATION = {True: "silu", False: "gelu"}  # by use_gated_mlp
 
@@ -101,7 +102,7 @@ class HuggingFaceLayout:
         return shapes
 
     def to_official(self, tensors: Mapping[str, Tensor], config: ViTConfig) -> Mapping[str, Tensor]:
-        """The fused qkv weights are joined when they are asked for."""
+        """Official tensors; the fused qkv weights are joined on access."""
         state: dict[str, Tensor | Callable[[], Tensor]] = {}
         for key in expected_shapes(config):
             block = key.removesuffix("qkv.weight").removesuffix("qkv.bias")
@@ -138,7 +139,10 @@ class HuggingFaceLayout:
 
 
 def config_hints(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`ViTConfig` fields told by config.json. Raises for another model, or one our layers cannot be."""
+    """`ViTConfig` fields from config.json.
+
+    Raises for another model, or one that our layers do not support.
+    """
     model_type = config.get("model_type", "dinov3_vit")
     if model_type != "dinov3_vit":
         raise ForeignCheckpoint(f"config.json says model_type {model_type!r}; wanted dinov3_vit")
@@ -166,7 +170,7 @@ def _projection(block: str, part: str, param: str) -> str:
 
 
 def _dropped(official_key: str) -> bool:
-    """What this layout has no place for."""
+    """Whether this layout cannot store a tensor."""
     return (
         official_key == PERIODS
         or official_key.endswith("bias_mask")

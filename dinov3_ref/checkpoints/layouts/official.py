@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
-from dinov3_ref.checkpoints.expected import Shape, expected_shapes
+from dinov3_ref.checkpoints.tensor_shapes import Shape, expected_shapes
 from dinov3_ref.models.config import ViTConfig
 
 PERIODS = "rope_embed.periods"
 
 
 class OfficialLayout:
-    """The yardstick: every name is its own."""
+    """The official key names, to which all other layouts are converted."""
 
     name = "official"
     block_prefix = "blocks."
@@ -38,7 +38,7 @@ class OfficialLayout:
 
     def shapes(self, config: ViTConfig, keys: Collection[str] = ()) -> dict[str, Shape]:
         shapes = expected_shapes(config)
-        if PERIODS not in keys:  # a constant: some dumps leave it out, and it can be computed
+        if PERIODS not in keys:  # optional: some files lack it, and it can be computed
             del shapes[PERIODS]
         return shapes
 

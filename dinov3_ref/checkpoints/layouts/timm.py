@@ -1,7 +1,7 @@
 """timm's layout of DINOv3 ViTs (its Eva class; docs/spec.md 3.4).
 
-q and v have biases of their own, in the `_qkvb` variants only: we write those names where a bias is not zero,
-and the plain variant otherwise. Mask token, RoPE periods, bias mask and `local_cls_norm` are dropped.
+q and v have biases only in the `_qkvb` variants, which we write if a bias is not zero. Mask token, RoPE
+periods, bias mask and `local_cls_norm` are dropped.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
-from dinov3_ref.checkpoints.expected import Shape, expected_shapes
 from dinov3_ref.checkpoints.files import json_number, json_object
-from dinov3_ref.checkpoints.layouts.bias import effective_bias, fuse_bias, has_key_bias, has_qkv_bias
-from dinov3_ref.checkpoints.layouts.naming import spell
+from dinov3_ref.checkpoints.layouts.key_names import spell
 from dinov3_ref.checkpoints.layouts.official import PERIODS
+from dinov3_ref.checkpoints.layouts.qkv_bias import effective_bias, fuse_bias, has_key_bias, has_qkv_bias
+from dinov3_ref.checkpoints.tensor_shapes import Shape, expected_shapes
 from dinov3_ref.errors import CheckpointError
 from dinov3_ref.models.config import ViTConfig
 
@@ -28,7 +28,7 @@ STEMS: dict[str, str] = {
     "blocks.{i}.mlp.w3": "blocks.{i}.mlp.fc2",
 }
 
-# `model_args` of config.json that the tensors do not tell -> field of `ViTConfig`, and its type.
+# `model_args` of config.json that tensors do not determine -> field of `ViTConfig`, and its type.
 HINTS: dict[str, tuple[str, Callable[[float], float]]] = {
     "num_heads": ("num_heads", int),
     "rope_temperature": ("pos_embed_rope_base", float),
@@ -80,9 +80,7 @@ class TimmLayout:
 
     def from_official(self, state: Mapping[str, Tensor], config: ViTConfig) -> dict[str, Tensor]:
         if has_key_bias(state, config):
-            raise CheckpointError(
-                "timm has no place for a bias on k, which this model adds; write hf or official"
-            )
+            raise CheckpointError("timm cannot store a bias on k, which this model has; write hf or official")
         with_bias = has_qkv_bias(state, config)
         tensors: dict[str, Tensor] = {}
         for key, tensor in state.items():
@@ -97,7 +95,7 @@ class TimmLayout:
 
 
 def _dropped(official_key: str) -> bool:
-    """What this layout has no place for."""
+    """Whether this layout cannot store a tensor."""
     return (
         official_key in ("mask_token", PERIODS)
         or official_key.endswith("bias_mask")

@@ -1,1 +1,1 @@
-"""Checkpoints made here: random weights, and planted massive activations."""
+"""Synthetic checkpoints: random weights, and random weights with planted massive activations."""

@@ -1,26 +1,26 @@
-"""A checkpoint with DINOv3's documented pathologies planted: good in fp32, ruined by a plain fp16 cast.
+"""Random checkpoints with DINOv3's documented pathologies: correct in fp32, broken by a plain fp16 cast.
 
-Random weights are blind to what breaks real ones. This is `random_checkpoint` with, on top:
+Random weights do not show the problems of real ones. This is `random_checkpoint` with these additions:
 
     massive activations   two pairs of residual channels reach ±155,000 after block 1 ("early", ViT-L) or
                           ±87,000 three quarters up ("late", H+), and stay; fp16 ends at 65,504 (an F64
-                          reference found 155,693 and 87,501). They live in the storage tokens and in the few
-                          patches whose content fires them (Sun et al., arXiv:2402.17762; Darcet et al.,
+                          reference found 155,693 and 87,501). They occur in the storage tokens and in the few
+                          patches whose content triggers them (Sun et al., arXiv:2402.17762; Darcet et al.,
                           arXiv:2309.16588), whose norms are thousands of times the others'
-    skewed ranges         LayerNorm gains from 2^-5 to 2^5, three decades, and one hidden unit in eight 32
-                          times louder: what per-tensor int8 dies of (SmoothQuant, arXiv:2211.10438)
-    huge logits           behind that block one head a block is an attention sink: QKᵀ of massive tokens at
-                          CLS passes ±65,504 before scaling, and they look at CLS alone, or never
+    skewed ranges         LayerNorm gains from 2^-5 to 2^5, three decades, and every eighth hidden unit 32
+                          times larger: per-tensor int8 cannot represent both (SmoothQuant, arXiv:2211.10438)
+    huge logits           after that block one head per block is an attention sink: QKᵀ of massive tokens with
+                          CLS exceeds ±65,504 before scaling, so they attend only to CLS, or never to it
     LayerScale            from 1.5e-5 to 2, spread by octaves
 
-Whoever wants to test an export of their own writes it to a file:
+To test your own export, write one to a file:
 
     python -c "from dinov3_ref.checkpoints import planted_checkpoint, save_checkpoint; \\
                save_checkpoint(planted_checkpoint('vit_large'), 'official', 'planted.pth')"
 
-What is planted is well conditioned: gains are powers of two that the next layer takes back, the sink's
-logit depends on one channel alone, and features leave the massive channels out. So a faithful engine in
-fp32 or in 16 bits stays near the reference, and one that is not shows it. Same bytes on every machine.
+The additions are well conditioned: gains are powers of two that the next layer undoes, the sink's logit
+depends on one channel only, and features exclude the massive channels. So a correct engine in fp32 or 16 bits
+stays near the reference, and an incorrect one does not. The bytes are the same on every machine.
 
 Shapes: D embed_dim, d head_dim.
 """
@@ -52,13 +52,13 @@ MIN_DEPTH = 3  # one block before the massive one and one after
 
 @dataclass(frozen=True)
 class Massive:
-    """Where the massive channels rise, as a share of the depth, and how high."""
+    """Where massive channels appear, as a fraction of the depth, and their magnitude."""
 
     share_of_depth: float
     peak: float
 
     def block(self, depth: int) -> int:
-        """Index of the block that raises them."""
+        """Index of the block that writes them."""
         return min(max(1, int(self.share_of_depth * depth)), depth - 2)
 
 
@@ -75,17 +75,17 @@ SIGNS = (
 )  # of the massive channels: they sum to zero, so LayerNorm's mean stays precise
 SPECIAL = 2 + len(SIGNS)  # channels: the trigger, CLS's mark, the massive ones
 BALANCE = 32  # ordinary channels that together hold minus the sum of all others
-CLS_MARK = 2.0  # in units of √D; what else CLS is born with is the same for every photograph
+CLS_MARK = 2.0  # in units of √D; the rest of the CLS token is the same for every image
 CLS_QUIET = 0.125
-CLS_HEARD = 0.4  # of √D: its mark after LayerNorm, once the blocks have written beside it
-STORAGE_LOUD = 16.0  # beside channels of 155,000 a LayerNorm in fp32 keeps 1e-5 of what is not loud
+CLS_HEARD = 0.4  # of √D: the mark after LayerNorm, once blocks have written to other channels
+STORAGE_LOUD = 16.0  # beside channels of 155,000, LayerNorm in fp32 keeps only 1e-5 of small values
 STORAGE_TRIGGER = 160.0  # in units of √D: LayerNorm then saturates at √D
 PATCH_TRIGGER = 1.2  # in units of √D: of a patch whose upper half is one deviation brighter than its lower
 THRESHOLD = 0.5  # of the trigger after LayerNorm, in units of √D
 HIDDEN = 1024.0  # slope of the hidden unit that writes the massive channels
 GAIN_OCTAVES = 5  # LayerNorm gains from 2^-5 to 2^5
 LOUD_EVERY, LOUD = 8, 32.0  # hidden units
-QUIET = 2.0**-6  # how much of the special channels the ordinary weights see
+QUIET = 2.0**-6  # factor on the weights that read special channels
 SINK_LOGIT = 80_000.0  # QKᵀ of a saturated trigger at CLS
 LAYERSCALE_TOP, LAYERSCALE_OCTAVES = 2.0, 17
 LEFT_OUT = 2.0**-20  # the final norms' gain of a special channel
@@ -94,11 +94,10 @@ LEFT_OUT = 2.0**-20  # the final norms' gain of a special channel
 def planted_checkpoint(
     arch_or_config: str | ModelConfig, seed: int = 0, *, pathology: Pathology = "early"
 ) -> Checkpoint:
-    """A complete checkpoint of a model of three blocks or more, official layout, fp32, same bytes everywhere.
+    """A complete checkpoint of a model with three blocks or more; the same bytes everywhere.
 
-    What a ConvNeXt has instead is said in `planted_convnext.py`.
-
-    Raises `ConfigError` for an unknown architecture or pathology and for a model that is too shallow.
+    `planted_convnext.py` describes what a ConvNeXt gets. Raises `ConfigError` for an unknown architecture or
+    pathology and for a model that is too shallow.
     """
     if pathology not in PATHOLOGIES:
         raise ConfigError(f"pathology is {pathology!r}; wanted one of {', '.join(PATHOLOGIES)}")
@@ -108,7 +107,7 @@ def planted_checkpoint(
     if isinstance(config, ConvNeXtConfig):
         plant_convnext(state, config, seed, pathology, massive.peak)
     elif config.depth < MIN_DEPTH:
-        raise ConfigError(f"depth is {config.depth}; massive activations want {MIN_DEPTH} blocks or more")
+        raise ConfigError(f"depth is {config.depth}; massive activations need {MIN_DEPTH} blocks or more")
     else:
         _Planting(state, config, seed, massive).plant()
     recipe = json.dumps({"planted": RECIPE, "pathology": pathology, "random": base.sha256}, sort_keys=True)
@@ -118,7 +117,7 @@ def planted_checkpoint(
         layout="official",
         source=f"planted:{base.arch}:{pathology}:seed{seed}",
         sha256=hashlib.sha256(recipe.encode()).hexdigest(),
-        notes=("planted weights: features mean nothing; they are hard on purpose",),
+        notes=("planted weights: features mean nothing; made to be hard to export",),
     )
 
 
@@ -139,7 +138,7 @@ class _Planting:
         for index in range(self.config.depth):
             self._layer_scales(f"blocks.{index}")
             self._loud_hidden_units(f"blocks.{index}.mlp")
-            self._hush(f"blocks.{index}")
+            self._shield_special_channels(f"blocks.{index}")
         self._massive_activations(f"blocks.{self.block}")
         for index in range(self.block + 1, self.config.depth):
             self._sink(f"blocks.{index}.attn.qkv", index)
@@ -152,11 +151,11 @@ class _Planting:
     # ---- the tokens ----------------------------------------------------------------------------
 
     def _tokens(self) -> None:
-        """CLS bears its mark; storage tokens bear the trigger, and patches that are bright above dark."""
+        """Give CLS its mark; give the trigger to storage tokens, and to patches brighter at the top."""
         cls = self.state["cls_token"]
         cls.mul_(CLS_QUIET)
         cls[..., self.special] = 0.0
-        # deeper models pile more upon it, so what is planted grows with the depth at which it must be heard
+        # deeper models add more to the stream, so the mark grows with depth to stay visible
         cls[..., self.mark] = CLS_MARK * self.root * math.sqrt(max(1.0, self.config.depth / 12))
         if "storage_tokens" in self.state:
             self.state["storage_tokens"].mul_(STORAGE_LOUD)[..., self.special] = 0.0
@@ -173,7 +172,7 @@ class _Planting:
     # ---- every block ---------------------------------------------------------------------------
 
     def _layer_scales(self, block: str) -> None:
-        """Gains by octaves, most of them near the top; the special channels are left to themselves."""
+        """Draw LayerScale gains by octaves, most near the top; special channels get the smallest."""
         powers = torch.tensor([LAYERSCALE_TOP * 2.0**-i for i in range(LAYERSCALE_OCTAVES + 1)])
         for name, layer in (("ls1", "attn.proj"), ("ls2", self._out())):
             draws = torch.randint(
@@ -184,7 +183,7 @@ class _Planting:
             self._set_gain(f"{block}.{name}", f"{block}.{layer}", powers[octaves])
 
     def _set_gain(self, scale: str, layer: str, gamma: Tensor) -> None:
-        """LayerScale's gamma; a model without LayerScale has it in the layer before."""
+        """Set LayerScale's gamma; without LayerScale, multiply it into the layer before."""
         if f"{scale}.gamma" in self.state:
             self.state[f"{scale}.gamma"] = gamma
             return
@@ -193,7 +192,7 @@ class _Planting:
             self.state[f"{layer}.bias"].mul_(gamma)
 
     def _loud_hidden_units(self, mlp: str) -> None:
-        """Louder into the hidden layer, softer out of it."""
+        """Scale some hidden units up, and the weights that read them down."""
         into = "fc1" if self.is_mlp else "w2"  # the linear half of a SwiGLU: there it is exact
         for end in ("weight", "bias"):
             if f"{mlp}.{into}.{end}" in self.state:
@@ -201,8 +200,8 @@ class _Planting:
         out = self._out().removeprefix("mlp.")
         self.state[f"{mlp}.{out}.weight"][:, 1::LOUD_EVERY] /= LOUD
 
-    def _hush(self, block: str) -> None:
-        """Norms pass the special channels on as they are; what stands behind them hardly listens."""
+    def _shield_special_channels(self, block: str) -> None:
+        """Set the norms' gain for special channels to 1, and shrink the weights that read these channels."""
         layers = {"norm1": ["attn.qkv"], "norm2": [f"mlp.{name}" for name in self._into()]}
         for norm, behind in layers.items():
             self.state[f"{block}.{norm}.weight"][self.special] = 1.0
@@ -212,10 +211,10 @@ class _Planting:
                 self.state[f"{block}.{layer}.weight"][:, self.special] *= QUIET
 
     def _sink(self, qkv: str, index: int) -> None:
-        """In one head q hears a massive channel alone and k hears CLS's mark alone, in one dimension.
+        """In one dimension of one head, q reads only a massive channel and k reads only CLS's mark.
 
-        The dimension is the one that RoPE turns least: the longest period of the table. Massive tokens look
-        at nothing but CLS in every other block, and never at it in the rest; other tokens have nothing there.
+        It is the dimension that RoPE rotates least, with the longest period. In every other block massive
+        tokens attend only to CLS, in the others never to it; q of other tokens is about zero there.
         """
         D, d = self.config.embed_dim, self.config.head_dim
         row = (index % self.config.num_heads) * d + d // 2 - 1
@@ -232,7 +231,7 @@ class _Planting:
                 self.state[f"{qkv}.bias"][index] = 0.0
 
     def _skewed_gains(self, norm: str, layers: Iterable[str]) -> None:
-        """A gain a channel, taken back by the columns of the layers behind it: exact, in powers of two."""
+        """A random gain per channel, undone in the columns of the next layers: powers of two, so exact."""
         draws = torch.randint(
             -GAIN_OCTAVES,
             GAIN_OCTAVES + 1,
@@ -249,7 +248,7 @@ class _Planting:
     # ---- one block, and the end ----------------------------------------------------------------
 
     def _massive_activations(self, block: str) -> None:
-        """Hidden unit 0 hears the trigger alone and writes the massive channels alone."""
+        """Hidden unit 0 reads only the trigger and writes only the massive channels."""
         mlp, out = f"{block}.mlp", f"{block}.{self._out()}"
         gate = "fc1" if self.is_mlp else "w1"
         has_bias = f"{mlp}.{gate}.bias" in self.state
@@ -270,14 +269,14 @@ class _Planting:
                 self.state[f"{out}.bias"][channel] = 0.0
 
     def _row(self, layer: str, slope: float, offset: float) -> None:
-        """Make hidden unit 0 a function of the trigger."""
+        """Make hidden unit 0 a function of the trigger: slope · trigger + offset."""
         self.state[f"{layer}.weight"][0] = 0.0
         self.state[f"{layer}.weight"][0, self.trigger] = slope
         if f"{layer}.bias" in self.state:
             self.state[f"{layer}.bias"][0] = offset
 
     def _final_norms(self) -> None:
-        """Features leave the special channels out; a bias would drown what is left of a massive token."""
+        """Exclude special channels from the features; shrink biases, which would hide small values."""
         for norm in ("norm", "cls_norm", "local_cls_norm"):
             if f"{norm}.weight" in self.state:
                 self.state[f"{norm}.weight"][self.special] = LEFT_OUT
@@ -285,10 +284,10 @@ class _Planting:
                 self.state[f"{norm}.bias"].mul_(2.0**-12)
 
     def _balance_channels(self) -> None:
-        """Make every token's channels sum to zero, whatever writes them.
+        """Make every token's channels sum to zero after every layer that writes them.
 
-        LayerNorm then leaves a channel that holds nothing at zero, and the sink's logit, a product of some
-        280 and that channel, stays a matter of massive tokens alone: in 8 bits too.
+        LayerNorm then maps an empty channel to zero. So the sink's logit, about 280 times that channel, is
+        large only for massive tokens, in 8 bits too.
         """
         for key in ("cls_token", "storage_tokens"):
             if key in self.state:
@@ -303,7 +302,7 @@ class _Planting:
                         self._balance_rows(self.state[f"blocks.{index}.{layer}.{end}"], gamma)
 
     def _balance_rows(self, rows: Tensor, gamma: Tensor | None = None) -> None:
-        """rows [D,...], each worth gamma [D] times itself: the balance gets minus the sum of the others."""
+        """Set the balance channels of rows [D,...] (scaled by gamma [D]) to minus the sum of the others."""
         rows[self.balance] = 0.0
         wide = (
             rows.double()

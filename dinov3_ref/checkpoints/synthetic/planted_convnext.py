@@ -1,15 +1,15 @@
-"""A ConvNeXt with pathologies planted, as `planted.py` plants them in a ViT: hard on purpose.
+"""Random ConvNeXt checkpoints with planted pathologies, like those of `planted.py` for ViTs.
 
-Nobody has published what real ConvNeXts' activations look like inside, so the numbers are the ViTs'.
+No activations inside real ConvNeXts are published, so the numbers are those of ViTs.
 
-    massive channels   four residual channels of one stage stand at ±155,693 ("early": the third stage) or
-                       ±87,501 ("late": the last) from its first block to its last, which takes them back;
-                       depthwise convolutions take them in, and norms hear a little of them
-    skewed ranges      LayerNorm gains from 2^-5 to 2^5, and one hidden unit in eight 32 times louder
+    massive channels   four residual channels of one stage hold ±155,693 ("early": the third stage) or ±87,501
+                       ("late": the last) from its first block to its last, which removes them; depthwise
+                       convolutions read them, and pass a little on to the norms
+    skewed ranges      LayerNorm gains from 2^-5 to 2^5, and every eighth hidden unit 32 times larger
     LayerScale         from 1.5e-5 to 2, spread by octaves
 
-It is well conditioned: the massive channels hold nothing but a bias that is exact in fp32, so they leave
-nothing behind; gains are powers of two that the next layer takes back.
+It is well conditioned: massive channels hold only a bias that is exact in fp32, so removing them is exact;
+gains are powers of two that the next layer undoes.
 
 Shapes: C channels of a stage.
 """
@@ -27,7 +27,7 @@ from dinov3_ref.models.config import ConvNeXtConfig
 State = dict[str, Tensor]
 
 STAGE_OF = {"early": 2, "late": 3}  # pathology -> index of the stage
-MIN_DEPTH = 3  # blocks in that stage: the one that raises, one between, the one that takes back
+MIN_DEPTH = 3  # blocks in that stage: one that adds the channels, one between, one that removes them
 SIGNS = (1.0, -1.0, 1.0, -1.0)  # they sum to zero, so LayerNorm's mean stays precise
 LEAK = 2.0**-14  # of a massive channel, through its depthwise kernel: fp16's smallest normal number
 GAIN_OCTAVES = 5
@@ -40,7 +40,7 @@ def plant_convnext(state: State, config: ConvNeXtConfig, seed: int, pathology: s
     stage = STAGE_OF[pathology]
     if config.depths[stage] < MIN_DEPTH:
         raise ConfigError(
-            f"stage {stage} has {config.depths[stage]} blocks; massive channels want {MIN_DEPTH} or more"
+            f"stage {stage} has {config.depths[stage]} blocks; massive channels need {MIN_DEPTH} or more"
         )
     for index, depth in enumerate(config.depths):
         for block in range(depth):
@@ -52,7 +52,7 @@ def plant_convnext(state: State, config: ConvNeXtConfig, seed: int, pathology: s
 
 
 def _layer_scale(state: State, path: str, seed: int) -> None:
-    """Gains by octaves, most of them near the top; a model without LayerScale is left as it is."""
+    """Draw LayerScale gains by octaves, most near the top; does nothing without LayerScale."""
     if f"{path}.gamma" not in state:
         return
     powers = torch.tensor([LAYERSCALE_TOP * 2.0**-i for i in range(LAYERSCALE_OCTAVES + 1)])
@@ -61,14 +61,14 @@ def _layer_scale(state: State, path: str, seed: int) -> None:
 
 
 def _loud_hidden_units(state: State, path: str) -> None:
-    """Louder into the hidden layer, softer out of it."""
+    """Scale some hidden units up, and the weights that read them down."""
     for end in ("weight", "bias"):
         state[f"{path}.pwconv1.{end}"][1::LOUD_EVERY] *= LOUD
     state[f"{path}.pwconv2.weight"][:, 1::LOUD_EVERY] /= LOUD
 
 
 def _skewed_gains(state: State, path: str, seed: int) -> None:
-    """A gain a channel, taken back by the columns of the layer behind it: exact, in powers of two."""
+    """A random gain per channel, undone in the columns of the next layer: powers of two, so exact."""
     shape = state[f"{path}.norm.weight"].shape
     octaves = torch.randint(
         -GAIN_OCTAVES, GAIN_OCTAVES + 1, shape, generator=_generator(seed, f"{path}.norm")
@@ -80,7 +80,7 @@ def _skewed_gains(state: State, path: str, seed: int) -> None:
 
 
 def _massive_channels(state: State, config: ConvNeXtConfig, stage: int, seed: int, peak: float) -> None:
-    """Silence some channels of a stage, then let its first block add a constant and its last take it back."""
+    """Empty some channels of a stage; its first block adds a constant to them, its last removes it."""
     order = torch.randperm(config.dims[stage], generator=_generator(seed, "channels"))
     channels = order[: len(SIGNS)].tolist()
     for end in ("weight", "bias"):

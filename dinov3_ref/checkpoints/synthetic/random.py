@@ -1,12 +1,12 @@
-"""A random checkpoint on which a wrong model shows: official layout, complete, the same on every machine.
+"""Random checkpoints that reveal a wrong model: official layout, complete, identical on every machine.
 
-`init_weights` is no test bed: its LayerScale of 1e-5 makes every block nearly the identity, so a broken block
-would go unseen. Here blocks move the residual stream, attention is neither uniform nor one-hot, every norm,
-bias and token counts, and k's bias is set under a mask that must stop it.
+`init_weights` is not suitable for tests: its LayerScale of 1e-5 makes every block nearly the identity, so a
+broken block would not be noticed. Here blocks change the residual stream, attention is neither uniform nor
+one-hot, every norm, bias and token has an effect, and k has a bias that its mask must remove.
 
-Values are drawn as integers and scaled by one multiplication, which IEEE arithmetic rounds alike everywhere
-(normal deviates would depend on the machine's vector library). Each tensor has a generator of its own, seeded
-by (seed, key), so that order, depth and memory do not matter.
+Values are drawn as integers and scaled by one multiplication, which IEEE arithmetic rounds the same
+everywhere (normal deviates would depend on the machine's vector library). Each tensor has its own generator,
+seeded by (seed, key), so order and depth do not matter.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from torch import Tensor
 
 from dinov3_ref.checkpoints.architecture import name_architecture
 from dinov3_ref.checkpoints.checkpoint import Checkpoint
-from dinov3_ref.checkpoints.expected import Shape, expected_shapes
-from dinov3_ref.checkpoints.layouts.bias import key_mask
 from dinov3_ref.checkpoints.layouts.convnext import TWICE
 from dinov3_ref.checkpoints.layouts.official import PERIODS
-from dinov3_ref.checkpoints.layouts.periods import rope_periods
+from dinov3_ref.checkpoints.layouts.qkv_bias import key_mask
+from dinov3_ref.checkpoints.layouts.rope_periods import rope_periods
+from dinov3_ref.checkpoints.tensor_shapes import Shape, expected_shapes
 from dinov3_ref.models.config import ConvNeXtConfig, ModelConfig, ViTConfig
 from dinov3_ref.models.released import find_released, get_architecture
 
 RECIPE = 1  # part of the hash: raise it when the values below change
 LEVELS = 1 << 15  # draws are integers in [-LEVELS, LEVELS)
 
-# End of the official key -> (centre, half-width) of a uniform draw. First hit counts; weights of linear maps
-# are not here, for theirs depends on fan-in.
+# (end of the official key, centre, half-width) of a uniform draw; the first match counts. Weights of linear
+# maps are not listed, because theirs depends on fan-in.
 RANGES: tuple[tuple[str, float, float], ...] = (
     ("cls_token", 0.0, 2.0),
     ("storage_tokens", 0.0, 2.0),
@@ -44,14 +44,14 @@ RANGES: tuple[tuple[str, float, float], ...] = (
     ("qkv.bias", 0.0, 0.5),
     ("bias", 0.0, 0.2),
 )
-LN_GAIN = (1.0, 0.3)  # of a norm that its key does not call one: a ConvNeXt's downsampling
+LN_GAIN = (1.0, 0.3)  # of a norm without "norm" in its key: in a ConvNeXt's downsampling
 WEIGHT_GAIN = 1.2  # std of a linear map's output for unit input: logits of std 1.4, short of one-hot
 
 
 def random_checkpoint(arch_or_config: str | ModelConfig, seed: int = 0) -> Checkpoint:
-    """A lively random checkpoint of an architecture (any name of a released model does) or a configuration.
+    """A random checkpoint of an architecture (by any name of a released model) or a configuration.
 
-    `sha256` is that of the recipe (configuration and seed), which determines every value.
+    `sha256` is the hash of configuration and seed, which determine every value.
     """
     config: ModelConfig
     if isinstance(arch_or_config, ViTConfig | ConvNeXtConfig):
@@ -76,7 +76,7 @@ def random_checkpoint(arch_or_config: str | ModelConfig, seed: int = 0) -> Check
 
 
 def random_tensor(key: str, shape: Shape, config: ModelConfig, seed: int) -> Tensor:
-    """One tensor of the checkpoint, fp32; depends on nothing but its arguments."""
+    """One tensor of the checkpoint, fp32; depends only on the arguments."""
     if isinstance(config, ViTConfig):
         if key == PERIODS:
             return rope_periods(config, "bf16")

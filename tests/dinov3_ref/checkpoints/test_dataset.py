@@ -41,7 +41,7 @@ def test_foreign_normalisation_is_noted() -> None:
     half = (0.5, 0.5, 0.5)
     dataset, note = infer_dataset("model.safetensors", NO_HASH, (half, half), "vit_large", None)
     assert dataset is None
-    assert "none of DINOv3's" in str(note)
+    assert "not one of DINOv3's" in str(note)
 
 
 @pytest.mark.parametrize(

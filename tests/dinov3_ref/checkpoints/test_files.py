@@ -67,7 +67,7 @@ def test_truncated(tmp_path: Path, suffix: str, keep: float) -> None:
     ("content", "words"),
     [
         (b"", "is empty"),
-        (b"hello, these are no weights at all\n", "is no checkpoint"),
+        (b"hello, these are no weights at all\n", "is not a checkpoint"),
         (b"<!DOCTYPE html><html>403</html>", "web page"),
         (b'<?xml version="1.0"?><Error>AccessDenied</Error>', "error answer"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),

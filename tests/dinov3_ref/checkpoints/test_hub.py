@@ -254,7 +254,7 @@ def test_disk_without_room(hub: Hub, monkeypatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", full)
-    assert "no room left on the disk under" in refusal("vit_small")
+    assert "no space left on the disk under" in refusal("vit_small")
 
 
 @pytest.mark.parametrize(

@@ -111,4 +111,4 @@ def test_absent_norm_is_the_identity() -> None:
     state, notes = _complete(found, config, "bf16")
     assert state["local_cls_norm.weight"].tolist() == [1.0] * 128
     assert state["local_cls_norm.bias"].tolist() == [0.0] * 128
-    assert notes == ["local_cls_norm: absent, set to the identity (training alone uses it)"]
+    assert notes == ["local_cls_norm: absent, set to the identity (only training uses it)"]

@@ -125,7 +125,7 @@ def test_without_layer_scale(tmp_path: Path) -> None:
         loaded = load_checkpoint(write(plain, layout, tmp_path))
         assert loaded.config.layer_scale_init_value == 0  # type: ignore[union-attr]
         assert same_state(loaded, plain)
-    with pytest.raises(CheckpointError, match=r"the hf layout cannot hold .*: it wants LayerScale"):
+    with pytest.raises(CheckpointError, match=r"the hf layout cannot hold .*: it needs LayerScale"):
         write(plain, "hf", tmp_path)
 
 

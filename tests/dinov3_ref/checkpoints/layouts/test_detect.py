@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from dinov3_ref.checkpoints import load_checkpoint, random_checkpoint
-from dinov3_ref.checkpoints.expected import expected_shapes
 from dinov3_ref.checkpoints.layouts.detect import LAYOUTS, detect_layout
+from dinov3_ref.checkpoints.tensor_shapes import expected_shapes
 from dinov3_ref.errors import ForeignCheckpoint
 from tests.support.checkpoint_files import TWINS
 

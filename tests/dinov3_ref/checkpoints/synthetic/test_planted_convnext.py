@@ -61,5 +61,5 @@ def test_same_bytes_everywhere_and_none_shared_with_the_seed() -> None:
 
 
 def test_a_short_stage_is_refused() -> None:
-    with pytest.raises(ConfigError, match="stage 3 has 1 blocks; massive channels want 3 or more"):
+    with pytest.raises(ConfigError, match="stage 3 has 1 blocks; massive channels need 3 or more"):
         planted_checkpoint(tiny_convnext(), pathology="late")

@@ -1,7 +1,7 @@
-"""RoPE periods for files that do not carry them, and their rounding (docs/spec.md 0 fact 1, 2.2, 3.6).
+"""RoPE periods for files without them, and their rounding (docs/spec.md 0 fact 1, 2.2, 3.6).
 
-Official files hold the periods rounded to bfloat16 and official features come from the rounded values;
-Hugging Face and timm drop the buffer and recompute exact fp32 values. Both are wanted by someone.
+Official files store the periods rounded to bfloat16, and official features use the rounded values. Hugging
+Face and timm drop the buffer and compute exact fp32 values. Both are supported.
 """
 
 from __future__ import annotations
@@ -38,6 +38,6 @@ def round_to_bf16(periods: Tensor) -> Tensor:
 
 
 def is_computed(periods: Tensor, config: ViTConfig) -> bool:
-    """Whether `periods` are what `rope_periods` gives, rounded or not: then a layout may leave them out."""
+    """Whether `rope_periods` gives these periods, rounded or not: then a layout may drop them."""
     exact = rope_periods(config, "fp32")
     return torch.equal(periods, round_to_bf16(exact)) or torch.allclose(periods, exact, rtol=1e-6, atol=0.0)

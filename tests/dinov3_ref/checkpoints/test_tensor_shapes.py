@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dinov3_ref.checkpoints.expected import expected_shapes, ffn_width
+from dinov3_ref.checkpoints.tensor_shapes import expected_shapes, ffn_width
 from dinov3_ref.errors import ConfigError
 from dinov3_ref.models.config import ConvNeXtConfig, ModelConfig
 from dinov3_ref.models.convnext import ConvNeXt

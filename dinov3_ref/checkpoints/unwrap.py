@@ -1,9 +1,8 @@
-"""From what a file holds to one backbone's tensors: wrappers opened, prefixes cut, training heads dropped.
+"""Extract one backbone's tensors from a file: open wrappers, strip prefixes, drop training-only parts.
 
-Source: docs/spec.md 3.1 (training-run variants) and 3.5, steps 1 and 2. The backbone is found by its
-class token,
-patch embedding or stem, wherever it hangs; whatever is left outside it keeps its full name, and the strict
-check later names it.
+Source: docs/spec.md 3.1 (training-run variants) and 3.5, steps 1 and 2. The backbone is found by its class
+token, patch embedding or stem under any prefix. A tensor outside it keeps its full name, and
+`check_tensors.py` reports it.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from dinov3_ref.errors import CheckpointError
 
-# Keys a state dict hides under, the one to prefer first.
+# Keys under which a state dict may be nested, in order of preference.
 WRAPPERS = ("teacher", "model_ema", "model", "state_dict", "model_state_dict", "student")
 MAX_WRAPPERS = 4
 
@@ -30,7 +29,7 @@ _ANCHOR = re.compile(
     r"|downsample_layers\.0\.0\.weight|stem\.0\.weight|(?:model\.)?stages\.0\.downsample_layers\.0\.weight)"
 )
 
-# Parts of a training run beside the backbone we want (docs/spec.md 3.1); a released model has none of them.
+# Training-only parts beside the backbone (docs/spec.md 3.1); released models have none of them.
 _TRAINING_PART = re.compile(
     r"(?:^|\.)(student|gram_teacher|gram_backbone|teacher|model_ema|dino_head|ibot_head|dino_loss|ibot_patch_loss|"
     r"koleo_loss|gram_loss|optimizer)\."
@@ -71,7 +70,7 @@ def unwrap(tree: Mapping[str, Any], name: str) -> tuple[dict[str, Tensor], list[
 
 
 def _descend(tree: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
-    """Open nested wrappers; a note says what lay beside them."""
+    """Open nested wrappers; a note lists what else they contained."""
     notes: list[str] = []
     for _ in range(MAX_WRAPPERS):
         wrapper = next((key for key in WRAPPERS if isinstance(tree.get(key), Mapping)), None)
@@ -85,7 +84,7 @@ def _descend(tree: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
 
 
 def _backbone_prefix(keys: Iterable[str]) -> str:
-    """The prefix of the backbone to take: the shortest, but the student's and the Gram teacher's last."""
+    """Prefix of the backbone to load: the shortest, but student and Gram teacher only as a last resort."""
     prefixes = {match["prefix"] for key in keys if (match := _ANCHOR.fullmatch(key))}
 
     def rank(prefix: str) -> tuple[bool, int, str]:

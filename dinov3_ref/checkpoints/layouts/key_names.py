@@ -1,7 +1,7 @@
-"""Spell an official key in another layout, by a literal table of stems.
+"""Translate an official key to another layout by a table of stems.
 
-A stem is a key without `.weight` or `.bias`, with `{i}` for its block index. One table serves both
-directions: the official keys of a file are known from its configuration, and each is spelled once.
+A stem is a key without `.weight` or `.bias`, with `{i}` for the block index. One table works in both
+directions: the official keys of a file follow from its configuration, and each is translated once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _OFFICIAL_KEY = re.compile(
 
 
 def spell(official_key: str, stems: Mapping[str, str]) -> str:
-    """`official_key` by the table; a stem that is not in it keeps its name."""
+    """`official_key` translated by the table; a stem that is not in it keeps its name."""
     match = _OFFICIAL_KEY.fullmatch(official_key)
     assert match is not None, official_key
     stem = f"blocks.{{i}}.{match['stem']}" if match["blocks"] else match["stem"]

@@ -1,7 +1,8 @@
-"""Which tensors a configuration must have, by name and shape (docs/spec.md 3.1).
+"""Names and shapes of the tensors that a configuration must have (docs/spec.md 3.1).
 
-A table, not a model: being strict about a file must not depend on building modules. That both agree is
-held by a test. Symbols: D embed_dim, F FFN width, R storage tokens, p patch size, d head_dim.
+Computed without building the model; a test compares both.
+
+Symbols: D embed_dim, F FFN width, R storage tokens, p patch size, d head_dim.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from dinov3_ref.errors import ConfigError
 from dinov3_ref.layers.ffn_layers import swiglu_width
 from dinov3_ref.models.config import ConvNeXtConfig, ModelConfig, ViTConfig
 
-# FFN kind -> what its width is rounded up to; "mlp" is not rounded (docs/spec.md 2.10).
+# FFN kind -> multiple that its width is rounded up to; "mlp" is not rounded (docs/spec.md 2.10).
 SWIGLU_ALIGNMENT = {"swiglu": 8, "swiglu32": 32, "swiglu64": 64, "swiglu128": 128}
 
 
 def ffn_width(config: ViTConfig) -> int:
-    """F. Raises `ConfigError` for a registered FFN whose width only its own class knows."""
+    """FFN width F. Raises `ConfigError` for a user's FFN, whose width only its class knows."""
     hidden = int(config.embed_dim * config.ffn_ratio)
     if config.ffn_layer == "mlp":
         return hidden

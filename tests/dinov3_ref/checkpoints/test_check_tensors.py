@@ -58,7 +58,7 @@ FAULTS = {
     ),
     "periods of no head width": (
         lambda state: state.update({"rope_embed.periods": torch.ones(5)}),
-        "no multiple of head_dim 20",
+        "not a multiple of head_dim 20",
     ),
     "empty token": (lambda state: state.update(cls_token=torch.zeros(1, 1, 0)), r"found \[1, 1, 0\]"),
     "integers": (

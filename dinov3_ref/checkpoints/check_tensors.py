@@ -1,4 +1,4 @@
-"""Every tensor is accounted for: there, of the right shape, of a float type, finite; and nothing else is."""
+"""Check a checkpoint's tensors: exactly the expected keys and shapes, float types, finite values."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dinov3_ref.checkpoints.expected import Shape
+from dinov3_ref.checkpoints.tensor_shapes import Shape
 from dinov3_ref.errors import KeyMismatch
 
-NAMED_KEYS = 3  # so many keys are named in a message; the rest is counted
+NAMED_KEYS = 3  # keys named in a message; the others are counted
 FLOAT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -37,7 +37,7 @@ def check_keys(tensors: Mapping[str, Tensor], expected: Mapping[str, Shape], nam
 
 
 def check_values(tensors: Mapping[str, Tensor], name: str) -> None:
-    """Raise `KeyMismatch` for a tensor without plain data, not of a float type, or not finite."""
+    """Raise `KeyMismatch` for a tensor that is sparse, has no data, is not of a float type, or not finite."""
     for key, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_meta:
             raise KeyMismatch(f"{name}: {key} is sparse or has no data; wanted a dense tensor")

@@ -1,7 +1,7 @@
-"""Tensors that are put together when they are asked for, and not kept.
+"""A read-only mapping of tensors, some of which are computed on each access and not kept.
 
-A file that stores q, k and v apart has no fused qkv to map into memory: joined, a 7B's are 8 GB that nobody
-could page out. Whoever takes one tensor after the other holds one at a time.
+A file with separate q, k and v has no fused qkv to map into memory. Joined in advance, those of a 7B would
+take 8 GB; computed on access, only one is in memory at a time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class LazyTensors(Mapping[str, Tensor]):
-    """Read-only, in the order given; a value is a tensor, or a function that makes one."""
+    """Read-only mapping in the given order; a value is a tensor, or a function that computes one."""
 
     def __init__(self, tensors: Mapping[str, Tensor | Callable[[], Tensor]]) -> None:
         self._tensors = dict(tensors)
@@ -28,4 +28,4 @@ class LazyTensors(Mapping[str, Tensor]):
         return len(self._tensors)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._tensors  # without making it
+        return key in self._tensors  # without computing it

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dinov3_ref.checkpoints import load_checkpoint, random_checkpoint
-from dinov3_ref.checkpoints.layouts.unwrap import unwrap
+from dinov3_ref.checkpoints.unwrap import unwrap
 from dinov3_ref.errors import CheckpointError, KeyMismatch
 from tests.support.checkpoint_files import TWINS, official_state, write_official
 
