@@ -33,10 +33,10 @@ from safetensors.torch import save_file
 from dinodeploy.bench.ledger import record_name, write_record
 from dinodeploy.hardware.devices import cpu_name
 from dinov3_ref.checkpoints.checkpoint import Checkpoint
-from dinov3_ref.checkpoints.tensor_shapes import Shape, expected_shapes
 from dinov3_ref.checkpoints.layouts.hf import HuggingFaceLayout
 from dinov3_ref.checkpoints.sidecars import hf_config, hf_preprocessor
 from dinov3_ref.checkpoints.synthetic.random import random_tensor
+from dinov3_ref.checkpoints.tensor_shapes import Shape, expected_shapes
 from dinov3_ref.models.config import ViTConfig
 from dinov3_ref.models.released import get_architecture
 
