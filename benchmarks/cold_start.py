@@ -1,12 +1,12 @@
-"""How long a program waits for us: the import, and the first embedding of a process that has just begun.
+"""Cold start: seconds for the import, and for the first embedding of a new process.
 
     .venv/bin/python benchmarks/cold_start.py                        # the imports
     .venv/bin/python benchmarks/cold_start.py --bundle bundle        # the first embedding, too
 
-Each round runs every program once, in a process of its own, one after the other: what else the machine does
-meets all of them. Seconds are wall-clock from the first line of the program, so Python's own start is not in
-them; the ratio is to `import numpy` of the same round, the median over the rounds. The bundle must have
-passed `dinodeploy check` here, or the judge is in the first embedding.
+Each round runs every program once, each in a new process, so that other load on the machine affects all of
+them. Seconds are wall-clock from the first line of the program, without the start of Python. The ratio is to
+`import numpy` of the same round; the median over rounds is printed. The bundle must have passed `dinodeploy
+check` on this machine, or the first embedding includes the parity check.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-PICTURE = (640, 480)  # width, height
+IMAGE_SIZE = (640, 480)  # width, height
 PROGRAMS = {
     "import numpy": "import numpy",
     "import dinodeploy": "import dinodeploy",
@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--bundle", type=Path, help="judged here already")
+    parser.add_argument("--bundle", type=Path, help="has passed `check` here")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--rounds", type=int, default=11)
     options = parser.parse_args()
@@ -44,26 +44,26 @@ def main() -> None:
     if options.bundle:
         programs["first embedding of a JPEG"] = EMBED.format(device=options.device)
     with tempfile.TemporaryDirectory() as folder:
-        picture = write_picture(Path(folder) / "picture.jpg")
-        arguments = [str(options.bundle), str(picture)]
+        image = write_image(Path(folder) / "image.jpg")
+        arguments = [str(options.bundle), str(image)]
         rounds = [
             {name: seconds(program, arguments) for name, program in programs.items()}
             for _ in range(options.rounds + 1)
-        ][1:]  # the first one fills the disk's cache
+        ][1:]  # the first one fills the disk cache
     for name in programs:
         median = statistics.median(one[name] for one in rounds)
         ratio = statistics.median(one[name] / one["import numpy"] for one in rounds)
         print(f"{name:32} {median:7.3f} s, {ratio:6.2f} x import numpy")
 
 
-def write_picture(path: Path) -> Path:
+def write_image(path: Path) -> Path:
     coarse = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
-    Image.fromarray(coarse).resize(PICTURE, Image.Resampling.BICUBIC).save(path, quality=85)
+    Image.fromarray(coarse).resize(IMAGE_SIZE, Image.Resampling.BICUBIC).save(path, quality=85)
     return path
 
 
 def seconds(program: str, arguments: list[str]) -> float:
-    """What `program` takes in a new Python."""
+    """Seconds that `program` takes in a new Python process."""
     timed = (
         f"import sys, time\nstarted = time.perf_counter()\n{program}\nprint(time.perf_counter() - started)"
     )

@@ -1,14 +1,14 @@
-"""Export of a model that is larger than memory: seconds, and the most memory that it held.
+"""Export of a model that is larger than memory: seconds and peak memory.
 
     .venv/bin/python benchmarks/export_memory.py                                 # the 7B in bf16
     .venv/bin/python benchmarks/export_memory.py --arch vit_huge_plus --recipe fp16 --folder /data
     .venv/bin/python benchmarks/export_memory.py --depth 2                       # its width, two blocks
 
-Random weights are written as the hub has them, fp32 safetensors in shards beside a config.json, one shard
-in memory at a time; then `dinodeploy export` reads, translates and judges them in a process of its own.
-Memory is told twice: all resident pages, which count mapped files as far as the system leaves them there,
-and the anonymous ones, which nobody can take away. The folder holds weights and bundle for the time being:
-40 GB for the 7B. Writes benchmarks/ledger/export_memory_<arch>_<recipe>_<cpu>_<yyyymm>.json.
+Random weights are written in the hub's layout, fp32 safetensors in shards beside a config.json, one shard
+in memory at a time; then `dinodeploy export` reads, exports and checks them in its own process. Two peaks
+are reported: all resident pages, which include mapped files as long as the system keeps them, and anonymous
+pages, which cannot be dropped. The folder holds weights and bundle meanwhile: 40 GB for the 7B. Writes
+benchmarks/ledger/export_memory_<arch>_<recipe>_<cpu>_<yyyymm>.json.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from dinov3_ref.models.released import get_architecture
 
 LEDGER = Path(__file__).parent / "ledger"
 PACKAGES = ("torch", "onnxruntime", "onnx", "onnxscript", "safetensors")
-SHARD_BYTES = 5_000_000_000  # the hub's own
-OF_CONFIG = ("patch_embed.proj.weight",)  # its type stands in the config.json
+SHARD_BYTES = 5_000_000_000  # as on the hub
+OF_CONFIG = ("patch_embed.proj.weight",)  # its dtype is in the config.json
 LOOK_SECONDS = 0.25
 MIB = 2**20
 PROGRAM = "from dinodeploy.cli.app import main; main()"
@@ -92,13 +92,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--arch", default="vit_7b")
     parser.add_argument("--depth", type=int, help="blocks; default: the architecture's")
     parser.add_argument("--recipe", default="bf16")
-    parser.add_argument("--folder", type=Path, help="where there is room; default: the temporary folder")
+    parser.add_argument(
+        "--folder", type=Path, help="a folder with enough space; default: the temporary folder"
+    )
     parser.add_argument("--out", type=Path, help="the record; default: benchmarks/ledger/")
     return parser.parse_args(arguments)
 
 
 def write_weights(arch: str, depth: int | None, folder: Path) -> int:
-    """A ViT's random weights as a sharded directory of the hub; their bytes."""
+    """Write a ViT's random weights in the hub's sharded layout; return their bytes."""
     config = get_architecture(arch)
     assert isinstance(config, ViTConfig), "a ConvNeXt is small"
     config = replace(config, depth=depth or config.depth)
@@ -126,7 +128,7 @@ def write_weights(arch: str, depth: int | None, folder: Path) -> int:
 
 
 def split(shapes: dict[str, Shape]) -> Iterator[dict[str, Shape]]:
-    """Keys of a block stay together: their layout is translated a block at a time."""
+    """Shards that keep the keys of a block together, since layouts are translated block by block."""
     shard: dict[str, Shape] = {}
     size = 0
     block = None
@@ -160,7 +162,7 @@ def watch_dinodeploy(arguments: list[str]) -> tuple[float, float, float]:
 
 
 def worst_errors(receipt: dict[str, Any]) -> dict[str, float]:
-    """By output, over the cases."""
+    """Largest relative error per output, over all cases."""
     found: dict[str, float] = {}
     for row in receipt["measurements"]:
         if row["metric"] == "relative_frobenius":
@@ -169,7 +171,7 @@ def worst_errors(receipt: dict[str, Any]) -> dict[str, float]:
 
 
 def _pages(status: Path) -> dict[str, int]:
-    """KiB by kind, from the kernel's own count; empty for a process that has ended."""
+    """KiB by kind as the kernel reports them; empty for a process that has ended."""
     try:
         lines: Any = status.read_text().splitlines()
     except OSError:

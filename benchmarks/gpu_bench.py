@@ -3,11 +3,11 @@
     make gpu-bench
     python benchmarks/gpu_bench.py --models vit_base --recipes fp16 --rounds 30 --bundles /tmp/bundles
 
-A run goes from pixels in the host's memory to outputs (CLS, storage tokens, patches) in the host's memory,
-for everybody. `latency` is one run at a time; `images_per_second` is with as many runs at once as the engine
-has lanes. torch.compile runs under autocast in the recipe's type, in fp32 without TF32, from pinned memory.
-Beside each time stand its error against torch in fp32 and the share of this machine's own matrix peak and
-copy bandwidth, both measured in the same run.
+Every run goes from pixels in host memory to outputs (CLS, storage tokens, patches) in host memory.
+`median_ms` is one run at a time; `images_per_second` is with as many parallel runs as the engine has
+streams. torch.compile runs under autocast in the recipe's type, in fp32 without TF32, from pinned memory.
+Each row has its error against torch in fp32, and its share of the machine's matrix peak and copy bandwidth,
+both measured in the same run.
 
 Shapes: B batch, H W pixels, L tokens, D embed_dim.
 """
@@ -75,7 +75,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def bench(torch: Any, model: str, recipe: str, options: argparse.Namespace, folder: Path) -> Iterator[Row]:
-    """One row a shape and runner."""
+    """One row per shape and runner."""
     try:
         bundle = export(model, recipe, folder)
     except DinodeployError as error:
@@ -124,7 +124,7 @@ def bench_shape(
     facts: ModelFacts,
     weights: float,
 ) -> Iterator[Row]:
-    """Every runner at one shape, taken in turn so that a drifting machine treats all alike."""
+    """Every runner at one shape, in turns, so that a change in the machine's speed affects all."""
     wanted = reference(pixels)["cls"]
     times: dict[str, list[float]] = {name: [] for name in runners}
     errors = {}
@@ -176,9 +176,9 @@ def torch_runners(torch: Any, model: str, recipe: str) -> tuple[Run, Run]:
     fast = torch.compile(module, dynamic=False)
     kind = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(recipe)
 
-    def runner(network: Any, narrow: bool) -> Run:
+    def runner(network: Any, low_precision: bool) -> Run:
         def run(pixels: Any) -> dict[str, Any]:
-            with torch.inference_mode(), torch.autocast("cuda", kind, enabled=narrow):
+            with torch.inference_mode(), torch.autocast("cuda", kind, enabled=low_precision):
                 outputs = network(torch.from_numpy(pixels).pin_memory().cuda(non_blocking=True))
                 host = [torch.empty(x.shape, pin_memory=True).copy_(x, non_blocking=True) for x in outputs]
                 torch.cuda.synchronize()
@@ -190,7 +190,7 @@ def torch_runners(torch: Any, model: str, recipe: str) -> tuple[Run, Run]:
 
 
 def measure_peaks(torch: Any) -> dict[str, float]:
-    """This GPU's own limits: TFLOP/s of a large product by type, GB/s of a copy within its memory."""
+    """Measured limits of this GPU: TFLOP/s of a large product by type, GB/s of a copy within its memory."""
     peaks = {}
     for name, kind in (("fp32", torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16)):
         a = torch.randn(MATRIX_SIDE, MATRIX_SIDE, device="cuda", dtype=kind)
@@ -216,7 +216,7 @@ def on_gpu(torch: Any, work: Callable[[], Any]) -> float:
 
 
 def flops(facts: ModelFacts, height: int, width: int) -> float:
-    """Of one image, two a multiply-add: qkv and out 4D², an FFN of ratio 4 8D², attention 2LD a token."""
+    """Per image, two per multiply-add. Per token: qkv and out 4D², an FFN of ratio 4 8D², attention 2LD."""
     patches = height // facts.patch_size * (width // facts.patch_size)
     tokens = 1 + facts.storage_tokens + patches
     block = tokens * (12 * facts.embed_dim**2 + 2 * tokens * facts.embed_dim)
@@ -224,18 +224,18 @@ def flops(facts: ModelFacts, height: int, width: int) -> float:
 
 
 def host_bytes(facts: ModelFacts, height: int, width: int) -> float:
-    """Bytes of one image that cross between host and GPU: pixels there, tokens back, all float32."""
+    """Bytes per image between host and GPU: pixels there, tokens back, all float32."""
     patches = height // facts.patch_size * (width // facts.patch_size)
     return 4.0 * (3 * height * width + (1 + facts.storage_tokens + patches) * facts.embed_dim)
 
 
 def weight_bytes(facts: ModelFacts, recipe: str) -> float:
-    """Of the blocks' products, 12D² each, which every run has to read once."""
+    """Bytes of the blocks' weights, 12D² numbers each, which every run reads once."""
     return 12.0 * facts.depth * facts.embed_dim**2 * WEIGHT_BYTES.get(recipe, 4)
 
 
 def add_shares(row: Row, peak: dict[str, float]) -> Row:
-    """The shares of the matrix peak in the recipe's type, and of the copy bandwidth by the weights alone."""
+    """Add the shares of the matrix peak in the recipe's type, and of the copy bandwidth by the weights."""
     limit = peak.get(f"{row['recipe']}_tflop_per_second")
     if limit and "tflop_per_second" in row:
         row["share_of_matrix_peak"] = row["tflop_per_second"] / limit
@@ -244,7 +244,7 @@ def add_shares(row: Row, peak: dict[str, float]) -> Row:
 
 
 def line(row: Row) -> str:
-    """A row for people."""
+    """A row as text."""
     head = f"{row['model']:10} {row['recipe']:5} {row['runner']:17}"
     if "skipped" in row:
         return f"{head} skipped: {row['skipped']}"

@@ -1,13 +1,13 @@
-"""Parity on a GPU, everything that this machine can: each model × recipe × backend, one record.
+"""Parity on a GPU: every model × recipe × backend that this machine can run, in one record.
 
     make gpu-check
     python benchmarks/gpu_check.py --models tiny,vit_small --recipes fp16,bf16 --bundles /tmp/bundles
 
-Bundles are exported here (which needs onnxscript) or, with --bundles, taken from that folder where they are
-there. Plans are built here with `dinodeploy build` where TensorRT or TensorRT-RTX can be imported. Every
-engine is judged in a process of its own, since a runtime that crashes must not take the record with it.
-`torch` is the reference itself on the GPU: in fp32 without TF32, else under autocast. A row is passed,
-failed or skipped, with the reason. Exit 0 without a failure or without a GPU, else 1.
+Bundles are exported here (which needs onnxscript), or taken from the folder of --bundles where they exist.
+Engines are built with `dinodeploy build` where TensorRT or TensorRT-RTX can be imported. Every engine is
+checked in its own process, so that a crash of a runtime does not lose the record. `torch` is the reference on
+the GPU: in fp32 without TF32, else under autocast. A row has passed, failed or was skipped, with the reason.
+Exit code 1 for a failure, else 0, also without a GPU.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def rows(
 
 
 def in_a_process(bundle: Path, model: str, backend: str) -> Row:
-    """`judge_one` where it can crash without harm."""
+    """`judge_one` in its own process, which may crash."""
     command = [sys.executable, __file__, "--one", str(bundle), model, backend]
     try:
         run = subprocess.run(
@@ -116,13 +116,13 @@ def in_a_process(bundle: Path, model: str, backend: str) -> Row:
 
 
 def environment() -> dict[str, str]:
-    """Ours, with this checkout found first, installed or not."""
+    """This process's environment, with this checkout first on PYTHONPATH."""
     paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def judge_one(bundle: Path, model: str, backend: str) -> Row:
-    """Build if needed, judge, and say in a few numbers how it went."""
+    """Build if needed, check parity, and return the worst numbers."""
     started = time.perf_counter()
     device, engine, target = BACKENDS[backend]
     try:
@@ -148,7 +148,7 @@ def judge_one(bundle: Path, model: str, backend: str) -> Row:
 
 
 def build(bundle: Path, target: str, engine: str) -> None:
-    """`dinodeploy build`, as a user would. Raises UnavailableError for exit 4, DinodeployError otherwise."""
+    """Run `dinodeploy build`. Raises UnavailableError for its exit code 4, DinodeployError for others."""
     options = ["build", str(bundle), "--target", target, "--name", Path(engine).stem]
     command = [sys.executable, "-m", "dinodeploy.cli.app", *options]
     run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
@@ -159,7 +159,7 @@ def build(bundle: Path, target: str, engine: str) -> None:
 
 
 def judge_torch(root: Path, model: str) -> tuple[Verdict, str, str]:
-    """The reference on the GPU under the same judge: what PyTorch itself loses there."""
+    """Judge the reference model on the GPU: the error of PyTorch itself."""
     from dinodeploy.bundle.bundle import open_bundle
     from dinov3_ref.checkpoints import build_model
     from exporters.trace.trace import TokenOutputs
@@ -183,7 +183,7 @@ def judge_torch(root: Path, model: str) -> tuple[Verdict, str, str]:
 
 
 def line(row: Row) -> str:
-    """A row for people."""
+    """A row as text."""
     head = f"{row['model']:14} {row['recipe']:5} {row['backend']:20} {row['status']:8}"
     if "reason" in row:
         return f"{head} {row['reason']}"

@@ -12,7 +12,7 @@ from dinov3_ref.models.config import ViTConfig
 
 _TINY = {"embed_dim": 128, "depth": 3, "num_heads": 2}
 
-# Lively random weights, and DINOv3's pathologies planted: residuals past 65,504, huge logits, skewed ranges.
+# Random weights, and ones with the extremes of DINOv3: residuals past 65,504, huge logits, uneven channels.
 MODELS: dict[str, Callable[[], Checkpoint]] = {
     "tiny": lambda: random_checkpoint(ViTConfig(**_TINY)),
     "tiny_swiglu": lambda: random_checkpoint(ViTConfig(**_TINY, ffn_layer="swiglu", ffn_ratio=6.0)),
@@ -26,7 +26,7 @@ MODELS: dict[str, Callable[[], Checkpoint]] = {
 
 
 def export(model: str, recipe: str, folder: Path) -> Bundle:
-    """The bundle of a model; an earlier one in `folder` is used again. Raises DinodeployError."""
+    """The bundle of a model; one that exists in `folder` is reused. Raises DinodeployError."""
     from dinodeploy.bundle.bundle import open_bundle
     from exporters.bundle.export import ExportOptions, export_checkpoint
 
@@ -37,6 +37,6 @@ def export(model: str, recipe: str, folder: Path) -> Bundle:
         bundle, _ = export_checkpoint(MODELS[model](), out, ExportOptions(recipe=recipe), weights="random")
     except ImportError as error:
         raise DinodeployError(
-            f"exporting needs {error.name}: bring its wheel, or bundles made elsewhere (--bundles)"
+            f"exporting needs {error.name}: install it, or give bundles made elsewhere (--bundles)"
         ) from error
     return bundle

@@ -1,6 +1,6 @@
-"""What the two GPU scripts share: is there a GPU, what is the machine, where does the record go.
+"""Shared by the two GPU scripts: find the GPU, describe the machine, write the record.
 
-Records are written anew after every row: a run that is cut off leaves what it had found.
+The record is rewritten after every row, so an interrupted run keeps what it has.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PACKAGES = (
 
 
 def gpu_or_exit(what: str) -> Gpu:
-    """The GPU. Without one that is said, and the script ends well: there is nothing it could do."""
+    """The GPU. Without one, print so and exit with 0: there is nothing to do."""
     try:
         return find_gpu()
     except UnavailableError as error:
@@ -44,7 +44,7 @@ def gpu_or_exit(what: str) -> Gpu:
 
 
 def new_record(script: str, gpu: Gpu, arguments: list[str]) -> dict[str, Any]:
-    """The head of a record; the rows follow."""
+    """A record without rows."""
     now = datetime.now(timezone.utc)
     return {
         "command": " ".join([f"benchmarks/{script}.py", *arguments]),
@@ -71,7 +71,7 @@ def write_record(record: dict[str, Any], path: Path) -> None:
 
 @contextmanager
 def torch_fp32() -> Iterator[Any]:
-    """torch with fp32 that means fp32 on a GPU, as the reference wants it."""
+    """torch without TF32, so that fp32 on the GPU is fp32, as the reference needs."""
     import torch
 
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32

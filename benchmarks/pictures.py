@@ -1,14 +1,14 @@
-"""What a picture costs before the model: decoding, every preset, and what other ways cost and change.
+"""CPU time per image before the model: decoding, every preset, and how alternatives differ.
 
     .venv/bin/python benchmarks/pictures.py                     # JPEGs of 1.6 and 12 megapixels
     .venv/bin/python benchmarks/pictures.py --sizes 640x427
 
 Photographs of scikit-image and scikit-learn, enlarged and saved as JPEG (quality 90, 4:2:0), on one thread.
-All ways take turns within a round; medians over rounds, in CPU time of the thread, which other work on the
-machine disturbs less than time on the wall. Beside every other way is its difference from ours in grey levels
-of the finished picture: mean, 99.9th percentile and largest. Enlarged photographs flatter a decoder that
-leaves details out, so reduced decoding is held against ours once more on photographs at their own size.
-Writes benchmarks/ledger/pictures_<cpu>_<yyyymm>.json.
+All ways take turns within a round. Times are medians over rounds in CPU time of the thread, which other
+load disturbs less than wall-clock time. Each alternative is printed with its difference from ours in grey
+levels of the finished image: mean, 99.9th percentile and largest. Enlarged photographs hide what a decoder
+leaves out, so reduced decoding is also compared on photographs at their original size. Writes
+benchmarks/ledger/pictures_<cpu>_<yyyymm>.json.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LEDGER = Path(__file__).parent / "ledger"
 PACKAGES = ("pillow", "numpy")
 ENLARGED = ("china", "flower", "retina")
 SIZES = ("1536x1024", "4000x3000")
-SIDE = 256  # of the finished picture, where another way is held against ours
+SIDE = 256  # of the finished image, for comparing alternatives with ours
 
 Pixels = np.ndarray[Any, Any]
 Way = Callable[[bytes], Any]
@@ -58,25 +58,25 @@ def jpeg(name: str, size: tuple[int, int] | None = None) -> bytes:
 
 
 def drafted(data: bytes, shrink: int) -> Image.Image:
-    """Decoded at 1/shrink of its size, rounded up, by leaving out cosines."""
+    """Decode at 1/shrink of the size, rounded up, by leaving out DCT coefficients."""
     image = Image.open(io.BytesIO(data))
     image.draft("RGB", (image.width // shrink, image.height // shrink))
     return image.convert("RGB")
 
 
 def finish_drafted(data: bytes, shrink: int, side: int = SIDE) -> Pixels:
-    """Reduced decoding and what is left to shrink; a pixel that was rounded up counts in part."""
+    """Decode reduced, then shrink to `side`; a pixel from rounding up counts in part."""
     width, height = Image.open(io.BytesIO(data)).size
     return finish(drafted(data, shrink), side, box=(0, 0, width / shrink, height / shrink))
 
 
 def finish(image: Image.Image, side: int = SIDE, **options: Any) -> Pixels:
-    """Stretched to side x side, bilinear, as the official preset does but in one call."""
+    """Stretch to side x side, bilinear, like the official preset but in one call."""
     return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, **options))
 
 
 def floats_at_once(preset: Preprocess, image: Image.Image) -> Pixels:
-    """As `preprocess` without strips."""
+    """Like `preprocess`, but all rows together instead of in strips."""
     strip = preprocess._STRIP
     try:
         preprocess._STRIP = 1 << 40
@@ -108,7 +108,7 @@ def finishing(data: bytes) -> dict[str, Way]:
 
 
 def take_turns(ways: dict[str, Way], data: list[bytes], rounds: int) -> dict[str, float]:
-    """Median milliseconds a picture of each way, after one round to warm up."""
+    """Median milliseconds per image of each way, after one warm-up round."""
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for one in data:
@@ -121,7 +121,7 @@ def take_turns(ways: dict[str, Way], data: list[bytes], rounds: int) -> dict[str
 
 
 def difference(ways: dict[str, Way], data: list[bytes]) -> dict[str, dict[str, float]]:
-    """Grey levels between each way and the first, over all pictures."""
+    """Differences in grey levels between each way and the first, over all images."""
     first, *others = ways
     found = {}
     for name in others:
@@ -137,9 +137,9 @@ def difference(ways: dict[str, Way], data: list[bytes]) -> dict[str, dict[str, f
 
 
 def reduced_on_real_detail() -> list[dict[str, Any]]:
-    """How far reduced decoding is off on photographs at their own size, by how much shrinking is left.
+    """Error of reduced decoding on photographs at their original size, by how much shrinking is left.
 
-    left: shorter side of the reduced picture over the finished one's.
+    left: shorter side of the reduced image over that of the finished image.
     """
     found: dict[tuple[int, float], list[float]] = {}
     for name in PHOTOGRAPHS:

@@ -1,4 +1,4 @@
-"""A program in a process of its own: how long it took from start to end, and the most memory it held."""
+"""Run a program in its own process: seconds from start to end, and peak memory."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import subprocess
 import sys
 import time
 
-# Both say on the last line of stdout the most memory they held. The program ends after that: what it takes to
-# end is part of the time.
+# Both print their peak memory on the last line of stdout. The time includes the end of the process.
 _DINODEPLOY = """
 import sys
 from dinodeploy.cli.app import main
@@ -19,7 +18,7 @@ finally:
     print(peak_mib())
 """
 
-# What people do without us: transformers' model through torch's exporter, batch and sizes free, unjudged.
+# The usual way without dinodeploy: transformers' model and torch's exporter, dynamic shapes, no parity check.
 _PLAIN_EXPORT = """
 import sys
 from dinov3_ref.torchvision_shim import import_torchvision
@@ -38,12 +37,12 @@ print(peak_mib())
 
 
 def run_dinodeploy(arguments: list[str]) -> tuple[float, float | None]:
-    """Seconds and peak MiB (None where the system does not tell). Raises CalledProcessError."""
+    """Seconds and peak MiB (None where the system does not report it). Raises CalledProcessError."""
     return _run(_DINODEPLOY, arguments)
 
 
 def run_plain_export(checkpoint: str, out: str) -> tuple[float, float | None]:
-    """The same of `torch.onnx.export` on the directory of a checkpoint in transformers' layout."""
+    """The same for `torch.onnx.export` on the directory of a checkpoint in transformers' layout."""
     return _run(_PLAIN_EXPORT, [checkpoint, out])
 
 

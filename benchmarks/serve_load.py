@@ -1,15 +1,15 @@
-"""`dinodeploy serve` under load: fifty clients, for two minutes. Does it fail, does it grow, how slow?
+"""`dinodeploy serve` under load: failures, memory growth and latency with fifty clients for two minutes.
 
     .venv/bin/python benchmarks/serve_load.py                              # a small random model
     .venv/bin/python benchmarks/serve_load.py --bundle bundle --clients 50 --seconds 120
     .venv/bin/python benchmarks/serve_load.py --workers 2 --kill           # one worker is killed half-way
     .venv/bin/python benchmarks/serve_load.py --workers 2 --kill --clients 8 --seconds 20   # a short one
 
-Each client sends one photograph-sized JPEG after the other, and waits as long as Retry-After says where it is
-told to. Service and clients share the machine. Answers other than 200, 429 and 503 are failures, and so is a
-broken connection, but for those that die with a killed worker. --record adds the run to
-benchmarks/ledger/serve_load_<cpu>_<yyyymm>.json. Nothing waits for ever: past --limit seconds the run is
-given up with a traceback of where it was, and however it ends, no process of the service is left.
+Each client sends one photograph-sized JPEG after another, and waits as long as a Retry-After header says.
+Service and clients share the machine. Answers other than 200, 429 and 503 are failures, and so are broken
+connections, except those lost with a killed worker. --record adds the run to
+benchmarks/ledger/serve_load_<cpu>_<yyyymm>.json. After --limit seconds the run stops with a traceback of
+where it was. No process of the service is left behind.
 """
 
 from __future__ import annotations
@@ -46,25 +46,25 @@ from dinodeploy.hardware.devices import cpu_name
 
 LEDGER = Path(__file__).parent / "ledger"
 PACKAGES = ("onnxruntime", "fastapi", "uvicorn", "numpy", "pillow")
-PICTURE = (640, 480)  # width, height
-PICTURES = 16
+IMAGE_SIZE = (640, 480)  # width, height
+IMAGES = 16
 LOOK_SECONDS = 0.5  # between looks at the service's memory
-REQUEST_SECONDS = 60  # that a client waits for one answer, all told
-PAUSE_SECONDS = 0.2  # of a client whose connection broke
-START_AND_END_SECONDS = 300  # beside the load: export, judge, start, drain
+REQUEST_SECONDS = 60  # that a client waits for one answer
+PAUSE_SECONDS = 0.2  # of a client after a broken connection
+START_AND_END_SECONDS = 300  # besides the load: export, parity check, start, drain
 AGAIN_SECONDS = 5
-STOP_SECONDS = 180  # within which the service has killed what does not end
+STOP_SECONDS = 180  # after which the service kills its workers
 BY_DESIGN = (200, 429, 503)
 MIB = 1 << 20
-NO_TLS = ssl.create_default_context()  # one for all: each client would read the certificates anew
+NO_TLS = ssl.create_default_context()  # shared: each client would read the certificates again
 
 
 class PastLimit(KeyboardInterrupt):
-    """Took too long. Of this kind, since an event loop lets nothing else through from anywhere."""
+    """The run took too long. A KeyboardInterrupt, since event loops let only that through from anywhere."""
 
 
 class Load:
-    """What the clients have met so far."""
+    """Results of all clients so far."""
 
     def __init__(self, url: str, seconds: float) -> None:
         self.url, self.seconds = url, seconds
@@ -77,11 +77,11 @@ class Load:
     def elapsed(self) -> float:
         return time.monotonic() - self.started
 
-    async def client(self, number: int, pictures: list[bytes]) -> None:
+    async def client(self, number: int, images: list[bytes]) -> None:
         async with httpx.AsyncClient(timeout=None, verify=NO_TLS) as http:
             asked = number
             while self.elapsed < self.seconds:
-                files = {"files": ("p.jpg", pictures[asked % len(pictures)])}
+                files = {"files": ("p.jpg", images[asked % len(images)])}
                 begun = time.monotonic()
                 asked += 1
                 try:
@@ -100,7 +100,7 @@ class Load:
 
 
 class Watch:
-    """The service's memory, and a worker killed half-way where that is wanted."""
+    """Record the service's memory, and kill a worker half-way if `kill`."""
 
     def __init__(self, process: psutil.Process, kill: bool) -> None:
         self._process, self._kill = process, kill
@@ -152,7 +152,7 @@ def main() -> None:
 
 
 def export_small(bundle: Path) -> Path:
-    """Three blocks of width 128, random weights, in a process of its own: torch stays out of this one."""
+    """Export three blocks of width 128, random weights, in another process: torch stays out of this one."""
     program = (
         "import sys; from pathlib import Path; from tests.support.tiny_models import export_tiny; "
         "export_tiny(Path(sys.argv[1]))"
@@ -186,7 +186,7 @@ def measure(bundle: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def give_up_after(seconds: int) -> None:
-    """Raise PastLimit in this thread, wherever it is, after so many seconds, and again if that was lost."""
+    """Raise PastLimit in this thread after `seconds`, and again every AGAIN_SECONDS if it was swallowed."""
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
         raise PastLimit(f"not done within {seconds} s")
@@ -200,7 +200,7 @@ def workers_of(service: psutil.Process) -> list[psutil.Process]:
 
 
 def end(process: subprocess.Popen[str]) -> None:
-    """Kill what is left of the service, its workers too."""
+    """Kill the rest of the service, including its workers."""
     signal.setitimer(signal.ITIMER_REAL, 0)
     assert process.stdout is not None
     process.stdout.close()
@@ -213,18 +213,18 @@ def end(process: subprocess.Popen[str]) -> None:
 
 
 async def _run(load: Load, watch: Watch, clients: int) -> None:
-    pictures = make_pictures()
+    images = make_images()
     load.started = time.monotonic()
-    await asyncio.gather(watch.look(load), *(load.client(n, pictures) for n in range(clients)))
+    await asyncio.gather(watch.look(load), *(load.client(n, images) for n in range(clients)))
 
 
-def make_pictures() -> list[bytes]:
-    """JPEGs with structure, each from a seed of its own."""
+def make_images() -> list[bytes]:
+    """JPEGs with structure, each from its own seed."""
     files = []
-    for seed in range(PICTURES):
+    for seed in range(IMAGES):
         coarse = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), np.uint8)
         buffer = io.BytesIO()
-        Image.fromarray(coarse).resize(PICTURE, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=85)
+        Image.fromarray(coarse).resize(IMAGE_SIZE, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=85)
         files.append(buffer.getvalue())
     return files
 

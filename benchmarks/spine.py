@@ -1,13 +1,14 @@
-"""What the way from checkpoint to embedding costs on this CPU, in one run, beside the peers.
+"""From checkpoint to embedding on this CPU: export, cold start and latency, beside the peers, in one run.
 
     make bench                                                       # vit_small, fp32, every peer
     .venv/bin/python benchmarks/spine.py --arch vit_base --recipe int8 --shapes 1:224,32:224,1:1024x768
     .venv/bin/python benchmarks/spine.py --vs openvino --outputs cls
 
 Measures export (time, peak memory of the process) beside `torch.onnx.export` of transformers' model, cold
-start of `dinodeploy embed` with one picture, and then what `dinodeploy bench` measures (`dinodeploy/bench/`):
-latency in turns, ratios, share of the machine's own peak, memory, starts, and the error beside each. Writes
-one record, benchmarks/ledger/cpu_<arch>_<recipe>_<cpu>_<yyyymm>.json; `benchmarks/table.py` prints them all.
+start of `dinodeploy embed` with one image, and then what `dinodeploy bench` measures (`dinodeploy/bench/`):
+latency in turns, ratios, share of the machine's peak, memory, start-up time, and the error of each. Writes
+one record, benchmarks/ledger/cpu_<arch>_<recipe>_<cpu>_<yyyymm>.json; `benchmarks/table.py` prints them
+all.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--shapes", default="1:224,8:224,1:512,8:512", help="batch:size, size as in --imgsz")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--outputs", help="cls: the engine leaves out the rest")
+    parser.add_argument("--outputs", help="outputs of the engine, for instance cls")
     parser.add_argument("--out", type=Path, help="the record; default: benchmarks/ledger/")
     return parser.parse_args(arguments)
 
@@ -89,7 +90,7 @@ def parse_shape(text: str) -> tuple[int, int, int]:
 
 
 def measure_export(arch: str, recipe: str, bundle: Path) -> dict[str, float | None]:
-    """Seconds and peak memory of the whole command, in a process of its own."""
+    """Seconds and peak memory of the whole command, in its own process."""
     arguments = ["export", "--arch", arch, "--weights", "random", "--precision", recipe, "--out", str(bundle)]
     seconds, peak = run_dinodeploy(arguments)
     weights = sum(path.stat().st_size for path in bundle.glob("model.onnx*"))
@@ -97,7 +98,7 @@ def measure_export(arch: str, recipe: str, bundle: Path) -> dict[str, float | No
 
 
 def measure_plain_export(arch: str, folder: Path) -> dict[str, float | None] | None:
-    """What people do without us, on the same weights: `torch.onnx.export`, and nothing judged. ViTs only."""
+    """`torch.onnx.export` of the same weights, without a parity check. ViTs only."""
     checkpoint = random_checkpoint(arch)
     if isinstance(checkpoint.config, ConvNeXtConfig):
         return None
@@ -107,7 +108,7 @@ def measure_plain_export(arch: str, folder: Path) -> dict[str, float | None] | N
 
 
 def measure_cold_start(bundle: Path, folder: Path) -> dict[str, float]:
-    """Median seconds of `dinodeploy embed` with one photograph, from process start to its end."""
+    """Median seconds of `dinodeploy embed` with one image, from start to end of the process."""
     Image.fromarray(load_photo("chelsea")).save(folder / "photo.jpg")
     arguments = ["embed", str(folder / "photo.jpg"), "--engine", str(bundle), "--out", str(folder / "out")]
     seconds = [run_dinodeploy([*arguments, "--overwrite"])[0] for _ in range(STARTS + 1)]
@@ -119,8 +120,8 @@ def show(record: dict[str, Any]) -> None:
     print(summary(record))
     print(f"export {_cost(export)} (weights {export['weights_mib']:.0f} MiB)")
     if plain is not None:
-        print(f"torch.onnx.export of transformers' model, which judges nothing: {_cost(plain)}")
-    print(f"cold start of embed, one picture: {start['seconds']:.2f} s")
+        print(f"torch.onnx.export of transformers' model, without a parity check: {_cost(plain)}")
+    print(f"cold start of embed, one image: {start['seconds']:.2f} s")
     Console(highlight=False, width=100).print(as_table(record))
 
 

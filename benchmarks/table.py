@@ -1,6 +1,6 @@
-"""Every CPU record of the ledger as one table in Markdown: `.venv/bin/python benchmarks/table.py`.
+"""Print all CPU records of the ledger as one Markdown table: `.venv/bin/python benchmarks/table.py`.
 
-One line a record, shape and runner; ratios are the runner's speed over the engine's in the same run.
+One row per record, shape and runner. Ratios are the runner's speed over the engine's in the same run.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HEADS = (
 
 
 def rows(record: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """The lines of one record."""
+    """The rows of one record."""
     cpu = f"{record['cpu'].partition(' ')[2]}, {record['threads']} threads"
     for row in record["rows"]:
         facts = record["runners"][row["runner"]]

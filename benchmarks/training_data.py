@@ -1,10 +1,10 @@
-"""Pictures a second that the training data's pipeline makes on one core, and where its time goes.
+"""Images per second of the training data pipeline on one core, and the time of each step.
 
     .venv/bin/python benchmarks/training_data.py                    # the official crops: 2 of 224, 8 of 96
     .venv/bin/python benchmarks/training_data.py --global-size 64 --local-size 32 --local-number 4
 
-A photograph of scikit-image, made 500x375 and JPEG (about what ImageNet holds), goes through decoding,
-DataAugmentationDINO and collate with its masks, on one thread. Medians over single pictures and batches.
+A photograph of scikit-image as a JPEG of 500x375 (about an ImageNet image) goes through decoding,
+DataAugmentationDINO and collate with its masks, on one thread. Medians over single images and batches.
 Writes benchmarks/ledger/training_data_<size>_<cpu>_<yyyymm>.json.
 """
 
@@ -40,7 +40,7 @@ PATCH = 16
 
 
 def milliseconds(step: Callable[[], object], rounds: int) -> list[float]:
-    """Sorted times of single runs, after three to warm up."""
+    """Sorted times of single runs, after three warm-up runs."""
     taken = []
     for number in range(rounds + 3):
         started = time.perf_counter()
@@ -51,10 +51,10 @@ def milliseconds(step: Callable[[], object], rounds: int) -> list[float]:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """{step: {"median_ms", "p95_ms"}} of one picture, and pictures a second."""
+    """{step: {"median_ms", "p95_ms"}} for one image, and images per second."""
     buffer = io.BytesIO()
     Image.fromarray(data.coffee()).resize((500, 375)).save(buffer, "JPEG", quality=90)
-    picture = decode_rgb(buffer.getvalue(), "coffee")
+    image = decode_rgb(buffer.getvalue(), "coffee")
     augment = DataAugmentationDINO(
         (0.32, 1.0),
         (0.05, 0.32),
@@ -62,7 +62,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         global_crops_size=options.global_size,
         local_crops_size=options.local_size,
     )
-    samples = [Sample(augment(picture), (), position) for position in range(options.batch)]
+    samples = [Sample(augment(image), (), position) for position in range(options.batch)]
     collate = partial(
         collate_data_and_cast,
         samples,
@@ -75,7 +75,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     )
     taken = {
         "decode": milliseconds(lambda: decode_rgb(buffer.getvalue(), "coffee"), options.rounds),
-        "augment": milliseconds(lambda: augment(picture), options.rounds),
+        "augment": milliseconds(lambda: augment(image), options.rounds),
         "collate": [ms / options.batch for ms in milliseconds(collate, 10)],
     }
     steps = {
@@ -108,8 +108,8 @@ def main() -> None:
     path = LEDGER / record_name("training_data", str(options.global_size))
     write_record(record, path)
     for name, step in record["steps"].items():
-        print(f"{name}: {step['median_ms']:.2f} ms a picture (p95 {step['p95_ms']:.2f})")
-    print(f"{record['pictures_a_second']:.1f} pictures a second on one core of {record['cpu']}")
+        print(f"{name}: {step['median_ms']:.2f} ms per image (p95 {step['p95_ms']:.2f})")
+    print(f"{record['pictures_a_second']:.1f} images per second on one core of {record['cpu']}")
 
 
 if __name__ == "__main__":

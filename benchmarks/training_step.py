@@ -1,11 +1,11 @@
-"""What a training step costs here: pictures a second, peak memory, the share of data loading, and a profile.
+"""A training step on this machine: images per second, peak memory, share of data loading, and a profile.
 
     .venv/bin/python benchmarks/training_step.py                                  # ViT-S, batch 4
     .venv/bin/python benchmarks/training_step.py --arch vit_large --batch 2 --steps 1
 
 The whole step of the loop with the official crops (2 of 224, 8 of 96), the heads and details of the recipe
 vits_single_gpu, fp32 on a CPU and bf16 on a GPU; photographs are decoded and augmented in the same process.
-One step to warm up, `--steps` measured, one profiled. Writes
+One warm-up step, `--steps` measured steps, one profiled step. Writes
 benchmarks/ledger/training_step_<arch>_<device>_<yyyymm>.json.
 """
 
@@ -37,7 +37,7 @@ from dinov3_ref.train.loop import TrainingRun
 LEDGER = Path(__file__).parent / "ledger"
 PACKAGES = ("torch", "torchvision", "pillow", "numpy")
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
-SIZE = (500, 375)  # about what ImageNet holds
+SIZE = (500, 375)  # about an ImageNet image
 TOP = 12  # rows of the profile
 
 
@@ -114,14 +114,14 @@ def step(run: TrainingRun, batches: Iterator[dict[str, Any]], iteration: int) ->
 
 
 def peak_gib(device: torch.device) -> float:
-    """Of the GPU's memory, or of the process's on a CPU."""
+    """Peak memory: of the GPU, or of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def profile(run: TrainingRun, batches: Iterator[dict[str, Any]], iteration: int) -> list[dict[str, Any]]:
-    """The operators that a step spends most in, with their shares of all operators."""
+    """The operators with the most time in a step, with their shares of the total."""
     with torch.profiler.profile(acc_events=True) as recorded:
         step(run, batches, iteration)
     key = "self_device_time_total" if run.device.type == "cuda" else "self_cpu_time_total"
@@ -144,7 +144,7 @@ def show(record: dict[str, Any]) -> None:
     options = record["options"]
     print(
         f"{options['arch']}, batch {options['batch']}, on {record['device']}, {record['threads']} threads: "
-        f"{record['pictures_a_second']:.2f} pictures a second "
+        f"{record['pictures_a_second']:.2f} images per second "
         f"({record['processor_seconds_a_picture']:.2f} processor seconds each), peak "
         f"{record['peak_gib']:.2f} GiB, data {record['data_share']:.1%}"
     )

@@ -39,7 +39,9 @@ class Components:
         return np.round(255 / (1 + np.exp(-2 * self.project(patches)))).astype(np.uint8)
 
 
-def strongest_first(moments: FloatArray) -> tuple[FloatArray, FloatArray]:
+def strongest_first(
+    moments: NDArray[np.floating],
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Eigenvalues [D] and eigenvectors as columns [D,D] of a symmetric matrix, the largest first."""
     values, vectors = np.linalg.eigh(moments)
     return values[::-1], vectors[:, ::-1]
