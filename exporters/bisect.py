@@ -1,8 +1,7 @@
 """Find the first block where an engine differs from the reference, for `dinodeploy check --bisect`.
 
-The graph gets the residual stream before and after every block as extra outputs. Nothing is written: the
-graph is passed to ONNX Runtime in memory, and weights are read from the bundle. Needs the onnx package, but
-no torch.
+The graph gets the stream before and after every block as extra outputs. It stays in memory; ONNX Runtime
+reads the weights from the bundle. Needs the onnx package, not torch.
 
 Shapes: T traced positions, L tokens, h w feature map of a stage, D width of the residual stream.
 """
@@ -13,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+import onnx_ir as ir
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from dinodeploy.arrays import AnyArray, FloatArray
@@ -20,10 +20,11 @@ from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, EngineChoice
 from dinodeploy.errors import BundleError, JudgementError, MisuseError
 from dinodeploy.parity.bisect import Bisection, Stretch, bisect
 from dinodeploy.parity.golden import GoldenCase, Trace, load_golden
-from exporters.graph.read import read_skeleton
+from exporters.graph.read import read_onnx
 
 BACKEND = "onnxruntime"
 ERRORS_ONLY = 3
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 NO_STREAM = (
     "this graph has no recognisable residual stream: blocks.<i> or stages.<s>.<i> that add to it in order; "
     "bisect a bundle that `dinodeploy export` wrote"
@@ -96,17 +97,14 @@ def _run_tapped(
     """Run pixels [1,3,H,W]. Returns `stream_values`, and all graph outputs by name, the stream's included."""
     import onnxruntime
 
-    model, blobs = read_skeleton(engine.path)
+    model = ir.to_proto(read_onnx(engine.path))
     values_of = stream_values(model.graph)
     _tap(model.graph, [name for names in values_of.values() for name in names])
-    weights = [blob.read() for blob in blobs.values()]  # the session uses this memory, so keep it alive
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
+    options.add_session_config_entry(WEIGHTS_FOLDER, str(engine.root.resolve()))
     if threads is not None:
         options.intra_op_num_threads = threads
-    from_numpy = onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type
-    values = [from_numpy(w, blob.data_type) for w, blob in zip(weights, blobs.values(), strict=True)]
-    options.add_external_initializers(list(blobs), values)
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

@@ -180,8 +180,7 @@ def _check_origin(choice: EngineChoice, backend: Backend) -> None:
                 "export again instead of mixing files of two bundles"
             )
         return
-    files = manifest.files
-    if build.source not in files or files[build.source].sha256 != build.source_sha256:
+    if build.source not in manifest.engines or manifest.engine_sha256(build.source) != build.source_sha256:
         raise TamperedError(
             f"{choice.path} was built from another {build.source} than this bundle's; "
             f"build it again: dinodeploy build {choice.root} --overwrite"

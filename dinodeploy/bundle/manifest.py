@@ -26,7 +26,7 @@ from dinodeploy.files.atomic import atomic_file
 from dinodeploy.images.preprocess import MAX_PATCHES, Preprocess
 
 FILE_NAME = "manifest.json"
-FORMAT = 1  # written
+FORMAT = 2  # written
 FORMATS = (1, 2)  # read
 METADATA_KEY = "dinodeploy.facts"  # in the ONNX file
 
@@ -119,7 +119,7 @@ class BuildFacts:
 
     runtime: str  # "tensorrt 10.3.0" or "tensorrt_rtx 1.7.1.116": module name and version
     source: str  # the graph it was built from, a file of the bundle (model.onnx)
-    source_sha256: str
+    source_sha256: str  # `engine_sha256` of it
     profiles: tuple[ProfileFacts, ...]
     compute_capabilities: tuple[str, ...]  # "8.9"; empty: decided when it is loaded (RTX just-in-time)
     driver: str | None  # of the build machine, None where there is none

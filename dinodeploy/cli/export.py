@@ -62,7 +62,7 @@ def export(
     dialect: Annotated[str, typer.Option(help="ONNX dialect.")] = "portable",
     fold: Annotated[str, typer.Option(help="Folds to apply to the graph: all, none, or a list.")] = "all",
     external_data: Annotated[
-        bool, typer.Option("--external-data", help="Weights beside the graph, whatever their size.")
+        bool, typer.Option("--external-data", help="No effect: weights are always in model.onnx.data.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of --weights random.")] = 0,
     revision: Annotated[str | None, typer.Option(help="Hub revision.")] = None,
@@ -95,7 +95,6 @@ def export(
         rope_periods=rope_periods,
         dialect=dialect,
         fold=fold if fold in ("all", "none") else parse_list(fold, "--fold"),
-        external_data=external_data,
         seed=seed,
         revision=revision,
         offline=offline,

@@ -1,7 +1,7 @@
 """A Triton model repository made of a bundle: three models, of which clients call the last.
 
     REPO/NAME_engine/config.pbtxt        the engine: onnxruntime_onnx, or tensorrt_plan
-    REPO/NAME_engine/1/model.onnx        as in the bundle, and held against its hash
+    REPO/NAME_engine/1/                  the engine and its weights, under the names they have in the bundle
     REPO/NAME_preprocess/config.pbtxt    Python backend: a picture file -> pixels
     REPO/NAME_preprocess/1/              model.py, preprocess.json, and the modules of ours that it calls
     REPO/NAME/config.pbtxt               the ensemble of both: bytes in, embeddings out
@@ -45,15 +45,14 @@ class Kind:
     """How Triton runs what one of our backends runs."""
 
     platform: str
-    file: str
     on_gpu: bool
 
 
 # our backend -> Triton's
 KINDS: dict[str, Kind] = {
-    "onnxruntime": Kind("onnxruntime_onnx", "model.onnx", False),
-    "onnxruntime_cuda": Kind("onnxruntime_onnx", "model.onnx", True),
-    "tensorrt": Kind("tensorrt_plan", "model.plan", True),
+    "onnxruntime": Kind("onnxruntime_onnx", False),
+    "onnxruntime_cuda": Kind("onnxruntime_onnx", True),
+    "tensorrt": Kind("tensorrt_plan", True),
 }
 # --device -> our backends, best first; what runs where is decided by the server's machine, not by this one
 DEVICES: dict[str, tuple[str, ...]] = {
@@ -160,19 +159,17 @@ def _choose(path: Path, device: str) -> EngineChoice:
 
 
 def _engine(engine: EngineChoice, kind: Kind, options: Options, folder: Path) -> Config:
-    """Copies the engine and says how it is run. What it reads beside itself keeps its name."""
+    """Copy the engine and the files it reads; return its configuration."""
     facts = engine.facts
-    shutil.copyfile(engine.path, folder / kind.file)
-    for extra in facts.files:
-        if extra != engine.file:
-            shutil.copyfile(engine.root / extra, folder / extra)
+    for name in facts.files:
+        shutil.copyfile(engine.root / name, folder / name)
     group: Config = {"count": options.instances, "kind": Word("KIND_GPU" if kind.on_gpu else "KIND_CPU")}
     if facts.build is not None:
         _check_batch(engine, facts.build, options.max_batch)
         group["profile"] = [str(number) for number in range(len(facts.build.profiles))]
     config: Config = {
         "platform": kind.platform,
-        "default_model_filename": kind.file,
+        "default_model_filename": engine.file,
         "max_batch_size": options.max_batch,
         "input": [{"name": INPUT, "data_type": FP32, "dims": [3, -1, -1]}],
         "output": _outputs(engine),

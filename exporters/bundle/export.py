@@ -34,7 +34,7 @@ from exporters.trace.fold import FOLDS
 
 __all__ = ["FOLDS", "Calibration", "ExportOptions", "export_checkpoint", "export_model"]
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 def export_checkpoint(
@@ -46,7 +46,7 @@ def export_checkpoint(
     rope_periods: str = "bf16",
     dataset: str | None = None,
     head: LoadedHead | None = None,
-    say: Say = lambda _: None,
+    log: Log = lambda _: None,
 ) -> tuple[Bundle, tuple[str, ...]]:
     """Export a loaded checkpoint; `weights` says where it came from (file, hub, random).
 
@@ -75,7 +75,7 @@ def export_checkpoint(
         rope_periods=None if isinstance(config, ConvNeXtConfig) else rope_periods,  # type: ignore[arg-type]
     )
     refuse_existing(out, options.overwrite)
-    say("building the reference model")
+    log("building the reference model")
     # calibrating 8 bits runs the model too often to read every block anew each time; ConvNeXts are small
     whole = RECIPES[options.recipe].quantized or isinstance(config, ConvNeXtConfig)
     state = None if whole else checkpoint.state
@@ -88,7 +88,7 @@ def export_checkpoint(
         options,
         head=head,
         licence=_licence(checkpoint),
-        say=say,
+        log=log,
         state=state,
     )
     return bundle, (*checkpoint.notes, *assumed, *notes)
@@ -128,7 +128,7 @@ def export_model(
     *,
     head: LoadedHead | None = None,
     licence: str = WEIGHTS_LICENCE,
-    say: Say = lambda _: None,
+    log: Log = lambda _: None,
     state: Mapping[str, Tensor] | None = None,
 ) -> tuple[Bundle, tuple[str, ...]]:
     """Export a model in memory (a user's own subclass or layers included) to a judged bundle at `out`.
@@ -151,13 +151,13 @@ def export_model(
     staging = begin_directory(out)
     try:
         manifest, notes = write_bundle(
-            model, facts, preprocess, staging, _with_layers(options, head), licence, say, state
+            model, facts, preprocess, staging, _with_layers(options, head), licence, log, state
         )
         if head is not None:
-            say("adding the head")
+            log("adding the head")
             keep = [output.name for output in manifest.outputs if _is_kept(output.name, options)]
             manifest = attach_head(staging, manifest, head, keep)
-        receipt = judge_staged(staging, manifest, say)
+        receipt = judge_staged(staging, manifest, log)
         commit_directory(staging, out)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""How to export: every choice in one place, validated at birth."""
+"""The options of an export, validated when created."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from exporters.trace.fold import FOLDS
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How to export. Validated at birth: MisuseError."""
+    """The options of an export. Raises MisuseError when created with a wrong value."""
 
     recipe: str = "fp32"
     dialect: str = "portable"
     preset: str = "official"
     imgsz: tuple[int, int] | None = None  # H, W; None: the preset's own
     layers: tuple[int, ...] = ()
-    attention: bool = False  # what CLS gives each patch in the last block, as an output too
+    attention: bool = False  # add an output: the last block's attention from CLS to each patch
     folds: tuple[str, ...] = FOLDS
-    calibration: Calibration = field(default_factory=Calibration)  # of an 8-bit recipe
+    calibration: Calibration = field(default_factory=Calibration)  # for 8-bit recipes
     overrides: tuple[Override, ...] = ()  # (pattern of a layer's path, type)
-    external_data: bool = False
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -33,9 +32,7 @@ class ExportOptions:
             ("dialect", self.dialect, DIALECTS),
         ):
             if value not in known:
-                raise MisuseError(
-                    f"{option} {value!r} is not there in this version; it has: {', '.join(known)}"
-                )
+                raise MisuseError(f"{option} {value!r} is unknown to this version; known: {', '.join(known)}")
         for fold in self.folds:
             if fold not in FOLDS:
                 raise MisuseError(f"unknown fold {fold!r}; known: {', '.join(FOLDS)}")

@@ -1,4 +1,4 @@
-"""What every maker of bundles does at its ends: look before anything is made, judge before it is kept."""
+"""Shared first and last steps of making a bundle: refuse to overwrite, verify parity."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from dinodeploy.parity.receipts import Receipt
 
 
 def refuse_existing(out: Path, overwrite: bool) -> None:
-    """Only a bundle may be replaced, and only when asked: never a user's own folder."""
+    """Raises OutputExistsError unless `out` is free, or a bundle that may be overwritten."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / manifests.FILE_NAME).is_file():
-        raise OutputExistsError(f"{out} exists and is no bundle; choose another --out")
+        raise OutputExistsError(f"{out} exists and is not a bundle; choose another --out")
     if not overwrite:
         raise OutputExistsError(f"{out} holds a bundle already; give --overwrite or another --out")
 
 
-def judge_staged(staging: Path, manifest: Manifest, say: Callable[[str], None]) -> Receipt:
-    """Write the manifest and judge what lies in `staging`; the receipt. Raises JudgementError."""
+def judge_staged(staging: Path, manifest: Manifest, log: Callable[[str], None]) -> Receipt:
+    """Write the manifest and judge the bundle in `staging`; returns the receipt. Raises JudgementError."""
     manifests.write_manifest(manifest, staging)
-    say("judging the bundle on this machine")
+    log("judging the bundle on this machine")
     receipt = _judge(staging)
     first, *others = (name for name, facts in manifest.engines.items() if facts.backend == "onnxruntime")
-    for engine in others:  # what only another backend runs is judged there, on first use
+    for engine in others:  # engines of other backends are judged on first use
         if manifest.engines[engine].same_numbers_as in (None, first):
             _judge(staging / engine)
     return receipt
 
 
 def _judge(engine: Path) -> Receipt:
-    """The passing receipt of a bundle just written, or of one engine in it. Raises JudgementError."""
+    """The passing receipt of a new bundle, or of one engine in it. Raises JudgementError."""
     choice, receipt, verdict = check_bundle(engine, device="onnxruntime")
     if not verdict.passed:
         raise JudgementError(rejection(choice, verdict))

@@ -1,4 +1,4 @@
-"""Make the files of a bundle: golden outputs, plan of precision, graph, engines, and a manifest over all."""
+"""Write the files of a bundle: golden outputs, precision scheme, graphs, weights, and a manifest over all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.golden import load_golden, save_golden
 from dinodeploy.parity.judge import judge_golden
 from dinov3_ref.models import Backbone, DinoVisionTransformer
-from exporters.bundle.engines import CPU_FILE, write_engines
+from exporters.bundle.engines import BASELINE_FILE, CPU_FILE, write_engines
 from exporters.bundle.golden import make_golden
 from exporters.bundle.options import ExportOptions
 from exporters.bundle.stream import filled
@@ -38,7 +38,7 @@ from exporters.precision.speed import compare_speed, verdict
 from exporters.trace.fold import Weights, applicable_folds, make_meta_copy
 from exporters.trace.trace import TokenOutputs, trace
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 def write_bundle(
@@ -48,16 +48,16 @@ def write_bundle(
     root: Path,
     options: ExportOptions,
     licence: str,
-    say: Say,
+    log: Log,
     state: Mapping[str, Tensor] | None = None,
 ) -> tuple[Manifest, tuple[str, ...]]:
-    """Every file of the bundle but its manifest; the manifest and notes for the user.
+    """Write every file of the bundle except its manifest; returns the manifest and notes for the user.
 
     `state` holds the weights of a hollow model (`stream.py`).
     """
     recipe = RECIPES[options.recipe]
     reference = TokenOutputs(model.eval(), options.layers, attention=options.attention)
-    say("running the reference on the golden photographs")
+    log("running the reference on the golden photographs")
     with _filled(model, state), watch_linears(model) as ranges:
         save_golden(make_golden(reference, preprocess), root / GOLDEN_FILE)
     options = replace(options, folds=applicable_folds(model, options.folds))
@@ -65,17 +65,17 @@ def write_bundle(
     calibrated: Calibrated | None = None
     if recipe.quantized:
         calibrated = calibrate_8_bits(
-            model, weights, preprocess, options.calibration, recipe, options.overrides, say
+            model, weights, preprocess, options.calibration, recipe, options.overrides, log
         )
         fold_scheme(weights, calibrated.scheme)
     outputs = TokenOutputs(meta_copy, options.layers, attention=options.attention)
-    graph = _make_graph(outputs, weights, options, say)
+    graph = _make_graph(outputs, weights, options, log)
     lint(graph)
     check_onnx(graph)
     manifest = _describe(graph, facts, preprocess, options, calibrated, licence)
     graph.metadata_props[manifests.METADATA_KEY] = manifest.facts()
     graph.metadata_props["licence"] = manifest.licence
-    say("writing the weights")
+    log("writing the weights")
     scheme = calibrated.scheme if calibrated else None
     written = write_engines(
         graph,
@@ -85,37 +85,37 @@ def write_bundle(
         last=model.n_blocks - 1
         if isinstance(meta_copy, DinoVisionTransformer) and can_cut(meta_copy)
         else None,
-        external_data=options.external_data,
     )
     notes = list(calibrated.notes if calibrated else ())
-    if written.witness is not None:
-        say("judging the 8-bit graph for GPUs")
-        _judge_witness(written.witness, root, manifest)
-    if written.yardstick is not None:
-        say("timing it beside fp32")
-        speeds = compare_speed(root / CPU_FILE, written.yardstick, (preprocess.height, preprocess.width))
+    if written.proxy is not None:
+        log("judging the 8-bit graph for GPUs")
+        _judge_proxy(written.proxy, root, manifest)
+    if written.baseline is not None:
+        log("measuring the speed against fp32")
+        speeds = compare_speed(root / CPU_FILE, written.baseline, (preprocess.height, preprocess.width))
         notes.append(verdict(recipe.name, speeds))
-        written.yardstick.unlink()
+        for temporary in root.glob(f"{BASELINE_FILE}*"):  # the graph and its weights
+            temporary.unlink()
     names = dict.fromkeys(name for facts in written.engines.values() for name in facts.files)
     files = {name: file_facts(root / name) for name in (*names, GOLDEN_FILE)}
     return replace(manifest, engines=written.engines, files=files), tuple(notes)
 
 
-def _make_graph(module: TokenOutputs, weights: Weights, options: ExportOptions, say: Say) -> ir.Model:
-    """The traced meta_copy as an fp32 graph whose weights are still to be made."""
+def _make_graph(module: TokenOutputs, weights: Weights, options: ExportOptions, log: Log) -> ir.Model:
+    """The traced meta copy as an fp32 graph with lazy weights."""
     dialect = DIALECTS[options.dialect]
-    say("tracing")
+    log("tracing")
     try:
         program = trace(module)
-        say(f"translating to ONNX, dialect {dialect.name}")
+        log(f"translating to ONNX, dialect {dialect.name}")
         return to_graph(program, module, weights, dialect)
-    except Exception as error:  # torch.export and torch.onnx raise whatever went wrong inside them
+    except Exception as error:  # torch.export and torch.onnx pass on any exception
         reason = f"{type(error).__name__}: {reason_of(error)}"
         raise ExportError(f"this model cannot be traced: {reason}") from error
 
 
 def _filled(model: Backbone, state: Mapping[str, Tensor] | None) -> AbstractContextManager[None]:
-    """A hollow model with its weights; one that has them, as it is."""
+    """While open, a hollow model has its weights; other models stay as they are."""
     if state is None:
         return nullcontext()
     assert isinstance(model, DinoVisionTransformer), "others are never hollow"
@@ -130,7 +130,7 @@ def _describe(
     calibrated: Calibrated | None,
     licence: str,
 ) -> Manifest:
-    """The manifest, its engines and files still to come."""
+    """The manifest, still without engines and files."""
     dialect = DIALECTS[options.dialect]
     made = GraphFacts(
         options.recipe,
@@ -161,18 +161,18 @@ def _describe(
     )
 
 
-def _judge_witness(witness: Path, root: Path, manifest: Manifest) -> None:
-    """Judge what no CPU runs for use, and forget it. Raises JudgementError."""
-    backend = open_backend("onnxruntime", witness)
+def _judge_proxy(proxy: Path, root: Path, manifest: Manifest) -> None:
+    """Judge the typed graph through its CPU proxy graph, then delete that. Raises JudgementError."""
+    backend = open_backend("onnxruntime", proxy)
     try:
         judged = judge_golden(load_golden(root / GOLDEN_FILE), backend.run, manifest)
     finally:
         backend.close()
-        witness.unlink()
+        proxy.unlink()
     if not judged.passed:
         first = judged.failures[0]
         raise JudgementError(
             f"the {manifest.graph.recipe} graph for GPUs is not the model: {first.output} of case "
-            f"{first.case!r}: {first.sentence}; calibrate on more pictures (--calibration) or keep layers "
-            "wide (--override)"
+            f"{first.case!r}: {first.sentence}; calibrate on more images (--calibration) or keep layers "
+            "in high precision (--override)"
         )

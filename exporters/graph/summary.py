@@ -1,4 +1,4 @@
-"""What an ONNX file holds, for `dinodeploy inspect`; weights are not read."""
+"""Summarise an ONNX file for `dinodeploy inspect`. External weights are not read."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
 
-from dinodeploy.errors import BundleError
+from exporters.graph.read import read_onnx
 from exporters.precision.recipes import role_of
 
 PRODUCTS = ("MatMul", "MatMulIntegerToFloat", "Gemm", "Conv")
@@ -17,13 +16,8 @@ PRODUCTS = ("MatMul", "MatMulIntegerToFloat", "Gemm", "Conv")
 
 def summarize_onnx(path: Path) -> dict[str, Any]:
     """Inputs, outputs, operators by count, types by role, weights, metadata. Raises BundleError."""
-    try:
-        model = ir.load(path)
-    except (DecodeError, OSError, ValueError) as error:
-        raise BundleError(f"{path} is no ONNX file: {error}") from error
+    model = read_onnx(path)
     graph = model.graph
-    if not len(graph):
-        raise BundleError(f"{path} is no ONNX file: it holds no graph")
     return {
         "opset": {domain or "ai.onnx": version for domain, version in model.opset_imports.items()},
         "inputs": {str(value.name): _shape(value) for value in graph.inputs},

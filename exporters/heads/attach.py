@@ -22,6 +22,7 @@ from dinodeploy.bundle.bundle import GOLDEN_FILE, file_facts
 from dinodeploy.bundle.manifest import (
     GRAPH_BACKEND,
     MODEL_FILE,
+    WEIGHTS_FILE,
     EngineFacts,
     HeadFacts,
     Manifest,
@@ -34,6 +35,7 @@ from dinov3_ref.heads import Head, LoadedHead, layers_of
 from exporters.dialects import DIALECTS
 from exporters.graph.fuse_attention import MICROSOFT
 from exporters.graph.lint import check_onnx, lint
+from exporters.graph.read import read_onnx
 from exporters.graph.write import share_weights, write_onnx
 from exporters.heads.merge import merge
 from exporters.heads.trace_head import head_graph
@@ -72,18 +74,16 @@ def attach_head(root: Path, manifest: Manifest, loaded: LoadedHead, keep: Collec
     cases = [_with_head(case, head, keep) for case in load_golden(root / GOLDEN_FILE)]
     save_golden(cases, root / GOLDEN_FILE)
     engines: dict[str, EngineFacts] = {}
-    written: dict[str, tuple[str, ...]] = {}
-    graphs = {name: ir.load(root / name) for name in _graphs(manifest)}  # loaded before any is rewritten
+    graphs = {name: read_onnx(root / name) for name in _graphs(manifest)}  # before any is overwritten
     for name, graph in graphs.items():
-        written[name] = _attach_to_graph(graph, root / name, described, head, keep)
-        engines[name] = EngineFacts(manifest.engines[name].backend, written[name])
+        _attach_to_graph(graph, root / name, described, head, keep)
+        engines[name] = EngineFacts(manifest.engines[name].backend, (name, WEIGHTS_FILE))
     if engines[MODEL_FILE].backend == GRAPH_BACKEND:  # the preferred engine is first
         engines[MODEL_FILE] = engines.pop(MODEL_FILE)
     for name, facts in manifest.engines.items():
         if facts.same_numbers_as is not None:  # CLS-only graphs have no head
             (root / name).unlink(missing_ok=True)
-    names = dict.fromkeys(name for group in written.values() for name in group)
-    files = {name: file_facts(root / name) for name in (*names, GOLDEN_FILE)}
+    files = {name: file_facts(root / name) for name in (*engines, WEIGHTS_FILE, GOLDEN_FILE)}
     return replace(described, engines=engines, files=files, digest="")
 
 
@@ -112,7 +112,14 @@ def _describe(manifest: Manifest, loaded: LoadedHead, keep: Collection[str]) -> 
     outputs = [output for output in manifest.outputs if output.name in keep]
     outputs += [OutputFacts(name, shape) for name, shape in head.outputs.items()]
     layers = tuple(index for index in manifest.graph.layers if f"layer_{index}" in keep)
-    return replace(manifest, outputs=tuple(outputs), graph=replace(manifest.graph, layers=layers), head=facts)
+    return replace(
+        manifest,
+        format=manifests.FORMAT,
+        outputs=tuple(outputs),
+        graph=replace(manifest.graph, layers=layers),
+        engines={},
+        head=facts,
+    )
 
 
 def _with_head(case: GoldenCase, head: Head, keep: Collection[str]) -> GoldenCase:
@@ -144,22 +151,14 @@ def _features(case: GoldenCase, names: Sequence[str]) -> list[torch.Tensor]:
 
 def _attach_to_graph(
     model: ir.Model, path: Path, manifest: Manifest, head: Head, keep: Collection[str]
-) -> tuple[str, ...]:
-    """Append the head to one graph file. Returns the names of its files, the graph first."""
+) -> None:
+    """Write one graph with the head behind it."""
     merge(model, head_graph(head, manifest.model, DIALECTS[manifest.graph.dialect]), keep)
     lint(model, "cpu" if MICROSOFT in model.opset_imports else "typed")
     if MICROSOFT not in model.opset_imports:  # onnx does not know these operators
         check_onnx(model)
     model.metadata_props[manifests.METADATA_KEY] = manifest.facts()
-    data = {
-        str(value.const_value.location)
-        for value in model.graph.initializers.values()
-        if isinstance(value.const_value, ir.ExternalTensor)
-    }
-    if MODEL_FILE in data and path.name != MODEL_FILE:  # which has been written anew, the head in it
+    if path.name == MODEL_FILE:  # written first; the other graphs read its weights
+        write_onnx(model, path)
+    else:
         share_weights(model, path.with_name(MODEL_FILE), path)
-        return (path.name, MODEL_FILE)
-    if data:  # the backbone's weights lie beside the graph and stay as they are; the head's go into it
-        ir.save(model, path)
-        return (path.name, *sorted(data))
-    return tuple(file.name for file in write_onnx(model, path))

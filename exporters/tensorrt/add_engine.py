@@ -124,7 +124,7 @@ def _build_facts(
     return BuildFacts(
         runtime=f"{target.module} {trt.__version__}",
         source=MODEL_FILE,
-        source_sha256=manifest.files[MODEL_FILE].sha256,
+        source_sha256=manifest.engine_sha256(MODEL_FILE),
         profiles=profiles,
         compute_capabilities=capabilities,
         driver=gpu.driver if gpu is not None else None,

@@ -104,7 +104,7 @@ def build_facts(root: Path, module: Any, **changes: Any) -> BuildFacts:
     facts = BuildFacts(
         runtime=f"{module.__name__} {module.__version__}",
         source=MODEL_FILE,
-        source_sha256=read_manifest(root).files[MODEL_FILE].sha256,
+        source_sha256=read_manifest(root).engine_sha256(MODEL_FILE),
         profiles=PROFILES,
         compute_capabilities=("8.9",),
         driver=DRIVER,

@@ -47,7 +47,7 @@ def test_the_manifest_says_what_a_runtime_needs(tiny_bundle: Path) -> None:
     assert [output.name for output in manifest.outputs] == ["cls", "storage", "patch", "layer_1"]
     assert manifest.outputs[0].shape == ("batch", 128)
     graphs = {"model.onnx", "model.cls.onnx", "model.cpu.onnx", "model.cpu.cls.onnx"}
-    assert set(manifest.files) == {*graphs, "golden.safetensors"}
+    assert set(manifest.files) == {*graphs, "model.onnx.data", "golden.safetensors"}
     assert next(iter(manifest.engines)) == "model.cpu.onnx", "the one for CPUs is preferred there"
     assert set(manifest.engines) == graphs
     assert manifest.engines["model.cls.onnx"].same_numbers_as == "model.onnx"
@@ -55,7 +55,7 @@ def test_the_manifest_says_what_a_runtime_needs(tiny_bundle: Path) -> None:
     assert "DINOv3 License" in manifest.licence
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "golden.safetensors"])
+@pytest.mark.parametrize("name", ["model.cpu.onnx", "model.onnx.data", "golden.safetensors"])
 @pytest.mark.parametrize("where", [0, -1, 5000])
 def test_one_flipped_bit_is_enough(own_bundle: Path, name: str, where: int) -> None:
     flip_byte(own_bundle / name, where)
@@ -68,13 +68,13 @@ def test_one_flipped_bit_is_enough(own_bundle: Path, name: str, where: int) -> N
 
 
 def test_a_truncated_file_is_refused_by_its_size(own_bundle: Path) -> None:
-    model = own_bundle / "model.onnx"
+    model = own_bundle / "model.onnx.data"
     model.write_bytes(model.read_bytes()[:-10])
     with pytest.raises(TamperedError, match=r"has [\d,]+ bytes, the manifest says"):
         Embedder.open(own_bundle)
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "golden.safetensors"])
+@pytest.mark.parametrize("name", ["model.cpu.onnx", "model.onnx.data", "golden.safetensors"])
 def test_a_missing_file_is_refused(own_bundle: Path, name: str) -> None:
     (own_bundle / name).unlink()
     with pytest.raises(BundleError, match=f"{name} is missing"):
@@ -168,11 +168,11 @@ def test_what_is_no_bundle(tmp_path: Path, own_bundle: Path) -> None:
 
 def test_a_foreign_graph_under_a_matching_hash_is_refused(own_bundle: Path) -> None:
     """Garbage whose hash someone put into a resealed manifest: a clean error from the runtime."""
-    (own_bundle / "model.onnx").write_bytes(b"not a graph at all")
+    (own_bundle / "model.cpu.onnx").write_bytes(b"not a graph at all")
     from dinodeploy.bundle.bundle import file_facts
 
-    facts = schema.dump(file_facts(own_bundle / "model.onnx"))
-    edit_manifest(own_bundle, lambda data: data["files"].update({"model.onnx": facts}), reseal=True)
+    facts = schema.dump(file_facts(own_bundle / "model.cpu.onnx"))
+    edit_manifest(own_bundle, lambda data: data["files"].update({"model.cpu.onnx": facts}), reseal=True)
     with pytest.raises(BundleError, match="cannot load it"):
         Embedder.open(own_bundle)
 

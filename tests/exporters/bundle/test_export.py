@@ -78,8 +78,8 @@ def test_other_presets_are_judged_too(preset: str, tmp_path: Path) -> None:
     assert export_tiny(tmp_path / "b", preset=preset).manifest.preprocess.preset == preset
 
 
-def test_external_data_is_part_of_the_bundle(tmp_path: Path) -> None:
-    bundle = export_tiny(tmp_path / "b", external_data=True)
+def test_all_graphs_share_one_file_of_weights(tmp_path: Path) -> None:
+    bundle = export_tiny(tmp_path / "b")
     assert set(bundle.manifest.files) == {
         "model.onnx",
         "model.onnx.data",
@@ -88,7 +88,9 @@ def test_external_data_is_part_of_the_bundle(tmp_path: Path) -> None:
         "model.cpu.cls.onnx",
         "golden.safetensors",
     }
-    assert bundle.choose().facts.files == ("model.cpu.onnx", "model.onnx.data")
+    for name, facts in bundle.manifest.engines.items():
+        assert facts.files == (name, "model.onnx.data")
+        assert (bundle.root / name).stat().st_size < 60_000, "the weights are elsewhere"
     Embedder.open(bundle.root).close()
     data = bundle.root / "model.onnx.data"
     data.write_bytes(data.read_bytes()[:-4] + b"\x00\x00\x80\x3f")

@@ -1,4 +1,4 @@
-"""The streaming writer against the libraries that write and read ONNX."""
+"""Graphs on disk: weights in one external file, shared by name."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
-from exporters.graph import write as writer
-from exporters.graph.write import share_weights, write_onnx
+from exporters.graph.write import INLINE_BYTES, share_weights, weight_bytes, without_weights, write_onnx
 
 
 def small_model() -> ir.Model:
@@ -50,68 +49,41 @@ def small_model() -> ir.Model:
     return model
 
 
-def test_a_single_file_reads_as_the_librarys_own(tmp_path: Path) -> None:
-    ir.save(small_model(), tmp_path / "theirs.onnx")
-    files = write_onnx(small_model(), tmp_path / "ours.onnx")
-    assert files == [tmp_path / "ours.onnx"]
-    theirs, ours = onnx.load(tmp_path / "theirs.onnx"), onnx.load(tmp_path / "ours.onnx")
-    for model in (theirs, ours):
-        model.graph.initializer.sort(key=lambda tensor: tensor.name)
-        del model.graph.value_info[:]  # theirs says a weight's type a second time
-    assert ours == theirs
-    onnx.checker.check_model(str(tmp_path / "ours.onnx"), full_check=True)
-
-
-def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
-    model = small_model()
-    before = list(model.graph.initializers)
-    write_onnx(model, tmp_path / "a.onnx")
-    assert list(model.graph.initializers) == before
-    write_onnx(model, tmp_path / "b.onnx")
-    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
-
-
-@pytest.mark.parametrize("forced", [True, False], ids=["asked for", "past the limit"])
-def test_weights_go_beside_the_graph(forced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not forced:
-        monkeypatch.setattr(writer, "SINGLE_FILE_LIMIT", 1000)
-    files = write_onnx(small_model(), tmp_path / "m.onnx", external_data=forced)
-    assert [file.name for file in files] == ["m.onnx", "m.onnx.data"]
-    assert files[0].stat().st_size < 4000
-    loaded = {t.name: numpy_helper.to_array(t) for t in onnx.load(tmp_path / "m.onnx").graph.initializer}
+def same_weights(path: Path) -> None:
+    loaded = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
     for name, value in small_model().graph.initializers.items():
         assert value.const_value is not None
         np.testing.assert_array_equal(loaded[name], value.const_value.numpy())
 
 
-@pytest.mark.parametrize(
-    ("number", "wanted"),
-    [
-        (0, b"\x00"),
-        (1, b"\x01"),
-        (127, b"\x7f"),
-        (128, b"\x80\x01"),
-        (300, b"\xac\x02"),
-        (2**31, b"\x80\x80\x80\x80\x08"),
-    ],
-)
-def test_varint(number: int, wanted: bytes) -> None:
-    """Values of the protobuf encoding guide."""
-    assert writer._varint(number) == wanted
+def test_weights_go_beside_the_graph(tmp_path: Path) -> None:
+    assert write_onnx(small_model(), tmp_path / "m.onnx") == (tmp_path / "m.onnx", tmp_path / "m.onnx.data")
+    assert (tmp_path / "m.onnx").stat().st_size < 4000
+    same_weights(tmp_path / "m.onnx")
+    onnx.checker.check_model(str(tmp_path / "m.onnx"), full_check=True)
 
 
-def test_a_graph_beside_it_reads_its_weights(tmp_path: Path) -> None:
+def test_the_same_model_gives_the_same_bytes_and_stays_as_it_was(tmp_path: Path) -> None:
+    model = small_model()
+    before = list(model.graph.initializers)
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        folder.mkdir()
+        write_onnx(model, folder / "m.onnx")
+        assert list(model.graph.initializers) == before
+    for name in ("m.onnx", "m.onnx.data"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_second_graph_reads_the_same_weights(tmp_path: Path) -> None:
     written = tmp_path / "m.onnx"
     write_onnx(small_model(), written)
-    share_weights(small_model(), written, tmp_path / "twin.onnx")
-    assert (tmp_path / "twin.onnx").stat().st_size < 4000
-    stored = ir.load(tmp_path / "twin.onnx").graph.initializers
-    for name, value in small_model().graph.initializers.items():
-        tensor = stored[name].const_value
+    share_weights(small_model(), written, tmp_path / "second.onnx")
+    assert (tmp_path / "second.onnx").stat().st_size < 4000
+    for name, value in ir.load(tmp_path / "second.onnx").graph.initializers.items():
+        tensor = value.const_value
         assert tensor is not None
-        assert value.const_value is not None
-        assert isinstance(tensor, ir.ExternalTensor) is (value.const_value.size > writer.INLINE_ELEMENTS)
-        np.testing.assert_array_equal(tensor.numpy(), value.const_value.numpy())
+        assert isinstance(tensor, ir.ExternalTensor) is (tensor.nbytes > INLINE_BYTES), name
+    same_weights(tmp_path / "second.onnx")
 
 
 def test_another_weight_of_that_name_is_not_shared(tmp_path: Path) -> None:
@@ -119,4 +91,16 @@ def test_another_weight_of_that_name_is_not_shared(tmp_path: Path) -> None:
     other = small_model()
     other.graph.initializers["weight"].const_value = ir.tensor(np.ones((40, 299), np.float32), name="weight")
     with pytest.raises(AssertionError, match="weight is another weight"):
-        share_weights(other, tmp_path / "m.onnx", tmp_path / "twin.onnx")
+        share_weights(other, tmp_path / "m.onnx", tmp_path / "second.onnx")
+
+
+def test_without_weights_computes_none(tmp_path: Path) -> None:
+    def never() -> ir.TensorProtocol:
+        raise AssertionError("computed")
+
+    model = small_model()
+    lazy = ir.LazyTensor(never, dtype=ir.DataType.FLOAT, shape=ir.Shape((40, 300)), name="weight")
+    model.graph.initializers["weight"].const_value = lazy
+    assert {tensor.name for tensor in without_weights(model).graph.initializer} == {"shape", "empty"}
+    assert "weight" in model.graph.initializers
+    assert weight_bytes(model) == 4 * (40 * 300 + 300) + 2 * 9 * 40 + 2 * 8

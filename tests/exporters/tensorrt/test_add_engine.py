@@ -59,7 +59,7 @@ def test_what_the_manifest_says_of_a_build(own_bundle: Path, fake: FakeTensorRT)
     assert build.runtime == "tensorrt 11.4.0"
     assert (build.source, build.source_sha256) == (
         "model.onnx",
-        built.manifest.files["model.onnx"].sha256,
+        built.manifest.engine_sha256("model.onnx"),
     )
     (profile,) = build.profiles
     assert (profile.min, profile.opt, profile.max) == ((1, 112, 192), (2, 256, 256), (4, 512, 512))
