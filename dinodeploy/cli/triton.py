@@ -1,4 +1,4 @@
-"""`dinodeploy triton`: a bundle as a Triton model repository."""
+"""`dinodeploy triton`: write a Triton model repository from a bundle."""
 
 from __future__ import annotations
 
@@ -15,26 +15,22 @@ DEFAULTS = Options()
 
 def triton(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or an engine file inside one.")],
-    repository: Annotated[Path, typer.Argument(help="The model repository; made if it is not there.")],
+    repository: Annotated[Path, typer.Argument(help="The model repository. Created if missing.")],
     device: Annotated[
-        str, typer.Option(help="cpu, cuda (model.onnx), tensorrt (a plan); auto: a plan if there is one.")
+        str, typer.Option(help="cpu, cuda (model.onnx), tensorrt (a plan). auto: a plan if there is one.")
     ] = "auto",
-    name: Annotated[
-        str | None, typer.Option(help="What clients call the model. Default: dinov3_<arch>.")
-    ] = None,
-    max_batch: Annotated[int, typer.Option(help="Pictures a run of the engine.")] = DEFAULTS.max_batch,
-    max_wait_ms: Annotated[float, typer.Option(help="How long a picture waits for others.")] = 2.0,
-    instances: Annotated[int, typer.Option(help="Copies of the engine a device.")] = DEFAULTS.instances,
+    name: Annotated[str | None, typer.Option(help="Name of the model. Default: dinov3_<arch>.")] = None,
+    max_batch: Annotated[int, typer.Option(help="Images per batch.")] = DEFAULTS.max_batch,
+    max_wait_ms: Annotated[float, typer.Option(help="Milliseconds a request waits for others.")] = 2.0,
+    instances: Annotated[int, typer.Option(help="Copies of the engine per device.")] = DEFAULTS.instances,
     preprocessors: Annotated[
-        int, typer.Option(help="Processes that decode pictures.")
+        int, typer.Option(help="Processes that decode images.")
     ] = DEFAULTS.preprocessors,
-    threads: Annotated[int, typer.Option(help="Of a CPU engine. 0: ONNX Runtime's choice.")] = 0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the models that are there.")
-    ] = False,
+    threads: Annotated[int, typer.Option(help="Threads of a CPU engine. 0: ONNX Runtime's default.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing models.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")] = False,
 ) -> None:
-    """Write a Triton model repository: the engine, our preprocessing, and the ensemble of both."""
+    """Write a Triton model repository: the engine, its preprocessing, and the ensemble of both."""
     options = Options(
         device=device,
         name=name,

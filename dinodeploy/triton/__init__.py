@@ -1,6 +1,6 @@
-"""`dinodeploy triton`: a bundle as a model repository for NVIDIA's Triton Inference Server.
+"""`dinodeploy triton`: write a model repository for NVIDIA's Triton Inference Server from a bundle.
 
-repository.py         the three models that are written, and what goes into each
-pbtxt.py              config.pbtxt as text: no protobuf needed to write one
-preprocess_model.py   runs inside Triton: a picture's bytes -> the engine's input, by our own code
+repository.py         the three models and the files of each
+pbtxt.py              writes config.pbtxt without protobuf
+preprocess_model.py   runs inside Triton: an image's bytes -> the engine's input
 """

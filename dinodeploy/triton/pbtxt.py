@@ -1,7 +1,7 @@
-"""Protobuf's text format, as far as a model configuration needs it.
+"""Write protobuf's text format, as far as a model configuration needs it.
 
-Source: https://protobuf.dev/reference/protobuf/textformat-spec. What is written is parsed by Triton's own
-message class in tests/dinodeploy/triton/test_repository.py.
+Source: https://protobuf.dev/reference/protobuf/textformat-spec. Triton's own message class parses the
+output in tests/dinodeploy/triton/test_repository.py.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any
 
 
 class Word(str):
-    """A name without quotes: a constant of an enumeration."""
+    """An enumeration constant: a name without quotes."""
 
     __slots__ = ()
 
 
 def pbtxt(message: Mapping[str, Any]) -> str:
-    """A message as text. Lists are repeated fields, and pairs ("map", {…}) a map's entries."""
+    """A message as text. Lists are repeated fields; `entries` makes a map."""
     return "".join(f"{line}\n" for line in _lines(message))
 
 
@@ -38,7 +38,7 @@ def _lines(message: Mapping[str, Any]) -> Iterator[str]:
 
 
 def entries(mapping: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A protobuf map: one {key, value} an entry."""
+    """A protobuf map: one {key, value} per entry."""
     return [{"key": key, "value": value} for key, value in mapping.items()]
 
 
@@ -48,5 +48,5 @@ def _scalar(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return json.dumps(value)  # its escapes are among those of the text format
+        return json.dumps(value)  # the text format knows all escapes of JSON
     return str(value)

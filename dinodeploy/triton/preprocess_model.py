@@ -1,9 +1,9 @@
-"""Runs inside Triton, in its Python backend: a picture file's bytes -> the engine's input.
+"""Runs inside Triton's Python backend: an image file's bytes -> the engine's input.
 
-It is copied to <name>_preprocess/1/model.py, and beside it the modules of ours that it calls: pixels are
-exactly those of `dinodeploy embed`. The server needs numpy and Pillow, and nothing else of ours.
+It is copied to <name>_preprocess/1/model.py, next to the dinodeploy modules that it imports: pixels are
+exactly those of `dinodeploy embed`. The server needs numpy and Pillow, not dinodeploy.
 
-    image    BYTES [B,1]      picture files
+    image    BYTES [B,1]      image files
     pixels   FP32 [B,3,H,W]   normalised
 
 Shapes: B batch, H, W height and width of the model's input in pixels.
@@ -23,10 +23,10 @@ MAX_PIXELS = "max_pixels"
 
 
 class TritonPythonModel:
-    """What Triton's Python backend looks for."""
+    """The class that Triton's Python backend looks for."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Read the preprocessing's numbers; the modules beside this file go before any installed ones."""
+        """Read the preprocessing options; modules beside this file take precedence over installed ones."""
         folder = Path(args["model_repository"], args["model_version"])
         sys.path.insert(0, str(folder))
         from dinodeploy.errors import ImageError
@@ -34,13 +34,13 @@ class TritonPythonModel:
         from dinodeploy.images.preprocess import Preprocess
 
         facts = json.loads((folder / FACTS).read_text("utf-8"))
-        self._max_pixels = facts.pop(MAX_PIXELS)
+        self.max_pixels = facts.pop(MAX_PIXELS)
         facts["mean"], facts["std"] = tuple(facts["mean"]), tuple(facts["std"])
-        self._preprocess = Preprocess(**facts)
-        self._open, self._unreadable = open_image, ImageError
+        self.preprocess = Preprocess(**facts)
+        self.open_image, self.unreadable = open_image, ImageError
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One response a request; a picture that cannot be read fails its own request alone."""
+        """One response per request; an image that cannot be read fails only its own request."""
         import triton_python_backend_utils as triton  # type: ignore[import-not-found]  # Triton's own
 
         responses = []
@@ -48,7 +48,7 @@ class TritonPythonModel:
             files = triton.get_input_tensor_by_name(request, "image").as_numpy()
             try:
                 pixels = self.prepare(files.reshape(-1).tolist())
-            except (self._unreadable, ValueError) as error:
+            except (self.unreadable, ValueError) as error:
                 failure = triton.TritonError(str(error))
                 responses.append(triton.InferenceResponse(output_tensors=[], error=failure))
                 continue
@@ -57,10 +57,10 @@ class TritonPythonModel:
         return responses
 
     def prepare(self, files: list[bytes]) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Picture files -> [B,3,H,W]. ValueError where their inputs differ in size (keep-aspect)."""
-        rows = [self._preprocess(self._open(data, max_pixels=self._max_pixels)) for data in files]
+        """Image files -> [B,3,H,W]. Raises ValueError if their inputs differ in size (keep-aspect)."""
+        rows = [self.preprocess(self.open_image(data, max_pixels=self.max_pixels)) for data in files]
         sizes = {row.shape[1:] for row in rows}
         if len(sizes) > 1:
             words = ", ".join(f"{height}x{width}" for height, width in sorted(sizes))
-            raise ValueError(f"the pictures become inputs of {words}; send those of one size together")
+            raise ValueError(f"the images become inputs of {words}; send images of one size together")
         return np.stack(rows)

@@ -1,11 +1,11 @@
-"""A Triton model repository made of a bundle: three models, of which clients call the last.
+"""Write a Triton model repository from a bundle: three models; clients call the ensemble.
 
     REPO/NAME_engine/config.pbtxt        the engine: onnxruntime_onnx, or tensorrt_plan
     REPO/NAME_engine/1/                  the engine and its weights, under the names they have in the bundle
-    REPO/NAME_preprocess/config.pbtxt    Python backend: a picture file -> pixels
-    REPO/NAME_preprocess/1/              model.py, preprocess.json, and the modules of ours that it calls
+    REPO/NAME_preprocess/config.pbtxt    Python backend: an image file -> pixels
+    REPO/NAME_preprocess/1/              model.py, preprocess.json, and the dinodeploy modules that it imports
     REPO/NAME/config.pbtxt               the ensemble of both: bytes in, embeddings out
-    REPO/NAME/1/                         empty, as Triton wants it
+    REPO/NAME/1/                         empty, as Triton requires
 
 Other models in REPO are left alone. Source: Triton's model_config.proto and its model-repository guide.
 
@@ -14,6 +14,7 @@ Shapes: B batch, H, W input pixels.
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 from collections.abc import Callable
@@ -36,7 +37,6 @@ Config = dict[str, Any]
 
 VERSION = "1"
 INPUT, IMAGE = "pixels", "image"  # the graph's input, and a client's
-VENDORED = ("__init__.py", "errors.py", "images/__init__.py", "images/open.py", "images/preprocess.py")
 FP32 = Word("TYPE_FP32")
 
 
@@ -48,13 +48,13 @@ class Kind:
     on_gpu: bool
 
 
-# our backend -> Triton's
+# dinodeploy backend -> Triton platform
 KINDS: dict[str, Kind] = {
     "onnxruntime": Kind("onnxruntime_onnx", False),
     "onnxruntime_cuda": Kind("onnxruntime_onnx", True),
     "tensorrt": Kind("tensorrt_plan", True),
 }
-# --device -> our backends, best first; what runs where is decided by the server's machine, not by this one
+# --device -> backends, best first; the server's machine decides what can run, not this one
 DEVICES: dict[str, tuple[str, ...]] = {
     "auto": ("tensorrt", "onnxruntime"),
     "cpu": ("onnxruntime",),
@@ -65,11 +65,11 @@ DEVICES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Options:
-    """Validated at birth: MisuseError.
+    """How the server runs the models. Raises MisuseError when created with a wrong value.
 
-    max_batch: pictures a run. delay_us: microseconds that a request waits for others. instances: copies of
-    the engine on each device; preprocessors: processes that decode. threads: of a CPU engine, 0 for
-    ONNX Runtime's own choice.
+    max_batch: images per batch. delay_us: microseconds that a request waits for others. instances: copies of
+    the engine on each device. preprocessors: decoding processes. threads: of a CPU engine, 0 for ONNX
+    Runtime's default.
     """
 
     device: str = "auto"
@@ -95,7 +95,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Written:
-    """What was made of which engine."""
+    """The models that were written, and the engine that they run."""
 
     name: str
     engine: str
@@ -148,7 +148,7 @@ def _choose(path: Path, device: str) -> EngineChoice:
     else:
         there = ", ".join(dict.fromkeys(found)) or "none"
         raise UnavailableError(
-            f"{bundle.root} has nothing that Triton runs for --device {device} (engines: {there}); "
+            f"{bundle.root} has no engine that Triton runs for --device {device} (engines: {there}); "
             f"build a plan, dinodeploy build {bundle.root}, or use --device cpu"
         )
     build = chosen.facts.build
@@ -186,7 +186,7 @@ def _engine(engine: EngineChoice, kind: Kind, options: Options, folder: Path) ->
 
 
 def _session_parameters(kind: Kind, options: Options) -> dict[str, Config]:
-    """As our own runtime opens it: no accelerator that would change its numbers."""
+    """Options of the session, as dinodeploy opens it: no accelerator that would change its numbers."""
     if kind.on_gpu:
         return {"cudnn_conv_algo_search": {"string_value": "1"}}  # HEURISTIC
     return {"intra_op_thread_count": {"string_value": str(options.threads)}}
@@ -200,25 +200,26 @@ def _check_batch(engine: EngineChoice, build: BuildFacts, max_batch: int) -> Non
             f"build it again: dinodeploy build {engine.root} --batch 1:{max_batch}:{max_batch} --overwrite"
         )
     if any(profile.min[0] > 1 for profile in build.profiles):
-        raise MisuseError(f"{engine.file} takes no single picture; build it with --batch 1:…")
+        raise MisuseError(f"{engine.file} takes no single image; build it with --batch 1:…")
 
 
 def _warmup(engine: EngineChoice) -> Config:
     steps = engine.manifest.preprocess
     shape = {"data_type": FP32, "dims": [3, steps.height, steps.width], "zero_data": True}
     build = engine.facts.build
-    if build is not None:  # a size it was surely built for
+    if build is not None:  # a size that it was built for
         _, height, width = build.profiles[0].opt
         shape["dims"] = [3, height, width]
-    return {"name": "one picture", "batch_size": 1, "inputs": entries({INPUT: shape})}
+    return {"name": "one image", "batch_size": 1, "inputs": entries({INPUT: shape})}
 
 
 def _preprocess(engine: EngineChoice, options: Options, folder: Path) -> Config:
     source = Path(dinodeploy.__file__).parent
     shutil.copyfile(preprocess_model.__file__, folder / "model.py")
-    (folder / "dinodeploy" / "images").mkdir(parents=True)
-    for module in VENDORED:
-        shutil.copyfile(source / module, folder / "dinodeploy" / module)
+    for name in preprocess_modules():
+        module = folder / "dinodeploy" / name
+        module.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, module)
     facts = schema.dump(engine.manifest.preprocess) | {preprocess_model.MAX_PIXELS: MAX_PIXELS}
     (folder / preprocess_model.FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return {
@@ -228,6 +229,26 @@ def _preprocess(engine: EngineChoice, options: Options, folder: Path) -> Config:
         "output": [{"name": INPUT, "data_type": FP32, "dims": [3, -1, -1]}],
         "instance_group": [{"count": options.preprocessors, "kind": Word("KIND_CPU")}],
     }
+
+
+def preprocess_modules() -> list[str]:
+    """Files of this package that model.py imports, directly or not; imports inside functions do not count."""
+    root = Path(dinodeploy.__file__).parent
+    found: set[str] = set()
+    ahead = [f"dinodeploy.{name}" for name in ("errors", "images.open", "images.preprocess")]
+    while ahead:
+        parts = ahead.pop().split(".")[1:]
+        packages = ["/".join((*parts[:depth], "__init__.py")) for depth in range(len(parts))]
+        own = "/".join(parts)
+        for name in (*packages, f"{own}.py" if (root / f"{own}.py").is_file() else f"{own}/__init__.py"):
+            if name not in found:
+                found.add(name)
+                ahead += [
+                    node.module
+                    for node in ast.parse((root / name).read_text("utf-8")).body
+                    if isinstance(node, ast.ImportFrom) and str(node.module).startswith("dinodeploy.")
+                ]
+    return sorted(found)
 
 
 def _ensemble(engine: EngineChoice, name: str, options: Options) -> Config:

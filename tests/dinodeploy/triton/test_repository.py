@@ -60,16 +60,44 @@ def test_triton_s_own_class_reads_the_configurations(repository: Path, tiny_bund
     assert (first.model_name, second.model_name) == ("tiny_preprocess", "tiny_engine")
     assert dict(first.output_map) == dict(second.input_map) == {"pixels": "pixels"}
     assert [output.name for output in whole.output] == [output.name for output in engine.output]
-    copied = repository / "tiny_engine" / "1" / "model.onnx"
-    assert copied.read_bytes() == (tiny_bundle / "model.onnx").read_bytes()
     assert list((repository / "tiny" / "1").iterdir()) == []
 
 
-def test_names_and_shapes_are_the_graph_s(repository: Path) -> None:
-    """Triton holds the configuration against the graph when it loads it: so do we."""
+def _shipped(repository: Path, name: str) -> Path:
+    """The file that Triton loads for the engine."""
+    folder = repository / f"{name}_engine"
+    return Path(folder / "1" / _config(folder).default_model_filename)
+
+
+def test_the_shipped_engine_is_the_announced_one(
+    repository: Path, tiny_bundle: Path, tmp_path: Path, run: CommandLine
+) -> None:
+    """It opens where it is, with the weights beside it, and gives the same bits."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(repository / "tiny_engine" / "1" / "model.onnx"))
+    pixels = np.random.default_rng(0).normal(size=(1, 3, 64, 96)).astype(np.float32)
+    format1 = Path(__file__).parents[2] / "data" / "format1_bundle"
+    assert run("triton", format1, repository, "--name", "old").code == 0
+    for name, bundle in (("tiny", tiny_bundle), ("old", format1)):
+        shipped = _shipped(repository, name)
+        assert shipped.name == "model.cpu.onnx"
+        files = {file.name: file.read_bytes() for file in shipped.parent.iterdir()}
+        assert files == {file: (bundle / file).read_bytes() for file in files}
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        session = onnxruntime.InferenceSession(str(shipped), options)
+        with Embedder.open(shutil.copytree(bundle, tmp_path / name), threads=1) as embedder:
+            assert embedder.engine.file == shipped.name
+            ours = embedder.run(pixels)
+        for output, got in zip(session.get_outputs(), session.run(None, {"pixels": pixels}), strict=True):
+            np.testing.assert_array_equal(got, ours[output.name])
+
+
+def test_names_and_shapes_are_the_graph_s(repository: Path) -> None:
+    """Triton compares the configuration with the graph when it loads it."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(_shipped(repository, "tiny")))
     config = _config(repository / "tiny_engine")
     for ours, theirs in (
         (config.input, session.get_inputs()),
@@ -106,8 +134,9 @@ files = [open(path, "rb").read() for path in json.loads(pictures)]
 requests = [{"image": Tensor("image", np.array([[data]], object))} for data in (*files, b"broken")]
 requests.append({"image": Tensor("image", np.array([[data] for data in files], object))})
 *alone, (nothing, error), (together, _) = model.execute(requests)
-import dinodeploy
-assert dinodeploy.__file__.startswith(folder), dinodeploy.__file__
+foreign = [name for name, module in sys.modules.items()
+           if name.partition(".")[0] == "dinodeploy" and not module.__file__.startswith(folder)]
+assert not foreign, f"not shipped: {foreign}"
 assert nothing == [] and "not a picture" in error, error
 assert [tensors[0].name for tensors, _ in alone] == ["pixels"] * len(files)
 stacked = np.concatenate([tensors[0].as_numpy() for tensors, _ in alone])
@@ -139,7 +168,7 @@ def test_the_python_model_prepares_as_the_embedder_does(
         np.testing.assert_array_equal(embedder.run(np.load(out))["cls"], ours)
 
 
-def test_pictures_of_different_inputs_are_refused_together(
+def test_images_of_different_inputs_are_refused_together(
     tiny_bundle: Path, tmp_path: Path, run: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dinodeploy.images.open import open_image
@@ -149,8 +178,8 @@ def test_pictures_of_different_inputs_are_refused_together(
     model = TritonPythonModel()
     manifest = read_manifest(tiny_bundle)
     ours = manifest.preprocess
-    model._preprocess = Preprocess.from_preset("keep-aspect", (64, 64), ours.mean, ours.std)
-    model._open, model._max_pixels = open_image, None
+    model.preprocess = Preprocess.from_preset("keep-aspect", (64, 64), ours.mean, ours.std)
+    model.open_image, model.max_pixels = open_image, None
     with pytest.raises(ValueError, match="64x80, 96x64"):
         model.prepare([encoded("chelsea", (120, 90)), encoded("rocket", (80, 120))])
 
@@ -256,8 +285,8 @@ def test_what_is_there_stays_unless_told_otherwise(
 
 
 def test_a_tampered_engine_goes_nowhere(own_bundle: Path, tmp_path: Path, run: CommandLine) -> None:
-    graph = own_bundle / "model.onnx"
-    graph.write_bytes(graph.read_bytes()[:-1] + b"x")
+    weights = own_bundle / "model.onnx.data"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     ran = run("triton", own_bundle, tmp_path / "r")
     assert ran.code == 2
     assert "is not the file that was exported" in ran.error
