@@ -54,7 +54,6 @@ def export(
     rope_periods: str = "bf16",
     dialect: str = "portable",
     fold: str | Sequence[str] = "all",
-    external_data: bool = False,
     seed: int = 0,
     revision: str | None = None,
     offline: bool = False,
@@ -75,7 +74,7 @@ def export(
     layers: blocks whose patch maps become outputs. head: a head file, or pyramid:3,5,7,11. attention: output
         what CLS attends to in the last block.
     dataset: lvd1689m or sat493m, where the weights do not say. rope_periods: bf16 (as released) or fp32, for
-        layouts without them. dialect, fold ("all", "none" or names), external_data: how the graph is written.
+        layouts without them. dialect, fold ("all", "none" or names): how the graph is written.
     seed: of random weights. revision, offline: of the hub.
     target: also build a TensorRT engine: tensorrt, rtx or auto; by default if TensorRT and a GPU are here,
         unless no_engine. overwrite: replace a bundle at `out`. progress: show the steps on stderr.
@@ -98,7 +97,6 @@ def export(
             None if calibration is None else Path(calibration), calibration_images, calibration_seed
         ),
         overrides=tuple(override.items() if isinstance(override, Mapping) else override),
-        external_data=external_data,
         overwrite=overwrite,
     )
     _check_engine_options(target, no_engine)
@@ -118,7 +116,7 @@ def export(
             rope_periods=rope_periods,
             dataset=dataset,
             head=find_head(head, config.embed_dim, config.depth, config.patch_size) if head else None,
-            say=log,
+            log=log,
         )
     made, more = engine_after_export(bundle, target, no_engine=no_engine, progress=progress)
     return replace(made, receipt=bundle.receipt, notes=(*notes, *more))

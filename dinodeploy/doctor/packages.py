@@ -37,6 +37,7 @@ class Package:
 PACKAGES: tuple[Package, ...] = (
     Package("numpy", "1.26", "everything"),
     Package("pillow", "11", "everything"),
+    Package("safetensors", "0.5", "everything"),
     Package("onnxruntime", "1.20", "graphs on a CPU", "onnxruntime"),
     Package("tensorrt", "10.3", "plans", "tensorrt"),
     Package("tensorrt-rtx", "1.7.1", "plans on RTX GPUs", "tensorrt_rtx"),

@@ -24,7 +24,7 @@ from dinodeploy.arrays import FloatArray, IndexArray
 from dinodeploy.bundle.manifest import canonical
 from dinodeploy.embedder import BATCH_SIZE, Embedder
 from dinodeploy.errors import BundleError, MisuseError
-from dinodeploy.files.tensorfile import load_tensors, read_header, save_tensors
+from dinodeploy.files.tensors import load_tensors, read_metadata, save_tensors
 from dinodeploy.images.batches import batches_of_one_size
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pipeline.decode import Decoded, decode_ahead, default_decoders, images_ahead
@@ -157,7 +157,7 @@ def _compute(
 
 
 def _load(path: Path) -> Features:
-    _, metadata = read_header(path)
+    metadata = read_metadata(path)
     try:
         quarantined = tuple((str(id_), str(reason)) for id_, reason in json.loads(metadata[_QUARANTINED]))
         tensors = {int(name.removeprefix("row_")): tensor for name, tensor in load_tensors(path).items()}

@@ -17,7 +17,7 @@ from dinodeploy.arrays import FloatArray
 from dinodeploy.bundle.manifest import canonical
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
-from dinodeploy.files.tensorfile import save_tensors
+from dinodeploy.files.tensors import save_tensors
 from dinodeploy.heads.features import Features
 from dinodeploy.heads.fit import BALANCES, Balance, Fitted
 from dinodeploy.heads.labelled import Split

@@ -29,7 +29,7 @@ import numpy as np
 
 from dinodeploy.arrays import AnyArray, ByteArray, FloatArray, IntArray
 from dinodeploy.errors import BundleError
-from dinodeploy.files.tensorfile import load_tensors, save_tensors
+from dinodeploy.files.tensors import load_tensors, save_tensors
 from dinodeploy.images.preprocess import Preprocess
 
 _KEY = re.compile(

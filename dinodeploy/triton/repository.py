@@ -244,7 +244,7 @@ def preprocess_modules() -> list[str]:
             if name not in found:
                 found.add(name)
                 ahead += [
-                    node.module
+                    str(node.module)
                     for node in ast.parse((root / name).read_text("utf-8")).body
                     if isinstance(node, ast.ImportFrom) and str(node.module).startswith("dinodeploy.")
                 ]

@@ -9,6 +9,7 @@ A recipe covers the backbone up to its fp32 outputs: a head always computes in f
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -74,10 +75,13 @@ def attach_head(root: Path, manifest: Manifest, loaded: LoadedHead, keep: Collec
     cases = [_with_head(case, head, keep) for case in load_golden(root / GOLDEN_FILE)]
     save_golden(cases, root / GOLDEN_FILE)
     engines: dict[str, EngineFacts] = {}
-    graphs = {name: read_onnx(root / name) for name in _graphs(manifest)}  # before any is overwritten
-    for name, graph in graphs.items():
-        _attach_to_graph(graph, root / name, described, head, keep)
-        engines[name] = EngineFacts(manifest.engines[name].backend, (name, WEIGHTS_FILE))
+    graphs = {name: read_onnx(root / name) for name in _graphs(manifest)}
+    with tempfile.TemporaryDirectory(dir=root) as folder:  # the graphs still read the files in `root`
+        for name, graph in graphs.items():
+            _attach_to_graph(graph, Path(folder, name), described, head, keep)
+            engines[name] = EngineFacts(manifest.engines[name].backend, (name, WEIGHTS_FILE))
+        for written in Path(folder).iterdir():
+            written.replace(root / written.name)
     if engines[MODEL_FILE].backend == GRAPH_BACKEND:  # the preferred engine is first
         engines[MODEL_FILE] = engines.pop(MODEL_FILE)
     for name, facts in manifest.engines.items():

@@ -29,7 +29,7 @@ from dinodeploy.bundle.manifest import (
     write_manifest,
 )
 from dinodeploy.files import schema
-from dinodeploy.files.tensorfile import save_tensors
+from dinodeploy.files.tensors import save_tensors
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.receipts import Receipt, Receipts, find_receipt, read_receipts
 from dinodeploy.store.plan import Plan, read_plan

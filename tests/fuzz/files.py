@@ -12,7 +12,7 @@ from random import Random
 import numpy as np
 from PIL import Image
 
-from dinodeploy.files.tensorfile import load_tensors, read_header, save_tensors
+from dinodeploy.files.tensors import load_tensors, read_metadata, save_tensors
 from dinodeploy.images.open import open_image
 from dinodeploy.parity.golden import GoldenCase, load_golden, save_golden
 from dinodeploy.sources import SourceOptions, tars
@@ -31,7 +31,7 @@ def tensors(folder: Path) -> Attack:
     def attack(rng: Random) -> None:
         path = folder / "bad.safetensors"
         path.write_bytes(_mutate_tensors(good, rng))
-        read_header(path)
+        read_metadata(path)
         load_tensors(path)
 
     return attack

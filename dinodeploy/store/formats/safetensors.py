@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from dinodeploy.arrays import IntArray
 from dinodeploy.files.schema import decode
-from dinodeploy.files.tensorfile import load_tensors, read_header, save_tensors
+from dinodeploy.files.tensors import load_tensors, read_metadata, save_tensors
 from dinodeploy.store.formats import Column, Shard
 
 
 def require() -> None:
-    """Our own `tensorfile` writes them."""
+    """The safetensors package is always installed."""
 
 
 def prepare() -> None:
@@ -43,8 +43,7 @@ def files(index: int, output: str) -> list[str]:
 def read(root: Path, index: int, output: str) -> tuple[list[str], Column]:
     (name,) = files(index, output)
     tensors = load_tensors(root / name)
-    _, metadata = read_header(root / name)
-    ids = decode(metadata["ids"], f"{root / name}: ids")
+    ids = decode(read_metadata(root / name)["ids"], f"{root / name}: ids")
     return ids, Column(tensors[output], tensors.get(f"{output}_grid"))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dinodeploy.errors import BundleError
-from dinodeploy.files.tensorfile import load_tensors, save_tensors
+from dinodeploy.files.tensors import load_tensors, save_tensors
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.golden import GoldenCase, Trace, at_size, load_golden, save_golden
 from tests.support.photographs import IMAGENET_MEAN, IMAGENET_STD

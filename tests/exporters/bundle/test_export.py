@@ -158,7 +158,7 @@ def test_an_existing_bundle_is_replaced_only_when_asked(own_bundle: Path) -> Non
 def test_a_users_folder_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(OutputExistsError, match="is no bundle"):
+    with pytest.raises(OutputExistsError, match="is not a bundle"):
         export_tiny(tmp_path / "mine", overwrite=True)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 

@@ -110,12 +110,12 @@ def test_one_row_through_the_last_block(own_bundle: Path) -> None:
 
 def test_weights_are_stored_once(tiny_bundle: Path) -> None:
     sizes = {path.name: path.stat().st_size for path in tiny_bundle.iterdir()}
-    assert sizes["model.cls.onnx"] < 100_000 < sizes["model.onnx"]
+    assert sizes["model.cls.onnx"] < 100_000 < sizes["model.onnx.data"]
     graph = onnx.load(tiny_bundle / "model.cls.onnx", load_external_data=False).graph
     outside = [weight for weight in graph.initializer if weight.external_data]
     assert len(outside) > 20
     assert {entry.value for w in outside for entry in w.external_data if entry.key == "location"} == {
-        "model.onnx"
+        "model.onnx.data"
     }
 
 
@@ -182,14 +182,14 @@ def test_a_bundle_without_it_still_serves_cls(own_bundle: Path) -> None:
 
 
 def test_its_weights_are_hashed_before_it_is_loaded(own_bundle: Path) -> None:
-    content = bytearray((own_bundle / "model.onnx").read_bytes())
+    content = bytearray((own_bundle / "model.onnx.data").read_bytes())
     content[len(content) // 2] ^= 1
-    (own_bundle / "model.onnx").write_bytes(content)
-    with pytest.raises(TamperedError, match=r"model\.onnx is not the file"):
+    (own_bundle / "model.onnx.data").write_bytes(content)
+    with pytest.raises(TamperedError, match=r"model\.onnx\.data is not the file"):
         Embedder.open(own_bundle, outputs=("cls",))
 
 
-def test_a_wrong_tail_is_rejected(own_bundle: Path) -> None:
+def test_a_wrong_cls_only_graph_is_rejected(own_bundle: Path) -> None:
     """Another row than CLS, with a hash that fits: only the judge can tell."""
     path = own_bundle / "model.cpu.cls.onnx"
     model = onnx.load(path, load_external_data=False)
