@@ -171,7 +171,7 @@ def test_export_accepts_a_head(tmp_path: Path, run: CommandLine) -> None:
             ("train-head", "--task", "classify", "--data", "{digits}", "--out", "{none}/h.safetensors"),
             "is not a folder; create it",
         ),
-        (("train-head", "--task", "classify", "--data", "{digits}", "--out", "{mine}"), "is no bundle"),
+        (("train-head", "--task", "classify", "--data", "{digits}", "--out", "{mine}"), "is not a bundle"),
         (("predict", "{digits}", "--top", "0"), "--top is 0"),
         (("predict", "{digits}"), "has no head; train one: dinodeploy train-head"),
         (("predict", "{none}"), "does not exist"),
