@@ -19,7 +19,7 @@ from dinodeploy import Embedder
 from dinodeploy.bundle.archive import pack, unpack
 from dinodeploy.bundle.bundle import GOLDEN_FILE, file_facts, open_bundle
 from dinodeploy.bundle.manifest import FILE_NAME, EngineFacts, read_manifest, write_manifest
-from dinodeploy.embedder import check_bundle
+from dinodeploy.parity.check import check_bundle
 from dinodeploy.parity.golden import load_golden
 from dinodeploy.parity.receipts import find_receipt
 
