@@ -1,7 +1,7 @@
-"""One parser under attack: what an attacker may send it, what it may do, and what is made of it.
+"""Run mutants of a file through a parser and record what the parser does.
 
-A parser may take a mutant or refuse it by an error of ours, of one line. It may not raise anything else, take
-long, write or rename outside the folder that it was given, start a program, open a connection, or unpickle.
+A parser may accept a mutant or refuse it with a one-line error of ours. It may not raise another error, take
+long, write or rename outside its folder, start a program, open a connection, or unpickle.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from dinodeploy.errors import DinodeployError
 
-Attack = Callable[[Random], object]  # write one mutant, and hand it to the parser
+Attack = Callable[[Random], object]  # writes one mutant and parses it
 LIMIT_SECONDS = 5.0  # of CPU for one mutant; measured: 0.4 at most
 _LONGEST = 2000  # characters of a message
 _NEVER = ("pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect")
@@ -26,12 +26,12 @@ _CHANGES = ("os.rename", "os.link", "os.symlink", "os.mkdir", "os.remove", "os.r
 
 
 class Violation(BaseException):
-    """What no parser may do; not an Exception, so that none of them can swallow it."""
+    """A forbidden action. Not an Exception, so that no parser can catch it."""
 
 
 @dataclass
 class Outcome:
-    """How many mutants were taken and refused, and the first that went wrong."""
+    """Numbers of accepted and refused mutants, and the first failure."""
 
     taken: int = 0
     refused: int = 0
@@ -43,7 +43,7 @@ class Outcome:
 
 
 def run_attack(attack: Attack, count: int, seed: int, ours: tuple[type[Exception], ...]) -> Outcome:
-    """`count` mutants by seeds from `seed` on; stops at the first that goes wrong."""
+    """Run `count` mutants with seeds from `seed` on; stop at the first failure. ours: allowed errors."""
     outcome = Outcome()
     for number in range(seed, seed + count):
         started = time.process_time()
@@ -54,7 +54,7 @@ def run_attack(attack: Attack, count: int, seed: int, ours: tuple[type[Exception
             outcome.refused += 1
             text = str(error)
             if not text or "\n" in text or len(text) > _LONGEST:
-                outcome.failure = f"seed {number}: this is no one-line message: {text[:300]!r}"
+                outcome.failure = f"seed {number}: not a one-line message: {text[:300]!r}"
         except (Exception, Violation):
             outcome.failure = f"seed {number}: {traceback.format_exc(limit=-6)}"
         seconds = time.process_time() - started
@@ -67,7 +67,7 @@ def run_attack(attack: Attack, count: int, seed: int, ours: tuple[type[Exception
 
 
 def confine(folder: Path) -> None:
-    """From now on, this process changes nothing outside `folder`, and runs nothing that came in a file."""
+    """Let this process change files only inside `folder`, and start nothing. This cannot be undone."""
     inside = os.path.realpath(folder)
     cache = ("__pycache__", "/dev/null")
 
@@ -75,17 +75,17 @@ def confine(folder: Path) -> None:
         if event in _NEVER:
             raise Violation(f"{event} {arguments[:2]}")
         if event in _CHANGES or (event == "open" and _writes(arguments)):
-            for place in _places(event, arguments):
-                if not place.startswith(inside) and not any(part in place for part in cache):
-                    raise Violation(f"{event} {place!r}, which is outside of {inside}")
+            for path in _paths(event, arguments):
+                if not path.startswith(inside) and not any(part in path for part in cache):
+                    raise Violation(f"{event} {path!r}, which is outside {inside}")
 
     sys.addaudithook(hook)
 
 
-def _places(event: str, arguments: tuple[Any, ...]) -> list[str]:
-    """The absolute paths that an event is about; some are relative to an opened folder."""
+def _paths(event: str, arguments: tuple[Any, ...]) -> list[str]:
+    """The absolute paths of an event; given paths may be relative to an open folder."""
     count = 2 if event in ("os.rename", "os.link") else 1
-    last = arguments[-1]  # dir_fd, of all events but opening
+    last = arguments[-1]  # dir_fd, except for "open"
     folders = [last] if event != "open" and type(last) is int and last >= 0 else []
     found = []
     for path in arguments[:count]:

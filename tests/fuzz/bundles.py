@@ -1,4 +1,4 @@
-"""Attacks on what belongs to a bundle: its manifest, archives of it, receipts, plans; all without torch."""
+"""Attacks on the files of a bundle and of an unfinished store: manifest, archive, receipts, plans."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ HASH = "ab" * 32
 
 
 def write_bundle(root: Path) -> Manifest:
-    """A bundle of a few hundred bytes, with a plan; nothing in it can run."""
+    """A bundle of a few hundred bytes with a plan; its engines cannot run."""
     root.mkdir()
     (root / MODEL_FILE).write_bytes(b"graph" * 20)
     (root / "model.plan").write_bytes(b"plan" * 20)
@@ -84,7 +84,7 @@ def write_bundle(root: Path) -> Manifest:
 
 
 def manifest(folder: Path) -> Attack:
-    """A bundle's manifest, half of the time with a digest that fits the damage."""
+    """The manifest, in half of the cases with a correct digest of the damaged content."""
     whole = schema.dump(write_bundle(folder / "bundle"))
     path = folder / "bundle" / FILE_NAME
 
@@ -103,17 +103,17 @@ def manifest(folder: Path) -> Attack:
 
 
 def _resealed(document: Any) -> bytes:
-    """A mutant whose digest is right, so that whatever comes after the digest is reached."""
+    """The mutant with a correct digest, so that later checks are reached."""
     try:
         parsed = schema.parse(Manifest, document, "mutant")
         document = schema.dump(parsed.sealed())
         return canonical(document).encode()
-    except Exception:  # it does not get as far as a digest, or has none: written as it is
+    except Exception:  # too damaged for a digest: unchanged
         return json.dumps(document).encode()
 
 
 def verified_first(folder: Path) -> Attack:
-    """Whichever byte of an engine differs, no backend is handed the file."""
+    """If any byte of an engine file differs, no backend may open it."""
     write_bundle(folder / "bundle")
     good = {name: (folder / "bundle" / name).read_bytes() for name in (MODEL_FILE, "model.plan", GOLDEN_FILE)}
 
@@ -137,7 +137,7 @@ def verified_first(folder: Path) -> Attack:
 
 
 def _must_not_open(*arguments: Any, **options: Any) -> Any:
-    raise Violation("a backend was handed a file that is not the exported one")
+    raise Violation("a backend opened a file that differs from the exported one")
 
 
 def archive(folder: Path) -> Attack:
@@ -160,7 +160,7 @@ def archive(folder: Path) -> Attack:
 
 
 def receipts(folder: Path) -> Attack:
-    """parity.json: whatever is wrong with it, there is no receipt, and no error either."""
+    """parity.json: a damaged one counts as no receipt and is no error."""
     write_bundle(folder / "bundle")
     bundle = open_bundle(folder / "bundle")
     files = bundle.manifest.files
@@ -172,13 +172,13 @@ def receipts(folder: Path) -> Attack:
         (folder / "bundle" / "parity.json").write_bytes(to_text(whole, rng))
         read_receipts(bundle)
         if find_receipt(bundle.choose(), "onnxruntime 1", "cpu: x") is not None:
-            raise Violation("a receipt without measurements was believed")
+            raise Violation("a receipt without measurements was accepted")
 
     return attack
 
 
 def plans(folder: Path) -> Attack:
-    """The plan and the records of a store that is not complete."""
+    """The plan and the shard records of an unfinished store."""
     plan = make_plan(["a", "b", "c"])
     record = ShardRecord(2, {"x.npy": WrittenFile(HASH, 10)}, {"cls": [3]}, [])
     record_path(folder, 0).parent.mkdir(parents=True)

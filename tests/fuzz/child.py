@@ -1,9 +1,9 @@
-"""A process of its own for attacks: where a parser crashes or hangs, the test says so and goes on.
+"""A child process for attacks: if a parser crashes or hangs, the test reports it and continues.
 
     python -m tests.fuzz.child tests.fuzz.light
 
-A request a line on stdin: {"target", "count", "seed", "folder"}; an Outcome a line on stdout. What a parser
-prints goes to stderr. The mutant that killed it is still in the folder.
+One request per line on stdin: {"target", "count", "seed", "folder"}; one Outcome per line on stdout. Parsers
+print to stderr. After a crash, the last mutant is still in the folder.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-_TIMEOUT = 600.0  # seconds of wall time for one target: for hangs that take no CPU
+_TIMEOUT = 600.0  # seconds of wall time per target, against hangs without CPU use
 
 
 class Child:
-    """The process, from the test's side."""
+    """The child process, as the test uses it."""
 
     def __init__(self, module: str, folder: Path) -> None:
         self._module, self._folder = module, folder
         self._process = self._start()
 
     def attack(self, target: str, count: int, seed: int) -> dict[str, Any]:
-        """Attack one target. AssertionError when the process dies or hangs; the next call has a new one."""
+        """Attack one target. AssertionError if the process dies or hangs; the next call starts a new one."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         folder = self._folder / target
@@ -73,14 +73,14 @@ class Child:
 
 
 def serve(module: str, root: Path) -> None:
-    """The process itself."""
+    """The main loop of the child process."""
     from dinov3_ref.errors import Dinov3Error
     from tests.fuzz.attack import OURS, confine, run_attack
 
     ours = (*OURS, Dinov3Error)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    warnings.simplefilter("ignore")  # of Pillow and zipfile about what is damaged
+    warnings.simplefilter("ignore")  # Pillow and zipfile warn about damaged files
     tempfile.tempdir = str(root)
     targets = importlib.import_module(module).TARGETS
     confine(root)

@@ -1,4 +1,4 @@
-"""Attacks on single files: tensors, golden cases, pictures, tar archives of pictures."""
+"""Attacks on single files: tensors, golden cases, images, tar archives of images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.photographs import photograph
 
 
 def tensors(folder: Path) -> Attack:
-    """safetensors: bytes, or the header as JSON under a length that fits."""
+    """safetensors: damaged bytes, or a damaged JSON header with its correct length."""
     arrays = {"a": np.ones((2, 3), np.float32), "b": np.arange(4), "c": np.array([True, False])}
     save_tensors(folder / "good.safetensors", arrays, {"note": "x"})
     good = (folder / "good.safetensors").read_bytes()
@@ -62,8 +62,8 @@ def golden(folder: Path) -> Attack:
     return attack
 
 
-def pictures(folder: Path) -> Attack:
-    """Every format that we open, some with transparency, orientation and a profile."""
+def images(folder: Path) -> Attack:
+    """Every image format that we open, some with transparency."""
     small = photograph("chelsea").resize((24, 17))
     good: list[bytes] = []
     for name, mode in (
@@ -92,14 +92,14 @@ def pictures(folder: Path) -> Attack:
         if rng.random() < 0.5:
             open_image(data, max_pixels=1 << 20)
         else:
-            (folder / "picture").write_bytes(data)
-            open_image(folder / "picture", max_pixels=1 << 20)
+            (folder / "image").write_bytes(data)
+            open_image(folder / "image", max_pixels=1 << 20)
 
     return attack
 
 
 def tar(folder: Path) -> Attack:
-    """A tar archive of pictures; what is wrong in it is wrong with one picture."""
+    """A tar archive of images; damage in it is an error of single images."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as file:
         for name in ("a.jpg", "b/c.png", "../evil.jpg", "x" * 150 + ".jpg"):
@@ -109,7 +109,7 @@ def tar(folder: Path) -> Attack:
     good = buffer.getvalue()
 
     def attack(rng: Random) -> None:
-        path = folder / "pictures.tar"
+        path = folder / "images.tar"
         path.write_bytes(mutate_bytes(good, rng))
         for source in tars.open_file(LocalFile(str(path)), SourceOptions()):
             for index in range(len(source.ids)):

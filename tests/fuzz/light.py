@@ -1,6 +1,6 @@
-"""Parsers that need no torch: bundles, archives, receipts, stores, tensors, pictures, tar archives.
+"""Parsers that need no torch: bundles, archives, receipts, stores, tensors, images, tar archives.
 
-A target is a function of a folder that makes good files there and returns the attack on their parser.
+A target is a function that writes good files to a folder and returns the attack on their parser.
 """
 
 from __future__ import annotations
@@ -25,6 +25,6 @@ TARGETS: dict[str, tuple[Callable[[Path], Attack], int]] = {
     "parquet": (stores.store("parquet"), 200),
     "tensors": (files.tensors, 2000),
     "golden": (files.golden, 800),
-    "pictures": (files.pictures, 800),
+    "images": (files.images, 800),
     "tar": (files.tar, 500),
 }

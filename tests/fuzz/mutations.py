@@ -1,4 +1,4 @@
-"""Damage to bytes, to JSON and to zip files: seeded, so that a failure is its number."""
+"""Mutations of bytes, JSON and zip files, reproducible from a seed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import zipfile
 from random import Random
 from typing import Any
 
-# Numbers that parsers stumble over, as 1, 2, 4 and 8 bytes.
+# Critical numbers for parsers, as 1, 2, 4 and 8 bytes.
 _EDGES = (
     b"\x00",
     b"\xff",
@@ -58,62 +58,64 @@ _NAMES = (
 
 
 def mutate_bytes(data: bytes, rng: Random) -> bytes:
-    """One to eight wounds: bits, bytes, edges, cuts, repeats, a torn end."""
-    wounded = bytearray(data)
+    """One to eight mutations: flipped bits, random bytes, critical numbers, deletions, repeats, a cut."""
+    mutant = bytearray(data)
     for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
-        at = rng.randrange(len(wounded) + 1)
+        at = rng.randrange(len(mutant) + 1)
         span = rng.choice((1, 2, 4, 8, 64, 500))
         match rng.randrange(7):
-            case 0 if wounded:
-                wounded[at % len(wounded)] ^= 1 << rng.randrange(8)
+            case 0 if mutant:
+                mutant[at % len(mutant)] ^= 1 << rng.randrange(8)
             case 1:
-                wounded[at : at + 1] = rng.randbytes(1)
+                mutant[at : at + 1] = rng.randbytes(1)
             case 2:
                 edge = rng.choice(_EDGES)
-                wounded[at : at + len(edge)] = edge
+                mutant[at : at + len(edge)] = edge
             case 3:
-                del wounded[at : at + span]
+                del mutant[at : at + span]
             case 4:
-                wounded[at:at] = wounded[at : at + span] * rng.choice((1, 1, 20))
+                mutant[at:at] = mutant[at : at + span] * rng.choice((1, 1, 20))
             case 5:
-                wounded[at:at] = rng.randbytes(span)
+                mutant[at:at] = rng.randbytes(span)
             case 6 if rng.random() < 0.4:
-                del wounded[at:]
-    return bytes(wounded)
+                del mutant[at:]
+    return bytes(mutant)
 
 
 def mutate_json(document: Any, rng: Random) -> Any:
-    """A copy of which one or two members are gone, replaced, renamed, doubled or swapped."""
+    """A copy with one or two members deleted, replaced, renamed, repeated or swapped."""
     document = copy.deepcopy(document)
     for _ in range(rng.choice((1, 1, 2))):
-        holders = [holder for holder in _holders(document) if holder]
-        if not holders:
+        containers = [container for container in _containers(document) if container]
+        if not containers:
             return rng.choice(_VALUES)
-        holder = rng.choice(holders)
-        key: Any = rng.choice(list(holder)) if isinstance(holder, dict) else rng.randrange(len(holder))
+        container = rng.choice(containers)
+        key: Any = (
+            rng.choice(list(container)) if isinstance(container, dict) else rng.randrange(len(container))
+        )
         match rng.randrange(6):
             case 0 | 1:
-                holder[key] = copy.deepcopy(rng.choice(_VALUES))
+                container[key] = copy.deepcopy(rng.choice(_VALUES))
             case 2:
-                del holder[key]
-            case 3 if isinstance(holder, dict):
-                holder[str(rng.choice(_VALUES))] = holder.pop(key)
-            case 4 if isinstance(holder, list):
-                holder.insert(0, copy.deepcopy(holder[key]))
+                del container[key]
+            case 3 if isinstance(container, dict):
+                container[str(rng.choice(_VALUES))] = container.pop(key)
+            case 4 if isinstance(container, list):
+                container.insert(0, copy.deepcopy(container[key]))
             case _:
-                other = rng.choice(holders)
-                holder[key] = copy.deepcopy(other)
+                other = rng.choice(containers)
+                container[key] = copy.deepcopy(other)
     return document
 
 
 def to_text(document: Any, rng: Random) -> bytes:
-    """A mutant of a document, as a file: damaged as JSON, and one time in four as text too."""
+    """A mutant of a document as bytes: mutated as JSON, in a quarter of the cases also as text."""
     text = json.dumps(mutate_json(document, rng)).encode()
     return mutate_bytes(text, rng) if rng.random() < 0.25 else text
 
 
 def mutate_zip(data: bytes, rng: Random) -> bytes:
-    """A zip file with other entries in it, or damaged bytes."""
+    """A zip file with a changed entry, or damaged bytes."""
     if rng.random() < 0.5:
         return mutate_bytes(data, rng)
     target = io.BytesIO()
@@ -145,10 +147,10 @@ def _mutate_entry(info: zipfile.ZipInfo, content: bytes, rng: Random) -> tuple[z
     return info, content
 
 
-def _holders(document: Any) -> list[Any]:
-    """Every object and array of a document."""
+def _containers(document: Any) -> list[Any]:
+    """All objects and arrays of a document."""
     if isinstance(document, dict):
-        return [document, *(inner for value in document.values() for inner in _holders(value))]
+        return [document, *(inner for value in document.values() for inner in _containers(value))]
     if isinstance(document, list):
-        return [document, *(inner for value in document for inner in _holders(value))]
+        return [document, *(inner for value in document for inner in _containers(value))]
     return []

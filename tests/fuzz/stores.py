@@ -1,4 +1,4 @@
-"""Attacks on embeddings: stores of every format, and what `--overwrite` takes for one."""
+"""Attacks on embedding stores of every format, and on `--overwrite`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.stores import make_plan, write_store
 
 
 def store(format: str) -> Callable[[Path], Attack]:
-    """A store of one format: its root, or a shard under a hash that fits the damage."""
+    """A store of one format: a damaged root, or a damaged shard with its correct hash."""
 
     def target(folder: Path) -> Attack:
         rows = [
@@ -58,7 +58,7 @@ def store(format: str) -> Callable[[Path], Attack]:
 
 
 def overwrite(folder: Path) -> Attack:
-    """A finished store that another `embed` finds in its way, and may be told to remove."""
+    """A finished store that another `embed` finds at its target and may overwrite."""
     rows = [{"cls": np.ones(3, np.float32)} for _ in range(3)]
     write_store(folder / "good", ["a.jpg", "b.jpg", "c.jpg"], rows)
     root = json.loads((folder / "good" / "embeddings.json").read_text())
@@ -72,7 +72,7 @@ def overwrite(folder: Path) -> Attack:
         asked = rng.random() < 0.5
         inspect_target(out, plan, overwrite=asked)
         if asked:
-            (out / ".embed").mkdir(exist_ok=True)  # where the lock lies that comes first
+            (out / ".embed").mkdir(exist_ok=True)  # the folder of the lock, which is taken first
             clear_target(out)
             shutil.rmtree(out, ignore_errors=True)
         if not (folder / "good" / "embeddings.json").is_file():

@@ -1,9 +1,9 @@
-"""Every parser that we own, under more than ten thousand damaged inputs.
+"""All our parsers on more than ten thousand damaged inputs.
 
-    DINODEPLOY_FUZZ=20 pytest tests/fuzz       twenty times as many
-    DINODEPLOY_FUZZ_SEED=7 pytest tests/fuzz   others
+    DINODEPLOY_FUZZ=20 pytest tests/fuzz       20 times as many mutants
+    DINODEPLOY_FUZZ_SEED=7 pytest tests/fuzz   other mutants
 
-A failure names its seed: the same seed makes the same mutant.
+A failure names its seed; the same seed gives the same mutant.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TIMES = int(os.environ.get("DINODEPLOY_FUZZ", "1"))
 SEED = int(os.environ.get("DINODEPLOY_FUZZ_SEED", "0"))
 LEAST = 10_000
 HEAVY = {"skeleton": 800, "external": 300, "onnxruntime": 300, "checkpoint": 500, "head": 300}
-NOTHING_IS_REFUSED = ("receipts", "tar")  # damage there is no error but a missing receipt, an unread picture
+NOTHING_IS_REFUSED = ("receipts", "tar")  # damage is no error there: a missing receipt, an unreadable image
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def check(child: Child, target: str, count: int) -> None:
     assert outcome["failure"] == "", outcome["failure"]
     assert outcome["taken"] + outcome["refused"] == count
     if target not in NOTHING_IS_REFUSED:
-        assert outcome["refused"] > count // 20, "mutants that do no harm prove nothing"
+        assert outcome["refused"] > count // 20, "else the mutants are harmless and prove nothing"
 
 
 @pytest.mark.parametrize("target", list(light.TARGETS))
@@ -57,21 +57,21 @@ def test_parsers_of_graphs_and_checkpoints(target: str, heavy_child: Child) -> N
     check(heavy_child, target, HEAVY[target] * TIMES)
 
 
-def test_there_are_ten_thousand() -> None:
+def test_there_are_at_least_ten_thousand_mutants() -> None:
     assert sum(count for _, count in light.TARGETS.values()) + sum(HEAVY.values()) >= LEAST
 
 
-# ---- the attack itself must be able to fail --------------------------------------------------------
+# ---- attacks must be able to fail -------------------------------------------------------------------
 
 
-def test_another_error_is_a_failure() -> None:
+def test_an_unexpected_error_is_a_failure() -> None:
     def attack(rng: object) -> None:
         raise KeyError("x")
 
     assert "KeyError" in run_attack(attack, 3, 0, (ValueError,)).failure
 
 
-def test_a_violation_cannot_be_swallowed() -> None:
+def test_a_violation_cannot_be_caught() -> None:
     def attack(rng: object) -> None:
         try:
             raise Violation("wrote elsewhere")
@@ -81,15 +81,15 @@ def test_a_violation_cannot_be_swallowed() -> None:
     assert "wrote elsewhere" in run_attack(attack, 1, 0, (Exception,)).failure
 
 
-def test_two_lines_are_no_message() -> None:
+def test_a_message_of_two_lines_is_a_failure() -> None:
     def attack(rng: object) -> None:
         raise ValueError("one\ntwo")
 
-    assert "no one-line message" in run_attack(attack, 1, 0, (ValueError,)).failure
+    assert "not a one-line message" in run_attack(attack, 1, 0, (ValueError,)).failure
 
 
-def test_writing_elsewhere_is_seen(tmp_path: Path) -> None:
-    """In a process of its own: an audit hook stays."""
+def test_writing_outside_the_folder_is_detected(tmp_path: Path) -> None:
+    """In a child process, because an audit hook cannot be removed."""
     program = f"""
 from pathlib import Path
 from tests.fuzz.attack import Violation, confine

@@ -1,4 +1,4 @@
-"""Stores of made-up vectors, for tests of indexing, searching and near-duplicates."""
+"""Stores of random vectors, for tests of index, search and near-duplicates."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def vectors_of(count: int, seed: int = 0, dim: int = D) -> FloatArray:
 
 
 def clustered(count: int, dim: int, clusters: int, seed: int = 0) -> FloatArray:
-    """Vectors as embeddings lie: around centres, with neighbours worth the name."""
+    """Vectors in clusters, as embeddings are, so that they have real neighbours."""
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((clusters, dim)).astype(np.float32)
     noise = rng.standard_normal((count, dim), np.float32)
@@ -27,7 +27,7 @@ def clustered(count: int, dim: int, clusters: int, seed: int = 0) -> FloatArray:
 
 
 def store_of(out: Path, vectors: FloatArray, ids: Sequence[str] | None = None, **options: Any) -> list[str]:
-    """A store of `vectors` [N, D] as `cls`; the widths of its pictures count up from 600. Returns the ids."""
+    """A store of `vectors` [N, D] as `cls`; the widths of its images count up from 600. Returns the ids."""
     names = list(ids) if ids is not None else [f"p{index}.jpg" for index in range(len(vectors))]
     sizes = [(600 + index, 400) for index in range(len(names))]
     rows = [{"cls": row} for row in vectors]
@@ -36,7 +36,7 @@ def store_of(out: Path, vectors: FloatArray, ids: Sequence[str] | None = None, *
 
 
 def ranked(vectors: FloatArray, query: FloatArray, ids: Sequence[str]) -> list[str]:
-    """The ids by cosine to `query`, written out: what every search must agree with."""
+    """The ids ordered by cosine to `query`: the expected result of every search."""
     wide = vectors.astype(np.float64)
     cosines = (wide @ query) / np.linalg.norm(wide, axis=1)
     return [id_ for _, id_ in sorted(zip((-cosines).tolist(), ids, strict=True))]

@@ -1,4 +1,4 @@
-"""A service on a port of this machine, in a thread of this process, and a client to ask it."""
+"""A service on a local port, in a thread of this process, and its client."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dinodeploy.serve.settings import Settings
 
 
 class Live(httpx.Client):
-    """Asks the service; what it is made of and what it has logged are at hand."""
+    """A client of the service, with access to the `Service` and its log."""
 
     def __init__(self, url: str, service: Service, log: io.StringIO) -> None:
         super().__init__(base_url=url, timeout=30)

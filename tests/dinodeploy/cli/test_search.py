@@ -118,12 +118,12 @@ def test_by_id_no_engine_is_needed(here: Embedded, run: CommandLine) -> None:
     ran = run("search", "embeddings", "--id", f"photos/{ODD}", "--id", here.ids[0], "-k", 20, "--json")
     assert ran.code == 0, ran.err
     odd, first = ran.json
-    assert len(odd["hits"]) == len(first["hits"]) == 12, "a picture is not its own neighbour"
+    assert len(odd["hits"]) == len(first["hits"]) == 12, "an image is not its own neighbour"
     assert f"photos/{ODD}" in [hit["id"] for hit in first["hits"]]
     plain = run("search", "embeddings", "--id", here.ids[0], "-k", 20).out
     assert r"photos/it's [bold] \x1b[31m\n😀.jpg" in plain
     assert "\x1b" not in plain
-    assert len(plain.splitlines()) == 13, "a line a picture, whatever its name"
+    assert len(plain.splitlines()) == 13, "one line per image"
 
 
 def test_metadata_filters_and_page(here: Embedded, run: CommandLine) -> None:
@@ -175,7 +175,7 @@ def test_a_page_with_images(here: Embedded, run: CommandLine) -> None:
 )
 def test_invalid_searches(here: Embedded, run: CommandLine, arguments: tuple[str, ...], words: str) -> None:
     run("index", "embeddings")
-    Path("labels.txt").write_text("no picture")
+    Path("labels.txt").write_text("no image")
     before = sorted(here.root.rglob("*"))
     given = [str(here.bundle) if argument == "BUNDLE" else argument for argument in arguments]
     ran = run("search", "embeddings", *given)

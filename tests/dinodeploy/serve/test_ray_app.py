@@ -1,4 +1,4 @@
-"""The service under a real Ray Serve; needs `pip install 'ray[serve]'`, which the extra [dev] leaves out."""
+"""The service on Ray Serve; needs `pip install 'ray[serve]'`, which the extra [dev] leaves out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytest.importorskip("ray.serve", reason="needs ray[serve]", exc_type=ImportError
 
 
 @pytest.mark.slow
-def test_two_replicas_answer_as_the_embedder_does_and_drain(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_two_replicas_answer_like_the_embedder_and_drain(tiny_bundle: Path, tmp_path: Path) -> None:
     with bind("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
     command = [
@@ -43,7 +43,7 @@ def test_two_replicas_answer_as_the_embedder_does_and_drain(tiny_bundle: Path, t
                 wait_until_it_answers(client, process)
                 assert client.get("/model").json()["embed_dim"] == 128
                 answers = [client.post("/embed", files={"files": encoded("coffee")}) for _ in range(6)]
-                assert client.post("/embed", files={"files": b"no picture"}).status_code == 422
+                assert client.post("/embed", files={"files": b"no image"}).status_code == 422
             process.send_signal(signal.SIGTERM)
             assert process.wait(SECONDS) == 0
         finally:
@@ -62,11 +62,11 @@ def test_two_replicas_answer_as_the_embedder_does_and_drain(tiny_bundle: Path, t
 def wait_until_it_answers(client: httpx.Client, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
-        assert process.poll() is None, "it has ended"
+        assert process.poll() is None, "the service has ended"
         try:
             if client.get("/ready").status_code == 200:
                 return
         except httpx.TransportError:
             pass
         time.sleep(0.5)
-    raise AssertionError("it does not answer")
+    raise AssertionError("the service does not answer")
