@@ -86,6 +86,15 @@ def frozen_teacher(folder: Path) -> tuple[str, ...]:
     )
 
 
+def on_ranks(batch: int, strategy: str = "NO_SHARD") -> tuple[str, ...]:
+    """Overrides of a run whose losses do not depend on the number of ranks; `batch` images per rank."""
+    return (
+        f"train.batch_size_per_gpu={batch}",
+        f"compute_precision.sharding_strategy={strategy}",
+        "dino.koleo_loss_distributed=true",
+    )
+
+
 def with_students(config: Any, students: Mapping[str, Mapping[str, Any]]) -> Any:
     """The run with several students: name -> own keys of `student` and `optim`."""
     entries = [{"name": name, **groups} for name, groups in students.items()]

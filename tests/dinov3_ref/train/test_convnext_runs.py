@@ -19,7 +19,15 @@ from dinov3_ref.train.students import train_students
 from exporters.bundle.export import export_checkpoint
 from exporters.bundle.options import ExportOptions
 from tests.support.ranks import run_on_ranks
-from tests.support.toy_training import CONVNEXT, as_convnext, frozen_teacher, losses, tiny_run, with_students
+from tests.support.toy_training import (
+    CONVNEXT,
+    as_convnext,
+    frozen_teacher,
+    losses,
+    on_ranks,
+    tiny_run,
+    with_students,
+)
 
 STUDENTS: dict[str, dict[str, Any]] = {"vit": {}, "convnext": {"student": CONVNEXT}}
 
@@ -83,9 +91,7 @@ def train_on_this_rank(photos: str, teacher: str, output: str, batch: int, strat
         Path(teacher),
         Path(output),
         *as_convnext(),
-        f"compute_precision.sharding_strategy={strategy}",
-        f"train.batch_size_per_gpu={batch}",
-        "dino.koleo_loss_distributed=true",
+        *on_ranks(batch, strategy),
     )
     TrainingRun(config, build_training_loader(config)).train()
 

@@ -98,8 +98,3 @@ def test_wrong_crop_sizes_and_gram_loss(
 ) -> None:
     with pytest.raises(ConfigError, match=words):
         tiny_training(*student, *overrides)
-
-
-def test_it_needs_a_teacher() -> None:
-    with pytest.raises(ConfigError, match="it can only be distilled from a frozen teacher"):
-        SSLMetaArch(tiny_training(*as_convnext()))

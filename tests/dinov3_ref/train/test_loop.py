@@ -22,7 +22,7 @@ from dinov3_ref.train import checkpoints
 from dinov3_ref.train.logging.metrics import read_metrics
 from dinov3_ref.train.loop import TrainingRun
 from tests.support.ranks import run_on_ranks
-from tests.support.toy_training import losses, records, tiny_run
+from tests.support.toy_training import losses, on_ranks, records, tiny_run
 
 RANDOMNESS = ("student.drop_path_rate=0.4", "student.pos_embed_rope_rescale_coords=2.0")
 ITERATIONS, PERIOD = 8, 3  # checkpoints after iterations 2, 5 and 7
@@ -219,8 +219,7 @@ def run_on_this_rank(photos: str, output: str, batch: int, *overrides: str) -> t
     config = configure(
         Path(photos),
         Path(output),
-        f"train.batch_size_per_gpu={batch}",
-        "dino.koleo_loss_distributed=true",
+        *on_ranks(batch),
         *overrides,
     )
     loader = RecordingLoader(build_training_loader(config))
@@ -278,6 +277,3 @@ def test_two_ranks_resume_one(strategy: str, alone: Path, photos: Path, tmp_path
     assert got.keys() == wanted.keys()
     for name, value in wanted.items():
         assert (got[name] - value).norm() <= 1e-5 * value.norm(), name
-
-
-# ---- the command --------------------------------------------------------------------------------

@@ -21,7 +21,14 @@ from dinov3_ref.train.loop import TrainingRun
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 from dinov3_ref.train.students import train_students
 from tests.support.ranks import run_on_ranks
-from tests.support.toy_training import frozen_teacher, records, tiny_run, tiny_training, with_students
+from tests.support.toy_training import (
+    frozen_teacher,
+    on_ranks,
+    records,
+    tiny_run,
+    tiny_training,
+    with_students,
+)
 
 STUDENTS: dict[str, dict[str, Any]] = {
     "small": {"student": {"drop_path_rate": 0.4, "pos_embed_rope_rescale_coords": 2.0}},
@@ -159,9 +166,7 @@ def train_on_this_rank(photos: str, teacher: str, output: str, batch: int, strat
         Path(photos),
         Path(teacher),
         Path(output),
-        f"compute_precision.sharding_strategy={strategy}",
-        f"train.batch_size_per_gpu={batch}",
-        "dino.koleo_loss_distributed=true",
+        *on_ranks(batch, strategy),
         "optim.epochs=2",
         students=STEADY,
     )
