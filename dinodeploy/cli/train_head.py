@@ -134,8 +134,8 @@ def _report(trained: Trained, facts: dict[str, Any], out: Path, root: Path, as_j
 
 def _lines(report: dict[str, Any]) -> list[str]:
     """The scores on the test images as lines of text."""
-    pictures, classes = report["pictures"], report["classes"]
-    parts = ", ".join(f"{count} {part}" for part, count in pictures.items())
+    images, classes = report["pictures"], report["classes"]
+    parts = ", ".join(f"{count} {part}" for part, count in images.items())
     what = "accuracy" if report["task"] == "classify" else "pixel accuracy"
     lines = [
         f"{len(classes)} classes; images: {parts}; penalty {report['l2']:g}",

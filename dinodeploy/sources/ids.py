@@ -29,7 +29,9 @@ class IdList(Sequence[str]):
         made = cls()
         for one in lists:
             for packed, ends in (one if isinstance(one, cls) else cls(one))._pieces:
-                made._pieces.insert(-1, (packed, ends))  # appending needs a last piece of its own
+                made._pieces.insert(
+                    -1, (packed, ends)
+                )  # the last piece is not shared: ids are appended to it
                 made._starts.append(made._starts[-1] + len(ends) - 1)
         return made
 

@@ -18,7 +18,7 @@ class Source(Protocol):
 
     A source may have more attributes, all optional:
 
-        ids_are_locations   True where an id says where its image is stored, so that equal ids mean one image
+        ids_are_locations   True where an id is the location of its image, so that equal ids mean one image
         origins             see `origins_of`
         release()           close files until the next image is asked for
         is_open             whether a file is open

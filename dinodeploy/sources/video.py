@@ -195,7 +195,7 @@ def _shortfall(container: Any, stream: Any, times: Sequence[int]) -> str:
         promised = Fraction(container.duration, 1_000_000)
     length = (times[-1] - times[0]) * stream.time_base if times else Fraction(0)
     if length < promised * _ENOUGH - _SLACK:
-        return f"its header says {float(promised):.2f} s, the last frame is at {float(length):.2f} s"
+        return f"its header promises {float(promised):.2f} s, the last frame is at {float(length):.2f} s"
     return ""
 
 

@@ -85,8 +85,8 @@ def class_scores(weight_MK: Tensor, labels: Tensor, classes: int) -> Tensor:
 def _hits(score_MC: Tensor, truth_M: Tensor) -> dict[str, float]:
     """Top-1 and top-5 accuracy in per cent."""
     hit_M5 = score_MC.topk(min(5, score_MC.shape[1])).indices == truth_M.unsqueeze(1)
-    places = hit_M5.double()
-    return {"top1": 100 * places[:, 0].mean().item(), "top5": 100 * places.sum(1).mean().item()}
+    hits = hit_M5.double()
+    return {"top1": 100 * hits[:, 0].mean().item(), "top5": 100 * hits.sum(1).mean().item()}
 
 
 def _mean_average_precision(score_MC: Tensor, truth_MC: Tensor) -> dict[str, float]:

@@ -75,7 +75,7 @@ class ParquetSource:
             batch = next(rest)
             left = self._starts[group + 1] - self._starts[group] - coming * self._rows[group]
             if len(batch) != min(left, self._rows[group]):  # later chunks would hold other rows
-                raise ValueError(f"got {len(batch)} rows at once, wanted {min(left, self._rows[group])}")
+                raise ValueError(f"got a batch of {len(batch)} rows, wanted {min(left, self._rows[group])}")
             self._kept[group, coming] = kept = batch.column(0)
             coming += 1
             self._forward = (group, coming, rest)
@@ -117,7 +117,7 @@ def _rows_per_chunk(group: Any, column: str) -> int:
 def open_file(file: InputFile, options: SourceOptions) -> list[Source]:
     """The images in a file, or those it names. Raises MisuseError for an unknown column."""
     try:
-        with _open(file) as parquet:  # closed at once: there may be thousands
+        with _open(file) as parquet:  # closed again: there may be thousands
             return [_source(file, parquet, options)]
     except (OSError, ValueError) as error:
         return [Unreadable(file.name, f"cannot be read as Parquet: {reason_of(error)}")]

@@ -7,12 +7,22 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import pytest
 
-from dinodeploy.errors import ImageError
+from dinodeploy.errors import ImageError, MisuseError
 from dinodeploy.images.open import open_image
 from dinodeploy.sources import Source, SourceOptions, open_source
 
 Pixels = np.ndarray[Any, Any]
+
+ALL = [  # of `write_folder("photos")`
+    "photos/animate/astronaut.jpg",
+    "photos/animate/deep/er/chelsea.jpg",
+    "photos/still/china.jpg",
+    "photos/still/coffee.jpg",
+    "photos/still/deep/er/flower.jpg",
+    "photos/still/deep/er/rocket.jpg",
+]
 
 
 def read_all(*inputs: object, **options: Any) -> dict[str, Pixels | str]:
@@ -44,3 +54,15 @@ def pixels_of(source: Source, index: int) -> Pixels | str:
 def assert_same(seen: list[Any], wanted: list[Any]) -> None:
     for got, want in zip(seen, wanted, strict=True):
         np.testing.assert_array_equal(got, want)
+
+
+def ids(*inputs: str, **options: Any) -> list[str]:
+    return list(open_source(inputs, SourceOptions(**options)).ids)
+
+
+def misuse(*inputs: str, **options: Any) -> str:
+    """The one-line message of a MisuseError."""
+    with pytest.raises(MisuseError) as caught:
+        open_source(inputs, SourceOptions(**options))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

@@ -1,4 +1,4 @@
-"""Pictures behind URLs: fsspec's memory, a zip file, and a web server that misbehaves."""
+"""Remote images: fsspec's memory file system, a zip file, and a web server with failures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.video_files import write_video
 
 fsspec = pytest.importorskip("fsspec")
 
-PICTURES = {f"{name}.jpg": encoded(name) for name in NAMES}
+IMAGES = {f"{name}.jpg": encoded(name) for name in NAMES}
 
 
 @pytest.fixture(autouse=True)
@@ -35,11 +35,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def memory() -> Iterator[Any]:
     fs = fsspec.filesystem("memory")
-    for name, data in PICTURES.items():
+    for name, data in IMAGES.items():
         fs.pipe(f"/m/photos/{name}", data)
-    fs.pipe("/m/photos/sub/deep.jpg", PICTURES["coffee.jpg"])
+    fs.pipe("/m/photos/sub/deep.jpg", IMAGES["coffee.jpg"])
     fs.pipe("/m/photos/.hidden/no.jpg", b"")
-    fs.pipe("/m/photos/notes.md", b"no picture")
+    fs.pipe("/m/photos/notes.md", b"no image")
     yield fs
     fs.rm("/m", recursive=True)
 
@@ -52,25 +52,25 @@ def misuse(*inputs: str) -> str:
 
 
 def test_folder_glob_and_file(memory: Any) -> None:
-    photos = [f"memory:///m/photos/{name}" for name in sorted(PICTURES)]
+    photos = [f"memory:///m/photos/{name}" for name in sorted(IMAGES)]
     source = open_source(["memory://m/photos"])
     assert list(source.ids) == [*photos, "memory:///m/photos/sub/deep.jpg"]
-    wanted = [np.asarray(open_image(PICTURES[name])) for name in sorted(PICTURES)]
+    wanted = [np.asarray(open_image(IMAGES[name])) for name in sorted(IMAGES)]
     assert_same(read_by_threads(source)[:-1], wanted)
     assert list(open_source(["memory://m/photos"], SourceOptions(recursive=False)).ids) == photos
     assert list(open_source(["memory://m/photos/c*.jpg"]).ids) == [one for one in photos if "/c" in one]
-    assert list(open_source([photos[3], "memory://m/photos/coffee.jpg"]).ids) == [photos[3]]  # one place
+    assert list(open_source([photos[3], "memory://m/photos/coffee.jpg"]).ids) == [photos[3]]  # one location
 
 
 def test_archives_tables_and_lists_may_be_remote(memory: Any) -> None:
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    write_tar(Path("a.tar"), PICTURES)
-    pq.write_table(pa.table({"image": list(PICTURES.values())}), "a.parquet", row_group_size=2)
+    write_tar(Path("a.tar"), IMAGES)
+    pq.write_table(pa.table({"image": list(IMAGES.values())}), "a.parquet", row_group_size=2)
     Path("l.txt").write_text("photos/coffee.jpg\nphotos/none.jpg\n")
     Path("t.csv").write_text("url\nmemory://m/photos/china.jpg\nphotos/coffee.jpg\n")
     for name in ("a.tar", "a.parquet", "l.txt", "t.csv"):
         memory.put(name, f"/m/{name}")
-    wanted = [np.asarray(open_image(data)) for data in PICTURES.values()]
+    wanted = [np.asarray(open_image(data)) for data in IMAGES.values()]
     for name in ("a.tar", "a.parquet"):
         source = open_source([f"memory://m/{name}"])
         assert source.ids[0] == f"memory:///m/{name}" + ("/astronaut.jpg" if name == "a.tar" else "#0")
@@ -97,12 +97,12 @@ def test_videos_may_be_remote(memory: Any) -> None:
 
 def test_zip_files_through_a_chained_url() -> None:
     with zipfile.ZipFile("p.zip", "w") as archive:
-        for name, data in PICTURES.items():
+        for name, data in IMAGES.items():
             archive.writestr(f"k/{name}", data)
-    wanted = [np.asarray(open_image(PICTURES[name])) for name in sorted(PICTURES)]
+    wanted = [np.asarray(open_image(IMAGES[name])) for name in sorted(IMAGES)]
     for url in ("zip://k::p.zip", "zip://k/*::p.zip", "zip://::p.zip"):
         source = open_source([url])
-        assert list(source.ids) == [f"zip://k/{name}::p.zip" for name in sorted(PICTURES)]
+        assert list(source.ids) == [f"zip://k/{name}::p.zip" for name in sorted(IMAGES)]
         assert_same(read_by_threads(source), wanted)
         source.close()
     fsspec.filesystem("zip", fo="p.zip").close()
@@ -115,7 +115,7 @@ def test_misuse_is_one_line(memory: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     memory.makedirs("/m/empty")
     assert "no picture under 'memory://m/empty'" in misuse("memory://m/empty")
     Path("l.txt").write_text("foo://x/y.jpg\n")
-    assert "Protocol not known" in misuse("l.txt")  # said before the work begins, not once a picture
+    assert "Protocol not known" in misuse("l.txt")  # reported before the work begins
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
     with pytest.raises(UnavailableError, match=r"pip install 'dinodeploy\[remote\]'"):
         open_source(["memory://m/photos"])
@@ -131,7 +131,7 @@ def test_package_that_a_protocol_needs_is_named(monkeypatch: pytest.MonkeyPatch)
 
 
 class Web(ThreadingHTTPServer):
-    """Serves `files`; what `trouble` says first, as often as it says."""
+    """Serves `files`, after the failures listed in `trouble`."""
 
     daemon_threads = True
 
@@ -199,7 +199,7 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     server = Web()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    server.files = {f"/{name}": data for name, data in PICTURES.items()}
+    server.files = {f"/{name}": data for name, data in IMAGES.items()}
     yield server
     server.shutdown()
     thread.join()
@@ -207,18 +207,16 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
 
 
 def test_web_images_and_a_listed_folder(web: Web) -> None:
-    links = "".join(f'<a href="{name}">{name}</a>' for name in PICTURES)
+    links = "".join(f'<a href="{name}">{name}</a>' for name in IMAGES)
     web.files["/folder/"] = links.encode()
-    web.files |= {f"/folder/{name}": data for name, data in PICTURES.items()}
+    web.files |= {f"/folder/{name}": data for name, data in IMAGES.items()}
     seen = read_all(f"{web.url}/coffee.jpg", f"{web.url}/china.jpg?size=big", f"{web.url}/none.jpg")
     assert list(seen) == [f"{web.url}/coffee.jpg", f"{web.url}/china.jpg?size=big", f"{web.url}/none.jpg"]
     np.testing.assert_array_equal(seen[f"{web.url}/coffee.jpg"], np.asarray(open_image(encoded("coffee"))))
     assert "not found" in seen[f"{web.url}/none.jpg"]
     source = open_source([f"{web.url}/folder/"])
-    assert list(source.ids) == [f"{web.url}/folder/{name}" for name in sorted(PICTURES)]
-    assert_same(
-        read_by_threads(source), [np.asarray(open_image(PICTURES[name])) for name in sorted(PICTURES)]
-    )
+    assert list(source.ids) == [f"{web.url}/folder/{name}" for name in sorted(IMAGES)]
+    assert_same(read_by_threads(source), [np.asarray(open_image(IMAGES[name])) for name in sorted(IMAGES)])
 
 
 def test_temporary_failures_are_retried(web: Web) -> None:
@@ -247,13 +245,13 @@ def test_a_server_that_hangs_or_keeps_failing_times_out(web: Web) -> None:
 @pytest.mark.parametrize("ranges", [True, False])
 def test_archive_behind_a_web_server(web: Web, ranges: bool) -> None:
     web.ranges = ranges
-    web.files["/a.tar"] = write_tar(Path("a.tar"), PICTURES).read_bytes()
+    web.files["/a.tar"] = write_tar(Path("a.tar"), IMAGES).read_bytes()
     web.trouble["/a.tar"] = [503]
     source = open_source([f"{web.url}/a.tar"])
-    assert list(source.ids) == [f"{web.url}/a.tar/{name}" for name in PICTURES]
-    assert_same(read_by_threads(source), [np.asarray(open_image(data)) for data in PICTURES.values()])
+    assert list(source.ids) == [f"{web.url}/a.tar/{name}" for name in IMAGES]
+    assert_same(read_by_threads(source), [np.asarray(open_image(data)) for data in IMAGES.values()])
 
 
 def test_no_server_at_all(web: Web) -> None:
-    url = "http://127.0.0.1:9/x.jpg"  # the discard port: nobody listens
+    url = "http://127.0.0.1:9/x.jpg"  # the discard port, without a server
     assert "cannot be fetched" in read_all(url, timeout=0.2)[url]

@@ -1,4 +1,4 @@
-"""Archives read in place, whole and not."""
+"""Tar files, complete and damaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Videos frame by frame: the right one for every id, whoever asks in whatever order."""
+"""Videos: the right frame for every id, from several threads in any order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def numbers(seen: list[Pixels | str]) -> list[int]:
-    """Which frame each picture shows."""
+    """The frame number that each image shows."""
     frames = np.stack([frame_pixels(number).astype(int) for number in range(40)])
     assert all(isinstance(one, np.ndarray) for one in seen), seen
     differences = [np.abs(frames - one).mean(axis=(1, 2, 3)) for one in seen]  # type: ignore[operator]
@@ -91,7 +91,7 @@ def test_frames_far_ahead_or_behind_are_sought() -> None:
 
 
 def turned(content: bytes, matrix: tuple[int, ...]) -> bytes:
-    """An MP4 whose track header says that it is to be shown turned (ISO/IEC 14496-12, 8.3.2)."""
+    """An MP4 whose track header asks for rotation (ISO/IEC 14496-12, 8.3.2)."""
     at = content.index(b"tkhd") + 4 + 40
     return content[:at] + struct.pack(">9i", *matrix) + content[at + 36 :]
 

@@ -1,4 +1,4 @@
-"""Zip files read in place, whole and not."""
+"""Zip files, complete and damaged."""
 
 from __future__ import annotations
 

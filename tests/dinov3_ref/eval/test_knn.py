@@ -43,7 +43,7 @@ def test_scores_by_hand() -> None:
 
 
 def test_neighbours_by_hand() -> None:
-    """A test at 0°; a at 10°, b at 20° and 25°. k=1 says a. With k=3 and temperature 0.07 a's weight is
+    """A test at 0°; a at 10°, b at 20° and 25°. k=1 gives a. With k=3 and temperature 0.07 a's weight is
     exp(.9848 / .07) against b's exp(.9397 / .07) + exp(.9063 / .07): .54 of all, still a. At temperature 1
     it is about a third: b."""
     train = labelled(at(10, 20, 25), [0, 1, 1])
@@ -91,9 +91,9 @@ def test_top_five_and_several_ks() -> None:
 
 
 def test_several_classes_by_hand() -> None:
-    """Tests at 0° and 90°; k=1 scores by the nearest: (1,1) and (0,1). Class a: its one picture comes first,
+    """Tests at 0° and 90°; k=1 scores by the nearest: (1,1) and (0,1). Class a: its one image comes first,
     precision 1. Class b: scores tie at 1, the first in order is the test at 0°, which is not b: precision
-    1/2. The mean is 75 %; a class c that no test picture has does not count."""
+    1/2. The mean is 75 %; a class c that no test image has does not count."""
     train = labelled(at(1, 89), [[True, True, False], [False, True, True]], ("a", "b", "c"))
     test = labelled(at(0, 90), [[True, False, False], [False, True, False]], ("a", "b", "c"), "test")
     assert knn_accuracy(train, test, ks=[1]) == {1: {"mAP": pytest.approx(75.0)}}
@@ -125,7 +125,7 @@ def on_this_rank() -> dict[str, Any]:
 
 
 def test_ranks_agree_with_one_process(tmp_path: Path) -> None:
-    """Three ranks with 400 training pictures each, so that 700 neighbours are on no rank alone."""
+    """Three ranks with 400 training images each, so that no rank has all 700 neighbours."""
     ranks = run_on_ranks(on_this_rank, 3, tmp_path)
     alone = on_this_rank()
     assert [int(rank.pop("size")) for rank in ranks] == [400, 400, 400]

@@ -1,4 +1,4 @@
-"""Pictures in Parquet, Arrow and saved datasets: every row its own, whoever asks in whatever order."""
+"""Images in Parquet, Arrow and saved datasets, read from several threads in any order."""
 
 from __future__ import annotations
 
@@ -11,16 +11,12 @@ import pytest
 from dinodeploy.errors import MisuseError, UnavailableError
 from dinodeploy.images.open import open_image
 from dinodeploy.sources import SourceOptions, open_source, origins_of
-from dinodeploy.sources.tables import parquet
 from tests.dinodeploy.sources.reading import Pixels, assert_same, read_all, read_by_threads
-from tests.support.image_files import NAMES, encoded
+from tests.support.image_tables import IMAGES, ROWS, table
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 feather = pytest.importorskip("pyarrow.feather")
-
-ROWS = 90
-PICTURES = [encoded(NAMES[row % 6], (60 + row, 45)) for row in range(ROWS)]  # each of another size
 
 
 @pytest.fixture(autouse=True)
@@ -28,18 +24,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def table(kind: str = "struct") -> Any:
-    if kind == "struct":
-        cells = [{"path": f"{row}.jpg", "bytes": data} for row, data in enumerate(PICTURES)]
-        images = pa.array(cells, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
-    else:
-        images = pa.array(PICTURES, getattr(pa, kind)())
-    return pa.table({"image": images, "key": [f"k{row}" for row in range(ROWS)], "label": range(ROWS)})
-
-
 @pytest.fixture(scope="module")
 def wanted() -> list[Pixels]:
-    return [np.asarray(open_image(data)) for data in PICTURES]
+    return [np.asarray(open_image(data)) for data in IMAGES]
 
 
 def write_stream(path: str, rows: Any) -> None:
@@ -69,61 +56,10 @@ def test_every_row_from_any_thread(name: str, kind: str, wanted: list[Pixels]) -
     source.close()
 
 
-@pytest.mark.parametrize("groups", [1, 7, ROWS])
-def test_chunks_of_any_size_give_the_same(
-    groups: int, wanted: list[Pixels], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(parquet, "CHUNK_BYTES", 20_000)  # a few images, and fewer kept than there are
-    monkeypatch.setattr(parquet, "CHUNKS_KEPT", 2)
-    pq.write_table(table(), "a.parquet", row_group_size=-(-ROWS // groups))
-    source = open_source(["a.parquet"])
-    assert_same(read_by_threads(source), wanted)
-    source.close()
-
-
-def test_large_row_group_is_read_once_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet, "CHUNK_BYTES", 20_000)
-    pq.write_table(table(), "a.parquet")
-    part: Any = open_source(["a.parquet"])
-    started = []
-    original = pq.ParquetFile.iter_batches
-    monkeypatch.setattr(
-        pq.ParquetFile, "iter_batches", lambda self, *a, **k: started.append(1) or original(self, *a, **k)
-    )
-    for row in range(ROWS):
-        part.image(row)
-    assert len(started) == 1
-
-
-def test_large_row_group_stays_on_disk() -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (6000, 20_000), np.uint8)
-    pq.write_table(pa.table({"image": [row.tobytes() for row in noise]}), "a.parquet", row_group_size=6000)
-    source = open_source(["a.parquet"])
-    before, most = pa.total_allocated_bytes(), 0
-    for row in (0, 1, 400, 39, 5999, 3):
-        assert source.image(row) == noise[row].tobytes()
-        most = max(most, pa.total_allocated_bytes() - before)
-    source.close()
-    assert most < 80_000_000  # of 120 million; 58 measured, of 240 too
-
-
-def test_many_tables_do_not_stay_open(wanted: list[Pixels]) -> None:
-    for number in range(9):
-        pq.write_table(table(), f"{number}.parquet")
-    source: Any = open_source(["*.parquet"])
-    assert_same(read_by_threads(source), wanted * 9)
-    assert sum(part.is_open for part in source.parts) <= 8  # four, and those that eight threads were reading
-    for row in range(0, 9 * ROWS, ROWS):
-        source.image(row)
-    assert sum(part.is_open for part in source.parts) == 4
-    source.close()
-    assert not any(part.is_open for part in source.parts)
-
-
 @pytest.mark.parametrize("name", ["a.parquet", "a.feather", "a.arrow", "ds"])
 def test_ids_that_do_not_tell_the_column(name: str) -> None:
     """Then it is an origin; the column that is taken anyhow, of rows by number, is none."""
-    rows = table("binary").append_column("small", pa.array(PICTURES[::-1], pa.binary()))
+    rows = table("binary").append_column("small", pa.array(IMAGES[::-1], pa.binary()))
     if name == "ds":
         pytest.importorskip("datasets").Dataset(rows).save_to_disk(name)
     elif name.endswith(".parquet"):
@@ -153,7 +89,7 @@ def test_id_column(name: str) -> None:
 @pytest.mark.parametrize("name", ["a.parquet", "a.feather", "a.arrow"])
 def test_a_table_may_name_images_instead(name: str) -> None:
     Path("p").mkdir()
-    Path("p/1.jpg").write_bytes(PICTURES[0])
+    Path("p/1.jpg").write_bytes(IMAGES[0])
     rows = pa.table({"File_Name": ["1.jpg", None, "2.jpg"], "key": ["a", "b", "c"]})
     if name.endswith(".parquet"):
         pq.write_table(rows, f"p/{name}")
@@ -168,7 +104,7 @@ def test_a_table_may_name_images_instead(name: str) -> None:
 
 
 def test_rows_without_an_image_keep_their_position() -> None:
-    pq.write_table(pa.table({"image": [PICTURES[0], None, b"", b"no picture", PICTURES[1]]}), "a.parquet")
+    pq.write_table(pa.table({"image": [IMAGES[0], None, b"", b"no image", IMAGES[1]]}), "a.parquet")
     seen = list(read_all("a.parquet").values())
     assert [type(one) is str for one in seen] == [False, True, True, True, False]
     assert "'a.parquet#1': this row holds no image" in seen[1]
@@ -221,43 +157,3 @@ def test_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
     with pytest.raises(UnavailableError, match=r"pip install 'dinodeploy\[parquet\]'"):
         open_source(["a.parquet"])
-
-
-@pytest.fixture
-def saved(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    datasets = pytest.importorskip("datasets")
-    datasets.disable_progress_bars()
-    features = {"image": datasets.Image(), "name": datasets.Value("string")}
-    rows = {
-        "image": [{"bytes": data, "path": None} for data in PICTURES],
-        "name": [f"n{row}" for row in range(ROWS)],
-    }
-    return datasets.Dataset.from_dict(rows, features=datasets.Features(features))
-
-
-def test_saved_dataset(saved: Any, wanted: list[Pixels]) -> None:
-    saved.save_to_disk("ds")
-    source = open_source(["ds"])
-    assert source.ids[-1] == f"ds#{ROWS - 1}"
-    assert_same(read_by_threads(source), wanted)
-    source.close()
-    assert list(open_source(["ds"], SourceOptions(id_column="name")).ids)[:2] == ["n0", "n1"]
-    saved.select([7, 2]).save_to_disk("picked")
-    assert_same(list(read_all("picked").values()), [wanted[7], wanted[2]])
-    with pytest.raises(MisuseError, match="has no column 'nope'"):
-        open_source(["ds"], SourceOptions(column="nope"))
-    Path("ds/data-00000-of-00001.arrow").write_bytes(b"?")
-    with pytest.raises(MisuseError, match="'ds' cannot be read as a dataset"):
-        open_source(["ds"])
-
-
-def test_splits_of_a_saved_dataset(saved: Any, wanted: list[Pixels]) -> None:
-    import datasets
-
-    splits = {"train": saved.select(range(3)), "test": saved.select(range(3, 5))}
-    datasets.DatasetDict(splits).save_to_disk("ds")
-    seen = read_all("ds")
-    assert list(seen) == ["ds/train#0", "ds/train#1", "ds/train#2", "ds/test#0", "ds/test#1"]
-    assert_same(list(seen.values()), wanted[:5])
-    assert list(read_all("ds/test")) == ["ds/test#0", "ds/test#1"]

@@ -1,0 +1,54 @@
+"""Lists of images, in a file or on standard input."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dinodeploy.images.open import open_image
+from tests.dinodeploy.sources.reading import ALL, ids, read_all
+from tests.support.image_files import encoded, write_folder
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "photos")
+    return tmp_path
+
+
+def test_list_file_starts_at_its_folder() -> None:
+    Path("photos/list.txt").write_bytes(
+        b"\xef\xbb\xbf# comment\r\nstill/coffee.jpg\r\n\n   \nstill/no such.jpg\n../photos/still/china.jpg"
+    )
+    seen = read_all("photos/list.txt")
+    assert list(seen) == [
+        "photos/still/coffee.jpg",
+        "photos/still/no such.jpg",
+        "photos/../photos/still/china.jpg",
+    ]
+    assert "No such file" in seen["photos/still/no such.jpg"]
+    np.testing.assert_array_equal(
+        seen["photos/still/coffee.jpg"], np.asarray(open_image("photos/still/coffee.jpg"))
+    )
+
+
+def test_standard_input_starts_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stdin:
+        buffer = io.BytesIO("photos/still/coffee.jpg\nphotos/ü.jpg\n".encode())
+
+    monkeypatch.setattr(sys, "stdin", Stdin)
+    assert ids("-", "photos/animate") == ["photos/still/coffee.jpg", "photos/ü.jpg", *ALL[:2]]
+
+
+def test_lists_may_hold_names_that_are_not_unicode() -> None:
+    name = b"photos/\xff.jpg"
+    Path(os.fsdecode(name)).write_bytes(encoded("coffee"))
+    Path("list.txt").write_bytes(name)
+    (seen,) = read_all("list.txt").values()
+    assert isinstance(seen, np.ndarray)
