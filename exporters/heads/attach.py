@@ -156,7 +156,7 @@ def _features(case: GoldenCase, names: Sequence[str]) -> list[torch.Tensor]:
 def _attach_to_graph(
     model: ir.Model, path: Path, manifest: Manifest, head: Head, keep: Collection[str]
 ) -> None:
-    """Write one graph with the head behind it."""
+    """Write one graph with the head appended."""
     merge(model, head_graph(head, manifest.model, DIALECTS[manifest.graph.dialect]), keep)
     lint(model, "cpu" if MICROSOFT in model.opset_imports else "typed")
     if MICROSOFT not in model.opset_imports:  # onnx does not know these operators
