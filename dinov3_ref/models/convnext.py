@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinov3_ref.models.config import DOWNSAMPLING, STAGES, STEM_STRIDE
+from dinov3_ref.models.list_forward import Features, ListForward, check_masks, chosen_indices
 from dinov3_ref.models.released import CONVNEXTS
 
-Features = dict[str, Any]
 EPS = 1e-6
 
 
@@ -85,7 +85,7 @@ class Block(nn.Module):
         return x + self.drop_path(branch.permute(0, 3, 1, 2))
 
 
-class ConvNeXt(nn.Module):
+class ConvNeXt(ListForward):
     """DINOv3 ConvNeXt. Weights are initialised at construction, except on the meta device.
 
     `patch_size`: resize the maps of `get_intermediate_layers` to H/patch_size x W/patch_size, like a ViT's;
@@ -168,12 +168,11 @@ class ConvNeXt(nn.Module):
     ) -> list[Features]:
         """One dict of features per image batch [B,C,H,W]; sizes may differ. Masks are returned and not used.
 
-        Raises ValueError if the two lists differ in length.
+        Keys are those of a ViT: `x_norm_clstoken` [B,D], `x_storage_tokens` [B,0,D], `x_norm_patchtokens`
+        [B,P,D], `x_prenorm` [B,P,D] (patches only, without the pooled token), `masks` as given. Raises
+        ValueError if the two lists differ in length.
         """
-        if len(x_list) != len(masks_list):
-            raise ValueError(
-                f"{len(x_list)} inputs with {len(masks_list)} masks; wanted one each (None is fine)"
-            )
+        check_masks(x_list, masks_list)
         return [self._features(x, masks) for x, masks in zip(x_list, masks_list, strict=True)]
 
     def _features(self, x: Tensor, masks: Tensor | None) -> Features:
@@ -186,18 +185,6 @@ class ConvNeXt(nn.Module):
             "x_prenorm": x_BDP.transpose(1, 2),
             "masks": masks,
         }
-
-    def forward_features(
-        self, x: Tensor | Sequence[Tensor], masks: Tensor | Sequence[Tensor | None] | None = None
-    ) -> Any:
-        """Tensor [B,C,H,W] -> one dict of features; a list -> a list of dicts. Keys are those of a ViT.
-
-        `x_norm_clstoken` [B,D], `x_storage_tokens` [B,0,D], `x_norm_patchtokens` [B,P,D], `x_prenorm` [B,P,D]
-        (patches only, without the pooled token), `masks` as given.
-        """
-        if isinstance(x, Tensor):
-            return self.forward_features_list([x], [masks])[0]  # type: ignore[list-item]
-        return self.forward_features_list(x, masks if masks is not None else [None] * len(x))  # type: ignore[arg-type]
 
     def get_intermediate_layers(
         self,
@@ -215,7 +202,7 @@ class ConvNeXt(nn.Module):
         """
         results: list[Any] = []
         maps = self.run_stages(x)
-        for index in self._stage_indices(n):
+        for index in chosen_indices(n, STAGES, "stages"):
             patches = pooled = maps[index]
             if self.patch_size is not None:
                 size = (x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size)
@@ -226,21 +213,6 @@ class ConvNeXt(nn.Module):
                 tokens = tokens.transpose(1, 2).unflatten(2, patches.shape[-2:]).contiguous()
             results.append((tokens, apply(pooled.mean((-2, -1)))) if return_class_token else tokens)
         return tuple(results)
-
-    def _stage_indices(self, n: int | Sequence[int]) -> list[int]:
-        wanted = list(range(STAGES - n, STAGES)) if isinstance(n, int) else sorted(set(n))
-        if not wanted or wanted[0] < 0 or wanted[-1] >= STAGES:
-            raise ValueError(f"n={n!r} asks for stages outside 0..{STAGES - 1}; the model has {STAGES}")
-        return wanted
-
-    def forward(self, *args: Any, is_training: bool = False, **kwargs: Any) -> Any:
-        """All features with `is_training`, else head(pooled) [B,D]; a list of batches gives a list."""
-        features = self.forward_features(*args, **kwargs)
-        if is_training:
-            return features
-        if isinstance(features, list):
-            return [self.head(entry["x_norm_clstoken"]) for entry in features]
-        return self.head(features["x_norm_clstoken"])
 
 
 def _stem(in_chans: int, dim: int) -> nn.Module:

@@ -25,9 +25,8 @@ from dinov3_ref.layers.patch_embed import PatchEmbed
 from dinov3_ref.layers.rms_norm import RMSNorm
 from dinov3_ref.layers.rope_position_encoding import RopePositionEmbedding
 from dinov3_ref.models.adopt import adopt_details, warn_of_gaps
+from dinov3_ref.models.list_forward import Features, ListForward, check_masks, chosen_indices
 from dinov3_ref.models.released import ARCHITECTURES
-
-Features = dict[str, Tensor]
 
 # Registries of names for the constructor; users may add to them (docs/development/seed.md S38).
 ffn_layer_dict: dict[str, Callable[..., nn.Module]] = {
@@ -56,7 +55,7 @@ def _lookup(registry: dict[str, Any], name: str, option: str) -> Any:
     return registry[name]
 
 
-class DinoVisionTransformer(nn.Module):
+class DinoVisionTransformer(ListForward):
     """DINOv3 ViT. Defaults are those of the official class; released models differ (`models/released.py`).
 
     Weights are initialised at construction, except on the meta device. Raises `ConfigError` for an
@@ -230,12 +229,11 @@ class DinoVisionTransformer(nn.Module):
     ) -> list[Features]:
         """One dict of features per image batch [B,C,H,W]; in training, entry 1 is the local crops.
 
-        Raises ValueError if the two lists differ in length.
+        `x_norm_clstoken` [B,D], `x_storage_tokens` [B,R,D], `x_norm_patchtokens` [B,P,D], `x_prenorm`
+        [B,1+R+E+P,D], `masks` as given; `x_extra_tokens` [B,E,D] if a subclass adds any
+        (docs/development/seed.md S40). Raises ValueError if the two lists differ in length.
         """
-        if len(x_list) != len(masks_list):
-            raise ValueError(
-                f"{len(x_list)} inputs with {len(masks_list)} masks; wanted one each (None is fine)"
-            )
+        check_masks(x_list, masks_list)
         prepared = [self.prepare_tokens_with_masks(x, m) for x, m in zip(x_list, masks_list, strict=True)]
         tokens = [x for x, _ in prepared]
         for after_block in self.run_blocks(tokens, [grid for _, grid in prepared]):
@@ -268,20 +266,8 @@ class DinoVisionTransformer(nn.Module):
             **extra,
             "x_norm_patchtokens": patches,
             "x_prenorm": x,
-            "masks": masks,  # type: ignore[dict-item]
+            "masks": masks,
         }
-
-    def forward_features(
-        self, x: Tensor | Sequence[Tensor], masks: Tensor | Sequence[Tensor | None] | None = None
-    ) -> Any:
-        """Tensor [B,C,H,W] -> one dict of features; a list -> a list of dicts.
-
-        `x_norm_clstoken` [B,D], `x_storage_tokens` [B,R,D], `x_norm_patchtokens` [B,P,D], `x_prenorm`
-        [B,1+R+E+P,D], `masks` as given; `x_extra_tokens` [B,E,D] if a subclass adds any (S40).
-        """
-        if isinstance(x, Tensor):
-            return self.forward_features_list([x], [masks])[0]  # type: ignore[list-item]
-        return self.forward_features_list(x, masks if masks is not None else [None] * len(x))  # type: ignore[arg-type]
 
     def get_intermediate_layers(
         self,
@@ -299,7 +285,7 @@ class DinoVisionTransformer(nn.Module):
         for: cls [B,D], storage and extra tokens [B,R+E,D] (docs/development/seed.md S21). Raises ValueError
         for a block that does not exist.
         """
-        wanted = self._block_indices(n)
+        wanted = chosen_indices(n, self.n_blocks, "blocks")
         tokens, (h, w) = self.prepare_tokens_with_masks(x)
         per_block = enumerate(self.run_blocks([tokens], [(h, w)], last=wanted[-1]))
         outputs = [x_list[0] for index, x_list in per_block if index in wanted]
@@ -316,23 +302,6 @@ class DinoVisionTransformer(nn.Module):
                 chosen.append(prefix[:, 1:])
             results.append(tuple(chosen) if len(chosen) > 1 else patches)
         return tuple(results)
-
-    def _block_indices(self, n: int | Sequence[int]) -> list[int]:
-        wanted = list(range(self.n_blocks - n, self.n_blocks)) if isinstance(n, int) else sorted(set(n))
-        if not wanted or wanted[0] < 0 or wanted[-1] >= self.n_blocks:
-            raise ValueError(
-                f"n={n!r} asks for blocks outside 0..{self.n_blocks - 1}; the model has {self.n_blocks}"
-            )
-        return wanted
-
-    def forward(self, *args: Any, is_training: bool = False, **kwargs: Any) -> Any:
-        """All features with `is_training`, else head(CLS) [B,D]; a list of batches gives a list."""
-        features = self.forward_features(*args, **kwargs)
-        if is_training:
-            return features
-        if isinstance(features, list):
-            return [self.head(entry["x_norm_clstoken"]) for entry in features]
-        return self.head(features["x_norm_clstoken"])
 
 
 def _init_module(module: nn.Module) -> None:
