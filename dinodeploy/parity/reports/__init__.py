@@ -1,6 +1,6 @@
-"""What `dinodeploy check` found, as a file: for programs (.json), CI servers (.xml), and people (.html).
+"""The report of `dinodeploy check` as a file: .json for programs, .xml for CI servers, .html for people.
 
-One Report, one writer a suffix, in one literal table. Files are written whole or not at all.
+One writer per suffix, in one literal table. Files are written atomically.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WRITERS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Report:
-    """Everything one `check` found out."""
+    """All results of one `check`."""
 
     engine: EngineChoice
     receipt: Receipt
@@ -48,23 +48,23 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether the command ends in 0: the engine is the model, and the index can stay."""
+        """Whether the exit code is 0: the engine agrees with the reference, and the index can stay."""
         return self.verdict.passed and not (self.comparison and self.comparison.reindex)
 
     @property
     def bisect_words(self) -> str:
-        """The bisection's verdict, with what it means where the judge failed and no place departs."""
+        """The bisection's verdict, with advice where the check failed but no place departs."""
         if self.bisection is None:
             return ""
         if self.verdict.passed or self.bisection.departs is not None:
             return self.bisection.verdict
         return (
-            f"{self.bisection.verdict}; what failed does not show on this photograph with the graph laid "
-            "open: look at preprocessing, at other input sizes, and at what the runtime makes of the graph"
+            f"{self.bisection.verdict}; the failure does not show in the residual stream of this image: "
+            "look at preprocessing, at other input sizes, and at the optimisations of the runtime"
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values: the receipt, and what else was asked for. `passed` is the judge's word alone."""
+        """Plain values: the receipt, bisection and comparison. `passed` is the parity verdict alone."""
         data: dict[str, Any] = {"bundle": str(self.bundle.root), **schema.dump(self.receipt)}
         if self.bisection is not None:
             data["bisect"] = schema.dump(self.bisection)
@@ -90,7 +90,7 @@ def check_targets(paths: Sequence[Path]) -> None:
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Write `path` in the format that its suffix names."""
+    """Write `path` in the format of its suffix."""
     module, _, function = WRITERS[path.suffix.lower()].partition(":")
     render: Callable[[Report], str] = getattr(importlib.import_module(module), function)
     text = render(report)

@@ -1,7 +1,7 @@
-"""The map of the largest error in an image: the error of every patch.
+"""The error of every patch of the image that is furthest off.
 
-Needs one more run of the engine, so only the page for people asks for it. Shapes: B batch, H W pixels,
-h w patch grid, D embed_dim.
+This runs the engine once more, so only the HTML report uses it. Shapes: B batch, H W pixels, h w patch grid,
+D embed_dim.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ OUTPUT = "patch"
 
 @dataclass(frozen=True)
 class PatchErrors:
-    """‖got - wanted‖ / ‖wanted‖ of each patch of one photograph."""
+    """‖got - wanted‖ / ‖wanted‖ of each patch of one image."""
 
     case: str
-    image: ByteArray  # [H,W,3], what the model was shown
+    image: ByteArray  # [H,W,3], as the model sees it
     errors: NDArray[np.float64]  # [h,w]; NaN where not finite
 
 
 def worst_patches(engine: EngineChoice, verdict: Verdict) -> PatchErrors | None:
-    """Run the case whose patches are furthest off. None when the engine gives no such map at all."""
+    """Run the case with the largest patch error. None where the engine has no patch output of that shape."""
     cases = {case.name: case for case in load_golden(engine.root / GOLDEN_FILE)}
     case = cases[_worst_case(verdict)]
     with Embedder.open(engine.path, allow_unverified=True) as embedder:
@@ -42,7 +42,7 @@ def worst_patches(engine: EngineChoice, verdict: Verdict) -> PatchErrors | None:
 
 
 def patch_errors(case: GoldenCase, got: FloatArray, preprocess: Preprocess) -> PatchErrors:
-    """The photograph of `case` that is furthest off in `got` [B,h,w,D]."""
+    """The image of `case` with the largest error in `got` [B,h,w,D]."""
     wanted = case.outputs[OUTPUT].astype(np.float64)
     lengths = np.linalg.norm(wanted, axis=-1)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -54,7 +54,7 @@ def patch_errors(case: GoldenCase, got: FloatArray, preprocess: Preprocess) -> P
 
 
 def _worst_case(verdict: Verdict) -> str:
-    """Of the case with the largest relative error of its patches; one that has no number is worse still."""
+    """The case with the largest relative patch error; a value that is not finite counts as larger."""
     found = [m for m in verdict.measurements if m.output == OUTPUT and m.metric != "max_abs"]
     worst = max(
         (m for m in found if m.metric == "relative_frobenius" or m.value is None),

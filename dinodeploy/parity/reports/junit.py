@@ -1,10 +1,10 @@
-"""The report as JUnit XML, as CI servers read it (Jenkins, GitLab, Azure, GitHub actions that show it).
+"""The report as JUnit XML, for CI servers (Jenkins, GitLab, Azure, GitHub actions).
 
-    testsuite `parity`   a testcase for each case and output: wide/patch
-    testsuite `bisect`   a testcase for each place of the residual stream, where asked for
-    testsuite `against`  a testcase for each criterion of the comparison, where asked for
+    testsuite `parity`   one testcase per case and output: wide/patch
+    testsuite `bisect`   one testcase per place of the residual stream, with --bisect
+    testsuite `against`  one testcase per criterion of the comparison, with --against
 
-Elements and attributes are those of the Apache Ant JUnit report schema, which all of them take:
+Elements and attributes follow the Apache Ant JUnit report schema, which all of these servers accept:
 https://github.com/windyroad/JUnit-Schema/blob/master/JUnit.xsd
 """
 
@@ -103,5 +103,5 @@ def _against(comparison: Comparison) -> Iterator[_Case]:
 
 
 def _clean(text: str) -> str:
-    """Without the characters that no XML document may hold."""
+    """Replace the characters that XML does not allow."""
     return _NOT_XML.sub("\ufffd", text)

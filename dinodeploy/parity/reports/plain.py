@@ -1,4 +1,4 @@
-"""The report as JSON: what `check --json` prints."""
+"""The report as JSON, the same as `check --json` prints."""
 
 from __future__ import annotations
 

@@ -48,4 +48,5 @@ def test_the_map_is_dark_within_the_limit_and_spread_beyond_it() -> None:
     svg = inline_svg(draw_patch_errors(loud, 1e-5))
     assert "row 0, column 2: not finite" in svg
     assert svg.count(f"fill: {light('fail')}") == 1
+    assert svg.count("fill: #fde725") == 1, "the bright end of the colours"
     assert {">1.0e-03<", ">1.0e-01<"} <= set(re.findall(r">[\d.e-]+<", svg))
