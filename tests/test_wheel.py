@@ -154,8 +154,8 @@ def test_the_runtime_is_written_for_the_oldest_python() -> None:
 
 def find_others() -> list[str]:
     """Pythons that are installed beside this one, or on the path."""
-    beside = Path(sys.base_prefix).parent.glob("3.1[0-3]*/bin/python3")
-    named = (shutil.which(f"python3.{minor}") for minor in (10, 12, 13))
+    beside = Path(sys.base_prefix).parent.glob("3.1[0-4]*/bin/python3")
+    named = (shutil.which(f"python3.{minor}") for minor in (10, 12, 13, 14))
     return [str(path) for path in sorted(beside)] or [path for path in named if path]
 
 
@@ -165,7 +165,7 @@ OTHERS = find_others()
 @pytest.mark.parametrize("interpreter", OTHERS or [None])
 def test_other_pythons_compile_the_runtime(interpreter: str | None, tmp_path: Path) -> None:
     if interpreter is None:
-        pytest.skip("no other Python between 3.10 and 3.13 is installed here")
+        pytest.skip("no other Python between 3.10 and 3.14 is installed here")
     copy = shutil.copytree(ROOT / "dinodeploy", tmp_path / "dinodeploy")
     command = [interpreter, "-m", "compileall", "-q", str(copy)]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
