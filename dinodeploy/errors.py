@@ -1,22 +1,23 @@
-"""Every error a user can meet, with the exit code it ends in.
+"""All errors that dinodeploy raises, with the exit code of the command line.
 
     DinodeployError
-    ├── MisuseError              2  an option, a size or a path that cannot mean anything
-    │   ├── OutputExistsError    2  the output is there already and --overwrite was not given
-    │   └── OutsideProfileError  2  an input that the engine was not built for
-    ├── ImageError               2  one image cannot be read (`embed` quarantines it and ends in 5)
-    │   └── PictureTooLargeError 2  it has more pixels than are let through
+    ├── MisuseError              2  an invalid option, size or path
+    │   ├── OutputExistsError    2  the output exists and --overwrite was not given
+    │   └── OutsideProfileError  2  an input size that the engine was not built for
+    ├── ImageError               2  an image cannot be read (`embed` quarantines it and ends with 5)
+    │   └── ImageTooLargeError   2  an image has more pixels than allowed
     ├── BundleError              2  not a bundle, or a file of it is missing or malformed
     │   └── TamperedError        2  a file of a bundle is not the one that was exported
-    ├── JudgementError           1  judged, and failed: the engine is not the model
+    ├── JudgementError           1  the judge rejected the engine: it is not the model
     ├── ExportError              3  the graph or the engine could not be made
     │   └── LintError            3  the graph breaks a rule that some runtime relies on
-    └── UnavailableError         4  this machine can't: missing package, device or version
-        └── BusyError            4  not now: as much is waiting already as may wait
+    └── UnavailableError         4  not possible on this machine: missing package, device or version
+        └── BusyError            4  not now: the queue is full
 
-A message is one line and says what, got, wanted, mend. `dinov3_ref.errors` keeps a tree of its own
-(a reference model knows nothing of deployment); the CLI treats any exception that carries an
-`exit_code` the same way: one line on stderr, no traceback.
+A message is one line: what happened, what was given, what was wanted, how to fix it. `dinov3_ref.errors` has
+    a tree of
+its own, because the reference model does not depend on dinodeploy; the command line treats any exception with
+an `exit_code` the same way: one line on stderr, no traceback.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from __future__ import annotations
 import errno
 
 _HEAD, _TAIL = 1500, 400  # characters kept of a very long message
-_JOINER = "\u200d"  # joins emoji of several characters; not printable alone
+_JOINER = "\u200d"  # joins the parts of an emoji; not printable alone
 
 
 def reason_of(error: BaseException, limit: int = 200) -> str:
@@ -47,9 +48,9 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """`text` on one printable line, its middle cut out where it is very long.
+    """`text` on one printable line; the middle of a very long one is cut out.
 
-    Messages quote foreign files, whose names and fields may hold anything.
+    Messages quote names and fields of files, which may contain anything.
     """
     joined = printable(" ".join(text.splitlines()))
     if len(joined) <= _HEAD + _TAIL:
@@ -58,7 +59,7 @@ def one_line(text: str) -> str:
 
 
 class DinodeployError(Exception):
-    """Base of all errors a user can cause or meet."""
+    """Base class of all errors of dinodeploy."""
 
     exit_code = 2
 
@@ -67,23 +68,23 @@ class DinodeployError(Exception):
 
 
 class MisuseError(DinodeployError):
-    """An argument that cannot mean anything."""
+    """An invalid argument."""
 
 
 class OutputExistsError(MisuseError):
-    """The output is there already; nothing was touched."""
+    """The output exists already; nothing was changed."""
 
 
 class OutsideProfileError(MisuseError):
-    """An input size that no shape profile of the engine takes."""
+    """An input size outside every shape profile of the engine."""
 
 
 class ImageError(DinodeployError):
-    """One image cannot be read as a picture."""
+    """An image cannot be read."""
 
 
-class PictureTooLargeError(ImageError):
-    """A picture has more pixels than the limit; it was not decoded."""
+class ImageTooLargeError(ImageError):
+    """An image has more pixels than the limit; it was not decoded."""
 
 
 class BundleError(DinodeployError):
@@ -111,10 +112,10 @@ class LintError(ExportError):
 
 
 class UnavailableError(DinodeployError):
-    """This machine can't do it: a package, a device or a version is missing."""
+    """Not possible on this machine: a package, a device or a version is missing."""
 
     exit_code = 4
 
 
 class BusyError(UnavailableError):
-    """As much is waiting already as may wait; the same again later may do."""
+    """The queue is full; try again later."""

@@ -1,11 +1,11 @@
-"""For the tests of whoever ships a bundle: one assertion that the engine is the model on this machine.
+"""For the tests of projects that ship a bundle: assert that the engine equals the model on this machine.
 
     from dinodeploy.testing import assert_parity
 
     def test_the_bundle_is_the_model():
         assert_parity("bundles/vit_large")
 
-Any test runner will do; nothing here imports one.
+It works with any test runner.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from pathlib import Path
 from dinodeploy.parity.check import check_bundle
 from dinodeploy.parity.judge import Verdict
 
-SHOWN = 8  # failures that a message lists
+SHOWN = 8  # failures listed in a message
 
 
 def assert_parity(bundle: str | Path, *, threads: int | None = None) -> None:
-    """Judge `bundle`, or an engine file inside one, afresh. AssertionError lists what failed.
+    """Run the judge on `bundle`, or on an engine file inside one. AssertionError lists what failed.
 
-    Raises as `dinodeploy.Embedder.open` where there is nothing to judge: no bundle, a tampered one, a
-    runtime that is missing.
+    Raises as `dinodeploy.Embedder.open` if it cannot be judged: no bundle, a changed file, a missing runtime.
     """
     __tracebackhide__ = True  # pytest then shows the caller's line
     engine, receipt, verdict = check_bundle(bundle, threads=threads)

@@ -1,29 +1,26 @@
-"""Similar pictures in three commands: embed a folder, index it, search it with a picture.
+"""Find similar images: embed a folder, index it, search it with an image.
 
     python examples/01_embed_and_search.py PHOTOS QUERY.jpg --engine BUNDLE [--out embeddings] [-k 5]
 
-The same, by hand:
+The same on the command line:
 
     dinodeploy embed PHOTOS --engine BUNDLE --out embeddings
     dinodeploy index embeddings --engine BUNDLE
     dinodeploy search embeddings --image QUERY.jpg -k 5 --html similar.html
 
-and then once more from Python, with the vectors in hand: normalise, multiply, take the largest.
+At the end numpy checks the result: normalise, multiply, take the largest.
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 
-from dinodeploy import Embedder, load_embeddings
-from dinodeploy.search import Index
-
-PARTIAL = 5  # exit code: some pictures could not be read, the others are embedded
+import dinodeploy
+from dinodeploy.search import Index, build_index
+from dinodeploy.search.sheets import search_sheet
 
 
 def main() -> None:
@@ -37,31 +34,27 @@ def main() -> None:
     parser.add_argument("-k", type=int, default=5)
     options = parser.parse_args()
 
-    dinodeploy("embed", options.photos, "--engine", options.engine, "--out", options.out)
-    dinodeploy("index", options.out, "--engine", options.engine, "--overwrite")
+    report = dinodeploy.embed(options.photos, engine=options.engine, out=options.out, progress=True)
+    print(f"{report.out}: {report.embedded} images embedded, {report.quarantined} quarantined")
+    build_index(options.out, engine=options.engine, overwrite=True)
+
+    with dinodeploy.Embedder.open(options.engine, outputs=("cls",)) as embedder:
+        query = embedder.encode(options.query, normalize=True)  # [D]
+    with Index.open(options.out) as index:
+        (hits,) = index.search(query[np.newaxis], options.k)
     page = options.out.with_name("similar.html")
-    dinodeploy("search", options.out, "--image", options.query, "-k", options.k, "--html", page)
+    page.write_text(search_sheet(options.out.name, "", [(str(options.query), True, hits)]), encoding="utf-8")
+    for hit in hits:
+        print(f"{hit.rank:>4}  {hit.cosine:.4f}  {hit.id}")
+    print(f"{page}: the same with images")
 
-    with Embedder.open(options.engine) as embedder, Index.open(options.out) as index:
-        query = embedder.embed([options.query])["cls"]  # [1, D]
-        found = [hit.id for hit in index.search(query, options.k)[0]]
-
-    ids, vectors = load_embeddings(options.out)
+    ids, vectors = dinodeploy.load_embeddings(options.out)
     rows = np.asarray(vectors)  # [N, D]
-    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    similarities = (query / np.linalg.norm(query)) @ rows.T  # [1, N]
-    by_hand = [ids[row] for row in np.argsort(-similarities[0], kind="stable")[: options.k]]
-    print("Most similar images:", by_hand)
-    print("the index agrees" if by_hand == found else f"the index says: {found}")
-
-
-def dinodeploy(*arguments: object) -> None:
-    """Run one command as a user would."""
-    line = [str(argument) for argument in arguments]
-    print("$ dinodeploy", *line, flush=True)
-    run = subprocess.run([sys.executable, "-m", "dinodeploy.cli.app", *line], check=False)
-    if run.returncode not in (0, PARTIAL):
-        sys.exit(run.returncode)
+    similarities = rows @ query / np.linalg.norm(rows, axis=1)  # [N]
+    with_numpy = [ids[row] for row in np.argsort(-similarities, kind="stable")[: options.k]]
+    print("Most similar images:", with_numpy)
+    found = [hit.id for hit in hits]
+    print("the index agrees" if with_numpy == found else f"the index found: {found}")
 
 
 if __name__ == "__main__":

@@ -1,26 +1,28 @@
-"""Export a checkpoint, judge it, and see that the judge is not blind: the same engine, spoilt in three ways.
+"""Export a checkpoint, judge it, and check the judge itself: it refuses the same engine with three faults.
 
     python examples/02_export_and_judge.py [DIRECTORY] [--weights examples/models/toy_vit] [--imgsz 64]
 
-`dinodeploy check` holds every output against the fp32 reference's, on photographs that the bundle carries.
-Each fault here is one that happens: colours in the wrong order, pixels not normalised, a grid turned over.
+The judge compares every output with the fp32 reference, on photographs inside the bundle (`dinodeploy
+check`). The faults are common ones: colours in the wrong order, pixels not normalised, a patch grid upside
+down.
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
 
-from dinodeploy import Embedder
+import dinodeploy
 from dinodeploy.arrays import FloatArray
 from dinodeploy.bundle.bundle import GOLDEN_FILE
+from dinodeploy.parity.check import check_bundle
 from dinodeploy.parity.golden import load_golden
 from dinodeploy.parity.judge import Outputs, Run, judge_golden
+from dinodeploy.parity.reports import Report, write_report
 
 TOY = Path(__file__).parent / "models" / "toy_vit"
 
@@ -33,14 +35,19 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=TOY)
     parser.add_argument("--imgsz", type=int, default=64)
     options = parser.parse_args()
-    bundle: Path = options.directory
 
-    model = ("--weights", options.weights, "--imgsz", options.imgsz)
-    dinodeploy("export", *model, "--out", bundle, "--overwrite")
-    dinodeploy("check", bundle, "--report", bundle.with_name("report.html"))
+    bundle = dinodeploy.export(
+        options.weights, options.directory, imgsz=options.imgsz, overwrite=True, progress=True
+    )
+    started = datetime.now(timezone.utc)
+    engine, receipt, verdict = check_bundle(bundle.root)
+    seconds = (datetime.now(timezone.utc) - started).total_seconds()
+    page = bundle.root.with_name("report.html")
+    write_report(Report(engine, receipt, verdict, None, None, started, seconds), page)
+    print(f"{engine.path}: {'passed' if verdict.passed else 'failed'}; {page} shows every measurement")
 
-    cases = load_golden(bundle / GOLDEN_FILE)
-    with Embedder.open(bundle) as embedder:
+    cases = load_golden(bundle.root / GOLDEN_FILE)
+    with dinodeploy.Embedder.open(bundle.root) as embedder:
         for name, fault in FAULTS.items():
             verdict = judge_golden(cases, fault(embedder.run), embedder.manifest)
             print(f"{name}: {'passed' if verdict.passed else 'refused'}")
@@ -74,15 +81,6 @@ FAULTS: dict[str, Callable[[Run], Run]] = {
     "not normalised": not_normalised,
     "patches upside down": upside_down,
 }
-
-
-def dinodeploy(*arguments: object) -> None:
-    """Run one command as a user would; the example stops where one fails."""
-    line = [str(argument) for argument in arguments]
-    print("$ dinodeploy", *line, flush=True)
-    code = subprocess.run([sys.executable, "-m", "dinodeploy.cli.app", *line], check=False).returncode
-    if code != 0:
-        sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -2,28 +2,26 @@
 
     python examples/05_custom_head.py [DIRECTORY] [--arch vit_small] [--weights random|hub|FILE]
 
-The head here says how much of a picture looks like each of three reference pictures: it compares every patch
-with three directions, which are the reference pictures' mean patches, and puts out a map of cosines and their
-largest. Any module can stand in its place: say what it reads (`inputs`) and what it gives (`outputs`).
+This head measures how much of an image looks like each of three reference images: it compares every patch
+    with
+three directions, the mean patches of the reference images, and outputs a map of cosines and the largest
+cosine. Any module can take its place: declare what it reads (`inputs`) and what it gives (`outputs`).
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 from importlib import util
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from dinodeploy import Embedder
-from dinov3_ref.checkpoints import fetch, load_checkpoint, random_checkpoint
+import dinodeploy
 from dinov3_ref.heads import Head
-from exporters.bundle.export import ExportOptions, export_checkpoint
 from exporters.heads import add_head
 
-PICTURES = {"cat": "chelsea.png", "coffee": "coffee.png", "rocket": "rocket.jpg"}
+IMAGES = {"cat": "chelsea.png", "coffee": "coffee.png", "rocket": "rocket.jpg"}
 
 
 class Likeness(Head):
@@ -48,31 +46,27 @@ def main() -> None:
     parser.add_argument("--arch", default="vit_small")
     parser.add_argument("--weights", default="random")
     options = parser.parse_args()
-    shutil.rmtree(options.directory / "backbone", ignore_errors=True)
-    backbone = export_backbone(options.arch, options.weights, options.directory / "backbone")
+    backbone = dinodeploy.export(
+        options.weights,
+        options.directory / "backbone",
+        arch=options.arch if options.weights in ("random", "hub") else None,
+        overwrite=True,
+        progress=True,
+    )
 
-    pictures = [photograph(file) for file in PICTURES.values()]
-    with Embedder.open(backbone) as embedder:
-        patch = embedder.embed(pictures)["patch"]  # [3,h,w,D]
-    head = Likeness(torch.from_numpy(patch.mean(axis=(1, 2))))
+    images = [photograph(file) for file in IMAGES.values()]
+    with dinodeploy.Embedder.open(backbone.root) as embedder:
+        mean_patch = embedder.encode(images, output="mean_patch")  # [3,D]
+    head = Likeness(torch.from_numpy(mean_patch))
 
-    bundle, receipt, _ = add_head(backbone, head, options.directory / "likeness", overwrite=True)
-    print(f"{bundle.root}: judged, {'passed' if receipt.passed else 'failed'}")
-    with Embedder.open(bundle.root) as embedder:  # no torch from here on
-        likest = embedder.embed(pictures)["likest"]
-    print("largest cosine of any patch with the mean patch of " + ", ".join(PICTURES))
-    for name, row in zip(PICTURES, likest, strict=True):
+    bundle, _ = add_head(backbone.root, head, options.directory / "likeness", overwrite=True)
+    assert bundle.receipt is not None
+    print(f"{bundle.root}: judged, {'passed' if bundle.receipt.passed else 'failed'}")
+    with dinodeploy.Embedder.open(bundle.root) as embedder:  # needs no torch
+        likest = embedder.encode(images, output="likest")
+    print("largest cosine of any patch with the mean patch of " + ", ".join(IMAGES))
+    for name, row in zip(IMAGES, likest, strict=True):
         print(f"{name:8}" + "".join(f"{value:8.3f}" for value in row))
-
-
-def export_backbone(arch: str, weights: str, out: Path) -> Path:
-    """Export the backbone alone; returns its bundle."""
-    if weights == "random":
-        checkpoint = random_checkpoint(arch, 0)
-    else:
-        checkpoint = load_checkpoint(fetch(arch) if weights == "hub" else Path(weights))
-    origin = weights if weights in ("random", "hub") else "file"
-    return export_checkpoint(checkpoint, out, ExportOptions(), weights=origin)[0].root
 
 
 def photograph(file: str) -> Path:

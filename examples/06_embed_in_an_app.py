@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--fps", type=float, default=30.0)
     options = parser.parse_args()
     latest, stop = Latest(), threading.Event()
-    with Embedder.open(options.bundle) as embedder:
+    with Embedder.open(options.bundle, outputs=("cls",)) as embedder:
         embedder.warm_up()
         source = threading.Thread(target=camera, args=(latest, options.fps, stop))
         source.start()
@@ -76,8 +76,7 @@ def main() -> None:
             while time.monotonic() < until:
                 if (shot := latest.take(timeout=0.1)) is None:
                     continue
-                cls = embedder.embed([shot.frame])["cls"][0]
-                cls /= np.linalg.norm(cls)
+                cls = embedder.encode(shot.frame, normalize=True)
                 change = 0.0 if before is None else 1 - float(cls @ before)
                 before = cls
                 ages.append(time.monotonic() - shot.taken)

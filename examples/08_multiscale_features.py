@@ -1,22 +1,20 @@
-"""Multi-scale features for a detector: one bundle that puts out four maps at strides 4, 8, 16 and 32.
+"""Multi-scale features for a detector: one bundle with four output maps, at strides 4, 8, 16 and 32.
 
     python examples/08_multiscale_features.py [DIRECTORY] [--arch vit_small] [--weights random|hub|FILE]
 
-Feature pyramid networks, DETR variants and Mask2Former want maps of several strides; a ViT has one. The
+Feature pyramid networks, DETR variants and Mask2Former need maps of several strides; a ViT has one. The
 exported head resizes the maps of four blocks inside the graph, at any input size.
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from importlib import util
 from pathlib import Path
 
 import numpy as np
 
-from dinodeploy import Embedder
+import dinodeploy
 
 SIZES = ((256, 256), (480, 640))  # height, width
 
@@ -28,14 +26,16 @@ def main() -> None:
     parser.add_argument("--weights", default="random")
     parser.add_argument("--blocks", default="3,5,7,11")
     options = parser.parse_args()
-    source = ["--weights", options.weights]
-    if options.weights in ("random", "hub"):
-        source += ["--arch", options.arch]
-    command = ["export", *source, "--head", f"pyramid:{options.blocks}", "--out", str(options.directory)]
-    print("$ dinodeploy " + " ".join(command))
-    subprocess.run([sys.executable, "-m", "dinodeploy.cli.app", *command, "--overwrite"], check=True)
+    bundle = dinodeploy.export(
+        options.weights,
+        options.directory,
+        arch=options.arch if options.weights in ("random", "hub") else None,
+        head=f"pyramid:{options.blocks}",
+        overwrite=True,
+        progress=True,
+    )
 
-    with Embedder.open(options.directory) as embedder:
+    with dinodeploy.Embedder.open(bundle.root) as embedder:
         for size in SIZES:
             outputs = embedder.embed([photograph("coffee.png")], imgsz=size)
             print(f"input {size[0]}x{size[1]}")

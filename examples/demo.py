@@ -10,20 +10,18 @@ trained in half an hour (examples/models/toy_vit), so no network is needed; it k
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
-import subprocess
 import sys
 from importlib import util
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from dinodeploy import load_embeddings
+import dinodeploy
+from dinodeploy.parity.check import check_bundle
 
 PHOTOGRAPHS = {
     "skimage": (
@@ -40,7 +38,6 @@ PHOTOGRAPHS = {
 }
 TOY = Path(os.path.relpath(Path(__file__).parent / "models" / "toy_vit"))
 TOY_SIDE = 64  # pixels: it has seen small pictures only
-CANNOT = 4  # exit code: this machine can't (here: no network, no permission)
 
 
 def main() -> None:
@@ -55,34 +52,47 @@ def main() -> None:
     copy_photographs(photographs)
     bundle, vectors = options.directory / "bundle", options.directory / "embeddings"
 
-    code, exported = dinodeploy("export", *model(options.weights, options.arch), "--out", bundle)
-    if code == CANNOT and options.weights == "hub":
-        print("\nThe hub cannot be reached: going on with the tiny model.\n")
-        code, exported = dinodeploy("export", *model(str(TOY), options.arch), "--out", bundle)
-    stop_unless(code == 0)
-    code, receipt = dinodeploy("check", bundle)
-    stop_unless(code == 0 and receipt["passed"])
-    code, _ = dinodeploy("embed", photographs, "--engine", bundle, "--out", vectors)
-    stop_unless(code == 0)
+    exported = export(options.weights, options.arch, bundle)
+    show("check", bundle)
+    engine, receipt, verdict = check_bundle(bundle)
+    if not verdict.passed:
+        sys.exit(f"the demo stops here: {engine.path} is not the model on this machine")
+    show("embed", photographs, "--engine", bundle, "--out", vectors, "--overwrite")
+    dinodeploy.embed(photographs, engine=bundle, out=vectors, overwrite=True, progress=True)
 
-    ids, embeddings = load_embeddings(vectors)
+    ids, embeddings = dinodeploy.load_embeddings(vectors)
     show_neighbours(ids, np.asarray(embeddings))
-    worst = exported["worst"]
+    model = exported.manifest.model
     print(
-        f"{len(ids)} photographs embedded to {embeddings.shape[1]} numbers each with {exported['arch']}, "
-        f"weights: {exported['source']}"
+        f"{len(ids)} photographs embedded to {model.embed_dim} numbers each with {model.arch}, "
+        f"weights: {model.source}"
     )
     print(
-        f"receipt: passed on {receipt['runtime']}; relative Frobenius error against the fp32 reference "
-        f"{worst['relative_frobenius']:.1e}, smallest cosine {worst['cosine']:.7f}"
+        f"receipt: passed on {receipt.runtime}; relative Frobenius error against the fp32 reference "
+        f"{verdict.worst('relative_frobenius'):.1e}, smallest cosine {verdict.worst('cosine'):.7f}"
     )
 
 
-def model(weights: str, arch: str) -> list[str]:
-    """The options of `dinodeploy export` that name a model."""
-    if weights in ("hub", "random"):
-        return ["--arch", arch, "--weights", weights]
-    return ["--weights", weights, *(("--imgsz", str(TOY_SIDE)) if Path(weights) == TOY else ())]
+def export(weights: str, arch: str, out: Path) -> dinodeploy.Bundle:
+    """Export the weights, or the tiny model where the hub cannot be reached."""
+    named = weights in ("hub", "random")
+    side = TOY_SIDE if not named and Path(weights) == TOY else None
+    model = ("--arch", arch, "--weights", weights) if named else ("--weights", weights)
+    show("export", *model, *(("--imgsz", side) if side else ()), "--out", out, "--overwrite")
+    try:
+        return dinodeploy.export(
+            weights, out, arch=arch if named else None, imgsz=side, overwrite=True, progress=True
+        )
+    except dinodeploy.UnavailableError as error:
+        if weights != "hub":
+            raise
+        print(f"\nThe hub cannot be reached ({error}): continuing with the tiny model.\n")
+        return export(str(TOY), arch, out)
+
+
+def show(*arguments: object) -> None:
+    """Print the command that does the same as the next call."""
+    print("$ dinodeploy", *arguments, flush=True)
 
 
 def copy_photographs(target: Path) -> None:
@@ -94,21 +104,6 @@ def copy_photographs(target: Path) -> None:
             sys.exit(f"the demo's photographs come with {package}, which is not installed; run: make setup")
         for name in names:
             shutil.copy(Path(spec.origin).parent / name, target)
-
-
-def dinodeploy(command: str, *arguments: object) -> tuple[int, dict[str, Any]]:
-    """Run one command as a user would; its exit code and its JSON."""
-    line = [str(argument) for argument in (command, *arguments)]
-    line += ["--overwrite"] if command in ("export", "embed") else []
-    print("$ dinodeploy", *line, flush=True)
-    program = [sys.executable, "-m", "dinodeploy.cli.app"]
-    run = subprocess.run([*program, *line, "--json"], stdout=subprocess.PIPE, text=True, check=False)
-    return run.returncode, json.loads(run.stdout) if run.stdout else {}
-
-
-def stop_unless(good: bool) -> None:
-    if not good:
-        sys.exit("the demo stops here: see the message above")
 
 
 def show_neighbours(ids: list[str], embeddings: np.ndarray) -> None:

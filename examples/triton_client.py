@@ -47,7 +47,7 @@ def difference(values: np.ndarray[Any, Any], options: argparse.Namespace) -> flo
     from dinodeploy import Embedder
 
     with Embedder.open(options.bundle) as embedder:
-        ours = embedder.embed(options.pictures)[options.output]
+        ours = embedder.embed(options.pictures)[options.output]  # from the graph that Triton serves
     return float(np.abs(values - ours).max())
 
 

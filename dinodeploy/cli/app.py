@@ -1,7 +1,7 @@
-"""`dinodeploy`: the commands, and how every error becomes one line and an exit code.
+"""The command line `dinodeploy`: its commands, and how every error becomes one line and an exit code.
 
 0 done · 1 judged and failed · 2 misuse or bad input · 3 export or build failed
-4 this machine can't · 5 done in part (some images quarantined)
+4 not possible on this machine · 5 partly done (some images quarantined)
 """
 
 from __future__ import annotations
@@ -10,31 +10,55 @@ import os
 import sys
 import warnings
 from importlib import import_module
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from PIL.Image import DecompressionBombWarning
+from typer.core import TyperGroup
 
 from dinodeploy import __version__
 from dinodeploy.cli.output import fail
 from dinodeploy.errors import reason_of
 
-HELP = "DINOv3 from PyTorch checkpoints to proven engines: never silently wrong."
-# In the order of the help page; each is a function, or a group of them, of its module's own name.
-COMMANDS = (
-    "export", "build", "embed", "index", "search", "dedupe", "visualize", "check", "inspect", "convert",
-    "ranges", "bench", "train-head", "add-head", "predict", "serve", "triton", "doctor", "bundle",
-)  # fmt: skip
+HELP = "DINOv3 from PyTorch checkpoints to verified engines: export, judge, embed, search, serve."
+# In the order of the help page. Each command is a function, or a group of them, in the module of its name.
+GROUPS = {
+    "Export and verify": ("export", "build", "check", "bench", "ranges", "convert"),
+    "Embed and search": ("embed", "index", "search", "dedupe", "visualize"),
+    "Heads": ("train-head", "add-head", "predict"),
+    "Serve": ("serve", "triton"),
+    "Tools": ("inspect", "bundle", "doctor"),
+}
+COMMANDS = tuple(name for names in GROUPS.values() for name in names)
 MISUSE, CANNOT, INTERRUPTED = 2, 4, 130
 
 
-def make_app(command: str | None = None) -> typer.Typer:
-    """The command line with one command; importing the others would take longer than a small one runs.
+class GroupedCommands(TyperGroup):
+    """Lists the commands of the help page in their groups; typer's own panels need rich markup, which is
+    off.
+    """
 
-    None: with all of them, as for the help page.
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        width = max(map(len, self.commands))
+        for title, names in GROUPS.items():
+            rows = [
+                (name.ljust(width), self.commands[name].get_short_help_str(formatter.width - width - 6))
+                for name in names
+                if name in self.commands
+            ]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+
+def make_app(command: str | None = None) -> typer.Typer:
+    """The command line, with one command or, for None, with all of them.
+
+    A short command would run for less time than it takes to import all others.
     """
     app = typer.Typer(
         name="dinodeploy",
+        cls=GroupedCommands,
         help=HELP,
         no_args_is_help=True,
         add_completion=False,
@@ -62,29 +86,29 @@ def root(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """DINOv3 from PyTorch checkpoints to proven engines: never silently wrong."""
+    """DINOv3 from PyTorch checkpoints to verified engines: export, judge, embed, search, serve."""
 
 
 def main() -> NoReturn:
-    """Entry point: runs the command and ends the process with its exit code."""
-    # Our own pixel cap refuses what Pillow warns about.
+    """Entry point: run the command and exit with its code."""
+    # images/open.py refuses the images that Pillow warns about
     warnings.filterwarnings("ignore", category=DecompressionBombWarning)
     asked = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     try:
         code = make_app(asked if asked in COMMANDS else None)(standalone_mode=False)
     except BrokenPipeError:
-        # Whoever read our output has gone. Nothing more can be said, at exit neither.
+        # stdout was closed (for example by `head`); suppress the second BrokenPipeError at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:
         fail(f"{error.filename or 'system'}: {reason_of(error)}; nothing half-written was left", CANNOT)
     except Exception as error:
-        if hasattr(error, "format_message"):  # click's usage errors, whichever click typer brings
+        if hasattr(error, "format_message"):  # usage errors of click, which typer may bundle
             fail(error.format_message(), MISUSE)
         if not hasattr(error, "exit_code"):
-            raise  # a bug of ours: the traceback is the message
+            raise  # a bug in dinodeploy: show the traceback
         fail(str(error), error.exit_code)
-    if code == INTERRUPTED:  # typer makes this of a KeyboardInterrupt
+    if code == INTERRUPTED:  # what typer returns for a KeyboardInterrupt
         fail("interrupted; nothing half-written was left", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -31,7 +31,7 @@ def embed(
     images: Annotated[
         list[str],
         typer.Argument(
-            help="Files, folders, globs, lists, tables, archives, videos, URLs.", metavar="IMAGES..."
+            help="Files, folders, globs, lists, tables, archives, videos, URLs.", metavar="IMAGES"
         ),
     ],
     engine: Annotated[Path, typer.Option(help="Bundle directory, or an engine file inside one.")],

@@ -1,7 +1,7 @@
-"""Write a file or a directory whole or not at all.
+"""Write a file or a directory atomically.
 
-Everything is written beside the target under a hidden name, flushed to disk, and renamed into place. A
-crash, a full disk or Ctrl-C leaves the target as it was; at worst a `.NAME.partial-PID` stays behind.
+Everything is written next to the target under a hidden name, flushed to disk, and renamed into place. After a
+crash, a full disk or Ctrl-C the target is as it was; at worst a `.NAME.partial-PID` remains.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A binary file to write; it takes `path`'s place when the block ends without an exception."""
+    """A binary file to write; it replaces `path` when the block ends without an exception."""
     partial = partial_path(path)
     try:
         with partial.open("wb") as file:
@@ -31,17 +31,17 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def begin_directory(target: Path) -> Path:
-    """Make the empty directory that `commit_directory` will move to `target`, parents included."""
+    """Make an empty directory, which `commit_directory` later moves to `target`; parents included."""
     partial = partial_path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if partial.exists():  # left by a killed process that had our number
+    if partial.exists():  # left by a killed process with the same process id
         shutil.rmtree(partial)
     partial.mkdir()
     return partial
 
 
 def commit_directory(partial: Path, target: Path) -> None:
-    """Put `partial` in `target`'s place; whether what is there may go is the caller's decision."""
+    """Replace `target` with `partial`; the caller has decided that an existing target may go."""
     sync_tree(partial)
     if not target.exists():
         partial.rename(target)
@@ -58,10 +58,10 @@ def commit_directory(partial: Path, target: Path) -> None:
 
 
 def move_into_place(moves: Iterable[tuple[Path, Path]]) -> None:
-    """Rename each source to its target, in order, on disk when this returns; a target is replaced whole.
+    """Rename each source to its target, in order, replacing targets; durable when this returns.
 
-    Files are flushed before the first is moved: a name never stands for less than was written. Sources and
-    targets are on one file system.
+    All files are flushed before the first is moved, so no name ever stands for an incomplete file. Sources
+    and targets must be on one file system.
     """
     pairs = list(moves)
     for source, _ in pairs:
@@ -77,7 +77,7 @@ def move_into_place(moves: Iterable[tuple[Path, Path]]) -> None:
 
 
 def sync_tree(path: Path) -> None:
-    """Flush a file, or a directory and whatever is in it, to disk."""
+    """Flush a file, or a directory with everything in it, to disk."""
     for folder, _, files in os.walk(path):
         for name in files:
             sync(Path(folder, name))
@@ -87,12 +87,12 @@ def sync_tree(path: Path) -> None:
 
 
 def partial_path(target: Path) -> Path:
-    """The hidden sibling that is written before it becomes `target`."""
+    """The hidden sibling that is written first and then renamed to `target`."""
     return target.with_name(f".{target.name}.partial-{os.getpid()}")
 
 
 def sync(path: Path) -> None:
-    """Flush a file, or the names in a directory, to disk."""
+    """Flush a file, or the entries of a directory, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Open a file that is a file: never a FIFO, a socket or a device, which would wait for ever or never end."""
+"""Open regular files only: a FIFO, socket or device could block or never end."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import BinaryIO
 
 
 def open_regular(path: str | Path) -> BinaryIO:
-    """`path`, opened to be read, links followed. Raises OSError, of ours for what is no regular file.
+    """Open `path` for reading; links are followed. Raises OSError, also for anything but a regular file.
 
-    Looked at before it is opened, because to open some devices is to do something, and afterwards, because
-    another process may have put something else there in between.
+    It is checked before opening, because opening some devices has effects, and again afterwards, because
+    another process may have replaced it.
     """
     try:
         _require_regular(Path(path).stat())

@@ -1,7 +1,7 @@
-"""Strict JSON to frozen dataclasses and back, by their type hints.
+"""Strict JSON to frozen dataclasses and back, guided by type hints.
 
-Every JSON file of a bundle or of an output directory is read through `parse`, so that a typo, a missing
-key or a string where a number belongs is one line that names the field, and never a KeyError later.
+Every JSON file of a bundle or store is read through `parse`, so a typo, a missing key or a wrong type is one
+line that names the field, and not a KeyError later.
 
     hint                        JSON
     str, int, float, bool       the same; a float field also takes an integer, never NaN or infinity
@@ -30,11 +30,11 @@ from dinodeploy.errors import BundleError, MisuseError
 T = TypeVar("T")
 
 _NAMES = {type(None): "null", float: "a finite number", Ellipsis: "..."}
-_SHOWN = 60  # characters of a wrong value that a message repeats
+_SHOWN = 60  # characters of a wrong value shown in a message
 
 
 def read(cls: type[T], path: Path) -> T:
-    """Read one JSON file into the dataclass `cls`. Raises BundleError, one line, for whatever is wrong."""
+    """Read a JSON file into the dataclass `cls`. Raises BundleError, one line."""
     try:
         text = path.read_bytes()
     except OSError as error:
@@ -43,7 +43,7 @@ def read(cls: type[T], path: Path) -> T:
 
 
 def decode(text: bytes | str, where: str) -> Any:
-    """JSON text to Python values; NaN, infinity and a key given twice are errors, as the standard wants.
+    """Parse JSON text; NaN, infinity and repeated keys are errors, as the standard says.
 
     Raises BundleError, one line.
     """
@@ -54,9 +54,9 @@ def decode(text: bytes | str, where: str) -> Any:
 
 
 def parse(cls: type[T], data: object, where: str) -> T:
-    """Build the dataclass `cls` from decoded JSON; `where` names the file in messages.
+    """Build the dataclass `cls` from parsed JSON; `where` names the file in messages.
 
-    Raises BundleError, one line: which field, what it held, what it should hold.
+    Raises BundleError, one line: the field, what it holds, what it should hold.
     """
     value: T = _parse(cls, data, where, "")
     return value
@@ -65,7 +65,7 @@ def parse(cls: type[T], data: object, where: str) -> T:
 def dump(instance: Any) -> dict[str, Any]:
     """The inverse of `parse`: plain JSON values, fields in the order of the class.
 
-    Raises ValueError for a float that JSON has no word for, TypeError for a type outside the table.
+    Raises ValueError for NaN and infinity, TypeError for a type outside the table.
     """
     if not dataclasses.is_dataclass(instance) or isinstance(instance, type):
         raise TypeError(f"dump wants an instance of a dataclass, got {type(instance).__name__}")
@@ -125,7 +125,7 @@ def _parse_scalar(hint: Any, data: object, where: str, path: str) -> Any:
 
 
 def _as_float(number: Any) -> float:
-    """float(number), with an integer too large for a double as infinity."""
+    """float(number); infinity for an integer that is too large for a double."""
     try:
         return float(number)
     except OverflowError:
@@ -133,7 +133,7 @@ def _as_float(number: Any) -> float:
 
 
 def _parse_union(hint: Any, data: object, where: str, path: str) -> Any:
-    """`X | None` hands X's own message through; any other union tries its members in order."""
+    """`X | None` reports X's own error; any other union tries its members in order."""
     choices = get_args(hint)
     if type(None) in choices and data is None:
         return None
@@ -175,7 +175,7 @@ def _parse_dataclass(cls: Any, data: object, where: str, path: str) -> Any:
             raise BundleError(f"{where}: field {_join(path, name)!r}: missing, wanted {_name(hints[name])}")
     try:
         return cls(**values)
-    except MisuseError as error:  # the class validates itself at birth
+    except MisuseError as error:  # the class validates itself when created
         raise BundleError(f"{where}: field {path or '(top)'!r}: {error}") from error
 
 
@@ -209,7 +209,7 @@ def _wrong(where: str, path: str, data: object, hint: Any) -> BundleError:
 
 
 def _name(hint: Any) -> str:
-    """A hint as a reader of a message would write it."""
+    """A hint as it is shown in a message."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return " or ".join(_name(choice) for choice in args)
@@ -228,7 +228,7 @@ def _dump(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _dump(item) for key, item in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"JSON has no word for {value}")
+        raise ValueError(f"JSON cannot represent {value}")
     if value is not None and not isinstance(value, (str, int, float, bool)):
-        raise TypeError(f"JSON has no word for {type(value).__name__}")
+        raise TypeError(f"JSON cannot represent {type(value).__name__}")
     return value

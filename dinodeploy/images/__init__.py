@@ -1,1 +1,1 @@
-"""Images: find, open and preprocess them."""
+"""Find, open, preprocess and group images."""

@@ -1,4 +1,4 @@
-"""Other libraries' arrays as numpy's, without a copy and without importing any of them.
+"""Arrays of other libraries as numpy arrays, without a copy and without importing those libraries.
 
 Shapes: B batch, H, W input pixels.
 """
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from dinodeploy.errors import MisuseError, reason_of
 
-_HOST = (1, 3)  # DLPack's device types whose memory the processor sees: CPU, and pinned for CUDA
+_HOST = (1, 3)  # DLPack device types in CPU memory: CPU, and pinned for CUDA
 
 
 def as_pixels(pixels: Any, patch_size: int) -> NDArray[np.float32]:
-    """What an engine takes, of anything that is numpy's or speaks DLPack: float32 [B,3,H,W], contiguous.
+    """A numpy array, or any array with DLPack, as engine input: float32 [B,3,H,W], contiguous.
 
-    The memory is the caller's own, unless it was not contiguous. Raises MisuseError for another shape,
-    dtype or place, and a size that is no multiple of the patch size.
+    Shares the caller's memory unless that is not contiguous. Raises MisuseError for another shape, dtype or
+    device, and for a size that is not a multiple of the patch size.
     """
     array = _as_array(pixels)
     if array.dtype != np.float32:
@@ -40,8 +40,8 @@ def _as_array(pixels: Any) -> NDArray[Any]:
     device, number = pixels.__dlpack_device__()
     if device not in _HOST:
         raise MisuseError(
-            f"pixels lie on device {number} of DLPack's type {int(device)}; "
-            "wanted the processor's memory: copy them there first"
+            f"pixels are on device {number} of DLPack type {int(device)}; "
+            "wanted CPU memory: copy them there first"
         )
     try:
         return np.from_dlpack(pixels)

@@ -1,17 +1,17 @@
-"""Open a picture as a person sees it: upright, opaque, 8-bit RGB.
+"""Open an image as a viewer shows it: upright, opaque, 8-bit RGB.
 
     animation                       its first frame
     EXIF orientation                applied, all eight
     transparency of any kind        over white
-    grey, palette, 1-bit            the same picture in RGB
+    grey, palette, 1-bit            converted to RGB
     16-bit grey                     0..65535 -> 0..255, rounded
     CMYK with a colour profile      through the profile to sRGB; without one, Pillow's conversion
     YCbCr, LAB, HSV                 converted
-    floating point                  refused: nobody can tell what its white is
+    floating point                  refused: its white level is unknown
 
-The colour profile of an RGB picture is ignored, as it is by every transform that models are trained with.
-Whatever cannot be read is an ImageError of one line: never another exception, never a wait. Safe to call
-from many threads: no setting of Pillow or of `warnings` is touched.
+The colour profile of an RGB image is ignored, as in the transforms that models are trained with. Whatever
+cannot be read is an ImageError of one line, never another exception, and never blocks. Safe to call from many
+threads: no setting of Pillow or of `warnings` is changed.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 from PIL import Image
 
-from dinodeploy.errors import ImageError, PictureTooLargeError, reason_of
+from dinodeploy.errors import ImageError, ImageTooLargeError, reason_of
 from dinodeploy.files.regular import open_regular
 
 T = TypeVar("T")
-ScaleFor = Callable[[int, int], int]  # width and height of an upright picture -> 1, 2, 4 or 8
+ScaleFor = Callable[[int, int], int]  # width and height of an upright image -> 1, 2, 4 or 8
 Source = str | Path | bytes | Image.Image | np.ndarray[Any, Any]
 
-MAX_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs: a quarter of a gigabyte in RGB
+MAX_PIXELS = 89_478_485  # Pillow's limit against decompression bombs: 256 MiB in RGB
 
-# What is tried, by Pillow's names, and modules, imported when those before do not know a file. Every other
-# decoder stays out of reach of foreign files. JPEG covers MPO, the stereo pairs of phones; AVIF is there from
-# Pillow 11.3 on.
+# Formats that are tried, in this order: Pillow's name -> its module, imported if earlier ones do not accept
+# a file. No other decoder is exposed to untrusted files. JPEG covers MPO, the stereo pairs of phones; AVIF
+# needs Pillow 11.3.
 FORMATS = {
     "JPEG": "Jpeg",
     "PNG": "Png",
@@ -52,11 +52,11 @@ FORMATS = {
     "AVIF": "Avif",
 }
 
-_MAGIC = 16  # bytes that Pillow's decoders recognise a file by
+_MAGIC = 16  # bytes by which Pillow's decoders recognise a file
 
 _REDUCIBLE = ("JPEG", "MPO")
 _ORIENTATION = 0x0112  # EXIF tag
-_SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange width and height
+_SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -69,10 +69,10 @@ _TURNS = {
 
 
 def open_image(source: Source, *, max_pixels: int | None = MAX_PIXELS) -> Image.Image:
-    """A file, its bytes, a Pillow image or a uint8 array [H, W, 3 | 4] or [H, W] -> Pillow image, mode RGB.
+    """A path, bytes, Pillow image or uint8 array [H, W, 3 | 4] or [H, W] -> Pillow image, mode RGB.
 
-    max_pixels: width x height above which a picture is refused before it is decoded; None for no limit.
-    Raises ImageError; past `max_pixels`, PictureTooLargeError.
+    max_pixels: width x height above which an image is refused before it is decoded; None for no limit.
+    Raises ImageError; above `max_pixels`, ImageTooLargeError.
     """
     return open_reduced(source, _whole, max_pixels=max_pixels)[0]
 
@@ -80,10 +80,11 @@ def open_image(source: Source, *, max_pixels: int | None = MAX_PIXELS) -> Image.
 def open_reduced(
     source: Source, scale_for: ScaleFor, *, max_pixels: int | None = MAX_PIXELS
 ) -> tuple[Image.Image, tuple[int, int]]:
-    """The same, and its own width and height; a JPEG file may come smaller, by what `scale_for` says.
+    """As `open_image`, with the original width and height; a JPEG may be decoded at 1/`scale_for(width,
+    height)`.
 
-    Its decoder then leaves out the finest part of the cosine transform, which saves most of the time. It
-    stays whole where the scale does not divide its sides, and where it is neither grey nor YCbCr.
+    The decoder then skips the finest part of the cosine transform, which saves most of the time. The JPEG is
+    decoded in full if the scale does not divide its sides, or if it is neither grey nor YCbCr.
     """
     if isinstance(source, (str, Path)):
         return _open_file(Path(source), max_pixels, scale_for)
@@ -92,7 +93,7 @@ def open_reduced(
     if isinstance(source, np.ndarray):
         return _finish(_from_array(source), "array", max_pixels, _whole)
     if isinstance(source, Image.Image):
-        return _finish(source, "image", max_pixels, _whole)  # reducing would change the caller's
+        return _finish(source, "image", max_pixels, _whole)  # reducing would change the caller's image
     raise ImageError(f"got {type(source).__name__}, wanted a path, bytes, a Pillow image or a uint8 array")
 
 
@@ -120,10 +121,10 @@ def _read(
 
 
 def _identify(file: BinaryIO, where: str) -> Image.Image:
-    """The picture in `file`, its header read and its pixels not.
+    """The image in `file`; its header is read, its pixels are not.
 
-    Image.open would warn of every picture near Pillow's limit, in a way that only a process-wide setting
-    can silence; our own limit comes next, so the decoders are asked directly.
+    Image.open warns of every image near Pillow's limit, and only a process-wide setting can silence that. Our
+    own limit is checked next, so the decoders are called directly.
     """
     prefix = file.read(_MAGIC)
     for name in FORMATS:
@@ -131,11 +132,11 @@ def _identify(file: BinaryIO, where: str) -> Image.Image:
         if factory is not None and _accepts(accept, prefix):
             file.seek(0)
             return _guard(partial(factory, file, ""), where)
-    raise ImageError(f"{where}: not a picture, wanted one of {', '.join(FORMATS)}")
+    raise ImageError(f"{where}: not an image, wanted one of {', '.join(FORMATS)}")
 
 
 def _decoder(name: str) -> tuple[Callable[..., Image.Image] | None, Callable[[bytes], bool | str] | None]:
-    """What opens a format, and what recognises it; (None, None) where Pillow was built without."""
+    """Pillow's opener and recogniser of a format; (None, None) if Pillow was built without it."""
     if name not in Image.OPEN:
         with suppress(ImportError):
             import_module(f"PIL.{FORMATS[name]}ImagePlugin")
@@ -144,7 +145,7 @@ def _decoder(name: str) -> tuple[Callable[..., Image.Image] | None, Callable[[by
 
 def _accepts(accept: Callable[[bytes], bool | str] | None, prefix: bytes) -> bool:
     try:
-        return accept is None or accept(prefix) is True  # a string says why a decoder is not built in
+        return accept is None or accept(prefix) is True  # a string explains why a decoder is missing
     except IndexError:  # a file of one byte
         return False
 
@@ -152,12 +153,12 @@ def _accepts(accept: Callable[[bytes], bool | str] | None, prefix: bytes) -> boo
 def _finish(
     image: Image.Image, where: str, max_pixels: int | None, scale_for: ScaleFor
 ) -> tuple[Image.Image, tuple[int, int]]:
-    """Check the size, decode, turn upright, make RGB; and the upright size before any reduction."""
+    """Check the size, decode, turn upright, convert to RGB; and the upright size before any reduction."""
     width, height = image.size
     if width < 1 or height < 1:
         raise ImageError(f"{where}: got {width}x{height} pixels, wanted at least one")
     if max_pixels is not None and width * height > max_pixels:
-        raise PictureTooLargeError(
+        raise ImageTooLargeError(
             f"{where}: got {width}x{height} pixels, wanted at most {max_pixels}; shrink it first"
         )
     if image.format in _REDUCIBLE and image.mode in ("L", "RGB"):
@@ -167,23 +168,23 @@ def _finish(
     rgb = _guard(partial(_to_rgb, image), where)
     if turn is not None:
         rgb = rgb.transpose(turn)
-        rgb.info = {}  # its EXIF would turn the picture once more when it is opened again
+        rgb.info = {}  # its EXIF would turn the image again when it is opened again
     if (width > height) != (rgb.width > rgb.height):
         width, height = height, width
     return rgb, (width, height)
 
 
 def _reduce(image: Image.Image, scale_for: ScaleFor) -> None:
-    """Have a JPEG decoded at 1/scale, if it divides both sides: otherwise the picture would be stretched."""
+    """Decode a JPEG at 1/scale, if that divides both sides; otherwise the image would be stretched."""
     width, height = image.size
-    lies = _orientation(image) in _SIDEWAYS
-    scale = scale_for(height, width) if lies else scale_for(width, height)
+    sideways = _orientation(image) in _SIDEWAYS
+    scale = scale_for(height, width) if sideways else scale_for(width, height)
     if scale > 1 and width % scale == 0 and height % scale == 0:
         image.draft(None, (width // scale, height // scale))
 
 
 def _guard(step: Callable[[], T], where: str) -> T:
-    """Run one step inside Pillow, whose decoders raise anything at all on foreign bytes."""
+    """Run one step inside Pillow, whose decoders may raise any exception on foreign bytes."""
     try:
         return step()
     except ImageError as error:
@@ -195,7 +196,7 @@ def _guard(step: Callable[[], T], where: str) -> T:
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # unreadable EXIF hides no pixel: the picture is taken as it lies
+    except Exception:  # pixels are fine without EXIF: the image is taken as stored
         return 1
 
 
@@ -213,7 +214,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         return _from_16_bits(image).convert("RGB")
     if image.mode == "F":
-        raise ImageError("floating-point pixels have no known white; convert the picture to 8 or 16 bits")
+        raise ImageError("floating-point pixels have no known white level; convert the image to 8 or 16 bits")
     if image.has_transparency_data:
         return _over_white(image)
     if image.mode == "CMYK":
@@ -233,14 +234,14 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
 
 
 def _over_white(image: Image.Image) -> Image.Image:
-    image = image.convert("LA") if image.mode == "La" else image  # the one step Pillow has no direct way for
+    image = image.convert("LA") if image.mode == "La" else image  # Pillow cannot convert La to RGBA directly
     image = image.convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image).convert("RGB")
 
 
 def _from_cmyk(image: Image.Image) -> Image.Image:
-    """Through the picture's own profile where it has a usable one, the way picture editors do."""
+    """Through the image's own profile if it is usable, as image editors do."""
     from PIL import ImageCms
 
     try:
@@ -253,5 +254,5 @@ def _from_cmyk(image: Image.Image) -> Image.Image:
             flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
         )
     except (KeyError, ImageCms.PyCMSError, OSError, ImportError):
-        converted = None  # no profile, a broken one, one of another space, or Pillow without LittleCMS
+        converted = None  # no usable profile, or Pillow without LittleCMS
     return converted if converted is not None else image.convert("RGB")

@@ -1,11 +1,11 @@
-"""From the paths a user types to the ids of the pictures, in an order that never changes.
+"""List the images under paths, folders and globs, in a stable order.
 
-    a file                  itself, whatever its name
-    a folder                its pictures, by suffix, in sorted order, sub-folders included
-    a name that is no path  a glob: *.jpg, photos/**/*.png
+    a file                     itself, whatever its name
+    a folder                   its images, by suffix, sorted, sub-folders included
+    a name that does not exist a glob: *.jpg, photos/**/*.png
 
-Hidden files and folders inside a folder are left out. Something that bears a picture's name but cannot be
-one (a broken link, a FIFO) is listed: `embed` will say so. An id is the path as it was reached, with /.
+Hidden files and folders inside a folder are left out. What has an image's name but cannot be one (a broken
+link, a FIFO) is listed, and `embed` reports it. An id is the path as it was reached, with /.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from dinodeploy.errors import MisuseError
 
-# In lower case; compared without regard to case.
+# Lower case; compared case-insensitively.
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif",
     ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif",
@@ -25,50 +25,50 @@ SUFFIXES = (
 
 
 def list_images(paths: Sequence[str | Path]) -> list[str]:
-    """Ids of all pictures under `paths`, each once, in order.
+    """Ids of all images under `paths`, each once, in order.
 
-    Raises MisuseError for a path that is not there and when there is no picture at all.
+    Raises MisuseError for a path that does not exist, and if there is no image.
     """
-    ids: dict[str, None] = {}  # a set that remembers its order
+    ids: dict[str, None] = {}  # an ordered set
     for path in paths:
         for found in expand_path(path):
             ids.update(dict.fromkeys(walk_folder(found) if os.path.isdir(found) else [found]))  # noqa: PTH112
     if not ids:
-        raise MisuseError(no_picture(paths))
+        raise MisuseError(no_image(paths))
     return list(ids)
 
 
-def no_picture(paths: Sequence[str | Path]) -> str:
-    """What to say where nothing was found."""
+def no_image(paths: Sequence[str | Path]) -> str:
+    """The message when no image was found."""
     shown = ", ".join(repr(str(path)) for path in paths) or "no path"
-    return f"no picture under {shown}; looked for {' '.join(SUFFIXES)}"
+    return f"no image under {shown}; looked for {' '.join(SUFFIXES)}"
 
 
-def has_picture_suffix(name: str) -> bool:
+def has_image_suffix(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
 def is_wanted_member(name: str) -> bool:
-    """Of an archive: a picture by its suffix, neither hidden itself nor in a hidden folder."""
-    return has_picture_suffix(name) and not any(part.startswith(".") for part in name.split("/"))
+    """Whether an archive member is an image by its suffix, not hidden and not in a hidden folder."""
+    return has_image_suffix(name) and not any(part.startswith(".") for part in name.split("/"))
 
 
 def expand_path(path: str | Path) -> list[str]:
-    """The path itself if it is there, else what it matches as a glob. Raises MisuseError for neither."""
+    """The path itself if it exists, else what it matches as a glob. Raises MisuseError for neither."""
     text = str(path)
     if not text or "\0" in text:
-        raise MisuseError(f"{text!r} is no path; wanted files, folders or globs of pictures")
+        raise MisuseError(f"{text!r} is not a path; wanted files, folders or globs of images")
     if os.path.lexists(text):
         return [Path(text).as_posix()]
     matches = sorted(Path(match).as_posix() for match in glob.glob(text, recursive=True))  # noqa: PTH207
     if not matches:
         what = "matches nothing" if glob.has_magic(text) else "does not exist"
-        raise MisuseError(f"{text!r} {what}; wanted files, folders or globs of pictures")
+        raise MisuseError(f"{text!r} {what}; wanted files, folders or globs of images")
     return matches
 
 
 def walk_folder(folder: str, *, recursive: bool = True) -> Iterator[str]:
-    """Pictures below a folder, depth first. Each real folder is entered once, so links cannot loop."""
+    """Images below a folder, depth first. Each real folder is entered once, so links cannot loop."""
     entered: set[tuple[int, int]] = set()
     pending = [folder]
     while pending:
@@ -85,15 +85,13 @@ def walk_folder(folder: str, *, recursive: bool = True) -> Iterator[str]:
 
 
 def _children(folder: str) -> list[str]:
-    """Sub-folders and pictures of one folder, sorted by name."""
+    """Sub-folders and images of one folder, sorted by name."""
     try:
         paths = sorted(Path(folder).iterdir())
     except OSError as error:
-        raise MisuseError(
-            f"{folder!r} cannot be listed: {error.strerror}; leave it out or mend it"
-        ) from error
+        raise MisuseError(f"{folder!r} cannot be listed: {error.strerror}; leave it out or fix it") from error
     return [path.as_posix() for path in paths if not path.name.startswith(".") and _is_wanted(path)]
 
 
 def _is_wanted(path: Path) -> bool:
-    return has_picture_suffix(path.name) or os.path.isdir(path)  # noqa: PTH112
+    return has_image_suffix(path.name) or os.path.isdir(path)  # noqa: PTH112

@@ -1,14 +1,14 @@
-"""From an RGB picture to the model's input, as each of the field's references does it.
+"""Preprocessing: an RGB image -> the model's input, as the reference implementations do it.
 
-    preset       steps                                                      the reference
+    preset       steps                                                      reference
     official     stretch to HxW (256), bilinear, on bytes                   torchvision v2, DINOv3's README
     hf           stretch to HxW (224), bilinear, on floats                  transformers' DINOv3 processor
     timm         short side to 256, bicubic; centre crop                    timm.data.create_transform
     eval         short side to 256/224 of 224, bicubic; centre crop         DINOv3's classification evals
-    keep-aspect  short side to 256, both sides to the patch grid; bilinear  ours, for pictures left uncropped
+    keep-aspect  short side to 256, both sides to the patch grid; bilinear  ours, for uncropped images
 
-Source: docs/spec.md 6. Every resize is antialiased. How close each comes to its reference is measured in
-tests/dinodeploy/images/test_preprocess.py: within one grey level of 255.
+Source: docs/spec.md 6. Every resize is antialiased. Each is within one grey level of 255 of its reference
+(tests/dinodeploy/images/test_preprocess.py).
 
 Shapes: H, W height and width of the model's input in pixels.
 """
@@ -28,24 +28,24 @@ from dinodeploy.errors import MisuseError
 
 Triple = tuple[float, float, float]
 
-MAX_PATCHES = 4096  # of one keep-aspect picture; attention costs the square of it
+MAX_PATCHES = 4096  # of a keep-aspect image; the cost of attention grows with the square
 
-# A short-side resize may grow far past its crop (a panorama 20000 px wide and 3 px high would reach
-# 1.7 million columns). Past this ratio of the two areas only the crop is computed.
+# A short-side resize may become much larger than its crop (a panorama of 20000 x 3 px would reach 1.7 million
+# columns). Above this ratio of the two areas only the crop is computed.
 _MAX_OVERHANG = 16
 
-_MAX_HALFWAY = 100_000_000  # pixels of a picture of which only the rows are resized yet
+_MAX_HALFWAY = 100_000_000  # pixels of an image after its rows are resized
 
-_STRIP = 500_000  # pixels that are floats at once: of 12 MP whole, fetching them from memory takes most time
+_STRIP = 500_000  # pixels converted to float at a time: 12 MP at once would be bound by memory bandwidth
 
 
 @dataclass(frozen=True)
 class Steps:
-    """What one preset does."""
+    """The steps of one preset."""
 
     fit: Literal["squash", "short-side-crop", "keep-aspect"]
     interpolation: Literal["bilinear", "bicubic"]
-    dtype: Literal["uint8", "float32"]  # what the resize computes in and rounds to
+    dtype: Literal["uint8", "float32"]  # in which the resize computes and rounds
     default_size: int
     resize_ratio: Fraction = Fraction(1)  # short side over crop
 
@@ -58,23 +58,22 @@ PRESETS: dict[str, Steps] = {
     "keep-aspect": Steps("keep-aspect", "bilinear", "uint8", 256),
 }
 
-# How much a JPEG must still shrink after its decoder has reduced it. From here on 99.9 % of pixels stay
-# within one grey level where colours are stored at full resolution. Where they are stored at half, as is
-# usual, it is three: saturated colours differ however much is left.
-# Measured in tests/dinodeploy/images/test_preprocess.py.
+# How much a JPEG must still shrink after its decoder has reduced it. From this factor on, 99.9 % of pixels are
+# within one grey level if colours are stored at full resolution, and within three if at half, as is usual:
+# saturated colours differ at any factor. Measured in tests/dinodeploy/images/test_preprocess.py.
 REDUCED_LEFT = 6
-SCALES = (8, 4, 2)  # that a JPEG decoder has
+SCALES = (8, 4, 2)  # of a JPEG decoder
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """A preset with its numbers filled in; recorded in manifests. Raises MisuseError if they make no sense.
+    """A preset with its numbers; recorded in manifests. Raises MisuseError for invalid numbers.
 
-    height, width: of the model's input in pixels; for "keep-aspect" both are the short side's target.
-    mean, std: of RGB in 0..1. max_patches: what a keep-aspect picture may have; larger ones are shrunk to it.
-    jpeg: whether a much larger JPEG may be decoded at a reduced scale (`jpeg_scale`), or comes whole.
+    height, width: of the model's input in pixels; for "keep-aspect" both are the target of the short side.
+    mean, std: of RGB in 0..1. max_patches: limit for a keep-aspect image; larger ones are shrunk to it.
+    jpeg: "reduced" if a much larger JPEG may be decoded at a reduced scale (`jpeg_scale`), else "whole".
     """
 
     preset: str
@@ -111,10 +110,10 @@ class Preprocess:
     def from_preset(
         cls, name: str, size: tuple[int, int] | None, mean: Triple, std: Triple, patch_size: int = 16
     ) -> Preprocess:
-        """The preset `name` at `size` (H, W), or at the size its reference uses."""
+        """The preset `name` at `size` (H, W), by default the size that its reference uses."""
         if size is None and name in PRESETS:
             size = (PRESETS[name].default_size,) * 2
-        height, width = size or (patch_size, patch_size)  # an unknown name is refused at birth
+        height, width = size or (patch_size, patch_size)  # an unknown name is refused when created
         return cls(name, height, width, mean, std, patch_size)
 
     def with_size(self, height: int, width: int) -> Preprocess:
@@ -126,13 +125,13 @@ class Preprocess:
         return PRESETS[self.preset]
 
     def target_size(self, width: int, height: int) -> tuple[int, int]:
-        """(H, W) of the input that a picture of `width` x `height` pixels becomes."""
+        """(H, W) of the input for an image of `width` x `height` pixels."""
         if self.steps.fit != "keep-aspect":
             return self.height, self.width
         return _nearest_grid(width, height, self.height, self.patch_size, self.max_patches)
 
     def view(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """What the input shows of a picture of `width` x `height` pixels: left, top, right, bottom."""
+        """The part of a `width` x `height` image that the input shows: left, top, right, bottom in pixels."""
         if self.steps.fit != "short-side-crop":
             return 0.0, 0.0, float(width), float(height)
         full_height, full_width = _cover_size(width, height, self.height, self.width, self.steps.resize_ratio)
@@ -141,7 +140,7 @@ class Preprocess:
         return left * across, top * down, (left + self.width) * across, (top + self.height) * down
 
     def jpeg_scale(self, width: int, height: int) -> int:
-        """By how much a JPEG of that size may be reduced while it is decoded: 1, 2, 4 or 8."""
+        """The scale, 1, 2, 4 or 8, by which a JPEG of that size may be reduced while decoding."""
         if self.jpeg == "whole":
             return 1
         target_height, target_width = self.target_size(width, height)
@@ -153,8 +152,8 @@ class Preprocess:
         return next((scale for scale in SCALES if shrinks >= REDUCED_LEFT * scale), 1)
 
     def __call__(self, image: Image.Image) -> FloatArray:
-        """RGB picture of any size -> float32 [3, H, W], C-contiguous, normalised."""
-        assert image.mode == "RGB", f"open_image makes pictures RGB, this one is {image.mode}"
+        """RGB image of any size -> float32 [3, H, W], C-contiguous, normalised."""
+        assert image.mode == "RGB", f"open_image makes images RGB, this one is {image.mode}"
         planes = self._resize(image)
         pixels = np.empty((3, *planes[0].shape), np.float32)
         for plane, out, mean, std in zip(planes, pixels, self.mean, self.std, strict=True):
@@ -181,7 +180,7 @@ class Preprocess:
             raise MisuseError(
                 f"keep-aspect: got {self.height}x{self.width}, wanted one number, the short side"
             )
-        most = max(MAX_PATCHES, self.max_patches)  # fewer shrink the pictures, whatever the short side
+        most = max(MAX_PATCHES, self.max_patches)  # with fewer, images are shrunk anyway
         largest = math.isqrt(most) * self.patch_size
         if self.height > largest:
             raise MisuseError(
@@ -210,7 +209,7 @@ def _nearest_grid(width: int, height: int, short: int, patch_size: int, most: in
         scale = math.sqrt(most / (width * height))
         rows = max(1, math.floor(height * scale))
         columns = max(1, math.floor(width * scale))
-        # a side that is one patch already cannot shrink, so the other gives way
+        # a side of one patch cannot shrink, so the other one does
         rows, columns = min(rows, most), min(columns, most)
     return rows * patch_size, columns * patch_size
 
@@ -218,10 +217,10 @@ def _nearest_grid(width: int, height: int, short: int, patch_size: int, most: in
 def _cover_and_crop(
     image: Image.Image, height: int, width: int, ratio: Fraction, resample: Image.Resampling
 ) -> Image.Image:
-    """Resize to cover height x width times `ratio`, cut height x width from the middle.
+    """Resize to cover height x width times `ratio`, then crop height x width from the centre.
 
-    For a square this is torchvision's Resize(int) and CenterCrop, rounding included: the long side is
-    cut off to a whole pixel, a crop's odd pixel goes where Python's round sends it.
+    For a square this equals torchvision's Resize(int) and CenterCrop, including rounding: the long side is
+    rounded down, the crop's offset is rounded with Python's `round`.
     """
     full_height, full_width = _cover_size(*image.size, height, width, ratio)
     top, left = round((full_height - height) / 2), round((full_width - width) / 2)
@@ -236,7 +235,7 @@ def _cover_and_crop(
 
 
 def _cover_size(width: int, height: int, to_height: int, to_width: int, ratio: Fraction) -> tuple[int, int]:
-    """(H, W) of a picture of `width` x `height` resized to just cover the target times `ratio`."""
+    """(H, W) of a `width` x `height` image resized to just cover the target times `ratio`."""
     cover_height, cover_width = int(to_height * ratio), int(to_width * ratio)
     if cover_height * width >= cover_width * height:
         return cover_height, cover_height * width // height
@@ -244,13 +243,13 @@ def _cover_size(width: int, height: int, to_height: int, to_width: int, ratio: F
 
 
 def _source_span(source: int, full: int, offset: int, length: int) -> tuple[int, int, float, float]:
-    """What a stretch of a resized side is made of: `length` pixels after `offset` of `source` -> `full`.
+    """The source of `length` pixels from `offset` on, when a side of `source` pixels is resized to `full`.
 
-    Returns the source pixels [x0, x1) that it can see, and where it begins and ends among them.
+    Returns the source pixels [x0, x1) that the filter reads, and where the part begins and ends in them.
     """
     scale = source / full
     begin, end = offset * scale, (offset + length) * scale
-    reach = 2 * max(1.0, scale) + 1  # a bicubic filter sees two pixels of the coarser grid to each side
+    reach = 2 * max(1.0, scale) + 1  # a bicubic filter reads two pixels of the coarser grid on each side
     x0, x1 = max(0, math.floor(begin - reach)), min(source, math.ceil(end + reach))
     return x0, x1, begin - x0, end - x0
 
@@ -258,9 +257,9 @@ def _source_span(source: int, full: int, offset: int, length: int) -> tuple[int,
 def _stretch(image: Image.Image, height: int, width: int, resample: Image.Resampling) -> Image.Image:
     """Resize to exactly height x width, rows first, as torch does.
 
-    Left to itself, Pillow does first what is cheaper, and rounding in between makes up to four grey
-    levels of difference. Only where rows first would take gigabytes (a picture a few pixels wide and
-    millions high) do the columns go first.
+    Pillow's default is to resize the cheaper side first, and rounding in between differs by up to four grey
+    levels. Columns go first only if rows first would take gigabytes (an image a few pixels wide and millions
+    high).
     """
     halfway = (width, image.height) if width * image.height <= _MAX_HALFWAY else (image.width, height)
     return image.resize(halfway, resample).resize((width, height), resample)
@@ -269,7 +268,7 @@ def _stretch(image: Image.Image, height: int, width: int, resample: Image.Resamp
 def _stretch_floats(
     image: Image.Image, height: int, width: int, resample: Image.Resampling
 ) -> list[Image.Image]:
-    """R, G and B as floats, resized as `_stretch` does; what is not resized yet is floats only in strips."""
+    """R, G and B as floats, resized as `_stretch` does; the source is converted to float in strips."""
     if width * image.height > _MAX_HALFWAY:
         return [_stretch(band.convert("F"), height, width, resample) for band in image.split()]
     halfway = [Image.new("F", (width, image.height)) for _ in range(3)]

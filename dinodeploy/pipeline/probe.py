@@ -1,4 +1,4 @@
-"""How an engine is opened for a listing, and how many pictures it should run together: measured, in a moment.
+"""Choose how to open an engine for a number of images, and the batch size, which is measured.
 
 Shapes: B batch, H, W input pixels.
 """
@@ -18,43 +18,45 @@ from dinodeploy.errors import DinodeployError
 from dinodeploy.hardware.cores import cores
 
 SIZES = (1, 2, 4, 8, 16, 32)
-GAIN = 1.03  # of images/s that a larger batch must bring
-RUNS, SECONDS = 2, 0.1  # timed after one to warm up, at least; the fastest counts
+GAIN = 1.03  # in images/s that a larger batch must bring
+RUNS, SECONDS = 2, 0.1  # timed at least, after one warm-up run; the fastest counts
 BUDGET = 8.0  # seconds after which no larger batch is tried
-WORTH_IT = 512  # pictures; for fewer, measuring costs more than it gains
-PICTURES_A_LANE = 4  # with fewer, all threads on one picture after the other are done sooner
-BATCHES_A_LANE = 8  # at least: lanes end together to within a batch
+WORTH_IT = 512  # images; for fewer, measuring costs more than it gains
+IMAGES_PER_SESSION = 4  # with fewer, all threads on one image after the other are faster
+BATCHES_PER_SESSION = 8  # at least, so that all parallel sessions finish within one batch
 
 
-def choose_hint(pictures: int, threads: int | None = None) -> Hint:
-    """For `Embedder.open`, by how many pictures there are; `threads` of the engine, one a core by default."""
-    return "throughput" if pictures >= PICTURES_A_LANE * (threads or cores()) else "latency"
+def choose_hint(images: int, threads: int | None = None) -> Hint:
+    """The hint for `Embedder.open`, from the number of images and the engine's threads (default: one per
+    core).
+    """
+    return "throughput" if images >= IMAGES_PER_SESSION * (threads or cores()) else "latency"
 
 
-def choose_batch(embedder: Embedder, pictures: int, size: tuple[int, int], say: Callable[[str], None]) -> int:
-    """Pictures a run for a listing of `pictures`, each of `size` (H, W), with all lanes at work."""
+def choose_batch(embedder: Embedder, images: int, size: tuple[int, int], log: Callable[[str], None]) -> int:
+    """Batch size for `images` images of input `size` (H, W), with all parallel sessions busy."""
     lanes = embedder.backend.lanes
-    if pictures < WORTH_IT:
-        return limit_batch(BATCH_SIZE, pictures, lanes)
+    if images < WORTH_IT:
+        return limit_batch(BATCH_SIZE, images, lanes)
     with ThreadPoolExecutor(lanes) as pool:
-        return _measured(lambda pixels: list(pool.map(embedder.run, [pixels] * lanes)), lanes, size, say)
+        return _measured(lambda pixels: list(pool.map(embedder.run, [pixels] * lanes)), lanes, size, log)
 
 
-def limit_batch(most: int, pictures: int, lanes: int) -> int:
-    """At most `most` pictures a run, and so few that every lane gets its share of them."""
-    share = pictures if lanes == 1 else pictures // (BATCHES_A_LANE * lanes)
+def limit_batch(most: int, images: int, lanes: int) -> int:
+    """At most `most` images per batch, and few enough that every parallel session gets its share."""
+    share = images if lanes == 1 else images // (BATCHES_PER_SESSION * lanes)
     return max(1, min(most, share))
 
 
 def _measured(
-    run: Callable[[Any], Any], lanes: int, size: tuple[int, int], say: Callable[[str], None]
+    run: Callable[[Any], Any], lanes: int, size: tuple[int, int], log: Callable[[str], None]
 ) -> int:
     began = time.perf_counter()
     rates: dict[int, float] = {}
     for batch in SIZES:
         try:
             rate = lanes * batch / _seconds(run, np.full((batch, 3, *size), 0.5, np.float32))
-        except (DinodeployError, MemoryError, RuntimeError):  # more than the engine or its memory takes
+        except (DinodeployError, MemoryError, RuntimeError):  # too large for the engine or for memory
             if not rates:
                 raise
             break
@@ -64,7 +66,7 @@ def _measured(
             break
     best = max(rates.values())
     chosen = next(batch for batch, rate in rates.items() if rate * GAIN >= best)
-    say(f"{chosen}, of " + ", ".join(f"{batch}: {rate:.1f}/s" for batch, rate in rates.items()))
+    log(f"{chosen}, of " + ", ".join(f"{batch}: {rate:.1f}/s" for batch, rate in rates.items()))
     return chosen
 
 

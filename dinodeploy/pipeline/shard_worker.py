@@ -1,7 +1,7 @@
-"""One shard at a time, in any process that sees the same files: what `--cluster` runs many of.
+"""Make one shard at a time, in any process that sees the same files: the worker of a cluster.
 
-A shard is the part `index + 1` of as many parts as there are shards (`--shards i/n`), so a worker that is
-killed leaves what a killed part leaves: nothing, or a shard that is whole.
+Shard `index` is the part `index + 1` of n parts, where n is the number of shards (`--shards i/n`), so a
+killed worker leaves what a killed process leaves: nothing, or a complete shard.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from dinodeploy.store.writer import Store
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker has to know. Paths are relative to `folder`, as they were given.
+    """What every worker needs to know. Paths are relative to `folder`, as they were given.
 
-    listed: the files, where the source is nothing but files; other sources a worker opens itself.
-    engine_options: `Embedder.open`'s.
+    listed: the source, if it consists of files only; a worker opens other sources itself.
+    engine_options: of `Embedder.open`.
     """
 
     folder: Path
@@ -44,16 +44,16 @@ class Job:
 
 
 class ShardWorker:
-    """Opens engine and source with its first shard, and keeps them. It owns its process."""
+    """Opens engine and source for its first shard, and keeps them. It owns its process."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._opened: tuple[Embedder, Source] | None = None
 
     def make(self, index: int) -> RunReport:
-        """Make one shard, or find it made.
+        """Make one shard, unless it is finished already.
 
-        Raises UnavailableError where this machine does not see the same pictures, bundle and store.
+        Raises UnavailableError if this machine does not see the same images, bundle and store.
         """
         if self._opened is None:
             self._opened = self._open()
@@ -80,24 +80,24 @@ class ShardWorker:
         self._check_store()
         source = job.listed or open_source(job.images, job.source_options)
         if hash_listing(source.ids, origins_of(source)) != job.plan.listing_sha256:
-            raise self._blind("the same pictures")
+            raise self._blind("the same images")
         embedder = Embedder.open(job.engine, **job.engine_options)
         if embedder.engine.fingerprint(job.preprocess) != job.plan.fingerprint:
             engine = embedder.engine.path
             embedder.close()
             raise UnavailableError(
-                f"{socket.gethostname()} would run {engine}, wanted the engine that the store was begun "
+                f"{socket.gethostname()} would run {engine}, wanted the engine that the store was started "
                 "with: name that engine's file and --device"
             )
         return embedder, source
 
     def _check_store(self) -> None:
-        """A worker that began a store of its own on its own disk would lose what it makes."""
+        """A worker that started a store on its own disk would lose its shards."""
         if read_plan(self._job.out) is None:
             raise self._blind(f"the store {self._job.out}")
 
     def _blind(self, what: str) -> UnavailableError:
         return UnavailableError(
-            f"{socket.gethostname()} does not see {what}; every machine must see pictures, bundle and --out "
+            f"{socket.gethostname()} does not see {what}; every machine must see images, bundle and --out "
             "at the same paths"
         )

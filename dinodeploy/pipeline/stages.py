@@ -1,4 +1,6 @@
-"""Where the time of a run goes: for which stage the pipeline waited, and how long each worked."""
+"""Where the time of a run goes: how long the pipeline waited for each stage, and how long each stage
+worked.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,10 @@ STAGES = ("decode", "engine", "write")
 
 @dataclass
 class Stages:
-    """Seconds, by stage.
+    """Seconds by stage.
 
-    waited: the pipeline stood still until this stage gave something; these and `rest` add up to the run.
-    worked: the stage itself was busy, all its threads together; stages overlap.
+    waited: the pipeline waited for this stage; these and `rest` add up to the run.
+    worked: the stage was busy, summed over its threads; stages overlap.
     """
 
     waited: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
@@ -31,7 +33,7 @@ class Stages:
             self.waited[stage] += time.perf_counter() - started
 
     def add(self, other: Stages) -> None:
-        """Count another run's seconds too; the shares are then of both together."""
+        """Add the seconds of another run."""
         for stage in STAGES:
             self.waited[stage] += other.waited[stage]
             self.worked[stage] += other.worked[stage]
@@ -39,18 +41,18 @@ class Stages:
 
     @property
     def bottleneck(self) -> str:
-        """The stage that was waited for most."""
+        """The stage with the most waiting time."""
         return max(STAGES, key=lambda stage: self.waited[stage])
 
     @property
     def shares(self) -> dict[str, float]:
-        """What part of the run was spent waiting for each stage, and the rest, between stages."""
+        """Fraction of the run spent waiting for each stage, and the rest."""
         total = max(self.total, 1e-9)
         shares = {stage: self.waited[stage] / total for stage in STAGES}
         return {**shares, "rest": max(0.0, 1 - sum(shares.values()))}
 
     def report(self) -> dict[str, dict[str, float]]:
-        """For --json: seconds waited and worked, and the share of the run, by stage."""
+        """For --json: seconds waited and worked and the share of the run, by stage."""
         return {
             stage: {
                 "waited": round(self.waited[stage], 3),

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dinodeploy.arrays import FloatArray
 from dinodeploy.batcher import Batcher, Row
 from dinodeploy.embedder import Embedder
-from dinodeploy.errors import BusyError, ImageError, MisuseError, PictureTooLargeError
+from dinodeploy.errors import BusyError, ImageError, ImageTooLargeError, MisuseError
 from dinodeploy.hardware.cores import hardware_threads
 from dinodeploy.images.open import open_image
 from dinodeploy.images.preprocess import Preprocess
@@ -230,7 +230,7 @@ class Service:
         try:
             image = open_image(data, max_pixels=self.settings.max_pixels)
         except ImageError as error:
-            status = 413 if isinstance(error, PictureTooLargeError) else 422
+            status = 413 if isinstance(error, ImageTooLargeError) else 422
             _, _, reason = str(error).partition(": ")  # the message begins with a generic name of the bytes
             raise Refused(status, f"{name}: {reason}") from error
         height, width = preprocess.target_size(*image.size)

@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 from dinodeploy.errors import MisuseError
-from dinodeploy.images.paths import expand_path, no_picture, walk_folder
+from dinodeploy.images.paths import expand_path, no_image, walk_folder
 from dinodeploy.sources import files, remote
 from dinodeploy.sources.files import FileSource
 from dinodeploy.sources.ids import IdList
@@ -46,7 +46,7 @@ def open_source(inputs: Sequence[str | Path], options: SourceOptions | None = No
             parts += _parts(str(given), chosen)
         source = join(parts)
         if not source.ids:
-            raise MisuseError(no_picture(inputs) + _hint(inputs))
+            raise MisuseError(no_image(inputs) + _hint(inputs))
     except BaseException:
         for part in parts:
             part.close()

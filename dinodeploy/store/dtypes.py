@@ -1,12 +1,13 @@
-"""How the numbers of an output lie in the files: float32, float16, or int8 with a scale for every vector.
+"""On-disk dtypes of an output: float32, float16, or int8 with one scale per vector. Stores are read as
+float32.
 
-    float32   as the engine gave them
-    float16   rounded: half of the space, relative error at most 2^-11 (2^-25 absolute below 6e-5)
-    int8      a quarter of the space; each vector (the last axis) x is round(x / s) with s = max|x| / 127,
-              kept in a column `<output>_scale` beside it; an element is off by at most s / 2
+    float32   unchanged
+    float16   rounded: half the space, relative error at most 2^-11 (2^-25 absolute below 6e-5)
+    int8      a quarter of the space; a vector (the last axis) x is stored as round(x / s) with s = max|x| /
+              127 in a column `<output>_scale`; an element is off by at most s / 2
 
-Of 384 normal numbers int8 keeps a cosine of 1 - 5.7e-5 at worst (mean 1 - 2.6e-5), float16 of 1 - 2.9e-8
-(tests/dinodeploy/store/test_dtypes.py). Whatever it is, a store is read as float32.
+For vectors of 384 normal numbers, the cosine with the original is at least 1 - 5.7e-5 with int8 (mean
+1 - 2.6e-5) and 1 - 2.9e-8 with float16 (tests/dinodeploy/store/test_dtypes.py).
 
 Shapes: n rows, P patches, D dimension.
 """
@@ -27,7 +28,7 @@ DTYPES: dict[str, Dtype] = {
     "fp32": "float32",
     "fp16": "float16",
 }
-SCALE = "_scale"  # what follows an output's name in the column of its scales
+SCALE = "_scale"  # suffix of the column that holds an output's scales
 
 _LARGEST_FP16 = 65_504.0
 _LEVELS = 127
@@ -41,7 +42,7 @@ def parse_dtype(name: str) -> Dtype:
 
 
 def pack(output: str, column: Column, dtype: Dtype) -> dict[str, Column]:
-    """A float32 column as the columns to write. Raises MisuseError for what float16 cannot hold."""
+    """A float32 column -> the columns to write. Raises MisuseError for values that float16 cannot hold."""
     if dtype == "int8":
         values, scale = _to_int8(column.values)
         return {output: Column(values, column.grid), output + SCALE: Column(scale, column.grid)}
@@ -50,25 +51,25 @@ def pack(output: str, column: Column, dtype: Dtype) -> dict[str, Column]:
         if largest > _LARGEST_FP16:
             raise MisuseError(
                 f"output {output!r} reaches {largest:,.0f}, float16 ends at {_LARGEST_FP16:,.0f}; "
-                "begin again with --dtype fp32 or int8 and --overwrite"
+                "start again with --dtype fp32 or int8 and --overwrite"
             )
         return {output: Column(column.values.astype(np.float16), column.grid)}
     return {output: column}
 
 
 def unpack(column: Column, scale: Column | None) -> Column:
-    """The inverse of `pack`, up to rounding: float32, whatever was written."""
+    """The inverse of `pack`, up to rounding: float32."""
     values = column.values.astype(np.float32, copy=False)
     return Column(values if scale is None else values * scale.values, column.grid)
 
 
 def stored_parts(output: str, dtype: Dtype) -> tuple[str, ...]:
-    """The columns that `pack` makes of an output."""
+    """Names of the columns that `pack` writes for an output."""
     return (output, output + SCALE) if dtype == "int8" else (output,)
 
 
 def _to_int8(values: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    """[..., D] -> int8 [..., D] and float32 [..., 1]. A vector of zeros has the scale 0."""
+    """[..., D] -> int8 [..., D] and scales, float32 [..., 1]; 0 for a vector of zeros."""
     scale = np.abs(values).max(axis=-1, keepdims=True, initial=0) / np.float32(_LEVELS)
     safe = np.where(scale > 0, scale, np.float32(1))
     return np.clip(np.rint(values / safe), -_LEVELS, _LEVELS).astype(np.int8), scale.astype(np.float32)

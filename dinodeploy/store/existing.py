@@ -1,4 +1,4 @@
-"""What is at --out already: nothing, a run that was stopped, a complete store, or something of the user's."""
+"""Inspect the output path: nothing, an unfinished store, a complete store, or something else."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ REPLACED = f"{WORK}/replaced.json"  # embeddings.json of a store that is being r
 
 @dataclass(frozen=True)
 class Target:
-    """What a run finds. Neither: it begins."""
+    """An unfinished store, a complete one, or nothing (both None)."""
 
     begun: Plan | None = None
     complete: StoreManifest | None = None
 
 
 def inspect_target(out: Path, plan: Plan, overwrite: bool = False) -> Target:
-    """What there is to go on with at `out`. Raises OutputExistsError for what `plan` cannot go on with.
+    """What a run of `plan` can resume at `out`. Raises OutputExistsError for anything it cannot resume.
 
-    With `overwrite` nothing is gone on with, and only a store of ours may be in the way.
+    With `overwrite`, never resume; refuse to delete anything but a dinodeploy store.
     """
     if not out.exists() or (out.is_dir() and _is_empty(out)):
         return Target()
     if not out.is_dir():
-        raise OutputExistsError(f"{out} is a file, wanted a directory to make; choose another --out")
+        raise OutputExistsError(f"{out} is a file, wanted a directory; choose another --out")
     if overwrite:
         _refuse_foreign(out)
         return Target()
     if (out / FILE_NAME).is_file():
         manifest = read_manifest(out)
         if differences := _differences(manifest, plan):
-            raise OutputExistsError(f"{out} holds other embeddings ({differences}); {_MEND}")
+            raise OutputExistsError(f"{out} holds other embeddings ({differences}); {_FIX}")
         return Target(complete=manifest)
     begun = read_plan(out)
     if begun is None and (out / REPLACED).is_file():
@@ -46,20 +46,20 @@ def inspect_target(out: Path, plan: Plan, overwrite: bool = False) -> Target:
     if begun is None:
         raise OutputExistsError(f"{out} is not empty and holds no {FILE_NAME}; choose another --out")
     if differences := begun.differences(plan):
-        raise OutputExistsError(f"{out} was begun with other settings ({differences}); {_MEND}")
+        raise OutputExistsError(f"{out} was started with other settings ({differences}); {_FIX}")
     return Target(begun=begun)
 
 
 def clear_target(out: Path) -> None:
-    """Remove the store that is at `out`, finished or not. Killed in between, it is gone on with."""
+    """Remove the store at `out`, finished or not. If interrupted, the next call finishes the removal."""
     if (out / FILE_NAME).is_file():
-        (out / FILE_NAME).replace(out / REPLACED)  # from here on it is no store any more
+        (out / FILE_NAME).replace(out / REPLACED)  # from here on it is not a store
     names = sorted(_own_files(out))
     for name in names:
         path = out / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     folders = {out / parent for name in names for parent in PurePosixPath(name).parents} - {out}
-    for folder in sorted(folders, reverse=True):  # the inner ones first
+    for folder in sorted(folders, reverse=True):  # inner folders first
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
     (out / WORK / PLAN).unlink(missing_ok=True)
@@ -67,11 +67,11 @@ def clear_target(out: Path) -> None:
     (out / REPLACED).unlink(missing_ok=True)
 
 
-_MEND = "pass --overwrite to begin anew, or choose another --out"
+_FIX = "pass --overwrite to start again, or choose another --out"
 
 
 def _differences(manifest: StoreManifest, plan: Plan) -> str:
-    """What differs between a complete store and what is to be made; empty if nothing."""
+    """How a complete store differs from `plan`; empty if it does not."""
     if manifest.plan is None:
         return "an older dinodeploy wrote it"
     dtypes = {facts.dtype for facts in manifest.outputs.values()}
@@ -89,7 +89,7 @@ def _differences(manifest: StoreManifest, plan: Plan) -> str:
 
 
 def _is_empty(out: Path) -> bool:
-    """Whether nothing is there that matters: a run killed before its plan leaves a folder of locks."""
+    """Whether the folder is empty but for the locks that a run killed before its plan leaves."""
     entries = [path.name for path in out.iterdir()]
     if entries == [WORK]:
         work = {path.name for path in (out / WORK).iterdir()}
@@ -98,7 +98,7 @@ def _is_empty(out: Path) -> bool:
 
 
 def _own_files(out: Path) -> set[str]:
-    """The files of a store, finished or not, as its manifest and its records list them."""
+    """The files of a store, finished or not, listed in its manifest and its records."""
     files: set[str] = {FILE_NAME, QUARANTINE}
     for record in read_records(out):
         files.update(record.files)
@@ -108,22 +108,24 @@ def _own_files(out: Path) -> set[str]:
         files.update(*(shard.files for shard in schema.read(StoreManifest, out / REPLACED).shards))
     for name in files:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise BundleError(f"{out} lists the file {name!r}, which lies outside of it")
+            raise BundleError(f"{out} lists the file {name!r}, which is outside of it")
     return files
 
 
 def _refuse_foreign(out: Path) -> None:
-    """Raise OutputExistsError if anything but a store of ours is at `out`."""
+    """Raise OutputExistsError if anything but a dinodeploy store is at `out`."""
     try:
         if not (out / FILE_NAME).is_file() and read_plan(out) is None and not (out / REPLACED).is_file():
             raise BundleError(f"it holds no {FILE_NAME}")
         ours = _own_files(out)
     except BundleError as error:
-        raise OutputExistsError(f"{out} is not an embedding directory, so it stays; {error}") from error
+        raise OutputExistsError(
+            f"{out} is not an embedding directory, so it is not deleted; {error}"
+        ) from error
     for path in sorted(out.rglob("*")):
         name = path.relative_to(out).as_posix()
         folder = path.is_dir() and not path.is_symlink()
         if name not in ours and not folder and name.partition("/")[0] != WORK:
             raise OutputExistsError(
-                f"{out} also holds {name!r}, so it stays; move it, or choose another --out"
+                f"{out} also holds {name!r}, so it is not deleted; move it, or choose another --out"
             )

@@ -1,10 +1,10 @@
-"""Who may write into a store: one process alone, or the n processes of `--shards i/n` side by side.
+"""Lock a store for writing: by one process, or by the n processes of `--shards i/n`.
 
-    OUT/.embed/gate           held shared by parts, exclusively by a process that does it all
-    OUT/.embed/part-i-of-n    held exclusively by that part; says who: {"pid", "host"}
+    OUT/.embed/gate           held shared by the n processes, exclusively by a single one
+    OUT/.embed/part-i-of-n    held exclusively by that process; names it: {"pid", "host"}
 
-They are the kernel's locks (flock): a killed process holds none, whatever its file says, so nothing stale
-is ever in the way. On a file system that has no locks they are left out; shards are atomic without them.
+These are kernel locks (flock), which end with their process, so no stale lock blocks a run. On a file system
+without locks they are skipped; shards are atomic without them.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class StoreLock:
-    """The right to do part i of n of the store at `out`. Take it before anything is written.
+    """The lock on part i of n of the store at `out`. Take it before anything is written.
 
-    Raises MisuseError when another process has it, OSError where nothing can be written.
+    Raises MisuseError when another process holds it, OSError when the folder cannot be written.
     """
 
     def __init__(self, out: Path, part: tuple[int, int]) -> None:
@@ -50,10 +50,10 @@ class StoreLock:
             try:
                 fcntl.flock(file, kind | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                what = "it is" if part[1] == 1 else f"part {part[0]}/{part[1]}, or the whole of it, is"
+                what = "it is" if part[1] == 1 else f"part {part[0]}/{part[1]}, or the whole store, is"
                 raise MisuseError(
                     f"{out}: {what} being written by {_holders(path.parent)}; "
-                    "wait for that to end, or choose another --out"
+                    "wait for it to finish, or choose another --out"
                 ) from error
             except OSError as error:
                 if error.errno not in _WITHOUT_LOCKS:
@@ -68,7 +68,7 @@ class StoreLock:
 
 
 def _is_still(path: Path, file: int) -> bool:
-    """Whether an open file is the one at `path`: whoever held it may have tidied up in between."""
+    """Whether an open file is still the one at `path`: its last holder may have deleted it meanwhile."""
     try:
         return os.path.samestat(os.fstat(file), path.stat())
     except FileNotFoundError:
@@ -77,7 +77,7 @@ def _is_still(path: Path, file: int) -> bool:
 
 
 def _holders(work: Path) -> str:
-    """The processes that hold a part, as they signed."""
+    """The processes that hold a part, as their lock files name them."""
     found = []
     for path in sorted(work.glob("part-*")):
         try:
@@ -94,5 +94,5 @@ def _signature(path: Path) -> str:
     try:
         signed = json.loads(path.read_text())
         return f"process {signed['pid']} on {signed['host']}"
-    except (OSError, ValueError, LookupError, TypeError):  # it has the lock and has not signed yet
+    except (OSError, ValueError, LookupError, TypeError):  # locked, but not yet signed
         return "another process"

@@ -1,6 +1,6 @@
-"""embeddings.json, the root of a store: what the store holds, and which files are its own.
+"""embeddings.json, the root of a store: what it holds, and every file that belongs to it.
 
-It is written last: a directory that has it is complete. Read by `stored.py` before anything else.
+It is written last, so a directory that has it is complete. `reader.py` reads it first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dinodeploy.store.shard import Shape, count_finished
 FILE_NAME = "embeddings.json"
 QUARANTINE = "quarantine.jsonl"
 VERSION = 2
-_READABLE = (1, 2)  # version 1 had neither `plan` nor any dtype but float32
+_READABLE = (1, 2)  # version 1 had no `plan`, and float32 only
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,7 @@ class ShardFacts:
 class ColumnFacts:
     """One output: the shape of a row, with null for a side that differs between rows; null without rows.
 
-    dtype: as it lies in the files; it is read as float32 whatever it is. Of int8 there is a column
-    `<output>_scale` besides (`packing.py`).
+    dtype: on disk; it is read as float32. int8 has a second column `<output>_scale` (`dtypes.py`).
     """
 
     shape: Shape | None
@@ -43,9 +42,9 @@ class ColumnFacts:
 
 @dataclass(frozen=True)
 class PlanFacts:
-    """What the rows were cut from: shard i is the pictures i * shard_size and on of the listing.
+    """How the listing was cut: shard i holds the images from i * shard_size on.
 
-    listing_sha256: see `plan.hash_listing`. pictures: readable and quarantined.
+    listing_sha256: see `plan.hash_listing`. pictures: number of images, quarantined ones included.
     """
 
     listing_sha256: str
@@ -55,7 +54,7 @@ class PlanFacts:
 
 @dataclass(frozen=True)
 class StoreManifest:
-    """Root of embeddings.json. fingerprint: what decides the numbers (model, engine, preprocessing)."""
+    """Root of embeddings.json. fingerprint: what determines the numbers (model, engine, preprocessing)."""
 
     version: int
     format: str
@@ -68,7 +67,7 @@ class StoreManifest:
 
 
 def read_manifest(root: Path) -> StoreManifest:
-    """embeddings.json of a store. Raises BundleError; of a run that was stopped it says how far that came."""
+    """embeddings.json of a store. Raises BundleError; for an unfinished store, with its progress."""
     path = root / FILE_NAME
     if not path.is_file():
         raise BundleError(_why_absent(root))
@@ -84,5 +83,5 @@ def _why_absent(root: Path) -> str:
         return f"{root} holds no {FILE_NAME}, wanted a directory that `dinodeploy embed` wrote"
     return (
         f"{root} is not complete: {count_finished(root)} of {plan.shards} shards; "
-        "run the same `dinodeploy embed` again to go on"
+        "run the same `dinodeploy embed` again to resume"
     )

@@ -1,7 +1,7 @@
-"""The plan of a store, OUT/.embed/plan.json: written before any work, and gone when the store is complete.
+"""The plan of a store, OUT/.embed/plan.json: written before any work, removed when the store is complete.
 
-It fixes what every byte of the store depends on, so that a run may stop anywhere and another may go on.
-Shard i is the pictures [i * shard_size, (i + 1) * shard_size) of the listing, readable or not: no shard
+It fixes everything the bytes of the store depend on, so that a later run can resume an interrupted one.
+Shard i holds the images [i * shard_size, (i + 1) * shard_size) of the listing, readable or not: no shard
 depends on another.
 """
 
@@ -26,7 +26,7 @@ _SHOWN = 4  # differences that a message lists
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be made. Validated at birth: MisuseError."""
+    """What is to be made. Validated when created: MisuseError."""
 
     listing_sha256: str
     pictures: int
@@ -34,7 +34,7 @@ class Plan:
     outputs: tuple[str, ...]
     format: str
     dtype: Dtype
-    batch: int  # some engines' last bits depend on it, so whoever goes on takes it from here
+    batch: int  # the last bits of some engines depend on it, so a resumed run keeps it
     fingerprint: dict[str, Any]
     version: int = VERSION
 
@@ -52,15 +52,15 @@ class Plan:
         return -(-self.pictures // self.shard_size)
 
     def shard(self, index: int) -> range:
-        """Positions of a shard's pictures in the listing."""
+        """Positions of a shard's images in the listing."""
         begin = index * self.shard_size
         return range(begin, min(begin + self.shard_size, self.pictures))
 
     def differences(self, other: Plan) -> str:
-        """What `other` would make differently, for people; empty if nothing. The batch is no difference."""
+        """How `other` differs, as a readable text; empty if it does not. Batch sizes are not compared."""
         ours, theirs = dict(self._facts()), dict(other._facts())
         if self.pictures == other.pictures and self.listing_sha256 != other.listing_sha256:
-            ours["the listing"], theirs["the listing"] = "others", "these pictures"
+            ours["the listing"], theirs["the listing"] = "other images", "these"
         changed = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
         shown = [f"{key}: {_show(ours.get(key))}, now {_show(theirs.get(key))}" for key in changed[:_SHOWN]]
         return "; ".join(shown) + (f" (and {len(changed) - _SHOWN} more)" if len(changed) > _SHOWN else "")
@@ -75,23 +75,23 @@ class Plan:
 
 
 def hash_listing(ids: Iterable[str], origins: Iterable[str] = ()) -> str:
-    """sha256 of the ids in order, a line of JSON each; then of where pictures come from, as ids do not tell.
+    """sha256 of the ids in order, one line of JSON each, followed by the origins.
 
-    origins: see `sources.origins_of`. Without any the hash is that of the ids alone.
+    origins: where images come from, if the ids do not tell (`sources.origins_of`).
     """
     digest = hashlib.sha256()
     for id_ in ids:
         digest.update(json.dumps(id_).encode())
         digest.update(b"\n")
     for origin in origins:
-        digest.update(b"from ")  # no line of JSON: never taken for an id
+        digest.update(b"from ")  # not JSON, so never equal to an id
         digest.update(json.dumps(origin).encode())
         digest.update(b"\n")
     return digest.hexdigest()
 
 
 def read_plan(out: Path) -> Plan | None:
-    """The plan of a store that is not complete; None where there is none. Raises BundleError."""
+    """The plan of an unfinished store, or None. Raises BundleError."""
     path = out / WORK / PLAN
     return schema.read(Plan, path) if path.is_file() else None
 
@@ -101,10 +101,10 @@ def write_plan(plan: Plan) -> bytes:
 
 
 def parse_part(text: str) -> tuple[int, int]:
-    """`2/4` -> (2, 4): the second of four processes. Raises MisuseError."""
+    """`2/4` -> (2, 4), the second of four processes. Raises MisuseError."""
     left, slash, right = text.partition("/")
     if not (slash and _is_number(left) and _is_number(right) and 1 <= int(left) <= int(right)):
-        raise MisuseError(f"--shards {text!r}; wanted i/n, the i-th of n processes, for instance 1/4")
+        raise MisuseError(f"shards {text!r}; wanted i/n, the i-th of n processes, for instance 1/4")
     return int(left), int(right)
 
 

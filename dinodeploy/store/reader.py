@@ -1,10 +1,10 @@
-"""Read the directory that `embed` wrote: whole, or shard by shard where it does not fit in memory.
+"""Read a store of embeddings: whole, or shard by shard if it does not fit in memory.
 
     ids, vectors = load_embeddings("embeddings")
     for ids, column in open_embeddings("embeddings").shards("cls"): ...
     for ids, column, sizes in open_embeddings("embeddings").sized_shards("cls"): ...
 
-Every file is held against its hash before it is read.
+Every file is checked against its hash before it is read.
 
 Shapes: N rows of the store, n rows of a shard, h, w patch grid, D dimension.
 """
@@ -23,7 +23,7 @@ import numpy as np
 
 from dinodeploy.arrays import FloatArray, IntArray
 from dinodeploy.bundle.bundle import sha256_file
-from dinodeploy.errors import BundleError, TamperedError
+from dinodeploy.errors import BundleError, TamperedError, reason_of
 from dinodeploy.store.dtypes import stored_parts, unpack
 from dinodeploy.store.formats import Column, open_format, split_rows
 from dinodeploy.store.manifest import FILE_NAME, ColumnFacts, StoreManifest, read_manifest
@@ -50,7 +50,7 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class StoredEmbeddings:
-    """A store, opened: its manifest was read, its shards were not."""
+    """An opened store: the manifest is read, the shards are not."""
 
     root: Path
     manifest: StoreManifest
@@ -60,10 +60,9 @@ class StoredEmbeddings:
         return ((ids, column) for ids, column, _ in self._shards(output, with_sizes=False))
 
     def sized_shards(self, output: str = "cls") -> Iterator[tuple[list[str], Column, IntArray]]:
-        """The same, and [n, 2], width and height of the original pictures in pixels.
+        """As `shards`, with [n, 2]: width and height of the original images in pixels.
 
-        Raises BundleError for an output that the store lacks, TamperedError for a file that is not the one
-        written.
+        Raises BundleError for an output that the store lacks, TamperedError for a file that was changed.
         """
         return self._shards(output, with_sizes=True)
 
@@ -75,7 +74,7 @@ class StoredEmbeddings:
             )
         count = 0
         for index, facts in enumerate(self.manifest.shards):
-            if not facts.rows:  # all of its pictures were quarantined: it has no file
+            if not facts.rows:  # all images quarantined: it has no file
                 continue
             ids, column = _read_shard(self.root, self.manifest, index, output)
             count += len(ids)
@@ -86,15 +85,15 @@ class StoredEmbeddings:
 
 
 def open_embeddings(path: str | Path) -> StoredEmbeddings:
-    """The store at `path`. Raises BundleError for what is none."""
+    """The store at `path`. Raises BundleError for anything else."""
     return StoredEmbeddings(Path(path), read_manifest(Path(path)))
 
 
 def load_embeddings(path: str | Path, output: str = "cls") -> tuple[list[str], FloatArray | list[FloatArray]]:
-    """The ids of a store and one of its outputs, in the order they were written.
+    """The ids of a store and one of its outputs, in the order of the listing.
 
-    float32 [N, ...]; or a list of N arrays [h, w, D] where the pictures' grids differ. Raises BundleError
-    for what is no store or has no such output, TamperedError for a file that is not the one written.
+    float32 [N, ...]; or a list of N arrays [h, w, D] if the patch grids of the images differ. Raises
+    BundleError if `path` is not a store or lacks the output, TamperedError for a file that was changed.
     """
     store = open_embeddings(path)
     ids: list[str] = []
@@ -111,14 +110,14 @@ def load_embeddings(path: str | Path, output: str = "cls") -> tuple[list[str], F
 
 
 def _read_shard(root: Path, manifest: StoreManifest, index: int, output: str) -> tuple[list[str], Column]:
-    """One output of one shard: its files held against their hashes, its arrays against the manifest."""
+    """One output of one shard; files are checked against their hashes, arrays against the manifest."""
     facts, stored = manifest.shards[index], manifest.outputs[output]
     reader = open_format(manifest.format)
     parts = stored_parts(output, stored.dtype)
     for name in dict.fromkeys(name for part in parts for name in reader.files(index, part)):
         path = root / name
         if name not in facts.files:
-            if path.exists():  # a grid that was not written would change what the rows mean
+            if path.exists():  # a foreign grid file would change what the rows mean
                 raise TamperedError(f"{path} is not in {FILE_NAME}; embed again")
             continue
         if not path.is_file():
@@ -137,19 +136,19 @@ def _read_shard(root: Path, manifest: StoreManifest, index: int, output: str) ->
         if not problem:
             column = unpack(column, columns[1][1] if len(columns) > 1 else None)
     except _DAMAGE as error:
-        raise BundleError(f"{root}: shard {index} cannot be read: {' '.join(str(error).split())}") from error
+        raise BundleError(f"{root}: shard {index} cannot be read: {reason_of(error)}") from error
     if problem:
         raise BundleError(f"{root}: shard {index}, output {output!r}: {problem}")
     return ids, column
 
 
 def _read_sizes(root: Path, manifest: StoreManifest, index: int) -> IntArray:
-    """[n, 2] of a shard whose files `_read_shard` has held against their hashes."""
+    """[n, 2] of a shard whose files `_read_shard` has verified."""
     rows = manifest.shards[index].rows
     try:
         sizes = open_format(manifest.format).sizes(root, index)
     except _DAMAGE as error:
-        raise BundleError(f"{root}: shard {index} has no sizes: {' '.join(str(error).split())}") from error
+        raise BundleError(f"{root}: shard {index} has no sizes: {reason_of(error)}") from error
     if sizes.shape != (rows, 2) or sizes.dtype != np.int32:
         got = f"{sizes.dtype} {list(sizes.shape)}"
         raise BundleError(f"{root}: shard {index}: got sizes of {got}, wanted int32 [{rows}, 2]")
@@ -157,7 +156,7 @@ def _read_sizes(root: Path, manifest: StoreManifest, index: int) -> IntArray:
 
 
 def _misfit(ids: list[str], column: Column, rows: int, stored: ColumnFacts) -> str:
-    """What is wrong with a shard's arrays as they lie in the files, or nothing."""
+    """What is wrong with a shard's arrays as read from disk, or an empty string."""
     values, grid, shape = column.values, column.grid, stored.shape
     row_shape: list[int | None] = list(values.shape[1:])
     count = len(values)

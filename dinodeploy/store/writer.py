@@ -1,15 +1,15 @@
-"""The directory that `embed` writes, shard by shard; `stored.py` reads it.
+"""Write a store of embeddings, shard by shard; `reader.py` reads it.
 
-    OUT/embeddings.json            what it holds, every file with its sha256 (`StoreManifest`); written last
-    OUT/quarantine.jsonl           {"id", "reason"} of each picture that has no row, if there are any
+    OUT/embeddings.json            contents, every file with its sha256 (`StoreManifest`); written last
+    OUT/quarantine.jsonl           {"id", "reason"} of each image without a row, if there are any
     OUT/...                        the shards, in one of `dinodeploy.store.formats`
-    OUT/.embed/plan.json           what is being made (`plan.py`); the folder is gone when all is done
-    OUT/.embed/shards/00012.json   the record of a finished shard (`shard_records.py`)
+    OUT/.embed/plan.json           what is being made (`plan.py`); the folder is removed at the end
+    OUT/.embed/shards/00012.json   the record of a finished shard (`shard.py`)
     OUT/.embed/work-i-of-n/        what process i of n is writing
 
-A shard is there whole or not at all, and no byte of it depends on when or where it was made. So a run may be
-killed at any moment, and the next one makes what is missing; several may each make a part; and the store is
-the same, byte for byte. One shard is in memory at a time.
+A shard is written whole or not at all, and no byte of it depends on when or where it was made. So a run may
+be killed at any moment and the next run makes what is missing, several processes may each make a part, and
+the resulting store is the same, byte for byte. One shard is in memory at a time.
 
 Shapes: n rows of a shard, h, w patch grid, D dimension.
 """
@@ -58,12 +58,13 @@ from dinodeploy.store.shard import (
 
 
 class Store:
-    """A store that is being made: use it in a `with`, `commit` each of `remaining`, then `finish`.
+    """A store in the making: use it in a `with`, `commit` each of `remaining`, then `finish`.
 
-    `part` (i, n) makes this process the i-th of n that share the work: it does the shards whose index leaves
-    i - 1 when divided by n. `overwrite` removes a store that is there, finished or not, and nothing else.
-    Raises before any work is done: MisuseError for arguments that mean nothing, UnavailableError for a format
-    that this machine lacks, OutputExistsError if something else is in the way.
+    part: (i, n) makes this process the i-th of n that share the work; it makes the shards whose index modulo
+        n
+    is i - 1. overwrite: remove an existing store, finished or not, and nothing else.
+    Raises before any work is done: MisuseError for invalid arguments, UnavailableError for a format whose
+    package is missing, OutputExistsError if something else is in the way.
     """
 
     def __init__(
@@ -115,12 +116,12 @@ class Store:
         self._lock.release()
 
     def prepare(self) -> None:
-        """Import what `commit` needs, ahead of it."""
+        """Import what `commit` needs, before it is needed."""
         self._format.prepare()
 
     @property
     def remaining(self) -> list[int]:
-        """Indices of the shards that this process has to make."""
+        """Indices of the shards that this process still has to make."""
         if self._complete:
             return []
         index, of = self._part
@@ -136,9 +137,9 @@ class Store:
         return self._part[1] == 1
 
     def commit(self, index: int, rows: ShardRows) -> ShardRecord:
-        """Put one shard on disk. When this returns it is there, whatever happens next.
+        """Write one shard durably: flushed to disk when this returns.
 
-        Raises UnavailableError when it cannot be written: nothing that was committed is lost.
+        Raises UnavailableError when it cannot be written; committed shards are kept.
         """
         with self._stopping():
             self._check_there()
@@ -155,7 +156,7 @@ class Store:
         return record
 
     def finish(self) -> StoreManifest | None:
-        """Write embeddings.json if every shard is there, whoever made it; None if others are still at it."""
+        """Write embeddings.json if every shard is finished; None if other processes are still working."""
         with self._stopping():
             if self._complete:
                 return read_manifest(self.out)
@@ -163,7 +164,7 @@ class Store:
                 self._check_there()
                 manifest = self._write_manifest()
             except (OSError, BundleError):
-                # another part may have finished the store, and removed the records, in this moment
+                # another process may just have finished the store and removed the records
                 if not (self.out / FILE_NAME).is_file():
                     raise
                 manifest = read_manifest(self.out)
@@ -171,22 +172,22 @@ class Store:
             return manifest
 
     def _check_there(self) -> None:
-        """Whoever removed the directory under us must not get a store with holes."""
+        """Raise if the directory was removed meanwhile: a store with missing shards must not be finished."""
         if not (self.out / WORK / PLAN).is_file():
-            raise FileNotFoundError(errno.ENOENT, "the directory has vanished", self.out)
+            raise FileNotFoundError(errno.ENOENT, "the directory has disappeared", self.out)
 
     def _begin(self) -> None:
-        target = inspect_target(self.out, self.plan, self._overwrite)  # again: now nobody else writes
+        target = inspect_target(self.out, self.plan, self._overwrite)  # again, now under the lock
         if target.complete is not None:
             self._complete = True
             return
-        shutil.rmtree(self._staging, ignore_errors=True)  # of a killed process
+        shutil.rmtree(self._staging, ignore_errors=True)  # left by a killed process
         if self._overwrite or target.begun is None:
             if self._alone:
                 clear_target(self.out)
             elif (self.out / REPLACED).exists():
                 raise MisuseError(
-                    f"{self.out}: removing what was there was stopped; remove it, then start the parts"
+                    f"{self.out}: removing the old store was interrupted; delete it, then start the parts"
                 )
             self._publish_plan()
         begun = read_plan(self.out)
@@ -200,14 +201,14 @@ class Store:
                 self._kept[shard] = record
 
     def _publish_plan(self) -> None:
-        """Whoever is first says what is made; the others take it from there."""
+        """Write the plan unless another process was first; every process then reads the same plan."""
         draft = self._staging / PLAN
         draft.parent.mkdir(parents=True, exist_ok=True)
         draft.write_bytes(write_plan(self.plan))
         plan = self.out / WORK / PLAN
         atomic.sync(draft)
         try:
-            plan.hardlink_to(draft)  # unlike a rename it fails if another part was first
+            plan.hardlink_to(draft)  # unlike a rename, it fails if another process was first
         except OSError:
             if not plan.exists():  # a file system without hard links
                 draft.replace(plan)
@@ -223,7 +224,7 @@ class Store:
         return self._format.write(folder, index, Shard(rows.ids, np.array(rows.sizes, np.int32), columns))
 
     def _forget(self, index: int) -> None:
-        """Remove what a killed process left of a shard: this time its files may be others."""
+        """Remove the files that a killed process left of a shard; the new ones may have other names."""
         try:
             record = read_record(self.out, index)
         except BundleError:
@@ -232,7 +233,7 @@ class Store:
             (self.out / name).unlink(missing_ok=True)
 
     def _place(self, content: bytes, target: Path) -> None:
-        """A small file, whole or not at all."""
+        """Write a small file atomically."""
         draft = self._staging / target.name
         draft.parent.mkdir(parents=True, exist_ok=True)
         draft.write_bytes(content)
@@ -243,7 +244,7 @@ class Store:
         for index in range(self.plan.shards):
             record = _finished(self.out, index)
             if record is None and index in self._kept:
-                raise FileNotFoundError(errno.ENOENT, f"the files of shard {index} have vanished", self.out)
+                raise FileNotFoundError(errno.ENOENT, f"files of shard {index} disappeared", self.out)
             if record is None:
                 return None
             records.append(record)
@@ -257,24 +258,24 @@ class Store:
         return manifest
 
     def _nothing_done(self) -> bool:
-        """Whether there is nothing here that a next run, or a part beside this one, could use."""
+        """Whether nothing here is of use to a later run or a parallel process."""
         return self._alone and not read_records(self.out) and not (self.out / REPLACED).exists()
 
     @contextmanager
     def _stopping(self) -> Iterator[None]:
-        """Whatever the disk refuses is one line that says what is kept."""
+        """Turn errors of the disk into one line that says what is kept."""
         try:
             yield
         except OSError as error:
             raise UnavailableError(
                 f"{error.filename or self.out}: {reason_of(error)}; "
                 f"{len(self._kept)} of {self.plan.shards} shards are "
-                "kept: mend it and run the same command again"
+                "kept: fix it and run the same command again"
             ) from error
 
 
 def _finished(out: Path, index: int) -> ShardRecord | None:
-    """The record of a shard that is whole; None if it has to be made (again)."""
+    """The record of a finished shard; None if the shard has to be made (again)."""
     try:
         record = read_record(out, index)
     except BundleError:  # cut off by a power failure
@@ -303,7 +304,7 @@ def _manifest(plan: Plan, records: Sequence[ShardRecord]) -> StoreManifest:
 
 
 def _moves(folder: Path, out: Path, index: int, names: Sequence[str]) -> list[tuple[Path, Path]]:
-    """From where to where a shard's files go. A folder that is the shard's own goes in one piece."""
+    """Source and target of a shard's files. A folder that belongs to the shard alone moves as a whole."""
     own = f"shard_{index:05d}"
     tops = dict.fromkeys(top if (top := name.partition("/")[0]).startswith(own) else name for name in names)
     return [(folder / name, out / name) for name in tops]

@@ -19,13 +19,13 @@ BUNDLE = Path(os.environ.get("BUNDLE", "bundle"))
 
 @pytest.fixture(scope="module", autouse=True)
 def judged() -> None:
-    """Nothing below means anything unless the engine is the model on this machine."""
+    """The other tests are meaningful only if the engine is the model on this machine."""
     assert_parity(BUNDLE)
 
 
 def test_an_embedding_does_not_depend_on_its_batch() -> None:
-    pictures = np.random.default_rng(0).integers(0, 256, (3, 240, 320, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (3, 240, 320, 3), dtype=np.uint8)
     with Embedder.open(BUNDLE) as embedder:
-        together = embedder.embed(list(pictures))["cls"]
-        alone = np.concatenate([embedder.embed([picture])["cls"] for picture in pictures])
+        together = embedder.encode(images)
+        alone = np.stack([embedder.encode(image) for image in images])
     np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-4 * np.abs(alone).max())

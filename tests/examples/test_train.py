@@ -18,7 +18,7 @@ def test_from_pictures_to_search(tmp_path: Path) -> None:
     loss = re.search(r"loss: ([\d.]+) at first, ([\d.]+) at last", told)
     assert loss
     assert float(loss[2]) < float(loss[1])
-    found = re.search(r"the nearest picture is of the same class: ([\d.]+)% of 360", told)
+    found = re.search(r"the nearest image is of the same class: ([\d.]+)% of 360", told)
     assert found
     assert 0 < float(found[1]) < 100
     manifest = open_bundle(tmp_path / "trained" / "bundle").manifest

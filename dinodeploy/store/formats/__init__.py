@@ -1,7 +1,7 @@
-"""The file formats of an embedding directory, one module each, by name.
+"""File formats of a store, one module each.
 
-A format is a module with the functions of `Format`. It is imported when it is asked for, and it imports
-what it needs (pyarrow, for one) when it is used.
+A format is a module with the functions of `Format`. It is imported when it is chosen, and imports what it
+needs (such as pyarrow) when it is used.
 
 Shapes: n rows of a shard, P patches of all its rows, h, w patch grid, D dimension.
 """
@@ -23,9 +23,9 @@ from dinodeploy.errors import MisuseError
 class Column:
     """One output of a shard.
 
-    values: [n, ...]; or [P, D], one picture's patches after the other's, if their grids differ. float32; as
-        they lie in the files also float16 or int8 (`packing.py`).
-    grid: None; or, if they differ, [n, 2], the (h, w) of each row.
+    values: [n, ...]; or [P, D], the patches of all images one after the other, if their grids differ.
+        float32; on disk also float16 or int8 (`dtypes.py`).
+    grid: None; or, if grids differ, [n, 2], the (h, w) of each row.
     """
 
     values: AnyArray
@@ -34,7 +34,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Shard:
-    """The rows that are written together. sizes: [n, 2], width and height of the original pictures."""
+    """Rows written together. sizes: [n, 2], width and height of the original images."""
 
     ids: list[str]
     sizes: IntArray
@@ -42,13 +42,13 @@ class Shard:
 
 
 class Format(Protocol):
-    """What a module of this package offers. `index` counts shards from 0; paths are relative to `root`."""
+    """The functions of a format module. `index` counts shards from 0; paths are relative to `root`."""
 
     def require(self) -> None:
-        """Raise UnavailableError if this machine lacks what the format needs."""
+        """Raise UnavailableError if a package is missing that the format needs."""
 
     def prepare(self) -> None:
-        """Import what `write` needs: while the first rows are still being made, it costs nothing."""
+        """Import what `write` needs, while the first rows are still computed."""
 
     def write(self, root: Path, index: int, shard: Shard) -> list[str]:
         """Write one shard; returns the files it wrote."""
@@ -60,7 +60,7 @@ class Format(Protocol):
         """The ids and one output of a shard."""
 
     def sizes(self, root: Path, index: int) -> IntArray:
-        """[n, 2], width and height of a shard's pictures; in a file that `files` names for any output."""
+        """[n, 2], width and height of a shard's images; from a file that `files` names for any output."""
 
 
 FORMATS = {
@@ -73,14 +73,14 @@ FORMATS = {
 
 
 def open_format(name: str) -> Format:
-    """The module of a format, ready for use. Raises MisuseError for a name that is not in the table."""
+    """The module of a format. Raises MisuseError for an unknown name."""
     if name not in FORMATS:
         raise MisuseError(f"format {name!r} is unknown; use one of {', '.join(FORMATS)}")
     return cast(Format, importlib.import_module(FORMATS[name]))
 
 
 def stack_rows(rows: list[FloatArray]) -> Column:
-    """One output of every row, each of the same shape or each [h, w, D] -> a column."""
+    """Rows of one output, all of one shape or each [h, w, D] -> a column."""
     if all(row.shape == rows[0].shape for row in rows):
         return Column(np.stack(rows))
     grid = np.array([row.shape[:2] for row in rows], np.int32)

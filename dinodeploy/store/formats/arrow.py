@@ -1,12 +1,12 @@
-"""A shard as an Arrow table: what the Parquet and the Lance format have in common.
+"""A shard as an Arrow table, for the Parquet and Lance formats.
 
     id              string
-    width, height   int32, of the original picture
-    <output>        fixed_size_list, each row flattened; the field's metadata holds its shape as JSON
-    <output>        list where the grids of a shard differ; then besides
+    width, height   int32, of the original image
+    <output>        fixed_size_list, each row flattened; the field's metadata holds its shape as JSON;
+                    list if the grids of a shard differ, together with
     <output>_grid   fixed_size_list<int32>[2], (h, w) of each row
 
-A file name that is not valid Unicode is written with backslash escapes: Arrow holds UTF-8 alone.
+A file name that is not valid Unicode is written with backslash escapes, because Arrow strings are UTF-8.
 
 Shapes: n rows of a shard, P patches of all its rows, h, w patch grid, D dimension.
 """
@@ -46,7 +46,7 @@ def to_table(shard: Shard) -> Table:
 
 
 def needed(names: Sequence[str], output: str) -> list[str]:
-    """Which of a table's columns `from_table` reads for one output."""
+    """The columns of a table that `from_table` reads for one output."""
     return [name for name in ("id", output, f"{output}_grid") if name in names]
 
 
@@ -62,23 +62,23 @@ def from_table(table: Table, output: str) -> tuple[list[str], Column]:
 
 
 def sizes_from_table(table: Table) -> IntArray:
-    """[n, 2], width and height of the original pictures."""
+    """[n, 2], width and height of the original images."""
     columns = [table[name].to_numpy() for name in ("width", "height")]
     return np.stack(columns, axis=1).astype(np.int32)
 
 
 def utf8(names: Sequence[str]) -> list[str]:
-    """Names as Arrow can hold them."""
+    """Names as valid UTF-8, with backslash escapes."""
     return [name.encode("utf-8", "backslashreplace").decode() for name in names]
 
 
 def strings(names: Sequence[str]) -> Array:
-    """A column of names. Made of buffers, as `numbers` is: `pyarrow.array` imports pandas, half a second."""
+    """A column of names, made from buffers because `pyarrow.array` imports pandas (half a second)."""
     import pyarrow as pa
 
     rows = [name.encode() for name in utf8(names)]
     ends = np.cumsum([0, *map(len, rows)], dtype=np.int64)
-    assert ends[-1] < 2**31, "Arrow's strings end at 2 GiB a column; a shard's names are far below"
+    assert ends[-1] < 2**31, "Arrow strings end at 2 GiB per column; the names of a shard are far below"
     return pa.StringArray.from_buffers(
         len(rows), pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(b"".join(rows))
     )
@@ -93,7 +93,7 @@ def numbers(values: NDArray[Any]) -> Array:
 
 
 def _to_arrow(column: Column) -> tuple[Any, list[int | None]]:
-    """The Arrow array of an output, and the shape of its rows with None for what differs."""
+    """The Arrow array of an output, and the shape of its rows with None for sides that differ."""
     import pyarrow as pa
 
     flat = numbers(column.values.reshape(-1))
@@ -105,11 +105,11 @@ def _to_arrow(column: Column) -> tuple[Any, list[int | None]]:
 
 
 def _offsets(grid: IntArray, dim: int) -> IntArray:
-    """Where each row begins in the flat array, and where the last one ends."""
+    """Start of each row in the flat array, and the end of the last one."""
     return np.concatenate([[0], np.cumsum(grid.prod(axis=1)) * dim]).astype(np.int32)
 
 
 def _to_numpy(column: Any) -> Any:
-    """All numbers of a list column, end to end."""
+    """All numbers of a list column in one array."""
     values: Any = column.combine_chunks().flatten()
     return values.to_numpy()

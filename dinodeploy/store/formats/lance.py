@@ -1,7 +1,7 @@
-"""One Lance file a shard: shard_00000.lance, a column format made for vectors. Columns: `arrow.py`.
+"""One Lance file per shard, shard_00000.lance: a column format for vectors. Columns: `arrow.py`.
 
-These are plain files of format 2, without the versions and random names of a Lance data set: the same rows
-give the same bytes. `lance.file.LanceFileReader` reads them; `dinodeploy index` makes a LanceDB table.
+These are plain files of format 2, without the versions and random names of a Lance data set, so the same rows
+give the same bytes. `lance.file.LanceFileReader` reads them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dinodeploy.errors import UnavailableError
 from dinodeploy.store.formats import Column, Shard
 from dinodeploy.store.formats.arrow import from_table, needed, sizes_from_table, to_table
 
-VERSION = "2.0"  # of the file format; newer ones are written by newer packages only
+VERSION = "2.0"  # of the file format; only newer packages write newer ones
 
 
 def require() -> None:

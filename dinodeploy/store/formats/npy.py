@@ -1,13 +1,12 @@
-"""Plain numpy arrays beside their metadata, in the layout of clip-retrieval (the default).
+"""Plain numpy arrays with metadata, in the layout of clip-retrieval (the default).
 
-    img_emb/img_emb_00000.npy          the cls output; any other goes to <output>_emb/
-    patch_grid/patch_grid_00000.npy    where the grids of a shard differ: (h, w) of each row
+    img_emb/img_emb_00000.npy          the cls output; others are in <output>_emb/
+    patch_grid/patch_grid_00000.npy    if the grids of a shard differ: (h, w) of each row
     metadata/metadata_00000.jsonl      image_path, width, height of each row
     metadata/metadata_00000.parquet    the same for clip-retrieval's tools, if pyarrow is installed
 
-clip-retrieval pads the shard's number with as many digits as the number of shards has; here the number is
-not known beforehand and is padded to five. Its tools sort the names and read either. Loading needs the
-jsonl only, never pyarrow.
+clip-retrieval pads the shard number to the digits of the number of shards; here it is always five digits. Its
+tools sort the names and read both. Loading needs only the jsonl, never pyarrow.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ def require() -> None:
 
 
 def prepare() -> None:
-    """Import pyarrow, where it is."""
+    """Import pyarrow, if it is installed."""
     if importlib.util.find_spec("pyarrow"):
         import pyarrow.parquet  # noqa: F401
 
@@ -96,6 +95,6 @@ def _metadata(index: int) -> str:
 def _save(path: Path, array: NDArray[Any]) -> None:
     path.parent.mkdir(exist_ok=True)
     array = np.ascontiguousarray(array)
-    with path.open("wb") as file:  # as np.save does, but a full disk is an error that says so
+    with path.open("wb") as file:  # as np.save, but a full disk raises a clear error
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
         file.write(array.data)

@@ -1,6 +1,6 @@
-"""One numpy archive a shard: shard_00000.npz with `ids`, `size`, one array an output, `<output>_grid`.
+"""One numpy archive per shard, shard_00000.npz, with `ids`, `size`, one array per output and `<output>_grid`.
 
-numpy's own savez puts the time of writing into the archive; here two runs give the same bytes.
+Unlike `numpy.savez`, it does not store the time of writing, so two runs give the same bytes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def write(root: Path, index: int, shard: Shard) -> list[str]:
     (name,) = files(index, "")
     with zipfile.ZipFile(root / name, "w") as archive:
         for key, array in arrays.items():
-            entry = zipfile.ZipInfo(f"{key}.npy")  # dated 1980, as a zip file without a clock is
+            entry = zipfile.ZipInfo(f"{key}.npy")  # dated 1980, the start of zip's calendar
             with archive.open(entry, "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, array, allow_pickle=False)
     return [name]
@@ -49,8 +49,8 @@ def read(root: Path, index: int, output: str) -> tuple[list[str], Column]:
         wanted = ("ids", output, f"{output}_grid")
         arrays = {key: archive[key] for key in wanted if key in archive}
     for key, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # numpy hands out a member that is no array as bytes
-            raise ValueError(f"its member {key!r} is no array")
+        if not isinstance(array, np.ndarray):  # numpy returns a member that is not an array as bytes
+            raise ValueError(f"its member {key!r} is not an array")
     return arrays["ids"].tolist(), Column(arrays[output], arrays.get(f"{output}_grid"))
 
 
@@ -59,5 +59,5 @@ def sizes(root: Path, index: int) -> IntArray:
     with np.load(root / name, allow_pickle=False) as archive:
         found: IntArray = archive["size"]
     if not isinstance(found, np.ndarray):
-        raise ValueError("its member 'size' is no array")
+        raise ValueError("its member 'size' is not an array")
     return found

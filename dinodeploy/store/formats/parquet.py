@@ -1,4 +1,6 @@
-"""One Parquet table a shard: shard_00000.parquet, for data frames and query engines. Columns: `arrow.py`."""
+"""One Parquet table per shard, shard_00000.parquet, for data frames and query engines. Columns:
+`arrow.py`.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,7 @@ def sizes(root: Path, index: int) -> IntArray:
 
 
 def write_metadata(path: Path, shard: Shard) -> None:
-    """A small table beside other formats: where each row's picture came from, and its size."""
+    """A small table beside another format: path and size of each row's image."""
     import pyarrow as pa
     import pyarrow.parquet
 

@@ -1,4 +1,5 @@
-"""One safetensors file a shard: shard_00000.safetensors with `size`, one tensor an output, `<output>_grid`.
+"""One safetensors file per shard, shard_00000.safetensors, with `size`, one tensor per output,
+`<output>_grid`.
 
 The ids are a JSON list under `ids` in the file's metadata.
 """

@@ -219,15 +219,15 @@ def test_convert_there_and_back(checkpoint_file: Path, tmp_path: Path, run: Comm
         (("embed", "PHOTOS", "--engine", "BUNDLE", "--outputs", ""), "--outputs ''"),
         (("embed", "PHOTOS", "--engine", "BUNDLE", "--outputs", "cls,cls"), "distinct names"),
         (("embed", "PHOTOS", "--engine", "BUNDLE", "--format", "csv"), "csv"),
-        (("embed", "PHOTOS", "--engine", "BUNDLE", "--shard-size", "0"), "--shard-size is 0"),
+        (("embed", "PHOTOS", "--engine", "BUNDLE", "--shard-size", "0"), "shard_size is 0"),
         (("embed", "PHOTOS", "--engine", "BUNDLE", "--batch", "-1"), "--batch is -1"),
         (("embed", "PHOTOS", "--engine", "BUNDLE", "--batch", "many"), "--batch is many; wanted auto, or"),
         (("embed", "PHOTOS", "--engine", "BUNDLE", "--dtype", "fp8"), "dtype 'fp8' is unknown"),
-        (("embed", "PHOTOS", "--engine", "BUNDLE", "--shards", "3/2"), "--shards '3/2'; wanted i/n"),
+        (("embed", "PHOTOS", "--engine", "BUNDLE", "--shards", "3/2"), "shards '3/2'; wanted i/n"),
         (("embed", "PHOTOS", "--engine", "BUNDLE", "--shards", "1/2", "--overwrite"), "remove the directory"),
         (
             ("embed", "PHOTOS", "--engine", "BUNDLE", "--max-patches", "9"),
-            "--max-patches needs --keep",
+            "max_patches needs keep_aspect",
         ),
         (
             ("embed", "PHOTOS", "--engine", "BUNDLE", "--keep-aspect", "--max-patches", "0"),
@@ -239,7 +239,7 @@ def test_convert_there_and_back(checkpoint_file: Path, tmp_path: Path, run: Comm
         ),
         (
             ("embed", "PHOTOS", "--engine", "BUNDLE", "--time-limit", "0"),
-            "--time-limit is 0.0; wanted",
+            "time_limit is 0.0; wanted",
         ),
         (("embed", "PHOTOS", "--engine", "BUNDLE", "--workers", "0"), "workers is 0; wanted at least 1"),
         (("embed", "PHOTOS", "--engine", "BUNDLE", "--preprocess", "square"), "'square' is unknown"),

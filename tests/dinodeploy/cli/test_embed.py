@@ -82,8 +82,7 @@ def test_other_pictures_under_the_same_ids_are_refused(
     refused = run(*by_key, "--column", "other")
     assert refused.code == 2
     assert (
-        "o holds other embeddings (the listing: others, now these pictures); pass --overwrite"
-        in refused.error
+        "o holds other embeddings (the listing: other images, now these); pass --overwrite" in refused.error
     )
     assert tree(tmp_path / "o") == before
     again = run(*by_key, "--column", "path")

@@ -117,7 +117,7 @@ def test_pictures_may_come_from_several_places(hard_file: Path, photos: Path, ru
     ("arguments", "message"),
     [
         (("FILE",), "Missing option '--images'"),
-        (("FILE", "--images", "EMPTY"), "no picture under"),
+        (("FILE", "--images", "EMPTY"), "no image under"),
         (("FILE", "--images", "nowhere"), "'nowhere' does not exist"),
         (("FILE", "--images", "BROKEN"), "none of 1 images can be read; the first: "),
         (("nothing.pth", "--images", "PHOTOS"), "nothing.pth"),

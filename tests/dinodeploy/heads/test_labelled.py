@@ -36,7 +36,7 @@ def test_folders_that_hold_too_little_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MisuseError, match="holds 1 class folders; wanted at least two"):
         read_classified(tmp_path / "one")
     (tmp_path / "one" / "empty").mkdir()
-    with pytest.raises(MisuseError, match="no picture under"):
+    with pytest.raises(MisuseError, match="no image under"):
         read_classified(tmp_path / "one")
     with pytest.raises(MisuseError, match="is not a folder"):
         read_classified(tmp_path / "none")

@@ -43,7 +43,7 @@ def test_what_is_not_contiguous_is_made_so() -> None:
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        (Speaks(np.zeros((1, 3, 16, 16), np.float32), device=2), "pixels lie on device 0 of DLPack's type 2"),
+        (Speaks(np.zeros((1, 3, 16, 16), np.float32), device=2), "pixels are on device 0 of DLPack type 2"),
         (torch.zeros(1, 3, 16, 16, requires_grad=True), "pixels cannot be shared by DLPack"),
         (torch.zeros(1, 3, 16, 16, dtype=torch.float64), "pixels are float64; wanted float32"),
         (torch.zeros(3, 16, 16), r"pixels have shape \[3, 16, 16\]; wanted \[B,3,H,W\]"),

@@ -162,7 +162,7 @@ def test_grey_without_a_known_white_is_refused(tmp_path: Path) -> None:
     )
     assert_refused(Image.fromarray(np.array([[65536]], np.int32)), "wanted 0 to 65535")
     path = save(tmp_path / "x.tiff", np.ones((4, 5), np.float32))
-    assert_refused(path, "floating-point pixels have no known white")
+    assert_refused(path, "floating-point pixels have no known white level")
 
 
 def test_cmyk_goes_through_its_profile(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_every_listed_format_is_read(tmp_path: Path, suffix: str) -> None:
 
 def test_other_formats_and_texts_are_refused(tmp_path: Path) -> None:
     Image.fromarray(CAT).save(tmp_path / "x.ico")
-    assert_refused(tmp_path / "x.ico", "not a picture, wanted one of JPEG, PNG")
+    assert_refused(tmp_path / "x.ico", "not an image, wanted one of JPEG, PNG")
     for content in (
         b"P",
         b"hello, I am a text\n" * 9,
@@ -318,7 +318,7 @@ def test_arrays(tmp_path: Path) -> None:
         (CAT[..., :2], "array: got uint8 [100, 150, 2]"),
         (CAT[:0], "array: got [0, 150, 3], wanted at least one pixel"),
         (Image.new("RGB", (0, 5)), "got 0x5 pixels, wanted at least one"),
-        (b"bytes", "bytes: not a picture, wanted one of JPEG"),
+        (b"bytes", "bytes: not an image, wanted one of JPEG"),
         (b"", "bytes: the file is empty"),
         (None, "got NoneType, wanted a path"),
     ],

@@ -86,9 +86,9 @@ def test_links_between_folders_cannot_loop(photos: Path) -> None:
     [
         (["photos/absent.jpg"], "'photos/absent.jpg' does not exist"),
         (["photos", "photos/*.bmp"], "'photos/*.bmp' matches nothing"),
-        ([""], "'' is no path"),
-        (["a\0b"], r"'a\x00b' is no path"),
-        ([], "no picture under no path; looked for .jpg"),
+        ([""], "'' is not a path"),
+        (["a\0b"], r"'a\x00b' is not a path"),
+        ([], "no image under no path; looked for .jpg"),
         (["photos/.git/objects"], "'photos/.git/objects' does not exist"),
     ],
 )
@@ -100,5 +100,5 @@ def test_misuse_is_one_line(photos: Path, paths: list[str], message: str) -> Non
 
 
 def test_folder_without_pictures_names_the_suffixes(tmp_path: Path) -> None:
-    with pytest.raises(MisuseError, match=r"no picture under .*; looked for \.jpg \.jpeg .*\.avif$"):
+    with pytest.raises(MisuseError, match=r"no image under .*; looked for \.jpg \.jpeg .*\.avif$"):
         list_images([tmp_path])

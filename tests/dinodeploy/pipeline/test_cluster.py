@@ -120,7 +120,7 @@ def test_workers_make_what_one_process_makes(
     [
         ({"folder": Path("/does/not/exist")}, "does not see the folder /does/not/exist"),
         ({"out": Path("/tmp/none/of/ours")}, "does not see the store /tmp/none/of/ours"),
-        ({"listed": FileSource(["photos/0.jpg"])}, "does not see the same pictures"),
+        ({"listed": FileSource(["photos/0.jpg"])}, "does not see the same images"),
     ],
 )
 def test_a_machine_that_sees_something_else_makes_nothing(
@@ -137,7 +137,7 @@ def test_another_engine_makes_nothing(job: Job) -> None:
     plan = replace(job.plan, fingerprint={**job.plan.fingerprint, "engine_sha256": "0" * 64})
     with Store(job.out, plan, overwrite=True):
         pass
-    with pytest.raises(UnavailableError, match="wanted the engine that the store was begun with: name that"):
+    with pytest.raises(UnavailableError, match="wanted the engine that the store was started with"):
         ShardWorker(replace(job, plan=plan)).make(0)
 
 
@@ -229,7 +229,7 @@ def test_a_shard_whose_worker_dies_is_made_again_first() -> None:
 
 def test_a_shard_that_kills_every_worker_ends_the_run() -> None:
     ray = FakeRay(lambda index: ConnectionError("out of memory") if index == 2 else None)
-    with pytest.raises(UnavailableError, match="shard 2: 4 workers died over it, the last so: out of memory"):
+    with pytest.raises(UnavailableError, match="shard 2: 4 workers died on it, the last with: out of memory"):
         shards(ray)
 
 

@@ -95,7 +95,7 @@ def test_one_process_may_finish_what_parts_began(tmp_path: Path) -> None:
 
 def test_parts_must_agree(tmp_path: Path) -> None:
     embed_all(source(), tmp_path / "out", part=(1, 2))
-    with pytest.raises(OutputExistsError, match=r"begun with other settings \(dtype: float32, now int8\)"):
+    with pytest.raises(OutputExistsError, match=r"started with other settings \(dtype: float32, now int8\)"):
         embed_all(source(), tmp_path / "out", part=(2, 2), dtype="int8")
 
 

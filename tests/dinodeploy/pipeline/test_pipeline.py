@@ -78,7 +78,7 @@ def test_rows_stay_with_their_ids(
         np.testing.assert_allclose(pooled[row][128:], alone["patch"][0].mean((0, 1)), atol=1e-5)
     found = reasons(tmp_path / "out")
     assert [Path(id_).stem for id_ in found] == ["1", "4", "6"]
-    assert all("not a picture" in reason for reason in found.values())
+    assert all("not an image" in reason for reason in found.values())
 
 
 def test_workers_and_batches_change_no_byte(tmp_path: Path) -> None:
@@ -207,8 +207,8 @@ def _bad_and_odd(folder: Path) -> dict[str, str]:
         "truncated.jpg": "truncated",
         "corrupt.jpg": "cannot be decoded",
         "zero.jpg": "the file is empty",
-        "one.jpg": "not a picture",
-        "text.jpg": "not a picture",
+        "one.jpg": "not an image",
+        "text.jpg": "not an image",
         "bomb.png": "20000x20000 pixels, wanted at most",
         "directory.jpg": "not a regular file",
         "broken-link.jpg": "No such file",

@@ -11,7 +11,13 @@ import pytest
 
 from dinodeploy import OutsideProfileError
 from dinodeploy.pipeline import probe
-from dinodeploy.pipeline.probe import BATCHES_A_LANE, PICTURES_A_LANE, choose_batch, choose_hint, limit_batch
+from dinodeploy.pipeline.probe import (
+    BATCHES_PER_SESSION,
+    IMAGES_PER_SESSION,
+    choose_batch,
+    choose_hint,
+    limit_batch,
+)
 from tests.support.fake_engine import embedder
 
 MANY = 100_000
@@ -85,13 +91,13 @@ def test_lanes_are_measured_together() -> None:
 )
 def test_every_lane_gets_its_share(most: int, pictures: int, lanes: int, wanted: int) -> None:
     assert limit_batch(most, pictures, lanes) == wanted
-    if lanes > 1 and pictures >= BATCHES_A_LANE * lanes:
-        assert -(-pictures // wanted) >= BATCHES_A_LANE * lanes
+    if lanes > 1 and pictures >= BATCHES_PER_SESSION * lanes:
+        assert -(-pictures // wanted) >= BATCHES_PER_SESSION * lanes
 
 
 def test_many_pictures_are_worth_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "cores", lambda: 16)
-    enough = 16 * PICTURES_A_LANE
+    enough = 16 * IMAGES_PER_SESSION
     assert [choose_hint(1), choose_hint(enough - 1), choose_hint(enough)] == ["latency"] * 2 + ["throughput"]
     assert choose_hint(enough - 1, threads=2) == "throughput"
 

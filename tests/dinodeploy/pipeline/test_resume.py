@@ -150,7 +150,7 @@ def test_a_complete_store_is_left_as_it_is(disk: Path) -> None:
         ({"format": "npz"}, "(format: npy, now npz)"),
         ({"dtype": "int8"}, "(dtype: float32, now int8)"),
         ({"pictures": 13}, "(pictures: 14, now 13)"),
-        ({"other ids": True}, "(the listing: others, now these pictures)"),
+        ({"other ids": True}, "(the listing: other images, now these)"),
     ],
     ids=str,
 )
@@ -212,12 +212,12 @@ def test_a_store_that_is_not_complete_says_how_far_it_is(disk: Path) -> None:
         load_embeddings(disk / "out")
 
 
-def test_a_vanished_output_is_one_line(disk: Path) -> None:
+def test_a_deleted_output_is_one_line(disk: Path) -> None:
     def vanish(pixels: Any) -> dict[str, Any]:
         shutil.rmtree(disk / "out", ignore_errors=True)
         return engine(pixels)
 
-    with pytest.raises(UnavailableError, match=r"out: the directory has vanished; 0 of 4 shards are kept"):
+    with pytest.raises(UnavailableError, match=r"out: the directory has disappeared; 0 of 4 shards are kept"):
         embed_all(MadeUp(14), disk / "out", engine=embedder(vanish))
     report, _ = embed_all(MadeUp(14), disk / "out")
     assert report.embedded == 14
@@ -230,7 +230,7 @@ def test_files_that_vanish_during_the_run_are_noticed(disk: Path) -> None:
         (disk / "out/img_emb/img_emb_00000.npy").unlink(missing_ok=True)
         return engine(pixels)
 
-    with pytest.raises(UnavailableError, match="the files of shard 0 have vanished"):
+    with pytest.raises(UnavailableError, match="files of shard 0 disappeared"):
         embed_all(MadeUp(40), disk / "out", engine=embedder(lose))
     report, _ = embed_all(MadeUp(40), disk / "out")
     assert report.embedded == 4
@@ -267,7 +267,7 @@ END
     if "unshare" in ran.stderr or "mount" in ran.stderr:
         pytest.skip(f"this kernel mounts nothing for us: {ran.stderr.splitlines()[0]}")
     assert ran.returncode == 0, ran.stderr
-    assert "shards are kept: mend it and run the same command again" in ran.stdout
+    assert "shards are kept: fix it and run the same command again" in ran.stdout
 
 
 def breaks_after(batches: int) -> Any:

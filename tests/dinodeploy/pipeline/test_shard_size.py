@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from dinodeploy.bundle.manifest import OutputFacts
 from dinodeploy.images.preprocess import Preprocess
-from dinodeploy.pipeline.shard_size import MOST_BYTES, default_shard_size
+from dinodeploy.pipeline.shard_size import MAX_BYTES, default_shard_size
 from tests.support.fake_engine import HALF
 
 OUTPUTS = [
@@ -24,7 +24,7 @@ def test_small_rows_make_full_shards() -> None:
 
 def test_patch_maps_make_short_ones() -> None:
     row = 4 * 256 * 384
-    assert default_shard_size(OUTPUTS, ["patch"], STEPS) == MOST_BYTES // row == 341
+    assert default_shard_size(OUTPUTS, ["patch"], STEPS) == MAX_BYTES // row == 341
     assert default_shard_size(OUTPUTS, ["patch"], replace(STEPS, height=512)) == 170
     keep = Preprocess("keep-aspect", 256, 256, HALF, HALF)
     assert default_shard_size(OUTPUTS, ["patch"], keep) == 170

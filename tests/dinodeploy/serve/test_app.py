@@ -187,7 +187,7 @@ def test_limits(service: Live) -> None:
 
 
 def test_bodies_that_are_no_image(service: Live) -> None:
-    _refused(service.embed(b"not a picture"), 422, "not a picture")
+    _refused(service.embed(b"not a picture"), 422, "not an image")
     _refused(service.embed(encoded("coffee"), encoded("coffee")[:900]), 422, "1.jpg")
     _refused(service.embed(b""), 422, "empty")
     _refused(

@@ -92,5 +92,5 @@ def test_what_is_no_picture_is_said(page: Any) -> None:
     page.wait_for_selector("#model:has-text('fp32')")
     page.set_input_files("#file", {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": b"<script>"})
     page.wait_for_selector("#status.fail")
-    assert "not a picture" in page.text_content("#status")
+    assert "not an image" in page.text_content("#status")
     assert page.is_hidden("#views")

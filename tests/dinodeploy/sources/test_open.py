@@ -44,7 +44,7 @@ def test_a_folder_without_images_says_what_it_holds() -> None:
     write_tar(Path("shards/a.tar"), {"x.jpg": b""})
     assert "it holds a.tar: name such files, shards/*.tar" in misuse("shards")
     assert "'nowhere' does not exist" in misuse("nowhere")
-    assert "no picture under no path" in misuse()
+    assert "no image under no path" in misuse()
 
 
 def test_special_files_do_not_block() -> None:

@@ -113,7 +113,7 @@ def test_misuse_is_one_line(memory: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "'memory://m/*.png' matches nothing" in misuse("memory://m/*.png")
     assert "cannot be reached: ValueError: Protocol not known: foo" in misuse("foo://m/x.jpg")
     memory.makedirs("/m/empty")
-    assert "no picture under 'memory://m/empty'" in misuse("memory://m/empty")
+    assert "no image under 'memory://m/empty'" in misuse("memory://m/empty")
     Path("l.txt").write_text("foo://x/y.jpg\n")
     assert "Protocol not known" in misuse("l.txt")  # reported before the work begins
     monkeypatch.setitem(sys.modules, "fsspec.core", None)

@@ -51,8 +51,8 @@ def test_the_second_is_refused_and_told_by_whom(tmp_path: Path) -> None:
         with pytest.raises(MisuseError) as caught:
             StoreLock(tmp_path, (1, 1))
         who = f"process {process.pid} on {socket.gethostname()}"
-        assert f"it is being written by {who}; wait for that to end" in str(caught.value)
-        with pytest.raises(MisuseError, match=r"part 1/2, or the whole of it, is being written by process"):
+        assert f"it is being written by {who}; wait for it to finish" in str(caught.value)
+        with pytest.raises(MisuseError, match=r"part 1/2, or the whole store, is being written by process"):
             StoreLock(tmp_path, (1, 2))
 
 

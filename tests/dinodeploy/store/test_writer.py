@@ -262,11 +262,11 @@ def test_a_users_files_are_never_replaced(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     (folder / "holiday.jpg").touch()
-    with pytest.raises(OutputExistsError, match="is not an embedding directory, so it stays"):
+    with pytest.raises(OutputExistsError, match="is not an embedding directory, so it is not deleted"):
         write(folder, "npy", [], overwrite=True)
     write(tmp_path / "out", "npy", rows_of(SQUARE))
     (tmp_path / "out" / "img_emb" / "holiday.jpg").touch()
-    with pytest.raises(OutputExistsError, match=r"also holds 'img_emb/holiday\.jpg', so it stays"):
+    with pytest.raises(OutputExistsError, match=r"also holds 'img_emb/holiday\.jpg', so it is not deleted"):
         write(tmp_path / "out", "npy", [], overwrite=True)
     with pytest.raises(OutputExistsError, match="is a file"):
         write(folder / "holiday.jpg", "npy", [], overwrite=True)

@@ -137,7 +137,7 @@ requests.append({"image": Tensor("image", np.array([[data] for data in files], o
 foreign = [name for name, module in sys.modules.items()
            if name.partition(".")[0] == "dinodeploy" and not module.__file__.startswith(folder)]
 assert not foreign, f"not shipped: {foreign}"
-assert nothing == [] and "not a picture" in error, error
+assert nothing == [] and "not an image" in error, error
 assert [tensors[0].name for tensors, _ in alone] == ["pixels"] * len(files)
 stacked = np.concatenate([tensors[0].as_numpy() for tensors, _ in alone])
 assert (stacked == together[0].as_numpy()).all()
