@@ -58,7 +58,7 @@ PRESETS: dict[str, Steps] = {
     "keep-aspect": Steps("keep-aspect", "bilinear", "uint8", 256),
 }
 
-# How much a JPEG must still shrink after its decoder has reduced it. From this factor on, 99.9 % of pixels are
+# How much a JPEG must still shrink after its decoder has reduced it. From here on, 99.9 % of pixels are
 # within one grey level if colours are stored at full resolution, and within three if at half, as is usual:
 # saturated colours differ at any factor. Measured in tests/dinodeploy/images/test_preprocess.py.
 REDUCED_LEFT = 6

@@ -172,7 +172,7 @@ def test_another_run_is_not_mixed_in(
     with pytest.raises(OutputExistsError) as caught:
         embed_all(source, disk / "out", **changed)
     assert message in str(caught.value)
-    assert str(caught.value).endswith("pass --overwrite to begin anew, or choose another --out")
+    assert str(caught.value).endswith("pass --overwrite to start again, or choose another --out")
     assert tree(disk / "out") == before
     embed_all(source, disk / "out", overwrite=True, **changed)
     embed_all(source, disk / "anew", **changed)
@@ -307,6 +307,6 @@ def test_an_edited_store_removes_nothing_outside_of_itself(disk: Path) -> None:
     for name in ("../precious", str(disk / "precious")):
         manifest["shards"][0]["files"] = {name: "0" * 64}
         (disk / "out/embeddings.json").write_text(json.dumps(manifest))
-        with pytest.raises(OutputExistsError, match="which lies outside of it"):
+        with pytest.raises(OutputExistsError, match="which is outside of it"):
             embed_all(MadeUp(6), disk / "out", overwrite=True)
     assert (disk / "precious").exists()
