@@ -1,6 +1,6 @@
-"""`export --attention` where it is hard: activations past the end of fp16, as released models have them.
+"""`export --attention` with activations past the limit of fp16, as in released models.
 
-Measured over both pathologies of mlp, 7b and (fp16) swiglu twins, relative Frobenius error of a map: fp32
+Measured over both pathologies of mlp, 7b and (fp16) swiglu models, relative Frobenius error of a map: fp32
 3.1e-6, fp16 3.9e-3, at most.
 """
 
@@ -22,16 +22,16 @@ from tests.support.tiny_models import export_passing, tiny_config
 
 SIZES = ((224, 224), (512, 320))
 PHOTOS = ("astronaut", "coffee", "china")
-TWINS: tuple[tuple[str, Pathology, str], ...] = (
+MODELS: tuple[tuple[str, Pathology, str], ...] = (
     ("mlp", "early", "fp32"),
     ("mlp", "early", "fp16"),
     ("swiglu", "late", "fp16"),
 )
 
 
-@pytest.mark.parametrize(("kind", "pathology", "recipe"), TWINS)
-def test_attention_of_planted_twins(kind: str, pathology: Pathology, recipe: str, tmp_path: Path) -> None:
-    """Head by head the reference's, in any size; and the maps are neither flat nor a single peak."""
+@pytest.mark.parametrize(("kind", "pathology", "recipe"), MODELS)
+def test_attention_of_planted_models(kind: str, pathology: Pathology, recipe: str, tmp_path: Path) -> None:
+    """Equal to the reference for every head and size; the maps are neither flat nor a single peak."""
     checkpoint = planted_checkpoint(tiny_config(kind), pathology=pathology)
     bundle = export_passing(checkpoint, tmp_path / "b", recipe=recipe, attention=True)
     model = build_model(checkpoint)
@@ -50,7 +50,7 @@ def test_attention_of_planted_twins(kind: str, pathology: Pathology, recipe: str
 
 
 @pytest.mark.parametrize("kind", ["mlp", "swiglu", "7b"])
-def test_a_plain_cast_has_no_attention_left(kind: str) -> None:
-    """Or the test above would prove nothing."""
+def test_a_plain_fp16_cast_has_no_finite_attention(kind: str) -> None:
+    """Otherwise the test above would prove nothing."""
     model = build_model(planted_checkpoint(tiny_config(kind)), torch.float16)
     assert not torch.isfinite(attention_maps(model, pixels(PHOTOS[:1], 64, 96).half())).all()

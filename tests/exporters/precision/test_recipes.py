@@ -1,4 +1,4 @@
-"""Recipes: types are where the table says, nothing overflows, and the emulation on CPUs is honest."""
+"""Recipes: types are as in the table, nothing overflows, the CPU proxy graph rounds like the typed one."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from tests.support.photographs import photograph, pixels
 from tests.support.tiny_models import ONNXRUNTIME, export_passing, export_tiny, tiny_config
 
 KINDS = ("mlp", "swiglu", "7b")
-NARROW = ("fp16", "bf16")
+LOW_PRECISION = ("fp16", "bf16")
 WIDTHS = ("vit_small", "vit_base", "vit_large", "vit_huge_plus")
 SIZES = ((224, 224), (256, 384), (512, 320))
 PHOTOS = ("astronaut", "coffee", "china")
-FP16_END = 65504.0
+FP16_LARGEST = 65504.0
 CLS_COSINE = {"fp16": 0.9999, "bf16": 0.999}  # measured 0.999998 and 0.9998
 
 # Typed graph in onnx's reference evaluator against the emulated one in ONNX Runtime, relative Frobenius.
-# They round at the same places; the evaluator also accumulates in the narrow type. Measured 5e-4 and 4e-3.
+# They round at the same places; the evaluator also accumulates in the 16-bit type. Measured 5e-4 and 4e-3.
 SAME_RECIPE = {"fp16": 4e-3, "bf16": 2e-2}
 
 
 def hard(kind: str | ViTConfig, seed: int = 0) -> Checkpoint:
-    """Two residual channels driven far past fp16's end by the first block's last product."""
+    """A model whose first block drives two residual channels far past the limit of fp16."""
     config = tiny_config(kind) if isinstance(kind, str) else kind
     checkpoint = random_checkpoint(config, seed)
     last = "blocks.0.mlp.fc2.weight" if config.ffn_layer == "mlp" else "blocks.0.mlp.w3.weight"
@@ -52,12 +52,12 @@ def hard(kind: str | ViTConfig, seed: int = 0) -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Bundle]:
-    """Every kind of hard model under every narrow recipe."""
+    """Every kind of hard model under every low-precision recipe."""
     folder = tmp_path_factory.mktemp("recipes")
     return {
         (kind, recipe): export_passing(hard(kind), folder / f"{kind}-{recipe}", recipe=recipe)
         for kind in KINDS
-        for recipe in NARROW
+        for recipe in LOW_PRECISION
     }
 
 
@@ -73,20 +73,20 @@ def reference(checkpoint: Checkpoint, x: torch.Tensor) -> dict[str, np.ndarray]:
     }
 
 
-# ---- the hard case is hard ---------------------------------------------------------------------
+# ---- the hard models are hard ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_plain_cast_of_these_models_overflows(kind: str) -> None:
-    """Or the tests below would prove nothing."""
+def test_a_plain_fp16_cast_of_these_models_overflows(kind: str) -> None:
+    """Otherwise the tests below would prove nothing."""
     x = pixels(PHOTOS[:1], 64, 96)
-    assert np.abs(reference(hard(kind), x)["residual"]).max() > 2 * FP16_END
+    assert np.abs(reference(hard(kind), x)["residual"]).max() > 2 * FP16_LARGEST
     plain = build_model(hard(kind), torch.float16)
     with torch.no_grad():
         assert not torch.isfinite(plain(x.half())).all()
 
 
-@pytest.mark.parametrize("recipe", NARROW)
+@pytest.mark.parametrize("recipe", LOW_PRECISION)
 @pytest.mark.parametrize("kind", KINDS)
 def test_recipes_hold_at_every_size(kind: str, recipe: str, bundles: dict[tuple[str, str], Bundle]) -> None:
     limits = {row.metric: row for row in THRESHOLDS[recipe]}
@@ -105,18 +105,18 @@ def test_recipes_hold_at_every_size(kind: str, recipe: str, bundles: dict[tuple[
     ("width", "recipe"),
     [
         *((width, "fp16") for width in WIDTHS),
-        (WIDTHS[0], "bf16"),  # whose range is fp32's at any width
+        (WIDTHS[0], "bf16"),  # its range is that of fp32 at any width
         *(pytest.param(width, "bf16", marks=pytest.mark.matrix) for width in WIDTHS[1:]),
     ],
 )
 def test_recipes_hold_at_true_widths(width: str, recipe: str, tmp_path: Path) -> None:
-    """Three blocks as wide as the real ones, the first of them driven past fp16's end."""
+    """Three blocks as wide as the real ones, the first past the limit of fp16."""
     checkpoint = hard(replace(get_architecture(width), depth=3))
     bundle = export_passing(checkpoint, tmp_path / "b", recipe=recipe)
     limits = {row.metric: row for row in THRESHOLDS[recipe]}
     x = pixels(PHOTOS[1:], 256, 384)
     wanted = reference(checkpoint, x)
-    assert np.abs(wanted["residual"]).max() > 2 * FP16_END
+    assert np.abs(wanted["residual"]).max() > 2 * FP16_LARGEST
     with Embedder.open(bundle.root, device=ONNXRUNTIME) as embedder:
         for name, got in embedder.run(x.numpy()).items():
             for metric, value in measure(name, got, wanted[name]).items():
@@ -125,35 +125,35 @@ def test_recipes_hold_at_true_widths(width: str, recipe: str, tmp_path: Path) ->
                 assert measure(name, got, wanted[name])["cosine"] >= CLS_COSINE[recipe]
 
 
-@pytest.mark.parametrize("recipe", NARROW)
+@pytest.mark.parametrize("recipe", LOW_PRECISION)
 def test_an_embedding_does_not_depend_on_its_batch(
     recipe: str, bundles: dict[tuple[str, str], Bundle]
 ) -> None:
-    pictures = [photograph(name) for name in PHOTOS]
+    images = [photograph(name) for name in PHOTOS]
     with Embedder.open(bundles["mlp", recipe].root, device=ONNXRUNTIME) as embedder:
-        together = embedder.embed(pictures, imgsz=96)["cls"]
-        alone = np.concatenate([embedder.embed([picture], imgsz=96)["cls"] for picture in pictures])
+        together = embedder.embed(images, imgsz=96)["cls"]
+        alone = np.concatenate([embedder.embed([image], imgsz=96)["cls"] for image in images])
     np.testing.assert_allclose(together, alone, rtol=1e-6, atol=1e-6 * np.abs(alone).max())
 
 
-# ---- the graph says what the table says --------------------------------------------------------
+# ---- types in the graph --------------------------------------------------------
 
 
-@pytest.mark.parametrize("recipe", NARROW)
+@pytest.mark.parametrize("recipe", LOW_PRECISION)
 @pytest.mark.parametrize("kind", KINDS)
 def test_types_by_role(kind: str, recipe: str, bundles: dict[tuple[str, str], Bundle]) -> None:
-    narrow = RECIPES[recipe].roles["qkv"].name
+    low_precision = RECIPES[recipe].roles["qkv"].name
     types = summarize_onnx(bundles[kind, recipe].root / "model.onnx")["types"]
     ffn_in = 3 if kind == "mlp" else 6
     assert types == {
-        "products": {"FLOAT": 1, narrow: 3 * 7 + ffn_in},  # the patch embedding stays fp32
-        "qkv": {narrow: 9},
-        "scores": {narrow: 3},
-        "softmax": {narrow: 3},
-        "values": {narrow: 3},
-        "out": {narrow: 3},
-        "ffn_in": {narrow: ffn_in},
-        "ffn_out": {narrow: 3},
+        "products": {"FLOAT": 1, low_precision: 3 * 7 + ffn_in},  # the patch embedding stays fp32
+        "qkv": {low_precision: 9},
+        "scores": {low_precision: 3},
+        "softmax": {low_precision: 3},
+        "values": {low_precision: 3},
+        "out": {low_precision: 3},
+        "ffn_in": {low_precision: ffn_in},
+        "ffn_out": {low_precision: 3},
     }
 
 
@@ -165,23 +165,23 @@ def test_roles_of_the_plain_graph(tiny_bundle: Path) -> None:
     assert types_by_role(graph)["products"] == {"FLOAT": 25}
 
 
-@pytest.mark.parametrize("recipe", NARROW)
-def test_what_must_stay_wide_is_wide(recipe: str, bundles: dict[tuple[str, str], Bundle]) -> None:
-    """Residual adds, norms, biases, GELU, RoPE: every operator that no role names takes and gives fp32."""
+@pytest.mark.parametrize("recipe", LOW_PRECISION)
+def test_everything_else_stays_fp32(recipe: str, bundles: dict[tuple[str, str], Bundle]) -> None:
+    """Residual adds, norms, biases, GELU, RoPE: every operator without a role has fp32 inputs and outputs."""
     model = onnx.load(bundles["mlp", recipe].root / "model.onnx", load_external_data=False)
     inferred = onnx.shape_inference.infer_shapes(model).graph
     types = {
         value.name: value.type.tensor_type.elem_type for value in (*inferred.value_info, *inferred.output)
     }
     types |= {weight.name: weight.data_type for weight in inferred.initializer}
-    wide = (onnx.TensorProto.FLOAT, onnx.TensorProto.INT64)
+    fp32_types = (onnx.TensorProto.FLOAT, onnx.TensorProto.INT64)
     for node in inferred.node:
         if node.op_type not in ("MatMul", "Softmax", "Cast"):
             for name in (*node.input, *node.output):
-                assert types.get(name, onnx.TensorProto.FLOAT) in wide, f"{node.name}: {name}"
+                assert types.get(name, onnx.TensorProto.FLOAT) in fp32_types, f"{node.name}: {name}"
 
 
-def test_attention_stays_narrow_from_scores_to_values(bundles: dict[tuple[str, str], Bundle]) -> None:
+def test_attention_stays_in_16_bits_from_scores_to_values(bundles: dict[tuple[str, str], Bundle]) -> None:
     """A conversion in between keeps TensorRT from fusing it (measured 4.3 times slower elsewhere)."""
     graph = ir.load(bundles["mlp", "fp16"].root / "model.onnx").graph
     softmaxes = [node for node in graph if node.op_type == "Softmax"]
@@ -194,7 +194,7 @@ def test_attention_stays_narrow_from_scores_to_values(bundles: dict[tuple[str, s
         assert [role_of(after) for after in softmax.outputs[0].consumers()] == ["values"]
 
 
-def test_weights_are_stored_once_and_narrow(bundles: dict[tuple[str, str], Bundle]) -> None:
+def test_weights_are_stored_once_in_16_bits(bundles: dict[tuple[str, str], Bundle]) -> None:
     root = bundles["mlp", "fp16"].root
     assert (root / "model.cpu.onnx").stat().st_size < 300_000
     sizes = {
@@ -216,9 +216,9 @@ def test_weights_are_stored_once_and_narrow(bundles: dict[tuple[str, str], Bundl
 # ---- emulation ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("recipe", NARROW)
+@pytest.mark.parametrize("recipe", LOW_PRECISION)
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_emulated_graph_is_the_typed_one(
+def test_the_emulated_graph_equals_the_typed_one(
     kind: str, recipe: str, bundles: dict[tuple[str, str], Bundle]
 ) -> None:
     """onnx's reference evaluator runs the typed graph in its own types, in numpy."""
@@ -238,8 +238,10 @@ def test_an_overflow_is_caught_on_a_cpu(tmp_path: Path, monkeypatch: pytest.Monk
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_typed_graph_on_a_cpu_would_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Why there is an emulated graph: ONNX Runtime's CPU computes in fp32 and leaves our roundings out."""
+def test_the_typed_graph_on_a_cpu_would_hide_an_overflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Why there is an emulated graph: ONNX Runtime's CPU computes in fp32 and ignores our roundings."""
     monkeypatch.setattr(recipes, "LIMITS", {})
     monkeypatch.setattr("exporters.bundle.stage.check_bundle", _judge_nothing)
     bundle = export_passing(hard("mlp"), tmp_path / "b", recipe="fp16")
@@ -248,7 +250,7 @@ def test_the_typed_graph_on_a_cpu_would_hide_it(tmp_path: Path, monkeypatch: pyt
     def run(name: str) -> np.ndarray:
         return onnxruntime.InferenceSession(bundle.root / name).run(["cls"], {"pixels": x})[0]
 
-    assert np.isfinite(run("model.onnx")).all(), "if this fails, ONNX Runtime has become honest: simplify"
+    assert np.isfinite(run("model.onnx")).all(), "if this fails, ONNX Runtime now rounds on a CPU: simplify"
     assert not np.isfinite(run("model.cpu.onnx")).all()
 
 
@@ -292,7 +294,7 @@ def test_only_what_needs_it_is_scaled(bundles: dict[tuple[str, str], Bundle]) ->
     ]
 
 
-def test_ranges_are_those_of_the_layers() -> None:
+def test_ranges_match_the_layers() -> None:
     checkpoint = hard("mlp")
     model = build_model(checkpoint)
     x = pixels(PHOTOS[:2], 64, 96)
@@ -308,13 +310,13 @@ def test_ranges_are_those_of_the_layers() -> None:
     before = dict(ranges)
     with torch.no_grad():
         model(10 * x)
-    assert ranges == before, "nothing is watched any more"
+    assert ranges == before, "hooks are removed"
 
 
-def test_one_weight_is_widened_at_a_time(tmp_path: Path) -> None:
-    """Where a CPU leaves weights in the mapped file (`LARGE`), each is widened when its layer is next.
+def test_one_weight_is_converted_to_fp32_at_a_time(tmp_path: Path) -> None:
+    """Where a CPU leaves weights in the mapped file (`LARGE`), each is converted when its layer runs next.
 
-    Casts that stood beside their layers ran long before: half a 7B in fp32, 13 GB, was held at a time.
+    Casts that come late in the file ran long before: half of a 7B in fp32, 13 GB, was in memory.
     """
     bundle = export_tiny(tmp_path / "b", "swiglu", recipe="bf16")
     options = onnxruntime.SessionOptions()
@@ -332,13 +334,13 @@ def test_one_weight_is_widened_at_a_time(tmp_path: Path) -> None:
     ran = [e["name"].removesuffix("_kernel_time") for e in events if e["name"].endswith("_kernel_time")]
     graph = onnx.load(bundle.choose().path).graph
     weights = {tensor.name for tensor in graph.initializer}
-    widened = {n.output[0]: n.name for n in graph.node if n.op_type == "Cast" and n.input[0] in weights}
-    users = {n.name: [widened[i] for i in n.input if i in widened] for n in graph.node}
+    converted = {n.output[0]: n.name for n in graph.node if n.op_type == "Cast" and n.input[0] in weights}
+    users = {n.name: [converted[i] for i in n.input if i in converted] for n in graph.node}
     waiting: set[str] = set()
     most = 0
     for name in ran:
-        waiting |= {name} & set(widened.values())
+        waiting |= {name} & set(converted.values())
         waiting -= set(users.get(name, ()))
         most = max(most, len(waiting))
-    assert len(widened) == 3 * 7, "every linear layer of three blocks"
+    assert len(converted) == 3 * 7, "every linear layer of three blocks"
     assert (most, waiting) == (1, set())

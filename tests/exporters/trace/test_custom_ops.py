@@ -1,4 +1,4 @@
-"""The seams' eager kernels against the reference's own layers."""
+"""The custom ops' eager kernels against the layers of the reference."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def rope(normalize: str = "separate") -> RopePositionEmbedding:
 
 @pytest.mark.parametrize("normalize", ["separate", "max", "min"])
 @pytest.mark.parametrize(("h", "w"), [(3, 7), (8, 2), (1, 1)])
-def test_table_is_the_references_after_the_prefix(normalize: str, h: int, w: int) -> None:
+def test_rope_table_equals_the_reference_after_the_prefix(normalize: str, h: int, w: int) -> None:
     reference = rope(normalize)
     want_sin, want_cos = reference(H=h, W=w)
     sin, cos = TracedRope(reference, PREFIX)(H=h, W=w)
@@ -25,12 +25,12 @@ def test_table_is_the_references_after_the_prefix(normalize: str, h: int, w: int
     assert torch.equal(sin[PREFIX:, half:], want_sin[:, half:])
     assert torch.equal(sin[PREFIX:, :half], -want_sin[:, :half]), "sin carries rotate_half's sign"
     assert torch.equal(cos[PREFIX:], want_cos)
-    assert torch.equal(cos[:PREFIX], torch.ones(PREFIX, 2 * half)), "the prefix is not turned"
+    assert torch.equal(cos[:PREFIX], torch.ones(PREFIX, 2 * half)), "prefix tokens are not rotated"
     assert not sin[:PREFIX].any()
 
 
 @pytest.mark.parametrize("folded", [True, False])
-def test_attention_is_the_references(folded: bool) -> None:
+def test_attention_equals_the_reference(folded: bool) -> None:
     torch.manual_seed(0)
     attention = SelfAttention(DIM, HEADS, qkv_bias=True)
     h, w = 3, 5
@@ -47,7 +47,7 @@ def test_attention_is_the_references(folded: bool) -> None:
     assert torch.dist(without, wanted) / wanted.norm() > 1e-2, "rope must matter here"
 
 
-def test_operators_are_well_formed() -> None:
+def test_ops_pass_torch_opcheck() -> None:
     """torch's own check of schema, fake kernel and dispatch."""
     periods = rope().periods
     torch.library.opcheck(

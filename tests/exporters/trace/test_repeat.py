@@ -1,4 +1,4 @@
-"""Blocks that are alike are traced once: the graph is that of all of them, byte by byte."""
+"""Repeated blocks are traced once: the graph is byte for byte the one of tracing every block."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def assert_equal(model: Backbone, **options: Any) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_graph_is_the_same(case: str) -> None:
+def test_the_graph_equals_that_of_every_block(case: str) -> None:
     config, options = CASES[case]
     assert_equal(build_model(random_checkpoint(config)), **options)
 
 
-def test_blocks_with_other_biases_are_traced_for_themselves() -> None:
+def test_a_block_with_other_biases_is_traced_itself() -> None:
     """The third block's v has no bias to add, so its graph lacks an addition."""
     checkpoint = random_checkpoint(tiny_config("mlp", depth=DEPTH))
     bias = checkpoint.state["blocks.2.attn.qkv.bias"].clone()
@@ -65,13 +65,13 @@ def test_blocks_with_other_biases_are_traced_for_themselves() -> None:
 
 
 class Gated(Mlp):
-    """A layer of a user's own: nobody knows what it looks at."""
+    """A user's own layer, whose behaviour is unknown."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) * 0.5
 
 
-def test_a_users_own_layer_stands_for_no_other() -> None:
+def test_a_users_own_layer_is_not_collapsed() -> None:
     model = build_model(random_checkpoint(tiny_config("mlp", depth=DEPTH)))
     assert isinstance(model, DinoVisionTransformer)
     assert traced_blocks(model) == [0]
@@ -84,49 +84,49 @@ def test_a_users_own_layer_stands_for_no_other() -> None:
 
 
 class Early(DinoVisionTransformer):
-    """A user's own way through the blocks."""
+    """A user's own loop over the blocks."""
 
     def run_blocks(self, *arguments: Any, **options: Any) -> Iterator[list[Tensor]]:
         yield from super().run_blocks(*arguments, **options)
 
 
-def test_a_users_own_way_through_the_blocks_is_followed() -> None:
+def test_a_users_own_loop_over_the_blocks_is_traced_whole() -> None:
     model = Early(**tiny_config("mlp", depth=3).kwargs()).eval()
     assert traced_blocks(model) == [0, 1, 2]
 
 
 def traced_blocks(model: Backbone) -> list[int]:
-    """Which blocks of a ViT's twin are themselves while it is traced."""
-    twin, _ = make_meta_copy(model)
-    assert isinstance(twin, DinoVisionTransformer)
-    with collapse_repeats(twin):
-        return [index for index, block in enumerate(twin.blocks) if list(block.children())]
+    """Indices of the blocks of a ViT that are traced, not replaced by a placeholder."""
+    meta_copy, _ = make_meta_copy(model)
+    assert isinstance(meta_copy, DinoVisionTransformer)
+    with collapse_repeats(meta_copy):
+        return [index for index, block in enumerate(meta_copy.blocks) if list(block.children())]
 
 
 @pytest.mark.parametrize("case", ["layers between", "stages"])
-def test_the_model_is_left_as_it_was(case: str) -> None:
+def test_the_model_is_restored(case: str) -> None:
     config, options = CASES[case]
-    twin, _ = make_meta_copy(build_model(random_checkpoint(config)))
-    modules = list(twin.modules())
-    module = TokenOutputs(twin, **options)
+    meta_copy, _ = make_meta_copy(build_model(random_checkpoint(config)))
+    modules = list(meta_copy.modules())
+    module = TokenOutputs(meta_copy, **options)
     trace(module)
-    assert all(one is other for one, other in zip(modules, twin.modules(), strict=True))
-    with pytest.raises(RuntimeError, match="on the way"), collapse_repeats(twin):
+    assert all(one is other for one, other in zip(modules, meta_copy.modules(), strict=True))
+    with pytest.raises(RuntimeError, match="on the way"), collapse_repeats(meta_copy):
         raise RuntimeError("on the way")
-    assert all(one is other for one, other in zip(modules, twin.modules(), strict=True))
+    assert all(one is other for one, other in zip(modules, meta_copy.modules(), strict=True))
     assert not any(one._forward_pre_hooks for one in modules)
 
 
-def test_a_block_with_a_hook_is_traced_for_itself() -> None:
+def test_a_block_with_a_hook_is_traced_itself() -> None:
     """A hook may do anything."""
-    twin, _ = make_meta_copy(build_model(random_checkpoint(tiny_config("mlp", depth=3))))
-    assert isinstance(twin, DinoVisionTransformer)
-    twin.blocks[1].register_forward_hook(lambda *_: None)
-    with collapse_repeats(twin):
-        assert all(list(block.children()) for block in twin.blocks)
+    meta_copy, _ = make_meta_copy(build_model(random_checkpoint(tiny_config("mlp", depth=3))))
+    assert isinstance(meta_copy, DinoVisionTransformer)
+    meta_copy.blocks[1].register_forward_hook(lambda *_: None)
+    with collapse_repeats(meta_copy):
+        assert all(list(block.children()) for block in meta_copy.blocks)
 
 
-def test_nothing_of_it_is_left_in_a_graph() -> None:
+def test_a_finished_graph_has_no_placeholders() -> None:
     graph = graph_of(build_model(random_checkpoint(tiny_config("mlp", depth=DEPTH))))
     assert not {node.op_type for node in graph.graph} & {BLOCK_START, BLOCK_REPEAT}
     assert "dinodeploy" not in graph.opset_imports

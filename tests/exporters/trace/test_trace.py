@@ -1,4 +1,4 @@
-"""Outputs are what their names say, by the model's own public methods; sizes stay free in the program."""
+"""Named outputs equal those of the model's public methods; sizes stay dynamic in the program."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.tiny_models import tiny_config
 
 @pytest.mark.parametrize("kind", ["mlp", "7b"])
 @pytest.mark.parametrize("changes", [{}, {"n_storage_tokens": 0}, {"untie_cls_and_patch_norms": True}])
-def test_outputs_are_the_models(kind: str, changes: dict) -> None:
+def test_outputs_equal_those_of_the_model(kind: str, changes: dict) -> None:
     torch.manual_seed(0)
     model = build_model(random_checkpoint(tiny_config(kind, **changes)))
     x = pixels(["rocket", "china"], 48, 80)
@@ -33,8 +33,8 @@ def test_outputs_are_the_models(kind: str, changes: dict) -> None:
 
 
 def test_batch_height_and_width_stay_symbolic() -> None:
-    twin, _ = make_meta_copy(build_model(random_checkpoint(tiny_config(depth=1))))
-    program = trace(TokenOutputs(twin))
+    meta_copy, _ = make_meta_copy(build_model(random_checkpoint(tiny_config(depth=1))))
+    program = trace(TokenOutputs(meta_copy))
     (pixels_node,) = [
         node for node in program.graph.nodes if node.op == "placeholder" and node.name == "pixels"
     ]

@@ -1,4 +1,4 @@
-"""int8 and fp8: types are where the plan says, smoothing changes nothing, outliers and batches neither."""
+"""int8 and fp8: types follow the scheme, smoothing is exact, outliers survive, batches do not matter."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ KINDS = ("mlp", "swiglu", "7b")
 SIZES = ((224, 224), (256, 384), (512, 320))
 PHOTOS = ("astronaut", "coffee", "china", "flower")
 PREPROCESS = Preprocess.from_preset("official", None, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 16)
-CLS_COSINE, MEAN_PATCH_COSINE = 0.99, 0.98  # measured on planted twins: 0.993 and 0.996
+CLS_COSINE, MEAN_PATCH_COSINE = 0.99, 0.98  # measured on planted models: 0.993 and 0.996
 
 
 export_int8 = partial(export_passing, recipe="int8")
@@ -53,7 +53,7 @@ export_int8 = partial(export_passing, recipe="int8")
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Bundle]:
-    """Planted twins under both recipes."""
+    """Planted models under both recipes."""
     folder = tmp_path_factory.mktemp("8bit")
     return {
         (kind, recipe): export_passing(
@@ -63,7 +63,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], B
     }
 
 
-def plan_for(model: DinoVisionTransformer, form: str = "int8") -> QuantScheme:
+def scheme_for(model: DinoVisionTransformer, form: str = "int8") -> QuantScheme:
     _, weights = make_meta_copy(model)
     arrays, _ = calibration_pixels(Calibration(limit=6), PREPROCESS)
     groups = find_groups(model)
@@ -81,7 +81,7 @@ def reference(model: DinoVisionTransformer, x: torch.Tensor) -> dict[str, np.nda
 
 
 def test_every_token_may_be_drawn() -> None:
-    """A user's own too, and the last patches behind them: all are, where fewer are there than are kept."""
+    """Extra tokens and the last patches too: all tokens are kept if there are fewer than the limit."""
     options = {"embed_dim": 64, "depth": 1, "num_heads": 2, "n_storage_tokens": 4}
     model = CustomTokensVisionTransformer(**options, pos_embed_rope_dtype="fp32").eval()  # type: ignore[arg-type]
     first = model.blocks[0]
@@ -95,7 +95,7 @@ def test_every_token_may_be_drawn() -> None:
     assert sorted(observation.tokens.sum(1).tolist()) == sorted(tokens.sum(1).tolist())
 
 
-# ---- what comes out ----------------------------------------------------------------------------
+# ---- outputs ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -138,11 +138,11 @@ def test_plain_quantisation_of_the_same_checkpoint_is_far_below() -> None:
     model = build_model(planted_checkpoint(tiny_config("mlp"))).eval()
     batches = list(in_batches(calibration_pixels(Calibration(limit=3), PREPROCESS)[0]))
     exact = features(model, batches)
-    plan = plan_for(model)
-    plain = [_unsmoothed(group) for group in plan.groups]
+    scheme = scheme_for(model)
+    plain = [_unsmoothed(group) for group in scheme.groups]
     with simulate_8_bits(model, plain, "int8", per_token=False):
         bad = features(model, batches)
-    with simulate_8_bits(model, plan.groups, "int8", per_token=False):
+    with simulate_8_bits(model, scheme.groups, "int8", per_token=False):
         good = features(model, batches)
     cosine = torch.nn.functional.cosine_similarity
     assert float(cosine(bad[0], exact[0]).min()) < 0.9
@@ -166,18 +166,18 @@ def test_an_embedding_does_not_depend_on_its_batch(bundles: dict[tuple[str, str]
                     assert np.abs(value[0] - together[name][index]).max() <= 2e-5, (case, name)
 
 
-# ---- what is in the graph ----------------------------------------------------------------------
+# ---- the graph ----------------------------------------------------------------------
 
 
-def test_types_are_where_the_recipe_says(bundles: dict[tuple[str, str], Bundle]) -> None:
+def test_types_follow_the_recipe(bundles: dict[tuple[str, str], Bundle]) -> None:
     for (kind, recipe), bundle in bundles.items():
         types = types_by_role(ir.load(bundle.root / "model.onnx").graph)
-        narrow = {"int8": "INT8", "fp8": "FLOAT8E4M3FN"}[recipe]
+        low_precision = {"int8": "INT8", "fp8": "FLOAT8E4M3FN"}[recipe]
         for role in ("qkv", "out", "ffn_in", "ffn_out"):
-            assert set(types[role]) == {narrow}, (kind, role)
+            assert set(types[role]) == {low_precision}, (kind, role)
         assert set(types["scores"]) == set(types["values"]) == {"FLOAT16"}
         cpu = types_by_role(ir.load(bundle.root / "model.cpu.onnx").graph)
-        assert set(cpu["qkv"]) == {narrow}
+        assert set(cpu["qkv"]) == {low_precision}
 
 
 def test_the_graph_for_gpus_is_symmetric_and_per_channel(bundles: dict[tuple[str, str], Bundle]) -> None:
@@ -225,30 +225,30 @@ def test_most_of_the_work_is_in_8_bits() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_smoothing_changes_nothing_but_ranges(kind: str) -> None:
-    """Powers of two, taken out on one side and put in on the other: fp32 outputs are the same."""
+def test_smoothing_changes_only_ranges(kind: str) -> None:
+    """Powers of two, divided out on one side and multiplied in on the other: fp32 outputs are the same."""
     model = build_model(planted_checkpoint(tiny_config(kind))).eval()
-    plan = plan_for(model)
+    scheme = scheme_for(model)
     _, weights = make_meta_copy(model)
     before = {name: make() for name, make in weights.items()}
-    fold_scheme(weights, plan)
+    fold_scheme(weights, scheme)
     changed = {name for name, make in weights.items() if not torch.equal(make(), before[name])}
     assert any(name.endswith("norm1.weight") for name in changed)
-    for group in plan.groups:
+    for group in scheme.groups:
         assert torch.equal(group.smoothing.log2(), group.smoothing.log2().round())
         for linear in group.group.linears:
             before_v = before[f"{linear}.weight"]
             carried = linear.endswith((".v", ".w2"))  # their rows carry the next group's smoothing
             if not carried:
                 assert torch.equal(weights[f"{linear}.weight"]() / group.smoothing, before_v)
-    for group in plan.groups:
+    for group in scheme.groups:
         if group.group.carriers and group.group.path.endswith("qkv"):
             norm = group.group.carriers[0]
             assert torch.equal(weights[norm]() * group.smoothing, before[norm])
 
 
 def test_smoothing_by_hand() -> None:
-    """16^0.5 / (1/4)^0.5 = 8 where the median channel's is 1; a channel that never speaks keeps 1."""
+    """16^0.5 / (1/4)^0.5 = 8 where the median channel's is 1; a channel that is always zero keeps 1."""
     channel_max = torch.tensor([16.0, 1.0, 1.0, 0.0])
     weight = torch.tensor([[0.25, 1.0, 1.0, 1.0]])
     assert smoothing_scale(channel_max, weight, 0.5).tolist() == [8.0, 1.0, 1.0, 1.0]
@@ -258,8 +258,8 @@ def test_rounding_by_hand() -> None:
     x = torch.tensor([[1.27, -0.5, 0.004]])
     assert torch.allclose(fake_static(x, 1.27, INT8), torch.tensor([[1.27, -0.5, 0.0]]))
     assert torch.allclose(fake_static(x, 0.5, INT8)[0, 0], torch.tensor(0.5)), "clipped"
-    rows = fake_per_token(torch.tensor([[63.0, 1.4], [0.63, 0.014]]))
-    assert torch.allclose(rows, torch.tensor([[63.0, 1.0], [0.63, 0.01]])), "each row has a scale of its own"
+    tokens = fake_per_token(torch.tensor([[63.0, 1.4], [0.63, 0.014]]))
+    assert torch.allclose(tokens, torch.tensor([[63.0, 1.0], [0.63, 0.01]])), "each token has its own scale"
     assert fake_per_token(torch.zeros(1, 3)).tolist() == [[0.0, 0.0, 0.0]]
     weight = torch.tensor([[127.0, 1.4], [1.27, 0.014]])
     assert torch.allclose(fake_weight(weight, INT8), torch.tensor([[127.0, 1.0], [1.27, 0.01]]))
@@ -267,10 +267,10 @@ def test_rounding_by_hand() -> None:
     assert relative_error(torch.tensor([[1.1, 0.0]]), torch.tensor([[1.0, 0.0]])) == pytest.approx(0.1)
 
 
-# ---- planning ----------------------------------------------------------------------------------
+# ---- the scheme ----------------------------------------------------------------------------------
 
 
-def test_same_pictures_same_bytes(tmp_path: Path) -> None:
+def test_same_images_same_bytes(tmp_path: Path) -> None:
     checkpoint = random_checkpoint(tiny_config("mlp"))
     one, other = (export_int8(checkpoint, tmp_path / name) for name in ("one", "other"))
     for name in ("model.onnx", "model.onnx.data", "model.cpu.onnx"):
@@ -301,48 +301,48 @@ def test_overrides_by_name(tmp_path: Path) -> None:
         ExportOptions(overrides=(("blocks.0.*", "fp16"),))
 
 
-def test_what_hurts_goes_back_to_sixteen_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plan with one ruined range: the search finds it, and nothing else."""
+def test_sensitive_layers_fall_back_to_16_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheme with one wrong range: the search finds exactly that group."""
     model = build_model(random_checkpoint(tiny_config("mlp"))).eval()
     _, weights = make_meta_copy(model)
-    plan = plan_for(model)
-    ruined = next(group for group in plan.groups if group.group.path == "blocks.1.mlp.fc1")
-    groups = tuple(replace(g, largest=g.largest / 50) if g is ruined else g for g in plan.groups)
+    scheme = scheme_for(model)
+    ruined = next(group for group in scheme.groups if group.group.path == "blocks.1.mlp.fc1")
+    groups = tuple(replace(g, largest=g.largest / 50) if g is ruined else g for g in scheme.groups)
     batches = list(in_batches(calibration_pixels(Calibration(limit=2), PREPROCESS)[0]))
     monkeypatch.setattr(sensitivity, "FALLBACK_BUDGET", 0.3)
     search = sensitivity.choose_fallback_layers(
-        model, weights, replace(plan, groups=groups), batches, lambda _: None
+        model, weights, replace(scheme, groups=groups), batches, lambda _: None
     )
     assert search.fallback_layers == ("blocks.1.mlp.fc1",)
     assert search.after < 0.3 * search.before
-    fine = sensitivity.choose_fallback_layers(model, weights, plan, batches, lambda _: None)
+    fine = sensitivity.choose_fallback_layers(model, weights, scheme, batches, lambda _: None)
     assert fine.fallback_layers == ()
-    assert fine.scheme is plan
+    assert fine.scheme is scheme
     monkeypatch.setattr(sensitivity, "FALLBACK_BUDGET", 0.01)
     poor = sensitivity.choose_fallback_layers(
-        model, weights, replace(plan, groups=groups), batches, lambda _: None
+        model, weights, replace(scheme, groups=groups), batches, lambda _: None
     )
-    assert poor.fallback_layers == (), "more than may be given back"
+    assert poor.fallback_layers == (), "its work exceeds the budget"
 
 
-def test_simulation_leaves_the_model_as_it_was() -> None:
+def test_simulation_restores_the_model() -> None:
     model = build_model(random_checkpoint(tiny_config("swiglu"))).eval()
-    plan = plan_for(model)
+    scheme = scheme_for(model)
     batches = list(in_batches(calibration_pixels(Calibration(limit=2), PREPROCESS)[0]))
     before = features(model, batches)
-    with simulate_8_bits(model, plan.groups, "int8", per_token=True):
+    with simulate_8_bits(model, scheme.groups, "int8", per_token=True):
         during = features(model, batches)
     assert 1e-3 < sensitivity.feature_error(during, before) < 0.1
     assert all(torch.equal(a, b) for a, b in zip(features(model, batches), before, strict=True))
 
 
-# ---- calibration pictures ----------------------------------------------------------------------
+# ---- calibration images ----------------------------------------------------------------------
 
 
 def test_calibration_folders(tmp_path: Path) -> None:
     for index, name in enumerate(PHOTOS):
         photograph(name).resize((80, 64)).save(tmp_path / f"{index}.png")
-    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    (tmp_path / "broken.png").write_bytes(b"not an image")
     arrays, notes = calibration_pixels(Calibration(tmp_path), PREPROCESS)
     assert len(arrays) == 4
     assert any("1 of 5 images" in note for note in notes)
@@ -358,8 +358,8 @@ def test_calibration_folders(tmp_path: Path) -> None:
         Calibration(limit=0)
 
 
-def test_a_bad_graph_for_gpus_never_becomes_a_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No CPU runs it for use, so the judge has to see it at export."""
+def test_a_bad_graph_for_gpus_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU bundle does not run this graph, so the judge must check it at export."""
     original = calibrate_8_bits
 
     def starved(*args: object, **kwargs: object):  # type: ignore[no-untyped-def]
@@ -373,7 +373,7 @@ def test_a_bad_graph_for_gpus_never_becomes_a_bundle(tmp_path: Path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
-def test_thresholds_hold_the_acceptance() -> None:
+def test_judge_limits_include_ours() -> None:
     limits = {row.metric: row.limit for row in THRESHOLDS["int8"]}
     assert limits["cosine"] >= MEAN_PATCH_COSINE
 
@@ -383,8 +383,8 @@ def test_a_summary_counts_products_by_type(bundles: dict[tuple[str, str], Bundle
     assert types["products"] == {"FLOAT": 1, "INT8": 18, "FLOAT16": 6}
 
 
-def test_custom_layers_keep_sixteen_bits() -> None:
-    """What the exporter does not know it does not quantise."""
+def test_custom_layers_keep_16_bits() -> None:
+    """The exporter quantises only layers that it knows."""
 
     class Mine(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
