@@ -1,4 +1,4 @@
-"""`dinodeploy inspect`: what a bundle, an ONNX file or a checkpoint holds."""
+"""`dinodeploy inspect`: show what a bundle, an ONNX file or a checkpoint contains."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from dinodeploy.parity.receipts import read_receipts
 
 def inspect(
     path: Annotated[Path, typer.Argument(help="A bundle, an .onnx file, or a checkpoint.")],
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Say what a file is: model, weights, preprocessing, outputs, operators, receipts."""
+    """Show model, weights, preprocessing, outputs, engines and receipts: a summary, then every detail."""
     if not path.exists():
         raise MisuseError(f"{path}: no such file or directory")
     if path.is_dir() and (path / manifests.FILE_NAME).exists():
@@ -35,12 +35,38 @@ def inspect(
     if as_json:
         print_json(facts)
     else:
-        for line in _lines(facts):
+        for line in (*_summary(facts), *_lines(facts)):
             print(line)
 
 
+def _summary(facts: dict[str, Any]) -> Iterator[str]:
+    """A bundle in at most 15 lines; other files are short enough."""
+    if facts["kind"] != "bundle":
+        return
+    model, graph, steps = facts["model"], facts["graph"], facts["preprocess"]
+    size = sum(file["bytes"] for file in facts["files"].values())
+    yield f"bundle of format {facts['format']}, {size / 2**20:.1f} MiB, by {facts['created_by']}"
+    yield (
+        f"model      {model['arch']}: {model['depth']} blocks of width {model['embed_dim']}, patch size "
+        f"{model['patch_size']}, {model['storage_tokens']} storage tokens"
+    )
+    yield f"weights    {model['weights']}: {model['source']}, sha256 {model['sha256'][:12]}…"
+    yield f"precision  {graph['recipe']}"
+    yield f"input      {steps['height']}x{steps['width']} pixels, preset {steps['preset']}"
+    yield f"outputs    {', '.join(output['name'] for output in facts['outputs'])}"
+    if facts["head"] is not None:
+        yield f"head       {facts['head']['kind']}, {len(facts['head']['classes'])} classes"
+    engines = (f"{name} ({engine['backend']})" for name, engine in facts["engines"].items())
+    yield f"engines    {', '.join(engines)}"
+    passed = [receipt for receipt in facts["receipts"] if receipt["passed"]]
+    yield f"judged     {len(passed)} of {len(facts['receipts'])} receipts passed"
+    for receipt in passed[-4:]:
+        yield f"           {receipt['engine']} by {receipt['runtime']} on {receipt['device']}"
+    yield ""
+
+
 def _bundle(path: Path) -> dict[str, Any]:
-    """The manifest, the receipts and, where onnx is installed, the graph's operators."""
+    """The manifest, the receipts and, if onnx is installed, the graph's operators."""
     bundle = open_bundle(path)
     bundle.verify()
     receipts = [
@@ -79,7 +105,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _lines(facts: dict[str, Any], indent: str = "") -> Iterator[str]:
-    """Nested facts as indented lines, for people."""
+    """Nested facts as indented lines."""
     for key, value in facts.items():
         if isinstance(value, dict):
             yield f"{indent}{key}:"

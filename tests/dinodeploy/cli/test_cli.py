@@ -175,6 +175,16 @@ def test_check_of_a_wrong_engine_ends_in_1(
     assert allowed.code == 0
 
 
+def test_inspect_begins_with_a_summary(tiny_bundle: Path, run: CommandLine) -> None:
+    summary, _, details = run("inspect", tiny_bundle).out.partition("\n\n")
+    assert len(summary.splitlines()) <= 15
+    assert all(len(line) <= 160 for line in summary.splitlines())
+    for fact in ("custom: 3 blocks of width 128", "fp32", "256x256", "cls, storage, patch", "model.cpu.onnx"):
+        assert fact in summary
+    assert "receipts passed" in summary
+    assert details.startswith("kind: bundle")
+
+
 def test_inspect_knows_bundles_graphs_and_checkpoints(
     tiny_bundle: Path, checkpoint_file: Path, tmp_path: Path, run: CommandLine
 ) -> None:
