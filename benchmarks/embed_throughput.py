@@ -145,7 +145,7 @@ def make_ways(
             embedder.run(batch[: len(paths) - start])
 
     def lanes() -> None:
-        with ThreadPoolExecutor(laned.backend.lanes) as pool:
+        with ThreadPoolExecutor(laned.backend.parallel_runs) as pool:
             list(pool.map(lambda start: laned.run(batch[: len(paths) - start]), starts))
 
     def embed() -> FloatArray:

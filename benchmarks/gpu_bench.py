@@ -95,7 +95,7 @@ def bench(torch: Any, model: str, recipe: str, options: argparse.Namespace, fold
             yield {"model": model, "recipe": recipe, "runner": backend, "skipped": str(error)}
             continue
         opened.append(embedder)
-        runners[backend] = embedder.run, embedder.backend.lanes
+        runners[backend] = embedder.run, embedder.backend.parallel_runs
     reference, compiled = torch_runners(torch, model, recipe)
     runners["torch.compile"] = compiled, 1
     try:

@@ -76,7 +76,7 @@ class Batcher:
         self._closed = False
         self._threads = [
             threading.Thread(target=self._work, name="batcher", daemon=True)
-            for _ in range(embedder.backend.lanes)
+            for _ in range(embedder.backend.parallel_runs)
         ]
         for thread in self._threads:
             thread.start()

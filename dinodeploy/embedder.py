@@ -98,7 +98,7 @@ class Embedder:
             device, the judge runs now, which takes seconds.
         threads: of the engine on a CPU. hint: "latency" uses all of them for one batch, "throughput" runs one
             batch per thread: `encode` and `embed` then run batches in parallel, `run` when it is called from
-            `backend.lanes` threads. The numbers are the same. A GPU ignores both.
+            `backend.parallel_runs` threads. The numbers are the same. A GPU ignores both.
         weight_budget: bytes of weights that a weight-streaming TensorRT plan keeps on the GPU.
         require_signature: a public key file; nothing is read unless the whole bundle is signed with it.
 
@@ -152,8 +152,8 @@ class Embedder:
     def choice(self) -> str:
         """Which engine runs where, and why no better one does, in one line."""
         parts = [f"{self.engine.file} on {self.backend.device}, {self.backend.runtime}"]
-        if self.backend.lanes > 1 and self.backend.device.startswith("cpu"):
-            parts.append(f"{self.backend.lanes} batches in parallel")
+        if self.backend.parallel_runs > 1 and self.backend.device.startswith("cpu"):
+            parts.append(f"{self.backend.parallel_runs} batches in parallel")
         if self.not_judged:
             parts.append(f"not judged at {', '.join(self.not_judged)}, which it was not built for")
         if self.passed_over:

@@ -1,4 +1,4 @@
-"""Backends: what runs an engine. One Protocol, one literal table; a vendor's SDK is imported on opening.
+"""Backends run engines: one Protocol, one literal table. A vendor's SDK is imported when an engine is opened.
 
 Shapes: B batch, H W input pixels.
 """
@@ -19,15 +19,15 @@ Hint = Literal["latency", "throughput"]
 
 
 class Backend(Protocol):
-    """One opened engine. `run` may be called from several threads at once."""
+    """An opened engine. `run` may be called from several threads in parallel."""
 
     runtime: str  # name and version, e.g. "onnxruntime 1.32.0"
-    device: str  # what a receipt is valid for
-    metadata: Mapping[str, str]  # the engine's own; a plan has none
-    lanes: int  # how many runs at once are worth it
+    device: str  # as receipts name it
+    metadata: Mapping[str, str]  # of the ONNX file; empty for a plan
+    parallel_runs: int  # how many parallel calls of `run` pay off
 
     def takes(self, height: int, width: int) -> bool:
-        """Whether inputs of H x W pixels can be run."""
+        """Whether the engine accepts inputs of H x W pixels."""
         ...
 
     def run(self, pixels: FloatArray) -> dict[str, FloatArray]:
@@ -39,12 +39,12 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class OpenOptions:
-    """How to open an engine. Validated at birth: MisuseError."""
+    """How to open an engine. Raises MisuseError when created with a wrong value."""
 
-    threads: int | None = None  # of a CPU runtime; None: its own choice
-    hint: Hint = "latency"  # a CPU's threads all work on one run, or each on a run of its own ("throughput")
-    build: BuildFacts | None = None  # what a plan was built by and for, from the manifest
-    weight_budget: int | None = None  # bytes of weights kept on the GPU by a weight-streaming plan
+    threads: int | None = None  # of a CPU runtime; None: its default
+    hint: Hint = "latency"  # CPU threads: all on one run, or one run per thread ("throughput")
+    build: BuildFacts | None = None  # of a plan, from the manifest
+    weight_budget: int | None = None  # bytes on the GPU, for a weight-streaming plan
 
     def __post_init__(self) -> None:
         if self.hint not in get_args(Hint):
@@ -68,8 +68,8 @@ BACKENDS: dict[str, str] = {
 def open_backend(name: str, engine: Path, **options: Any) -> Backend:
     """Open `engine` with the backend called `name`; `options` are `OpenOptions`'.
 
-    Raises UnavailableError when there is none or this machine cannot run it, BundleError for a file that
-    the runtime cannot load.
+    Raises UnavailableError when this version has no such backend or this machine cannot run it, BundleError
+    for a file that the runtime cannot load.
     """
     if name not in BACKENDS:
         raise UnavailableError(

@@ -1,8 +1,8 @@
-"""ONNX Runtime: on the CPU, on the GPU by its CUDA provider, on the GPU by its TensorRT provider.
+"""Run ONNX graphs with ONNX Runtime: on the CPU, or on a GPU with its CUDA or TensorRT provider.
 
-ONNX Runtime falls back to the CPU without an error when a provider cannot be had, and node by node even
-when it can. Neither is taken here: the provider asked for must be the session's first one and must run
-every node that does the work (`placement.py`), or the engine is not opened.
+ONNX Runtime silently falls back to the CPU when a provider is missing, and node by node even when it is
+there. Neither is accepted here: the requested provider must be the session's first and must run every node
+that does the work (`placement.py`), or the engine is not opened.
 
 A GPU runs BUNDLE/model.onnx, whose types are the recipe's; a 16-bit recipe's model.cpu.onnx is for CPUs.
 """
@@ -18,7 +18,7 @@ import numpy as np
 
 from dinodeploy.arrays import FloatArray
 from dinodeploy.backends import OpenOptions
-from dinodeploy.backends.parallel import PIXELS_A_LANE, in_parts, lanes_for
+from dinodeploy.backends.parallel import PIXELS_PER_RUN, in_parts, parallel_runs_for
 from dinodeploy.backends.placement import astray, profiled
 from dinodeploy.bundle.manifest import WEIGHTS_FILE
 from dinodeploy.errors import BundleError, UnavailableError, reason_of
@@ -26,24 +26,24 @@ from dinodeploy.hardware.cores import cores, restricted
 from dinodeploy.hardware.devices import cpu_name, find_gpu
 
 _ERRORS_ONLY = 3
-# Bytes of weights past which a CPU keeps them in the mapped file. A 16-bit recipe's graph for CPUs widens
-# each weight where it is used; ONNX Runtime would do it for all of them on opening: 27 GB for a 7B.
+# Bytes of weights past which a CPU keeps them in the memory-mapped file. A 16-bit recipe's CPU graph casts
+# each weight to fp32 where it is used; ONNX Runtime would cast all of them on opening: 27 GB for a 7B.
 LARGE = 4 << 30
-# Pixels a CPU takes in one run. ONNX Runtime's products pass over all rows of a batch before the next
-# columns: with more rows than the caches hold, a picture costs up to a fifth more (benchmarks/LOG.md).
+# Pixels per run on a CPU. ONNX Runtime's matrix products go through all rows of a batch before the next
+# columns: with more rows than the caches hold, an image costs up to a fifth more (benchmarks/LOG.md).
 PIXELS_AT_ONCE = 320 * 1024
-_PROBE = (1, 3, 32, 48)  # a picture of 2 x 3 patches: enough to see where nodes run
+_PROBE = (1, 3, 32, 48)  # an image of 2 x 3 patches, to see where nodes run
 
 
 @dataclass(frozen=True)
 class Provider:
-    """One of ONNX Runtime's execution providers, as we want it."""
+    """One of ONNX Runtime's execution providers and its options."""
 
     name: str
     suffix: str  # of the runtime's name in receipts
     options: dict[str, str]
-    beneath: tuple[str, ...] = ()  # providers for what this one leaves out, which `placement` then finds
-    mend: str = ""
+    beneath: tuple[str, ...] = ()  # fallback providers; `placement` finds what they run
+    fix: str = ""
 
     @property
     def on_gpu(self) -> bool:
@@ -55,17 +55,17 @@ PROVIDERS: dict[str, Provider] = {
     "cuda": Provider(
         "CUDAExecutionProvider",
         " cuda",
-        # fp32 means fp32: TF32 has ten bits. The one convolution is not worth an exhaustive search a shape.
+        # fp32 means fp32: TF32 has a ten-bit mantissa. One convolution needs no exhaustive search.
         {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"},
-        mend="pip install onnxruntime-gpu in place of onnxruntime, for your CUDA, with cuDNN 9",
+        fix="pip install onnxruntime-gpu in place of onnxruntime, for your CUDA, with cuDNN 9",
     ),
     "tensorrt": Provider(
         "TensorrtExecutionProvider",
         " tensorrt",
-        # no precision flags: without them it keeps to the graph's types
+        # no precision flags: it then uses the graph's types
         {},
         beneath=("CUDAExecutionProvider",),
-        mend="pip install onnxruntime-gpu and tensorrt, or build a plan: dinodeploy build",
+        fix="pip install onnxruntime-gpu and tensorrt, or build a plan: dinodeploy build",
     ),
 }
 
@@ -85,8 +85,8 @@ def open_tensorrt(engine: Path, options: OpenOptions) -> OnnxRuntimeBackend:
 class OnnxRuntimeBackend:
     """One InferenceSession; sessions are safe to share between threads.
 
-    Without `threads` it has one per physical core, which ONNX Runtime counts itself, unless this process is
-    held to fewer: it would count, and pin threads to, cores that are not ours.
+    By default there is one thread per physical core. ONNX Runtime counts cores, unless this process may use
+    fewer: it would count, and pin threads to, cores that the process must not use.
     """
 
     def __init__(
@@ -103,10 +103,10 @@ class OnnxRuntimeBackend:
         self.device = device
         options = options or OpenOptions()
         large = _weight_bytes(engine) > LARGE
-        self.lanes = 1 if provider.on_gpu or large else lanes_for(options)
-        threads = 1 if self.lanes > 1 else options.threads or (cores() if restricted() else None)
-        alone = threads == 1 and not large  # a worker of a cluster is one of many too
-        self._at_once = None if provider.on_gpu else PIXELS_A_LANE if alone else PIXELS_AT_ONCE
+        self.parallel_runs = 1 if provider.on_gpu or large else parallel_runs_for(options)
+        threads = 1 if self.parallel_runs > 1 else options.threads or (cores() if restricted() else None)
+        alone = threads == 1 and not large  # a cluster worker has one thread too
+        self._at_once = None if provider.on_gpu else PIXELS_PER_RUN if alone else PIXELS_AT_ONCE
         with tempfile.TemporaryDirectory(prefix="dinodeploy_") as folder:
             self._session: Any = _open_session(
                 onnxruntime, engine, provider, threads, Path(folder), in_file=large and not provider.on_gpu
@@ -133,7 +133,7 @@ class OnnxRuntimeBackend:
         """Raises UnavailableError when another provider than the one asked for does the work."""
         try:
             nodes = profiled(self._session, lambda: self.run(np.zeros(_PROBE, np.float32)))
-        except Exception as error:  # its exception classes are private, and there are many
+        except Exception as error:  # its exception classes are private
             raise UnavailableError(
                 f"{engine.name}: {self.runtime} cannot run it on {self.device}: {reason_of(error)}"
             ) from error
@@ -152,7 +152,7 @@ def _check_available(onnxruntime: Any, provider: Provider) -> None:
     if provider.name not in available:
         raise UnavailableError(
             f"onnxruntime {onnxruntime.__version__} has no {provider.name}, only {', '.join(available)}; "
-            f"{provider.mend}"
+            f"{provider.fix}"
         )
 
 
@@ -161,7 +161,7 @@ def _open_session(
 ) -> Any:
     """A session whose first provider is the one asked for. On a GPU it writes a profile into `folder`.
 
-    `in_file`: weights stay in the mapped file.
+    `in_file`: weights stay in the memory-mapped file.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
@@ -173,14 +173,14 @@ def _open_session(
     left_out = []
     if in_file:
         left_out = ["ConstantFolding"]
-        options.enable_mem_pattern = options.enable_cpu_mem_arena = False  # they keep what was widened
+        options.enable_mem_pattern = options.enable_cpu_mem_arena = False  # they would keep the fp32 copies
     wanted = [(provider.name, provider.options), *provider.beneath]
     try:
-        # without fallback, which would print on stdout and go on with the CPU
+        # no fallback: it prints to stdout and uses the CPU
         session = onnxruntime.InferenceSession(
             str(engine), options, providers=wanted, enable_fallback=0, disabled_optimizers=left_out
         )
-    except Exception as error:  # its exception classes are private, and there are many
+    except Exception as error:  # its exception classes are private
         # the file's hash has matched: on a GPU it is the GPU that fails
         kind = UnavailableError if provider.on_gpu else BundleError
         raise kind(
@@ -189,12 +189,12 @@ def _open_session(
     if session.get_providers()[0] != provider.name:
         raise UnavailableError(
             f"onnxruntime {onnxruntime.__version__} could not start {provider.name} and took "
-            f"{session.get_providers()[0]} instead, which nobody asked for; {provider.mend}"
+            f"{session.get_providers()[0]} instead; {provider.fix}"
         )
     return session
 
 
 def _weight_bytes(engine: Path) -> int:
-    """Of a graph with its weights inside it or, past 2 GB and in narrow recipes, in the bundle's one file."""
+    """Bytes of a graph and of the bundle's file of weights."""
     files = (engine, engine.with_name(WEIGHTS_FILE))
     return sum(path.stat().st_size for path in files if path.exists())

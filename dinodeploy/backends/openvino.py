@@ -1,12 +1,12 @@
-"""OpenVINO on the CPU: the graph itself, in the precision that its recipe allows and no lower.
+"""Run ONNX graphs with OpenVINO on the CPU, in the precision that the recipe allows and no lower.
 
-OpenVINO lowers fp32 to bf16 by itself where the CPU has it. Here the precision is always said: f32, unless
-the recipe is one that allows bf16 (`PRECISIONS`) and the CPU has the instructions.
+OpenVINO lowers fp32 to bf16 automatically where the CPU supports it. Here the precision is always explicit:
+f32, unless the recipe allows bf16 (`PRECISIONS`) and the CPU has the instructions.
 
-A model compiled for one input shape is 5 to 15 % faster than one that takes any. So an fp32 engine has a
-compiled model for each of the first shapes it meets, and one for all others. Narrow recipes have that one
-only: static and dynamic kernels round differently at 1e-7, which 8 bits and 16 bits turn into 1e-2 and 1e-3,
-and a picture's embedding must not depend on the batch it came in.
+A model compiled for one input shape is 5 to 15 % faster than one that accepts any. So an fp32 engine has a
+compiled model for each of the first shapes it meets, and one for all others. Low-precision recipes have only
+that one: static and dynamic kernels round differently at 1e-7, which 8 bits and 16 bits turn into 1e-2 and
+1e-3, and an image's embedding must not depend on the batch it came in.
 
 Shapes: B batch, H W input pixels.
 """
@@ -24,7 +24,7 @@ import numpy as np
 
 from dinodeploy.arrays import FloatArray
 from dinodeploy.backends import OpenOptions
-from dinodeploy.backends.parallel import PIXELS_A_LANE, in_parts, lanes_for
+from dinodeploy.backends.parallel import PIXELS_PER_RUN, in_parts, parallel_runs_for
 from dinodeploy.bundle.manifest import METADATA_KEY
 from dinodeploy.errors import BundleError, UnavailableError
 from dinodeploy.hardware.devices import cpu_name
@@ -35,9 +35,9 @@ Shape = tuple[int, ...]
 PRECISIONS: dict[str, tuple[str, str]] = {"bf16": ("bf16", "BF16"), "int8": ("bf16", "BF16")}
 SPECIALISED = ("fp32",)  # recipes with a compiled model for each shape
 
-SHAPES = 2  # compiled for one shape each, beside the one for all; each holds its own copy of the weights
-LARGE = 1 << 30  # bytes of weights past which it is one
-IN_A_ROW = 8  # runs of another shape, one after the other, before it takes the place of the oldest
+SHAPES = 2  # compiled for one shape each, besides the general one; each has its own copy of the weights
+LARGE = 1 << 30  # bytes of weights past which there is one
+IN_A_ROW = 8  # consecutive runs of another shape before it replaces the oldest
 _MAKING_THE_CORE = threading.Lock()
 
 
@@ -46,7 +46,7 @@ def open_openvino(engine: Path, options: OpenOptions) -> OpenVinoBackend:
 
 
 class OpenVinoBackend:
-    """One ONNX file, compiled once or more. Without `threads` the choice is OpenVINO's.
+    """One ONNX file, compiled once or more. Without `threads`, OpenVINO chooses.
 
     Raises UnavailableError where OpenVINO is not installed, BundleError for a file it cannot read.
     """
@@ -59,15 +59,15 @@ class OpenVinoBackend:
         self._model = self._read()
         self.metadata = _metadata(self._model)
         recipe = _recipe(self.metadata)
-        self.lanes = lanes_for(options)
-        self.runtime, self._settings = settings(recipe, options.threads, self.lanes)
-        self._at_once = PIXELS_A_LANE if self.lanes > 1 else None
+        self.parallel_runs = parallel_runs_for(options)
+        self.runtime, self._settings = settings(recipe, options.threads, self.parallel_runs)
+        self._at_once = PIXELS_PER_RUN if self.parallel_runs > 1 else None
         self.device = f"cpu: {cpu_name()}"
         self._outputs = [output.get_any_name() for output in self._model.outputs]
         self._room = _room(self._model) if recipe in SPECIALISED else 0
-        self._compiled: OrderedDict[Shape, _Compiled] = OrderedDict()  # the one used last is last
+        self._compiled: OrderedDict[Shape, _Compiled] = OrderedDict()  # least recently used first
         self._any: _Compiled | None = None
-        self._last: tuple[Shape, int] = ((), 0)  # the shape that ran on it last, and how often in a row
+        self._last: tuple[Shape, int] = ((), 0)  # the last shape of the general model, and how often in a row
         self._lock = threading.Lock()
 
     def takes(self, height: int, width: int) -> bool:
@@ -82,7 +82,7 @@ class OpenVinoBackend:
         self._any = self._model = None
 
     def _compiled_for(self, shape: Shape) -> _Compiled:
-        """The model compiled for `shape`, made now if there is room; else the one that takes any."""
+        """The model compiled for `shape`, compiled now if there is room; else the general one."""
         with self._lock:
             if shape in self._compiled:
                 self._compiled.move_to_end(shape)
@@ -108,7 +108,7 @@ class OpenVinoBackend:
     def _read(self) -> Any:
         try:
             return self._core.read_model(self._engine)
-        except RuntimeError as error:  # the one class of all its errors
+        except RuntimeError as error:  # the class of all its errors
             raise BundleError(f"{self._engine}: OpenVINO cannot load it: {_reason(error)}") from error
 
     def _compile(self, model: Any) -> _Compiled:
@@ -121,7 +121,7 @@ class OpenVinoBackend:
 
 
 class _Compiled:
-    """A compiled model and its requests: one a thread that runs at the same time."""
+    """A compiled model and its requests: one per parallel run."""
 
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
@@ -129,7 +129,7 @@ class _Compiled:
 
     def run(self, pixels: FloatArray) -> list[FloatArray]:
         try:
-            request = self._idle.pop()  # taking from a list and adding to it are atomic
+            request = self._idle.pop()  # list.pop and append are atomic
         except IndexError:
             request = self._compiled.create_infer_request()
         try:
@@ -146,11 +146,11 @@ def shared_core() -> Any:
 
 @cache
 def _core() -> Any:
-    """The process's only `Core`, and never let go.
+    """The process's only `Core`, never freed.
 
-    Each gives the thread that makes it a stack for signals, and takes its memory back when it goes. When
-    several go in another order than they came (OpenVINO 2026.4), that thread is left with a stack that is no
-    longer there, and the next signal, a Ctrl-C or the end of a child, ends the process with SIGSEGV.
+    Each `Core` installs a signal stack in the thread that creates it and frees it when destroyed. When
+    several are destroyed in another order than created (OpenVINO 2026.4), the thread keeps a freed stack, and
+    the next signal (Ctrl-C, the end of a child) ends the process with SIGSEGV.
     """
     return _import().Core()
 
@@ -177,16 +177,20 @@ def _recipe(metadata: dict[str, str]) -> str:
     return str(facts.get("graph", {}).get("recipe", "fp32"))
 
 
-def settings(recipe: str, threads: int | None, lanes: int = 1) -> tuple[str, dict[str, Any]]:
-    """The runtime's name, and what to compile a recipe's model with on this CPU.
+def settings(recipe: str, threads: int | None, parallel_runs: int = 1) -> tuple[str, dict[str, Any]]:
+    """The runtime's name, and the options to compile a recipe's model with on this CPU.
 
-    lanes: runs at once, of one thread each where there are several.
+    parallel_runs: with more than one, each has one thread.
     """
     precision = _precision(recipe, shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     version = _import().get_version().partition("-")[0]
     asked: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
-    if lanes > 1:
-        asked |= {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": lanes, "INFERENCE_NUM_THREADS": lanes}
+    if parallel_runs > 1:
+        asked |= {
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            "NUM_STREAMS": parallel_runs,
+            "INFERENCE_NUM_THREADS": parallel_runs,
+        }
     elif threads is not None:
         asked["INFERENCE_NUM_THREADS"] = threads
     return f"openvino {version}" + ("" if precision == "f32" else f" {precision}"), asked
@@ -198,13 +202,13 @@ def _precision(recipe: str, capabilities: list[str]) -> str:
 
 
 def _room(model: Any) -> int:
-    """How many shapes may have a compiled model of their own."""
+    """How many shapes may have their own compiled model."""
     constants = (node for node in model.get_ops() if node.get_type_name() == "Constant")
     return SHAPES if sum(node.get_byte_size() for node in constants) < LARGE else 1
 
 
 def _reason(error: RuntimeError) -> str:
-    """What went wrong, without the lines on where in OpenVINO's source."""
+    """The reason, without the lines about OpenVINO's source."""
     lines = [line.strip() for line in str(error).splitlines()]
     told = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
     return (told or lines or ["no reason given"])[0]

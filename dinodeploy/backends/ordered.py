@@ -1,4 +1,4 @@
-"""Work done ahead of whoever asks for it: in order, several pieces at once, never more than a few."""
+"""Ordered parallel map with a bounded number of pending items."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ Result = TypeVar("Result")
 def run_in_order(
     run: Callable[[Item], Result],
     items: Iterable[Item],
-    lanes: int,
+    threads: int,
     wait: Callable[[Future[Result]], Result] = Future.result,
 ) -> Iterator[Result]:
-    """`run(item)` of every item, in order, on as many threads as there are lanes.
+    """`run(item)` for every item on `threads` threads; results come in the order of the items.
 
-    One item more for each lane lies ready: a lane that is done before the oldest waits neither for it nor for
-    the next item to be made. `wait` waits for a result. What an item raises ends the work.
+    One more item per thread is pending: a thread that finishes early waits neither for the oldest item nor
+    for the next one to be made. `wait` waits for a result. An exception in an item ends the iteration.
     """
     running: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(lanes, thread_name_prefix="lane") as pool:
+    with ThreadPoolExecutor(threads, thread_name_prefix="parallel-run") as pool:
         try:
             for item in items:
                 running.append(pool.submit(run, item))
-                while len(running) > 2 * lanes - 1:
+                while len(running) > 2 * threads - 1:
                     yield wait(running.popleft())
             while running:
                 yield wait(running.popleft())

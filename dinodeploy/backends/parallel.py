@@ -1,9 +1,8 @@
-"""A CPU's lanes: runs at the same time, of one thread each.
+"""CPU throughput mode: parallel runs of one thread each.
 
-Threads that share a run wait for each other after every operator, and for the one that the system took from
-its core to decode a picture or to serve somebody else. Threads with a run each wait for nobody: a folder is
-done a seventh sooner (benchmarks/LOG.md), and one picture alone takes as many times longer as there are
-cores. The numbers are the same.
+Threads that share a run wait for each other after every operator, and for a thread that the system has taken
+off its core. Threads with a run each wait for nobody: a folder takes a seventh less time (benchmarks/LOG.md),
+and one image alone takes as many times longer as there are cores. The numbers are the same.
 
 Shapes: B batch, H W input pixels.
 """
@@ -19,18 +18,18 @@ from dinodeploy.arrays import FloatArray
 from dinodeploy.backends import OpenOptions
 from dinodeploy.hardware.cores import cores
 
-PIXELS_A_LANE = 128 * 1024  # in one run: two pictures of 224² or 256²; more outgrow a core's own caches
+PIXELS_PER_RUN = 128 * 1024  # two images of 224² or 256²; more do not fit the caches of one core
 
 
-def lanes_for(options: OpenOptions) -> int:
-    """How many runs at once a CPU runtime is opened for; one is what all its threads work on."""
+def parallel_runs_for(options: OpenOptions) -> int:
+    """How many runs a CPU runtime executes in parallel; a single run uses all threads."""
     return options.threads or cores() if options.hint == "throughput" else 1
 
 
 def in_parts(
     run: Callable[[FloatArray], Sequence[Any]], pixels: FloatArray, pixels_at_once: int | None
 ) -> Sequence[FloatArray]:
-    """The outputs of a batch [B,3,H,W], run in parts of at most so many pixels, as even as can be."""
+    """The outputs of a batch [B,3,H,W], run in even parts of at most `pixels_at_once` pixels."""
     batch, _, height, width = pixels.shape
     if pixels_at_once is None:
         return run(pixels)

@@ -93,7 +93,7 @@ def run_readable(
 
     `unreadable` is called with each image that cannot be read, as it is met.
     """
-    batch_size = limit_batch(batch_size, len(ids), embedder.backend.lanes)
+    batch_size = limit_batch(batch_size, len(ids), embedder.backend.parallel_runs)
     decoders = default_decoders()
 
     def readable() -> Iterator[Decoded]:

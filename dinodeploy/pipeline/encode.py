@@ -120,7 +120,7 @@ class Encoding:
 
         batch_size = self.batch_size
         if total:
-            batch_size = limit_batch(batch_size, total, embedder.backend.lanes)
+            batch_size = limit_batch(batch_size, total, embedder.backend.parallel_runs)
         given, workers = _Given(images, self.channels), default_decoders()
         failed: deque[Encoded] = deque()
 
@@ -184,7 +184,7 @@ def embed_all(
     embedder: Embedder, images: Iterable[ImageInput], preprocess: Preprocess, batch_size: int
 ) -> dict[str, Any]:
     """All outputs of the engine, each with one row per image."""
-    names, sessions = embedder.output_names, embedder.backend.lanes
+    names, sessions = embedder.output_names, embedder.backend.parallel_runs
     rows: dict[str, list[FloatArray]] = {name: [] for name in names}
     pixels = (preprocess(open_image(as_source(image))) for image in images)
     batches = map(np.stack, batches_of_one_size(pixels, batch_size))

@@ -35,7 +35,7 @@ def choose_hint(images: int, threads: int | None = None) -> Hint:
 
 def choose_batch(embedder: Embedder, images: int, size: tuple[int, int], log: Callable[[str], None]) -> int:
     """Batch size for `images` images of input `size` (H, W), with all parallel sessions busy."""
-    lanes = embedder.backend.lanes
+    lanes = embedder.backend.parallel_runs
     if images < WORTH_IT:
         return limit_batch(BATCH_SIZE, images, lanes)
     with ThreadPoolExecutor(lanes) as pool:

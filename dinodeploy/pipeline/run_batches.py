@@ -53,7 +53,7 @@ def run_batches(
             return future.result()
 
     ready = ((item, None if isinstance(item, EndOfShard) else stack(item)) for item in work)
-    for item, outputs, seconds in run_in_order(run, ready, embedder.backend.lanes, wait):
+    for item, outputs, seconds in run_in_order(run, ready, embedder.backend.parallel_runs, wait):
         stages.worked["engine"] += seconds
         yield item, outputs
 

@@ -22,8 +22,8 @@ LONG = 30.0  # seconds; nobody waits for them
 class Held:
     """An embedder whose runs wait until they are let go; `batches` is what was run, by shape and by value."""
 
-    def __init__(self, lanes: int = 1, let_go: bool = True) -> None:
-        self.backend = SimpleNamespace(lanes=lanes)
+    def __init__(self, parallel_runs: int = 1, let_go: bool = True) -> None:
+        self.backend = SimpleNamespace(parallel_runs=parallel_runs)
         self.batches: list[tuple[int, ...]] = []
         self.values: list[list[float]] = []
         self.gate = threading.Event()
@@ -112,7 +112,7 @@ def test_of_what_is_due_the_oldest_goes_first() -> None:
 
 
 def test_many_threads_get_each_their_own() -> None:
-    embedder = Held(lanes=2)
+    embedder = Held(parallel_runs=2)
     with batcher(embedder, max_wait=0.002, queue_size=60) as batch, ThreadPoolExecutor(20) as pool:
         answers = pool.map(
             lambda n: found(batch.submit_pixels([pixels(n, side=16 * (1 + n % 3))])), range(60)
@@ -219,7 +219,7 @@ def test_a_picture_that_cannot_be_read_is_refused_where_it_is_given() -> None:
 
 
 def test_two_lanes_run_two_batches_at_once() -> None:
-    embedder = Held(lanes=2, let_go=False)
+    embedder = Held(parallel_runs=2, let_go=False)
     with batcher(embedder, max_batch=1) as batch:
         batch.submit(colour(0))
         batch.submit(colour(1))
@@ -236,7 +236,7 @@ def test_numbers_that_mean_nothing(options: dict[str, Any]) -> None:
 
 def test_no_thread_is_left() -> None:
     before = threading.active_count()
-    with batcher(Held(lanes=3)) as batch:
+    with batcher(Held(parallel_runs=3)) as batch:
         assert threading.active_count() == before + 3
         batch.submit(colour(0))
     assert threading.active_count() == before

@@ -30,9 +30,9 @@ def engine(pixels: Any) -> dict[str, Any]:
     return {"cls": np.ascontiguousarray(pixels[:, :, 0, 0]), "patch": np.ascontiguousarray(patch)}
 
 
-def embedder(run: Callable[[Any], dict[str, Any]] = engine, lanes: int = 1) -> Any:
+def embedder(run: Callable[[Any], dict[str, Any]] = engine, parallel_runs: int = 1) -> Any:
     """As much of an Embedder as the pipeline uses."""
-    return SimpleNamespace(run=run, backend=SimpleNamespace(lanes=lanes))
+    return SimpleNamespace(run=run, backend=SimpleNamespace(parallel_runs=parallel_runs))
 
 
 class MadeUp:

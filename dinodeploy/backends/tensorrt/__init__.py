@@ -1,14 +1,14 @@
-"""Run TensorRT plans: TensorRT 10.3 to 11.x and TensorRT-RTX 1.7+ by one implementation, the module injected.
+"""Run TensorRT plans. One implementation for TensorRT 10.3 to 11.x and TensorRT-RTX 1.7 and later.
 
-    refuse.py    is this the machine and the runtime that the plan was built for? before anything is loaded
+    refuse.py    refuse a plan built for another machine or runtime, before anything is loaded
     load.py      plan -> engine: deserialise, refit a stripped one, set the budget of streamed weights
     profiles.py  which shape profile takes an input
     cuda.py      memory, streams, events and graphs through cuda-bindings, every error one line
     context.py   an execution context aimed at one input shape, replayed as a CUDA graph
-    lane.py      one stream with its buffers: copy in, compute, copy out
-    backend.py   the backend: two lanes, so that the copies of one batch overlap the other's compute
+    stream.py    one CUDA stream with its buffers: copy in, compute, copy out
+    backend.py   the backend: two streams, so that the copies of one batch overlap the other's compute
 
-Neither TensorRT's module nor CUDA's is imported before a plan is opened.
+TensorRT's and CUDA's modules are imported when a plan is opened.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def open_tensorrt_rtx(engine: Path, options: OpenOptions) -> TensorRTBackend:
 def open_plan(name: str, plan: Path, options: OpenOptions) -> TensorRTBackend:
     """Open `plan` with the module `name`, once everything the manifest says of it fits this machine.
 
-    Raises UnavailableError, one line with the command that mends it, where something does not.
+    Raises UnavailableError, one line with the command that fixes it, if something does not fit.
     """
     if options.build is None:
         raise BundleError(

@@ -1,7 +1,8 @@
-"""The backend: an engine, its scratch memory and two lanes.
+"""The TensorRT backend: an engine, its scratch memory and two streams.
 
-Two threads that call `run` get a lane each, and the copies of one overlap the other's computation; `embed`
-does so (`lanes`). One thread alone always gets the same lane, and the other one's buffers stay empty.
+Two threads that call `run` get a stream each, and the copies of one overlap the computation of the other
+(`parallel_runs`; `embed` does so). One thread alone always gets the same stream, and the other one's buffers
+stay empty.
 
 Shapes: B batch, H W input pixels.
 """
@@ -22,20 +23,20 @@ from dinodeploy.backends.tensorrt.context import Scratch
 from dinodeploy.backends.tensorrt.cuda import Cuda
 from dinodeploy.backends.tensorrt.load import load_engine
 from dinodeploy.backends.tensorrt.profiles import choose_profile, cut, read_profiles
-from dinodeploy.backends.tensorrt.stream import Lane, Turn
+from dinodeploy.backends.tensorrt.stream import Stream, Turn
 from dinodeploy.errors import MisuseError, UnavailableError
 
-LANES = 2
+STREAMS = 2
 
 
 class TensorRTBackend:
-    """One plan, opened. `run` is safe to call from several threads; more than two wait for a lane.
+    """One plan, opened. `run` is safe to call from several threads; more than two wait for a stream.
 
     The plan's hash and the manifest's facts have been checked (`open_plan`). When opening fails, nothing
     stays allocated.
     """
 
-    lanes = LANES
+    parallel_runs = STREAMS
 
     def __init__(self, plan: Path, options: OpenOptions, module: Any, cuda: Cuda, device: str) -> None:
         assert options.build is not None, "open_plan has checked it"
@@ -44,7 +45,7 @@ class TensorRTBackend:
         self.device = device
         self.metadata: dict[str, str] = {}
         self._plan = plan
-        self._free: queue.LifoQueue[Lane | None] = queue.LifoQueue()
+        self._free: queue.LifoQueue[Stream | None] = queue.LifoQueue()
         self._turn = Turn()
         self._closing = threading.Lock()
         self._closed = False
@@ -54,10 +55,10 @@ class TensorRTBackend:
             size = self._engine.handle.device_memory_size_v2
             scratch = Scratch(cuda.device_memory(size), size)
             making.callback(cuda.free_device, scratch.address)
-            for _ in range(LANES):
-                lane = Lane(self._engine, cuda, scratch)
-                making.callback(lane.close)
-                self._free.put(lane)
+            for _ in range(STREAMS):
+                stream = Stream(self._engine, cuda, scratch)
+                making.callback(stream.close)
+                self._free.put(stream)
             self._cleanup = making.pop_all()
 
     def takes(self, height: int, width: int) -> bool:
@@ -69,32 +70,32 @@ class TensorRTBackend:
         profile = choose_profile(self._profiles, (batch, height, width), self._plan, self._module)
         parts: list[dict[str, FloatArray]] = []
         for part, wanted in cut(pixels, profile):
-            lane = self._borrow()
+            stream = self._borrow()
             try:
-                outputs = lane.run(part, profile, self._turn)
+                outputs = stream.run(part, profile, self._turn)
             finally:
-                self._free.put(lane)
+                self._free.put(stream)
             parts.append({name: output[:wanted] for name, output in outputs.items()})
         if len(parts) == 1:
             return parts[0]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _borrow(self) -> Lane:
-        lane = self._free.get()
-        if lane is None:
-            self._free.put(None)  # for the next one who asks
+    def _borrow(self) -> Stream:
+        stream = self._free.get()
+        if stream is None:
+            self._free.put(None)  # for the next caller
             raise MisuseError(f"{self._plan.name} has been closed; open it again")
-        return lane
+        return stream
 
     def close(self) -> None:
-        """Wait for what runs, then give everything back. A second time does nothing."""
+        """Wait for running calls, then free everything. A second call does nothing."""
         with self._closing:
             if self._closed:
                 return
             self._closed = True
-            for _ in range(LANES):
+            for _ in range(STREAMS):
                 self._free.get()
             self._free.put(None)
-            with suppress(UnavailableError):  # of a GPU that has failed, nothing can be given back
+            with suppress(UnavailableError):  # a failed GPU frees nothing
                 self._cleanup.close()
             del self._engine

@@ -1,7 +1,7 @@
-"""One lane: a stream, the buffers and contexts that belong to it. Copy in, compute, copy out.
+"""One CUDA stream with its buffers and contexts: copy in, compute, copy out.
 
-Lanes overlap in their copies; their computations share the engine's scratch memory and therefore follow one
-another (`Turn`). A lane is used by one thread at a time.
+Streams overlap in their copies. Their computations share the engine's scratch memory and therefore run one
+after another (`Turn`). A stream is used by one thread at a time.
 
 Shapes: B batch, H W input pixels.
 """
@@ -24,13 +24,13 @@ from dinodeploy.errors import UnavailableError
 
 Key = tuple[tuple[int, ...], int]  # input shape [B,3,H,W] and profile
 
-GRAPHS = 8  # shapes kept as graphs, per lane; the least recently used goes first
-REMEMBERED = 256  # shapes of which it is known that they came before
+GRAPHS = 8  # shapes kept as graphs, per stream; the least recently used is dropped first
+REMEMBERED = 256  # shapes known to have come before
 _FLOAT_BYTES = 4
 
 
 class Turn:
-    """Whose computation is next: each waits for the one before it, on the GPU and not in Python."""
+    """The order of computations: each waits for the one before it, on the GPU and not in Python."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -69,8 +69,8 @@ class Buffer:
                 both.callback(self._cuda.free_device, device)
 
 
-class Lane:
-    """See the file. Nothing of it is left when its making fails."""
+class Stream:
+    """A CUDA stream, its buffers and contexts. When creating it fails, nothing stays allocated."""
 
     def __init__(self, engine: Engine, cuda: Cuda, scratch: Scratch) -> None:
         self._engine, self._cuda, self._scratch = engine, cuda, scratch
@@ -91,7 +91,7 @@ class Lane:
             self._cleanup = making.pop_all()
 
     def run(self, pixels: FloatArray, profile: Profile, turn: Turn) -> dict[str, FloatArray]:
-        """pixels [B,3,H,W], contiguous -> outputs by name, in arrays of their own."""
+        """pixels [B,3,H,W], contiguous -> outputs by name, in new arrays."""
         cuda, stream, engine = self._cuda, self._stream, self._engine
         source = self._buffers[engine.input]
         if source.reserve(pixels.nbytes):
@@ -110,7 +110,7 @@ class Lane:
                 buffer = self._buffers[name]
                 cuda.to_host(buffer.host, buffer.device, int(np.prod(shape)) * _FLOAT_BYTES, stream)
         except BaseException:
-            with suppress(UnavailableError):  # what was asked for is to end before its memory is used again
+            with suppress(UnavailableError):  # finish before the memory is used again
                 cuda.synchronize(stream)
             raise
         cuda.synchronize(stream)
@@ -119,7 +119,7 @@ class Lane:
         return outputs
 
     def _context_for(self, key: Key) -> tuple[AimedContext, dict[str, tuple[int, ...]]]:
-        """A context aimed and bound: the shape's own from its second use on, the general one before."""
+        """A bound context: the general one at a shape's first use, its own from the second on."""
         if key in self._aimed:
             self._aimed.move_to_end(key)
             return self._aimed[key]
@@ -149,7 +149,7 @@ class Lane:
             self._drop_graphs()
 
     def _capture(self, context: AimedContext) -> None:
-        """Replay a shape's own context as a graph from now on; engines that cannot be captured go without."""
+        """Replay a shape's own context as a CUDA graph from now on, if the engine can be captured."""
         if context is self._general or context.captured:
             return
         try:
@@ -159,7 +159,7 @@ class Lane:
             self._drop_graphs()
 
     def _drop_graphs(self) -> None:
-        """Graphs hold the addresses of buffers: they end with them."""
+        """CUDA graphs hold buffer addresses, so they are dropped with the buffers."""
         while self._aimed:
             self._aimed.popitem()[1][0].close()
 

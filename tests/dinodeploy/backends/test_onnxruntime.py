@@ -60,9 +60,9 @@ def test_large_weights_stay_in_their_file(tiny_bundle: Path, monkeypatch: pytest
 def test_a_large_batch_is_run_in_parts(
     hint: str, threads: int, parts: list[int], tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of what all threads take together, or one alone; how they are cut: test_lanes.py."""
+    """Of what all threads take together, or one alone; how they are cut: test_parallel.py."""
     monkeypatch.setattr(backends, "PIXELS_AT_ONCE", 3 * 32 * 48)
-    monkeypatch.setattr(backends, "PIXELS_A_LANE", 32 * 48)
+    monkeypatch.setattr(backends, "PIXELS_PER_RUN", 32 * 48)
     backend = open_backend("onnxruntime", tiny_bundle / "model.onnx", threads=threads, hint=hint)
     assert isinstance(backend, OnnxRuntimeBackend)
     session = backend._session

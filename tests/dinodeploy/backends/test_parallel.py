@@ -1,4 +1,4 @@
-"""A CPU's lanes: a thread and a run for each core, and the same numbers as all threads on one."""
+"""CPU throughput mode: one run per core gives the same numbers as all threads on one run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from dinodeploy import Embedder, MisuseError
-from dinodeploy.backends import OpenOptions, open_backend
+from dinodeploy.backends import OpenOptions, open_backend, parallel
 from dinodeploy.backends import onnxruntime as backends
-from dinodeploy.backends import parallel as lanes
-from dinodeploy.backends.parallel import in_parts, lanes_for
+from dinodeploy.backends.parallel import in_parts, parallel_runs_for
 from tests.support.photographs import pixels
 from tests.support.tiny_models import export_passing, export_tiny, tiny_convnext
 
@@ -23,7 +22,7 @@ SIZE = (96, 160)  # off-square
 def bundles(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> dict[str, Path]:
     from dinov3_ref.checkpoints import random_checkpoint
 
-    folder = tmp_path_factory.mktemp("lanes")
+    folder = tmp_path_factory.mktemp("parallel")
     return {
         "fp32": tiny_bundle,
         "int8": export_tiny(folder / "int8", recipe="int8").root,
@@ -54,7 +53,7 @@ def test_the_same_numbers(device: str, kind: str, limit: float, bundles: dict[st
         Embedder.open(bundles[kind], device=device, threads=3, hint="throughput") as beside,
         ThreadPoolExecutor(3) as pool,
     ):
-        assert (alone.backend.lanes, beside.backend.lanes) == (1, 3)
+        assert (alone.backend.parallel_runs, beside.backend.parallel_runs) == (1, 3)
         assert "3 batches in parallel" in beside.choice
         wanted = alone.run(x)
         for got in pool.map(beside.run, [x] * 6):
@@ -65,10 +64,10 @@ def test_the_same_numbers(device: str, kind: str, limit: float, bundles: dict[st
 
 
 def test_cores_are_counted_where_no_number_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes, "cores", lambda: 6)
-    assert lanes_for(OpenOptions(hint="throughput")) == 6
-    assert lanes_for(OpenOptions(hint="throughput", threads=4)) == 4
-    assert lanes_for(OpenOptions(threads=4)) == 1
+    monkeypatch.setattr(parallel, "cores", lambda: 6)
+    assert parallel_runs_for(OpenOptions(hint="throughput")) == 6
+    assert parallel_runs_for(OpenOptions(hint="throughput", threads=4)) == 4
+    assert parallel_runs_for(OpenOptions(threads=4)) == 1
 
 
 def test_an_unknown_hint_names_the_known_ones(tiny_bundle: Path) -> None:
@@ -79,9 +78,12 @@ def test_an_unknown_hint_names_the_known_ones(tiny_bundle: Path) -> None:
 def test_large_weights_are_widened_in_one_run_at_a_time(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each lane would hold a wide copy of its own."""
+    """Each run would hold its own fp32 copy."""
     monkeypatch.setattr(backends, "LARGE", 1)
-    assert open_backend("onnxruntime", tiny_bundle / "model.onnx", threads=2, hint="throughput").lanes == 1
+    assert (
+        open_backend("onnxruntime", tiny_bundle / "model.onnx", threads=2, hint="throughput").parallel_runs
+        == 1
+    )
 
 
 def test_a_process_held_to_a_part_of_the_machine_uses_that(

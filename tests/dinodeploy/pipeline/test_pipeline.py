@@ -87,7 +87,7 @@ def test_workers_and_batches_change_no_byte(tmp_path: Path) -> None:
     for name, options in {
         "b": {"batch": 1, "run": {"workers": 1}},
         "c": {"batch": 8, "run": {"workers": 5}},
-        "d": {"engine": embedder(lanes=3)},
+        "d": {"engine": embedder(parallel_runs=3)},
     }.items():
         embed_all(MadeUp(30, bad=[2, 13]), tmp_path / name, **options)
         assert tree(tmp_path / name) == tree(tmp_path / "a"), name

@@ -68,7 +68,7 @@ def test_few_pictures_are_not_worth_measuring() -> None:
 
     assert choose_batch(embedder(run), 1, (16, 32), lambda _: None) == 1
     assert choose_batch(embedder(run), 100, (16, 32), lambda _: None) == 8
-    assert choose_batch(embedder(run, lanes=2), 100, (16, 32), lambda _: None) == 6
+    assert choose_batch(embedder(run, parallel_runs=2), 100, (16, 32), lambda _: None) == 6
 
 
 def test_lanes_are_measured_together() -> None:
@@ -80,7 +80,7 @@ def test_lanes_are_measured_together() -> None:
         time.sleep(0.02 * len(pixels))
 
     said: list[str] = []
-    assert choose_batch(embedder(run, lanes=2), MANY, (16, 32), said.append) == 1
+    assert choose_batch(embedder(run, parallel_runs=2), MANY, (16, 32), said.append) == 1
     rate = float(said[0].split("1: ")[1].split("/s")[0])
     assert 50 < rate <= 100
 

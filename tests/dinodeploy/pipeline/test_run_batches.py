@@ -44,7 +44,7 @@ def test_as_many_batches_run_in_parallel_as_there_are_sessions() -> None:
     batches = [batch_of(index) for index in range(7)]
     found = [
         (batch[0].id, float(outputs["cls"][0, 0]))
-        for batch, outputs in run_batches(embedder(engine.run, lanes=2), batches)
+        for batch, outputs in run_batches(embedder(engine.run, parallel_runs=2), batches)
     ]
     assert found == [(str(i), float(i)) for i in range(7)]
     assert engine.most == 2

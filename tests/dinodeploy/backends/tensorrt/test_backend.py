@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from dinodeploy.backends import open_backend
-from dinodeploy.backends.tensorrt import stream as lanes
+from dinodeploy.backends.tensorrt import stream as streams
 from dinodeploy.backends.tensorrt.backend import TensorRTBackend
 from dinodeploy.backends.tensorrt.cuda import Cuda
 from dinodeploy.bundle.manifest import ProfileFacts
@@ -182,7 +182,7 @@ def test_shapes_then_addresses_then_execution(own_bundle: Path, module: FakeTens
 def test_a_computation_waits_for_the_one_before(
     own_bundle: Path, module: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One lane has asked for its computation, and the GPU has not begun it, when the other wants its own."""
+    """One stream has queued its computation, and the GPU has not begun it, when the other queues its own."""
     backend = open_plan(own_bundle, module)
     x, y = pixels(SHAPES[0]), pixels(SHAPES[1], seed=1)
     asked, done = threading.Event(), threading.Event()
@@ -219,7 +219,7 @@ def test_graphs_from_the_third_use_of_a_shape(own_bundle: Path, old: FakeTensorR
 
 
 def test_graphs_are_bounded(own_bundle: Path, old: FakeTensorRT, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes, "GRAPHS", 2)
+    monkeypatch.setattr(streams, "GRAPHS", 2)
     backend = open_plan(own_bundle, old)
     for _ in range(3):
         for width in (96, 80, 64, 48):
@@ -337,7 +337,7 @@ def test_out_of_memory_says_what_to_do(own_bundle: Path, old: FakeTensorRT) -> N
     with pytest.raises(UnavailableError, match=r"cudaMalloc: .*run smaller batches \(--batch\)"):
         backend.run(pixels(SHAPES[0]))
     x = pixels(SHAPES[0])
-    assert_right(own_bundle, x, backend.run(x))  # the lane is none the worse for it
+    assert_right(own_bundle, x, backend.run(x))  # the stream still works
     backend.close()
     assert old.cuda.leaked == {}
 
