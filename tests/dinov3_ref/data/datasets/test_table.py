@@ -40,16 +40,16 @@ def test_huggingface_class_names(tmp_path: Path) -> None:
 
 def test_missing_columns_empty_cells_and_damaged_files(tmp_path: Path) -> None:
     pq.write_table(
-        pa.table({"picture": [encoded("china"), None], "label": [1, None]}), tmp_path / "a.parquet"
+        pa.table({"photo": [encoded("china"), None], "label": [1, None]}), tmp_path / "a.parquet"
     )
-    with pytest.raises(DataError, match="columns picture, label; wanted image or"):
+    with pytest.raises(DataError, match="columns photo, label; wanted image or"):
         ImageTable(tmp_path / "a.parquet", cache=tmp_path)
-    dataset = ImageTable(tmp_path / "a.parquet", image="picture", cache=tmp_path)
+    dataset = ImageTable(tmp_path / "a.parquet", image="photo", cache=tmp_path)
     assert dataset[0][0].size == (120, 90)
-    with pytest.raises(BrokenImage, match="row 1' cannot be read: column 'picture' has no bytes"):
+    with pytest.raises(BrokenImage, match="row 1' cannot be read: column 'photo' has no bytes"):
         dataset[1]
     with pytest.raises(DataError, match="rows without 'label'"):
-        ImageTable(tmp_path / "a.parquet", image="picture", labelled=True, cache=tmp_path)
+        ImageTable(tmp_path / "a.parquet", image="photo", labelled=True, cache=tmp_path)
     (tmp_path / "b.parquet").write_bytes(b"nothing")
     with pytest.raises(DataError, match="cannot be converted to"):
         ImageTable(tmp_path / "b.parquet", cache=tmp_path / "c")
