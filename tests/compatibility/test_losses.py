@@ -33,7 +33,7 @@ def test_S43_koleo_loss() -> None:
 def test_S44_ibot_loss_by_out_dim() -> None:
     """`out_dim` or the published name `patch_out_dim`, not both."""
     assert iBOTPatchLoss(out_dim=65536).center.shape == iBOTPatchLoss(patch_out_dim=65536).center.shape
-    with pytest.raises(ValueError, match="two names"):
+    with pytest.raises(ValueError, match="pass one of them"):
         iBOTPatchLoss(48, out_dim=48)
 
 

@@ -39,9 +39,7 @@ def test_huggingface_class_names(tmp_path: Path) -> None:
 
 
 def test_missing_columns_empty_cells_and_damaged_files(tmp_path: Path) -> None:
-    pq.write_table(
-        pa.table({"photo": [encoded("china"), None], "label": [1, None]}), tmp_path / "a.parquet"
-    )
+    pq.write_table(pa.table({"photo": [encoded("china"), None], "label": [1, None]}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match="columns photo, label; wanted image or"):
         ImageTable(tmp_path / "a.parquet", cache=tmp_path)
     dataset = ImageTable(tmp_path / "a.parquet", image="photo", cache=tmp_path)
