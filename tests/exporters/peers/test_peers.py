@@ -63,12 +63,10 @@ def test_the_bundles_own_weights(tmp_path: Path) -> None:
     np.testing.assert_allclose(runner.run(case.pixels)["cls"], case.outputs["cls"], rtol=1e-4, atol=1e-5)
     runner.close()
     with pytest.raises(
-        MisuseError, match=r"wrong\.pth is not what the bundle was made of: sha256 .*--checkpoint"
+        MisuseError, match=r"wrong\.pth is not the checkpoint of the bundle: sha256 .*--checkpoint"
     ):
         open_peer("torch", bundle.root, str(tmp_path / "wrong.pth"), threads=1)
-    with pytest.raises(
-        MisuseError, match=r"need the weights that the bundle was made of .*--checkpoint FILE"
-    ):
+    with pytest.raises(MisuseError, match=r"need the checkpoint of the bundle .*--checkpoint FILE"):
         checkpoint_of(open_bundle(bundle.root).manifest.model, None)
 
 
@@ -78,7 +76,7 @@ def test_random_weights_are_drawn_again() -> None:
         "vit_small", 384, 12, 6, 16, 4, "random", source.source, source.sha256, "random", None, "bf16"
     )
     assert checkpoint_of(facts, None).sha256 == source.sha256
-    with pytest.raises(MisuseError, match="is not what the bundle was made of"):
+    with pytest.raises(MisuseError, match="is not the checkpoint of the bundle"):
         checkpoint_of(replace(facts, source="random:vit_small:seed4"), None)
 
 
