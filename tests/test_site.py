@@ -106,6 +106,8 @@ def test_the_python_reference_is_complete(site: Path) -> None:
         assert re.search(rf'id="dinodeploy\.(\w+\.)?{name}"', page), name
     for name in ("exporters.bundle.export.export_checkpoint", "dinov3_ref.checkpoints.load_checkpoint"):
         assert f'id="{name}"' in page, name
+    assert "<i>" not in page, "layer_<i> of a docstring became HTML"
+    assert re.search(r"<li>\s*(<p>)?<code>outputs</code>: ", page), "parameters are a list"
     docstring = (dinodeploy.Embedder.__doc__ or "").splitlines()[0].split("`")[0].strip()
     assert docstring in text_of(site / "reference" / "api.html")
 

@@ -43,8 +43,8 @@ def build(out: Path) -> int:
         write_pages(stage / "docs")
         shutil.copy(ROOT / "zensical.toml", stage)
         command = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
-        # mkdocstrings reads the sources from the working directory of the repository
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        # mkdocstrings looks for the sources, and for its extension docstrings.py, on the path
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(Path(__file__).parent)))}
         status = subprocess.run(command, cwd=stage, env=environment, check=False).returncode
         if status == 0:
             shutil.rmtree(out, ignore_errors=True)
