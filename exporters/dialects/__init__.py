@@ -1,4 +1,4 @@
-"""Dialects: what the two seams become in ONNX, for which runtimes. One literal table."""
+"""Dialects: how custom ops are translated to ONNX, and for which runtimes. One table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import exporters.trace.custom_ops  # noqa: F401  (registers the operators that the tables name)
-from exporters.dialects import portable
+from exporters.dialects import rope_and_attention as portable
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def parse_network(
 
 
 def _first_error(parser: OnnxParser) -> str:
-    """Node, operator and description of the parser's first error; empty if there is none."""
+    """Node, operator and description of the parser's first error; empty without an error."""
     if not parser.num_errors:
         return ""
     error: ParserError = parser.get_error(0)

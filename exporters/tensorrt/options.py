@@ -70,7 +70,7 @@ def check_options(options: BuildOptions, target: Target, trt: TensorRT, gpu: Gpu
         if getattr(options, field) and gpu is None:
             raise UnavailableError(
                 f"{_flag(field)} with --target {target.name} needs an NVIDIA driver while it builds, and "
-                "there is none here; leave it out or build on a machine with a GPU"
+                "this machine has none; leave it out or build on a machine with a GPU"
             )
     if options.hardware_compatible == "same_compute_capability" and not has(trt, SAME_COMPUTE_CAPABILITY):
         raise UnavailableError(

@@ -1,4 +1,4 @@
-"""`check --bisect`: a fault planted in a random block is named exactly; a right engine has none."""
+"""`check --bisect`: a fault planted in a random block is found exactly; a correct engine has none."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.faults import FAULTS, Fault, broken, change_weight
 from tests.support.photographs import IMAGENET_MEAN, IMAGENET_STD
 from tests.support.tiny_models import export_tiny, tiny_config
 
-TWINS = (("mlp", "fp32"), ("mlp", "fp16"), ("swiglu", "fp32"), ("swiglu", "bf16"))
+MODELS = (("mlp", "fp32"), ("mlp", "fp16"), ("swiglu", "fp32"), ("swiglu", "bf16"))
 DEPTH = 5
 SEEDS = range(3)
 
@@ -36,13 +36,13 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], B
         (kind, recipe): export(
             random_checkpoint(tiny_config(kind, depth=DEPTH)), folder / kind / recipe, recipe
         )
-        for kind, recipe in TWINS
+        for kind, recipe in MODELS
     }
 
 
 @pytest.fixture(scope="module")
 def driven(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Two residual channels past fp16's end from the first block on: what later blocks add drowns in them."""
+    """Two residual channels past fp16's limit from the first block on, which hide what later blocks add."""
     checkpoint = random_checkpoint(tiny_config("mlp", depth=DEPTH))
     last = "blocks.0.mlp.fc2.weight"
     weight = checkpoint.state[last].clone()
@@ -57,8 +57,8 @@ def export(checkpoint: Checkpoint, out: Path, recipe: str) -> Bundle:
     return export_checkpoint(checkpoint, out, options, weights="random")[0]
 
 
-@pytest.mark.parametrize(("kind", "recipe"), TWINS)
-def test_a_right_engine_departs_nowhere(
+@pytest.mark.parametrize(("kind", "recipe"), MODELS)
+def test_a_correct_engine_has_no_fault(
     kind: str, recipe: str, bundles: dict[tuple[str, str], Bundle]
 ) -> None:
     found = bisect_bundle(bundles[kind, recipe].choose())
@@ -72,7 +72,7 @@ def test_a_right_engine_departs_nowhere(
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize(("kind", "recipe"), TWINS)
+@pytest.mark.parametrize(("kind", "recipe"), MODELS)
 def test_the_block_with_the_fault_is_named(
     kind: str, recipe: str, fault: str, seed: int, bundles: dict[tuple[str, str], Bundle], tmp_path: Path
 ) -> None:
@@ -85,7 +85,7 @@ def test_the_block_with_the_fault_is_named(
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_behind_massive_channels_is_named(fault: str, driven: Bundle, tmp_path: Path) -> None:
-    """There the stream itself hardly shows it: what decides is each block's own addition."""
+    """The stream itself hardly shows the fault; each block's own addition does."""
     assert bisect_bundle(driven.choose()).departs is None
     rng = np.random.default_rng(len(fault))
     found = bisect_bundle(broken(driven, FAULTS[fault], "blocks.3", rng, tmp_path))
@@ -121,8 +121,8 @@ def test_prefix_norms_apart_hide_no_stream(tmp_path: Path) -> None:
     assert bisect_bundle(bundle.choose()).departs is None
 
 
-def test_tokens_of_ones_own_are_a_group_of_their_own(tmp_path: Path) -> None:
-    """No patches: what goes wrong in three tokens would drown among twelve patches."""
+def test_extra_tokens_are_their_own_group(tmp_path: Path) -> None:
+    """No patches: an error in three tokens would be hidden by twelve patches."""
     torch.manual_seed(0)
     options = {"embed_dim": 128, "depth": 2, "num_heads": 2, "n_storage_tokens": 4, "mask_k_bias": True}
     model = CustomTokensVisionTransformer(**options, pos_embed_rope_dtype="fp32").eval()  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""`check --bisect` of a ConvNeXt: each stage has a stream of its own; what leads into it is a place too."""
+"""`check --bisect` of a ConvNeXt: each stage has its own residual stream; what leads into it is checked."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
 
 @pytest.fixture(scope="module")
 def driven(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Massive channels in the third stage: what its blocks add drowns in them."""
+    """Massive channels in the third stage, which hide what its blocks add."""
     checkpoint = planted_checkpoint(tiny_convnext(depths=DEPTHS), pathology="early")
     return export_passing(checkpoint, tmp_path_factory.mktemp("driven") / "b", recipe="fp16")
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_right_engine_departs_nowhere(recipe: str, bundles: dict[str, Bundle]) -> None:
+def test_a_correct_engine_has_no_fault(recipe: str, bundles: dict[str, Bundle]) -> None:
     found = bisect_bundle(bundles[recipe].choose())
     assert found.departs is None, found.verdict
     assert [place.name for place in found.places] == [

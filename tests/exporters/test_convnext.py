@@ -37,7 +37,7 @@ from tests.support.photographs import pixels
 from tests.support.tiny_models import export_passing, tiny_convnext
 
 LAYERS = (0, 2, 3)
-# (B, H, W): a batch of one, off-square both ways, the smallest picture there is, a large one
+# (B, H, W): a batch of one, off-square both ways, the smallest possible image, a large one
 SIZES = ((1, 32, 32), (3, 224, 224), (2, 96, 352), (1, 512, 320))
 PHOTOS = ("chelsea", "coffee", "rocket")
 
@@ -62,7 +62,7 @@ def operators(path: Path) -> Counter[str]:
 
 
 def test_outputs_are_the_models_own_features(reference: TokenOutputs) -> None:
-    """Golden outputs come from `TokenOutputs`, so it is held against the model's public methods."""
+    """Golden outputs come from `TokenOutputs`, so it is compared with the model's public methods."""
     x, model = pixels(PHOTOS[:2], 96, 160), reference.model
     with torch.no_grad():
         outputs = dict(zip(reference.output_names, reference(x), strict=True))
@@ -74,7 +74,7 @@ def test_outputs_are_the_models_own_features(reference: TokenOutputs) -> None:
         torch.testing.assert_close(outputs[f"layer_{layer}"], stage.movedim(1, -1))
 
 
-def test_manifest_says_what_it_is(bundle: Bundle) -> None:
+def test_manifest_describes_the_model(bundle: Bundle) -> None:
     model = bundle.manifest.model
     assert (model.embed_dim, model.depth, model.num_heads) == (128, 4, 0)
     assert (model.patch_size, model.storage_tokens, model.rope_periods) == (32, 0, None)
@@ -89,7 +89,7 @@ def test_manifest_says_what_it_is(bundle: Bundle) -> None:
 
 
 def test_graph_has_nothing_that_depends_on_a_size(bundle: Bundle) -> None:
-    """Nothing but layers, and a turn around each convolution."""
+    """Only layers, and transposes around each convolution."""
     found = operators(bundle.root / "model.onnx")
     blocks = 6
     assert found["Conv"] == blocks + 4
@@ -139,11 +139,13 @@ def test_a_fixed_size_traces_to_the_same_graph() -> None:
     """Tracing at one size is for speed alone: with symbols for sizes it is the same graph."""
 
     def nodes(any_size: bool) -> list[tuple[Any, ...]]:
-        twin, weights = make_meta_copy(build_model(random_checkpoint(tiny_convnext(depths=(1, 1, 1, 1)))))
-        assert isinstance(twin, ChannelsLastConvNeXt)
-        assert twin.any_size
-        twin.any_size = any_size
-        module = TokenOutputs(twin, LAYERS)
+        meta_copy, weights = make_meta_copy(
+            build_model(random_checkpoint(tiny_convnext(depths=(1, 1, 1, 1))))
+        )
+        assert isinstance(meta_copy, ChannelsLastConvNeXt)
+        assert meta_copy.any_size
+        meta_copy.any_size = any_size
+        module = TokenOutputs(meta_copy, LAYERS)
         graph = to_graph(trace(module), module, weights, DIALECTS["portable"]).graph
         return [
             (node.name, node.op_type, [value and value.name for value in node.inputs], str(node.attributes))
@@ -166,7 +168,7 @@ NARROW = {
 
 @pytest.mark.parametrize("recipe", NARROW)
 def test_recipes_hold_on_planted_weights(tmp_path: Path, recipe: str) -> None:
-    """Residual channels at 155,693, which a plain fp16 cast does not survive; the judge accepts."""
+    """Residual channels at 155,693, which break a plain fp16 cast; the judge accepts."""
     checkpoint = planted_checkpoint(tiny_convnext(depths=(1, 1, 3, 3)))
     bundle = export_passing(checkpoint, tmp_path / "bundle", recipe=recipe)
     if not bundle.manifest.graph.given_back:
@@ -251,8 +253,8 @@ class Wide(nn.Module):
 def test_a_users_own_block(tmp_path: Path) -> None:
     model: Any = build_model(random_checkpoint(tiny_convnext(depths=(1, 1, 1, 1))))
     model.stages[3].append(Wide())
-    twin, _ = make_meta_copy(model)
-    assert isinstance(twin.stages[3][1], ChannelsFirstBlock)  # type: ignore[union-attr, index]
+    meta_copy, _ = make_meta_copy(model)
+    assert isinstance(meta_copy.stages[3][1], ChannelsFirstBlock)  # type: ignore[union-attr, index]
     bundle = in_memory(model, tmp_path / "bundle")
     x = pixels(["coffee"], 128, 64)
     with torch.no_grad(), Embedder.open(bundle.root) as embedder:

@@ -1,4 +1,4 @@
-"""Models of a user's own export, or are refused in words: tokens, positions, attention.
+"""A user's own models export, or are refused with a reason: tokens, positions, attention.
 
 Source: docs/development/seed.md S35-S40.
 """
@@ -83,11 +83,11 @@ def assert_exports(model: DinoVisionTransformer, folder: Path) -> None:
     torch.testing.assert_close(got["attention"], attention, atol=TOLERANCE, rtol=0)
 
 
-def test_tokens_of_ones_own_and_attention(tmp_path: Path) -> None:
+def test_extra_tokens_and_attention(tmp_path: Path) -> None:
     assert_exports(lively(CustomTokensVisionTransformer(**SMALL)), tmp_path)
 
 
-def test_everything_of_ones_own(tmp_path: Path) -> None:
+def test_own_tokens_positions_and_attention(tmp_path: Path) -> None:
     """Tokens without storage tokens, other positions, and other attention in the first block."""
     model = CustomTokensVisionTransformer(**{**SMALL, "n_storage_tokens": 0})
     model.rope_embed = Shift()  # type: ignore[assignment]

@@ -2,7 +2,7 @@
 
 The weights come from `random_checkpoint` and reach the libraries through our own converters, each model is
 built by its library, and RoPE periods are exact fp32 unless a caller says otherwise: the libraries compute
-theirs, and know no rounding to bfloat16 (docs/spec.md 3.6).
+theirs, and do not round to bfloat16 (docs/spec.md 3.6).
 Shapes: B photographs, H W pixels, D embed_dim, R storage tokens, P patches.
 """
 
@@ -64,7 +64,7 @@ def checkpoint_of(model: str) -> Checkpoint:
 
 
 def ours(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Implementation:
-    """`dinov3_ref`, from the checkpoint as it is, without a detour over a converter."""
+    """`dinov3_ref`, from the checkpoint as it is, without a converter."""
     model = build_model(checkpoint, dtype)
 
     def run(x_BCHW: Tensor) -> Tokens:
@@ -135,7 +135,7 @@ def reference(name: str, checkpoint: Checkpoint, model_name: str) -> Implementat
 
 
 def inputs(model_name: str) -> list[Tensor]:
-    """One batch a size: all photographs, or one a size for the deep model."""
+    """One batch per size: all photographs, or one photograph per size for the deep model."""
     shares = [PHOTOGRAPHS] * len(SIZES)
     if model_name == "vit_small":
         shares = [(name,) for name in PHOTOGRAPHS]  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Faults planted in one block of an exported ONNX file, as a bad export or a bad runtime would make them.
+"""Faults planted in one block of an exported ONNX file, as a faulty exporter or runtime would cause them.
 
 A block is named by its path: `blocks.2` of a ViT, `stages.2.0` of a ConvNeXt. Weights are found by their
 names in the graph, whatever type a recipe stored them in.
@@ -64,7 +64,7 @@ def _one_nan(model: ModelProto, block: str, rng: Generator) -> None:
 
 
 def _block_skipped(model: ModelProto, block: str, rng: Generator) -> None:
-    """Whoever took what the block made takes what went into it."""
+    """Users of the block's output get its input instead."""
     sums = _residual(model, block)
     _rewire(model, sums[-1], sums[0])
 
@@ -77,7 +77,7 @@ def _branch_skipped(model: ModelProto, block: str, rng: Generator) -> None:
 
 
 def _rewire(model: ModelProto, lost: str, kept: str) -> None:
-    """Whoever took `lost` takes `kept`."""
+    """Users of the value `lost` use `kept` instead."""
     for node in model.graph.node:
         node.input[:] = [kept if name == lost else name for name in node.input]
 
@@ -107,21 +107,21 @@ CONVNEXT_FAULTS = {**FAULTS, "a kernel shifted": _kernel_shifted}
 
 
 def plant(engine: Path, fault: Fault, block: str, rng: Generator) -> None:
-    """Break an engine file in place; its external weights, if any, are taken into it."""
+    """Break an engine file in place; external weights, if any, become internal."""
     model = onnx.load(engine)
     fault(model, block, rng)
     onnx.save(model, engine)
 
 
 def broken(bundle: Bundle, fault: Fault, block: str, rng: Generator, folder: Path) -> EngineChoice:
-    """The engine of a copy of a bundle in `folder`, with a fault in it that the manifest does not know of."""
+    """The engine of a copy of a bundle in `folder`, with a fault; the manifest is not updated."""
     root = Path(shutil.copytree(bundle.root, folder / "broken"))
     plant(root / bundle.choose().file, fault, block, rng)
     return open_bundle(root).choose()
 
 
 def reseal(root: Path) -> None:
-    """Make the manifest agree with the broken files, as if they had been exported so."""
+    """Update the manifest to the broken files, as if they had been exported like this."""
     manifest = open_bundle(root).manifest
     files = {name: file_facts(root / name) for name in manifest.files}
     write_manifest(replace(manifest, files=files), root)

@@ -17,7 +17,7 @@ from exporters.trace.trace import TokenOutputs, trace
 def graph_of(
     model: Backbone, *, folds: Collection[str] = FOLDS, every_block: bool = False, **outputs: Any
 ) -> ir.Model:
-    """`outputs` are `TokenOutputs`'; `every_block` traces also those that are alike."""
-    twin, weights = make_meta_copy(model, folds)
-    module = TokenOutputs(twin, **outputs)
+    """`outputs` are `TokenOutputs`'; `every_block` also traces repeated blocks."""
+    meta_copy, weights = make_meta_copy(model, folds)
+    module = TokenOutputs(meta_copy, **outputs)
     return to_graph(trace(module, every_block=every_block), module, weights, DIALECTS["portable"])

@@ -1,7 +1,7 @@
-"""Small models that overflow at one known place, or starve int8: edits of a random checkpoint.
+"""Small models that overflow at one known site, or lose resolution in int8: edits of a random checkpoint.
 
-Each edit says where the first value past 65,504 appears. The rest of the network follows, so only the first
-place is promised.
+Each edit states where the first value past 65,504 appears. Later values overflow too, so only the first site
+is tested.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CHANNELS = [3, 40]  # of the residual stream, or of a value inside a block
 
 
 def edited(checkpoint: Checkpoint, key: str, change: Callable[[Tensor], None]) -> Checkpoint:
-    """`checkpoint` with one tensor changed; the original is left alone."""
+    """`checkpoint` with one tensor changed; the original is not changed."""
     tensor = checkpoint.state[key].clone()
     change(tensor)
     return replace(checkpoint, state={**checkpoint.state, key: tensor})
@@ -38,7 +38,7 @@ def last_linear(checkpoint: Checkpoint) -> str:
     return "mlp.fc2" if checkpoint.config.ffn_layer == "mlp" else "mlp.w3"
 
 
-# ---- one place each ----------------------------------------------------------------------------
+# ---- one site each ----------------------------------------------------------------------------
 
 
 def gentle(kind: str = "mlp") -> Checkpoint:

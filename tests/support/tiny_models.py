@@ -53,7 +53,7 @@ def export_passing(checkpoint: Checkpoint, out: Path, **options: Any) -> Bundle:
 
 
 def export_tiny(out: Path, kind: str = "mlp", *, seed: int = 0, **options: Any) -> Bundle:
-    """Export a lively random twin; `options` are `ExportOptions`'."""
+    """Export a small random model; `options` are `ExportOptions`'."""
     from dinov3_ref.checkpoints import random_checkpoint
 
     return export_passing(random_checkpoint(tiny_config(kind), seed), out, **options)

@@ -1,9 +1,9 @@
-"""Which members of TensorRT's classes our code touches, read from its source.
+"""Find the members of TensorRT's classes that our code uses, from its source.
 
 An expression's class comes from annotations with the names of `exporters/tensorrt/api.py`: of parameters, of
 variables, of what functions return. What a TensorRT method returns has no class until it is annotated, and
-touching a member of such a thing is reported as a fault, as is touching one of something typed `Any`: so
-nothing can slip by.
+using a member of such a value is reported as a fault, and so is using one of a value typed `Any`. So no use
+is missed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """A stand-in for the building half of a TensorRT module, with exactly one version's names.
 
-Every class has the members that `tests/data/trt_api/` lists for it and no other: to touch another one raises
-AttributeError, to set one too. Calls and assignments are recorded in order; what a test wants answered it
-says with `answer`.
+Every class has exactly the members that `tests/data/trt_api/` lists for it; reading or setting another one
+raises AttributeError. Calls and assignments are recorded in order. A test sets return values with `answer`.
 """
 
 from __future__ import annotations

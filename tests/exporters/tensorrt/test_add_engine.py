@@ -1,4 +1,4 @@
-"""A plan in a bundle: what changes, what never does, and what a failure leaves behind."""
+"""Adding a plan to a bundle: what changes, what stays, and the state after a failure."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_build_adds_and_changes_nothing_else(own_bundle: Path, fake: FakeTenso
     open_bundle(own_bundle).verify()
 
 
-def test_what_the_manifest_says_of_a_build(own_bundle: Path, fake: FakeTensorRT) -> None:
+def test_the_manifest_describes_the_build(own_bundle: Path, fake: FakeTensorRT) -> None:
     request = EngineRequest(
         batch=("1:2:4",), imgsz=("112x192:256:512",), options=BuildOptions(strip_plan=True)
     )
@@ -104,7 +104,7 @@ def test_a_plan_is_replaced_only_when_asked(own_bundle: Path, fake: FakeTensorRT
     open_bundle(own_bundle).verify()
 
 
-def test_a_failed_build_leaves_the_bundle_as_it_was(own_bundle: Path, fake: FakeTensorRT) -> None:
+def test_a_failed_build_leaves_the_bundle_unchanged(own_bundle: Path, fake: FakeTensorRT) -> None:
     add_engine(own_bundle, EngineRequest())
     before = content(own_bundle)
     fake.answer("Builder.build_serialized_network", lambda _, network, config: None)
@@ -113,10 +113,10 @@ def test_a_failed_build_leaves_the_bundle_as_it_was(own_bundle: Path, fake: Fake
     assert content(own_bundle) == before
 
 
-def test_a_full_disk_leaves_a_true_manifest(
+def test_a_full_disk_leaves_a_correct_manifest(
     own_bundle: Path, fake: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the new plan and the new manifest: the old one must not speak for a plan that is gone."""
+    """Between the new plan and the new manifest: the old one must not list a plan that is gone."""
     add_engine(own_bundle, EngineRequest())
 
     @contextmanager

@@ -1,6 +1,6 @@
 """Building against fakes that have exactly the names of TensorRT 10.3 and 11.4: what is called, in order.
 
-What a real builder makes of it is in `test_rtx.py`.
+`test_rtx.py` tests a real builder.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def test_networks_are_strongly_typed(fake: FakeTensorRT) -> None:
     assert bits == 1 << int(fake.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
 
-def test_a_version_without_the_flag_knows_nothing_else() -> None:
+def test_a_version_without_the_flag_is_strongly_typed() -> None:
     fake = FakeTensorRT("11.4")
     del fake.NetworkDefinitionCreationFlag.STRONGLY_TYPED
     build(fake)
@@ -143,7 +143,7 @@ def test_a_parser_error_names_the_node(fake: FakeTensorRT) -> None:
         build(fake)
 
 
-def test_a_failed_build_tells_the_first_useful_reason(fake: FakeTensorRT) -> None:
+def test_a_failed_build_reports_the_first_useful_reason(fake: FakeTensorRT) -> None:
     def fail(builder: Any, network: Any, config: Any) -> None:
         recorder = builder.error_recorder
         for text in (
@@ -162,7 +162,7 @@ def test_a_failed_build_tells_the_first_useful_reason(fake: FakeTensorRT) -> Non
     )
 
 
-def test_a_failed_build_without_a_word(fake: FakeTensorRT) -> None:
+def test_a_failed_build_without_a_message(fake: FakeTensorRT) -> None:
     fake.answer("Builder.build_serialized_network", lambda _, network, config: None)
     with pytest.raises(ExportError, match="it gave no reason"):
         build(fake)
@@ -213,7 +213,7 @@ def test_an_engine_is_inspected_where_it_can_be_loaded(fake: FakeTensorRT) -> No
     assert "cannot be loaded on this GPU" in refused["engine_missing"]
 
 
-def test_the_list_of_layers_is_kept_from_what_the_builder_says(fake: FakeTensorRT) -> None:
+def test_the_list_of_layers_is_read_from_the_log(fake: FakeTensorRT) -> None:
     def talk(builder: Any, network: Any, config: Any) -> bytes:
         ((logger,),) = fake.named("Builder")
         logger.log(fake.ILogger.VERBOSE, "Layers:\nName: _gemm_mha_v2, LayerType: kgen\n\nName: b\n")

@@ -33,14 +33,14 @@ def test_one_number_is_a_fixed_shape() -> None:
     )
 
 
-def test_several_profiles_go_in_step_and_a_single_one_holds_for_all() -> None:
+def test_several_profiles_pair_up_and_a_single_one_applies_to_all() -> None:
     two = choose_profiles(None, ["1:32:64", "1:1:4"], ["224:224:256", "256:512:1024"], preprocess())
     assert [profile.max for profile in two] == [(64, 256, 256), (4, 1024, 1024)]
     shared = choose_profiles(None, ["1:2:4"], ["224", "512"], preprocess())
     assert [profile.opt for profile in shared] == [(2, 224, 224), (2, 512, 512)]
 
 
-def test_what_is_left_out_is_the_usual_set() -> None:
+def test_missing_values_come_from_the_usual_set() -> None:
     usual = ready_profiles("usual", preprocess((256, 384)))[0]
     assert usual.opt == (8, 256, 384)
     assert choose_profiles(None, [], [], preprocess((256, 384))) == (usual,)
@@ -51,7 +51,7 @@ def test_what_is_left_out_is_the_usual_set() -> None:
 @pytest.mark.parametrize("patch", [14, 16])
 @pytest.mark.parametrize("size", [None, (112, 1120), (2240, 224)])
 @pytest.mark.parametrize("name", READY)
-def test_ready_made_sets_fit_every_bundle(name: str, size: tuple[int, int] | None, patch: int) -> None:
+def test_predefined_sets_fit_every_bundle(name: str, size: tuple[int, int] | None, patch: int) -> None:
     """Ordered, multiples of the patch, and the bundle's own size inside one of them."""
     own = preprocess(size, patch) if size or patch == 16 else preprocess((252, 252), patch)
     profiles = choose_profiles(name, [], [], own)
@@ -103,7 +103,7 @@ def test_a_convnexts_sides_are_counted_by_16_and_cut_to_whole_patches(
         (None, ["1"], ["224", "224"], "two profiles are the same"),
     ],
 )
-def test_misuse_says_what_is_wanted(
+def test_misuse_errors_state_what_is_wanted(
     ready: str | None, batch: list[str], imgsz: list[str], message: str
 ) -> None:
     with pytest.raises(MisuseError) as caught:
@@ -116,7 +116,7 @@ def case(name: str, height: int, width: int) -> GoldenCase:
     return GoldenCase(name, (), np.zeros((2, 3, height, width), np.float32), {})
 
 
-def test_ready_made_sets_can_be_judged_on_every_golden_case(tiny_bundle: Path) -> None:
+def test_predefined_sets_can_be_judged_on_every_golden_case(tiny_bundle: Path) -> None:
     cases = load_golden(tiny_bundle / GOLDEN_FILE)
     for name in READY:
         assert check_judgeable(ready_profiles(name, preprocess()), cases) == (), name

@@ -1,4 +1,4 @@
-"""Progress: nested phases become one growing number, and a stop is heard."""
+"""Progress: nested phases become one growing number, and the builder can be stopped."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_phase_is_named_and_strange_reports_do_no_harm() -> None:
     assert set(phases) == {"timing"}
 
 
-def test_stop_is_what_the_builder_is_told_next() -> None:
+def test_stop_reaches_the_builder_at_its_next_step() -> None:
     seen: list[float] = []
     progress = Progress(lambda fraction, phase: seen.append(fraction))
     progress.start("root", None, 2)

@@ -1,9 +1,9 @@
-"""TensorRT-RTX as a witness: it parses our graphs and builds engines of them, on any machine.
+"""TensorRT-RTX as an independent check: it parses our graphs and builds engines, on any machine.
 
 It is the TensorRT that can be installed from the package registry and builds ahead of time without a GPU. It
 is more permissive than TensorRT 10.3 (the lint covers that); running a plan needs a GPU. Every row exports
 a released architecture, shallow where it is large, with the lint and the judge that belong to an export, and
-builds ready-made profile sets of it. `pytest -s` prints sizes and times; `-m matrix` runs what is left out.
+builds the predefined profile sets. `pytest -s` prints sizes and times; `-m matrix` runs what is left out.
 
 Expected fused attention: one `_gemm_mha` a block and profile in 16 bits, none in fp32 (measured with 1.7.1).
 """
@@ -35,7 +35,7 @@ from tests.support.tiny_models import export_tiny
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is published for Linux on x86-64 only")
 
 SHALLOW = ("vit_large", "vit_huge_plus")  # the 7B, half a minute even with one block, is in the matrix
-MAX_SECONDS, MAX_GIB = 30.0, 2.0  # the issue's, for the whole ViT-B; measured 8.4 s and 0.92 GiB
+MAX_SECONDS, MAX_GIB = 30.0, 2.0  # limits for the whole ViT-B; measured 8.4 s and 0.92 GiB
 
 Export = Callable[[str, int, str], Path]
 
@@ -125,7 +125,7 @@ def test_every_recipe(recipe: str, exported: Export) -> None:
 
 
 @pytest.mark.parametrize("profile", [name for name in READY if name != "usual"])
-def test_every_ready_made_set(profile: str, exported: Export) -> None:
+def test_every_predefined_profile_set(profile: str, exported: Export) -> None:
     bundle = exported("vit_small", 1, "fp16")
     check(bundle, build(bundle, profile), 1, profile)
 
@@ -136,7 +136,7 @@ def test_true_widths(arch: str, exported: Export) -> None:
     check(bundle, build(bundle, "usual"), 1, "usual")
 
 
-def test_the_7bs_kind_of_block_and_chosen_layers(tmp_path: Path) -> None:
+def test_blocks_like_the_7b_and_chosen_layers(tmp_path: Path) -> None:
     bundle = export_tiny(tmp_path / "b", "7b", layers=(1,), recipe="bf16")
     built, _ = add_engine(bundle.root, EngineRequest(target="rtx"))
     inspection = json.loads((built.root / "model.plan.json").read_text())

@@ -31,7 +31,7 @@ SIZES = ((224, 224), (256, 384), (512, 320))
 PHOTOS = ("astronaut", "chelsea", "coffee")
 PREFIX = 5  # CLS and four storage tokens
 
-# Twins of released widths, as shallow as massive activations allow.
+# Models of released widths, as shallow as massive activations allow.
 TWINS = {
     "S": replace(get_architecture("vit_small"), depth=4),
     "B": replace(get_architecture("vit_base"), depth=3),

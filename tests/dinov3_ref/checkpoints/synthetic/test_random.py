@@ -28,7 +28,7 @@ def test_state_is_complete(twin: str) -> None:
 
 
 def test_values_are_pinned() -> None:
-    """The same on every machine and for ever: other tests' figures stand on them."""
+    """Identical on every machine, forever: measured values in other tests depend on them."""
     state = random_checkpoint(TWINS["swiglu"]).state
     digest = hashlib.sha256()
     for key in sorted(state):

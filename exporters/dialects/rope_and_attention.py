@@ -1,8 +1,8 @@
-"""The portable dialect: opset 18, only operators that every runtime we serve has.
+"""Translate RoPE, attention and GELU to ONNX: the portable dialect, opset 18, operators of every runtime.
 
-Parses on TensorRT 10.3 to 11.x, TensorRT-RTX, ONNX Runtime and OpenVINO. Attention is decomposed, q
-alone is scaled (TensorRT issues 4333, 4328, 4482: a scale on q *and* k gave wrong results), halves are
-swapped by Split and Concat (4558, 4603: `tile` became `If` + `Tile`).
+Parses on TensorRT 10.3 to 11.x, TensorRT-RTX, ONNX Runtime and OpenVINO. Attention is decomposed. Only q is
+scaled: a scale on both q and k gave wrong results (NVIDIA/TensorRT issues 4333, 4328, 4482). Split and Concat
+swap the halves: `tile` became `If` + `Tile` (4558, 4603).
 
 Shapes: B batch, h w patch grid, L tokens, D embed_dim, N heads, d head_dim, F = d/4 frequencies an axis.
 """
@@ -18,13 +18,13 @@ from onnx import TensorProto
 from onnxscript import opset18
 
 OPSET = 18
-IR_VERSION = 8  # the one that came with opset 18: the oldest parser we serve knows it
+IR_VERSION = 8  # the IR version of opset 18, which the oldest supported parser knows
 FLOAT = TensorProto.FLOAT
-op: Any = opset18  # in translations its operators build graph nodes; their annotations are for eager calls
+op: Any = opset18  # Any: its annotations are for eager calls, and here its operators build graph nodes
 
 
 def _vector(*sizes: Any) -> Any:
-    """Scalars, known or symbolic, as one int64 vector."""
+    """Scalars, constant or symbolic, as one int64 vector."""
     parts = [
         op.Constant(value_ints=[s]) if isinstance(s, int) else op.Reshape(s, op.Constant(value_ints=[1]))
         for s in sizes
@@ -33,7 +33,7 @@ def _vector(*sizes: Any) -> Any:
 
 
 def _axis_angles(count: Any, span: Any, periods: Any) -> Any:
-    """Angles [count, F] of patch centres along one axis, in the reference's order of operations."""
+    """Angles [count, F] of patch centres along one axis, in the order of operations of the reference."""
     index = op.Cast(op.Range(0, count, 1), to=FLOAT)
     centre = op.Div(op.Add(index, 0.5), op.Cast(span, to=FLOAT))
     coordinate = op.Sub(op.Mul(centre, 2.0), 1.0)
@@ -42,7 +42,7 @@ def _axis_angles(count: Any, span: Any, periods: Any) -> Any:
 
 
 def rope_table(periods: Any, h: Any, w: Any, prefix: int, normalize: str) -> tuple[Any, Any]:
-    """`exporters.trace.custom_ops.rope_table`, computed in fp32 from the grid at run time."""
+    """`exporters.trace.custom_ops.rope_table`: periods [F] -> (sin, cos) [L, d], in fp32 at run time."""
     F = periods.shape[0]
     span_h, span_w = {"separate": (h, w), "max": (op.Max(h, w),) * 2, "min": (op.Min(h, w),) * 2}[normalize]
     angles_h = op.Unsqueeze(_axis_angles(h, span_h, periods), op.Constant(value_ints=[1]))
@@ -61,18 +61,19 @@ def _zeros(rows: int, columns: int) -> TensorProto:
 
 
 def _split_heads(x: Any, num_heads: int, head_dim: int) -> Any:
-    """[B,L,D] -> [B,N,L,d]; zeros in the shape copy B and L, so no Shape operator is needed."""
+    """[B,L,D] -> [B,N,L,d]; zeros in Reshape copy B and L, so no Shape operator is needed."""
     split = op.Reshape(x, op.Constant(value_ints=[0, 0, num_heads, head_dim]))
     return op.Transpose(split, perm=[0, 2, 1, 3])
 
 
 def _rotate(x: Any, sin: Any, cos: Any) -> Any:
+    """x [B,N,L,d] rotated by the table [L,d] (docs/spec.md 2.3); `sin` includes the sign."""
     first, second = op.Split(x, num_outputs=2, axis=-1)
     return op.Add(op.Mul(x, cos), op.Mul(op.Concat(second, first, axis=-1), sin))
 
 
 def rope_attention(q: Any, k: Any, v: Any, sin: Any, cos: Any, num_heads: int, scale: float) -> Any:
-    """`exporters.trace.custom_ops.rope_attention`, decomposed."""
+    """`exporters.trace.custom_ops.rope_attention`, decomposed: q, k, v [B,L,D] -> [B,L,D]."""
     dim = q.shape[2]
     head_dim = dim // num_heads
     q, k, v = (_split_heads(t, num_heads, head_dim) for t in (q, k, v))
@@ -86,8 +87,9 @@ def rope_attention(q: Any, k: Any, v: Any, sin: Any, cos: Any, num_heads: int, s
 
 
 def first_row_weights(q: Any, k: Any, sin: Any, cos: Any, num_heads: int, scale: float) -> Any:
-    """`first_row_weights` of `trace/custom_ops.py`; nodes shared with the block's attention are merged
-    later.
+    """`exporters.trace.custom_ops.first_row_weights`: q [B,1,D], k [B,L,D] -> [B,N,1,L].
+
+    Nodes that the block's attention has too are merged later.
     """
     dim = q.shape[2]
     q, k = (_split_heads(t, num_heads, dim // num_heads) for t in (q, k))
@@ -99,10 +101,11 @@ def first_row_weights(q: Any, k: Any, sin: Any, cos: Any, num_heads: int, scale:
 
 
 def gelu(x: Any, approximate: str = "none") -> Any:
-    """GELU in the order of operations that ONNX Runtime and TensorRT know and fuse.
+    """GELU in the order of operations that ONNX Runtime and TensorRT recognise and fuse.
 
-    torch's own translation halves erf(x/√2) + 1 before it takes x: the same numbers, five passes over memory.
-    DINOv3 has the exact one; a user's own layer may have tanh's (Hendrycks and Gimpel, arXiv:1606.08415).
+    torch's own translation multiplies erf(x/√2) + 1 by 0.5 before it multiplies by x: the same values, but
+    not fused, with five passes over memory. DINOv3 uses the exact form; a user's own layer may use the tanh
+    approximation (Hendrycks and Gimpel, arXiv:1606.08415).
     """
     if approximate == "tanh":
         cubic = op.Add(x, op.Mul(op.Mul(op.Mul(x, x), x), 0.044715))
