@@ -223,7 +223,7 @@ def test_a_head_of_other_weights_is_refused(
     assert not (tmp_path / "b").exists()
 
 
-def test_predicting_needs_no_torch(classifier: Path, tmp_path: Path) -> None:
+def test_predicting_needs_neither_torch_nor_scipy(classifier: Path, tmp_path: Path) -> None:
     import subprocess
     import sys
 
@@ -231,7 +231,7 @@ def test_predicting_needs_no_torch(classifier: Path, tmp_path: Path) -> None:
     bundle = Path(shutil.copytree(classifier, tmp_path / "b"))
     program = f"""
 import sys
-sys.modules.update(dict.fromkeys(("torch", "onnx", "safetensors")))
+sys.modules.update(dict.fromkeys(("torch", "onnx", "scipy")))
 sys.argv = ["dinodeploy", "predict", {str(tmp_path / "a.jpg")!r}, "--engine", {str(bundle)!r}]
 from dinodeploy.cli.app import main
 main()
