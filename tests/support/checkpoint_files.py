@@ -15,7 +15,7 @@ from tests.support.tiny_models import CONFIGS, tiny_config
 
 # Every kind of block, small enough to build quickly. head_dim is the real one: it determines the number of
 # heads of a file that has neither periods nor a config.json.
-TWINS: dict[str, ViTConfig] = {kind: tiny_config(kind, depth=2) for kind in CONFIGS}
+TINY_VITS: dict[str, ViTConfig] = {kind: tiny_config(kind, depth=2) for kind in CONFIGS}
 
 
 def official_state(checkpoint: Checkpoint) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from dinov3_ref.checkpoints.architecture import infer_config, name_architecture
 from dinov3_ref.checkpoints.layouts.detect import LAYOUTS
 from dinov3_ref.errors import ArchMismatch, ConfigError
 from dinov3_ref.models.released import RELEASED, VITS
-from tests.support.checkpoint_files import TWINS, write_official
+from tests.support.checkpoint_files import TINY_VITS, write_official
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_another_architecture_is_refused(vit_small: Path) -> None:
 
 
 def test_custom_shapes_match_no_name(tmp_path: Path) -> None:
-    path = write_official(tmp_path / "a.pth", random_checkpoint(TWINS["mlp"]))
+    path = write_official(tmp_path / "a.pth", random_checkpoint(TINY_VITS["mlp"]))
     with pytest.raises(ArchMismatch, match=r"holds custom .*leave --arch out"):
         load_checkpoint(path, arch="vit_small")
 

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from dinov3_ref.checkpoints import load_checkpoint, random_checkpoint, save_checkpoint
 from dinov3_ref.errors import KeyMismatch
-from tests.support.checkpoint_files import TWINS, write_official
+from tests.support.checkpoint_files import TINY_VITS, write_official
 
-CHECKPOINT = random_checkpoint(TWINS["mlp"])
+CHECKPOINT = random_checkpoint(TINY_VITS["mlp"])
 
 # How a file can be wrong, and what must be said.
 FAULTS = {

@@ -11,7 +11,7 @@ import pytest
 from dinov3_ref.checkpoints import load_checkpoint, random_checkpoint, save_checkpoint
 from dinov3_ref.checkpoints.dataset import NORMALIZATION, infer_dataset, sidecar_normalization
 from dinov3_ref.models.released import RELEASED
-from tests.support.checkpoint_files import TWINS
+from tests.support.checkpoint_files import TINY_VITS
 
 NO_HASH = "f" * 64
 
@@ -75,7 +75,7 @@ def test_normalisation_of_both_libraries_is_read() -> None:
 
 @pytest.mark.parametrize("layout", ["hf", "timm"])
 def test_satellite_normalisation_survives_both_layouts(tmp_path: Path, layout: str) -> None:
-    checkpoint = replace(random_checkpoint(TWINS["mlp"]), dataset="sat493m")
+    checkpoint = replace(random_checkpoint(TINY_VITS["mlp"]), dataset="sat493m")
     save_checkpoint(checkpoint, layout, tmp_path / "out")
     loaded = load_checkpoint(tmp_path / "out")
     assert loaded.dataset == "sat493m"
@@ -84,7 +84,7 @@ def test_satellite_normalisation_survives_both_layouts(tmp_path: Path, layout: s
 
 def test_normalisation_of_ones_own_is_carried(tmp_path: Path) -> None:
     own = ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    checkpoint = replace(random_checkpoint(TWINS["mlp"]), mean=own[0], std=own[1])
+    checkpoint = replace(random_checkpoint(TINY_VITS["mlp"]), mean=own[0], std=own[1])
     save_checkpoint(checkpoint, "hf", tmp_path / "hf")
     assert json.loads((tmp_path / "hf" / "preprocessor_config.json").read_text())["image_mean"] == [
         0.1,

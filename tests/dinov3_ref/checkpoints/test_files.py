@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from dinov3_ref.checkpoints import load_checkpoint, random_checkpoint, save_checkpoint
 from dinov3_ref.checkpoints.files import read_checkpoint, sha256_of
 from dinov3_ref.errors import CheckpointError, KeyMismatch
-from tests.support.checkpoint_files import TWINS, write_official
+from tests.support.checkpoint_files import TINY_VITS, write_official
 
-CHECKPOINT = random_checkpoint(TWINS["mlp"])
+CHECKPOINT = random_checkpoint(TINY_VITS["mlp"])
 
 
 class CreatesAFile:
@@ -211,7 +211,7 @@ def test_tensors_are_mapped_not_read(tmp_path: Path) -> None:
 def test_a_header_length_that_looks_like_a_pickle(tmp_path: Path) -> None:
     """One header in 256 is so long that its first byte is a pickle's: 0x80."""
     path = tmp_path / "model.safetensors"
-    state = random_checkpoint(TWINS["mlp"]).state
+    state = random_checkpoint(TINY_VITS["mlp"]).state
     for padding in range(0, 256, 8):
         save_file(state, path, metadata={"padding": "x" * padding})
         if path.read_bytes()[0] == 0x80:

@@ -16,7 +16,7 @@ import torch
 
 from dinov3_ref.checkpoints import fetch, load_checkpoint, random_checkpoint, save_checkpoint
 from dinov3_ref.errors import CheckpointError, ConfigError, HubError
-from tests.support.checkpoint_files import TWINS
+from tests.support.checkpoint_files import TINY_VITS
 
 OFFICIAL = "facebook/dinov3-vits16-pretrain-lvd1689m"
 MIRROR = "timm/vit_small_patch16_dinov3.lvd1689m"
@@ -91,7 +91,7 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub with the mirror of ViT-S (two blocks of it will do), an empty cache and no token."""
     hub = Hub()
-    save_checkpoint(random_checkpoint(TWINS["mlp"]), "timm", tmp_path / "mirror")
+    save_checkpoint(random_checkpoint(TINY_VITS["mlp"]), "timm", tmp_path / "mirror")
     hub.hold(MIRROR, tmp_path / "mirror")
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler(hub))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -112,7 +112,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 def with_token(monkeypatch: pytest.MonkeyPatch, hub: Hub, directory: Path, **kwargs) -> Hub:
     """Log in, and put an official repository on the hub."""
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    save_checkpoint(random_checkpoint(TWINS["mlp"]), "hf", directory, **kwargs)
+    save_checkpoint(random_checkpoint(TINY_VITS["mlp"]), "hf", directory, **kwargs)
     hub.hold(OFFICIAL, directory)
     return hub
 
@@ -140,7 +140,7 @@ def test_fetched_weights_load(hub: Hub) -> None:
     loaded = load_checkpoint(fetch("vit_small"))
     assert (loaded.layout, loaded.dataset, loaded.source) == ("timm", "lvd1689m", f"{MIRROR}@{COMMIT}")
     assert loaded.notes[0].startswith("weights are from the mirror")
-    wanted = random_checkpoint(TWINS["mlp"]).state["blocks.1.mlp.fc2.weight"]
+    wanted = random_checkpoint(TINY_VITS["mlp"]).state["blocks.1.mlp.fc2.weight"]
     assert torch.equal(loaded.state["blocks.1.mlp.fc2.weight"], wanted)
 
 

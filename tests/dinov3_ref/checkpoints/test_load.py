@@ -20,15 +20,15 @@ from dinov3_ref.checkpoints.files import RawCheckpoint
 from dinov3_ref.checkpoints.layouts.detect import LAYOUTS
 from dinov3_ref.checkpoints.load import _complete, _identify
 from dinov3_ref.models.released import ARCHITECTURES
-from tests.support.checkpoint_files import TWINS, features, write_official
+from tests.support.checkpoint_files import TINY_VITS, features, write_official
 from tests.support.photographs import pixels
 
 PIXELS = pixels(("coffee", "chelsea"), 48, 80)
 
 
-@pytest.mark.parametrize("twin", TWINS)
-def test_one_model_in_every_layout_gives_the_same_features(tmp_path: Path, twin: str) -> None:
-    checkpoint = random_checkpoint(TWINS[twin])
+@pytest.mark.parametrize("kind", TINY_VITS)
+def test_one_model_in_every_layout_gives_the_same_features(tmp_path: Path, kind: str) -> None:
+    checkpoint = random_checkpoint(TINY_VITS[kind])
     wanted = features(checkpoint, PIXELS)
     for layout, name in [
         ("official", "a.pth"),
@@ -44,17 +44,17 @@ def test_one_model_in_every_layout_gives_the_same_features(tmp_path: Path, twin:
 
 
 def test_official_file_is_complete_and_needs_no_notes(tmp_path: Path) -> None:
-    checkpoint = random_checkpoint(TWINS["mlp"])
+    checkpoint = random_checkpoint(TINY_VITS["mlp"])
     loaded = load_checkpoint(write_official(tmp_path / "a.pth", checkpoint))
     assert loaded.notes == ()
-    assert (loaded.config, loaded.arch, loaded.dataset) == (TWINS["mlp"], "custom", None)
+    assert (loaded.config, loaded.arch, loaded.dataset) == (TINY_VITS["mlp"], "custom", None)
     assert all(torch.equal(loaded.state[key], tensor) for key, tensor in checkpoint.state.items())
     assert loaded.state["rope_embed.periods"].dtype == torch.float32
 
 
 def test_masked_bias_is_not_added(tmp_path: Path) -> None:
     """Released masks are all zero: whatever the bias says, nothing may be added."""
-    checkpoint = random_checkpoint(TWINS["mlp"])
+    checkpoint = random_checkpoint(TINY_VITS["mlp"])
 
     def close_masks(state) -> None:
         for key in state:
@@ -73,7 +73,7 @@ def test_half_precision_is_noted_and_converted(tmp_path: Path) -> None:
     def halve(state) -> None:
         state.update({key: tensor.to(torch.bfloat16) for key, tensor in state.items()})
 
-    path = write_official(tmp_path / "a.pth", random_checkpoint(TWINS["mlp"]), change=halve)
+    path = write_official(tmp_path / "a.pth", random_checkpoint(TINY_VITS["mlp"]), change=halve)
     loaded = load_checkpoint(path)
     assert loaded.state["norm.weight"].dtype == torch.bfloat16
     assert any("stored as bfloat16" in note for note in loaded.notes)
@@ -81,7 +81,7 @@ def test_half_precision_is_noted_and_converted(tmp_path: Path) -> None:
 
 
 def test_model_shares_the_checkpoints_memory_and_is_in_eval_mode(tmp_path: Path) -> None:
-    loaded = load_checkpoint(write_official(tmp_path / "a.pth", random_checkpoint(TWINS["mlp"])))
+    loaded = load_checkpoint(write_official(tmp_path / "a.pth", random_checkpoint(TINY_VITS["mlp"])))
     model = build_model(loaded)
     assert not model.training
     assert model.state_dict().keys() == loaded.state.keys()
@@ -91,7 +91,7 @@ def test_model_shares_the_checkpoints_memory_and_is_in_eval_mode(tmp_path: Path)
 
 
 def test_model_in_another_dtype_keeps_its_periods(tmp_path: Path) -> None:
-    model = build_model(random_checkpoint(TWINS["mlp"]), dtype=torch.float64)
+    model = build_model(random_checkpoint(TINY_VITS["mlp"]), dtype=torch.float64)
     assert model.norm.weight.dtype == torch.float64
     assert model.rope_embed.periods.dtype == torch.float32
 
@@ -106,7 +106,7 @@ def test_satellite_vit_large_gets_its_extra_norm_back(dataset: str, untied: bool
 
 
 def test_absent_norm_is_the_identity() -> None:
-    config = replace(TWINS["mlp"], untie_global_and_local_cls_norm=True)
+    config = replace(TINY_VITS["mlp"], untie_global_and_local_cls_norm=True)
     found = {k: t for k, t in random_checkpoint(config).state.items() if "local_cls_norm" not in k}
     state, notes = _complete(found, config, "bf16")
     assert state["local_cls_norm.weight"].tolist() == [1.0] * 128

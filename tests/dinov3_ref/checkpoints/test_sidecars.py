@@ -21,7 +21,7 @@ from dinov3_ref.checkpoints import (
 from dinov3_ref.models.config import ViTConfig
 from dinov3_ref.models.released import ARCHITECTURES
 from dinov3_ref.torchvision_shim import import_torchvision
-from tests.support.checkpoint_files import TWINS, features, same_state
+from tests.support.checkpoint_files import TINY_VITS, features, same_state
 from tests.support.photographs import pixels
 
 PIXELS = pixels(("coffee", "chelsea"), 64, 96)
@@ -30,10 +30,10 @@ PIXELS = pixels(("coffee", "chelsea"), 64, 96)
 MODELS: dict[str, str | ViTConfig] = {
     "vit_small": "vit_small",
     "vit_small_plus": "vit_small_plus",
-    "mlp": TWINS["mlp"],
-    "swiglu": TWINS["swiglu"],
-    "7b": TWINS["7b"],
-    "other base and grid": replace(TWINS["mlp"], pos_embed_rope_base=50.0, patch_size=8, in_chans=3),
+    "mlp": TINY_VITS["mlp"],
+    "swiglu": TINY_VITS["swiglu"],
+    "7b": TINY_VITS["7b"],
+    "other base and grid": replace(TINY_VITS["mlp"], pos_embed_rope_base=50.0, patch_size=8, in_chans=3),
 }
 
 
@@ -73,7 +73,7 @@ def test_transformers_loads_what_we_write(tmp_path: Path, name: str) -> None:
 
 
 def test_transformers_reads_our_preprocessor(tmp_path: Path) -> None:
-    save_checkpoint(replace(random_checkpoint(TWINS["mlp"]), dataset="sat493m"), "hf", tmp_path / "hf")
+    save_checkpoint(replace(random_checkpoint(TINY_VITS["mlp"]), dataset="sat493m"), "hf", tmp_path / "hf")
     import_torchvision()
     with other_peoples_warnings():
         from transformers import AutoImageProcessor

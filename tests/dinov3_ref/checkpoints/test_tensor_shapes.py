@@ -13,19 +13,19 @@ from dinov3_ref.models.config import ConvNeXtConfig, ModelConfig
 from dinov3_ref.models.convnext import ConvNeXt
 from dinov3_ref.models.released import ARCHITECTURES, RELEASED, VITS
 from dinov3_ref.models.vision_transformer import DinoVisionTransformer
-from tests.support.checkpoint_files import TWINS
+from tests.support.checkpoint_files import TINY_VITS
 
-TWIN = TWINS["mlp"]
+TINY_VIT = TINY_VITS["mlp"]
 CONFIGS: dict[str, ModelConfig] = {
     **ARCHITECTURES,
     **{row.name: row.config for row in RELEASED},
-    "no extras": replace(TWIN, layerscale_init=None, n_storage_tokens=0, mask_k_bias=False),
-    "no biases": replace(TWIN, qkv_bias=False, proj_bias=False, ffn_bias=False),
-    "rmsnorm": replace(TWIN, norm_layer="rmsnorm", untie_cls_and_patch_norms=True),
-    "swiglu128": replace(TWIN, ffn_layer="swiglu128", ffn_ratio=3.0),
+    "no extras": replace(TINY_VIT, layerscale_init=None, n_storage_tokens=0, mask_k_bias=False),
+    "no biases": replace(TINY_VIT, qkv_bias=False, proj_bias=False, ffn_bias=False),
+    "rmsnorm": replace(TINY_VIT, norm_layer="rmsnorm", untie_cls_and_patch_norms=True),
+    "swiglu128": replace(TINY_VIT, ffn_layer="swiglu128", ffn_ratio=3.0),
     "ConvNeXt of six channels": ConvNeXtConfig((1, 2, 1, 1), (8, 16, 24, 32), in_chans=6),
     "ConvNeXt without LayerScale": ConvNeXtConfig(layer_scale_init_value=0.0),
-    "six channels, patch 14": replace(TWIN, in_chans=6, patch_size=14),
+    "six channels, patch 14": replace(TINY_VIT, in_chans=6, patch_size=14),
 }
 
 
@@ -50,4 +50,4 @@ def test_ffn_width_is_the_published_one() -> None:
 
 def test_unknown_ffn_is_refused() -> None:
     with pytest.raises(ConfigError, match="ffn_layer 'mixture'"):
-        ffn_width(replace(TWIN, ffn_layer="mixture"))
+        ffn_width(replace(TINY_VIT, ffn_layer="mixture"))

@@ -10,10 +10,10 @@ import torch
 from dinov3_ref.checkpoints import load_checkpoint, random_checkpoint
 from dinov3_ref.checkpoints.unwrap import unwrap
 from dinov3_ref.errors import CheckpointError, KeyMismatch
-from tests.support.checkpoint_files import TWINS, official_state, write_official
+from tests.support.checkpoint_files import TINY_VITS, official_state, write_official
 
-CHECKPOINT = random_checkpoint(TWINS["swiglu"])
-OTHER = random_checkpoint(TWINS["swiglu"], seed=1)
+CHECKPOINT = random_checkpoint(TINY_VITS["swiglu"])
+OTHER = random_checkpoint(TINY_VITS["swiglu"], seed=1)
 
 
 def same_weights(path: Path) -> bool:

@@ -12,7 +12,7 @@ from dinov3_ref.checkpoints import load_checkpoint, random_checkpoint
 from dinov3_ref.checkpoints.layouts.detect import LAYOUTS, detect_layout
 from dinov3_ref.checkpoints.tensor_shapes import expected_shapes
 from dinov3_ref.errors import ForeignCheckpoint
-from tests.support.checkpoint_files import TWINS
+from tests.support.checkpoint_files import TINY_VITS
 
 # What other models' files look like (a few of their keys), and the word that must be said about them.
 FOREIGN = {
@@ -68,17 +68,17 @@ def test_released_heads_are_told_by_their_file_names(tmp_path: Path, stem: str, 
         load_checkpoint(path)
 
 
-@pytest.mark.parametrize("twin", TWINS)
+@pytest.mark.parametrize("kind", TINY_VITS)
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
-def test_each_layout_knows_its_own_keys(layout, twin: str) -> None:
-    assert detect_layout(layout.shapes(TWINS[twin]).keys(), "file") is layout
+def test_each_layout_knows_its_own_keys(layout, kind: str) -> None:
+    assert detect_layout(layout.shapes(TINY_VITS[kind]).keys(), "file") is layout
 
 
-@pytest.mark.parametrize("twin", TWINS)
+@pytest.mark.parametrize("kind", TINY_VITS)
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
-def test_written_tensors_are_the_expected_ones(layout, twin: str) -> None:
+def test_written_tensors_are_the_expected_ones(layout, kind: str) -> None:
     """`from_official` and `shapes` are two views of one layout; `to_official` brings back what it kept."""
-    config = TWINS[twin]
+    config = TINY_VITS[kind]
     state = random_checkpoint(config).state
     tensors = layout.from_official(state, config)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}

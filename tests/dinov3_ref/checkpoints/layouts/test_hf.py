@@ -16,7 +16,7 @@ from dinov3_ref.checkpoints import (
     save_checkpoint,
 )
 from dinov3_ref.errors import CheckpointError, ForeignCheckpoint
-from tests.support.checkpoint_files import TWINS, features
+from tests.support.checkpoint_files import TINY_VITS, features
 from tests.support.photographs import pixels
 
 PIXELS = pixels(("coffee", "chelsea"), 48, 80)
@@ -36,7 +36,7 @@ RENAMES = {
 
 @pytest.mark.parametrize("name", RENAMES)
 def test_older_and_newer_hugging_face_names(tmp_path: Path, name: str) -> None:
-    path = save_checkpoint(random_checkpoint(TWINS["mlp"]), "hf", tmp_path / "hf")[0]
+    path = save_checkpoint(random_checkpoint(TINY_VITS["mlp"]), "hf", tmp_path / "hf")[0]
     wanted = load_checkpoint(path)
     tensors = load_file(path)
     renamed = {RENAMES[name](key): tensor for key, tensor in tensors.items()}
@@ -47,7 +47,7 @@ def test_older_and_newer_hugging_face_names(tmp_path: Path, name: str) -> None:
 
 
 def test_stored_hugging_face_periods_are_honoured(tmp_path: Path) -> None:
-    path = save_checkpoint(random_checkpoint(TWINS["mlp"]), "hf", tmp_path / "hf")[0]
+    path = save_checkpoint(random_checkpoint(TINY_VITS["mlp"]), "hf", tmp_path / "hf")[0]
     odd = torch.arange(1, 17, dtype=torch.float32)
     stored = {"rope_embeddings.periods": odd, "rope_embeddings.inv_freq": 1 / odd}
     save_file({**load_file(path), **stored}, path)
@@ -55,7 +55,7 @@ def test_stored_hugging_face_periods_are_honoured(tmp_path: Path) -> None:
 
 
 def test_hugging_face_key_bias_is_honoured(tmp_path: Path) -> None:
-    config = replace(TWINS["mlp"], mask_k_bias=False)
+    config = replace(TINY_VITS["mlp"], mask_k_bias=False)
     checkpoint = random_checkpoint(config)
     save_checkpoint(checkpoint, "hf", tmp_path / "hf")
     loaded = load_checkpoint(tmp_path / "hf")
@@ -80,14 +80,14 @@ def edit_config(path: Path, **fields) -> None:
     ],
 )
 def test_config_json_that_is_another_model(tmp_path: Path, fields, error, words: str) -> None:
-    save_checkpoint(random_checkpoint(TWINS["mlp"]), "hf", tmp_path / "hf")
+    save_checkpoint(random_checkpoint(TINY_VITS["mlp"]), "hf", tmp_path / "hf")
     edit_config(tmp_path / "hf", **fields)
     with pytest.raises(error, match=words):
         load_checkpoint(tmp_path / "hf")
 
 
 def test_config_json_is_honoured(tmp_path: Path) -> None:
-    save_checkpoint(random_checkpoint(TWINS["mlp"]), "hf", tmp_path / "hf")
+    save_checkpoint(random_checkpoint(TINY_VITS["mlp"]), "hf", tmp_path / "hf")
     edit_config(tmp_path / "hf", rope_theta=1000.0, layer_norm_eps=1e-6, num_attention_heads=4)
     config = load_checkpoint(tmp_path / "hf").config
     assert (config.pos_embed_rope_base, config.norm_layer, config.num_heads) == (1000.0, "layernorm", 4)

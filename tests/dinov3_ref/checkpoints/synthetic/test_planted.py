@@ -32,7 +32,7 @@ PHOTOS = ("astronaut", "chelsea", "coffee")
 PREFIX = 5  # CLS and four storage tokens
 
 # Models of released widths, as shallow as massive activations allow.
-TWINS = {
+SHALLOW_VITS = {
     "S": replace(get_architecture("vit_small"), depth=4),
     "B": replace(get_architecture("vit_base"), depth=3),
     "swiglu": tiny_config("swiglu"),
@@ -40,10 +40,12 @@ TWINS = {
 }
 
 
-@pytest.fixture(scope="module", params=[(twin, pathology) for twin in TWINS for pathology in PATHOLOGIES])
+@pytest.fixture(
+    scope="module", params=[(twin, pathology) for twin in SHALLOW_VITS for pathology in PATHOLOGIES]
+)
 def planted(request: pytest.FixtureRequest) -> tuple[DinoVisionTransformer, str]:
     twin, pathology = request.param
-    return build_model(planted_checkpoint(TWINS[twin], pathology=pathology)).eval(), pathology
+    return build_model(planted_checkpoint(SHALLOW_VITS[twin], pathology=pathology)).eval(), pathology
 
 
 @contextmanager
@@ -129,7 +131,7 @@ def test_channel_ranges_spread_over_three_decades(planted: tuple[DinoVisionTrans
 
 
 def test_layerscale_spreads_over_five_decades() -> None:
-    state = planted_checkpoint(TWINS["S"]).state
+    state = planted_checkpoint(SHALLOW_VITS["S"]).state
     gamma = torch.cat([state[f"blocks.{i}.{name}.gamma"] for i in range(4) for name in ("ls1", "ls2")])
     assert float(gamma.max()) == 2.0
     assert 1e-5 <= float(gamma.min()) < 2e-5
@@ -149,7 +151,7 @@ def test_fp32_is_near_float64(planted: tuple[DinoVisionTransformer, str]) -> Non
 
 
 def test_features_tell_photographs_apart() -> None:
-    model = build_model(planted_checkpoint(TWINS["S"])).eval()
+    model = build_model(planted_checkpoint(SHALLOW_VITS["S"])).eval()
     names = list(PHOTOGRAPHS)
     cls = features(model, pixels(names, 256, 384))["x_norm_clstoken"]
     unit = torch.nn.functional.normalize(cls, dim=-1)
@@ -197,16 +199,19 @@ def test_a_plain_fp16_cast_is_ruined(pathology: str) -> None:
 
 
 def test_same_bytes_every_time_and_other_ones_for_another_seed() -> None:
-    one, again = (planted_checkpoint(TWINS["7b"], 3) for _ in range(2))
+    one, again = (planted_checkpoint(SHALLOW_VITS["7b"], 3) for _ in range(2))
     assert one.sha256 == again.sha256
     assert all(torch.equal(one.state[key], again.state[key]) for key in one.state)
-    for other in (planted_checkpoint(TWINS["7b"], 4), planted_checkpoint(TWINS["7b"], 3, pathology="late")):
+    for other in (
+        planted_checkpoint(SHALLOW_VITS["7b"], 4),
+        planted_checkpoint(SHALLOW_VITS["7b"], 3, pathology="late"),
+    ):
         assert other.sha256 != one.sha256
         assert not all(torch.equal(one.state[key], other.state[key]) for key in one.state)
 
 
 def test_it_is_a_file_in_the_official_layout(tmp_path: Any) -> None:
-    checkpoint = planted_checkpoint(TWINS["swiglu"])
+    checkpoint = planted_checkpoint(SHALLOW_VITS["swiglu"])
     save_checkpoint(checkpoint, "official", tmp_path / "planted.pth")
     loaded = load_checkpoint(tmp_path / "planted.pth")
     x = pixels(PHOTOS[:1], 64, 96)
@@ -224,4 +229,4 @@ def test_it_is_a_file_in_the_official_layout(tmp_path: Any) -> None:
 )
 def test_what_cannot_be_planted(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        planted_checkpoint(**{"arch_or_config": TWINS["swiglu"], **changes})
+        planted_checkpoint(**{"arch_or_config": SHALLOW_VITS["swiglu"], **changes})

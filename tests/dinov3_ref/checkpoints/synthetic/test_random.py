@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from dinov3_ref.checkpoints import build_model, expected_shapes, random_checkpoint
 from dinov3_ref.models.released import ARCHITECTURES
-from tests.support.checkpoint_files import TWINS
+from tests.support.checkpoint_files import TINY_VITS
 from tests.support.photographs import pixels
 
 
@@ -19,17 +19,17 @@ def photographs() -> torch.Tensor:
     return pixels(("astronaut", "coffee", "chelsea"), 96, 160)
 
 
-@pytest.mark.parametrize("twin", TWINS)
+@pytest.mark.parametrize("twin", TINY_VITS)
 def test_state_is_complete(twin: str) -> None:
-    checkpoint = random_checkpoint(TWINS[twin])
-    assert {key: tuple(t.shape) for key, t in checkpoint.state.items()} == expected_shapes(TWINS[twin])
+    checkpoint = random_checkpoint(TINY_VITS[twin])
+    assert {key: tuple(t.shape) for key, t in checkpoint.state.items()} == expected_shapes(TINY_VITS[twin])
     assert {tensor.dtype for tensor in checkpoint.state.values()} == {torch.float32}
     assert (checkpoint.layout, checkpoint.arch, checkpoint.dataset) == ("random", "custom", None)
 
 
 def test_values_are_pinned() -> None:
     """Identical on every machine, forever: measured values in other tests depend on them."""
-    state = random_checkpoint(TWINS["swiglu"]).state
+    state = random_checkpoint(TINY_VITS["swiglu"]).state
     digest = hashlib.sha256()
     for key in sorted(state):
         digest.update(key.encode() + state[key].numpy().tobytes())
@@ -37,8 +37,8 @@ def test_values_are_pinned() -> None:
 
 
 def test_seed_and_key_decide_a_tensor_and_nothing_else_does() -> None:
-    one, other = random_checkpoint(TWINS["mlp"]), random_checkpoint(TWINS["mlp"], seed=1)
-    deeper = random_checkpoint(replace(TWINS["mlp"], depth=3))
+    one, other = random_checkpoint(TINY_VITS["mlp"]), random_checkpoint(TINY_VITS["mlp"], seed=1)
+    deeper = random_checkpoint(replace(TINY_VITS["mlp"], depth=3))
     assert torch.equal(one.state["blocks.1.mlp.fc1.weight"], deeper.state["blocks.1.mlp.fc1.weight"])
     assert not torch.equal(one.state["blocks.1.mlp.fc1.weight"], other.state["blocks.1.mlp.fc1.weight"])
     assert not torch.equal(one.state["blocks.0.ls1.gamma"], one.state["blocks.1.ls1.gamma"])
@@ -50,7 +50,7 @@ def test_every_name_of_a_model_is_one() -> None:
 
 
 def test_key_bias_is_set_and_masked() -> None:
-    state = random_checkpoint(TWINS["mlp"]).state
+    state = random_checkpoint(TINY_VITS["mlp"]).state
     q, k, v = state["blocks.0.attn.qkv.bias_mask"].chunk(3)
     assert bool(q.all())
     assert bool(v.all())
@@ -58,7 +58,7 @@ def test_key_bias_is_set_and_masked() -> None:
     assert bool(state["blocks.0.attn.qkv.bias"].chunk(3)[1].any())
 
 
-@pytest.mark.parametrize("config", [replace(ARCHITECTURES["vit_small"], depth=40), TWINS["7b"]])
+@pytest.mark.parametrize("config", [replace(ARCHITECTURES["vit_small"], depth=40), TINY_VITS["7b"]])
 def test_features_are_finite_and_tell_images_apart(config) -> None:
     with torch.no_grad():
         features = build_model(random_checkpoint(config)).forward_features(photographs())
