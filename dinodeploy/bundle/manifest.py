@@ -46,7 +46,7 @@ PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Which model this is and where its weights come from."""
+    """The model and the origin of its weights."""
 
     arch: str
     embed_dim: int
@@ -54,7 +54,7 @@ class ModelFacts:
     num_heads: int  # 0 where there is no attention
     patch_size: int  # pixels from one patch token to the next: a ConvNeXt's stride
     storage_tokens: int
-    weights: Literal["file", "hub", "random", "memory"]  # random: for trying things, never for use
+    weights: Literal["file", "hub", "random", "memory"]  # random: for trials only
     source: str  # file name or hub id
     sha256: str  # of the source checkpoint
     layout: str
@@ -72,13 +72,13 @@ class OutputFacts:
 
 @dataclass(frozen=True)
 class HeadFacts:
-    """A head behind the backbone, in the same graph."""
+    """A head after the backbone, in the same graph."""
 
     task: Literal["classify", "segment", "depth", "pyramid", "custom"]
-    kind: str  # linear_classifier, dpt_depth …, or the class of a user's own
+    kind: str  # linear_classifier, dpt_depth …, or the class name of a custom head
     inputs: tuple[str, ...]  # backbone outputs that it reads
     outputs: tuple[str, ...]
-    classes: tuple[str, ...]  # names by index along an output's second dimension; empty where there are none
+    classes: tuple[str, ...]  # names by index along an output's second dimension; may be empty
     source: str  # file name
     sha256: str  # of that file
     licence: str
@@ -99,9 +99,9 @@ class GraphFacts:
     folds: tuple[str, ...]
     layers: tuple[int, ...]  # blocks or stages whose patch maps are outputs too
     overrides: tuple[str, ...] = ()  # PATTERN=TYPE, as given
-    given_back: tuple[str, ...] = ()  # groups of layers that an 8-bit recipe runs in 16 bits
+    given_back: tuple[str, ...] = ()  # groups of layers that an 8-bit recipe runs in fp16 (fallback layers)
     calibration_pictures: int = 0
-    attention: bool = False  # whether what CLS gives each patch in the last block is an output too
+    attention: bool = False  # whether the last block's attention of CLS is an output
 
 
 @dataclass(frozen=True)
@@ -115,14 +115,14 @@ class ProfileFacts:
 
 @dataclass(frozen=True)
 class BuildFacts:
-    """What a plan was built by and for."""
+    """The runtime that built a plan and the machines it is for."""
 
     runtime: str  # "tensorrt 10.3.0" or "tensorrt_rtx 1.7.1.116": module name and version
     source: str  # the graph it was built from, a file of the bundle (model.onnx)
     source_sha256: str  # `engine_sha256` of it
     profiles: tuple[ProfileFacts, ...]
     compute_capabilities: tuple[str, ...]  # "8.9"; empty: decided when it is loaded (RTX just-in-time)
-    driver: str | None  # of the build machine, None where there is none
+    driver: str | None  # of the build machine; None without a GPU
     version_compatible: bool
     hardware_compatible: str  # "none" | "ampere_plus" | "same_compute_capability"
     refittable: bool
@@ -144,7 +144,7 @@ class EngineFacts:
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What a file of the bundle must be."""
+    """Hash and size of a file of the bundle."""
 
     sha256: str
     bytes: int

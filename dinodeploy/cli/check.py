@@ -52,30 +52,28 @@ HEADS = {
 def check(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or an engine file inside one.")],
     device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
-    threads: Annotated[int | None, typer.Option(help="Threads of the engine.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of a CPU engine.")] = None,
     weight_budget: Annotated[float | None, typer.Option(help=WEIGHT_BUDGET_HELP)] = None,
     require_signature: Annotated[
         Path | None, typer.Option(help=REQUIRE_SIGNATURE_HELP, metavar="KEY.pub")
     ] = None,
-    bisect: Annotated[bool, typer.Option("--bisect", help="Name the first block that departs.")] = False,
+    bisect: Annotated[bool, typer.Option("--bisect", help="Find the first block that differs.")] = False,
     against: Annotated[
-        Path | None, typer.Option(help="Another bundle: may it search an index built with this one?")
+        Path | None, typer.Option(help="Another bundle: can it search an index built with this one?")
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Pictures to compare the two on.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Images to compare the two on.")] = None,
     neighbours: Annotated[
-        int, typer.Option("--neighbours", "-k", help="Neighbours that a search asks for.")
+        int, typer.Option("--neighbours", "-k", help="Nearest neighbours per search.")
     ] = 10,
     report: Annotated[
         list[Path] | None, typer.Option(help="Write a report: .json, .xml (JUnit) or .html. Repeatable.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The verdict as JSON on stdout.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the verdict as JSON.")] = False,
 ) -> None:
-    """Hash every file, run the engine on the golden photographs and compare: exit 0 or 1."""
+    """Verify every file, run the engine on the golden photographs and compare. Exit code 0 or 1."""
     check_targets(report or [])
     if (against is None) != (images is None):
-        raise MisuseError(
-            "--against and --images belong together: another bundle, and pictures to compare on"
-        )
+        raise MisuseError("--against and --images belong together: another bundle, and images to compare on")
     started, clock = datetime.now(timezone.utc), time.perf_counter()
     engine, receipt, verdict = check_bundle(
         bundle,
@@ -92,7 +90,7 @@ def check(
         if verdict.passed:
             comparison = _compare(bundle, against, images, neighbours, threads)
         else:
-            stderr().print(f"not compared with {against}: this engine is not the model in the first place")
+            stderr().print(f"not compared with {against}: this engine itself failed")
     seconds = time.perf_counter() - clock
     found = Report(engine, receipt, verdict, growth, comparison, started, seconds)
     for path in report or []:

@@ -1,6 +1,6 @@
-"""The processor's share that this process may use: its affinity and its container's quota counted in.
+"""Usable CPU count of this process: CPU affinity and cgroup quota.
 
-Read from Linux's own files; elsewhere every core is ours. Sources:
+Read from Linux's own files; on other systems every core counts. Sources:
 https://docs.kernel.org/admin-guide/cgroup-v2.html (cpu.max), its version 1 (cpu.cfs_quota_us), and
 https://docs.kernel.org/admin-guide/cputopology.html (thread_siblings_list).
 """
@@ -16,25 +16,25 @@ _ROOT = Path("/")
 
 
 def cores(root: Path = _ROOT) -> int:
-    """Physical cores for this process; hardware threads where the system does not tell them apart."""
+    """Physical cores for this process; hardware threads if the system does not distinguish them."""
     physical = len({_siblings(root, thread) for thread in _affinity()})
     return max(1, min(physical, math.ceil(hardware_threads(root))))
 
 
 def hardware_threads(root: Path = _ROOT) -> float:
-    """Hardware threads' worth of time for this process: a quota need not be a whole number."""
+    """CPU time for this process in hardware threads; a quota may be fractional."""
     return min([len(_affinity()), *_quotas(root)])
 
 
 def restricted(root: Path = _ROOT) -> bool:
-    """Whether others keep a part of the machine from this process."""
+    """Whether this process may use only a part of the machine."""
     return hardware_threads(root) < (os.cpu_count() or 1)
 
 
 def control_groups(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of this process's control groups and of all above them, as far as they can be seen.
+    """The folders of this process's control groups and of their parents, as far as they are visible.
 
-    A container often sees its own group as the mount's root, and not under the name that the host gives it.
+    A container often sees its own group as the root of the mount, not under the host's name for it.
     """
     mount = root / "sys/fs/cgroup"
     for line in read_text(root / "proc/self/cgroup").splitlines():
@@ -50,7 +50,7 @@ def control_groups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def read_text(path: Path) -> str:
-    """What the file holds; nothing where it cannot be read."""
+    """The file's text; empty if it cannot be read."""
     try:
         return path.read_text(errors="replace")
     except OSError:
@@ -58,20 +58,20 @@ def read_text(path: Path) -> str:
 
 
 def _affinity() -> set[int]:
-    """Hardware threads that the scheduler gives this process, by number."""
+    """Numbers of the hardware threads that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))
 
 
 def _siblings(root: Path, thread: int) -> str:
-    """The same for all hardware threads of one core."""
+    """A text that is equal for all hardware threads of one core."""
     topology = root / f"sys/devices/system/cpu/cpu{thread}/topology"
     return read_text(topology / "thread_siblings_list") or str(thread)
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """Threads' worth of time that this process's groups may use."""
+    """CPU quotas of this process's groups, in hardware threads."""
     for folder in control_groups(root, "cpu"):
         quota, _, period = read_text(folder / "cpu.max").partition(" ")
         if not quota:  # version 1

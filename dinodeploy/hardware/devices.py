@@ -1,4 +1,4 @@
-"""What this machine is, as far as a receipt must know it: the CPU, and the GPU as CUDA's driver tells it."""
+"""Identify this machine's CPU and GPU for receipts; the GPU through CUDA's driver."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _NAME_BYTES = 256
 
 @dataclass(frozen=True)
 class Cpu:
-    """The processor, as the kernel tells it."""
+    """The processor, as reported by the kernel."""
 
     model: str  # "AMD EPYC 9654"; of an Arm core often unknown
-    features: frozenset[str] | None  # the kernel's words; None where it tells none
+    features: frozenset[str] | None  # as the kernel names them; None if unknown
 
 
 def find_cpu() -> Cpu:
@@ -62,7 +62,7 @@ def cpu_name() -> str:
 
 
 def cpu_flags() -> tuple[str, ...]:
-    """The instruction sets that matter, of those this CPU has; none where the system does not tell."""
+    """The instruction sets that matter, of those this CPU has; empty if unknown."""
     present = find_cpu().features or frozenset()
     return tuple(flag for flag in _KERNEL_FLAGS if flag in present)
 
@@ -73,7 +73,7 @@ class Gpu:
 
     name: str  # "NVIDIA H200"
     compute_capability: str  # "9.0"
-    driver: str  # "580.65.06"; "CUDA 13.0" where the system tells no more
+    driver: str  # "580.65.06", or "CUDA 13.0" if only that is known
 
     @property
     def device(self) -> str:
@@ -83,7 +83,7 @@ class Gpu:
 
 @functools.cache
 def find_gpu() -> Gpu:
-    """The GPU that engines run on. Raises UnavailableError, one line, when there is none."""
+    """The GPU that engines run on. Raises UnavailableError, one line, without a GPU."""
     driver = _load_driver()
     status = driver.cuInit(0)
     count = ctypes.c_int()
@@ -118,7 +118,7 @@ def _attribute(driver: Any, device: ctypes.c_int, attribute: int) -> int:
 
 
 def _driver_version(driver: Any) -> str:
-    """The release, where the kernel tells it; else the newest CUDA that it runs."""
+    """The driver release if the kernel reports it, else the newest CUDA version that it supports."""
     if _DRIVER_VERSION.exists():
         found = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", _DRIVER_VERSION.read_text(errors="replace"))
         if found:

@@ -1,4 +1,4 @@
-"""Which block departs? The engine's residual stream, block by block, against the reference's.
+"""Find the first block where the engine's residual stream departs from the reference's.
 
 golden.safetensors keeps the reference's stream for one photograph (`golden.Trace`), so no torch is
 needed; the engine's comes from a copy of its graph with the stream as extra outputs
@@ -149,7 +149,7 @@ def _follow(stretch: Stretch, prefix: Mapping[str, int], arriving: float | None)
     stream, wanted = stretch.stream, stretch.trace.stream
     if stream.shape != wanted.shape:
         raise JudgementError(
-            f"the engine's residual stream is {list(stream.shape)} (blocks + 1, pictures, tokens, width), "
+            f"the engine's residual stream is {list(stream.shape)} (blocks + 1, images, tokens, width), "
             f"the reference's {list(wanted.shape)}: these are two models"
         )
     groups = _groups(stretch.trace.tokens, prefix)

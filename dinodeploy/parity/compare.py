@@ -1,12 +1,12 @@
-"""May an index that was built with one engine be searched with another? (`dinodeploy check --against`)
+"""Can an index that was built with one engine be searched with another? (`dinodeploy check --against`)
 
-Both engines embed the same pictures, each with its own preprocessing, CLS alone. Then
+Both engines embed the same images, each with its own preprocessing, CLS only. Then
 
-    cosine     of the two embeddings of one picture: smallest and mean
-    recall@k   of the k nearest neighbours of a picture in the index, how many are still found when the
-               other engine's embedding of that picture asks; averaged over pictures, itself left out
+    cosine     of the two embeddings of an image: smallest and mean
+    recall@k   share of an image's k nearest neighbours in the index that a query with the other engine's
+               embedding still finds; averaged over images, without the image itself
 
-are held against one table. Shapes: N pictures, D embed_dim.
+are compared with one table of limits. Shapes: N images, D embed_dim.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from dinodeploy.parity.judge import cosine
 
 Advance = Callable[[int, int], None]  # (embedded, failed) so far
 
-CHUNK = 64  # pictures in memory, with their patch maps
+CHUNK = 64  # images in memory, with their patch maps
 QUERIES = 1024  # rows of the similarity matrix in memory
-FEW = 10  # pictures per neighbour below which recall says little
+FEW = 10  # images per neighbour below which recall says little
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Criterion:
 #   preset official against hf   0.975       0.992       0.957
 #   other weights                -0.07       -0.02       0.017
 CRITERIA: tuple[Criterion, ...] = (
-    Criterion("cosine_min", 0.99, "near-duplicates lie at 0.986 (a stereo pair); no picture may move as far"),
+    Criterion("cosine_min", 0.99, "near-duplicates have 0.986 (a stereo pair); no image may move as far"),
     Criterion("cosine_mean", 0.995, "cosine thresholds tuned on the index keep their meaning to 0.005"),
     Criterion("recall", 0.95, "one neighbour in twenty may change, as in an approximate index"),
 )
@@ -71,9 +71,9 @@ class Comparison:
     other: str
     k: int
     images: int
-    skipped: tuple[str, ...]  # pictures that cannot be read
+    skipped: tuple[str, ...]  # images that cannot be read
     findings: tuple[Finding, ...]
-    worst_image: str | None  # the picture with the smallest cosine
+    worst_image: str | None  # the image with the smallest cosine
     note: str
     reindex: bool
 
@@ -93,7 +93,7 @@ def compare(
 ) -> Comparison:
     """Embed `images` (ids, as `listing.py` gives them) with both engines and compare.
 
-    Raises MisuseError for k < 1 and for too few readable pictures: with k + 1 every search has one answer
+    Raises MisuseError for k < 1 and for too few readable images: with k + 1 every search has one answer
     only. Raises as `Embedder.open` for an engine that may not be used here.
     """
     if k < 1:
@@ -122,7 +122,7 @@ def compare(
         )
         for row in CRITERIA
     )
-    few = f"{len(ids)} pictures for {k} neighbours: recall says little below {FEW * k}"
+    few = f"{len(ids)} images for {k} neighbours: recall says little below {FEW * k}"
     return Comparison(
         str(bundle),
         str(other),
@@ -165,7 +165,7 @@ def _unit(rows: FloatArray) -> FloatArray:
 def _enough(images: int, k: int) -> None:
     if images < k + 2:
         raise MisuseError(
-            f"{images} readable pictures for {k} neighbours; wanted at least {k + 2}, better {FEW * k}: "
+            f"{images} readable images for {k} neighbours; wanted at least {k + 2}, better {FEW * k}: "
             "give more --images or a smaller -k"
         )
 
@@ -178,15 +178,15 @@ def _embed_both(
     skipped: list[str] = []
     rows: tuple[list[FloatArray], list[FloatArray]] = ([], [])
     for chunk in _chunks(images):
-        pictures = []
+        opened = []
         for id_ in chunk:
             try:
-                pictures.append(open_image(id_))
+                opened.append(open_image(id_))
                 ids.append(id_)
             except ImageError:
                 skipped.append(id_)
         for embedder, side in zip((a, b), rows, strict=True):
-            side.append(embedder.embed(pictures)["cls"])
+            side.append(embedder.embed(opened)["cls"])
         advance(len(ids), len(skipped))
     index, queries = (np.concatenate(side) for side in rows)
     return ids, skipped, index, queries

@@ -44,7 +44,7 @@ class Trace:
     """The reference's residual stream at chosen places of a case's first photograph.
 
     T places: tokens of a sequence, or of a map [h,w] row by row; n blocks, D the stream's width. Raises
-    ValueError at birth when the shapes do not belong together.
+    ValueError when created with shapes that do not belong together.
     """
 
     tokens: IntArray  # [T]

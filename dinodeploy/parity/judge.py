@@ -51,7 +51,7 @@ PIXEL_THRESHOLDS: tuple[Threshold, ...] = (
 )
 
 # One row per recipe. `measured`: the worst of ViT-S, L and H+ with lively random weights (fp32), of planted
-# twins of S, B and L width (fp16, bf16: tests/exporters/precision/test_recipes.py).
+# models of S, B and L width (fp16, bf16: tests/exporters/precision/test_recipes.py).
 THRESHOLDS: dict[str, tuple[Threshold, ...]] = {
     "fp32": (
         Threshold(
@@ -71,8 +71,8 @@ THRESHOLDS: dict[str, tuple[Threshold, ...]] = {
         Threshold("patch_cosine_p01", 0.995, 0.998, at_least=True),
         Threshold("relative_frobenius", 5e-2, 1.8e-2),
     ),
-    # planted twins, both 8-bit graphs (tests/exporters/quantization). 0.252: the length of a storage token of
-    # 155,000, whose direction is right to 1e-5.
+    # planted models, both 8-bit graphs (tests/exporters/quantization). 0.252: the length of a storage token
+    # of 155,000, whose direction is right to 1e-5.
     "int8": (
         Threshold("cosine", 0.98, 0.9963, at_least=True),
         Threshold("patch_cosine_p01", 0.95, 0.968, at_least=True),
@@ -87,9 +87,9 @@ THRESHOLDS: dict[str, tuple[Threshold, ...]] = {
 
 
 # Outputs of a head, which computes in fp32 under every recipe. `measured`: the worst of classifier,
-# segmenter, depth and pyramid, trained and random, on a lively model and on a planted twin. A trained
-# classifier tells pictures apart that are nearly one to a planted twin, and so magnifies what its features
-# are off by: under fp8, 0.33 and five of seven photographs in their class, which is refused. 8 bits: lively.
+# segmenter, depth and pyramid, trained and random, on a lively model and on a planted one. A trained
+# classifier tells images apart that a planted model embeds almost equally, and so magnifies errors of the
+# features: under fp8, 0.33 and five of seven photographs in their class, which is refused. 8 bits: lively.
 HEAD_THRESHOLDS: dict[str, tuple[Threshold, ...]] = {
     "fp32": (
         Threshold("head_error", 4e-5, 4.2e-6),

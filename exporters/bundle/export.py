@@ -1,9 +1,9 @@
-"""Export: a checkpoint becomes a bundle that has been judged on this machine, or nothing at all.
+"""Export a checkpoint to a bundle that has passed the judge on this machine; otherwise leave nothing.
 
-    checkpoint ─> model ─> golden outputs, ranges ────────────────────────┐
-                    └─> twin ─> traced program ─> graph ─> recipe ─> lint ─> model.onnx ─> judge ─> bundle
+    checkpoint ─> model ─> golden outputs, ranges ───────────────────────────┐
+                    └─> meta copy ─> traced program ─> graph ─> recipe ─> lint ─> files ─> judge ─> bundle
 
-Everything is written into a hidden directory and renamed at the end.
+Files are written into a hidden directory, which is renamed at the end.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def load_photo(name: str) -> NDArray[np.uint8]:
 
 
 def make_golden(module: TokenOutputs, preprocess: Preprocess) -> list[GoldenCase]:
-    """Run the reference on every case. `module` holds the model as loaded: no seams, nothing folded."""
+    """Run the reference on every case. `module` holds the model as loaded: no custom ops, nothing folded."""
     cases = []
     for name, photos, grid in CASES:
         p = preprocess.patch_size

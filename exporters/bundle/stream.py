@@ -22,7 +22,7 @@ BLOCKS = "blocks."
 
 
 def hollow_model(checkpoint: Checkpoint) -> DinoVisionTransformer:
-    """The model in eval mode, its blocks without weights: for `filled`, and to make a twin of."""
+    """The model in eval mode, its blocks without weights: for `filled`, and to make a meta copy of."""
     with torch.device("meta"):
         model = DinoVisionTransformer(**checkpoint.config.kwargs())
     outside = {

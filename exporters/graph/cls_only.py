@@ -1,4 +1,4 @@
-"""The graph for CLS alone: of its last block, other tokens need only their keys and values.
+"""CLS-only graph: in the last block, other tokens need only their keys and values.
 
     x [B,L,D] ─┬─> norm1 ─┬─> k, v ───────────────────────────┐
                │          └─> first row ─> q ─> first of RoPE ┴─> attention ─> proj ─┐
@@ -29,13 +29,13 @@ from exporters.trace.custom_ops import TracedAttention
 ROW_BY_ROW = (nn.LayerNorm, RMSNorm, LayerScale, Mlp, SwiGLUFFN, nn.Identity)
 
 
-def can_cut(twin: DinoVisionTransformer) -> bool:
-    """Whether a twin's last block, and what follows, is known to mix tokens in attention only."""
-    block = twin.blocks[-1]
+def can_cut(meta_copy: DinoVisionTransformer) -> bool:
+    """Whether the last block, and what follows, is known to mix tokens in attention only."""
+    block = meta_copy.blocks[-1]
     if type(block) is not SelfAttentionBlock or type(block.attn) is not TracedAttention:
         return False
     rest = [module for name, module in block.named_children() if name != "attn"]
-    norms = [norm for norm in (twin.norm, twin.cls_norm) if norm is not None]
+    norms = [norm for norm in (meta_copy.norm, meta_copy.cls_norm) if norm is not None]
     return all(type(module) in ROW_BY_ROW for module in (*rest, *norms))
 
 

@@ -27,7 +27,7 @@ class Edit:
     def replace(
         self, node: ir.Node, steps: Sequence[tuple[str, Sequence[ir.Value | None], str, dict[str, Any]]]
     ) -> None:
-        """Put a chain of (operator, inputs, name, settings) behind `node`, for whoever took its output.
+        """Put a chain of (operator, inputs, name, settings) after `node`; its users take the chain's output.
 
         None among the inputs stands for the output of the step before, at first the node's own.
         """
@@ -42,7 +42,7 @@ class Edit:
             user.replace_input_with(index, value)
 
     def constant(self, name: str, array: NDArray[Any] | np.generic) -> ir.Value:
-        """A constant of the graph; asked for twice under one name it is the same."""
+        """A constant of the graph; the same name gives the same constant."""
         if name not in self.graph.initializers:
             tensor = ir.tensor(np.asarray(array), name=name)
             self._initializer(name, tensor)
@@ -51,7 +51,7 @@ class Edit:
     def weight(
         self, name: str, make: Callable[[], ir.TensorProtocol], dtype: ir.DataType, shape: Sequence[int]
     ) -> ir.Value:
-        """A weight that is made when its bytes are asked for; one of this name may be there already."""
+        """A lazily computed weight; an existing one of this name is reused."""
         if name not in self.graph.initializers:
             tensor = ir.LazyTensor(make, dtype=dtype, shape=ir.Shape(tuple(shape)), name=name)
             self._initializer(name, tensor)
@@ -67,7 +67,7 @@ class Edit:
         self.graph.initializers.add(value)
 
     def drop_unused(self, value: ir.Value) -> None:
-        """Forget an initializer that nothing takes any more."""
+        """Remove an initializer that no node uses."""
         if not value.uses():
             self.graph.initializers.pop(str(value.name), None)
 

@@ -1,4 +1,4 @@
-"""From an exported program to a clean ONNX graph: translate the seams, attach weights, tidy, name.
+"""From an exported program to a clean ONNX graph: translate custom ops, attach weights, tidy, name.
 
 The exporter's raw output carries a Transpose before every product, a tangle of one-element shape
 arithmetic, and stack traces with the builder's paths. What leaves here is deterministic: the same model

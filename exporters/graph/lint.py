@@ -55,7 +55,7 @@ def _no_forbidden_operators(graph: ir.Graph) -> str | None:
 
 
 def _standard_operators(graph: ir.Graph, allowed: Collection[str] = ()) -> str | None:
-    """A leftover custom operator means that a seam was not translated."""
+    """A leftover operator means that a custom op was not translated."""
     found = {f"{node.domain}::{node.op_type}" for node in graph.all_nodes() if node.domain} - set(allowed)
     return f"operators outside ai.onnx: {', '.join(sorted(found))}" if found else None
 

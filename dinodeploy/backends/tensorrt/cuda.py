@@ -17,8 +17,8 @@ import numpy as np
 from dinodeploy.arrays import ByteArray
 from dinodeploy.errors import UnavailableError
 
-# What a user can do about the failures that are theirs to mend.
-MENDS = {
+# What a user can do about an error.
+FIXES = {
     "cudaErrorMemoryAllocation": "run smaller batches (--batch) or sizes (--imgsz), or free the GPU",
     "cudaErrorInsufficientDriver": "update the NVIDIA driver, or install cuda-bindings for this one",
     "cudaErrorNoDevice": "see nvidia-smi and CUDA_VISIBLE_DEVICES, or use --device cpu",
@@ -60,7 +60,7 @@ class Cuda:
         _, text = self._runtime.cudaGetErrorString(error)
         name, text = (value.decode() if isinstance(value, bytes) else str(value) for value in (name, text))
         self._runtime.cudaGetLastError()  # or the next call would report this one again
-        return f"the GPU failed at {function}: {text} ({name}); {MENDS.get(name, OTHERWISE)}"
+        return f"the GPU failed at {function}: {text} ({name}); {FIXES.get(name, OTHERWISE)}"
 
     # ---- memory: a size of 0 is taken as 1, for which CUDA gives a real address ---------------------
 

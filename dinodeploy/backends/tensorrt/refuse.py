@@ -1,7 +1,7 @@
-"""Is this the machine and the runtime that a plan was built for? Asked before anything is deserialised.
+"""Refuse a plan that was built for another machine or runtime, before anything is deserialised.
 
 A plan is native code for one runtime and one kind of GPU. TensorRT's own answer to a foreign one is a null
-engine and a line in a log; ours is one line with both sides and the command that mends it.
+engine and a line in a log; here it is one line with both sides and the command that fixes it.
 
 Rules (TensorRT's developer guide, "Version Compatibility" and "Hardware Compatibility"):
 
@@ -35,7 +35,7 @@ def rebuild_command(plan: Path, module: str, more: str = "") -> str:
 
 
 def check_build(build: BuildFacts, module: str, version: str, gpu: Gpu, plan: Path) -> None:
-    """Hold what the manifest says of `plan` against this machine. Raises UnavailableError, one line."""
+    """Compare what the manifest says of `plan` with this machine. Raises UnavailableError, one line."""
     wrong = (
         _wrong_runtime(build, module, version)
         or _wrong_capability(build, gpu)

@@ -60,7 +60,7 @@ def test_recall_of_more_rows_than_one_block_of_queries(monkeypatch: pytest.Monke
 
 
 def test_another_preset_may_not(tiny_bundle: Path, photos: list[str], tmp_path: Path) -> None:
-    """The weights are the same, and each engine sees pictures through its own preprocessing."""
+    """The weights are the same, and each engine sees images through its own preprocessing."""
     found = compare(tiny_bundle, export_tiny(tmp_path / "b", preset="timm").root, photos, k=K)
     assert found.reindex
     assert not found.findings[0].passed
@@ -86,7 +86,7 @@ def test_other_widths_are_said_without_embedding(tiny_bundle: Path, tmp_path: Pa
     assert found.note == "embeddings have 128 and 256 numbers: they cannot be compared at all"
 
 
-def test_pictures_that_cannot_be_read_are_left_out(
+def test_images_that_cannot_be_read_are_left_out(
     tiny_bundle: Path, photos: list[str], tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.jpg"
@@ -97,13 +97,13 @@ def test_pictures_that_cannot_be_read_are_left_out(
     )
     assert (found.images, found.skipped) == (5, (str(broken),))
     assert seen == [(5, 1)]
-    assert found.note == "5 pictures for 3 neighbours: recall says little below 30"
-    with pytest.raises(MisuseError, match="4 readable pictures for 3 neighbours; wanted at least 5"):
+    assert found.note == "5 images for 3 neighbours: recall says little below 30"
+    with pytest.raises(MisuseError, match="4 readable images for 3 neighbours; wanted at least 5"):
         compare(tiny_bundle, tiny_bundle, [*photos[:4], str(broken)], k=K)
 
 
-def test_too_few_pictures_and_senseless_k(tiny_bundle: Path) -> None:
-    with pytest.raises(MisuseError, match="11 readable pictures for 10 neighbours; wanted at least 12"):
+def test_too_few_images_and_senseless_k(tiny_bundle: Path) -> None:
+    with pytest.raises(MisuseError, match="11 readable images for 10 neighbours; wanted at least 12"):
         compare(tiny_bundle, tiny_bundle, ["a.png"] * 11)
     with pytest.raises(MisuseError, match="-k is 0"):
         compare(tiny_bundle, tiny_bundle, ["a.png"] * 11, k=0)
