@@ -1,11 +1,11 @@
-"""`dinodeploy embed` over many pictures: is memory flat, where does the time go, what does a resume cost.
+"""`dinodeploy embed` over many images: is memory flat, where does the time go, what does a resume cost.
 
-    .venv/bin/python benchmarks/embed_scale.py                        # 100,000 small synthetic pictures
+    .venv/bin/python benchmarks/embed_scale.py                        # 100,000 small synthetic images
     .venv/bin/python benchmarks/embed_scale.py --pictures 1000,10000
 
 Each count is one run of the command in a process of its own, over synthetic JPEGs of 96x72, with a small
-random model at 32x32, so that the engine costs little and all the rest shows. A resume is the last run once
-more, killed with -9 half-way and started again. Writes benchmarks/ledger/embed_scale_<cpu>_<yyyymm>.json.
+random model at 32x32, so that the engine costs little and everything else shows. A resume is the last run
+again, killed with -9 half-way and restarted. Writes benchmarks/ledger/embed_scale_<cpu>_<yyyymm>.json.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from dinodeploy.hardware.devices import cpu_name
 LEDGER = Path(__file__).parent / "ledger"
 PACKAGES = ("onnxruntime", "numpy", "pillow", "pyarrow")
 SIDE = (96, 72)  # width, height
-A_FOLDER = 1000  # pictures
+IMAGES_PER_FOLDER = 1000
 LOOK_SECONDS = 0.5  # between looks at a process's memory
 OPTIONS = ("--imgsz", "32", "--shard-size", "2000", "--json")
 
@@ -67,7 +67,7 @@ def main() -> None:
         "runs": rows,
         "resume": {**resumed, "same_bytes": same},
     }
-    print(f"killed and gone on with: kept {resumed['kept']}, same bytes: {same}")
+    print(f"killed and resumed: kept {resumed['kept']}, same bytes: {same}")
     LEDGER.mkdir(exist_ok=True)
     path = LEDGER / record_name("embed_scale")
     write_record(record, path)
@@ -85,9 +85,9 @@ def export_small(bundle: Path) -> None:
 
 
 def make_pictures(root: Path, count: int) -> None:
-    """Fill `root` up to `count` pictures, each from a seed of its own."""
+    """Fill `root` up to `count` images, each from its own seed."""
     there = len(list(root.rglob("*.jpg")))
-    for folder in range(there // A_FOLDER, -(-count // A_FOLDER)):
+    for folder in range(there // IMAGES_PER_FOLDER, -(-count // IMAGES_PER_FOLDER)):
         (root / f"{folder:03d}").mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(partial(_make_picture, root), range(there, count)))
@@ -96,7 +96,7 @@ def make_pictures(root: Path, count: int) -> None:
 def _make_picture(root: Path, index: int) -> None:
     coarse = np.random.default_rng(index).integers(0, 256, (6, 8, 3), np.uint8)
     picture = Image.fromarray(coarse).resize(SIDE, Image.Resampling.BICUBIC)
-    picture.save(root / f"{index // A_FOLDER:03d}" / f"{index:06d}.jpg", quality=85)
+    picture.save(root / f"{index // IMAGES_PER_FOLDER:03d}" / f"{index:06d}.jpg", quality=85)
 
 
 def measure(bundle: Path, pictures: Path, out: Path, count: int) -> dict[str, Any]:

@@ -1,21 +1,22 @@
-"""A folder of JPEGs: `embed` beside its own engine, a loop in torch, and two others' methods, in one run.
+"""A folder of JPEGs: `embed` compared with its engine alone, a loop in torch and two other methods, in one
+run.
 
     .venv/bin/python benchmarks/embed_throughput.py                      # exports vit_small first
     .venv/bin/python benchmarks/embed_throughput.py --recipe int8 --pictures 96 --rounds 5
     .venv/bin/python benchmarks/embed_throughput.py --bundle BUNDLE --checkpoint FILE
 
-Photographs as JPEGs of 1.6 MP, CLS asked for; every way has the same preprocessing, interleaved:
+JPEG photographs of 1.6 MP, output CLS; all methods use the same preprocessing and run interleaved:
 
-    engine          batches that lie ready in memory, all threads on one after the other
-    lanes           the same pictures, a thread and a batch for each core: the limit of `embed`
+    engine          batches ready in memory, all threads on one batch after the other
+    parallel        the same images, one thread and one batch per core: the limit of `embed`
     embed           `embed_source` into a store on disk, as the command does
     loader          clip-retrieval's method: loading threads, a model loop, one .npy at the end
     one by one      fastembed's method: decode a batch, run it, decode the next
     torch           the same loop with the reference, eager, in fp32: what people have before they export
 
-The methods of others are written anew in a few lines, not the packages, and get our engine. On a machine that
-others use too, the processor seconds a picture say more than the pictures a second. `error` is relative
-Frobenius of CLS against the loop in torch, over all pictures. Writes
+The methods of other packages are rewritten in few lines and use our engine. On a shared machine, CPU seconds
+per image are more reliable than images per second. `error` is relative Frobenius of CLS against the loop in
+torch, over all images. Writes
 benchmarks/ledger/embed_throughput_<arch>_<recipe>_<cpu>_<yyyymm>.json.
 """
 
@@ -61,9 +62,7 @@ SIDE = (1536, 1024)  # width, height
 BATCH = 8
 OUTPUTS = ("cls",)
 
-Way = Callable[
-    [], FloatArray | None
-]  # CLS of every picture; None where they are the same few again and again
+Way = Callable[[], FloatArray | None]  # CLS of every image; None if a few images are repeated
 
 
 def main() -> None:
@@ -144,7 +143,7 @@ def make_ways(
         for start in starts:
             embedder.run(batch[: len(paths) - start])
 
-    def lanes() -> None:
+    def parallel() -> None:
         with ThreadPoolExecutor(laned.backend.parallel_runs) as pool:
             list(pool.map(lambda start: laned.run(batch[: len(paths) - start]), starts))
 
@@ -177,7 +176,7 @@ def make_ways(
 
     return {
         "engine": engine,
-        "lanes": lanes,
+        "lanes": parallel,  # the name in the ledger
         "embed": embed,
         "loader": loader,
         "one by one": loop(embedder.run),

@@ -2,8 +2,8 @@
 
     python examples/06_embed_in_an_app.py BUNDLE [--seconds 3] [--fps 30]
 
-The camera is made up (coloured noise that drifts), so that this runs anywhere; put your own in its place.
-Needs the runtime alone: no torch.
+The camera is simulated (drifting coloured noise), so this runs anywhere; put your own in its place. Needs
+only the runtime, no torch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Shot:
 
 
 class Latest:
-    """One place for one frame: putting a new one in drops the one that nobody took."""
+    """Holds one frame: putting a new one drops one that was not taken."""
 
     def __init__(self) -> None:
         self._shot: Shot | None = None

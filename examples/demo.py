@@ -1,10 +1,10 @@
-"""The main job on real photographs, as a user would do it: export, judge, embed, nearest neighbours.
+"""The main job on real photographs: export, judge, embed, nearest neighbours.
 
     python examples/demo.py [DIRECTORY] [--weights hub|random|FILE] [--arch vit_small]
 
-Photographs are those that scikit-image and scikit-learn ship. The model is a tiny one that this repository
-trained in half an hour (examples/models/toy_vit), so no network is needed; it knows textures, not things.
-`--weights hub` takes Meta's ViT-S instead; where the hub cannot be reached, the tiny one is taken after all.
+The photographs come with scikit-image and scikit-learn. The model is tiny and was trained in this repository
+in half an hour (examples/models/toy_vit), so no network is needed; it recognises textures, not objects.
+`--weights hub` uses Meta's ViT-S instead, or the tiny model if the hub cannot be reached.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PHOTOGRAPHS = {
     "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
 }
 TOY = Path(os.path.relpath(Path(__file__).parent / "models" / "toy_vit"))
-TOY_SIDE = 64  # pixels: it has seen small pictures only
+TOY_SIDE = 64  # pixels: it was trained on small images
 
 
 def main() -> None:
@@ -96,7 +96,7 @@ def show(*arguments: object) -> None:
 
 
 def copy_photographs(target: Path) -> None:
-    """Into a folder of their own, out of the installed packages."""
+    """Copy them out of the installed packages."""
     target.mkdir(parents=True, exist_ok=True)
     for package, names in PHOTOGRAPHS.items():
         spec = util.find_spec(package)
@@ -107,7 +107,7 @@ def copy_photographs(target: Path) -> None:
 
 
 def show_neighbours(ids: list[str], embeddings: np.ndarray) -> None:
-    """Each photograph and the one most like it, by cosine."""
+    """Each photograph and the most similar other one, by cosine."""
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     similarity = unit @ unit.T
     np.fill_diagonal(similarity, -1.0)

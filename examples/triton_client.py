@@ -1,10 +1,10 @@
-"""Ask a Triton server for embeddings, as `dinodeploy triton` set it up; hold them against the bundle's own.
+"""Ask a Triton server for embeddings, set up by `dinodeploy triton`; compare them with the bundle's.
 
     python examples/triton_client.py dinov3_vit_small cat.jpg dog.jpg
     python examples/triton_client.py dinov3_vit_small cat.jpg --url gpu-box:8001 --bundle bundle
 
-`pip install 'tritonclient[grpc]'`. With --bundle the same pictures are embedded here by the proven engine as
-well, and the largest difference is printed: do that once on every new server.
+`pip install 'tritonclient[grpc]'`. With --bundle the same images are also embedded here by the verified
+engine, and the largest difference is printed: do that once on every new server.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def embed(client: Any, model: str, pictures: list[Path], output: str = "cls") -> np.ndarray[Any, Any]:
-    """Picture files -> one output [B, ...] of the ensemble, float32."""
+    """Image files -> one output [B, ...] of the ensemble, float32."""
     files = np.array([[picture.read_bytes()] for picture in pictures], dtype=np.object_)  # [B,1]
     image = triton.InferInput("image", list(files.shape), "BYTES")
     image.set_data_from_numpy(files)

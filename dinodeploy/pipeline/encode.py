@@ -211,7 +211,7 @@ def _row_shape(engine: EngineChoice, output: str, free: dict[str, int]) -> tuple
 
 
 def _stack(rows: list[FloatArray], empty: tuple[int, ...]) -> FloatArray | list[FloatArray]:
-    """[N, ...], or the list where shapes differ. empty: the shape of a row where there is none."""
+    """[N, ...], or the list where shapes differ. empty: the shape of a row, for no rows."""
     if not rows:
         return np.empty((0, *empty), np.float32)
     return rows if any(row.shape != rows[0].shape for row in rows) else np.stack(rows)

@@ -35,27 +35,29 @@ def choose_hint(images: int, threads: int | None = None) -> Hint:
 
 def choose_batch(embedder: Embedder, images: int, size: tuple[int, int], log: Callable[[str], None]) -> int:
     """Batch size for `images` images of input `size` (H, W), with all parallel sessions busy."""
-    lanes = embedder.backend.parallel_runs
+    parallel_runs = embedder.backend.parallel_runs
     if images < WORTH_IT:
-        return limit_batch(BATCH_SIZE, images, lanes)
-    with ThreadPoolExecutor(lanes) as pool:
-        return _measured(lambda pixels: list(pool.map(embedder.run, [pixels] * lanes)), lanes, size, log)
+        return limit_batch(BATCH_SIZE, images, parallel_runs)
+    with ThreadPoolExecutor(parallel_runs) as pool:
+        return _measured(
+            lambda pixels: list(pool.map(embedder.run, [pixels] * parallel_runs)), parallel_runs, size, log
+        )
 
 
-def limit_batch(most: int, images: int, lanes: int) -> int:
+def limit_batch(most: int, images: int, parallel_runs: int) -> int:
     """At most `most` images per batch, and few enough that every parallel session gets its share."""
-    share = images if lanes == 1 else images // (BATCHES_PER_SESSION * lanes)
+    share = images if parallel_runs == 1 else images // (BATCHES_PER_SESSION * parallel_runs)
     return max(1, min(most, share))
 
 
 def _measured(
-    run: Callable[[Any], Any], lanes: int, size: tuple[int, int], log: Callable[[str], None]
+    run: Callable[[Any], Any], parallel_runs: int, size: tuple[int, int], log: Callable[[str], None]
 ) -> int:
     began = time.perf_counter()
     rates: dict[int, float] = {}
     for batch in SIZES:
         try:
-            rate = lanes * batch / _seconds(run, np.full((batch, 3, *size), 0.5, np.float32))
+            rate = parallel_runs * batch / _seconds(run, np.full((batch, 3, *size), 0.5, np.float32))
         except (DinodeployError, MemoryError, RuntimeError):  # too large for the engine or for memory
             if not rates:
                 raise

@@ -1,4 +1,4 @@
-"""A test for a project that ships a bundle. Copy to tests/; BUNDLE says where the bundle lies.
+"""A test for a project that ships a bundle. Copy to tests/; BUNDLE is the path of the bundle.
 
 BUNDLE=bundle pytest test_bundle.py
 """

@@ -47,7 +47,7 @@ def colour(value: int) -> np.ndarray[Any, Any]:
 
 
 def pixels(value: float, side: int = 16) -> np.ndarray[Any, Any]:
-    """A picture as the engine takes it."""
+    """An image as the engine takes it."""
     return np.full((3, side, side), value, np.float32)
 
 
@@ -59,7 +59,7 @@ def batcher(embedder: Any, **options: Any) -> Batcher:
     return Batcher(embedder, **({"max_batch": 4, "max_wait": LONG, "queue_size": 8} | options))
 
 
-def test_pictures_meet_in_a_batch_and_each_gets_its_own_row() -> None:
+def test_images_meet_in_a_batch_and_each_gets_its_own_row() -> None:
     embedder = Held()
     with batcher(embedder) as batch, ThreadPoolExecutor(4) as pool:
         futures = list(pool.map(batch.submit, [colour(value) for value in (0, 50, 100, 150)]))
@@ -136,7 +136,7 @@ def test_more_than_there_is_room_for_is_refused_whole() -> None:
     assert batch.pending == 0
 
 
-def test_whoever_waits_for_a_cancelled_picture_is_told() -> None:
+def test_whoever_waits_for_a_cancelled_image_is_told() -> None:
     embedder = Held()
     with batcher(embedder) as batch:
         alone = batch.submit_pixels([pixels(0)])[0]
@@ -146,7 +146,7 @@ def test_whoever_waits_for_a_cancelled_picture_is_told() -> None:
     assert embedder.values == [[0, 1, 2, 3]]
 
 
-def test_a_picture_is_cancelled_behind_others() -> None:
+def test_an_image_is_cancelled_behind_others() -> None:
     embedder = Held()
     with batcher(embedder) as batch:
         first, second = batch.submit_pixels([pixels(0), pixels(1)])
@@ -164,7 +164,7 @@ def test_every_run_is_observed() -> None:
     assert 0 < seen[0][1] < LONG
 
 
-def test_a_full_queue_says_so_and_a_cancelled_picture_makes_room() -> None:
+def test_a_full_queue_says_so_and_a_cancelled_image_makes_room() -> None:
     embedder = Held(let_go=False)
     with batcher(embedder, max_batch=1, queue_size=2) as batch:
         running = batch.submit(colour(0))
@@ -197,7 +197,7 @@ def test_close_without_draining_cancels() -> None:
         batch.submit(colour(2))
 
 
-def test_a_failing_run_fails_its_pictures_alone() -> None:
+def test_a_failing_run_fails_its_images_alone() -> None:
     embedder = Held()
     run, failures = embedder.run, [MemoryError("no room")]
 
@@ -213,7 +213,7 @@ def test_a_failing_run_fails_its_pictures_alone() -> None:
         assert batch.submit(colour(0)).result(LONG)
 
 
-def test_a_picture_that_cannot_be_read_is_refused_where_it_is_given() -> None:
+def test_an_image_that_cannot_be_read_is_refused_where_it_is_given() -> None:
     with batcher(Held()) as batch, pytest.raises(ImageError):
         batch.submit(b"no picture")
 

@@ -63,7 +63,7 @@ def test_run_takes_any_layout_in_memory(embedder: Embedder) -> None:
     np.testing.assert_array_equal(got, wanted)
 
 
-def test_paths_pictures_and_arrays_are_the_same_thing(embedder: Embedder, tmp_path: Path) -> None:
+def test_paths_images_and_arrays_are_the_same_thing(embedder: Embedder, tmp_path: Path) -> None:
     picture = photograph("chelsea")
     path = tmp_path / "chelsea.png"
     picture.save(path)
@@ -85,7 +85,7 @@ def test_an_embedding_does_not_depend_on_its_batch(embedder: Embedder) -> None:
 def test_embed_keeps_every_lane_at_work(
     tiny_bundle: Path, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The barrier breaks where one batch waits for another to end. A picture that cannot be read ends all."""
+    """The barrier breaks where one batch waits for another to end. An image that cannot be read ends all."""
     pictures = [photograph(name) for name in list(PHOTOGRAPHS)[:6]]
     together = threading.Barrier(2, timeout=20)
     with Embedder.open(tiny_bundle, threads=2, hint="throughput") as laned:
@@ -120,19 +120,19 @@ def test_size_can_be_chosen(embedder: Embedder) -> None:
         embedder.embed([picture], imgsz=100)
 
 
-def test_no_pictures_give_empty_arrays(embedder: Embedder) -> None:
+def test_no_images_give_empty_arrays(embedder: Embedder) -> None:
     outputs = embedder.embed([])
     assert outputs["cls"].shape == (0, 128)
     assert outputs["storage"].shape == (0, 4, 128)
 
 
-def test_an_unreadable_picture_is_an_image_error(embedder: Embedder, tmp_path: Path) -> None:
+def test_an_unreadable_image_is_an_image_error(embedder: Embedder, tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_text("no picture")
     with pytest.raises(ImageError, match=r"broken\.jpg"):
         embedder.embed([tmp_path / "broken.jpg"])
 
 
-def test_keep_aspect_gives_each_picture_its_own_grid(tmp_path: Path) -> None:
+def test_keep_aspect_gives_each_image_its_own_grid(tmp_path: Path) -> None:
     bundle = export_tiny(tmp_path / "b", preset="keep-aspect", imgsz=(96, 96))
     with Embedder.open(bundle.root) as embedder:
         pictures = [Image.new("RGB", (300, 100)), photograph("coffee"), Image.new("RGB", (300, 100))]

@@ -12,7 +12,7 @@ from tests.support.run_example import run_example
 pytest.importorskip("lance")
 
 
-def test_it_finds_the_picture_again(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_it_finds_the_image_again(tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for name in ("chelsea", "coffee", "rocket", "retina", "china"):
         photograph(name).resize((180, 120)).save(tmp_path / "photos" / f"{name}.jpg")

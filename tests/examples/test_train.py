@@ -12,7 +12,7 @@ from tests.support.run_example import run_example
 
 
 @pytest.mark.slow
-def test_from_pictures_to_search(tmp_path: Path) -> None:
+def test_from_images_to_search(tmp_path: Path) -> None:
     told = run_example("04_train.py", "trained", "--iterations", 20, cwd=tmp_path)
     assert [path.name for path in (tmp_path / "trained" / "run" / "ckpt").iterdir()] == ["19"]
     loss = re.search(r"loss: ([\d.]+) at first, ([\d.]+) at last", told)

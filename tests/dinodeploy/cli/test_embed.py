@@ -52,7 +52,7 @@ def test_the_same_command_again_says_that_all_is_done(
     assert (as_json["kept"], as_json["images_per_second"]) == (6, 0)
 
 
-def test_many_pictures_have_a_core_each(
+def test_many_images_have_a_core_each(
     tiny_bundle: Path, photos: Path, tmp_path: Path, run: CommandLine
 ) -> None:
     """From four a core on; the store is the same, byte for byte."""
@@ -69,7 +69,7 @@ def test_many_pictures_have_a_core_each(
     assert said == {1: False, 3: True, 4: False}
 
 
-def test_other_pictures_under_the_same_ids_are_refused(
+def test_other_images_under_the_same_ids_are_refused(
     tiny_bundle: Path, photos: Path, tmp_path: Path, run: CommandLine
 ) -> None:
     """A store must not mix what two columns name."""
@@ -90,7 +90,7 @@ def test_other_pictures_under_the_same_ids_are_refused(
     assert "complete already" in again.out
 
 
-def test_a_killed_command_goes_on(tiny_bundle: Path, photos: Path, tmp_path: Path, run: CommandLine) -> None:
+def test_a_killed_command_resumes(tiny_bundle: Path, photos: Path, tmp_path: Path, run: CommandLine) -> None:
     """The real one, in a process of its own."""
     for copy in range(40):
         for name in NAMES[:2]:
@@ -132,7 +132,7 @@ def test_parts_make_one_store(tiny_bundle: Path, photos: Path, tmp_path: Path, r
     assert tree(tmp_path / "o") == tree(tmp_path / "alone")
 
 
-def test_pictures_keep_their_shape(tiny_bundle: Path, tmp_path: Path, run: CommandLine) -> None:
+def test_images_keep_their_shape(tiny_bundle: Path, tmp_path: Path, run: CommandLine) -> None:
     (tmp_path / "in").mkdir()
     for index, size in enumerate([(120, 90), (90, 120), (400, 50), (90, 90)]):
         photograph("coffee").resize(size).save(tmp_path / "in" / f"{index}.png")
@@ -173,7 +173,7 @@ def test_dtypes_and_pooled(tiny_bundle: Path, photos: Path, tmp_path: Path, run:
 
 
 def test_bad_files_of_a_folder(tiny_bundle: Path, photos: Path, tmp_path: Path, run: CommandLine) -> None:
-    """A folder named x.jpg is a folder; what else bears a picture's name is listed, and never waited for."""
+    """A folder named x.jpg is a folder; what else bears an image's name is listed, and never waited for."""
     (photos / "folder.jpg").mkdir()
     photograph("flower").save(photos / "folder.jpg" / "inside.jpg")
     (photos / "broken-link.jpg").symlink_to("nowhere")
@@ -193,7 +193,7 @@ def test_what_is_quarantined_now_is_in_the_report_of_a_part(
 
 
 def test_fast_jpeg_is_written_down(tiny_bundle: Path, tmp_path: Path, run: CommandLine) -> None:
-    """Sizes are still those of the pictures, and a store made without it is another one."""
+    """Sizes are still those of the images, and a store made without it is another one."""
     photograph("astronaut").save(tmp_path / "large.jpg")
     command = ("embed", tmp_path / "large.jpg", "--engine", tiny_bundle, "--imgsz", 32)
     assert run(*command, "--out", tmp_path / "fast", "--fast-jpeg").code == 0

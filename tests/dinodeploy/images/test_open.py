@@ -1,4 +1,4 @@
-"""Pictures as a person sees them, and files that are no pictures."""
+"""Images as a person sees them, and files that are no images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from dinodeploy.images.open import MAX_PIXELS, open_image, open_reduced
 Pixels = np.ndarray[Any, Any]
 CAT: Pixels = skimage.data.chelsea()[20:120, 30:180]  # 100 x 150, a real photograph off square
 
-# What a camera held that way stores for the upright picture `a` (EXIF 2.32, tag 0x0112: the visual side
+# What a camera held that way stores for the upright image `a` (EXIF 2.32, tag 0x0112: the visual side
 # that row 0 and column 0 lie on).
 STORED: dict[int, Callable[[Pixels], Pixels]] = {
     1: lambda a: a,  # top, left
@@ -77,7 +77,7 @@ def test_every_exif_orientation_is_upright(
     np.testing.assert_array_equal(pixels(open_image(path)), upright)  # not turned twice
 
 
-def test_broken_exif_leaves_the_picture_as_it_lies(tmp_path: Path) -> None:
+def test_broken_exif_leaves_the_image_as_it_lies(tmp_path: Path) -> None:
     for exif in (
         b"Exif\0\0MM\0*\0\0\0\xff",
         b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x63\0\0\0",
@@ -89,7 +89,7 @@ def test_broken_exif_leaves_the_picture_as_it_lies(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "YCbCr", "HSV", "LAB", "CMYK", "RGBX"])
-def test_opaque_modes_keep_the_picture(mode: str) -> None:
+def test_opaque_modes_keep_the_image(mode: str) -> None:
     photo = Image.fromarray(CAT)
     if mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
@@ -323,7 +323,7 @@ def test_arrays(tmp_path: Path) -> None:
         (None, "got NoneType, wanted a path"),
     ],
 )
-def test_what_is_no_picture_is_refused(source: Any, message: str) -> None:
+def test_what_is_no_image_is_refused(source: Any, message: str) -> None:
     assert_refused(source, message)
 
 
@@ -353,7 +353,7 @@ SEEDS = {name: encoded(name) for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "
 @given(
     name=st.sampled_from(sorted(SEEDS)), edits=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)))
 )
-def test_damaged_file_is_a_picture_or_an_image_error(
+def test_damaged_file_is_an_image_or_an_image_error(
     tmp_path: Path, name: str, edits: list[tuple[float, int]]
 ) -> None:
     content = bytearray(SEEDS[name])
@@ -411,7 +411,7 @@ def test_a_turned_jpeg_is_asked_for_as_it_stands(orientation: int) -> None:
     assert image.size == (upright[0] // 2, upright[1] // 2)
 
 
-def test_a_callers_picture_is_never_reduced() -> None:
+def test_a_callers_image_is_never_reduced() -> None:
     theirs = Image.open(io.BytesIO(jpeg((64, 48))))
     image, own = open_reduced(theirs, halve)
     assert image.size == own == theirs.size == (64, 48)

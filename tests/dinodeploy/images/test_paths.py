@@ -1,4 +1,4 @@
-"""Which pictures a user means, and in which order."""
+"""Which images a user means, and in which order."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_globs_stand_for_what_they_match(photos: Path) -> None:
     assert list_images(["photos/[1].jpg"]) == ["photos/[1].jpg"]
 
 
-def test_what_bears_the_name_of_a_picture_is_listed(photos: Path) -> None:
+def test_what_bears_the_name_of_an_image_is_listed(photos: Path) -> None:
     os.mkfifo(photos / "c-fifo.jpg")
     (photos / "d-broken.jpg").symlink_to("nowhere")
     (photos / "e-loop.jpg").symlink_to("e-loop.jpg")
@@ -99,6 +99,6 @@ def test_misuse_is_one_line(photos: Path, paths: list[str], message: str) -> Non
     assert "\n" not in str(caught.value)
 
 
-def test_folder_without_pictures_names_the_suffixes(tmp_path: Path) -> None:
+def test_folder_without_images_names_the_suffixes(tmp_path: Path) -> None:
     with pytest.raises(MisuseError, match=r"no image under .*; looked for \.jpg \.jpeg .*\.avif$"):
         list_images([tmp_path])

@@ -70,7 +70,7 @@ def photographs() -> dict[str, Image.Image]:
 
 @pytest.fixture(scope="module")
 def references() -> dict[str, Callable[[int, int], Callable[[Image.Image], Pixels]]]:
-    """(H, W) -> picture -> [3, H, W], each made by the library that the preset is named after."""
+    """(H, W) -> image -> [3, H, W], each made by the library that the preset is named after."""
     from dinov3_ref.torchvision_shim import import_torchvision
 
     import_torchvision()
@@ -108,7 +108,7 @@ def references() -> dict[str, Callable[[int, int], Callable[[Image.Image], Pixel
 
 
 def difference(got: Pixels, wanted: Any) -> Pixels:
-    """Grey levels between two normalised pictures."""
+    """Grey levels between two normalised images."""
     assert got.shape == tuple(wanted.shape)
     return np.abs(got - np.asarray(wanted)) * np.array(IMAGENET_STD)[:, None, None] * 255
 
@@ -214,7 +214,7 @@ def test_keep_aspect_never_exceeds_its_patches_nor_leaves_the_grid() -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("size", [(20000, 3), (3, 20000), (1, 1), (1, 2_000_000)])
-def test_extreme_pictures_are_fine(name: str, size: tuple[int, int]) -> None:
+def test_extreme_images_are_fine(name: str, size: tuple[int, int]) -> None:
     ours = Preprocess.from_preset(name, None, IMAGENET_MEAN, IMAGENET_STD)
     pixels = ours(Image.new("RGB", size, (255, 0, 128)))
     assert pixels.shape == (3, *ours.target_size(*size))
@@ -234,7 +234,7 @@ def test_result_is_what_an_engine_takes(name: str) -> None:
     assert (pixels <= highest[:, None, None] + 1e-5).all()
 
 
-def test_halfway_limit_does_not_change_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_halfway_limit_does_not_change_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     photo, ours = photographs()["china"], of("official", 256, 384)
     usual = ours(photo)
     monkeypatch.setattr(preprocess, "_MAX_HALFWAY", 0)
@@ -242,7 +242,7 @@ def test_halfway_limit_does_not_change_the_picture(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("pixels", [1, 10_000, 100_000])
-def test_strips_do_not_change_the_picture(pixels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strips_do_not_change_the_image(pixels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     photo, ours = photographs()["rocket"], of("hf", 256, 384)
     whole = ours(photo)
     monkeypatch.setattr(preprocess, "_STRIP", pixels)

@@ -41,7 +41,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eleven pictures, one of which cannot be read."""
+    """Eleven images, one of which cannot be read."""
     folder = tmp_path_factory.mktemp("cluster") / "photos"
     folder.mkdir()
     image = photograph("chelsea")

@@ -1,4 +1,4 @@
-"""Decoding ahead: in order, bounded, and never waiting for a picture or a thread for ever."""
+"""Decoding ahead: in order, bounded, and never waiting for an image or a thread forever."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_only_the_positions_asked_for_are_opened() -> None:
 
 
 def test_decoding_never_runs_far_ahead() -> None:
-    """A slow engine must not fill the memory with decoded pictures."""
+    """A slow engine must not fill the memory with decoded images."""
     source = MadeUp(100)
     stream = decode_source(source, range(100), SMALL, threads=4, ahead=6)
     for consumed in range(50):
@@ -48,7 +48,7 @@ def test_decoding_never_runs_far_ahead() -> None:
 
 
 class Stuck(MadeUp):
-    """Some pictures block, as a dead network drive does."""
+    """Some images block, as a dead network drive does."""
 
     def __init__(self, count: int, stuck: set[int]) -> None:
         super().__init__(count)
@@ -61,7 +61,7 @@ class Stuck(MadeUp):
         return super().image(index)
 
 
-def test_a_picture_that_blocks_is_given_up() -> None:
+def test_an_image_that_blocks_is_given_up() -> None:
     """More of them than threads, too."""
     source = Stuck(20, {2, 3, 4, 9})
     started = time.perf_counter()
@@ -72,7 +72,7 @@ def test_a_picture_that_blocks_is_given_up() -> None:
     source.release.set()
 
 
-def test_leaving_early_does_not_wait_for_a_stuck_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leaving_early_does_not_wait_for_a_stuck_image(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "JOIN_SECONDS", 0.2)
     source = Stuck(20, {1})
     stream = decode_source(source, range(20), SMALL, threads=2, ahead=8)
@@ -85,7 +85,7 @@ def test_leaving_early_does_not_wait_for_a_stuck_picture(monkeypatch: pytest.Mon
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_thread_that_dies_hangs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However it dies: here its clock fails it after it took the picture, outside of what it guards."""
+    """However it dies: here its clock fails it after it took the image, outside of what it guards."""
 
     class Dying(threading.Event):
         def set(self) -> None:
@@ -111,7 +111,7 @@ def test_a_thread_that_dies_hangs_nobody(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("error", [OSError("the network is gone"), MemoryError("too large")])
-def test_what_goes_wrong_with_a_picture_is_its_reason(error: Exception) -> None:
+def test_what_goes_wrong_with_an_image_is_its_reason(error: Exception) -> None:
     class Failing(MadeUp):
         def image(self, index: int) -> Any:
             raise error
@@ -122,7 +122,7 @@ def test_what_goes_wrong_with_a_picture_is_its_reason(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("error", [UnavailableError("x"), MisuseError("y"), AssertionError("bug")])
-def test_what_is_no_fault_of_a_picture_ends_the_run(error: Exception) -> None:
+def test_what_is_no_fault_of_an_image_ends_the_run(error: Exception) -> None:
     class Failing(MadeUp):
         def image(self, index: int) -> Any:
             if index == 1:

@@ -34,7 +34,7 @@ def tiny(tiny_bundle: Path) -> Iterator[Embedder]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Seven files, of which the second, fifth and last are no pictures."""
+    """Seven files, of which the second, fifth and last are no images."""
     (tmp_path / "in").mkdir()
     for index, name in enumerate(["astronaut", "", "chelsea", "coffee", "", "rocket", ""]):
         path = tmp_path / "in" / f"{index}.jpg"
@@ -82,7 +82,7 @@ def test_rows_stay_with_their_ids(
 
 
 def test_workers_and_batches_change_no_byte(tmp_path: Path) -> None:
-    """Nor do lanes, or how fast what is."""
+    """Nor do parallel sessions, or how fast what is."""
     embed_all(MadeUp(30, bad=[2, 13]), tmp_path / "a")
     for name, options in {
         "b": {"batch": 1, "run": {"workers": 1}},
@@ -93,7 +93,7 @@ def test_workers_and_batches_change_no_byte(tmp_path: Path) -> None:
         assert tree(tmp_path / name) == tree(tmp_path / "a"), name
 
 
-def test_progress_counts_every_picture(tmp_path: Path) -> None:
+def test_progress_counts_every_image(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     bottlenecks: set[str] = set()
 
@@ -124,7 +124,7 @@ def test_an_interrupted_run_that_did_nothing_leaves_nothing(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_pictures_of_different_shapes_keep_their_rows(tmp_path: Path) -> None:
+def test_images_of_different_shapes_keep_their_rows(tmp_path: Path) -> None:
     """Buckets finish out of order; rows do not."""
     sides = [(40, 20), (40, 20), (20, 40), (40, 20), (100, 20), (20, 40)] * 3
     keep = Preprocess.from_preset("keep-aspect", (32, 32), HALF, HALF)
@@ -138,7 +138,7 @@ def test_pictures_of_different_shapes_keep_their_rows(tmp_path: Path) -> None:
     assert red == list(range(len(sides)))
 
 
-def test_pictures_shrink_to_max_patches() -> None:
+def test_images_shrink_to_max_patches() -> None:
     keep = Preprocess("keep-aspect", 64, 64, HALF, HALF, max_patches=12)
     assert keep.target_size(640, 480) == (48, 64)  # 3 x 4 of 16: 12; not 4 x 5
     assert keep.target_size(20_000, 3) == (16, 12 * 16)
@@ -172,7 +172,7 @@ def test_an_output_buffer_may_be_used_again(tmp_path: Path) -> None:
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
 
 
-# ---- pictures as they come ---------------------------------------------------------------------
+# ---- images as they come ---------------------------------------------------------------------
 
 
 def _bad_and_odd(folder: Path) -> dict[str, str]:
@@ -232,7 +232,7 @@ def _bad_and_odd(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("preset", ["official", "keep-aspect"])
-def test_every_kind_of_picture_is_embedded_or_has_a_reason(tmp_path: Path, preset: str) -> None:
+def test_every_kind_of_image_is_embedded_or_has_a_reason(tmp_path: Path, preset: str) -> None:
     (tmp_path / "in").mkdir()
     wanted = _bad_and_odd(tmp_path / "in")
     source = FileSource([str(path) for path in sorted((tmp_path / "in").iterdir())])
@@ -248,7 +248,7 @@ def test_every_kind_of_picture_is_embedded_or_has_a_reason(tmp_path: Path, prese
 
 
 def test_a_folder_that_vanishes_stops_the_run(folder: Path, tmp_path: Path) -> None:
-    """And does not quarantine whatever was in it; brought back, the run goes on."""
+    """And does not quarantine whatever was in it; brought back, the run resumes."""
     source = FileSource([str(folder / f"{index}.jpg") for index in (0, 2, 3, 5) for _ in range(8)])
     away = tmp_path / "away"
     runs = 0
@@ -294,7 +294,7 @@ def peak_of(work: Callable[[], Any]) -> int:
 
 
 def test_memory_does_not_grow_with_the_listing(tmp_path: Path) -> None:
-    """What grows is a listing of ids and a line a shard; no picture and no row is kept."""
+    """What grows is a listing of ids and a line a shard; no image and no row is kept."""
 
     class Many(MadeUp):
         def image(self, index: int) -> Any:

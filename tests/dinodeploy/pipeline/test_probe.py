@@ -1,4 +1,4 @@
-"""Lanes where there are many pictures, and the batch size that measures fastest, found in few runs."""
+"""Parallel sessions for many images, and the batch size that measures fastest, found in few runs."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_it_stops_where_nothing_is_gained(monkeypatch: pytest.MonkeyPatch) -> No
     assert set(runs) == {1, 2}
 
 
-def test_few_pictures_are_not_worth_measuring() -> None:
+def test_few_images_are_not_worth_measuring() -> None:
     def run(pixels: Any) -> None:
         raise AssertionError("not to be run")
 
@@ -86,16 +86,16 @@ def test_lanes_are_measured_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("most", "pictures", "lanes", "wanted"),
+    ("most", "images", "parallel_runs", "wanted"),
     [(8, 3, 1, 3), (8, 0, 1, 1), (8, 100, 1, 8), (8, 10, 2, 1), (8, 64, 2, 4), (8, 10**6, 64, 8)],
 )
-def test_every_lane_gets_its_share(most: int, pictures: int, lanes: int, wanted: int) -> None:
-    assert limit_batch(most, pictures, lanes) == wanted
-    if lanes > 1 and pictures >= BATCHES_PER_SESSION * lanes:
-        assert -(-pictures // wanted) >= BATCHES_PER_SESSION * lanes
+def test_every_session_gets_its_share(most: int, images: int, parallel_runs: int, wanted: int) -> None:
+    assert limit_batch(most, images, parallel_runs) == wanted
+    if parallel_runs > 1 and images >= BATCHES_PER_SESSION * parallel_runs:
+        assert -(-images // wanted) >= BATCHES_PER_SESSION * parallel_runs
 
 
-def test_many_pictures_are_worth_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_images_are_worth_parallel_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "cores", lambda: 16)
     enough = 16 * IMAGES_PER_SESSION
     assert [choose_hint(1), choose_hint(enough - 1), choose_hint(enough)] == ["latency"] * 2 + ["throughput"]

@@ -1,4 +1,4 @@
-"""Whatever stops a run, and whenever: the same command goes on, and ends in the same bytes."""
+"""Whatever stops a run, and whenever: the same command resumes, and ends in the same bytes."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_run_killed_at_every_change_of_the_file_system(
 def test_a_disk_that_fails_at_any_moment(
     child: Children, undisturbed: dict[str, bytes], disk: Path, number: int
 ) -> None:
-    """A full disk, permissions taken, a broken disk: one line, and the rest is done once that is mended."""
+    """A full disk, permissions taken, a broken disk: one line, and the rest is done once that is fixed."""
     changes = child(disk / "whole")["changes"]
     for change in range(1, changes + 1, 2 if number == errno.ENOSPC else 9):
         out = disk / f"{change}"
@@ -179,7 +179,7 @@ def test_another_run_is_not_mixed_in(
     assert tree(disk / "out") == tree(disk / "anew")
 
 
-def test_another_batch_size_goes_on(disk: Path) -> None:
+def test_another_batch_size_resumes(disk: Path) -> None:
     """It decides no more than last bits, and whoever ran out of memory must be able to."""
     with pytest.raises(RuntimeError):
         embed_all(MadeUp(14), disk / "out", engine=embedder(breaks_after(3)))
@@ -285,7 +285,7 @@ def breaks_after(batches: int) -> Any:
 
 
 def test_what_a_killed_run_left_of_a_shard_goes(disk: Path) -> None:
-    """A picture that could not be read then can be now: the shard may have other files this time."""
+    """An image that could not be read then can be now: the shard may have other files this time."""
     with pytest.raises(RuntimeError):
         embed_all(MadeUp(14), disk / "out", engine=embedder(breaks_after(4)))
     record = disk / "out/.embed/shards/00001.json"

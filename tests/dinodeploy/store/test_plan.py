@@ -52,7 +52,7 @@ def test_what_is_no_part(text: str) -> None:
         parse_part(text)
 
 
-def test_a_listing_is_known_by_where_pictures_come_from_too() -> None:
+def test_a_listing_is_known_by_where_images_come_from_too() -> None:
     """As far as ids do not tell it; without such the hash is that of older stores."""
     assert hash_listing(["k0"], ["a.jpg"]) != hash_listing(["k0"])
     assert hash_listing(["k0"], ["a.jpg"]) != hash_listing(["k0"], ["b.jpg"])

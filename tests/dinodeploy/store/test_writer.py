@@ -218,7 +218,7 @@ def test_a_row_that_is_not_finite_is_not_taken() -> None:
 
 @EVERY_FORMAT
 def test_a_shard_without_rows_has_no_file(tmp_path: Path, format: str) -> None:
-    """All of its pictures were bad; those around it keep their places."""
+    """All of its images were bad; those around it keep their places."""
     rows: list[Any] = rows_of(SQUARE)
     rows[2] = rows[3] = "bad"
     write(tmp_path / "out", format, rows)
