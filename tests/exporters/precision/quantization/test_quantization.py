@@ -24,21 +24,12 @@ from exporters.graph.summary import stored_type, summarize_onnx, types_by_role
 from exporters.precision.quantization import find_groups, fold_scheme, make_scheme, observe, sensitivity
 from exporters.precision.quantization.calibrate import calibrate_8_bits
 from exporters.precision.quantization.images import Calibration, calibration_pixels, in_batches
-from exporters.precision.quantization.rounding import (
-    FP8,
-    INT8,
-    fake_per_token,
-    fake_static,
-    fake_weight,
-    relative_error,
-)
 from exporters.precision.quantization.scheme import GroupScheme, QuantScheme
 from exporters.precision.quantization.simulate import features, simulate_8_bits
-from exporters.precision.quantization.smoothing import smoothing_scale
 from exporters.precision.quantization.write import MIDDLE
 from exporters.trace.fold import make_meta_copy
 from tests.compatibility.test_parts import CustomTokensVisionTransformer
-from tests.support.photographs import photograph, pixels
+from tests.support.photographs import pixels
 from tests.support.tiny_models import ONNXRUNTIME, export_passing, tiny_config
 
 KINDS = ("mlp", "swiglu", "7b")
@@ -247,26 +238,6 @@ def test_smoothing_changes_only_ranges(kind: str) -> None:
             assert torch.equal(weights[norm]() * group.smoothing, before[norm])
 
 
-def test_smoothing_by_hand() -> None:
-    """16^0.5 / (1/4)^0.5 = 8 where the median channel's is 1; a channel that is always zero keeps 1."""
-    channel_max = torch.tensor([16.0, 1.0, 1.0, 0.0])
-    weight = torch.tensor([[0.25, 1.0, 1.0, 1.0]])
-    assert smoothing_scale(channel_max, weight, 0.5).tolist() == [8.0, 1.0, 1.0, 1.0]
-
-
-def test_rounding_by_hand() -> None:
-    x = torch.tensor([[1.27, -0.5, 0.004]])
-    assert torch.allclose(fake_static(x, 1.27, INT8), torch.tensor([[1.27, -0.5, 0.0]]))
-    assert torch.allclose(fake_static(x, 0.5, INT8)[0, 0], torch.tensor(0.5)), "clipped"
-    tokens = fake_per_token(torch.tensor([[63.0, 1.4], [0.63, 0.014]]))
-    assert torch.allclose(tokens, torch.tensor([[63.0, 1.0], [0.63, 0.01]])), "each token has its own scale"
-    assert fake_per_token(torch.zeros(1, 3)).tolist() == [[0.0, 0.0, 0.0]]
-    weight = torch.tensor([[127.0, 1.4], [1.27, 0.014]])
-    assert torch.allclose(fake_weight(weight, INT8), torch.tensor([[127.0, 1.0], [1.27, 0.01]]))
-    assert fake_static(torch.tensor([[448.0, 17.0]]), 448.0, FP8).tolist() == [[448.0, 16.0]], "three bits"
-    assert relative_error(torch.tensor([[1.1, 0.0]]), torch.tensor([[1.0, 0.0]])) == pytest.approx(0.1)
-
-
 # ---- the scheme ----------------------------------------------------------------------------------
 
 
@@ -337,25 +308,6 @@ def test_simulation_restores_the_model() -> None:
 
 
 # ---- calibration images ----------------------------------------------------------------------
-
-
-def test_calibration_folders(tmp_path: Path) -> None:
-    for index, name in enumerate(PHOTOS):
-        photograph(name).resize((80, 64)).save(tmp_path / f"{index}.png")
-    (tmp_path / "broken.png").write_bytes(b"not an image")
-    arrays, notes = calibration_pixels(Calibration(tmp_path), PREPROCESS)
-    assert len(arrays) == 4
-    assert any("1 of 5 images" in note for note in notes)
-    assert any("calibrated on 4 images" in note for note in notes)
-    some = [calibration_pixels(Calibration(tmp_path, 2, seed), PREPROCESS)[0] for seed in (0, 0, 1, 2, 3)]
-    assert np.array_equal(some[0], some[1])
-    assert any(not np.array_equal(some[0], other) for other in some[2:])
-    (tmp_path / "bad").mkdir()
-    (tmp_path / "bad" / "x.png").write_bytes(b"")
-    with pytest.raises(MisuseError, match="none of 1 images can be read"):
-        calibration_pixels(Calibration(tmp_path / "bad"), PREPROCESS)
-    with pytest.raises(MisuseError, match="calibration-images 0"):
-        Calibration(limit=0)
 
 
 def test_a_bad_graph_for_gpus_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
