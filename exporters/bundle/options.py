@@ -43,5 +43,5 @@ class ExportOptions:
                 )
         if self.overrides and not RECIPES[self.recipe].roles:
             raise MisuseError(
-                "--override changes layers of a narrow recipe, and fp32 has none; add --precision"
+                "--override changes layers of a low-precision recipe, and fp32 has none; add --precision"
             )

@@ -202,7 +202,7 @@ def test_a_wrong_graph_never_becomes_a_bundle(tmp_path: Path, monkeypatch: pytes
 
 
 def test_options_that_mean_nothing(tmp_path: Path) -> None:
-    with pytest.raises(MisuseError, match="precision 'fp4' is not there"):
+    with pytest.raises(MisuseError, match="precision 'fp4' is unknown to this version"):
         ExportOptions(recipe="fp4")
     with pytest.raises(MisuseError, match="dialect 'klingon'"):
         ExportOptions(dialect="klingon")
