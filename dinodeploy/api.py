@@ -84,7 +84,6 @@ def export(
     (nothing is left then), and UnavailableError when torch is not installed.
     """
     exporter = reach("exporters.bundle.export", "export")
-    checkpoints = reach("dinov3_ref.checkpoints", "export")
     options = exporter.ExportOptions(
         recipe=precision,
         dialect=dialect,
@@ -99,15 +98,11 @@ def export(
         overrides=tuple(override.items() if isinstance(override, Mapping) else override),
         overwrite=overwrite,
     )
-    _check_engine_options(target, no_engine)
-    if rope_periods not in ("bf16", "fp32"):
-        raise MisuseError(f"rope_periods is {rope_periods!r}; wanted bf16 or fp32")
+    _check_before_export(rope_periods, target, no_engine)
     with step_progress() if progress else nullcontext(_silent) as log:
         log(f"loading {os.fspath(weights)}")
-        source = _Source(os.fspath(weights), arch, dataset, rope_periods, seed, revision, offline)
-        checkpoint, origin = source.load(checkpoints)
-        config = checkpoint.config
-        find_head = reach("exporters.heads", "export").find_head
+        where = _Source(os.fspath(weights), arch, dataset, rope_periods, seed, revision, offline)
+        checkpoint, origin = where.load(reach("dinov3_ref.checkpoints", "export"))
         bundle, notes = exporter.export_checkpoint(
             checkpoint,
             Path(out or f"{checkpoint.arch}-{precision}"),
@@ -115,7 +110,7 @@ def export(
             weights=origin,
             rope_periods=rope_periods,
             dataset=dataset,
-            head=find_head(head, config.embed_dim, config.depth, config.patch_size) if head else None,
+            head=_head(head, checkpoint.config) if head else None,
             log=log,
         )
     made, more = engine_after_export(bundle, target, no_engine=no_engine, progress=progress)
@@ -171,7 +166,7 @@ def embed(
         per image. overwrite: delete the store at `out` first.
     progress: show a bar on stderr. log: gets lines about the engine, the batch size and what was resumed.
 
-    Images that cannot be read are quarantined and listed in OUT/quarantine.jsonl. Raises MisuseError for
+    Unreadable images are quarantined and listed in OUT/quarantine.jsonl. Raises MisuseError for
     options that do not fit, OutputExistsError when `out` holds something else, BundleError, TamperedError,
     JudgementError and UnavailableError as `Embedder.open`; finished shards stay.
     """
@@ -200,9 +195,13 @@ def embed(
         overwrite=overwrite,
     )
     listed = [images] if isinstance(images, (str, os.PathLike)) else images
-    return embed_images(
-        tuple(os.fspath(one) for one in listed), Path(engine), options, progress=progress, log=log
-    )
+    paths = tuple(os.fspath(one) for one in listed)
+    return embed_images(paths, Path(engine), options, progress=progress, log=log)
+
+
+def _head(head: str, config: Any) -> Any:
+    find_head = reach("exporters.heads", "export").find_head
+    return find_head(head, config.embed_dim, config.depth, config.patch_size)
 
 
 @dataclass(frozen=True)
@@ -238,8 +237,10 @@ def _folds(fold: str | Sequence[str], known: tuple[str, ...]) -> tuple[str, ...]
     return tuple(fold)
 
 
-def _check_engine_options(target: str | None, no_engine: bool) -> None:
-    """Before the export begins. Raises MisuseError for an unknown target, or one beside `no_engine`."""
+def _check_before_export(rope_periods: str, target: str | None, no_engine: bool) -> None:
+    """Raise MisuseError for unknown RoPE periods, an unknown target, or a target beside `no_engine`."""
+    if rope_periods not in ("bf16", "fp32"):
+        raise MisuseError(f"rope_periods is {rope_periods!r}; wanted bf16 or fp32")
     if no_engine and target is not None:
         raise MisuseError(f"no_engine and target {target} contradict each other; give one")
     if target not in (None, "auto"):
