@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +54,20 @@ def test_the_first_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert names["vectors"].shape == (2, 384)
     assert names["vector"].shape == (384,)
     assert names["report"].embedded == 2
+
+
+@pytest.mark.slow
+def test_the_demo_prints_what_the_readme_shows(tmp_path: Path) -> None:
+    """The table of neighbours, and the line below it. The error in the last line depends on the CPU."""
+    command = [sys.executable, "examples/demo.py", str(tmp_path / "demo")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    shown = README.split("demo output: begin -->")[1].split("<!-- demo output: end")[0]
+    lines = [line for line in shown.splitlines() if line.startswith(("┃", "│", "10 photographs"))]
+    assert len(lines) == 12
+    for line in lines:
+        assert line in ran.stdout, line
 
 
 def with_photos(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
