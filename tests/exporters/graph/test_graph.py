@@ -121,9 +121,11 @@ def test_nothing_of_the_builder_is_left(tiny_bundle: Path) -> None:
 
 def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
     model = build_model(random_checkpoint(tiny_config(depth=2)))
-    for name in ("a.onnx", "b.onnx"):
-        write_onnx(graph_of(model), tmp_path / name)
-    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_onnx(graph_of(model), tmp_path / name / "m.onnx")
+    for file in ("m.onnx", "m.onnx.data"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
 def test_weights_are_not_made_before_they_are_written() -> None:
