@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dinodeploy.bundle.bundle import Bundle, open_bundle
-from dinodeploy.bundle.manifest import EngineFacts, ModelFacts
+from dinodeploy.bundle.manifest import WEIGHTS_FILE, EngineFacts, ModelFacts
 from dinodeploy.errors import BundleError, JudgementError, MisuseError
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.golden import load_golden, save_golden
@@ -145,13 +145,13 @@ def test_a_bundle_without_a_trace(own_bundle: Path) -> None:
 
 
 def test_an_engine_of_another_depth(own_bundle: Path, bundles: dict[tuple[str, str], Bundle]) -> None:
-    for name in ("model.onnx", "model.cpu.onnx"):
+    for name in ("model.onnx", "model.cpu.onnx", WEIGHTS_FILE):
         shutil.copy(bundles["mlp", "fp32"].root / name, own_bundle / name)
     with pytest.raises(JudgementError, match="these are two models"):
         bisect_bundle(open_bundle(own_bundle).choose())
 
 
-def test_an_engine_that_is_no_graph(own_bundle: Path) -> None:
+def test_an_engine_that_is_not_a_graph(own_bundle: Path) -> None:
     bundle = open_bundle(own_bundle)
     engines = {"model.plan": EngineFacts("tensorrt", ("model.onnx",))}
     files = {**bundle.manifest.files, "model.plan": bundle.manifest.files["model.onnx"]}

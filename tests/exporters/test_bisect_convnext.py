@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from dinodeploy.bundle.bundle import Bundle, open_bundle
+from dinodeploy.bundle.manifest import WEIGHTS_FILE
 from dinodeploy.errors import BundleError, JudgementError
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.golden import load_golden, save_golden
@@ -175,7 +176,8 @@ def test_blocks_that_change_a_map_leave_no_trace() -> None:
 def test_an_engine_of_another_kind(bundles: dict[str, Bundle], tmp_path: Path) -> None:
     root = Path(shutil.copytree(bundles["fp32"].root, tmp_path / "other"))
     vit = export_tiny(tmp_path / "vit")
-    shutil.copy(vit.root / "model.onnx", root / "model.onnx")
+    for name in ("model.onnx", WEIGHTS_FILE):
+        shutil.copy(vit.root / name, root / name)
     with pytest.raises(JudgementError, match="has 1 residual streams, the reference 4: these are two models"):
         bisect_bundle(open_bundle(root).choose())
 
