@@ -24,15 +24,15 @@ from exporters.heads import add_head
 IMAGES = {"cat": "chelsea.png", "coffee": "coffee.png", "rocket": "rocket.jpg"}
 
 
-class Likeness(Head):
-    """patch [B,h,w,D] -> likeness [B,K,h,w], cosines with K directions; likest [B,K], the largest of each."""
+class Similarity(Head):
+    """patch [B,h,w,D] -> similarity [B,K,h,w], cosines with K directions; best [B,K], the largest of each."""
 
     inputs = ("patch",)
 
     def __init__(self, directions_KD: Tensor) -> None:
         super().__init__()
         count, self.embed_dim = directions_KD.shape
-        self.outputs = {"likeness": ("batch", count, "rows", "columns"), "likest": ("batch", count)}
+        self.outputs = {"similarity": ("batch", count, "rows", "columns"), "best": ("batch", count)}
         self.directions = nn.Parameter(nn.functional.normalize(directions_KD, dim=-1))
 
     def forward(self, patch: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,15 +57,15 @@ def main() -> None:
     images = [photograph(file) for file in IMAGES.values()]
     with dinodeploy.Embedder.open(backbone.root) as embedder:
         mean_patch = embedder.encode(images, output="mean_patch")  # [3,D]
-    head = Likeness(torch.from_numpy(mean_patch))
+    head = Similarity(torch.from_numpy(mean_patch))
 
-    bundle, _ = add_head(backbone.root, head, options.directory / "likeness", overwrite=True)
+    bundle, _ = add_head(backbone.root, head, options.directory / "similarity", overwrite=True)
     assert bundle.receipt is not None
     print(f"{bundle.root}: judged, {'passed' if bundle.receipt.passed else 'failed'}")
     with dinodeploy.Embedder.open(bundle.root) as embedder:  # needs no torch
-        likest = embedder.encode(images, output="likest")
+        best = embedder.encode(images, output="best")
     print("largest cosine of any patch with the mean patch of " + ", ".join(IMAGES))
-    for name, row in zip(IMAGES, likest, strict=True):
+    for name, row in zip(IMAGES, best, strict=True):
         print(f"{name:8}" + "".join(f"{value:8.3f}" for value in row))
 
 

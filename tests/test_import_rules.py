@@ -61,7 +61,7 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
             "matplotlib",
         },
     ),
-    # reached by the command line alone, and late: whoever has no [serve] loads none of it
+    # reached by the command line alone, and late: not loaded without the extra [serve]
     "dinodeploy.serve": (
         {"dinodeploy"},
         {"numpy", "PIL", "fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"},
@@ -164,7 +164,7 @@ print(numpy_seconds, seconds, [name for name in {HEAVY!r} if name in sys.modules
     assert at_best < IMPORT_LIMIT * of_numpy_at_best
 
 
-# Not needed to open a bundle and to embed a picture; each costs tens of milliseconds, or hides a dependency.
+# Not needed to open a bundle and to embed an image; each costs tens of milliseconds, or hides a dependency.
 NOT_NEEDED = (
     *(name for name in HEAVY if name != "onnxruntime"),
     *("typer", "rich", "click", "asyncio", "http", "urllib.request", "email", "ssl", "socket", "xml"),

@@ -112,7 +112,7 @@ def needed(wheel: Path) -> list[importlib.metadata.Distribution]:
 @pytest.mark.matrix
 @pytest.mark.parametrize("minor", [10, 11, 12, 13])
 def test_what_the_wheel_requires_has_wheels_for_aarch64(minor: int, tmp_path: Path) -> None:
-    """Asks the package index, and downloads nothing but what it says of a few wheels.
+    """Asks the package index, and downloads only the metadata of a few wheels.
 
     By the ranges of pyproject.toml; for the Python of constraints.txt, by its versions. pytest -m matrix
     """

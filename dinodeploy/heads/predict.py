@@ -45,7 +45,7 @@ class Unread:
 
 
 def head_of(embedder: Embedder) -> HeadFacts:
-    """The head of the bundle. Raises MisuseError where there is none, or it predicts nothing."""
+    """The head of the bundle. Raises MisuseError if it has no head, or the head predicts nothing."""
     head = embedder.manifest.head
     root = embedder.bundle.root
     if head is None:

@@ -31,7 +31,7 @@ _SHOWN = 14  # characters shown of a hash
 def require_same(engine: str | Path, fingerprint: dict[str, Any]) -> Path:
     """The engine file of the bundle that made embeddings with this `fingerprint`.
 
-    Raises MisuseError with the differences if there is none, and what `open_bundle` raises.
+    Raises MisuseError with the differences if no engine fits, and what `open_bundle` raises.
     """
     bundle, named = locate(engine)
     steps = recorded_preprocess(fingerprint)

@@ -93,7 +93,7 @@ def test_embed_keeps_every_lane_at_work(
         monkeypatch.setattr(laned.backend, "run", lambda pixels: (together.wait(), run(pixels))[1])
         got = laned.embed(pictures, batch_size=1)
         monkeypatch.undo()
-        (tmp_path / "broken.jpg").write_text("no picture")
+        (tmp_path / "broken.jpg").write_text("no image")
         with pytest.raises(ImageError, match=r"broken\.jpg"):
             laned.embed([*pictures[:4], tmp_path / "broken.jpg"], batch_size=1)
     for name, values in embedder.embed(pictures).items():
@@ -127,7 +127,7 @@ def test_no_images_give_empty_arrays(embedder: Embedder) -> None:
 
 
 def test_an_unreadable_image_is_an_image_error(embedder: Embedder, tmp_path: Path) -> None:
-    (tmp_path / "broken.jpg").write_text("no picture")
+    (tmp_path / "broken.jpg").write_text("no image")
     with pytest.raises(ImageError, match=r"broken\.jpg"):
         embedder.embed([tmp_path / "broken.jpg"])
 

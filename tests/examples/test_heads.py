@@ -24,9 +24,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_custom_head(weights: Path, tmp_path: Path) -> None:
     out = run_example("05_custom_head.py", tmp_path, "--weights", weights, cwd=tmp_path)
     assert "judged, passed" in out
-    head = open_bundle(tmp_path / "likeness").manifest.head
+    head = open_bundle(tmp_path / "similarity").manifest.head
     assert head is not None
-    assert (head.kind, head.outputs) == ("Likeness", ("likeness", "likest"))
+    assert (head.kind, head.outputs) == ("Similarity", ("similarity", "best"))
     rows = [list(map(float, line.split()[1:])) for line in out.splitlines()[-3:]]
     assert len(rows) == 3
     assert all(0 < value <= 1.001 for row in rows for value in row)

@@ -1,4 +1,4 @@
-"""An engine and a source of pictures that cost nothing, for tests of everything around them."""
+"""A fake engine and image source that cost nothing, for tests of everything around them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SMALL = Preprocess("official", 16, 32, HALF, HALF)
 
 
 def engine(pixels: Any) -> dict[str, Any]:
-    """[B,3,H,W] -> outputs of D = 3 by plain arithmetic: what a picture gives tells which one it was."""
+    """[B,3,H,W] -> outputs of D = 3 by plain arithmetic: the outputs tell which image it was."""
     B, _, H, W = pixels.shape
     patch = pixels.reshape(B, 3, H // 16, 16, W // 16, 16).mean(axis=(3, 5)).transpose(0, 2, 3, 1)
     return {"cls": np.ascontiguousarray(pixels[:, :, 0, 0]), "patch": np.ascontiguousarray(patch)}
@@ -36,7 +36,7 @@ def embedder(run: Callable[[Any], dict[str, Any]] = engine, parallel_runs: int =
 
 
 class MadeUp:
-    """Pictures by number, each of a colour of its own. `bad` ones cannot be opened; `size` of the others."""
+    """Numbered images, each of its own colour. `bad` ones cannot be opened; `size` of the others."""
 
     def __init__(self, count: int, bad: Sequence[int] = (), size: Size = lambda index: (32, 16)) -> None:
         self.ids = [f"{index:06d}.png" for index in range(count)]

@@ -1,4 +1,4 @@
-"""Labelled pictures in both layouts of `train-head`: scikit-learn's digits, photographs side by side."""
+"""Labelled images in both layouts of `train-head`: scikit-learn's digits, photographs side by side."""
 
 from __future__ import annotations
 

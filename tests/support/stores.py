@@ -39,7 +39,7 @@ def write_store(
 ) -> StoreManifest:
     """A store of one row an id, float32 arrays by output; a string instead is the reason to have none.
 
-    sizes: width and height of each picture, 640x427 where none are given. `options` are `Plan`'s.
+    sizes: width and height of each image, 640x427 where none are given. `options` are `Plan`'s.
     """
     with Store(out, make_plan(ids, **options), overwrite=overwrite) as store:
         for index in store.remaining:

@@ -1,4 +1,4 @@
-"""Short videos of real photographs that slide by, so that every frame is another picture."""
+"""Short videos of real photographs that slide by, so that every frame differs."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def choose(schema: Any, wanted: str | None, where: str) -> tuple[str, bool]:
 def choose_column(names: Sequence[str], wanted: str | None, usual: Sequence[str], where: str) -> str:
     """The column `wanted`, or the first with a usual name (in any case), or the only one.
 
-    Raises MisuseError where there is none.
+    Raises MisuseError if no column fits.
     """
     if wanted is not None:
         if wanted in names:

@@ -99,7 +99,7 @@ def test_an_edited_manifest_is_refused(own_bundle: Path, change: Callable[[dict]
 
 
 def test_a_manifest_edited_and_sealed_again_contradicts_the_graph(own_bundle: Path) -> None:
-    """Whoever recomputes the digest still has the facts inside the hashed ONNX file against him."""
+    """A recomputed digest still contradicts the facts inside the hashed ONNX file."""
     edit_manifest(own_bundle, lambda data: data["preprocess"].update(mean=[0.5, 0.5, 0.5]), reseal=True)
     with pytest.raises(TamperedError, match="other facts than"):
         Embedder.open(own_bundle, allow_unverified=True)

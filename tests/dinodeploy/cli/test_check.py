@@ -102,7 +102,7 @@ def test_against_itself_and_another(
 ) -> None:
     same = run("check", tiny_bundle, "--against", tiny_bundle, "--images", photos, "-k", "3")
     assert same.code == 0
-    assert same.out.splitlines()[-1].startswith("reindex: no (10 pictures for 3 neighbours")
+    assert same.out.splitlines()[-1].startswith("reindex: no (10 images for 3 neighbours")
     other = run("check", tiny_bundle, "--against", other_weights, "--images", photos, "-k", "3", "--json")
     assert (other.code, other.json["passed"]) == (1, True), "the engine is right, the index cannot stay"
     assert other.json["against"]["verdict"] == "reindex: yes"
@@ -123,7 +123,7 @@ def test_a_broken_engine_is_compared_with_nothing(
     [
         (("--against", "BUNDLE"), "--against and --images belong together"),
         (("--images", "PHOTOS"), "--against and --images belong together"),
-        (("--against", "BUNDLE", "--images", "PHOTOS"), "10 readable pictures for 10 neighbours"),
+        (("--against", "BUNDLE", "--images", "PHOTOS"), "10 readable images for 10 neighbours"),
         (("--against", "BUNDLE", "--images", "PHOTOS", "-k", "0"), "-k is 0"),
         (("--against", "nothing", "--images", "PHOTOS", "-k", "3"), "nothing: no such bundle"),
         (("--against", "BUNDLE", "--images", "nothing"), "'nothing' does not exist"),

@@ -48,8 +48,8 @@ OPTIONS = {
     "serve": "host port index api-key-file device threads weight-budget workers max-batch max-wait-ms queue "
     "max-bytes max-pixels max-images rate time-limit allow-urls ray allow-unverified",
     "triton": "device name max-batch max-wait-ms instances preprocessors threads overwrite json",
-    "ranges": "images imgsz arch limit plot picture json",
-    "bench": "vs batch imgsz rounds threads device outputs checkpoint out plot picture json",
+    "ranges": "images imgsz arch limit plot picture json",  # names
+    "bench": "vs batch imgsz rounds threads device outputs checkpoint out plot picture json",  # names
     "train-head": "task data engine out test pooling class-weight seed cache no-cache device overwrite json",
     "add-head": "head out overwrite json",
     "predict": "engine out top device imgsz batch threads allow-unverified overwrite json",

@@ -21,7 +21,7 @@ NAMES = ("astronaut", "chelsea", "coffee", "rocket")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint, pictures, and a bundle of it: shared, to be read only."""
+    """A checkpoint, images, and a bundle of it. Shared: read only."""
     root = tmp_path_factory.mktemp("convnext")
     checkpoint = random_checkpoint(tiny_convnext())
     save_checkpoint(checkpoint, "official", root / "convnext.pth")

@@ -1,4 +1,4 @@
-"""`--device` and plans from the command line, end to end: pictures through the fake GPU into a store."""
+"""`--device` and plans from the command line, end to end: images through the fake GPU into a store."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def photos(tmp_path: Path) -> Path:
 def test_embed_with_a_plan(
     own_bundle: Path, module: FakeTensorRT, photos: Path, tmp_path: Path, run: CommandLine
 ) -> None:
-    """Judged on first use, then three off-square pictures in batches of two, as on the CPU."""
+    """Judged on first use, then three off-square images in batches of two, as on the CPU."""
     plan = add_plan(own_bundle, module)
     options = ("--batch", 2, "--imgsz", "96,160")
     on_gpu = run("embed", photos, "--engine", plan.path, "--out", tmp_path / "gpu", *options)

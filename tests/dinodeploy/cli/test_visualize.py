@@ -207,7 +207,7 @@ def test_the_page_works_in_a_browser(page_file: Path, browser: Any) -> None:
     def slide(percent: int) -> None:
         page.evaluate("v => { blend.value = v; blend.dispatchEvent(new Event('input')); }", percent)
 
-    # the slider: the picture alone, the map alone
+    # the slider: the image alone, the map alone
     slide(0)
     names = page.locator("figcaption b").all_inner_texts()
     coffee = names.index("coffee.jpg")
@@ -219,7 +219,7 @@ def test_the_page_works_in_a_browser(page_file: Path, browser: Any) -> None:
     page.select_option("#layer", "head 1")
     assert pixel(coffee, 0.7, 0.7) != mean
 
-    # a click: the patch itself is at the end of the scale, in every picture the scale is the same
+    # a click: the patch itself is at the end of the scale, every image has the same scale
     canvas = page.locator("canvas").nth(coffee)
     frame = canvas.bounding_box()
     canvas.click(position={"x": frame["width"] * 5.5 / 12, "y": frame["height"] * 3.5 / 8})

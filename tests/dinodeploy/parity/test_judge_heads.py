@@ -35,6 +35,6 @@ def test_limits_have_margin_but_not_much() -> None:
     for error, agreement in HEAD_THRESHOLDS.values():
         assert error.holds(error.measured)
         assert error.limit <= 10 * error.measured
-        assert error.limit < 1, "an output of nothing but zeros has an error of one"
+        assert error.limit < 1, "an output of zeros only has an error of one"
         assert agreement.holds(agreement.measured)
         assert not agreement.holds(0.5)

@@ -306,7 +306,7 @@ def test_a_killed_worker_loses_nothing(
 
 
 def kill_a_worker(process: subprocess.Popen[str], out: Path) -> int:
-    """Kill whoever first locks a shard that is not made yet; its process id."""
+    """Kill the first process that locks an unfinished shard; returns its process id."""
     deadline = time.monotonic() + 150
     while process.poll() is None and time.monotonic() < deadline:
         for path in out.glob(".embed/part-*"):

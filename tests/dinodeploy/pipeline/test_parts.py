@@ -46,7 +46,7 @@ def test_parts_one_after_the_other(tmp_path: Path, parts: int) -> None:
 
 
 def test_parts_at_the_same_time(tmp_path: Path) -> None:
-    """All end together: whoever is last writes, and nobody trips over the tidying up."""
+    """All end together: the last one writes the manifest, and the clean-up disturbs nobody."""
     embed_all(source(), tmp_path / "alone")
     for attempt in range(15):
         out = tmp_path / f"{attempt}"

@@ -308,7 +308,7 @@ def test_memory_does_not_grow_with_the_listing(tmp_path: Path) -> None:
     run(500)  # what is imported and cached the first time
     few, many = run(1000), run(6000)
     # measured: 0.2 MB of chance, by what is under way at the peak; 2.6 MB if rows are kept
-    assert many - few < 1_000_000, f"{few} bytes for 1,000 pictures, {many} for 6,000"
+    assert many - few < 1_000_000, f"{few} bytes for 1,000 images, {many} for 6,000"
 
 
 IMAGE = Image.new("RGB", (32, 16), "red")

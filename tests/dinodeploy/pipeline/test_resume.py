@@ -180,7 +180,7 @@ def test_another_run_is_not_mixed_in(
 
 
 def test_another_batch_size_resumes(disk: Path) -> None:
-    """It decides no more than last bits, and whoever ran out of memory must be able to."""
+    """Batch size changes last bits only, and a run that was out of memory must be able to lower it."""
     with pytest.raises(RuntimeError):
         embed_all(MadeUp(14), disk / "out", engine=embedder(breaks_after(3)))
     embed_all(MadeUp(14), disk / "out", batch=1)
@@ -191,7 +191,7 @@ def test_another_batch_size_resumes(disk: Path) -> None:
 def test_removing_the_old_store_may_be_killed_too(
     child: Children, undisturbed: dict[str, bytes], disk: Path
 ) -> None:
-    """It is gone on with, by --overwrite or without."""
+    """It resumes, with --overwrite or without."""
     for change in range(1, 30, 2):
         out = disk / f"{change}"
         embed_all(MadeUp(9), out, dtype="float16")

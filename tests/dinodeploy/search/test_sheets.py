@@ -73,7 +73,7 @@ def test_shapes_stay_within_what_a_row_can_take(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
 def test_a_browser_shows_it_without_scrolling_sideways(tmp_path: Path) -> None:
-    """Drawn at two widths: the pictures are there, in colour, and nothing is wider than the page."""
+    """Drawn at two widths: the images are there, in colour, and nothing is wider than the page."""
     photograph("coffee").save(tmp_path / "a.jpg")
     long = str(tmp_path / ("long" * 40 + ".jpg"))
     (tmp_path / "s.html").write_text(sheet(*[card(str(tmp_path / "a.jpg"))] * 3, card(long)), "utf-8")

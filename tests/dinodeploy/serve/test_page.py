@@ -1,4 +1,4 @@
-"""The page at / in a real browser: a picture sent, maps drawn, neighbours shown, nothing from elsewhere."""
+"""The page at / in a real browser: send an image, see maps and neighbours; nothing is fetched from elsewhere."""
 
 from __future__ import annotations
 

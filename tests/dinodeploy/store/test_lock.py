@@ -75,7 +75,7 @@ def test_parts_work_side_by_side(tmp_path: Path) -> None:
 
 
 def test_a_lock_that_was_tidied_away_is_taken_anew(tmp_path: Path) -> None:
-    """Between opening and locking, whoever held it may have removed the folder."""
+    """Between opening and locking, the previous holder may have removed the folder."""
     import fcntl
     import shutil
 

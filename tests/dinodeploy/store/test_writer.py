@@ -84,7 +84,7 @@ def test_two_runs_give_the_same_bytes(tmp_path: Path, format: str, monkeypatch: 
 
 
 def test_manifest_says_what_is_there(tmp_path: Path) -> None:
-    rows: list[Any] = [*rows_of(SQUARE)[:3], "not a picture"]
+    rows: list[Any] = [*rows_of(SQUARE)[:3], "not an image"]
     ids = [*IDS[:3], "bad\n.jpg"]
     write_store(tmp_path / "out", ids, rows, fingerprint={"model": "x", "size": [256, 384]})
     manifest = read_manifest(tmp_path / "out")
@@ -95,7 +95,7 @@ def test_manifest_says_what_is_there(tmp_path: Path) -> None:
     assert manifest.plan is not None
     assert (manifest.plan.pictures, manifest.plan.shard_size) == (4, 2)
     (line,) = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
-    assert json.loads(line) == {"id": "bad\n.jpg", "reason": "not a picture"}
+    assert json.loads(line) == {"id": "bad\n.jpg", "reason": "not an image"}
 
 
 def test_npy_is_laid_out_like_clip_retrieval(tmp_path: Path) -> None:

@@ -124,13 +124,13 @@ triton.TritonError = str
 triton.InferenceResponse = lambda output_tensors, error=None: (output_tensors, error)
 sys.modules["triton_python_backend_utils"] = triton
 
-folder, pictures, out = sys.argv[1:]
+folder, images, out = sys.argv[1:]
 spec = importlib.util.spec_from_file_location("model", f"{folder}/1/model.py")
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 model = module.TritonPythonModel()
 model.initialize({"model_repository": folder, "model_version": "1"})
-files = [open(path, "rb").read() for path in json.loads(pictures)]
+files = [open(path, "rb").read() for path in json.loads(images)]
 requests = [{"image": Tensor("image", np.array([[data]], object))} for data in (*files, b"broken")]
 requests.append({"image": Tensor("image", np.array([[data] for data in files], object))})
 *alone, (nothing, error), (together, _) = model.execute(requests)

@@ -35,7 +35,7 @@ def test_otsu_separates_two_clusters() -> None:
 
 
 def test_the_classifier_learns_from_masks(tmp_path: Path) -> None:
-    """A mask for one picture of two; the other one's foreground, which fills its border, is found by it."""
+    """A mask for one image of two also finds the other's foreground, which fills its border."""
     taught, other = scene(0), scene(1, centre=(0.1, 0.1))
     mask = Image.fromarray(disc().astype(np.uint8) * 255).resize((W * 4, H * 4), Image.Resampling.NEAREST)
     mask.save(tmp_path / "scene0.png")

@@ -58,7 +58,7 @@ def test_every_row_from_any_thread(name: str, kind: str, wanted: list[Pixels]) -
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.feather", "a.arrow", "ds"])
 def test_ids_that_do_not_tell_the_column(name: str) -> None:
-    """Then it is an origin; the column that is taken anyhow, of rows by number, is none."""
+    """Then the file name is an origin; a column of row numbers is not."""
     rows = table("binary").append_column("small", pa.array(IMAGES[::-1], pa.binary()))
     if name == "ds":
         pytest.importorskip("datasets").Dataset(rows).save_to_disk(name)
