@@ -1,4 +1,4 @@
-"""The page at / in a real browser: send an image, see maps and neighbours; nothing is fetched from elsewhere."""
+"""The page at / in a real browser: send an image, see maps and neighbours; nothing comes from elsewhere."""
 
 from __future__ import annotations
 
