@@ -210,4 +210,6 @@ def test_nothing_is_left_after_close(tiny_bundle: Path) -> None:
     before = held()
     for _ in range(3):
         use()
-    assert held() == before
+    after = held()
+    assert after[0] <= before[0]  # a thread of the first use may end later
+    assert after[1:] == before[1:]
