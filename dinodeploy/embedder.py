@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
 
 import numpy as np
@@ -167,9 +166,7 @@ class Embedder:
 
     @property
     def skipped(self) -> list[Skipped]:
-        """Images that got no embedding in this thread's last `encode` or `stream` with on_error "skip" or
-        "nan".
-        """
+        """Images without an embedding, of this thread's last `encode` or `stream` that may skip images."""
         return list(getattr(self._last, "skipped", ()))
 
     @overload
@@ -231,7 +228,7 @@ class Embedder:
         the same as those of `dinodeploy.embed` with the same outputs. Raises MisuseError for an unknown
         output or option.
         """
-        how = self._encoding(output, normalize, imgsz, channels, batch_size, on_error)
+        how = self._encoding(imgsz, output, normalize, channels, batch_size, on_error)
         skipped = self._last.skipped = list[Skipped]()
         engine = self._engine_for(output)
         if is_one_image(images):
@@ -254,26 +251,17 @@ class Embedder:
         Images are read ahead: up to two batches, or two per decoding thread. Options as in `encode`; with
         on_error="skip" the index of an unreadable image is left out.
         """
-        how = self._encoding(output, normalize, imgsz, channels, batch_size, on_error)
+        how = self._encoding(imgsz, output, normalize, channels, batch_size, on_error)
         if is_one_image(images):
             raise MisuseError("stream wants an iterable of images; for one image use encode")
         skipped = self._last.skipped = list[Skipped]()
         return how.stream(self._engine_for(output), images, skipped)
 
-    def _encoding(
-        self,
-        output: str,
-        normalize: bool,
-        imgsz: int | tuple[int, int] | None,
-        channels: Channels,
-        batch_size: int,
-        on_error: OnError,
-    ) -> Encoding:
+    def _encoding(self, imgsz: int | tuple[int, int] | None, *options: Any) -> Encoding:
         from dinodeploy.pipeline.encode import Encoding  # not needed by `run` and `embed`
 
         self._check_open()
-        preprocess = self.preprocess_for(imgsz)
-        return Encoding(self.engine, output, normalize, preprocess, channels, batch_size, on_error)
+        return Encoding(self.engine, self.preprocess_for(imgsz), *options)
 
     def _engine_for(self, output: str) -> Embedder:
         """This embedder; for CLS the embedder of the CLS-only graph, if the same backend has one."""
@@ -320,10 +308,9 @@ class Embedder:
     ) -> dict[str, Any]:
         """All outputs of `run` for images (as in `encode`), one row per image. Use `encode` for one output.
 
-        imgsz: input size, H or (H, W); default: the bundle's. Images whose inputs differ in size
-            (keep-aspect) give a
-        list of [h,w,D] for `patch`. No images give empty arrays. Raises ImageError for an image that cannot
-        be read, MisuseError for an impossible size.
+        imgsz: input size, H or (H, W); default: the bundle's. Images whose inputs differ in size give a list
+            of [h,w,D] for `patch`. No images give empty arrays. Raises ImageError for an image that cannot be
+            read, MisuseError for an impossible size.
         """
         from dinodeploy.pipeline.encode import embed_all
 
@@ -387,7 +374,5 @@ class Embedder:
     def __enter__(self) -> Embedder:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()

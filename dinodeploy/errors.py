@@ -14,10 +14,8 @@
     └── UnavailableError         4  not possible on this machine: missing package, device or version
         └── BusyError            4  not now: the queue is full
 
-A message is one line: what happened, what was given, what was wanted, how to fix it. `dinov3_ref.errors` has
-    a tree of
-its own, because the reference model does not depend on dinodeploy; the command line treats any exception with
-an `exit_code` the same way: one line on stderr, no traceback.
+A message is one line: what happened, what was given, what was wanted, how to fix it. `dinov3_ref` has its own
+tree and does not depend on dinodeploy; the command line prints any exception with an `exit_code` as one line.
 """
 
 from __future__ import annotations
@@ -29,9 +27,7 @@ _JOINER = "\u200d"  # joins the parts of an emoji; not printable alone
 
 
 def reason_of(error: BaseException, limit: int = 200) -> str:
-    """Why another library failed, in one line: the operating system's words, else the first line, else
-    the class.
-    """
+    """Why another library failed: the operating system's words, else the first line, else the class."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "the disk is full"
     system = error.strerror if isinstance(error, OSError) else None

@@ -34,9 +34,7 @@ MISUSE, CANNOT, INTERRUPTED = 2, 4, 130
 
 
 class GroupedCommands(TyperGroup):
-    """Lists the commands of the help page in their groups; typer's own panels need rich markup, which is
-    off.
-    """
+    """Lists the commands of the help page in groups; typer's own panels need rich markup, which is off."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         width = max(map(len, self.commands))

@@ -23,13 +23,9 @@ MAX_WAITING = 8  # batches' worth of images that `gather_by_size` holds; then it
 
 
 def batches_of_one_size(
-    items: Iterable[Item],
-    batch_size: int,
-    shape: ShapeOf[Any] = np.shape,
+    items: Iterable[Item], batch_size: int, shape: ShapeOf[Any] = np.shape
 ) -> Iterator[list[Item]]:
-    """Batches of at most `batch_size` consecutive items of equal `shape`. Raises MisuseError for a size below
-    1.
-    """
+    """Batches of at most `batch_size` consecutive items of equal `shape`. Raises MisuseError below 1."""
     _check(batch_size)
     batch: list[Item] = []
     for item in items:
@@ -42,8 +38,7 @@ def batches_of_one_size(
 
 
 def gather_by_size(items: Iterable[Item], batch_size: int, shape: ShapeOf[Any]) -> Iterator[list[Item]]:
-    """Batches of at most `batch_size` items of equal `shape`, not necessarily neighbours; the rest comes
-    last.
+    """Batches of at most `batch_size` items of equal `shape`, not always neighbours; the rest comes last.
 
     At most `MAX_WAITING` batches' worth of items are held. Raises MisuseError for a size below 1.
     """

@@ -18,6 +18,7 @@ from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pipeline.cluster import (
+    Job,
     Share,
     connect,
     count_workers,
@@ -26,12 +27,10 @@ from dinodeploy.pipeline.cluster import (
     parse_address,
 )
 from dinodeploy.pipeline.decode import TIME_LIMIT, default_decoders
-from dinodeploy.pipeline.pipeline import Advance, RunReport, embed_source
+from dinodeploy.pipeline.pipeline import RunReport, embed_source
 from dinodeploy.pipeline.pooling import needed, with_pooled
-from dinodeploy.pipeline.probe import choose_batch, choose_hint
-from dinodeploy.pipeline.progress import Log, image_progress
-from dinodeploy.pipeline.shard_size import default_shard_size
-from dinodeploy.pipeline.shard_worker import Job
+from dinodeploy.pipeline.probe import choose_batch, choose_hint, default_shard_size
+from dinodeploy.pipeline.progress import Advance, Log, image_progress
 from dinodeploy.pipeline.stages import Stages
 from dinodeploy.sources import FileSource, Source, SourceOptions, open_source, origins_of
 from dinodeploy.store.dtypes import parse_dtype

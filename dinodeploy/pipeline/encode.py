@@ -1,5 +1,4 @@
-"""Encode images in memory: one output of one image, of many, or of a stream. `Embedder.encode` describes the
-options.
+"""Encode images in memory: one output of one image, of many, or of a stream; see `Embedder.encode`.
 
 Shapes: N images, h, w patch grid, D embed_dim.
 """
@@ -34,9 +33,9 @@ class Encoding:
     """How to encode. Validated when created: MisuseError."""
 
     engine: EngineChoice
+    preprocess: Preprocess
     output: str
     normalize: bool
-    preprocess: Preprocess
     channels: Channels
     batch_size: int
     on_error: OnError
@@ -45,11 +44,8 @@ class Encoding:
         known = with_pooled(self.engine.outputs)
         if self.output not in known:
             raise MisuseError(f"output {self.output!r} is unknown; {self.engine.path} has {', '.join(known)}")
-        for name, value, choices in (
-            ("channels", self.channels, Channels),
-            ("on_error", self.on_error, OnError),
-        ):
-            if value not in get_args(choices):
+        for name, choices in (("channels", Channels), ("on_error", OnError)):
+            if (value := getattr(self, name)) not in get_args(choices):
                 raise MisuseError(f"{name} is {value!r}; wanted {' or '.join(get_args(choices))}")
         if self.batch_size < 1:
             raise MisuseError(f"batch_size is {self.batch_size}; wanted at least 1")
@@ -133,21 +129,16 @@ class Encoding:
                     failed.append((item.position, kind(item.reason)))
 
         group = batches_of_one_size if keep_order else gather_by_size
-        decoded = decode_source(
-            given, given.indices(), self.preprocess, workers, images_ahead(batch_size, workers)
-        )
-        with closing(decoded):
+        ahead = images_ahead(batch_size, workers)
+        with closing(decode_source(given, given.indices(), self.preprocess, workers, ahead)) as decoded:
             batches = group(readable(decoded), batch_size, attrgetter("pixels.shape"))
             for batch, outputs in run_batches(embedder, batches):
                 rows = pick(outputs, [self.output])[self.output]
                 for item, row in zip(batch, rows, strict=True):
                     while failed and failed[0][0] < item.position:
                         yield failed.popleft()
-                    try:
-                        yield (
-                            item.position,
-                            self._finite(np.array(row)),
-                        )  # a copy: engines reuse their buffers
+                    try:  # a copy, because engines reuse their buffers
+                        yield item.position, self._finite(np.array(row))
                     except ImageError as error:
                         yield item.position, error
             yield from failed

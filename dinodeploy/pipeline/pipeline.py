@@ -1,21 +1,15 @@
-"""Embed the shards that a store still lacks: the stages of the pipeline, connected.
-
-    source -> decode (threads) -> batches of one size -> engine (parallel sessions) -> rows -> writer (thread)
-
-Shapes: B batch, D dimension.
-"""
+"""Embed the shards that a store still lacks: the stages of the pipeline, connected."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
 from operator import attrgetter
 from pathlib import Path
-from types import TracebackType
 
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import UnavailableError
@@ -23,22 +17,20 @@ from dinodeploy.images.batches import gather_by_size
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pipeline.decode import TIME_LIMIT, Decoded, decode_source, default_decoders, images_ahead
 from dinodeploy.pipeline.pooling import Outputs, pick
+from dinodeploy.pipeline.progress import Advance
 from dinodeploy.pipeline.run_batches import Batch, EndOfShard, run_batches
 from dinodeploy.pipeline.stages import Stages
 from dinodeploy.sources import Source
 from dinodeploy.store.shard import ShardRows
 from dinodeploy.store.writer import Store
 
-Advance = Callable[[int, int, str], None]
-
 
 @dataclass(frozen=True)
 class RunReport:
     """What one run of the pipeline did: images embedded and quarantined in it, and its `seconds`.
 
-    kept, kept_quarantined: images of this process's part that an earlier run had finished, and how many of
-        those
-    were quarantined.
+    kept: images of this process's part that an earlier run had finished. kept_quarantined: how many of them
+        were quarantined.
     """
 
     embedded: int
@@ -72,26 +64,24 @@ def embed_source(
     batch_size: int | None = None,
     workers: int | None = None,
     time_limit: float = TIME_LIMIT,
-    advance: Advance = lambda done, failed, bottleneck: None,
+    advance: Advance = lambda done, failed, bottleneck="": None,
 ) -> RunReport:
     """Embed and commit every shard that `store` still lacks of its part.
 
-    batch_size: images per batch; default: the plan's. workers: decoding threads. time_limit: seconds per
-        image.
-    `advance(done, failed, bottleneck)` is called as images finish, with the stage that costs the most waiting
-    time. Raises UnavailableError when the disk or a folder of images disappears; committed shards stay.
+    batch_size: images per batch; default: the plan's. time_limit: seconds per image. advance: called as
+        images finish, with the stage that costs the most waiting time.
+    Raises UnavailableError when the disk or a folder of images disappears; committed shards stay.
     """
     batch_size = batch_size or store.plan.batch
     workers = workers or default_decoders()
     started = time.perf_counter()
     kept = sum(record.images for record in store.kept)
     kept_quarantined = sum(len(record.quarantined) for record in store.kept)
-    run = _Run(embedder, store, Stages(), advance)
+    run = _Run(embedder, store, advance)
     shards = store.remaining
     positions = chain.from_iterable(store.plan.shard(index) for index in shards)
     ahead = images_ahead(batch_size, workers)
-    decoded = decode_source(source, positions, preprocess, workers, ahead, time_limit)
-    with closing(decoded):
+    with closing(decode_source(source, positions, preprocess, workers, ahead, time_limit)) as decoded:
         run.make(shards, decoded, batch_size)
     run.stages.total = time.perf_counter() - started
     return RunReport(run.done, run.failed, kept, kept_quarantined, run.stages.total, run.stages)
@@ -100,13 +90,13 @@ def embed_source(
 class _Run:
     """State of one run: the shards in progress, counts and timings."""
 
-    def __init__(self, embedder: Embedder, store: Store, stages: Stages, advance: Advance) -> None:
+    def __init__(self, embedder: Embedder, store: Store, advance: Advance) -> None:
         self._embedder = embedder
         self._store = store
         self._advance = advance
         self._rows: dict[int, ShardRows] = {}  # of the shards in progress, oldest first
         self._last_folder: Path | None = None  # of the last readable image
-        self.stages = stages
+        self.stages = Stages()
         self.done = self.failed = 0
 
     def make(self, shards: list[int], decoded: Iterator[Decoded], batch_size: int) -> None:
@@ -186,9 +176,7 @@ class _ShardWriter:
         self._pool.submit(self._store.prepare)  # an error here comes up again in the first commit
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
         try:
             if kind is None:
                 self._wait()

@@ -1,21 +1,24 @@
-"""Choose how to open an engine for a number of images, and the batch size, which is measured.
+"""Choose how to open an engine for a number of images, the shard size, and the batch size, by measuring.
 
-Shapes: B batch, H, W input pixels.
+Shapes: H, W input pixels, h, w patch grid, D dimension.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from dinodeploy.backends import Hint
+from dinodeploy.bundle.manifest import OutputFacts
 from dinodeploy.embedder import BATCH_SIZE, Embedder
 from dinodeploy.errors import DinodeployError
 from dinodeploy.hardware.cores import cores
+from dinodeploy.images.preprocess import Preprocess
 
 SIZES = (1, 2, 4, 8, 16, 32)
 GAIN = 1.03  # in images/s that a larger batch must bring
@@ -24,12 +27,13 @@ BUDGET = 8.0  # seconds after which no larger batch is tried
 WORTH_IT = 512  # images; for fewer, measuring costs more than it gains
 IMAGES_PER_SESSION = 4  # with fewer, all threads on one image after the other are faster
 BATCHES_PER_SESSION = 8  # at least, so that all parallel sessions finish within one batch
+MAX_IMAGES = 10_000  # per shard
+MAX_BYTES = 128 * 2**20  # per shard, of float32 rows; up to three are in memory, one of them packed
+_LONG = 2  # assumed aspect ratio of keep-aspect images
 
 
 def choose_hint(images: int, threads: int | None = None) -> Hint:
-    """The hint for `Embedder.open`, from the number of images and the engine's threads (default: one per
-    core).
-    """
+    """The hint for `Embedder.open` for so many images. threads: of the engine; default: one per core."""
     return "throughput" if images >= IMAGES_PER_SESSION * (threads or cores()) else "latency"
 
 
@@ -80,3 +84,22 @@ def _seconds(run: Callable[[Any], Any], pixels: Any) -> float:
         run(pixels)
         times.append(time.perf_counter() - started)
     return min(times)
+
+
+def default_shard_size(outputs: Sequence[OutputFacts], names: Sequence[str], preprocess: Preprocess) -> int:
+    """Images per shard for the outputs called `names`; the same on every machine."""
+    grid = (preprocess.height // preprocess.patch_size) * (preprocess.width // preprocess.patch_size)
+    if preprocess.steps.fit == "keep-aspect":
+        grid = min(_LONG * grid, preprocess.max_patches)
+    floats = {output.name: _floats(output, grid) for output in outputs}
+    cls = floats.get("cls", 0)
+    floats |= {"mean_patch": cls, "pooled": 2 * cls}
+    row = 4 * sum(floats[name] for name in names)
+    return max(1, min(MAX_IMAGES, MAX_BYTES // row))
+
+
+def _floats(output: OutputFacts, grid: int) -> int:
+    """Numbers in one row; free sides together count as `grid` patches."""
+    sides = output.shape[1:]
+    free = sum(isinstance(side, str) for side in sides)
+    return math.prod(side for side in sides if isinstance(side, int)) * (grid if free else 1)

@@ -20,9 +20,7 @@ ReportBuild = Callable[[float, str], None]
 
 
 class Advance(Protocol):
-    """Called with how many images are done and failed, and the stage that costs the most waiting time, if
-    known.
-    """
+    """Called with how many images are done and failed, and the stage that is waited for most, if known."""
 
     def __call__(self, done: int, failed: int, bottleneck: str = "") -> None: ...
 
@@ -35,9 +33,7 @@ def stderr() -> Console:
 
 @contextmanager
 def image_progress(total: int | None, console: Console | None = None) -> Iterator[Advance]:
-    """Images done, rate, remaining time, failures and bottleneck. total: None if unknown. console: default
-    stderr.
-    """
+    """Images done, rate, remaining time, failures and bottleneck. total: None if unknown."""
     if console is None and importlib.util.find_spec("rich"):  # a standalone file has no rich
         console = stderr()
     started = last = time.perf_counter()

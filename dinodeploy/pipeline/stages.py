@@ -1,6 +1,4 @@
-"""Where the time of a run goes: how long the pipeline waited for each stage, and how long each stage
-worked.
-"""
+"""Where the time of a run goes: how long the pipeline waited for each stage, and how long each worked."""
 
 from __future__ import annotations
 

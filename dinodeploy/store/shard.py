@@ -51,9 +51,7 @@ class Row:
 
 
 class ShardRows:
-    """The rows of one shard: added in any order, read in the order of the listing. `outputs`: column
-    names.
-    """
+    """The rows of one shard: added in any order, read in the order of the listing."""
 
     def __init__(self, outputs: Sequence[str]) -> None:
         self.outputs = tuple(outputs)

@@ -22,7 +22,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -60,9 +59,8 @@ from dinodeploy.store.shard import (
 class Store:
     """A store in the making: use it in a `with`, `commit` each of `remaining`, then `finish`.
 
-    part: (i, n) makes this process the i-th of n that share the work; it makes the shards whose index modulo
-        n
-    is i - 1. overwrite: remove an existing store, finished or not, and nothing else.
+    part: (i, n) makes this process the i-th of n; it makes the shards whose index modulo n is i - 1.
+    overwrite: remove an existing store, finished or not, and nothing else.
     Raises before any work is done: MisuseError for invalid arguments, UnavailableError for a format whose
     package is missing, OutputExistsError if something else is in the way.
     """
@@ -103,9 +101,7 @@ class Store:
                 raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
         assert self._lock is not None, "entered"
         shutil.rmtree(self._staging, ignore_errors=True)
         if self._complete or (kind is not None and self._nothing_done()):

@@ -20,6 +20,8 @@ import pytest
 from dinodeploy import Embedder, MisuseError, UnavailableError
 from dinodeploy.pipeline.cluster import (
     ATTEMPTS,
+    Job,
+    ShardWorker,
     Share,
     count_workers,
     make_shards,
@@ -27,7 +29,6 @@ from dinodeploy.pipeline.cluster import (
     parse_address,
 )
 from dinodeploy.pipeline.pipeline import RunReport
-from dinodeploy.pipeline.shard_worker import Job, ShardWorker
 from dinodeploy.pipeline.stages import Stages
 from dinodeploy.sources import FileSource, SourceOptions, open_source
 from dinodeploy.store.writer import Store

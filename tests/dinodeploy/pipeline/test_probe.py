@@ -5,20 +5,25 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from dinodeploy import OutsideProfileError
+from dinodeploy.bundle.manifest import OutputFacts
+from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pipeline import probe
 from dinodeploy.pipeline.probe import (
     BATCHES_PER_SESSION,
     IMAGES_PER_SESSION,
+    MAX_BYTES,
     choose_batch,
     choose_hint,
+    default_shard_size,
     limit_batch,
 )
-from tests.support.fake_engine import embedder
+from tests.support.fake_engine import HALF, embedder
 
 MANY = 100_000
 
@@ -117,3 +122,26 @@ def test_an_engine_that_runs_nothing_is() -> None:
 
     with pytest.raises(OutsideProfileError):
         choose_batch(embedder(run), MANY, (16, 32), lambda _: None)
+
+
+OUTPUTS = [
+    OutputFacts("cls", ("batch", 384)),
+    OutputFacts("storage", ("batch", 4, 384)),
+    OutputFacts("patch", ("batch", "rows", "columns", 384)),
+]
+STEPS = Preprocess("official", 256, 256, HALF, HALF)
+
+
+def test_small_rows_make_full_shards() -> None:
+    for names in (["cls"], ["cls", "mean_patch"], ["cls", "storage", "pooled"]):
+        assert default_shard_size(OUTPUTS, names, STEPS) == 10_000
+
+
+def test_patch_maps_make_short_ones() -> None:
+    row = 4 * 256 * 384
+    assert default_shard_size(OUTPUTS, ["patch"], STEPS) == MAX_BYTES // row == 341
+    assert default_shard_size(OUTPUTS, ["patch"], replace(STEPS, height=512)) == 170
+    keep = Preprocess("keep-aspect", 256, 256, HALF, HALF)
+    assert default_shard_size(OUTPUTS, ["patch"], keep) == 170
+    assert default_shard_size(OUTPUTS, ["patch"], replace(keep, max_patches=256)) == 341
+    assert default_shard_size(OUTPUTS, ["patch"], replace(STEPS, height=16 * 1024, width=16 * 1024)) == 1
