@@ -1,7 +1,6 @@
-"""File formats of a store, one module each.
+"""File formats of a store: the classes that implement `Format`.
 
-A format is a module with the functions of `Format`. It is imported when it is chosen, and imports what it
-needs (such as pyarrow) when it is used.
+A format's module is imported when it is chosen, and imports what it needs (such as pyarrow) when it is used.
 
 Shapes: n rows of a shard, P patches of all its rows, h, w patch grid, D dimension.
 """
@@ -11,7 +10,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 
@@ -42,7 +41,9 @@ class Shard:
 
 
 class Format(Protocol):
-    """The functions of a format module. `index` counts shards from 0; paths are relative to `root`."""
+    """Writes and reads shards. `index` counts them from 0; file names are relative to `root`."""
+
+    suffix: str = ""  # of the shard's one file
 
     def require(self) -> None:
         """Raise UnavailableError if a package is missing that the format needs."""
@@ -50,11 +51,16 @@ class Format(Protocol):
     def prepare(self) -> None:
         """Import what `write` needs, while the first rows are still computed."""
 
-    def write(self, root: Path, index: int, shard: Shard) -> list[str]:
-        """Write one shard; returns the files it wrote."""
+    def file(self, index: int) -> str:
+        """The one file of a shard."""
+        return f"shard_{index:05d}.{self.suffix}"
 
     def files(self, index: int, output: str) -> list[str]:
         """The files that `read` may open for one output."""
+        return [self.file(index)]
+
+    def write(self, root: Path, index: int, shard: Shard) -> list[str]:
+        """Write one shard; returns the files it wrote."""
 
     def read(self, root: Path, index: int, output: str) -> tuple[list[str], Column]:
         """The ids and one output of a shard."""
@@ -63,20 +69,23 @@ class Format(Protocol):
         """[n, 2], width and height of a shard's images; from a file that `files` names for any output."""
 
 
+# Name -> module in this folder and class.
 FORMATS = {
-    "npy": "dinodeploy.store.formats.npy",
-    "parquet": "dinodeploy.store.formats.parquet",
-    "lance": "dinodeploy.store.formats.lance",
-    "npz": "dinodeploy.store.formats.npz",
-    "safetensors": "dinodeploy.store.formats.safetensors",
+    "npy": ("npy", "Npy"),
+    "parquet": ("arrow", "Parquet"),
+    "lance": ("arrow", "Lance"),
+    "npz": ("tensors", "Npz"),
+    "safetensors": ("tensors", "Safetensors"),
 }
 
 
 def open_format(name: str) -> Format:
-    """The module of a format. Raises MisuseError for an unknown name."""
+    """The format of that name. Raises MisuseError for an unknown one."""
     if name not in FORMATS:
         raise MisuseError(f"format {name!r} is unknown; use one of {', '.join(FORMATS)}")
-    return cast(Format, importlib.import_module(FORMATS[name]))
+    module, cls = FORMATS[name]
+    format: Format = getattr(importlib.import_module(f"{__name__}.{module}"), cls)()
+    return format
 
 
 def stack_rows(rows: list[FloatArray]) -> Column:

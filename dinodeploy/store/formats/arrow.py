@@ -1,10 +1,13 @@
-"""A shard as an Arrow table, for the Parquet and Lance formats.
+"""One table per shard: shard_00000.parquet, for data frames and query engines, or shard_00000.lance.
 
     id              string
     width, height   int32, of the original image
     <output>        fixed_size_list, each row flattened; the field's metadata holds its shape as JSON;
                     list if the grids of a shard differ, together with
     <output>_grid   fixed_size_list<int32>[2], (h, w) of each row
+
+The Lance files are plain files of format 2, without the versions and random names of a Lance data set, so the
+same rows give the same bytes. `lance.file.LanceFileReader` reads them.
 
 A file name that is not valid Unicode is written with backslash escapes, because Arrow strings are UTF-8.
 
@@ -13,20 +16,89 @@ Shapes: n rows of a shard, P patches of all its rows, h, w patch grid, D dimensi
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dinodeploy.arrays import IntArray
-from dinodeploy.store.formats import Column, Shard
+from dinodeploy.errors import UnavailableError
+from dinodeploy.store.formats import Column, Format, Shard
 
 if TYPE_CHECKING:
     from pyarrow import Array, Table
 
 _SHAPE = b"shape"  # key of a field's metadata: the shape of a row, or [null, null, D]
+LANCE_VERSION = "2.0"  # of the file format; only newer packages write newer ones
+
+
+class Parquet(Format):
+    suffix = "parquet"
+
+    def require(self) -> None:
+        if not importlib.util.find_spec("pyarrow"):
+            raise UnavailableError(
+                "parquet needs pyarrow, which is missing; pip install 'dinodeploy[parquet]'"
+            )
+
+    def prepare(self) -> None:
+        import pyarrow.parquet  # noqa: F401
+
+    def write(self, root: Path, index: int, shard: Shard) -> list[str]:
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(to_table(shard), root / self.file(index))
+        return [self.file(index)]
+
+    def read(self, root: Path, index: int, output: str) -> tuple[list[str], Column]:
+        import pyarrow.parquet
+
+        names = pyarrow.parquet.read_schema(root / self.file(index)).names
+        columns = needed(names, output)
+        return from_table(pyarrow.parquet.read_table(root / self.file(index), columns=columns), output)
+
+    def sizes(self, root: Path, index: int) -> IntArray:
+        import pyarrow.parquet
+
+        columns = ["width", "height"]
+        return sizes_from_table(pyarrow.parquet.read_table(root / self.file(index), columns=columns))
+
+
+class Lance(Format):
+    suffix = "lance"
+
+    def require(self) -> None:
+        if not importlib.util.find_spec("lance"):
+            raise UnavailableError("lance needs pylance, which is missing; pip install 'dinodeploy[search]'")
+
+    def prepare(self) -> None:
+        import lance.file  # noqa: F401
+
+    def write(self, root: Path, index: int, shard: Shard) -> list[str]:
+        from lance.file import LanceFileWriter
+
+        table = to_table(shard)
+        path = str(root / self.file(index))
+        with LanceFileWriter(path, table.schema, version=LANCE_VERSION) as writer:
+            writer.write_batch(table)
+        return [self.file(index)]
+
+    def read(self, root: Path, index: int, output: str) -> tuple[list[str], Column]:
+        from lance.file import LanceFileReader
+
+        names = LanceFileReader(str(root / self.file(index))).metadata().schema.names
+        reader = LanceFileReader(str(root / self.file(index)), columns=needed(names, output))
+        return from_table(reader.read_all().to_table(), output)
+
+    def sizes(self, root: Path, index: int) -> IntArray:
+        from lance.file import LanceFileReader
+
+        reader = LanceFileReader(str(root / self.file(index)), columns=["width", "height"])
+        return sizes_from_table(reader.read_all().to_table())
 
 
 def to_table(shard: Shard) -> Table:
@@ -43,6 +115,16 @@ def to_table(shard: Shard) -> Table:
             arrays.append(pa.FixedSizeListArray.from_arrays(numbers(column.grid.reshape(-1)), 2))
             fields.append(pa.field(f"{output}_grid", arrays[-1].type))
     return pa.table(arrays, schema=pa.schema(fields))
+
+
+def write_metadata(path: Path, shard: Shard) -> None:
+    """A small table beside another format: path and size of each row's image."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    width, height = (numbers(side) for side in shard.sizes.T.astype(np.int64))
+    table = pa.Table.from_arrays([strings(shard.ids), width, height], ["image_path", "width", "height"])
+    pyarrow.parquet.write_table(table, path)
 
 
 def needed(names: Sequence[str], output: str) -> list[str]:

@@ -21,56 +21,48 @@ from numpy.typing import NDArray
 
 from dinodeploy.arrays import IntArray
 from dinodeploy.files.schema import decode
-from dinodeploy.store.formats import Column, Shard
+from dinodeploy.store.formats import Column, Format, Shard
 
 
-def require() -> None:
-    """numpy is always there."""
+class Npy(Format):
+    def prepare(self) -> None:
+        if importlib.util.find_spec("pyarrow"):
+            import pyarrow.parquet  # noqa: F401
 
+    def write(self, root: Path, index: int, shard: Shard) -> list[str]:
+        names = []
+        for output, column in shard.columns.items():
+            names.append(_emb(index, output))
+            _save(root / names[-1], column.values)
+            if column.grid is not None:
+                names.append(_grid(index, output))
+                _save(root / names[-1], column.grid)
+        records = [
+            {"image_path": name, "width": width, "height": height}
+            for name, (width, height) in zip(shard.ids, shard.sizes.tolist(), strict=True)
+        ]
+        names.append(_metadata(index))
+        (root / names[-1]).parent.mkdir(exist_ok=True)
+        (root / names[-1]).write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+        if importlib.util.find_spec("pyarrow"):
+            from dinodeploy.store.formats.arrow import write_metadata
 
-def prepare() -> None:
-    """Import pyarrow, if it is installed."""
-    if importlib.util.find_spec("pyarrow"):
-        import pyarrow.parquet  # noqa: F401
+            names.append(f"metadata/metadata_{index:05d}.parquet")
+            write_metadata(root / names[-1], shard)
+        return names
 
+    def files(self, index: int, output: str) -> list[str]:
+        return [_metadata(index), _emb(index, output), _grid(index, output)]
 
-def write(root: Path, index: int, shard: Shard) -> list[str]:
-    names = []
-    for output, column in shard.columns.items():
-        names.append(_emb(index, output))
-        _save(root / names[-1], column.values)
-        if column.grid is not None:
-            names.append(_grid(index, output))
-            _save(root / names[-1], column.grid)
-    records = [
-        {"image_path": name, "width": width, "height": height}
-        for name, (width, height) in zip(shard.ids, shard.sizes.tolist(), strict=True)
-    ]
-    names.append(_metadata(index))
-    (root / names[-1]).parent.mkdir(exist_ok=True)
-    (root / names[-1]).write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
-    if importlib.util.find_spec("pyarrow"):
-        from dinodeploy.store.formats.parquet import write_metadata
+    def read(self, root: Path, index: int, output: str) -> tuple[list[str], Column]:
+        ids = [record["image_path"] for record in _records(root, index)]
+        grid = root / _grid(index, output)
+        values = np.load(root / _emb(index, output), allow_pickle=False)
+        return ids, Column(values, np.load(grid, allow_pickle=False) if grid.is_file() else None)
 
-        names.append(f"metadata/metadata_{index:05d}.parquet")
-        write_metadata(root / names[-1], shard)
-    return names
-
-
-def files(index: int, output: str) -> list[str]:
-    return [_metadata(index), _emb(index, output), _grid(index, output)]
-
-
-def read(root: Path, index: int, output: str) -> tuple[list[str], Column]:
-    ids = [record["image_path"] for record in _records(root, index)]
-    grid = root / _grid(index, output)
-    values = np.load(root / _emb(index, output), allow_pickle=False)
-    return ids, Column(values, np.load(grid, allow_pickle=False) if grid.is_file() else None)
-
-
-def sizes(root: Path, index: int) -> IntArray:
-    pairs = [(record["width"], record["height"]) for record in _records(root, index)]
-    return np.array(pairs, np.int32).reshape(-1, 2)
+    def sizes(self, root: Path, index: int) -> IntArray:
+        pairs = [(record["width"], record["height"]) for record in _records(root, index)]
+        return np.array(pairs, np.int32).reshape(-1, 2)
 
 
 def _records(root: Path, index: int) -> list[dict[str, Any]]:

@@ -393,7 +393,7 @@ def test_sizes_lie_beside_their_rows(tmp_path: Path, format: str) -> None:
 def test_sizes_that_are_none_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "out", "npz", rows_of(SQUARE))
     for wrong in (np.zeros((1, 2), np.int32), np.zeros((2, 2), np.float32)):
-        monkeypatch.setattr("dinodeploy.store.formats.npz.sizes", lambda *_, wrong=wrong: wrong)
+        monkeypatch.setattr("dinodeploy.store.formats.tensors.Npz.sizes", lambda *_, wrong=wrong: wrong)
         with pytest.raises(BundleError, match="wanted int32 \\[2, 2\\]"):
             list(open_embeddings(tmp_path / "out").sized_shards())
 
