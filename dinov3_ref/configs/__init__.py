@@ -4,10 +4,8 @@ Source: docs/spec.md 4.1; docs/development/seed.md S29.
 """
 
 from dinov3_ref.configs.checks import check_config
-from dinov3_ref.configs.default import Config, get_default_config
+from dinov3_ref.configs.default import Config, Crops, Ramp, Student, get_default_config
 from dinov3_ref.configs.load import load_config, recipe_names, student_configs
-from dinov3_ref.configs.losses import Ramp
-from dinov3_ref.configs.model import Crops, Student
 
 __all__ = [
     "Config",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from dinov3_ref.configs.crop_sizes import check_global_crops, check_local_crops, stride_in_config
-from dinov3_ref.configs.students import check_students
 from dinov3_ref.errors import ConfigError
 from dinov3_ref.models.released import CONVNEXTS
 
@@ -20,6 +20,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "compute_precision.reduce_dtype": ("fp32", "bf16", "fp16"),
     "compute_precision.sharding_strategy": ("SHARD_GRAD_OP", "FULL_SHARD", "NO_SHARD"),
 }
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+SHARED = {"student": ("patch_size", "in_chans"), "optim": ("epochs",)}  # must be equal for all students
 POSITIVE = (
     "train.batch_size_per_gpu",
     "train.accumulation_steps",
@@ -43,36 +45,24 @@ def check_config(config: Any) -> None:
             f"{missing[0]} has no value; wanted {missing[0]}=... on the command line or in the file"
         )
     for key, choices in CHOICES.items():
-        if _value(config, key) not in choices:
-            raise ConfigError(f"{key} is {_value(config, key)!r}; wanted one of {', '.join(choices)}")
+        if (value := OmegaConf.select(config, key)) not in choices:
+            raise ConfigError(f"{key} is {value!r}; wanted one of {', '.join(choices)}")
     for key in POSITIVE:
-        if _value(config, key) < 1:
-            raise ConfigError(f"{key} is {_value(config, key)}; wanted a positive integer")
+        if (value := OmegaConf.select(config, key)) < 1:
+            raise ConfigError(f"{key} is {value}; wanted a positive integer")
     _check_crops(config.crops)
-    _check_gram(config)
-    scale = config.crops.teacher_to_student_resolution_scale
-    if scale < 1 or (scale != 1 and not config.distillation.enabled):
-        raise ConfigError(
-            f"crops.teacher_to_student_resolution_scale is {scale:g}; wanted 1, or more with "
-            "distillation.enabled: the student's crops are smaller than the teacher's by this factor"
-        )
-    if config.distillation.enabled and not (
-        config.distillation.full_cfg_path and config.distillation.checkpoint_path
-    ):
-        raise ConfigError(
-            "distillation.enabled needs distillation.full_cfg_path (the teacher's configuration) and "
-            "distillation.checkpoint_path (its weights, or 'ignore' for random ones)"
-        )
-    check_students(config)
-    _check_evaluation(config)
-    student = config.student
+    for is_broken, message in _rules_of_gram(config) if config.gram.use_loss else ():
+        if is_broken:
+            raise ConfigError(f"gram: {message}")
+    for is_broken, message in _rules(config):
+        if is_broken:
+            raise ConfigError(message)
+    if config.multidistillation.enabled:
+        _check_students(config.multidistillation.students)
     if config.distillation.enabled:  # a model for inference accepts any size
-        check_global_crops(config.crops, student.arch, "the student", scale)
-        check_local_crops(config.crops, student.arch, scale)
-    if student.pretrained_weights and student.resume_from_teacher_chkpt:
-        raise ConfigError(
-            "student.pretrained_weights and student.resume_from_teacher_chkpt are both given; choose one"
-        )
+        scale = config.crops.teacher_to_student_resolution_scale
+        check_global_crops(config.crops, config.student.arch, "the student", scale)
+        check_local_crops(config.crops, config.student.arch, scale)
 
 
 def _check_crops(crops: Any) -> None:
@@ -94,64 +84,126 @@ def _check_crops(crops: Any) -> None:
             )
 
 
-def _check_evaluation(config: Any) -> None:
-    evaluation, stride = config.evaluation, stride_in_config(config.student)
-    if bool(evaluation.train_dataset_path) != bool(evaluation.test_dataset_path):
-        raise ConfigError(
-            "evaluation.train_dataset_path or evaluation.test_dataset_path is missing; kNN needs both"
-        )
-    if evaluation.eval_period_iterations < 0:
-        raise ConfigError(
-            f"evaluation.eval_period_iterations is {evaluation.eval_period_iterations}; wanted a number of "
-            "iterations, or 0 for never"
-        )
-    enabled = evaluation.train_dataset_path or evaluation.pictures_path
-    if enabled and (evaluation.crop_size < stride or evaluation.crop_size % stride):
-        raise ConfigError(
-            f"evaluation.crop_size is {evaluation.crop_size}; wanted a multiple of {stride} "
-            "(student.patch_size, 32 for a ConvNeXt)"
-        )
-
-
-def _check_gram(config: Any) -> None:
-    gram, crops = config.gram, config.crops
-    if not gram.use_loss:
-        return
-    own_teacher = not gram.ema_teacher
-    broken = (
-        (
-            config.student.arch in CONVNEXTS,
-            f"Gram anchoring is not tested with {config.student.arch}, whose patches have another size; set "
-            "gram.use_loss=false",
-        ),
-        (gram.ema_teacher and gram.ckpt, "ema_teacher and gram.ckpt are both given; choose one"),
-        (gram.ema_teacher and gram.rep_update, "ema_teacher needs no updates; set gram.rep_update=false"),
-        (
-            gram.ema_teacher and crops.gram_teacher_crops_size is not None,
-            "ema_teacher uses the global crops; remove crops.gram_teacher_crops_size",
-        ),
-        (
-            own_teacher and crops.gram_teacher_crops_size is None,
-            "a Gram teacher needs crops.gram_teacher_crops_size",
-        ),
-        (
-            own_teacher and not gram.ckpt and gram.it_load_ema_teacher < 0,
-            "a Gram teacher needs gram.ckpt, or gram.it_load_ema_teacher=0 to start as the EMA teacher",
-        ),
-        (
-            gram.tokens_used != "all" and gram.img_level,
-            f"tokens_used={gram.tokens_used} selects tokens of the whole batch; set gram.img_level=false",
-        ),
-        (
-            gram.remove_neg and gram.remove_only_teacher_neg,
-            "remove_neg and remove_only_teacher_neg are both true; choose one",
-        ),
+def _rules(config: Any) -> Iterator[tuple[Any, str]]:
+    """(whether it is broken, error message) of each rule that compares several keys."""
+    dino, student = config.dino, config.student
+    distillation, evaluation = config.distillation, config.evaluation
+    scale = config.crops.teacher_to_student_resolution_scale
+    yield (
+        scale < 1 or (scale != 1 and not distillation.enabled),
+        f"crops.teacher_to_student_resolution_scale is {scale:g}; wanted 1, or more with "
+        "distillation.enabled: the student's crops are smaller than the teacher's by this factor",
     )
-    for is_broken, message in broken:
-        if is_broken:
-            raise ConfigError(f"gram: {message}")
+    batch = config.train.batch_size_per_gpu
+    yield (
+        dino.koleo_loss_weight and not dino.koleo_loss_distributed and batch <= dino.koleo_topk,
+        f"train.batch_size_per_gpu is {batch}; KoLeo compares each image with dino.koleo_topk="
+        f"{dino.koleo_topk} others: wanted at least {dino.koleo_topk + 1}, or dino.koleo_loss_weight=0",
+    )
+    yield (
+        distillation.enabled and not (distillation.full_cfg_path and distillation.checkpoint_path),
+        "distillation.enabled needs distillation.full_cfg_path (the teacher's configuration) and "
+        "distillation.checkpoint_path (its weights, or 'ignore' for random ones)",
+    )
+    yield (
+        config.multidistillation.enabled and not distillation.enabled,
+        "multidistillation.enabled needs distillation.enabled=true: the students share its teacher",
+    )
+    yield (
+        bool(evaluation.train_dataset_path) != bool(evaluation.test_dataset_path),
+        "evaluation.train_dataset_path or evaluation.test_dataset_path is missing; kNN needs both",
+    )
+    yield (
+        evaluation.eval_period_iterations < 0,
+        f"evaluation.eval_period_iterations is {evaluation.eval_period_iterations}; wanted a number of "
+        "iterations, or 0 for never",
+    )
+    stride, size = _stride(student.arch, student.patch_size), evaluation.crop_size
+    enabled = evaluation.train_dataset_path or evaluation.pictures_path
+    yield (
+        enabled and (size < stride or size % stride),
+        f"evaluation.crop_size is {size}; wanted a multiple of {stride} "
+        "(student.patch_size, 32 for a ConvNeXt)",
+    )
+    yield (
+        student.pretrained_weights and student.resume_from_teacher_chkpt,
+        "student.pretrained_weights and student.resume_from_teacher_chkpt are both given; choose one",
+    )
 
 
-def _value(config: Any, key: str) -> Any:
-    group, name = key.split(".")
-    return config[group][name]
+def _rules_of_gram(config: Any) -> Iterator[tuple[Any, str]]:
+    """As `_rules`, if there is a Gram loss."""
+    gram, ema, arch = config.gram, config.gram.ema_teacher, config.student.arch
+    has_crops = config.crops.gram_teacher_crops_size is not None
+    yield (
+        arch in CONVNEXTS,
+        f"Gram anchoring is not tested with {arch}, whose patches have another size; set gram.use_loss=false",
+    )
+    yield ema and gram.ckpt, "ema_teacher and gram.ckpt are both given; choose one"
+    yield ema and gram.rep_update, "ema_teacher needs no updates; set gram.rep_update=false"
+    yield ema and has_crops, "ema_teacher uses the global crops; remove crops.gram_teacher_crops_size"
+    yield not ema and not has_crops, "a Gram teacher needs crops.gram_teacher_crops_size"
+    yield (
+        not ema and not gram.ckpt and gram.it_load_ema_teacher < 0,
+        "a Gram teacher needs gram.ckpt, or gram.it_load_ema_teacher=0 to start as the EMA teacher",
+    )
+    yield (
+        gram.tokens_used != "all" and gram.img_level,
+        f"tokens_used={gram.tokens_used} selects tokens of the whole batch; set gram.img_level=false",
+    )
+    yield (
+        gram.remove_neg and gram.remove_only_teacher_neg,
+        "remove_neg and remove_only_teacher_neg are both true; choose one",
+    )
+
+
+def _check_students(students: Any) -> None:
+    """Raise `ConfigError` for students that cannot train together."""
+    names = [entry.name for entry in students]
+    if not names or len(set(names)) < len(names) or not all(map(NAME.fullmatch, names)):
+        raise ConfigError(
+            f"multidistillation.students are named {names}; wanted at least one, each with a unique name "
+            "of letters, digits, '.', '_' and '-' (it names a folder)"
+        )
+    for entry in students:
+        for group, keys in SHARED.items():
+            if chosen := [key for key in keys if key in entry[group]]:
+                raise ConfigError(
+                    f"multidistillation.students: {entry.name} sets {group}.{chosen[0]}, which must be equal "
+                    f"for all students; set {group}.{chosen[0]} of the run"
+                )
+
+
+def check_global_crops(crops: Any, arch: str, who: str, scale: float = 1.0) -> None:
+    """Raise `ConfigError` if the patches of a ConvNeXt do not cover the global crops (docs/spec.md 2.19).
+
+    They are resized to a ViT's grid, which is only correct if they cover the crop to its edges.
+    who: subject of the error message. scale: factor by which crops are made smaller for the model.
+    """
+    stride = _stride(arch)
+    for size in _sizes(crops.global_crops_size):
+        if int(size / scale) % stride:
+            raise ConfigError(
+                f"crops.global_crops_size is {size}, of which {who} {arch} sees {int(size / scale)} px; "
+                f"wanted a multiple of its stride ({stride}) after scaling"
+            )
+
+
+def check_local_crops(crops: Any, arch: str, scale: float) -> None:
+    """Raise `ConfigError` for crops smaller than one patch. Only their mean is used: edges may be cut off."""
+    stride = _stride(arch)
+    for size in _sizes(crops.local_crops_size):
+        if int(size / scale) < stride:
+            raise ConfigError(
+                f"crops.local_crops_size is {size}, of which {arch} sees {int(size / scale)} px; wanted at "
+                f"least its stride ({stride}) after scaling"
+            )
+
+
+def _stride(arch: str, of_vit: int = 1) -> int:
+    """Pixels per patch side."""
+    return CONVNEXTS[arch].stride if arch in CONVNEXTS else of_vit
+
+
+def _sizes(value: Any) -> list[Any]:
+    return [value] if isinstance(value, (int, float)) else list(value)

@@ -13,10 +13,10 @@ from omegaconf.errors import OmegaConfBaseException
 from dinov3_ref.configs.checks import check_config
 from dinov3_ref.configs.default import get_default_config
 from dinov3_ref.configs.official_keys import drop_official_keys
-from dinov3_ref.configs.students import student_config
-from dinov3_ref.errors import ConfigError
+from dinov3_ref.errors import ConfigError, reason_of
 
 RECIPES = files("dinov3_ref.configs") / "recipes"
+FOLDER = "students"  # below train.output_dir, one folder per student
 BASE = "base"  # key of a file: the recipe that it extends
 
 
@@ -48,10 +48,16 @@ def student_configs(config: Any) -> dict[str, Any]:
     configs = {}
     for entry in config.multidistillation.students:
         where = f"multidistillation.students: {entry.name}"
+        changes = {
+            "student": entry.student,
+            "optim": entry.optim,
+            "train": {"output_dir": f"{config.train.output_dir}/{FOLDER}/{entry.name}"},
+            "multidistillation": {"enabled": False, "students": []},
+        }
         try:
-            own = student_config(config, entry)
+            own = OmegaConf.merge(config, OmegaConf.create(changes))
         except OmegaConfBaseException as error:
-            raise ConfigError(f"{where} at {error.full_key}: {_one_line(error)}") from error
+            raise ConfigError(f"{where} at {error.full_key}: {reason_of(error)}") from error
         try:
             check_config(own)
         except ConfigError as error:
@@ -72,14 +78,12 @@ def _read(source: str | Path) -> DictConfig:
     try:
         given = OmegaConf.create(text)
     except Exception as error:  # the YAML reader raises many types
-        raise ConfigError(f"{source} is not YAML ({_one_line(error)})") from error
+        raise ConfigError(f"{source} is not YAML ({reason_of(error)})") from error
     if not isinstance(given, DictConfig):
         raise ConfigError(f"{source} holds a list; wanted groups such as student: and optim:")
     base = given.pop(BASE, None)
-    return given if base is None else _over_recipe(str(base), given, str(source))
-
-
-def _over_recipe(base: str, given: DictConfig, source: str) -> DictConfig:
+    if base is None:
+        return given
     if base not in recipe_names():
         raise ConfigError(f"{source}: {BASE} is {base!r}; wanted a recipe: {', '.join(recipe_names())}")
     merged = OmegaConf.merge(_read(base), given)
@@ -94,7 +98,7 @@ def _from_overrides(overrides: Sequence[str]) -> DictConfig:
     try:
         return OmegaConf.from_dotlist(list(overrides))
     except Exception as error:  # the YAML reader raises many types
-        raise ConfigError(f"the command line's values cannot be read ({_one_line(error)})") from error
+        raise ConfigError(f"the command line's values cannot be read ({reason_of(error)})") from error
 
 
 def _merge(config: DictConfig, given: DictConfig, where: str) -> Any:
@@ -106,8 +110,4 @@ def _merge(config: DictConfig, given: DictConfig, where: str) -> Any:
         return merged
     except OmegaConfBaseException as error:
         key = f" at {error.full_key}" if error.full_key else ""
-        raise ConfigError(f"{where}{key}: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).splitlines()[:1])
+        raise ConfigError(f"{where}{key}: {reason_of(error)}") from error

@@ -1,9 +1,6 @@
-"""Keys of official configuration files that this package does not have.
+"""Keys of official configuration files that this package does not have, so that they can be read unchanged.
 
 Source: docs/spec.md 4.1, keys marked U and asserted keys.
-
-Official files can be read unchanged: keys that the official code never reads are dropped, and keys with only
-one supported value are checked.
 """
 
 from __future__ import annotations
@@ -52,27 +49,17 @@ ONE_VALUE: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 
 
-def drop_official_keys(given: DictConfig) -> list[str]:
-    """Remove these keys from `given`, in place; return the names of the unused ones.
-
-    Raises `ConfigError` for unsupported values.
-    """
+def drop_official_keys(given: DictConfig) -> None:
+    """Remove these keys from `given`, in place. Raises `ConfigError` for unsupported values."""
     for key, (accepted, reason) in ONE_VALUE.items():
         value = OmegaConf.select(given, key)
         if value is not None and value not in accepted:
             raise ConfigError(f"{key} is {value!r}; wanted {accepted[0]!r}: {reason}")
-        _remove(given, key)
-    dropped = [key for key in UNUSED if _remove(given, key)]
     groups = ["MODEL"]  # has only the keys above
     if OmegaConf.select(given, "multidistillation.enabled") is False:
         groups.append("multidistillation")
-    return dropped + [group for group in groups if _remove(given, group)]
-
-
-def _remove(given: DictConfig, key: str) -> bool:
-    parent_key, _, name = key.rpartition(".")
-    parent = OmegaConf.select(given, parent_key) if parent_key else given
-    if not isinstance(parent, DictConfig) or name not in parent:
-        return False
-    del parent[name]
-    return True
+    for key in (*ONE_VALUE, *UNUSED, *groups):
+        parent_key, _, name = key.rpartition(".")
+        parent = OmegaConf.select(given, parent_key) if parent_key else given
+        if isinstance(parent, DictConfig):
+            parent.pop(name, None)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinov3_ref.configs.training import N_GLOBAL_CROPS
+from dinov3_ref.configs.default import N_GLOBAL_CROPS
 from dinov3_ref.data.masking import Mask, MaskingGenerator
 from dinov3_ref.data.sample import Sample
 from dinov3_ref.data.seeding import derive_seed

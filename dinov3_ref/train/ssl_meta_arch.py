@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dinov3_ref.configs.training import N_GLOBAL_CROPS
+from dinov3_ref.configs.default import N_GLOBAL_CROPS
 from dinov3_ref.loss import DINOLoss, KoLeoLoss, KoLeoLossDistributed, iBOTPatchLoss
 from dinov3_ref.loss.ibot_patch_loss import weights_of_masks
 from dinov3_ref.loss.teacher_targets import TeacherTargets

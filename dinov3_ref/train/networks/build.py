@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from dinov3_ref.configs import load_config
-from dinov3_ref.configs.crop_sizes import check_global_crops
+from dinov3_ref.configs.checks import check_global_crops
 from dinov3_ref.errors import ConfigError
 from dinov3_ref.layers import DINOHead
 from dinov3_ref.models import build_model_from_cfg

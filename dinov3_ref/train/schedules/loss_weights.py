@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dinov3_ref.configs.training import N_GLOBAL_CROPS
+from dinov3_ref.configs.default import N_GLOBAL_CROPS
 from dinov3_ref.train.schedules.rates import Schedule, ramp
 
 
