@@ -23,7 +23,7 @@ from dinov3_ref.train.export_teacher import export_teacher
 from dinov3_ref.train.logging.evaluation import PeriodicEvaluation
 from dinov3_ref.train.logging.run_log import RunLog
 from dinov3_ref.train.logging.throughput import Throughput
-from dinov3_ref.train.schedules.rates import build_rates
+from dinov3_ref.train.schedules import build_rates
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 from dinov3_ref.train.step import TrainingStep
 

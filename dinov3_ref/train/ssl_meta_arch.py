@@ -22,7 +22,7 @@ from dinov3_ref.train.batch import Batch, mask_indices
 from dinov3_ref.train.networks.patch_grid import Grid, grid_of, patches_on_grid, resize_patches, shrink_crops
 from dinov3_ref.train.networks.training_networks import TARGETS, TrainingNetworks
 from dinov3_ref.train.param_groups import Group, get_params_groups_with_decay
-from dinov3_ref.train.schedules.loss_weights import LossWeightSchedule
+from dinov3_ref.train.schedules import LossWeightSchedule
 
 Outputs = dict[str, Tensor]
 Metrics = dict[str, Tensor | float]
@@ -256,7 +256,7 @@ class SSLMetaArch(TrainingNetworks):
         """Return the weighted sum of the losses and the unweighted losses by official name, all scalars.
 
         Inputs are the outputs of `get_teacher_output` and `get_student_output`, masks [gB,P] bool,
-        masks_weight [M] and the target of `get_gram_target` [gB,P,D]. Weights: `schedules/loss_weights.py`.
+        masks_weight [M] and the target of `get_gram_target` [gB,P,D]. Weights: `schedules.LossWeights`.
         """
         targets_gBK = teacher_global["cls_centered"]
         n_local = 0 if student_local is None else len(student_local["cls_after_head"])

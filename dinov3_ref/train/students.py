@@ -22,7 +22,7 @@ from dinov3_ref.configs import student_configs
 from dinov3_ref.distributed import get_rank
 from dinov3_ref.errors import CheckpointError
 from dinov3_ref.train import checkpoints
-from dinov3_ref.train.distributed.precision import autocast
+from dinov3_ref.train.distributed.devices import autocast
 from dinov3_ref.train.export_teacher import export_teacher
 from dinov3_ref.train.logging.run_log import CONFIG_FILE
 from dinov3_ref.train.loop import Loader, TrainingRun

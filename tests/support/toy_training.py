@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from dinov3_ref.configs import load_config
-from dinov3_ref.train.logging.metrics import read_metrics
+from dinov3_ref.train.logging.run_log import read_metrics
 from tests.support.photographs import PHOTOGRAPHS, pixels
 
 N_LOCAL = 3

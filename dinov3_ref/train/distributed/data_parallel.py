@@ -1,5 +1,6 @@
-"""Data-parallel training: DistributedDataParallel or FSDP2 (docs/spec.md 4.15).
+"""Prepare the networks: activation checkpointing, torch.compile, DistributedDataParallel or FSDP2.
 
+Source: docs/spec.md 4.15. The model code knows none of them, and parameter names stay the same.
 `compute_precision.sharding_strategy` chooses. With FSDP2 every ViT block, ConvNeXt stage and head is a unit:
 parameters are gathered in `param_dtype` and gradients reduced in `reduce_dtype`. Every rank builds the whole
 model before it is sharded, so the model without its optimiser must fit one device.
@@ -18,8 +19,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dinov3_ref.distributed import get_world_size
 from dinov3_ref.errors import ConfigError
-from dinov3_ref.models import ConvNeXt
-from dinov3_ref.train.distributed.precision import DTYPES
+from dinov3_ref.models import ConvNeXt, named_blocks
+from dinov3_ref.train.distributed.activation_checkpointing import checkpoint_activations
+from dinov3_ref.train.distributed.devices import DTYPES
+from dinov3_ref.train.networks.training_networks import TrainingNetworks
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 
 
@@ -72,20 +75,16 @@ class ShardedModel(LocalModel):
             param_dtype=DTYPES[precision.param_dtype], reduce_dtype=DTYPES[precision.reduce_dtype]
         )
         self.units = [*_shard(arch.student, policy, self.reshard_after_forward)]
-        for (
-            modules
-        ) in arch.all_teachers():  # without a backward pass nothing else would release their parameters
-            _shard(modules, policy, True)
+        for modules in arch.all_teachers():
+            _shard(modules, policy, True)  # without a backward pass nothing else releases their parameters
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
-        self._set_sync(False)
-        yield
-        self._set_sync(True)
-
-    def _set_sync(self, sync: bool) -> None:
         for unit in self.units:
-            unit.set_requires_gradient_sync(sync)
+            unit.set_requires_gradient_sync(False)
+        yield
+        for unit in self.units:
+            unit.set_requires_gradient_sync(True)
 
 
 class FullyShardedModel(ShardedModel):
@@ -109,15 +108,33 @@ def parallelize(arch: SSLMetaArch, config: Any, device: torch.device) -> LocalMo
 
 
 def _shard(modules: nn.ModuleDict, policy: MixedPrecisionPolicy, reshard: bool) -> list[FSDPModule]:
-    """Apply `fully_shard`, inner modules first; return the units."""
+    """Apply `fully_shard` to blocks, stages, downsampling layers and modules, in this order; return them."""
     units: list[nn.Module] = []
     for name, module in modules.items():
-        units += [*_parts(module), module] if name == "backbone" else [module]
+        if isinstance(module, ConvNeXt):
+            units += [*module.downsample_layers, *module.stages]
+        elif name == "backbone":
+            units += [*module.blocks]  # type: ignore[misc]
+        units.append(module)
     return [fully_shard(unit, mp_policy=policy, reshard_after_forward=reshard) for unit in units]
 
 
-def _parts(backbone: nn.Module) -> list[nn.Module]:
-    """Blocks of a ViT; downsampling layers and stages of a ConvNeXt (docs/spec.md 4.15)."""
-    if isinstance(backbone, ConvNeXt):
-        return [*backbone.downsample_layers, *backbone.stages]
-    return [*backbone.blocks]  # type: ignore[misc]
+def prepare_model(arch: SSLMetaArch, config: Any, device: torch.device) -> LocalModel:
+    """Change `arch` in place, as `config.train` says; return the object that computes its loss.
+
+    Raises `ConfigError`.
+    """
+    if config.train.checkpointing or config.train.checkpointing_full:
+        checkpoint_activations(arch.student["backbone"], full=config.train.checkpointing_full)
+    if config.train.compile:
+        compile_parts(arch)
+    return parallelize(arch, config, device)
+
+
+def compile_parts(networks: TrainingNetworks, **options: Any) -> None:
+    """Compile every block and every head separately, in place; `options` go to torch.compile."""
+    for modules in (networks.student, *networks.all_teachers()):
+        for name, module in modules.items():
+            parts = (block for _, block in named_blocks(module)) if name == "backbone" else [module]  # type: ignore[arg-type]
+            for part in parts:
+                part.compile(**options)

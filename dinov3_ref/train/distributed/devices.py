@@ -1,10 +1,11 @@
-"""Select the device and initialise torch.distributed under torchrun."""
+"""Select the device, initialise torch.distributed under torchrun, choose the precision (docs/spec.md 4.1)."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -34,3 +35,22 @@ def training_device() -> Iterator[torch.device]:
         if device.type == "cuda":
             torch.set_float32_matmul_precision("high")
         yield device
+
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(config: Any, device: torch.device | str) -> torch.autocast:
+    """Forward-pass context: weights stay fp32, products run in `compute_precision.param_dtype`."""
+    dtype = DTYPES[config.compute_precision.param_dtype]
+    kind = torch.device(device).type
+    return torch.autocast(
+        kind, dtype=None if dtype == torch.float32 else dtype, enabled=dtype != torch.float32
+    )
+
+
+def grad_scaler(config: Any, device: torch.device | str) -> torch.amp.GradScaler:
+    """Scales the loss under fp16, whose range is too small for gradients; otherwise does nothing."""
+    return torch.amp.GradScaler(
+        torch.device(device).type, enabled=config.compute_precision.param_dtype == "fp16"
+    )

@@ -2,25 +2,134 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from dinov3_ref.train.logging.evaluation import FILE as EVALUATIONS
-from dinov3_ref.train.logging.metrics import MetricsFile
-from dinov3_ref.train.logging.progress import Progress
-from dinov3_ref.train.logging.tensorboard import Scalars
-
 CONFIG_FILE = "config.yaml"
+EVALUATIONS = "evaluations.json"
+METRICS = "training_metrics.json"  # the official name; one record per line
+TENSORBOARD = "tensorboard"  # folder
+SHOWN_METRICS = ("total_loss", "lr", "images_per_second", "data_share")
+
+
+class MetricsFile:
+    """Appends records to a file in `folder`; drops existing records of iteration `start` and later."""
+
+    def __init__(self, folder: Path, start: int, file: str = METRICS) -> None:
+        self.path = folder / file
+        kept = [record for record in read_metrics(folder, file) if record["iteration"] < start]
+        partial = self.path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        partial.replace(self.path)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write one line and flush it to disk."""
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def read_metrics(folder: Path, file: str = METRICS) -> list[dict[str, Any]]:
+    """The records of a run; an incomplete last line is ignored."""
+    path = folder / file
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+class Scalars:
+    """Writes nothing without `wanted`, or if TensorBoard is not installed (prints a note)."""
+
+    def __init__(self, folder: Path, start: int, *, wanted: bool = True) -> None:
+        self.writer: Any = None
+        if not wanted:
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            print(
+                "note: TensorBoard is not installed (pip install 'dinodeploy[train]'); "
+                "train.tensorboard=false hides this note",
+                file=sys.stderr,
+            )
+            return
+        # purge_step hides what an interrupted run wrote from `start` on
+        self.writer = SummaryWriter(str(folder / TENSORBOARD), purge_step=start)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Write every number of a record at its iteration."""
+        if self.writer is None:
+            return
+        for name, value in record.items():
+            if name != "iteration":
+                self.writer.add_scalar(name, value, record["iteration"])
+        self.writer.flush()
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+class Progress:
+    """Iterations done, speed, remaining time and a few metrics; `close` leaves the last state visible."""
+
+    def __init__(self, start: int, total: int, name: str = "") -> None:
+        """name: of one student among several; then there is no bar, and every line starts with the name."""
+        self.total = total
+        self.prefix = f"{name}  " if name else ""
+        self.bar: Any = None  # of rich, imported only for a terminal
+        self.task: Any = None
+        if sys.stderr.isatty() and not name:
+            self._open_bar(start)
+
+    def _open_bar(self, start: int) -> None:
+        from rich import progress
+        from rich.console import Console
+
+        self.bar = progress.Progress(
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TimeRemainingColumn(),
+            progress.TextColumn("{task.description}"),
+            console=Console(file=sys.stderr),
+        )
+        self.task = self.bar.add_task("", total=self.total, completed=start)
+        self.bar.start()
+
+    def advance(self, iteration: int) -> None:
+        """Tell that `iteration` is done."""
+        if self.bar is not None:
+            self.bar.update(self.task, completed=iteration + 1)
+
+    def show(self, record: Mapping[str, Any]) -> None:
+        """Show the metrics of a record."""
+        text = "  ".join(f"{name} {record[name]:.4g}" for name in SHOWN_METRICS)
+        if self.bar is not None:
+            self.bar.update(self.task, description=text)
+        else:
+            self.log(f"{record['iteration'] + 1}/{self.total}  {text}")
+
+    def log(self, line: str) -> None:
+        """Print a permanent line."""
+        if self.bar is not None:
+            self.bar.console.print(line, markup=False, highlight=False)
+        else:
+            print(self.prefix + line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
 
 
 class RunLog:
-    """Opens the log in `config.train.output_dir`; drops records of iteration `start` and later.
-
-    name: of one student among several.
-    """
+    """Opens the log in `config.train.output_dir`; drops records of iteration `start` and later."""
 
     def __init__(self, config: Any, start: int, total_iterations: int, name: str = "") -> None:
         folder = Path(config.train.output_dir)

@@ -1,25 +1,75 @@
 """All networks of a training run: initial weights, and how the teachers follow the student.
 
-Source: docs/spec.md 4.2, 4.7, 4.8.
+Source: docs/spec.md 4.2, 4.7, 4.8, 4.16.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from dinov3_ref.checkpoints import load_checkpoint
+from dinov3_ref.checkpoints.check_tensors import check_keys, check_values
+from dinov3_ref.checkpoints.files import read_checkpoint
 from dinov3_ref.configs import check_config
+from dinov3_ref.errors import CheckpointError
 from dinov3_ref.train.networks.build import (
     build_distillation_teacher,
     build_gram_teacher,
     build_student_and_teacher,
     distillation_teacher_config,
 )
-from dinov3_ref.train.networks.ema import update_ema
 from dinov3_ref.train.networks.gram_anchor import GramAnchor
-from dinov3_ref.train.networks.load_pretrained import load_backbone, load_teacher
+
+
+def load_backbone(backbone: nn.Module, path: str | Path) -> None:
+    """Copy the backbone of a checkpoint file in any layout into `backbone`; all tensors must match.
+
+    Released files have no heads (facebookresearch/dinov3 #23, #207). Raises `CheckpointError`.
+    """
+    _copy_into(backbone, load_checkpoint(path).state, str(path))
+
+
+def load_teacher(modules: nn.ModuleDict, path: str | Path) -> None:
+    """Copy a `teacher.pth` ({"teacher": backbone and heads}) into `modules`; all tensors must match.
+
+    Raises `KeyMismatch` for a file without heads, `CheckpointError` for other files.
+    """
+    tree = read_checkpoint(Path(path)).tree
+    teacher = tree.get("teacher")
+    if not isinstance(teacher, Mapping):
+        raise CheckpointError(
+            f"{path} has no entry 'teacher'; wanted the teacher.pth of a training run, with heads "
+            "(for a backbone without heads use student.pretrained_weights)"
+        )
+    tensors = {key: value for key, value in teacher.items() if isinstance(value, Tensor)}
+    _copy_into(modules, tensors, str(path))
+
+
+@torch.no_grad()
+def _copy_into(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
+    own = module.state_dict()
+    check_keys(tensors, {key: tuple(value.shape) for key, value in own.items()}, name)
+    check_values(tensors, name)
+    for key, value in own.items():
+        value.copy_(tensors[key])
+
+
+@torch.no_grad()
+def update_ema(target: nn.Module, source: nn.Module, momentum: float) -> None:
+    """target <- momentum · target + (1 - momentum) · source, for parameters matched by name.
+
+    Momentum 0 copies. Buffers (RoPE periods, bias masks) are constants and do not change.
+    """
+    sources = dict(source.named_parameters())
+    names, parameters = zip(*target.named_parameters(), strict=True)
+    torch._foreach_mul_(parameters, momentum)
+    torch._foreach_add_(parameters, [sources[name] for name in names], alpha=1 - momentum)
+
 
 Networks = TypeVar("Networks", bound="TrainingNetworks")
 
@@ -100,11 +150,9 @@ class TrainingNetworks(nn.Module):
                 load_backbone(self.gram_teacher["backbone"], self.config.gram.ckpt)
             else:
                 self._refresh_gram_teacher()
-        if (
-            self.distillation_teacher is not None
-            and self.config.distillation.checkpoint_path != RANDOM_WEIGHTS
-        ):
-            load_teacher(self.distillation_teacher, self.config.distillation.checkpoint_path)
+        path = self.config.distillation.checkpoint_path
+        if self.distillation_teacher is not None and path != RANDOM_WEIGHTS:
+            load_teacher(self.distillation_teacher, path)
 
     # ---- teacher updates ----------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import pytest
 
 from dinov3_ref.configs import get_default_config, load_config, recipe_names, student_configs
 from dinov3_ref.errors import ConfigError
-from dinov3_ref.train.schedules.rates import build_rates
+from dinov3_ref.train.schedules import build_rates
 
 # Values that the user must give to a recipe.
 TEACHER = ["distillation.full_cfg_path=x.yaml", "distillation.checkpoint_path=x.pth"]

@@ -19,7 +19,7 @@ from dinov3_ref.configs import load_config
 from dinov3_ref.data import build_training_loader
 from dinov3_ref.errors import CheckpointError, TrainingDiverged
 from dinov3_ref.train import checkpoints
-from dinov3_ref.train.logging.metrics import read_metrics
+from dinov3_ref.train.logging.run_log import read_metrics
 from dinov3_ref.train.loop import TrainingRun
 from tests.support.ranks import run_on_ranks
 from tests.support.toy_training import losses, on_ranks, records, tiny_run
@@ -102,7 +102,7 @@ KILLED = """
 import os, signal, sys
 from dinov3_ref.train import checkpoints
 from dinov3_ref.train.__main__ import main
-from dinov3_ref.train.logging.metrics import MetricsFile
+from dinov3_ref.train.logging.run_log import MetricsFile
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dinov3_ref.loss import KoLeoLoss
 from dinov3_ref.train.batch import Batch
-from dinov3_ref.train.distributed.precision import autocast
+from dinov3_ref.train.distributed.devices import autocast
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 from tests.support.toy_training import N_LOCAL, collated, tiny_training
 

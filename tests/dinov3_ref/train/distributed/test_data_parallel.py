@@ -11,10 +11,15 @@ from torch import Tensor
 
 from dinov3_ref.distributed import get_rank, get_world_size, whole
 from dinov3_ref.errors import ConfigError
-from dinov3_ref.train.distributed.data_parallel import STRATEGIES, parallelize
-from dinov3_ref.train.optimizer import clip_gradients
+from dinov3_ref.train.distributed.data_parallel import (
+    STRATEGIES,
+    LocalModel,
+    compile_parts,
+    parallelize,
+    prepare_model,
+)
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
-from dinov3_ref.train.step import FiniteGuard
+from dinov3_ref.train.step import FiniteGuard, clip_gradients
 from tests.support.ranks import run_on_ranks
 from tests.support.toy_training import collated, tiny_training
 
@@ -118,3 +123,34 @@ def test_sharded_ranks_hold_parts(ranks: list[dict[str, Any]], alone: dict[str, 
 
 def test_a_nan_on_one_rank_skips_the_step_on_all(ranks: list[dict[str, Any]]) -> None:
     assert [rank["allowed"] for rank in ranks] == [False, False]
+
+
+def build(*overrides: str) -> SSLMetaArch:
+    torch.manual_seed(0)
+    return SSLMetaArch(tiny_training(*overrides)).train()
+
+
+def gradients_of(arch: SSLMetaArch) -> tuple[torch.Tensor, dict[str, torch.Tensor | None]]:
+    torch.manual_seed(1)
+    loss, _ = arch.forward_backward(collated(), teacher_temp=0.05)
+    return loss, {name: p.grad for name, p in arch.student.named_parameters()}
+
+
+@pytest.mark.parametrize("how", ["checkpointing", "checkpointing_full"])
+def test_recomputed_activations(how: str) -> None:
+    arch = build(f"train.{how}=true")
+    assert type(prepare_model(arch, arch.config, torch.device("cpu"))) is LocalModel
+    assert arch.student["backbone"].blocks[0].forward.__name__ == "run"  # type: ignore[union-attr, index]
+    torch.testing.assert_close(gradients_of(arch), gradients_of(build()), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # from dynamo
+def test_compiled_parts() -> None:
+    """Blocks and heads of student and teacher; with dynamo's eager backend, which is fast."""
+    arch = build()
+    compile_parts(arch, backend="eager")
+    for modules in (arch.student, arch.model_ema):
+        assert modules["backbone"].blocks[1]._compiled_call_impl is not None  # type: ignore[union-attr, index]
+        assert modules["ibot_head"]._compiled_call_impl is not None
+    torch.testing.assert_close(gradients_of(arch), gradients_of(build()), rtol=1e-6, atol=1e-7)
+    assert list(arch.state_dict()) == list(build().state_dict())

@@ -1,1 +1,0 @@
-"""Schedules: learning rate, weight decay, momentum, teacher temperature, loss weights."""
