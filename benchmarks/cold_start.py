@@ -11,17 +11,14 @@ check` on this machine, or the first embedding includes the parity check.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+from shared import make_parser, synthetic_image
 
-IMAGE_SIZE = (640, 480)  # width, height
 PROGRAMS = {
     "import numpy": "import numpy",
     "import dinodeploy": "import dinodeploy",
@@ -33,9 +30,7 @@ with Embedder.open(sys.argv[1], device={device!r}) as embedder:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--bundle", type=Path, help="has passed `check` here")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--rounds", type=int, default=11)
@@ -44,7 +39,8 @@ def main() -> None:
     if options.bundle:
         programs["first embedding of a JPEG"] = EMBED.format(device=options.device)
     with tempfile.TemporaryDirectory() as folder:
-        image = write_image(Path(folder) / "image.jpg")
+        image = Path(folder) / "image.jpg"
+        synthetic_image(0).save(image, quality=85)
         arguments = [str(options.bundle), str(image)]
         rounds = [
             {name: seconds(program, arguments) for name, program in programs.items()}
@@ -54,12 +50,6 @@ def main() -> None:
         median = statistics.median(one[name] for one in rounds)
         ratio = statistics.median(one[name] / one["import numpy"] for one in rounds)
         print(f"{name:32} {median:7.3f} s, {ratio:6.2f} x import numpy")
-
-
-def write_image(path: Path) -> Path:
-    coarse = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
-    Image.fromarray(coarse).resize(IMAGE_SIZE, Image.Resampling.BICUBIC).save(path, quality=85)
-    return path
 
 
 def seconds(program: str, arguments: list[str]) -> float:

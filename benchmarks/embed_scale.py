@@ -10,29 +10,19 @@ again, killed with -9 half-way and restarted. Writes benchmarks/ledger/embed_sca
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
+from shared import make_parser, new_record, save, start_dinodeploy, synthetic_image
 
-from dinodeploy.bench.ledger import record_name, write_record
-from dinodeploy.hardware.devices import cpu_name
-
-LEDGER = Path(__file__).parent / "ledger"
 PACKAGES = ("onnxruntime", "numpy", "pillow", "pyarrow")
 SIDE = (96, 72)  # width, height
 IMAGES_PER_FOLDER = 1000
@@ -41,9 +31,7 @@ OPTIONS = ("--imgsz", "32", "--shard-size", "2000", "--json")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--pictures", default="1000,10000,100000", help="counts, smallest first")
     options = parser.parse_args()
     counts = [int(count) for count in options.pictures.split(",")]
@@ -58,20 +46,13 @@ def main() -> None:
         resumed = measure_resume(bundle, pictures, Path(folder) / "resumed", rows[-1]["seconds"] / 2)
         same = _tree(Path(folder) / "resumed") == _tree(Path(folder) / f"out_{counts[-1]}")
     record = {
-        "command": " ".join(["benchmarks/embed_scale.py", *sys.argv[1:]]),
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "cpu": cpu_name(),
-        "python": platform.python_version(),
-        "versions": {package: version(package) for package in PACKAGES},
+        **new_record("embed_scale", PACKAGES),
         "picture": f"JPEG {SIDE[0]}x{SIDE[1]}",
         "runs": rows,
         "resume": {**resumed, "same_bytes": same},
     }
     print(f"killed and resumed: kept {resumed['kept']}, same bytes: {same}")
-    LEDGER.mkdir(exist_ok=True)
-    path = LEDGER / record_name("embed_scale")
-    write_record(record, path)
-    print(f"written: {path}")
+    print(f"written: {save(record, 'embed_scale')}")
 
 
 def export_small(bundle: Path) -> None:
@@ -94,9 +75,8 @@ def make_pictures(root: Path, count: int) -> None:
 
 
 def _make_picture(root: Path, index: int) -> None:
-    coarse = np.random.default_rng(index).integers(0, 256, (6, 8, 3), np.uint8)
-    picture = Image.fromarray(coarse).resize(SIDE, Image.Resampling.BICUBIC)
-    picture.save(root / f"{index // IMAGES_PER_FOLDER:03d}" / f"{index:06d}.jpg", quality=85)
+    path = root / f"{index // IMAGES_PER_FOLDER:03d}" / f"{index:06d}.jpg"
+    synthetic_image(index, SIDE).save(path, quality=85)
 
 
 def measure(bundle: Path, pictures: Path, out: Path, count: int) -> dict[str, Any]:
@@ -139,13 +119,7 @@ def measure_resume(bundle: Path, pictures: Path, out: Path, seconds: float) -> d
 
 
 def _start(bundle: Path, pictures: Path, out: Path) -> subprocess.Popen[str]:
-    command = ["embed", str(pictures), "--engine", str(bundle), "--out", str(out), *OPTIONS]
-    return subprocess.Popen(
-        [sys.executable, "-m", "dinodeploy.cli.app", *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
+    return start_dinodeploy(["embed", str(pictures), "--engine", str(bundle), "--out", str(out), *OPTIONS])
 
 
 def _resident_mib(pid: int) -> int:

@@ -22,30 +22,23 @@ benchmarks/ledger/embed_throughput_<arch>_<recipe>_<cpu>_<yyyymm>.json.
 
 from __future__ import annotations
 
-import argparse
 import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
-from importlib.metadata import version
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from processes import run_dinodeploy
+from shared import make_parser, new_record, run_dinodeploy, save
 
 from dinodeploy import Embedder, load_embeddings
 from dinodeploy.arrays import FloatArray
-from dinodeploy.bench.ledger import record_name, write_record
 from dinodeploy.hardware.cores import cores
-from dinodeploy.hardware.devices import cpu_name
 from dinodeploy.images.open import open_image
 from dinodeploy.parity.judge import measure as measure_output
 from dinodeploy.pipeline.pipeline import embed_source
@@ -55,7 +48,6 @@ from dinodeploy.store.plan import Plan, hash_listing
 from dinodeploy.store.writer import Store
 from exporters.peers import open_peer
 
-LEDGER = Path(__file__).parent / "ledger"
 PACKAGES = ("onnxruntime", "torch", "numpy", "pillow")
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 SIDE = (1536, 1024)  # width, height
@@ -66,9 +58,7 @@ Way = Callable[[], FloatArray | None]  # CLS of every image; None if a few image
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--bundle", type=Path, help="an exported model; else one is exported")
     parser.add_argument("--checkpoint", help="the file that the bundle was made of, unless it is random")
     parser.add_argument("--arch", default="vit_small", help="of the model that is exported")
@@ -89,13 +79,9 @@ def main() -> None:
             ways = make_ways(embedder, laned, peer, paths, Path(folder))
             rows = measure(ways, options.pictures, options.rounds)
             record: dict[str, Any] = {
-                "command": " ".join(["benchmarks/embed_throughput.py", *sys.argv[1:]]),
-                "date": datetime.now(timezone.utc).date().isoformat(),
-                "cpu": cpu_name(),
+                **new_record("embed_throughput", PACKAGES),
                 "threads": options.threads,
                 "load": round(os.getloadavg()[0], 1),
-                "python": platform.python_version(),
-                "versions": {package: version(package) for package in PACKAGES},
                 "arch": embedder.manifest.model.arch,
                 "recipe": embedder.manifest.graph.recipe,
                 "runtime": embedder.backend.runtime,
@@ -106,9 +92,7 @@ def main() -> None:
                 "rounds": options.rounds,
                 "rows": rows,
             }
-    path = LEDGER / record_name("embed_throughput", record["arch"], record["recipe"])
-    write_record(record, path)
-    print(f"wrote {path}")
+    print(f"wrote {save(record, 'embed_throughput', record['arch'], record['recipe'])}")
 
 
 def export(arch: str, recipe: str, bundle: Path) -> Path:

@@ -23,15 +23,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from shared import make_parser, new_record, save
 
-from dinodeploy.bench.ledger import record_name, write_record
-from dinodeploy.hardware.devices import cpu_name
 from dinov3_ref.checkpoints.checkpoint import Checkpoint
 from dinov3_ref.checkpoints.layouts.hf import HuggingFaceLayout
 from dinov3_ref.checkpoints.sidecars import hf_config, hf_preprocessor
@@ -40,7 +37,6 @@ from dinov3_ref.checkpoints.tensor_shapes import Shape, expected_shapes
 from dinov3_ref.models.config import ViTConfig
 from dinov3_ref.models.released import get_architecture
 
-LEDGER = Path(__file__).parent / "ledger"
 PACKAGES = ("torch", "onnxruntime", "onnx", "onnxscript", "safetensors")
 SHARD_BYTES = 5_000_000_000  # as on the hub
 OF_CONFIG = ("patch_embed.proj.weight",)  # its dtype is in the config.json
@@ -61,11 +57,8 @@ def main(arguments: list[str]) -> None:
         files = {path.name: path.stat().st_size / MIB for path in sorted(bundle.iterdir())}
         receipt = json.loads((bundle / "parity.json").read_text())["receipts"][0]
     record = {
-        "command": " ".join(["benchmarks/export_memory.py", *arguments]),
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "cpu": cpu_name(),
+        **new_record("export_memory", PACKAGES, arguments),
         "cores": os.cpu_count(),
-        "versions": {package: version(package) for package in PACKAGES},
         "arch": options.arch,
         "depth": options.depth,
         "recipe": options.recipe,
@@ -76,8 +69,7 @@ def main(arguments: list[str]) -> None:
         "bundle_mib": files,
         "relative_frobenius": worst_errors(receipt),
     }
-    path = options.out or LEDGER / record_name("export_memory", options.arch, options.recipe)
-    write_record(record, path)
+    path = save(record, "export_memory", options.arch, options.recipe, out=options.out)
     print(
         f"{options.arch} {options.recipe}: {seconds:.0f} s, at most {resident / 1024:.1f} GiB resident, "
         f"{anonymous / 1024:.1f} GiB of it anonymous, for {weights / MIB / 1024:.1f} GiB of weights"
@@ -86,9 +78,7 @@ def main(arguments: list[str]) -> None:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--arch", default="vit_7b")
     parser.add_argument("--depth", type=int, help="blocks; default: the architecture's")
     parser.add_argument("--recipe", default="bf16")

@@ -25,10 +25,12 @@ from typing import Any
 
 import numpy as np
 from gpu_check import BACKENDS, build
-from gpu_models import MODELS, export
-from gpu_record import gpu_or_exit, new_record, record_path, torch_fp32, write_record
+from gpu_shared import MODELS, export, gpu_or_exit, make_gpu_parser, new_gpu_record, torch_fp32
+from shared import LEDGER, save
 
 from dinodeploy import Embedder
+from dinodeploy.bench.ledger import record_name
+from dinodeploy.bench.limits import WEIGHT_BYTES
 from dinodeploy.bundle.manifest import ModelFacts
 from dinodeploy.errors import DinodeployError
 
@@ -37,7 +39,6 @@ Run = Callable[[Any], dict[str, Any]]
 
 SHAPES = ((1, 224, 224), (8, 224, 224), (32, 224, 224), (1, 512, 512), (8, 448, 256))  # B, H, W
 ENGINES = ("tensorrt", "tensorrt_rtx", "onnxruntime_cuda")
-WEIGHT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
 WARM_UP = 3
 MATRIX_SIDE, COPY_BYTES, PEAK_ROUNDS = 8192, 1 << 30, 20
 
@@ -45,8 +46,8 @@ MATRIX_SIDE, COPY_BYTES, PEAK_ROUNDS = 8192, 1 << 30, 20
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
     gpu = gpu_or_exit("gpu-bench")
-    record = new_record("gpu_bench", gpu, arguments)
-    path = options.out or record_path("gpu_bench", gpu)
+    record = new_gpu_record("gpu_bench", gpu, arguments)
+    path = options.out or LEDGER / record_name("gpu_bench", machine=gpu.name)
     with tempfile.TemporaryDirectory() as folder, torch_fp32() as torch:
         if not torch.cuda.is_available():
             print(f"gpu-bench skipped: torch {torch.__version__} sees no GPU: nothing to compare with")
@@ -56,21 +57,15 @@ def main(arguments: list[str]) -> int:
             for recipe in options.recipes.split(","):
                 for row in bench(torch, model, recipe, options, options.bundles or Path(folder)):
                     record["rows"].append(add_shares(row, record["peak"]))
-                    write_record(record, path)
+                    save(record, out=path)
                     print(line(row), flush=True)
     print(f"{len(record['rows'])} rows; written: {path}")
     return 0
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--models", default="vit_small,vit_base,vit_large", help=f"of {', '.join(MODELS)}")
-    parser.add_argument("--recipes", default="bf16,fp16")
+    parser = make_gpu_parser(__doc__, "vit_small,vit_base,vit_large", "bf16,fp16")
     parser.add_argument("--rounds", type=int, default=50)
-    parser.add_argument("--bundles", type=Path, help="use and keep bundles here")
-    parser.add_argument("--out", type=Path, help="the record; default: benchmarks/ledger/")
     return parser.parse_args(arguments)
 
 

@@ -23,9 +23,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from gpu_models import MODELS, export
-from gpu_record import gpu_or_exit, new_record, record_path, torch_fp32, write_record
+from gpu_shared import MODELS, export, gpu_or_exit, make_gpu_parser, new_gpu_record, torch_fp32
+from shared import LEDGER, save
 
+from dinodeploy.bench.ledger import record_name
 from dinodeploy.bundle.bundle import GOLDEN_FILE
 from dinodeploy.errors import DinodeployError, UnavailableError
 from dinodeploy.parity.check import check_bundle
@@ -55,13 +56,13 @@ def main(arguments: list[str]) -> int:
         print(json.dumps(judge_one(Path(bundle), model, backend)))
         return 0
     gpu = gpu_or_exit("gpu-check")
-    record = new_record("gpu_check", gpu, arguments)
-    path = options.out or record_path("gpu_check", gpu)
+    record = new_gpu_record("gpu_check", gpu, arguments)
+    path = options.out or LEDGER / record_name("gpu_check", machine=gpu.name)
     with tempfile.TemporaryDirectory() as folder:
         cases = rows(options.models.split(","), options.recipes.split(","), options.bundles or Path(folder))
         for row in cases:
             record["rows"].append(row)
-            write_record(record, path)
+            save(record, out=path)
             print(line(row), flush=True)
     failed = sum(row["status"] == "failed" for row in record["rows"])
     print(f"{len(record['rows'])} rows, {failed} failed; written: {path}")
@@ -69,13 +70,7 @@ def main(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--models", default=DEFAULT_MODELS, help=f"of {', '.join(MODELS)}")
-    parser.add_argument("--recipes", default=",".join(THRESHOLDS))
-    parser.add_argument("--bundles", type=Path, help="use and keep bundles here")
-    parser.add_argument("--out", type=Path, help="the record; default: benchmarks/ledger/")
+    parser = make_gpu_parser(__doc__, DEFAULT_MODELS, ",".join(THRESHOLDS))
     parser.add_argument("--one", nargs=3, metavar=("BUNDLE", "MODEL", "BACKEND"), help="judge one engine")
     return parser.parse_args(arguments)
 

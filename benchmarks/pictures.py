@@ -17,29 +17,22 @@ import argparse
 import io
 import itertools
 import math
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
-from importlib.metadata import version
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from shared import new_record, save
 
-from dinodeploy.bench.ledger import record_name, write_record
-from dinodeploy.hardware.devices import cpu_name
 from dinodeploy.images import preprocess
 from dinodeploy.images.open import open_image
 from dinodeploy.images.preprocess import PRESETS, Preprocess
 from tests.support.photographs import IMAGENET_MEAN, IMAGENET_STD, PHOTOGRAPHS, photograph
 
-LEDGER = Path(__file__).parent / "ledger"
-PACKAGES = ("pillow", "numpy")
+PACKAGES = ("pillow", "numpy", "simplejpeg")
 ENLARGED = ("china", "flower", "retina")
 SIZES = ("1536x1024", "4000x3000")
 SIDE = 256  # of the finished image, for comparing alternatives with ours
@@ -180,14 +173,8 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=SIZES)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
-    now = datetime.now(timezone.utc)
-    packages = [*PACKAGES, *(["simplejpeg"] if find_spec("simplejpeg") else [])]
     record: dict[str, Any] = {
-        "command": " ".join(["benchmarks/pictures.py", *sys.argv[1:]]),
-        "date": now.date().isoformat(),
-        "cpu": cpu_name(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
+        **new_record("pictures", PACKAGES),
         "rounds": options.rounds,
         "reduced_on_real_detail": reduced_on_real_detail(),
         "sizes": {},
@@ -204,9 +191,7 @@ def main() -> None:
                 levels = found["grey_levels_from_ours"].get(name) if step == "finished_ms" else None
                 beside = f"   from ours: {levels}" if levels else ""
                 print(f"{text} {step[:-3]} {name}: {milliseconds:.2f} ms{beside}")
-    path = LEDGER / record_name("pictures")
-    write_record(record, path)
-    print(f"written: {path}")
+    print(f"written: {save(record, 'pictures')}")
 
 
 if __name__ == "__main__":

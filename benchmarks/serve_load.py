@@ -21,7 +21,6 @@ import io
 import json
 import math
 import os
-import platform
 import re
 import signal
 import ssl
@@ -30,8 +29,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -39,14 +36,11 @@ from typing import Any, NoReturn
 import httpx
 import numpy as np
 import psutil
-from PIL import Image
+from shared import LEDGER, make_parser, new_record, save, start_dinodeploy, synthetic_image
 
-from dinodeploy.bench.ledger import record_name, write_record
-from dinodeploy.hardware.devices import cpu_name
+from dinodeploy.bench.ledger import record_name
 
-LEDGER = Path(__file__).parent / "ledger"
 PACKAGES = ("onnxruntime", "fastapi", "uvicorn", "numpy", "pillow")
-IMAGE_SIZE = (640, 480)  # width, height
 IMAGES = 16
 LOOK_SECONDS = 0.5  # between looks at the service's memory
 REQUEST_SECONDS = 60  # that a client waits for one answer
@@ -126,9 +120,7 @@ class Watch:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--bundle", type=Path, help="default: three blocks of width 128, random weights")
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=120)
@@ -164,12 +156,7 @@ def export_small(bundle: Path) -> Path:
 def measure(bundle: Path, options: argparse.Namespace) -> dict[str, Any]:
     """One run: start, load, stop by SIGTERM."""
     command = ["serve", str(bundle), "--port", "0", "--workers", str(options.workers), "--threads", "1"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dinodeploy.cli.app", *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
+    process = start_dinodeploy(command)
     assert process.stdout is not None
     try:
         found = re.search(r"http://\S+", process.stdout.readline())
@@ -222,9 +209,8 @@ def make_images() -> list[bytes]:
     """JPEGs with structure, each from its own seed."""
     files = []
     for seed in range(IMAGES):
-        coarse = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), np.uint8)
         buffer = io.BytesIO()
-        Image.fromarray(coarse).resize(IMAGE_SIZE, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=85)
+        synthetic_image(seed).save(buffer, "JPEG", quality=85)
         files.append(buffer.getvalue())
     return files
 
@@ -274,18 +260,9 @@ def show(result: dict[str, Any]) -> None:
 
 def record(result: dict[str, Any]) -> Path:
     """Add the run to the ledger's file of this month and machine."""
-    LEDGER.mkdir(exist_ok=True)
     path = LEDGER / record_name("serve_load")
     runs = json.loads(path.read_text())["runs"] if path.exists() else []
-    facts = {
-        "command": " ".join(["benchmarks/serve_load.py", *sys.argv[1:]]),
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "cpu": cpu_name(),
-        "python": platform.python_version(),
-        "versions": {package: version(package) for package in PACKAGES},
-    }
-    write_record({"runs": [*runs, {**facts, **result}]}, path)
-    return path
+    return save({"runs": [*runs, {**new_record("serve_load", PACKAGES), **result}]}, out=path)
 
 
 if __name__ == "__main__":

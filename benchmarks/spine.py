@@ -21,17 +21,15 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from processes import run_dinodeploy, run_plain_export
 from rich.console import Console
+from shared import make_parser, run_dinodeploy, run_plain_export, save
 
 from dinodeploy.bench import BenchOptions, as_table, run_bench, summary
-from dinodeploy.bench.ledger import record_name, write_record
 from dinodeploy.cli.output import parse_size
 from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint
 from dinov3_ref.models import ConvNeXtConfig
 from exporters.bundle.golden import load_photo
 
-LEDGER = Path(__file__).parent / "ledger"
 STARTS = 5
 PEERS = "torch,compile,transformers,timm,openvino"
 
@@ -59,17 +57,13 @@ def main(arguments: list[str]) -> None:
         )
     command = " ".join(["benchmarks/spine.py", *arguments])
     record = {"command": command, **measured, "export": export, "plain_export": plain, "cold_start": start}
-    path = options.out or LEDGER / record_name("cpu", options.arch, options.recipe)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_record(record, path)
+    path = save(record, "cpu", options.arch, options.recipe, out=options.out)
     show(record)
     print(f"written: {path}")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--arch", default="vit_small")
     parser.add_argument("--recipe", default="fp32")
     parser.add_argument("--vs", default=PEERS, help="peers, as in `dinodeploy bench`")

@@ -11,22 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from shared import LEDGER
+
 from dinodeploy.bench.table import share
 
-LEDGER = Path(__file__).parent / "ledger"
-HEADS = (
-    "model",
-    "recipe",
-    "cpu",
-    "shape",
-    "runner",
-    "ms",
-    "p95",
-    "ratio",
-    "of fp32 peak",
-    "error",
-    "1 - cosine",
-)
+HEADS = "model | recipe | cpu | shape | runner | ms | p95 | ratio | of fp32 peak | error | 1 - cosine"
 
 
 def rows(record: dict[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -50,8 +39,8 @@ def rows(record: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def main(folder: Path = LEDGER) -> None:
-    print(f"| {' | '.join(HEADS)} |")
-    print(f"|{'---|' * len(HEADS)}")
+    print(f"| {HEADS} |")
+    print(f"|{'---|' * len(HEADS.split('|'))}")
     for path in sorted(folder.glob("cpu_*.json")):
         for row in rows(json.loads(path.read_text())):
             print(f"| {' | '.join(row)} |")

@@ -12,29 +12,22 @@ from __future__ import annotations
 
 import argparse
 import io
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
 from functools import partial
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
+from shared import new_record, save
 from skimage import data
 
-from dinodeploy.bench.ledger import record_name, write_record
-from dinodeploy.hardware.devices import cpu_name
 from dinov3_ref.data import DataAugmentationDINO, MaskingGenerator, collate_data_and_cast
 from dinov3_ref.data.decoding import decode_rgb
 from dinov3_ref.data.masking import max_rectangle
 from dinov3_ref.data.sample import Sample
 
-LEDGER = Path(__file__).parent / "ledger"
 PACKAGES = ("torch", "torchvision", "pillow", "numpy")
 PATCH = 16
 
@@ -95,18 +88,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    now = datetime.now(timezone.utc)
     record = {
-        "command": " ".join(["benchmarks/training_data.py", *sys.argv[1:]]),
-        "date": now.date().isoformat(),
-        "cpu": cpu_name(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
+        **new_record("training_data", PACKAGES),
         "options": vars(options),
         **measure(options),
     }
-    path = LEDGER / record_name("training_data", str(options.global_size))
-    write_record(record, path)
+    save(record, "training_data", str(options.global_size))
     for name, step in record["steps"].items():
         print(f"{name}: {step['median_ms']:.2f} ms per image (p95 {step['p95_ms']:.2f})")
     print(f"{record['pictures_a_second']:.1f} images per second on one core of {record['cpu']}")

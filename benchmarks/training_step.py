@@ -12,21 +12,16 @@ benchmarks/ledger/training_step_<arch>_<device>_<yyyymm>.json.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import re
 import resource
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
+from shared import make_parser, new_record, save
 from skimage import data
 
 from dinodeploy.hardware.devices import cpu_name
@@ -34,7 +29,6 @@ from dinov3_ref.configs import load_config
 from dinov3_ref.data import build_training_loader
 from dinov3_ref.train.loop import TrainingRun
 
-LEDGER = Path(__file__).parent / "ledger"
 PACKAGES = ("torch", "torchvision", "pillow", "numpy")
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 SIZE = (500, 375)  # about an ImageNet image
@@ -42,9 +36,7 @@ TOP = 12  # rows of the profile
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--arch", default="vit_small")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--steps", type=int, default=3)
@@ -52,22 +44,16 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name() if device.type == "cuda" else cpu_name()
-    now = datetime.now(timezone.utc)
     with tempfile.TemporaryDirectory() as folder:
         measured = measure(options, Path(folder), device)
     record = {
-        "command": " ".join(["benchmarks/training_step.py", *sys.argv[1:]]),
-        "date": now.date().isoformat(),
+        **new_record("training_step", PACKAGES),
         "device": name,
         "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "versions": {package: version(package) for package in PACKAGES},
         "options": vars(options),
         **measured,
     }
-    place = re.sub(r"[^a-z0-9]+", "-", name.partition("[")[0].lower()).strip("-")
-    path = LEDGER / f"training_step_{options.arch}_{place}_{now:%Y%m}.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    path = save(record, "training_step", options.arch, machine=name)
     show(record)
     print(f"written: {path}")
 

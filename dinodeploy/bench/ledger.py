@@ -1,10 +1,12 @@
-"""Benchmark records as JSON files, written atomically; the name tells what, on which CPU, in which month."""
+"""Benchmark records as JSON files, written atomically; the name tells what, where and in which month."""
 
 from __future__ import annotations
 
 import json
+import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,24 @@ def write_record(record: Mapping[str, Any], path: Path) -> None:
         file.write(json.dumps(record, indent=1, allow_nan=False).encode() + b"\n")
 
 
-def record_name(*parts: str) -> str:
-    """`parts`, CPU and month: `cpu_vit_small_fp32_x86-64-amd-epyc_202611.json`."""
-    cpu = re.sub(r"[^a-z0-9]+", "-", cpu_name().partition("[")[0].lower()).strip("-")
-    return "_".join([*parts, cpu, f"{datetime.now(timezone.utc):%Y%m}"]) + ".json"
+def record_name(*parts: str, machine: str | None = None) -> str:
+    """`parts`, machine (the CPU by default), month: `cpu_vit_small_fp32_x86-64-amd-epyc_202611.json`."""
+    name = (machine or cpu_name()).partition("[")[0].lower()
+    place = re.sub(r"[^a-z0-9]+", "-", name).strip("-")
+    return "_".join([*parts, place, f"{datetime.now(timezone.utc):%Y%m}"]) + ".json"
+
+
+def describe_machine(packages: Iterable[str]) -> dict[str, Any]:
+    """Date, CPU, Python and versions of those `packages` that are installed: the head of every record."""
+    from importlib.metadata import PackageNotFoundError, version  # slow to import
+
+    versions = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "cpu": cpu_name(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }

@@ -12,7 +12,6 @@ import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from functools import partial
 from itertools import cycle, islice
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from dinodeploy.arrays import FloatArray
+from dinodeploy.bench.ledger import describe_machine
 from dinodeploy.bench.limits import model_flop
 from dinodeploy.bench.probe import probe_peak, probe_start
 from dinodeploy.bench.runners import ENGINE, Runner, RunnerOptions, check_peers, open_runner
@@ -28,7 +28,6 @@ from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, open_bundle
 from dinodeploy.bundle.manifest import Manifest
 from dinodeploy.errors import MisuseError, OutsideProfileError
 from dinodeploy.hardware.cores import cores
-from dinodeploy.hardware.devices import cpu_name
 from dinodeploy.images.open import open_image
 from dinodeploy.parity.golden import GoldenCase, at_size, load_golden
 from dinodeploy.parity.judge import cosine
@@ -166,12 +165,9 @@ def _head(bundle: Bundle, threads: int, options: BenchOptions) -> dict[str, Any]
     model = bundle.manifest.model
     return {
         "format": FORMAT,
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "cpu": cpu_name(),
+        **describe_machine(PACKAGES),
         "threads": threads,
         "system": platform.platform(terse=True),
-        "python": platform.python_version(),
-        "versions": {package: found for package in PACKAGES if (found := _version(package))},
         "arch": model.arch,
         "weights": model.source,
         "weights_sha256": model.sha256,
@@ -179,12 +175,3 @@ def _head(bundle: Bundle, threads: int, options: BenchOptions) -> dict[str, Any]
         "outputs": list(options.outputs or ()) or "all",
         "rounds": options.rounds,
     }
-
-
-def _version(package: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError, version  # slow to import
-
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from dinodeploy.bench.runners import ENGINE
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 LEGEND = """\
 ratio: the runner's speed over the engine's, median over rounds. peak: share of this machine's peak of
@@ -17,6 +18,8 @@ output. MiB: peak memory until then."""
 
 def as_table(record: Mapping[str, Any]) -> Table:
     """One row per shape and runner, the engine first."""
+    from rich.table import Table  # GPU scripts run where it is not installed
+
     table = Table(box=None, pad_edge=False)
     for head in ("shape", "runner"):
         table.add_column(head, no_wrap=True)

@@ -6,16 +6,14 @@ In each group the longest bar is the fastest runner. Each group has its own scal
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from dinodeploy.pages.palette import light
-from dinodeploy.plots.canvas import TIP, Canvas, Plot
+from dinodeploy.plots.canvas import Canvas, Plot, add_bar
 
 WIDTH, LEFT, RIGHT = 760.0, 150.0, 500.0
 HEAD, ROW, GROUP = 64.0, 22.0, 44.0  # pixels: above all groups, per bar, above a group's bars
 BAR = 15 / ROW  # share of a row
-ENGINE = "engine"
 
 Record = Mapping[str, Any]
 
@@ -26,35 +24,33 @@ def draw_bench(record: Record) -> Plot:
     for row in record["rows"]:
         groups.setdefault(f"batch {row['batch']}, {row['height']}x{row['width']}", []).append(row)
     title = f"{record['arch']}, {record['recipe']}: images per second"
-    height = HEAD + sum(GROUP + ROW * len(rows) for rows in groups.values()) + 44
-    return Plot(title, WIDTH, height, partial(_draw, record, groups, title))
 
+    def draw(canvas: Canvas) -> None:
+        canvas.text(20, 34, title, size=18, bold=True)
+        where = f"{record['cpu']}, {record['threads']} threads, {record['date']}"
+        canvas.text(20, 54, where, "soft")
+        y = HEAD
+        for name, rows in groups.items():
+            canvas.text(20, y + 30, name, size=13, bold=True)
+            y += GROUP
+            _bars(record, rows, y, canvas)
+            y += ROW * len(rows)
+        canvas.text(20, y + 28, "error: of CLS against the fp32 reference, relative", "soft", 11)
 
-def _draw(record: Record, groups: Mapping[str, list[Record]], title: str, canvas: Canvas) -> None:
-    canvas.text(20, 34, title, size=18, bold=True)
-    where = f"{record['cpu']}, {record['threads']} threads, {record['date']}"
-    canvas.text(20, 54, where, "soft")
-    y = HEAD
-    for name, rows in groups.items():
-        canvas.text(20, y + 30, name, size=13, bold=True)
-        y += GROUP
-        _bars(record, rows, y, canvas)
-        y += ROW * len(rows)
-    canvas.text(20, y + 28, "error: of CLS against the fp32 reference, relative", "soft", 11)
+    return Plot(title, WIDTH, HEAD + GROUP * len(groups) + ROW * len(record["rows"]) + 44, draw)
 
 
 def _bars(record: Record, rows: list[Record], top: float, canvas: Canvas) -> None:
-    axes = canvas.axes((LEFT, top - 4, RIGHT, top + ROW * len(rows) - 4))
-    axes.axvline(0, color=light("line"), linewidth=3)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
     fastest = max(row["images_per_second"] for row in rows)
-    axes.set_xlim(0, fastest)
+    box = (LEFT, top - 4, RIGHT, top + ROW * len(rows) - 4)
+    axes = canvas.axes(box, xlim=(0, fastest), ylim=(len(rows) - 0.5, -0.5))
+    axes.axvline(0, color=light("line"), linewidth=3)
     for place, row in enumerate(rows):
         name, rate = row["runner"], row["images_per_second"]
-        facts, is_engine = record["runners"][name], name == ENGINE
-        colour, opacity = (light("accent"), 1.0) if is_engine else (light("sky"), 0.55)
-        (bar,) = axes.barh(place, rate, BAR, color=colour, alpha=opacity)
-        bar.set_gid(f"{TIP}{facts['runtime']}: {row['median_ms']:.1f} ms, p95 {row['p95_ms']:.1f} ms")
+        facts, is_engine = record["runners"][name], name == "engine"
+        colour, opacity = ("accent", 1.0) if is_engine else ("sky", 0.55)
+        tip = f"{facts['runtime']}: {row['median_ms']:.1f} ms, p95 {row['p95_ms']:.1f} ms"
+        add_bar(axes, place, rate, BAR, 0, light(colour), tip, alpha=opacity)
         y = top + ROW * place + 12
         canvas.text(LEFT - 10, y, name, anchor="right", bold=is_engine)
         label = f"{rate:.1f}   {row['ratio']:.2f}x   error {facts['relative_frobenius_cls']:.0e}"

@@ -1,17 +1,24 @@
-"""A matplotlib figure measured in pixels from its top left corner, and logarithmic axes on it.
+"""A plot measured in pixels from its top left corner, drawn by matplotlib; SVG, PNG or an HTML page.
 
 Colours are names of `pages/palette.py`. Text that a viewer shows on hover is an artist's gid, with TIP before
-it; `write.py` turns it into an SVG title.
+it; it becomes an SVG title. The same plot gives the same bytes.
 """
 
 from __future__ import annotations
 
+import io
 import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
+from xml.etree import ElementTree
 
-from dinodeploy.pages.palette import light
+from dinodeploy.errors import MisuseError, UnavailableError
+from dinodeploy.files.atomic import atomic_file
+from dinodeploy.pages import render_page
+from dinodeploy.pages.palette import dark_plots, light
 
 Axes = Any  # matplotlib.axes.Axes: the package is optional
 Anchor = Literal["left", "center", "right"]
@@ -20,6 +27,16 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 TIP = "tip:"
 LABEL_GAP = 15.0  # pixels between the baselines of two labels
 MAX_TICKS = 8
+PNG_SCALE = 2  # pixels of the file for one of the plot
+_SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+_FONT = "DejaVu Sans"  # comes with matplotlib, which measures text with it
+_FONTS = f"system-ui, -apple-system, 'Segoe UI', Roboto, '{_FONT}', sans-serif"
+_SETTINGS = {
+    "font.family": _FONT,
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "dinodeploy",
+    "text.parse_math": False,  # a $ in a file name is a $
+}
 
 
 @dataclass(frozen=True)
@@ -48,26 +65,30 @@ class Canvas:
             va="baseline", fontweight="bold" if bold else "normal", gid=tip and TIP + tip,
         )  # fmt: skip
 
-    def axes(self, box: Box) -> Axes:
-        """Empty axes without frame and ticks."""
+    def axes(self, box: Box, **settings: Any) -> Axes:
+        """Axes without frame and ticks, with such `settings` as xlim."""
         left, top, right, bottom = box
         place = (left / self.width, 1 - bottom / self.height)
         size = ((right - left) / self.width, (bottom - top) / self.height)
         axes = self.figure.add_axes((*place, *size), facecolor="none")
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-        axes.set_axisbelow(True)
+        axes.spines[:].set_visible(False)
         axes.tick_params(length=0, pad=6, labelsize=11, labelcolor=light("soft"))
-        axes.set_xticks([])
-        axes.set_yticks([])
+        axes.set(axisbelow=True, xticks=[], yticks=[], **settings)
         return axes
 
     def labels(self, box: Box, ends: Iterable[tuple[float, str, str]]) -> None:
         """(y, words, colour) beside the right edge, moved apart where they would touch."""
         placed = sorted(ends)
-        _, top, right, bottom = box
-        for y, (_, words, colour) in zip(apart([y for y, *_ in placed], top, bottom), placed, strict=True):
-            self.text(right + 10, y + 4, words, colour)
+        for y, (_, words, colour) in zip(apart([y for y, *_ in placed], box[1], box[3]), placed, strict=True):
+            self.text(box[2] + 10, y + 4, words, colour)
+
+
+def add_bar(
+    axes: Axes, y: float, width: float, height: float, left: float, colour: str, tip: str, **style: Any
+) -> None:
+    """A rectangle around `y` with words on hover; `colour` as matplotlib takes it."""
+    (bar,) = axes.barh(y, width, height, left, color=colour, **style)
+    bar.set_gid(TIP + tip)
 
 
 def decades(values: Iterable[float | None], least: int = 1) -> tuple[int, int]:
@@ -117,3 +138,92 @@ def as_power(power: int) -> str:
 def short(value: float | None) -> str:
     """Two digits of an error; None is a value that is not finite."""
     return "not finite" if value is None else "0" if value == 0 else f"{value:.1e}"
+
+
+def to_png(plot: Plot) -> bytes:
+    """RGB PNG on light paper, of PNG_SCALE times the plot's size."""
+    return _drawn(plot, "png", dpi=72 * PNG_SCALE, facecolor=light("card"), metadata={"Software": None})
+
+
+def to_svg(plot: Plot) -> str:
+    """An SVG document that opens on its own and follows the viewer's light or dark setting."""
+    root = _svg_tree(plot, light("card"), width=f"{plot.width:g}", height=f"{plot.height:g}")
+    _prepend(root, "style", dark_plots())
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def inline_svg(plot: Plot) -> str:
+    """An SVG element for an HTML page of ours, whose style sheet has the dark colours; no background."""
+    return ElementTree.tostring(_svg_tree(plot, "none", **{"class": "plot"}), encoding="unicode")
+
+
+def to_html(plot: Plot) -> bytes:
+    """One page around the plot: no script, nothing loaded from elsewhere."""
+    return render_page("plot", title=plot.title, width=plot.width, plot=inline_svg(plot)).encode()
+
+
+WRITERS: dict[str, Callable[[Plot], bytes]] = {
+    ".svg": lambda plot: to_svg(plot).encode(),
+    ".png": to_png,
+    ".html": to_html,
+}
+
+
+def check_plots() -> Any:
+    """matplotlib. Raises UnavailableError where it is not installed."""
+    try:
+        import matplotlib.figure
+    except ImportError as error:
+        raise UnavailableError("plots need matplotlib: pip install 'dinodeploy[plots]'") from error
+    return matplotlib
+
+
+def check_plot_path(path: Path) -> None:
+    """Raises MisuseError for a path that cannot be written, and as `check_plots`, before any work is done."""
+    if path.suffix.lower() not in WRITERS:
+        raise MisuseError(f"{path}: {path.suffix or 'no suffix'!r}; wanted one of {', '.join(WRITERS)}")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise MisuseError(f"{path}: cannot be written there; wanted a file in a folder that exists")
+    check_plots()
+
+
+def write_plot(plot: Plot, path: Path) -> None:
+    """Write or replace `path`, in the format of its suffix. Raises as `check_plot_path`, and OSError."""
+    check_plot_path(path)
+    with atomic_file(path) as file:
+        file.write(WRITERS[path.suffix.lower()](plot))
+
+
+def _drawn(plot: Plot, kind: str, **options: Any) -> bytes:
+    matplotlib = check_plots()
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # of a foreign file name
+        figure = matplotlib.figure.Figure((plot.width / 72, plot.height / 72), dpi=72)
+        plot.draw(Canvas(figure, plot.width, plot.height))
+        figure.savefig(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+def _svg_tree(plot: Plot, facecolor: str, **attributes: str) -> ElementTree.Element:
+    """matplotlib's SVG without metadata and style of its own, with titles for what has a tip."""
+    ElementTree.register_namespace("", _SVG)
+    ElementTree.register_namespace("xlink", _XLINK)
+    text = _drawn(plot, "svg", facecolor=facecolor, metadata={"Date": None}).decode()
+    root = ElementTree.fromstring(text.replace(f"'{_FONT}'", _FONTS))
+    for parent in root.iter():
+        for child in list(parent):
+            if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):
+                parent.remove(child)
+    for group in root.iter(f"{{{_SVG}}}g"):
+        tip = group.attrib.pop("id", "")
+        if tip.startswith(TIP):
+            _prepend(group, "title", tip.removeprefix(TIP))
+    root.attrib = {"viewBox": f"0 0 {plot.width:g} {plot.height:g}", "role": "img", **attributes}
+    _prepend(root, "title", plot.title)
+    return root
+
+
+def _prepend(element: ElementTree.Element, tag: str, words: str) -> None:
+    element.insert(0, ElementTree.Element(f"{{{_SVG}}}{tag}"))
+    element[0].text = words

@@ -22,12 +22,12 @@ SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(str(SCRIPTS))
     yield
-    for name in ("spine", "processes", "table", "export_memory"):
+    for name in ("spine", "shared", "table", "export_memory"):
         sys.modules.pop(name, None)
 
 
 def test_a_command_in_a_process_of_its_own() -> None:
-    from processes import run_dinodeploy  # type: ignore[import-not-found]
+    from shared import run_dinodeploy  # type: ignore[import-not-found]
 
     seconds, peak = run_dinodeploy(["--version"])
     assert 0.05 < seconds < 30

@@ -34,7 +34,7 @@ def scripts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     machine.find_gpu.cache_clear()
     yield
     machine.find_gpu.cache_clear()
-    for name in ("gpu_check", "gpu_bench", "gpu_models", "gpu_record"):
+    for name in ("gpu_check", "gpu_bench", "gpu_shared", "shared"):
         sys.modules.pop(name, None)
 
 

@@ -21,7 +21,7 @@ from dinodeploy.parity.bisect import Bisection
 from dinodeploy.parity.compare import Comparison
 from dinodeploy.parity.judge import Verdict
 from dinodeploy.parity.receipts import Receipt
-from dinodeploy.plots.write import check_plots
+from dinodeploy.plots.canvas import check_plots
 
 WRITERS: dict[str, str] = {
     ".json": "dinodeploy.parity.reports.plain:render",
