@@ -11,17 +11,18 @@ again, killed with -9 half-way and restarted. Writes benchmarks/ledger/embed_sca
 from __future__ import annotations
 
 import json
-import re
 import signal
 import subprocess
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from shared import make_parser, new_record, save, start_dinodeploy, synthetic_image
+import psutil
+from shared import export_small, make_parser, new_record, save, start_dinodeploy, synthetic_image
 
 PACKAGES = ("onnxruntime", "numpy", "pillow", "pyarrow")
 SIDE = (96, 72)  # width, height
@@ -53,16 +54,6 @@ def main() -> None:
     }
     print(f"killed and resumed: kept {resumed['kept']}, same bytes: {same}")
     print(f"written: {save(record, 'embed_scale')}")
-
-
-def export_small(bundle: Path) -> None:
-    """Three blocks of width 128, random weights."""
-    from dinov3_ref.checkpoints import random_checkpoint
-    from dinov3_ref.models.config import ViTConfig
-    from exporters.bundle.export import ExportOptions, export_checkpoint
-
-    checkpoint = random_checkpoint(ViTConfig(depth=3, embed_dim=128, num_heads=2), 0)
-    export_checkpoint(checkpoint, bundle, ExportOptions(), weights="random")
 
 
 def make_pictures(root: Path, count: int) -> None:
@@ -124,12 +115,9 @@ def _start(bundle: Path, pictures: Path, out: Path) -> subprocess.Popen[str]:
 
 def _resident_mib(pid: int) -> int:
     """Resident memory of a process; 0 once it has ended."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0
-    found = re.search(r"VmRSS:\s+(\d+) kB", status)
-    return int(found.group(1)) // 1024 if found else 0
+    with suppress(psutil.NoSuchProcess):
+        return int(psutil.Process(pid).memory_info().rss) >> 20
+    return 0
 
 
 def _tree(root: Path) -> dict[str, bytes]:

@@ -13,7 +13,6 @@ benchmarks/ledger/export_memory_<arch>_<recipe>_<cpu>_<yyyymm>.json.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -46,7 +45,15 @@ PROGRAM = "from dinodeploy.cli.app import main; main()"
 
 
 def main(arguments: list[str]) -> None:
-    options = parse(arguments)
+    parser = make_parser(__doc__)
+    parser.add_argument("--arch", default="vit_7b")
+    parser.add_argument("--depth", type=int, help="blocks; default: the architecture's")
+    parser.add_argument("--recipe", default="bf16")
+    parser.add_argument(
+        "--folder", type=Path, help="a folder with enough space; default: the temporary folder"
+    )
+    parser.add_argument("--out", type=Path, help="the record; default: benchmarks/ledger/")
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         print(f"writing the weights into {folder}", file=sys.stderr)
@@ -75,18 +82,6 @@ def main(arguments: list[str]) -> None:
         f"{anonymous / 1024:.1f} GiB of it anonymous, for {weights / MIB / 1024:.1f} GiB of weights"
     )
     print(f"written: {path}")
-
-
-def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = make_parser(__doc__)
-    parser.add_argument("--arch", default="vit_7b")
-    parser.add_argument("--depth", type=int, help="blocks; default: the architecture's")
-    parser.add_argument("--recipe", default="bf16")
-    parser.add_argument(
-        "--folder", type=Path, help="a folder with enough space; default: the temporary folder"
-    )
-    parser.add_argument("--out", type=Path, help="the record; default: benchmarks/ledger/")
-    return parser.parse_args(arguments)
 
 
 def write_weights(arch: str, depth: int | None, folder: Path) -> int:

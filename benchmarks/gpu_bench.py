@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from shared import LEDGER, save
 from dinodeploy import Embedder
 from dinodeploy.bench.ledger import record_name
 from dinodeploy.bench.limits import WEIGHT_BYTES
+from dinodeploy.bench.record import take_turns
 from dinodeploy.bundle.manifest import ModelFacts
 from dinodeploy.errors import DinodeployError
 
@@ -44,7 +46,9 @@ MATRIX_SIDE, COPY_BYTES, PEAK_ROUNDS = 8192, 1 << 30, 20
 
 
 def main(arguments: list[str]) -> int:
-    options = parse(arguments)
+    parser = make_gpu_parser(__doc__, "vit_small,vit_base,vit_large", "bf16,fp16")
+    parser.add_argument("--rounds", type=int, default=50)
+    options = parser.parse_args(arguments)
     gpu = gpu_or_exit("gpu-bench")
     record = new_gpu_record("gpu_bench", gpu, arguments)
     path = options.out or LEDGER / record_name("gpu_bench", machine=gpu.name)
@@ -61,12 +65,6 @@ def main(arguments: list[str]) -> int:
                     print(line(row), flush=True)
     print(f"{len(record['rows'])} rows; written: {path}")
     return 0
-
-
-def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = make_gpu_parser(__doc__, "vit_small,vit_base,vit_large", "bf16,fp16")
-    parser.add_argument("--rounds", type=int, default=50)
-    return parser.parse_args(arguments)
 
 
 def bench(torch: Any, model: str, recipe: str, options: argparse.Namespace, folder: Path) -> Iterator[Row]:
@@ -121,17 +119,12 @@ def bench_shape(
 ) -> Iterator[Row]:
     """Every runner at one shape, in turns, so that a change in the machine's speed affects all."""
     wanted = reference(pixels)["cls"]
-    times: dict[str, list[float]] = {name: [] for name in runners}
     errors = {}
     for name, (run, _) in runners.items():
         for _ in range(WARM_UP):
             got = run(pixels)["cls"]
         errors[name] = float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))
-    for _ in range(rounds):
-        for name, (run, _) in runners.items():
-            started = time.perf_counter()
-            run(pixels)
-            times[name].append(time.perf_counter() - started)
+    times = take_turns({name: partial(run, pixels) for name, (run, _) in runners.items()}, rounds)
     peer = np.median(times["torch.compile"])
     batch, _, height, width = pixels.shape
     for name, (run, lanes) in runners.items():

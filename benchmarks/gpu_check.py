@@ -12,7 +12,6 @@ Exit code 1 for a failure, else 0, also without a GPU.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -50,7 +49,9 @@ BACKENDS: dict[str, tuple[str, str, str | None]] = {
 
 
 def main(arguments: list[str]) -> int:
-    options = parse(arguments)
+    parser = make_gpu_parser(__doc__, DEFAULT_MODELS, ",".join(THRESHOLDS))
+    parser.add_argument("--one", nargs=3, metavar=("BUNDLE", "MODEL", "BACKEND"), help="judge one engine")
+    options = parser.parse_args(arguments)
     if options.one:
         bundle, model, backend = options.one
         print(json.dumps(judge_one(Path(bundle), model, backend)))
@@ -67,12 +68,6 @@ def main(arguments: list[str]) -> int:
     failed = sum(row["status"] == "failed" for row in record["rows"])
     print(f"{len(record['rows'])} rows, {failed} failed; written: {path}")
     return 1 if failed else 0
-
-
-def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = make_gpu_parser(__doc__, DEFAULT_MODELS, ",".join(THRESHOLDS))
-    parser.add_argument("--one", nargs=3, metavar=("BUNDLE", "MODEL", "BACKEND"), help="judge one engine")
-    return parser.parse_args(arguments)
 
 
 def rows(

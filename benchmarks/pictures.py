@@ -20,6 +20,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -27,6 +28,7 @@ import numpy as np
 from PIL import Image
 from shared import new_record, save
 
+from dinodeploy.bench.record import take_turns
 from dinodeploy.images import preprocess
 from dinodeploy.images.open import open_image
 from dinodeploy.images.preprocess import PRESETS, Preprocess
@@ -100,17 +102,14 @@ def finishing(data: bytes) -> dict[str, Way]:
     return ways
 
 
-def take_turns(ways: dict[str, Way], data: list[bytes], rounds: int) -> dict[str, float]:
+def median_ms(ways: dict[str, Way], data: list[bytes], rounds: int) -> dict[str, float]:
     """Median milliseconds per image of each way, after one warm-up round."""
     taken: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
-        for one in data:
-            for name, way in ways.items():
-                started = time.thread_time()
-                way(one)
-                if number:
-                    taken[name].append(1000 * (time.thread_time() - started))
-    return {name: round(statistics.median(times), 3) for name, times in taken.items()}
+    for one in data:
+        runs = {name: partial(way, one) for name, way in ways.items()}
+        for name, seconds in take_turns(runs, rounds, time.thread_time).items():
+            taken[name] += seconds
+    return {name: round(1000 * statistics.median(seconds), 3) for name, seconds in taken.items()}
 
 
 def difference(ways: dict[str, Way], data: list[bytes]) -> dict[str, dict[str, float]]:
@@ -161,9 +160,9 @@ def measure(size: tuple[int, int], rounds: int) -> dict[str, Any]:
             presets[f"{name}, floats at once"] = lambda one, ours=ours: floats_at_once(ours, images[one])
     ways = finishing(data[0])
     return {
-        "decode_ms": take_turns(decoding(data[0]), data, rounds),
-        "preset_ms": take_turns(presets, data, rounds),
-        "finished_ms": take_turns(ways, data, rounds),
+        "decode_ms": median_ms(decoding(data[0]), data, rounds),
+        "preset_ms": median_ms(presets, data, rounds),
+        "finished_ms": median_ms(ways, data, rounds),
         "grey_levels_from_ours": difference(ways, data),
     }
 

@@ -36,7 +36,15 @@ from typing import Any, NoReturn
 import httpx
 import numpy as np
 import psutil
-from shared import LEDGER, make_parser, new_record, save, start_dinodeploy, synthetic_image
+from shared import (
+    LEDGER,
+    export_small,
+    make_parser,
+    new_record,
+    save,
+    start_dinodeploy,
+    synthetic_image,
+)
 
 from dinodeploy.bench.ledger import record_name
 
@@ -141,16 +149,6 @@ def main() -> None:
     if options.record:
         print(f"written: {record(result)}")
     sys.exit(1 if result["failures"] else 0)
-
-
-def export_small(bundle: Path) -> Path:
-    """Export three blocks of width 128, random weights, in another process: torch stays out of this one."""
-    program = (
-        "import sys; from pathlib import Path; from tests.support.tiny_models import export_tiny; "
-        "export_tiny(Path(sys.argv[1]))"
-    )
-    subprocess.run([sys.executable, "-c", program, str(bundle)], check=True)
-    return bundle
 
 
 def measure(bundle: Path, options: argparse.Namespace) -> dict[str, Any]:

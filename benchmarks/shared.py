@@ -88,6 +88,16 @@ def save(record: Mapping[str, Any], *name: str, out: Path | None = None, machine
     return path
 
 
+def export_small(bundle: Path) -> Path:
+    """Export three blocks of width 128, random weights, in another process: torch stays out of this one."""
+    program = (
+        "import sys; from pathlib import Path; from tests.support.tiny_models import export_tiny; "
+        "export_tiny(Path(sys.argv[1]))"
+    )
+    subprocess.run([sys.executable, "-c", program, str(bundle)], check=True)
+    return bundle
+
+
 def synthetic_image(seed: int, size: tuple[int, int] = (640, 480)) -> Image.Image:
     """Coarse noise enlarged to `size` (width, height): structure that a JPEG keeps."""
     rows, columns = (6, 8) if size[1] < 100 else (12, 16)

@@ -13,7 +13,6 @@ all.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -35,7 +34,16 @@ PEERS = "torch,compile,transformers,timm,openvino"
 
 
 def main(arguments: list[str]) -> None:
-    options = parse(arguments)
+    parser = make_parser(__doc__)
+    parser.add_argument("--arch", default="vit_small")
+    parser.add_argument("--recipe", default="fp32")
+    parser.add_argument("--vs", default=PEERS, help="peers, as in `dinodeploy bench`")
+    parser.add_argument("--shapes", default="1:224,8:224,1:512,8:512", help="batch:size, size as in --imgsz")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--outputs", help="outputs of the engine, for instance cls")
+    parser.add_argument("--out", type=Path, help="the record; default: benchmarks/ledger/")
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         bundle = folder / "bundle"
@@ -60,19 +68,6 @@ def main(arguments: list[str]) -> None:
     path = save(record, "cpu", options.arch, options.recipe, out=options.out)
     show(record)
     print(f"written: {path}")
-
-
-def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = make_parser(__doc__)
-    parser.add_argument("--arch", default="vit_small")
-    parser.add_argument("--recipe", default="fp32")
-    parser.add_argument("--vs", default=PEERS, help="peers, as in `dinodeploy bench`")
-    parser.add_argument("--shapes", default="1:224,8:224,1:512,8:512", help="batch:size, size as in --imgsz")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--outputs", help="outputs of the engine, for instance cls")
-    parser.add_argument("--out", type=Path, help="the record; default: benchmarks/ledger/")
-    return parser.parse_args(arguments)
 
 
 def parse_shape(text: str) -> tuple[int, int, int]:

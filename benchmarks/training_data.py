@@ -48,13 +48,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     buffer = io.BytesIO()
     Image.fromarray(data.coffee()).resize((500, 375)).save(buffer, "JPEG", quality=90)
     image = decode_rgb(buffer.getvalue(), "coffee")
-    augment = DataAugmentationDINO(
-        (0.32, 1.0),
-        (0.05, 0.32),
-        options.local_number,
-        global_crops_size=options.global_size,
-        local_crops_size=options.local_size,
-    )
+    sizes = {"global_crops_size": options.global_size, "local_crops_size": options.local_size}
+    augment = DataAugmentationDINO((0.32, 1.0), (0.05, 0.32), options.local_number, **sizes)
     samples = [Sample(augment(image), (), position) for position in range(options.batch)]
     collate = partial(
         collate_data_and_cast,

@@ -24,9 +24,7 @@ from dinodeploy.search.sheets import search_sheet
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("query", type=Path)
     parser.add_argument("--engine", type=Path, required=True)

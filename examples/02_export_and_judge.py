@@ -28,9 +28,7 @@ TOY = Path(__file__).parent / "models" / "toy_vit"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("directory", nargs="?", type=Path, default=Path("judged"))
     parser.add_argument("--weights", type=Path, default=TOY)
     parser.add_argument("--imgsz", type=int, default=64)

@@ -21,9 +21,7 @@ WEIGHTS = ("model.onnx", "model.onnx.data")  # an older fp32 bundle has all in t
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("--out", type=Path, default=Path("int8"), help="a folder for both bundles")
     parser.add_argument("--weights", type=Path, default=TOY)

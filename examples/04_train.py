@@ -26,9 +26,7 @@ SIDE = 32  # pixels
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("directory", nargs="?", type=Path, default=Path("trained"))
     parser.add_argument("--iterations", type=int, default=40)
     options = parser.parse_args()

@@ -58,9 +58,7 @@ def camera(latest: Latest, fps: float, stop: threading.Event) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("bundle")
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--fps", type=float, default=30.0)

@@ -41,9 +41,7 @@ TOY_SIDE = 64  # pixels: it was trained on small images
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("directory", nargs="?", type=Path, default=Path("demo"))
     parser.add_argument("--weights", default=str(TOY))
     parser.add_argument("--arch", default="vit_small", help="of hub and random weights (%(default)s)")

@@ -1,10 +1,9 @@
 """Benchmarks: an engine and its peers on the same weights and images, in one run, in turns.
 
 runners.py    what is timed: the engine, the bundle on another runtime, a peer in torch
-timing.py     runs in turns, medians, ratios within a round
 limits.py     the machine's peak of fp32 matrix products, and the operations of a model
 probe.py      start-up time and memory, each in its own process
-record.py     one complete benchmark, as JSON
+record.py     one complete benchmark, as JSON: runs in turns, medians, ratios within a round
 ledger.py     records as files
 table.py      a record as a table
 """

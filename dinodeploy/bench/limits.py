@@ -64,20 +64,16 @@ def product_model() -> bytes:
 
 
 def model_flop(manifest: Manifest, cases: Sequence[GoldenCase], height: int, width: int) -> float | None:
-    """Operations for one image of H x W; None where the golden cases do not tell (custom ConvNeXts)."""
+    """Operations for one image of H x W; None where the golden cases do not tell (custom ConvNeXts).
+
+    A ViT has two per weight and token, and 4LD per token and block in attention.
+    """
     stages = _stages(cases)
     if len(stages) > 1:
         return convnext_flop(stages, height * width)
     if not stages and manifest.model.rope_periods is None:
         return None
-    return _vit_flop(manifest, height, width)
-
-
-def _vit_flop(manifest: Manifest, height: int, width: int) -> float:
-    """Two operations per weight and token, and 4LD per token and block in attention.
-
-    Weights are counted by file size, which is right within a percent: biases and norms are small.
-    """
+    # Weights are counted by file size, which is right within a percent: biases and norms are small.
     model = manifest.model
     tokens = 1 + model.storage_tokens + (height // model.patch_size) * (width // model.patch_size)
     stored = sum(

@@ -1,7 +1,8 @@
 """Run one complete benchmark and return the record for the ledger.
 
 Every runner gets the bundle's golden images through the bundle's preprocessing, and is compared with the fp32
-reference's outputs for them, which are in the bundle.
+reference's outputs for them, which are in the bundle. Runs are timed in turns: where a machine's speed
+drifts, only runs next to each other are comparable.
 
 Shapes: B batch, H W input pixels, D embed_dim.
 """
@@ -9,6 +10,7 @@ Shapes: B batch, H W input pixels, D embed_dim.
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -23,7 +25,6 @@ from dinodeploy.bench.ledger import describe_machine
 from dinodeploy.bench.limits import model_flop
 from dinodeploy.bench.probe import probe_peak, probe_start
 from dinodeploy.bench.runners import ENGINE, Runner, RunnerOptions, check_peers, open_runner
-from dinodeploy.bench.timing import compare, take_turns
 from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, open_bundle
 from dinodeploy.bundle.manifest import Manifest
 from dinodeploy.errors import MisuseError, OutsideProfileError
@@ -73,14 +74,23 @@ def run_bench(engine: str, options: BenchOptions, log: Log = lambda _: None) -> 
     log("measuring this machine's fp32 peak")
     peak = probe_peak(threads)
     with ExitStack() as stack:
-        runners = {name: _opened(name, opening, stack, log) for name in names}
-        _check_sizes(runners, [size for _, *size in options.shapes], engine)
+        runners: dict[str, Runner] = {}
+        for name in names:
+            log(f"opening {name}")
+            runners[name] = open_runner(name, opening)
+            stack.callback(runners[name].close)
+            for _, height, width in options.shapes:
+                if not runners[name].takes(height, width):
+                    raise OutsideProfileError(
+                        f"{engine}: {name} was not built for {height}x{width} px; leave it out"
+                    )
         log("comparing with the fp32 reference")
         accuracy = {name: measure_accuracy(runner, cases) for name, runner in runners.items()}
         rows: list[dict[str, Any]] = []
         for pixels in inputs:
-            log(f"timing {_words(pixels)}")
-            flop = model_flop(bundle.manifest, cases, *pixels.shape[2:])
+            batch, _, height, width = pixels.shape
+            log(f"timing batch {batch} of {height}x{width}")
+            flop = model_flop(bundle.manifest, cases, height, width)
             rows += _rows(runners, pixels, options.rounds, flop)
     first = inputs[0].shape
     starts = {}
@@ -99,22 +109,6 @@ def run_bench(engine: str, options: BenchOptions, log: Log = lambda _: None) -> 
         "runners": {name: {"runtime": runtimes[name], **accuracy[name], **starts[name]} for name in names},
         "rows": rows,
     }
-
-
-def _opened(name: str, opening: RunnerOptions, stack: ExitStack, log: Log) -> Runner:
-    log(f"opening {name}")
-    runner = open_runner(name, opening)
-    stack.callback(runner.close)
-    return runner
-
-
-def _check_sizes(runners: Mapping[str, Runner], sizes: Sequence[Sequence[int]], engine: str) -> None:
-    for name, runner in runners.items():
-        for height, width in sizes:
-            if not runner.takes(height, width):
-                raise OutsideProfileError(
-                    f"{engine}: {name} was not built for {height}x{width} px; leave it out"
-                )
 
 
 def _inputs(manifest: Manifest, cases: Sequence[GoldenCase], options: BenchOptions) -> Iterator[FloatArray]:
@@ -156,9 +150,46 @@ def _rows(
         }
 
 
-def _words(pixels: FloatArray) -> str:
-    batch, _, height, width = pixels.shape
-    return f"batch {batch} of {height}x{width}"
+@dataclass(frozen=True)
+class Timing:
+    """One runner at one shape. `ratio`: the engine's time over its time, median over rounds."""
+
+    median_ms: float
+    p95_ms: float
+    ratio: float
+
+
+def take_turns(
+    runs: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds of each run, one per round, after one warm-up round.
+
+    The order rotates from round to round, so that no run always follows the same one.
+    """
+    names = list(runs)
+    for run in runs.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds):
+        at = number % len(names)
+        for name in names[at:] + names[:at]:
+            started = clock()
+            runs[name]()
+            seconds[name].append(clock() - started)
+    return seconds
+
+
+def compare(seconds: Mapping[str, list[float]], engine: str) -> dict[str, Timing]:
+    """Median, 95th percentile, and speed relative to `engine` in the same round."""
+    ours = np.array(seconds[engine])
+    return {
+        name: Timing(
+            median_ms=1e3 * float(np.median(times)),
+            p95_ms=1e3 * float(np.percentile(times, 95)),
+            ratio=float(np.median(ours / np.array(times))),
+        )
+        for name, times in seconds.items()
+    }
 
 
 def _head(bundle: Bundle, threads: int, options: BenchOptions) -> dict[str, Any]:

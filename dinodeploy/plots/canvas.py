@@ -84,7 +84,7 @@ class Canvas:
 
 
 def add_bar(
-    axes: Axes, y: float, width: float, height: float, left: float, colour: str, tip: str, **style: Any
+    axes: Axes, y: float, width: float, height: float, left: float, colour: Any, tip: str, **style: Any
 ) -> None:
     """A rectangle around `y` with words on hover; `colour` as matplotlib takes it."""
     (bar,) = axes.barh(y, width, height, left, color=colour, **style)

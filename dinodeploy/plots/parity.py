@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dinodeploy.arrays import ByteArray
 from dinodeploy.pages.palette import light
 from dinodeploy.parity.bisect import AFTER, Bisection
-from dinodeploy.parity.reports.evidence import PatchErrors
 from dinodeploy.plots.canvas import TIP, Box, Canvas, Plot, add_bar, decades, log_axis, log_place, short
 
 WIDTH = 760.0  # pixels of a plot; the page scales it
@@ -40,6 +40,15 @@ class Bar:
     value: float | None
     passed: bool
     tip: str
+
+
+@dataclass(frozen=True)
+class PatchErrors:
+    """‖got - wanted‖ / ‖wanted‖ of each patch of one image."""
+
+    case: str
+    image: ByteArray  # [H,W,3], as the model sees it
+    errors: NDArray[np.float64]  # [h,w]; NaN where not finite
 
 
 def draw_bars(rows: Sequence[Bar], limit: float | None, name: str) -> Plot:

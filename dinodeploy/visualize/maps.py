@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from dinodeploy.arrays import ByteArray, FloatArray
 from dinodeploy.errors import MisuseError
-from dinodeploy.visualize.colour import heat
 from dinodeploy.visualize.components import fit_components
 from dinodeploy.visualize.foreground import Find, foreground_by_classifier, foreground_by_component
 from dinodeploy.visualize.look import Look
@@ -22,6 +23,16 @@ from dinodeploy.visualize.look import Look
 Layers = list[tuple[str, ByteArray]]
 Painter = Callable[[Look], Layers]
 AUTO = "auto"
+
+# From low to high: dark blue, violet, red, orange, pale yellow; brightness rises along the scale.
+SCALE: tuple[tuple[int, int, int], ...] = (
+    (13, 15, 45),
+    (72, 26, 108),
+    (155, 43, 106),
+    (226, 88, 72),
+    (249, 159, 74),
+    (252, 239, 178),
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,20 @@ class MapOptions:
 
     point: tuple[float, float] = (0.5, 0.5)
     mask: str | None = None
+
+
+def heat(values: NDArray[np.floating], low: float, high: float) -> ByteArray:
+    """Values [h,w] -> RGB [h,w,3]; `low` and `high` are the two ends of the scale."""
+    share = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
+    places = np.linspace(0, 1, len(SCALE))
+    channels = [np.interp(share, places, [colour[channel] for colour in SCALE]) for channel in range(3)]
+    return np.round(np.stack(channels, axis=-1)).astype(np.uint8)
+
+
+def enlarge(colours: ByteArray, size: tuple[int, int], *, smooth: bool = True) -> Image.Image:
+    """A map at `size` (width, height) pixels. Without `smooth`, patches stay squares."""
+    resample = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
+    return Image.fromarray(colours).resize(size, resample)
 
 
 def fit_painter(what: str, looks: Sequence[Look], options: MapOptions) -> tuple[Painter, str]:

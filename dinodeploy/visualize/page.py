@@ -19,10 +19,9 @@ from PIL import Image
 from dinodeploy.arrays import ByteArray, FloatArray
 from dinodeploy.errors import printable
 from dinodeploy.pages import jpeg_uri, render_page
-from dinodeploy.visualize.colour import SCALE
 from dinodeploy.visualize.components import strongest_first
 from dinodeploy.visualize.look import Look, shrink
-from dinodeploy.visualize.maps import Layers
+from dinodeploy.visualize.maps import SCALE, Layers
 
 IMAGE_SIDE = 768  # pixels of the long side
 KEPT = 256  # numbers per patch; more are projected onto the strongest directions of all images

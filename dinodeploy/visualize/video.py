@@ -18,9 +18,8 @@ from dinodeploy.embedder import Embedder
 from dinodeploy.errors import ImageError, MisuseError, OutputExistsError, UnavailableError, reason_of
 from dinodeploy.files.atomic import partial_path
 from dinodeploy.images.preprocess import Preprocess
-from dinodeploy.visualize.colour import enlarge
 from dinodeploy.visualize.look import Attend, Look, look_at, need_attention
-from dinodeploy.visualize.maps import MapOptions, Painter, fit_painter
+from dinodeploy.visualize.maps import MapOptions, Painter, enlarge, fit_painter
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 SAMPLES = 12  # frames that the basis is fitted on

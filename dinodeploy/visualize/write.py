@@ -15,9 +15,8 @@ from dinodeploy.files.atomic import atomic_file, begin_directory, commit_directo
 from dinodeploy.images.open import open_image
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pages import check_pages
-from dinodeploy.visualize.colour import enlarge
 from dinodeploy.visualize.look import Attend, Look, look_at, need_attention
-from dinodeploy.visualize.maps import Layers, MapOptions, fit_painter
+from dinodeploy.visualize.maps import Layers, MapOptions, enlarge, fit_painter
 from dinodeploy.visualize.page import render_maps
 
 SUMMARY = "visualize.json"  # marks our directories: --overwrite replaces no others

@@ -7,6 +7,8 @@ strict mode: a broken link or anchor fails the build.
 from __future__ import annotations
 
 import os
+import posixpath
+import re
 import shutil
 import subprocess
 import sys
@@ -16,9 +18,17 @@ from pathlib import Path
 import api_reference
 import cli_reference
 import precision_table
-import repository_pages
 
 ROOT = Path(__file__).parents[2]
+REPOSITORY = "https://github.com/dinodeploy/dinodeploy/blob/main/"
+PAGES = {  # files of the repository that are pages; README.md is the home page
+    "README.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
+    "examples/README.md": "examples.md",
+}
+_LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 
 def write_pages(folder: Path) -> None:
@@ -28,12 +38,32 @@ def write_pages(folder: Path) -> None:
         "reference/cli.md": cli_reference.page(),
         "reference/api.md": api_reference.page(),
         "reference/precision.md": precision_table.page(),
-        **repository_pages.pages(),
+        **repository_pages(),
     }
     for name, text in generated.items():
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
+
+
+def repository_pages() -> dict[str, str]:
+    """Page of the site -> its Markdown."""
+    return {
+        target: with_site_links((ROOT / source).read_text(encoding="utf-8"), posixpath.dirname(source))
+        for source, target in PAGES.items()
+    }
+
+
+def with_site_links(text: str, folder: str) -> str:
+    """`text` of a file in `folder`: links into docs/ stay inside the site, others lead to the repository."""
+
+    def rewrite(link: re.Match[str]) -> str:
+        path = posixpath.normpath(posixpath.join(folder, link[1]))
+        if path in PAGES:
+            return f"]({PAGES[path]}"
+        return "](" + (path.removeprefix("docs/") if path.startswith("docs/") else REPOSITORY + path)
+
+    return _LINK.sub(rewrite, text)
 
 
 def build(out: Path) -> int:

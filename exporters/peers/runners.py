@@ -20,13 +20,20 @@ from torch import Tensor
 from dinodeploy.arrays import FloatArray
 from dinodeploy.bench.runners import Runner
 from dinodeploy.bundle.bundle import open_bundle
-from dinodeploy.errors import UnavailableError
+from dinodeploy.bundle.manifest import ModelFacts
+from dinodeploy.errors import MisuseError, UnavailableError
 from dinodeploy.images.preprocess import Preprocess
-from dinov3_ref.checkpoints import Checkpoint, build_model, save_checkpoint
+from dinov3_ref.checkpoints import (
+    Checkpoint,
+    build_model,
+    fetch,
+    load_checkpoint,
+    random_checkpoint,
+    save_checkpoint,
+)
 from dinov3_ref.models import ViTConfig
 from dinov3_ref.torchvision_shim import import_torchvision
 from exporters.peers.openvino_int8 import NncfRunner
-from exporters.peers.weights import checkpoint_of
 from exporters.trace.trace import TokenOutputs
 
 Forward = Callable[[Tensor], Tensor]  # pixels [B,3,H,W] -> cls [B,D]; the other tokens are computed too
@@ -70,6 +77,35 @@ def open_peer(name: str, engine: Path, checkpoint: str | None, threads: int) -> 
         raise UnavailableError(
             f"--vs {name} needs {error.name}, which is not installed: pip install {name}"
         ) from error
+
+
+def checkpoint_of(model: ModelFacts, given: str | None) -> Checkpoint:
+    """Load `given`, or what the manifest names: random weights are drawn again, hub weights fetched.
+
+    Raises MisuseError for a checkpoint that is not the bundle's, or one that only the user can give.
+    """
+    checkpoint = _load(model, given)
+    if checkpoint.sha256 != model.sha256:
+        raise MisuseError(
+            f"{checkpoint.source} is not the checkpoint of the bundle: sha256 {checkpoint.sha256[:12]}…, the "
+            f"manifest has {model.sha256[:12]}… ({model.source}); give that one with --checkpoint"
+        )
+    return checkpoint
+
+
+def _load(model: ModelFacts, given: str | None) -> Checkpoint:
+    periods = model.rope_periods or "bf16"  # a ConvNeXt has no RoPE
+    if given is not None:
+        return load_checkpoint(given, arch=None if model.arch == "custom" else model.arch, periods=periods)
+    if model.weights == "random" and model.arch != "custom":
+        # random:vit_small:seed3
+        return random_checkpoint(model.arch, int(model.source.rpartition("seed")[2]))
+    if model.weights == "hub":
+        fetched = fetch(model.arch, dataset=model.dataset, revision=model.source.rpartition("@")[2])
+        return load_checkpoint(fetched, arch=model.arch, periods=periods)
+    raise MisuseError(
+        f"peers in torch need the checkpoint of the bundle ({model.source}); give it with --checkpoint FILE"
+    )
 
 
 def _eager(checkpoint: Checkpoint) -> tuple[str, Forward]:

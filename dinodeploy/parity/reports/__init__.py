@@ -6,6 +6,7 @@ One writer per suffix, in one literal table. Files are written atomically.
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,7 +25,7 @@ from dinodeploy.parity.receipts import Receipt
 from dinodeploy.plots.canvas import check_plots
 
 WRITERS: dict[str, str] = {
-    ".json": "dinodeploy.parity.reports.plain:render",
+    ".json": "dinodeploy.parity.reports:render_json",
     ".xml": "dinodeploy.parity.reports.junit:render",
     ".html": "dinodeploy.parity.reports.html:render",
 }
@@ -73,6 +74,11 @@ class Report:
         return data
 
 
+def render_json(report: Report) -> str:
+    """What `check --json` prints, without NaN."""
+    return json.dumps(report.as_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def check_targets(paths: Sequence[Path]) -> None:
     """Check report paths before any work is done.
 
@@ -93,6 +99,5 @@ def write_report(report: Report, path: Path) -> None:
     """Write `path` in the format of its suffix."""
     module, _, function = WRITERS[path.suffix.lower()].partition(":")
     render: Callable[[Report], str] = getattr(importlib.import_module(module), function)
-    text = render(report)
     with atomic_file(path) as file:
-        file.write(text.encode())
+        file.write(render(report).encode())

@@ -2,22 +2,29 @@
 
 The verdict comes first; then every number against its limit, the map of the image with the largest error, the
 error block by block, whether an index can stay, and the full table.
+
+Shapes: B batch, H W pixels, h w patch grid, D embed_dim.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
+from dinodeploy.arrays import FloatArray
+from dinodeploy.bundle.bundle import GOLDEN_FILE, EngineChoice
+from dinodeploy.embedder import Embedder
+from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pages import jpeg_uri, render_page
 from dinodeploy.parity.bisect import Bisection
 from dinodeploy.parity.compare import Comparison
+from dinodeploy.parity.golden import GoldenCase, load_golden
 from dinodeploy.parity.judge import THRESHOLDS, Measurement, Verdict
 from dinodeploy.parity.reports import Report
-from dinodeploy.parity.reports.evidence import PatchErrors, worst_patches
 from dinodeploy.plots import inline_svg
-from dinodeploy.plots.parity import Bar, draw_bars, draw_growth, draw_meter, draw_patch_errors
+from dinodeploy.plots.parity import Bar, PatchErrors, draw_bars, draw_growth, draw_meter, draw_patch_errors
 
 # metric -> (heading, what it says). Cosines are drawn by what they lack of 1.
 CHARTS: dict[str, tuple[str, str]] = {
@@ -88,6 +95,39 @@ def _shown(m: Measurement) -> float | None:
     if m.value is None:
         return None
     return abs(1 - m.value) if "cosine" in m.metric else m.value
+
+
+def worst_patches(engine: EngineChoice, verdict: Verdict) -> PatchErrors | None:
+    """Run the case with the largest patch error. None where the engine has no patch output of that shape."""
+    cases = {case.name: case for case in load_golden(engine.root / GOLDEN_FILE)}
+    case = cases[_worst_case(verdict)]
+    with Embedder.open(engine.path, allow_unverified=True) as embedder:
+        got = embedder.run(case.pixels).get("patch")
+    if got is None or got.shape != case.outputs["patch"].shape:
+        return None
+    return _patch_errors(case, got, engine.manifest.preprocess)
+
+
+def _patch_errors(case: GoldenCase, got: FloatArray, preprocess: Preprocess) -> PatchErrors:
+    """The image of `case` with the largest error in `got` [B,h,w,D]."""
+    wanted = case.outputs["patch"].astype(np.float64)
+    lengths = np.linalg.norm(wanted, axis=-1)
+    with np.errstate(invalid="ignore", over="ignore"):
+        errors = np.linalg.norm(got - wanted, axis=-1) / np.where(lengths > 0, lengths, 1.0)
+    errors[~np.isfinite(errors)] = np.nan
+    worst = int(np.argmax(np.where(np.isnan(errors), np.inf, errors).max(axis=(1, 2))))
+    grey = case.pixels[worst].transpose(1, 2, 0) * np.array(preprocess.std) + np.array(preprocess.mean)
+    return PatchErrors(case.name, np.clip(grey * 255 + 0.5, 0, 255).astype(np.uint8), errors[worst])
+
+
+def _worst_case(verdict: Verdict) -> str:
+    """The case with the largest relative patch error; a value that is not finite counts as larger."""
+    found = [m for m in verdict.measurements if m.output == "patch" and m.metric != "max_abs"]
+    worst = max(
+        (m for m in found if m.metric == "relative_frobenius" or m.value is None),
+        key=lambda m: np.inf if m.value is None else m.value,
+    )
+    return worst.case
 
 
 def _patches(found: PatchErrors | None, recipe: str) -> dict[str, Any] | None:

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from xml.etree import ElementTree
 
 from dinodeploy.parity.bisect import Bisection
@@ -24,10 +23,7 @@ from dinodeploy.parity.reports import Report
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, production 2
 
 
-@dataclass(frozen=True)
-class _Case:
-    name: str
-    failures: tuple[str, ...]
+_Case = tuple[str, list[str]]  # name, failures
 
 
 def render(report: Report) -> str:
@@ -39,45 +35,30 @@ def render(report: Report) -> str:
     if report.comparison is not None:
         suites["against"] = list(_against(report.comparison))
     for index, (name, cases) in enumerate(suites.items()):
-        _add_suite(root, report, index, name, cases)
+        suite = _add(
+            root, "testsuite", id=str(index), package="dinodeploy", name=name,
+            timestamp=report.started.strftime("%Y-%m-%dT%H:%M:%S"), hostname=platform.node() or "localhost",
+            tests=str(len(cases)), failures=str(sum(bool(failures) for _, failures in cases)), errors="0",
+            time=f"{report.seconds if index == 0 else 0:.3f}",
+        )  # fmt: skip
+        properties = _add(suite, "properties")
+        for key in ("engine", "engine_sha256", "golden_sha256", "runtime", "device", "recipe"):
+            _add(properties, "property", name=key, value=str(getattr(report.receipt, key)))
+        classname = f"{report.bundle.root.resolve().name}.{name}"
+        for case, failures in cases:
+            element = _add(suite, "testcase", name=case, classname=classname, time="0.000")
+            if failures:
+                failure = _add(element, "failure", message=failures[0], type=name)
+                failure.text = _clean("\n".join(failures))
+        _add(suite, "system-out")
+        _add(suite, "system-err")
     ElementTree.indent(root)
     text = ElementTree.tostring(root, encoding="unicode")
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
 
 
-def _add_suite(
-    root: ElementTree.Element, report: Report, index: int, name: str, cases: Sequence[_Case]
-) -> None:
-    suite = ElementTree.SubElement(
-        root,
-        "testsuite",
-        {
-            "id": str(index),
-            "package": "dinodeploy",
-            "name": name,
-            "timestamp": report.started.strftime("%Y-%m-%dT%H:%M:%S"),
-            "hostname": _clean(platform.node() or "localhost"),
-            "tests": str(len(cases)),
-            "failures": str(sum(bool(case.failures) for case in cases)),
-            "errors": "0",
-            "time": f"{report.seconds if index == 0 else 0:.3f}",
-        },
-    )
-    properties = ElementTree.SubElement(suite, "properties")
-    for key in ("engine", "engine_sha256", "golden_sha256", "runtime", "device", "recipe"):
-        value = _clean(str(getattr(report.receipt, key)))
-        ElementTree.SubElement(properties, "property", {"name": key, "value": value})
-    classname = _clean(f"{report.bundle.root.resolve().name}.{name}")
-    for case in cases:
-        element = ElementTree.SubElement(
-            suite, "testcase", {"name": _clean(case.name), "classname": classname, "time": "0.000"}
-        )
-        if case.failures:
-            message = _clean(case.failures[0])
-            failure = ElementTree.SubElement(element, "failure", {"message": message, "type": name})
-            failure.text = _clean("\n".join(case.failures))
-    ElementTree.SubElement(suite, "system-out")
-    ElementTree.SubElement(suite, "system-err")
+def _add(parent: ElementTree.Element, tag: str, /, **attributes: str) -> ElementTree.Element:
+    return ElementTree.SubElement(parent, tag, {key: _clean(value) for key, value in attributes.items()})
 
 
 def _parity(verdict: Verdict) -> Iterator[_Case]:
@@ -85,21 +66,21 @@ def _parity(verdict: Verdict) -> Iterator[_Case]:
     for m in verdict.measurements:
         groups.setdefault(f"{m.case}/{m.output}", []).append(m)
     for name, group in groups.items():
-        yield _Case(name, tuple(m.sentence for m in group if not m.passed))
+        yield name, [m.sentence for m in group if not m.passed]
 
 
 def _bisect(bisection: Bisection) -> Iterator[_Case]:
     for place in bisection.places:
-        yield _Case(place.name, (bisection.verdict,) if place.name == bisection.departs else ())
+        yield place.name, [bisection.verdict] if place.name == bisection.departs else []
 
 
 def _against(comparison: Comparison) -> Iterator[_Case]:
     if not comparison.findings:
-        yield _Case("embed_dim", (comparison.note,))
+        yield "embed_dim", [comparison.note]
     for finding in comparison.findings:
         value = "not finite" if finding.value is None else f"{finding.value:.6f}"
         words = f"{finding.metric} is {value}, wanted at least {finding.at_least:g}: {finding.reason}"
-        yield _Case(finding.metric, () if finding.passed else (words,))
+        yield finding.metric, [] if finding.passed else [words]
 
 
 def _clean(text: str) -> str:

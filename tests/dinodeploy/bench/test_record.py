@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dinodeploy.bench import BenchOptions
+from dinodeploy.bench.record import compare, take_turns
 from dinodeploy.bench.runners import ENGINE, PEERS
 from dinodeploy.bench.table import share
 from dinodeploy.errors import MisuseError
@@ -57,3 +58,33 @@ def test_the_plot_names_every_runner(record: dict) -> None:
 def test_options_are_checked_when_created() -> None:
     with pytest.raises(MisuseError, match=f"'jax' is unknown; wanted some of {', '.join(PEERS)}"):
         BenchOptions(vs=("jax",))
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_turns_are_taken_and_the_first_run_warms_up() -> None:
+    clock, order = Clock(), []
+
+    def runs(name: str, costs: list[float]) -> None:
+        order.append(name)
+        clock.now += costs.pop(0)
+
+    a, b = [100.0, 1.0, 2.0, 3.0], [100.0, 4.0, 4.0, 4.0]
+    seconds = take_turns({"a": lambda: runs("a", a), "b": lambda: runs("b", b)}, 3, clock)
+    assert seconds == {"a": [1.0, 2.0, 3.0], "b": [4.0, 4.0, 4.0]}
+    assert order == ["a", "b", "a", "b", "b", "a", "a", "b"]
+
+
+def test_ratios_are_within_a_round() -> None:
+    """A machine that gets ten times slower half way: medians drift, ratios do not."""
+    found = compare({"engine": [1.0, 1.0, 10.0, 10.0], "peer": [2.0, 2.0, 20.0, 20.0]}, "engine")
+    assert found["peer"].ratio == 0.5
+    assert found["engine"].ratio == 1.0
+    assert found["peer"].median_ms == 11_000
+    assert found["engine"].p95_ms == 10_000

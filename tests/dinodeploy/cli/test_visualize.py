@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinodeploy.visualize.colour import SCALE
+from dinodeploy.visualize.maps import SCALE
 from tests.support.command_line import CommandLine, assert_refused
 from tests.support.photographs import photograph
 

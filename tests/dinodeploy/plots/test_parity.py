@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from dinodeploy.pages.palette import light
-from dinodeploy.parity.reports.evidence import PatchErrors
 from dinodeploy.plots import inline_svg
-from dinodeploy.plots.parity import Bar, draw_bars, draw_meter, draw_patch_errors
+from dinodeploy.plots.parity import Bar, PatchErrors, draw_bars, draw_meter, draw_patch_errors
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra `plots`)")
 

@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 
 from dinodeploy.errors import MisuseError
-from dinodeploy.visualize.colour import SCALE
-from dinodeploy.visualize.maps import WHAT, MapOptions, fit_painter, patch_at, similarity
+from dinodeploy.visualize.maps import (
+    SCALE,
+    WHAT,
+    MapOptions,
+    enlarge,
+    fit_painter,
+    heat,
+    patch_at,
+    similarity,
+)
 from tests.support.scenes import D, H, W, disc, scene
 
 
@@ -46,3 +54,13 @@ def test_unknown_maps_are_refused() -> None:
     assert list(WHAT) == ["pca", "attention", "similarity", "foreground"]
     with pytest.raises(MisuseError, match="known: pca, attention"):
         fit_painter("depth", [scene()], MapOptions())
+
+
+def test_colours_run_from_dark_to_bright() -> None:
+    colours = heat(np.linspace(0, 1, 64)[None], 0, 1)[0].astype(int)
+    assert (colours[0] == SCALE[0]).all()
+    assert (colours[-1] == SCALE[-1]).all()
+    brightness = colours @ [0.299, 0.587, 0.114]
+    assert (np.diff(brightness) > 0).all()
+    assert (heat(np.array([[5.0]]), 5.0, 5.0) == SCALE[0]).all(), "a map without a range"
+    assert enlarge(heat(np.zeros((3, 5)), 0, 1), (50, 31)).size == (50, 31)

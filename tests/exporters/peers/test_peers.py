@@ -16,7 +16,7 @@ from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.golden import load_golden
 from dinov3_ref.checkpoints import build_model, load_checkpoint, random_checkpoint, save_checkpoint
 from exporters.peers import PEERS, open_peer
-from exporters.peers.weights import checkpoint_of
+from exporters.peers.runners import checkpoint_of
 from tests.support.photographs import pixels
 from tests.support.tiny_models import export_passing, tiny_config
 

@@ -53,7 +53,7 @@ def test_a_report_that_cannot_be_made_leaves_the_old_one(
 ) -> None:
     path = tmp_path / "r.xml"
     path.write_text("old")
-    monkeypatch.setitem(WRITERS, ".xml", "dinodeploy.parity.reports.plain:missing")
+    monkeypatch.setitem(WRITERS, ".xml", "dinodeploy.parity.reports.junit:missing")
     with pytest.raises(AttributeError):
         write_report(passing, path)
     assert path.read_text() == "old"
