@@ -16,8 +16,8 @@ from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError, OutputExistsError
 from dinodeploy.files.cache import cache_dir
 from dinodeploy.hardware.packages import reach
+from dinodeploy.heads.train import Trained, TrainOptions
 from dinodeploy.heads.train import train_head as train
-from dinodeploy.heads.trained import Trained, TrainOptions
 from dinodeploy.pipeline.progress import LINE_SECONDS, step_progress
 
 HEAD_SUFFIX = ".safetensors"

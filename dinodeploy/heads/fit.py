@@ -1,24 +1,54 @@
-"""Fit a linear head: choose the penalty with the best validation score, then fit on all rows.
+"""Fit a linear head: choose the penalty with the best validation score, then fit on all rows; its scores.
 
-Shapes: N rows, F features, K classes.
+Shapes: N rows (images, patches or pixels), F features, K classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from dinodeploy.arrays import AnyArray
-from dinodeploy.heads.scores import balanced_accuracy, confusion
+from dinodeploy.arrays import AnyArray, IndexArray
 from dinodeploy.heads.softmax import Linear, fit_softmax, standardise
 
 Balance = Literal["balanced", "none"]
 BALANCES = ("balanced", "none")
 # Strong to weak: each fit starts from the one before.
 PENALTIES = tuple(10.0**exponent for exponent in range(1, -7, -1))
+
+
+def confusion(labels: AnyArray, chosen: AnyArray, classes: int) -> IndexArray:
+    """[K,K] counts: rows are true classes, columns predicted ones."""
+    cells = labels.ravel() * classes + chosen.ravel()
+    return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
+
+
+def balanced_accuracy(counts: IndexArray) -> float:
+    """Mean recall over the classes that occur."""
+    total = counts.sum(axis=1)
+    return float((np.diag(counts)[total > 0] / total[total > 0]).mean()) if total.any() else 0.0
+
+
+def intersection_over_union(counts: IndexArray) -> tuple[list[float | None], float]:
+    """IoU per class, None where it neither occurs nor is predicted; and their mean (docs/spec.md 5.4)."""
+    union = counts.sum(axis=0) + counts.sum(axis=1) - np.diag(counts)
+    each = [float(np.diag(counts)[k] / union[k]) if union[k] else None for k in range(len(counts))]
+    there = [value for value in each if value is not None]
+    return each, float(np.mean(there)) if there else 0.0
+
+
+def summary(counts: IndexArray) -> dict[str, Any]:
+    """All scores of a report but IoU, as JSON holds them. chance: of the most frequent class alone."""
+    total = max(int(counts.sum()), 1)
+    return {
+        "accuracy": float(np.trace(counts) / total),
+        "balanced_accuracy": balanced_accuracy(counts),
+        "chance": float(counts.sum(axis=1).max() / total),
+        "confusion": counts.tolist(),
+    }
 
 
 @dataclass(frozen=True)

@@ -76,18 +76,18 @@ def predict(
     head = head_of(embedder)
     (name,) = head.outputs
     predict_one = _TASKS[head.task]
-    unread: list[Decoded] = []
-    for batch, outputs in run_readable(embedder, ids, preprocess, batch_size, unread.append):
+    unread: list[Unread] = []
+
+    def skip(item: Decoded) -> None:
+        unread.append(Unread(item.id, item.reason))
+
+    for batch, outputs in run_readable(embedder, ids, preprocess, batch_size, skip):
         while unread:
-            yield _unread(unread.pop(0))
+            yield unread.pop(0)
         for item, output in zip(batch, outputs[name], strict=True):
             facts, dense = predict_one(output, head, item.size, preprocess, top)
             yield Prediction(item.id, facts, dense)
-    yield from map(_unread, unread)
-
-
-def _unread(item: Decoded) -> Unread:
-    return Unread(item.id, item.reason)
+    yield from unread
 
 
 def _classify(

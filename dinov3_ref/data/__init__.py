@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dinov3_ref.data.augmentations import DataAugmentationDINO
 from dinov3_ref.data.collate import collate_data_and_cast
-from dinov3_ref.data.combined_loader import CombinedDataLoader
 from dinov3_ref.data.datasets import (
     EncodedImages,
     ImageFolder,
@@ -13,7 +12,7 @@ from dinov3_ref.data.datasets import (
     TarShards,
     make_dataset,
 )
-from dinov3_ref.data.loaders import ResumableLoader, SamplerType, make_data_loader
+from dinov3_ref.data.loaders import CombinedDataLoader, ResumableLoader, SamplerType, make_data_loader
 from dinov3_ref.data.masking import MaskingGenerator
 from dinov3_ref.data.samplers import EpochSampler, InfiniteSampler, ShardedInfiniteSampler
 from dinov3_ref.data.training_loader import build_training_loader

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from dinov3_ref.configs.default import N_GLOBAL_CROPS
 from dinov3_ref.data.masking import Mask, MaskingGenerator
-from dinov3_ref.data.sample import Sample
-from dinov3_ref.data.seeding import derive_seed
+from dinov3_ref.data.sample import Sample, derive_seed
 
 Batch = dict[str, Any]
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from dinov3_ref.data.broken_images import BrokenImages
-from dinov3_ref.data.sample import ImageSource, Sample, SeededSamples
+from dinov3_ref.data.sample import BrokenImages, ImageSource, Sample, SeededSamples
 from dinov3_ref.data.samplers import EpochSampler, InfiniteSampler, PositionSampler, ShardedInfiniteSampler
 from dinov3_ref.errors import ConfigError, DataError
 
@@ -136,3 +136,58 @@ def make_data_loader(
     resumable = ResumableLoader(loader, sampler, BrokenImages(max_broken_fraction))
     resumable.samples_drawn = sampler_advance * sampler.step
     return resumable
+
+
+SEED = 65537  # of the official code
+
+
+class CombinedDataLoader:
+    """Takes each batch from one of `loaders`, chosen with probabilities proportional to `ratios`.
+
+    The choice depends only on the step, so it is the same on all ranks. Raises `ConfigError` for negative
+    ratios, and if their number is not that of the loaders.
+    """
+
+    def __init__(self, loaders: Sequence[ResumableLoader], ratios: Sequence[float], seed: int = SEED) -> None:
+        if len(loaders) != len(ratios) or min(ratios, default=-1) < 0 or sum(ratios) <= 0:
+            raise ConfigError(
+                f"{len(loaders)} loaders with ratios {list(ratios)}; wanted one ratio each, none below 0"
+            )
+        self.loaders = list(loaders)
+        self.cumulative = np.cumsum(ratios) / sum(ratios)
+        self.cumulative[-1] = 1.0  # despite rounding
+        self.seed = seed
+        self.steps = 0
+
+    @property
+    def skipped(self) -> int:
+        """Broken images skipped so far by this rank."""
+        return sum(loader.skipped for loader in self.loaders)
+
+    def state_dict(self) -> dict[str, Any]:
+        """{"steps": steps done, "loaders": state of each loader}."""
+        return {"steps": self.steps, "loaders": [loader.state_dict() for loader in self.loaders]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from there. Raises `ConfigError` if the number of loaders differs."""
+        if len(state["loaders"]) != len(self.loaders):
+            raise ConfigError(
+                f"the state is of {len(state['loaders'])} loaders, this run has {len(self.loaders)}; "
+                "resume with the same crop sizes"
+            )
+        self.steps = state["steps"]
+        for loader, own in zip(self.loaders, state["loaders"], strict=True):
+            loader.load_state_dict(own)
+
+    def __iter__(self) -> Iterator[Batch]:
+        iterators = [iter(loader) for loader in self.loaders]
+        rng = np.random.default_rng(self.seed)
+        rng.random(self.steps)  # skip the draws of earlier steps
+        while True:
+            chosen = int(np.searchsorted(self.cumulative, rng.random(), side="right"))
+            try:
+                batch = next(iterators[chosen])
+            except StopIteration:
+                return
+            self.steps += 1
+            yield batch

@@ -2,12 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch.utils.data import Dataset
 
-from dinov3_ref.data.seeding import Draw, derive_seed, torch_seed
-from dinov3_ref.errors import BrokenImage
+from dinov3_ref.errors import BrokenImage, DataError
+
+
+class Draw(int):
+    """An index into a dataset (an int) that also has the position of the draw."""
+
+    position: int
+
+    def __new__(cls, index: int, position: int) -> Draw:
+        draw = super().__new__(cls, index)
+        draw.position = position
+        return draw
+
+    def __getnewargs__(self) -> tuple[int, int]:  # type: ignore[override]  # for pickling to workers
+        return int(self), self.position
+
+
+def derive_seed(*parts: int | str) -> int:
+    """Hash numbers and words to a 63-bit seed: similar inputs give unrelated seeds."""
+    text = "/".join(map(str, parts)).encode()
+    return int.from_bytes(blake2b(text, digest_size=8).digest(), "little") >> 1
+
+
+@contextmanager
+def torch_seed(seed: int) -> Iterator[None]:
+    """Seed torch's CPU generator inside the context, and restore its state afterwards.
+
+    torchvision's transforms use only that generator.
+    """
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
 
 
 class ImageSource(Protocol):
@@ -60,3 +98,33 @@ class SeededSamples(Dataset[Sample]):
             return self.source[index]
         with torch_seed(derive_seed(self.seed, "crops", position)):
             return self.source[index]
+
+
+MAX_MESSAGES = 100  # kept for a report
+
+
+@dataclass
+class BrokenImages:
+    """Number of samples drawn and of broken images skipped. An image that is drawn twice counts twice.
+
+    Up to `grace` + `max_fraction` · drawn broken images are tolerated.
+    """
+
+    max_fraction: float = 0.01
+    grace: int = 10
+    drawn: int = 0
+    skipped: int = 0
+    messages: dict[str, None] = field(default_factory=dict)  # an ordered set
+
+    def record(self, drawn: int, broken: Sequence[str]) -> None:
+        """Add a batch. Raises `DataError` if there are too many broken images."""
+        self.drawn += drawn
+        self.skipped += len(broken)
+        for message in broken[: MAX_MESSAGES - len(self.messages)]:
+            self.messages[message] = None
+        if self.skipped > self.grace + self.max_fraction * self.drawn:
+            raise DataError(
+                f"{self.skipped} images of {self.drawn} samples could not be read, more than "
+                f"{self.max_fraction:.1%} plus {self.grace}; the last: {broken[-1]}; fix or remove them, or "
+                "raise max_broken_fraction"
+            )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from dinov3_ref.data.seeding import Draw, derive_seed
+from dinov3_ref.data.sample import Draw, derive_seed
 from dinov3_ref.distributed import get_rank, get_world_size
 from dinov3_ref.errors import DataError
 

@@ -14,9 +14,8 @@ from typing import Any
 
 from dinov3_ref.data.augmentations import DataAugmentationDINO
 from dinov3_ref.data.collate import Batch, collate_data_and_cast
-from dinov3_ref.data.combined_loader import CombinedDataLoader
 from dinov3_ref.data.datasets import EncodedImages, make_dataset
-from dinov3_ref.data.loaders import ResumableLoader, make_data_loader
+from dinov3_ref.data.loaders import CombinedDataLoader, ResumableLoader, make_data_loader
 from dinov3_ref.data.masking import MaskingGenerator, max_rectangle
 from dinov3_ref.distributed import get_rank, get_world_size
 from dinov3_ref.errors import ConfigError

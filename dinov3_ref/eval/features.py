@@ -18,9 +18,8 @@ from torch.utils.data import DataLoader
 from dinov3_ref.checkpoints import load_checkpoint
 from dinov3_ref.checkpoints.load import build_model
 from dinov3_ref.checkpoints.sidecars import normalization
-from dinov3_ref.data.broken_images import BrokenImages
 from dinov3_ref.data.datasets import EncodedImages
-from dinov3_ref.data.sample import Sample, SeededSamples
+from dinov3_ref.data.sample import BrokenImages, Sample, SeededSamples
 from dinov3_ref.distributed import get_rank, get_world_size
 from dinov3_ref.errors import DataError
 from dinov3_ref.eval.labelled import Labelled

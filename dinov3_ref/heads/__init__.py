@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dinov3_ref.heads.classifier import DINOClassifier
 from dinov3_ref.heads.depth import FeaturesToDepth, LinearDepth
 from dinov3_ref.heads.dpt import DPTDepth, DPTHead
 from dinov3_ref.heads.files import KINDS, LoadedHead, load_head, save_head
 from dinov3_ref.heads.head import Head, HeadedBackbone, layers_of, named_outputs
-from dinov3_ref.heads.linear import LinearClassifier, LinearSegmenter
+from dinov3_ref.heads.linear import DINOClassifier, LinearClassifier, LinearSegmenter
 from dinov3_ref.heads.pyramid import DINOFeatureExtractor, FeaturePyramid
 
 __all__ = [

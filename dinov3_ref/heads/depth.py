@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dinov3_ref.errors import ConfigError
-from dinov3_ref.heads.head import Head, map_names
-from dinov3_ref.heads.linear import WEIGHT_STD, enlarge
+from dinov3_ref.heads.head import Head, arguments, map_names
+from dinov3_ref.heads.linear import enlarge, norm_and_conv
 
 BINS = ("linear", "log")
 NORMS = ("linear", "softmax", "sigmoid")
@@ -25,8 +24,7 @@ class FeaturesToDepth(nn.Module):
     """[B,N,h,w] -> depth [B,1,h,w], in the unit of the range (metres in released heads).
 
     N > 1: the weighted sum of N bins from `min_depth` to `max_depth`, spaced linearly or logarithmically;
-    `norm` turns activations into weights. N = 1: relu(x) + min_depth. Source:
-    docs/spec.md 5.6.
+    `norm` turns activations into weights. N = 1: relu(x) + min_depth. Source: docs/spec.md 5.6.
     """
 
     bins: Tensor
@@ -77,29 +75,13 @@ class LinearDepth(Head):
         patch_size: int = 16,
     ) -> None:
         super().__init__()
-        self._config = {
-            "embed_dim": embed_dim,
-            "n_bins": n_bins,
-            "min_depth": min_depth,
-            "max_depth": max_depth,
-            "bins": bins,
-            "norm": norm,
-            "layers": list(layers),
-            "batchnorm": batchnorm,
-            "patch_size": patch_size,
-        }
+        self._config = arguments(locals())
         self.embed_dim, self.patch_size = embed_dim, patch_size
         self.inputs = map_names(layers)
         self.outputs = {"depth": ("batch", 1, "height", "width")}
         channels = len(self.inputs) * embed_dim
-        self.batchnorm = nn.BatchNorm2d(channels) if batchnorm else nn.Identity()
-        self.conv = nn.Conv2d(channels, n_bins, kernel_size=1)
-        nn.init.normal_(self.conv.weight, std=WEIGHT_STD)
-        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+        self.batchnorm, self.conv = norm_and_conv(channels, n_bins, batchnorm)
         self.to_depth = FeaturesToDepth(n_bins, min_depth, max_depth, bins, norm)
-
-    def config(self) -> dict[str, Any]:
-        return dict(self._config)
 
     def forward(self, *maps: Tensor) -> tuple[Tensor]:
         x_BCHW = torch.cat(maps, dim=-1).permute(0, 3, 1, 2)

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinov3_ref.errors import ConfigError
 from dinov3_ref.heads.depth import FeaturesToDepth
-from dinov3_ref.heads.head import Head, map_names
+from dinov3_ref.heads.head import Head, arguments, map_names
 
 SCALES = 4  # number of maps and of fusion steps
 
@@ -61,11 +60,6 @@ def _named_conv(inside: int, outside: int, *, kernel: int, bias: bool) -> nn.Seq
     """A convolution with the tensor names of the released file, `conv.weight` and `conv.bias`."""
     conv = nn.Conv2d(inside, outside, kernel, padding=kernel // 2, bias=bias)
     return nn.Sequential(OrderedDict(conv=conv))
-
-
-def _double(x: Tensor) -> Tensor:
-    """[B,C,h,w] -> [B,C,2h,2w], bilinear, aligned corners."""
-    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=True)
 
 
 class _Reassemble(nn.Module):
@@ -117,7 +111,8 @@ class _Fusion(nn.Module):
             # for an odd grid the sizes differ by one row or column; for an even one this does nothing
             finer = F.interpolate(finer, size=x.shape[-2:], mode="bilinear", align_corners=False)
             x = x + self.res_conv_unit1(finer)
-        return self.project(_double(self.res_conv_unit2(x)))
+        doubled = F.interpolate(self.res_conv_unit2(x), scale_factor=2.0, mode="bilinear", align_corners=True)
+        return self.project(doubled)
 
 
 class _UpConv(nn.Module):
@@ -163,30 +158,12 @@ class DPTDepth(Head):
         patch_size: int = 16,
     ) -> None:
         super().__init__()
-        if (
-            len(layers) != SCALES
-            or len(post_process_channels) != SCALES
-            or list(layers) != sorted(set(layers))
-        ):
+        self._config = arguments(locals())
+        if not len(layers) == len(post_process_channels) == SCALES or list(layers) != sorted(set(layers)):
             raise ConfigError(
                 f"layers {list(layers)} with {len(post_process_channels)} widths; wanted four blocks in "
                 "ascending order and one width each"
             )
-        self._config = {
-            "embed_dim": embed_dim,
-            "layers": list(layers),
-            "channels": channels,
-            "post_process_channels": list(post_process_channels),
-            "n_bins": n_bins,
-            "n_hidden_channels": n_hidden_channels,
-            "min_depth": min_depth,
-            "max_depth": max_depth,
-            "bins": bins,
-            "norm": norm,
-            "batchnorm": batchnorm,
-            "bias": bias,
-            "patch_size": patch_size,
-        }
         self.embed_dim, self.patch_size = embed_dim, patch_size
         self.inputs = map_names(layers)
         self.outputs = {"depth": ("batch", 1, "height", "width")}
@@ -194,9 +171,6 @@ class DPTDepth(Head):
             embed_dim, channels, post_process_channels, n_bins, n_hidden_channels, batchnorm, bias
         )
         self.to_depth = FeaturesToDepth(n_bins, min_depth, max_depth, bins, norm)
-
-    def config(self) -> dict[str, Any]:
-        return dict(self._config)
 
     def forward(self, *maps: Tensor) -> tuple[Tensor]:
         depth = self.to_depth(self.decoder([x.permute(0, 3, 1, 2) for x in maps]))

@@ -10,7 +10,7 @@ Our format is safetensors: the tensors of the head, and in the metadata "dinodep
     licence          of the head's weights, as text
     trained          scores of the training, for information
 
-`dinodeploy train-head` writes this format without torch (`dinodeploy/heads/trained.py`).
+`dinodeploy train-head` writes this format without torch (`dinodeploy/heads/train.py`).
 """
 
 from __future__ import annotations

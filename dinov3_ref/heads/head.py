@@ -14,7 +14,7 @@ Shapes: B batch, R storage tokens, D embed_dim, h w patch grid, H W pixels.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -43,12 +43,15 @@ class Head(nn.Module):
     outputs: dict[str, Dimensions]
     classes: tuple[str, ...] = ()
     embed_dim: int | None = None  # width of its features, where it is fixed
+    _config: dict[str, Any] | None = None
 
     def config(self) -> dict[str, Any]:
         """Constructor arguments as JSON values, stored in a head file."""
-        raise NotImplementedError(
-            f"{type(self).__name__} has no file format; pass the object to exporters.heads"
-        )
+        if self._config is None:
+            raise NotImplementedError(
+                f"{type(self).__name__} has no file format; pass the object to exporters.heads"
+            )
+        return dict(self._config)
 
     def check(self) -> None:
         """Raises ConfigError for impossible inputs or outputs."""
@@ -69,6 +72,15 @@ class Head(nn.Module):
             )
         if not self.inputs or not self.outputs:
             raise ConfigError(f"{type(self).__name__} has no inputs or no outputs; a head needs both")
+
+
+def arguments(scope: Mapping[str, Any]) -> dict[str, Any]:
+    """For `Head._config`: the arguments in `locals()` at the start of a constructor, without class names."""
+    return {
+        name: value if isinstance(value, (str, int, float)) else list(value)
+        for name, value in scope.items()
+        if name not in ("self", "__class__", "classes")
+    }
 
 
 def layers_of(inputs: Sequence[str]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Linear heads: one class per image, or one per patch (docs/spec.md 5.2, 5.4).
+"""Linear heads: one class per image, or one per patch (docs/spec.md 5.2, 5.4); DINOClassifier.
 
 Shapes: B batch, D embed_dim, h w patch grid, p patch size, K classes, C channels of all maps together.
 """
@@ -6,14 +6,15 @@ Shapes: B batch, D embed_dim, h w patch grid, p patch size, K classes, C channel
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinov3_ref.errors import ConfigError
-from dinov3_ref.heads.head import Head, map_names
+from dinov3_ref.heads.head import Head, arguments, map_names
+from dinov3_ref.models import DinoVisionTransformer
 
 Pooling = Literal["cls", "cls_mean"]
 POOLINGS: dict[str, tuple[str, ...]] = {"cls": ("cls",), "cls_mean": ("cls", "patch")}
@@ -43,19 +44,17 @@ class LinearClassifier(Head):
         self, embed_dim: int, num_classes: int, pooling: Pooling = "cls_mean", classes: Sequence[str] = ()
     ) -> None:
         super().__init__()
+        self._config = arguments(locals())
         check_classes(num_classes, classes)
         if pooling not in POOLINGS:
             raise ConfigError(f"pooling {pooling!r} is unknown; wanted one of {', '.join(POOLINGS)}")
-        self.embed_dim, self.num_classes, self.pooling = embed_dim, num_classes, pooling
+        self.embed_dim = embed_dim
         self.classes = tuple(classes)
         self.inputs = POOLINGS[pooling]
         self.outputs = {"logits": ("batch", num_classes)}
         self.linear = nn.Linear(len(self.inputs) * embed_dim, num_classes)
         nn.init.normal_(self.linear.weight, std=WEIGHT_STD)
         nn.init.zeros_(self.linear.bias)
-
-    def config(self) -> dict[str, Any]:
-        return {"embed_dim": self.embed_dim, "num_classes": self.num_classes, "pooling": self.pooling}
 
     def forward(self, cls: Tensor, patch: Tensor | None = None) -> tuple[Tensor]:
         if patch is None:
@@ -83,30 +82,17 @@ class LinearSegmenter(Head):
         classes: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        self._config = arguments(locals())
         check_classes(num_classes, classes)
         if size not in SIZES:
             raise ConfigError(f"size {size!r} is unknown; wanted one of {', '.join(SIZES)}")
-        self.embed_dim, self.num_classes, self.size = embed_dim, num_classes, size
-        self.layers, self.patch_size = tuple(layers), patch_size
+        self.embed_dim, self.size, self.patch_size = embed_dim, size, patch_size
         self.classes = tuple(classes)
         self.inputs = map_names(layers)
         grid = ("rows", "columns") if size == "patch" else ("height", "width")
         self.outputs = {"segmentation": ("batch", num_classes, *grid)}
         channels = len(self.inputs) * embed_dim
-        self.batchnorm = nn.BatchNorm2d(channels) if batchnorm else nn.Identity()
-        self.conv = nn.Conv2d(channels, num_classes, kernel_size=1)
-        nn.init.normal_(self.conv.weight, std=WEIGHT_STD)
-        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
-
-    def config(self) -> dict[str, Any]:
-        return {
-            "embed_dim": self.embed_dim,
-            "num_classes": self.num_classes,
-            "size": self.size,
-            "layers": list(self.layers),
-            "batchnorm": isinstance(self.batchnorm, nn.BatchNorm2d),
-            "patch_size": self.patch_size,
-        }
+        self.batchnorm, self.conv = norm_and_conv(channels, num_classes, batchnorm)
 
     def forward(self, *maps: Tensor) -> tuple[Tensor]:
         x_BCHW = torch.cat(maps, dim=-1).permute(0, 3, 1, 2)
@@ -114,6 +100,44 @@ class LinearSegmenter(Head):
         return (logits if self.size == "patch" else enlarge(logits, self.patch_size),)
 
 
+def norm_and_conv(channels: int, outputs: int, batchnorm: bool) -> tuple[nn.Module, nn.Conv2d]:
+    """The layers of a linear head on patch maps: a batch norm or nothing, and a 1x1 convolution."""
+    conv = nn.Conv2d(channels, outputs, kernel_size=1)
+    nn.init.normal_(conv.weight, std=WEIGHT_STD)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    return nn.BatchNorm2d(channels) if batchnorm else nn.Identity(), conv
+
+
 def enlarge(x: Tensor, factor: float) -> Tensor:
     """[B,C,h,w] -> [B,C,factor h,factor w], bilinear, half-pixel centres."""
     return F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
+
+
+class DINOClassifier(nn.Module):
+    """A linear layer on CLS: pixels [B,3,H,W] -> logits [B,K]. Only `classifier` is trained.
+
+    Source: docs/development/seed.md S33, S66.
+    `train()` leaves the backbone in eval mode: drop path and RoPE augmentation would change the features of
+    an image at every step.
+    """
+
+    def __init__(self, dinov3_backbone: DinoVisionTransformer, num_classes: int = 1000) -> None:
+        super().__init__()
+        self.backbone = dinov3_backbone.eval().requires_grad_(False)
+        self.classifier = nn.Linear(self.backbone.embed_dim, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            features = self.backbone(x)
+        return self.classifier(features)
+
+    def train(self, mode: bool = True) -> DINOClassifier:
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def to_head(self, classes: tuple[str, ...] = ()) -> LinearClassifier:
+        """The trained layer as a head, for export with the backbone."""
+        head = LinearClassifier(self.backbone.embed_dim, self.classifier.out_features, "cls", classes)
+        head.linear.load_state_dict(self.classifier.state_dict())
+        return head

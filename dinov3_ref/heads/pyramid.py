@@ -8,14 +8,13 @@ Shapes: B batch, D embed_dim, h w patch grid, p patch size.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinov3_ref.errors import ConfigError
-from dinov3_ref.heads.head import Head
+from dinov3_ref.heads.head import Head, arguments
 from dinov3_ref.heads.linear import enlarge
 from dinov3_ref.models import DinoVisionTransformer
 
@@ -33,15 +32,13 @@ class FeaturePyramid(Head):
 
     def __init__(self, embed_dim: int, layers: Sequence[int], patch_size: int = 16) -> None:
         super().__init__()
+        self._config = arguments(locals())
         if len(layers) != len(FACTORS) or list(layers) != sorted(set(layers)) or min(layers) < 0:
             raise ConfigError(f"pyramid of blocks {list(layers)}; wanted four different blocks, ascending")
-        self.embed_dim, self.layers, self.patch_size = embed_dim, tuple(layers), patch_size
+        self.embed_dim = embed_dim
         self.inputs = tuple(f"layer_{index}" for index in layers)
         strides = [round(patch_size / factor) for factor in FACTORS]
         self.outputs = {f"level_{s}": ("batch", embed_dim, f"rows_{s}", f"columns_{s}") for s in strides}
-
-    def config(self) -> dict[str, Any]:
-        return {"embed_dim": self.embed_dim, "layers": list(self.layers), "patch_size": self.patch_size}
 
     def forward(self, *maps: Tensor) -> tuple[Tensor, ...]:
         return tuple(_resize(x.permute(0, 3, 1, 2), factor) for x, factor in zip(maps, FACTORS, strict=True))
@@ -69,9 +66,7 @@ class DINOFeatureExtractor(nn.Module):
         pyramid: bool = False,
     ) -> None:
         super().__init__()
-        self.backbone = dinov3_backbone.eval()
-        for parameter in self.backbone.parameters():
-            parameter.requires_grad = False
+        self.backbone = dinov3_backbone.eval().requires_grad_(False)
         self.n = list(n)
         self.pyramid = (
             FeaturePyramid(self.backbone.embed_dim, self.n, self.backbone.patch_size) if pyramid else None

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dinov3_ref.data.seeding import derive_seed
+from dinov3_ref.data.sample import derive_seed
 from dinov3_ref.distributed import all_reduce_max, get_rank, whole
 from dinov3_ref.errors import TrainingDiverged
 from dinov3_ref.train.distributed.data_parallel import prepare_model

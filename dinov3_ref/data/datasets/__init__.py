@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dinov3_ref.data.datasets.encoded import EncodedImages
-from dinov3_ref.data.datasets.folder import ImageFolder
-from dinov3_ref.data.datasets.listing import ImageList
+from dinov3_ref.data.datasets.folder import ImageFolder, ImageList
 from dinov3_ref.data.datasets.make import make_dataset
 from dinov3_ref.data.datasets.table import ImageTable
 from dinov3_ref.data.datasets.tar import TarShards

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +71,21 @@ def require_some(count: int, where: Path | str, wanted: str) -> None:
     """Raise `DataError` for an empty dataset."""
     if count == 0:
         raise DataError(f"no image in '{where}'; wanted {wanted}")
+
+
+class PackedText:
+    """A read-only sequence of strings."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
+        self.bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        self.ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> str:
+        if not 0 <= index < len(self.ends):
+            raise IndexError(f"string {index} of {len(self.ends)}")
+        start = self.ends[index - 1] if index else 0
+        return self.bytes[start : self.ends[index]].tobytes().decode("utf-8", "surrogateescape")

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dinov3_ref.data.datasets.encoded import EncodedImages
-from dinov3_ref.data.datasets.folder import ImageFolder
-from dinov3_ref.data.datasets.listing import ImageList
+from dinov3_ref.data.datasets.folder import ImageFolder, ImageList
 from dinov3_ref.data.datasets.table import ImageTable
 from dinov3_ref.data.datasets.tar import TarShards
 from dinov3_ref.errors import DataError

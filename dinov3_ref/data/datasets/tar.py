@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dinov3_ref.data.datasets.encoded import EncodedImages, require_some
-from dinov3_ref.data.datasets.packed_text import PackedText
+from dinov3_ref.data.datasets.encoded import EncodedImages, PackedText, require_some
 from dinov3_ref.data.decoding import SUFFIXES
 from dinov3_ref.errors import DataError
 

@@ -10,8 +10,7 @@ from PIL import Image
 
 from dinodeploy import Embedder
 from dinodeploy.errors import MisuseError
-from dinodeploy.heads.train import train_head
-from dinodeploy.heads.trained import TrainOptions
+from dinodeploy.heads.train import TrainOptions, train_head
 from tests.support.labelled_images import SCENES, write_digits, write_scenes
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from dinov3_ref.data.combined_loader import CombinedDataLoader
+from dinov3_ref.data.loaders import CombinedDataLoader
 from dinov3_ref.data.training_loader import build_training_loader, crop_sizes
 from dinov3_ref.errors import ConfigError
 from tests.support.image_files import write_folder

@@ -18,9 +18,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint
 from dinov3_ref.errors import DataError
 from dinov3_ref.eval import knn, neighbours
-from dinov3_ref.eval.knn import class_scores, few_shot, knn_accuracy
+from dinov3_ref.eval.knn import class_scores, few_shot, knn_accuracy, nearest
 from dinov3_ref.eval.labelled import Labelled
-from dinov3_ref.eval.neighbours import nearest
 from tests.support.image_files import write_folder
 from tests.support.ranks import run_on_ranks
 from tests.support.tiny_models import tiny_config

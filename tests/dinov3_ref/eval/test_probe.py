@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from dinov3_ref.errors import DataError
-from dinov3_ref.eval.probe import LinearProbe, ProbeOptions, rows_at_random
+from dinov3_ref.eval.probe import LEARNING_RATES, LinearClassifiers, LinearProbe, ProbeOptions, rows_at_random
 from tests.support.labelled_features import NAMES, digits
 
 
@@ -69,3 +70,49 @@ def test_resuming_needs_a_matching_checkpoint(tmp_path: Path) -> None:
 def test_bad_options_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="wanted"):
         ProbeOptions(**changes)
+
+
+def test_the_grid_is_the_specified_one() -> None:
+    assert len(LEARNING_RATES) == 13
+    assert (LEARNING_RATES[0], LEARNING_RATES[-1]) == (1e-5, 0.1)
+    grid = LinearClassifiers({1: 8, 4: 20}, classes=3, batch=1024)
+    assert len(grid.heads) == 26
+    name = "classifier_4_blocks_avgpool_True_lr_0_40000"  # 0.1 x 1024 / 256
+    assert grid.rates[name] == pytest.approx(0.4)
+    assert grid.heads[name].weight.shape == (3, 20)
+    assert grid.heads["classifier_1_blocks_avgpool_True_lr_0_00004"].bias.tolist() == [0, 0, 0]
+
+
+def test_initial_weights_are_small() -> None:
+    torch.manual_seed(0)
+    grid = LinearClassifiers({1: 500}, classes=100, batch=256, rates=[0.1])
+    weight = next(iter(grid.heads.values())).weight.detach()
+    assert float(weight.std()) == pytest.approx(0.01, rel=0.01)
+    assert float(weight.mean()) == pytest.approx(0, abs=2e-4)
+
+
+def test_small_batches_keep_all_thirteen_rates() -> None:
+    """1e-5 and 2e-5 times 16/256 both round to 0_00000."""
+    grid = LinearClassifiers({1: 8}, classes=2, batch=16)
+    assert len(grid.heads) == len(set(grid.rates.values())) == 13
+
+
+def test_one_step_by_hand() -> None:
+    """Zero weights, two classes, input 2 of class 0: softmax .5, gradient -1 and 1, weights lr and -lr."""
+    grid = LinearClassifiers({1: 1}, classes=2, batch=256, rates=[0.1, 0.02])
+    for head in grid.heads.values():
+        torch.nn.init.zeros_(head.weight)
+    optimiser, scheduler = grid.optimiser(steps=4)
+    loss = grid.loss({1: torch.tensor([[2.0]])}, torch.tensor([0]))
+    assert loss.item() == pytest.approx(2 * np.log(2))  # the sum of both classifiers'
+    loss.backward()
+    optimiser.step()
+    weights = [head.weight.flatten().tolist() for head in grid.heads.values()]
+    assert weights == [pytest.approx([0.1, -0.1]), pytest.approx([0.02, -0.02])]
+    rates = []
+    for _ in range(4):
+        scheduler.step()
+        rates.append(optimiser.param_groups[0]["lr"])
+    # 0.1 (1 + cos(pi i / 4)) / 2
+    assert rates == pytest.approx([0.0853553, 0.05, 0.0146447, 0.0], abs=1e-7)
+    assert optimiser.defaults["momentum"] == 0.9

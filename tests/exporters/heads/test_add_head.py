@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dinodeploy import Embedder, MisuseError
+from dinodeploy import Embedder
 from dinodeploy.bundle.bundle import open_bundle
-from dinodeploy.errors import ExportError, OutputExistsError
+from dinodeploy.errors import ExportError, MisuseError, OutputExistsError
 from dinodeploy.parity.check import check_bundle
 from dinov3_ref.checkpoints import build_model, random_checkpoint
 from dinov3_ref.heads import (
@@ -29,6 +29,7 @@ from dinov3_ref.heads import (
 )
 from dinov3_ref.models import DinoVisionTransformer
 from exporters.heads import add_head
+from exporters.heads.add_head import find_head, four_even
 from tests.support.photographs import pixels
 from tests.support.tiny_models import export_tiny, tiny_config
 
@@ -236,3 +237,23 @@ def test_a_bundle_without_a_head_reads_as_before(tiny_bundle: Path, tmp_path: Pa
     data["head"] = None
     (root / "manifest.json").write_text(json.dumps(data))
     assert open_bundle(root).manifest.head is None
+
+
+def test_a_pyramid_is_found_by_name(tmp_path: Path) -> None:
+    assert find_head("pyramid:3,5,7,11", 64, 12, 16).head.inputs == (
+        "layer_3",
+        "layer_5",
+        "layer_7",
+        "layer_11",
+    )
+    assert find_head("pyramid", 64, 12, 16).head.inputs == ("layer_2", "layer_5", "layer_8", "layer_11")
+    assert four_even(24) == (4, 11, 17, 23)
+    assert four_even(40) == (9, 19, 29, 39)
+    for text, message in (
+        ("pyramid:1,2", "wanted four different blocks"),
+        ("pyramid:a,b,c,d", "wanted four block numbers"),
+    ):
+        with pytest.raises(MisuseError, match=message):
+            find_head(text, 64, 12, 16)
+    with pytest.raises(MisuseError, match="takes four blocks, this model has 3"):
+        find_head("pyramid", 64, 3, 16)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dinov3_ref.data.datasets import (
@@ -15,6 +16,7 @@ from dinov3_ref.data.datasets import (
     TarShards,
     make_dataset,
 )
+from dinov3_ref.data.datasets.encoded import PackedText
 from tests.support.image_datasets import CLASSES, WRITERS
 from tests.support.image_files import NAMES, encoded
 
@@ -57,3 +59,13 @@ def test_each_can_be_pickled_for_a_worker(text: str) -> None:
 
 def test_all_have_one_base_class() -> None:
     assert all(issubclass(kind, EncodedImages) for kind in (ImageFolder, ImageList, TarShards, ImageTable))
+
+
+def test_packed_text_is_a_list_of_strings() -> None:
+    texts = ["", "a.jpg", "größe/ü.png", "\udcff.jpg"]
+    packed = PackedText(texts)
+    assert [packed[index] for index in range(len(packed))] == texts
+    assert isinstance(packed.bytes, np.ndarray)
+    for index in (-1, 4):
+        with pytest.raises(IndexError):
+            packed[index]
