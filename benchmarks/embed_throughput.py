@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from shared import make_parser, new_record, run_dinodeploy, save
+from shared import export_random, make_parser, new_record, save
 
 from dinodeploy import Embedder, load_embeddings
 from dinodeploy.arrays import FloatArray
@@ -68,7 +68,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=cores(), help="of every engine; the cores by default")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        bundle = options.bundle or export(options.arch, options.recipe, Path(folder) / "bundle")
+        bundle = options.bundle or Path(folder) / "bundle"
+        if not options.bundle:
+            export_random(options.arch, options.recipe, bundle)
         paths = make_pictures(Path(folder) / "pictures", options.pictures)
         opening: dict[str, Any] = {"device": "cpu", "outputs": OUTPUTS, "threads": options.threads}
         with (
@@ -93,12 +95,6 @@ def main() -> None:
                 "rows": rows,
             }
     print(f"wrote {save(record, 'embed_throughput', record['arch'], record['recipe'])}")
-
-
-def export(arch: str, recipe: str, bundle: Path) -> Path:
-    command = ["export", "--arch", arch, "--weights", "random", "--precision", recipe, "--out", str(bundle)]
-    run_dinodeploy(command)
-    return bundle
 
 
 def make_pictures(folder: Path, count: int) -> list[str]:
@@ -177,7 +173,7 @@ def measure(ways: dict[str, Way], pictures: int, rounds: int) -> list[dict[str, 
     """Medians of interleaved rounds after one to warm up; ratios are taken within a round."""
     wall: dict[str, list[float]] = {name: [] for name in ways}
     cpu: dict[str, list[float]] = {name: [] for name in ways}
-    cls: dict[str, FloatArray | None] = {}
+    cls: dict[str, Any] = {}
     for turn in range(rounds + 1):
         for name, way in ways.items():
             started, worked = time.perf_counter(), time.process_time()
@@ -187,6 +183,8 @@ def measure(ways: dict[str, Way], pictures: int, rounds: int) -> list[dict[str, 
                 cpu[name].append(time.process_time() - worked)
     rows = []
     for name in ways:
+        found = cls[name]
+        error = None if found is None else measure_output("cls", found, cls["torch"])["relative_frobenius"]
         rows.append(
             {
                 "way": name,
@@ -195,7 +193,7 @@ def measure(ways: dict[str, Way], pictures: int, rounds: int) -> list[dict[str, 
                 "of_torch": ratio(wall["torch"], wall[name]),
                 "cpu_seconds_a_picture": round(statistics.median(cpu[name]) / pictures, 4),
                 "of_the_engine_cpu": ratio(cpu["engine"], cpu[name]),
-                "relative_frobenius_cls": error(cls[name], cls["torch"]),
+                "relative_frobenius_cls": error,
             }
         )
         print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
@@ -205,12 +203,6 @@ def measure(ways: dict[str, Way], pictures: int, rounds: int) -> list[dict[str, 
 def ratio(seconds: list[float], own: list[float]) -> float:
     """How many times as fast as what took `seconds`."""
     return round(statistics.median(a / b for a, b in zip(seconds, own, strict=True)), 3)
-
-
-def error(cls: FloatArray | None, wanted: FloatArray | None) -> float | None:
-    if cls is None or wanted is None:
-        return None
-    return measure_output("cls", cls, wanted)["relative_frobenius"]
 
 
 if __name__ == "__main__":

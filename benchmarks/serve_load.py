@@ -146,8 +146,11 @@ def main() -> None:
         bundle = options.bundle or export_small(Path(folder) / "bundle")
         result = measure(bundle, options)
     show(result)
-    if options.record:
-        print(f"written: {record(result)}")
+    if options.record:  # added to the runs of this month on this machine
+        path = LEDGER / record_name("serve_load")
+        runs = json.loads(path.read_text())["runs"] if path.exists() else []
+        runs.append({**new_record("serve_load", PACKAGES), **result})
+        print(f"written: {save({'runs': runs}, out=path)}")
     sys.exit(1 if result["failures"] else 0)
 
 
@@ -254,13 +257,6 @@ def show(result: dict[str, Any]) -> None:
             f"killed a worker at {result['killed_at']} s: {result['lost_with_the_worker']} connections lost"
         )
     print(f"failures: {result['failures']}")
-
-
-def record(result: dict[str, Any]) -> Path:
-    """Add the run to the ledger's file of this month and machine."""
-    path = LEDGER / record_name("serve_load")
-    runs = json.loads(path.read_text())["runs"] if path.exists() else []
-    return save({"runs": [*runs, {**new_record("serve_load", PACKAGES), **result}]}, out=path)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,12 @@ def run_dinodeploy(arguments: list[str]) -> tuple[float, float | None]:
     return _run(_DINODEPLOY, arguments)
 
 
+def export_random(arch: str, recipe: str, bundle: Path) -> tuple[float, float | None]:
+    """The same for an export with random weights."""
+    command = ["export", "--arch", arch, "--weights", "random", "--precision", recipe, "--out", str(bundle)]
+    return run_dinodeploy(command)
+
+
 def run_plain_export(checkpoint: str, out: str) -> tuple[float, float | None]:
     """The same for `torch.onnx.export` on the directory of a checkpoint in transformers' layout."""
     return _run(_PLAIN_EXPORT, [checkpoint, out])

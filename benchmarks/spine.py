@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from rich.console import Console
-from shared import make_parser, run_dinodeploy, run_plain_export, save
+from shared import export_random, make_parser, run_dinodeploy, run_plain_export, save
 
 from dinodeploy.bench import BenchOptions, as_table, run_bench, summary
 from dinodeploy.cli.output import parse_size
@@ -80,8 +80,7 @@ def parse_shape(text: str) -> tuple[int, int, int]:
 
 def measure_export(arch: str, recipe: str, bundle: Path) -> dict[str, float | None]:
     """Seconds and peak memory of the whole command, in its own process."""
-    arguments = ["export", "--arch", arch, "--weights", "random", "--precision", recipe, "--out", str(bundle)]
-    seconds, peak = run_dinodeploy(arguments)
+    seconds, peak = export_random(arch, recipe, bundle)
     weights = sum(path.stat().st_size for path in bundle.glob("model.onnx*"))
     return {"seconds": seconds, "peak_mib": peak, "weights_mib": weights / 2**20}
 

@@ -81,7 +81,9 @@ def visualize_video(
             side_by_side(look_at(embedder, frame, source.name, steps, attend), painter, smooth)
             for frame in read_frames(source)
         )
-        for count in _encode(pairs, partial, _rate(source)):
+        with _av().open(str(source)) as container:
+            rate = container.streams.video[0].average_rate or RATE
+        for count in _encode(pairs, partial, rate):
             advance(count, 0)
         partial.replace(target)
     finally:
@@ -128,11 +130,6 @@ def read_frames(source: Path) -> Iterator[Image.Image]:
                 yield frame.to_image()
     except (av.error.FFmpegError, ValueError) as error:
         raise ImageError(f"{source}: cannot be decoded: {reason_of(error)}") from error
-
-
-def _rate(source: Path) -> Fraction:
-    with _av().open(str(source)) as container:
-        return container.streams.video[0].average_rate or RATE
 
 
 def _encode(frames: Iterator[Image.Image], target: Path, rate: Fraction) -> Iterator[int]:

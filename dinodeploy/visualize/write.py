@@ -73,7 +73,18 @@ def visualize(
     check_output(out, page, overwrite)
     if what == "attention":
         need_attention(embedder, attend)
-    looks, skipped = _look_at_all(embedder, ids, steps, attend if what == "attention" else None, advance)
+    looks: list[Look] = []
+    skipped: list[str] = []
+    for id_ in ids:
+        try:
+            image = open_image(id_)
+        except ImageError as error:
+            skipped.append(str(error))
+        else:
+            looks.append(look_at(embedder, image, id_, steps, attend if what == "attention" else None))
+        advance(len(looks), len(skipped))
+    if not looks:
+        raise MisuseError(f"none of {len(ids)} images can be read; the first: {skipped[0]}")
     painter, words = fit_painter(what, looks, options or MapOptions())
     maps = [painter(look) for look in looks]
     staging = begin_directory(out)
@@ -90,24 +101,6 @@ def visualize(
         shutil.rmtree(staging, ignore_errors=True)
         raise
     return Written(files, tuple(skipped), words)
-
-
-def _look_at_all(
-    embedder: Embedder, ids: Sequence[str], steps: Preprocess, attend: Attend | None, advance: Advance
-) -> tuple[list[Look], list[str]]:
-    looks: list[Look] = []
-    skipped: list[str] = []
-    for id_ in ids:
-        try:
-            image = open_image(id_)
-        except ImageError as error:
-            skipped.append(str(error))
-        else:
-            looks.append(look_at(embedder, image, id_, steps, attend))
-        advance(len(looks), len(skipped))
-    if not looks:
-        raise MisuseError(f"none of {len(ids)} images can be read; the first: {skipped[0]}")
-    return looks, skipped
 
 
 def _save_page(text: str, page: Path, out: Path, staging: Path) -> None:

@@ -108,14 +108,11 @@ def _load(model: ModelFacts, given: str | None) -> Checkpoint:
     )
 
 
-def _eager(checkpoint: Checkpoint) -> tuple[str, Forward]:
-    module = TokenOutputs(build_model(checkpoint).eval())
-    return f"torch {torch.__version__}", lambda pixels: module(pixels)[0]
-
-
-def _compiled(checkpoint: Checkpoint) -> tuple[str, Forward]:
-    module = torch.compile(TokenOutputs(build_model(checkpoint).eval()), dynamic=False)
-    return f"torch {torch.__version__} compiled", lambda pixels: module(pixels)[0]
+def _in_torch(checkpoint: Checkpoint, compiled: bool = False) -> tuple[str, Forward]:
+    module: Any = TokenOutputs(build_model(checkpoint).eval())
+    if compiled:
+        module = torch.compile(module, dynamic=False)
+    return f"torch {torch.__version__}{' compiled' if compiled else ''}", lambda pixels: module(pixels)[0]
 
 
 def _in_transformers(checkpoint: Checkpoint) -> tuple[str, Forward]:
@@ -152,8 +149,8 @@ def _in_timm(checkpoint: Checkpoint) -> tuple[str, Forward]:
 
 
 PEERS: dict[str, Callable[[Checkpoint, Preprocess, int], Runner]] = {  # the last is the number of threads
-    "torch": partial(TorchRunner, _eager),
-    "compile": partial(TorchRunner, _compiled),
+    "torch": partial(TorchRunner, _in_torch),
+    "compile": partial(TorchRunner, partial(_in_torch, compiled=True)),
     "transformers": partial(TorchRunner, _in_transformers),
     "timm": partial(TorchRunner, _in_timm),
     "nncf": NncfRunner,
