@@ -37,8 +37,7 @@ def bench(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the results to this JSON file.")] = None,
     plot: Annotated[
-        Path | None,
-        typer.Option("--plot", "--picture", help="Also draw a plot: a .svg, .png or .html file."),
+        Path | None, typer.Option("--plot", "--picture", help="Also draw a plot: a .svg, .png or .html file.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The results as JSON on stdout.")] = False,
 ) -> None:

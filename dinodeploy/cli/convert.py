@@ -18,8 +18,7 @@ def convert(
     source: Annotated[Path, typer.Argument(help="A checkpoint file or directory, in any layout.")],
     to: Annotated[str, typer.Option(help="Target layout: hf, timm or official.")],
     out: Annotated[
-        Path | None,
-        typer.Option(help="Output path. Default: SOURCE's name and the layout, here."),
+        Path | None, typer.Option(help="Output path. Default: SOURCE's name and the layout, here.")
     ] = None,
     arch: Annotated[str | None, typer.Option(help="Check the file against this architecture.")] = None,
     rope_periods: Annotated[

@@ -38,8 +38,7 @@ def ranges(
     arch: Annotated[str | None, typer.Option(help="Check the file against this architecture.")] = None,
     limit: Annotated[int, typer.Option(help="Number of images to use, evenly spaced over all.")] = 16,
     plot: Annotated[
-        Path | None,
-        typer.Option("--plot", "--picture", help="Also draw a plot: a .svg, .png or .html file."),
+        Path | None, typer.Option("--plot", "--picture", help="Also draw a plot: a .svg, .png or .html file.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON on stdout.")] = False,
 ) -> None:

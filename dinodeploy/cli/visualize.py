@@ -34,8 +34,7 @@ def visualize(
         Path | None, typer.Option(help="Directory for the maps, or the video file. Default: visualized.")
     ] = None,
     html: Annotated[
-        Path | None,
-        typer.Option(help="Also write an interactive HTML page: blend maps, click patches."),
+        Path | None, typer.Option(help="Also write an interactive HTML page: blend maps, click patches.")
     ] = None,
     imgsz: Annotated[
         int | None, typer.Option(help="Short side in pixels; larger gives finer maps. Default: 512.")

@@ -26,10 +26,7 @@ _DRIVERS = "https://www.nvidia.com/drivers"
 _CONTAINERS = "https://docs.nvidia.com/datacenter/cloud-native/container-toolkit/latest/install-guide.html"
 _JETPACK = "https://developer.nvidia.com/embedded/jetpack"
 _OLDEST_JETPACK = 6  # the first with a supported TensorRT (10.3)
-_MODULES = {
-    "tensorrt": "tensorrt",
-    "tensorrt-rtx": "tensorrt_rtx",
-}  # package -> module, for plans
+_MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}  # package -> module, for plans
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,7 @@ from dinodeploy.errors import BundleError, MisuseError, OutputExistsError
 from dinodeploy.files import atomic, schema
 from dinodeploy.search import approximate
 from dinodeploy.search.filters import Kind
-from dinodeploy.search.index_manifest import (
-    FILE_NAME,
-    TABLE,
-    VERSION,
-    IndexManifest,
-    index_path,
-    store_hash,
-)
+from dinodeploy.search.index_manifest import FILE_NAME, TABLE, VERSION, IndexManifest, index_path, store_hash
 from dinodeploy.search.metadata import Metadata, read_metadata, stored_ids
 from dinodeploy.search.nearest import unit
 from dinodeploy.search.query import require_same

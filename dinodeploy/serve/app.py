@@ -160,11 +160,7 @@ def _add_work(app: FastAPI, service: Service) -> None:
     @app.get(
         "/thumbnail",
         response_class=Response,
-        responses={
-            200: {"content": {"image/jpeg": {"schema": _FILE}}},
-            **_GUARDED,
-            **_problems(404, 422),
-        },
+        responses={200: {"content": {"image/jpeg": {"schema": _FILE}}}, **_GUARDED, **_problems(404, 422)},
     )
     async def thumbnail(
         id: Annotated[str, Query(max_length=LONGEST, description="An id from /search.")],

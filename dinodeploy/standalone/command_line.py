@@ -144,12 +144,7 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--device", help="auto, cpu, onnxruntime, openvino, cuda or tensorrt. Default: the best available.")
     add("--threads", type=int, help="Engine threads.")
-    add(
-        "--require-signature",
-        type=Path,
-        metavar="KEY.pub",
-        help="Public key of a required signature.",
-    )
+    add("--require-signature", type=Path, metavar="KEY.pub", help="Public key of a required signature.")
 
 
 def _add_embed_options(parser: argparse.ArgumentParser) -> None:
