@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from dinodeploy.bundle.bundle import open_bundle
 from dinodeploy.cli.output import print_json, stderr
@@ -14,11 +14,11 @@ from dinodeploy.pipeline.progress import step_progress
 
 
 def add_head(
-    bundle: Annotated[Path, typer.Argument(help="Bundle without a head.")],
-    head: Annotated[str, typer.Option(help="Head file, or pyramid:3,5,7,11 (blocks of a feature pyramid).")],
-    out: Annotated[Path, typer.Option(help="Bundle to write.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+    bundle: Annotated[Path, Argument(help="Bundle without a head.")],
+    head: Annotated[str, Option(help="Head file, or pyramid:3,5,7,11 (blocks of a feature pyramid).")],
+    out: Annotated[Path, Option(help="Bundle to write.")],
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace an existing bundle.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Append a head to the backbone in every graph of a bundle, and judge the result on this machine."""
     heads = reach("exporters.heads", "add-head")

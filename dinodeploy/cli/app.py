@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from PIL.Image import DecompressionBombWarning
+from typer import Option
 from typer.core import TyperGroup
 
 from dinodeploy import __version__
@@ -81,7 +82,7 @@ def _print_version(wanted: bool) -> None:
 
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool, Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """DINOv3 from PyTorch checkpoints to verified engines: export, judge, embed, search, serve."""

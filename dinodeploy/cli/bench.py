@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from dinodeploy.bench import BenchOptions, as_table, run_bench, summary
 from dinodeploy.bench.ledger import check_record_path, write_record
@@ -18,28 +18,28 @@ from dinodeploy.plots import check_plot_path, draw_bench, write_plot
 
 
 def bench(
-    engine: Annotated[Path, typer.Argument(help="A bundle, or an engine file inside one.")],
+    engine: Annotated[Path, Argument(help="A bundle, or an engine file inside one.")],
     vs: Annotated[
         str | None,
-        typer.Option(help="Peers: torch, compile, transformers, timm, onnxruntime, openvino, nncf."),
+        Option(help="Peers: torch, compile, transformers, timm, onnxruntime, openvino, nncf."),
     ] = None,
-    batch: Annotated[str, typer.Option(help="Batch sizes: 1,8.")] = "1,8",
-    imgsz: Annotated[str, typer.Option(help="Input sizes H or HxW: 224,512x320.")] = "224",
-    rounds: Annotated[int, typer.Option(help="Timed runs of each, in turns.")] = 10,
-    threads: Annotated[int | None, typer.Option(help="Threads per runner. Default: one per core.")] = None,
-    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
+    batch: Annotated[str, Option(help="Batch sizes: 1,8.")] = "1,8",
+    imgsz: Annotated[str, Option(help="Input sizes H or HxW: 224,512x320.")] = "224",
+    rounds: Annotated[int, Option(help="Timed runs of each, in turns.")] = 10,
+    threads: Annotated[int | None, Option(help="Threads per runner. Default: one per core.")] = None,
+    device: Annotated[str, Option(help=DEVICE_HELP)] = "auto",
     outputs: Annotated[
-        str | None, typer.Option(help="Outputs that the engine computes, for instance cls. Default: all.")
+        str | None, Option(help="Outputs that the engine computes, for instance cls. Default: all.")
     ] = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="The checkpoint of the bundle, for peers that need weights from a file."),
+        Option(help="The checkpoint of the bundle, for peers that need weights from a file."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the results to this JSON file.")] = None,
+    out: Annotated[Path | None, Option(help="Write the results to this JSON file.")] = None,
     plot: Annotated[
-        Path | None, typer.Option("--plot", "--picture", help="Also draw a plot: a .svg, .png or .html file.")
+        Path | None, Option("--plot", "--picture", help="Also draw a plot: a .svg, .png or .html file.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The results as JSON on stdout.")] = False,
+    as_json: Annotated[bool, Option("--json", help="The results as JSON on stdout.")] = False,
 ) -> None:
     """Time an engine and its peers on the same weights and images, in turns, with the error of each."""
     if out is not None:

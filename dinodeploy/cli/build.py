@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from dinodeploy.cli.output import print_json, stderr
 from dinodeploy.files import schema
@@ -14,48 +14,46 @@ from dinodeploy.pipeline.progress import build_progress
 
 
 def build(
-    bundle: Annotated[Path, typer.Argument(help="The bundle to build an engine for, and into.")],
+    bundle: Annotated[Path, Argument(help="The bundle to build an engine for, and into.")],
     target: Annotated[
-        str, typer.Option(help="tensorrt (for this GPU), rtx (for any RTX GPU, needs none here), or auto.")
+        str, Option(help="tensorrt (for this GPU), rtx (for any RTX GPU, needs none here), or auto.")
     ] = "auto",
     profile: Annotated[
-        str | None, typer.Option(help="Ready-made shapes: usual (default), edge, server, dense.")
+        str | None, Option(help="Ready-made shapes: usual (default), edge, server, dense.")
     ] = None,
     batch: Annotated[
-        list[str] | None, typer.Option(help="N or smallest:usual:largest, 1:8:64. Once a profile.")
+        list[str] | None, Option(help="N or smallest:usual:largest, 1:8:64. Once a profile.")
     ] = None,
     imgsz: Annotated[
-        list[str] | None, typer.Option(help="H, HxW or smallest:usual:largest of such. Once a profile.")
+        list[str] | None, Option(help="H, HxW or smallest:usual:largest of such. Once a profile.")
     ] = None,
-    workspace: Annotated[float | None, typer.Option(help="GiB that kernels may use for scratch.")] = None,
-    timing_cache: Annotated[
-        Path | None, typer.Option(help="File of kernel timings to use and to add to.")
-    ] = None,
-    refit: Annotated[bool, typer.Option("--refit", help="Weights may be exchanged later.")] = False,
+    workspace: Annotated[float | None, Option(help="GiB that kernels may use for scratch.")] = None,
+    timing_cache: Annotated[Path | None, Option(help="File of kernel timings to use and to add to.")] = None,
+    refit: Annotated[bool, Option("--refit", help="Weights may be exchanged later.")] = False,
     strip_plan: Annotated[
-        bool, typer.Option("--strip-plan", help="Leave the weights out; they are taken from the graph.")
+        bool, Option("--strip-plan", help="Leave the weights out; they are taken from the graph.")
     ] = False,
     version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="Runs with later TensorRT versions too.")
+        bool, Option("--version-compatible", help="Runs with later TensorRT versions too.")
     ] = False,
     hardware_compatible: Annotated[
-        str, typer.Option(help="none, ampere_plus or same_compute_capability.")
+        str, Option(help="none, ampere_plus or same_compute_capability.")
     ] = "none",
     weight_streaming: Annotated[
-        bool, typer.Option("--weight-streaming", help="Weights may stay in host memory: for the 7B.")
+        bool, Option("--weight-streaming", help="Weights may stay in host memory: for the 7B.")
     ] = False,
     level: Annotated[
-        int | None, typer.Option(help="0 (builds fast) to 5 (runs fast). Default: TensorRT's.")
+        int | None, Option(help="0 (builds fast) to 5 (runs fast). Default: TensorRT's.")
     ] = None,
     compute_capability: Annotated[
-        list[str] | None, typer.Option(help="RTX: GPUs to compile for now, 8.9 … or current. Repeatable.")
+        list[str] | None, Option(help="RTX: GPUs to compile for now, 8.9 … or current. Repeatable.")
     ] = None,
-    name: Annotated[str, typer.Option(help="The plan is called NAME.plan.")] = "model",
+    name: Annotated[str, Option(help="The plan is called NAME.plan.")] = "model",
     allow_known_bad: Annotated[
-        bool, typer.Option("--allow-known-bad", help="Build with a TensorRT that is known to be wrong.")
+        bool, Option("--allow-known-bad", help="Build with a TensorRT that is known to be wrong.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a plan that is there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace a plan that is there.")] = False,
+    as_json: Annotated[bool, Option("--json", help="The result as JSON on stdout.")] = False,
 ) -> None:
     """Build a TensorRT engine of a bundle into it. Ctrl-C stops it and leaves the bundle as it was."""
     builder = reach("exporters.tensorrt.add_engine", "build")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from dinodeploy.bundle.archive import SIGNATURE_FILE, pack, unpack
 from dinodeploy.bundle.bundle import open_bundle
@@ -14,10 +15,10 @@ from dinodeploy.cli.output import REQUIRE_SIGNATURE_HELP, print_json
 from dinodeploy.standalone.pack import pack_standalone
 
 app = typer.Typer(help="Verify, sign, pack and unpack a bundle.", no_args_is_help=True, rich_markup_mode=None)
-Bundle = Annotated[Path, typer.Argument(help="A bundle.")]
-AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")]
+Bundle = Annotated[Path, Argument(help="A bundle.")]
+AsJson = Annotated[bool, Option("--json", help="The result as JSON on stdout.")]
 Require = Annotated[
-    Path | None, typer.Option("--require-signature", help=REQUIRE_SIGNATURE_HELP, metavar="KEY.pub")
+    Path | None, Option("--require-signature", help=REQUIRE_SIGNATURE_HELP, metavar="KEY.pub")
 ]
 
 
@@ -44,9 +45,9 @@ def verify_command(bundle: Bundle, require_signature: Require = None, as_json: A
 @app.command("sign")
 def sign_command(
     bundle: Bundle,
-    key: Annotated[Path, typer.Option(help="A private elliptic-curve key in PEM.")],
+    key: Annotated[Path, Option(help="A private elliptic-curve key in PEM.")],
     password: Annotated[
-        str | None, typer.Option(envvar="DINODEPLOY_KEY_PASSWORD", help="Of the key, if it has one.")
+        str | None, Option(envvar="DINODEPLOY_KEY_PASSWORD", help="Of the key, if it has one.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -62,11 +63,11 @@ def sign_command(
 @app.command("pack")
 def pack_command(
     bundle: Bundle,
-    out: Annotated[Path | None, typer.Option(help="The file to write. Default: beside the bundle.")] = None,
+    out: Annotated[Path | None, Option(help="The file to write. Default: beside the bundle.")] = None,
     standalone: Annotated[
-        bool, typer.Option("--standalone", help="One file with the runtime in it: python3 model.pyz embed …")
+        bool, Option("--standalone", help="One file with the runtime in it: python3 model.pyz embed …")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace a file that is there.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make one file of a bundle."""
@@ -85,10 +86,10 @@ def pack_command(
 
 @app.command("unpack")
 def unpack_command(
-    archive: Annotated[Path, typer.Argument(help="What `pack` wrote.")],
-    out: Annotated[Path | None, typer.Option(help="The directory to make. Default: by its name.")] = None,
+    archive: Annotated[Path, Argument(help="What `pack` wrote.")],
+    out: Annotated[Path | None, Option(help="The directory to make. Default: by its name.")] = None,
     require_signature: Require = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace a bundle that is there.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a bundle of one file: everything is checked before anything appears."""

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from typer import Argument, Option
 
 from dinodeploy.cli.output import (
     DEVICE_HELP,
@@ -50,25 +51,21 @@ HEADS = {
 
 
 def check(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, or an engine file inside one.")],
-    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
-    threads: Annotated[int | None, typer.Option(help="Threads of a CPU engine.")] = None,
-    weight_budget: Annotated[float | None, typer.Option(help=WEIGHT_BUDGET_HELP)] = None,
-    require_signature: Annotated[
-        Path | None, typer.Option(help=REQUIRE_SIGNATURE_HELP, metavar="KEY.pub")
-    ] = None,
-    bisect: Annotated[bool, typer.Option("--bisect", help="Find the first block that differs.")] = False,
+    bundle: Annotated[Path, Argument(help="A bundle, or an engine file inside one.")],
+    device: Annotated[str, Option(help=DEVICE_HELP)] = "auto",
+    threads: Annotated[int | None, Option(help="Threads of a CPU engine.")] = None,
+    weight_budget: Annotated[float | None, Option(help=WEIGHT_BUDGET_HELP)] = None,
+    require_signature: Annotated[Path | None, Option(help=REQUIRE_SIGNATURE_HELP, metavar="KEY.pub")] = None,
+    bisect: Annotated[bool, Option("--bisect", help="Find the first block that differs.")] = False,
     against: Annotated[
-        Path | None, typer.Option(help="Another bundle: can it search an index built with this one?")
+        Path | None, Option(help="Another bundle: can it search an index built with this one?")
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Images to compare the two on.")] = None,
-    neighbours: Annotated[
-        int, typer.Option("--neighbours", "-k", help="Nearest neighbours per search.")
-    ] = 10,
+    images: Annotated[Path | None, Option(help="Images to compare the two on.")] = None,
+    neighbours: Annotated[int, Option("--neighbours", "-k", help="Nearest neighbours per search.")] = 10,
     report: Annotated[
-        list[Path] | None, typer.Option(help="Write a report: .json, .xml (JUnit) or .html. Repeatable.")
+        list[Path] | None, Option(help="Write a report: .json, .xml (JUnit) or .html. Repeatable.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the verdict as JSON.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print the verdict as JSON.")] = False,
 ) -> None:
     """Verify every file, run the engine on the golden photographs and compare. Exit code 0 or 1."""
     check_targets(report or [])

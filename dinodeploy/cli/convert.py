@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from dinodeploy.cli.output import print_json
 from dinodeploy.errors import MisuseError
@@ -15,17 +15,17 @@ LAYOUTS = ("hf", "timm", "official")
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="A checkpoint file or directory, in any layout.")],
-    to: Annotated[str, typer.Option(help="Target layout: hf, timm or official.")],
+    source: Annotated[Path, Argument(help="A checkpoint file or directory, in any layout.")],
+    to: Annotated[str, Option(help="Target layout: hf, timm or official.")],
     out: Annotated[
-        Path | None, typer.Option(help="Output path. Default: SOURCE's name and the layout, here.")
+        Path | None, Option(help="Output path. Default: SOURCE's name and the layout, here.")
     ] = None,
-    arch: Annotated[str | None, typer.Option(help="Check the file against this architecture.")] = None,
+    arch: Annotated[str | None, Option(help="Check the file against this architecture.")] = None,
     rope_periods: Annotated[
-        str, typer.Option(help="RoPE periods where the layout has none: bf16 (as released) or fp32.")
+        str, Option(help="RoPE periods where the layout has none: bf16 (as released) or fp32.")
     ] = "bf16",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing checkpoint.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace an existing checkpoint.")] = False,
+    as_json: Annotated[bool, Option("--json", help="The result as JSON on stdout.")] = False,
 ) -> None:
     """Convert a checkpoint between the official, Hugging Face and timm layouts."""
     if to not in LAYOUTS:

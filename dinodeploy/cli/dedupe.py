@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from dinodeploy.cli.output import note, print_json
 from dinodeploy.errors import MisuseError, printable
@@ -23,17 +23,17 @@ SHOWN = 20  # groups that are printed
 
 def dedupe(
     out: Annotated[
-        Path, typer.Argument(help="Embeddings (from `dinodeploy embed`); no index needed.", metavar="OUT")
+        Path, Argument(help="Embeddings (from `dinodeploy embed`); no index needed.", metavar="OUT")
     ],
     threshold: Annotated[
-        float, typer.Option(help="Cosine similarity from which two images are duplicates.")
+        float, Option(help="Cosine similarity from which two images are duplicates.")
     ] = THRESHOLD,
-    output: Annotated[str, typer.Option(help="Output to compare: cls, pooled, mean_patch.")] = "cls",
+    output: Annotated[str, Option(help="Output to compare: cls, pooled, mean_patch.")] = "cls",
     write: Annotated[
-        Path | None, typer.Option(help="Write the ids to drop: .txt (one per line) or .json (a list).")
+        Path | None, Option(help="Write the ids to drop: .txt (one per line) or .json (a list).")
     ] = None,
-    html: Annotated[Path | None, typer.Option(help="Write an HTML page with the images.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    html: Annotated[Path | None, Option(help="Write an HTML page with the images.")] = None,
+    as_json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Find groups of near-duplicates and the largest image of each. No image file is removed."""
     check_sheet(html)

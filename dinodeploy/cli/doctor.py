@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from dinodeploy.cli.output import print_json
 from dinodeploy.doctor import examine
@@ -15,8 +16,8 @@ CANNOT = 4
 
 
 def doctor(
-    bundle: Annotated[Path | None, typer.Argument(help="Bundle to try on this machine.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    bundle: Annotated[Path | None, Argument(help="Bundle to try on this machine.")] = None,
+    as_json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Examine this machine and print problems with the commands that fix them. Exit code 0 or 4."""
     diagnosis = examine(bundle)

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from dinodeploy.cli.output import note, print_json
 from dinodeploy.errors import MisuseError
@@ -18,23 +18,21 @@ from dinodeploy.search.index_manifest import IndexManifest, index_path
 
 
 def index(
-    out: Annotated[Path, typer.Argument(help="Embeddings (from `dinodeploy embed`).", metavar="OUT")],
-    output: Annotated[str, typer.Option(help="Output to index: cls, pooled, mean_patch.")] = "cls",
+    out: Annotated[Path, Argument(help="Embeddings (from `dinodeploy embed`).", metavar="OUT")],
+    output: Annotated[str, Option(help="Output to index: cls, pooled, mean_patch.")] = "cls",
     metadata: Annotated[
         Path | None,
-        typer.Option(
-            help="CSV or Parquet file with a column `id`; its other columns can be used in filters."
-        ),
+        Option(help="CSV or Parquet file with a column `id`; its other columns can be used in filters."),
     ] = None,
     engine: Annotated[
-        Path | None, typer.Option(help="Bundle that made the embeddings; `search` then uses it by default.")
+        Path | None, Option(help="Bundle that made the embeddings; `search` then uses it by default.")
     ] = None,
     faiss: Annotated[
         Path | None,
-        typer.Option(help="Also write a FAISS index. If the index already exists, write only this file."),
+        Option(help="Also write a FAISS index. If the index already exists, write only this file."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing index.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace an existing index.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Index embeddings for `search`: a LanceDB table in OUT.index.
 

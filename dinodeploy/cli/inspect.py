@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.bundle import open_bundle
@@ -20,8 +20,8 @@ from dinodeploy.parity.receipts import read_receipts
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A bundle, an .onnx file, or a checkpoint.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    path: Annotated[Path, Argument(help="A bundle, an .onnx file, or a checkpoint.")],
+    as_json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Show model, weights, preprocessing, outputs, engines and receipts: a summary, then every detail."""
     if not path.exists():

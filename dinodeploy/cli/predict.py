@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from dinodeploy.cli.output import DEVICE_HELP, note, parse_size, print_json, stderr
 from dinodeploy.embedder import BATCH_SIZE, Embedder
@@ -21,24 +22,24 @@ PARTIAL = 5
 
 
 def predict(
-    images: Annotated[list[str], typer.Argument(help="Files, folders and globs.", metavar="IMAGES...")],
-    engine: Annotated[Path, typer.Option(help="A bundle with a head, or an engine file inside one.")],
+    images: Annotated[list[str], Argument(help="Files, folders and globs.", metavar="IMAGES...")],
+    engine: Annotated[Path, Option(help="A bundle with a head, or an engine file inside one.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="Output directory: predictions.jsonl, and masks or depth maps as images."),
+        Option(help="Output directory: predictions.jsonl, and masks or depth maps as images."),
     ] = None,
-    top: Annotated[int, typer.Option(help="Number of classes to print per image.")] = 5,
-    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
-    imgsz: Annotated[str | None, typer.Option(help="Input size H or H,W. Default: the bundle's.")] = None,
-    batch: Annotated[int, typer.Option(help="Images per batch, at most.")] = BATCH_SIZE,
+    top: Annotated[int, Option(help="Number of classes to print per image.")] = 5,
+    device: Annotated[str, Option(help=DEVICE_HELP)] = "auto",
+    imgsz: Annotated[str | None, Option(help="Input size H or H,W. Default: the bundle's.")] = None,
+    batch: Annotated[int, Option(help="Images per batch, at most.")] = BATCH_SIZE,
     threads: Annotated[
-        int | None, typer.Option(help="CPU threads of the engine. Default: chosen by the runtime.")
+        int | None, Option(help="CPU threads of the engine. Default: chosen by the runtime.")
     ] = None,
     allow_unverified: Annotated[
-        bool, typer.Option("--allow-unverified", help="Use an engine without a passing receipt.")
+        bool, Option("--allow-unverified", help="Use an engine without a passing receipt.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing predictions.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace existing predictions.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Predict classes, class maps or depth. Exit code 5 if some images cannot be read."""
     for option, value in (("--top", top), ("--batch", batch), ("--threads", threads)):

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from typer import Argument, Option
 
 from dinodeploy.cli.output import parse_size, print_json, stderr, stdout
 from dinodeploy.errors import MisuseError
@@ -30,17 +31,17 @@ past fp16: channels, then tokens (cls, storage, patch), of the residual."""
 
 
 def ranges(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint file or directory, in any layout.")],
+    checkpoint: Annotated[Path, Argument(help="A checkpoint file or directory, in any layout.")],
     images: Annotated[
-        list[str], typer.Option(help="A folder, file or glob of images; can be given several times.")
+        list[str], Option(help="A folder, file or glob of images; can be given several times.")
     ],
-    imgsz: Annotated[str | None, typer.Option(help="Input size H or H,W. Default: 256.")] = None,
-    arch: Annotated[str | None, typer.Option(help="Check the file against this architecture.")] = None,
-    limit: Annotated[int, typer.Option(help="Number of images to use, evenly spaced over all.")] = 16,
+    imgsz: Annotated[str | None, Option(help="Input size H or H,W. Default: 256.")] = None,
+    arch: Annotated[str | None, Option(help="Check the file against this architecture.")] = None,
+    limit: Annotated[int, Option(help="Number of images to use, evenly spaced over all.")] = 16,
     plot: Annotated[
-        Path | None, typer.Option("--plot", "--picture", help="Also draw a plot: a .svg, .png or .html file.")
+        Path | None, Option("--plot", "--picture", help="Also draw a plot: a .svg, .png or .html file.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON on stdout.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Everything as JSON on stdout.")] = False,
 ) -> None:
     """Measure how large values get in each block of the fp32 reference, and what would overflow."""
     if limit < 1:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import typer
+from typer import Argument, Option
 
 from dinodeploy.cli.output import DEVICE_HELP, note, print_json
 from dinodeploy.errors import MisuseError, printable
@@ -21,27 +21,25 @@ Asked = list[tuple[str, bool, list[Hit]]]  # (query, whether it is an image, hit
 
 
 def search(
-    out: Annotated[Path, typer.Argument(help="Indexed embeddings (from `dinodeploy index`).", metavar="OUT")],
-    image: Annotated[list[Path] | None, typer.Option(help="Image to search for. Repeatable.")] = None,
+    out: Annotated[Path, Argument(help="Indexed embeddings (from `dinodeploy index`).", metavar="OUT")],
+    image: Annotated[list[Path] | None, Option(help="Image to search for. Repeatable.")] = None,
     id: Annotated[
-        list[str] | None, typer.Option("--id", help="Id of an image in OUT to search for. Repeatable.")
+        list[str] | None, Option("--id", help="Id of an image in OUT to search for. Repeatable.")
     ] = None,
-    neighbours: Annotated[int, typer.Option("--neighbours", "-k", help="Number of images to find.")] = 10,
+    neighbours: Annotated[int, Option("--neighbours", "-k", help="Number of images to find.")] = 10,
     filter: Annotated[
-        str | None, typer.Option(help="Condition on metadata, e.g. width > 640 and label in ('cat', 'dog').")
+        str | None, Option(help="Condition on metadata, e.g. width > 640 and label in ('cat', 'dog').")
     ] = None,
-    text_filter: Annotated[
-        str | None, typer.Option(help="Word that the id or the metadata must contain.")
-    ] = None,
+    text_filter: Annotated[str | None, Option(help="Word that the id or the metadata must contain.")] = None,
     engine: Annotated[
-        Path | None, typer.Option(help="Bundle that embedded OUT. Default: the one given to `index`.")
+        Path | None, Option(help="Bundle that embedded OUT. Default: the one given to `index`.")
     ] = None,
-    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
+    device: Annotated[str, Option(help=DEVICE_HELP)] = "auto",
     exact: Annotated[
-        bool, typer.Option("--exact", help="Compare all rows instead of using the approximate index.")
+        bool, Option("--exact", help="Compare all rows instead of using the approximate index.")
     ] = False,
-    html: Annotated[Path | None, typer.Option(help="Write an HTML page with the images.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    html: Annotated[Path | None, Option(help="Write an HTML page with the images.")] = None,
+    as_json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Find the images most similar to an image, by cosine similarity. Equal ones are ordered by id."""
     images, ids = image or [], id or []

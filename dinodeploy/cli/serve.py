@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from dinodeploy.cli.output import DEVICE_HELP, WEIGHT_BUDGET_HELP, note, parse_gib
 from dinodeploy.errors import MisuseError, UnavailableError
@@ -22,49 +22,37 @@ LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
 def serve(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, or an engine file inside one.")],
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 for all interfaces.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 for any free port.")] = 8000,
+    bundle: Annotated[Path, Argument(help="A bundle, or an engine file inside one.")],
+    host: Annotated[str, Option(help="Address to listen on; 0.0.0.0 for all interfaces.")] = "127.0.0.1",
+    port: Annotated[int, Option(help="Port to listen on; 0 for any free port.")] = 8000,
     index: Annotated[
-        Path | None, typer.Option(help="Indexed embeddings for /search (from `dinodeploy index`).")
+        Path | None, Option(help="Indexed embeddings for /search (from `dinodeploy index`).")
     ] = None,
-    api_key_file: Annotated[Path | None, typer.Option(help=KEY_FILE_HELP)] = None,
-    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
-    threads: Annotated[int | None, typer.Option(help="Engine threads.")] = None,
-    weight_budget: Annotated[float | None, typer.Option(help=WEIGHT_BUDGET_HELP)] = None,
-    workers: Annotated[int, typer.Option(help="Number of processes, each with its own engine.")] = 1,
-    max_batch: Annotated[int, typer.Option(help="Maximum batch size.")] = DEFAULTS.max_batch,
-    max_wait_ms: Annotated[
-        float, typer.Option(help="Milliseconds that an image waits for a batch to fill.")
-    ] = 5.0,
-    queue: Annotated[
-        int, typer.Option(help="Maximum number of waiting images; beyond it 503.")
-    ] = DEFAULTS.queue,
-    max_bytes: Annotated[
-        int, typer.Option(help="Maximum bytes per request; beyond it 413.")
-    ] = DEFAULTS.max_bytes,
-    max_pixels: Annotated[
-        int, typer.Option(help="Maximum pixels per image; beyond it 413.")
-    ] = DEFAULTS.max_pixels,
+    api_key_file: Annotated[Path | None, Option(help=KEY_FILE_HELP)] = None,
+    device: Annotated[str, Option(help=DEVICE_HELP)] = "auto",
+    threads: Annotated[int | None, Option(help="Engine threads.")] = None,
+    weight_budget: Annotated[float | None, Option(help=WEIGHT_BUDGET_HELP)] = None,
+    workers: Annotated[int, Option(help="Number of processes, each with its own engine.")] = 1,
+    max_batch: Annotated[int, Option(help="Maximum batch size.")] = DEFAULTS.max_batch,
+    max_wait_ms: Annotated[float, Option(help="Milliseconds that an image waits for a batch to fill.")] = 5.0,
+    queue: Annotated[int, Option(help="Maximum number of waiting images; beyond it 503.")] = DEFAULTS.queue,
+    max_bytes: Annotated[int, Option(help="Maximum bytes per request; beyond it 413.")] = DEFAULTS.max_bytes,
+    max_pixels: Annotated[int, Option(help="Maximum pixels per image; beyond it 413.")] = DEFAULTS.max_pixels,
     max_images: Annotated[
-        int, typer.Option(help="Maximum images per request; beyond it 413.")
+        int, Option(help="Maximum images per request; beyond it 413.")
     ] = DEFAULTS.max_images,
-    rate: Annotated[
-        float | None, typer.Option(help="Requests per second from one client; beyond it 429.")
-    ] = None,
+    rate: Annotated[float | None, Option(help="Requests per second from one client; beyond it 429.")] = None,
     time_limit: Annotated[
-        float, typer.Option(help="Maximum seconds per request; beyond it 503.")
+        float, Option(help="Maximum seconds per request; beyond it 503.")
     ] = DEFAULTS.time_limit,
     allow_urls: Annotated[
-        bool, typer.Option("--allow-urls", help="Accept images by https URL from public addresses.")
+        bool, Option("--allow-urls", help="Accept images by https URL from public addresses.")
     ] = False,
     ray: Annotated[
-        bool, typer.Option("--ray", help="Run on Ray Serve; --workers is the number of replicas.")
+        bool, Option("--ray", help="Run on Ray Serve; --workers is the number of replicas.")
     ] = False,
     allow_unverified: Annotated[
-        bool, typer.Option("--allow-unverified", help="Use an engine without a parity receipt.")
+        bool, Option("--allow-unverified", help="Use an engine without a parity receipt.")
     ] = False,
 ) -> None:
     """Serve embeddings over HTTP: /embed, /search, /metrics and a web page. Drains on SIGTERM."""

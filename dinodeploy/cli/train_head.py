@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Option
 
 from dinodeploy.cli.add_head import head_facts, print_head
 from dinodeploy.cli.output import DEVICE_HELP, note, print_json, stderr
@@ -26,32 +27,30 @@ SHOWN = 20  # reasons and classes to print; --json has all
 
 
 def train_head(
-    task: Annotated[str, typer.Option(help="classify (a class per image) or segment (a class per pixel).")],
+    task: Annotated[str, Option(help="classify (a class per image) or segment (a class per pixel).")],
     data: Annotated[
         Path,
-        typer.Option(
+        Option(
             help="Labelled images: a folder per class; to segment, images/ and masks/ (PNG, 255 ignored)."
         ),
     ],
-    engine: Annotated[Path, typer.Option(help="A bundle, or an engine file inside one.")],
-    out: Annotated[Path, typer.Option(help="Bundle to write, or the head alone: NAME.safetensors.")],
-    test: Annotated[
-        Path | None, typer.Option(help="Test images. Default: a fifth of --data is held out.")
-    ] = None,
+    engine: Annotated[Path, Option(help="A bundle, or an engine file inside one.")],
+    out: Annotated[Path, Option(help="Bundle to write, or the head alone: NAME.safetensors.")],
+    test: Annotated[Path | None, Option(help="Test images. Default: a fifth of --data is held out.")] = None,
     pooling: Annotated[
-        str, typer.Option(help="Input of a classifier: cls_mean (CLS and mean patch) or cls.")
+        str, Option(help="Input of a classifier: cls_mean (CLS and mean patch) or cls.")
     ] = "cls_mean",
     class_weight: Annotated[
-        str, typer.Option(help="balanced: every class has the same weight. none: every image has.")
+        str, Option(help="balanced: every class has the same weight. none: every image has.")
     ] = "balanced",
-    seed: Annotated[int, typer.Option(help="Seed of the train, validation and test split.")] = 0,
+    seed: Annotated[int, Option(help="Seed of the train, validation and test split.")] = 0,
     cache: Annotated[
-        Path | None, typer.Option(help="Folder for cached features. Default: the user's cache directory.")
+        Path | None, Option(help="Folder for cached features. Default: the user's cache directory.")
     ] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not cache features.")] = False,
-    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all scores as JSON on stdout.")] = False,
+    no_cache: Annotated[bool, Option("--no-cache", help="Do not cache features.")] = False,
+    device: Annotated[str, Option(help=DEVICE_HELP)] = "auto",
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace an existing output.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print all scores as JSON on stdout.")] = False,
 ) -> None:
     """Train a linear head on engine features, score it on test images, and write a bundle with it."""
     kept = None if no_cache else cache or cache_dir("features")

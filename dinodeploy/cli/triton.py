@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from dinodeploy.cli.output import print_json
 from dinodeploy.triton.repository import Options, write_repository
@@ -14,21 +14,19 @@ DEFAULTS = Options()
 
 
 def triton(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, or an engine file inside one.")],
-    repository: Annotated[Path, typer.Argument(help="The model repository. Created if missing.")],
+    bundle: Annotated[Path, Argument(help="A bundle, or an engine file inside one.")],
+    repository: Annotated[Path, Argument(help="The model repository. Created if missing.")],
     device: Annotated[
-        str, typer.Option(help="cpu, cuda (model.onnx), tensorrt (a plan). auto: a plan if there is one.")
+        str, Option(help="cpu, cuda (model.onnx), tensorrt (a plan). auto: a plan if there is one.")
     ] = "auto",
-    name: Annotated[str | None, typer.Option(help="Name of the model. Default: dinov3_<arch>.")] = None,
-    max_batch: Annotated[int, typer.Option(help="Images per batch.")] = DEFAULTS.max_batch,
-    max_wait_ms: Annotated[float, typer.Option(help="Milliseconds a request waits for others.")] = 2.0,
-    instances: Annotated[int, typer.Option(help="Copies of the engine per device.")] = DEFAULTS.instances,
-    preprocessors: Annotated[
-        int, typer.Option(help="Processes that decode images.")
-    ] = DEFAULTS.preprocessors,
-    threads: Annotated[int, typer.Option(help="Threads of a CPU engine. 0: ONNX Runtime's default.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing models.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")] = False,
+    name: Annotated[str | None, Option(help="Name of the model. Default: dinov3_<arch>.")] = None,
+    max_batch: Annotated[int, Option(help="Images per batch.")] = DEFAULTS.max_batch,
+    max_wait_ms: Annotated[float, Option(help="Milliseconds a request waits for others.")] = 2.0,
+    instances: Annotated[int, Option(help="Copies of the engine per device.")] = DEFAULTS.instances,
+    preprocessors: Annotated[int, Option(help="Processes that decode images.")] = DEFAULTS.preprocessors,
+    threads: Annotated[int, Option(help="Threads of a CPU engine. 0: ONNX Runtime's default.")] = 0,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace existing models.")] = False,
+    as_json: Annotated[bool, Option("--json", help="The result as JSON on stdout.")] = False,
 ) -> None:
     """Write a Triton model repository: the engine, its preprocessing, and the ensemble of both."""
     options = Options(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from dinodeploy.cli.output import DEVICE_HELP, note, print_json, stderr
 from dinodeploy.embedder import Embedder
@@ -25,39 +26,37 @@ PARTIAL = 5
 
 
 def visualize(
-    images: Annotated[
-        list[str], typer.Argument(help="Images, folders, globs, or one video.", metavar="IMAGES...")
-    ],
-    engine: Annotated[Path, typer.Option(help="A bundle, or an engine file inside one.")],
-    what: Annotated[str, typer.Option(help=f"{', '.join(WHAT)}.")] = "pca",
+    images: Annotated[list[str], Argument(help="Images, folders, globs, or one video.", metavar="IMAGES...")],
+    engine: Annotated[Path, Option(help="A bundle, or an engine file inside one.")],
+    what: Annotated[str, Option(help=f"{', '.join(WHAT)}.")] = "pca",
     out: Annotated[
-        Path | None, typer.Option(help="Directory for the maps, or the video file. Default: visualized.")
+        Path | None, Option(help="Directory for the maps, or the video file. Default: visualized.")
     ] = None,
     html: Annotated[
-        Path | None, typer.Option(help="Also write an interactive HTML page: blend maps, click patches.")
+        Path | None, Option(help="Also write an interactive HTML page: blend maps, click patches.")
     ] = None,
     imgsz: Annotated[
-        int | None, typer.Option(help="Short side in pixels; larger gives finer maps. Default: 512.")
+        int | None, Option(help="Short side in pixels; larger gives finer maps. Default: 512.")
     ] = None,
     point: Annotated[
         str | None,
-        typer.Option(help="X,Y in pixels of the first image: similarity to this patch. Default: the centre."),
+        Option(help="X,Y in pixels of the first image: similarity to this patch. Default: the centre."),
     ] = None,
     mask: Annotated[
         str | None,
-        typer.Option(help="Foreground: auto (first component), or a folder of masks NAME.png to learn from."),
+        Option(help="Foreground: auto (first component), or a folder of masks NAME.png to learn from."),
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Compute attention with the reference model of this checkpoint.")
+        Path | None, Option(help="Compute attention with the reference model of this checkpoint.")
     ] = None,
-    layer: Annotated[int, typer.Option(help="Block to show attention of, with --checkpoint. -1: last.")] = -1,
-    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
-    threads: Annotated[int | None, typer.Option(help="Threads per engine call.")] = None,
+    layer: Annotated[int, Option(help="Block to show attention of, with --checkpoint. -1: last.")] = -1,
+    device: Annotated[str, Option(help=DEVICE_HELP)] = "auto",
+    threads: Annotated[int | None, Option(help="Threads per engine call.")] = None,
     allow_unverified: Annotated[
-        bool, typer.Option("--allow-unverified", help="Use an engine without a passing parity receipt.")
+        bool, Option("--allow-unverified", help="Use an engine without a passing parity receipt.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing maps.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace existing maps.")] = False,
+    as_json: Annotated[bool, Option("--json", help="The result as JSON on stdout.")] = False,
 ) -> None:
     """Draw patch features: PCA colours, attention, similarity to a point, foreground."""
     if what not in WHAT:
