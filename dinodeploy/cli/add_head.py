@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from dinodeploy.bundle.bundle import open_bundle
-from dinodeploy.cli.output import print_json, stderr
+from dinodeploy.cli.output import print_json, print_notes
 from dinodeploy.hardware.packages import reach
 from dinodeploy.pipeline.progress import step_progress
 
@@ -26,8 +26,7 @@ def add_head(
     loaded = heads.find_head(head, model.embed_dim, model.depth, model.patch_size)
     with step_progress() as log:
         made, notes = heads.add_head(bundle, loaded, out, overwrite=overwrite, log=log)
-    for note in notes:
-        stderr().print(f"note: {note}", markup=False)
+    print_notes(notes)
     if as_json:
         print_json(head_facts(made) | {"notes": list(notes)})
         return

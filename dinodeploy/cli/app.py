@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from importlib import import_module
@@ -18,8 +17,7 @@ from typer import Option
 from typer.core import TyperGroup
 
 from dinodeploy import __version__
-from dinodeploy.cli.output import fail
-from dinodeploy.errors import reason_of
+from dinodeploy.cli.output import INTERRUPTED, run_command
 
 HELP = "DINOv3 from PyTorch checkpoints to verified engines: export, judge, embed, search, serve."
 # In the order of the help page. Each command is a function, or a group of them, in the module of its name.
@@ -31,7 +29,6 @@ GROUPS = {
     "Tools": ("inspect", "bundle", "doctor"),
 }
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)
-MISUSE, CANNOT, INTERRUPTED = 2, 4, 130
 
 
 class GroupedCommands(TyperGroup):
@@ -93,23 +90,15 @@ def main() -> NoReturn:
     # images/open.py refuses the images that Pillow warns about
     warnings.filterwarnings("ignore", category=DecompressionBombWarning)
     asked = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
-    try:
-        code = make_app(asked if asked in COMMANDS else None)(standalone_mode=False)
-    except BrokenPipeError:
-        # stdout was closed (for example by `head`); suppress the second BrokenPipeError at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except OSError as error:
-        fail(f"{error.filename or 'system'}: {reason_of(error)}; nothing half-written was left", CANNOT)
-    except Exception as error:
-        if hasattr(error, "format_message"):  # usage errors of click, which typer may bundle
-            fail(error.format_message(), MISUSE)
-        if not hasattr(error, "exit_code"):
-            raise  # a bug in dinodeploy: show the traceback
-        fail(str(error), error.exit_code)
+    app = make_app(asked if asked in COMMANDS else None)
+    sys.exit(run_command(lambda: _run(app)))
+
+
+def _run(app: typer.Typer) -> int:
+    code = app(standalone_mode=False)
     if code == INTERRUPTED:  # what typer returns for a KeyboardInterrupt
-        fail("interrupted; nothing half-written was left", INTERRUPTED)
-    sys.exit(code if isinstance(code, int) else 0)
+        raise KeyboardInterrupt
+    return code if isinstance(code, int) else 0
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from dinodeploy.cli.output import print_json, stderr
+from dinodeploy.cli.output import print_json, print_notes
 from dinodeploy.files import schema
 from dinodeploy.hardware.packages import reach
 from dinodeploy.pipeline.progress import build_progress
@@ -79,8 +79,7 @@ def build(
     )
     with build_progress() as (report, say):
         built, notes = builder.add_engine(bundle, request, report=report, log=say)
-    for note in notes:
-        stderr().print(f"note: {note}", markup=False)
+    print_notes(notes)
     _report(built, notes, as_json)
 
 

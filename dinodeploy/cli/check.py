@@ -15,6 +15,7 @@ from typer import Argument, Option
 
 from dinodeploy.cli.output import (
     DEVICE_HELP,
+    FAILED,
     REQUIRE_SIGNATURE_HELP,
     WEIGHT_BUDGET_HELP,
     note,
@@ -22,6 +23,7 @@ from dinodeploy.cli.output import (
     print_json,
     stderr,
     stdout,
+    verdict_line,
 )
 from dinodeploy.errors import MisuseError
 from dinodeploy.hardware.packages import reach
@@ -32,8 +34,6 @@ from dinodeploy.parity.compare import Comparison, compare
 from dinodeploy.parity.judge import Measurement
 from dinodeploy.parity.reports import Report, check_targets, write_report
 from dinodeploy.pipeline.progress import image_progress
-
-FAILED = 1
 
 # Column heads that fit eighty characters; the JSON has the full names. Cosines are so near 1 that what
 # they lack of it says more.
@@ -107,14 +107,12 @@ def _compare(bundle: Path, against: Path, images: Path, k: int, threads: int | N
 
 
 def _print(found: Report) -> None:
-    verdict, receipt = found.verdict, found.receipt
-    head = found.bundle.manifest.head
+    verdict, head = found.verdict, found.bundle.manifest.head
     of_head = [m for m in verdict.measurements if head is not None and m.output in head.outputs]
     stdout().print(_table([m for m in verdict.measurements if m not in of_head]))
     if of_head:
         stdout().print("", _table(of_head))
-    word = "passed" if verdict.passed else f"FAILED, {len(verdict.failures)} measurements"
-    print(f"{found.engine.path}, {verdict.recipe}, {receipt.runtime}, {receipt.device}: {word}")
+    print(verdict_line(found))
     if found.bisection is not None:
         stdout().print("", _growth(found.bisection))
         print(f"bisect: {found.bisect_words}")
@@ -150,7 +148,7 @@ def _number(metric: str, value: float | None) -> str:
         return ""
     if metric in ("nearest_neighbour", "class_agreement"):
         return f"{value:.2f}"
-    return f"{abs(1 - value) if 'cosine' in metric else value:.1e}"
+    return _finite(value, lack="cosine" in metric)
 
 
 def _growth(bisection: Bisection) -> Table:

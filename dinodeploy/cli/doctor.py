@@ -8,11 +8,8 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from dinodeploy.cli.output import print_json
-from dinodeploy.doctor import examine
-from dinodeploy.doctor.report import report_lines
-
-CANNOT = 4
+from dinodeploy.cli.output import CANNOT, print_json
+from dinodeploy.doctor import examine, report_lines
 
 
 def doctor(
@@ -24,7 +21,6 @@ def doctor(
     if as_json:
         print_json(diagnosis.as_json())
     else:
-        for line in report_lines(diagnosis):
-            print(line)
+        print("\n".join(report_lines(diagnosis)))
     if not diagnosis.fine:
         raise typer.Exit(CANNOT)

@@ -10,13 +10,9 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from dinodeploy.bundle import manifest as manifests
-from dinodeploy.bundle.bundle import open_bundle
-from dinodeploy.bundle.manifest import MODEL_FILE
-from dinodeploy.cli.output import print_json
+from dinodeploy.cli.output import bundle_facts, print_json
 from dinodeploy.errors import MisuseError, UnavailableError
-from dinodeploy.files import schema
 from dinodeploy.hardware.packages import reach
-from dinodeploy.parity.receipts import read_receipts
 
 
 def inspect(
@@ -67,15 +63,9 @@ def _summary(facts: dict[str, Any]) -> Iterator[str]:
 
 def _bundle(path: Path) -> dict[str, Any]:
     """The manifest, the receipts and, if onnx is installed, the graph's operators."""
-    bundle = open_bundle(path)
-    bundle.verify()
-    receipts = [
-        {"engine": r.engine, "runtime": r.runtime, "device": r.device, "passed": r.holds()}
-        for r in read_receipts(bundle)
-    ]
-    facts = {"kind": "bundle", **schema.dump(bundle.manifest), "receipts": receipts}
+    facts = bundle_facts(path)
     try:
-        graph = _graph(bundle.root / MODEL_FILE)
+        graph = _graph(path / manifests.MODEL_FILE)
         facts |= {"operators": graph["operators"], "types": graph["types"]}
     except UnavailableError as error:
         facts["operators"] = str(error)

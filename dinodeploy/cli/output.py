@@ -1,16 +1,27 @@
-"""What every command shares: results on stdout, everything else on stderr, and options read from text."""
+"""What every command shares: results on stdout, everything else on stderr, and options read from text.
+
+`model.pyz` uses it too, where neither typer nor rich is installed.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from dinodeploy.errors import MisuseError, one_line
+from dinodeploy.errors import MisuseError, one_line, reason_of
 from dinodeploy.pipeline.progress import stderr as stderr  # commands import it from here
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dinodeploy.parity.reports import Report
+
+# exit codes of the command line; 3, failed export, comes from ExportError
+FAILED, MISUSE, CANNOT, PARTIAL, INTERRUPTED = 1, 2, 4, 5, 130
 DEVICE_HELP = "Device: auto, cpu, onnxruntime, openvino, cuda or tensorrt. auto: the best that runs here."
 REQUIRE_SIGNATURE_HELP = "Public key file (PEM). Refuse a bundle that is not signed with it as a whole."
 WEIGHT_BUDGET_HELP = (
@@ -19,18 +30,46 @@ WEIGHT_BUDGET_HELP = (
 
 
 def stdout() -> Console:
+    from rich.console import Console
+
     return Console(highlight=False, soft_wrap=True)
 
 
-def fail(message: str, code: int) -> NoReturn:
-    """Print one line on stderr and exit."""
+def run_command(command: Callable[[], int]) -> int:
+    """Run a command and return its exit code; an error becomes one line on stderr and its code."""
+    try:
+        return command()
+    except BrokenPipeError:
+        # stdout was closed (for example by `head`); suppress the second BrokenPipeError at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return fail("interrupted; nothing half-written was left", INTERRUPTED)
+    except OSError as error:
+        where = error.filename or "system"
+        return fail(f"{where}: {reason_of(error)}; nothing half-written was left", CANNOT)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # usage errors of click, which typer may bundle
+            return fail(error.format_message(), MISUSE)
+        if not hasattr(error, "exit_code"):
+            raise  # a bug in dinodeploy: show the traceback
+        return fail(str(error), error.exit_code)
+
+
+def fail(message: str, code: int) -> int:
+    """Print one line on stderr; return `code`."""
     print("error: " + " ".join(one_line(message).split()), file=sys.stderr)
-    sys.exit(code)
+    return code
 
 
 def note(topic: str, text: str) -> None:
     """A line on stderr that is not an error: [topic] text."""
     print(f"[{topic}] {text}", file=sys.stderr)  # not through rich, which reads brackets as markup
+
+
+def print_notes(notes: Iterable[str], label: str = "note") -> None:
+    for text in notes:
+        stderr().print(f"{label}: {text}", markup=False)
 
 
 def print_json(data: Any) -> None:
@@ -63,3 +102,25 @@ def parse_list(text: str, option: str, known: tuple[str, ...] | None = None) -> 
             of = f" of {', '.join(known)}" if known else ""
             raise MisuseError(f"{option} {text!r}: {name!r} does not fit; wanted distinct names{of}")
     return names
+
+
+def bundle_facts(path: Path) -> dict[str, Any]:
+    """The manifest and the receipts of a bundle, verified, as `inspect --json` prints them."""
+    from dinodeploy.bundle.bundle import open_bundle
+    from dinodeploy.files import schema
+    from dinodeploy.parity.receipts import read_receipts
+
+    bundle = open_bundle(path)
+    bundle.verify()
+    receipts = [
+        {"engine": r.engine, "runtime": r.runtime, "device": r.device, "passed": r.holds()}
+        for r in read_receipts(bundle)
+    ]
+    return {"kind": "bundle", **schema.dump(bundle.manifest), "receipts": receipts}
+
+
+def verdict_line(found: Report) -> str:
+    """The last line of `check`."""
+    verdict, receipt = found.verdict, found.receipt
+    word = "passed" if verdict.passed else f"FAILED, {len(verdict.failures)} measurements"
+    return f"{found.engine.path}, {verdict.recipe}, {receipt.runtime}, {receipt.device}: {word}"

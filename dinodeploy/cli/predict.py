@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
-from dinodeploy.cli.output import DEVICE_HELP, note, parse_size, print_json, stderr
+from dinodeploy.cli.output import DEVICE_HELP, PARTIAL, note, parse_size, print_json, print_notes
 from dinodeploy.embedder import BATCH_SIZE, Embedder
 from dinodeploy.errors import MisuseError
 from dinodeploy.heads.predict import Unread, head_of
@@ -17,8 +17,6 @@ from dinodeploy.heads.write_predictions import TABLE, PredictionWriter, check_ta
 from dinodeploy.images.paths import list_images
 from dinodeploy.pipeline.probe import choose_hint
 from dinodeploy.pipeline.progress import image_progress
-
-PARTIAL = 5
 
 
 def predict(
@@ -77,8 +75,7 @@ def predict(
         print(
             f"{out}: {len(rows)} predictions in {TABLE}" + ("" if head.task == "classify" else " and images")
         )
-    for item in unread:
-        stderr().print(f"quarantined: {item.reason}", markup=False)
+    print_notes((item.reason for item in unread), "quarantined")
     if unread:
         raise typer.Exit(PARTIAL)
 

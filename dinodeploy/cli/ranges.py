@@ -11,14 +11,12 @@ import typer
 from rich.table import Table
 from typer import Argument, Option
 
-from dinodeploy.cli.output import parse_size, print_json, stderr, stdout
+from dinodeploy.cli.output import PARTIAL, parse_size, print_json, print_notes, stderr, stdout
 from dinodeploy.errors import MisuseError
 from dinodeploy.hardware.packages import reach
 from dinodeploy.images.paths import list_images
 from dinodeploy.pipeline.progress import step_progress
 from dinodeploy.plots import check_plot_path, draw_ranges, write_plot
-
-PARTIAL = 5
 
 # Eighty characters wide; the JSON has everything.
 HEADS = ("block", "residual", "99.9 %", "past fp16", "q·k", "linear", "hidden", "gain", "spread")
@@ -73,11 +71,9 @@ def _report(
             print(f"{prediction['recipe']:<16}{prediction['verdict']}")
         if plot is not None:
             print(f"plot: {plot}")
-    for note in facts["notes"]:
-        stderr().print(f"note: {note}", markup=False)
+    print_notes(facts["notes"])
     unreadable = facts["unreadable"]
-    for item in unreadable:
-        stderr().print(f"skipped: {item['reason']}", markup=False)
+    print_notes((item["reason"] for item in unreadable), "skipped")
     if unreadable:
         read = facts["ranges"]["images"]
         stderr().print(f"{len(unreadable)} of {read + len(unreadable)} images could not be read")

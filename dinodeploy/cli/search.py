@@ -13,9 +13,9 @@ from dinodeploy.cli.output import DEVICE_HELP, note, print_json
 from dinodeploy.errors import MisuseError, printable
 from dinodeploy.files.atomic import atomic_file
 from dinodeploy.search import Hit, Index
-from dinodeploy.search.metadata import stored_ids
 from dinodeploy.search.query import QueryEmbedder
 from dinodeploy.search.sheets import check_sheet, search_sheet
+from dinodeploy.store.formats.arrow import utf8
 
 Asked = list[tuple[str, bool, list[Hit]]]  # (query, whether it is an image, hits)
 
@@ -51,7 +51,7 @@ def search(
         if images:
             vectors = [*_embed(index, images, engine, device), *vectors]
         asked: Asked = []
-        names = stored_ids([str(path) for path in images]) + stored_ids(ids)
+        names = utf8([*map(str, images), *ids])
         for number, (name, vector) in enumerate(zip(names, np.stack(vectors), strict=True)):
             without = [name] if number >= len(images) else []
             (hits,) = index.search(

@@ -12,7 +12,7 @@ import typer
 from typer import Option
 
 from dinodeploy.cli.add_head import head_facts, print_head
-from dinodeploy.cli.output import DEVICE_HELP, note, print_json, stderr
+from dinodeploy.cli.output import DEVICE_HELP, PARTIAL, note, print_json, print_notes, stderr
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError, OutputExistsError
 from dinodeploy.files.cache import cache_dir
@@ -22,7 +22,6 @@ from dinodeploy.heads.train import train_head as train
 from dinodeploy.pipeline.progress import LINE_SECONDS, step_progress
 
 HEAD_SUFFIX = ".safetensors"
-PARTIAL = 5
 SHOWN = 20  # reasons and classes to print; --json has all
 
 
@@ -107,15 +106,14 @@ def _add(root: Path, trained: Trained, name: str, out: Path, overwrite: bool) ->
         trained.file.write(path)
         loaded = reach("dinov3_ref.heads", "writing a bundle").load_head(path)
         made, notes = heads.add_head(root, loaded, out, overwrite=overwrite, log=log)
-    for text in notes:
-        stderr().print(f"note: {text}", markup=False)
+    print_notes(notes)
     return {**head_facts(made), "made": made}
 
 
 def _report(trained: Trained, facts: dict[str, Any], out: Path, root: Path, as_json: bool) -> None:
     made = facts.pop("made", None)
-    quarantined = [{"id": id_, "reason": reason} for id_, reason in trained.quarantined]
     if as_json:
+        quarantined = [{"id": id_, "reason": reason} for id_, reason in trained.quarantined]
         print_json({**facts, **trained.report, "quarantined": quarantined})
     else:
         for line in _lines(trained.report):
@@ -125,10 +123,9 @@ def _report(trained: Trained, facts: dict[str, Any], out: Path, root: Path, as_j
         else:
             print(f"{out}: the head alone")
             print(f"next: dinodeploy add-head {root} --head {out} --out BUNDLE")
-    for item in quarantined[:SHOWN]:
-        stderr().print(f"quarantined: {item['reason']}", markup=False)
-    if len(quarantined) > SHOWN:
-        stderr().print(f"and {len(quarantined) - SHOWN} more; --json has all")
+    print_notes((reason for _, reason in trained.quarantined[:SHOWN]), "quarantined")
+    if len(trained.quarantined) > SHOWN:
+        stderr().print(f"and {len(trained.quarantined) - SHOWN} more; --json has all")
 
 
 def _lines(report: dict[str, Any]) -> list[str]:

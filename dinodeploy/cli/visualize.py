@@ -8,21 +8,18 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
-from dinodeploy.cli.output import DEVICE_HELP, note, print_json, stderr
+from dinodeploy.cli.output import DEVICE_HELP, PARTIAL, note, print_json, print_notes
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
 from dinodeploy.hardware.packages import reach
 from dinodeploy.images.open import open_image
 from dinodeploy.images.paths import list_images
-from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pipeline.progress import image_progress
 from dinodeploy.visualize.look import Attend, steps_for
 from dinodeploy.visualize.maps import WHAT, MapOptions
 from dinodeploy.visualize.video import VIDEO_SUFFIXES, check_video, visualize_video
 from dinodeploy.visualize.write import check_output
 from dinodeploy.visualize.write import visualize as write_maps
-
-PARTIAL = 5
 
 
 def visualize(
@@ -59,96 +56,46 @@ def visualize(
     as_json: Annotated[bool, Option("--json", help="The result as JSON on stdout.")] = False,
 ) -> None:
     """Draw patch features: PCA colours, attention, similarity to a point, foreground."""
-    if what not in WHAT:
-        raise MisuseError(f"--what {what!r} is unknown; known: {', '.join(WHAT)}")
+    _refuse_ignored(what, point, mask, checkpoint)
     for option, value in (("--imgsz", imgsz), ("--threads", threads)):
         if value is not None and value < 1:
             raise MisuseError(f"{option} is {value}; wanted at least 1")
-    _refuse_ignored(what, point, mask, checkpoint)
     is_video = len(images) == 1 and images[0].lower().endswith(VIDEO_SUFFIXES)
     if is_video:
         target = check_video(Path(images[0]), what, out, html, overwrite)
-        ids = images
     else:
         target = out or Path("visualized")
         check_output(target, html, overwrite)
-        ids = list_images(images)
+        images = list_images(images)
     with Embedder.open(engine, device=device, allow_unverified=allow_unverified, threads=threads) as embedder:
         note(device, embedder.choice)
-        steps = steps_for(embedder, imgsz)
-        attend = _attend(checkpoint, layer)
+        pixels = _pixels(point)
+        how: dict[str, Any] = {"steps": steps_for(embedder, imgsz), "attend": _attend(checkpoint, layer)}
+        facts: dict[str, Any] = {"out": str(target), "what": what}
         if is_video:
-            facts = _paint_video(embedder, images[0], what, target, steps, _pixels(point), mask, attend)
+            how["options"] = MapOptions(mask=mask)
+            with image_progress(0) as advance:
+                facts["frames"], facts["shows"] = visualize_video(
+                    embedder, Path(images[0]), what, target, point=pixels, advance=advance, **how
+                )
+            facts["skipped"] = []
         else:
-            options = MapOptions(_share(_pixels(point), ids[0]), mask)
-            facts = _paint_images(embedder, ids, what, target, html, steps, options, attend, overwrite)
+            how["options"] = MapOptions(_share(pixels, images[0]), mask)
+            with image_progress(len(images)) as advance:
+                written = write_maps(
+                    embedder, images, what, target, page=html, overwrite=overwrite, advance=advance, **how
+                )
+            facts |= {"page": str(html) if html else None, "pictures": len(written.files)}
+            facts |= {"files": written.files, "skipped": list(written.skipped), "shows": written.words}
     _report(facts, as_json)
     if facts["skipped"]:
         raise typer.Exit(PARTIAL)
 
 
-def _paint_video(
-    embedder: Embedder,
-    source: str,
-    what: str,
-    target: Path,
-    steps: Preprocess,
-    point: tuple[float, float] | None,
-    mask: str | None,
-    attend: Attend | None,
-) -> dict[str, Any]:
-    with image_progress(0) as advance:
-        frames, words = visualize_video(
-            embedder,
-            Path(source),
-            what,
-            target,
-            steps=steps,
-            point=point,
-            options=MapOptions(mask=mask),
-            attend=attend,
-            advance=advance,
-        )
-    return {"out": str(target), "what": what, "frames": frames, "skipped": [], "shows": words}
-
-
-def _paint_images(
-    embedder: Embedder,
-    ids: list[str],
-    what: str,
-    target: Path,
-    page: Path | None,
-    steps: Preprocess,
-    options: MapOptions,
-    attend: Attend | None,
-    overwrite: bool,
-) -> dict[str, Any]:
-    with image_progress(len(ids)) as advance:
-        written = write_maps(
-            embedder,
-            ids,
-            what,
-            target,
-            steps=steps,
-            page=page,
-            options=options,
-            attend=attend,
-            overwrite=overwrite,
-            advance=advance,
-        )
-    return {
-        "out": str(target),
-        "page": str(page) if page else None,
-        "what": what,
-        "pictures": len(written.files),
-        "files": written.files,
-        "skipped": list(written.skipped),
-        "shows": written.words,
-    }
-
-
 def _refuse_ignored(what: str, point: str | None, mask: str | None, checkpoint: Path | None) -> None:
-    """Refuse options that this `--what` would ignore. Raises MisuseError."""
+    """Refuse an unknown `--what` and options that it would ignore. Raises MisuseError."""
+    if what not in WHAT:
+        raise MisuseError(f"--what {what!r} is unknown; known: {', '.join(WHAT)}")
     for option, given, serves in (
         ("--point", point, ("similarity",)),
         ("--mask", mask, ("pca", "foreground")),
@@ -189,8 +136,7 @@ def _attend(checkpoint: Path | None, layer: int) -> Attend | None:
 
 
 def _report(facts: dict[str, Any], as_json: bool) -> None:
-    for reason in facts["skipped"]:
-        stderr().print(f"skipped: {reason}", markup=False)
+    print_notes(facts["skipped"], "skipped")
     if as_json:
         print_json(facts)
         return

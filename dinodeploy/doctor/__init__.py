@@ -4,12 +4,11 @@ system.py         operating system, CPU, memory, container limits, GPU, JetPack
 packages.py       installed runtimes, their versions and providers
 device_checks.py  a bundle on each device: opened as `embed` opens it, or why it cannot be
 findings.py       problems found in all that, one function per rule
-examine.py        the whole examination, as one Diagnosis
-report.py         a Diagnosis as text
+examine.py        the whole examination, as one Diagnosis, and its text
 """
 
 from __future__ import annotations
 
-from dinodeploy.doctor.examine import Diagnosis, examine
+from dinodeploy.doctor.examine import Diagnosis, examine, report_lines
 
-__all__ = ["Diagnosis", "examine"]
+__all__ = ["Diagnosis", "examine", "report_lines"]

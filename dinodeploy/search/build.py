@@ -20,10 +20,11 @@ from dinodeploy.files import atomic, schema
 from dinodeploy.search import approximate
 from dinodeploy.search.filters import Kind
 from dinodeploy.search.index_manifest import FILE_NAME, TABLE, VERSION, IndexManifest, index_path, store_hash
-from dinodeploy.search.metadata import Metadata, read_metadata, stored_ids
+from dinodeploy.search.metadata import Metadata, read_metadata
 from dinodeploy.search.nearest import unit
 from dinodeploy.search.query import require_same
 from dinodeploy.search.table import require_lance, write_table
+from dinodeploy.store.formats.arrow import utf8
 from dinodeploy.store.reader import StoredEmbeddings, open_embeddings
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def build_index(
         rows = write_table(partial / f"{TABLE}.lance", arrow, _batches(opened, output, table, arrow, count))
         if not count.rows:
             raise MisuseError(f"{root}: all {count.left_out} vectors are zero, so there is nothing to search")
-        if table is not None:
+        if table:
             table.require_match(count.first)
         how = None
         if count.rows >= exact_below:
@@ -96,7 +97,11 @@ def build_index(
             metadata=table.facts() if table else None,
             approximate=how,
             engine=str(Path(engine).resolve()) if engine is not None else None,
-            files=_files(partial),
+            files={
+                path.relative_to(partial).as_posix(): file_facts(path)
+                for path in sorted(partial.rglob("*"))
+                if path.is_file()
+            },
         )
         text = json.dumps(schema.dump(manifest), indent=2, ensure_ascii=False) + "\n"
         (partial / FILE_NAME).write_text(text, encoding="utf-8")
@@ -138,10 +143,9 @@ def _schema(columns: dict[str, Kind], dim: int) -> Schema:
     import pyarrow as pa
 
     types = {"text": pa.string(), "integer": pa.int64(), "real": pa.float64(), "boolean": pa.bool_()}
-    fields = [
-        (name, pa.int32() if name in ("width", "height") else types[kind]) for name, kind in columns.items()
-    ]
-    return pa.schema([*fields, ("vector", pa.list_(pa.float32(), dim))])
+    fields = {name: types[kind] for name, kind in columns.items()}
+    fields |= {"width": pa.int32(), "height": pa.int32(), "vector": pa.list_(pa.float32(), dim)}
+    return pa.schema(fields)
 
 
 def _batches(
@@ -154,7 +158,7 @@ def _batches(
         vectors, good = unit(column.values)
         count.rows += int(good.sum())
         count.left_out += int((~good).sum())
-        names = stored_ids(ids)
+        names = utf8(ids)
         count.first = count.first or names[0]
         arrays: dict[str, Any] = {
             "id": pa.array(names, pa.string()),
@@ -165,8 +169,3 @@ def _batches(
         }
         batch = pa.record_batch([arrays[name] for name in arrow.names], schema=arrow)
         yield batch.filter(pa.array(good))
-
-
-def _files(root: Path) -> dict[str, Any]:
-    paths = sorted(path for path in root.rglob("*") if path.is_file())
-    return {path.relative_to(root).as_posix(): file_facts(path) for path in paths}

@@ -97,7 +97,7 @@ def _connect(vectors: FloatArray, least: float, advance: Callable[[int, int], No
             left, right = np.nonzero(similar >= least)
             _unite(parents, left + start, right + other)
         advance(start + len(rows), 0)
-    return _roots(parents)
+    return _find(parents, np.arange(len(parents)))
 
 
 def _unite(parents: IndexArray, left: IndexArray, right: IndexArray) -> None:
@@ -118,10 +118,6 @@ def _find(parents: IndexArray, rows: IndexArray) -> IndexArray:
         roots = parents[roots]
     parents[rows] = roots
     return roots
-
-
-def _roots(parents: IndexArray) -> IndexArray:
-    return _find(parents, np.arange(len(parents), dtype=np.int64))
 
 
 def _by_root(roots: IndexArray) -> list[IndexArray]:

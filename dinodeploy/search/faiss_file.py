@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,24 +59,17 @@ def export_faiss(index: Index, path: str | Path, *, exact_below: int = EXACT_BEL
     check_faiss_target(target)
     import faiss
 
-    if len(index) < exact_below:
-        made, recall = faiss.IndexFlatIP(index.manifest.dim), 1.0
-        _add(made, index)
-    else:
-        made = _train(index)
-        _add(made, index)
-        recall = _choose_nprobe(made, index)
+    is_exact = len(index) < exact_below
+    made = faiss.IndexFlatIP(index.manifest.dim) if is_exact else _train(index)
+    for block in index.vectors():
+        made.add(np.ascontiguousarray(block))
+    recall = 1.0 if is_exact else _choose_nprobe(made, index)
     with atomic.atomic_file(target) as file:
         faiss.write_index(made, file.name)  # FAISS opens the file by name
     names = target.with_name(f"{target.name}.ids.json")
     with atomic.atomic_file(names) as file:
         file.write(json.dumps(index.ids(), ensure_ascii=False).encode())
     return FaissFile(str(target), str(names), type(made).__name__, len(index), recall)
-
-
-def _add(made: Any, index: Index) -> None:
-    for block in index.vectors():
-        made.add(np.ascontiguousarray(block))
 
 
 def _train(index: Index) -> Any:
@@ -88,23 +80,18 @@ def _train(index: Index) -> Any:
     partitions, sub_vectors = cut(len(index), dim)
     quantizer = faiss.IndexFlatIP(dim)
     made = faiss.IndexIVFPQ(quantizer, dim, partitions, sub_vectors, 8, faiss.METRIC_INNER_PRODUCT)
-    wanted = _TRAINING * max(partitions, 256)
-    step = max(1, len(index) // wanted)
-    made.train(np.concatenate(list(_every(index, step))))
+    made.train(_every(index, _TRAINING * max(partitions, 256)))
     return made
 
 
-def _every(index: Index, step: int) -> Iterator[FloatArray]:
-    """Every `step`-th row, block by block."""
-    begin = 0
-    for block in index.vectors():
-        yield block[-begin % step :: step]
-        begin += len(block)
+def _every(index: Index, count: int) -> FloatArray:
+    """At least `count` rows, evenly spaced over the table; all rows if there are fewer."""
+    return index.take(np.arange(0, len(index), max(1, len(index) // count)))
 
 
 def _choose_nprobe(made: Any, index: Index) -> float:
     """Double `made.nprobe` until recall reaches the target or all partitions are probed; return recall."""
-    queries = np.concatenate(list(_every(index, max(1, len(index) // SAMPLE))))[:SAMPLE]
+    queries = _every(index, SAMPLE)[:SAMPLE]
     limits = best_cosines(queries, index.vectors(), K + 1)[:, K] - SAME
     made.nprobe = min(4, made.nlist)
     while True:

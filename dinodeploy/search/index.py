@@ -13,9 +13,9 @@ Shapes: Q queries, D dimension, n rows found.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,9 +26,9 @@ from dinodeploy.errors import BundleError, MisuseError, reason_of
 from dinodeploy.search import approximate
 from dinodeploy.search.filters import contains_sql, filter_sql, text_literal
 from dinodeploy.search.index_manifest import TABLE, IndexManifest, index_path, read_index_manifest
-from dinodeploy.search.metadata import stored_ids
 from dinodeploy.search.nearest import cosines, unit
 from dinodeploy.search.table import nearest_rows, open_table, require_lance, to_numpy, vector_blocks
+from dinodeploy.store.formats.arrow import utf8
 
 if TYPE_CHECKING:
     from pyarrow import Table
@@ -106,23 +106,17 @@ class Index:
 
     def vector(self, id: str) -> FloatArray:
         """The unit vector [D] of an image. Raises MisuseError for an id that is not in the index."""
-        (name,) = stored_ids([id])
-        found = self._read(columns=["vector"], filter=f"`id` = {text_literal(name)}", limit=1)
+        found = self._read(columns=["vector"], filter=_is_id(id), limit=1)
         if not len(found):
-            why = (
-                f"{self.manifest.left_out} images with a zero vector were left out"
-                if self.manifest.left_out
-                else ""
-            )
+            zero = self.manifest.left_out
+            why = f" ({zero} images with a zero vector were left out)" if zero else ""
             raise MisuseError(
-                f"{id!r} is not in the index of {self.store}; wanted an id as `embed` wrote it"
-                + (f" ({why})" if why else "")
+                f"{id!r} is not in the index of {self.store}; wanted an id as `embed` wrote it{why}"
             )
         return to_numpy(found["vector"])[0]
 
     def __contains__(self, id: str) -> bool:
-        (name,) = stored_ids([id])
-        return bool(self._count(f"`id` = {text_literal(name)}"))
+        return bool(self._count(_is_id(id)))
 
     def ids(self) -> list[str]:
         """All ids, in the order of `vectors`."""
@@ -145,9 +139,7 @@ class Index:
     def __enter__(self) -> Index:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     def _queries(self, vectors: FloatArray) -> FloatArray:
@@ -163,9 +155,7 @@ class Index:
 
     def _condition(self, filter: str | None, text: str | None) -> str | None:
         columns = self.manifest.columns
-        parts = []
-        if filter is not None:
-            parts.append(filter_sql(filter, columns))
+        parts = [] if filter is None else [filter_sql(filter, columns)]
         if text is not None:
             parts.append(contains_sql(text, [name for name, kind in columns.items() if kind == "text"]))
         return " AND ".join(f"({part})" for part in parts) or None
@@ -201,7 +191,8 @@ class Index:
         wanted = k + len(without)
         asked = min(count, wanted + _MORE)
         while True:
-            rows = self._nearest(query, asked, columns, condition, search)
+            with self._reading("searched"):
+                rows = nearest_rows(self._open(), query, asked, columns, filter=condition, search=search)
             if search is not None and len(rows) < asked:  # the probed partitions hold no more rows
                 search = None
                 continue
@@ -211,28 +202,18 @@ class Index:
                 return _hits(rows, similar, k, without)
             asked = min(count, 4 * asked)
 
-    def _nearest(
-        self,
-        query: FloatArray,
-        asked: int,
-        columns: list[str],
-        condition: str | None,
-        search: dict[str, int] | None,
-    ) -> Table:
-        try:
-            return nearest_rows(self._open(), query, asked, columns, filter=condition, search=search)
-        except (OSError, ValueError) as error:
-            raise BundleError(
-                f"the index of {self.store} cannot be searched: {reason_of(error)}; index again: "
-                f"dinodeploy index {self.store} --overwrite"
-            ) from error
-
     def _read(self, **options: Any) -> Table:
-        try:
+        with self._reading("read"):
             return self._open().to_table(**options)
+
+    @contextmanager
+    def _reading(self, done: str) -> Iterator[None]:
+        """Raise Lance's errors as BundleError."""
+        try:
+            yield
         except (OSError, ValueError) as error:
             raise BundleError(
-                f"the index of {self.store} cannot be read: {reason_of(error)}; index again: "
+                f"the index of {self.store} cannot be {done}: {reason_of(error)}; index again: "
                 f"dinodeploy index {self.store} --overwrite"
             ) from error
 
@@ -240,6 +221,10 @@ class Index:
         if self._table is None:
             raise MisuseError("this index is closed; open it again: Index.open")
         return self._table
+
+
+def _is_id(id: str) -> str:
+    return f"`id` = {text_literal(utf8([id])[0])}"
 
 
 def _is_settled(similar: NDArray[np.float64], wanted: int) -> bool:
@@ -254,13 +239,6 @@ def _hits(rows: Table, similar: NDArray[np.float64], k: int, without: set[str]) 
     found = sorted(zip(similar.tolist(), records, strict=True), key=lambda pair: (-pair[0], pair[1]["id"]))
     kept = [(cosine, record) for cosine, record in found if record["id"] not in without][:k]
     return [
-        Hit(
-            rank=rank,
-            id=record.pop("id"),
-            cosine=cosine,
-            width=record.pop("width"),
-            height=record.pop("height"),
-            metadata=record,
-        )
+        Hit(rank, record.pop("id"), cosine, record.pop("width"), record.pop("height"), record)
         for rank, (cosine, record) in enumerate(kept, 1)
     ]

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from dinodeploy.errors import MisuseError
 from dinodeploy.search.filters import Kind
 from dinodeploy.search.index_manifest import MetadataFacts
-from dinodeploy.store.formats.arrow import utf8
 
 if TYPE_CHECKING:
     from pyarrow import Array, ChunkedArray, DataType, Table
@@ -48,21 +47,14 @@ class Metadata:
         self._matched.update(rows.drop_null().to_pylist())
         return {name: self.table[name].take(rows).combine_chunks() for name in self.kinds}
 
-    @property
-    def matched(self) -> int:
-        return len(self._matched)
-
-    @property
-    def unmatched(self) -> int:
-        return len(self.table) - self.matched
-
     def facts(self) -> MetadataFacts:
         """The facts for the manifest."""
-        return MetadataFacts(str(self.path), self.matched, self.unmatched, self.left_out)
+        matched = len(self._matched)
+        return MetadataFacts(str(self.path), matched, len(self.table) - matched, self.left_out)
 
     def require_match(self, some_id: str) -> None:
         """Raise MisuseError if no row has matched an image, which means that ids are spelled differently."""
-        if len(self.table) and not self.matched:
+        if len(self.table) and not self._matched:
             theirs = self.table[ID][0].as_py()
             raise MisuseError(
                 f"--metadata {self.path}: no id is in the store; got for example {theirs!r}, wanted for "
@@ -72,27 +64,23 @@ class Metadata:
 
 def read_metadata(path: Path) -> Metadata:
     """Read the table at `path`, by its suffix. Raises MisuseError if it cannot be joined."""
+    import pyarrow as pa
+
     table = _read(path)
     _check_names(path, table.schema.names)
     kinds: dict[str, Kind] = {}
     columns = {ID: _ids(path, table[ID])}
     for name in table.schema.names:
-        if name == ID:
-            continue
-        found = _plain(table[name])
-        if found is not None:
+        if name != ID and (found := _plain(table[name])) is not None:
             kinds[name], columns[name] = found
     left_out = tuple(name for name in table.schema.names if name not in columns)
-    import pyarrow as pa
-
     return Metadata(path, pa.table(columns), kinds, left_out)
 
 
 def _read(path: Path) -> Table:
-    import pyarrow.csv
-    import pyarrow.parquet
+    from pyarrow.parquet import read_table
 
-    readers = {".csv": _read_csv, ".parquet": pyarrow.parquet.read_table}
+    readers = {".csv": _read_csv, ".parquet": read_table}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise MisuseError(f"--metadata {path}: got {path.suffix or 'no suffix'}, wanted .csv or .parquet")
@@ -140,9 +128,9 @@ def _ids(path: Path, column: ChunkedArray) -> ChunkedArray:
         raise MisuseError(f"--metadata {path}: ids are of type {column.type}, wanted text") from error
     if ids.null_count:
         raise MisuseError(f"--metadata {path}: {ids.null_count} rows have no id; remove them")
-    counts = ids.value_counts().field("counts")
+    counts = ids.value_counts()
     if len(counts) < len(ids):
-        first = next(entry["values"] for entry in ids.value_counts().to_pylist() if entry["counts"] > 1)
+        first = next(entry["values"] for entry in counts.to_pylist() if entry["counts"] > 1)
         raise MisuseError(f"--metadata {path}: id {first!r} appears more than once; wanted unique ids")
     return ids
 
@@ -150,38 +138,25 @@ def _ids(path: Path, column: ChunkedArray) -> ChunkedArray:
 def _plain(column: ChunkedArray) -> tuple[Kind, ChunkedArray] | None:
     """The kind of a column and its values cast to that kind; None for lists, structures and bytes."""
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.types as types
 
     of: DataType = column.type
     if types.is_dictionary(of):
         return _plain(column.cast(of.value_type))
+    texts = (types.is_string, types.is_large_string, types.is_temporal, types.is_null)
     targets: list[tuple[Any, Kind, DataType]] = [
         (types.is_boolean, "boolean", pa.bool_()),
         (types.is_uint64, "real", pa.float64()),  # its upper half does not fit int64
         (types.is_integer, "integer", pa.int64()),
         (types.is_floating, "real", pa.float64()),
         (types.is_decimal, "real", pa.float64()),
-        (types.is_string, "text", pa.string()),
-        (types.is_large_string, "text", pa.string()),
-        (types.is_temporal, "text", pa.string()),
-        (types.is_null, "text", pa.string()),
+        *((test, "text", pa.string()) for test in texts),
     ]
     for is_such, kind, target in targets:
         if is_such(of):
             cast = column.cast(target, safe=False)
-            return kind, _finite(cast) if kind == "real" else cast
+            if kind == "real":  # NaN and infinity are missing values for filters and JSON
+                cast = pc.if_else(pc.is_finite(cast), cast, pa.scalar(None, target))
+            return kind, cast
     return None
-
-
-def _finite(column: ChunkedArray) -> ChunkedArray:
-    """Reals with null for NaN and infinity: a missing value for filters and JSON."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    found: ChunkedArray = pc.if_else(pc.is_finite(column), column, pa.scalar(None, pa.float64()))
-    return found
-
-
-def stored_ids(ids: Sequence[str]) -> list[str]:
-    """Ids of a store as the index stores them, and as metadata must spell them."""
-    return utf8(ids)

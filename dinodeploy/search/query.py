@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -53,6 +52,11 @@ def differences(recorded: dict[str, Any], now: dict[str, Any]) -> str:
     return "; ".join(f"{key}: {_show(recorded[key])}, now {_show(now.get(key))}" for key in differing)
 
 
+def _show(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
 def recorded_preprocess(fingerprint: dict[str, Any]) -> Preprocess:
     """The preprocessing of a store. Raises BundleError if its fingerprint has none."""
     if "preprocess" not in fingerprint:
@@ -88,12 +92,5 @@ class QueryEmbedder:
     def __enter__(self) -> QueryEmbedder:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._embedder.close()
-
-
-def _show(value: Any) -> str:
-    text = value if isinstance(value, str) else str(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

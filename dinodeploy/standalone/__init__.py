@@ -2,8 +2,7 @@
 
     pack.py          create the file
     start.py         entry point: are the needed packages installed?
-    inner_bundle.py  unpack the bundle inside the file
-    command_line.py  the commands embed, check, inspect and doctor, on argparse
+    command_line.py  unpack the bundle; the commands embed, check, inspect and doctor, on argparse
 
 Importing this package imports nothing else, because `start.py` must run where packages are missing.
 """

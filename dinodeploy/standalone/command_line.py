@@ -7,23 +7,39 @@ commands need an installed dinodeploy.
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
-import os
+import shutil
 import sys
+import tempfile
 import time
 import warnings
+import zipfile
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from PIL.Image import DecompressionBombWarning
 
 from dinodeploy import __version__
-from dinodeploy.errors import DinodeployError, MisuseError, one_line, reason_of
-from dinodeploy.standalone.inner_bundle import unpack_inner
-
-FAILED, MISUSE, CANNOT, PARTIAL, INTERRUPTED = 1, 2, 4, 5, 130
+from dinodeploy.bundle import manifest as manifests
+from dinodeploy.bundle.archive import unpack
+from dinodeploy.cli.output import (
+    CANNOT,
+    FAILED,
+    PARTIAL,
+    bundle_facts,
+    parse_list,
+    parse_size,
+    print_json,
+    run_command,
+    verdict_line,
+)
+from dinodeploy.errors import DinodeployError, MisuseError
+from dinodeploy.files.cache import cache_dir
+from dinodeploy.standalone import BUNDLE_PREFIX
 
 
 def main() -> NoReturn:
@@ -34,19 +50,45 @@ def main() -> NoReturn:
 
 def run(arguments: Sequence[str], archive: Path) -> int:
     """Run a command on the bundle inside `archive`. Errors become one line on stderr and an exit code."""
-    try:
+
+    def command() -> int:
         given = vars(_parser(archive.name).parse_args(arguments))
-        command = given.pop("command")
-        return int(command(unpack_inner(archive), given.pop("json"), given))
-    except BrokenPipeError:  # stdout was closed, for example by `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        return _fail("interrupted; no incomplete file was left", INTERRUPTED)
-    except OSError as error:
-        return _fail(f"{error.filename or 'system'}: {reason_of(error)}; no incomplete file was left", CANNOT)
-    except DinodeployError as error:
-        return _fail(str(error), error.exit_code)
+        function = given.pop("command")
+        return int(function(unpack_inner(archive), given.pop("json"), given))
+
+    return run_command(command)
+
+
+def unpack_inner(archive: Path) -> Path:
+    """The bundle of `archive` as a directory in the cache; a complete one from an earlier run is used again.
+
+    Without a writable cache it is a temporary directory, removed at exit.
+    """
+    with zipfile.ZipFile(archive) as file:
+        content = json.loads(file.read(f"{BUNDLE_PREFIX}{manifests.FILE_NAME}"))
+    digest = str(content["digest"])
+    cache = cache_dir("standalone")
+    try:
+        if _is_complete(cache / digest, digest):
+            return cache / digest
+        shutil.rmtree(cache / digest, ignore_errors=True)
+        return unpack(archive, cache / digest, prefix=BUNDLE_PREFIX)
+    except OSError:  # the cache is not writable
+        folder = Path(tempfile.mkdtemp(prefix="dinodeploy-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return unpack(archive, folder / "bundle", prefix=BUNDLE_PREFIX)
+
+
+def _is_complete(root: Path, digest: str) -> bool:
+    """Whether every file exists with its size. Hashes are verified when an engine is opened."""
+    try:
+        manifest = manifests.read_manifest(root)
+        sizes = {name: (root / name).stat().st_size for name in manifest.files}
+    except (DinodeployError, OSError):
+        return False
+    return manifest.digest == digest and all(
+        sizes[name] == facts.bytes for name, facts in manifest.files.items()
+    )
 
 
 def _embed(bundle: Path, as_json: bool, given: dict[str, Any]) -> int:
@@ -54,7 +96,7 @@ def _embed(bundle: Path, as_json: bool, given: dict[str, Any]) -> int:
 
     report = embed(given.pop("images"), engine=bundle, progress=True, log=_log, **given)
     if as_json:
-        _print_json(report.as_json())
+        print_json(report.as_json())
     else:
         print(f"{report.out}: {report.embedded} images embedded, {report.rate:.1f}/s")
     if report.quarantined:
@@ -70,31 +112,20 @@ def _check(bundle: Path, as_json: bool, given: dict[str, Any]) -> int:
     engine, receipt, verdict = check_bundle(bundle, log=_log, **given)
     report = Report(engine, receipt, verdict, None, None, started, time.perf_counter() - clock)
     if as_json:
-        _print_json(report.as_json())
+        print_json(report.as_json())
     else:
         for failure in verdict.failures:
             print(
                 f"{failure.case}, {failure.output}: {failure.metric} {failure.value}, limit {failure.limit}"
             )
-        word = "passed" if verdict.passed else f"FAILED, {len(verdict.failures)} measurements"
-        print(f"{engine.path}, {verdict.recipe}, {receipt.runtime}, {receipt.device}: {word}")
+        print(verdict_line(report))
     return 0 if report.passed else FAILED
 
 
 def _inspect(bundle: Path, as_json: bool, given: dict[str, Any]) -> int:
-    from dinodeploy.bundle.bundle import open_bundle
-    from dinodeploy.files import schema
-    from dinodeploy.parity.receipts import read_receipts
-
-    opened = open_bundle(bundle)
-    opened.verify()
-    receipts = [
-        {"engine": one.engine, "runtime": one.runtime, "device": one.device, "passed": one.holds()}
-        for one in read_receipts(opened)
-    ]
-    facts = {"kind": "bundle", **schema.dump(opened.manifest), "receipts": receipts}
+    facts = bundle_facts(bundle)
     if as_json:
-        _print_json(facts)
+        print_json(facts)
     else:
         for name, value in facts.items():
             print(f"{name}: {json.dumps(value, ensure_ascii=False)}")
@@ -102,12 +133,11 @@ def _inspect(bundle: Path, as_json: bool, given: dict[str, Any]) -> int:
 
 
 def _doctor(bundle: Path, as_json: bool, given: dict[str, Any]) -> int:
-    from dinodeploy.doctor import examine
-    from dinodeploy.doctor.report import report_lines
+    from dinodeploy.doctor import examine, report_lines
 
     diagnosis = examine(bundle)
     if as_json:
-        _print_json(diagnosis.as_json())
+        print_json(diagnosis.as_json())
     else:
         print("\n".join(report_lines(diagnosis)))
     return 0 if diagnosis.fine else CANNOT
@@ -151,8 +181,12 @@ def _add_embed_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGES", help="Files, folders, globs, lists, tables, archives, videos.")
     add("--out", type=Path, help="Store to write or to resume. Default: embeddings.")
-    add("--outputs", type=_names, help="cls, storage, patch, layer_<i>, mean_patch, pooled. Default: cls.")
-    add("--imgsz", type=_size, help="Input size H or H,W in pixels. Default: the bundle's.")
+    add(
+        "--outputs",
+        type=partial(parse_list, option="--outputs"),
+        help="cls, storage, patch, layer_<i>, mean_patch, pooled. Default: cls.",
+    )
+    add("--imgsz", type=parse_size, help="Input size H or H,W in pixels. Default: the bundle's.")
     add("--preprocess", help="Preprocessing preset. Default: the bundle's.")
     add("--keep-aspect", action="store_true", help="Keep the aspect ratio; the short side becomes --imgsz.")
     add("--max-patches", type=int, help="With --keep-aspect: shrink larger images to this many patches.")
@@ -171,31 +205,11 @@ def _add_embed_options(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="Delete the embeddings at --out and start again.")
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(","))
-
-
-def _size(text: str) -> tuple[int, int]:
-    sides = text.replace("x", ",").split(",")
-    if len(sides) > 2 or not all(side.isascii() and side.isdigit() for side in sides):
-        raise argparse.ArgumentTypeError(f"{text!r}; wanted H or H,W in pixels, for instance 256 or 224,384")
-    return int(sides[0]), int(sides[-1])
-
-
 def _batch(text: str) -> int | str:
     if text != "auto" and not (text.isascii() and text.isdigit() and int(text) >= 1):
         raise argparse.ArgumentTypeError(f"{text!r}; wanted auto, or a number of at least 1")
     return text if text == "auto" else int(text)
 
 
-def _print_json(data: Any) -> None:
-    print(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
-
-
 def _log(text: str) -> None:
     print(text, file=sys.stderr)
-
-
-def _fail(message: str, code: int) -> int:
-    _log("error: " + " ".join(one_line(message).split()))
-    return code

@@ -63,3 +63,22 @@ def test_mistakes_are_one_error_line(application: Path, device: Path, tmp_path: 
     assert (ran.returncode, len(ran.stderr.strip().splitlines())) == (2, 1)
     ran = run_on_device(device, tmp_path, tmp_path, application, "--version")
     assert ran.stdout.startswith("dinodeploy ")
+
+
+@pytest.mark.slow
+def test_a_damaged_cache_is_unpacked_again_and_a_missing_home_is_allowed(
+    application: Path, device: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    assert run_on_device(device, home, tmp_path, application, "inspect").returncode == 0
+    (model,) = (home / ".cache").rglob("model.onnx")
+    model.write_bytes(model.read_bytes()[:-1])
+    assert run_on_device(device, home, tmp_path, application, "inspect").returncode == 0
+    content = model.read_bytes()
+    model.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # the same size, another hash
+    ran = run_on_device(device, home, tmp_path, application, "check")
+    assert ran.returncode == 2
+    assert "not the file that was exported" in ran.stderr
+    ran = run_on_device(device, Path("/proc/no-home"), tmp_path, application, "inspect", "--json")
+    assert ran.returncode == 0, ran.stderr

@@ -1,12 +1,11 @@
-"""A Diagnosis as text."""
+"""A Diagnosis, and its text."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from dinodeploy.doctor.examine import examine
+from dinodeploy.doctor.examine import examine, report_lines
 from dinodeploy.doctor.findings import Finding
-from dinodeploy.doctor.report import report_lines
 
 
 def test_sections_and_findings() -> None:
