@@ -6,7 +6,7 @@
     service.py   image bytes -> embeddings      fetch.py       images by URL, public addresses only
     server.py    one process, drains on SIGTERM neighbours.py  the index behind /search
     workers.py   several processes              metrics.py     Prometheus metrics
-    ray_app.py   the same routes on Ray Serve   page.py        the web page at /
+    ray_app.py   the same routes on Ray Serve
 
 `dinodeploy.batcher` puts images of concurrent requests into one batch.
 

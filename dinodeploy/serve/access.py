@@ -84,9 +84,8 @@ class RateLimit:
         self._rate = rate
         self._most = max(1.0, rate)
         self._clock = clock
-        self._clients: OrderedDict[str, tuple[float, float]] = (
-            OrderedDict()
-        )  # tokens, time of the last request
+        # client -> tokens, time of the last request
+        self._clients: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, client: str) -> int:
         """0 if the request is allowed, else the whole seconds until `client` may send the next one."""

@@ -9,6 +9,7 @@ GET  /model           the model and the limits        GET /         the web page
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from dataclasses import asdict
 from typing import Annotated, Any, Literal, TextIO
@@ -20,11 +21,11 @@ from starlette.exceptions import HTTPException
 
 from dinodeploy import __version__
 from dinodeploy.files import schema
+from dinodeploy.pages import render_page, script_of, style_of
 from dinodeploy.serve import messages
 from dinodeploy.serve.guard import Guard, problem, problem_headers
 from dinodeploy.serve.messages import read_questions
 from dinodeploy.serve.metrics import CONTENT_TYPE, Metrics
-from dinodeploy.serve.page import security_policy, service_page
 from dinodeploy.serve.refused import Refused
 from dinodeploy.serve.service import MOST_NEIGHBOURS, Answer, Service
 
@@ -70,16 +71,21 @@ EMBED_BODY = _body(
 SEARCH_BODY = _body("image", _IMAGE, _FILE)
 
 
+_MEANINGS = {
+    401: "No valid key",
+    404: "Not found",
+    408: "Body too slow",
+    413: "Too large",
+    415: "Wrong content type",
+    422: "Invalid",
+    429: "Too many requests",
+    500: "Internal error",
+    503: "Busy or stopping",
+}
+
+
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    meanings = {
-        401: "No valid key",
-        404: "Not found",
-        408: "Body too slow",
-        413: "Too large",
-        415: "Wrong content type",
-    }
-    meanings |= {422: "Invalid", 429: "Too many requests", 500: "Internal error", 503: "Busy or stopping"}
-    return {s: {"model": messages.Problem, "description": meanings[s]} for s in statuses}
+    return {s: {"model": messages.Problem, "description": _MEANINGS[s]} for s in statuses}
 
 
 _GUARDED = _problems(401, 408, 413, 429, 503)  # answers of the guard
@@ -97,9 +103,8 @@ def create_app(service: Service, log: TextIO | None = None) -> FastAPI:
     )
     metrics = Metrics(service)
     app.add_middleware(Guard, service=service, metrics=metrics, log=log)
-    app.add_exception_handler(Refused, _refused)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http_error)
+    for error in (Refused, RequestValidationError, HTTPException):
+        app.add_exception_handler(error, _failed)
     _add_work(app, service)
     _add_facts(app, service, metrics)
     return app
@@ -195,7 +200,7 @@ def _add_facts(app: FastAPI, service: Service, metrics: Metrics) -> None:
         """Metrics in the Prometheus text format."""
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
-    content, headers = service_page(), {"content-security-policy": security_policy()}
+    content, headers = render_page("service"), {"content-security-policy": security_policy()}
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
@@ -259,23 +264,31 @@ def _model(service: Service) -> messages.ModelResponse:
     )
 
 
-async def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refused)
-    headers = {name.decode(): value.decode() for name, value in problem_headers(error)}
-    return _problem(request, error.status, error.message, headers)
-
-
-async def _invalid(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    return _problem(request, 422, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return _problem(request, error.status_code, str(error.detail), dict(error.headers or {}))
-
-
-def _problem(request: Request, status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+async def _failed(request: Request, error: Exception) -> Response:
+    """The answer to an error that a route or the framework raised."""
+    headers: dict[str, str] = {}
+    if isinstance(error, Refused):
+        status, message = error.status, error.message
+        headers = {name.decode(): value.decode() for name, value in problem_headers(error)}
+    elif isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        status, message = 422, f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    else:
+        assert isinstance(error, HTTPException)
+        status, message, headers = error.status_code, str(error.detail), dict(error.headers or {})
     content = problem(message, request.state.request_id)
     return Response(content, status, headers, media_type="application/json")
+
+
+def security_policy() -> str:
+    """The page's content security policy: its inline style and script by their hashes, and no others."""
+    return (
+        f"default-src 'none'; style-src {_hash(style_of('service'))}; "
+        f"script-src {_hash(script_of('service'))}; img-src blob: data:; "
+        "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    """A source of a content security policy: exactly this text."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

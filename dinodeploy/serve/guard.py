@@ -63,21 +63,16 @@ class _Request:
 
     @property
     def headers(self) -> dict[str, str]:
-        return {
-            name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self.scope["headers"]
-        }
+        found = self.scope["headers"]
+        return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in found}
 
 
 class Guard:
     """ASGI middleware. Maintains `service.active`, the number of open requests without probes."""
 
     def __init__(self, app: App, service: Service, metrics: Metrics, log: TextIO | None = None) -> None:
-        self._app = app
-        self._service = service
-        self._metrics = metrics
-        self._log_to = log
-        settings = service.settings
-        self._rate = RateLimit(settings.rate) if settings.rate else None
+        self._app, self._service, self._metrics, self._log_to = app, service, metrics, log
+        self._rate = RateLimit(service.settings.rate) if service.settings.rate else None
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -175,10 +170,8 @@ class Guard:
         """Count the request and log it; successful probes are not logged."""
         seconds = time.perf_counter() - request.started
         method = request.scope["method"] if request.scope["method"] in _METHODS else "OTHER"
-        found = request.scope.get(
-            "route"
-        )  # set by the router; the path template keeps the number of labels small
-        route = getattr(found, "path", "other")
+        # set by the router; the path template keeps the number of labels small
+        route = getattr(request.scope.get("route"), "path", "other")
         self._metrics.requests.labels(route, method, str(request.status)).inc()
         self._metrics.seconds.labels(route).observe(seconds)
         if request.path in PROBES and request.status == 200:

@@ -23,31 +23,25 @@ class Metrics:
     """The metrics of one service, in a registry of their own."""
 
     def __init__(self, service: Service) -> None:
-        self._registry = CollectorRegistry()
+        self._registry = registry = CollectorRegistry()
         self.requests = Counter(
-            "dinodeploy_requests",
-            "Requests answered.",
-            ("route", "method", "status"),
-            registry=self._registry,
+            "dinodeploy_requests", "Requests answered.", ("route", "method", "status"), registry=registry
         )
         self.seconds = Histogram(
             "dinodeploy_request_seconds",
             "From the first byte of the request to the end of the answer.",
             ("route",),
             buckets=_SECONDS,
-            registry=self._registry,
+            registry=registry,
         )
         self.batch = Histogram(
-            "dinodeploy_batch_size", "Images per batch.", buckets=_SIZES, registry=self._registry
+            "dinodeploy_batch_size", "Images per batch.", buckets=_SIZES, registry=registry
         )
         self.engine = Histogram(
-            "dinodeploy_engine_seconds", "One engine run.", buckets=_SECONDS, registry=self._registry
+            "dinodeploy_engine_seconds", "One engine run.", buckets=_SECONDS, registry=registry
         )
         self.queue = Gauge(
-            "dinodeploy_queue",
-            "Images waiting or running.",
-            registry=self._registry,
-            multiprocess_mode="livesum",
+            "dinodeploy_queue", "Images waiting or running.", registry=registry, multiprocess_mode="livesum"
         )
         self._service = service
         service.observe = self._ran

@@ -74,7 +74,11 @@ class Service:
         self.active = 0  # open requests
         self.observe: Callable[[int, float], None] = lambda size, seconds: None
         self.fingerprint = embedder.engine.fingerprint(embedder.preprocess)
-        self._neighbours = _open_index(settings, embedder)
+        self._neighbours: Neighbours | None = None
+        if settings.index is not None:
+            from dinodeploy.serve.neighbours import Neighbours
+
+            self._neighbours = Neighbours(settings.index, embedder, settings.max_pixels)
         self.output_names = with_pooled(embedder.output_names)
         self._decoders = ThreadPoolExecutor(math.ceil(hardware_threads()), thread_name_prefix="decode")
         self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch")
@@ -237,14 +241,6 @@ class Service:
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._decoders, function, *arguments)
-
-
-def _open_index(settings: Settings, embedder: Embedder) -> Neighbours | None:
-    if settings.index is None:
-        return None
-    from dinodeploy.serve.neighbours import Neighbours
-
-    return Neighbours(settings.index, embedder, settings.max_pixels)
 
 
 async def _gather(awaitables: Any) -> list[Any]:

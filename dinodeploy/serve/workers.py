@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from multiprocessing.context import SpawnProcess
 from types import FrameType
 
@@ -61,7 +62,12 @@ def serve_with_workers(
     """
     if stop_seconds is None:
         stop_seconds = settings.linger + 2 * (settings.time_limit + BODY_SECONDS) + _SLACK
-    start = _starter(target, listener, settings)
+
+    def start() -> SpawnProcess:
+        worker = multiprocessing.get_context("spawn").Process(target=target, args=(listener, settings))
+        worker.start()
+        return worker
+
     with tempfile.TemporaryDirectory(prefix="dinodeploy_metrics_") as folder:
         os.environ[SHARED] = folder
         try:
@@ -70,43 +76,28 @@ def serve_with_workers(
             del os.environ[SHARED]
 
 
-def _starter(
-    target: Callable[[socket.socket, Settings], None], listener: socket.socket, settings: Settings
-) -> Callable[[], SpawnProcess]:
-    def start() -> SpawnProcess:
-        worker = multiprocessing.get_context("spawn").Process(target=target, args=(listener, settings))
-        worker.start()
-        return worker
-
-    return start
-
-
+@dataclass
 class _Supervisor:
-    def __init__(
-        self,
-        start: Callable[[], SpawnProcess],
-        count: int,
-        log: Callable[[str], None],
-        most_failures: int,
-        stop_seconds: float,
-    ) -> None:
-        self._start, self._count, self._log = start, count, log
-        self._most_failures, self._stop_seconds = most_failures, stop_seconds
-        self._workers: dict[SpawnProcess, float] = {}  # worker -> time of its start
-        self._failures = 0
-        self._signals = 0  # received so far
+    start: Callable[[], SpawnProcess]
+    count: int
+    log: Callable[[str], None]
+    most_failures: int
+    stop_seconds: float
+    workers: dict[SpawnProcess, float] = field(default_factory=dict)  # worker -> time of its start
+    failures: int = 0
+    signals: int = 0  # received so far
 
     def run(self) -> None:
         before = {
             number: signal.signal(number, self._count_signal) for number in (signal.SIGTERM, signal.SIGINT)
         }
         try:
-            while not self._signals:
+            while not self.signals:
                 self._replace_dead()
                 time.sleep(_POLL)
             self._drain()
         finally:
-            for worker in self._workers:
+            for worker in self.workers:
                 if worker.is_alive():
                     worker.kill()
                 worker.join()
@@ -115,46 +106,44 @@ class _Supervisor:
 
     def _count_signal(self, number: int, frame: FrameType | None) -> None:
         """Only counts: the signal may arrive while a worker is being started and is not yet in the table."""
-        self._signals += 1
+        self.signals += 1
 
     def _drain(self) -> None:
         """Pass on signals until all workers have stopped: the first drains a worker, the second ends it."""
-        deadline = time.monotonic() + self._stop_seconds
+        deadline = time.monotonic() + self.stop_seconds
         passed_on = 0
-        while any(worker.is_alive() for worker in self._workers):
+        while any(worker.is_alive() for worker in self.workers):
             if time.monotonic() > deadline:
-                self._log(f"a worker has not stopped within {self._stop_seconds:g} s; it is killed")
+                self.log(f"a worker has not stopped within {self.stop_seconds:g} s; it is killed")
                 return
-            if passed_on < self._signals:
-                passed_on = self._signals
-                for worker in self._workers:
+            if passed_on < self.signals:
+                passed_on = self.signals
+                for worker in self.workers:
                     if worker.is_alive():
                         worker.terminate()
             time.sleep(_POLL)
 
     def _replace_dead(self) -> None:
-        for worker, started in list(self._workers.items()):
+        for worker, started in list(self.workers.items()):
             if worker.is_alive():
                 continue
             worker.join()
-            del self._workers[worker]
+            del self.workers[worker]
             mark_process_dead(worker.pid)  # keep its counters, drop its gauges
-            self._failures = self._failures + 1 if time.monotonic() - started < _EARLY else 0
-            self._log(f"worker {worker.pid} died ({_cause(worker.exitcode)}); starting another one")
-            if self._failures >= self._most_failures:
+            self.failures = self.failures + 1 if time.monotonic() - started < _EARLY else 0
+            self.log(f"worker {worker.pid} died ({_cause(worker.exitcode)}); starting another one")
+            if self.failures >= self.most_failures:
                 raise UnavailableError(
-                    f"{self._failures} workers in a row died within {_EARLY:g} s of their start; see their "
+                    f"{self.failures} workers in a row died within {_EARLY:g} s of their start; see their "
                     "messages above, or serve with --workers 1"
                 )
-        while len(self._workers) < self._count and not self._signals:
-            self._workers[self._start()] = time.monotonic()
+        while len(self.workers) < self.count and not self.signals:
+            self.workers[self.start()] = time.monotonic()
 
 
 def _stop_with_parent() -> None:
     """Drain when the parent has died: nobody else would stop this worker."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
+    multiprocessing.parent_process().join()  # type: ignore[union-attr]  # a worker has a parent
     os.kill(os.getpid(), signal.SIGTERM)
 
 

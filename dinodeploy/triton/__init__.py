@@ -1,6 +1,5 @@
 """`dinodeploy triton`: write a model repository for NVIDIA's Triton Inference Server from a bundle.
 
-repository.py         the three models and the files of each
-pbtxt.py              writes config.pbtxt without protobuf
+repository.py         the three models and the files of each, config.pbtxt without protobuf
 preprocess_model.py   runs inside Triton: an image's bytes -> the engine's input
 """

@@ -17,7 +17,7 @@ from __future__ import annotations
 import ast
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,15 @@ from dinodeploy.files import schema
 from dinodeploy.files.atomic import begin_directory, commit_directory
 from dinodeploy.images.open import MAX_PIXELS
 from dinodeploy.triton import preprocess_model
-from dinodeploy.triton.pbtxt import Word, entries, pbtxt
 
 Config = dict[str, Any]
+
+
+class Word(str):
+    """An enumeration constant of protobuf: a name without quotes."""
+
+    __slots__ = ()
+
 
 VERSION = "1"
 INPUT, IMAGE = "pixels", "image"  # the graph's input, and a client's
@@ -86,8 +92,7 @@ class Options:
         if self.name is not None and not PLAIN_NAME.fullmatch(self.name):
             raise MisuseError(f"--name {self.name!r}; wanted letters, digits, dots, dashes and underscores")
         for option, least in (("max_batch", 1), ("instances", 1), ("preprocessors", 1), ("threads", 0)):
-            if getattr(self, option) < least:
-                given = getattr(self, option)
+            if (given := getattr(self, option)) < least:
                 raise MisuseError(f"--{option.replace('_', '-')} is {given}; wanted at least {least}")
         if self.delay_us < 0:
             raise MisuseError(f"--max-wait-ms is {self.delay_us / 1000:g}; wanted at least 0")
@@ -138,14 +143,10 @@ def write_repository(path: Path, repository: Path, options: Options, *, overwrit
 def _choose(path: Path, device: str) -> EngineChoice:
     """The engine that Triton is to run. Raises UnavailableError."""
     bundle, file = locate(path)
-    allowed = DEVICES[device]
     asked = "auto" if file is not None or device == "auto" else device
     found = {one.backend: one for one in reversed(candidates(bundle, asked, file=file))}
-    for backend in allowed:
-        if backend in found:
-            chosen = found[backend]
-            break
-    else:
+    chosen = next((found[backend] for backend in DEVICES[device] if backend in found), None)
+    if chosen is None:
         there = ", ".join(dict.fromkeys(found)) or "none"
         raise UnavailableError(
             f"{bundle.root} has no engine that Triton runs for --device {device} (engines: {there}); "
@@ -180,16 +181,11 @@ def _engine(engine: EngineChoice, kind: Kind, options: Options, folder: Path) ->
     if kind.on_gpu:
         pinned = {"enable": True}
         config["optimization"] = {"input_pinned_memory": pinned, "output_pinned_memory": pinned}
-    if kind.platform == "onnxruntime_onnx":
-        config["parameters"] = entries(_session_parameters(kind, options))
+    if kind.platform == "onnxruntime_onnx":  # as dinodeploy opens it: no accelerator that changes its numbers
+        heuristic = {"cudnn_conv_algo_search": {"string_value": "1"}}
+        threads = {"intra_op_thread_count": {"string_value": str(options.threads)}}
+        config["parameters"] = entries(heuristic if kind.on_gpu else threads)
     return config
-
-
-def _session_parameters(kind: Kind, options: Options) -> dict[str, Config]:
-    """Options of the session, as dinodeploy opens it: no accelerator that would change its numbers."""
-    if kind.on_gpu:
-        return {"cudnn_conv_algo_search": {"string_value": "1"}}  # HEURISTIC
-    return {"intra_op_thread_count": {"string_value": str(options.threads)}}
 
 
 def _check_batch(engine: EngineChoice, build: BuildFacts, max_batch: int) -> None:
@@ -204,12 +200,10 @@ def _check_batch(engine: EngineChoice, build: BuildFacts, max_batch: int) -> Non
 
 
 def _warmup(engine: EngineChoice) -> Config:
-    steps = engine.manifest.preprocess
-    shape = {"data_type": FP32, "dims": [3, steps.height, steps.width], "zero_data": True}
-    build = engine.facts.build
-    if build is not None:  # a size that it was built for
-        _, height, width = build.profiles[0].opt
-        shape["dims"] = [3, height, width]
+    steps, build = engine.manifest.preprocess, engine.facts.build
+    # of a plan, a size that it was built for
+    height, width = build.profiles[0].opt[1:] if build else (steps.height, steps.width)
+    shape = {"data_type": FP32, "dims": [3, height, width], "zero_data": True}
     return {"name": "one image", "batch_size": 1, "inputs": entries({INPUT: shape})}
 
 
@@ -285,3 +279,35 @@ def _outputs(engine: EngineChoice) -> list[Config]:
         }
         for output in engine.manifest.outputs
     ]
+
+
+def pbtxt(message: Mapping[str, Any]) -> str:
+    """A message in protobuf's text format. Lists are repeated fields; `entries` makes a map.
+
+    Source: https://protobuf.dev/reference/protobuf/textformat-spec.
+    """
+    return "".join(f"{line}\n" for line in _lines(message))
+
+
+def _lines(message: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in message.items():
+        if isinstance(value, list) and value and not isinstance(value[0], Mapping):
+            yield f"{name}: [ {', '.join(map(_scalar, value))} ]"
+            continue
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, Mapping):
+                yield f"{name} {{"
+                yield from (f"  {line}" for line in _lines(one))
+                yield "}"
+            else:
+                yield f"{name}: {_scalar(one)}"
+
+
+def entries(mapping: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A protobuf map: one {key, value} per entry."""
+    return [{"key": key, "value": value} for key, value in mapping.items()]
+
+
+def _scalar(value: Any) -> str:
+    # the text format knows true, false, and all escapes of JSON
+    return str(value) if isinstance(value, Word) else json.dumps(value)

@@ -23,7 +23,7 @@ def test_rows_are_joined_by_id(tmp_path: Path) -> None:
     joined = metadata.join(["007", "a", "b"])
     assert joined["label"].to_pylist() == ["x", None, "two\nlines"]
     assert joined["n"].to_pylist() == [None, None, 2]
-    assert (metadata.matched, metadata.unmatched) == (2, 1)
+    assert (metadata.facts().matched, metadata.facts().unmatched) == (2, 1)
 
 
 def test_column_types(tmp_path: Path) -> None:
