@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from dinodeploy.cli.output import DEVICE_HELP, note, print_json
 from dinodeploy.errors import MisuseError, printable
 from dinodeploy.files.atomic import atomic_file
 from dinodeploy.search import Hit, Index
-from dinodeploy.search.query import QueryEmbedder
+from dinodeploy.search.query import embed_query
 from dinodeploy.search.sheets import check_sheet, search_sheet
 from dinodeploy.store.formats.arrow import utf8
 
@@ -49,7 +50,15 @@ def search(
     with Index.open(out) as index:
         vectors = [index.vector(name) for name in ids]
         if images:
-            vectors = [*_embed(index, images, engine, device), *vectors]
+            made_by = engine or index.manifest.engine
+            if made_by is None:
+                raise MisuseError(
+                    "the index does not name its engine; give the bundle that embedded OUT as --engine"
+                )
+            facts = index.manifest
+            log = partial(note, device)
+            found = embed_query(images, made_by, facts.fingerprint, facts.output, device=device, log=log)
+            vectors = [*found, *vectors]
         asked: Asked = []
         names = utf8([*map(str, images), *ids])
         for number, (name, vector) in enumerate(zip(names, np.stack(vectors), strict=True)):
@@ -64,16 +73,6 @@ def search(
         with atomic_file(html) as file:
             file.write(page.encode())
     _print(asked, html, as_json)
-
-
-def _embed(index: Index, images: list[Path], engine: Path | None, device: str) -> list[np.ndarray]:
-    """One vector per image, from the engine that made the index."""
-    found = engine or index.manifest.engine
-    if found is None:
-        raise MisuseError("the index does not name its engine; give the bundle that embedded OUT as --engine")
-    with QueryEmbedder(found, index.manifest.fingerprint, index.manifest.output, device=device) as embedder:
-        note(device, embedder.choice)
-        return list(embedder.embed(images))
 
 
 def _print(asked: Asked, html: Path | None, as_json: bool) -> None:

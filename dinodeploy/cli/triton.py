@@ -29,15 +29,8 @@ def triton(
     as_json: Annotated[bool, Option("--json", help="The result as JSON on stdout.")] = False,
 ) -> None:
     """Write a Triton model repository: the engine, its preprocessing, and the ensemble of both."""
-    options = Options(
-        device=device,
-        name=name,
-        max_batch=max_batch,
-        delay_us=round(max_wait_ms * 1000),
-        instances=instances,
-        preprocessors=preprocessors,
-        threads=threads,
-    )
+    delay_us = round(max_wait_ms * 1000)
+    options = Options(device, name, max_batch, delay_us, instances, preprocessors, threads)
     written = write_repository(bundle, repository, options, overwrite=overwrite)
     if as_json:
         print_json(

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from dinodeploy.backends.tensorrt.known_bad import reports_on
 from dinodeploy.backends.tensorrt.refuse import numbers, rebuild_command
@@ -54,8 +54,7 @@ class Examined:
 def find_findings(examined: Examined) -> tuple[Finding, ...]:
     """The findings of all rules, errors first."""
     found = [finding for rule in RULES for finding in rule(examined)]
-    order: tuple[Level, ...] = ("error", "warning", "note")
-    return tuple(sorted(found, key=lambda finding: order.index(finding.level)))
+    return tuple(sorted(found, key=lambda finding: get_args(Level).index(finding.level)))
 
 
 def _no_runtime(examined: Examined) -> Iterator[Finding]:

@@ -105,19 +105,9 @@ def find_package(
     try:
         module = load(package.module)
     except Exception as error:  # third-party libraries raise all kinds of errors
-        absent = isinstance(error, ModuleNotFoundError) and (error.name or "") in _parents(package.module)
-        if absent and version is None:
+        missing = f"{error.name}." if isinstance(error, ModuleNotFoundError) else "?"
+        if version is None and f"{package.module}.".startswith(missing):
             return Installed(None)
         return Installed(version or "unknown version", reason_of(error))
     found = str(getattr(module, "__version__", None) or version or "unknown version")
-    return Installed(found, providers=_providers(module))
-
-
-def _parents(module: str) -> list[str]:
-    parts = module.split(".")
-    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
-
-
-def _providers(module: Any) -> tuple[str, ...]:
-    ask = getattr(module, "get_available_providers", None)
-    return tuple(ask()) if ask else ()
+    return Installed(found, providers=tuple(getattr(module, "get_available_providers", tuple)()))

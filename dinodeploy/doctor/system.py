@@ -71,7 +71,11 @@ def find_system(root: Path = Path("/")) -> System:
     memory = _memory(root)
     limit = min(_memory_limits(root), default=None)
     release = _jetson_linux(root)
-    gpu, no_gpu = _gpu()
+    gpu, no_gpu = None, ""
+    try:
+        gpu = find_gpu()
+    except UnavailableError as error:
+        no_gpu = str(error)
     return System(
         system=f"{platform.system()} {platform.release()}",
         architecture=architecture,
@@ -89,13 +93,6 @@ def find_system(root: Path = Path("/")) -> System:
         jetson_linux=release,
         jetpack=_JETPACK.get(int(release.partition(".")[0])) if release else None,
     )
-
-
-def _gpu() -> tuple[Gpu | None, str]:
-    try:
-        return find_gpu(), ""
-    except UnavailableError as error:
-        return None, str(error)
 
 
 def _memory(root: Path) -> int | None:

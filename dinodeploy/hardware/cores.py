@@ -17,13 +17,13 @@ _ROOT = Path("/")
 
 def cores(root: Path = _ROOT) -> int:
     """Physical cores for this process; hardware threads if the system does not distinguish them."""
-    physical = len({_siblings(root, thread) for thread in _affinity()})
+    physical = len({_siblings(root, thread) for thread in affinity()})
     return max(1, min(physical, math.ceil(hardware_threads(root))))
 
 
 def hardware_threads(root: Path = _ROOT) -> float:
     """CPU time for this process in hardware threads; a quota may be fractional."""
-    return min([len(_affinity()), *_quotas(root)])
+    return min([len(affinity()), *_quotas(root)])
 
 
 def restricted(root: Path = _ROOT) -> bool:
@@ -57,7 +57,7 @@ def read_text(path: Path) -> str:
         return ""
 
 
-def _affinity() -> set[int]:
+def affinity() -> set[int]:
     """Numbers of the hardware threads that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)

@@ -25,7 +25,7 @@ _KERNEL_FLAGS = (
     "i8mm",
     "sve",
 )
-_CPUINFO = Path("/proc/cpuinfo")
+CPUINFO = Path("/proc/cpuinfo")
 
 # CUDA's driver library is wherever a driver is, Jetson and WSL included, and needs no package.
 _DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
@@ -45,8 +45,8 @@ class Cpu:
 def find_cpu() -> Cpu:
     """Model and instruction sets of this machine's first core."""
     fields: dict[str, str] = {}
-    if _CPUINFO.exists():
-        for line in _CPUINFO.read_text(errors="replace").splitlines():
+    if CPUINFO.exists():
+        for line in CPUINFO.read_text(errors="replace").splitlines():
             key, _, value = line.partition(":")
             fields.setdefault(key.strip().lower(), value.strip())
     listed = fields.get("flags") or fields.get("features")

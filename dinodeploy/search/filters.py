@@ -27,16 +27,16 @@ WANTED: dict[Kind, str] = {
 }
 
 _TOKEN = re.compile(
-    r"""(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?!\w))
+    r"""\s*(?:(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?!\w))
     |(?P<text>'(?:[^']|'')*')|(?P<quoted>"(?:[^"]|"")*"|`(?:[^`]|``)*`)
-    |(?P<word>[^\W\d]\w*)|(?P<sign><=|>=|!=|<>|==|[=<>(),])""",
+    |(?P<word>[^\W\d]\w*)|(?P<sign><=|>=|!=|<>|==|[=<>(),])|(?P<end>\Z))""",
     re.VERBOSE,
 )
-_SPACE = re.compile(r"\s*")
 _SIGNS = {"=": "=", "==": "=", "!=": "!=", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 _KEYWORDS = ("and", "or", "not", "in", "like", "between", "is", "null", "true", "false")
 _INT64 = range(-(2**63), 2**63)
 _DEEPEST = 50  # nested brackets and nots
+_HINT = "wanted something like: width > 640 and label = 'cat'"
 
 
 def filter_sql(text: str, columns: Mapping[str, Kind]) -> str:
@@ -64,20 +64,17 @@ class _Token:
     begin: int
 
     def matches(self, *words: str) -> bool:
-        return (self.kind == "word" and self.value.lower() in words) or (
-            self.kind == "sign" and self.value in words
-        )
+        value = self.value.lower() if self.kind == "word" else self.value
+        return self.kind in ("word", "sign") and value in words
 
 
 class _Parser:
     """Recursive descent: `_any` parses a chain of ors, `_all` of ands, `_one` a comparison or a bracket."""
 
     def __init__(self, text: str, columns: Mapping[str, Kind]) -> None:
-        self._text = text
-        self._columns = columns
+        self._text, self._columns = text, columns
         self._tokens = self._split()
-        self._at = 0
-        self._depth = 0
+        self._at = self._depth = 0
 
     def parse(self) -> str:
         sql = self._any()
@@ -87,14 +84,15 @@ class _Parser:
 
     def _split(self) -> list[_Token]:
         tokens: list[_Token] = []
-        begin = _SPACE.match(self._text).end()  # type: ignore[union-attr]  # always matches, if only an empty string
-        while begin < len(self._text):
-            match = _TOKEN.match(self._text, begin)
+        kind, end = "", 0
+        while kind != "end":
+            match = _TOKEN.match(self._text, end)
             if match is None:
-                raise MisuseError(f"--filter {self._text!r}: {self._text[begin:]!r} is not valid; {_HINT}")
-            tokens.append(_Token(str(match.lastgroup), match.group(), begin))
-            begin = _SPACE.match(self._text, match.end()).end()  # type: ignore[union-attr]
-        return [*tokens, _Token("end", "", len(self._text))]
+                rest = self._text[end:].lstrip()
+                raise MisuseError(f"--filter {self._text!r}: {rest!r} is not valid; {_HINT}")
+            kind, end = str(match.lastgroup), match.end()
+            tokens.append(_Token(kind, match[kind], match.start(kind)))
+        return tokens
 
     @property
     def _next(self) -> _Token:
@@ -105,6 +103,11 @@ class _Parser:
         found = self._next.matches(*words)
         self._at += found
         return found
+
+    def _expect(self, word: str) -> None:
+        """Consume the next token, which must be `word`."""
+        if not self._take(word):
+            self._fail(repr(word))
 
     def _any(self) -> str:
         parts = [self._all()]
@@ -126,8 +129,7 @@ class _Parser:
             sql = f"NOT ({self._one()})"
         elif self._take("("):
             sql = f"({self._any()})"
-            if not self._take(")"):
-                self._fail("')'")
+            self._expect(")")
         else:
             sql = self._comparison()
         self._depth -= 1
@@ -137,16 +139,20 @@ class _Parser:
         column, kind = self._column()
         if self._take("is"):
             word = "IS NOT NULL" if self._take("not") else "IS NULL"
-            if not self._take("null"):
-                self._fail("'null'")
+            self._expect("null")
             return f"{_name(column)} {word}"
         negated = "NOT " if self._take("not") else ""
         if self._take("in"):
-            return self._one_of(column, kind, negated)
+            self._expect("(")
+            parts = [self._compare(column, kind, "=")]
+            while self._take(","):
+                parts.append(self._compare(column, kind, "="))
+            if not self._take(")"):
+                self._fail("',' or ')'")
+            return f"{negated}({' OR '.join(parts)})"
         if self._take("between"):
             low = self._compare(column, kind, ">=")
-            if not self._take("and"):
-                self._fail("'and'")
+            self._expect("and")
             return f"{negated}({low} AND {self._compare(column, kind, '<=')})"
         if kind == "text" and self._take("like"):
             return f"{_name(column)} {negated}LIKE {self._literal(column, kind)[1]}"
@@ -156,16 +162,6 @@ class _Parser:
         sign = _SIGNS[self._next.value]
         self._at += 1
         return self._compare(column, kind, sign)
-
-    def _one_of(self, column: str, kind: Kind, negated: str) -> str:
-        if not self._take("("):
-            self._fail("'('")
-        parts = [self._compare(column, kind, "=")]
-        while self._take(","):
-            parts.append(self._compare(column, kind, "="))
-        if not self._take(")"):
-            self._fail("',' or ')'")
-        return f"{negated}({' OR '.join(parts)})"
 
     def _compare(self, column: str, kind: Kind, sign: str) -> str:
         exact, literal = self._literal(column, kind)
@@ -200,18 +196,12 @@ class _Parser:
                 return True, str(int(token.value))
             return kind == "real", _real(float(token.value))
         self._at -= 1
-        raise self._wrong(f"{WANTED[kind]}, as {column!r} is")
+        return self._fail(f"{WANTED[kind]}, as {column!r} is")
 
     def _fail(self, wanted: str) -> NoReturn:
-        raise self._wrong(wanted)
-
-    def _wrong(self, wanted: str) -> MisuseError:
         token = self._next
         got = "the end" if token.kind == "end" else repr(self._text[token.begin :])
-        return MisuseError(f"--filter {self._text!r}: got {got}, wanted {wanted}")
-
-
-_HINT = "wanted something like: width > 640 and label = 'cat'"
+        raise MisuseError(f"--filter {self._text!r}: got {got}, wanted {wanted}")
 
 
 def _name(column: str) -> str:

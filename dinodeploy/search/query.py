@@ -8,7 +8,7 @@ Shapes: Q queries, D dimension.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,31 +66,22 @@ def recorded_preprocess(fingerprint: dict[str, Any]) -> Preprocess:
     return schema.parse(Preprocess, fingerprint["preprocess"], "the store's fingerprint, preprocess")
 
 
-class QueryEmbedder:
-    """The opened engine of an index: images in, vectors out. Use it in a `with` statement."""
+def embed_query(
+    images: Sequence[ImageInput],
+    engine: str | Path,
+    fingerprint: dict[str, Any],
+    output: str,
+    *,
+    device: str = "auto",
+    log: Callable[[str], None] = lambda text: None,
+) -> FloatArray:
+    """Images -> [Q, D], embedded as the index with this `fingerprint`. `log` receives engine and device.
 
-    def __init__(
-        self, engine: str | Path, fingerprint: dict[str, Any], output: str, *, device: str = "auto"
-    ) -> None:
-        """Raises MisuseError for an engine that did not make the store, and what `Embedder.open` raises."""
-        path = require_same(engine, fingerprint)
-        self._steps = recorded_preprocess(fingerprint)
-        self._output = output
-        self._embedder = Embedder.open(path, device=device)
-
-    @property
-    def choice(self) -> str:
-        """Which engine runs on which device."""
-        return self._embedder.choice
-
-    def embed(self, images: Sequence[ImageInput]) -> FloatArray:
-        """Images -> [Q, D]. Raises ImageError for an image that cannot be read."""
-        pixels = [self._steps(open_image(as_source(image))) for image in images]
-        rows = [pick(self._embedder.run(one[None]), [self._output])[self._output] for one in pixels]
-        return np.concatenate(rows)
-
-    def __enter__(self) -> QueryEmbedder:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self._embedder.close()
+    Raises MisuseError for an engine that did not make the store, ImageError for an image that cannot be
+    read, and what `Embedder.open` raises.
+    """
+    path, steps = require_same(engine, fingerprint), recorded_preprocess(fingerprint)
+    with Embedder.open(path, device=device) as embedder:
+        log(embedder.choice)
+        pixels = [steps(open_image(as_source(image))) for image in images]
+        return np.concatenate([pick(embedder.run(one[None]), [output])[output] for one in pixels])

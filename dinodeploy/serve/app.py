@@ -255,9 +255,7 @@ def _model(service: Service) -> messages.ModelResponse:
         index=len(service.neighbours) if service.has_index else None,
         index_columns=service.neighbours.columns if service.has_index else None,
         limits=messages.Limits(
-            max_bytes=settings.max_bytes,
-            max_pixels=settings.max_pixels,
-            max_images=settings.max_images,
+            **{name: getattr(settings, name) for name in ("max_bytes", "max_pixels", "max_images")},
             urls=settings.allow_urls,
         ),
         licence=manifest.licence,

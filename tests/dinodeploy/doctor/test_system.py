@@ -19,7 +19,7 @@ JETSON = "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: 
 @pytest.fixture
 def cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(processor, "_affinity", lambda: set(range(64)))
+    monkeypatch.setattr(processor, "affinity", lambda: set(range(64)))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_the_memory_of_a_container(limit: dict[str, str], allowed: int, write_ro
 def test_a_system_without_any_files(
     write_root: WriteRoot, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "nothing")
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "nothing")
     found = find_system(write_root({}))
     assert (found.memory, found.memory_allowed, found.features, found.jetpack) == (None,) * 4
     assert not found.gpu_on_bus
@@ -116,7 +116,7 @@ def test_cpu_features_by_their_usual_names(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "cpuinfo").write_text(cpuinfo)
-    monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr("platform.machine", lambda: architecture)
     assert find_system(write_root({})).features == wanted
 

@@ -26,7 +26,7 @@ def write_threads(root: Path, siblings: list[str]) -> None:
 def four_threads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Two cores of two threads each."""
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    monkeypatch.setattr(processor, "_affinity", lambda: {0, 1, 2, 3})
+    monkeypatch.setattr(processor, "affinity", lambda: {0, 1, 2, 3})
     write_threads(tmp_path, ["0,2", "1,3", "0,2", "1,3"])
     return tmp_path
 
@@ -41,7 +41,7 @@ def test_a_system_that_tells_none_apart(four_threads: Path) -> None:
 
 def test_affinity_counts(four_threads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for ours, wanted in (({0, 2}, 1), ({0, 1}, 2), ({3}, 1)):
-        monkeypatch.setattr(processor, "_affinity", lambda ours=ours: ours)
+        monkeypatch.setattr(processor, "affinity", lambda ours=ours: ours)
         assert cores(four_threads) == wanted
         assert restricted(four_threads)
 
