@@ -90,12 +90,11 @@ def main() -> NoReturn:
     # images/open.py refuses the images that Pillow warns about
     warnings.filterwarnings("ignore", category=DecompressionBombWarning)
     asked = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
-    app = make_app(asked if asked in COMMANDS else None)
-    sys.exit(run_command(lambda: _run(app)))
+    sys.exit(run_command(lambda: _run(asked if asked in COMMANDS else None)))
 
 
-def _run(app: typer.Typer) -> int:
-    code = app(standalone_mode=False)
+def _run(command: str | None) -> int:
+    code = make_app(command)(standalone_mode=False)
     if code == INTERRUPTED:  # what typer returns for a KeyboardInterrupt
         raise KeyboardInterrupt
     return code if isinstance(code, int) else 0

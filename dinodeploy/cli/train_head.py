@@ -62,10 +62,10 @@ def train_head(
         root = embedder.bundle.root
     if out.suffix == HEAD_SUFFIX:
         trained.file.write(out)
-        facts = {"head_file": str(out)}
+        made = None
     else:
-        facts = _add(root, trained, f"{data.resolve().name}-{task}", out, overwrite)
-    _report(trained, facts, out, root, as_json)
+        made = _add(root, trained, f"{data.resolve().name}-{task}", out, overwrite)
+    _report(trained, made, out, root, as_json)
     if trained.quarantined:
         raise typer.Exit(PARTIAL)
 
@@ -98,7 +98,7 @@ def _check_out(out: Path, overwrite: bool) -> None:
         raise MisuseError(f"{out.parent} is not a folder; create it, or choose another --out")
 
 
-def _add(root: Path, trained: Trained, name: str, out: Path, overwrite: bool) -> dict[str, Any]:
+def _add(root: Path, trained: Trained, name: str, out: Path, overwrite: bool) -> Any:
     """Write the bundle `out`: the one at `root` with the trained head."""
     heads = reach("exporters.heads", "writing a bundle")
     with tempfile.TemporaryDirectory(prefix="dinodeploy_") as folder, step_progress() as log:
@@ -107,12 +107,12 @@ def _add(root: Path, trained: Trained, name: str, out: Path, overwrite: bool) ->
         loaded = reach("dinov3_ref.heads", "writing a bundle").load_head(path)
         made, notes = heads.add_head(root, loaded, out, overwrite=overwrite, log=log)
     print_notes(notes)
-    return {**head_facts(made), "made": made}
+    return made
 
 
-def _report(trained: Trained, facts: dict[str, Any], out: Path, root: Path, as_json: bool) -> None:
-    made = facts.pop("made", None)
+def _report(trained: Trained, made: Any, out: Path, root: Path, as_json: bool) -> None:
     if as_json:
+        facts = {"head_file": str(out)} if made is None else head_facts(made)
         quarantined = [{"id": id_, "reason": reason} for id_, reason in trained.quarantined]
         print_json({**facts, **trained.report, "quarantined": quarantined})
     else:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,15 +30,6 @@ if TYPE_CHECKING:
     from pyarrow import RecordBatch, Schema
 
 OWN_COLUMNS: dict[str, Kind] = {"id": "text", "width": "integer", "height": "integer"}
-
-
-@dataclass
-class _Count:
-    """Rows in the table, and rows left out because their vector is zero."""
-
-    rows: int = 0
-    left_out: int = 0
-    first: str = ""  # the first id, for messages
 
 
 def build_index(
@@ -70,29 +60,31 @@ def build_index(
     if engine is not None:
         require_same(engine, opened.manifest.fingerprint)
     table = read_metadata(Path(metadata)) if metadata is not None else None
-    found, count = store_hash(root), _Count()
+    found = store_hash(root)
     partial = atomic.begin_directory(target)
     try:
         log(f"indexing {opened.manifest.count} rows")
         columns = {**OWN_COLUMNS, **(table.kinds if table else {})}
         arrow = _schema(columns, dim)
-        rows = write_table(partial / f"{TABLE}.lance", arrow, _batches(opened, output, table, arrow, count))
-        if not count.rows:
-            raise MisuseError(f"{root}: all {count.left_out} vectors are zero, so there is nothing to search")
+        written = write_table(partial / f"{TABLE}.lance", arrow, _batches(opened, output, table, arrow))
+        rows = written.count_rows()
+        left_out = opened.manifest.count - rows
+        if not rows:
+            raise MisuseError(f"{root}: all {left_out} vectors are zero, so there is nothing to search")
         if table:
-            table.require_match(count.first)
+            table.require_match()
         how = None
-        if count.rows >= exact_below:
-            log(f"training IVF-PQ on {count.rows} rows")
-            how = approximate.train(rows)
+        if rows >= exact_below:
+            log(f"training IVF-PQ on {rows} rows")
+            how = approximate.train(written)
         manifest = IndexManifest(
             version=VERSION,
             store_sha256=found,
             fingerprint=opened.manifest.fingerprint,
             output=output,
             dim=dim,
-            rows=count.rows,
-            left_out=count.left_out,
+            rows=rows,
+            left_out=left_out,
             columns=columns,
             metadata=table.facts() if table else None,
             approximate=how,
@@ -149,17 +141,14 @@ def _schema(columns: dict[str, Kind], dim: int) -> Schema:
 
 
 def _batches(
-    store: StoredEmbeddings, output: str, metadata: Metadata | None, arrow: Schema, count: _Count
+    store: StoredEmbeddings, output: str, metadata: Metadata | None, arrow: Schema
 ) -> Iterator[RecordBatch]:
-    """One record batch of unit vectors per shard; zero vectors are left out and counted."""
+    """One record batch of unit vectors per shard; zero vectors are left out."""
     import pyarrow as pa
 
     for ids, column, sizes in store.sized_shards(output):
         vectors, good = unit(column.values)
-        count.rows += int(good.sum())
-        count.left_out += int((~good).sum())
         names = utf8(ids)
-        count.first = count.first or names[0]
         arrays: dict[str, Any] = {
             "id": pa.array(names, pa.string()),
             "width": pa.array(sizes[:, 0]),

@@ -37,12 +37,14 @@ class Metadata:
     kinds: dict[str, Kind]
     left_out: tuple[str, ...]
     _matched: set[int] = field(default_factory=set)
+    _first: str = ""  # an id of the store, for messages
 
     def join(self, ids: Sequence[str]) -> dict[str, Array]:
         """The columns for the images `ids` [n], null if the table has no row."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
+        self._first = self._first or ids[0]
         rows = pc.index_in(pa.array(ids, pa.string()), value_set=self.table[ID])
         self._matched.update(rows.drop_null().to_pylist())
         return {name: self.table[name].take(rows).combine_chunks() for name in self.kinds}
@@ -52,13 +54,13 @@ class Metadata:
         matched = len(self._matched)
         return MetadataFacts(str(self.path), matched, len(self.table) - matched, self.left_out)
 
-    def require_match(self, some_id: str) -> None:
+    def require_match(self) -> None:
         """Raise MisuseError if no row has matched an image, which means that ids are spelled differently."""
         if len(self.table) and not self._matched:
             theirs = self.table[ID][0].as_py()
             raise MisuseError(
                 f"--metadata {self.path}: no id is in the store; got for example {theirs!r}, wanted for "
-                f"example {some_id!r}; write ids as the store does"
+                f"example {self._first!r}; write ids as the store does"
             )
 
 

@@ -266,8 +266,7 @@ async def _failed(request: Request, error: Exception) -> Response:
     """The answer to an error that a route or the framework raised."""
     headers: dict[str, str] = {}
     if isinstance(error, Refused):
-        status, message = error.status, error.message
-        headers = {name.decode(): value.decode() for name, value in problem_headers(error)}
+        status, message, headers = error.status, error.message, problem_headers(error)
     elif isinstance(error, RequestValidationError):
         first = error.errors()[0]
         status, message = 422, f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

@@ -210,12 +210,9 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 async def _send_problem(request: _Request, refused: Refused, send: Send) -> None:
     body = problem(refused.message, request.id)
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        *problem_headers(refused),
-    ]
-    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
+    headers = {"content-type": "application/json", "content-length": str(len(body))}
+    pairs = [(k.encode(), v.encode()) for k, v in (headers | problem_headers(refused)).items()]
+    await send({"type": "http.response.start", "status": refused.status, "headers": pairs})
     await send({"type": "http.response.body", "body": body})
 
 
@@ -224,13 +221,11 @@ def problem(message: str, request_id: str) -> bytes:
     return json.dumps({"error": " ".join(message.split()), "request_id": request_id}).encode()
 
 
-def problem_headers(refused: Refused) -> list[tuple[bytes, bytes]]:
+def problem_headers(refused: Refused) -> dict[str, str]:
     """Extra headers of an error answer; after an unread body the connection is closed."""
-    headers: list[tuple[bytes, bytes]] = []
-    if refused.retry_after is not None:
-        headers.append((b"retry-after", str(refused.retry_after).encode()))
+    headers = {} if refused.retry_after is None else {"retry-after": str(refused.retry_after)}
     if refused.status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
+        headers["www-authenticate"] = "Bearer"
     if refused.status in (408, 413):
-        headers.append((b"connection", b"close"))
+        headers["connection"] = "close"
     return headers

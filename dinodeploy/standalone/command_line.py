@@ -26,17 +26,7 @@ from PIL.Image import DecompressionBombWarning
 from dinodeploy import __version__
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.archive import unpack
-from dinodeploy.cli.output import (
-    CANNOT,
-    FAILED,
-    PARTIAL,
-    bundle_facts,
-    parse_list,
-    parse_size,
-    print_json,
-    run_command,
-    verdict_line,
-)
+from dinodeploy.cli import output
 from dinodeploy.errors import DinodeployError, MisuseError
 from dinodeploy.files.cache import cache_dir
 from dinodeploy.standalone import BUNDLE_PREFIX
@@ -56,7 +46,7 @@ def run(arguments: Sequence[str], archive: Path) -> int:
         function = given.pop("command")
         return int(function(unpack_inner(archive), given.pop("json"), given))
 
-    return run_command(command)
+    return output.run_command(command)
 
 
 def unpack_inner(archive: Path) -> Path:
@@ -96,12 +86,12 @@ def _embed(bundle: Path, as_json: bool, given: dict[str, Any]) -> int:
 
     report = embed(given.pop("images"), engine=bundle, progress=True, log=_log, **given)
     if as_json:
-        print_json(report.as_json())
+        output.print_json(report.as_json())
     else:
         print(f"{report.out}: {report.embedded} images embedded, {report.rate:.1f}/s")
     if report.quarantined:
         _log(f"{report.quarantined} images quarantined; reasons in {report.out}/quarantine.jsonl")
-    return PARTIAL if report.quarantined else 0
+    return output.PARTIAL if report.quarantined else 0
 
 
 def _check(bundle: Path, as_json: bool, given: dict[str, Any]) -> int:
@@ -112,20 +102,18 @@ def _check(bundle: Path, as_json: bool, given: dict[str, Any]) -> int:
     engine, receipt, verdict = check_bundle(bundle, log=_log, **given)
     report = Report(engine, receipt, verdict, None, None, started, time.perf_counter() - clock)
     if as_json:
-        print_json(report.as_json())
+        output.print_json(report.as_json())
     else:
-        for failure in verdict.failures:
-            print(
-                f"{failure.case}, {failure.output}: {failure.metric} {failure.value}, limit {failure.limit}"
-            )
-        print(verdict_line(report))
-    return 0 if report.passed else FAILED
+        for f in verdict.failures:
+            print(f"{f.case}, {f.output}: {f.metric} {f.value}, limit {f.limit}")
+        print(output.verdict_line(report))
+    return 0 if report.passed else output.FAILED
 
 
 def _inspect(bundle: Path, as_json: bool, given: dict[str, Any]) -> int:
-    facts = bundle_facts(bundle)
+    facts = output.bundle_facts(bundle)
     if as_json:
-        print_json(facts)
+        output.print_json(facts)
     else:
         for name, value in facts.items():
             print(f"{name}: {json.dumps(value, ensure_ascii=False)}")
@@ -137,10 +125,10 @@ def _doctor(bundle: Path, as_json: bool, given: dict[str, Any]) -> int:
 
     diagnosis = examine(bundle)
     if as_json:
-        print_json(diagnosis.as_json())
+        output.print_json(diagnosis.as_json())
     else:
         print("\n".join(report_lines(diagnosis)))
-    return 0 if diagnosis.fine else CANNOT
+    return 0 if diagnosis.fine else output.CANNOT
 
 
 class _Parser(argparse.ArgumentParser):
@@ -183,10 +171,10 @@ def _add_embed_options(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, help="Store to write or to resume. Default: embeddings.")
     add(
         "--outputs",
-        type=partial(parse_list, option="--outputs"),
+        type=partial(output.parse_list, option="--outputs"),
         help="cls, storage, patch, layer_<i>, mean_patch, pooled. Default: cls.",
     )
-    add("--imgsz", type=parse_size, help="Input size H or H,W in pixels. Default: the bundle's.")
+    add("--imgsz", type=output.parse_size, help="Input size H or H,W in pixels. Default: the bundle's.")
     add("--preprocess", help="Preprocessing preset. Default: the bundle's.")
     add("--keep-aspect", action="store_true", help="Keep the aspect ratio; the short side becomes --imgsz.")
     add("--max-patches", type=int, help="With --keep-aspect: shrink larger images to this many patches.")

@@ -247,19 +247,8 @@ def preprocess_modules() -> list[str]:
 
 def _ensemble(engine: EngineChoice, name: str, options: Options) -> Config:
     outputs = _outputs(engine)
-    through = entries({output["name"]: output["name"] for output in outputs})
-    first = {
-        "model_name": f"{name}_preprocess",
-        "model_version": -1,
-        "input_map": entries({IMAGE: IMAGE}),
-        "output_map": entries({INPUT: INPUT}),
-    }
-    second = {
-        "model_name": f"{name}_engine",
-        "model_version": -1,
-        "input_map": entries({INPUT: INPUT}),
-        "output_map": through,
-    }
+    first = _step(f"{name}_preprocess", IMAGE, [INPUT])
+    second = _step(f"{name}_engine", INPUT, [output["name"] for output in outputs])
     return {
         "platform": "ensemble",
         "max_batch_size": options.max_batch,
@@ -269,16 +258,19 @@ def _ensemble(engine: EngineChoice, name: str, options: Options) -> Config:
     }
 
 
+def _step(model: str, given: str, made: list[str]) -> Config:
+    """A step of the ensemble; tensors keep their names."""
+    maps = {"input_map": entries({given: given}), "output_map": entries({name: name for name in made})}
+    return {"model_name": model, "model_version": -1, **maps}
+
+
 def _outputs(engine: EngineChoice) -> list[Config]:
     """The manifest's outputs without their batch; free sides are -1."""
-    return [
-        {
-            "name": output.name,
-            "data_type": FP32,
-            "dims": [side if isinstance(side, int) else -1 for side in output.shape[1:]],
-        }
-        for output in engine.manifest.outputs
-    ]
+    outputs = []
+    for output in engine.manifest.outputs:
+        sides = [side if isinstance(side, int) else -1 for side in output.shape[1:]]
+        outputs.append({"name": output.name, "data_type": FP32, "dims": sides})
+    return outputs
 
 
 def pbtxt(message: Mapping[str, Any]) -> str:
