@@ -36,13 +36,8 @@ def add_head(
 def head_facts(bundle: Any) -> dict[str, Any]:
     """A bundle with a head, as JSON."""
     head = bundle.manifest.head
-    return {
-        "bundle": str(bundle.root),
-        "head": head.kind,
-        "task": head.task,
-        "outputs": list(head.outputs),
-        "classes": list(head.classes),
-    }
+    facts = {"bundle": str(bundle.root), "head": head.kind, "task": head.task}
+    return {**facts, "outputs": list(head.outputs), "classes": list(head.classes)}
 
 
 def print_head(bundle: Any) -> None:

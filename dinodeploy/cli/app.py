@@ -48,10 +48,7 @@ class GroupedCommands(TyperGroup):
 
 
 def make_app(command: str | None = None) -> typer.Typer:
-    """The command line, with one command or, for None, with all of them.
-
-    A short command would run for less time than it takes to import all others.
-    """
+    """The command line, with one command (importing all takes longer than a short one) or, for None, all."""
     app = typer.Typer(
         name="dinodeploy",
         cls=GroupedCommands,

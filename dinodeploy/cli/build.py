@@ -87,15 +87,8 @@ def _report(built: Any, notes: tuple[str, ...], as_json: bool) -> None:
     facts = built.facts.build
     size = built.manifest.files[built.file].bytes
     if as_json:
-        print_json(
-            {
-                "bundle": str(built.root),
-                "engine": built.file,
-                "bytes": size,
-                "build": schema.dump(facts),
-                "notes": list(notes),
-            }
-        )
+        made = {"bundle": str(built.root), "engine": built.file, "bytes": size}
+        print_json({**made, "build": schema.dump(facts), "notes": list(notes)})
         return
     for_what = ", ".join(facts.compute_capabilities) or "any GPU it supports, finished when it is loaded"
     print(f"{built.path}: {size:,} bytes, {facts.runtime}, for {for_what}")

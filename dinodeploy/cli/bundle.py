@@ -30,16 +30,13 @@ def verify_command(bundle: Bundle, require_signature: Require = None, as_json: A
     if require_signature is not None:
         verify_signature(opened.root, require_signature)
     signed = (opened.root / SIGNATURE_FILE).is_file()
-    facts = {
-        "bundle": str(opened.root),
-        "files": len(opened.manifest.files),
-        "digest": opened.manifest.digest,
-    }
+    files, digest = len(opened.manifest.files), opened.manifest.digest
     if as_json:
-        print_json({**facts, "signed": signed, "signature_verified": require_signature is not None})
+        facts = {"bundle": str(opened.root), "files": files, "digest": digest, "signed": signed}
+        print_json({**facts, "signature_verified": require_signature is not None})
         return
     word = "signature verified" if require_signature else "signed, not verified" if signed else "not signed"
-    print(f"{opened.root}: {len(opened.manifest.files)} files are what was exported; {word}")
+    print(f"{opened.root}: {files} files are what was exported; {word}")
 
 
 @app.command("sign")

@@ -13,18 +13,7 @@ import typer
 from rich.table import Table
 from typer import Argument, Option
 
-from dinodeploy.cli.output import (
-    DEVICE_HELP,
-    FAILED,
-    REQUIRE_SIGNATURE_HELP,
-    WEIGHT_BUDGET_HELP,
-    note,
-    parse_gib,
-    print_json,
-    stderr,
-    stdout,
-    verdict_line,
-)
+from dinodeploy.cli import output
 from dinodeploy.errors import MisuseError
 from dinodeploy.hardware.packages import reach
 from dinodeploy.images.paths import list_images
@@ -52,10 +41,12 @@ HEADS = {
 
 def check(
     bundle: Annotated[Path, Argument(help="A bundle, or an engine file inside one.")],
-    device: Annotated[str, Option(help=DEVICE_HELP)] = "auto",
+    device: Annotated[str, Option(help=output.DEVICE_HELP)] = "auto",
     threads: Annotated[int | None, Option(help="Threads of a CPU engine.")] = None,
-    weight_budget: Annotated[float | None, Option(help=WEIGHT_BUDGET_HELP)] = None,
-    require_signature: Annotated[Path | None, Option(help=REQUIRE_SIGNATURE_HELP, metavar="KEY.pub")] = None,
+    weight_budget: Annotated[float | None, Option(help=output.WEIGHT_BUDGET_HELP)] = None,
+    require_signature: Annotated[
+        Path | None, Option(help=output.REQUIRE_SIGNATURE_HELP, metavar="KEY.pub")
+    ] = None,
     bisect: Annotated[bool, Option("--bisect", help="Find the first block that differs.")] = False,
     against: Annotated[
         Path | None, Option(help="Another bundle: can it search an index built with this one?")
@@ -76,9 +67,9 @@ def check(
         bundle,
         device=device,
         threads=threads,
-        weight_budget=parse_gib(weight_budget),
+        weight_budget=output.parse_gib(weight_budget),
         require_signature=require_signature,
-        log=partial(note, device),
+        log=partial(output.note, device),
     )
     growth = comparison = None
     if bisect:
@@ -87,17 +78,17 @@ def check(
         if verdict.passed:
             comparison = _compare(bundle, against, images, neighbours, threads)
         else:
-            stderr().print(f"not compared with {against}: this engine itself failed")
+            output.stderr().print(f"not compared with {against}: this engine itself failed")
     seconds = time.perf_counter() - clock
     found = Report(engine, receipt, verdict, growth, comparison, started, seconds)
     for path in report or []:
         write_report(found, path)
     if as_json:
-        print_json(found.as_json())
+        output.print_json(found.as_json())
     else:
         _print(found)
     if not found.passed:
-        raise typer.Exit(FAILED)
+        raise typer.Exit(output.FAILED)
 
 
 def _compare(bundle: Path, against: Path, images: Path, k: int, threads: int | None) -> Comparison:
@@ -109,15 +100,15 @@ def _compare(bundle: Path, against: Path, images: Path, k: int, threads: int | N
 def _print(found: Report) -> None:
     verdict, head = found.verdict, found.bundle.manifest.head
     of_head = [m for m in verdict.measurements if head is not None and m.output in head.outputs]
-    stdout().print(_table([m for m in verdict.measurements if m not in of_head]))
+    output.stdout().print(_table([m for m in verdict.measurements if m not in of_head]))
     if of_head:
-        stdout().print("", _table(of_head))
-    print(verdict_line(found))
+        output.stdout().print("", _table(of_head))
+    print(output.verdict_line(found))
     if found.bisection is not None:
-        stdout().print("", _growth(found.bisection))
+        output.stdout().print("", _growth(found.bisection))
         print(f"bisect: {found.bisect_words}")
     if found.comparison is not None:
-        stdout().print("", _findings(found.comparison))
+        output.stdout().print("", _findings(found.comparison))
         print(found.comparison.verdict + (f" ({found.comparison.note})" if found.comparison.note else ""))
 
 
@@ -130,8 +121,8 @@ def _table(measurements: Sequence[Measurement]) -> Table:
         rows.setdefault((m.case, m.output), {})[m.metric] = m
     heads = (HEADS.get(metric, metric) for metric in metrics)
     table = Table("case", "output", *heads, box=None, pad_edge=False)
-    for (case, output), row in rows.items():
-        table.add_row(case, output, *(_cell(row.get(metric)) for metric in metrics))
+    for case_and_output, row in rows.items():
+        table.add_row(*case_and_output, *(_cell(row.get(metric)) for metric in metrics))
     table.add_row("limit", "", *(_number(metric, limits[metric]) for metric in metrics))
     return table
 

@@ -84,10 +84,7 @@ def _counting(log: Callable[[str], None]) -> Callable[[int, int], None]:
 
 
 def _check_out(out: Path, overwrite: bool) -> None:
-    """Check the output before minutes of work.
-
-    Raises OutputExistsError, or UnavailableError where this machine cannot write a bundle.
-    """
+    """Check `out` before minutes of work. Raises OutputExistsError, MisuseError or UnavailableError."""
     if out.suffix != HEAD_SUFFIX:
         reach("exporters.heads", "writing a bundle (not needed for the head alone: --out NAME.safetensors)")
         reach("exporters.bundle.stage", "writing a bundle").refuse_existing(out, overwrite)

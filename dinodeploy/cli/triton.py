@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -33,14 +34,7 @@ def triton(
     options = Options(device, name, max_batch, delay_us, instances, preprocessors, threads)
     written = write_repository(bundle, repository, options, overwrite=overwrite)
     if as_json:
-        print_json(
-            {
-                "name": written.name,
-                "engine": written.engine,
-                "platform": written.platform,
-                "models": [str(model) for model in written.models],
-            }
-        )
+        print_json(asdict(written) | {"models": [str(model) for model in written.models]})
         return
     for model in written.models:
         print(model)

@@ -30,18 +30,16 @@ class DeviceCheck:
         return self.engine is not None
 
 
+Tried = dict[tuple[str, str], DeviceCheck | DinodeployError]  # (file, backend) -> result
+
+
 def check_devices(bundle: Bundle, file: str | None = None) -> tuple[DeviceCheck, ...]:
     """One result per device, in the order of DEVICES. file: the only engine file to consider."""
-    tried: dict[tuple[str, str], DeviceCheck | DinodeployError] = {}
+    tried: Tried = {}
     return tuple(_check(bundle, file, device, tried) for device in DEVICES)
 
 
-def _check(
-    bundle: Bundle,
-    file: str | None,
-    device: str,
-    tried: dict[tuple[str, str], DeviceCheck | DinodeployError],
-) -> DeviceCheck:
+def _check(bundle: Bundle, file: str | None, device: str, tried: Tried) -> DeviceCheck:
     reasons: list[str] = []
     try:
         allowed = candidates(bundle, device, file=file)

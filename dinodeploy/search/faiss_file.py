@@ -51,10 +51,7 @@ def check_faiss_target(path: Path) -> None:
 
 
 def export_faiss(index: Index, path: str | Path, *, exact_below: int = EXACT_BELOW) -> FaissFile:
-    """Write the vectors of `index` as a FAISS index, and their ids in a second file.
-
-    Raises what `check_faiss_target` raises.
-    """
+    """Write a FAISS index of `index`, and its ids beside it. Raises as `check_faiss_target`."""
     target = Path(path)
     check_faiss_target(target)
     import faiss

@@ -40,18 +40,12 @@ _HINT = "wanted something like: width > 640 and label = 'cat'"
 
 
 def filter_sql(text: str, columns: Mapping[str, Kind]) -> str:
-    """Translate the filter `text` to Lance SQL. columns: the known columns and their kinds.
-
-    Raises MisuseError, one line that shows where the text becomes invalid.
-    """
+    """The filter `text` as Lance SQL. Raises MisuseError, one line that shows where it becomes invalid."""
     return _Parser(text, columns).parse()
 
 
 def contains_sql(word: str, columns: Sequence[str]) -> str:
-    """Lance SQL for: one of the text `columns` contains `word`, ignoring case.
-
-    Raises MisuseError for an empty word.
-    """
+    """Lance SQL for: a text column contains `word`, ignoring case. Raises MisuseError for an empty word."""
     if not word:
         raise MisuseError("--text-filter is empty; wanted a word to search for")
     return " OR ".join(f"contains(lower({_name(name)}), lower({text_literal(word)}))" for name in columns)

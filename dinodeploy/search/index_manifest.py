@@ -47,10 +47,7 @@ class Approximate:
 
 @dataclass(frozen=True)
 class MetadataFacts:
-    """The joined metadata. matched: images with a row in `file`. unmatched: rows without an image.
-
-    left_out: columns of kinds that filters do not support.
-    """
+    """matched: images with a row in `file`. unmatched: rows without an image. left_out: unusable columns."""
 
     file: str
     matched: int
@@ -92,10 +89,7 @@ def store_hash(store: Path) -> str:
 
 
 def read_index_manifest(store: Path) -> IndexManifest:
-    """The manifest of a store's index, verified against the store and the index files.
-
-    Raises BundleError if there is no index, TamperedError if the store or the index has changed.
-    """
+    """The verified manifest of a store's index. Raises BundleError without one, TamperedError if changed."""
     found = store_hash(store)
     root = index_path(store)
     if not (root / FILE_NAME).is_file():

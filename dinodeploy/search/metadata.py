@@ -27,10 +27,7 @@ OURS = (ID, "vector", "width", "height")  # columns of every index
 
 @dataclass
 class Metadata:
-    """A metadata table in memory, and which of its rows have matched an image.
-
-    left_out: names of columns of unsupported kinds.
-    """
+    """A table in memory, and which rows have matched an image. left_out: columns of unsupported kinds."""
 
     path: Path
     table: Table  # `id`, then the columns

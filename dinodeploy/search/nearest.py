@@ -14,10 +14,7 @@ from dinodeploy.arrays import FloatArray
 
 
 def unit(vectors: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """[n, D] -> rows scaled to length 1, and a mask of the rows that are finite and not zero.
-
-    Norms are computed in float64, so that tiny vectors keep their direction.
-    """
+    """[n, D] -> rows of length 1 (norms in float64, for tiny rows), mask of rows finite and not zero."""
     wide = vectors.astype(np.float64)
     norms = np.linalg.norm(wide, axis=1, keepdims=True)
     good = np.isfinite(norms[:, 0]) & (norms[:, 0] > 0)
@@ -26,10 +23,7 @@ def unit(vectors: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
 
 
 def best_cosines(queries: FloatArray, blocks: Iterable[FloatArray], k: int) -> FloatArray:
-    """[Q, k] cosines of the rows nearest to unit `queries` [Q, D], best first. `blocks` [n, D]: all rows.
-
-    Minus infinity if there are fewer than k rows.
-    """
+    """[Q, k] cosines of the rows of `blocks` [n, D] nearest to `queries`, best first; -inf past the last."""
     best = np.full((len(queries), k), -np.inf, np.float32)
     for block in blocks:
         similar = np.concatenate([best, queries @ block.T], axis=1)

@@ -1,7 +1,5 @@
-"""Embed query images with the engine that made the index; embeddings of different engines are never mixed.
-
-An index records the model, weights, engine file, recipe and preprocessing of its vectors. A query uses
-exactly these, or is refused.
+"""Embed query images with the engine that made the index; embeddings of different engines are never mixed:
+a query uses the recorded model, weights, engine file, recipe and preprocessing, or is refused.
 
 Shapes: Q queries, D dimension.
 """
@@ -28,10 +26,7 @@ _SHOWN = 14  # characters shown of a hash
 
 
 def require_same(engine: str | Path, fingerprint: dict[str, Any]) -> Path:
-    """The engine file of the bundle that made embeddings with this `fingerprint`.
-
-    Raises MisuseError with the differences if no engine fits, and what `open_bundle` raises.
-    """
+    """The engine file that made embeddings of this `fingerprint`. Raises MisuseError; as `open_bundle`."""
     bundle, named = locate(engine)
     steps = recorded_preprocess(fingerprint)
     manifest = bundle.manifest

@@ -58,10 +58,7 @@ class Neighbours:
             raise Refused(422, str(error).removeprefix("--")) from error
 
     def thumbnail(self, id: str) -> bytes:
-        """A small JPEG of an indexed image. Raises Refused, 404, if its file cannot be read.
-
-        Only ids of the index are accepted, never any other path.
-        """
+        """A small JPEG of an indexed image, never of another file. Raises Refused, 404, if unreadable."""
         if id not in self._index:
             raise Refused(404, "the index has no such image; use an id from /search")
         try:

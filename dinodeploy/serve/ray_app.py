@@ -16,10 +16,7 @@ from dinodeploy.serve.settings import Settings
 
 
 def deployment(settings: Settings, *, replicas: int = 1) -> Any:
-    """A Ray Serve application; each replica opens its own engine and batches its own requests.
-
-    Raises UnavailableError without Ray Serve.
-    """
+    """A Ray Serve application; each replica opens its own engine. Raises UnavailableError without Ray."""
     serve = _ray_serve()
 
     def build() -> Any:

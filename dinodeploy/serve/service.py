@@ -92,11 +92,7 @@ class Service:
 
     @classmethod
     def open(cls, settings: Settings) -> Service:
-        """Open the engine and the index.
-
-        Raises all that `Embedder.open` and `Index.open` raise, and MisuseError for an index of another
-        engine.
-        """
+        """Open the engine and the index. Raises as `Embedder.open` and `Neighbours`."""
         embedder = Embedder.open(
             settings.bundle,
             device=settings.device,
@@ -125,10 +121,7 @@ class Service:
     async def search(
         self, question: Question, k: int, filter: str | None = None, text: str | None = None
     ) -> list[Hit]:
-        """The `k` nearest indexed images that match the conditions of `Index.search`.
-
-        Raises Refused, 404 without an index.
-        """
+        """The `k` nearest indexed images, as `Index.search`. Raises Refused, 404 without an index."""
         return await self._in_time(self._search(question, k, filter, text))
 
     async def thumbnail(self, id: str) -> bytes:

@@ -43,26 +43,20 @@ class Settings:
     linger: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("max_batch", "queue", "max_bytes", "max_pixels", "max_images", "max_patches"):
-            _at_least(name, getattr(self, name), 1)
+        positive = ("max_batch", "queue", "max_bytes", "max_pixels", "max_images", "max_patches", "threads")
+        for name, least in [*((name, 1) for name in positive), ("max_wait", 0), ("linger", 0)]:
+            value = getattr(self, name)
+            if value is not None and not least <= value < math.inf:
+                raise MisuseError(f"{_option(name)} is {value}; wanted at least {least}")
         if self.queue < self.max_batch:
             raise MisuseError(
                 f"--queue is {self.queue}; wanted at least one batch, {self.max_batch}, or a smaller "
                 "--max-batch"
             )
-        _at_least("max_wait", self.max_wait, 0)
-        _at_least("linger", self.linger, 0)
-        if self.threads is not None:
-            _at_least("threads", self.threads, 1)
         for name in ("rate", "time_limit"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise MisuseError(f"{_option(name)} is {value}; wanted more than 0")
-
-
-def _at_least(name: str, value: float, least: int) -> None:
-    if not least <= value < math.inf:
-        raise MisuseError(f"{_option(name)} is {value}; wanted at least {least}")
 
 
 def _option(name: str) -> str:

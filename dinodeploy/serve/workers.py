@@ -131,7 +131,9 @@ class _Supervisor:
             del self.workers[worker]
             mark_process_dead(worker.pid)  # keep its counters, drop its gauges
             self.failures = self.failures + 1 if time.monotonic() - started < _EARLY else 0
-            self.log(f"worker {worker.pid} died ({_cause(worker.exitcode)}); starting another one")
+            code = worker.exitcode or 0
+            cause = signal.Signals(-code).name if code < 0 else f"exit {code}"
+            self.log(f"worker {worker.pid} died ({cause}); starting another one")
             if self.failures >= self.most_failures:
                 raise UnavailableError(
                     f"{self.failures} workers in a row died within {_EARLY:g} s of their start; see their "
@@ -145,9 +147,3 @@ def _stop_with_parent() -> None:
     """Drain when the parent has died: nobody else would stop this worker."""
     multiprocessing.parent_process().join()  # type: ignore[union-attr]  # a worker has a parent
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _cause(code: int | None) -> str:
-    if code is not None and code < 0:
-        return signal.Signals(-code).name
-    return f"exit {code}"

@@ -27,10 +27,7 @@ main()
 
 
 def pack_standalone(root: Path, target: Path, *, overwrite: bool = False) -> Path:
-    """Write the bundle at `root` and the runtime as one executable file. The bundle is verified first.
-
-    Raises BundleError, TamperedError or OutputExistsError.
-    """
+    """Write the verified bundle and the runtime as one executable. Raises BundleError, OutputExistsError."""
     bundle = open_bundle(root)
     bundle.verify()
     if target.exists() and not (overwrite and target.is_file()):
