@@ -156,12 +156,8 @@ class JoinedSource:
         self._lock = Lock()
         everything = IdList.joined(part.ids for part in parts)
         self._kept = self._first_mentions(everything)
+        self.has_no_repeats = self._kept is None
         self.ids = everything if self._kept is None else IdList(everything[int(i)] for i in self._kept)
-
-    @property
-    def has_no_repeats(self) -> bool:
-        """Whether no image was named twice."""
-        return self._kept is None
 
     @property
     def origins(self) -> Iterator[str]:

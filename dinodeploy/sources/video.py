@@ -139,8 +139,7 @@ class VideoSource:
     def is_open(self) -> bool:
         return self._container is not None
 
-    def close(self) -> None:
-        self.release()
+    close = release
 
 
 def open_file(file: InputFile, options: SourceOptions) -> list[Source]:

@@ -57,8 +57,7 @@ class ZipSource:
             self._archive = None
             self._stack.close()
 
-    def close(self) -> None:
-        self.release()
+    close = release
 
 
 def open_file(file: InputFile, options: SourceOptions) -> list[Source]:

@@ -7,6 +7,7 @@ size of the dataset, so a run may resume on another number of ranks (except with
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,19 +93,9 @@ class EpochSampler(PositionSampler):
     """
 
     def __init__(
-        self,
-        *,
-        sample_count: int,
-        size: int | None = None,
-        shuffle: bool = False,
-        seed: int = 0,
-        start: int | None = None,
-        step: int | None = None,
-        advance: int = 0,
+        self, *, sample_count: int, size: int | None = None, shuffle: bool = False, **options: Any
     ) -> None:
-        super().__init__(
-            sample_count=sample_count, shuffle=shuffle, seed=seed, start=start, step=step, advance=advance
-        )
+        super().__init__(sample_count=sample_count, shuffle=shuffle, **options)
         self.size = sample_count if size is None else size
         self.epoch = 0
 

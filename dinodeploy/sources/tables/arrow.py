@@ -45,8 +45,7 @@ class ArrowSource:
     def is_open(self) -> bool:
         return self._column is not None
 
-    def close(self) -> None:
-        self.release()
+    close = release
 
 
 def open_file(file: InputFile, options: SourceOptions) -> list[Source]:

@@ -96,8 +96,7 @@ class ParquetSource:
     def is_open(self) -> bool:
         return self._parquet is not None
 
-    def close(self) -> None:
-        self.release()
+    close = release
 
 
 def _open(file: InputFile, metadata: Any = None) -> Any:

@@ -1,4 +1,9 @@
-"""A folder of images, nested to any depth; with labels, its first level are the classes."""
+"""Images in files: a folder, nested to any depth, or a text file that lists them.
+
+A list has one path per line, optionally a tab and a label; relative paths start at its folder:
+
+    n01440764/10026.jpg<TAB>tench
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,23 @@ from dinov3_ref.data.decoding import SUFFIXES
 from dinov3_ref.errors import DataError
 
 
-class ImageFolder(EncodedImages):
+class _ImageFiles(EncodedImages):
+    """Images in files, by their paths from the folder `root`."""
+
+    root: Path
+    paths: PackedText
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int) -> bytes:
+        return (self.root / self.paths[index]).read_bytes()
+
+    def name(self, index: int) -> str:
+        return str(self.root / self.paths[index])
+
+
+class ImageFolder(_ImageFiles):
     """All images below `root`, by suffix, in sorted order; links are followed, hidden names are skipped.
 
     labelled: the class is the name of the folder directly below `root`. split: use `root/<split>` as root.
@@ -35,15 +56,6 @@ class ImageFolder(EncodedImages):
         self.paths = PackedText(paths)
         if labelled:
             self.set_labels([_class_of(path, self.root) for path in paths])
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def read(self, index: int) -> bytes:
-        return (self.root / self.paths[index]).read_bytes()
-
-    def name(self, index: int) -> str:
-        return str(self.root / self.paths[index])
 
 
 def _walk(folder: str, prefix: str, entered: set[tuple[int, int]]) -> Iterator[str]:
@@ -73,7 +85,7 @@ def _class_of(path: str, root: Path) -> str:
     return name
 
 
-class ImageList(EncodedImages):
+class ImageList(_ImageFiles):
     """The images of a list, in its order. Either all lines have a label or none."""
 
     def __init__(
@@ -84,6 +96,7 @@ class ImageList(EncodedImages):
         transform: Callable[[Any], Any] | None = None,
     ) -> None:
         self.path = Path(path)
+        self.root = self.path.parent
         self.transform = transform
         try:
             text = self.path.read_text("utf-8", "surrogateescape")
@@ -97,12 +110,3 @@ class ImageList(EncodedImages):
             if bare is not None:
                 raise DataError(f"'{self.path}': {bare!r} has no label; wanted path<TAB>label on every line")
             self.set_labels([label.strip() for _, _, label in rows])
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def read(self, index: int) -> bytes:
-        return (self.path.parent / self.paths[index]).read_bytes()
-
-    def name(self, index: int) -> str:
-        return str(self.path.parent / self.paths[index])

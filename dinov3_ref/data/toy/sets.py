@@ -110,21 +110,10 @@ Texture = Callable[[Map, Map, np.random.Generator], Map]
 
 # Kinds for training, and kinds only for evaluation.
 SEEN: dict[str, Texture] = {
-    "stripes": stripes,
-    "dots": dots,
-    "clouds": clouds,
-    "waves": waves,
-    "lattice": lattice,
-    "zigzag": zigzag,
-    "strokes": strokes,
+    kind.__name__: kind for kind in (stripes, dots, clouds, waves, lattice, zigzag, strokes)
 }
 UNSEEN: dict[str, Texture] = {
-    "checks": checks,
-    "rings": rings,
-    "honeycomb": honeycomb,
-    "marble": marble,
-    "cells": cells,
-    "speckle": speckle,
+    kind.__name__: kind for kind in (checks, rings, honeycomb, marble, cells, speckle)
 }
 
 
@@ -187,8 +176,6 @@ SMALLEST_CROP = 96  # side of the smallest crop of a photograph, in pixels
 DIGITS_TRAIN = 1200  # of 1,797 digits; the rest is for testing
 PER_CLASS = {"train": 60, "test": 40}  # images per class of `textures` and `places`
 JPEG_QUALITY = 95
-
-Pixels = NDArray[np.uint8]  # [S,S,3]
 
 
 def write_toy(root: Path, *, images: int = 4000, side: int = 128, seed: int = 0) -> dict[str, int]:
