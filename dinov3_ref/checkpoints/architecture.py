@@ -25,7 +25,7 @@ def infer_config(
 ) -> ViTConfig:
     """The configuration of a ViT file: a bias or norm that the file lacks is off.
 
-    Reads only a few shapes; `check_tensors.py` checks that the others agree. Raises `KeyMismatch` if one of
+    Reads only a few shapes; `check_keys` checks that the others agree. Raises `KeyMismatch` if one of
     the few is missing or impossible, with the file's name for it.
     """
 

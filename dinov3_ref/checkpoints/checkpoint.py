@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -18,7 +18,7 @@ class Checkpoint:
 
     `state` has exactly the keys and shapes of `expected_shapes(config)`. Tensors keep the file's dtype (RoPE
     periods: fp32) and are memory-mapped where the format allows it, so treat them as read-only. A tensor that
-    the file stores in parts is joined on each access (`lazy_tensors.py`).
+    the file stores in parts is joined on each access (`LazyTensors`).
     """
 
     config: ModelConfig
@@ -32,3 +32,27 @@ class Checkpoint:
     std: Channels | None = None
     licence: str | None = None  # of the weights, if a JSON file beside them names one
     notes: tuple[str, ...] = ()  # what was assumed, filled in or left out, one line each
+
+
+class LazyTensors(Mapping[str, Tensor]):
+    """Read-only mapping in the given order; a value is a tensor, or a function called on each access.
+
+    A file with separate q, k and v has no fused qkv to map into memory. Joined in advance, those of a 7B
+    would take 8 GB; computed on access, only one is in memory at a time.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor | Callable[[], Tensor]]) -> None:
+        self._tensors = dict(tensors)
+
+    def __getitem__(self, key: str) -> Tensor:
+        found = self._tensors[key]
+        return found if isinstance(found, Tensor) else found()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._tensors  # without computing it

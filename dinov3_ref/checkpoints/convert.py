@@ -2,13 +2,11 @@
 
 Round trips are exact, tensor by tensor, except for what a layout cannot store:
 
-- hf and timm store bias · mask, so a masked bias is lost; the way back writes bias [q, 0, v] and mask [1, 0,
-1]. Both
-  drop RoPE periods (computed again when loading) and `local_cls_norm` (the identity when loading);
-- timm also drops the mask token (zeros when loading) and all-zero qkv biases, which its plain variants do not
-have.
-  If one is not zero, the `_qkvb` variant is written. Dropped biases come back as zeros for the shapes of
-  ARCHITECTURES; a model of other shapes comes back without biases, and computes the same.
+- hf and timm store bias · mask, so a masked bias is lost; the way back writes bias [q, 0, v] and mask
+  [1, 0, 1]. Both drop RoPE periods (computed again when loading) and `local_cls_norm` (the identity then);
+- timm also drops the mask token (zeros when loading) and all-zero qkv biases, which its plain variants lack;
+  else the `_qkvb` variant is written. Dropped biases come back as zeros for the shapes of ARCHITECTURES; a
+  model of other shapes comes back without biases, and computes the same.
 
 A ConvNeXt loses nothing in any layout.
 
@@ -30,8 +28,7 @@ from torch import Tensor
 from dinov3_ref.checkpoints.checkpoint import Checkpoint
 from dinov3_ref.checkpoints.layouts.convnext import CONVNEXT_LAYOUTS, repeat_norm
 from dinov3_ref.checkpoints.layouts.hf import HuggingFaceLayout
-from dinov3_ref.checkpoints.layouts.official import PERIODS
-from dinov3_ref.checkpoints.layouts.rope_periods import PeriodRounding, round_to_bf16
+from dinov3_ref.checkpoints.layouts.official import PERIODS, PeriodRounding, round_to_bf16
 from dinov3_ref.checkpoints.layouts.timm import TimmLayout
 from dinov3_ref.checkpoints.load import load_checkpoint
 from dinov3_ref.checkpoints.sidecars import hf_config, hf_preprocessor, obstacles, timm_config

@@ -16,18 +16,14 @@ import torch
 from torch import Tensor
 
 from dinov3_ref.checkpoints.architecture import check_architecture, infer_config, name_architecture
-from dinov3_ref.checkpoints.check_tensors import check_keys, check_values
-from dinov3_ref.checkpoints.checkpoint import Checkpoint
+from dinov3_ref.checkpoints.checkpoint import Checkpoint, LazyTensors
 from dinov3_ref.checkpoints.dataset import infer_dataset, sidecar_licence, sidecar_normalization
 from dinov3_ref.checkpoints.files import RawCheckpoint, read_checkpoint
 from dinov3_ref.checkpoints.hub import Fetched
 from dinov3_ref.checkpoints.layouts.convnext import ConvNeXtLayout, check_repeated_norm, infer_convnext
 from dinov3_ref.checkpoints.layouts.detect import detect_layout
-from dinov3_ref.checkpoints.layouts.official import PERIODS
-from dinov3_ref.checkpoints.layouts.qkv_bias import key_mask
-from dinov3_ref.checkpoints.layouts.rope_periods import PeriodRounding, rope_periods
-from dinov3_ref.checkpoints.lazy_tensors import LazyTensors
-from dinov3_ref.checkpoints.tensor_shapes import Shape, expected_shapes
+from dinov3_ref.checkpoints.layouts.official import PERIODS, PeriodRounding, key_mask, rope_periods
+from dinov3_ref.checkpoints.tensor_shapes import Shape, check_keys, check_values, expected_shapes
 from dinov3_ref.checkpoints.unwrap import unwrap
 from dinov3_ref.models.backbone import Backbone
 from dinov3_ref.models.config import ConvNeXtConfig, ModelConfig, ViTConfig

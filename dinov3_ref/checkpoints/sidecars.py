@@ -14,9 +14,7 @@ from dinov3_ref.checkpoints.checkpoint import Channels, Checkpoint
 from dinov3_ref.checkpoints.dataset import META_LICENCE, NORMALIZATION
 from dinov3_ref.checkpoints.layouts.convnext import HF_ACTIVATION, HF_EPS, HF_MODEL_TYPE
 from dinov3_ref.checkpoints.layouts.hf import FFN_ACTIVATION, NORM_BY_EPS
-from dinov3_ref.checkpoints.layouts.official import PERIODS
-from dinov3_ref.checkpoints.layouts.qkv_bias import has_key_bias, has_qkv_bias
-from dinov3_ref.checkpoints.layouts.rope_periods import is_computed
+from dinov3_ref.checkpoints.layouts.official import PERIODS, has_key_bias, has_qkv_bias, is_computed
 from dinov3_ref.checkpoints.tensor_shapes import ffn_width
 from dinov3_ref.models.config import ConvNeXtConfig, ViTConfig
 from dinov3_ref.models.released import RELEASED

@@ -2,7 +2,7 @@
 
 Source: docs/spec.md 3.1 (training-run variants) and 3.5, steps 1 and 2. The backbone is found by its class
 token, patch embedding or stem under any prefix. A tensor outside it keeps its full name, and
-`check_tensors.py` reports it.
+`check_keys` reports it.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dinov3_ref.checkpoints.check_tensors import check_keys, check_values
 from dinov3_ref.checkpoints.files import read_checkpoint
+from dinov3_ref.checkpoints.tensor_shapes import check_keys, check_values
 from dinov3_ref.errors import CheckpointError, ConfigError, reason_of
 from dinov3_ref.heads.depth import LinearDepth
 from dinov3_ref.heads.dpt import DPTDepth

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dinov3_ref.checkpoints.check_tensors import check_keys, check_values
+from dinov3_ref.checkpoints.tensor_shapes import check_keys, check_values
 from dinov3_ref.errors import CheckpointError, ForeignCheckpoint
 from dinov3_ref.heads.dpt import SCALES, DPTDepth
 from dinov3_ref.heads.head import Head

@@ -4,7 +4,7 @@ from dinov3_ref.loss.dino_clstoken_loss import DINOLoss
 from dinov3_ref.loss.gram_loss import GramLoss
 from dinov3_ref.loss.ibot_patch_loss import iBOTPatchLoss
 from dinov3_ref.loss.koleo_loss import KoLeoLoss, KoLeoLossDistributed
-from dinov3_ref.loss.sinkhorn_knopp import sinkhorn_knopp
+from dinov3_ref.loss.teacher_targets import sinkhorn_knopp
 
 __all__ = [
     "DINOLoss",

@@ -1,9 +1,7 @@
-"""Targets from the teacher's prototype scores: Sinkhorn-Knopp, or centring and softmax.
-
-Source: docs/spec.md 4.4, 4.5.
+"""Targets from the teacher's prototype scores, by Sinkhorn-Knopp or centring and softmax (docs/spec.md 4.4-5).
 
 Both prevent collapse, where the teacher assigns all samples to one prototype.
-Shapes: K prototypes, [..., K] scores.
+Shapes: N samples on this rank, K prototypes, [..., K] scores.
 """
 
 from __future__ import annotations
@@ -11,16 +9,43 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dinov3_ref.distributed import all_reduce_sum
+from dinov3_ref.distributed import all_reduce_max, all_reduce_sum
 from dinov3_ref.loss.precision import at_least_fp32, no_autocast
-from dinov3_ref.loss.sinkhorn_knopp import sinkhorn_knopp
+
+
+@torch.no_grad()
+def sinkhorn_knopp(scores_NK: Tensor, temperature: float, n_iterations: int = 3) -> Tensor:
+    """Scores [N,K] -> targets [N,K] in fp32 (fp64 for fp64): rows sum to 1, prototypes are balanced.
+
+    Source: Caron et al., SwAV, arXiv:2006.09882. Published form: Q = exp(scores / temperature); three times,
+    divide every prototype by its sum over the samples of all ranks, then every sample by its sum over the
+    prototypes. Its other divisions (by K, the number of samples, the sum of Q) cancel and are left out. exp
+    overflows fp32 from a score of 88 · temperature, which is 3.5 during warm-up; so this works on logarithms.
+    N may differ between ranks and may be 0. Raises ValueError for fewer than one iteration.
+    """
+    if n_iterations < 1:
+        raise ValueError(f"n_iterations is {n_iterations}; wanted at least 1, usually 3")
+    with no_autocast(scores_NK):
+        logits_NK = at_least_fp32(scores_NK) / temperature
+        sample_N1 = torch.zeros_like(logits_NK[:, :1])
+        for _ in range(n_iterations):
+            prototype_K = -_logsumexp_over_samples(logits_NK + sample_N1)
+            sample_N1 = -torch.logsumexp(logits_NK + prototype_K, dim=1, keepdim=True)
+        return (logits_NK + prototype_K + sample_N1).exp()
+
+
+def _logsumexp_over_samples(x_NK: Tensor) -> Tensor:
+    """[N,K] -> log Σ exp over the samples of all ranks, [K]."""
+    peak_K = x_NK.amax(0) if len(x_NK) else x_NK.new_full(x_NK.shape[1:], -torch.inf)
+    peak_K = all_reduce_max(peak_K)
+    return peak_K + all_reduce_sum((x_NK - peak_K).exp().sum(0)).log()
 
 
 class TeacherTargets(nn.Module):
     """Base class of the DINO and iBOT losses, with the centre for softmax targets.
 
     `center` is a buffer whose last dimension is K, a moving average of the teacher's scores (Caron et al.,
-    arXiv:2104.14294, equation 4).
+    arXiv:2104.14294).
     """
 
     center: Tensor

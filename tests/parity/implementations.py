@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from dinov3_ref.checkpoints import Checkpoint, build_model, random_checkpoint, save_checkpoint
-from dinov3_ref.checkpoints.layouts.official import PERIODS
-from dinov3_ref.checkpoints.layouts.rope_periods import rope_periods
+from dinov3_ref.checkpoints.layouts.official import PERIODS, rope_periods
 from dinov3_ref.checkpoints.layouts.timm import TimmLayout
 from dinov3_ref.models.config import ViTConfig
 from dinov3_ref.models.released import ARCHITECTURES

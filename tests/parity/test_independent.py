@@ -15,8 +15,7 @@ import torch
 from torch import nn
 
 from dinov3_ref.checkpoints import Checkpoint, build_model
-from dinov3_ref.checkpoints.layouts.official import PERIODS
-from dinov3_ref.checkpoints.layouts.rope_periods import PeriodRounding, rope_periods
+from dinov3_ref.checkpoints.layouts.official import PERIODS, PeriodRounding, rope_periods
 from tests.parity.implementations import (
     MODELS,
     TIMM_ENTRIES,

@@ -24,10 +24,8 @@ from dinov3_ref.models.config import DOWNSAMPLING, STAGES, STEM_STRIDE, ConvNeXt
 Shape = tuple[int, ...]
 KERNEL = 7  # of the depthwise convolution
 EXPANSION = 4  # of the pointwise layers
-TWICE = {
-    "norms.3.weight": "norm.weight",
-    "norms.3.bias": "norm.bias",
-}  # one module with two names in official files
+# one module with two names in official files
+TWICE = {"norms.3.weight": "norm.weight", "norms.3.bias": "norm.bias"}
 HF_MODEL_TYPE, HF_EPS, HF_ACTIVATION = "dinov3_convnext", 1e-6, "gelu"
 
 
@@ -73,9 +71,7 @@ class ConvNeXtLayout:
     mark: str  # a key that only this layout has
     renamings: tuple[tuple[str, str], ...]
     hints: Callable[[Mapping[str, Mapping[str, Any]]], dict[str, Any]] = lambda sidecars: {}
-    older: tuple[
-        tuple[str, str], ...
-    ] = ()  # names in older files and in models in memory -> names on the hub
+    older: tuple[tuple[str, str], ...] = ()  # names in older files and in memory -> names on the hub
 
     def recognises(self, keys: Collection[str]) -> bool:
         return any(self._modern(key) == self.mark for key in keys)
@@ -165,7 +161,7 @@ def infer_convnext(
 ) -> ConvNeXtConfig:
     """The configuration of a ConvNeXt file from the shapes of its convolutions.
 
-    `check_tensors.py` checks that the other tensors agree. Raises `KeyMismatch` if a convolution is missing
+    `check_keys` checks that the other tensors agree. Raises `KeyMismatch` if a convolution is missing
     or impossible, with the file's name for it, and `ArchMismatch` if config.json contradicts.
     """
 

@@ -15,11 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dinov3_ref.checkpoints.checkpoint import LazyTensors
 from dinov3_ref.checkpoints.files import json_number
-from dinov3_ref.checkpoints.layouts.key_names import spell
-from dinov3_ref.checkpoints.layouts.official import PERIODS
-from dinov3_ref.checkpoints.layouts.qkv_bias import effective_bias, fuse_bias, has_key_bias
-from dinov3_ref.checkpoints.lazy_tensors import LazyTensors
+from dinov3_ref.checkpoints.layouts.official import PERIODS, effective_bias, fuse_bias, has_key_bias, spell
 from dinov3_ref.checkpoints.tensor_shapes import Shape, expected_shapes
 from dinov3_ref.errors import CheckpointError, ForeignCheckpoint
 from dinov3_ref.models.config import ViTConfig

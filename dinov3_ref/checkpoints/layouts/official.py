@@ -1,14 +1,103 @@
-"""The official layout: flat keys of facebookresearch/dinov3's own state dicts (docs/spec.md 3.1)."""
+"""The official layout: flat keys of facebookresearch/dinov3's own state dicts (docs/spec.md 3.1).
+
+Also what the other layouts do with it: translated keys, the fused q, k, v bias and its mask, which removes
+k's bias (docs/spec.md 0 fact 2, 2.4), and RoPE periods for files without them (docs/spec.md 0 fact 1, 2.2,
+3.6). Official files store the periods rounded to bfloat16, and official features use the rounded values;
+Hugging Face and timm drop them and compute exact fp32 values. Both are supported.
+
+Shapes: D embed_dim, d head_dim; bias and bias_mask [3D], thirds in the order q, k, v.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from dinov3_ref.checkpoints.tensor_shapes import Shape, expected_shapes
+from dinov3_ref.layers.rope_position_encoding import RopePositionEmbedding
 from dinov3_ref.models.config import ViTConfig
+
+_OFFICIAL_KEY = re.compile(
+    r"(?:(?P<blocks>blocks)\.(?P<index>\d+)\.)?(?P<stem>.+?)(?P<param>\.weight|\.bias)?"
+)
+
+
+def spell(official_key: str, stems: Mapping[str, str]) -> str:
+    """`official_key` in another layout: a stem that is not in `stems` keeps its name.
+
+    A stem is a key without `.weight` or `.bias`, with `{i}` for the block index.
+    """
+    match = _OFFICIAL_KEY.fullmatch(official_key)
+    assert match is not None, official_key
+    stem = f"blocks.{{i}}.{match['stem']}" if match["blocks"] else match["stem"]
+    return stems.get(stem, stem).replace("{i}", match["index"] or "") + (match["param"] or "")
+
+
+def effective_bias(state: Mapping[str, Tensor], block: int) -> Tensor | None:
+    """bias · mask of one block, [3D], as the model adds it; None without a qkv bias."""
+    bias = state.get(f"blocks.{block}.attn.qkv.bias")
+    mask = state.get(f"blocks.{block}.attn.qkv.bias_mask")
+    if bias is None or mask is None:
+        return bias
+    return bias * mask.to(bias.dtype)
+
+
+def has_key_bias(state: Mapping[str, Tensor], config: ViTConfig) -> bool:
+    """Whether any block adds a nonzero bias to k; no released model does."""
+    thirds = (effective_bias(state, block) for block in range(config.depth))
+    return any(bias is not None and bool(bias.chunk(3)[1].any()) for bias in thirds)
+
+
+def has_qkv_bias(state: Mapping[str, Tensor], config: ViTConfig) -> bool:
+    """Whether any block adds a nonzero bias to q, k or v; released biases are all zero."""
+    biases = (effective_bias(state, block) for block in range(config.depth))
+    return any(bias is not None and bool(bias.any()) for bias in biases)
+
+
+def key_mask(embed_dim: int) -> Tensor:
+    """The mask [3D]: 1 for q and v, 0 for k."""
+    mask = torch.ones(3, embed_dim)
+    mask[1] = 0.0
+    return mask.flatten()
+
+
+def fuse_bias(q: Tensor, k: Tensor | None, v: Tensor) -> Tensor:
+    """[q, k or zeros, v] as one bias [3D]."""
+    return torch.cat((q, torch.zeros_like(q) if k is None else k, v))
+
+
+PeriodRounding = Literal["bf16", "fp32"]
+
+
+def rope_periods(config: ViTConfig, rounding: PeriodRounding = "bf16") -> Tensor:
+    """Periods [d/4], fp32: exact ("fp32": Hugging Face, timm) or rounded to bfloat16 ("bf16": official)."""
+    rope = RopePositionEmbedding(
+        config.embed_dim,
+        num_heads=config.num_heads,
+        base=config.pos_embed_rope_base,
+        min_period=config.pos_embed_rope_min_period,
+        max_period=config.pos_embed_rope_max_period,
+        dtype=torch.float32,
+        device="cpu",
+    )
+    exact = rope.periods.detach().clone()
+    return round_to_bf16(exact) if rounding == "bf16" else exact
+
+
+def round_to_bf16(periods: Tensor) -> Tensor:
+    """The nearest bfloat16 values, as fp32."""
+    return periods.to(torch.bfloat16).to(torch.float32)
+
+
+def is_computed(periods: Tensor, config: ViTConfig) -> bool:
+    """Whether `rope_periods` gives these periods, rounded or not: then a layout may drop them."""
+    exact = rope_periods(config, "fp32")
+    return torch.equal(periods, round_to_bf16(exact)) or torch.allclose(periods, exact, rtol=1e-6, atol=0.0)
+
 
 PERIODS = "rope_embed.periods"
 

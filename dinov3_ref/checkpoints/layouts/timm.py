@@ -12,9 +12,14 @@ from typing import Any
 from torch import Tensor
 
 from dinov3_ref.checkpoints.files import json_number, json_object
-from dinov3_ref.checkpoints.layouts.key_names import spell
-from dinov3_ref.checkpoints.layouts.official import PERIODS
-from dinov3_ref.checkpoints.layouts.qkv_bias import effective_bias, fuse_bias, has_key_bias, has_qkv_bias
+from dinov3_ref.checkpoints.layouts.official import (
+    PERIODS,
+    effective_bias,
+    fuse_bias,
+    has_key_bias,
+    has_qkv_bias,
+    spell,
+)
 from dinov3_ref.checkpoints.tensor_shapes import Shape, expected_shapes
 from dinov3_ref.errors import CheckpointError
 from dinov3_ref.models.config import ViTConfig

@@ -39,7 +39,7 @@ from torch import Tensor
 
 from dinov3_ref.checkpoints.checkpoint import Checkpoint
 from dinov3_ref.checkpoints.synthetic.planted_convnext import plant_convnext
-from dinov3_ref.checkpoints.synthetic.random import random_checkpoint
+from dinov3_ref.checkpoints.synthetic.random import generator_of, random_checkpoint
 from dinov3_ref.errors import ConfigError
 from dinov3_ref.models.config import ConvNeXtConfig, ModelConfig, ViTConfig
 
@@ -67,12 +67,7 @@ PATHOLOGIES: dict[str, Massive] = {
     "late": Massive(0.75, 87_501.0),  # H+
 }
 
-SIGNS = (
-    1.0,
-    -1.0,
-    0.25,
-    -0.25,
-)  # of the massive channels: they sum to zero, so LayerNorm's mean stays precise
+SIGNS = (1.0, -1.0, 0.25, -0.25)  # of the massive channels; their sum is 0: LayerNorm's mean stays precise
 SPECIAL = 2 + len(SIGNS)  # channels: the trigger, CLS's mark, the massive ones
 BALANCE = 32  # ordinary channels that together hold minus the sum of all others
 CLS_MARK = 2.0  # in units of √D; the rest of the CLS token is the same for every image
@@ -304,11 +299,9 @@ class _Planting:
     def _balance_rows(self, rows: Tensor, gamma: Tensor | None = None) -> None:
         """Set the balance channels of rows [D,...] (scaled by gamma [D]) to minus the sum of the others."""
         rows[self.balance] = 0.0
-        wide = (
-            rows.double()
-            if gamma is None
-            else rows.double() * gamma.double().view(-1, *[1] * (rows.dim() - 1))
-        )
+        wide = rows.double()
+        if gamma is not None:
+            wide = wide * gamma.double().view(-1, *[1] * (rows.dim() - 1))
         share = 1.0 if gamma is None else float(gamma[self.balance[0]])
         rows[self.balance] = (-wide.sum(dim=0) / (BALANCE * share)).to(rows.dtype)
 
@@ -321,5 +314,4 @@ class _Planting:
         return "mlp.fc2" if self.is_mlp else "mlp.w3"
 
     def _generator(self, name: str) -> torch.Generator:
-        digest = hashlib.sha256(f"{self.seed}/planted/{name}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        return generator_of(f"{self.seed}/planted/{name}")

@@ -16,11 +16,10 @@ Shapes: C channels of a stage.
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from torch import Tensor
 
+from dinov3_ref.checkpoints.synthetic.random import generator_of
 from dinov3_ref.errors import ConfigError
 from dinov3_ref.models.config import ConvNeXtConfig
 
@@ -56,7 +55,9 @@ def _layer_scale(state: State, path: str, seed: int) -> None:
     if f"{path}.gamma" not in state:
         return
     powers = torch.tensor([LAYERSCALE_TOP * 2.0**-i for i in range(LAYERSCALE_OCTAVES + 1)])
-    draws = torch.randint(0, 256, state[f"{path}.gamma"].shape, generator=_generator(seed, f"{path}.gamma"))
+    draws = torch.randint(
+        0, 256, state[f"{path}.gamma"].shape, generator=generator_of(f"{seed}/planted/{path}.gamma")
+    )
     state[f"{path}.gamma"] = powers[draws * draws * (LAYERSCALE_OCTAVES + 1) // (256 * 256)]
 
 
@@ -71,7 +72,7 @@ def _skewed_gains(state: State, path: str, seed: int) -> None:
     """A random gain per channel, undone in the columns of the next layer: powers of two, so exact."""
     shape = state[f"{path}.norm.weight"].shape
     octaves = torch.randint(
-        -GAIN_OCTAVES, GAIN_OCTAVES + 1, shape, generator=_generator(seed, f"{path}.norm")
+        -GAIN_OCTAVES, GAIN_OCTAVES + 1, shape, generator=generator_of(f"{seed}/planted/{path}.norm")
     )
     gains = torch.exp2(octaves.to(torch.float32))
     for end in ("weight", "bias"):
@@ -81,7 +82,7 @@ def _skewed_gains(state: State, path: str, seed: int) -> None:
 
 def _massive_channels(state: State, config: ConvNeXtConfig, stage: int, seed: int, peak: float) -> None:
     """Empty some channels of a stage; its first block adds a constant to them, its last removes it."""
-    order = torch.randperm(config.dims[stage], generator=_generator(seed, "channels"))
+    order = torch.randperm(config.dims[stage], generator=generator_of(f"{seed}/planted/channels"))
     channels = order[: len(SIGNS)].tolist()
     for end in ("weight", "bias"):
         state[f"downsample_layers.{stage}.1.{end}"][channels] = 0.0
@@ -98,8 +99,3 @@ def _massive_channels(state: State, config: ConvNeXtConfig, stage: int, seed: in
             state[f"{path}.gamma"][channels] = 1.0
         direction = {0: 1.0, last: -1.0}.get(block, 0.0)
         state[f"{path}.pwconv2.bias"][channels] = direction * peak * torch.tensor(SIGNS)
-
-
-def _generator(seed: int, name: str) -> torch.Generator:
-    digest = hashlib.sha256(f"{seed}/planted/{name}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

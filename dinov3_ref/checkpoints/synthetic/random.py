@@ -21,9 +21,7 @@ from torch import Tensor
 from dinov3_ref.checkpoints.architecture import name_architecture
 from dinov3_ref.checkpoints.checkpoint import Checkpoint
 from dinov3_ref.checkpoints.layouts.convnext import TWICE
-from dinov3_ref.checkpoints.layouts.official import PERIODS
-from dinov3_ref.checkpoints.layouts.qkv_bias import key_mask
-from dinov3_ref.checkpoints.layouts.rope_periods import rope_periods
+from dinov3_ref.checkpoints.layouts.official import PERIODS, key_mask, rope_periods
 from dinov3_ref.checkpoints.tensor_shapes import Shape, expected_shapes
 from dinov3_ref.models.config import ConvNeXtConfig, ModelConfig, ViTConfig
 from dinov3_ref.models.released import find_released, get_architecture
@@ -83,11 +81,15 @@ def random_tensor(key: str, shape: Shape, config: ModelConfig, seed: int) -> Ten
         if key.endswith("bias_mask"):
             return key_mask(config.embed_dim)
     centre, half_width = _range(key, shape)
-    digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-    tensor = torch.empty(shape).random_(-LEVELS, LEVELS, generator=generator)
+    tensor = torch.empty(shape).random_(-LEVELS, LEVELS, generator=generator_of(f"{seed}/{key}"))
     tensor.mul_(half_width / LEVELS)
     return tensor.add_(centre) if centre else tensor
+
+
+def generator_of(name: str) -> torch.Generator:
+    """A generator seeded by a name."""
+    digest = hashlib.sha256(name.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 def _range(key: str, shape: Shape) -> tuple[float, float]:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from dinov3_ref.checkpoints import load_checkpoint
-from dinov3_ref.checkpoints.check_tensors import check_keys, check_values
 from dinov3_ref.checkpoints.files import read_checkpoint
+from dinov3_ref.checkpoints.tensor_shapes import check_keys, check_values
 from dinov3_ref.configs import check_config
 from dinov3_ref.errors import CheckpointError
 from dinov3_ref.train.networks.build import (

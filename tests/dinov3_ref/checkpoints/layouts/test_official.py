@@ -11,7 +11,7 @@ from dinov3_ref.checkpoints import (
     load_checkpoint,
     random_checkpoint,
 )
-from dinov3_ref.checkpoints.layouts.rope_periods import rope_periods
+from dinov3_ref.checkpoints.layouts.official import rope_periods
 from tests.support.checkpoint_files import TINY_VITS, write_official
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dinov3_ref.checkpoints import build_model, load_checkpoint, random_checkpoint, save_checkpoint
-from dinov3_ref.checkpoints.lazy_tensors import LazyTensors
+from dinov3_ref.checkpoints.checkpoint import LazyTensors
 from tests.support.tiny_models import tiny_config
 
 
