@@ -5,9 +5,9 @@ Source: docs/spec.md 3.
 
 from __future__ import annotations
 
+from dinov3_ref.checkpoints.architecture import META_LICENCE, NORMALIZATION
 from dinov3_ref.checkpoints.checkpoint import Checkpoint
 from dinov3_ref.checkpoints.convert import convert, save_checkpoint
-from dinov3_ref.checkpoints.dataset import META_LICENCE, NORMALIZATION
 from dinov3_ref.checkpoints.hub import Fetched, fetch
 from dinov3_ref.checkpoints.load import build_model, load_checkpoint
 from dinov3_ref.checkpoints.sidecars import normalization

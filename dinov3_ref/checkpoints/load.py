@@ -15,9 +15,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dinov3_ref.checkpoints.architecture import check_architecture, infer_config, name_architecture
+from dinov3_ref.checkpoints.architecture import (
+    check_architecture,
+    infer_config,
+    infer_dataset,
+    name_architecture,
+    sidecar_licence,
+    sidecar_normalization,
+)
 from dinov3_ref.checkpoints.checkpoint import Checkpoint, LazyTensors
-from dinov3_ref.checkpoints.dataset import infer_dataset, sidecar_licence, sidecar_normalization
 from dinov3_ref.checkpoints.files import RawCheckpoint, read_checkpoint
 from dinov3_ref.checkpoints.hub import Fetched
 from dinov3_ref.checkpoints.layouts.convnext import ConvNeXtLayout, check_repeated_norm, infer_convnext

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from dinov3_ref.checkpoints.architecture import META_LICENCE, NORMALIZATION
 from dinov3_ref.checkpoints.checkpoint import Channels, Checkpoint
-from dinov3_ref.checkpoints.dataset import META_LICENCE, NORMALIZATION
 from dinov3_ref.checkpoints.layouts.convnext import HF_ACTIVATION, HF_EPS, HF_MODEL_TYPE
 from dinov3_ref.checkpoints.layouts.hf import FFN_ACTIVATION, NORM_BY_EPS
 from dinov3_ref.checkpoints.layouts.official import PERIODS, has_key_bias, has_qkv_bias, is_computed

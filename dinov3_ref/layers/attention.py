@@ -12,7 +12,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinov3_ref.layers.token_lists import join_tokens, split_tokens
+
+def join_tokens(x_list: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
+    """List of [B_i, N_i, D] -> ([sum of B_i·N_i, D], [(B_i, N_i), …]) (docs/spec.md 2.5, 2.8).
+
+    In training, global and local crops go through the model together: one large product instead of several.
+    """
+    sizes = [(x.shape[0], x.shape[1]) for x in x_list]
+    return torch.cat([x.flatten(0, 1) for x in x_list]), sizes
+
+
+def split_tokens(flat: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """Inverse of `join_tokens`: [sum of B_i·N_i, D] -> list of [B_i, N_i, D]."""
+    parts = flat.split([batch * tokens for batch, tokens in sizes])
+    return [part.unflatten(0, size) for part, size in zip(parts, sizes, strict=True)]
+
+
+class TokenwiseListMixin(nn.Module):
+    """Adds `forward_list` to a module that works on each token separately."""
+
+    def forward_list(self, x_list: Sequence[Tensor]) -> list[Tensor]:
+        flat, sizes = join_tokens(x_list)
+        return split_tokens(self(flat), sizes)
+
 
 Rope = tuple[Tensor, Tensor]  # (sin, cos), each [P, d], [h, P, d] or [B, h, P, d]
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinov3_ref.layers.token_lists import TokenwiseListMixin
+from dinov3_ref.layers.attention import TokenwiseListMixin
 
 
 class Mlp(TokenwiseListMixin):

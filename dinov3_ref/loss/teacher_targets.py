@@ -1,4 +1,4 @@
-"""Targets from the teacher's prototype scores, by Sinkhorn-Knopp or centring and softmax (docs/spec.md 4.4-5).
+"""Targets from the teacher's prototype scores: Sinkhorn-Knopp, or centring and softmax (docs/spec.md 4.4).
 
 Both prevent collapse, where the teacher assigns all samples to one prototype.
 Shapes: N samples on this rank, K prototypes, [..., K] scores.

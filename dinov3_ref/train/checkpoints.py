@@ -22,11 +22,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_state_dict,
-    set_state_dict,
-)
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.optim import Optimizer
 
 from dinov3_ref.distributed import get_rank, get_world_size
@@ -71,13 +67,8 @@ def load(folder: Path, networks: TrainingNetworks, optimizer: Optimizer) -> Any:
             f"{folder} cannot be resumed ({reason}); it is damaged or of another configuration: "
             "choose another train.output_dir, or delete it"
         ) from error
-    set_state_dict(
-        networks,
-        optimizer,
-        model_state_dict=state["model"],
-        optim_state_dict=state["optimizer"],
-        options=OPTIONS,
-    )
+    model, optim = state["model"], state["optimizer"]
+    set_state_dict(networks, optimizer, model_state_dict=model, optim_state_dict=optim, options=OPTIONS)
     return extra
 
 

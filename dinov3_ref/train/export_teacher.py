@@ -34,8 +34,9 @@ def export_teacher(networks: TrainingNetworks, folder: Path) -> tuple[Path, Path
     if get_rank() != 0:
         return backbone, everything
     backbone.parent.mkdir(exist_ok=True)
-    official = repeat_norm({name: value.contiguous() for name, value in _of_backbone(state).items()})
-    _replace(backbone, lambda path: save_file(official, path))
+    prefix = "backbone."
+    own = {name.removeprefix(prefix): v.contiguous() for name, v in state.items() if name.startswith(prefix)}
+    _replace(backbone, lambda path: save_file(repeat_norm(own), path))
     text = json.dumps(describe(networks.config), indent=2) + "\n"
     _replace(backbone.parent / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
     _replace(everything, lambda path: torch.save({"teacher": state}, path))
@@ -43,7 +44,7 @@ def export_teacher(networks: TrainingNetworks, folder: Path) -> tuple[Path, Path
 
 
 def describe(config: Any) -> dict[str, Any]:
-    """Image normalisation in the form of timm's config.json (read by `checkpoints/dataset.py`)."""
+    """Image normalisation in the form of timm's config.json (read by `checkpoints/architecture.py`)."""
     crops = config.crops
     return {
         "trained_by": "dinov3_ref",
@@ -55,11 +56,6 @@ def whole_backbone(networks: TrainingNetworks) -> dict[str, Tensor]:
     """State dict of the EMA teacher's backbone; sharded tensors are gathered (a collective)."""
     state = networks.model_ema["backbone"].state_dict()
     return {name: whole(value) for name, value in state.items()}
-
-
-def _of_backbone(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    prefix = "backbone."
-    return {n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)}
 
 
 def _replace(path: Path, write: Callable[[Path], Any]) -> None:

@@ -9,6 +9,7 @@ data, samples are seeded by their position and steps by their iteration.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,6 @@ from dinov3_ref.train import checkpoints
 from dinov3_ref.train.export_teacher import export_teacher
 from dinov3_ref.train.logging.evaluation import PeriodicEvaluation
 from dinov3_ref.train.logging.run_log import RunLog
-from dinov3_ref.train.logging.throughput import Throughput
 from dinov3_ref.train.schedules import build_rates
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 from dinov3_ref.train.step import TrainingStep
@@ -153,3 +153,35 @@ class TrainingRun:
         )
         if self.log is not None:
             self.log.evaluated(iteration, accuracies)
+
+
+class Throughput:
+    """Images per second and the share of time spent waiting for data, since the last `read`."""
+
+    def __init__(self) -> None:
+        self._restart()
+
+    def _restart(self) -> None:
+        self._images, self._waited, self._started = 0, 0.0, time.perf_counter()
+
+    @contextmanager
+    def waiting_for(self, images: int) -> Iterator[None]:
+        """Put around the call that fetches a batch of `images`."""
+        began = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - began
+        self._images += images
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Put around work that is not training: its time does not count."""
+        began = time.perf_counter()
+        yield
+        self._started += time.perf_counter() - began
+
+    def read(self) -> dict[str, float]:
+        """Return `images_per_second` and `data_share`, and restart."""
+        seconds = time.perf_counter() - self._started
+        result = {"images_per_second": self._images / seconds, "data_share": self._waited / seconds}
+        self._restart()
+        return result

@@ -59,16 +59,11 @@ class SSLMetaArch(TrainingNetworks):
     def get_params_groups(self) -> list[Group]:
         """Parameter groups of the student: backbone, then heads (docs/spec.md 4.10)."""
         optim = self.config.optim
+        factors = optim.layerwise_decay, optim.patch_embed_lr_mult, optim.dino_head_wd_multiplier
         return [
             group
             for name, module in self.student.items()
-            for group in get_params_groups_with_decay(
-                module,
-                lr_decay_rate=optim.layerwise_decay,
-                patch_embed_lr_mult=optim.patch_embed_lr_mult,
-                dino_head_wd_multiplier=optim.dino_head_wd_multiplier,
-                prefix=f"{name}.",
-            )
+            for group in get_params_groups_with_decay(module, *factors, prefix=f"{name}.")
         ]
 
     # ---- loss of a batch ----------------------------------------------------------------------

@@ -40,10 +40,14 @@ class PeriodicEvaluation:
         self.config, self.device, self.total = config, device, total_iterations
         self.output = Path(config.train.output_dir)
         rules = config.evaluation
+        self.mean, self.std = tuple(config.crops.rgb_mean), tuple(config.crops.rgb_std)
+        self.transform = make_classification_eval_transform(
+            crop_size=rules.crop_size, mean=self.mean, std=self.std
+        )
         self.labelled: tuple[EncodedImages, EncodedImages] | None = None
         if rules.train_dataset_path:
             train, test = (
-                make_dataset(path, labelled=True, transform=self._transform())
+                make_dataset(path, labelled=True, transform=self.transform)
                 for path in (rules.train_dataset_path, rules.test_dataset_path)
             )
             check_pair(train.class_names, rules.train_dataset_path, test.class_names, rules.test_dataset_path)
@@ -77,14 +81,9 @@ class PeriodicEvaluation:
         """The EMA teacher's backbone as a model that shares its tensors; sharded ones are gathered."""
         model = build_model(self.config, device="meta")
         model.load_state_dict(whole_backbone(networks), strict=True, assign=True)
-        crops, dtype = self.config.crops, DTYPES[self.config.compute_precision.param_dtype]
-        return FrozenModel(
-            model.eval(),
-            self.device,
-            tuple(crops.rgb_mean),
-            tuple(crops.rgb_std),
-            None if dtype == torch.float32 else dtype,
-        )
+        dtype = DTYPES[self.config.compute_precision.param_dtype]
+        low_precision = None if dtype == torch.float32 else dtype
+        return FrozenModel(model.eval(), self.device, self.mean, self.std, low_precision)
 
     def _knn(self, frozen: FrozenModel) -> dict[str, float]:
         assert self.labelled is not None
@@ -103,14 +102,8 @@ class PeriodicEvaluation:
     def _read_images(self) -> Tensor:
         """The first `evaluation.pictures` images [N,3,S,S], normalised."""
         rules = self.config.evaluation
-        dataset = make_dataset(rules.pictures_path, transform=self._transform())
+        dataset = make_dataset(rules.pictures_path, transform=self.transform)
         return torch.stack([dataset[index][0] for index in range(min(rules.pictures, len(dataset)))])
-
-    def _transform(self) -> Any:
-        crops = self.config.crops
-        return make_classification_eval_transform(
-            crop_size=self.config.evaluation.crop_size, mean=tuple(crops.rgb_mean), std=tuple(crops.rgb_std)
-        )
 
 
 RANGE = (0.02, 0.98)  # quantiles shown as black and as full colour
@@ -139,9 +132,8 @@ def pca_colours(patches_NPD: Tensor) -> Tensor:
     largest_31 = first_3D.gather(1, first_3D.abs().argmax(1, keepdim=True))
     shades = rows @ (first_3D * largest_31.sign()).T
     low, high = torch.quantile(shades, torch.tensor(RANGE, dtype=shades.dtype), dim=0)
-    return (
-        ((shades - low) / (high - low).clamp(min=1e-12)).clamp(0, 1).float().view(*patches_NPD.shape[:2], 3)
-    )
+    shown = ((shades - low) / (high - low).clamp(min=1e-12)).clamp(0, 1).float()
+    return shown.view(*patches_NPD.shape[:2], 3)
 
 
 def _row(images: Tensor) -> Tensor:

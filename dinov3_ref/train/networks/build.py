@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from dinov3_ref.configs import load_config
@@ -33,11 +34,8 @@ def build_student_and_teacher(config: Any, device: Device = None) -> tuple[nn.Mo
             "from a frozen teacher; wanted distillation.enabled=true (recipe distillation_convnext) or a ViT"
         )
     student, teacher, embed_dim = build_model_from_cfg(config, device=device)
-    return (
-        _with_heads(student, config, device),
-        freeze(_with_heads(teacher, config, device)),
-        embed_dim,
-    )
+    student, teacher = (_with_heads(backbone, config, device) for backbone in (student, teacher))
+    return student, freeze(teacher), embed_dim
 
 
 def build_gram_teacher(config: Any, device: Device = None) -> nn.ModuleDict:
@@ -54,8 +52,7 @@ def distillation_teacher_config(config: Any) -> Any:
     """
     teacher_config = load_config(config.distillation.full_cfg_path)
     for key in ("student.patch_size", "dino.head_n_prototypes", "ibot.head_n_prototypes"):
-        group, name = key.split(".")
-        ours, theirs = config[group][name], teacher_config[group][name]
+        ours, theirs = (OmegaConf.select(each, key) for each in (config, teacher_config))
         if ours != theirs:
             raise ConfigError(
                 f"{key} is {ours}, the distillation teacher's is {theirs}; set it to {theirs}: the student "
@@ -76,17 +73,16 @@ def freeze(modules: nn.ModuleDict) -> nn.ModuleDict:
     return modules.requires_grad_(False).eval()
 
 
-def _with_heads(backbone: nn.Module, config: Any, device: Device) -> nn.ModuleDict:
+def _with_heads(backbone: Any, config: Any, device: Device) -> nn.ModuleDict:
     with torch.device(device) if device is not None else nullcontext():
-        heads = {f"{kind}_head": _head(backbone, config[kind]) for kind in ("dino", "ibot")}
+        heads = {
+            f"{kind}_head": DINOHead(
+                in_dim=backbone.embed_dim,
+                out_dim=config[kind].head_n_prototypes,
+                nlayers=config[kind].head_nlayers,
+                hidden_dim=config[kind].head_hidden_dim,
+                bottleneck_dim=config[kind].head_bottleneck_dim,
+            )
+            for kind in ("dino", "ibot")
+        }
     return nn.ModuleDict({"backbone": backbone, **heads})
-
-
-def _head(backbone: Any, sizes: Any) -> DINOHead:
-    return DINOHead(
-        in_dim=backbone.embed_dim,
-        out_dim=sizes.head_n_prototypes,
-        nlayers=sizes.head_nlayers,
-        hidden_dim=sizes.head_hidden_dim,
-        bottleneck_dim=sizes.head_bottleneck_dim,
-    )

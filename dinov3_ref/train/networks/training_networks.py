@@ -17,13 +17,72 @@ from dinov3_ref.checkpoints.files import read_checkpoint
 from dinov3_ref.checkpoints.tensor_shapes import check_keys, check_values
 from dinov3_ref.configs import check_config
 from dinov3_ref.errors import CheckpointError
+from dinov3_ref.loss.gram_loss import GramLoss
 from dinov3_ref.train.networks.build import (
     build_distillation_teacher,
     build_gram_teacher,
     build_student_and_teacher,
     distillation_teacher_config,
 )
-from dinov3_ref.train.networks.gram_anchor import GramAnchor
+from dinov3_ref.train.networks.patch_grid import Grid, resize_patches
+
+
+class GramAnchor:
+    """Gram anchoring: the rules of the `gram` group (docs/spec.md 4.7).
+
+    Shapes: C global crops of the batch, P patches of a student crop, N of a Gram crop, D embed_dim.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self.rules = config.gram
+        self.loss = GramLoss(
+            apply_norm=self.rules.normalized,
+            img_level=self.rules.img_level,
+            remove_neg=self.rules.remove_neg,
+            remove_only_teacher_neg=self.rules.remove_only_teacher_neg,
+        )
+
+    def resize(self, patches_CND: Tensor, grid: Grid, student_grid: Grid) -> Tensor:
+        """Resize patch features of Gram crops [C,N,D] to the student's grid: [C,P,D]."""
+        method, smooth = self.rules.global_teacher_resize_method, self.rules.global_teacher_resize_antialias
+        return resize_patches(patches_CND, grid, student_grid, method, antialias=smooth)
+
+    def losses(self, student_CPD: Tensor, target_CPD: Tensor, masks_CP: Tensor) -> dict[str, Tensor]:
+        """`gram_loss` of the patches chosen by `tokens_used`; with `compute_stats` also statistics.
+
+        Student and target [C,P,D], masks [C,P] -> scalars.
+        """
+        chosen = {"masked": masks_CP, "unmasked": ~masks_CP}.get(self.rules.tokens_used)
+        result = {"gram_loss": self._loss_of(student_CPD, target_CPD, chosen)}
+        if self.rules.compute_stats:
+            with torch.no_grad():
+                for name, tokens in (("masked", masks_CP), ("unmasked", ~masks_CP)):
+                    result[f"stats_only/{name}_gram_loss"] = self._loss_of(student_CPD, target_CPD, tokens)
+        return result
+
+    def _loss_of(self, student_CPD: Tensor, target_CPD: Tensor, tokens_CP: Tensor | None) -> Tensor:
+        if tokens_CP is None:
+            return self.loss(student_CPD, target_CPD)
+        if not tokens_CP.any():
+            return student_CPD.sum() * 0.0  # no such patch in this batch: a loss of 0 that keeps the graph
+        return self.loss(student_CPD[tokens_CP], target_CPD[tokens_CP], img_level=False)
+
+    def starts_at(self, iteration: int) -> bool:
+        """Whether the Gram teacher is copied from the EMA teacher before this iteration."""
+        return not self.rules.ema_teacher and iteration == self.rules.it_load_ema_teacher
+
+    def is_refreshed_after(self, iteration: int) -> bool:
+        """Whether the Gram teacher is copied from the EMA teacher after this iteration.
+
+        The number of earlier refreshes is computed from the iteration, so no state has to be saved.
+        """
+        rules, done = self.rules, iteration + 1
+        off = rules.ema_teacher or not rules.rep_update
+        if off or done < rules.it_first_update or done % rules.update_frequency:
+            return False
+        first = max(rules.it_first_update, 1)
+        earlier = iteration // rules.update_frequency - (first - 1) // rules.update_frequency
+        return rules.max_updates is None or earlier < rules.max_updates
 
 
 def load_backbone(backbone: nn.Module, path: str | Path) -> None:
@@ -39,8 +98,7 @@ def load_teacher(modules: nn.ModuleDict, path: str | Path) -> None:
 
     Raises `KeyMismatch` for a file without heads, `CheckpointError` for other files.
     """
-    tree = read_checkpoint(Path(path)).tree
-    teacher = tree.get("teacher")
+    teacher = read_checkpoint(Path(path)).tree.get("teacher")
     if not isinstance(teacher, Mapping):
         raise CheckpointError(
             f"{path} has no entry 'teacher'; wanted the teacher.pth of a training run, with heads "

@@ -15,7 +15,7 @@ from dinov3_ref.checkpoints import (
     random_checkpoint,
     save_checkpoint,
 )
-from dinov3_ref.checkpoints.dataset import NORMALIZATION
+from dinov3_ref.checkpoints.architecture import NORMALIZATION
 from dinov3_ref.checkpoints.files import RawCheckpoint
 from dinov3_ref.checkpoints.layouts.detect import LAYOUTS
 from dinov3_ref.checkpoints.load import _complete, _identify

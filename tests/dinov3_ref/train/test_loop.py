@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from dinov3_ref.data import build_training_loader
 from dinov3_ref.errors import CheckpointError, TrainingDiverged
 from dinov3_ref.train import checkpoints
 from dinov3_ref.train.logging.run_log import read_metrics
-from dinov3_ref.train.loop import TrainingRun
+from dinov3_ref.train.loop import Throughput, TrainingRun
 from tests.support.ranks import run_on_ranks
 from tests.support.toy_training import losses, on_ranks, records, tiny_run
 
@@ -277,3 +278,23 @@ def test_two_ranks_resume_one(strategy: str, alone: Path, photos: Path, tmp_path
     assert got.keys() == wanted.keys()
     for name, value in wanted.items():
         assert (got[name] - value).norm() <= 1e-5 * value.norm(), name
+
+
+def test_images_per_second_and_waiting() -> None:
+    throughput = Throughput()
+    with throughput.waiting_for(6):
+        time.sleep(0.02)
+    time.sleep(0.02)
+    read = throughput.read()
+    assert 0.1 < read["data_share"] < 0.9
+    assert 10 < read["images_per_second"] < 150  # 6 in 40 ms, or longer on a busy machine
+    assert throughput.read()["images_per_second"] == 0
+
+
+def test_paused_time_does_not_count() -> None:
+    throughput = Throughput()
+    with throughput.waiting_for(6):
+        time.sleep(0.01)
+    with throughput.paused():
+        time.sleep(0.2)
+    assert throughput.read()["images_per_second"] > 30  # and not 6 in 0.21 s
