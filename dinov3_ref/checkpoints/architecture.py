@@ -12,7 +12,7 @@ from typing import Any
 
 from dinov3_ref.checkpoints.checkpoint import Channels
 from dinov3_ref.checkpoints.files import json_object
-from dinov3_ref.checkpoints.layouts.detect import Layout
+from dinov3_ref.checkpoints.layouts.official import OfficialLayout
 from dinov3_ref.checkpoints.tensor_shapes import Shape, expected_shapes
 from dinov3_ref.errors import ArchMismatch, ConfigError, KeyMismatch
 from dinov3_ref.models.config import ConvNeXtConfig, ModelConfig, ViTConfig
@@ -26,7 +26,7 @@ WIDE_HEAD_DIM = {4096: 128}
 
 
 def infer_config(
-    layout: Layout, shapes: Mapping[str, Shape], hints: Mapping[str, Any], name: str
+    layout: OfficialLayout, shapes: Mapping[str, Shape], hints: Mapping[str, Any], name: str
 ) -> ViTConfig:
     """The configuration of a ViT file: a bias or norm that the file lacks is off.
 
@@ -138,7 +138,7 @@ def _core_shapes(config: ViTConfig) -> dict[str, Shape]:
     return expected_shapes(replace(config, untie_global_and_local_cls_norm=False, mask_k_bias=False))
 
 
-def _depth(layout: Layout, shapes: Mapping[str, Shape], name: str) -> int:
+def _depth(layout: OfficialLayout, shapes: Mapping[str, Shape], name: str) -> int:
     """1 + the highest block index. Raises `KeyMismatch` if it exceeds the number of tensors."""
     pattern = re.compile(re.escape(layout.block_prefix) + r"(\d{1,18})\.")
     depth = 1 + max((int(m[1]) for key in shapes if (m := pattern.match(key))), default=-1)
@@ -163,7 +163,7 @@ def _num_heads(embed_dim: int, periods: Shape | None, hints: Mapping[str, Any], 
     return max(heads, 1)
 
 
-def _ffn_rows(layout: Layout, shapes: Mapping[str, Shape], depth: int, stem: str, name: str) -> int:
+def _ffn_rows(layout: OfficialLayout, shapes: Mapping[str, Shape], depth: int, stem: str, name: str) -> int:
     """FFN width of the first block that has one. Raises `KeyMismatch` if no block has."""
     for index in range(depth):
         found = shapes.get(layout.spell(f"blocks.{index}.{stem}"))

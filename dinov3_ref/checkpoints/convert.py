@@ -18,24 +18,24 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from dinov3_ref.checkpoints.checkpoint import Checkpoint
 from dinov3_ref.checkpoints.layouts.convnext import CONVNEXT_LAYOUTS, repeat_norm
-from dinov3_ref.checkpoints.layouts.hf import HuggingFaceLayout
+from dinov3_ref.checkpoints.layouts.detect import LAYOUTS
 from dinov3_ref.checkpoints.layouts.official import PERIODS, PeriodRounding, round_to_bf16
-from dinov3_ref.checkpoints.layouts.timm import TimmLayout
 from dinov3_ref.checkpoints.load import load_checkpoint
 from dinov3_ref.checkpoints.sidecars import hf_config, hf_preprocessor, obstacles, timm_config
 from dinov3_ref.errors import CheckpointError, reason_of
 from dinov3_ref.models.config import ConvNeXtConfig
 
 Target = Literal["hf", "timm", "official"]
+TARGETS = get_args(Target)
 
 MAX_SHARD_BYTES = 5 * 10**9  # what the hub and transformers use
 
@@ -69,8 +69,8 @@ def save_checkpoint(
     one file, `torch.save` if `out` ends in .pth and safetensors otherwise, with bf16 periods as released.
     Raises `CheckpointError` if `out` exists or the layout cannot store this model.
     """
-    if to not in WRITERS:
-        raise CheckpointError(f"unknown layout {to!r}; wanted one of {', '.join(WRITERS)}")
+    if to not in TARGETS:
+        raise CheckpointError(f"unknown layout {to!r}; wanted one of {', '.join(TARGETS)}")
     if to != "official" and (reasons := list(obstacles(checkpoint, to))):
         raise CheckpointError(f"the {to} layout cannot hold {checkpoint.source}: {'; '.join(reasons)}")
     out = Path(out)
@@ -78,7 +78,11 @@ def save_checkpoint(
     draft = out.with_name(f".partial-{os.getpid()}-{out.name}")  # ends in out's suffix
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        names = WRITERS[to](checkpoint, draft, max_shard_bytes)
+        names: list[str] = []
+        if to == "official":
+            _write_official(checkpoint, draft)
+        else:
+            names = _write_directory(checkpoint, to, draft, max_shard_bytes)
         _move_into_place(draft, out)
     except OSError as error:
         raise CheckpointError(f"{out} cannot be written: {reason_of(error)}") from error
@@ -87,7 +91,7 @@ def save_checkpoint(
     return [out / name for name in names] if names else [out]
 
 
-def _write_official(checkpoint: Checkpoint, draft: Path, max_shard_bytes: int) -> list[str]:
+def _write_official(checkpoint: Checkpoint, draft: Path) -> None:
     from safetensors.torch import save_file
 
     state = repeat_norm({key: _compact(tensor) for key, tensor in checkpoint.state.items()})
@@ -97,40 +101,24 @@ def _write_official(checkpoint: Checkpoint, draft: Path, max_shard_bytes: int) -
         torch.save(state, draft)
     else:
         save_file(state, draft, metadata={"format": "pt"})
-    return []
 
 
-def _write_hf(checkpoint: Checkpoint, draft: Path, max_shard_bytes: int) -> list[str]:
+def _write_directory(
+    checkpoint: Checkpoint, to: Literal["hf", "timm"], draft: Path, max_shard_bytes: int
+) -> list[str]:
     draft.mkdir()
-    tensors = _renamed(checkpoint, "hf")
-    documents = {
-        "config.json": hf_config(checkpoint),
-        "preprocessor_config.json": hf_preprocessor(checkpoint),
-    }
+    layouts: tuple[Any, ...] = CONVNEXT_LAYOUTS if isinstance(checkpoint.config, ConvNeXtConfig) else LAYOUTS
+    layout = next(layout for layout in layouts if layout.name == to)
+    tensors: dict[str, Tensor] = layout.from_official(checkpoint.state, checkpoint.config)
+    if to == "hf":
+        documents = {
+            "config.json": hf_config(checkpoint),
+            "preprocessor_config.json": hf_preprocessor(checkpoint),
+        }
+    else:
+        documents = {"config.json": timm_config(checkpoint)}
+        max_shard_bytes = sum(tensor.nbytes for tensor in tensors.values())  # timm reads no shards
     return [*_write_shards(tensors, draft, max_shard_bytes), *_write_documents(documents, draft)]
-
-
-def _write_timm(checkpoint: Checkpoint, draft: Path, max_shard_bytes: int) -> list[str]:
-    draft.mkdir()
-    tensors = _renamed(checkpoint, "timm")
-    one_file = sum(tensor.nbytes for tensor in tensors.values())  # timm reads no shards
-    names = _write_shards(tensors, draft, one_file)
-    return [*names, *_write_documents({"config.json": timm_config(checkpoint)}, draft)]
-
-
-def _renamed(checkpoint: Checkpoint, to: Literal["hf", "timm"]) -> dict[str, Tensor]:
-    config = checkpoint.config
-    if isinstance(config, ConvNeXtConfig):
-        layout = next(layout for layout in CONVNEXT_LAYOUTS if layout.name == to)
-        return layout.from_official(checkpoint.state, config)
-    return {"hf": HuggingFaceLayout(), "timm": TimmLayout()}[to].from_official(checkpoint.state, config)  # type: ignore[attr-defined]
-
-
-WRITERS: dict[str, Callable[[Checkpoint, Path, int], list[str]]] = {
-    "hf": _write_hf,
-    "timm": _write_timm,
-    "official": _write_official,
-}
 
 
 def _write_shards(tensors: Mapping[str, Tensor], directory: Path, max_shard_bytes: int) -> list[str]:

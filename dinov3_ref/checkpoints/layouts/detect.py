@@ -6,60 +6,15 @@ that recognises the keys is used. ConvNeXts have their own layouts (`convnext.py
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any, Protocol
-
-from torch import Tensor
+from collections.abc import Collection
 
 from dinov3_ref.checkpoints.layouts.convnext import CONVNEXT_LAYOUTS, ConvNeXtLayout
 from dinov3_ref.checkpoints.layouts.hf import HuggingFaceLayout
 from dinov3_ref.checkpoints.layouts.official import OfficialLayout
 from dinov3_ref.checkpoints.layouts.timm import TimmLayout
-from dinov3_ref.checkpoints.tensor_shapes import Shape
 from dinov3_ref.errors import CheckpointError, ForeignCheckpoint
-from dinov3_ref.models.config import ViTConfig
 
-
-class Layout(Protocol):
-    """One way to name and split the tensors of a DINOv3 ViT."""
-
-    name: str
-    block_prefix: str  # prefix before a block's index
-
-    def recognises(self, keys: Collection[str]) -> bool:
-        """Whether the keys are in this layout."""
-        ...
-
-    def modernise(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors with the layout's current names; older files may use others."""
-        ...
-
-    def spell(self, official_key: str) -> str:
-        """This layout's name of a tensor that it stores unchanged."""
-        ...
-
-    def biases(self, keys: Collection[str]) -> tuple[bool, bool]:
-        """(qkv_bias, mask_k_bias) of a file with these keys."""
-        ...
-
-    def hints(self, sidecars: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """Fields of `ViTConfig` from the JSON files. Raises `CheckpointError` for another kind of model."""
-        ...
-
-    def shapes(self, config: ViTConfig, keys: Collection[str] = ()) -> dict[str, Shape]:
-        """This layout's key -> shape of every tensor; optional tensors only if they are in `keys`."""
-        ...
-
-    def to_official(self, tensors: Mapping[str, Tensor], config: ViTConfig) -> Mapping[str, Tensor]:
-        """Tensors with official names; those that this layout cannot store are missing."""
-        ...
-
-    def from_official(self, state: Mapping[str, Tensor], config: ViTConfig) -> dict[str, Tensor]:
-        """Tensors with this layout's names. Raises `CheckpointError` if it cannot store the model."""
-        ...
-
-
-LAYOUTS: tuple[Layout, ...] = (HuggingFaceLayout(), TimmLayout(), OfficialLayout())
+LAYOUTS: tuple[OfficialLayout, ...] = (HuggingFaceLayout(), TimmLayout(), OfficialLayout())
 
 # (part of a key, what the file is); the first match counts.
 FOREIGN_PARTS: tuple[tuple[str, str], ...] = (
@@ -85,7 +40,7 @@ FOREIGN_FILE_NAMES: dict[str, str] = {
 }
 
 
-def detect_layout(keys: Collection[str], name: str) -> Layout | ConvNeXtLayout:
+def detect_layout(keys: Collection[str], name: str) -> OfficialLayout | ConvNeXtLayout:
     """The layout of these keys. Raises `ForeignCheckpoint`, which names the kind of file if it is known."""
     _refuse_foreign(keys, name)
     for layout in LAYOUTS:

@@ -17,7 +17,14 @@ from torch import Tensor
 
 from dinov3_ref.checkpoints.checkpoint import LazyTensors
 from dinov3_ref.checkpoints.files import json_number
-from dinov3_ref.checkpoints.layouts.official import PERIODS, effective_bias, fuse_bias, has_key_bias, spell
+from dinov3_ref.checkpoints.layouts.official import (
+    OfficialLayout,
+    effective_bias,
+    fuse_bias,
+    has_key_bias,
+    is_derived,
+    spell,
+)
 from dinov3_ref.checkpoints.tensor_shapes import Shape, expected_shapes
 from dinov3_ref.errors import CheckpointError, ForeignCheckpoint
 from dinov3_ref.models.config import ViTConfig
@@ -55,7 +62,7 @@ NORM_BY_EPS = {1e-5: "layernormbf16", 1e-6: "layernorm"}
 FFN_ACTIVATION = {True: "silu", False: "gelu"}  # by use_gated_mlp
 
 
-class HuggingFaceLayout:
+class HuggingFaceLayout(OfficialLayout):
     """`model.safetensors` beside a `config.json` of model_type dinov3_vit."""
 
     name = "hf"
@@ -95,7 +102,7 @@ class HuggingFaceLayout:
                 shapes.update((_projection(block, part, "bias"), (D,)) for part in parts)
             elif key == "mask_token":
                 shapes[self.spell(key)] = (1, 1, D)
-            elif not _dropped(key) or self.spell(key) in keys:
+            elif not is_derived(key) or self.spell(key) in keys:
                 shapes[self.spell(key)] = shape
         return shapes
 
@@ -131,7 +138,7 @@ class HuggingFaceLayout:
                 tensors.update((_projection(block, part, "bias"), thirds[part]) for part in parts)
             elif key == "mask_token":
                 tensors[self.spell(key)] = tensor.unsqueeze(1)
-            elif not _dropped(key):
+            elif not is_derived(key):
                 tensors[self.spell(key)] = tensor
         return tensors
 
@@ -165,12 +172,3 @@ def config_hints(config: Mapping[str, Any]) -> dict[str, Any]:
 def _projection(block: str, part: str, param: str) -> str:
     """("blocks.3.attn.", "q", "weight") -> "layer.3.attention.q_proj.weight"."""
     return f"layer.{block.split('.')[1]}.attention.{part}_proj.{param}"
-
-
-def _dropped(official_key: str) -> bool:
-    """Whether this layout cannot store a tensor."""
-    return (
-        official_key == PERIODS
-        or official_key.endswith("bias_mask")
-        or official_key.startswith("local_cls_norm")
-    )

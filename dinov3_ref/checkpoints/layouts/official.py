@@ -21,6 +21,8 @@ from dinov3_ref.checkpoints.tensor_shapes import Shape, expected_shapes
 from dinov3_ref.layers.rope_position_encoding import RopePositionEmbedding
 from dinov3_ref.models.config import ViTConfig
 
+PERIODS = "rope_embed.periods"
+PeriodRounding = Literal["bf16", "fp32"]
 _OFFICIAL_KEY = re.compile(
     r"(?:(?P<blocks>blocks)\.(?P<index>\d+)\.)?(?P<stem>.+?)(?P<param>\.weight|\.bias)?"
 )
@@ -70,9 +72,6 @@ def fuse_bias(q: Tensor, k: Tensor | None, v: Tensor) -> Tensor:
     return torch.cat((q, torch.zeros_like(q) if k is None else k, v))
 
 
-PeriodRounding = Literal["bf16", "fp32"]
-
-
 def rope_periods(config: ViTConfig, rounding: PeriodRounding = "bf16") -> Tensor:
     """Periods [d/4], fp32: exact ("fp32": Hugging Face, timm) or rounded to bfloat16 ("bf16": official)."""
     rope = RopePositionEmbedding(
@@ -99,40 +98,54 @@ def is_computed(periods: Tensor, config: ViTConfig) -> bool:
     return torch.equal(periods, round_to_bf16(exact)) or torch.allclose(periods, exact, rtol=1e-6, atol=0.0)
 
 
-PERIODS = "rope_embed.periods"
+def is_derived(official_key: str) -> bool:
+    """Whether only official files have a tensor: it is computed, or inference does not use it."""
+    return (
+        official_key == PERIODS
+        or official_key.endswith("bias_mask")
+        or official_key.startswith("local_cls_norm")
+    )
 
 
 class OfficialLayout:
-    """The official key names, to which all other layouts are converted."""
+    """The official key names, to which all other layouts are converted; base class of those of ViTs."""
 
     name = "official"
-    block_prefix = "blocks."
+    block_prefix = "blocks."  # before a block's index
 
     def recognises(self, keys: Collection[str]) -> bool:
+        """Whether the keys are in this layout."""
         return "storage_tokens" in keys or any(key.endswith("attn.qkv.weight") for key in keys)
 
     def modernise(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors with the layout's current names; older files may use others."""
         return dict(tensors)
 
     def spell(self, official_key: str) -> str:
+        """This layout's name of a tensor that it stores unchanged."""
         return official_key
 
     def biases(self, keys: Collection[str]) -> tuple[bool, bool]:
+        """(qkv_bias, mask_k_bias) of a file with these keys."""
         masked = any(key.endswith("attn.qkv.bias_mask") for key in keys)
         biased = masked or any(key.endswith("attn.qkv.bias") for key in keys)
         return biased, masked or not biased
 
     def hints(self, sidecars: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """Fields of `ViTConfig` from the JSON files. Raises `CheckpointError` for another kind of model."""
         return {}
 
     def shapes(self, config: ViTConfig, keys: Collection[str] = ()) -> dict[str, Shape]:
+        """This layout's key -> shape of every tensor; optional tensors only if they are in `keys`."""
         shapes = expected_shapes(config)
         if PERIODS not in keys:  # optional: some files lack it, and it can be computed
             del shapes[PERIODS]
         return shapes
 
-    def to_official(self, tensors: Mapping[str, Tensor], config: ViTConfig) -> dict[str, Tensor]:
+    def to_official(self, tensors: Mapping[str, Tensor], config: ViTConfig) -> Mapping[str, Tensor]:
+        """Tensors with official names; those that this layout cannot store are missing."""
         return dict(tensors)
 
     def from_official(self, state: Mapping[str, Tensor], config: ViTConfig) -> dict[str, Tensor]:
+        """Tensors with this layout's names. Raises `CheckpointError` if it cannot store the model."""
         return dict(state)

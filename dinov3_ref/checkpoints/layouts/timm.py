@@ -13,11 +13,12 @@ from torch import Tensor
 
 from dinov3_ref.checkpoints.files import json_number, json_object
 from dinov3_ref.checkpoints.layouts.official import (
-    PERIODS,
+    OfficialLayout,
     effective_bias,
     fuse_bias,
     has_key_bias,
     has_qkv_bias,
+    is_derived,
     spell,
 )
 from dinov3_ref.checkpoints.tensor_shapes import Shape, expected_shapes
@@ -40,17 +41,13 @@ HINTS: dict[str, tuple[str, Callable[[float], float]]] = {
 }
 
 
-class TimmLayout:
+class TimmLayout(OfficialLayout):
     """`model.safetensors` of huggingface.co/timm, or a state dict of `timm.create_model`."""
 
     name = "timm"
-    block_prefix = "blocks."
 
     def recognises(self, keys: Collection[str]) -> bool:
         return "reg_token" in keys or any(key.endswith(".gamma_1") for key in keys)
-
-    def modernise(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return dict(tensors)
 
     def spell(self, official_key: str) -> str:
         return spell(official_key, STEMS)
@@ -101,8 +98,4 @@ class TimmLayout:
 
 def _dropped(official_key: str) -> bool:
     """Whether this layout cannot store a tensor."""
-    return (
-        official_key in ("mask_token", PERIODS)
-        or official_key.endswith("bias_mask")
-        or official_key.startswith("local_cls_norm")
-    )
+    return official_key == "mask_token" or is_derived(official_key)
