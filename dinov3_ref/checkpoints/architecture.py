@@ -86,9 +86,8 @@ def name_architecture(config: ModelConfig, *, biases_may_lack: bool) -> tuple[st
     """
     if isinstance(config, ConvNeXtConfig):
         shapes = expected_shapes(config)
-        return next(
-            (arch for arch in CONVNEXTS if expected_shapes(CONVNEXTS[arch]) == shapes), CUSTOM
-        ), config
+        same = (arch for arch, known in CONVNEXTS.items() if expected_shapes(known) == shapes)
+        return next(same, CUSTOM), config
     wanted = _core_shapes(config)
     for arch, known in VITS.items():
         lacking = biases_may_lack and not config.qkv_bias and known.qkv_bias

@@ -46,7 +46,9 @@ def read_checkpoint(path: Path) -> RawCheckpoint:
             tree, digest = _read_shards(weights)
         else:
             tree, digest = _read_file(weights), sha256_of(weights)
-        sidecars = _read_sidecars(weights.parent) if weights.name in WEIGHTS_NAMES or path.is_dir() else {}
+        own_folder = weights.name in WEIGHTS_NAMES or path.is_dir()
+        beside = [weights.parent / name for name in SIDECAR_NAMES] if own_folder else []
+        sidecars = {file.name: _read_json(file) for file in beside if file.is_file()}
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {reason_of(error)}") from error
     return RawCheckpoint(path, tree, digest, sidecars)
@@ -172,10 +174,6 @@ def _check_against_index(tensors: Mapping[str, Any], weight_map: Mapping[str, An
     if wrong:
         where = "only in the index" if wrong[0] in promised else "only in the shard"
         raise KeyMismatch(f"{path} and its index disagree on {len(wrong)} tensors: {wrong[0]} is {where}")
-
-
-def _read_sidecars(directory: Path) -> dict[str, dict[str, Any]]:
-    return {name: _read_json(directory / name) for name in SIDECAR_NAMES if (directory / name).is_file()}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from dinov3_ref.checkpoints.hub import Fetched
 from dinov3_ref.checkpoints.layouts.convnext import ConvNeXtLayout, check_repeated_norm, infer_convnext
 from dinov3_ref.checkpoints.layouts.detect import detect_layout
 from dinov3_ref.checkpoints.layouts.official import PERIODS, PeriodRounding, key_mask, rope_periods
-from dinov3_ref.checkpoints.tensor_shapes import Shape, check_keys, check_values, expected_shapes
+from dinov3_ref.checkpoints.tensor_shapes import check_keys, check_values, expected_shapes
 from dinov3_ref.checkpoints.unwrap import unwrap
 from dinov3_ref.models.backbone import Backbone
 from dinov3_ref.models.config import ConvNeXtConfig, ModelConfig, ViTConfig
@@ -72,14 +72,9 @@ def load_checkpoint(
     if arch is not None:
         check_architecture(arch, checkpoint.arch, checkpoint.dataset, checkpoint.config, name)
     state, filled = _complete(found, checkpoint.config, periods)
-    notes = [
-        *(fetched.notes if fetched else ()),
-        *notes,
-        *checkpoint.notes,
-        *filled,
-        *_precision_notes(state),
-    ]
-    return replace(checkpoint, state=state, notes=tuple(notes))
+    of_fetch = fetched.notes if fetched else ()
+    every_note = (*of_fetch, *notes, *checkpoint.notes, *filled, *_precision_notes(state))
+    return replace(checkpoint, state=state, notes=every_note)
 
 
 def build_model(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Backbone:
@@ -156,18 +151,15 @@ def _complete(
             continue
         assert isinstance(config, ViTConfig)  # a ConvNeXt's layouts drop nothing
         suffix = next(end for end in DEFAULTS if key.endswith(end))
-        state[key] = _default(suffix, shape, config, periods)
+        if suffix == PERIODS:
+            state[key] = rope_periods(config, periods)
+        elif suffix == "qkv.bias_mask":
+            state[key] = key_mask(config.embed_dim)
+        else:
+            state[key] = torch.full(shape, float(suffix == "local_cls_norm.weight"))
         base = config.pos_embed_rope_base or 0.0
         notes[DEFAULTS[suffix].format(base=base, rounding=ROUNDING_WORDS[periods])] = None
     return LazyTensors(state), list(notes)
-
-
-def _default(suffix: str, shape: Shape, config: ViTConfig, periods: PeriodRounding) -> Tensor:
-    if suffix == PERIODS:
-        return rope_periods(config, periods)
-    if suffix == "qkv.bias_mask":
-        return key_mask(config.embed_dim)
-    return torch.ones(shape) if suffix == "local_cls_norm.weight" else torch.zeros(shape)
 
 
 def _precision_notes(state: Mapping[str, Tensor]) -> list[str]:

@@ -60,11 +60,7 @@ class LinearKMaskedBias(nn.Linear):
     bias_mask: Tensor
 
     def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        device: torch.device | str | None = None,
+        self, in_features: int, out_features: int, bias: bool = True, device: torch.device | str | None = None
     ) -> None:
         if out_features % 3:
             raise ValueError(f"out_features {out_features} is not a multiple of 3; q, k and v share it")
@@ -203,10 +199,7 @@ class CausalSelfAttention(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
 
     def init_weights(
-        self,
-        init_attn_std: float | None = None,
-        init_proj_std: float | None = None,
-        factor: float = 1.0,
+        self, init_attn_std: float | None = None, init_proj_std: float | None = None, factor: float = 1.0
     ) -> None:
         """Initialise qkv with std D^-0.5, proj with that std · factor, biases with 0."""
         attn_std = init_attn_std or self.dim**-0.5

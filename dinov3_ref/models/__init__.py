@@ -4,13 +4,7 @@ from dinov3_ref.models.attention_maps import attention_maps, record_attention
 from dinov3_ref.models.backbone import Backbone, input_channels, named_blocks, stride_of
 from dinov3_ref.models.build import build_model, build_model_for_eval, build_model_from_cfg
 from dinov3_ref.models.config import ConvNeXtConfig, ModelConfig, ViTConfig
-from dinov3_ref.models.convnext import (
-    ConvNeXt,
-    convnext_base,
-    convnext_large,
-    convnext_small,
-    convnext_tiny,
-)
+from dinov3_ref.models.convnext import ConvNeXt, convnext_base, convnext_large, convnext_small, convnext_tiny
 from dinov3_ref.models.released import ARCHITECTURES, RELEASED, ReleasedModel, find_released, get_architecture
 from dinov3_ref.models.vision_transformer import (
     DinoVisionTransformer,

@@ -16,10 +16,9 @@ from dinov3_ref.models.config import ConvNeXtConfig
 from dinov3_ref.models.convnext import ConvNeXt
 from dinov3_ref.models.released import ARCHITECTURES, CONVNEXTS
 
-# Sizes of each family: None means the architecture's own.
+# Options for which None means the architecture's own; the first two are the sizes of each family.
 VIT_SIZES = ("embed_dim", "depth", "num_heads")
 CONVNEXT_SIZES = ("depths", "dims")
-# All options of a ViT for which None means the architecture's own.
 ARCH_DECIDES = (*VIT_SIZES, "ffn_layer", "ffn_ratio")
 # Options of the student that name the source of its weights.
 WEIGHTS = ("pretrained_weights", "resume_from_teacher_chkpt")
@@ -70,9 +69,7 @@ def build_model_from_cfg(
 
 
 def build_model_for_eval(
-    config: Any,
-    pretrained_weights: str | Path | None,
-    shard_unsharded_model: bool = False,
+    config: Any, pretrained_weights: str | Path | None, shard_unsharded_model: bool = False
 ) -> Backbone:
     """The model in eval mode, with the weights of a checkpoint in any layout (`checkpoints/`).
 

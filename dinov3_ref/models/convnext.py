@@ -113,12 +113,8 @@ class ConvNeXt(ListForward):
         with torch.device(device) if device is not None else nullcontext():
             rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
             starts = accumulate(depths, initial=0)
-            self.downsample_layers = nn.ModuleList(
-                [
-                    _stem(in_chans, dims[0]),
-                    *(_downsampler(dims[i], dims[i + 1]) for i in range(STAGES - 1)),
-                ]
-            )
+            stem, downsamplers = _stem(in_chans, dims[0]), map(_downsampler, dims, dims[1:])
+            self.downsample_layers = nn.ModuleList([stem, *downsamplers])
             self.stages = nn.ModuleList(
                 nn.Sequential(
                     *(Block(dim, rate, layer_scale_init_value) for rate in rates[start : start + depth])
@@ -237,9 +233,8 @@ def _constructor(name: str) -> Callable[..., ConvNeXt]:
         return ConvNeXt(**(shape | kwargs))
 
     build.__name__ = build.__qualname__ = name
-    build.__doc__ = (
-        f"{name}: {', '.join(f'{k} {list(v)}' for k, v in shape.items())}; class defaults otherwise."
-    )
+    sizes = ", ".join(f"{size} {list(values)}" for size, values in shape.items())
+    build.__doc__ = f"{name}: {sizes}; class defaults otherwise."
     return build
 
 

@@ -60,11 +60,9 @@ class Batch:
             )
         indices, weights = fetch("mask_indices_list"), fetch("masks_weight")
         local_crops, teacher_crops = fetch("collated_local_crops"), fetch("collated_global_crops_teacher")
-        if local_crops is not None and len(local_crops) == 0:
-            local_crops = None
         return cls(
             global_crops=global_crops,
-            local_crops=local_crops,
+            local_crops=None if local_crops is None or len(local_crops) == 0 else local_crops,
             masks=masks,
             mask_indices=mask_indices(masks) if indices is None else indices,
             masks_weight=weights_of_masks(masks) if weights is None else weights,

@@ -83,7 +83,7 @@ class SSLMetaArch(TrainingNetworks):
 
         If the batch has `teacher_targets` (`get_targets`), the teacher is not run.
         """
-        batch = self._batch(data)
+        batch = Batch.from_collated(data, next(self.student.parameters()).device)
         scale = self.config.crops.teacher_to_student_resolution_scale
         global_crops = shrink_crops(batch.global_crops, scale)
         teacher_global = data.get(TARGETS)
@@ -115,12 +115,9 @@ class SSLMetaArch(TrainingNetworks):
 
     def get_targets(self, data: Mapping[str, Any], *, teacher_temp: float) -> Outputs:
         """Teacher targets of a collated batch, to share them between students (`get_teacher_output`)."""
-        batch = self._batch(data)
+        batch = Batch.from_collated(data, next(self.student.parameters()).device)
         scale = self.config.crops.teacher_to_student_resolution_scale
         return self._targets_of(batch, self._grid(shrink_crops(batch.global_crops[:1], scale)), teacher_temp)
-
-    def _batch(self, data: Mapping[str, Any]) -> Batch:
-        return Batch.from_collated(data, next(self.student.parameters()).device)
 
     def _targets_of(self, batch: Batch, student_grid: Grid, teacher_temp: float) -> Outputs:
         return self.get_teacher_output(

@@ -12,7 +12,7 @@ from dinov3_ref.checkpoints.layouts.convnext import CONVNEXT_LAYOUTS, ConvNeXtLa
 from dinov3_ref.checkpoints.layouts.hf import HuggingFaceLayout
 from dinov3_ref.checkpoints.layouts.official import OfficialLayout
 from dinov3_ref.checkpoints.layouts.timm import TimmLayout
-from dinov3_ref.errors import CheckpointError, ForeignCheckpoint
+from dinov3_ref.errors import ForeignCheckpoint
 
 LAYOUTS: tuple[OfficialLayout, ...] = (HuggingFaceLayout(), TimmLayout(), OfficialLayout())
 
@@ -42,13 +42,11 @@ FOREIGN_FILE_NAMES: dict[str, str] = {
 
 def detect_layout(keys: Collection[str], name: str) -> OfficialLayout | ConvNeXtLayout:
     """The layout of these keys. Raises `ForeignCheckpoint`, which names the kind of file if it is known."""
-    _refuse_foreign(keys, name)
-    for layout in LAYOUTS:
+    if what := _foreign(keys, name):
+        raise ForeignCheckpoint(f"{name} is {what}; wanted a DINOv3 backbone")
+    for layout in (*LAYOUTS, *CONVNEXT_LAYOUTS):
         if layout.recognises(keys):
             return layout
-    for convnext in CONVNEXT_LAYOUTS:
-        if convnext.recognises(keys):
-            return convnext
     sample = ", ".join(sorted(keys)[:3])
     raise ForeignCheckpoint(
         f"{name} is not a DINOv3 backbone in the official, Hugging Face or timm layout: {len(keys)} tensors, "
@@ -56,21 +54,12 @@ def detect_layout(keys: Collection[str], name: str) -> OfficialLayout | ConvNeXt
     )
 
 
-def _refuse_foreign(keys: Collection[str], name: str) -> None:
-    """Raise `ForeignCheckpoint` for known models and heads that are not DINOv3 backbones."""
-    for part, what in FOREIGN_FILE_NAMES.items():
-        if part in name and not _has_backbone(keys):
-            raise _foreign(name, f"{what} without its backbone")
+def _foreign(keys: Collection[str], name: str) -> str | None:
+    """What a known model or head is that is no DINOv3 backbone, or None."""
+    if not any(key.endswith(("cls_token", "downsample_layers.0.0.weight")) for key in keys):
+        for part, what in FOREIGN_FILE_NAMES.items():
+            if part in name:
+                return f"{what} without its backbone"
     if "register_tokens" in keys and "pos_embed" in keys:
-        raise _foreign(name, "DINOv2 with registers")
-    for part, what in FOREIGN_PARTS:
-        if any(part in key for key in keys):
-            raise _foreign(name, what)
-
-
-def _has_backbone(keys: Collection[str]) -> bool:
-    return any(key.endswith(("cls_token", "downsample_layers.0.0.weight")) for key in keys)
-
-
-def _foreign(name: str, what: str) -> CheckpointError:
-    return ForeignCheckpoint(f"{name} is {what}; wanted a DINOv3 backbone")
+        return "DINOv2 with registers"
+    return next((what for part, what in FOREIGN_PARTS if any(part in key for key in keys)), None)
