@@ -1,7 +1,4 @@
-"""LayerScale: a learned gain per channel on a residual branch.
-
-Source: Touvron et al., arXiv:2103.17239; docs/spec.md 2.7.
-"""
+"""LayerScale: a learned gain per channel on a residual branch (arXiv:2103.17239; docs/spec.md 2.7)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""DINO loss: the student's CLS token predicts the teacher's, across crops.
-
-Source: Caron et al., arXiv:2104.14294; docs/spec.md 4.4.
+"""DINO loss: the student's CLS predicts the teacher's, across crops (arXiv:2104.14294; docs/spec.md 4.4).
 
 Shapes: S student crops, T teacher crops, B images, K prototypes.
 """

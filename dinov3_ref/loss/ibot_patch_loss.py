@@ -1,7 +1,6 @@
 """iBOT loss: the student predicts the teacher's patch tokens at masked positions.
 
-Source: Zhou et al., arXiv:2111.07832, section 3.1; docs/spec.md 4.5.
-
+Source: Zhou et al., arXiv:2111.07832; docs/spec.md 4.5.
 Shapes: B images (crops), P patches, M masked patches of the whole batch, K prototypes.
 """
 

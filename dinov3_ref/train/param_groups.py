@@ -1,8 +1,7 @@
 """Parameter groups: learning-rate and weight-decay multipliers per parameter (docs/spec.md 4.10).
 
 A group is a dictionary for the optimiser, with `params`, `name`, `is_last_layer`, `lr_multiplier` and
-`wd_multiplier`. `optimizer.set_rates` applies the multipliers at every step; with `lr` they are applied
-here.
+`wd_multiplier`. `step.set_rates` applies the multipliers at every step; with `lr` they are applied here.
 """
 
 from __future__ import annotations

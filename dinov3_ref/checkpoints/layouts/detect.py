@@ -44,7 +44,8 @@ def detect_layout(keys: Collection[str], name: str) -> OfficialLayout | ConvNeXt
     """The layout of these keys. Raises `ForeignCheckpoint`, which names the kind of file if it is known."""
     if what := _foreign(keys, name):
         raise ForeignCheckpoint(f"{name} is {what}; wanted a DINOv3 backbone")
-    for layout in (*LAYOUTS, *CONVNEXT_LAYOUTS):
+    layouts: tuple[OfficialLayout | ConvNeXtLayout, ...] = (*LAYOUTS, *CONVNEXT_LAYOUTS)
+    for layout in layouts:
         if layout.recognises(keys):
             return layout
     sample = ", ".join(sorted(keys)[:3])
