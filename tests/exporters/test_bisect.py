@@ -163,5 +163,5 @@ def test_an_engine_that_is_not_a_graph(own_bundle: Path) -> None:
 def test_a_graph_without_blocks() -> None:
     node = onnx.helper.make_node("Add", ["pixels", "pixels"], ["cls"], name="tokens/Add")
     graph = onnx.helper.make_graph([node], "g", [], [onnx.helper.make_tensor_value_info("cls", 1, None)])
-    with pytest.raises(BundleError, match="shows no residual stream"):
+    with pytest.raises(BundleError, match="has no recognisable residual stream"):
         stream_values(graph)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dinodeploy.backends.tensorrt.cuda import MENDS, OTHERWISE, Cuda
+from dinodeploy.backends.tensorrt.cuda import FIXES, OTHERWISE, Cuda
 from dinodeploy.errors import UnavailableError
 from tests.dinodeploy.backends.fake_cuda import Error, FakeCuda, Kind, Mode
 
@@ -26,7 +26,7 @@ def test_the_fake_has_the_names_of_the_bindings(bindings: Any) -> None:
     ):
         assert all(hasattr(theirs, member.name) for member in ours)
     assert bindings.cudaStreamNonBlocking == FakeCuda.cudaStreamNonBlocking
-    assert all(hasattr(bindings.cudaError_t, name) for name in MENDS)
+    assert all(hasattr(bindings.cudaError_t, name) for name in FIXES)
     assert int(bindings.cudaStream_t(1234)) == 1234, "TensorRT gets streams as integers"
 
 
@@ -47,7 +47,7 @@ def test_an_error_code_says_where_what_and_what_to_do(error: Error) -> None:
     fake.fail["cudaMalloc", 1] = error
     with pytest.raises(UnavailableError) as caught:
         Cuda(fake).device_memory(16)
-    mend = MENDS.get(error.name, OTHERWISE)
+    mend = FIXES.get(error.name, OTHERWISE)
     wanted = f"the GPU failed at cudaMalloc: something went wrong on the GPU ({error.name}); {mend}"
     assert str(caught.value) == wanted
     assert fake.calls[-1] == "cudaGetLastError", "else the next call would report it again"
