@@ -12,9 +12,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 from dinodeploy.bundle.bundle import Bundle
@@ -101,8 +100,8 @@ def export(
     _check_before_export(rope_periods, target, no_engine)
     with step_progress() if progress else nullcontext(_silent) as log:
         log(f"loading {os.fspath(weights)}")
-        where = _Source(os.fspath(weights), arch, dataset, rope_periods, seed, revision, offline)
-        checkpoint, origin = where.load(reach("dinov3_ref.checkpoints", "export"))
+        hub = {"revision": revision, "offline": offline or None}
+        checkpoint, origin = _load_checkpoint(os.fspath(weights), arch, dataset, rope_periods, seed, **hub)
         bundle, notes = exporter.export_checkpoint(
             checkpoint,
             Path(out or f"{checkpoint.arch}-{precision}"),
@@ -204,31 +203,18 @@ def _head(head: str, config: Any) -> Any:
     return find_head(head, config.embed_dim, config.depth, config.patch_size)
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Where weights come from."""
-
-    weights: str
-    arch: str | None
-    dataset: str | None
-    periods: str
-    seed: int
-    revision: str | None
-    offline: bool
-
-    def load(self, checkpoints: ModuleType) -> tuple[Any, str]:
-        """The checkpoint, and its origin: file, hub or random."""
-        if self.weights in (HUB, RANDOM) and self.arch is None:
-            raise MisuseError(f"weights {self.weights!r} need an arch, for instance vit_small")
-        if self.weights == RANDOM:
-            return checkpoints.random_checkpoint(self.arch, self.seed), RANDOM
-        path, origin = Path(self.weights), "file"
-        if self.weights == HUB:
-            origin = HUB
-            path = checkpoints.fetch(
-                self.arch, dataset=self.dataset, revision=self.revision, offline=self.offline or None
-            )
-        return checkpoints.load_checkpoint(path, arch=self.arch, periods=self.periods), origin
+def _load_checkpoint(
+    weights: str, arch: str | None, dataset: str | None, rope_periods: str, seed: int, **hub: Any
+) -> tuple[Any, str]:
+    """The checkpoint, and its origin: file, hub or random."""
+    checkpoints = reach("dinov3_ref.checkpoints", "export")
+    if weights in (HUB, RANDOM) and arch is None:
+        raise MisuseError(f"weights {weights!r} need an arch, for instance vit_small")
+    if weights == RANDOM:
+        return checkpoints.random_checkpoint(arch, seed), RANDOM
+    path = checkpoints.fetch(arch, dataset=dataset, **hub) if weights == HUB else Path(weights)
+    checkpoint = checkpoints.load_checkpoint(path, arch=arch, periods=rope_periods)
+    return checkpoint, HUB if weights == HUB else "file"
 
 
 def _folds(fold: str | Sequence[str], known: tuple[str, ...]) -> tuple[str, ...]:

@@ -25,8 +25,7 @@ from dinodeploy.backends.select import candidates, open_on
 from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, EngineChoice, locate
 from dinodeploy.bundle.manifest import Manifest
 from dinodeploy.errors import JudgementError, MisuseError, OutsideProfileError
-from dinodeploy.images.arrays import as_pixels
-from dinodeploy.images.inputs import Channels, ImageInput, is_one_image
+from dinodeploy.images.inputs import Channels, ImageInput, as_pixels, is_one_image
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.golden import GoldenCase, load_golden
 from dinodeploy.parity.judge import Verdict, judge_golden, rejection

@@ -1,18 +1,4 @@
-"""All errors that dinodeploy raises, with the exit code of the command line.
-
-    DinodeployError
-    ├── MisuseError              2  an invalid option, size or path
-    │   ├── OutputExistsError    2  the output exists and --overwrite was not given
-    │   └── OutsideProfileError  2  an input size that the engine was not built for
-    ├── ImageError               2  an image cannot be read (`embed` quarantines it and ends with 5)
-    │   └── ImageTooLargeError   2  an image has more pixels than allowed
-    ├── BundleError              2  not a bundle, or a file of it is missing or malformed
-    │   └── TamperedError        2  a file of a bundle is not the one that was exported
-    ├── JudgementError           1  the judge rejected the engine: it is not the model
-    ├── ExportError              3  the graph or the engine could not be made
-    │   └── LintError            3  the graph breaks a rule that some runtime relies on
-    └── UnavailableError         4  not possible on this machine: missing package, device or version
-        └── BusyError            4  not now: the queue is full
+"""All errors that dinodeploy raises. `exit_code`: of the command line, inherited.
 
 A message is one line: what happened, what was given, what was wanted, how to fix it. `dinov3_ref` has its own
 tree and does not depend on dinodeploy; the command line prints any exception with an `exit_code` as one line.

@@ -13,7 +13,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from dinodeploy.parity.check import check_bundle
-from dinodeploy.parity.judge import Verdict
 
 SHOWN = 8  # failures listed in a message
 
@@ -26,15 +25,10 @@ def assert_parity(bundle: str | Path, *, threads: int | None = None) -> None:
     __tracebackhide__ = True  # pytest then shows the caller's line
     engine, receipt, verdict = check_bundle(bundle, threads=threads)
     if not verdict.passed:
-        head = f"{engine.path} is not the model ({verdict.recipe}, {receipt.runtime}, {receipt.device})"
-        raise AssertionError("\n".join([head, *_lines(verdict)]))
-
-
-def _lines(verdict: Verdict) -> list[str]:
-    failures = verdict.failures
-    places = [f"{m.case}/{m.output}" for m in failures[:SHOWN]]
-    width = max(map(len, places), default=0)
-    lines = [f"  {place:<{width}}  {m.sentence}" for place, m in zip(places, failures, strict=False)]
-    more = len(failures) - SHOWN
-    total = f"  {len(failures)} of {len(verdict.measurements)} measurements failed"
-    return [*lines, *([f"  and {more} more"] if more > 0 else []), total]
+        failures, judged = verdict.failures, len(verdict.measurements)
+        lines = [f"{engine.path} is not the model ({verdict.recipe}, {receipt.runtime}, {receipt.device})"]
+        width = max((len(f"{m.case}/{m.output}") for m in failures[:SHOWN]), default=0)
+        lines += [f"  {f'{m.case}/{m.output}':<{width}}  {m.sentence}" for m in failures[:SHOWN]]
+        if len(failures) > SHOWN:
+            lines.append(f"  and {len(failures) - SHOWN} more")
+        raise AssertionError("\n".join([*lines, f"  {len(failures)} of {judged} measurements failed"]))

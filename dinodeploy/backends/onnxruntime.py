@@ -2,14 +2,17 @@
 
 ONNX Runtime silently falls back to the CPU when a provider is missing, and node by node even when it is
 there. Neither is accepted here: the requested provider must be the session's first and must run every node
-that does the work (`placement.py`), or the engine is not opened.
+that does the work, or the engine is not opened. A provider leaves the small integer arithmetic on shapes to
+the CPU on purpose; what must not end up there are the operators in `WORK`.
 
 A GPU runs BUNDLE/model.onnx, whose types are the recipe's; a 16-bit recipe's model.cpu.onnx is for CPUs.
 """
 
 from __future__ import annotations
 
+import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,6 @@ import numpy as np
 from dinodeploy.arrays import FloatArray
 from dinodeploy.backends import OpenOptions
 from dinodeploy.backends.parallel import PIXELS_PER_RUN, in_parts, parallel_runs_for
-from dinodeploy.backends.placement import astray, profiled
 from dinodeploy.bundle.manifest import WEIGHTS_FILE
 from dinodeploy.errors import BundleError, UnavailableError, reason_of
 from dinodeploy.hardware.cores import cores, restricted
@@ -33,6 +35,13 @@ LARGE = 4 << 30
 # columns: with more rows than the caches hold, an image costs up to a fifth more (benchmarks/LOG.md).
 PIXELS_AT_ONCE = 320 * 1024
 _PROBE = (1, 3, 32, 48)  # an image of 2 x 3 patches, to see where nodes run
+# The operators of our graphs that do the work, and what ONNX Runtime's optimiser fuses them to.
+WORK = frozenset({
+    "Attention", "BiasGelu", "Conv", "Erf", "FastGelu", "FusedConv", "FusedGemm", "FusedMatMul", "Gelu",
+    "Gemm", "LayerNormalization", "MatMul", "MatMulInteger", "MultiHeadAttention", "NhwcConv",
+    "QLinearMatMul", "QuickGelu", "RMSNormalization", "SimplifiedLayerNormalization",
+    "SkipLayerNormalization", "Softmax",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,7 @@ class Provider:
     name: str
     suffix: str  # of the runtime's name in receipts
     options: dict[str, str]
-    beneath: tuple[str, ...] = ()  # fallback providers; `placement` finds what they run
+    beneath: tuple[str, ...] = ()  # fallback providers; `astray` finds what they run
     fix: str = ""
 
     @property
@@ -198,3 +207,35 @@ def _weight_bytes(engine: Path) -> int:
     """Bytes of a graph and of the bundle's file of weights."""
     files = (engine, engine.with_name(WEIGHTS_FILE))
     return sum(path.stat().st_size for path in files if path.exists())
+
+
+@dataclass(frozen=True)
+class RanNode:
+    """One node as it was run."""
+
+    name: str
+    op: str
+    provider: str
+
+
+def profiled(session: Any, run: Callable[[], object]) -> list[RanNode]:
+    """The nodes that `run` makes `session` run, by its own profile, which ends with this."""
+    try:
+        run()
+    finally:
+        path = Path(session.end_profiling())
+    nodes = []
+    for event in json.loads(path.read_text()):  # in Chrome's trace format
+        arguments = event.get("args", {})
+        if event.get("cat") == "Node" and "provider" in arguments:
+            name = event["name"].removesuffix("_kernel_time")
+            nodes.append(RanNode(name, arguments.get("op_name", ""), arguments["provider"]))
+    return nodes
+
+
+def astray(nodes: list[RanNode], provider: str) -> list[RanNode]:
+    """The nodes that do the work and ran elsewhere than on `provider`.
+
+    Only what ran counts: a graph that one provider took as a whole is one node of that provider.
+    """
+    return [node for node in nodes if node.op in WORK and node.provider != provider]

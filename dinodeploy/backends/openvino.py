@@ -41,10 +41,6 @@ IN_A_ROW = 8  # consecutive runs of another shape before it replaces the oldest
 _MAKING_THE_CORE = threading.Lock()
 
 
-def open_openvino(engine: Path, options: OpenOptions) -> OpenVinoBackend:
-    return OpenVinoBackend(engine, options)
-
-
 class OpenVinoBackend:
     """One ONNX file, compiled once or more. Without `threads`, OpenVINO chooses.
 
@@ -58,7 +54,8 @@ class OpenVinoBackend:
         self._engine = engine
         self._model = self._read()
         self.metadata = _metadata(self._model)
-        recipe = _recipe(self.metadata)
+        facts = json.loads(self.metadata.get(METADATA_KEY, "{}"))
+        recipe = str(facts.get("graph", {}).get("recipe", "fp32"))
         self.parallel_runs = parallel_runs_for(options)
         self.runtime, self._settings = settings(recipe, options.threads, self.parallel_runs)
         self._at_once = PIXELS_PER_RUN if self.parallel_runs > 1 else None
@@ -170,11 +167,6 @@ def _metadata(model: Any) -> dict[str, str]:
     kept = model.get_rt_info()
     framework = kept["framework"] if "framework" in kept else {}  # noqa: SIM401  it has no get
     return {key: str(value.value) for key, value in framework.items()}
-
-
-def _recipe(metadata: dict[str, str]) -> str:
-    facts = json.loads(metadata.get(METADATA_KEY, "{}"))
-    return str(facts.get("graph", {}).get("recipe", "fp32"))
 
 
 def settings(recipe: str, threads: int | None, parallel_runs: int = 1) -> tuple[str, dict[str, Any]]:

@@ -14,7 +14,6 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.bundle import Bundle, open_bundle
@@ -67,8 +66,10 @@ def add_bundle(archive: zipfile.ZipFile, bundle: Bundle, prefix: str = "") -> No
     present = [name for name in EXTRAS if (bundle.root / name).is_file()]
     for name in sorted({*bundle.manifest.files, *present}):
         path = bundle.root / name
-        with path.open("rb") as source:
-            _add(archive, prefix + name, path.stat().st_size, source)
+        entry = _entry(prefix + name)
+        entry.file_size = path.stat().st_size  # zip64 is chosen by it
+        with path.open("rb") as source, archive.open(entry, "w") as target:
+            shutil.copyfileobj(source, target, _CHUNK)
     if LICENCE_FILE not in present:
         text = f"The weights in this bundle:\n\n{bundle.manifest.licence}\n"
         archive.writestr(_entry(prefix + LICENCE_FILE), text)
@@ -172,13 +173,6 @@ def _extract(
             if left < 0:
                 raise BundleError(f"entry {name!r} is larger than the {limit:,} bytes it may have")
             target.write(chunk)
-
-
-def _add(archive: zipfile.ZipFile, name: str, size: int, source: BinaryIO) -> None:
-    entry = _entry(name)
-    entry.file_size = size  # zip64 is chosen by it
-    with archive.open(entry, "w") as target:
-        shutil.copyfileobj(source, target, _CHUNK)
 
 
 def _entry(name: str) -> zipfile.ZipInfo:

@@ -144,7 +144,7 @@ class EngineFacts:
 
 @dataclass(frozen=True)
 class FileFacts:
-    """Hash and size of a file of the bundle."""
+    """Hash and size of a file of a bundle or store."""
 
     sha256: str
     bytes: int

@@ -20,8 +20,7 @@ METRICS = ("relative_frobenius", "cosine", "patch_cosine_p01", "pixel_max")
 
 def export(
     arch: Annotated[
-        str | None,
-        typer.Option(help="vit_small, vit_large …, or a hub name. Default: read from the file."),
+        str | None, typer.Option(help="vit_small, vit_large …, or a hub name. Default: read from the file.")
     ] = None,
     weights: Annotated[
         str, typer.Option(help="Checkpoint file or directory, 'hub', or 'random' for trying things.")
@@ -33,8 +32,7 @@ def export(
     int8: Annotated[bool, typer.Option("--int8", help="Same as --precision int8.")] = False,
     fp8: Annotated[bool, typer.Option("--fp8", help="Same as --precision fp8.")] = False,
     calibration: Annotated[
-        Path | None,
-        typer.Option(help="Images that calibrate int8 and fp8. Default: six photographs."),
+        Path | None, typer.Option(help="Images that calibrate int8 and fp8. Default: six photographs.")
     ] = None,
     calibration_images: Annotated[int, typer.Option(help="Maximum number of calibration images.")] = 128,
     calibration_seed: Annotated[int, typer.Option(help="Seed that picks them if there are more.")] = 0,
@@ -52,8 +50,7 @@ def export(
         bool, typer.Option("--attention", help="Add an output: attention of CLS in the last block, per head.")
     ] = False,
     dataset: Annotated[
-        str | None,
-        typer.Option(help="Input mean and std: lvd1689m or sat493m. Default: from the weights."),
+        str | None, typer.Option(help="Input mean and std: lvd1689m or sat493m. Default: from the weights.")
     ] = None,
     rope_periods: Annotated[
         str,

@@ -108,9 +108,12 @@ def _parse(hint: Any, data: object, where: str, path: str) -> Any:
     return _parse_scalar(hint, data, where, path)
 
 
-def _parse_scalar(hint: Any, data: object, where: str, path: str) -> Any:
+def _parse_scalar(hint: Any, data: Any, where: str, path: str) -> Any:
     if hint is float and type(data) in (int, float):
-        number = _as_float(data)
+        try:
+            number = float(data)
+        except OverflowError:  # an integer that is too large for a double
+            number = math.inf
         if not math.isfinite(number):
             raise _wrong(where, path, data, hint)
         return number
@@ -122,14 +125,6 @@ def _parse_scalar(hint: Any, data: object, where: str, path: str) -> Any:
     if not matches:
         raise _wrong(where, path, data, hint)
     return data
-
-
-def _as_float(number: Any) -> float:
-    """float(number); infinity for an integer that is too large for a double."""
-    try:
-        return float(number)
-    except OverflowError:
-        return math.inf
 
 
 def _parse_union(hint: Any, data: object, where: str, path: str) -> Any:

@@ -1,6 +1,4 @@
-"""Import optional packages late, or say what to install: the runtime reaches the exporters only through
-here.
-"""
+"""Import optional packages late: the runtime reaches the exporters only through here."""
 
 from __future__ import annotations
 
@@ -11,9 +9,7 @@ from dinodeploy.errors import UnavailableError
 
 
 def reach(module: str, purpose: str) -> ModuleType:
-    """Import `module`, which needs torch. Raises UnavailableError with the command that installs what is
-    missing.
-    """
+    """Import `module`, which needs torch. Raises UnavailableError with what to install."""
     try:
         return import_module(module)
     except ModuleNotFoundError as error:

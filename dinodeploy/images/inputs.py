@@ -1,6 +1,6 @@
-"""An image as callers hand it over: a path, URL, bytes, file object, Pillow image or uint8 array.
+"""Images as callers hand them over, and engine inputs as arrays of other libraries, which are not imported.
 
-Shapes: N images, H, W pixels.
+Shapes: N images, B batch, H, W pixels.
 """
 
 from __future__ import annotations
@@ -8,18 +8,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeGuard, cast
+from typing import Any, BinaryIO, Literal, TypeGuard, cast
 
 import numpy as np
 from PIL import Image
 
-from dinodeploy.arrays import ByteArray
-from dinodeploy.errors import ImageError, reason_of
+from dinodeploy.arrays import AnyArray, ByteArray, FloatArray
+from dinodeploy.errors import ImageError, MisuseError, reason_of
 
 ImageInput = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | ByteArray
 Channels = Literal["rgb", "bgr"]
 
 URL_TIMEOUT = 60.0  # seconds for one download, retries included
+_HOST = (1, 3)  # DLPack device types in CPU memory: CPU, and pinned for CUDA
 
 
 def is_one_image(images: ImageInput | Iterable[ImageInput]) -> TypeGuard[ImageInput]:
@@ -62,3 +63,37 @@ def _read(file: BinaryIO) -> bytes:
             f"file object: read() gave {type(content).__name__}, wanted bytes; open it in mode 'rb'"
         )
     return content
+
+
+def as_pixels(pixels: Any, patch_size: int) -> FloatArray:
+    """A numpy array, or any array with DLPack, as engine input: float32 [B,3,H,W], contiguous.
+
+    Shares the caller's memory unless that is not contiguous. Raises MisuseError for another shape, dtype or
+    device, and for a size that is not a multiple of the patch size.
+    """
+    array = _as_array(pixels)
+    if array.dtype != np.float32:
+        raise MisuseError(f"pixels are {array.dtype}; wanted float32, normalised")
+    if array.ndim != 4 or array.shape[1] != 3 or array.shape[0] < 1:
+        raise MisuseError(f"pixels have shape {list(array.shape)}; wanted [B,3,H,W] with B >= 1")
+    height, width = array.shape[2:]
+    if height % patch_size or width % patch_size or not height or not width:
+        raise MisuseError(
+            f"pixels are {height}x{width}; wanted multiples of the patch size {patch_size}: resize or pad"
+        )
+    return np.ascontiguousarray(array)
+
+
+def _as_array(pixels: Any) -> AnyArray:
+    if isinstance(pixels, np.ndarray) or not hasattr(pixels, "__dlpack__"):
+        return np.asarray(pixels)
+    device, number = pixels.__dlpack_device__()
+    if device not in _HOST:
+        raise MisuseError(
+            f"pixels are on device {number} of DLPack type {int(device)}; "
+            "wanted CPU memory: copy them there first"
+        )
+    try:
+        return np.from_dlpack(pixels)
+    except (BufferError, RuntimeError, TypeError) as error:  # torch: a tensor that requires grad, or bfloat16
+        raise MisuseError(f"pixels cannot be shared by DLPack: {reason_of(error)}") from error

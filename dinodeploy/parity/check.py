@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from dinodeploy.bundle.bundle import EngineChoice
 from dinodeploy.embedder import Embedder
@@ -12,26 +13,14 @@ from dinodeploy.parity.receipts import Receipt
 
 
 def check_bundle(
-    engine: str | Path,
-    *,
-    device: str = "auto",
-    threads: int | None = None,
-    weight_budget: int | None = None,
-    require_signature: Path | None = None,
-    log: Callable[[str], None] = lambda _: None,
+    engine: str | Path, *, log: Callable[[str], None] = lambda _: None, **options: Any
 ) -> tuple[EngineChoice, Receipt, Verdict]:
     """Verify every file of a bundle and judge its engine, whatever receipts it has.
 
-    `log` gets a line on what runs where. Raises as `Embedder.open`, but returns a failed verdict.
+    `log` gets a line on what runs where. Other options and errors as of `Embedder.open`; a failed verdict is
+    returned.
     """
-    with Embedder.open(
-        engine,
-        device=device,
-        threads=threads,
-        weight_budget=weight_budget,
-        require_signature=require_signature,
-        allow_unverified=True,
-    ) as embedder:
+    with Embedder.open(engine, allow_unverified=True, **options) as embedder:
         embedder.bundle.verify()
         verdict = embedder.check()
         log(embedder.choice)

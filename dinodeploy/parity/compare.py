@@ -11,7 +11,7 @@ are compared with one table of limits. Shapes: N images, D embed_dim.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from dinodeploy.arrays import FloatArray
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import ImageError, MisuseError
 from dinodeploy.images.open import open_image
-from dinodeploy.parity.judge import cosine
+from dinodeploy.parity.judge import cosine, unit_rows
 
 Advance = Callable[[int, int], None]  # (embedded, failed) so far
 
@@ -107,20 +107,10 @@ def compare(
         ids, skipped, index, queries = _embed_both(a, b, images, advance)
     _enough(len(ids), k)
     cosines = cosine(index.astype(np.float64), queries.astype(np.float64))
-    values = {
-        "cosine_min": float(cosines.min()),
-        "cosine_mean": float(cosines.mean()),
-        "recall": search_recall(index, queries, k),
-    }
+    values = (float(cosines.min()), float(cosines.mean()), search_recall(index, queries, k))
     findings = tuple(
-        Finding(
-            row.metric,
-            values[row.metric] if np.isfinite(values[row.metric]) else None,
-            row.at_least,
-            values[row.metric] >= row.at_least,
-            row.reason,
-        )
-        for row in CRITERIA
+        Finding(c.metric, value if np.isfinite(value) else None, c.at_least, value >= c.at_least, c.reason)
+        for c, value in zip(CRITERIA, values, strict=True)
     )
     few = f"{len(ids)} images for {k} neighbours: recall says little below {FEW * k}"
     return Comparison(
@@ -141,7 +131,7 @@ def search_recall(index: FloatArray, queries: FloatArray, k: int) -> float:
 
     By cosine; a row never counts as its own neighbour. Needs N > k.
     """
-    index, queries = _unit(index), _unit(queries)
+    index, queries = unit_rows(index), unit_rows(queries)
     shared = 0
     for start in range(0, len(index), QUERIES):
         rows = np.arange(start, min(start + QUERIES, len(index)))
@@ -155,11 +145,6 @@ def _nearest(queries: FloatArray, index: FloatArray, rows: NDArray[np.intp], k: 
     similarity = queries @ index.T
     similarity[np.arange(len(rows)), rows] = -np.inf
     return np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-
-
-def _unit(rows: FloatArray) -> FloatArray:
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
 
 
 def _enough(images: int, k: int) -> None:
@@ -177,9 +162,9 @@ def _embed_both(
     ids: list[str] = []
     skipped: list[str] = []
     rows: tuple[list[FloatArray], list[FloatArray]] = ([], [])
-    for chunk in _chunks(images):
+    for start in range(0, len(images), CHUNK):
         opened = []
-        for id_ in chunk:
+        for id_ in images[start : start + CHUNK]:
             try:
                 opened.append(open_image(id_))
                 ids.append(id_)
@@ -190,8 +175,3 @@ def _embed_both(
         advance(len(ids), len(skipped))
     index, queries = (np.concatenate(side) for side in rows)
     return ids, skipped, index, queries
-
-
-def _chunks(images: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(images), CHUNK):
-        yield images[start : start + CHUNK]

@@ -143,9 +143,8 @@ def load_golden(path: Path) -> list[GoldenCase]:
 
 
 def _traces(stages: dict[int, dict[str, AnyArray]], where: str) -> tuple[Trace, ...]:
-    if any(parts.keys() != set(_TRACE) for parts in stages.values()) or set(stages) != set(
-        range(len(stages))
-    ):
+    whole = all(parts.keys() == set(_TRACE) for parts in stages.values())
+    if not whole or sorted(stages) != list(range(len(stages))):
         raise BundleError(f"{where}: its trace is incomplete; wanted {', '.join(_TRACE)} (of every stage)")
     try:
         return tuple(Trace(**stages[stage]) for stage in range(len(stages)))

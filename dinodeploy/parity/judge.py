@@ -54,9 +54,8 @@ PIXEL_THRESHOLDS: tuple[Threshold, ...] = (
 # models of S, B and L width (fp16, bf16: tests/exporters/precision/test_recipes.py).
 THRESHOLDS: dict[str, tuple[Threshold, ...]] = {
     "fp32": (
-        Threshold(
-            "cosine", 0.999999, 0.9999999, at_least=True
-        ),  # smallest over CLS / storage tokens / mean patch
+        # cosine: the smallest over CLS, storage tokens and mean patch
+        Threshold("cosine", 0.999999, 0.9999999, at_least=True),
         Threshold("patch_cosine_p01", 0.999999, 0.9999999, at_least=True),
         Threshold("relative_frobenius", 1e-5, 1.4e-6),
         Threshold("nearest_neighbour", 1.0, 1.0, at_least=True),
@@ -91,26 +90,17 @@ THRESHOLDS: dict[str, tuple[Threshold, ...]] = {
 # classifier tells images apart that a planted model embeds almost equally, and so magnifies errors of the
 # features: under fp8, 0.33 and five of seven photographs in their class, which is refused. 8 bits: lively.
 HEAD_THRESHOLDS: dict[str, tuple[Threshold, ...]] = {
-    "fp32": (
-        Threshold("head_error", 4e-5, 4.2e-6),
-        Threshold("class_agreement", 0.9999, 1.0, at_least=True),
-    ),
-    "fp16": (
-        Threshold("head_error", 0.1, 3.2e-2),
-        Threshold("class_agreement", 0.999, 1.0, at_least=True),
-    ),
-    "bf16": (
-        Threshold("head_error", 0.3, 0.105),
-        Threshold("class_agreement", 0.99, 1.0, at_least=True),
-    ),
-    "int8": (
-        Threshold("head_error", 0.15, 3.5e-2),
-        Threshold("class_agreement", 0.9, 1.0, at_least=True),
-    ),
-    "fp8": (
-        Threshold("head_error", 0.25, 6.5e-2),
-        Threshold("class_agreement", 0.9, 1.0, at_least=True),
-    ),
+    recipe: (
+        Threshold("head_error", error, measured),
+        Threshold("class_agreement", agreement, 1.0, at_least=True),
+    )
+    for recipe, error, measured, agreement in (
+        ("fp32", 4e-5, 4.2e-6, 0.9999),
+        ("fp16", 0.1, 3.2e-2, 0.999),
+        ("bf16", 0.3, 0.105, 0.99),
+        ("int8", 0.15, 3.5e-2, 0.9),
+        ("fp8", 0.25, 6.5e-2, 0.9),
+    )
 }
 TIE = 0.1  # of the logits' size: classes that the reference rates so close to its best count as agreeing
 PATCH_METRICS = frozenset({"patch_cosine_p01"})  # which an engine without patches cannot have
@@ -299,6 +289,12 @@ def cosine(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float
     return np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
 
 
+def unit_rows(rows: FloatArray) -> FloatArray:
+    """Each vector (the last axis) divided by its length; a vector of zeros stays."""
+    lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+
+
 def knn_agreement(got: FloatArray, wanted: FloatArray, k: int) -> float:
     """Share of the k nearest neighbours (by cosine, self excluded) that two embeddings [N,D] agree on.
 
@@ -308,9 +304,7 @@ def knn_agreement(got: FloatArray, wanted: FloatArray, k: int) -> float:
         return 1.0
     neighbours = []
     for rows in (got, wanted):
-        norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        unit = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
-        similarity = unit @ unit.T
+        similarity = (unit := unit_rows(rows)) @ unit.T
         np.fill_diagonal(similarity, -np.inf)
         neighbours.append(np.argsort(-similarity, axis=1, kind="stable")[:, :k])
     shared = [len(set(a) & set(b)) for a, b in zip(*neighbours, strict=True)]
@@ -337,9 +331,7 @@ def _unmeasured(case: str, output: str, metric: str, note: str) -> Measurement:
 
 
 def judge_golden(cases: Sequence[GoldenCase], run: Run, manifest: Manifest) -> Verdict:
-    """Judge `run` on golden cases, with the runtime's preprocessing and the thresholds of the manifest's
-    recipe.
-    """
+    """Judge `run` on golden cases, with the manifest's preprocessing and recipe."""
     head = manifest.head
     return judge(
         cases,

@@ -86,16 +86,10 @@ def find_receipt(engine: EngineChoice, runtime: str, device: str) -> Receipt | N
     """A receipt that holds for every output of this engine on this runtime and device, or None."""
     manifest = engine.manifest
     hashes = manifest.engine_sha256(engine.file), manifest.files[GOLDEN_FILE].sha256
-    key = (engine.file, *hashes, runtime, device)
+    key = (engine.file, runtime, device, *hashes)
     for path in _places(engine.bundle):
         for receipt in _read(path):
-            found = (
-                receipt.engine,
-                receipt.engine_sha256,
-                receipt.golden_sha256,
-                receipt.runtime,
-                receipt.device,
-            )
+            found = (*_valid_for(receipt), receipt.engine_sha256, receipt.golden_sha256)
             same = found == key and receipt.recipe == manifest.graph.recipe
             if same and receipt.outputs.issuperset(engine.outputs) and receipt.holds():
                 return receipt

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -188,22 +189,17 @@ def embed_images(
         plan = _plan(source, embedder, steps, options, log)
         if options.cluster is None:
             with Store(options.out, plan, part=options.part, overwrite=options.overwrite) as store:
-                report = _run(
+                make = partial(
+                    embed_source,
+                    embedder,
+                    source,
                     store,
+                    steps,
                     options.batch,
-                    lambda advance: embed_source(
-                        embedder,
-                        source,
-                        store,
-                        steps,
-                        batch_size=options.batch,
-                        workers=options.workers,
-                        time_limit=options.time_limit,
-                        advance=advance,
-                    ),
-                    progress,
-                    log,
+                    options.workers,
+                    options.time_limit,
                 )
+                report = _run(store, options.batch, make, progress, log)
                 manifest = store.finish()
         else:
             job = Job(
@@ -274,15 +270,13 @@ def _run(
     if batch is not None and batch != store.plan.batch:
         log(f"[batch] began with {store.plan.batch}, continues with {batch}: last bits may differ")
     try:
-        with image_progress(todo) if progress else nullcontext(_ignore) as advance:
+        silent = nullcontext(lambda done, failed, bottleneck="": None)
+        with image_progress(todo) if progress else silent as advance:
             return make(advance)
     except KeyboardInterrupt:
         if done := count_finished(store.out):
             log(f"[resume] {done} of {store.plan.shards} shards are kept; the same command resumes")
         raise
-
-
-def _ignore(done: int, failed: int, bottleneck: str = "") -> None: ...
 
 
 def _run_on_cluster(

@@ -23,6 +23,7 @@ from dinodeploy.images.batches import batches_of_one_size, gather_by_size
 from dinodeploy.images.inputs import Channels, ImageInput, as_source
 from dinodeploy.images.open import open_image, open_reduced
 from dinodeploy.images.preprocess import Preprocess
+from dinodeploy.parity.judge import unit_rows
 from dinodeploy.pipeline.pooling import Outputs, pick, with_pooled
 
 Encoded = tuple[int, "FloatArray | ImageError"]  # index of an image, and its row or why it has none
@@ -154,11 +155,7 @@ class Encoding:
         return row
 
     def _finish(self, row: FloatArray) -> FloatArray:
-        """Normalised if asked: each vector (the last axis) divided by its length."""
-        if not self.normalize:
-            return row
-        length = np.linalg.norm(row, axis=-1, keepdims=True)
-        return np.divide(row, length, out=np.zeros_like(row), where=length > 0)
+        return unit_rows(row) if self.normalize else row
 
     def _shape(self) -> tuple[int, ...]:
         """The shape of a row at the input size."""
@@ -182,7 +179,7 @@ def embed_all(
     if sessions == 1:
         outputs: Iterable[Outputs] = map(embedder.run, batches)
     else:
-        from dinodeploy.backends.ordered import run_in_order  # imports thread pools
+        from dinodeploy.pipeline.run_batches import run_in_order  # imports thread pools
 
         outputs = run_in_order(embedder.run, batches, sessions)
     for made in outputs:

@@ -60,7 +60,6 @@ def embed_source(
     source: Source,
     store: Store,
     preprocess: Preprocess,
-    *,
     batch_size: int | None = None,
     workers: int | None = None,
     time_limit: float = TIME_LIMIT,

@@ -6,21 +6,23 @@ Shapes: B batch, H, W input pixels.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
 from dinodeploy.arrays import FloatArray
-from dinodeploy.backends.ordered import run_in_order
 from dinodeploy.embedder import Embedder
 from dinodeploy.pipeline.decode import Decoded
 from dinodeploy.pipeline.pooling import Outputs
 from dinodeploy.pipeline.stages import Stages
 
 Batch = list[Decoded]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -61,3 +63,27 @@ def run_batches(
 def stack(batch: Batch) -> FloatArray:
     """The pixels of a batch, [B,3,H,W]."""
     return np.stack([item.pixels for item in batch if item.pixels is not None])
+
+
+def run_in_order(
+    run: Callable[[Item], Result],
+    items: Iterable[Item],
+    threads: int,
+    wait: Callable[[Future[Result]], Result] = Future.result,
+) -> Iterator[Result]:
+    """`run(item)` for every item on `threads` threads; results come in the order of the items.
+
+    One more item per thread is pending: a thread that finishes early waits neither for the oldest item nor
+    for the next one to be made. `wait` waits for a result. An exception in an item ends the iteration.
+    """
+    running: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="parallel-run") as pool:
+        try:
+            for item in items:
+                running.append(pool.submit(run, item))
+                while len(running) > 2 * threads - 1:
+                    yield wait(running.popleft())
+            while running:
+                yield wait(running.popleft())
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

@@ -70,18 +70,16 @@ def read_manifest(root: Path) -> StoreManifest:
     """embeddings.json of a store. Raises BundleError; for an unfinished store, with its progress."""
     path = root / FILE_NAME
     if not path.is_file():
-        raise BundleError(_why_absent(root))
+        plan = read_plan(root)
+        if plan is None:
+            raise BundleError(
+                f"{root} holds no {FILE_NAME}, wanted a directory that `dinodeploy embed` wrote"
+            )
+        raise BundleError(
+            f"{root} is not complete: {count_finished(root)} of {plan.shards} shards; "
+            "run the same `dinodeploy embed` again to resume"
+        )
     manifest = schema.read(StoreManifest, path)
     if manifest.version not in _READABLE:
         raise BundleError(f"{path}: got version {manifest.version}, wanted {VERSION}; upgrade dinodeploy")
     return manifest
-
-
-def _why_absent(root: Path) -> str:
-    plan = read_plan(root)
-    if plan is None:
-        return f"{root} holds no {FILE_NAME}, wanted a directory that `dinodeploy embed` wrote"
-    return (
-        f"{root} is not complete: {count_finished(root)} of {plan.shards} shards; "
-        "run the same `dinodeploy embed` again to resume"
-    )

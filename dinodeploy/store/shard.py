@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from dinodeploy.arrays import FloatArray
-from dinodeploy.bundle.bundle import sha256_file
+from dinodeploy.bundle.manifest import FileFacts
 from dinodeploy.errors import BundleError, MisuseError
 from dinodeploy.files import schema
 from dinodeploy.store.dtypes import SCALE
@@ -125,21 +125,11 @@ def check_outputs(outputs: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True)
-class WrittenFile:
-    sha256: str
-    bytes: int
-
-    @classmethod
-    def of(cls, path: Path) -> WrittenFile:
-        return cls(sha256_file(path), path.stat().st_size)
-
-
-@dataclass(frozen=True)
 class ShardRecord:
     """A finished shard. shapes: of a row of each output; null without rows."""
 
     rows: int
-    files: dict[str, WrittenFile]
+    files: dict[str, FileFacts]
     shapes: dict[str, Shape | None]
     quarantined: list[Quarantined]
 

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dinodeploy.bundle.bundle import file_facts
 from dinodeploy.errors import BundleError, MisuseError, UnavailableError, reason_of
 from dinodeploy.files import atomic, schema
 from dinodeploy.store.dtypes import pack
@@ -46,7 +47,6 @@ from dinodeploy.store.shard import (
     Shape,
     ShardRecord,
     ShardRows,
-    WrittenFile,
     check_outputs,
     encode_record,
     merge_shapes,
@@ -142,7 +142,7 @@ class Store:
             folder = self._staging / f"{index:05d}"
             folder.mkdir(parents=True)
             names = self._write(folder, index, rows)
-            files = {name: WrittenFile.of(folder / name) for name in names}
+            files = {name: file_facts(folder / name) for name in names}
             record = ShardRecord(len(rows.ids), files, rows.shapes, rows.quarantined)
             self._forget(index)
             self._place(encode_record(record), record_path(self.out, index))

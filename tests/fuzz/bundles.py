@@ -19,6 +19,7 @@ from dinodeploy.bundle.manifest import (
     MODEL_FILE,
     BuildFacts,
     EngineFacts,
+    FileFacts,
     GraphFacts,
     Manifest,
     ModelFacts,
@@ -33,7 +34,7 @@ from dinodeploy.files.tensors import save_tensors
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.receipts import Receipt, Receipts, find_receipt, read_receipts
 from dinodeploy.store.plan import Plan, read_plan
-from dinodeploy.store.shard import ShardRecord, WrittenFile, read_record, record_path
+from dinodeploy.store.shard import ShardRecord, read_record, record_path
 from tests.fuzz.attack import Attack, Violation
 from tests.fuzz.mutations import mutate_bytes, mutate_json, mutate_zip, to_text
 from tests.support.stores import make_plan
@@ -180,7 +181,7 @@ def receipts(folder: Path) -> Attack:
 def plans(folder: Path) -> Attack:
     """The plan and the shard records of an unfinished store."""
     plan = make_plan(["a", "b", "c"])
-    record = ShardRecord(2, {"x.npy": WrittenFile(HASH, 10)}, {"cls": [3]}, [])
+    record = ShardRecord(2, {"x.npy": FileFacts(HASH, 10)}, {"cls": [3]}, [])
     record_path(folder, 0).parent.mkdir(parents=True)
 
     def attack(rng: Random) -> None:

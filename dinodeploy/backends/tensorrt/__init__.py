@@ -20,7 +20,7 @@ from typing import Any
 from dinodeploy.backends import OpenOptions
 from dinodeploy.backends.tensorrt.backend import TensorRTBackend
 from dinodeploy.backends.tensorrt.cuda import Cuda, import_cuda
-from dinodeploy.backends.tensorrt.refuse import check_build, target_of
+from dinodeploy.backends.tensorrt.refuse import TARGETS, check_build
 from dinodeploy.errors import BundleError, UnavailableError, reason_of
 from dinodeploy.hardware.devices import find_gpu
 
@@ -57,5 +57,5 @@ def _import_module(name: str) -> Any:
         raise UnavailableError(
             f"{name} cannot be imported ({reason_of(error)}); install it: "
             f"pip install 'dinodeploy[{package}]', or use another engine (this plan is for --target "
-            f"{target_of(name)})"
+            f"{TARGETS[name]})"
         ) from error

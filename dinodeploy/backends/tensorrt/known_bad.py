@@ -29,22 +29,6 @@ class KnownBad:
     compute_capability: str | None = None
     refit_only: bool = False
 
-    def applies(
-        self,
-        module: str,
-        version: tuple[int, ...],
-        recipe: str | None,
-        compute_capability: str | None,
-        refit: bool,
-    ) -> bool:
-        """Whether this report is about such an engine; recipe None stands for any."""
-        return (
-            (module, version[:2]) == (self.module, self.version)
-            and (not self.recipes or recipe is None or recipe in self.recipes)
-            and self.compute_capability in (None, compute_capability)
-            and (refit or not self.refit_only)
-        )
-
 
 KNOWN_BAD: tuple[KnownBad, ...] = (
     KnownBad(
@@ -75,15 +59,16 @@ KNOWN_BAD: tuple[KnownBad, ...] = (
 
 
 def reports_on(
-    module: str,
-    version: tuple[int, ...],
-    recipe: str | None,
-    compute_capability: str | None,
-    refit: bool,
+    module: str, version: tuple[int, ...], recipe: str | None, compute_capability: str | None, refit: bool
 ) -> Iterator[KnownBad]:
     """The reports that are about such an engine; recipe None stands for any."""
     for row in KNOWN_BAD:
-        if row.applies(module, version, recipe, compute_capability, refit):
+        if (
+            (module, version[:2]) == (row.module, row.version)
+            and (not row.recipes or recipe is None or recipe in row.recipes)
+            and row.compute_capability in (None, compute_capability)
+            and (refit or not row.refit_only)
+        ):
             yield row
 
 

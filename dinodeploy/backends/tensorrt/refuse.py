@@ -24,10 +24,6 @@ TARGETS = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}
 _AMPERE = (8, 0)
 
 
-def target_of(module: str) -> str:
-    return TARGETS[module]
-
-
 def rebuild_command(plan: Path, module: str, more: str = "") -> str:
     """The command that builds `plan` again, here."""
     name = "" if plan.stem == "model" else f" --name {plan.stem}"
@@ -36,13 +32,8 @@ def rebuild_command(plan: Path, module: str, more: str = "") -> str:
 
 def check_build(build: BuildFacts, module: str, version: str, gpu: Gpu, plan: Path) -> None:
     """Compare what the manifest says of `plan` with this machine. Raises UnavailableError, one line."""
-    wrong = (
-        _wrong_runtime(build, module, version)
-        or _wrong_capability(build, gpu)
-        or _wrong_driver(build, gpu)
-        or ""
-    )
-    if wrong:
+    wrong = _wrong_runtime(build, module, version) or _wrong_capability(build, gpu)
+    if wrong := wrong or _wrong_driver(build, gpu):
         raise UnavailableError(f"{plan.name} {wrong}; build it here: {rebuild_command(plan, module)}")
 
 

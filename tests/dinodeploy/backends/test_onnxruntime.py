@@ -16,8 +16,7 @@ import pytest
 
 from dinodeploy.backends import BACKENDS, OpenOptions, open_backend
 from dinodeploy.backends import onnxruntime as backends
-from dinodeploy.backends.onnxruntime import PROVIDERS, OnnxRuntimeBackend, open_cuda
-from dinodeploy.backends.placement import RanNode, astray
+from dinodeploy.backends.onnxruntime import PROVIDERS, OnnxRuntimeBackend, RanNode, astray, open_cuda
 from dinodeploy.errors import BundleError, UnavailableError
 from tests.dinodeploy.backends.gpu_machine import DEVICE
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dinodeploy import MisuseError
-from dinodeploy.images.arrays import as_pixels
+from dinodeploy.images.inputs import as_pixels
 
 
 class Speaks:
