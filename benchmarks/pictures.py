@@ -72,12 +72,12 @@ def finish(image: Image.Image, side: int = SIDE, **options: Any) -> Pixels:
 
 def floats_at_once(preset: Preprocess, image: Image.Image) -> Pixels:
     """Like `preprocess`, but all rows together instead of in strips."""
-    strip = preprocess._STRIP
+    strip = preprocess.STRIP
     try:
-        preprocess._STRIP = 1 << 40
+        preprocess.STRIP = 1 << 40
         return preset(image)
     finally:
-        preprocess._STRIP = strip
+        preprocess.STRIP = strip
 
 
 def decoding(data: bytes) -> dict[str, Way]:

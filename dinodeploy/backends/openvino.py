@@ -71,14 +71,14 @@ class OpenVinoBackend:
         return True
 
     def run(self, pixels: FloatArray) -> dict[str, FloatArray]:
-        values = in_parts(lambda part: self._compiled_for(part.shape).run(part), pixels, self._at_once)
+        values = in_parts(lambda part: self.compiled_for(part.shape).run(part), pixels, self._at_once)
         return dict(zip(self._outputs, values, strict=True))
 
     def close(self) -> None:
         self._compiled.clear()
         self._any = self._model = None
 
-    def _compiled_for(self, shape: Shape) -> _Compiled:
+    def compiled_for(self, shape: Shape) -> _Compiled:
         """The model compiled for `shape`, compiled now if there is room; else the general one."""
         with self._lock:
             if shape in self._compiled:
@@ -174,7 +174,7 @@ def settings(recipe: str, threads: int | None, parallel_runs: int = 1) -> tuple[
 
     parallel_runs: with more than one, each has one thread.
     """
-    precision = _precision(recipe, shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    precision = precision_for(recipe, shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     version = _import().get_version().partition("-")[0]
     asked: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
     if parallel_runs > 1:
@@ -188,7 +188,7 @@ def settings(recipe: str, threads: int | None, parallel_runs: int = 1) -> tuple[
     return f"openvino {version}" + ("" if precision == "f32" else f" {precision}"), asked
 
 
-def _precision(recipe: str, capabilities: list[str]) -> str:
+def precision_for(recipe: str, capabilities: list[str]) -> str:
     precision, capability = PRECISIONS.get(recipe, ("f32", ""))
     return precision if capability in capabilities else "f32"
 

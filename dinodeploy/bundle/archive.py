@@ -33,7 +33,7 @@ EXTRAS = {
     LICENCE_FILE: 1 << 20,
 }
 _DATE = (1980, 1, 1, 0, 0, 0)
-_CHUNK = 1 << 22
+CHUNK = 1 << 22
 _ENCRYPTED = 0x1
 # What zipfile raises on a damaged file, beside OSError for places before its beginning.
 _DAMAGE = (
@@ -168,7 +168,7 @@ def _extract(
         raise BundleError(f"entry {name!r} has {entries[name].file_size:,} bytes, wanted at most {limit:,}")
     with file.open(entries[name]) as source, (folder / name).open("xb") as target:
         left = limit
-        while chunk := source.read(_CHUNK):
+        while chunk := source.read(CHUNK):
             left -= len(chunk)
             if left < 0:
                 raise BundleError(f"entry {name!r} is larger than the {limit:,} bytes it may have")

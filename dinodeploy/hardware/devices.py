@@ -28,8 +28,8 @@ _KERNEL_FLAGS = (
 CPUINFO = Path("/proc/cpuinfo")
 
 # CUDA's driver library is wherever a driver is, Jetson and WSL included, and needs no package.
-_DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-_DRIVER_VERSION = Path("/proc/driver/nvidia/version")
+DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+DRIVER_VERSION = Path("/proc/driver/nvidia/version")
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CUdevice_attribute in cuda.h
 _NAME_BYTES = 256
 
@@ -84,7 +84,7 @@ class Gpu:
 @functools.cache
 def find_gpu() -> Gpu:
     """The GPU that engines run on. Raises UnavailableError, one line, without a GPU."""
-    driver = _load_driver()
+    driver = load_driver()
     status = driver.cuInit(0)
     count = ctypes.c_int()
     status = status or driver.cuDeviceGetCount(ctypes.byref(count))
@@ -101,12 +101,12 @@ def find_gpu() -> Gpu:
     return Gpu(name.value.decode(errors="replace"), ".".join(map(str, capability)), _driver_version(driver))
 
 
-def _load_driver() -> Any:
+def load_driver() -> Any:
     try:
-        return ctypes.CDLL(_DRIVER_LIBRARY)
+        return ctypes.CDLL(DRIVER_LIBRARY)
     except OSError as error:
         raise UnavailableError(
-            f"no NVIDIA driver here ({_DRIVER_LIBRARY} cannot be loaded); go to a machine with a GPU, or run "
+            f"no NVIDIA driver here ({DRIVER_LIBRARY} cannot be loaded); go to a machine with a GPU, or run "
             "the bundle with --device cpu"
         ) from error
 
@@ -119,8 +119,8 @@ def _attribute(driver: Any, device: ctypes.c_int, attribute: int) -> int:
 
 def _driver_version(driver: Any) -> str:
     """The driver release if the kernel reports it, else the newest CUDA version that it supports."""
-    if _DRIVER_VERSION.exists():
-        found = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", _DRIVER_VERSION.read_text(errors="replace"))
+    if DRIVER_VERSION.exists():
+        found = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", DRIVER_VERSION.read_text(errors="replace"))
         if found:
             return found.group()
     version = ctypes.c_int()

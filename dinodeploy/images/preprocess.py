@@ -32,11 +32,11 @@ MAX_PATCHES = 4096  # of a keep-aspect image; the cost of attention grows with t
 
 # A short-side resize may become much larger than its crop (a panorama of 20000 x 3 px would reach 1.7 million
 # columns). Above this ratio of the two areas only the crop is computed.
-_MAX_OVERHANG = 16
+MAX_OVERHANG = 16
 
-_MAX_HALFWAY = 100_000_000  # pixels of an image after its rows are resized
+MAX_HALFWAY = 100_000_000  # pixels of an image after its rows are resized
 
-_STRIP = 500_000  # pixels converted to float at a time: 12 MP at once would be bound by memory bandwidth
+STRIP = 500_000  # pixels converted to float at a time: 12 MP at once would be bound by memory bandwidth
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def _cover_and_crop(
     """
     full_height, full_width = _cover_size(*image.size, height, width, ratio)
     top, left = round((full_height - height) / 2), round((full_width - width) / 2)
-    if full_height * full_width <= _MAX_OVERHANG * height * width:
+    if full_height * full_width <= MAX_OVERHANG * height * width:
         image = image.resize((full_width, full_height), resample)  # in Pillow's order, like the reference
         return image.crop((left, top, left + width, top + height))
     x0, x1, begin_x, end_x = _source_span(image.width, full_width, left, width)
@@ -261,7 +261,7 @@ def _stretch(image: Image.Image, height: int, width: int, resample: Image.Resamp
     levels. Columns go first only if rows first would take gigabytes (an image a few pixels wide and millions
     high).
     """
-    halfway = (width, image.height) if width * image.height <= _MAX_HALFWAY else (image.width, height)
+    halfway = (width, image.height) if width * image.height <= MAX_HALFWAY else (image.width, height)
     return image.resize(halfway, resample).resize((width, height), resample)
 
 
@@ -269,10 +269,10 @@ def _stretch_floats(
     image: Image.Image, height: int, width: int, resample: Image.Resampling
 ) -> list[Image.Image]:
     """R, G and B as floats, resized as `_stretch` does; the source is converted to float in strips."""
-    if width * image.height > _MAX_HALFWAY:
+    if width * image.height > MAX_HALFWAY:
         return [_stretch(band.convert("F"), height, width, resample) for band in image.split()]
     halfway = [Image.new("F", (width, image.height)) for _ in range(3)]
-    rows = max(1, _STRIP // image.width)
+    rows = max(1, STRIP // image.width)
     for top in range(0, image.height, rows):
         bottom = min(top + rows, image.height)
         strip = image.crop((0, top, image.width, bottom))

@@ -68,10 +68,10 @@ def load_checkpoint(
         found = layout.to_official(tensors, vit)
     check_values(tensors, name)
 
-    checkpoint = _identify(raw, layout.name, in_file, name)
+    checkpoint = identify(raw, layout.name, in_file, name)
     if arch is not None:
         check_architecture(arch, checkpoint.arch, checkpoint.dataset, checkpoint.config, name)
-    state, filled = _complete(found, checkpoint.config, periods)
+    state, filled = complete(found, checkpoint.config, periods)
     of_fetch = fetched.notes if fetched else ()
     every_note = (*of_fetch, *notes, *checkpoint.notes, *filled, *_precision_notes(state))
     return replace(checkpoint, state=state, notes=every_note)
@@ -91,7 +91,7 @@ def build_model(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> B
     return model.eval()
 
 
-def _identify(raw: RawCheckpoint, layout: str, in_file: ModelConfig, name: str) -> Checkpoint:
+def identify(raw: RawCheckpoint, layout: str, in_file: ModelConfig, name: str) -> Checkpoint:
     """The checkpoint without its tensors.
 
     If the layout drops tensors, the released model decides about `local_cls_norm`.
@@ -139,7 +139,7 @@ ROUNDING_WORDS = {
 }
 
 
-def _complete(
+def complete(
     found: Mapping[str, Tensor], config: ModelConfig, periods: PeriodRounding
 ) -> tuple[LazyTensors, list[str]]:
     """`found` completed to every tensor of `config`, in order, and a note on each kind of added tensor."""

@@ -15,7 +15,7 @@ def read_onnx(path: Path) -> ir.Model:
     """The model in `path`. Raises BundleError if it is not ONNX, or reads weights outside its folder."""
     try:
         model = ir.load(path)
-    except (DecodeError, OSError, ValueError, TypeError, KeyError) as error:
+    except (DecodeError, ir.serde.SerdeError, OSError, ValueError, TypeError, KeyError) as error:
         raise BundleError(f"{path} is not an ONNX file: {reason_of(error)}") from error
     if not len(model.graph):
         raise BundleError(f"{path} is not an ONNX file: it has no graph")

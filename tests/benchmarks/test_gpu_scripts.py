@@ -29,7 +29,7 @@ SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 def scripts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Importable as they are to each other when run, and gone afterwards. No GPU unless a test wants one."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    monkeypatch.setattr(machine, "_DRIVER_LIBRARY", "libnothing_of_that_name.so")
+    monkeypatch.setattr(machine, "DRIVER_LIBRARY", "libnothing_of_that_name.so")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     machine.find_gpu.cache_clear()
     yield

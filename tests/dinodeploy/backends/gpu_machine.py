@@ -67,7 +67,7 @@ class FakeDriver:
 @contextmanager
 def no_gpu(patch: pytest.MonkeyPatch, folder: Path) -> Iterator[None]:
     """While open this machine has no GPU, unless one is pretended, and keeps receipts in `folder`."""
-    patch.setattr(machine, "_DRIVER_LIBRARY", "libnothing_of_that_name.so")
+    patch.setattr(machine, "DRIVER_LIBRARY", "libnothing_of_that_name.so")
     patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     machine.find_gpu.cache_clear()
     yield
@@ -78,8 +78,8 @@ def pretend_gpu(patch: pytest.MonkeyPatch, folder: Path, driver: FakeDriver | No
     """This machine has a GPU and its driver."""
     version = folder / "nvidia_version"
     version.write_text(f"NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {DRIVER}  Release Build\n")
-    patch.setattr(machine, "_DRIVER_VERSION", version)
-    patch.setattr(machine, "_load_driver", lambda: driver or FakeDriver())
+    patch.setattr(machine, "DRIVER_VERSION", version)
+    patch.setattr(machine, "load_driver", lambda: driver or FakeDriver())
     machine.find_gpu.cache_clear()
 
 

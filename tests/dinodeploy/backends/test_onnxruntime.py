@@ -110,7 +110,7 @@ def test_a_build_without_the_provider(name: str, tiny_bundle: Path, gpu: None) -
 def test_without_a_gpu_that_is_said_first(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dinodeploy.hardware import devices as machine
 
-    monkeypatch.setattr(machine, "_DRIVER_LIBRARY", "libnothing_of_that_name.so")
+    monkeypatch.setattr(machine, "DRIVER_LIBRARY", "libnothing_of_that_name.so")
     with pytest.raises(UnavailableError, match="no NVIDIA driver here"):
         open_backend("onnxruntime_cuda", tiny_bundle / "model.onnx")
 

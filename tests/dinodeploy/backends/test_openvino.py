@@ -110,7 +110,7 @@ def test_a_signal_after_two_engines_have_gone(tiny_bundle: Path) -> None:
     ],
 )
 def test_precision_follows_the_recipe(recipe: str, capabilities: list[str], wanted: str) -> None:
-    assert backends._precision(recipe, capabilities) == wanted
+    assert backends.precision_for(recipe, capabilities) == wanted
 
 
 def test_fp32_is_asked_for(opened: OpenVinoBackend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +130,7 @@ def test_fp32_is_asked_for(opened: OpenVinoBackend, monkeypatch: pytest.MonkeyPa
 def test_a_bf16_machine_is_named_in_the_receipt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path
 ) -> None:
-    monkeypatch.setattr(backends, "_precision", lambda recipe, capabilities: "bf16")
+    monkeypatch.setattr(backends, "precision_for", lambda recipe, capabilities: "bf16")
     backend = OpenVinoBackend(tiny_bundle / "model.onnx")
     assert backend.runtime.endswith(" bf16")
 
@@ -168,14 +168,14 @@ def test_large_weights_are_kept_once_or_twice(tiny_bundle: Path, monkeypatch: py
 def test_the_judge_sees_both_kinds(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three golden sizes: two with a model of their own, and the one that takes any."""
     kinds: list[bool] = []
-    compiled_for = OpenVinoBackend._compiled_for
+    compiled_for = OpenVinoBackend.compiled_for
 
     def watch(self: OpenVinoBackend, shape: tuple[int, ...]) -> Any:
         found = compiled_for(self, shape)
         kinds.append(found is self._any)
         return found
 
-    monkeypatch.setattr(OpenVinoBackend, "_compiled_for", watch)
+    monkeypatch.setattr(OpenVinoBackend, "compiled_for", watch)
     _, receipt, verdict = check_bundle(tiny_bundle, device="openvino")
     assert verdict.passed
     assert receipt.runtime.startswith("openvino ")

@@ -150,7 +150,7 @@ def test_an_entry_that_lies_about_its_size(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is written is counted too, whatever the headers say."""
-    monkeypatch.setattr(archive, "_CHUNK", 64)
+    monkeypatch.setattr(archive, "CHUNK", 64)
     real = zipfile.ZipFile.infolist
 
     def lying(self: zipfile.ZipFile) -> list[zipfile.ZipInfo]:

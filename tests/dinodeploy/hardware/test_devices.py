@@ -70,7 +70,7 @@ def test_the_driver_is_the_kernels_or_cudas(
 
 
 def test_no_driver_and_no_gpu_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_DRIVER_LIBRARY", "libnothing_of_that_name.so")
+    monkeypatch.setattr(machine, "DRIVER_LIBRARY", "libnothing_of_that_name.so")
     with pytest.raises(UnavailableError, match=r"no NVIDIA driver here \(libnothing_of_that_name"):
         machine.find_gpu()
     pretend_gpu(monkeypatch, tmp_path, FakeDriver(count=0))

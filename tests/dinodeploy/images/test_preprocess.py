@@ -153,7 +153,7 @@ def test_cropping_presets_equal_their_reference(name: str, references: Any) -> N
 def test_crop_computed_alone_equals_the_crop_of_the_whole(
     name: str, references: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preprocess, "_MAX_OVERHANG", 0)
+    monkeypatch.setattr(preprocess, "MAX_OVERHANG", 0)
     differences = []
     for size in SQUARES:
         reference, ours = references[name](size, size), of(name, size, size)
@@ -237,7 +237,7 @@ def test_result_is_what_an_engine_takes(name: str) -> None:
 def test_halfway_limit_does_not_change_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     photo, ours = photographs()["china"], of("official", 256, 384)
     usual = ours(photo)
-    monkeypatch.setattr(preprocess, "_MAX_HALFWAY", 0)
+    monkeypatch.setattr(preprocess, "MAX_HALFWAY", 0)
     assert difference(ours(photo), usual).max() < 3  # rounding between the passes, in the other order
 
 
@@ -245,7 +245,7 @@ def test_halfway_limit_does_not_change_the_image(monkeypatch: pytest.MonkeyPatch
 def test_strips_do_not_change_the_image(pixels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     photo, ours = photographs()["rocket"], of("hf", 256, 384)
     whole = ours(photo)
-    monkeypatch.setattr(preprocess, "_STRIP", pixels)
+    monkeypatch.setattr(preprocess, "STRIP", pixels)
     np.testing.assert_array_equal(ours(photo), whole)
 
 

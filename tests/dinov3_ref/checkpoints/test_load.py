@@ -18,7 +18,7 @@ from dinov3_ref.checkpoints import (
 from dinov3_ref.checkpoints.architecture import NORMALIZATION
 from dinov3_ref.checkpoints.files import RawCheckpoint
 from dinov3_ref.checkpoints.layouts.detect import LAYOUTS
-from dinov3_ref.checkpoints.load import _complete, _identify
+from dinov3_ref.checkpoints.load import complete, identify
 from dinov3_ref.models.released import ARCHITECTURES
 from tests.support.checkpoint_files import TINY_VITS, features, write_official
 from tests.support.photographs import pixels
@@ -101,14 +101,14 @@ def test_satellite_vit_large_gets_its_extra_norm_back(dataset: str, untied: bool
     """Hugging Face drops `local_cls_norm`, by which official loaders tell the satellite ViT-L."""
     processor = dict(zip(("image_mean", "image_std"), map(list, NORMALIZATION[dataset]), strict=True))
     raw = RawCheckpoint(Path("vit_large"), {}, "f" * 64, {"preprocessor_config.json": processor})
-    checkpoint = _identify(raw, LAYOUTS[0].name, ARCHITECTURES["vit_large"], "vit_large")
+    checkpoint = identify(raw, LAYOUTS[0].name, ARCHITECTURES["vit_large"], "vit_large")
     assert checkpoint.config.untie_global_and_local_cls_norm is untied
 
 
 def test_absent_norm_is_the_identity() -> None:
     config = replace(TINY_VITS["mlp"], untie_global_and_local_cls_norm=True)
     found = {k: t for k, t in random_checkpoint(config).state.items() if "local_cls_norm" not in k}
-    state, notes = _complete(found, config, "bf16")
+    state, notes = complete(found, config, "bf16")
     assert state["local_cls_norm.weight"].tolist() == [1.0] * 128
     assert state["local_cls_norm.bias"].tolist() == [0.0] * 128
     assert notes == ["local_cls_norm: absent, set to the identity (only training uses it)"]

@@ -22,7 +22,15 @@ def test_large_weights_stay_on_disk(tiny_bundle: Path) -> None:
 
 def test_a_file_that_is_not_onnx(tiny_bundle: Path, tmp_path: Path) -> None:
     whole = (tiny_bundle / "model.onnx").read_bytes()
-    contents = {"text": b"hello, this is text", "truncated": whole[:-5000], "zeros": bytes(64), "empty": b""}
+    unknown_type = onnx.TensorProto(name="w", dims=[4], data_type=99, raw_data=bytes(16))
+    damaged = onnx.ModelProto(ir_version=8, graph=onnx.GraphProto(name="g", initializer=[unknown_type]))
+    contents = {
+        "damaged": damaged.SerializeToString(),
+        "text": b"hello, this is text",
+        "truncated": whole[:-5000],
+        "zeros": bytes(64),
+        "empty": b"",
+    }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(BundleError, match="is not an ONNX file"):

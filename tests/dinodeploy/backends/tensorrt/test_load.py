@@ -135,7 +135,7 @@ def test_a_plan_without_facts(own_bundle: Path, module: FakeTensorRT) -> None:
 
 def test_the_gpu_is_looked_for_first(own_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = FakeTensorRT(read_api("10.3"), FakeCuda())
-    monkeypatch.setattr(machine, "_DRIVER_LIBRARY", "libnothing_of_that_name.so")
+    monkeypatch.setattr(machine, "DRIVER_LIBRARY", "libnothing_of_that_name.so")
     plan = add_plan(own_bundle, module)
     with pytest.raises(UnavailableError, match=r"no NVIDIA driver here \(libnothing_of_that_name\.so"):
         opened(plan)
