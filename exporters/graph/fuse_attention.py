@@ -44,21 +44,12 @@ def _pattern(*, rotary: bool) -> Pattern:
         return op.Add(op.Mul(x, cos), op.Mul(op.Concat(second, first), sin))
 
     def attention(
-        op: Any,
-        q: Any,
-        k: Any,
-        v: Any,
-        split: Any,
-        merge: Any,
-        q_sin: Any,
-        q_cos: Any,
-        k_sin: Any,
-        k_cos: Any,
+        op: Any, q: Any, k: Any, v: Any, split: Any, out: Any, q_sin: Any, q_cos: Any, k_sin: Any, k_cos: Any
     ) -> Any:
         k = op.Transpose(side(op, k, split, k_sin, k_cos), perm=LAST_TWO)
         weights = op.Softmax(op.MatMul(side(op, q, split, q_sin, q_cos), k), _outputs=["weights"])
         attended = op.Transpose(op.MatMul(weights, heads(op, v, split)), perm=HEADS)
-        return op.Reshape(attended, merge, _outputs=["end"])
+        return op.Reshape(attended, out, _outputs=["end"])
 
     return Pattern(attention)
 
