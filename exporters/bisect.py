@@ -20,7 +20,7 @@ from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, EngineChoice
 from dinodeploy.errors import BundleError, JudgementError, MisuseError
 from dinodeploy.parity.bisect import Bisection, Stretch, bisect
 from dinodeploy.parity.golden import GoldenCase, Trace, load_golden
-from exporters.graph.read import read_onnx
+from exporters.graph.files import read_onnx
 
 BACKEND = "onnxruntime"
 ERRORS_ONLY = 3

@@ -27,9 +27,9 @@ from dinodeploy.bundle.manifest import (
     EngineFacts,
 )
 from exporters.graph.cls_only import cut_to_cls
+from exporters.graph.files import share_weights, weight_bytes, write_onnx
 from exporters.graph.fuse_attention import fuse_attention, has_rotary_attention
 from exporters.graph.lint import check_onnx, lint
-from exporters.graph.write import share_weights, weight_bytes, write_onnx
 from exporters.precision.apply_recipe import RecipeInputs, Style, apply_recipe
 from exporters.precision.recipes import Recipe
 

@@ -30,8 +30,8 @@ from exporters.graph.graph import to_graph
 from exporters.graph.lint import check_onnx, lint
 from exporters.precision.apply_recipe import RecipeInputs
 from exporters.precision.calibrate import watch_linears
-from exporters.precision.quantization import fold_scheme
 from exporters.precision.quantization.calibrate import Calibrated, calibrate_8_bits
+from exporters.precision.quantization.scheme import fold_scheme
 from exporters.precision.quantization.write import OPSET
 from exporters.precision.recipes import RECIPES
 from exporters.precision.speed import compare_speed, verdict

@@ -185,24 +185,18 @@ def _name_sizes(graph: ir.Graph, module: TokenOutputs) -> None:
     model = module.model
     channels, dim = input_channels(model), model.embed_dim
     graph.inputs[0].shape = ir.Shape(["batch", channels, "height", "width"])
+    shapes: dict[str, list[int | str]] = {
+        "cls": [dim],
+        "storage": [model.n_storage_tokens, dim],
+        "extra": [module.own_tokens, dim],
+    }
+    if isinstance(model, ConvNeXt):
+        for stage, width in enumerate(model.embed_dims[:-1]):
+            shapes[f"layer_{stage}"] = [f"rows_{stage}", f"columns_{stage}", width]
+    else:
+        shapes["attention"] = [model.num_heads, "rows", "columns"]
     for output in graph.outputs:
-        if output.name == "cls":
-            output.shape = ir.Shape(["batch", dim])
-        elif output.name == "storage":
-            output.shape = ir.Shape(["batch", model.n_storage_tokens, dim])
-        elif output.name == "extra":
-            output.shape = ir.Shape(["batch", module.own_tokens, dim])
-        elif output.name == "attention":
-            assert not isinstance(model, ConvNeXt)
-            output.shape = ir.Shape(["batch", model.num_heads, "rows", "columns"])
-        elif isinstance(model, ConvNeXt) and str(output.name).startswith("layer_"):
-            stage = int(str(output.name).removeprefix("layer_"))
-            grid = (
-                [f"rows_{stage}", f"columns_{stage}"] if stage < model.n_blocks - 1 else ["rows", "columns"]
-            )
-            output.shape = ir.Shape(["batch", *grid, model.embed_dims[stage]])
-        else:
-            output.shape = ir.Shape(["batch", "rows", "columns", dim])
+        output.shape = ir.Shape(["batch", *shapes.get(str(output.name), ["rows", "columns", dim])])
 
 
 def _name_nodes(graph: ir.Graph) -> None:

@@ -14,8 +14,8 @@ import onnx
 import onnx_ir as ir
 
 from dinodeploy.errors import LintError, reason_of
+from exporters.graph.files import without_weights
 from exporters.graph.graph import INPUT_NAME
-from exporters.graph.write import without_weights
 
 # If/Loop: TensorRT wants equal shapes in both branches (issues 4558, 4603). Tile: how the If came about.
 # NonZero: a shape that depends on data.

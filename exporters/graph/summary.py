@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from exporters.graph.read import read_onnx
+from exporters.graph.files import read_onnx
 from exporters.precision.recipes import role_of
 
 PRODUCTS = ("MatMul", "MatMulIntegerToFloat", "Gemm", "Conv")

@@ -34,10 +34,9 @@ from dinodeploy.errors import ExportError, MisuseError
 from dinodeploy.parity.golden import GoldenCase, load_golden, save_golden
 from dinov3_ref.heads import Head, LoadedHead, layers_of
 from exporters.dialects import DIALECTS
+from exporters.graph.files import read_onnx, share_weights, write_onnx
 from exporters.graph.fuse_attention import MICROSOFT
 from exporters.graph.lint import check_onnx, lint
-from exporters.graph.read import read_onnx
-from exporters.graph.write import share_weights, write_onnx
 from exporters.heads.trace_head import SCOPE, head_graph
 
 

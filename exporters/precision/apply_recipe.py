@@ -19,8 +19,8 @@ from dinodeploy.errors import MisuseError
 from exporters.graph.fuse_attention import MICROSOFT, fuse_attention
 from exporters.precision.calibrate import LinearRange
 from exporters.precision.low_precision import LowPrecisionConverter, merge_casts
-from exporters.precision.quantization import QuantScheme
 from exporters.precision.quantization import write as quantized
+from exporters.precision.quantization.scheme import QuantScheme
 from exporters.precision.recipes import Override, Recipe, path_of, role_of, shifts, type_of
 
 Style = Literal["typed", "emulated", "cpu"]

@@ -15,6 +15,7 @@ d head_dim, F = d/4 frequencies per axis.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,13 +57,7 @@ def _rotate(x_BNLd: Tensor, sin_Ld: Tensor, cos_Ld: Tensor) -> Tensor:
 
 @custom_op("dinodeploy::rope_attention", mutates_args=())
 def rope_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    sin: Tensor | None,
-    cos: Tensor | None,
-    num_heads: int,
-    scale: float,
+    q: Tensor, k: Tensor, v: Tensor, sin: Tensor | None, cos: Tensor | None, num_heads: int, scale: float
 ) -> Tensor:
     """Projected q, k, v [B,L,D] and a RoPE table [L,d] (or None) -> attended values [B,L,D].
 
@@ -76,15 +71,7 @@ def rope_attention(
 
 
 @rope_attention.register_fake
-def _(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    sin: Tensor | None,
-    cos: Tensor | None,
-    num_heads: int,
-    scale: float,
-) -> Tensor:
+def _(q: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(q)
 
 
@@ -103,7 +90,7 @@ def first_row_weights(
 
 
 @first_row_weights.register_fake
-def _(q: Tensor, k: Tensor, sin: Tensor | None, cos: Tensor | None, num_heads: int, scale: float) -> Tensor:
+def _(q: Tensor, k: Tensor, sin: Any, cos: Any, num_heads: int, scale: float) -> Tensor:
     return q.new_empty((q.shape[0], num_heads, 1, k.shape[1]))
 
 
@@ -124,10 +111,7 @@ class TracedRope(nn.Module):
 
 
 class TracedAttention(nn.Module):
-    """Replaces `SelfAttention` in the traced model.
-
-    Three projections instead of qkv and a split: 3-4 % faster on CPUs.
-    """
+    """Replaces `SelfAttention`. Three projections instead of qkv and a split: 3-4 % faster on CPUs."""
 
     def __init__(
         self, dim: int, num_heads: int, scale: float, biases: tuple[bool, bool, bool], proj_bias: bool
@@ -147,10 +131,7 @@ class TracedAttention(nn.Module):
     def attention_weights(
         self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None, queries: int | None = None
     ) -> Tensor:
-        """x [B,L,D] -> [B,N,1,L], as `SelfAttention.attention_weights` with `queries=1`.
-
-        Graphs support only this case.
-        """
+        """x [B,L,D] -> [B,N,1,L], as `SelfAttention.attention_weights` with `queries=1`, the only case here."""
         assert queries == 1
         sin, cos = rope if rope is not None else (None, None)
         q, k = self.q(x), self.k(x)  # of all tokens, so that the graph shares both with the block's attention

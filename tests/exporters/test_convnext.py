@@ -27,7 +27,7 @@ from exporters.dialects import DIALECTS
 from exporters.graph.graph import to_graph
 from exporters.graph.summary import summarize_onnx
 from exporters.precision.calibrate import watch_linears
-from exporters.precision.quantization import find_groups
+from exporters.precision.quantization.observe import find_groups
 from exporters.precision.recipes import role_of
 from exporters.trace.channels_last import ChannelsFirstBlock, ChannelsLastConvNeXt
 from exporters.trace.fold import make_meta_copy

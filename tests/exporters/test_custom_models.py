@@ -17,8 +17,8 @@ from dinodeploy.errors import ExportError
 from dinov3_ref.layers import AbsolutePositionEmbedding
 from dinov3_ref.models import attention_maps
 from dinov3_ref.models.vision_transformer import DinoVisionTransformer
+from exporters.graph.files import write_onnx
 from exporters.graph.lint import check_onnx, lint
-from exporters.graph.write import write_onnx
 from exporters.trace.fold import make_meta_copy
 from exporters.trace.trace import TokenOutputs
 from tests.compatibility.test_parts import CustomAttention, CustomTokensVisionTransformer

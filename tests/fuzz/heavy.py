@@ -19,7 +19,7 @@ from dinodeploy.backends.onnxruntime import open_cpu
 from dinov3_ref.checkpoints.files import read_checkpoint
 from dinov3_ref.heads.files import load_head, save_head
 from dinov3_ref.heads.linear import LinearClassifier
-from exporters.graph.read import read_onnx
+from exporters.graph.files import read_onnx
 from exporters.graph.summary import summarize_onnx
 from tests.fuzz.attack import Attack, Violation
 from tests.fuzz.mutations import mutate_bytes, mutate_zip

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from dinodeploy.images.preprocess import Preprocess
 from dinov3_ref.models import Backbone
-from exporters.precision.quantization.groups import find_groups
 from exporters.precision.quantization.images import Calibration, calibration_pixels, in_batches
-from exporters.precision.quantization.observe import observe
+from exporters.precision.quantization.observe import find_groups, observe
 from exporters.precision.quantization.scheme import QuantScheme, make_scheme
 from exporters.precision.quantization.sensitivity import IMAGES, choose_fallback_layers
 from exporters.precision.recipes import Override, Recipe, overridden

@@ -25,11 +25,8 @@ from exporters.bundle.golden import CASES, load_photo
 
 BATCH_PIXELS = 8 * 256 * 256  # per forward pass
 FEW = 32  # images; with fewer, ranges are a guess
-SHIPPED_CROPS = (
-    (0.0, 0.0, 1.0, 1.0),
-    (0.0, 0.0, 0.6, 0.7),
-    (0.35, 0.25, 1.0, 1.0),
-)  # left, top, right, bottom
+# left, top, right, bottom
+SHIPPED_CROPS = ((0.0, 0.0, 1.0, 1.0), (0.0, 0.0, 0.6, 0.7), (0.35, 0.25, 1.0, 1.0))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,14 @@
-"""Run the reference over calibration images and record the inputs of every group of linear layers.
+"""Groups of linear layers that share an input, and what the reference puts into them on calibration images.
+
+A ViT block has four inputs to linear layers. Smoothing (SmoothQuant, arXiv:2211.10438, eq. 3) rescales an
+input channel by channel. For three of them the factors fold into the weights that produce the input:
+
+    norm1 ─> q, k, v        into the norm's gain and bias
+    attention ─> proj       into the rows of v: attention mixes tokens, never channels
+    norm2 ─> fc1, or w1 w2  into the norm's gain and bias
+    hidden ─> fc2, or w3    into w2's rows in a SwiGLU; after a GELU nothing is linear: one Mul in the graph
+
+A ConvNeXt block has the last two: norm ─> pwconv1, hidden ─> pwconv2.
 
 Shapes: B images, L tokens, K input channels, T kept tokens.
 """
@@ -10,10 +20,54 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dinov3_ref.models import Backbone
-from exporters.precision.quantization.groups import Group
+from dinov3_ref.layers import Mlp, SelfAttention, SwiGLUFFN
+from dinov3_ref.models import Backbone, named_blocks
+from dinov3_ref.models.config import STAGES
+from dinov3_ref.models.convnext import Block
+
+
+@dataclass(frozen=True)
+class Group:
+    """Linear layers with one common input. Paths are the meta copy's, where qkv is split in q, k and v."""
+
+    path: str  # name of the group: "blocks.3.attn.qkv"
+    observed: str  # module of the reference whose input is the group's
+    linears: tuple[str, ...]
+    carriers: tuple[str, ...]  # weights whose rows can take the smoothing; if empty, the graph gets a Mul
+    positions: int = 1  # positions of its input per patch of the output: more in a ConvNeXt's early stages
+
+
+# class of a layer -> its groups: name, observed module, linear layers, layer that carries the smoothing
+_GROUPS: dict[type[nn.Module], tuple[tuple[str, str, tuple[str, ...], str], ...]] = {
+    SelfAttention: (
+        ("attn.qkv", "attn.qkv", ("attn.q", "attn.k", "attn.v"), "norm1"),
+        ("attn.proj", "attn.proj", ("attn.proj",), "attn.v"),
+    ),
+    Mlp: (("mlp.fc1", "mlp.fc1", ("mlp.fc1",), "norm2"), ("mlp.fc2", "mlp.fc2", ("mlp.fc2",), "")),
+    SwiGLUFFN: (
+        ("mlp.w12", "mlp.w1", ("mlp.w1", "mlp.w2"), "norm2"),
+        ("mlp.w3", "mlp.w3", ("mlp.w3",), "mlp.w2"),
+    ),
+    Block: (("pwconv1", "pwconv1", ("pwconv1",), "norm"), ("pwconv2", "pwconv2", ("pwconv2",), "")),
+}
+
+
+def find_groups(model: Backbone) -> tuple[Group, ...]:
+    """Groups of every block, in order. Layers of a user's own classes are in no group and keep 16 bits."""
+    groups = []
+    for path, block in named_blocks(model):
+        convnext = isinstance(block, Block)
+        # each stage halves both sides of the map, so each has four times the positions of the next
+        positions = 4 ** (STAGES - 1 - int(path.split(".")[1])) if convnext else 1
+        kinds = [Block] if convnext else [type(block.get_submodule(name)) for name in ("attn", "mlp")]
+        for name, observed, linears, carrier in (row for kind in kinds for row in _GROUPS.get(kind, ())):
+            carriers = (f"{path}.{carrier}.weight", f"{path}.{carrier}.bias") if carrier else ()
+            layers = tuple(f"{path}.{linear}" for linear in linears)
+            groups.append(Group(f"{path}.{name}", f"{path}.{observed}", layers, carriers, positions))
+    return tuple(groups)
+
 
 KEPT_TOKENS = 512  # per group, from all images together
 

@@ -1,28 +1,103 @@
 """The quantization scheme of an 8-bit export: smoothing and static range of every group in 8 bits.
 
-Both graphs use the same scheme. TensorRT's uses smoothing and static range; the CPU's uses only smoothing,
-and scales every token by its own maximum.
+TensorRT's graph uses both; the CPU's uses only smoothing, and scales every token by its own maximum.
+Smoothing moves outlier channels from activations into weights. SmoothQuant (arXiv:2211.10438, eq. 4) divides
+input channel j by s_j = a_j^α / w_j^(1-α), where a_j is the channel's largest activation and w_j its largest
+weight, and multiplies the weights by s_j. Three differences here: α is chosen for every group by its error on
+calibration tokens, s is a power of two (so smoothing is exact in fp32), and no smoothing is a choice too.
 
-Shapes: K input channels.
+Shapes: T tokens, K input channels, N output channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+import torch
 from torch import Tensor
 
-from exporters.precision.quantization.groups import Group
-from exporters.precision.quantization.observe import Observation
-from exporters.precision.quantization.rounding import FORMATS
-from exporters.precision.quantization.smoothing import (
-    choose_scale,
-    choose_static,
-    fold_smoothing,
-    group_weight,
+from exporters.precision.quantization.observe import Group, Observation
+from exporters.precision.quantization.rounding import (
+    FORMATS,
+    TINY,
+    Format,
+    fake_per_token,
+    fake_static,
+    fake_weight,
+    relative_error,
 )
 from exporters.trace.fold import Weights
+
+ALPHAS = (0.4, 0.5, 0.6, 0.75, 0.9)  # around arXiv:2211.10438's 0.5 and 0.75
+CLIPS = (1.0, 0.95, 0.9)  # share of the largest activation; smaller ones clip massive tokens and gain nothing
+
+
+def smoothing_scale(channel_max: Tensor, weight_NK: Tensor, alpha: float) -> Tensor:
+    """s [K] from channel_max [K]: powers of two, median about 1; a channel that is always zero keeps 1."""
+    a, w = channel_max.clamp_min(TINY), weight_NK.abs().amax(dim=0).clamp_min(TINY)
+    log = alpha * a.log2() - (1 - alpha) * w.log2()
+    alive = (channel_max > TINY) & (weight_NK.abs().amax(dim=0) > TINY)
+    log = torch.where(alive, log - log[alive].median() if bool(alive.any()) else log, torch.zeros_like(log))
+    return torch.exp2(log.round().clamp(-20, 20))
+
+
+def choose_scale(seen: Observation, weight_NK: Tensor, form: Format) -> Tensor:
+    """s [K]: the best of `ALPHAS` and of no smoothing, by the errors of static plus per-token scales."""
+    wanted = seen.tokens @ weight_NK.T
+    candidates = [torch.ones_like(seen.channel_max)]
+    candidates += [smoothing_scale(seen.channel_max, weight_NK, alpha) for alpha in ALPHAS]
+    errors = []
+    for scale in candidates:
+        tokens, weight = seen.tokens / scale, fake_weight(weight_NK * scale, form).T
+        static = fake_static(tokens, float((seen.channel_max / scale).max()), form)
+        errors.append(
+            relative_error(fake_per_token(tokens) @ weight, wanted) + relative_error(static @ weight, wanted)
+        )
+    best = min(range(len(errors)), key=errors.__getitem__)
+    return candidates[best]
+
+
+def choose_static(seen: Observation, scale: Tensor, weight_NK: Tensor, form: Format) -> float:
+    """The static range: the best of `CLIPS` times the largest activation after smoothing by `scale` [K]."""
+    wanted = seen.tokens @ weight_NK.T
+    tokens, weight = seen.tokens / scale, fake_weight(weight_NK * scale, form).T
+    top = float((seen.channel_max / scale).max())
+    errors = {
+        clip * top: relative_error(fake_static(tokens, clip * top, form) @ weight, wanted) for clip in CLIPS
+    }
+    return min(errors, key=errors.__getitem__)
+
+
+def fold_smoothing(weights: Weights, group: Group, scale: Tensor) -> None:
+    """Multiply the columns of the group's weights by `scale` [K], and divide the rows of its carriers.
+
+    Exact, because every factor is a power of two. Without carriers the graph divides (`write.py`).
+    """
+    for linear in group.linears:
+        _wrap(weights, f"{linear}.weight", partial(_times_columns, scale))
+    for name in group.carriers:
+        if name in weights:
+            _wrap(weights, name, partial(_over_rows, scale))
+
+
+def group_weight(weights: Weights, linears: Sequence[str]) -> Tensor:
+    """The weights of a group, stacked: [N,K], with all folds so far."""
+    return torch.cat([weights[f"{linear}.weight"]().detach() for linear in linears])
+
+
+def _wrap(weights: Weights, name: str, change: Callable[[Tensor], Tensor]) -> None:
+    inner = weights[name]
+    weights[name] = lambda: change(inner().detach())
+
+
+def _times_columns(scale: Tensor, weight_NK: Tensor) -> Tensor:
+    return weight_NK * scale
+
+
+def _over_rows(scale: Tensor, tensor: Tensor) -> Tensor:
+    return tensor / (scale[:, None] if tensor.dim() == 2 else scale)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the exporter keeps for the judge: the trace of the residual stream is the model's own."""
+"""What the exporter keeps for the judge: the model's own residual stream, and the presets' own pixels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.golden import GoldenCase
 from dinov3_ref.checkpoints import build_model, random_checkpoint
 from dinov3_ref.models import DinoVisionTransformer, get_architecture
-from exporters.bundle.golden import TRACED_PATCHES, make_golden, token_places
+from dinov3_ref.torchvision_shim import import_torchvision
+from exporters.bundle.golden import (
+    CASES,
+    TRACED_PATCHES,
+    load_photo,
+    make_golden,
+    reference_pixels,
+    token_places,
+)
 from exporters.trace.trace import TokenOutputs
 from tests.support.photographs import IMAGENET_MEAN, IMAGENET_STD
 from tests.support.tiny_models import tiny_config
@@ -82,3 +90,63 @@ def test_the_trace_of_a_large_model_stays_small() -> None:
     config = get_architecture("vit_large")
     tokens = len(token_places(1 + config.n_storage_tokens, 7, 12))
     assert (config.depth + 1) * tokens * config.embed_dim * 4 < LARGEST_TRACE
+
+
+PHOTOS = sorted({photo for _, photos, _ in CASES for photo in photos})
+ROUNDING = 1e-6  # of normalised values: the same bytes, scaled by differently grouped float32 products
+
+
+@pytest.mark.parametrize("size", [(256, 256), (192, 320), (320, 176)])
+def test_official_is_torchvisions_v2(size: tuple[int, int]) -> None:
+    import_torchvision()
+    import torch
+    from torchvision.transforms import v2
+
+    transform = v2.Compose(
+        [
+            v2.ToImage(),
+            v2.Resize(size, antialias=True),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        ]
+    )
+    for photo in PHOTOS:
+        image = load_photo(photo)
+        got = reference_pixels(image, Preprocess.from_preset("official", size, IMAGENET_MEAN, IMAGENET_STD))
+        np.testing.assert_allclose(got, transform(image).numpy(), atol=ROUNDING)
+
+
+@pytest.mark.parametrize("size", [224, 336])
+def test_eval_is_torchvisions_short_side_and_centre_crop(size: int) -> None:
+    import_torchvision()
+    import torch
+    from PIL import Image
+    from torchvision.transforms import v2
+
+    transform = v2.Compose(
+        [
+            v2.Resize(int(256 * size / 224), interpolation=v2.InterpolationMode.BICUBIC),
+            v2.CenterCrop(size),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        ]
+    )
+    for photo in PHOTOS:
+        image = load_photo(photo)
+        got = reference_pixels(
+            image, Preprocess.from_preset("eval", (size, size), IMAGENET_MEAN, IMAGENET_STD)
+        )
+        np.testing.assert_allclose(got, transform(Image.fromarray(image)).numpy(), atol=ROUNDING)
+
+
+def test_hf_is_transformers_own_processor() -> None:
+    import_torchvision()
+    from transformers import DINOv3ViTImageProcessor
+
+    processor = DINOv3ViTImageProcessor(size={"height": 224, "width": 224})
+    for photo in PHOTOS:
+        image = load_photo(photo)
+        wanted = processor(images=image, return_tensors="np")["pixel_values"][0]
+        got = reference_pixels(image, Preprocess.from_preset("hf", None, IMAGENET_MEAN, IMAGENET_STD))
+        np.testing.assert_allclose(got, wanted, atol=1e-5)

@@ -20,8 +20,8 @@ from dinov3_ref.layers import Mlp
 from dinov3_ref.models import DinoVisionTransformer
 from exporters.dialects import DIALECTS
 from exporters.graph.cls_only import can_cut, cut_to_cls
+from exporters.graph.files import share_weights, write_onnx
 from exporters.graph.graph import to_graph
-from exporters.graph.write import share_weights, write_onnx
 from exporters.trace.fold import FOLDS, make_meta_copy
 from exporters.trace.trace import TokenOutputs, trace
 from tests.support.photographs import pixels

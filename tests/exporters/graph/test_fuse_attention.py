@@ -18,9 +18,9 @@ from dinov3_ref.checkpoints import build_model, random_checkpoint
 from dinov3_ref.layers import SelfAttention
 from dinov3_ref.models import DinoVisionTransformer
 from exporters.graph.cls_only import cut_to_cls
+from exporters.graph.files import write_onnx
 from exporters.graph.fuse_attention import fuse_attention, has_rotary_attention
 from exporters.graph.lint import lint
-from exporters.graph.write import write_onnx
 from tests.support.graphs import graph_of
 from tests.support.photographs import pixels
 from tests.support.tiny_models import export_passing, export_tiny, tiny_config, tiny_convnext

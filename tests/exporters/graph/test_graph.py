@@ -15,8 +15,8 @@ import torch
 from dinov3_ref.checkpoints import build_model, random_checkpoint
 from dinov3_ref.models import DinoVisionTransformer
 from exporters.dialects import DIALECTS
+from exporters.graph.files import write_onnx
 from exporters.graph.graph import to_graph
-from exporters.graph.write import write_onnx
 from exporters.trace.fold import make_meta_copy
 from exporters.trace.trace import TokenOutputs, trace
 from tests.support.graphs import graph_of

@@ -14,7 +14,7 @@ from dinov3_ref.checkpoints import build_model, random_checkpoint
 from dinov3_ref.layers import Mlp
 from dinov3_ref.models import Backbone, DinoVisionTransformer
 from dinov3_ref.models.config import ModelConfig
-from exporters.graph.write import without_weights
+from exporters.graph.files import without_weights
 from exporters.trace.fold import make_meta_copy
 from exporters.trace.repeat import BLOCK_REPEAT, BLOCK_START, collapse_repeats
 from exporters.trace.trace import TokenOutputs, trace

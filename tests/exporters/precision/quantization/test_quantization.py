@@ -21,11 +21,12 @@ from dinov3_ref.models import DinoVisionTransformer, get_architecture
 from exporters.bundle import write_bundle
 from exporters.bundle.export import ExportOptions
 from exporters.graph.summary import stored_type, summarize_onnx, types_by_role
-from exporters.precision.quantization import find_groups, fold_scheme, make_scheme, observe, sensitivity
+from exporters.precision.quantization import sensitivity
 from exporters.precision.quantization.calibrate import calibrate_8_bits
 from exporters.precision.quantization.images import Calibration, calibration_pixels, in_batches
-from exporters.precision.quantization.scheme import GroupScheme, QuantScheme
-from exporters.precision.quantization.simulate import features, simulate_8_bits
+from exporters.precision.quantization.observe import find_groups, observe
+from exporters.precision.quantization.scheme import GroupScheme, QuantScheme, fold_scheme, make_scheme
+from exporters.precision.quantization.sensitivity import features, simulate_8_bits
 from exporters.precision.quantization.write import MIDDLE
 from exporters.trace.fold import make_meta_copy
 from tests.compatibility.test_parts import CustomTokensVisionTransformer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from exporters.precision.quantization.smoothing import smoothing_scale
+from exporters.precision.quantization.scheme import smoothing_scale
 
 
 def test_smoothing_by_hand() -> None:

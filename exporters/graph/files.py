@@ -1,7 +1,7 @@
-"""Write ONNX graphs that share one external file of weights.
+"""Read ONNX files, and write graphs that share one external file of weights.
 
-`onnx_ir` writes the weights one at a time, so that a lazily computed weight is never in memory twice: writing
-a 7B needs the memory of its largest weight.
+`onnx_ir` reads weights when they are used and writes them one at a time, so that a lazily computed weight is
+never in memory twice: writing a 7B needs the memory of its largest weight.
 """
 
 from __future__ import annotations
@@ -9,7 +9,30 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx_ir as ir
+from google.protobuf.message import DecodeError
 from onnx import ModelProto
+
+from dinodeploy.bundle.manifest import PLAIN_NAME
+from dinodeploy.errors import BundleError, reason_of
+
+
+def read_onnx(path: Path) -> ir.Model:
+    """The model in `path`. Raises BundleError if it is not ONNX, or reads weights outside its folder."""
+    try:
+        model = ir.load(path)
+    except (DecodeError, ir.serde.SerdeError, OSError, ValueError, TypeError, KeyError) as error:
+        raise BundleError(f"{path} is not an ONNX file: {reason_of(error)}") from error
+    if not len(model.graph):
+        raise BundleError(f"{path} is not an ONNX file: it has no graph")
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor) and not PLAIN_NAME.fullmatch(str(tensor.location)):
+            place = str(tensor.location)
+            raise BundleError(
+                f"{path}: weight {value.name!r} is in {place!r}; wanted a file beside the graph"
+            )
+    return model
+
 
 INLINE_BYTES = 256  # smaller constants (shapes, scales) stay in the graph, where parsers need them
 
