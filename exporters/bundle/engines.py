@@ -96,10 +96,7 @@ def _describe(recipe: Recipe, styles: Mapping[str, Style]) -> dict[str, EngineFa
     for name, full in CLS_ONLY.items():
         if name in styles:
             engines[name] = EngineFacts(
-                engines[full].backend,
-                (name, WEIGHTS_FILE),
-                outputs=CLS_ONLY_OUTPUTS,
-                same_numbers_as=full,
+                engines[full].backend, (name, WEIGHTS_FILE), outputs=CLS_ONLY_OUTPUTS, same_numbers_as=full
             )
     return engines
 

@@ -81,15 +81,7 @@ def export_checkpoint(
     state = None if whole else checkpoint.state
     model = build_model(checkpoint) if state is None else hollow_model(checkpoint)
     bundle, notes = export_model(
-        model,
-        facts,
-        preprocess,
-        out,
-        options,
-        head=head,
-        licence=_licence(checkpoint),
-        log=log,
-        state=state,
+        model, facts, preprocess, out, options, head=head, licence=_licence(checkpoint), log=log, state=state
     )
     return bundle, (*checkpoint.notes, *assumed, *notes)
 

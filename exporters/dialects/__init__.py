@@ -28,5 +28,5 @@ DIALECTS: dict[str, Dialect] = {
         portable.IR_VERSION,
         portable.TRANSLATIONS,
         ("onnxruntime", "tensorrt", "tensorrt_rtx", "openvino"),
-    ),
+    )
 }

@@ -73,12 +73,7 @@ class Edit:
 
 
 def _make(
-    operator: str,
-    inputs: Sequence[ir.Value],
-    name: str,
-    *,
-    domain: str = "",
-    **attributes: Any,
+    operator: str, inputs: Sequence[ir.Value], name: str, *, domain: str = "", **attributes: Any
 ) -> ir.Node:
     made = ir.node(operator, inputs, attributes=attributes, domain=domain, name=name)
     made.outputs[0].name = name

@@ -131,7 +131,7 @@ class TracedAttention(nn.Module):
     def attention_weights(
         self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None, queries: int | None = None
     ) -> Tensor:
-        """x [B,L,D] -> [B,N,1,L], as `SelfAttention.attention_weights` with `queries=1`, the only case here."""
+        """x [B,L,D] -> [B,N,1,L], as `SelfAttention.attention_weights` with `queries=1` (the only case)."""
         assert queries == 1
         sin, cos = rope if rope is not None else (None, None)
         q, k = self.q(x), self.k(x)  # of all tokens, so that the graph shares both with the block's attention

@@ -24,13 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from dinodeploy.errors import ExportError
-from dinov3_ref.layers import (
-    LayerScale,
-    Mlp,
-    RopePositionEmbedding,
-    SelfAttention,
-    SwiGLUFFN,
-)
+from dinov3_ref.layers import LayerScale, Mlp, RopePositionEmbedding, SelfAttention, SwiGLUFFN
 from dinov3_ref.models import Backbone, ConvNeXt
 from dinov3_ref.models.convnext import Block
 from exporters.trace.channels_last import ChannelsLastConvNeXt
@@ -47,9 +41,7 @@ LAST_LINEAR: dict[type[nn.Module], str] = {TracedAttention: "proj", Mlp: "fc2", 
 
 
 def make_meta_copy(
-    model: Backbone,
-    folds: Collection[str] = FOLDS,
-    state: Mapping[str, Tensor] | None = None,
+    model: Backbone, folds: Collection[str] = FOLDS, state: Mapping[str, Tensor] | None = None
 ) -> tuple[Backbone, Weights]:
     """A copy of `model` on the meta device, in eval mode, and the table of its weights by name.
 
