@@ -82,9 +82,8 @@ def _prefix(bundle: Bundle) -> dict[str, int]:
 
 
 def _traced_case(bundle: Bundle) -> GoldenCase:
-    for case in load_golden(bundle.root / GOLDEN_FILE):
-        if case.traces:
-            return case
+    if case := next((case for case in load_golden(bundle.root / GOLDEN_FILE) if case.traces), None):
+        return case
     raise BundleError(
         f"{bundle.root / GOLDEN_FILE} holds no trace of the residual stream; export the bundle again (a "
         "ConvNeXt with blocks of your own that change a map's size has none)"

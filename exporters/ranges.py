@@ -18,7 +18,7 @@ from torch import Tensor
 from dinodeploy.arrays import FloatArray
 from dinodeploy.errors import MisuseError
 from dinodeploy.images.preprocess import Preprocess
-from dinodeploy.pipeline.decode import Decoded, decode_ahead, default_decoders
+from dinodeploy.pipeline.decode import decode_ahead, default_decoders
 from dinov3_ref.checkpoints import Checkpoint, build_model, normalization
 from dinov3_ref.ranges import FP16_LARGEST, Prediction, Ranges, measure_ranges, predict
 
@@ -73,6 +73,8 @@ def checkpoint_ranges(
     first = next(batches, None)
     if first is None:
         raise MisuseError(f"none of {len(ids)} images can be read; the first: {unreadable[0][1]}")
+    known = checkpoint.dataset or checkpoint.mean
+    assumed = () if known else ("input mean and std are ImageNet's: the file does not state them",)
     ranges = measure_ranges(build_model(checkpoint), chain([first], batches))
     return RangesReport(
         arch=checkpoint.arch,
@@ -81,7 +83,7 @@ def checkpoint_ranges(
         ranges=ranges,
         predictions=predict(ranges),
         unreadable=tuple(unreadable),
-        notes=(*checkpoint.notes, *_assumed(checkpoint)),
+        notes=(*checkpoint.notes, *assumed),
     )
 
 
@@ -96,23 +98,16 @@ def _batches(
     ids: Sequence[str], preprocess: Preprocess, unreadable: list[tuple[str, str]], log: Log
 ) -> Iterator[Tensor]:
     """Readable images in batches [B,3,H,W]; the others go to `unreadable` with their reason."""
-    readable = _readable(decode_ahead(ids, preprocess, default_decoders(), ahead=2 * BATCH), unreadable)
-    done = 0
+
+    def read() -> Iterator[FloatArray]:
+        for item in decode_ahead(ids, preprocess, default_decoders(), ahead=2 * BATCH):
+            if item.pixels is None:
+                unreadable.append((item.id, item.reason))
+            else:
+                yield item.pixels
+
+    readable, done = read(), 0
     while batch := list(islice(readable, BATCH)):
         log(f"measuring images {done + 1} to {done + len(batch)} of {len(ids) - len(unreadable)}")
         done += len(batch)
         yield torch.from_numpy(np.stack(batch))
-
-
-def _readable(decoded: Iterator[Decoded], unreadable: list[tuple[str, str]]) -> Iterator[FloatArray]:
-    for item in decoded:
-        if item.pixels is None:
-            unreadable.append((item.id, item.reason))
-        else:
-            yield item.pixels
-
-
-def _assumed(checkpoint: Checkpoint) -> tuple[str, ...]:
-    if checkpoint.dataset or checkpoint.mean:
-        return ()
-    return ("input mean and std are ImageNet's: the file does not state them",)

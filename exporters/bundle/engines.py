@@ -67,7 +67,9 @@ def write_engines(
         sources |= dict.fromkeys(cls_only, cut)
     baseline = None
     if recipe.quantized == "int8" and weight_bytes(graph) <= BASELINE_LIMIT:
-        baseline = _write_baseline(graph, root)
+        fp32 = graph.clone()
+        fuse_attention(fp32)  # as this machine runs fp32 best
+        baseline, _ = write_onnx(fp32, root / BASELINE_FILE)
     variants = {name: source.clone() for name, source in sources.items() if name != MODEL_FILE}
     apply_recipe(graph, recipe, "typed", inputs)
     if recipe.roles:
@@ -99,13 +101,6 @@ def _describe(recipe: Recipe, styles: Mapping[str, Style]) -> dict[str, EngineFa
                 engines[full].backend, (name, WEIGHTS_FILE), outputs=CLS_ONLY_OUTPUTS, same_numbers_as=full
             )
     return engines
-
-
-def _write_baseline(graph: ir.Model, root: Path) -> Path:
-    """The graph in fp32, as this machine runs it best."""
-    fp32 = graph.clone()
-    fuse_attention(fp32)
-    return write_onnx(fp32, root / BASELINE_FILE)[0]
 
 
 def _styles(recipe: Recipe, *, fused: bool) -> dict[str, Style]:

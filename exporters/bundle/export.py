@@ -147,7 +147,10 @@ def export_model(
         )
         if head is not None:
             log("adding the head")
-            keep = [output.name for output in manifest.outputs if _is_kept(output.name, options)]
+            # patch maps that the head alone reads end inside the graph
+            kept = {f"layer_{index}" for index in options.layers}
+            names = (output.name for output in manifest.outputs)
+            keep = [name for name in names if not name.startswith("layer_") or name in kept]
             manifest = attach_head(staging, manifest, head, keep)
         receipt = judge_staged(staging, manifest, log)
         commit_directory(staging, out)
@@ -161,8 +164,3 @@ def _with_layers(options: ExportOptions, head: LoadedHead | None) -> ExportOptio
     """With the blocks that the head reads among the outputs, for the time being."""
     more = layers_of(head.head.inputs) if head is not None else ()
     return replace(options, layers=tuple(dict.fromkeys((*options.layers, *more))))
-
-
-def _is_kept(name: str, options: ExportOptions) -> bool:
-    """Patch maps that the head alone reads end inside the graph."""
-    return not name.startswith("layer_") or name in {f"layer_{index}" for index in options.layers}

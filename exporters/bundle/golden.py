@@ -15,6 +15,7 @@ Shapes: h w the photograph's size, H W the input's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from importlib import resources
 
@@ -88,14 +89,12 @@ def _trace_stages(model: ConvNeXt, pixels: NDArray[np.float32]) -> tuple[Trace, 
     def leave(_: nn.Module, __: object, x_BChw: Tensor) -> None:
         stages[-1].append(x_BChw)
 
-    watched = [part.register_forward_hook(enter) for part in model.downsample_layers]
-    watched += [block.register_forward_hook(leave) for stage in model.stages for block in stage.children()]
-    try:
-        with torch.inference_mode():
-            model.run_stages(torch.from_numpy(pixels))
-    finally:
-        for handle in watched:
-            handle.remove()
+    with ExitStack() as hooks, torch.inference_mode():
+        for part in model.downsample_layers:
+            hooks.enter_context(part.register_forward_hook(enter))
+        for block in (block for stage in model.stages for block in stage.children()):
+            hooks.enter_context(block.register_forward_hook(leave))
+        model.run_stages(torch.from_numpy(pixels))
     if any(len({x.shape for x in maps}) > 1 for maps in stages):
         return ()
     return tuple(map(_trace_stage, stages))

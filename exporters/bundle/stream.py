@@ -8,7 +8,7 @@ included.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -36,15 +36,12 @@ def hollow_model(checkpoint: Checkpoint) -> DinoVisionTransformer:
 @contextmanager
 def filled(model: DinoVisionTransformer, state: Mapping[str, Tensor]) -> Iterator[None]:
     """While open, a hollow model runs: every block has its weights of `state` while it is at work."""
-    handles = []
-    for index, block in enumerate(model.blocks):
-        fill = partial(_fill, state, f"{BLOCKS}{index}.")
-        handles += [block.register_forward_pre_hook(fill), block.register_forward_hook(_empty)]
-    try:
+    with ExitStack() as hooks:
+        for index, block in enumerate(model.blocks):
+            fill = partial(_fill, state, f"{BLOCKS}{index}.")
+            hooks.enter_context(block.register_forward_pre_hook(fill))
+            hooks.enter_context(block.register_forward_hook(_empty))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _fill(state: Mapping[str, Tensor], prefix: str, block: nn.Module, inputs: Any) -> None:

@@ -108,8 +108,11 @@ def _attach_weights(graph: ir.Graph, weights: Weights) -> None:
     """Give every initializer its lazily made tensor, under its name in the checkpoint; block after block."""
     for old_name in sorted(graph.initializers, key=_by_number):
         value = graph.initializers.pop(old_name)
-        value.name = old_name.removeprefix(WRAPPER)
-        value.const_value = _lazy(weights[old_name.removeprefix(WRAPPER)], value)
+        value.name = name = old_name.removeprefix(WRAPPER)
+        assert value.shape is not None
+        assert value.dtype is not None
+        make = partial(_to_ir, weights[name], name)
+        value.const_value = ir.LazyTensor(make, dtype=value.dtype, shape=value.shape, name=name)
         graph.initializers.add(value)
 
 
@@ -118,15 +121,7 @@ def _by_number(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
 
 
-def _lazy(make: Callable[[], Tensor], value: ir.Value) -> ir.LazyTensor:
-    assert value.shape is not None
-    assert value.dtype is not None
-    return ir.LazyTensor(
-        partial(_to_ir, make, value.name), dtype=value.dtype, shape=value.shape, name=value.name
-    )
-
-
-def _to_ir(make: Callable[[], Tensor], name: str | None) -> ir.TensorProtocol:
+def _to_ir(make: Callable[[], Tensor], name: str) -> ir.TensorProtocol:
     return ir.tensor(make().detach().contiguous().numpy(), name=name)
 
 

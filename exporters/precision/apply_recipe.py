@@ -54,8 +54,11 @@ def apply_recipe(model: ir.Model, recipe: Recipe, style: Style, inputs: RecipeIn
     merge_casts(model.graph)
     if style == "cpu":
         fuse_attention(model)
-    if schemes:
-        _declare_types(model, style)
+    if schemes:  # 8-bit operators need a newer opset, or the domain of ONNX Runtime's own
+        model.opset_imports[""] = max(model.opset_imports[""], quantized.OPSET)
+        model.ir_version = max(model.ir_version or 0, quantized.IR_VERSION)
+        if style == "cpu":
+            model.opset_imports[MICROSOFT] = 1
 
 
 def _refuse_unmatched(graph: ir.Graph, overrides: Sequence[Override]) -> None:
@@ -66,11 +69,3 @@ def _refuse_unmatched(graph: ir.Graph, overrides: Sequence[Override]) -> None:
             raise MisuseError(
                 f"--override '{pattern}={name}' matches no layer; layers are {', '.join(sorted(paths)[:6])} …"
             )
-
-
-def _declare_types(model: ir.Model, style: Style) -> None:
-    """Raise the opset for 8-bit operators, and import the domain of ONNX Runtime's own operators."""
-    model.opset_imports[""] = max(model.opset_imports[""], quantized.OPSET)
-    model.ir_version = max(model.ir_version or 0, quantized.IR_VERSION)
-    if style == "cpu":
-        model.opset_imports[MICROSOFT] = 1

@@ -6,7 +6,7 @@ A 16-bit recipe uses these ranges to scale layers whose values come near the typ
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -34,22 +34,17 @@ def watch_linears(model: Backbone) -> Iterator[dict[str, LinearRange]]:
     is larger, because LayerScale is folded into them.
     """
     ranges: dict[str, LinearRange] = {}
-    handles = []
-    for path, block in named_blocks(model):
-        for name, module in block.named_modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
-                gain = partial(_largest_gain, block, name)
-                hook = _hook(ranges, f"{path}.{name}", gain)
-                handles.append(module.register_forward_hook(hook))
-    if isinstance(model, ConvNeXt):
-        for name, module in model.downsample_layers.named_modules(prefix="downsample_layers"):
-            if isinstance(module, nn.Conv2d):
-                handles.append(module.register_forward_hook(_hook(ranges, name, lambda: 1.0)))
-    try:
+    with ExitStack() as hooks:
+        for path, block in named_blocks(model):
+            for name, module in block.named_modules():
+                if isinstance(module, nn.Linear | nn.Conv2d):
+                    hook = _hook(ranges, f"{path}.{name}", partial(_largest_gain, block, name))
+                    hooks.enter_context(module.register_forward_hook(hook))
+        if isinstance(model, ConvNeXt):
+            for name, module in model.downsample_layers.named_modules(prefix="downsample_layers"):
+                if isinstance(module, nn.Conv2d):
+                    hooks.enter_context(module.register_forward_hook(_hook(ranges, name, lambda: 1.0)))
         yield ranges
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _largest_gain(block: nn.Module, name: str) -> float:

@@ -86,14 +86,11 @@ def path_of(node: ir.Node) -> str:
 
 def role_of(node: ir.Node) -> str | None:
     """The role of a node, or None if no recipe changes it."""
+    found = "MatMul" if node.op_type == "MatMulIntegerToFloat" else node.op_type
     for operator, pattern, role in _ROLES:
-        if _operator(node) == operator and re.fullmatch(pattern, path_of(node)):
+        if found == operator and re.fullmatch(pattern, path_of(node)):
             return role if role != "scores or values" else _scores_or_values(node)
     return None
-
-
-def _operator(node: ir.Node) -> str:
-    return "MatMul" if node.op_type == "MatMulIntegerToFloat" else node.op_type
 
 
 def _scores_or_values(product: ir.Node) -> str:

@@ -74,7 +74,12 @@ class ChannelsLastConvNeXt(ConvNeXt):
         )
         blocks = [list(stage.children()) for stage in model.stages]
         self.any_size = all(type(block) is Block for stage in blocks for block in stage)
-        self.stages = nn.ModuleList(nn.Sequential(*map(_channels_last_block, stage)) for stage in blocks)
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                *(ChannelsLastBlock(b) if type(b) is Block else ChannelsFirstBlock(b) for b in stage)
+            )
+            for stage in blocks
+        )
 
     def channels_last_maps(self, x: Tensor) -> list[Tensor]:
         """Pixels [B,3,H,W] -> the map [B,h,w,C] after each stage."""
@@ -83,10 +88,6 @@ class ChannelsLastConvNeXt(ConvNeXt):
             x = stage(downsample(x))
             maps.append(x)
         return maps
-
-
-def _channels_last_block(block: nn.Module) -> nn.Module:
-    return ChannelsLastBlock(block) if type(block) is Block else ChannelsFirstBlock(block)
 
 
 def _on_last_axis(norm: nn.Module) -> nn.Module:

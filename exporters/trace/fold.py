@@ -149,14 +149,9 @@ def _pop_bias(weights: Weights, path: str) -> Tensor | None:
 def _fold_layerscale(block: nn.Module, branch: str, scale: str, path: str, weights: Weights) -> None:
     """Fold gamma of `scale` (ls1, ls2) into the last linear layer of `branch` (attn, mlp)."""
     last = LAST_LINEAR.get(type(getattr(block, branch)))
-    if last is None or not isinstance(getattr(block, scale), LayerScale):
-        return
-    setattr(block, scale, nn.Identity())
-    gamma = weights.pop(f"{path}.{scale}.gamma")
-    for kind in ("weight", "bias"):
-        name = f"{path}.{branch}.{last}.{kind}"
-        if name in weights:
-            weights[name] = partial(_times_gamma, weights[name], gamma)
+    if last is not None and isinstance(getattr(block, scale), LayerScale):
+        setattr(block, scale, nn.Identity())
+        _fold_gamma(weights, f"{path}.{scale}.gamma", f"{path}.{branch}.{last}")
 
 
 def _fold_gammas(meta_copy: nn.Module, weights: Weights) -> None:
@@ -164,10 +159,14 @@ def _fold_gammas(meta_copy: nn.Module, weights: Weights) -> None:
     for path, block in meta_copy.named_modules():
         if isinstance(block, Block) and block.gamma is not None:
             block.gamma = None
-            gamma = weights.pop(f"{path}.gamma")
-            for kind in ("weight", "bias"):
-                name = f"{path}.pwconv2.{kind}"
-                weights[name] = partial(_times_gamma, weights[name], gamma)
+            _fold_gamma(weights, f"{path}.gamma", f"{path}.pwconv2")
+
+
+def _fold_gamma(weights: Weights, gamma: str, layer: str) -> None:
+    make_gamma = weights.pop(gamma)
+    for name in (f"{layer}.weight", f"{layer}.bias"):
+        if name in weights:
+            weights[name] = partial(_times_gamma, weights[name], make_gamma)
 
 
 def _scaled_rows(make: Callable[[], Tensor], rows: slice, factor: float) -> Tensor:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -97,9 +97,7 @@ def collapse_repeats(model: Backbone, seen: Collection[int] = ()) -> Iterator[No
     `seen` are the indices of ViT blocks whose output is used outside the chain; the block after each is
     traced.
     """
-    replaced: list[tuple[Any, int, nn.Module]] = []
-    handles = []
-    try:
+    with ExitStack() as changes:
         for path, chain, used_outside in _chains(model, seen):
             like = 0
             for index, (before, block) in enumerate(pairwise(list(chain)), 1):
@@ -107,15 +105,10 @@ def collapse_repeats(model: Backbone, seen: Collection[int] = ()) -> Iterator[No
                     like = index
                     continue
                 if like == index - 1:
-                    handles.append(before.register_forward_pre_hook(_marker(f"{path}.{like}")))
-                replaced.append((chain, index, block))
+                    changes.enter_context(before.register_forward_pre_hook(_marker(f"{path}.{like}")))
+                changes.callback(chain.__setitem__, index, block)
                 chain[index] = _Placeholder(f"{path}.{index}", f"{path}.{like}")
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for chain, index, block in replaced:
-            chain[index] = block
 
 
 def _chains(model: Backbone, seen: Collection[int]) -> Iterator[tuple[str, Any, Collection[int]]]:
@@ -156,15 +149,14 @@ def _same_layer(one: nn.Module, other: nn.Module) -> bool:
         return False
     if any(layer._forward_hooks or layer._forward_pre_hooks for layer in (one, other)):
         return False
-    mine, its = _settings(one), _settings(other)
+    mine, its = (
+        {key: value for key, value in vars(layer).items() if not key.startswith("_")}
+        for layer in (one, other)
+    )
     return mine.keys() == its.keys() and all(
         value is its[key] or (isinstance(value, COMPARABLE) and value == its[key])
         for key, value in mine.items()
     )
-
-
-def _settings(layer: nn.Module) -> dict[str, Any]:
-    return {key: value for key, value in vars(layer).items() if not key.startswith("_")}
 
 
 # ---- in the graph ------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ Shapes: B images, L tokens, K input channels, T kept tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,18 +114,14 @@ def observe(
 
         return record
 
-    handles = [
-        model.get_submodule(group.observed).register_forward_pre_hook(hook(group.path)) for group in groups
-    ]
-    try:
-        with torch.inference_mode():
-            for batch in batches:
-                draws.clear()
-                model(batch)
-                seen(len(batch))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, torch.inference_mode():
+        for group in groups:
+            module = model.get_submodule(group.observed)
+            hooks.enter_context(module.register_forward_pre_hook(hook(group.path)))
+        for batch in batches:
+            draws.clear()
+            model(batch)
+            seen(len(batch))
     return {path: Observation(torch.cat(tokens), largest[path]) for path, tokens in kept.items()}
 
 

@@ -76,7 +76,7 @@ def fold_smoothing(weights: Weights, group: Group, scale: Tensor) -> None:
     Exact, because every factor is a power of two. Without carriers the graph divides (`write.py`).
     """
     for linear in group.linears:
-        _wrap(weights, f"{linear}.weight", partial(_times_columns, scale))
+        _wrap(weights, f"{linear}.weight", lambda weight_NK: weight_NK * scale)
     for name in group.carriers:
         if name in weights:
             _wrap(weights, name, partial(_over_rows, scale))
@@ -90,10 +90,6 @@ def group_weight(weights: Weights, linears: Sequence[str]) -> Tensor:
 def _wrap(weights: Weights, name: str, change: Callable[[Tensor], Tensor]) -> None:
     inner = weights[name]
     weights[name] = lambda: change(inner().detach())
-
-
-def _times_columns(scale: Tensor, weight_NK: Tensor) -> Tensor:
-    return weight_NK * scale
 
 
 def _over_rows(scale: Tensor, tensor: Tensor) -> Tensor:

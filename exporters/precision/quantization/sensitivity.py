@@ -8,7 +8,7 @@ Shapes: B images, D embed_dim, K input channels, N output channels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,19 +35,15 @@ def simulate_8_bits(
 
     `per_token`: activations have a scale per token, as in the CPU graph; else their static scale.
     """
-    handles, kept = [], []
-    try:
+    with ExitStack() as changes:
         for scheme in schemes:
             for module in _layers(model, scheme):
-                kept.append((module, module.weight.data))
-                module.weight.data = _fake(module.weight.data, scheme, FORMATS[form])
-                handles.append(module.register_forward_pre_hook(_hook(scheme, FORMATS[form], per_token)))
+                weight, smoothing = module.weight.data, scheme.smoothing
+                changes.callback(setattr, module.weight, "data", weight)
+                module.weight.data = fake_weight(weight * smoothing, FORMATS[form]) / smoothing
+                hook = _hook(scheme, FORMATS[form], per_token)
+                changes.enter_context(module.register_forward_pre_hook(hook))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, weight in kept:
-            module.weight.data = weight
 
 
 def _layers(model: Backbone, scheme: GroupScheme) -> Iterator[Any]:
@@ -57,10 +53,6 @@ def _layers(model: Backbone, scheme: GroupScheme) -> Iterator[Any]:
         module = model.get_submodule(path)
         assert isinstance(module, nn.Linear)
         yield module
-
-
-def _fake(weight_NK: Tensor, scheme: GroupScheme, form: Format) -> Tensor:
-    return fake_weight(weight_NK * scheme.smoothing, form) / scheme.smoothing
 
 
 def _hook(scheme: GroupScheme, form: Format, per_token: bool) -> Any:
