@@ -94,8 +94,7 @@ def unpack(
         raise OutputExistsError(
             f"{out} exists; pass --overwrite to replace a bundle, or choose another --out"
         )
-    partial = atomic.begin_directory(out.resolve())
-    try:
+    with atomic.atomic_directory(out.resolve()) as partial:
         with _opened(archive) as file:
             entries = _plain_entries(file, archive, prefix)
             _extract(file, entries, manifests.FILE_NAME, partial, EXTRAS[manifests.FILE_NAME])
@@ -107,9 +106,6 @@ def unpack(
                 _extract(file, entries, name, partial, limits[name])
         Bundle(partial, manifest).verify()
         accept(partial)
-        atomic.commit_directory(partial, out.resolve())
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return out
 
 

@@ -30,6 +30,17 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     sync(path.parent)
 
 
+@contextmanager
+def atomic_directory(target: Path) -> Iterator[Path]:
+    """An empty directory, which replaces `target` at the end of the block; after an error nothing is left."""
+    partial = begin_directory(target)
+    try:
+        yield partial
+        commit_directory(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def begin_directory(target: Path) -> Path:
     """Make an empty directory, which `commit_directory` later moves to `target`; parents included."""
     partial = partial_path(target)

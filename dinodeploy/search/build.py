@@ -8,7 +8,6 @@ Shapes: n rows of a shard, D dimension.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,8 +60,7 @@ def build_index(
         require_same(engine, opened.manifest.fingerprint)
     table = read_metadata(Path(metadata)) if metadata is not None else None
     found = store_hash(root)
-    partial = atomic.begin_directory(target)
-    try:
+    with atomic.atomic_directory(target) as partial:
         log(f"indexing {opened.manifest.count} rows")
         columns = {**OWN_COLUMNS, **(table.kinds if table else {})}
         arrow = _schema(columns, dim)
@@ -97,9 +95,6 @@ def build_index(
         )
         text = json.dumps(schema.dump(manifest), indent=2, ensure_ascii=False) + "\n"
         (partial / FILE_NAME).write_text(text, encoding="utf-8")
-        atomic.commit_directory(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return manifest
 
 

@@ -28,7 +28,7 @@ from dinodeploy.bundle.bundle import EngineChoice, locate
 from dinodeploy.bundle.manifest import PLAIN_NAME, BuildFacts
 from dinodeploy.errors import MisuseError, OutputExistsError, UnavailableError
 from dinodeploy.files import schema
-from dinodeploy.files.atomic import begin_directory, commit_directory
+from dinodeploy.files.atomic import atomic_directory
 from dinodeploy.images.open import MAX_PIXELS
 from dinodeploy.triton import preprocess_model
 
@@ -128,15 +128,10 @@ def write_repository(path: Path, repository: Path, options: Options, *, overwrit
             raise OutputExistsError(f"{target} exists; --overwrite replaces it, --name gives another name")
     engine.bundle.verify(engine.facts.files)
     for model, fill in parts.items():
-        partial = begin_directory(targets[model])
-        try:
+        with atomic_directory(targets[model]) as partial:
             (partial / VERSION).mkdir()
             config = {"name": model, **fill(partial / VERSION)}
             (partial / "config.pbtxt").write_text(pbtxt(config), encoding="utf-8")
-            commit_directory(partial, targets[model])
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
     return Written(name, engine.file, kind.platform, tuple(targets.values()))
 
 

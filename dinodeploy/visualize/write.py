@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import ImageError, MisuseError, OutputExistsError
-from dinodeploy.files.atomic import atomic_file, begin_directory, commit_directory
+from dinodeploy.files.atomic import atomic_directory, atomic_file
 from dinodeploy.images.open import open_image
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pages import check_pages
@@ -87,8 +86,7 @@ def visualize(
         raise MisuseError(f"none of {len(ids)} images can be read; the first: {skipped[0]}")
     painter, words = fit_painter(what, looks, options or MapOptions())
     maps = [painter(look) for look in looks]
-    staging = begin_directory(out)
-    try:
+    with atomic_directory(out) as staging:
         files = _save(staging, what, looks, maps)
         summary = {"what": what, "shows": words, "files": files, "skipped": skipped}
         (staging / SUMMARY).write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", "utf-8")
@@ -96,10 +94,6 @@ def visualize(
             model = embedder.manifest.model
             text = render_maps(what, looks, maps, words, f"{model.arch}, weights {model.weights}")
             _save_page(text, page, out, staging)
-        commit_directory(staging, out)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
     return Written(files, tuple(skipped), words)
 
 

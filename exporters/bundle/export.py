@@ -8,7 +8,6 @@ Files are written into a hidden directory, which is renamed at the end.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import Tensor
 from dinodeploy.bundle.bundle import Bundle, open_bundle
 from dinodeploy.bundle.manifest import WEIGHTS_LICENCE, ModelFacts
 from dinodeploy.errors import MisuseError
-from dinodeploy.files.atomic import begin_directory, commit_directory
+from dinodeploy.files.atomic import atomic_directory
 from dinodeploy.images.preprocess import Preprocess
 from dinov3_ref.checkpoints import META_LICENCE, NORMALIZATION, Checkpoint, build_model, normalization
 from dinov3_ref.heads import LoadedHead, layers_of
@@ -140,8 +139,7 @@ def export_model(
         raise MisuseError("--attention: a ConvNeXt has no attention; leave it out")
     fits = check_fits(head, facts) if head is not None else ()
     refuse_existing(out, options.overwrite)
-    staging = begin_directory(out)
-    try:
+    with atomic_directory(out) as staging:
         manifest, notes = write_bundle(
             model, facts, preprocess, staging, _with_layers(options, head), licence, log, state
         )
@@ -153,10 +151,6 @@ def export_model(
             keep = [name for name in names if not name.startswith("layer_") or name in kept]
             manifest = attach_head(staging, manifest, head, keep)
         receipt = judge_staged(staging, manifest, log)
-        commit_directory(staging, out)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
     return replace(open_bundle(out), receipt=receipt), (*notes, *fits)
 
 

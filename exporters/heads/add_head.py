@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, open_bundle
 from dinodeploy.errors import MisuseError
-from dinodeploy.files.atomic import begin_directory, commit_directory
+from dinodeploy.files.atomic import atomic_directory
 from dinov3_ref.errors import ConfigError
 from dinov3_ref.heads import FeaturePyramid, Head, LoadedHead, load_head
 from exporters.bundle.stage import judge_staged, refuse_existing
@@ -43,8 +43,7 @@ def add_head(
     notes = check_fits(loaded, manifest.model)
     refuse_existing(out, overwrite)
     source.verify()
-    staging = begin_directory(out)
-    try:
+    with atomic_directory(out) as staging:
         log("adding the head")
         names = [name for name in manifest.files if name == GOLDEN_FILE or ".onnx" in name]
         for name in names:
@@ -52,10 +51,6 @@ def add_head(
         keep = [output.name for output in manifest.outputs]
         made = attach_head(staging, manifest, loaded, keep)
         receipt = judge_staged(staging, made, log)
-        commit_directory(staging, out)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
     plans = [name for name, facts in manifest.engines.items() if facts.build is not None]
     if plans:
         notes = (*notes, f"{', '.join(plans)} not copied; build again: dinodeploy build {out}")
