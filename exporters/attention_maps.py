@@ -28,9 +28,7 @@ def reference_attention(checkpoint: Path, layer: int = -1) -> Callable[[FloatArr
         raise MisuseError(f"--layer {layer} does not exist; the model has blocks 0..{model.n_blocks - 1}")
 
     def attend(pixels: FloatArray) -> FloatArray:
-        maps: FloatArray = attention_maps(model, torch.from_numpy(pixels), layer, patches_only=True)[
-            0
-        ].numpy()
-        return maps
+        maps = attention_maps(model, torch.from_numpy(pixels), layer, patches_only=True)
+        return maps[0].numpy()
 
     return attend

@@ -53,22 +53,14 @@ def bisect_bundle(engine: EngineChoice, *, threads: int | None = None) -> Bisect
             f"the engine has {len(values)} residual streams, the reference {len(case.traces)}: these are two "
             "models"
         )
-    stretches = [
-        Stretch(
-            _entry(blocks),
-            blocks,
-            trace,
-            np.stack([_at_positions(outputs[name], trace, name) for name in names]),
-        )
-        for (blocks, names), trace in zip(values.items(), case.traces, strict=True)
-    ]
+    stretches = []
+    for (blocks, names), trace in zip(values.items(), case.traces, strict=True):
+        stage = "stages" in blocks  # the module before a stream's first block: downsampling, or the tokens
+        entry = blocks.replace("stages", "downsample_layers").rstrip(".") if stage else "tokens"
+        found = np.stack([_at_positions(outputs[name], trace, name) for name in names])
+        stretches.append(Stretch(entry, blocks, trace, found))
     wanted = {name: output[:1] for name, output in case.outputs.items()}
     return bisect(case.name, stretches, (outputs, wanted), bundle.manifest.graph.recipe, _prefix(bundle))
-
-
-def _entry(blocks: str) -> str:
-    """Name of the module before a stream's first block."""
-    return blocks.replace("stages", "downsample_layers").rstrip(".") if "stages" in blocks else "tokens"
 
 
 def _prefix(bundle: Bundle) -> dict[str, int]:
@@ -142,11 +134,8 @@ def _entering(graph: GraphProto, made_by: Mapping[str, NodeProto]) -> dict[str, 
         if node.op_type != "Add" or block is None:
             continue
         values, index = entering.setdefault(block["blocks"], {}), int(block["index"])
-        outside = [
-            name
-            for name in node.input
-            if name not in weights and not _belongs_to(made_by.get(name), block[0])
-        ]
+        given = [name for name in node.input if name not in weights]
+        outside = [name for name in given if not _belongs_to(made_by.get(name), block[0])]
         if index not in values and len(outside) == 1:
             values[index] = outside[0]
     return entering

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dinov3_ref.checkpoints import Checkpoint
-from dinov3_ref.models import DinoVisionTransformer
+from dinov3_ref.models import Backbone, DinoVisionTransformer
 
 BLOCKS = "blocks."
 
@@ -34,8 +34,15 @@ def hollow_model(checkpoint: Checkpoint) -> DinoVisionTransformer:
 
 
 @contextmanager
-def filled(model: DinoVisionTransformer, state: Mapping[str, Tensor]) -> Iterator[None]:
-    """While open, a hollow model runs: every block has its weights of `state` while it is at work."""
+def filled(model: Backbone, state: Mapping[str, Tensor] | None) -> Iterator[None]:
+    """While open, a hollow model runs: every block has its weights of `state` while it computes.
+
+    Without a `state` the model has its own.
+    """
+    if state is None:
+        yield
+        return
+    assert isinstance(model, DinoVisionTransformer), "others are never hollow"
     with ExitStack() as hooks:
         for index, block in enumerate(model.blocks):
             fill = partial(_fill, state, f"{BLOCKS}{index}.")

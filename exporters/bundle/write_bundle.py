@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from dinodeploy.errors import ExportError, JudgementError, reason_of
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.golden import load_golden, save_golden
 from dinodeploy.parity.judge import judge_golden
-from dinov3_ref.models import Backbone, DinoVisionTransformer
+from dinov3_ref.models import Backbone
 from exporters.bundle.engines import BASELINE_FILE, CPU_FILE, write_engines
 from exporters.bundle.golden import make_golden
 from exporters.bundle.options import ExportOptions
@@ -28,6 +27,7 @@ from exporters.dialects import DIALECTS
 from exporters.graph.cls_only import can_cut
 from exporters.graph.graph import to_graph
 from exporters.graph.lint import check_onnx, lint
+from exporters.graph.summary import shape_of
 from exporters.precision.apply_recipe import RecipeInputs
 from exporters.precision.calibrate import watch_linears
 from exporters.precision.quantization.calibrate import Calibrated, calibrate_8_bits
@@ -58,7 +58,7 @@ def write_bundle(
     recipe = RECIPES[options.recipe]
     reference = TokenOutputs(model.eval(), options.layers, attention=options.attention)
     log("running the reference on the golden photographs")
-    with _filled(model, state), watch_linears(model) as ranges:
+    with filled(model, state), watch_linears(model) as ranges:
         save_golden(make_golden(reference, preprocess), root / GOLDEN_FILE)
     options = replace(options, folds=applicable_folds(model, options.folds))
     meta_copy, weights = make_meta_copy(model, options.folds, state)
@@ -82,9 +82,7 @@ def write_bundle(
         recipe,
         RecipeInputs(ranges, scheme, options.overrides),
         root,
-        last=model.n_blocks - 1
-        if isinstance(meta_copy, DinoVisionTransformer) and can_cut(meta_copy)
-        else None,
+        last=model.n_blocks - 1 if can_cut(meta_copy) else None,
     )
     notes = list(calibrated.notes if calibrated else ())
     if written.proxy is not None:
@@ -103,23 +101,14 @@ def write_bundle(
 
 def _make_graph(module: TokenOutputs, weights: Weights, options: ExportOptions, log: Log) -> ir.Model:
     """The traced meta copy as an fp32 graph with lazy weights."""
-    dialect = DIALECTS[options.dialect]
     log("tracing")
     try:
         program = trace(module)
-        log(f"translating to ONNX, dialect {dialect.name}")
-        return to_graph(program, module, weights, dialect)
+        log(f"translating to ONNX, dialect {options.dialect}")
+        return to_graph(program, module, weights, DIALECTS[options.dialect])
     except Exception as error:  # torch.export and torch.onnx pass on any exception
         reason = f"{type(error).__name__}: {reason_of(error)}"
         raise ExportError(f"this model cannot be traced: {reason}") from error
-
-
-def _filled(model: Backbone, state: Mapping[str, Tensor] | None) -> AbstractContextManager[None]:
-    """While open, a hollow model has its weights; other models stay as they are."""
-    if state is None:
-        return nullcontext()
-    assert isinstance(model, DinoVisionTransformer), "others are never hollow"
-    return filled(model, state)
 
 
 def _describe(
@@ -148,12 +137,7 @@ def _describe(
         created_by=f"dinodeploy {__version__}",
         model=facts,
         preprocess=preprocess,
-        outputs=tuple(
-            OutputFacts(
-                str(value.name), tuple(d if isinstance(d, int) else str(d) for d in value.shape or ())
-            )
-            for value in graph.graph.outputs
-        ),
+        outputs=tuple(OutputFacts(str(out.name), tuple(shape_of(out))) for out in graph.graph.outputs),
         graph=made,
         engines={},
         files={},

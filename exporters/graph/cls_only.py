@@ -21,7 +21,7 @@ from torch import nn
 
 from dinodeploy.bundle.manifest import CLS_ONLY_OUTPUTS
 from dinov3_ref.layers import LayerScale, Mlp, RMSNorm, SelfAttentionBlock, SwiGLUFFN
-from dinov3_ref.models import DinoVisionTransformer
+from dinov3_ref.models import Backbone, DinoVisionTransformer
 from exporters.graph.edit import Edit
 from exporters.trace.custom_ops import TracedAttention
 
@@ -29,8 +29,10 @@ from exporters.trace.custom_ops import TracedAttention
 ROW_BY_ROW = (nn.LayerNorm, RMSNorm, LayerScale, Mlp, SwiGLUFFN, nn.Identity)
 
 
-def can_cut(meta_copy: DinoVisionTransformer) -> bool:
+def can_cut(meta_copy: Backbone) -> bool:
     """Whether the last block, and what follows, is known to mix tokens in attention only."""
+    if not isinstance(meta_copy, DinoVisionTransformer):
+        return False
     block = meta_copy.blocks[-1]
     if type(block) is not SelfAttentionBlock or type(block.attn) is not TracedAttention:
         return False

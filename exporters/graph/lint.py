@@ -21,13 +21,7 @@ from exporters.graph.graph import INPUT_NAME
 # NonZero: a shape that depends on data.
 FORBIDDEN = ("If", "Loop", "Scan", "Tile", "NonZero")
 ALLOWED_TYPES = {
-    ir.DataType.FLOAT,
-    ir.DataType.FLOAT16,
-    ir.DataType.BFLOAT16,
-    ir.DataType.INT8,
-    ir.DataType.FLOAT8E4M3FN,
-    ir.DataType.INT64,
-    ir.DataType.BOOL,
+    ir.DataType[name] for name in ("FLOAT", "FLOAT16", "BFLOAT16", "INT8", "FLOAT8E4M3FN", "INT64", "BOOL")
 }
 # In the dialect for ONNX Runtime's CPU alone.
 CPU_OPERATORS = {
@@ -63,11 +57,8 @@ def _standard_operators(graph: ir.Graph, allowed: Collection[str] = ()) -> str |
 def _one_rope_table(graph: ir.Graph) -> str | None:
     """Computed once: a table in every block costs time, and is how bf16 angles creep in."""
     found = Counter(node.op_type for node in graph.all_nodes() if node.op_type in ("Sin", "Cos"))
-    return (
-        f"RoPE tables: {dict(found)}; wanted at most one Sin and one Cos"
-        if max(found.values(), default=0) > 1
-        else None
-    )
+    wrong = max(found.values(), default=0) > 1
+    return f"RoPE tables: {dict(found)}; wanted at most one Sin and one Cos" if wrong else None
 
 
 def _distinct_names(graph: ir.Graph) -> str | None:

@@ -20,8 +20,8 @@ def summarize_onnx(path: Path) -> dict[str, Any]:
     graph = model.graph
     return {
         "opset": {domain or "ai.onnx": version for domain, version in model.opset_imports.items()},
-        "inputs": {str(value.name): _shape(value) for value in graph.inputs},
-        "outputs": {str(value.name): _shape(value) for value in graph.outputs},
+        "inputs": {str(value.name): shape_of(value) for value in graph.inputs},
+        "outputs": {str(value.name): shape_of(value) for value in graph.outputs},
         "operators": dict(Counter(node.op_type for node in graph).most_common()),
         "types": types_by_role(graph),
         "weights": dict(Counter(stored_type(value) for value in graph.initializers.values())),
@@ -57,5 +57,5 @@ def stored_type(value: ir.Value) -> str:
     return value.dtype.name if value.dtype is not None else ir.DataType.FLOAT.name
 
 
-def _shape(value: ir.Value) -> list[int | str]:
+def shape_of(value: ir.Value) -> list[int | str]:
     return [dim if isinstance(dim, int) else str(dim) for dim in value.shape or ()]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from dinodeploy.files.atomic import atomic_file, begin_directory, commit_directory
+from dinodeploy.files.atomic import atomic_directory, atomic_file, begin_directory, commit_directory
 
 
 def names(folder: Path) -> list[str]:
@@ -57,4 +58,14 @@ def test_failed_rename_puts_the_old_directory_back(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         commit_directory(tmp_path / "absent", target)
     assert names(target) == ["old"]
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_directory_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    with atomic_directory(tmp_path / "out") as partial:
+        (partial / "a").touch()
+    assert names(tmp_path / "out") == ["a"]
+    with suppress(KeyError), atomic_directory(tmp_path / "other") as partial:
+        (partial / "a").touch()
+        raise KeyError("x")
     assert names(tmp_path) == ["out"]

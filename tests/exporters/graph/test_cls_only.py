@@ -76,8 +76,8 @@ def test_the_same_cls_in_16_bits(tmp_path: Path) -> None:
     ids=["no storage", "rmsnorm", "no layerscale, no bias", "no folds"],
 )
 def test_variants(changes: dict, folds: tuple[str, ...], tmp_path: Path) -> None:
-    graph, twin = graph_of(build_model(random_checkpoint(tiny_config(**changes, depth=2))), folds)
-    assert can_cut(twin)
+    graph, meta_copy = graph_of(build_model(random_checkpoint(tiny_config(**changes, depth=2))), folds)
+    assert can_cut(meta_copy)
     cut = cut_to_cls(graph, 1)
     write_onnx(graph, tmp_path / "model.onnx")
     share_weights(cut, tmp_path / "model.onnx", tmp_path / "cut.onnx")
@@ -91,9 +91,9 @@ def test_variants(changes: dict, folds: tuple[str, ...], tmp_path: Path) -> None
 def graph_of(
     model: DinoVisionTransformer, folds: tuple[str, ...] = FOLDS
 ) -> tuple[ir.Model, DinoVisionTransformer]:
-    twin, weights = make_meta_copy(model, folds)
-    module = TokenOutputs(twin)
-    return to_graph(trace(module), module, weights, DIALECTS["portable"]), twin
+    meta_copy, weights = make_meta_copy(model, folds)
+    module = TokenOutputs(meta_copy)
+    return to_graph(trace(module), module, weights, DIALECTS["portable"]), meta_copy
 
 
 def test_one_row_through_the_last_block(own_bundle: Path) -> None:
