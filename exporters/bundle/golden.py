@@ -97,14 +97,12 @@ def _trace_stages(model: ConvNeXt, pixels: NDArray[np.float32]) -> tuple[Trace, 
         model.run_stages(torch.from_numpy(pixels))
     if any(len({x.shape for x in maps}) > 1 for maps in stages):
         return ()
-    return tuple(map(_trace_stage, stages))
-
-
-def _trace_stage(maps: Sequence[Tensor]) -> Trace:
-    h, w = maps[0].shape[2:]
-    places = token_places(0, h, w)
-    entering, *blocks = (x_BChw.flatten(2)[:, :, places].transpose(1, 2) for x_BChw in maps)
-    return _as_trace(places, entering, blocks)
+    traces = []
+    for maps in stages:
+        places = token_places(0, *maps[0].shape[2:])
+        entering, *blocks = (x_BChw.flatten(2)[:, :, places].transpose(1, 2) for x_BChw in maps)
+        traces.append(_as_trace(places, entering, blocks))
+    return tuple(traces)
 
 
 def _as_trace(places: Tensor, entering: Tensor, blocks: Sequence[Tensor]) -> Trace:

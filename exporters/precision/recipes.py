@@ -110,11 +110,6 @@ def type_of(path: str, role: str, recipe: Recipe, overrides: Sequence[Override])
     return recipe.fallback if recipe.quantized and role in LINEAR else dtype
 
 
-def overridden(linears: Sequence[str], overrides: Sequence[Override]) -> bool:
-    """Whether an override matches any of a group's layers, which takes the group out of 8 bits."""
-    return any(fnmatchcase(path, pattern) for path in linears for pattern, _ in overrides)
-
-
 def shifts(seen: LinearRange, dtype: ir.DataType) -> tuple[int, int]:
     """(i, w): powers of two by which a layer's input and weights are scaled down to fit `dtype`.
 

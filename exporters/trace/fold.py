@@ -35,8 +35,7 @@ FOLDS = ("layerscale", "qkv_bias", "q_scale")
 
 Weights = dict[str, Callable[[], Tensor]]
 
-# Branch module -> its last linear layer, which LayerScale is folded into. Other modules keep their
-# LayerScale.
+# branch module -> its last linear layer, which LayerScale is folded into; other modules keep theirs
 LAST_LINEAR: dict[type[nn.Module], str] = {TracedAttention: "proj", Mlp: "fc2", SwiGLUFFN: "w3"}
 
 
@@ -46,13 +45,9 @@ def make_meta_copy(
     """A copy of `model` on the meta device, in eval mode, and the table of its weights by name.
 
     `state` holds the weights if the model does not (`exporters/bundle/stream.py`); each is converted to fp32
-    when it is asked for. A user's own attention or feed-forward class is traced unchanged. Raises ValueError
-    for an unknown fold, ExportError for a model that cannot become a graph: RoPE in 16 bits, or a fixed image
-    size.
+    when it is asked for. A user's own attention or feed-forward class is traced unchanged. Raises
+    ExportError for a model that cannot become a graph: RoPE in 16 bits, or a fixed image size.
     """
-    unknown = sorted(set(folds) - set(FOLDS))
-    if unknown:
-        raise ValueError(f"unknown fold {unknown[0]!r}; known: {', '.join(FOLDS)}")
     meta_copy = _copy_to_meta(model).eval()
     weights: Weights
     if state is None:
@@ -119,20 +114,16 @@ def _put_attention_op(
         rows = slice(part * dim, (part + 1) * dim)
         factor = q_factor if name == "q" else 1.0
         weights[f"{path}.{name}.weight"] = partial(_scaled_rows, weight, rows, factor)
-        third = None if bias is None else bias[rows]
-        keep = third is not None and not ("qkv_bias" in folds and bool((third == 0).all()))
-        has_bias.append(keep)
-        if keep:
-            assert third is not None
-            weights[f"{path}.{name}.bias"] = partial(
-                _scaled_rows, partial(_identity, third), slice(None), factor
-            )
+        drop = bias is None or ("qkv_bias" in folds and not bias[rows].any())
+        has_bias.append(not drop)
+        if bias is not None and not drop:
+            weights[f"{path}.{name}.bias"] = partial(_scaled_rows, partial(_identity, bias), rows, factor)
     with torch.device("meta"):
         block.attn = TracedAttention(
             dim,
             attn.num_heads,
             scale=1.0 if "q_scale" in folds else attn.scale,
-            biases=(has_bias[0], has_bias[1], has_bias[2]),
+            biases=has_bias,
             proj_bias=attn.proj.bias is not None,
         )
 

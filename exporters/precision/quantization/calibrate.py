@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from dinodeploy.images.preprocess import Preprocess
 from dinov3_ref.models import Backbone
@@ -11,7 +12,7 @@ from exporters.precision.quantization.images import Calibration, calibration_pix
 from exporters.precision.quantization.observe import find_groups, observe
 from exporters.precision.quantization.scheme import QuantScheme, make_scheme
 from exporters.precision.quantization.sensitivity import IMAGES, choose_fallback_layers
-from exporters.precision.recipes import Override, Recipe, overridden
+from exporters.precision.recipes import Override, Recipe
 from exporters.trace.fold import Weights
 
 
@@ -41,12 +42,15 @@ def calibrate_8_bits(
     form = recipe.quantized
     assert form is not None
     pixels, notes = calibration_pixels(calibration, preprocess)
-    groups = [group for group in find_groups(model) if not overridden(group.linears, overrides)]
-    done = 0
+    # an override that matches any layer of a group takes the group out of 8 bits
+    patterns = [pattern for pattern, _ in overrides]
+    groups = [
+        group
+        for group in find_groups(model)
+        if not any(fnmatchcase(path, pattern) for path in group.linears for pattern in patterns)
+    ]
 
-    def seen(count: int) -> None:
-        nonlocal done
-        done += count
+    def seen(done: int) -> None:
         log(f"calibrating: {done} of {len(pixels)} images")
 
     observations = observe(model, groups, in_batches(pixels), len(pixels), seed=calibration.seed, seen=seen)

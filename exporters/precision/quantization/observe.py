@@ -94,7 +94,7 @@ def observe(
 
     Keeps CLS of every image (in a ConvNeXt the first position of the map) and random tokens drawn with
     `seed`; groups with the same number of tokens keep the same ones. `seen` is called with the number of
-    images in a finished batch.
+    images so far after each batch.
     """
     each = max(2, -(-KEPT_TOKENS // max(images, 1)))
     generator = torch.Generator().manual_seed(seed)
@@ -118,10 +118,12 @@ def observe(
         for group in groups:
             module = model.get_submodule(group.observed)
             hooks.enter_context(module.register_forward_pre_hook(hook(group.path)))
+        done = 0
         for batch in batches:
             draws.clear()
             model(batch)
-            seen(len(batch))
+            done += len(batch)
+            seen(done)
     return {path: Observation(torch.cat(tokens), largest[path]) for path, tokens in kept.items()}
 
 

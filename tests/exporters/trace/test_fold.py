@@ -98,8 +98,3 @@ def test_a_users_attention_class_is_traced_as_it_is() -> None:
     x = pixels(["coffee"], 48, 64)
     wanted = tokens(model, x)
     assert torch.dist(tokens(materialise(meta_copy, weights), x), wanted) / wanted.norm() < 2e-6
-
-
-def test_an_unknown_fold_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown fold 'gelu'"):
-        make_meta_copy(build_model(random_checkpoint(tiny_config())), ["gelu"])
