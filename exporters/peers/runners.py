@@ -38,8 +38,8 @@ from dinov3_ref.checkpoints import (
 from dinov3_ref.models import ViTConfig
 from dinov3_ref.torchvision_shim import import_torchvision
 from exporters.dialects import DIALECTS
+from exporters.graph.files import write_onnx
 from exporters.graph.graph import to_graph
-from exporters.graph.write import write_onnx
 from exporters.precision.quantization.images import Calibration, calibration_pixels
 from exporters.trace.fold import make_meta_copy
 from exporters.trace.trace import TokenOutputs, trace
