@@ -69,7 +69,7 @@ def add_bundle(archive: zipfile.ZipFile, bundle: Bundle, prefix: str = "") -> No
         entry = _entry(prefix + name)
         entry.file_size = path.stat().st_size  # zip64 is chosen by it
         with path.open("rb") as source, archive.open(entry, "w") as target:
-            shutil.copyfileobj(source, target, _CHUNK)
+            shutil.copyfileobj(source, target, CHUNK)
     if LICENCE_FILE not in present:
         text = f"The weights in this bundle:\n\n{bundle.manifest.licence}\n"
         archive.writestr(_entry(prefix + LICENCE_FILE), text)
