@@ -32,7 +32,7 @@ from dinodeploy.bench.record import take_turns
 from dinodeploy.images import preprocess
 from dinodeploy.images.open import open_image
 from dinodeploy.images.preprocess import PRESETS, Preprocess
-from tests.support.photographs import IMAGENET_MEAN, IMAGENET_STD, PHOTOGRAPHS, photograph
+from tests.support.images.photographs import IMAGENET_MEAN, IMAGENET_STD, PHOTOGRAPHS, photograph
 
 PACKAGES = ("pillow", "numpy", "simplejpeg")
 ENLARGED = ("china", "flower", "retina")

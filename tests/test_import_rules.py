@@ -12,7 +12,7 @@ import pytest
 
 from dinodeploy import load_embeddings
 from dinodeploy.cli.app import COMMANDS
-from tests.support.photographs import photograph
+from tests.support.images.photographs import photograph
 
 ROOT = Path(__file__).parent.parent
 OURS = ("dinodeploy", "exporters", "dinov3_ref")

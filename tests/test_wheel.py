@@ -17,7 +17,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from dinodeploy import load_embeddings
-from tests.support.photographs import photograph
+from tests.support.images.photographs import photograph
 
 ROOT = Path(__file__).parent.parent
 OLDEST = (3, 10)

@@ -29,7 +29,7 @@ from dinov3_ref.errors import CheckpointWarning
 from dinov3_ref.models.config import ViTConfig
 from dinov3_ref.torchvision_shim import import_torchvision
 from tests.compatibility.snippets import vit_base
-from tests.support.photographs import PHOTOGRAPHS, photograph, pixels
+from tests.support.images.photographs import PHOTOGRAPHS, photograph, pixels
 
 PRETRAIN = "dinov3_vitb16_pretrain.pth"
 

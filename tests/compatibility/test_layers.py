@@ -17,7 +17,7 @@ from dinov3_ref.layers.rope_position_encoding import RopePositionEmbedding
 from dinov3_ref.models.released import ARCHITECTURES
 from dinov3_ref.models.vision_transformer import DinoVisionTransformer
 from tests.compatibility.snippets import SMALL, draw
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 
 
 def test_S01_constructor_and_its_defaults() -> None:

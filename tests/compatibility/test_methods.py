@@ -12,7 +12,7 @@ from dinov3_ref import models
 from dinov3_ref.models import vit_base, vit_giant2, vit_large, vit_small
 from dinov3_ref.models.vision_transformer import DinoVisionTransformer
 from tests.compatibility.snippets import SMALL
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 
 SIZE = (48, 80)  # a grid of 3x5
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dinov3_ref.layers.attention import SelfAttention
 from dinov3_ref.models.vision_transformer import DinoVisionTransformer
 from tests.compatibility.snippets import SMALL
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 
 
 class CustomAttention(SelfAttention):

@@ -13,7 +13,7 @@ from dinov3_ref.models.vision_transformer import DinoVisionTransformer
 from dinov3_ref.train.distributed.activation_checkpointing import DinoViTWithCheckpoint
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 from tests.compatibility.snippets import SMALL, draw
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 from tests.support.toy_training import collated, tiny_training
 
 

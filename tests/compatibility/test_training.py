@@ -19,7 +19,7 @@ from dinov3_ref.models.vision_transformer import DinoVisionTransformer
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 from tests.compatibility.snippets import SMALL
 from tests.compatibility.test_parts import CustomAttention
-from tests.support.photographs import photograph, pixels
+from tests.support.images.photographs import photograph, pixels
 from tests.support.toy_training import collated, tiny_training
 
 

@@ -15,7 +15,7 @@ from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint
 from dinov3_ref.models.vision_transformer import DinoVisionTransformer
 from dinov3_ref.torchvision_shim import import_torchvision
 from tests.compatibility.snippets import SMALL
-from tests.support.photographs import photograph, pixels
+from tests.support.images.photographs import photograph, pixels
 
 
 @pytest.fixture(scope="module")

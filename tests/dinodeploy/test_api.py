@@ -15,8 +15,8 @@ import typer.main
 
 import dinodeploy
 from dinodeploy.cli.app import make_app
-from tests.support.command_line import CommandLine
-from tests.support.photographs import PHOTOGRAPHS, photograph
+from tests.support.images.photographs import PHOTOGRAPHS, photograph
+from tests.support.processes.command_line import CommandLine
 
 TOY = Path(__file__).parents[2] / "examples" / "models" / "toy_vit"
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from dinodeploy import Embedder, ImageError, MisuseError
-from tests.support.photographs import PHOTOGRAPHS, photograph
+from tests.support.images.photographs import PHOTOGRAPHS, photograph
 from tests.support.tiny_models import export_tiny
 
 BATCH_LIMIT = 1e-6  # an embedding must not depend on its batch; measured 3e-7, sums cut up otherwise

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint
-from tests.support.command_line import CommandLine
+from tests.support.processes.command_line import CommandLine
 from tests.support.tiny_models import tiny_config
 
 CI = Path(__file__).parents[2] / "examples" / "07_ci_gate"

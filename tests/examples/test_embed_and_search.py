@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.photographs import photograph
-from tests.support.run_example import run_example
+from tests.support.images.photographs import photograph
+from tests.support.processes.run_example import run_example
 
 pytest.importorskip("lance")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.photographs import PHOTOGRAPHS, photograph
-from tests.support.run_example import run_example
+from tests.support.images.photographs import PHOTOGRAPHS, photograph
+from tests.support.processes.run_example import run_example
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ import pytest
 
 from dinodeploy.bundle.bundle import open_bundle
 from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint
-from tests.support.run_example import run_example
+from tests.support.processes.run_example import run_example
 from tests.support.tiny_models import tiny_config
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dinodeploy.bundle.bundle import open_bundle
-from tests.support.run_example import run_example
+from tests.support.processes.run_example import run_example
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The Triton client against a fake server that speaks gRPC (tests/support/fake_triton_server.py)."""
+"""The Triton client against a fake gRPC server (tests/support/processes/fake_triton_server.py)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.image_files import encoded
+from tests.support.images.image_files import encoded
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,7 +20,13 @@ def test_the_client_asks_as_the_repository_wants_it(tiny_bundle: Path, tmp_path:
     paths = [tmp_path / f"{name}.jpg" for name in ("chelsea", "rocket")]
     for path in paths:
         path.write_bytes(encoded(path.stem))
-    command = [sys.executable, "-m", "tests.support.fake_triton_server", str(tiny_bundle), *map(str, paths)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.support.processes.fake_triton_server",
+        str(tiny_bundle),
+        *map(str, paths),
+    ]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert ran.returncode == 0, ran.stderr
     *said, asked = ran.stdout.splitlines()

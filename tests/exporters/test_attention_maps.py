@@ -17,7 +17,7 @@ from dinodeploy.parity.judge import THRESHOLDS, measure
 from dinov3_ref.checkpoints import build_model, planted_checkpoint
 from dinov3_ref.checkpoints.synthetic.planted import Pathology
 from dinov3_ref.models import attention_maps
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 from tests.support.tiny_models import export_passing, tiny_config
 
 SIZES = ((224, 224), (512, 320))

@@ -21,7 +21,7 @@ from exporters.bisect import bisect_bundle, stream_values
 from exporters.bundle.export import ExportOptions, export_checkpoint, export_model
 from tests.compatibility.test_parts import CustomTokensVisionTransformer
 from tests.support.faults import FAULTS, Fault, broken, change_weight
-from tests.support.photographs import IMAGENET_MEAN, IMAGENET_STD
+from tests.support.images.photographs import IMAGENET_MEAN, IMAGENET_STD
 from tests.support.tiny_models import export_tiny, tiny_config
 
 MODELS = (("mlp", "fp32"), ("mlp", "fp16"), ("swiglu", "fp32"), ("swiglu", "bf16"))

@@ -24,7 +24,7 @@ from exporters.bisect import bisect_bundle
 from exporters.bundle.golden import make_golden, trace_stream
 from exporters.trace.trace import TokenOutputs
 from tests.support.faults import CONVNEXT_FAULTS, Fault, broken, change_weight
-from tests.support.photographs import IMAGENET_MEAN, IMAGENET_STD, pixels
+from tests.support.images.photographs import IMAGENET_MEAN, IMAGENET_STD, pixels
 from tests.support.tiny_models import export_passing, export_tiny, tiny_convnext
 
 DEPTHS = (2, 1, 3, 1)

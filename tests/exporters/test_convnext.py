@@ -33,7 +33,7 @@ from exporters.trace.channels_last import ChannelsFirstBlock, ChannelsLastConvNe
 from exporters.trace.fold import make_meta_copy
 from exporters.trace.trace import TokenOutputs, trace
 from tests.support.graphs import graph_of
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 from tests.support.tiny_models import export_passing, tiny_convnext
 
 LAYERS = (0, 2, 3)

@@ -23,7 +23,7 @@ from exporters.trace.fold import make_meta_copy
 from exporters.trace.trace import TokenOutputs
 from tests.compatibility.test_parts import CustomAttention, CustomTokensVisionTransformer
 from tests.support.graphs import graph_of
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 
 SMALL: dict[str, Any] = {
     "embed_dim": 64,

@@ -16,8 +16,8 @@ from exporters.precision import recipes
 from exporters.precision.calibrate import watch_linears
 from exporters.precision.recipes import RECIPES
 from exporters.ranges import checkpoint_ranges, spread_over
+from tests.support.images.photographs import photograph, pixels
 from tests.support.overflowing_models import OVERFLOWS, gentle, massive_product
-from tests.support.photographs import photograph, pixels
 
 
 def files(folder: Path, *names: str) -> list[str]:

@@ -19,7 +19,7 @@ from dinodeploy.sources import SourceOptions, tars
 from dinodeploy.sources.input_file import LocalFile
 from tests.fuzz.attack import Attack
 from tests.fuzz.mutations import mutate_bytes, to_text
-from tests.support.photographs import photograph
+from tests.support.images.photographs import photograph
 
 
 def tensors(folder: Path) -> Attack:

@@ -24,7 +24,7 @@ from dinov3_ref.checkpoints.layouts.timm import TimmLayout
 from dinov3_ref.models.config import ViTConfig
 from dinov3_ref.models.released import ARCHITECTURES
 from dinov3_ref.torchvision_shim import import_torchvision
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 
 Tokens = dict[str, Tensor]  # cls [B,D], storage [B,R,D], patch [B,P,D]
 Implementation = Callable[[Tensor], Tokens]  # pixels [B,3,H,W] -> normed tokens

@@ -22,7 +22,7 @@ from dinov3_ref.models.config import ConvNeXtConfig
 from dinov3_ref.torchvision_shim import import_torchvision
 from tests.parity.implementations import PHOTOGRAPHS, SIZES, relative_errors
 from tests.parity.tolerances import ACCEPTED, Tolerance
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 
 Run = Callable[[Tensor], dict[str, Tensor]]  # pixels [B,3,H,W] -> cls [B,D], patch [B,P,D]
 

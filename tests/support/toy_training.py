@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dinov3_ref.configs import load_config
 from dinov3_ref.train.logging.run_log import read_metrics
-from tests.support.photographs import PHOTOGRAPHS, pixels
+from tests.support.images.photographs import PHOTOGRAPHS, pixels
 
 N_LOCAL = 3
 TINY = (

@@ -14,7 +14,7 @@ from dinov3_ref.data.collate import collate_data_and_cast
 from dinov3_ref.data.datasets import ImageFolder
 from dinov3_ref.data.loaders import ResumableLoader, make_data_loader
 from dinov3_ref.data.masking import MaskingGenerator
-from tests.support.image_files import write_folder
+from tests.support.images.image_files import write_folder
 
 augment = DataAugmentationDINO((0.32, 1.0), (0.05, 0.32), 2, global_crops_size=32, local_crops_size=16)
 

@@ -126,7 +126,7 @@ def says_it_has_cuda(monkeypatch: pytest.MonkeyPatch, gpu: None) -> None:
 def test_a_provider_that_does_not_start_is_no_cpu(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """ONNX Runtime goes on with the CPU; we do not."""
+    """ONNX Runtime falls back to the CPU; we do not."""
     session = onnxruntime.InferenceSession
     given: list[Any] = []
 

@@ -21,7 +21,7 @@ from dinodeploy.backends.openvino import IN_A_ROW, SHAPES, OpenVinoBackend
 from dinodeploy.bundle.bundle import locate, open_bundle
 from dinodeploy.errors import BundleError, UnavailableError
 from dinodeploy.parity.check import check_bundle
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 from tests.support.tiny_models import export_tiny
 
 openvino = pytest.importorskip("openvino")

@@ -12,7 +12,7 @@ from dinodeploy import Embedder, MisuseError
 from dinodeploy.backends import OpenOptions, open_backend, parallel
 from dinodeploy.backends import onnxruntime as backends
 from dinodeploy.backends.parallel import in_parts, parallel_runs_for
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 from tests.support.tiny_models import export_passing, export_tiny, tiny_convnext
 
 SIZE = (96, 160)  # off-square
@@ -44,7 +44,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> dict
     ],
 )
 def test_the_same_numbers(device: str, kind: str, limit: float, bundles: dict[str, Path]) -> None:
-    """A store must not tell whether its pictures ran alone or beside others, nor in what company."""
+    """A store must not depend on which images ran together in a batch."""
     if device == "openvino":
         pytest.importorskip("openvino")
     x = pixels(["astronaut", "coffee", "chelsea", "rocket", "china"], *SIZE).numpy()
@@ -110,7 +110,7 @@ def test_a_process_held_to_a_part_of_the_machine_uses_that(
     ("at_once", "parts"), [(None, [7]), (8 * 32 * 48, [7]), (3 * 32 * 48, [3, 2, 2]), (1, [1] * 7)]
 )
 def test_parts_are_even(at_once: int | None, parts: list[int]) -> None:
-    """The same pictures come out, in their order; one that is larger than a part goes alone."""
+    """The same images come out, in order; one that is larger than a part runs alone."""
     x = np.arange(7, dtype=np.float32).reshape(7, 1, 1, 1) * np.ones((1, 3, 32, 48), np.float32)
     sizes: list[int] = []
 

@@ -191,7 +191,7 @@ def test_a_plan_of_another_graph(own_bundle: Path, module: FakeTensorRT) -> None
 
 
 def test_judged_at_the_sizes_it_takes(own_bundle: Path, module: FakeTensorRT) -> None:
-    """Golden cases have 256x256, 256x144 and 112x192 px; this engine takes one picture of the first."""
+    """Golden cases have 256x256, 256x144 and 112x192 px; this engine accepts one image of the first size."""
     only = ProfileFacts((1, 256, 256), (1, 256, 256), (1, 256, 256))
     add_plan(own_bundle, module, profiles=(only,))
     said: list[str] = []

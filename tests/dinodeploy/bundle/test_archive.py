@@ -14,7 +14,7 @@ from dinodeploy.bundle import archive
 from dinodeploy.bundle.archive import LICENCE_FILE, pack, unpack
 from dinodeploy.bundle.bundle import open_bundle
 from dinodeploy.errors import BundleError, DinodeployError, MisuseError, OutputExistsError, TamperedError
-from tests.support.command_line import CommandLine, Ran
+from tests.support.processes.command_line import CommandLine, Ran
 
 
 def assert_one_line(ran: Ran, words: str) -> None:

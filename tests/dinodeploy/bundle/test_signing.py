@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from dinodeploy.bundle.archive import pack, unpack
 from dinodeploy.bundle.signing import sign, verify_signature
 from dinodeploy.errors import MisuseError, TamperedError
-from tests.support.command_line import CommandLine, Ran
-from tests.support.photographs import photograph
+from tests.support.images.photographs import photograph
+from tests.support.processes.command_line import CommandLine, Ran
 
 
 def make_key(folder: Path, name: str) -> tuple[Path, Path]:

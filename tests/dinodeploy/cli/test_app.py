@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from dinodeploy.cli.app import COMMANDS, GROUPS
-from tests.support.command_line import CommandLine
+from tests.support.processes.command_line import CommandLine
 
 
 def test_help_lists_every_command_in_its_group(run: CommandLine) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command_line import CommandLine
+from tests.support.processes.command_line import CommandLine
 
 
 def test_the_command(tiny_bundle: Path, tmp_path: Path, run: CommandLine) -> None:

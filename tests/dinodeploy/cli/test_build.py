@@ -18,7 +18,7 @@ from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint
 from exporters.tensorrt import add_engine as module
 from exporters.tensorrt.device import Gpu
 from tests.exporters.tensorrt.fake_builder import FakeTensorRT, pretend_ada
-from tests.support.command_line import CommandLine
+from tests.support.processes.command_line import CommandLine
 from tests.support.tiny_models import tiny_config
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from dinodeploy.parity.golden import load_golden, save_golden
-from tests.support.command_line import CommandLine
 from tests.support.faults import FAULTS, plant, reseal
-from tests.support.photographs import PHOTOGRAPHS, photograph
+from tests.support.images.photographs import PHOTOGRAPHS, photograph
+from tests.support.processes.command_line import CommandLine
 from tests.support.tiny_models import export_tiny
 
 

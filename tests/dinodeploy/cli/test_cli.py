@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from dinodeploy import load_embeddings
 from dinodeploy.cli.app import make_app
 from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint
-from tests.support.command_line import CommandLine, assert_refused
-from tests.support.photographs import photograph
+from tests.support.images.photographs import photograph
+from tests.support.processes.command_line import CommandLine, assert_refused
 from tests.support.tiny_models import tiny_config
 
 # The commands' options are a promise to scripts: a change here belongs into the changelog.

@@ -11,9 +11,9 @@ import pytest
 
 from dinodeploy import load_embeddings
 from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint
-from tests.support.command_line import CommandLine, assert_refused
 from tests.support.faults import CONVNEXT_FAULTS, plant, reseal
-from tests.support.photographs import photograph
+from tests.support.images.photographs import photograph
+from tests.support.processes.command_line import CommandLine, assert_refused
 from tests.support.tiny_models import export_passing, tiny_convnext
 
 NAMES = ("astronaut", "chelsea", "coffee", "rocket")

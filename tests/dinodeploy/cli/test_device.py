@@ -12,8 +12,8 @@ from dinodeploy import load_embeddings
 from dinodeploy.bundle.manifest import ProfileFacts
 from tests.dinodeploy.backends.fake_tensorrt import FakeTensorRT
 from tests.dinodeploy.backends.gpu_machine import DEVICE, add_plan, no_gpu, pretend_gpu, pretend_tensorrt
-from tests.support.command_line import CommandLine
-from tests.support.photographs import photograph
+from tests.support.images.photographs import photograph
+from tests.support.processes.command_line import CommandLine
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from dinodeploy.backends.select import DEVICES
 from dinodeploy.bundle.manifest import MODEL_FILE, read_manifest
 from dinodeploy.files import schema
 from tests.dinodeploy.backends.gpu_machine import DEVICE, add_plan, no_gpu, pretend_gpu, pretend_tensorrt
-from tests.support.command_line import CommandLine
+from tests.support.processes.command_line import CommandLine
 
 
 @pytest.fixture(autouse=True)

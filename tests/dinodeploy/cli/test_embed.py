@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from dinodeploy import load_embeddings
-from tests.support.command_line import CommandLine
 from tests.support.fake_engine import tree
-from tests.support.kill_runner import ROOT
-from tests.support.photographs import photograph
+from tests.support.images.photographs import photograph
+from tests.support.processes.command_line import CommandLine
+from tests.support.processes.kill_runner import ROOT
 
 NAMES = ("chelsea", "rocket", "coffee", "astronaut", "china")
 PAIRS = (("chelsea", "china"), ("rocket", "coffee"))

@@ -14,9 +14,9 @@ from PIL import Image
 from dinodeploy.bundle.bundle import open_bundle
 from dinodeploy.parity.golden import load_golden
 from dinov3_ref.heads import LinearClassifier, LinearDepth, save_head
-from tests.support.command_line import CommandLine, assert_refused
-from tests.support.labelled_images import SCENES, write_digits, write_scenes
-from tests.support.photographs import photograph
+from tests.support.images.labelled_images import SCENES, write_digits, write_scenes
+from tests.support.images.photographs import photograph
+from tests.support.processes.command_line import CommandLine, assert_refused
 
 
 @pytest.fixture(scope="module")

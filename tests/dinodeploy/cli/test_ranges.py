@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from dinov3_ref.checkpoints import save_checkpoint
-from tests.support.command_line import CommandLine, assert_refused
+from tests.support.images.photographs import PHOTOGRAPHS, photograph
 from tests.support.overflowing_models import gentle, massive_product
-from tests.support.photographs import PHOTOGRAPHS, photograph
+from tests.support.processes.command_line import CommandLine, assert_refused
 
 
 @pytest.fixture

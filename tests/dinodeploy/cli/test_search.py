@@ -12,8 +12,8 @@ import pytest
 
 from dinodeploy import load_embeddings
 from dinodeploy.bundle.manifest import read_manifest, write_manifest
-from tests.support.command_line import CommandLine, assert_refused
-from tests.support.photographs import PHOTOGRAPHS, photograph
+from tests.support.images.photographs import PHOTOGRAPHS, photograph
+from tests.support.processes.command_line import CommandLine, assert_refused
 
 pytest.importorskip("lance")
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from dinodeploy.visualize.maps import SCALE
-from tests.support.command_line import CommandLine, assert_refused
-from tests.support.photographs import photograph
+from tests.support.images.photographs import photograph
+from tests.support.processes.command_line import CommandLine, assert_refused
 
 NASTY = "</script><img src=x onerror=alert(1)>&\"'.png"  # a slash cannot be in a name: see below
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -11,7 +11,7 @@ from dinodeploy import Embedder
 from dinodeploy.errors import MisuseError
 from dinodeploy.heads.features import engine_features
 from dinodeploy.pipeline.pooling import pooled
-from tests.support.labelled_images import write_digits
+from tests.support.images.labelled_images import write_digits
 
 
 @pytest.fixture(scope="module")

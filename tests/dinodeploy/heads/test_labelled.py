@@ -16,7 +16,7 @@ from dinodeploy.heads.labelled import (
     split_at_random,
     split_by_class,
 )
-from tests.support.labelled_images import write_digits, write_scenes
+from tests.support.images.labelled_images import write_digits, write_scenes
 
 
 def test_a_folder_is_a_class(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from dinodeploy import Embedder
 from dinodeploy.errors import MisuseError
 from dinodeploy.heads.predict import Prediction, Unread, head_of, predict
-from tests.support.labelled_images import write_digits
+from tests.support.images.labelled_images import write_digits
 
 
 def test_a_bundle_without_a_head_is_refused(tiny_bundle: Path) -> None:

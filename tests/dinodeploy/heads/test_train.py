@@ -11,7 +11,7 @@ from PIL import Image
 from dinodeploy import Embedder
 from dinodeploy.errors import MisuseError
 from dinodeploy.heads.train import TrainOptions, train_head
-from tests.support.labelled_images import SCENES, write_digits, write_scenes
+from tests.support.images.labelled_images import SCENES, write_digits, write_scenes
 
 
 @pytest.fixture(scope="module")

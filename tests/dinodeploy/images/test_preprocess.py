@@ -19,7 +19,7 @@ from dinodeploy.errors import MisuseError
 from dinodeploy.images import preprocess
 from dinodeploy.images.open import open_image, open_reduced
 from dinodeploy.images.preprocess import MAX_PATCHES, PRESETS, REDUCED_LEFT, Preprocess
-from tests.support.photographs import IMAGENET_MEAN, IMAGENET_STD
+from tests.support.images.photographs import IMAGENET_MEAN, IMAGENET_STD
 
 Pixels = np.ndarray[Any, Any]
 SAT_MEAN, SAT_STD = (0.430, 0.411, 0.296), (0.213, 0.156, 0.143)  # docs/spec.md 6

@@ -11,7 +11,7 @@ import pytest
 from dinodeploy.errors import JudgementError, MisuseError
 from dinodeploy.parity.compare import CRITERIA, compare, search_recall
 from tests.support.faults import FAULTS, plant, reseal
-from tests.support.photographs import PHOTOGRAPHS, photograph
+from tests.support.images.photographs import PHOTOGRAPHS, photograph
 from tests.support.tiny_models import export_tiny
 
 K = 3

@@ -12,7 +12,7 @@ from dinodeploy.errors import BundleError
 from dinodeploy.files.tensors import load_tensors, save_tensors
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.golden import GoldenCase, Trace, at_size, load_golden, save_golden
-from tests.support.photographs import IMAGENET_MEAN, IMAGENET_STD
+from tests.support.images.photographs import IMAGENET_MEAN, IMAGENET_STD
 
 
 def case(name: str = "wide") -> GoldenCase:

@@ -32,9 +32,9 @@ from dinodeploy.pipeline.pipeline import RunReport
 from dinodeploy.pipeline.stages import Stages
 from dinodeploy.sources import FileSource, SourceOptions, open_source
 from dinodeploy.store.writer import Store
-from tests.support.command_line import CommandLine
 from tests.support.fake_engine import tree
-from tests.support.photographs import photograph
+from tests.support.images.photographs import photograph
+from tests.support.processes.command_line import CommandLine
 from tests.support.stores import make_plan
 
 ROOT = Path(__file__).parents[3]

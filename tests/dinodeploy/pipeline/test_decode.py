@@ -13,7 +13,7 @@ from dinodeploy import MisuseError, UnavailableError
 from dinodeploy.pipeline import decode as decoding
 from dinodeploy.pipeline.decode import Decoded, decode_ahead, decode_source
 from tests.support.fake_engine import SMALL, MadeUp
-from tests.support.photographs import photograph
+from tests.support.images.photographs import photograph
 
 
 def test_files_come_in_order(tmp_path: Path) -> None:

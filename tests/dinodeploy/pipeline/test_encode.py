@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from dinodeploy import Embedder, ImageError, MisuseError
-from tests.support.photographs import PHOTOGRAPHS, photograph
+from tests.support.images.photographs import PHOTOGRAPHS, photograph
 from tests.support.tiny_models import export_tiny
 
 NAMES = list(PHOTOGRAPHS)[:6]

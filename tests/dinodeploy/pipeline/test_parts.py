@@ -14,7 +14,7 @@ import pytest
 
 from dinodeploy import BundleError, MisuseError, OutputExistsError, load_embeddings
 from tests.support.fake_engine import MadeUp, embed_all, embedder, engine, tree
-from tests.support.kill_runner import Children
+from tests.support.processes.kill_runner import Children
 
 COUNT, BAD = 22, (3, 8, 9, 10, 11)  # six shards of four, the third without rows
 

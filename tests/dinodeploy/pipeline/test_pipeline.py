@@ -22,7 +22,7 @@ from dinodeploy.pipeline.pipeline import embed_source
 from dinodeploy.sources import FileSource
 from dinodeploy.store.writer import Store
 from tests.support.fake_engine import HALF, SMALL, MadeUp, embed_all, embedder, engine, tree
-from tests.support.photographs import photograph
+from tests.support.images.photographs import photograph
 from tests.support.stores import make_plan
 
 

@@ -20,7 +20,7 @@ import pytest
 
 from dinodeploy import BundleError, OutputExistsError, UnavailableError, load_embeddings
 from tests.support.fake_engine import MadeUp, embed_all, embedder, engine, tree
-from tests.support.kill_runner import BAD, PICTURES, ROOT, Children
+from tests.support.processes.kill_runner import BAD, PICTURES, ROOT, Children
 
 KILLS = 60
 

@@ -14,8 +14,8 @@ from dinodeploy.pages.palette import light
 from dinodeploy.plots import draw_ranges, inline_svg
 from dinov3_ref.checkpoints import build_model, random_checkpoint
 from dinov3_ref.ranges import FP16_LARGEST, Ranges, measure_ranges, predict
+from tests.support.images.photographs import pixels
 from tests.support.overflowing_models import massive_product
-from tests.support.photographs import pixels
 from tests.support.tiny_models import tiny_config
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra `plots`)")

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from dinodeploy.search.sheets import THUMBNAIL, Card, Strip, render_sheet
-from tests.support.photographs import photograph
+from tests.support.images.photographs import photograph
 
 NASTY = '"><script>alert(1)</script>\n\x1b[31m\u202e&.jpg'
 

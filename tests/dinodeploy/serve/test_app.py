@@ -21,10 +21,10 @@ from PIL import Image
 from dinodeploy import Embedder
 from dinodeploy.search import Index
 from dinodeploy.serve.access import read_keys
-from tests.support.command_line import CommandLine
-from tests.support.image_files import encoded
-from tests.support.live_service import Live, live
-from tests.support.photographs import photograph
+from tests.support.images.image_files import encoded
+from tests.support.images.photographs import photograph
+from tests.support.processes.command_line import CommandLine
+from tests.support.processes.live_service import Live, live
 
 KEY = "0123456789abcdef-secret"
 

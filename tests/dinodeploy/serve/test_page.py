@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from dinodeploy.serve.access import read_keys
-from tests.support.image_files import NAMES, encoded
-from tests.support.live_service import Live, live
+from tests.support.images.image_files import NAMES, encoded
+from tests.support.processes.live_service import Live, live
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [

@@ -14,7 +14,7 @@ import pytest
 
 from dinodeploy import Embedder
 from dinodeploy.serve.server import bind
-from tests.support.image_files import encoded
+from tests.support.images.image_files import encoded
 
 SECONDS = 120.0  # a Ray of its own, on a busy machine
 pytest.importorskip("ray.serve", reason="needs ray[serve]", exc_type=ImportError)

@@ -12,7 +12,7 @@ import pytest
 
 from dinodeploy.errors import UnavailableError
 from dinodeploy.serve.server import bind
-from tests.support.service_process import TIMEOUT, serving
+from tests.support.processes.service_process import TIMEOUT, serving
 
 
 @pytest.mark.slow

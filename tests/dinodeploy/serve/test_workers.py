@@ -19,7 +19,7 @@ from dinodeploy.errors import UnavailableError
 from dinodeploy.serve.server import bind
 from dinodeploy.serve.settings import Settings
 from dinodeploy.serve.workers import serve_with_workers
-from tests.support.service_process import TIMEOUT, serving
+from tests.support.processes.service_process import TIMEOUT, serving
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 
 from dinodeploy.images.open import open_image
 from tests.dinodeploy.sources.reading import ALL, ids, read_all
-from tests.support.image_files import encoded, write_folder
+from tests.support.images.image_files import encoded, write_folder
 
 
 @pytest.fixture(autouse=True)

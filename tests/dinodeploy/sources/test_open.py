@@ -15,7 +15,7 @@ import pytest
 from dinodeploy.images.open import open_image
 from dinodeploy.sources import FileSource, open_source
 from tests.dinodeploy.sources.reading import ALL, assert_same, ids, misuse, read_all, read_by_threads
-from tests.support.image_files import NAMES, encoded, write_folder, write_tar
+from tests.support.images.image_files import NAMES, encoded, write_folder, write_tar
 
 
 @pytest.fixture(autouse=True)

@@ -19,8 +19,8 @@ from dinodeploy.errors import MisuseError, UnavailableError
 from dinodeploy.images.open import open_image
 from dinodeploy.sources import SourceOptions, open_source, remote
 from tests.dinodeploy.sources.reading import assert_same, read_all, read_by_threads
-from tests.support.image_files import NAMES, encoded, write_tar
-from tests.support.video_files import write_video
+from tests.support.images.image_files import NAMES, encoded, write_tar
+from tests.support.images.video_files import write_video
 
 fsspec = pytest.importorskip("fsspec")
 

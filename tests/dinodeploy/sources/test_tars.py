@@ -13,7 +13,7 @@ from dinodeploy.errors import MisuseError
 from dinodeploy.images.open import open_image
 from dinodeploy.sources import open_source
 from tests.dinodeploy.sources.reading import assert_same, read_all, read_by_threads
-from tests.support.image_files import NAMES, encoded, write_tar
+from tests.support.images.image_files import NAMES, encoded, write_tar
 
 MEMBERS = {f"{name}.jpg": encoded(name) for name in NAMES}
 

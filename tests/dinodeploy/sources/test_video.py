@@ -13,7 +13,7 @@ import pytest
 from dinodeploy.errors import UnavailableError
 from dinodeploy.sources import SourceOptions, open_source
 from tests.dinodeploy.sources.reading import Pixels, read_all, read_by_threads
-from tests.support.video_files import HEIGHT, WIDTH, frame_pixels, write_video
+from tests.support.images.video_files import HEIGHT, WIDTH, frame_pixels, write_video
 
 av = pytest.importorskip("av")
 

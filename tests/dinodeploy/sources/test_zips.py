@@ -11,7 +11,7 @@ import pytest
 from dinodeploy.images.open import open_image
 from dinodeploy.sources import open_source, zips
 from tests.dinodeploy.sources.reading import assert_same, read_all, read_by_threads
-from tests.support.image_files import NAMES, encoded
+from tests.support.images.image_files import NAMES, encoded
 
 MEMBERS = {f"k/{name}.jpg": encoded(name) for name in NAMES}
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from dinodeploy import load_embeddings
-from tests.support.device import run_on_device
-from tests.support.photographs import photograph
+from tests.support.images.photographs import photograph
+from tests.support.processes.device import run_on_device
 
 
 @pytest.mark.slow

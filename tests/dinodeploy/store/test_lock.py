@@ -15,7 +15,7 @@ import pytest
 
 from dinodeploy import MisuseError
 from dinodeploy.store.lock import StoreLock
-from tests.support.kill_runner import ROOT
+from tests.support.processes.kill_runner import ROOT
 
 HOLDER = """
 import sys, time

@@ -21,8 +21,8 @@ from google.protobuf import text_format
 from dinodeploy import Embedder
 from dinodeploy.bundle.bundle import file_facts
 from dinodeploy.bundle.manifest import BuildFacts, EngineFacts, ProfileFacts, read_manifest, write_manifest
-from tests.support.command_line import CommandLine
-from tests.support.image_files import encoded
+from tests.support.images.image_files import encoded
+from tests.support.processes.command_line import CommandLine
 
 pytest.importorskip("tritonclient.grpc", reason="the schema comes with the [triton] extra")
 

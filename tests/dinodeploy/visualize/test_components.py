@@ -7,7 +7,7 @@ import pytest
 
 from dinodeploy.errors import MisuseError
 from dinodeploy.visualize.components import fit_components
-from tests.support.scenes import D, scene
+from tests.support.images.scenes import D, scene
 
 
 def test_components_are_the_singular_vectors() -> None:

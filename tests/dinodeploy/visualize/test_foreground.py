@@ -12,7 +12,7 @@ from dinodeploy.errors import MisuseError
 from dinodeploy.visualize.foreground import fit_logistic, otsu
 from dinodeploy.visualize.look import Look
 from dinodeploy.visualize.maps import MapOptions, fit_painter
-from tests.support.scenes import H, W, disc, scene
+from tests.support.images.scenes import H, W, disc, scene
 
 
 def test_foreground_touches_the_border_less() -> None:

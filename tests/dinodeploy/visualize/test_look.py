@@ -5,7 +5,7 @@ from __future__ import annotations
 from PIL import Image
 
 from dinodeploy.visualize.look import shrink
-from tests.support.photographs import photograph
+from tests.support.images.photographs import photograph
 
 
 def test_images_shrink_and_never_grow() -> None:

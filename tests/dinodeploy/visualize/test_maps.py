@@ -16,7 +16,7 @@ from dinodeploy.visualize.maps import (
     patch_at,
     similarity,
 )
-from tests.support.scenes import D, H, W, disc, scene
+from tests.support.images.scenes import D, H, W, disc, scene
 
 
 def test_the_same_feature_has_the_same_colour_in_every_image() -> None:

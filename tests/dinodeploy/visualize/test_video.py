@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from dinodeploy.visualize.video import read_frames, sample_frames
-from tests.support.command_line import CommandLine
-from tests.support.photographs import photograph
+from tests.support.images.photographs import photograph
+from tests.support.processes.command_line import CommandLine
 
 av = pytest.importorskip("av", reason="PyAV is not installed (extra `video`)")
 

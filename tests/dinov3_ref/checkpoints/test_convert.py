@@ -19,7 +19,7 @@ from dinov3_ref.checkpoints import (
 )
 from dinov3_ref.errors import CheckpointError
 from tests.support.checkpoint_files import TINY_VITS, official_state, same_state, write_official
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 
 PIXELS = pixels(("coffee", "chelsea"), 64, 96)
 

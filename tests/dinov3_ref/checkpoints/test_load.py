@@ -21,7 +21,7 @@ from dinov3_ref.checkpoints.layouts.detect import LAYOUTS
 from dinov3_ref.checkpoints.load import complete, identify
 from dinov3_ref.models.released import ARCHITECTURES
 from tests.support.checkpoint_files import TINY_VITS, features, write_official
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 
 PIXELS = pixels(("coffee", "chelsea"), 48, 80)
 

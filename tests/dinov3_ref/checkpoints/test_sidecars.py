@@ -22,7 +22,7 @@ from dinov3_ref.models.config import ViTConfig
 from dinov3_ref.models.released import ARCHITECTURES
 from dinov3_ref.torchvision_shim import import_torchvision
 from tests.support.checkpoint_files import TINY_VITS, features, same_state
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 
 PIXELS = pixels(("coffee", "chelsea"), 64, 96)
 

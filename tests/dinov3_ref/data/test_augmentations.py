@@ -18,7 +18,7 @@ from dinov3_ref.data.transforms import (
     make_normalize_transform,
 )
 from dinov3_ref.errors import ConfigError
-from tests.support.photographs import photograph
+from tests.support.images.photographs import photograph
 
 
 def augmentation(**changes: Any) -> DataAugmentationDINO:

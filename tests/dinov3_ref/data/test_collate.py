@@ -13,7 +13,7 @@ import torch
 from dinov3_ref.data.collate import collate_data_and_cast, collate_masks, mask_counts
 from dinov3_ref.data.masking import MaskingGenerator
 from dinov3_ref.data.sample import Sample
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 
 collate = partial(
     collate_data_and_cast,

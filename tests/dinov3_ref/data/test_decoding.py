@@ -10,8 +10,8 @@ from PIL import Image
 
 from dinov3_ref.data.decoding import decode_rgb
 from dinov3_ref.errors import BrokenImage
-from tests.support.image_files import encoded
-from tests.support.photographs import photograph
+from tests.support.images.image_files import encoded
+from tests.support.images.photographs import photograph
 
 
 def file_of(image: Image.Image, format: str = "PNG", **options: object) -> bytes:

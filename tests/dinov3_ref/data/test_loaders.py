@@ -12,7 +12,7 @@ import torch
 from dinov3_ref.data.datasets import ImageFolder
 from dinov3_ref.data.loaders import CombinedDataLoader, SamplerType
 from dinov3_ref.errors import ConfigError, DataError
-from tests.support.image_files import write_folder
+from tests.support.images.image_files import write_folder
 from tests.support.training_batches import augment, loader, same, with_broken
 
 

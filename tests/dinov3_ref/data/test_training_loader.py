@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from dinov3_ref.data.loaders import CombinedDataLoader
 from dinov3_ref.data.training_loader import build_training_loader, crop_sizes
 from dinov3_ref.errors import ConfigError
-from tests.support.image_files import write_folder
+from tests.support.images.image_files import write_folder
 
 
 def config(root: Path, **crops: Any) -> Any:

@@ -15,7 +15,7 @@ from dinov3_ref.data.transforms import (
     make_classification_train_transform,
     make_normalize_transform,
 )
-from tests.support.photographs import photograph
+from tests.support.images.photographs import photograph
 
 
 def plain(value: int, size: tuple[int, int] = (80, 60)) -> Image.Image:

@@ -11,8 +11,8 @@ import torch
 
 from dinov3_ref.errors import DataError
 from dinov3_ref.eval.arrays import holds_patches, load_labelled
-from tests.support.command_line import CommandLine
-from tests.support.image_files import write_folder
+from tests.support.images.image_files import write_folder
+from tests.support.processes.command_line import CommandLine
 
 X = np.arange(12, dtype=np.float64).reshape(4, 3)
 PATCHES = np.arange(4 * 2 * 1 * 3, dtype=np.float32).reshape(4, 2, 1, 3)

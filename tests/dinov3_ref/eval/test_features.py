@@ -7,7 +7,7 @@ import torch
 from dinov3_ref.checkpoints import random_checkpoint
 from dinov3_ref.checkpoints.load import build_model
 from dinov3_ref.eval.features import FrozenModel, last_blocks, probe_input
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 from tests.support.tiny_models import tiny_config
 
 

@@ -17,10 +17,10 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint
 from dinov3_ref.errors import DataError
-from dinov3_ref.eval import knn, neighbours
+from dinov3_ref.eval import knn
 from dinov3_ref.eval.knn import class_scores, few_shot, knn_accuracy, nearest
 from dinov3_ref.eval.labelled import Labelled
-from tests.support.image_files import write_folder
+from tests.support.images.image_files import write_folder
 from tests.support.ranks import run_on_ranks
 from tests.support.tiny_models import tiny_config
 
@@ -72,7 +72,7 @@ def digits() -> tuple[Labelled, Labelled]:
 @pytest.mark.parametrize("chunk", [2**26, 1200 * 7])
 def test_against_scikit_learn(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole and in chunks of 7 rows. With one k the softmax is over those k: weights exp(cosine / 0.07)."""
-    monkeypatch.setattr(neighbours, "MAX_SIMILARITIES", chunk)
+    monkeypatch.setattr(knn, "MAX_SIMILARITIES", chunk)
     train, test = digits()
     for k in (1, 10, 50):
         independent = KNeighborsClassifier(k, metric="cosine", weights=lambda d: np.exp((1 - d) / 0.07))

@@ -12,8 +12,8 @@ import torch
 
 from dinov3_ref.checkpoints import load_checkpoint, random_checkpoint, save_checkpoint
 from dinov3_ref.eval import linear
-from tests.support.image_files import write_folder
-from tests.support.labelled_features import digits
+from tests.support.images.image_files import write_folder
+from tests.support.images.labelled_features import digits
 from tests.support.tiny_models import tiny_config
 
 

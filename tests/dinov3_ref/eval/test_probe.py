@@ -11,7 +11,7 @@ import torch
 
 from dinov3_ref.errors import DataError
 from dinov3_ref.eval.probe import LEARNING_RATES, LinearClassifiers, LinearProbe, ProbeOptions, rows_at_random
-from tests.support.labelled_features import NAMES, digits
+from tests.support.images.labelled_features import NAMES, digits
 
 
 def probe(options: ProbeOptions, folder: Path | None = None) -> LinearProbe:

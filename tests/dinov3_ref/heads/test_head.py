@@ -8,7 +8,7 @@ import torch
 from dinov3_ref.errors import ConfigError
 from dinov3_ref.heads import LinearClassifier, named_outputs
 from dinov3_ref.models import DinoVisionTransformer
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 from tests.support.tiny_models import tiny_config
 
 

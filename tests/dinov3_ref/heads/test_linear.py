@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from dinov3_ref.errors import ConfigError
 from dinov3_ref.heads import DINOClassifier, HeadedBackbone, LinearClassifier, LinearSegmenter
 from dinov3_ref.models import DinoVisionTransformer, vit_small
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 from tests.support.tiny_models import tiny_config
 
 

@@ -8,7 +8,7 @@ import torch
 from dinov3_ref.errors import ConfigError
 from dinov3_ref.heads import DINOFeatureExtractor, FeaturePyramid, HeadedBackbone
 from dinov3_ref.models import DinoVisionTransformer, vit_small
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 
 
 @pytest.fixture(scope="module")

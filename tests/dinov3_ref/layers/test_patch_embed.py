@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dinov3_ref.layers import PatchEmbed
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 
 
 def by_hand(layer: PatchEmbed, x_BCHW: Tensor) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ from dinov3_ref.configs import get_default_config
 from dinov3_ref.errors import ArchMismatch, CheckpointError, ConfigError
 from dinov3_ref.models import ViTConfig, build_model, build_model_for_eval
 from dinov3_ref.models.released import VITS
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 
 FILES = {"official": "vits16.pth", "hf": "hf", "timm": "timm"}
 

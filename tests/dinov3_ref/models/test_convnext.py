@@ -30,7 +30,7 @@ from dinov3_ref.models import (
 )
 from dinov3_ref.models.convnext import Block, DropPath, LayerNorm
 from dinov3_ref.models.released import CONVNEXTS
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 from tests.support.tiny_models import tiny_convnext
 
 # size: depths, dims, parameters, state-dict entries, first digits of the file's SHA-256; from

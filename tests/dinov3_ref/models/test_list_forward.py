@@ -7,7 +7,7 @@ import torch
 
 from dinov3_ref.checkpoints import build_model, random_checkpoint
 from dinov3_ref.models.list_forward import check_masks, chosen_indices
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 from tests.support.tiny_models import tiny_config
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dinov3_ref.checkpoints import build_model, random_checkpoint
 from dinov3_ref.models import DinoVisionTransformer, ViTConfig
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 
 D, DEPTH, STORAGE = 64, 3, 4
 HEIGHT, WIDTH = 48, 80

@@ -15,7 +15,7 @@ from torch import nn
 from dinov3_ref.errors import ConfigError
 from dinov3_ref.layers import LinearKMaskedBias, RMSNorm
 from dinov3_ref.models import DinoVisionTransformer
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 
 SMALL: dict[str, Any] = {"embed_dim": 64, "depth": 3, "num_heads": 2}
 

@@ -15,8 +15,8 @@ from dinov3_ref.layers import Mlp, SelfAttention
 from dinov3_ref.models import DinoVisionTransformer
 from dinov3_ref.models import vision_transformer as models
 from dinov3_ref.ranges import Ranges, measure, measure_ranges
+from tests.support.images.photographs import pixels
 from tests.support.overflowing_models import gentle, massive_product
-from tests.support.photographs import pixels
 from tests.support.tiny_models import tiny_config
 
 KINDS = ("mlp", "swiglu", "7b")

@@ -16,6 +16,7 @@ from dinov3_ref.layers import SelfAttention
 from dinov3_ref.models import DinoVisionTransformer
 from dinov3_ref.ranges import PRECISIONS, Prediction, Ranges, measure_ranges, predict, short
 from dinov3_ref.ranges.predict import INT8_LEVELS_WANTED
+from tests.support.images.photographs import pixels
 from tests.support.overflowing_models import (
     OVERFLOWS,
     edited,
@@ -27,7 +28,6 @@ from tests.support.overflowing_models import (
     sharp_attention,
     skewed,
 )
-from tests.support.photographs import pixels
 
 KINDS = ("mlp", "swiglu", "7b")
 PHOTOS = ("coffee", "china")

@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
-from tests.support.image_files import write_folder
+from tests.support.images.image_files import write_folder
 from tests.support.toy_training import tiny_training
 
 

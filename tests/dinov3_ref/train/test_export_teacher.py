@@ -9,7 +9,7 @@ import torch
 from dinov3_ref.checkpoints import build_model, load_checkpoint
 from dinov3_ref.data import build_training_loader
 from dinov3_ref.train.loop import TrainingRun
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 from tests.support.toy_training import tiny_run
 
 

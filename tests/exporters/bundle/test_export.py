@@ -26,8 +26,8 @@ from dinov3_ref.checkpoints import (
 from dinov3_ref.models import DinoVisionTransformer
 from exporters.bundle import write_bundle as writing
 from exporters.bundle.export import ExportOptions, export_checkpoint, export_model
-from tests.support.command_line import CommandLine
-from tests.support.photographs import IMAGENET_MEAN, IMAGENET_STD, photograph, pixels
+from tests.support.images.photographs import IMAGENET_MEAN, IMAGENET_STD, photograph, pixels
+from tests.support.processes.command_line import CommandLine
 from tests.support.tiny_models import export_tiny, tiny_config
 
 LAYOUT_LIMIT = 1e-5  # the issue's; measured 0: the same weights to the bit

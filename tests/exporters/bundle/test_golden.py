@@ -22,7 +22,7 @@ from exporters.bundle.golden import (
     token_places,
 )
 from exporters.trace.trace import TokenOutputs
-from tests.support.photographs import IMAGENET_MEAN, IMAGENET_STD
+from tests.support.images.photographs import IMAGENET_MEAN, IMAGENET_STD
 from tests.support.tiny_models import tiny_config
 
 LARGEST_TRACE = 3 * 2**20  # bytes, of a ViT-L

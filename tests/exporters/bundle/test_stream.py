@@ -14,7 +14,7 @@ from exporters.bundle.stream import filled, hollow_model
 from exporters.precision.calibrate import watch_linears
 from exporters.trace.fold import make_meta_copy
 from exporters.trace.trace import TokenOutputs
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 from tests.support.tiny_models import tiny_config
 
 

@@ -24,7 +24,7 @@ from exporters.graph.files import share_weights, write_onnx
 from exporters.graph.graph import to_graph
 from exporters.trace.fold import FOLDS, make_meta_copy
 from exporters.trace.trace import TokenOutputs, trace
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 from tests.support.tiny_models import export_tiny, tiny_config
 
 LIMIT = 1e-6  # relative, of CLS against the whole graph's; measured 1.6e-7

@@ -22,7 +22,7 @@ from exporters.graph.files import write_onnx
 from exporters.graph.fuse_attention import fuse_attention, has_rotary_attention
 from exporters.graph.lint import lint
 from tests.support.graphs import graph_of
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 from tests.support.tiny_models import export_passing, export_tiny, tiny_config, tiny_convnext
 
 DEPTH = 3

@@ -20,7 +20,7 @@ from exporters.graph.graph import to_graph
 from exporters.trace.fold import make_meta_copy
 from exporters.trace.trace import TokenOutputs, trace
 from tests.support.graphs import graph_of
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 from tests.support.tiny_models import tiny_config
 
 # Relative Frobenius of ONNX Runtime against torch, fp32. The issue asks for 1e-5; measured worst 1.1e-6.

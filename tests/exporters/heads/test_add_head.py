@@ -30,7 +30,7 @@ from dinov3_ref.heads import (
 from dinov3_ref.models import DinoVisionTransformer
 from exporters.heads import add_head
 from exporters.heads.add_head import find_head, four_even
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 from tests.support.tiny_models import export_tiny, tiny_config
 
 D = 128

@@ -17,7 +17,7 @@ from dinodeploy.parity.golden import load_golden
 from dinov3_ref.checkpoints import build_model, load_checkpoint, random_checkpoint, save_checkpoint
 from exporters.peers import PEERS, open_peer
 from exporters.peers.runners import checkpoint_of
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 from tests.support.tiny_models import export_passing, tiny_config
 
 STEPS = Preprocess("official", 64, 64, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

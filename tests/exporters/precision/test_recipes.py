@@ -24,7 +24,7 @@ from exporters.graph.summary import summarize_onnx, types_by_role
 from exporters.precision import recipes
 from exporters.precision.calibrate import LinearRange, watch_linears
 from exporters.precision.recipes import RECIPES, role_of
-from tests.support.photographs import photograph, pixels
+from tests.support.images.photographs import photograph, pixels
 from tests.support.tiny_models import ONNXRUNTIME, export_passing, export_tiny, tiny_config
 
 KINDS = ("mlp", "swiglu", "7b")

@@ -8,7 +8,7 @@ import torch
 
 from dinov3_ref.checkpoints import build_model, random_checkpoint
 from exporters.trace.channels_last import ChannelsLastConvNeXt
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 from tests.support.tiny_models import tiny_convnext
 
 

@@ -13,7 +13,7 @@ from dinov3_ref.layers import LayerScale, SelfAttention
 from dinov3_ref.models import DinoVisionTransformer
 from exporters.trace.custom_ops import TracedAttention
 from exporters.trace.fold import FOLDS, make_meta_copy
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 from tests.support.tiny_models import tiny_config
 
 SUBSETS = [subset for count in range(len(FOLDS) + 1) for subset in combinations(FOLDS, count)]

@@ -8,7 +8,7 @@ import torch
 from dinov3_ref.checkpoints import build_model, random_checkpoint
 from exporters.trace.fold import make_meta_copy
 from exporters.trace.trace import TokenOutputs, trace
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 from tests.support.tiny_models import tiny_config
 
 

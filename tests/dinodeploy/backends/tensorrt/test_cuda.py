@@ -47,8 +47,8 @@ def test_an_error_code_says_where_what_and_what_to_do(error: Error) -> None:
     fake.fail["cudaMalloc", 1] = error
     with pytest.raises(UnavailableError) as caught:
         Cuda(fake).device_memory(16)
-    mend = FIXES.get(error.name, OTHERWISE)
-    wanted = f"the GPU failed at cudaMalloc: something went wrong on the GPU ({error.name}); {mend}"
+    fix = FIXES.get(error.name, OTHERWISE)
+    wanted = f"the GPU failed at cudaMalloc: something went wrong on the GPU ({error.name}); {fix}"
     assert str(caught.value) == wanted
     assert fake.calls[-1] == "cudaGetLastError", "else the next call would report it again"
 

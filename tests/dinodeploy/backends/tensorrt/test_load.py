@@ -183,7 +183,7 @@ def real_plan(root: Path, rtx: Any) -> Plan:
 
 
 def test_the_real_rtx_without_a_gpu(own_bundle: Path, monkeypatch: pytest.MonkeyPatch, gpu: None) -> None:
-    """Everything up to the GPU is real; that there is none must end as one line, whatever RTX does then."""
+    """Everything up to the GPU is real; a missing GPU must end as one line, whatever RTX does then."""
     rtx = pytest.importorskip("tensorrt_rtx", reason="published for Linux on x86-64 only")
     monkeypatch.setattr(package, "import_cuda", FakeCuda)
     plan = real_plan(own_bundle, rtx)

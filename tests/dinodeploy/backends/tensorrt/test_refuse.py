@@ -1,4 +1,4 @@
-"""A plan for another runtime, GPU or driver is refused in one line with the command that mends it."""
+"""A plan for another runtime, GPU or driver is refused in one line with the command that fixes it."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.dinodeploy.sources.reading import ALL, ids, misuse, read_all
-from tests.support.image_files import write_folder
+from tests.support.images.image_files import write_folder
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from dinodeploy.errors import MisuseError
 from dinodeploy.images.open import open_image
 from dinodeploy.sources import SourceOptions, open_source
 from tests.dinodeploy.sources.reading import Pixels, assert_same, read_all, read_by_threads
-from tests.support.image_tables import IMAGES, ROWS
+from tests.support.images.image_tables import IMAGES, ROWS
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from dinodeploy.errors import MisuseError, UnavailableError
 from dinodeploy.images.open import open_image
 from dinodeploy.sources import SourceOptions, open_source, origins_of
 from tests.dinodeploy.sources.reading import Pixels, assert_same, read_all, read_by_threads
-from tests.support.image_tables import IMAGES, ROWS, table
+from tests.support.images.image_tables import IMAGES, ROWS, table
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

@@ -12,7 +12,7 @@ from dinodeploy.images.open import open_image
 from dinodeploy.sources import open_source
 from dinodeploy.sources.tables import parquet
 from tests.dinodeploy.sources.reading import Pixels, assert_same, read_by_threads
-from tests.support.image_tables import IMAGES, ROWS, table
+from tests.support.images.image_tables import IMAGES, ROWS, table
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

@@ -17,7 +17,7 @@ from dinov3_ref.checkpoints import (
 )
 from dinov3_ref.errors import CheckpointError, ForeignCheckpoint
 from tests.support.checkpoint_files import TINY_VITS, features
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 
 PIXELS = pixels(("coffee", "chelsea"), 48, 80)
 

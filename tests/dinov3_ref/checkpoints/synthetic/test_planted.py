@@ -23,7 +23,7 @@ from dinov3_ref.checkpoints import (
 from dinov3_ref.errors import ConfigError
 from dinov3_ref.models import DinoVisionTransformer
 from dinov3_ref.models.released import get_architecture
-from tests.support.photographs import PHOTOGRAPHS, pixels
+from tests.support.images.photographs import PHOTOGRAPHS, pixels
 from tests.support.tiny_models import tiny_config
 
 FP16_MAX = 65504.0

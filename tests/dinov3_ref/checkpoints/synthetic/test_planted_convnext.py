@@ -12,7 +12,7 @@ from dinov3_ref.checkpoints.synthetic.planted import PATHOLOGIES
 from dinov3_ref.checkpoints.synthetic.planted_convnext import STAGE_OF
 from dinov3_ref.errors import ConfigError
 from tests.support.checkpoint_files import same_state
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 from tests.support.tiny_models import tiny_convnext
 
 CONFIG = tiny_convnext(depths=(1, 1, 3, 3))

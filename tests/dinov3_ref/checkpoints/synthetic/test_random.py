@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from dinov3_ref.checkpoints import build_model, expected_shapes, random_checkpoint
 from dinov3_ref.models.released import ARCHITECTURES
 from tests.support.checkpoint_files import TINY_VITS
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 
 
 def photographs() -> torch.Tensor:

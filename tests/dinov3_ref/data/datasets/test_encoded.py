@@ -17,8 +17,8 @@ from dinov3_ref.data.datasets import (
     make_dataset,
 )
 from dinov3_ref.data.datasets.encoded import PackedText
-from tests.support.image_datasets import CLASSES, WRITERS
-from tests.support.image_files import NAMES, encoded
+from tests.support.images.image_datasets import CLASSES, WRITERS
+from tests.support.images.image_files import NAMES, encoded
 
 
 @pytest.fixture(params=WRITERS)

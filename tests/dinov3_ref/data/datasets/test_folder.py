@@ -12,8 +12,8 @@ from dinov3_ref.data.datasets import (
     make_dataset,
 )
 from dinov3_ref.errors import BrokenImage, DataError
-from tests.support.image_datasets import write_list
-from tests.support.image_files import NAMES, encoded, write_folder
+from tests.support.images.image_datasets import write_list
+from tests.support.images.image_files import NAMES, encoded, write_folder
 
 
 def test_sorted_without_hidden_files_and_other_files(tmp_path: Path) -> None:

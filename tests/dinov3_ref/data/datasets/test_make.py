@@ -16,7 +16,7 @@ from dinov3_ref.data.datasets import (
     make_dataset,
 )
 from dinov3_ref.errors import DataError
-from tests.support.image_files import write_folder, write_tar
+from tests.support.images.image_files import write_folder, write_tar
 
 
 def test_the_official_form_takes_colons_and_equals_in_a_path(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from dinov3_ref.data.datasets import (
     ImageTable,
 )
 from dinov3_ref.errors import BrokenImage, DataError
-from tests.support.image_datasets import table_of, write_arrow, write_parquet
-from tests.support.image_files import NAMES, encoded
+from tests.support.images.image_datasets import table_of, write_arrow, write_parquet
+from tests.support.images.image_files import NAMES, encoded
 
 
 def test_parquet_is_converted_to_arrow_once(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from dinov3_ref.data.datasets import (
     TarShards,
 )
 from dinov3_ref.errors import DataError
-from tests.support.image_files import encoded, write_tar
+from tests.support.images.image_files import encoded, write_tar
 
 
 def test_shards_with_and_without_labels(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from dinov3_ref.data.toy.sets import SEEN, UNSEEN, draw_texture, paint, smooth_n
 from dinov3_ref.errors import DataError
 from dinov3_ref.eval.knn import knn_accuracy
 from dinov3_ref.eval.labelled import Labelled
-from tests.support.photographs import photograph
+from tests.support.images.photographs import photograph
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dinov3_ref.models import DinoVisionTransformer
 from dinov3_ref.train.distributed.activation_checkpointing import checkpoint_activations
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 
 KINDS = {"none": None, "selective": False, "full": True}
 

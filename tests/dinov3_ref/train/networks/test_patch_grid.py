@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from dinov3_ref.train.networks.patch_grid import grid_of, resize_patches, shrink_crops
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 
 
 def test_the_grid_of_an_off_square_crop() -> None:

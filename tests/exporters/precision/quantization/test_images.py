@@ -10,7 +10,7 @@ import pytest
 from dinodeploy.errors import MisuseError
 from dinodeploy.images.preprocess import Preprocess
 from exporters.precision.quantization.images import Calibration, calibration_pixels
-from tests.support.photographs import photograph
+from tests.support.images.photographs import photograph
 
 PHOTOS = ("astronaut", "coffee", "china", "flower")
 PREPROCESS = Preprocess.from_preset("official", None, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 16)

@@ -30,7 +30,7 @@ from exporters.precision.quantization.sensitivity import features, simulate_8_bi
 from exporters.precision.quantization.write import MIDDLE
 from exporters.trace.fold import make_meta_copy
 from tests.compatibility.test_parts import CustomTokensVisionTransformer
-from tests.support.photographs import pixels
+from tests.support.images.photographs import pixels
 from tests.support.tiny_models import ONNXRUNTIME, export_passing, tiny_config
 
 KINDS = ("mlp", "swiglu", "7b")

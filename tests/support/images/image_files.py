@@ -7,7 +7,7 @@ import tarfile
 from functools import cache
 from pathlib import Path
 
-from tests.support.photographs import photograph
+from tests.support.images.photographs import photograph
 
 SMALL = (120, 90)  # width, height: off-square, quick to decode
 NAMES = ("astronaut", "chelsea", "coffee", "rocket", "china", "flower")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "containers").glob("Dockerfile.*"))
 KNOWN = {
     *("FROM", "RUN", "COPY", "ENV", "ARG", "USER", "WORKDIR", "EXPOSE"),

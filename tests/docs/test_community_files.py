@@ -11,7 +11,7 @@ import pytest
 import dinodeploy
 
 yaml = pytest.importorskip("yaml")
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 FORMS = sorted((ROOT / ".github").rglob("*.yml"))
 

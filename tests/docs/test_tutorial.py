@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command_line import CommandLine
-from tests.support.photographs import photograph
+from tests.support.images.photographs import photograph
+from tests.support.processes.command_line import CommandLine
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 MODEL = ["--weights", str(ROOT / "examples" / "models" / "toy_vit"), "--imgsz", "64"]
 
@@ -28,7 +28,7 @@ def test_every_command_runs_in_order(
 ) -> None:
     pytest.importorskip("lance", reason="needs the extra search")
     pytest.importorskip("fastapi", reason="needs the extra serve")
-    from tests.support.service_process import serving
+    from tests.support.processes.service_process import serving
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()

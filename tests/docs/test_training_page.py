@@ -14,9 +14,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from dinov3_ref.configs import load_config, recipe_names
-from tests.support.photographs import photograph
+from tests.support.images.photographs import photograph
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 # arguments added to each command to make it short
 SHORT = {

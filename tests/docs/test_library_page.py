@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.photographs import photograph
+from tests.support.images.photographs import photograph
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGES = sorted(path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md"))
 
 

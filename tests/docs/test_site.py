@@ -18,7 +18,7 @@ import dinodeploy
 from dinodeploy.cli.app import make_app
 from dinodeploy.parity.judge import THRESHOLDS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 CHROMIUM = shutil.which("chromium")
 

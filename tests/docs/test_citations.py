@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FOLDERS = ("dinodeploy", "exporters", "dinov3_ref", "tests", "benchmarks", "examples")
 SPEC = "docs/spec.md"
 # "docs/spec.md 4.3", "docs/spec.md 2.3-2.6", "docs/spec.md 2.8, 2.9", "docs/spec.md 0, fact 3"

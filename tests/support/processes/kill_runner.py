@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PICTURES, BAD = 14, (3, 8, 9, 10, 11)  # with shards of four: one whole shard is bad, the last is short
 _CHANGES = ("os.rename", "os.link", "os.mkdir", "os.remove", "os.rmdir", "os.truncate")
 
@@ -34,7 +34,7 @@ class Children:
 
     def __enter__(self) -> Children:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "from tests.support.kill_runner import serve; serve()"],
+            [sys.executable, "-c", "from tests.support.processes.kill_runner import serve; serve()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.support.image_files import encoded
+from tests.support.images.image_files import encoded
 
 TIMEOUT = 60.0  # seconds on a busy machine
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tests.support.photographs import photograph
+from tests.support.images.photographs import photograph
 
 WIDTH, HEIGHT = 96, 64
 

@@ -1,6 +1,6 @@
 """The Triton client against a stand-in that speaks the server's gRPC protocol, in a process of its own.
 
-    python -m tests.support.fake_triton_server BUNDLE IMAGE…
+    python -m tests.support.processes.fake_triton_server BUNDLE IMAGE…
 
 Prints what the example prints, then what the stand-in was asked as one line of JSON. gRPC's native code does
 not live beside everything else that a long run of tests has loaded: it once took its worker down.

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinodeploy.visualize.look import Look
-from tests.support.photographs import photograph
+from tests.support.images.photographs import photograph
 
 H, W, D = 12, 17, 8  # patches, features
 

@@ -14,10 +14,10 @@ import pytest
 import typer.main
 
 from dinodeploy.cli.app import make_app
-from tests.support.command_line import CommandLine
-from tests.support.photographs import photograph
+from tests.support.images.photographs import photograph
+from tests.support.processes.command_line import CommandLine
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLES = ROOT / "examples" / "README.md"
 DOCS = ROOT / "docs"

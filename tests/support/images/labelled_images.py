@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.support.photographs import photograph
+from tests.support.images.photographs import photograph
 
 SCENES = ("retina", "coffee", "chelsea", "rocket")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.support.image_files import NAMES, encoded, write_folder, write_tar
+from tests.support.images.image_files import NAMES, encoded, write_folder, write_tar
 
 CLASSES = {"astronaut": "animate", "chelsea": "animate"}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.image_files import NAMES, encoded
+from tests.support.images.image_files import NAMES, encoded
 
 pa = pytest.importorskip("pyarrow")
 
