@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import numpy as np
 
@@ -30,21 +30,12 @@ from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.golden import GoldenCase, load_golden
 from dinodeploy.parity.judge import Verdict, judge_golden, rejection
 from dinodeploy.parity.receipts import Receipt, find_receipt, make_receipt, save_receipt
+from dinodeploy.pipeline.runner import BATCH_SIZE, OnError, Skipped
 
 if TYPE_CHECKING:
     from dinodeploy.pipeline.encode import Encoding
 
-BATCH_SIZE = 8
-
-OnError = Literal["raise", "skip", "nan"]
 Vector = Literal["cls", "mean_patch", "pooled", "storage"]  # outputs with one shape for every image
-
-
-class Skipped(NamedTuple):
-    """An image without an embedding: its number among the images given, and why."""
-
-    number: int
-    reason: str
 
 
 class Embedder:

@@ -18,18 +18,30 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.manifest import MODEL_FILE, WEIGHTS_FILE, EngineFacts, FileFacts, Manifest
 from dinodeploy.errors import BundleError, MisuseError, TamperedError
 from dinodeploy.images.preprocess import Preprocess
 
-if TYPE_CHECKING:
-    from dinodeploy.parity.receipts import Receipt
-
 GOLDEN_FILE = "golden.safetensors"
 _CHUNK = 1 << 22
+
+
+class JudgeReceipt(Protocol):
+    """What a bundle tells of its receipt; the class is `Receipt` of `parity/receipts.py`."""
+
+    @property
+    def passed(self) -> bool: ...
+    @property
+    def recipe(self) -> str: ...
+    @property
+    def runtime(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def measurements(self) -> tuple[Any, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -38,7 +50,7 @@ class Bundle:
 
     root: Path
     manifest: Manifest
-    receipt: Receipt | None = None  # the judge's receipt, where an export has just made this bundle
+    receipt: JudgeReceipt | None = None  # the judge's receipt, where an export has just made this bundle
     notes: tuple[str, ...] = ()  # of that export: what it assumed, and what it could not do
 
     def choose(self, file: str | None = None) -> EngineChoice:

@@ -9,7 +9,7 @@ import typer
 from typer import Argument, Option
 
 from dinodeploy.cli.output import DEVICE_HELP, PARTIAL, note, parse_size, print_json, print_notes
-from dinodeploy.embedder import BATCH_SIZE, Embedder
+from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
 from dinodeploy.heads.predict import Unread, head_of
 from dinodeploy.heads.predict import predict as predict_images
@@ -17,6 +17,7 @@ from dinodeploy.heads.write_predictions import TABLE, PredictionWriter, check_ta
 from dinodeploy.images.paths import list_images
 from dinodeploy.pipeline.probe import choose_hint
 from dinodeploy.pipeline.progress import image_progress
+from dinodeploy.pipeline.runner import BATCH_SIZE
 
 
 def predict(

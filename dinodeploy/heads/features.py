@@ -22,7 +22,7 @@ import numpy as np
 
 from dinodeploy.arrays import FloatArray, IndexArray
 from dinodeploy.bundle.manifest import canonical
-from dinodeploy.embedder import BATCH_SIZE, Embedder
+from dinodeploy.embedder import Embedder
 from dinodeploy.errors import BundleError, MisuseError
 from dinodeploy.files.tensors import load_tensors, read_metadata, save_tensors
 from dinodeploy.images.batches import batches_of_one_size
@@ -31,6 +31,7 @@ from dinodeploy.pipeline.decode import Decoded, decode_ahead, default_decoders, 
 from dinodeploy.pipeline.pooling import Outputs, pooled
 from dinodeploy.pipeline.probe import limit_batch
 from dinodeploy.pipeline.run_batches import run_batches
+from dinodeploy.pipeline.runner import BATCH_SIZE
 
 Advance = Callable[[int, int], None]
 

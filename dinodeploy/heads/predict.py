@@ -14,12 +14,13 @@ from PIL import Image
 
 from dinodeploy.arrays import AnyArray, FloatArray, IndexArray
 from dinodeploy.bundle.manifest import HeadFacts
-from dinodeploy.embedder import BATCH_SIZE, Embedder
+from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
 from dinodeploy.heads.dense import IGNORE, enlarge_argmax, visible_box
 from dinodeploy.heads.features import run_readable
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pipeline.decode import Decoded
+from dinodeploy.pipeline.runner import BATCH_SIZE
 
 TASKS = ("classify", "segment", "depth")
 

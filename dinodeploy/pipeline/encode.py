@@ -17,7 +17,6 @@ import numpy as np
 
 from dinodeploy.arrays import FloatArray
 from dinodeploy.bundle.bundle import EngineChoice
-from dinodeploy.embedder import Embedder, OnError, Skipped
 from dinodeploy.errors import ImageError, MisuseError
 from dinodeploy.images.batches import batches_of_one_size, gather_by_size
 from dinodeploy.images.inputs import Channels, ImageInput, as_source
@@ -25,6 +24,7 @@ from dinodeploy.images.open import open_image, open_reduced
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.judge import unit_rows
 from dinodeploy.pipeline.pooling import Outputs, pick, with_pooled
+from dinodeploy.pipeline.runner import OnError, Runner, Skipped
 
 Encoded = tuple[int, "FloatArray | ImageError"]  # index of an image, and its row or why it has none
 
@@ -51,7 +51,7 @@ class Encoding:
         if self.batch_size < 1:
             raise MisuseError(f"batch_size is {self.batch_size}; wanted at least 1")
 
-    def encode_one(self, embedder: Embedder, image: ImageInput, skipped: list[Skipped]) -> FloatArray:
+    def encode_one(self, embedder: Runner, image: ImageInput, skipped: list[Skipped]) -> FloatArray:
         """The row of one image."""
         if self.on_error == "skip":
             raise MisuseError("on_error 'skip' needs several images; for one image use 'raise' or 'nan'")
@@ -67,7 +67,7 @@ class Encoding:
         return self._finish(row)
 
     def encode_all(
-        self, embedder: Embedder, images: Iterable[ImageInput], skipped: list[Skipped], *, progress: bool
+        self, embedder: Runner, images: Iterable[ImageInput], skipped: list[Skipped], *, progress: bool
     ) -> FloatArray | list[FloatArray]:
         """The rows of all images, stacked: [N, ...]; a list where their shapes differ."""
         from dinodeploy.pipeline.progress import image_progress
@@ -96,7 +96,7 @@ class Encoding:
         return _stack([rows[index] for index in sorted(rows)], _row_shape(self.engine, self.output, {}))
 
     def stream(
-        self, embedder: Embedder, images: Iterable[ImageInput], skipped: list[Skipped]
+        self, embedder: Runner, images: Iterable[ImageInput], skipped: list[Skipped]
     ) -> Iterator[tuple[int, FloatArray]]:
         """Index and row of each image, in order."""
         for index, row in self._encode_each(embedder, images, None, keep_order=True):
@@ -108,7 +108,7 @@ class Encoding:
                 yield index, self._nan(self._shape())
 
     def _encode_each(
-        self, embedder: Embedder, images: Iterable[ImageInput], total: int | None, *, keep_order: bool
+        self, embedder: Runner, images: Iterable[ImageInput], total: int | None, *, keep_order: bool
     ) -> Iterator[Encoded]:
         """Each image's row, or why it has none; in order, or as batches of one size are gathered."""
         from dinodeploy.pipeline.decode import Decoded, decode_source, default_decoders, images_ahead
@@ -169,7 +169,7 @@ class Encoding:
 
 
 def embed_all(
-    embedder: Embedder, images: Iterable[ImageInput], preprocess: Preprocess, batch_size: int
+    embedder: Runner, images: Iterable[ImageInput], preprocess: Preprocess, batch_size: int
 ) -> dict[str, Any]:
     """All outputs of the engine, each with one row per image."""
     names, sessions = embedder.output_names, embedder.backend.parallel_runs

@@ -15,10 +15,10 @@ import numpy as np
 
 from dinodeploy.backends import Hint
 from dinodeploy.bundle.manifest import OutputFacts
-from dinodeploy.embedder import BATCH_SIZE, Embedder
 from dinodeploy.errors import DinodeployError
 from dinodeploy.hardware.cores import cores
 from dinodeploy.images.preprocess import Preprocess
+from dinodeploy.pipeline.runner import BATCH_SIZE, Runner
 
 SIZES = (1, 2, 4, 8, 16, 32)
 GAIN = 1.03  # in images/s that a larger batch must bring
@@ -37,7 +37,7 @@ def choose_hint(images: int, threads: int | None = None) -> Hint:
     return "throughput" if images >= IMAGES_PER_SESSION * (threads or cores()) else "latency"
 
 
-def choose_batch(embedder: Embedder, images: int, size: tuple[int, int], log: Callable[[str], None]) -> int:
+def choose_batch(embedder: Runner, images: int, size: tuple[int, int], log: Callable[[str], None]) -> int:
     """Batch size for `images` images of input `size` (H, W), with all parallel sessions busy."""
     parallel_runs = embedder.backend.parallel_runs
     if images < WORTH_IT:

@@ -15,9 +15,9 @@ from typing import TypeVar
 import numpy as np
 
 from dinodeploy.arrays import FloatArray
-from dinodeploy.embedder import Embedder
 from dinodeploy.pipeline.decode import Decoded
 from dinodeploy.pipeline.pooling import Outputs
+from dinodeploy.pipeline.runner import Runner
 from dinodeploy.pipeline.stages import Stages
 
 Batch = list[Decoded]
@@ -36,7 +36,7 @@ Work = TypeVar("Work", bound="Batch | EndOfShard")
 
 
 def run_batches(
-    embedder: Embedder, work: Iterable[Work], stages: Stages | None = None
+    embedder: Runner, work: Iterable[Work], stages: Stages | None = None
 ) -> Iterator[tuple[Work, Outputs]]:
     """Each batch with its outputs, in order. A marker runs nothing and keeps its place in the order.
 
