@@ -34,6 +34,7 @@ def test_a_command_in_a_process_of_its_own() -> None:
     assert peak is None or 10 < peak < 300
 
 
+@pytest.mark.slow
 def test_one_record_and_a_table(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

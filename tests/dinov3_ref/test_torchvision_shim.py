@@ -17,6 +17,7 @@ def _run(code: str) -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_torchvision_and_its_dependants_import() -> None:
     _run(
         "from dinov3_ref.torchvision_shim import import_torchvision\n"

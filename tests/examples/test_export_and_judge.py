@@ -13,6 +13,7 @@ from tests.support.processes.run_example import run_example
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.slow
 def test_only_the_unchanged_preprocessing_passes(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra `plots`)")
     out = run_example("02_export_and_judge.py", cwd=tmp_path)
@@ -28,6 +29,7 @@ def test_only_the_unchanged_preprocessing_passes(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_eight_bits(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for name in PHOTOGRAPHS:

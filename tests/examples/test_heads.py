@@ -21,6 +21,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_custom_head(weights: Path, tmp_path: Path) -> None:
     out = run_example("05_custom_head.py", tmp_path, "--weights", weights, cwd=tmp_path)
     assert "judged, passed" in out
@@ -32,6 +33,7 @@ def test_custom_head(weights: Path, tmp_path: Path) -> None:
     assert all(0 < value <= 1.001 for row in rows for value in row)
 
 
+@pytest.mark.slow
 def test_multiscale_features(weights: Path, tmp_path: Path) -> None:
     out = run_example(
         "08_multiscale_features.py", tmp_path / "b", "--weights", weights, "--blocks", "0,1,2,3", cwd=tmp_path

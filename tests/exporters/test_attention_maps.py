@@ -29,6 +29,7 @@ MODELS: tuple[tuple[str, Pathology, str], ...] = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "pathology", "recipe"), MODELS)
 def test_attention_of_planted_models(kind: str, pathology: Pathology, recipe: str, tmp_path: Path) -> None:
     """Equal to the reference for every head and size; the maps are neither flat nor a single peak."""

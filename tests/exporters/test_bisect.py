@@ -70,6 +70,7 @@ def test_a_correct_engine_has_no_fault(
     assert all(0 < place.step < found.limit for place in found.places if place.step is not None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize(("kind", "recipe"), MODELS)

@@ -166,6 +166,7 @@ NARROW = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", NARROW)
 def test_recipes_hold_on_planted_weights(tmp_path: Path, recipe: str) -> None:
     """Residual channels at 155,693, which break a plain fp16 cast; the judge accepts."""
@@ -275,6 +276,7 @@ def shift_a_kernel(model: Any) -> None:
     model.stages[0][0].dwconv.weight.data = model.stages[0][0].dwconv.weight.data.roll(1, -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [skip_a_block, forget_a_gamma, shift_a_kernel])
 def test_the_judge_sees_faults(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[Any], None]

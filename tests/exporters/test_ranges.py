@@ -50,6 +50,7 @@ def test_the_exporter_scales_the_layers_that_were_named(case: str) -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "safe"), [("massive product", True), ("massive values", False), ("sharp attention", False)]
 )

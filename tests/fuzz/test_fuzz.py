@@ -47,6 +47,7 @@ def check(child: Child, target: str, count: int) -> None:
         assert outcome["refused"] > count // 20, "else the mutants are harmless and prove nothing"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", list(light.TARGETS))
 def test_parsers_of_the_runtime(target: str, light_child: Child) -> None:
     check(light_child, target, light.TARGETS[target][1] * TIMES)

@@ -33,6 +33,7 @@ from tests.parity.tolerances import ACCEPTED, ACCEPTED_ROUNDING, TOLERANCES
 LIMIT = max(TOLERANCES["transformers", model].limit for model in MODELS)  # what a fault must exceed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("reference", "model"), TOLERANCES)
 def test_tokens_agree(reference: str, model: str) -> None:
     errors = measure(reference, model)

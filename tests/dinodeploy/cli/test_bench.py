@@ -10,6 +10,7 @@ import pytest
 from tests.support.processes.command_line import CommandLine
 
 
+@pytest.mark.slow
 def test_the_command(tiny_bundle: Path, tmp_path: Path, run: CommandLine) -> None:
     arguments = ("--batch", 2, "--imgsz", "32x48", "--rounds", 1, "--threads", 1, "--outputs", "cls")
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra `plots`)")
@@ -24,6 +25,7 @@ def test_the_command(tiny_bundle: Path, tmp_path: Path, run: CommandLine) -> Non
     assert (tmp_path / "r.svg").read_text().startswith("<svg")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

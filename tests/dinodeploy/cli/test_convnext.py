@@ -57,6 +57,7 @@ def test_convert_export_inspect_check_embed(run: CommandLine, folder: Path, tmp_
     assert compared.json["against"]["images"] == len(NAMES)
 
 
+@pytest.mark.slow
 def test_bisect(run: CommandLine, folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra `plots`)")
     report = tmp_path / "report.html"

@@ -133,6 +133,7 @@ def test_unreadable_images_are_listed(classifier: Path, tmp_path: Path, run: Com
     assert (ran.code, ran.json["predictions"], len(ran.json["quarantined"])) == (5, [], 1)
 
 
+@pytest.mark.slow
 def test_export_accepts_a_head(tmp_path: Path, run: CommandLine) -> None:
     """Maps that only the head reads stay inside the graph; requested ones are outputs."""
     from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint

@@ -22,6 +22,7 @@ def test_a_bundle_without_a_head_is_refused(tiny_bundle: Path) -> None:
         head_of(embedder)
 
 
+@pytest.mark.slow
 def test_every_image_gets_a_prediction_or_a_reason(four_maps_bundle: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     from dinov3_ref.heads import LinearClassifier, LinearDepth, LinearSegmenter

@@ -293,6 +293,7 @@ def peak_of(work: Callable[[], Any]) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_listing(tmp_path: Path) -> None:
     """What grows is a listing of ids and a line a shard; no image and no row is kept."""
 

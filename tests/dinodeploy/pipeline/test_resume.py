@@ -69,6 +69,7 @@ def test_a_run_killed_at_random_moments(child: Children, undisturbed: dict[str, 
         assert tree(out) == undisturbed
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_every_change_of_the_file_system(
     child: Children, undisturbed: dict[str, bytes], disk: Path
 ) -> None:
@@ -82,6 +83,7 @@ def test_a_run_killed_at_every_change_of_the_file_system(
         assert tree(out) == undisturbed, change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EIO])
 def test_a_disk_that_fails_at_any_moment(
     child: Children, undisturbed: dict[str, bytes], disk: Path, number: int

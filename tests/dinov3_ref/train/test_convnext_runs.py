@@ -96,6 +96,7 @@ def train_on_this_rank(photos: str, teacher: str, output: str, batch: int, strat
     TrainingRun(config, build_training_loader(config)).train()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["NO_SHARD", "SHARD_GRAD_OP", "FULL_SHARD"])
 def test_on_two_ranks(strategy: str, photos: Path, teacher: Path, tmp_path: Path) -> None:
     """The same global batch: losses within 1e-5; the norm that is stored twice has one value."""
@@ -113,6 +114,7 @@ def test_on_two_ranks(strategy: str, photos: Path, teacher: Path, tmp_path: Path
     assert load_checkpoint(tmp_path / "two" / "teacher").layout == "official"
 
 
+@pytest.mark.slow
 def test_the_trained_model_can_be_exported(finished: Path, tmp_path: Path) -> None:
     """Export raises if the parity check fails."""
     checkpoint = load_checkpoint(finished / "teacher")

@@ -123,6 +123,7 @@ main(["--config", {config!r}])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["while saving", "while training"])
 def test_killed_runs_resume(
     where: str, whole: tuple[Path, list[dict[str, Any]]], photos: Path, tmp_path: Path
@@ -248,6 +249,7 @@ def alone(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["NO_SHARD", "SHARD_GRAD_OP"])
 def test_two_ranks_equal_one_and_one_resumes_two(
     strategy: str, alone: Path, photos: Path, tmp_path: Path
@@ -263,6 +265,7 @@ def test_two_ranks_equal_one_and_one_resumes_two(
     assert losses(together) == pytest.approx(losses(alone), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["NO_SHARD", "FULL_SHARD"])
 def test_two_ranks_resume_one(strategy: str, alone: Path, photos: Path, tmp_path: Path) -> None:
     """A run of one rank resumes with FSDP or DDP: the same samples, losses and teacher."""

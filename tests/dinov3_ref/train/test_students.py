@@ -173,6 +173,7 @@ def train_on_this_rank(photos: str, teacher: str, output: str, batch: int, strat
     train_students(config, build_training_loader(config))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["NO_SHARD", "FULL_SHARD"])
 def test_on_two_ranks(strategy: str, photos: Path, teacher: Path, tmp_path: Path) -> None:
     """The same global batch: relative 1e-5 over the whole curves."""

@@ -37,6 +37,7 @@ def relative(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mlp", "7b"])
 def test_every_layout_of_one_model_gives_the_same_embeddings(kind: str, tmp_path: Path) -> None:
     checkpoint = random_checkpoint(tiny_config(kind))
@@ -73,6 +74,7 @@ def test_options_reach_the_bundle(tmp_path: Path) -> None:
         assert embedder.embed([photograph("china")])["layer_2"].shape == (1, 6, 8, 128)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["hf", "eval", "keep-aspect"])
 def test_other_presets_are_judged_too(preset: str, tmp_path: Path) -> None:
     assert export_tiny(tmp_path / "b", preset=preset).manifest.preprocess.preset == preset
@@ -122,6 +124,7 @@ def test_the_statistics_follow_the_dataset(tmp_path: Path) -> None:
     assert any("as asked, though the weights look like lvd1689m's" in note for note in notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("named", "said"),
     [(None, "DINOv3 License"), ("dinov3-license", "DINOv3 License"), ("Apache-2.0", "under Apache-2.0")],
@@ -163,6 +166,7 @@ def test_a_users_folder_is_never_replaced(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "step",
     [
@@ -212,6 +216,7 @@ def test_options_that_mean_nothing(tmp_path: Path) -> None:
         export_tiny(tmp_path / "b", layers=(3,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
 def test_either_gelu_can_be_exported(approximate: str, tmp_path: Path) -> None:
     """DINOv3 has the exact one, a user's model may have the other: the judge tells them apart."""

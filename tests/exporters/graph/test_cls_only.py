@@ -59,12 +59,14 @@ def test_the_same_cls(device: str, tiny_bundle: Path) -> None:
     assert_same_cls(tiny_bundle, device)
 
 
+@pytest.mark.slow
 def test_the_same_cls_in_16_bits(tmp_path: Path) -> None:
     root = export_tiny(tmp_path / "b", "swiglu", recipe="bf16").root
     assert_same_cls(root)
     assert {"model.cls.onnx", "model.cpu.cls.onnx"} <= open_bundle(root).manifest.files.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "folds"),
     [

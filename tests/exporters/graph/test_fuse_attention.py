@@ -47,6 +47,7 @@ def assert_close(fused: ir.Model, plain: ir.Model, folder: Path) -> None:
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mlp", "swiglu", "7b"])
 @pytest.mark.parametrize("cls_only", [False, True])
 def test_the_same_numbers_at_every_size(kind: str, cls_only: bool, tmp_path: Path) -> None:
@@ -128,6 +129,7 @@ def test_without_rope_there_is_nothing_to_rotate(tmp_path: Path) -> None:
     assert_close(graph, plain, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "fused"), [("fp32", True), ("int8", True), ("bf16", False)])
 def test_which_graphs_have_it(recipe: str, fused: bool, tmp_path: Path) -> None:
     """Those for ONNX Runtime's CPU in fp32; what others run has operators that all of them know."""

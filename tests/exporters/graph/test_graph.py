@@ -53,6 +53,7 @@ def assert_same_outputs(
         assert error <= LIMIT, f"{name} at {tuple(x.shape)}: {error:.1e}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mlp", "swiglu", "7b"])
 def test_one_graph_serves_every_batch_and_size(kind: str, tmp_path: Path) -> None:
     model = build_model(random_checkpoint(tiny_config(kind)))
@@ -64,6 +65,7 @@ def test_one_graph_serves_every_batch_and_size(kind: str, tmp_path: Path) -> Non
         assert_same_outputs(session, TokenOutputs(model, layers), x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -63,6 +63,7 @@ def lively() -> None:
                 tensor.normal_(std=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HEADS)
 def test_one_graph_agrees_with_the_reference(
     name: str, four_maps_bundle: Path, model: DinoVisionTransformer, tmp_path: Path
@@ -140,6 +141,7 @@ def double_depth(path: Path) -> None:
     onnx.save(model, path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "fault"), [("cls_mean", swap_classes), ("linear_depth", double_depth)])
 def test_a_fault_in_the_head_is_rejected(name: str, fault, four_maps_bundle: Path, tmp_path: Path) -> None:
     from dataclasses import replace

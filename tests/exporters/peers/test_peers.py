@@ -38,6 +38,7 @@ def test_the_same_model(name: str, arch: str) -> None:
     assert np.linalg.norm(got - wanted) / np.linalg.norm(wanted) <= LIMIT
 
 
+@pytest.mark.slow
 def test_nncf_makes_8_bits_of_the_same_model(capsys: pytest.CaptureFixture[str]) -> None:
     """Of every size; what it prints stays off stdout, which is for results."""
     pytest.importorskip("nncf")

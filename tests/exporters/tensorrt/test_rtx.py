@@ -118,6 +118,7 @@ def check(bundle: Path, built: Built, depth: int, profile: str) -> None:
     assert fused == (0 if recipe == "fp32" else depth * len(READY[profile]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe(recipe: str, exported: Export) -> None:
     bundle = exported("vit_small", 1, recipe)
@@ -130,6 +131,7 @@ def test_every_predefined_profile_set(profile: str, exported: Export) -> None:
     check(bundle, build(bundle, profile), 1, profile)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", SHALLOW)
 def test_true_widths(arch: str, exported: Export) -> None:
     bundle = exported(arch, 1, "fp16")

@@ -20,6 +20,7 @@ NARROW = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", NARROW)
 def test_every_recipe(tmp_path: Path, recipe: str) -> None:
     checkpoint = planted_checkpoint(tiny_convnext(depths=(1, 1, 3, 1)))

@@ -47,12 +47,14 @@ def assert_equal(model: Backbone, **options: Any) -> None:
         assert mine.tobytes() == other.tobytes(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_the_graph_equals_that_of_every_block(case: str) -> None:
     config, options = CASES[case]
     assert_equal(build_model(random_checkpoint(config)), **options)
 
 
+@pytest.mark.slow
 def test_a_block_with_other_biases_is_traced_itself() -> None:
     """The third block's v has no bias to add, so its graph lacks an addition."""
     checkpoint = random_checkpoint(tiny_config("mlp", depth=DEPTH))

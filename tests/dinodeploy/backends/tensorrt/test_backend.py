@@ -342,6 +342,7 @@ def test_out_of_memory_says_what_to_do(own_bundle: Path, old: FakeTensorRT) -> N
     assert old.cuda.leaked == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "message"),
     [

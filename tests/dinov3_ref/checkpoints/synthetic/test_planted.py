@@ -80,6 +80,7 @@ def features(model: DinoVisionTransformer, x: Tensor) -> dict[str, Tensor]:
 # ---- the pathologies ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_massive_channels_rise_in_one_block_and_stay(
     planted: tuple[DinoVisionTransformer, str], size: tuple[int, int]
@@ -141,6 +142,7 @@ def test_layerscale_spreads_over_five_decades() -> None:
 # ---- a good function all the same --------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fp32_is_near_float64(planted: tuple[DinoVisionTransformer, str]) -> None:
     """Measured: at most 6e-6 (storage tokens, whose LayerNorm sees 155,000), 1e-6 for CLS."""
     model, _ = planted

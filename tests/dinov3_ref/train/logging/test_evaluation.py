@@ -131,6 +131,7 @@ def run_on_this_rank(photos: str, labelled: str, output: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_two_sharded_ranks(photos: Path, labelled: Path, tmp_path: Path) -> None:
     """Five images per class on two ranks: the teacher is gathered, accuracies are over all images."""
     (tmp_path / "ranks").mkdir()

@@ -242,6 +242,7 @@ def test_smoothing_changes_only_ranges(kind: str) -> None:
 # ---- the scheme ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_same_images_same_bytes(tmp_path: Path) -> None:
     checkpoint = random_checkpoint(tiny_config("mlp"))
     one, other = (export_int8(checkpoint, tmp_path / name) for name in ("one", "other"))
@@ -249,6 +250,7 @@ def test_same_images_same_bytes(tmp_path: Path) -> None:
         assert (one.root / name).read_bytes() == (other.root / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_overrides_by_name(tmp_path: Path) -> None:
     checkpoint = random_checkpoint(tiny_config("mlp"))
     overrides = (("blocks.0.*", "fp32"), ("blocks.1.mlp.fc2", "bf16"))
