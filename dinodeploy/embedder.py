@@ -35,7 +35,7 @@ from dinodeploy.pipeline.runner import BATCH_SIZE, OnError, Skipped
 if TYPE_CHECKING:
     from dinodeploy.pipeline.encode import Encoding
 
-Vector = Literal["cls", "mean_patch", "pooled", "storage"]  # outputs with one shape for every image
+Vector = Literal["cls", "mean_patch", "pooled", "storage"]  # outputs with the same shape for all images
 
 
 class Embedder:

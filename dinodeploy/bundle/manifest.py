@@ -260,7 +260,7 @@ def _stored(manifest: Manifest) -> dict[str, Any]:
 
 
 def _with_all_engines(manifest: Manifest) -> Manifest:
-    """A format 1 manifest with an entry for every graph that can run."""
+    """A format 1 manifest with an entry for each graph that can run."""
     engines, files = dict(manifest.engines), manifest.files
     if MODEL_FILE in files and MODEL_FILE not in engines:
         weights = (WEIGHTS_FILE,) if WEIGHTS_FILE in files else ()

@@ -70,7 +70,7 @@ def predict(
     top: int = 5,
     batch_size: int = BATCH_SIZE,
 ) -> Iterator[Prediction | Unread]:
-    """A prediction or the reason of a failure for every image, as they are computed.
+    """A prediction or the reason of a failure for each image, as they are computed.
 
     Readable images come in order. top: number of classes that a classifier names.
     """

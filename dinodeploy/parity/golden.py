@@ -128,7 +128,7 @@ def load_golden(path: Path) -> list[GoldenCase]:
             outputs.setdefault(case, {})[match["output"]] = tensor
     if not pixels or not pixels.keys() == images.keys() == outputs.keys() or traces.keys() - pixels.keys():
         raise BundleError(
-            f"{path}: incomplete; wanted images, pixels and outputs for every case, at least one"
+            f"{path}: incomplete; wanted images, pixels and outputs for each case, at least one"
         )
     return [
         GoldenCase(

@@ -83,7 +83,7 @@ def make_receipt(engine: EngineChoice, runtime: str, device: str, verdict: Verdi
 
 
 def find_receipt(engine: EngineChoice, runtime: str, device: str) -> Receipt | None:
-    """A receipt that holds for every output of this engine on this runtime and device, or None."""
+    """A receipt that holds for each output of this engine on this runtime and device, or None."""
     manifest = engine.manifest
     hashes = manifest.engine_sha256(engine.file), manifest.files[GOLDEN_FILE].sha256
     key = (engine.file, runtime, device, *hashes)

@@ -71,7 +71,7 @@ def run_in_order(
     threads: int,
     wait: Callable[[Future[Result]], Result] = Future.result,
 ) -> Iterator[Result]:
-    """`run(item)` for every item on `threads` threads; results come in the order of the items.
+    """`run(item)` for each item on `threads` threads; results come in the order of the items.
 
     One more item per thread is pending: a thread that finishes early waits neither for the oldest item nor
     for the next one to be made. `wait` waits for a result. An exception in an item ends the iteration.

@@ -1,4 +1,4 @@
-"""A checkpoint in memory, with official key names for every layout (docs/spec.md 3.1)."""
+"""A checkpoint in memory, with official key names for each layout (docs/spec.md 3.1)."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def get_vit_lr_decay_rate(name: str, lr_decay_rate: float = 1.0, num_layers: int
     """Layer-wise decay lr_decay_rate^(num_layers + 1 - layer) of a parameter.
 
     Embeddings are layer 0, block i is layer i + 1, everything else is the last layer. Modules without blocks
-    (heads, ConvNeXt) have num_layers 0, which gives 1 for every parameter.
+    (heads, ConvNeXt) have num_layers 0, which gives 1 for each parameter.
     """
     layer = num_layers + 1
     if num_layers > 0:

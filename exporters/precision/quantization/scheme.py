@@ -3,7 +3,7 @@
 TensorRT's graph uses both; the CPU's uses only smoothing, and scales every token by its own maximum.
 Smoothing moves outlier channels from activations into weights. SmoothQuant (arXiv:2211.10438, eq. 4) divides
 input channel j by s_j = a_j^α / w_j^(1-α), where a_j is the channel's largest activation and w_j its largest
-weight, and multiplies the weights by s_j. Three differences here: α is chosen for every group by its error on
+weight, and multiplies the weights by s_j. Three differences here: α is chosen for each group by its error on
 calibration tokens, s is a power of two (so smoothing is exact in fp32), and no smoothing is a choice too.
 
 Shapes: T tokens, K input channels, N output channels.
