@@ -315,4 +315,4 @@ def test_preprocessing_reaches_the_graph_through_every_preset(tmp_path: Path) ->
 def test_convnext_tiny_whole(tmp_path: Path) -> None:
     bundle = export_passing(random_checkpoint("convnext_tiny"), tmp_path / "bundle")
     assert bundle.manifest.model.arch == "convnext_tiny"
-    assert 111e6 < (bundle.root / "model.onnx.data").stat().st_size < 113e6  # 27,820,128 weights of four bytes
+    assert 111e6 < (bundle.root / "model.onnx.data").stat().st_size < 113e6  # 27,820,128 fp32 weights
