@@ -27,11 +27,6 @@ fsspec = pytest.importorskip("fsspec")
 IMAGES = {f"{name}.jpg": encoded(name) for name in NAMES}
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.fixture
 def memory() -> Iterator[Any]:
     fs = fsspec.filesystem("memory")

@@ -18,11 +18,6 @@ from tests.support.images.image_files import NAMES, encoded, write_tar
 MEMBERS = {f"{name}.jpg": encoded(name) for name in NAMES}
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 def test_every_picture_from_any_thread() -> None:
     write_tar(Path("a.tar"), MEMBERS)
     write_tar(

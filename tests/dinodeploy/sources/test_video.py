@@ -18,11 +18,6 @@ from tests.support.images.video_files import HEIGHT, WIDTH, frame_pixels, write_
 av = pytest.importorskip("av")
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 def numbers(seen: list[Pixels | str]) -> list[int]:
     """The frame number that each image shows."""
     frames = np.stack([frame_pixels(number).astype(int) for number in range(40)])

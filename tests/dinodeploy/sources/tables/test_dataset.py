@@ -5,24 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from dinodeploy.errors import MisuseError
-from dinodeploy.images.open import open_image
 from dinodeploy.sources import SourceOptions, open_source
 from tests.dinodeploy.sources.reading import Pixels, assert_same, read_all, read_by_threads
 from tests.support.images.image_tables import IMAGES, ROWS
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def wanted() -> list[Pixels]:
-    return [np.asarray(open_image(data)) for data in IMAGES]
 
 
 @pytest.fixture

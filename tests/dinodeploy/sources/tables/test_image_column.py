@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from dinodeploy.errors import MisuseError, UnavailableError
-from dinodeploy.images.open import open_image
 from dinodeploy.sources import SourceOptions, open_source, origins_of
 from tests.dinodeploy.sources.reading import Pixels, assert_same, read_all, read_by_threads
 from tests.support.images.image_tables import IMAGES, ROWS, table
@@ -17,16 +15,6 @@ from tests.support.images.image_tables import IMAGES, ROWS, table
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 feather = pytest.importorskip("pyarrow.feather")
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def wanted() -> list[Pixels]:
-    return [np.asarray(open_image(data)) for data in IMAGES]
 
 
 def write_stream(path: str, rows: Any) -> None:

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from dinodeploy.images.open import open_image
 from dinodeploy.sources import open_source
 from dinodeploy.sources.tables import parquet
 from tests.dinodeploy.sources.reading import Pixels, assert_same, read_by_threads
-from tests.support.images.image_tables import IMAGES, ROWS, table
+from tests.support.images.image_tables import ROWS, table
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def wanted() -> list[Pixels]:
-    return [np.asarray(open_image(data)) for data in IMAGES]
 
 
 @pytest.mark.parametrize("groups", [1, 7, ROWS])
