@@ -1,7 +1,7 @@
 """Write a file or a directory atomically.
 
 Everything is written next to the target under a hidden name, flushed to disk, and renamed into place. After a
-crash, a full disk or Ctrl-C the target is as it was; at worst a `.NAME.partial-PID` remains.
+crash, a full disk or Ctrl-C the target is as it was; at worst a `.NAME.partial-…` remains.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from dinodeploy.files.regular import create_file, hidden_name
+
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A binary file to write; it replaces `path` when the block ends without an exception."""
     partial = partial_path(path)
+    file = create_file(partial)
     try:
-        with partial.open("wb") as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -45,8 +48,6 @@ def begin_directory(target: Path) -> Path:
     """Make an empty directory, which `commit_directory` later moves to `target`; parents included."""
     partial = partial_path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if partial.exists():  # left by a killed process with the same process id
-        shutil.rmtree(partial)
     partial.mkdir()
     return partial
 
@@ -57,7 +58,7 @@ def commit_directory(partial: Path, target: Path) -> None:
     if not target.exists():
         partial.rename(target)
     else:
-        old = target.with_name(f".{target.name}.old-{os.getpid()}")
+        old = hidden_name(target, "old")
         target.rename(old)
         try:
             partial.rename(target)
@@ -98,8 +99,8 @@ def sync_tree(path: Path) -> None:
 
 
 def partial_path(target: Path) -> Path:
-    """The hidden sibling that is written first and then renamed to `target`."""
-    return target.with_name(f".{target.name}.partial-{os.getpid()}")
+    """A new hidden sibling, which is written first and then renamed to `target`."""
+    return hidden_name(target, "partial")
 
 
 def sync(path: Path) -> None:

@@ -46,9 +46,30 @@ def test_directory_replaces_the_old_one(tmp_path: Path) -> None:
     assert names(target.parent) == ["out"]
 
 
-def test_directory_of_a_killed_namesake_is_cleared(tmp_path: Path) -> None:
-    (begin_directory(tmp_path / "out") / "stale").touch()
+def test_two_writers_have_two_names(tmp_path: Path) -> None:
+    """Process ids repeat: two containers on one volume may both run as process 1."""
+    first = begin_directory(tmp_path / "out")
+    (first / "half").touch()
     assert names(begin_directory(tmp_path / "out")) == []
+    assert names(first) == ["half"]
+    with atomic_file(tmp_path / "f") as one, atomic_file(tmp_path / "f") as other:
+        one.write(b"one")
+        other.write(b"other")
+    assert (tmp_path / "f").read_bytes() == b"one"
+
+
+def test_nothing_is_written_through_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even one who guesses the hidden name cannot make us write elsewhere."""
+    monkeypatch.setattr("secrets.token_hex", lambda size: "0" * 2 * size)
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / ".f.partial-0000000000000000").symlink_to(victim)
+    with pytest.raises(FileExistsError), atomic_file(tmp_path / "f"):
+        pass
+    with pytest.raises(FileExistsError):
+        begin_directory(tmp_path / "f")
+    assert victim.read_text() == "precious"
+    assert names(tmp_path) == [".f.partial-0000000000000000", "victim"]
 
 
 def test_failed_rename_puts_the_old_directory_back(tmp_path: Path) -> None:
