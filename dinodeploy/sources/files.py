@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import BinaryIO
 
 from dinodeploy.errors import ImageError, MisuseError, reason_of
+from dinodeploy.files.text import open_text
 from dinodeploy.sources import remote
 from dinodeploy.sources.ids import IdList
 from dinodeploy.sources.input_file import InputFile
@@ -58,9 +60,9 @@ class FileSource:
 def open_file(file: InputFile, options: SourceOptions) -> list[FileSource]:
     """The images that a list names. Raises MisuseError where it cannot be read."""
     try:
-        with file.open() as lines:
-            return [_listed(lines, file.beside, options)]
-    except OSError as error:
+        with file.open() as stream:
+            return [_listed(stream, file.beside, options)]
+    except (OSError, ValueError) as error:
         raise MisuseError(
             f"{file.name!r} cannot be read: {reason_of(error)}; wanted a list of paths"
         ) from error
@@ -71,15 +73,14 @@ def open_stdin(options: SourceOptions) -> FileSource:
     return _listed(sys.stdin.buffer, str, options)
 
 
-def _listed(lines: Iterable[bytes], beside: Callable[[str], str], options: SourceOptions) -> FileSource:
-    return FileSource(IdList(_paths(lines, beside)), options.timeout)
+def _listed(stream: BinaryIO, beside: Callable[[str], str], options: SourceOptions) -> FileSource:
+    return FileSource(IdList(_paths(open_text(stream), beside)), options.timeout)
 
 
-def _paths(lines: Iterable[bytes], beside: Callable[[str], str]) -> Iterator[str]:
+def _paths(lines: Iterable[str], beside: Callable[[str], str]) -> Iterator[str]:
     schemes: set[str] = set()
     for number, line in enumerate(lines):
-        text = line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line  # the byte order mark of Windows
-        path = text.decode("utf-8", "surrogateescape").rstrip("\r\n")
+        path = line.rstrip("\r\n")
         if "\0" in path:
             raise MisuseError(f"line {number + 1} of the list is not text; wanted one path per line")
         if path.strip() and not path.startswith("#"):

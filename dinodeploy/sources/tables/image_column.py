@@ -66,18 +66,25 @@ def choose_column(names: Sequence[str], wanted: str | None, usual: Sequence[str]
     """
     if wanted is not None:
         if wanted in names:
-            return wanted
+            return _once(wanted, names, where)
         raise MisuseError(f"{where!r} has no column {wanted!r}, only {', '.join(names)}; name one of them")
     lower = {name.lower(): name for name in reversed(names)}
     for name in usual:
         if name in lower:
-            return lower[name]
+            return _once(lower[name], names, where)
     if len(names) == 1:
         return names[0]
     raise MisuseError(
         f"{where!r} has columns {', '.join(map(repr, names))}; none has a usual name "
         f"({', '.join(usual[:4])}, …); name the column of images: --column"
     )
+
+
+def _once(name: str, names: Sequence[str], where: str) -> str:
+    """`name`; MisuseError where several columns have it."""
+    if names.count(name) > 1:
+        raise MisuseError(f"{where!r} has {names.count(name)} columns {name!r}; rename all but one")
+    return name
 
 
 def choose_id_column(names: Sequence[str], options: SourceOptions, where: str) -> str | None:

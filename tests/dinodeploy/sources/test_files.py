@@ -52,3 +52,10 @@ def test_lists_may_hold_names_that_are_not_unicode() -> None:
     Path("list.txt").write_bytes(name)
     (seen,) = read_all("list.txt").values()
     assert isinstance(seen, np.ndarray)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lists_of_every_encoding(encoding: str, end: str) -> None:
+    Path("list.txt").write_bytes(end.join(["# all", "a.jpg", "", "日本/猫.jpg"]).encode(encoding))
+    assert ids("list.txt") == ["a.jpg", "日本/猫.jpg"]

@@ -68,3 +68,16 @@ def test_table_misuse_is_one_line() -> None:
     assert "not a regular file" in misuse("fifo.csv")
     os.mkfifo("fifo.txt")
     assert "not a regular file" in misuse("fifo.txt")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_tables_as_spreadsheets_write_them(encoding: str) -> None:
+    rows = f'sep=;\r\nnote;path\r\n"two\r\nlines; {"x" * 200_000}";photos/still/coffee.jpg\r\n'
+    Path("t.csv").write_bytes(rows.encode(encoding))
+    assert ids("t.csv") == [ALL[3]]
+
+
+def test_two_columns_of_one_name() -> None:
+    Path("t.csv").write_text("path,path\na.jpg,b.jpg\n")
+    assert "has 2 columns 'path'; rename all but one" in misuse("t.csv")
+    assert "has 2 columns 'path'" in misuse("t.csv", column="path")
