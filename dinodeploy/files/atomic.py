@@ -2,18 +2,34 @@
 
 Everything is written next to the target under a hidden name, flushed to disk, and renamed into place. After a
 crash, a full disk or Ctrl-C the target is as it was; at worst a `.NAME.partial-…` remains.
+
+Files are flushed through the descriptor that wrote them, or, where another library wrote them, through one
+that may write: Windows flushes no other. Windows and some network file systems cannot flush a directory; the
+write is then done without, and a note says so once.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from dinodeploy.files.regular import create_file, hidden_name
+from dinodeploy.files.notes import note_once
+from dinodeploy.files.regular import NO_LINK, create_file, hidden_name
+
+# What systems answer that cannot flush this descriptor, or open it to do so. A disk that fails says EIO.
+_CANNOT_FLUSH = {
+    *(errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS),
+    *(errno.EACCES, errno.EPERM, errno.EBADF, errno.EISDIR, errno.EROFS),
+}
+# Windows refuses to replace a file that another process reads, or that a virus scanner has just opened.
+_RETRIES = (0.01, 0.05, 0.2, 0.5, 1.0) if os.name == "nt" else ()  # seconds
 
 
 @contextmanager
@@ -25,12 +41,29 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         with file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+            _flush(file.fileno(), path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    sync(path.parent)
+    _publish(partial, path)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """The name of an empty file, with the suffix of `path`, for a library that opens files by name.
+
+    It replaces `path` when the block ends without an exception.
+    """
+    partial = partial_path(path)
+    partial = partial.with_name(partial.name + path.suffix)
+    create_file(partial).close()
+    try:
+        yield partial
+        sync(partial)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    _publish(partial, path)
 
 
 @contextmanager
@@ -56,14 +89,14 @@ def commit_directory(partial: Path, target: Path) -> None:
     """Replace `target` with `partial`; the caller has decided that an existing target may go."""
     sync_tree(partial)
     if not target.exists():
-        partial.rename(target)
+        replace(partial, target)
     else:
         old = hidden_name(target, "old")
-        target.rename(old)
+        replace(target, old)
         try:
-            partial.rename(target)
+            replace(partial, target)
         except BaseException:
-            old.rename(target)
+            replace(old, target)
             raise
         shutil.rmtree(old)
     sync(target.parent)
@@ -82,14 +115,30 @@ def move_into_place(moves: Iterable[tuple[Path, Path]]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
-        source.replace(target)
+        replace(source, target)
     folders = [target.parent for _, target in pairs]
     for folder in dict.fromkeys([*folders, *(folder.parent for folder in folders)]):
         sync(folder)
 
 
+def partial_path(target: Path) -> Path:
+    """A new hidden sibling, which is written first and then renamed to `target`."""
+    return hidden_name(target, "partial")
+
+
+def replace(source: Path, target: Path) -> None:
+    """Rename `source` to `target` and replace a file that is there, on every system."""
+    for seconds in _RETRIES:
+        try:
+            source.replace(target)
+            return
+        except PermissionError:
+            time.sleep(seconds)
+    source.replace(target)
+
+
 def sync_tree(path: Path) -> None:
-    """Flush a file, or a directory with everything in it, to disk."""
+    """Flush a file, or a directory with everything in it, to disk; links and devices are left alone."""
     for folder, _, files in os.walk(path):
         for name in files:
             sync(Path(folder, name))
@@ -98,15 +147,56 @@ def sync_tree(path: Path) -> None:
         sync(path)
 
 
-def partial_path(target: Path) -> Path:
-    """A new hidden sibling, which is written first and then renamed to `target`."""
-    return hidden_name(target, "partial")
-
-
 def sync(path: Path) -> None:
-    """Flush a file, or the entries of a directory, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Flush a regular file, or the entries of a directory, to disk where the system can."""
+    kind = path.lstat().st_mode
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        return
     try:
-        os.fsync(descriptor)
+        descriptor = _open_to_flush(path, writing=stat.S_ISREG(kind))
+    except OSError as error:
+        _tolerate(error, path)
+        return
+    try:
+        _flush(descriptor, path)
     finally:
         os.close(descriptor)
+
+
+def _publish(partial: Path, path: Path) -> None:
+    try:
+        replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def _open_to_flush(path: Path, *, writing: bool) -> int:
+    flags = NO_LINK | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    if writing:
+        try:
+            return os.open(path, os.O_RDWR | flags)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY):
+                raise
+    return os.open(path, os.O_RDONLY | flags)  # a read-only file: POSIX flushes it all the same
+
+
+def _flush(descriptor: int, path: Path) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        _tolerate(error, path)
+
+
+def _tolerate(error: OSError, path: Path) -> None:
+    """Raise `error` unless it says that the system cannot flush."""
+    if error.errno not in _CANNOT_FLUSH:
+        error.filename = error.filename or str(path)
+        raise error
+    if os.name != "nt":  # there it is so for every directory; the file system's journal keeps the names
+        note_once(
+            "this file system cannot flush everything to disk; files written just before a power failure "
+            "may be lost"
+        )

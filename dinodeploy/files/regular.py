@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # Windows has no such flag; `lstat` beforehand refuses a link there
-_NAME_BYTES = 200  # of a name inside a hidden name; file systems allow 255 in all
+_NAME_BYTES = 100  # of a name inside a hidden name; file systems allow 255 in all, encrypted ones 143
 
 
 def open_regular(path: str | Path, *, follow: bool = True) -> BinaryIO:
@@ -68,7 +68,7 @@ def hidden_name(target: Path, kind: str) -> Path:
 
     Random, because process ids repeat: in two containers on one volume, and after a crash.
     """
-    name = os.fsdecode(os.fsencode(target.name)[:_NAME_BYTES])
+    name = os.fsencode(target.name)[:_NAME_BYTES].decode(errors="ignore")  # no half character: macOS, Windows
     return target.with_name(f".{name}.{kind}-{secrets.token_hex(8)}")
 
 

@@ -3,23 +3,20 @@
     OUT/.embed/gate           held shared by the n processes, exclusively by a single one
     OUT/.embed/part-i-of-n    held exclusively by that process; names it: {"pid", "host"}
 
-These are kernel locks (flock), which end with their process, so no stale lock blocks a run. On a file system
-without locks they are skipped; shards are atomic without them.
+These are locks of the system (`files/lock.py`), which end with their process, so no stale lock blocks a run.
+On a file system without locks they are skipped; shards are atomic without them.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
 import socket
 from pathlib import Path
 
 from dinodeploy.errors import MisuseError
+from dinodeploy.files.lock import lock
 from dinodeploy.store.plan import WORK
-
-_WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class StoreLock:
@@ -34,30 +31,26 @@ class StoreLock:
         work = out / WORK
         work.mkdir(parents=True, exist_ok=True)
         try:
-            gate = fcntl.LOCK_EX if of == 1 else fcntl.LOCK_SH
-            self._take(work / "gate", gate, out, part)
-            own = self._take(work / f"part-{index}-of-{of}", fcntl.LOCK_EX, out, part)
+            self._take(work / "gate", out, part, shared=of > 1)
+            own = self._take(work / f"part-{index}-of-{of}", out, part)
             os.ftruncate(own, 0)
             os.write(own, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
         except BaseException:
             self.release()
             raise
 
-    def _take(self, path: Path, kind: int, out: Path, part: tuple[int, int]) -> int:
+    def _take(self, path: Path, out: Path, part: tuple[int, int], *, shared: bool = False) -> int:
         while True:
-            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
             self._held.append(file)
             try:
-                fcntl.flock(file, kind | fcntl.LOCK_NB)
+                lock(file, shared=shared)
             except BlockingIOError as error:
                 what = "it is" if part[1] == 1 else f"part {part[0]}/{part[1]}, or the whole store, is"
                 raise MisuseError(
                     f"{out}: {what} being written by {_holders(path.parent)}; "
                     "wait for it to finish, or choose another --out"
                 ) from error
-            except OSError as error:
-                if error.errno not in _WITHOUT_LOCKS:
-                    raise
             if _is_still(path, file):
                 return file
 
@@ -81,8 +74,8 @@ def _holders(work: Path) -> str:
     found = []
     for path in sorted(work.glob("part-*")):
         try:
-            with path.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with path.open("r+b") as file:  # a network file system locks only what may be written
+                lock(file.fileno())
         except BlockingIOError:
             found.append(_signature(path))
         except OSError:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import ImageError, MisuseError, OutputExistsError, UnavailableError, reason_of
-from dinodeploy.files.atomic import partial_path
+from dinodeploy.files.atomic import atomic_path
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.visualize.look import Attend, Look, look_at, need_attention
 from dinodeploy.visualize.maps import MapOptions, Painter, enlarge, fit_painter
@@ -74,8 +74,7 @@ def visualize_video(
         options = MapOptions((point[0] / width, point[1] / height), options.mask)
     painter, words = fit_painter(what, looks, options)
     smooth = what != "foreground"
-    partial = partial_path(target).with_suffix(target.suffix)
-    try:
+    with atomic_path(target) as partial:
         count = 0
         pairs = (
             side_by_side(look_at(embedder, frame, source.name, steps, attend), painter, smooth)
@@ -85,9 +84,6 @@ def visualize_video(
             rate = container.streams.video[0].average_rate or RATE
         for count in _encode(pairs, partial, rate):
             advance(count, 0)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
     return count, words
 
 

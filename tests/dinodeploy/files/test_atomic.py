@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import logging
+import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from dinodeploy.files.atomic import atomic_directory, atomic_file, begin_directory, commit_directory
+from dinodeploy.files import atomic
+from dinodeploy.files.atomic import (
+    atomic_directory,
+    atomic_file,
+    atomic_path,
+    begin_directory,
+    commit_directory,
+    move_into_place,
+)
+from dinodeploy.files.notes import note_once
 
 
 def names(folder: Path) -> list[str]:
@@ -70,6 +83,107 @@ def test_nothing_is_written_through_a_link(tmp_path: Path, monkeypatch: pytest.M
         begin_directory(tmp_path / "f")
     assert victim.read_text() == "precious"
     assert names(tmp_path) == [".f.partial-0000000000000000", "victim"]
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "ß" * 127, "日" * 85])
+def test_a_name_of_the_greatest_length_can_be_written(tmp_path: Path, name: str) -> None:
+    with atomic_file(tmp_path / name) as file:
+        file.write(b"x")
+    assert names(tmp_path) == [name]
+
+
+def test_a_file_that_is_opened_by_name_keeps_its_suffix(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "v.mp4") as partial:
+        assert partial.suffix == ".mp4"
+        partial.write_bytes(b"x")
+    assert names(tmp_path) == ["v.mp4"]
+    with suppress(KeyError), atomic_path(tmp_path / "w.mp4") as partial:
+        raise KeyError("x")
+    assert names(tmp_path) == ["v.mp4"]
+
+
+def write_everything(folder: Path) -> None:
+    """One of each kind of write."""
+    with atomic_file(folder / "file") as file:
+        file.write(b"x")
+    with atomic_path(folder / "path.mp4") as partial:
+        partial.write_bytes(b"x")
+    for _ in range(2):  # the second replaces the first
+        with atomic_directory(folder / "directory") as partial:
+            (partial / "sub").mkdir()
+            (partial / "sub" / "file").write_bytes(b"x")
+            (partial / "link").symlink_to("nowhere")
+            os.mkfifo(partial / "fifo")
+    (folder / "source").write_bytes(b"x")
+    move_into_place([(folder / "source", folder / "moved")])
+
+
+WRITTEN = ["directory", "file", "moved", "path.mp4"]
+
+
+@pytest.mark.parametrize("code", ["EINVAL", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EACCES", "EPERM", "EBADF"])
+@pytest.mark.parametrize("call", ["open", "fsync"])
+def test_a_file_system_that_cannot_flush_directories_is_noted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str, code: str
+) -> None:
+    real_open, real_fsync = os.open, os.fsync
+    error = OSError(getattr(errno, code), "cannot")
+
+    def refuse_to_open(path: object, flags: int, *rest: object, **named: object) -> int:
+        if not named and not flags & os.O_CREAT and os.path.isdir(path):  # type: ignore[arg-type]  # noqa: PTH112
+            raise error
+        return real_open(path, flags, *rest, **named)  # type: ignore[arg-type]
+
+    def refuse_to_flush(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise error
+        real_fsync(descriptor)
+
+    note_once.cache_clear()
+    monkeypatch.setattr(os, call, {"open": refuse_to_open, "fsync": refuse_to_flush}[call])
+    with caplog.at_level(logging.WARNING, "dinodeploy"):
+        write_everything(tmp_path)
+    assert names(tmp_path) == WRITTEN
+    assert len(caplog.records) == 1
+    assert "cannot flush" in caplog.text
+
+
+@pytest.mark.parametrize("code", ["EIO", "ENOSPC", "EDQUOT"])
+def test_a_disk_that_fails_to_flush_is_an_error_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(getattr(errno, code), "failed")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    for write in (atomic_file, atomic_path, atomic_directory):
+        with pytest.raises(OSError, match="failed"), write(tmp_path / "f"):
+            pass
+    assert names(tmp_path) == []
+
+
+def test_no_file_is_flushed_through_a_descriptor_that_may_only_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows flushes none; every system flushes one that may write."""
+    import fcntl
+
+    real, flushed = os.fsync, []
+
+    def check(descriptor: int) -> None:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            flushed.append(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", check)
+    write_everything(tmp_path)
+    assert flushed
+    assert os.O_RDONLY not in flushed
+
+
+def test_a_missing_file_cannot_be_flushed_in_silence(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        atomic.sync(tmp_path / "absent")
 
 
 def test_failed_rename_puts_the_old_directory_back(tmp_path: Path) -> None:
