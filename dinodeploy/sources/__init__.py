@@ -17,6 +17,6 @@ from __future__ import annotations
 
 from dinodeploy.sources.files import FileSource
 from dinodeploy.sources.open import open_source
-from dinodeploy.sources.source import Source, SourceOptions, origins_of
+from dinodeploy.sources.source import Source, SourceOptions, Stamp, origins_of, stamp_of
 
-__all__ = ["FileSource", "Source", "SourceOptions", "open_source", "origins_of"]
+__all__ = ["FileSource", "Source", "SourceOptions", "Stamp", "open_source", "origins_of", "stamp_of"]

@@ -7,6 +7,7 @@ that begin with # are skipped.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import BinaryIO
@@ -16,7 +17,7 @@ from dinodeploy.files.text import open_text
 from dinodeploy.sources import remote
 from dinodeploy.sources.ids import IdList
 from dinodeploy.sources.input_file import InputFile
-from dinodeploy.sources.source import SourceOptions
+from dinodeploy.sources.source import SourceOptions, Stamp
 
 
 class FileSource:
@@ -53,6 +54,16 @@ class FileSource:
             raise ImageError(f"{self.ids[index]!r}: this row has no image")
         path = self._paths[index]
         return remote.fetch(path, self.timeout) if remote.is_url(path) else path
+
+    def stamp(self, index: int) -> Stamp:
+        path = self._paths[index]
+        if index in self._missing or remote.is_url(path):
+            return Stamp()
+        try:
+            status = os.stat(path)  # noqa: PTH116  a third of the time of Path.stat
+        except (OSError, ValueError):
+            return Stamp()
+        return Stamp(status.st_size, status.st_mtime_ns)
 
     def close(self) -> None: ...
 

@@ -9,6 +9,7 @@ from typing import BinaryIO, Protocol
 
 from dinodeploy.errors import ImageError
 from dinodeploy.files.regular import open_regular
+from dinodeploy.sources.source import Stamp
 
 _READ_AHEAD = 1 << 20  # bytes per remote read; headers of archives are small
 
@@ -20,6 +21,10 @@ class InputFile(Protocol):
 
     def size(self) -> int:
         """Size in bytes. Raises OSError, as the other methods do."""
+        ...
+
+    def mtime_ns(self) -> int | None:
+        """When it was modified, in nanoseconds since 1970; None where unknown."""
         ...
 
     def read(self, start: int, size: int) -> bytes:
@@ -44,6 +49,9 @@ class LocalFile:
 
     def size(self) -> int:
         return Path(self.name).stat().st_size
+
+    def mtime_ns(self) -> int | None:
+        return Path(self.name).stat().st_mtime_ns
 
     def read(self, start: int, size: int) -> bytes:
         with self.open() as stream:
@@ -87,6 +95,15 @@ class _Stream(io.RawIOBase):
             buffer[:wanted] = self._file.read(self._at, wanted)
             self._at += wanted
         return wanted
+
+
+def stamp_of_file(file: InputFile) -> Stamp:
+    """The size and modification time of the file as a whole; unknown where it cannot be asked."""
+    try:
+        modified = file.mtime_ns()
+        return Stamp(file.size(), modified) if modified is not None else Stamp()
+    except OSError:
+        return Stamp()
 
 
 def buffered(file: InputFile) -> BinaryIO:

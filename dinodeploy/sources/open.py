@@ -22,7 +22,7 @@ from dinodeploy.sources import files, remote
 from dinodeploy.sources.files import FileSource
 from dinodeploy.sources.ids import IdList, repeats
 from dinodeploy.sources.input_file import InputFile, LocalFile
-from dinodeploy.sources.source import Source, SourceOptions, origins_of
+from dinodeploy.sources.source import Source, SourceOptions, Stamp, origins_of, stamp_of
 
 # Suffix -> module of this package whose `open_file` reads such files. Any other file is one image.
 KINDS = {
@@ -171,6 +171,14 @@ class JoinedSource:
         part = self._part_of(position)
         self._use(part)
         return self.parts[part].image(position - self._starts[part])
+
+    def stamp(self, index: int) -> Stamp:
+        """See `stamp_of`."""
+        position = range(len(self.ids))[index]
+        if self._kept is not None:
+            position = int(self._kept[position])
+        part = self._part_of(position)
+        return stamp_of(self.parts[part], position - self._starts[part])
 
     def _part_of(self, position: int) -> int:
         return bisect_right(self._starts, position) - 1

@@ -48,6 +48,9 @@ class RemoteFile:
             self._size = int(size)
         return self._size
 
+    def mtime_ns(self) -> int | None:
+        return None
+
     def read(self, start: int, size: int) -> bytes:
         limits = _limits(self._fs, self._timeout)
 

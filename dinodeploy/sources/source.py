@@ -6,11 +6,22 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from PIL import Image
 
 from dinodeploy.errors import MisuseError
+
+
+class Stamp(NamedTuple):
+    """What shows that an image has changed: its size, and when the file that holds it was modified.
+
+    size: bytes of the encoded image, in a table or video those of the whole file. mtime_ns: nanoseconds
+    since 1970. None: unknown, as for remote and missing files.
+    """
+
+    size: int | None = None
+    mtime_ns: int | None = None
 
 
 class Source(Protocol):
@@ -20,6 +31,7 @@ class Source(Protocol):
 
         ids_are_locations   True where an id is the location of its image, so that equal ids mean one image
         origins             see `origins_of`
+        stamp(index)        see `stamp_of`
         release()           close files until the next image is asked for
         is_open             whether a file is open
     """
@@ -67,3 +79,12 @@ def origins_of(source: Source) -> Iterable[str]:
     """
     origins: Iterable[str] = getattr(source, "origins", ())
     return origins
+
+
+def stamp_of(source: Source, index: int) -> Stamp:
+    """The size and modification time of an image. Ask before reading it: a later change is then noticed.
+
+    For an image file they are read now, for members of archives and tables they were read on opening.
+    """
+    stamp = getattr(source, "stamp", None)
+    return stamp(index) if stamp is not None else Stamp()

@@ -18,8 +18,8 @@ from typing import BinaryIO
 from dinodeploy.errors import ImageError, MisuseError, reason_of
 from dinodeploy.images.paths import is_wanted_member
 from dinodeploy.sources.ids import IdList
-from dinodeploy.sources.input_file import InputFile, Unreadable
-from dinodeploy.sources.source import Source, SourceOptions
+from dinodeploy.sources.input_file import InputFile, Unreadable, stamp_of_file
+from dinodeploy.sources.source import Source, SourceOptions, Stamp
 
 _BLOCK = 512  # bytes of a header; contents are padded to a multiple (POSIX.1-2008, pax)
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
@@ -35,6 +35,10 @@ class TarSource:
         self._file = file
         self._offsets = offsets
         self._sizes = sizes
+        self._mtime_ns = stamp_of_file(file).mtime_ns
+
+    def stamp(self, index: int) -> Stamp:
+        return Stamp(self._sizes[index], self._mtime_ns)
 
     def image(self, index: int) -> bytes:
         try:

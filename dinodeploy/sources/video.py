@@ -22,8 +22,8 @@ from PIL import Image
 
 from dinodeploy.errors import ImageError, UnavailableError, reason_of
 from dinodeploy.sources.ids import IdList
-from dinodeploy.sources.input_file import InputFile, Unreadable
-from dinodeploy.sources.source import Source, SourceOptions
+from dinodeploy.sources.input_file import InputFile, Unreadable, stamp_of_file
+from dinodeploy.sources.source import Source, SourceOptions, Stamp
 
 _KEPT = 16  # decoded frames kept for later: more than there are decoding threads
 _NEAR = 8  # chosen frames to decode on the way rather than to seek
@@ -39,6 +39,7 @@ class VideoSource:
     def __init__(self, file: InputFile, ids: IdList, times: Sequence[int], keys: Sequence[int]) -> None:
         self.ids = ids
         self._file = file
+        self._stamp = stamp_of_file(file)
         self._times = times  # of the chosen frames, in the stream's time base
         self._keys = keys  # times of key frames
         self._wanted = set(times)
@@ -134,6 +135,9 @@ class VideoSource:
         with self._lock:
             self._close()
             self._kept.clear()
+
+    def stamp(self, index: int) -> Stamp:
+        return self._stamp
 
     @property
     def is_open(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -13,8 +14,8 @@ from typing import Any
 from dinodeploy.errors import ImageError, reason_of
 from dinodeploy.images.paths import is_wanted_member
 from dinodeploy.sources.ids import IdList
-from dinodeploy.sources.input_file import InputFile, Unreadable
-from dinodeploy.sources.source import Source, SourceOptions
+from dinodeploy.sources.input_file import InputFile, Unreadable, stamp_of_file
+from dinodeploy.sources.source import Source, SourceOptions, Stamp
 
 MAX_MEMBER_BYTES = 1 << 30  # of one image, unpacked: a small file may promise any size
 # zipfile raises RuntimeError for a password, NotImplementedError for an unknown compression method.
@@ -26,10 +27,12 @@ class ZipSource:
 
     ids_are_locations = True
 
-    def __init__(self, file: InputFile, ids: IdList, members: Sequence[int]) -> None:
+    def __init__(self, file: InputFile, ids: IdList, members: Sequence[int], sizes: Sequence[int]) -> None:
         self.ids = ids
         self._file = file
         self._members = members  # positions in the archive's directory
+        self._sizes = sizes  # unpacked
+        self._mtime_ns = stamp_of_file(file).mtime_ns
         self._archive: Any = None
         self._stack = ExitStack()
         self._lock = Lock()
@@ -47,6 +50,9 @@ class ZipSource:
         except (*_DAMAGE, IndexError) as error:
             raise ImageError(f"{self.ids[index]!r}: cannot be read: {reason_of(error)}") from error
 
+    def stamp(self, index: int) -> Stamp:
+        return Stamp(self._sizes[index], self._mtime_ns)
+
     @property
     def is_open(self) -> bool:
         return self._archive is not None
@@ -62,7 +68,7 @@ class ZipSource:
 
 def open_file(file: InputFile, options: SourceOptions) -> list[Source]:
     """The images of an archive; repeated names get a number."""
-    ids, members = IdList(), []
+    ids, members, sizes = IdList(), array("Q"), array("Q")
     seen: Counter[str] = Counter()
     try:
         with ExitStack() as stack:
@@ -72,9 +78,10 @@ def open_file(file: InputFile, options: SourceOptions) -> list[Source]:
                     again = f"#{seen[member.filename]}" if seen[member.filename] > 1 else ""
                     ids.append(f"{file.name}/{member.filename}{again}")
                     members.append(position)
+                    sizes.append(member.file_size)
     except _DAMAGE as error:
         return [Unreadable(file.name, f"cannot be read as a zip file: {reason_of(error)}")]
-    return [ZipSource(file, ids, members)]
+    return [ZipSource(file, ids, members, sizes)]
 
 
 def _open(file: InputFile, stack: ExitStack) -> zipfile.ZipFile:

@@ -10,8 +10,8 @@ from typing import Any
 
 from dinodeploy.errors import ImageError, reason_of
 from dinodeploy.files.regular import open_regular
-from dinodeploy.sources.input_file import InputFile, LocalFile, Unreadable
-from dinodeploy.sources.source import Source, SourceOptions
+from dinodeploy.sources.input_file import InputFile, LocalFile, Unreadable, stamp_of_file
+from dinodeploy.sources.source import Source, SourceOptions, Stamp
 from dinodeploy.sources.tables import image_column
 
 _MAGIC = b"ARROW1"  # first bytes of an Arrow file, not of a stream
@@ -25,6 +25,7 @@ class ArrowSource:
         self.origins = image_column.column_origins(schema, column, file.name, own_ids)
         self.ids_are_locations = not own_ids
         self._file = file
+        self._stamp = stamp_of_file(file)
         self._name = column
         self._column: Any = None
 
@@ -40,6 +41,9 @@ class ArrowSource:
     def release(self) -> None:
         """Unmap the file; the next image maps it again."""
         self._column = None
+
+    def stamp(self, index: int) -> Stamp:
+        return self._stamp
 
     @property
     def is_open(self) -> bool:

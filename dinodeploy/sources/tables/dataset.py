@@ -10,8 +10,8 @@ from typing import Any
 
 from dinodeploy.errors import MisuseError, UnavailableError, reason_of
 from dinodeploy.sources.files import FileSource
-from dinodeploy.sources.input_file import LocalFile
-from dinodeploy.sources.source import SourceOptions
+from dinodeploy.sources.input_file import LocalFile, stamp_of_file
+from dinodeploy.sources.source import SourceOptions, Stamp
 from dinodeploy.sources.tables import image_column
 
 
@@ -24,12 +24,16 @@ class DatasetSource:
         self.ids_are_locations = not own_ids
         self._dataset = dataset.select_columns([column]).with_format("arrow")  # encoded bytes
         self._column = column
+        self._stamp = _stamp_of_files([entry["filename"] for entry in dataset.cache_files])
 
     def image(self, index: int) -> bytes | str:
         cell = self._dataset[index][self._column][0].as_py()
         if isinstance(cell, dict) and cell.get("bytes") is None and cell.get("path"):
             return str(cell["path"])  # datasets may store a path instead of bytes
         return image_column.bytes_of(cell, self.ids[index])
+
+    def stamp(self, index: int) -> Stamp:
+        return self._stamp
 
     def close(self) -> None:
         self._dataset = None
@@ -64,3 +68,11 @@ def _open(name: str, dataset: Any, options: SourceOptions) -> DatasetSource | Fi
     pairs = zip(plain[column], given, strict=True)
     rows = ((path, None if id_ is None else str(id_)) for path, id_ in pairs)
     return image_column.named_by(LocalFile(name), rows, options)
+
+
+def _stamp_of_files(names: Sequence[str]) -> Stamp:
+    """The size of all files of a dataset, and when the last was modified."""
+    stamps = [stamp_of_file(LocalFile(name)) for name in names]
+    sizes = [stamp.size for stamp in stamps if stamp.size is not None]
+    times = [stamp.mtime_ns for stamp in stamps if stamp.mtime_ns is not None]
+    return Stamp(sum(sizes), max(times)) if stamps and len(times) == len(stamps) else Stamp()

@@ -17,8 +17,8 @@ from typing import Any
 from dinodeploy.errors import ImageError, reason_of
 from dinodeploy.files.regular import open_regular
 from dinodeploy.sources.ids import IdList
-from dinodeploy.sources.input_file import InputFile, LocalFile, Unreadable
-from dinodeploy.sources.source import Source, SourceOptions
+from dinodeploy.sources.input_file import InputFile, LocalFile, Unreadable, stamp_of_file
+from dinodeploy.sources.source import Source, SourceOptions, Stamp
 from dinodeploy.sources.tables import image_column
 
 CHUNK_BYTES = 1 << 20  # approximate size of images per chunk
@@ -37,6 +37,7 @@ class ParquetSource:
         schema = metadata.schema.to_arrow_schema()
         self.origins = image_column.column_origins(schema, column, file.name, own_ids)
         self._file = file
+        self._stamp = stamp_of_file(file)
         self._metadata = metadata
         self._parquet: Any = None  # opened by the first image
         self._column = column
@@ -91,6 +92,9 @@ class ParquetSource:
             if self._parquet is not None:
                 self._parquet.close(force=True)
                 self._parquet = None
+
+    def stamp(self, index: int) -> Stamp:
+        return self._stamp
 
     @property
     def is_open(self) -> bool:
