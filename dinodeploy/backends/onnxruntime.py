@@ -10,7 +10,6 @@ A GPU runs BUNDLE/model.onnx, whose types are the recipe's; a 16-bit recipe's mo
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from dinodeploy.backends import OpenOptions
 from dinodeploy.backends.parallel import PIXELS_PER_RUN, in_parts, parallel_runs_for
 from dinodeploy.bundle.manifest import WEIGHTS_FILE
 from dinodeploy.errors import BundleError, UnavailableError, reason_of
+from dinodeploy.files.json_file import read_json
 from dinodeploy.hardware.cores import cores, restricted
 from dinodeploy.hardware.devices import cpu_name, find_gpu
 
@@ -225,7 +225,7 @@ def profiled(session: Any, run: Callable[[], object]) -> list[RanNode]:
     finally:
         path = Path(session.end_profiling())
     nodes = []
-    for event in json.loads(path.read_text()):  # in Chrome's trace format
+    for event in read_json(path, "report"):  # in Chrome's trace format
         arguments = event.get("args", {})
         if event.get("cat") == "Node" and "provider" in arguments:
             name = event["name"].removesuffix("_kernel_time")

@@ -13,7 +13,6 @@ Shapes: B batch, H W input pixels.
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import OrderedDict
 from functools import cache
@@ -27,6 +26,7 @@ from dinodeploy.backends import OpenOptions
 from dinodeploy.backends.parallel import PIXELS_PER_RUN, in_parts, parallel_runs_for
 from dinodeploy.bundle.manifest import METADATA_KEY
 from dinodeploy.errors import BundleError, UnavailableError
+from dinodeploy.files.json_file import parse_json
 from dinodeploy.hardware.devices import cpu_name
 
 Shape = tuple[int, ...]
@@ -54,7 +54,7 @@ class OpenVinoBackend:
         self._engine = engine
         self._model = self._read()
         self.metadata = _metadata(self._model)
-        facts = json.loads(self.metadata.get(METADATA_KEY, "{}"))
+        facts = parse_json(self.metadata.get(METADATA_KEY, "{}"), f"{engine}: {METADATA_KEY}", "manifest")
         recipe = str(facts.get("graph", {}).get("recipe", "fp32"))
         self.parallel_runs = parallel_runs_for(options)
         self.runtime, self._settings = settings(recipe, options.threads, self.parallel_runs)

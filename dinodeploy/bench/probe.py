@@ -20,6 +20,7 @@ import numpy as np
 from dinodeploy.bench.limits import fp32_gemm_peak
 from dinodeploy.bench.runners import RunnerOptions, open_runner
 from dinodeploy.errors import DinodeployError, UnavailableError
+from dinodeploy.files.json_file import parse_json
 
 _STATUS = Path("/proc/self/status")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -53,7 +54,7 @@ def _in_process(threads: int, name: str, task: dict[str, Any]) -> dict[str, Any]
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
         raise UnavailableError(f"{name} does not start in its own process: {lines[-1]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = parse_json(done.stdout.splitlines()[-1], f"what {name} prints", "report")
     return found
 
 
@@ -81,6 +82,6 @@ def main(name: str, task: dict[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     try:
-        print(json.dumps(main(sys.argv[1], json.loads(sys.argv[2]))))
+        print(json.dumps(main(sys.argv[1], parse_json(sys.argv[2], "the task", "small"))))
     except DinodeployError as error:
         sys.exit(str(error))

@@ -289,7 +289,7 @@ def canonical(data: Any) -> str:
 
 def read_manifest(root: Path) -> Manifest:
     """Read and check `root`'s manifest. Raises BundleError or TamperedError."""
-    manifest = schema.read(Manifest, root / FILE_NAME)
+    manifest = schema.read(Manifest, root / FILE_NAME, "manifest")
     manifest.check_digest()
     return _with_all_engines(manifest) if manifest.format == 1 else manifest
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.archive import SIGNATURE_FILE
 from dinodeploy.bundle.bundle import open_bundle
 from dinodeploy.errors import MisuseError, TamperedError, UnavailableError, reason_of
+from dinodeploy.files.json_file import parse_json, read_json
 from dinodeploy.parity import receipts
 
 _UNSIGNED = (SIGNATURE_FILE, receipts.FILE_NAME)
@@ -70,8 +70,9 @@ def verify_signature(root: Path, key: Path) -> None:
 def _signed_names(path: Path) -> set[str]:
     """What a signature is over."""
     try:
-        envelope = json.loads(path.read_text())["dsseEnvelope"]
-        statement = json.loads(base64.b64decode(envelope["payload"], validate=True))
+        envelope = read_json(path, "signature", TamperedError)["dsseEnvelope"]
+        payload = base64.b64decode(envelope["payload"], validate=True)
+        statement = parse_json(payload, f"{path}: payload", "signature", TamperedError)
         return {resource["name"] for resource in statement["predicate"]["resources"]}
     except (ValueError, KeyError, TypeError, binascii.Error) as error:
         raise TamperedError(f"{path} is no signature: {reason_of(error)}") from error

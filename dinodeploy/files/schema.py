@@ -1,7 +1,7 @@
 """Strict JSON to frozen dataclasses and back, guided by type hints.
 
-Every JSON file of a bundle or store is read through `parse`, so a typo, a missing key or a wrong type is one
-line that names the field, and not a KeyError later.
+Every JSON file of a bundle or store is read through `read` (`json_file.py` parses it), so a typo, a missing
+key or a wrong type is one line that names the field, and not a KeyError later.
 
     hint                        JSON
     str, int, float, bool       the same; a float field also takes an integer, never NaN or infinity
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
 import types
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from dinodeploy.errors import BundleError, MisuseError
+from dinodeploy.files.json_file import read_json
 
 T = TypeVar("T")
 
@@ -33,24 +33,9 @@ _NAMES = {type(None): "null", float: "a finite number", Ellipsis: "..."}
 _SHOWN = 60  # characters of a wrong value shown in a message
 
 
-def read(cls: type[T], path: Path) -> T:
-    """Read a JSON file into the dataclass `cls`. Raises BundleError, one line."""
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read: {error.strerror}") from error
-    return parse(cls, decode(text, str(path)), str(path))
-
-
-def decode(text: bytes | str, where: str) -> Any:
-    """Parse JSON text; NaN, infinity and repeated keys are errors, as the standard says.
-
-    Raises BundleError, one line.
-    """
-    try:
-        return json.loads(text, object_pairs_hook=_unique_members, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:  # undecodable bytes are a ValueError too
-        raise BundleError(f"{where}: not valid JSON: {error}") from error
+def read(cls: type[T], path: Path, kind: str) -> T:
+    """Read a JSON file of one of `json_file.KINDS` into the dataclass `cls`. Raises BundleError, one line."""
+    return parse(cls, read_json(path, kind), str(path))
 
 
 def parse(cls: type[T], data: object, where: str) -> T:
@@ -70,18 +55,6 @@ def dump(instance: Any) -> dict[str, Any]:
     if not dataclasses.is_dataclass(instance) or isinstance(instance, type):
         raise TypeError(f"dump wants an instance of a dataclass, got {type(instance).__name__}")
     return {field.name: _dump(getattr(instance, field.name)) for field in dataclasses.fields(instance)}
-
-
-def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} is given twice")
-    return members
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def _parse(hint: Any, data: object, where: str, path: str) -> Any:

@@ -24,6 +24,7 @@ from dinodeploy.arrays import FloatArray, IndexArray
 from dinodeploy.bundle.manifest import canonical
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import BundleError, MisuseError
+from dinodeploy.files.json_file import parse_json
 from dinodeploy.files.tensors import load_tensors, read_metadata, save_tensors
 from dinodeploy.images.batches import batches_of_one_size
 from dinodeploy.images.preprocess import Preprocess
@@ -160,7 +161,8 @@ def _compute(
 def _load(path: Path) -> Features:
     metadata = read_metadata(path)
     try:
-        quarantined = tuple((str(id_), str(reason)) for id_, reason in json.loads(metadata[_QUARANTINED]))
+        listed = parse_json(metadata[_QUARANTINED], f"{path}: {_QUARANTINED}", "ids")
+        quarantined = tuple((str(id_), str(reason)) for id_, reason in listed)
         tensors = {int(name.removeprefix("row_")): tensor for name, tensor in load_tensors(path).items()}
     except (KeyError, ValueError, TypeError) as error:
         raise BundleError(f"{path} holds no features") from error

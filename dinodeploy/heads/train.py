@@ -25,6 +25,7 @@ from dinodeploy.arrays import FloatArray, IndexArray
 from dinodeploy.bundle.manifest import canonical
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import ImageError, MisuseError
+from dinodeploy.files.json_file import parse_json
 from dinodeploy.files.tensors import save_tensors
 from dinodeploy.heads.dense import IGNORE, enlarge_argmax, place_mask
 from dinodeploy.heads.features import Advance, Features, engine_features
@@ -290,6 +291,6 @@ def _head_file(
         "classes": classes,
         "backbone_sha256": model.sha256,
         "licence": LICENCE,
-        "trained": json.loads(canonical(trained)),
+        "trained": parse_json(canonical(trained), "the report", "small"),
     }
     return HeadFile({name: np.ascontiguousarray(x, np.float32) for name, x in tensors.items()}, about)

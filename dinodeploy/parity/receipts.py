@@ -131,6 +131,6 @@ def _places(bundle: Bundle) -> tuple[Path, Path]:
 def _read(path: Path) -> tuple[Receipt, ...]:
     """A file that is missing or unreadable holds no receipt; it only costs a new judgement."""
     try:
-        return schema.read(Receipts, path).receipts
+        return schema.read(Receipts, path, "receipts").receipts
     except BundleError:
         return ()

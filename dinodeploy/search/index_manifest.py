@@ -94,7 +94,7 @@ def read_index_manifest(store: Path) -> IndexManifest:
     root = index_path(store)
     if not (root / FILE_NAME).is_file():
         raise BundleError(f"{store} has no index ({root} is missing); make one: dinodeploy index {store}")
-    manifest = schema.read(IndexManifest, root / FILE_NAME)
+    manifest = schema.read(IndexManifest, root / FILE_NAME, "store")
     if manifest.version != VERSION:
         raise BundleError(
             f"{root / FILE_NAME}: got version {manifest.version}, wanted {VERSION}; "

@@ -29,6 +29,7 @@ from dinodeploy.bundle.archive import unpack
 from dinodeploy.cli import output
 from dinodeploy.errors import DinodeployError, MisuseError
 from dinodeploy.files.cache import cache_dir
+from dinodeploy.files.json_file import KINDS, parse_json
 from dinodeploy.standalone import BUNDLE_PREFIX
 
 
@@ -54,8 +55,9 @@ def unpack_inner(archive: Path) -> Path:
 
     Without a writable cache it is a temporary directory, removed at exit.
     """
-    with zipfile.ZipFile(archive) as file:
-        content = json.loads(file.read(f"{BUNDLE_PREFIX}{manifests.FILE_NAME}"))
+    name = f"{BUNDLE_PREFIX}{manifests.FILE_NAME}"
+    with zipfile.ZipFile(archive) as file, file.open(name) as entry:
+        content = parse_json(entry.read(KINDS["manifest"].bytes + 1), f"{archive}: {name}", "manifest")
     digest = str(content["digest"])
     cache = cache_dir("standalone")
     try:

@@ -105,7 +105,7 @@ def _own_files(out: Path) -> set[str]:
     if (out / FILE_NAME).is_file():
         files.update(*(shard.files for shard in read_manifest(out).shards))
     if (out / REPLACED).is_file():
-        files.update(*(shard.files for shard in schema.read(StoreManifest, out / REPLACED).shards))
+        files.update(*(shard.files for shard in schema.read(StoreManifest, out / REPLACED, "store").shards))
     for name in files:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise BundleError(f"{out} lists the file {name!r}, which is outside of it")

@@ -14,7 +14,8 @@ import os
 import socket
 from pathlib import Path
 
-from dinodeploy.errors import MisuseError
+from dinodeploy.errors import BundleError, MisuseError
+from dinodeploy.files.json_file import read_json
 from dinodeploy.files.lock import lock
 from dinodeploy.store.plan import WORK
 
@@ -85,7 +86,7 @@ def _holders(work: Path) -> str:
 
 def _signature(path: Path) -> str:
     try:
-        signed = json.loads(path.read_text())
+        signed = read_json(path, "small")
         return f"process {signed['pid']} on {signed['host']}"
-    except (OSError, ValueError, LookupError, TypeError):  # locked, but not yet signed
+    except (BundleError, LookupError, TypeError):  # locked, but not yet signed
         return "another process"

@@ -79,7 +79,7 @@ def read_manifest(root: Path) -> StoreManifest:
             f"{root} is not complete: {count_finished(root)} of {plan.shards} shards; "
             "run the same `dinodeploy embed` again to resume"
         )
-    manifest = schema.read(StoreManifest, path)
+    manifest = schema.read(StoreManifest, path, "store")
     if manifest.version not in _READABLE:
         raise BundleError(f"{path}: got version {manifest.version}, wanted {VERSION}; upgrade dinodeploy")
     return manifest

@@ -93,7 +93,7 @@ def hash_listing(ids: Iterable[str], origins: Iterable[str] = ()) -> str:
 def read_plan(out: Path) -> Plan | None:
     """The plan of an unfinished store, or None. Raises BundleError."""
     path = out / WORK / PLAN
-    return schema.read(Plan, path) if path.is_file() else None
+    return schema.read(Plan, path, "store") if path.is_file() else None
 
 
 def write_plan(plan: Plan) -> bytes:

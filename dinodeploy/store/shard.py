@@ -150,7 +150,7 @@ def record_path(out: Path, index: int) -> Path:
 def read_record(out: Path, index: int) -> ShardRecord | None:
     """The record of a shard, or None. Raises BundleError for a damaged one."""
     path = record_path(out, index)
-    return schema.read(ShardRecord, path) if path.is_file() else None
+    return schema.read(ShardRecord, path, "store") if path.is_file() else None
 
 
 def encode_record(record: ShardRecord) -> bytes:
@@ -162,7 +162,7 @@ def read_records(out: Path) -> list[ShardRecord]:
     found = []
     for path in sorted((out / RECORDS).glob("*.json")):
         try:
-            found.append(schema.read(ShardRecord, path))
+            found.append(schema.read(ShardRecord, path, "store"))
         except BundleError:
             continue
     return found

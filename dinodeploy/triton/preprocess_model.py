@@ -11,7 +11,6 @@ Shapes: B batch, H, W height and width of the model's input in pixels.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,10 +29,11 @@ class TritonPythonModel:
         folder = Path(args["model_repository"], args["model_version"])
         sys.path.insert(0, str(folder))
         from dinodeploy.errors import ImageError
+        from dinodeploy.files.json_file import read_json
         from dinodeploy.images.open import open_image
         from dinodeploy.images.preprocess import Preprocess
 
-        facts = json.loads((folder / FACTS).read_text("utf-8"))
+        facts = read_json(folder / FACTS, "small")
         self.max_pixels = facts.pop(MAX_PIXELS)
         facts["mean"], facts["std"] = tuple(facts["mean"]), tuple(facts["std"])
         self.preprocess = Preprocess(**facts)

@@ -224,7 +224,8 @@ def preprocess_modules() -> list[str]:
     """Files of this package that model.py imports, directly or not; imports inside functions do not count."""
     root = Path(dinodeploy.__file__).parent
     found: set[str] = set()
-    ahead = [f"dinodeploy.{name}" for name in ("errors", "images.open", "images.preprocess")]
+    imported = ("errors", "files.json_file", "images.open", "images.preprocess")
+    ahead = [f"dinodeploy.{name}" for name in imported]
     while ahead:
         parts = ahead.pop().split(".")[1:]
         packages = ["/".join((*parts[:depth], "__init__.py")) for depth in range(len(parts))]

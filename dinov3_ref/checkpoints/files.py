@@ -7,7 +7,6 @@ in them runs. Tensors are memory-mapped where the format allows it.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import warnings
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 
 from dinov3_ref.errors import CheckpointError, KeyMismatch, reason_of
+from dinov3_ref.json_file import read_json
 
 WEIGHTS_NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -177,10 +177,7 @@ def _check_against_index(tensors: Mapping[str, Any], weight_map: Mapping[str, An
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON ({reason_of(error)})") from error
+    data = read_json(path, "config")
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} holds a {type(data).__name__}; wanted a JSON object")
     return data

@@ -10,7 +10,6 @@ a folder  written by `dinodeploy embed --format npy|npz`; the class of an image 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from dinov3_ref.data.datasets.encoded import number_classes
 from dinov3_ref.errors import DataError, reason_of
 from dinov3_ref.eval.labelled import Labelled
+from dinov3_ref.json_file import parse_json
 
 Array = NDArray[Any]
 
@@ -95,7 +95,8 @@ def _read_store(root: Path) -> dict[str, Array]:
     if not metadata:
         raise ValueError("the folder holds neither shard_*.npz nor metadata/; embed with --format npy or npz")
     lines = [line for path in metadata for line in path.read_text("utf-8").splitlines()]
-    found = {"ids": np.array([json.loads(line)["image_path"] for line in lines])}
+    records = [parse_json(line, str(root), "line", DataError) for line in lines]
+    found = {"ids": np.array([record["image_path"] for record in records])}
     for key, folder in (("cls", "img_emb"), ("patch", "patch_emb")):
         if files := sorted((root / folder).glob("*.npy")):
             found[key] = np.concatenate([np.load(path, allow_pickle=False) for path in files])

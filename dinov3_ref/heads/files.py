@@ -34,6 +34,7 @@ from dinov3_ref.heads.head import Head
 from dinov3_ref.heads.linear import LinearClassifier, LinearSegmenter
 from dinov3_ref.heads.official import OFFICIAL_LICENCE, official_head
 from dinov3_ref.heads.pyramid import FeaturePyramid
+from dinov3_ref.json_file import parse_json
 
 FORMAT = 1
 METADATA_KEY = "dinodeploy.head"
@@ -139,12 +140,7 @@ def _metadata(path: Path) -> dict[str, Any] | None:
         text = (tensors.metadata() or {}).get(METADATA_KEY)
     if text is None:
         return None
-    try:
-        about = json.loads(text)
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path}: its {METADATA_KEY} is not JSON; train or save the head again"
-        ) from error
+    about = parse_json(text, f"{path}: {METADATA_KEY}", "metadata")
     if not isinstance(about, dict) or about.keys() != _FIELDS.keys():
         raise CheckpointError(
             f"{path}: its {METADATA_KEY} has other fields; wanted exactly {', '.join(_FIELDS)}"

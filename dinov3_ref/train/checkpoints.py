@@ -27,6 +27,7 @@ from torch.optim import Optimizer
 
 from dinov3_ref.distributed import get_rank, get_world_size
 from dinov3_ref.errors import CheckpointError
+from dinov3_ref.json_file import read_json
 from dinov3_ref.train.networks.training_networks import TrainingNetworks
 
 FOLDER = "ckpt"
@@ -58,10 +59,10 @@ def load(folder: Path, networks: TrainingNetworks, optimizer: Optimizer) -> Any:
     """
     state = _state(networks, optimizer)
     try:
-        extra = json.loads((folder / EXTRA_FILE).read_text(encoding="utf-8"))
+        extra = read_json(folder / EXTRA_FILE, "state")
         with _without_group() as no_dist:
             state_dict_loader.load(state, checkpoint_id=folder, no_dist=no_dist)
-    except (CheckpointException, OSError, RuntimeError, ValueError, KeyError) as error:
+    except (CheckpointException, CheckpointError, OSError, RuntimeError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise CheckpointError(
             f"{folder} cannot be resumed ({reason}); it is damaged or of another configuration: "

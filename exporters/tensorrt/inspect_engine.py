@@ -6,9 +6,10 @@ list of layers is available.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from dinodeploy.errors import BundleError
+from dinodeploy.files.json_file import parse_json
 from exporters.tensorrt.api import EngineInspector, ICudaEngine, Runtime, TensorRT
 from exporters.tensorrt.build_engine import Plan
 from exporters.tensorrt.device import Gpu
@@ -34,6 +35,6 @@ def _inspect(trt: TensorRT, plan: Plan) -> tuple[Any, str | None]:
     inspector: EngineInspector = engine.create_engine_inspector()
     text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
     try:
-        return json.loads(text), None
-    except ValueError:  # layer names are not always escaped
+        return parse_json(text, "the inspector's answer", "report"), None
+    except BundleError:  # layer names are not always escaped
         return text, None

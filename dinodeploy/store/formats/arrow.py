@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from dinodeploy.arrays import IntArray
 from dinodeploy.errors import UnavailableError
+from dinodeploy.files.json_file import parse_json
 from dinodeploy.store.formats import Column, Format, Shard
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def needed(names: Sequence[str], output: str) -> list[str]:
 
 def from_table(table: Table, output: str) -> tuple[list[str], Column]:
     """The ids and one output of a table: the inverse of `to_table`."""
-    shape = json.loads((table.schema.field(output).metadata or {})[_SHAPE])
+    shape = parse_json((table.schema.field(output).metadata or {})[_SHAPE], f"shape of {output!r}", "small")
     values = _to_numpy(table[output])
     if f"{output}_grid" in table.schema.names:
         column = Column(values.reshape(-1, shape[-1]), _to_numpy(table[f"{output}_grid"]).reshape(-1, 2))

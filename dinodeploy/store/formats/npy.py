@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinodeploy.arrays import IntArray
-from dinodeploy.files.schema import decode
+from dinodeploy.files.json_file import parse_json
 from dinodeploy.store.formats import Column, Format, Shard
 
 
@@ -68,7 +68,7 @@ class Npy(Format):
 def _records(root: Path, index: int) -> list[dict[str, Any]]:
     path = root / _metadata(index)
     lines = path.read_bytes().splitlines()
-    return [decode(line, f"{path}: line {number}") for number, line in enumerate(lines, 1)]
+    return [parse_json(line, f"{path}: line {number}", "line") for number, line in enumerate(lines, 1)]
 
 
 def _emb(index: int, output: str) -> str:

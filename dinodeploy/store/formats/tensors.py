@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from dinodeploy.arrays import AnyArray, IntArray
-from dinodeploy.files.schema import decode
+from dinodeploy.files.json_file import parse_json
 from dinodeploy.files.tensors import load_tensors, read_metadata, save_tensors
 from dinodeploy.store.formats import Column, Format, Shard
 
@@ -52,7 +52,7 @@ class Safetensors(Format):
     def read(self, root: Path, index: int, output: str) -> tuple[list[str], Column]:
         path = root / self.file(index)
         tensors = load_tensors(path)
-        ids = decode(read_metadata(path)["ids"], f"{path}: ids")
+        ids = parse_json(read_metadata(path)["ids"], f"{path}: ids", "ids")
         return ids, Column(tensors[output], tensors.get(f"{output}_grid"))
 
     def sizes(self, root: Path, index: int) -> IntArray:

@@ -10,7 +10,6 @@ folder. Needs pyarrow: the `parquet` extra.
 from __future__ import annotations
 
 import importlib
-import json
 import os
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
@@ -22,6 +21,7 @@ import numpy as np
 from dinov3_ref.data.datasets.encoded import EncodedImages, require_some
 from dinov3_ref.data.datasets.tar import expand_paths
 from dinov3_ref.errors import DataError
+from dinov3_ref.json_file import parse_json
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "image_bytes")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")
@@ -159,5 +159,7 @@ def _huggingface_names(schema: Any, column: str) -> tuple[str, ...]:
     text = (schema.metadata or {}).get(b"huggingface")
     if text is None:
         return ()
-    feature = json.loads(text).get("info", {}).get("features", {}).get(column, {})
-    return tuple(feature.get("names", ()))
+    found = parse_json(text, "the metadata of `datasets` in the table", "metadata", DataError)
+    for key in ("info", "features", column, "names"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return tuple(map(str, found)) if isinstance(found, list) else ()

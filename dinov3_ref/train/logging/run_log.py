@@ -11,6 +11,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from dinov3_ref.json_file import parse_json
+
 CONFIG_FILE = "config.yaml"
 EVALUATIONS = "evaluations.json"
 METRICS = "training_metrics.json"  # the official name; one record per line
@@ -40,7 +42,7 @@ def read_metrics(folder: Path, file: str = METRICS) -> list[dict[str, Any]]:
     """The records of a run; an incomplete last line is ignored."""
     path = folder / file
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return [parse_json(line, str(path), "line") for line in lines if line.endswith("\n")]
 
 
 class Scalars:

@@ -25,7 +25,7 @@ def edit_manifest(bundle: Path, change: Callable[[dict], None], *, reseal: bool 
     change(data)
     path.write_text(json.dumps(data))
     if reseal:
-        write_manifest(schema.read(Manifest, path), bundle)
+        write_manifest(schema.read(Manifest, path, "manifest"), bundle)
 
 
 def flip_byte(path: Path, position: int) -> None:

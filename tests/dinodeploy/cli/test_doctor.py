@@ -11,7 +11,7 @@ import pytest
 
 from dinodeploy.backends.select import DEVICES
 from dinodeploy.bundle.manifest import MODEL_FILE, read_manifest
-from dinodeploy.files import schema
+from dinodeploy.files.json_file import parse_json
 from tests.dinodeploy.backends.gpu_machine import DEVICE, add_plan, no_gpu, pretend_gpu, pretend_tensorrt
 from tests.support.processes.command_line import CommandLine
 
@@ -134,4 +134,4 @@ def test_json_output_with_a_broken_runtime(run: CommandLine, monkeypatch: pytest
     ran = run("doctor", "--json")
     found = json.loads(ran.out)
     assert found["packages"]["onnxruntime"]["broken"]
-    assert schema.decode(ran.out, "doctor") == found
+    assert parse_json(ran.out, "doctor", "report") == found
