@@ -22,7 +22,7 @@ def index(
     output: Annotated[str, Option(help="Output to index: cls, pooled, mean_patch.")] = "cls",
     metadata: Annotated[
         Path | None,
-        Option(help="CSV or Parquet file with a column `id`; its other columns can be used in filters."),
+        Option(help="CSV, TSV, JSON lines or Parquet with a column `id`; filters can use its other columns."),
     ] = None,
     engine: Annotated[
         Path | None, Option(help="Bundle that made the embeddings; `search` then uses it by default.")
@@ -80,6 +80,8 @@ def _print(out: Path, manifest: IndexManifest, exported: FaissFile | None, as_js
             f"{joined.matched} of {images} images have a row in {joined.file}; "
             f"{joined.unmatched} of its rows have no image",
         )
+        for words in joined.notes:
+            note("metadata", words)
         if joined.left_out:
             note("metadata", f"columns of kinds that filters do not support: {', '.join(joined.left_out)}")
     if manifest.left_out:

@@ -29,6 +29,7 @@ class Delimited:
 
     names: list[str]
     rows: Iterator[list[str]]
+    delimiter: str
 
 
 def read_delimited(stream: BinaryIO, where: str) -> Delimited:
@@ -50,7 +51,7 @@ def read_delimited(stream: BinaryIO, where: str) -> Delimited:
     names = [name.strip() for name in next(rows, [])]
     if not any(names):
         raise MisuseError(f"{where!r} is empty; wanted a table with a header")
-    return Delimited(names, rows)
+    return Delimited(names, rows, delimiter)
 
 
 class _Lines:

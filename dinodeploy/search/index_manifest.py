@@ -47,12 +47,16 @@ class Approximate:
 
 @dataclass(frozen=True)
 class MetadataFacts:
-    """matched: images with a row in `file`. unmatched: rows without an image. left_out: unusable columns."""
+    """matched: images with a row in `file`. unmatched: rows without an image. left_out: unusable columns.
+
+    notes: what a reader might not expect of separator and types.
+    """
 
     file: str
     matched: int
     unmatched: int
     left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

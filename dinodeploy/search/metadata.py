@@ -1,8 +1,7 @@
 """Metadata columns from the user's own table, joined to images by id.
 
-The table is CSV or Parquet with a column `id` and any others: numbers, texts and booleans. Dates become text
-that sorts chronologically; NaN and infinity become missing values. Columns of other kinds are left out and
-reported.
+The table is CSV, TSV, JSON lines or Parquet with a column `id` and any others: numbers, texts and booleans
+(`column_types.py`). Columns of other kinds are left out and reported.
 
 Shapes: n images of a shard.
 """
@@ -11,18 +10,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from dinodeploy.errors import MisuseError
+from dinodeploy.errors import BundleError, MisuseError, reason_of
+from dinodeploy.files.delimited import read_delimited
+from dinodeploy.files.regular import open_regular
+from dinodeploy.files.schema import decode
+from dinodeploy.files.text import open_text
+from dinodeploy.search.column_types import TypedColumn, from_arrow, from_json, from_text
 from dinodeploy.search.filters import Kind
 from dinodeploy.search.index_manifest import MetadataFacts
+from dinodeploy.store.formats.arrow import utf8
 
 if TYPE_CHECKING:
-    from pyarrow import Array, ChunkedArray, DataType, Table
+    from pyarrow import Array, ChunkedArray, Table
 
 ID = "id"
 OURS = (ID, "vector", "width", "height")  # columns of every index
+_BLOCK = 65_536  # rows of CSV that are converted together
 
 
 @dataclass
@@ -33,6 +40,7 @@ class Metadata:
     table: Table  # `id`, then the columns
     kinds: dict[str, Kind]
     left_out: tuple[str, ...]
+    notes: tuple[str, ...] = ()  # what a reader might not expect of separator and types
     _matched: set[int] = field(default_factory=set)
     _first: str = ""  # an id of the store, for messages
 
@@ -49,7 +57,7 @@ class Metadata:
     def facts(self) -> MetadataFacts:
         """The facts for the manifest."""
         matched = len(self._matched)
-        return MetadataFacts(str(self.path), matched, len(self.table) - matched, self.left_out)
+        return MetadataFacts(str(self.path), matched, len(self.table) - matched, self.left_out, self.notes)
 
     def require_match(self) -> None:
         """Raise MisuseError if no row has matched an image, which means that ids are spelled differently."""
@@ -65,42 +73,120 @@ def read_metadata(path: Path) -> Metadata:
     """Read the table at `path`, by its suffix. Raises MisuseError if it cannot be joined."""
     import pyarrow as pa
 
-    table = _read(path)
-    _check_names(path, table.schema.names)
-    kinds: dict[str, Kind] = {}
-    columns = {ID: _ids(path, table[ID])}
-    for name in table.schema.names:
-        if name != ID and (found := _plain(table[name])) is not None:
-            kinds[name], columns[name] = found
-    left_out = tuple(name for name in table.schema.names if name not in columns)
-    return Metadata(path, pa.table(columns), kinds, left_out)
-
-
-def _read(path: Path) -> Table:
-    from pyarrow.parquet import read_table
-
-    readers = {".csv": _read_csv, ".parquet": read_table}
+    readers = {
+        **dict.fromkeys((".csv", ".tsv"), _read_csv),
+        **dict.fromkeys((".jsonl", ".ndjson"), _read_json_lines),
+        ".parquet": _read_parquet,
+    }
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise MisuseError(f"--metadata {path}: got {path.suffix or 'no suffix'}, wanted .csv or .parquet")
+        wanted = ", ".join(readers)
+        raise MisuseError(f"--metadata {path}: got {path.suffix or 'no suffix'}, wanted one of {wanted}")
     if not path.is_file():
         raise MisuseError(f"--metadata {path}: no such file")
     try:
-        return reader(path)
-    except (ValueError, OSError, KeyError) as error:  # ArrowInvalid is a ValueError
-        reason = " ".join(str(error).split())[:200]
-        raise MisuseError(f"--metadata {path}: cannot be read: {reason}") from error
+        with open_regular(path) as stream:
+            found = reader(path, stream)
+    except (BundleError, ValueError, OSError, KeyError, NotImplementedError) as error:
+        raise MisuseError(f"--metadata {path}: cannot be read: {reason_of(error)}") from error
+    kinds: dict[str, Kind] = {}
+    columns = {ID: _ids(path, found.ids)}
+    notes = list(found.notes)
+    for name, column in found.columns.items():
+        if column is not None:
+            kinds[name], columns[name] = column.kind, column.values
+            notes += [f"column {name!r} {column.note}"] if column.note else []
+    left_out = tuple(name for name, column in found.columns.items() if column is None)
+    return Metadata(path, pa.table(columns), kinds, left_out, tuple(notes))
 
 
-def _read_csv(path: Path) -> Table:
+@dataclass(frozen=True)
+class _Read:
+    """A table as read: ids, and the other columns; None for a column that filters do not support."""
+
+    ids: ChunkedArray
+    columns: dict[str, TypedColumn | None]
+    notes: tuple[str, ...] = ()
+
+
+def _read_csv(path: Path, stream: BinaryIO) -> _Read:
     import pyarrow as pa
-    from pyarrow.csv import ConvertOptions, ParseOptions, read_csv
 
-    return read_csv(
-        path,
-        parse_options=ParseOptions(newlines_in_values=True),
-        convert_options=ConvertOptions(column_types={ID: pa.string()}, strings_can_be_null=False),
+    try:
+        table = read_delimited(stream, path.name)
+        names = table.names
+        chunks: list[list[Array]] = [[] for _ in names]
+        rows = iter(table.rows)
+        begin = 0
+        while block := list(islice(rows, _BLOCK)):
+            block = [_full_row(row, names, begin + number) for number, row in enumerate(block, 1)]
+            for name, column, cells in zip(names, chunks, zip(*block, strict=True), strict=True):
+                column.append(_cells(name, cells, begin))
+            begin += len(block)
+    except MisuseError as error:
+        raise ValueError(str(error)) from error  # `read_metadata` names the file
+    arrays = [pa.chunked_array(column, pa.string()) for column in chunks]
+    kept = [(name, array) for name, array in zip(names, arrays, strict=True) if name or not _is_empty(array)]
+    _check_names(path, [name for name, _ in kept])
+    columns = dict(kept)
+    note = "" if table.delimiter == "," else f"columns are separated by {table.delimiter!r}"
+    return _Read(
+        columns.pop(ID), {name: from_text(array) for name, array in columns.items()}, (note,) * bool(note)
     )
+
+
+def _full_row(row: list[str], names: Sequence[str], number: int) -> list[str]:
+    """A row with as many cells as the header; empty cells beyond it are left out."""
+    if len(row) > len(names) and not any(row[len(names) :]):
+        row = row[: len(names)]
+    if len(row) != len(names):
+        raise MisuseError(
+            f"row {number} has {len(row)} cells, wanted {len(names)} as in the header; a text that contains "
+            "the separator needs quotes"
+        )
+    return row
+
+
+def _cells(name: str, cells: Sequence[str], begin: int) -> Array:
+    import pyarrow as pa
+
+    try:
+        return pa.array(utf8(cells) if name == ID else cells, pa.string())
+    except UnicodeEncodeError as error:
+        bad = next(number for number, cell in enumerate(cells, begin + 1) if utf8([cell]) != [cell])
+        raise MisuseError(f"row {bad}, column {name!r} is not UTF-8; save the table as UTF-8") from error
+
+
+def _is_empty(column: ChunkedArray) -> bool:
+    return set(column.unique().to_pylist()) <= {""}
+
+
+def _read_json_lines(path: Path, stream: BinaryIO) -> _Read:
+    import pyarrow as pa
+
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(open_text(stream), 1):
+        if line.strip():
+            row = decode(line, f"line {number}")
+            if not isinstance(row, dict):
+                raise ValueError(f"line {number} is no JSON object")
+            rows.append(row)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    _check_names(path, names)
+    columns = {name: from_json([row.get(name) for row in rows]) for name in names}
+    ids = columns.pop(ID)
+    if ids is None or ids.kind not in ("text", "integer"):
+        raise ValueError("ids are not text")
+    return _Read(ids.values.cast(pa.string()), columns)
+
+
+def _read_parquet(path: Path, stream: BinaryIO) -> _Read:
+    from pyarrow.parquet import read_table
+
+    table = read_table(stream)
+    _check_names(path, table.schema.names)
+    columns = {name: from_arrow(table[name]) for name in table.schema.names if name != ID}
+    return _Read(table[ID], columns)
 
 
 def _check_names(path: Path, names: list[str]) -> None:
@@ -132,30 +218,3 @@ def _ids(path: Path, column: ChunkedArray) -> ChunkedArray:
         first = next(entry["values"] for entry in counts.to_pylist() if entry["counts"] > 1)
         raise MisuseError(f"--metadata {path}: id {first!r} appears more than once; wanted unique ids")
     return ids
-
-
-def _plain(column: ChunkedArray) -> tuple[Kind, ChunkedArray] | None:
-    """The kind of a column and its values cast to that kind; None for lists, structures and bytes."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.types as types
-
-    of: DataType = column.type
-    if types.is_dictionary(of):
-        return _plain(column.cast(of.value_type))
-    texts = (types.is_string, types.is_large_string, types.is_temporal, types.is_null)
-    targets: list[tuple[Any, Kind, DataType]] = [
-        (types.is_boolean, "boolean", pa.bool_()),
-        (types.is_uint64, "real", pa.float64()),  # its upper half does not fit int64
-        (types.is_integer, "integer", pa.int64()),
-        (types.is_floating, "real", pa.float64()),
-        (types.is_decimal, "real", pa.float64()),
-        *((test, "text", pa.string()) for test in texts),
-    ]
-    for is_such, kind, target in targets:
-        if is_such(of):
-            cast = column.cast(target, safe=False)
-            if kind == "real":  # NaN and infinity are missing values for filters and JSON
-                cast = pc.if_else(pc.is_finite(cast), cast, pa.scalar(None, target))
-            return kind, cast
-    return None
