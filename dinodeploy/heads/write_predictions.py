@@ -10,18 +10,23 @@ OUT/000001_NAME_depth.png     millimetres in 16 bits; 0 where the input showed n
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 from dinodeploy.errors import OutputExistsError
 from dinodeploy.files.atomic import begin_directory, commit_directory
+from dinodeploy.files.owned import first_foreign
 from dinodeploy.heads.dense import class_image, depth_image, overlay
 from dinodeploy.heads.predict import Prediction, Unread
 from dinodeploy.images.open import open_image
 
 TABLE = "predictions.jsonl"  # marks a directory as written by `predict`
 QUARANTINE = "quarantine.jsonl"
+_WRITTEN = re.compile(
+    rf"{TABLE}|{QUARANTINE}|\d{{6,}}_[^/]*_(classes\.png|depth\.png|overlay\.jpg)", re.DOTALL
+)
 
 
 def check_target(out: Path, overwrite: bool) -> None:
@@ -30,6 +35,10 @@ def check_target(out: Path, overwrite: bool) -> None:
         return
     if not (out / TABLE).is_file():
         raise OutputExistsError(f"{out} exists and holds no {TABLE}; choose another --out")
+    if foreign := first_foreign(out, _WRITTEN.fullmatch):
+        raise OutputExistsError(
+            f"{out} also holds {foreign!r}, so it is not replaced; move it, or choose another --out"
+        )
     if not overwrite:
         raise OutputExistsError(f"{out} holds predictions already; give --overwrite or another --out")
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from dinodeploy.errors import BundleError, OutputExistsError
 from dinodeploy.files import schema
+from dinodeploy.files.owned import owned_path, remove_owned
+from dinodeploy.store.formats import is_shard_file
 from dinodeploy.store.manifest import FILE_NAME, QUARANTINE, StoreManifest, read_manifest
 from dinodeploy.store.plan import PLAN, WORK, Plan, read_plan
 from dinodeploy.store.shard import read_records
@@ -54,14 +56,7 @@ def clear_target(out: Path) -> None:
     """Remove the store at `out`, finished or not. If interrupted, the next call finishes the removal."""
     if (out / FILE_NAME).is_file():
         (out / FILE_NAME).replace(out / REPLACED)  # from here on it is not a store
-    names = sorted(_own_files(out))
-    for name in names:
-        path = out / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    folders = {out / parent for name in names for parent in PurePosixPath(name).parents} - {out}
-    for folder in sorted(folders, reverse=True):  # inner folders first
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+    remove_owned(out, _own_files(out), is_store_file)
     (out / WORK / PLAN).unlink(missing_ok=True)
     shutil.rmtree(out / WORK / "shards", ignore_errors=True)
     (out / REPLACED).unlink(missing_ok=True)
@@ -107,9 +102,13 @@ def _own_files(out: Path) -> set[str]:
     if (out / REPLACED).is_file():
         files.update(*(shard.files for shard in schema.read(StoreManifest, out / REPLACED, "store").shards))
     for name in files:
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise BundleError(f"{out} lists the file {name!r}, which is outside of it")
+        owned_path(out, name, is_store_file)
     return files
+
+
+def is_store_file(name: str) -> bool:
+    """Whether `embed` can write a file of this name into a store."""
+    return name in (FILE_NAME, QUARANTINE) or is_shard_file(name)
 
 
 def _refuse_foreign(out: Path) -> None:

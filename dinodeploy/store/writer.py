@@ -19,7 +19,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -28,9 +28,10 @@ import numpy as np
 from dinodeploy.bundle.bundle import file_facts
 from dinodeploy.errors import BundleError, MisuseError, UnavailableError, reason_of
 from dinodeploy.files import atomic, schema
+from dinodeploy.files.owned import owned_path, remove_owned
 from dinodeploy.store.dtypes import pack
 from dinodeploy.store.existing import REPLACED, clear_target, inspect_target
-from dinodeploy.store.formats import Format, Shard, open_format
+from dinodeploy.store.formats import Format, Shard, is_shard_file, open_format
 from dinodeploy.store.lock import StoreLock
 from dinodeploy.store.manifest import (
     FILE_NAME,
@@ -144,9 +145,11 @@ class Store:
             names = self._write(folder, index, rows)
             files = {name: file_facts(folder / name) for name in names}
             record = ShardRecord(len(rows.ids), files, rows.shapes, rows.quarantined)
-            self._forget(index)
+            self._forget(index, names)
             self._place(encode_record(record), record_path(self.out, index))
-            atomic.move_into_place(_moves(folder, self.out, index, names))
+            atomic.move_into_place(
+                (folder / name, owned_path(self.out, name, is_shard_file)) for name in names
+            )
             shutil.rmtree(folder)
             self._kept[index] = record
         return record
@@ -219,14 +222,15 @@ class Store:
             columns.update(pack(output, rows.column(output), self.plan.dtype))
         return self._format.write(folder, index, Shard(rows.ids, np.array(rows.sizes, np.int32), columns))
 
-    def _forget(self, index: int) -> None:
-        """Remove the files that a killed process left of a shard; the new ones may have other names."""
+    def _forget(self, index: int, written: Iterable[str]) -> None:
+        """Remove the files that a killed process left of a shard, but those that `written` replaces."""
         try:
             record = read_record(self.out, index)
         except BundleError:
             record = None
-        for name in record.files if record is not None else ():
-            (self.out / name).unlink(missing_ok=True)
+        if record is not None:
+            ours = [name for name in record.files if is_shard_file(name, index) and name not in written]
+            remove_owned(self.out, ours, is_shard_file)
 
     def _place(self, content: bytes, target: Path) -> None:
         """Write a small file atomically."""
@@ -276,7 +280,9 @@ def _finished(out: Path, index: int) -> ShardRecord | None:
         record = read_record(out, index)
     except BundleError:  # cut off by a power failure
         return None
-    return record if record is not None and record.in_place(out) else None
+    if record is None or not all(is_shard_file(name, index) for name in record.files):
+        return None
+    return record if record.in_place(out) else None
 
 
 def _manifest(plan: Plan, records: Sequence[ShardRecord]) -> StoreManifest:
@@ -297,10 +303,3 @@ def _manifest(plan: Plan, records: Sequence[ShardRecord]) -> StoreManifest:
         fingerprint=plan.fingerprint,
         plan=PlanFacts(plan.listing_sha256, plan.pictures, plan.shard_size),
     )
-
-
-def _moves(folder: Path, out: Path, index: int, names: Sequence[str]) -> list[tuple[Path, Path]]:
-    """Source and target of a shard's files. A folder that belongs to the shard alone moves as a whole."""
-    own = f"shard_{index:05d}"
-    tops = dict.fromkeys(top if (top := name.partition("/")[0]).startswith(own) else name for name in names)
-    return [(folder / name, out / name) for name in tops]

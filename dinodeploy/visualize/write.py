@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import ImageError, MisuseError, OutputExistsError
 from dinodeploy.files.atomic import atomic_directory, atomic_file
+from dinodeploy.files.owned import first_foreign
 from dinodeploy.images.open import open_image
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pages import check_pages
@@ -19,6 +21,10 @@ from dinodeploy.visualize.maps import Layers, MapOptions, enlarge, fit_painter
 from dinodeploy.visualize.page import render_maps
 
 SUMMARY = "visualize.json"  # marks our directories: --overwrite replaces no others
+# Maps, the page if it lies among them, and the summary.
+_WRITTEN = re.compile(
+    rf"{SUMMARY}|[^/]+\.(pca|attention|similarity|foreground)(\.[^/]+)?\.png|(.*/)?[^/]+\.html", re.DOTALL
+)
 Advance = Callable[[int, int], None]
 
 
@@ -39,6 +45,10 @@ def check_output(out: Path, page: Path | None, overwrite: bool) -> None:
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         if not (out / SUMMARY).is_file():
             raise OutputExistsError(f"{out} exists and holds no maps; choose another --out")
+        if foreign := first_foreign(out, _WRITTEN.fullmatch):
+            raise OutputExistsError(
+                f"{out} also holds {foreign!r}, so it is not replaced; move it, or choose another --out"
+            )
         if not overwrite:
             raise OutputExistsError(f"{out} already holds maps; use --overwrite or another --out")
     if page is not None and page.is_dir():

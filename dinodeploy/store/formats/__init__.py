@@ -8,6 +8,7 @@ Shapes: n rows of a shard, P patches of all its rows, h, w patch grid, D dimensi
 from __future__ import annotations
 
 import importlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -77,6 +78,18 @@ FORMATS = {
     "npz": ("tensors", "Npz"),
     "safetensors": ("tensors", "Safetensors"),
 }
+
+# The files of a shard that a format can write, whichever format; and its part of the listing.
+_WRITTEN = re.compile(
+    r"(?:([a-z][a-z0-9_]*_(?:emb|grid)|metadata|listing)/\1|shard)_(?P<number>\d{5,9})"
+    r"\.(?:npy|jsonl|parquet|lance|npz|safetensors)"
+)
+
+
+def is_shard_file(name: str, number: int | None = None) -> bool:
+    """Whether `embed` can write a file of this name for a shard, or for the shard of that number."""
+    found = _WRITTEN.fullmatch(name)
+    return found is not None and number in (None, int(found["number"]))
 
 
 def open_format(name: str) -> Format:

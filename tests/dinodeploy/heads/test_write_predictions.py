@@ -59,6 +59,9 @@ def test_only_predictions_are_replaced(tmp_path: Path) -> None:
     with pytest.raises(OutputExistsError, match=r"holds no predictions\.jsonl; choose another --out"):
         check_target(tmp_path, overwrite=True)
     (tmp_path / TABLE).write_text("")
+    with pytest.raises(OutputExistsError, match=r"also holds 'notes\.txt', so it is not replaced"):
+        check_target(tmp_path, overwrite=True)
+    (tmp_path / "notes.txt").rename(tmp_path / "000001_notes_depth.png")
     check_target(tmp_path, overwrite=True)
     with pytest.raises(OutputExistsError, match="give --overwrite or another --out"):
         check_target(tmp_path, overwrite=False)

@@ -312,3 +312,39 @@ def test_an_edited_store_removes_nothing_outside_of_itself(disk: Path) -> None:
         with pytest.raises(OutputExistsError, match="which is outside of it"):
             embed_all(MadeUp(6), disk / "out", overwrite=True)
     assert (disk / "precious").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["/precious", "../precious", "img_emb/img_emb_00000.npy", "link/img_emb_00001.npy"]
+)
+def test_an_edited_record_deletes_nothing_but_its_own_shard(disk: Path, name: str) -> None:
+    (disk / "precious").write_text("x")
+    (disk / "elsewhere").mkdir()
+    (disk / "elsewhere/img_emb_00001.npy").touch()
+    with pytest.raises(RuntimeError):
+        embed_all(MadeUp(14), disk / "out", engine=embedder(breaks_after(4)))
+    (disk / "out/link").symlink_to("../elsewhere")
+    record = disk / "out/.embed/shards/00001.json"
+    content = json.loads(record.read_text())
+    listed = str(disk / "precious") if name == "/precious" else name
+    content["files"] |= {listed: {"sha256": "0" * 64, "bytes": 3}}
+    record.write_text(json.dumps(content))
+    embed_all(MadeUp(14), disk / "out")
+    assert (disk / "precious").exists()
+    assert (disk / "elsewhere/img_emb_00001.npy").exists()
+    (disk / "out/link").unlink()
+    embed_all(MadeUp(14), disk / "undisturbed")
+    assert tree(disk / "out") == tree(disk / "undisturbed")
+
+
+def test_shards_are_not_written_through_a_link(disk: Path) -> None:
+    """A folder of the store that links elsewhere would have files replaced there."""
+    (disk / "elsewhere").mkdir()
+    (disk / "elsewhere/img_emb_00000.npy").write_text("mine")
+    with pytest.raises(RuntimeError):
+        embed_all(MadeUp(14), disk / "out", engine=embedder(breaks_after(0)))
+    (disk / "out/.embed").mkdir(parents=True, exist_ok=True)
+    (disk / "out/img_emb").symlink_to("../elsewhere")
+    with pytest.raises((BundleError, OutputExistsError)):
+        embed_all(MadeUp(14), disk / "out")
+    assert (disk / "elsewhere/img_emb_00000.npy").read_text() == "mine"
