@@ -6,6 +6,10 @@
 
 User text never reaches the database: column names are looked up and literals are written anew, so SQL
 injection is not possible. A comparison with a missing value is neither true nor false, as in SQL.
+
+`not` moves into the comparisons by De Morgan's laws, which hold with missing values too; brackets inside
+brackets of the same kind are joined. So the SQL has no NOT (…): Lance reads one as a call of a function, then
+again as an operator, which from 24 nested ones on takes twice the time for each further one.
 Why not Lance's own parser or sqlglot: `benchmarks/LOG.md`, 2026-11-30.
 """
 
@@ -17,6 +21,7 @@ from dataclasses import dataclass
 from typing import Literal, NoReturn
 
 from dinodeploy.errors import MisuseError
+from dinodeploy.store.formats.arrow import utf8
 
 Kind = Literal["text", "integer", "real", "boolean"]
 WANTED: dict[Kind, str] = {
@@ -27,28 +32,70 @@ WANTED: dict[Kind, str] = {
 }
 
 _TOKEN = re.compile(
-    r"""\s*(?:(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?!\w))
+    r"""\s*(?:(?P<number>[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?(?!\w))
     |(?P<text>'(?:[^']|'')*')|(?P<quoted>"(?:[^"]|"")*"|`(?:[^`]|``)*`)
     |(?P<word>[^\W\d]\w*)|(?P<sign><=|>=|!=|<>|==|[=<>(),])|(?P<end>\Z))""",
     re.VERBOSE,
 )
 _SIGNS = {"=": "=", "==": "=", "!=": "!=", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
+_OPPOSITE = {"=": "!=", "!=": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 _KEYWORDS = ("and", "or", "not", "in", "like", "between", "is", "null", "true", "false")
 _INT64 = range(-(2**63), 2**63)
 _DEEPEST = 50  # nested brackets and nots
+_DEEPEST_SQL = 16  # levels of AND inside OR inside AND; Lance's parser ends at 22
+_LONGEST = 1 << 16  # characters of a filter
+_LONGEST_WORD = 4096  # characters of a pattern of `like`, or of a word to search for
+_MOST_COMPARISONS = 1000
+_MOST_VALUES = 10_000  # in the lists of `in`
 _HINT = "wanted something like: width > 640 and label = 'cat'"
 
 
 def filter_sql(text: str, columns: Mapping[str, Kind]) -> str:
-    """The filter `text` as Lance SQL. Raises MisuseError, one line that shows where it becomes invalid."""
-    return _Parser(text, columns).parse()
+    """The filter `text` as Lance SQL, in a few milliseconds for any text.
+
+    Raises MisuseError, one line that shows where it becomes invalid or which limit it exceeds.
+    """
+    if len(text) > _LONGEST:
+        raise MisuseError(f"--filter has {len(text):,} characters; wanted at most {_LONGEST:,}")
+    return _sql(_Parser(text, columns).parse())
 
 
 def contains_sql(word: str, columns: Sequence[str]) -> str:
     """Lance SQL for: a text column contains `word`, ignoring case. Raises MisuseError for an empty word."""
     if not word:
         raise MisuseError("--text-filter is empty; wanted a word to search for")
+    if len(word) > _LONGEST_WORD:
+        raise MisuseError(f"--text-filter has {len(word):,} characters; wanted at most {_LONGEST_WORD:,}")
     return " OR ".join(f"contains(lower({_name(name)}), lower({text_literal(word)}))" for name in columns)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Conditions joined by AND or OR. depth: 1 if none of them is a group."""
+
+    word: str
+    parts: tuple[_Condition, ...]
+    depth: int
+
+
+_Condition = str | _Group  # a string is one comparison in SQL
+
+
+def _join(word: str, parts: Sequence[_Condition]) -> _Condition:
+    """`parts` joined by `word`; groups of the same word become part of this one."""
+    if len(parts) == 1:
+        return parts[0]
+    flat: list[_Condition] = []
+    for part in parts:
+        flat += part.parts if isinstance(part, _Group) and part.word == word else [part]
+    deepest = max(part.depth if isinstance(part, _Group) else 0 for part in flat)
+    return _Group(word, tuple(flat), deepest + 1)
+
+
+def _sql(condition: _Condition) -> str:
+    if isinstance(condition, str):
+        return condition
+    return f"({f' {condition.word} '.join(map(_sql, condition.parts))})"
 
 
 @dataclass(frozen=True)
@@ -63,34 +110,36 @@ class _Token:
 
 
 class _Parser:
-    """Recursive descent: `_any` parses a chain of ors, `_all` of ands, `_one` a comparison or a bracket."""
+    """Recursive descent: `_any` parses a chain of ors, `_all` of ands, `_one` a comparison or a bracket.
+
+    Each returns the condition, or its negation if `negated`.
+    """
 
     def __init__(self, text: str, columns: Mapping[str, Kind]) -> None:
         self._text, self._columns = text, columns
-        self._tokens = self._split()
-        self._at = self._depth = 0
+        self._tokens: list[_Token] = []  # read so far
+        self._at = self._end = self._depth = self._comparisons = self._values = 0
 
-    def parse(self) -> str:
-        sql = self._any()
+    def parse(self) -> _Condition:
+        condition = self._any(False)
         if self._next.kind != "end":
             self._fail("'and', 'or' or the end")
-        return sql
-
-    def _split(self) -> list[_Token]:
-        tokens: list[_Token] = []
-        kind, end = "", 0
-        while kind != "end":
-            match = _TOKEN.match(self._text, end)
-            if match is None:
-                rest = self._text[end:].lstrip()
-                raise MisuseError(f"--filter {self._text!r}: {rest!r} is not valid; {_HINT}")
-            kind, end = str(match.lastgroup), match.end()
-            tokens.append(_Token(kind, match[kind], match.start(kind)))
-        return tokens
+        return condition
 
     @property
     def _next(self) -> _Token:
+        while len(self._tokens) <= self._at:
+            self._tokens.append(self._read())
         return self._tokens[self._at]
+
+    def _read(self) -> _Token:
+        match = _TOKEN.match(self._text, self._end)
+        if match is None:
+            rest = self._text[self._end :].lstrip()
+            raise MisuseError(f"--filter {self._text!r}: {rest!r} is not valid; {_HINT}")
+        self._end = match.end()
+        kind = str(match.lastgroup)
+        return _Token(kind, match[kind], match.start(kind))
 
     def _take(self, *words: str) -> bool:
         """Consume the next token if it is one of `words`."""
@@ -103,64 +152,111 @@ class _Parser:
         if not self._take(word):
             self._fail(repr(word))
 
-    def _any(self) -> str:
-        parts = [self._all()]
+    def _any(self, negated: bool) -> _Condition:
+        parts = [self._all(negated)]
         while self._take("or"):
-            parts.append(self._all())
-        return parts[0] if len(parts) == 1 else f"({' OR '.join(parts)})"
+            parts.append(self._all(negated))
+        return self._joined("AND" if negated else "OR", parts)
 
-    def _all(self) -> str:
-        parts = [self._one()]
+    def _all(self, negated: bool) -> _Condition:
+        parts = [self._one(negated)]
         while self._take("and"):
-            parts.append(self._one())
-        return parts[0] if len(parts) == 1 else f"({' AND '.join(parts)})"
+            parts.append(self._one(negated))
+        return self._joined("OR" if negated else "AND", parts)
 
-    def _one(self) -> str:
+    def _one(self, negated: bool) -> _Condition:
+        outside = self._depth
+        while self._take("not"):
+            negated = not negated
+            self._deeper()
+        if self._take("("):
+            self._deeper()
+            condition = self._any(negated)
+            self._expect(")")
+        else:
+            condition = self._comparison(negated)
+        self._depth = outside
+        return condition
+
+    def _deeper(self) -> None:
         self._depth += 1
         if self._depth > _DEEPEST:
             raise MisuseError(f"--filter: more than {_DEEPEST} nested brackets; wanted a flatter condition")
-        if self._take("not"):
-            sql = f"NOT ({self._one()})"
-        elif self._take("("):
-            sql = f"({self._any()})"
-            self._expect(")")
-        else:
-            sql = self._comparison()
-        self._depth -= 1
-        return sql
 
-    def _comparison(self) -> str:
+    def _joined(self, word: str, parts: list[_Condition]) -> _Condition:
+        condition = _join(word, parts)
+        if isinstance(condition, _Group) and condition.depth > _DEEPEST_SQL:
+            raise MisuseError(
+                f"--filter: more than {_DEEPEST_SQL} levels of `and` inside `or`; wanted a flatter condition"
+            )
+        return condition
+
+    def _comparison(self, negated: bool) -> _Condition:
+        self._count(1)
         column, kind = self._column()
         if self._take("is"):
-            word = "IS NOT NULL" if self._take("not") else "IS NULL"
+            if self._take("not"):
+                negated = not negated
             self._expect("null")
-            return f"{_name(column)} {word}"
-        negated = "NOT " if self._take("not") else ""
+            return f"{_name(column)} IS {'NOT ' if negated else ''}NULL"
+        has_not = self._take("not")
+        negated = negated != has_not
         if self._take("in"):
-            self._expect("(")
-            parts = [self._compare(column, kind, "=")]
-            while self._take(","):
-                parts.append(self._compare(column, kind, "="))
-            if not self._take(")"):
-                self._fail("',' or ')'")
-            return f"{negated}({' OR '.join(parts)})"
+            return self._list(column, kind, negated)
         if self._take("between"):
-            low = self._compare(column, kind, ">=")
+            low = self._compare(column, kind, ">=", negated)
             self._expect("and")
-            return f"{negated}({low} AND {self._compare(column, kind, '<=')})"
+            high = self._compare(column, kind, "<=", negated)
+            return self._joined("OR" if negated else "AND", [low, high])
         if kind == "text" and self._take("like"):
-            return f"{_name(column)} {negated}LIKE {self._literal(column, kind)[1]}"
-        if negated or self._next.value not in _SIGNS:
-            signs = "" if negated else f"{', '.join(_SIGNS)}, "
+            _, pattern = self._literal(column, kind)
+            if len(pattern) > _LONGEST_WORD:
+                raise MisuseError(
+                    f"--filter: a pattern of {len(pattern):,} characters; wanted at most {_LONGEST_WORD:,}"
+                )
+            return f"{_name(column)} {'NOT ' if negated else ''}LIKE {pattern}"
+        if has_not or self._next.value not in _SIGNS:
+            signs = "" if has_not else f"{', '.join(_SIGNS)}, "
             self._fail(f"{signs}in, between{', like' if kind == 'text' else ''}")
         sign = _SIGNS[self._next.value]
         self._at += 1
-        return self._compare(column, kind, sign)
+        return self._compare(column, kind, sign, negated)
 
-    def _compare(self, column: str, kind: Kind, sign: str) -> str:
+    def _list(self, column: str, kind: Kind, negated: bool) -> _Condition:
+        """`in (…)`; values of another type than the column are compared one by one."""
+        self._expect("(")
+        values: list[str] = []
+        parts: list[_Condition] = []
+        while not values or self._take(","):
+            begin = self._at
+            exact, literal = self._literal(column, kind)
+            values.append(literal)
+            if not exact:
+                self._at = begin
+                parts.append(self._compare(column, kind, "=", negated))
+                values[-1] = ""
+        self._values += len(values)
+        if self._values > _MOST_VALUES:
+            raise MisuseError(f"--filter: more than {_MOST_VALUES:,} values in lists; wanted fewer")
+        if not self._take(")"):
+            self._fail("',' or ')'")
+        self._count(len(parts))
+        if plain := [value for value in values if value]:
+            parts.append(f"{_name(column)} {'NOT ' if negated else ''}IN ({', '.join(plain)})")
+        return self._joined("AND" if negated else "OR", parts)
+
+    def _count(self, comparisons: int) -> None:
+        self._comparisons += comparisons
+        if self._comparisons > _MOST_COMPARISONS:
+            raise MisuseError(
+                f"--filter: more than {_MOST_COMPARISONS:,} comparisons; put the values of a column in one "
+                "list: label in ('cat', 'dog')"
+            )
+
+    def _compare(self, column: str, kind: Kind, sign: str, negated: bool) -> str:
         exact, literal = self._literal(column, kind)
         name = _name(column) if exact else f"CAST({_name(column)} AS DOUBLE)"
-        return f"{name} {sign} {literal}"
+        return f"{name} {_OPPOSITE[sign] if negated else sign} {literal}"
 
     def _column(self) -> tuple[str, Kind]:
         token = self._next
@@ -203,7 +299,8 @@ def _name(column: str) -> str:
 
 
 def text_literal(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
+    """A text in SQL; as in the table, what is not valid Unicode is escaped."""
+    return "'" + utf8([value])[0].replace("'", "''") + "'"
 
 
 def _real(value: float) -> str:

@@ -28,7 +28,6 @@ from dinodeploy.search.filters import contains_sql, filter_sql, text_literal
 from dinodeploy.search.index_manifest import TABLE, IndexManifest, index_path, read_index_manifest
 from dinodeploy.search.nearest import cosines, unit
 from dinodeploy.search.table import nearest_rows, open_table, require_lance, to_numpy, vector_blocks
-from dinodeploy.store.formats.arrow import utf8
 
 if TYPE_CHECKING:
     from pyarrow import Table
@@ -224,7 +223,7 @@ class Index:
 
 
 def _is_id(id: str) -> str:
-    return f"`id` = {text_literal(utf8([id])[0])}"
+    return f"`id` = {text_literal(id)}"
 
 
 def _is_settled(similar: NDArray[np.float64], wanted: int) -> bool:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from dinodeploy.errors import BundleError, MisuseError, reason_of
 from dinodeploy.files.delimited import read_delimited
+from dinodeploy.files.json_file import parse_json
 from dinodeploy.files.regular import open_regular
-from dinodeploy.files.schema import decode
 from dinodeploy.files.text import open_text
 from dinodeploy.search.column_types import TypedColumn, from_arrow, from_json, from_text
 from dinodeploy.search.filters import Kind
@@ -167,7 +167,7 @@ def _read_json_lines(path: Path, stream: BinaryIO) -> _Read:
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(open_text(stream), 1):
         if line.strip():
-            row = decode(line, f"line {number}")
+            row = parse_json(line, f"line {number}", "line")
             if not isinstance(row, dict):
                 raise ValueError(f"line {number} is no JSON object")
             rows.append(row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,17 @@ def rows(table: Any, sql: str) -> list[int]:
         ("not not ok = true", [0, 3]),
         ("ok == true and (id = 'a' or id = 'b')", [0]),
         ("id = ''' OR 1=1 --'", []),
+        ("not " * 49 + "width > 1", [0]),
+        ("not (" * 25 + "width is null" + ")" * 25, [0, 1, 3]),
+        ("not (width > 1 and ok = true)", [0, 1]),  # true or unknown is true, false or unknown is unknown
+        ("not (width in (1, 1.5) or score < 0)", []),
+        ("not (width = 640 or id like 'C%')", [0, 3]),
+        ("not (width < 2 or width >= 641)", [1]),
+        ("not (width <= 1) and not width != 640", [1]),
+        ("not width not between 1 and 640", [0, 1]),
+        ("not width not in (1, 640.0)", [0, 1]),
+        ("not ok = true", [1]),
+        ("width in (1, 640.5, 640)", [0, 1]),
     ],
 )
 def test_matching_rows(table: Any, text: str, found: list[int]) -> None:
@@ -133,9 +145,69 @@ def test_invalid_filters_and_injection(text: str, words: str) -> None:
     assert words in str(caught.value)
 
 
-def test_an_empty_word_is_refused() -> None:
+def test_an_empty_word_and_a_very_long_one_are_refused() -> None:
     with pytest.raises(MisuseError, match="empty"):
         contains_sql("", ["id"])
+    with pytest.raises(MisuseError, match="has 4,097 characters; wanted at most 4,096"):
+        contains_sql("x" * 4097, ["id"])
+
+
+def nested(depth: int) -> str:
+    """`depth` levels, alternating between `and` and `or`."""
+    text = "width > 0"
+    for level in range(depth):
+        text = f"({text} {'and' if level % 2 else 'or'} width = {level})"
+    return text
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("width > 1 or " * 6000 + "width > 1", "has 78,009 characters; wanted at most 65,536"),
+        ("width>1 or " * 1000 + "width>1", "more than 1,000 comparisons"),
+        (f"width in ({','.join('1' * 10_001)})", "more than 10,000 values in lists"),
+        (nested(17), "more than 16 levels of `and` inside `or`"),
+        (f"id like '{'%a' * 3000}'", "a pattern of 6,002 characters; wanted at most 4,096"),
+        ("width > " + "1" * 60_000 + "x", "is not valid"),
+        ("width > " + "1" * 30_000 + "." + "1" * 30_000 + "e", "is not valid"),
+        (" " * 60_000 + "!", "is not valid"),
+        ("id = '" + "''" * 30_000, "is not valid"),
+        ("(" * 60_000, "more than 50 nested brackets"),
+        ("width in (" + "1.5," * 1000 + "1)", "more than 1,000 comparisons"),
+    ],
+)
+def test_limits_are_found_in_milliseconds(text: str, words: str) -> None:
+    started = time.process_time()
+    with pytest.raises(MisuseError) as caught:
+        filter_sql(text, KINDS)
+    assert words in str(caught.value)
+    assert time.process_time() - started < 0.5  # measured: 0.02
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "not " * 50 + "width > 1",
+        "not (" * 25 + "width > 1" + ")" * 25,
+        "(" * 50 + "width > 1" + ")" * 50,
+        "(not (" * 16 + "width > 1 or ok = true" + "))" * 16,
+        nested(16),
+        f"not ({nested(16)})",
+        "width>1 or " * 999 + "width>1",
+        f"width in ({','.join('1' * 10_000)})",
+        "width in (" + "1.5," * 998 + "1)",
+        f"id like '{'%a' * 2000}'",
+        f"id like '{'_' * 4000}'",
+        f"id = '{chr(0)}'",
+        "id = '\udc80' or id like '\ud800%'",
+        "width > " + "9" * 60_000,
+        "score > " + "1" * 30_000 + ".5e-9999999",
+    ],
+)
+def test_whatever_is_within_the_limits_is_fast_in_lance_too(table: Any, text: str) -> None:
+    started = time.process_time()
+    table.count_rows(filter_sql(text, KINDS))
+    assert time.process_time() - started < 2  # measured: 0.1
 
 
 def test_a_column_name_cannot_inject_sql(tmp_path: Path) -> None:
