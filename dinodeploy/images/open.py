@@ -30,31 +30,17 @@ from PIL import Image
 
 from dinodeploy.errors import ImageError, ImageTooLargeError, reason_of
 from dinodeploy.files.regular import open_regular
+from dinodeploy.images import jpeg
+from dinodeploy.images.colours import to_rgb
+from dinodeploy.images.kinds import FORMATS, HEAD, Kind, kind_by_content, kind_by_suffix
+from dinodeploy.images.limits import DEFAULT_LIMITS, MAX_PIXELS, ImageLimits
 
 T = TypeVar("T")
 ScaleFor = Callable[[int, int], int]  # width and height of an upright image -> 1, 2, 4 or 8
 Source = str | Path | bytes | Image.Image | np.ndarray[Any, Any]
 
-MAX_PIXELS = 89_478_485  # Pillow's limit against decompression bombs: 256 MiB in RGB
-
-# Formats that are tried, in this order: Pillow's name -> its module, imported if earlier ones do not accept
-# a file. No other decoder is exposed to untrusted files. JPEG covers MPO, the stereo pairs of phones; AVIF
-# needs Pillow 11.3.
-FORMATS = {
-    "JPEG": "Jpeg",
-    "PNG": "Png",
-    "WEBP": "WebP",
-    "GIF": "Gif",
-    "BMP": "Bmp",
-    "TIFF": "Tiff",
-    "PPM": "Ppm",
-    "JPEG2000": "Jpeg2K",
-    "AVIF": "Avif",
-}
-
 _MAGIC = 16  # bytes by which Pillow's decoders recognise a file
 
-_REDUCIBLE = ("JPEG", "MPO")
 _ORIENTATION = 0x0112  # EXIF tag
 _SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 _TURNS = {
@@ -68,17 +54,24 @@ _TURNS = {
 }
 
 
-def open_image(source: Source, *, max_pixels: int | None = MAX_PIXELS) -> Image.Image:
+def open_image(
+    source: Source, *, max_pixels: int | None = MAX_PIXELS, limits: ImageLimits | None = None
+) -> Image.Image:
     """A path, bytes, Pillow image or uint8 array [H, W, 3 | 4] or [H, W] -> Pillow image, mode RGB.
 
-    max_pixels: width x height above which an image is refused before it is decoded; None for no limit.
-    Raises ImageError; above `max_pixels`, ImageTooLargeError.
+    limits: what may be decoded. max_pixels: another limit in pixels, None for no limit; `limits` replaces it.
+    A JPEG above MAX_PIXELS is decoded at half its size or less. Raises ImageError; above the limit,
+    ImageTooLargeError.
     """
-    return open_reduced(source, _whole, max_pixels=max_pixels)[0]
+    return open_reduced(source, whole, max_pixels=max_pixels, limits=limits)[0]
 
 
 def open_reduced(
-    source: Source, scale_for: ScaleFor, *, max_pixels: int | None = MAX_PIXELS
+    source: Source,
+    scale_for: ScaleFor,
+    *,
+    max_pixels: int | None = MAX_PIXELS,
+    limits: ImageLimits | None = None,
 ) -> tuple[Image.Image, tuple[int, int]]:
     """As `open_image`, with the original width and height; a JPEG may be decoded at 1/`scale_for(width,
     height)`.
@@ -86,61 +79,82 @@ def open_reduced(
     The decoder then skips the finest part of the cosine transform, which saves most of the time. The JPEG is
     decoded in full if the scale does not divide its sides, or if it is neither grey nor YCbCr.
     """
+    if limits is None:
+        limits = DEFAULT_LIMITS if max_pixels == MAX_PIXELS else ImageLimits(max_pixels, max_pixels)
     if isinstance(source, (str, Path)):
-        return _open_file(Path(source), max_pixels, scale_for)
+        return _open_file(Path(source), limits, scale_for)
     if isinstance(source, bytes):
-        return _read(io.BytesIO(source), "bytes", len(source), max_pixels, scale_for)
+        return _read(io.BytesIO(source), "bytes", len(source), limits, scale_for)
     if isinstance(source, np.ndarray):
-        return _finish(_from_array(source), "array", max_pixels, _whole)
+        return _finish(_from_array(source), "array", limits, None)
     if isinstance(source, Image.Image):
-        return _finish(source, "image", max_pixels, _whole)  # reducing would change the caller's image
+        return _finish(source, "image", limits, None)  # reducing would change the caller's image
     raise ImageError(f"got {type(source).__name__}, wanted a path, bytes, a Pillow image or a uint8 array")
 
 
-def _whole(width: int, height: int) -> int:
+def whole(width: int, height: int) -> int:
+    """The scale of an image that is decoded in full."""
     return 1
 
 
-def _open_file(
-    path: Path, max_pixels: int | None, scale_for: ScaleFor
-) -> tuple[Image.Image, tuple[int, int]]:
+def _open_file(path: Path, limits: ImageLimits, scale_for: ScaleFor) -> tuple[Image.Image, tuple[int, int]]:
     where = repr(str(path))  # a name with a line break stays one line
     try:
         with open_regular(path) as file:
-            return _read(file, where, os.fstat(file.fileno()).st_size, max_pixels, scale_for)
+            return _read(file, where, os.fstat(file.fileno()).st_size, limits, scale_for)
     except OSError as error:
         raise ImageError(f"{where}: cannot be opened: {reason_of(error)}") from error
 
 
 def _read(
-    file: BinaryIO, where: str, size: int, max_pixels: int | None, scale_for: ScaleFor
+    file: BinaryIO, where: str, size: int, limits: ImageLimits, scale_for: ScaleFor
 ) -> tuple[Image.Image, tuple[int, int]]:
     if size == 0:
         raise ImageError(f"{where}: the file is empty")
-    return _finish(_identify(file, where), where, max_pixels, scale_for)
+    return _finish(_identify(file, where, limits), where, limits, scale_for)
 
 
-def _identify(file: BinaryIO, where: str) -> Image.Image:
+def _identify(file: BinaryIO, where: str, limits: ImageLimits) -> Image.Image:
     """The image in `file`; its header is read, its pixels are not.
 
     Image.open warns of every image near Pillow's limit, and only a process-wide setting can silence that. Our
     own limit is checked next, so the decoders are called directly.
     """
-    prefix = file.read(_MAGIC)
-    for name in FORMATS:
-        factory, accept = _decoder(name)
-        if factory is not None and _accepts(accept, prefix):
+    head = file.read(HEAD)
+    known = kind_by_content(head)
+    if known is not None and not known.is_readable:
+        raise ImageError(f"{where}: {known.name} is not read here: {known.way_out}")
+    for kind in FORMATS.values() if known is None else (known,):
+        factory, accept = _decoder(kind)
+        if factory is not None and _accepts(accept, head[:_MAGIC]):
+            if limits.formats is not None and kind.name not in limits.formats:
+                raise ImageError(f"{where}: {kind.name}, wanted one of {', '.join(limits.formats)}")
             file.seek(0)
-            return _guard(partial(factory, file, ""), where)
-    raise ImageError(f"{where}: not an image, wanted one of {', '.join(FORMATS)}")
+            image = _guard(partial(factory, file, ""), where)
+            if not limits.python_decoders and any(tile[0] in Image.DECODERS for tile in image.tile):  # type: ignore[attr-defined]
+                raise ImageError(f"{where}: {kind.name} in a slow variant: save it as PNG")
+            return image
+    if known is not None:
+        raise ImageError(f"{where}: this Pillow reads no {known.name}: {known.way_out}")
+    raise ImageError(
+        f"{where}: not an image, wanted one of {', '.join(limits.formats or FORMATS)}{_named(where)}"
+    )
 
 
-def _decoder(name: str) -> tuple[Callable[..., Image.Image] | None, Callable[[bytes], bool | str] | None]:
-    """Pillow's opener and recogniser of a format; (None, None) if Pillow was built without it."""
-    if name not in Image.OPEN:
+def _named(where: str) -> str:
+    """What to do about a file whose name promises a kind that is not read."""
+    kind = kind_by_suffix(where.rstrip("'\""))
+    return f"; {kind.name}: {kind.way_out}" if kind is not None and not kind.is_readable else ""
+
+
+def _decoder(kind: Kind) -> tuple[Callable[..., Image.Image] | None, Callable[[bytes], bool | str] | None]:
+    """Pillow's opener and recogniser of a kind; (None, None) without the package or library that reads it."""
+    if kind.name not in Image.OPEN and kind.module is not None:
         with suppress(ImportError):
-            import_module(f"PIL.{FORMATS[name]}ImagePlugin")
-    return Image.OPEN.get(name, (None, None))
+            module = import_module(kind.module)
+            if kind.name == "HEIF":
+                module.register_heif_opener()
+    return Image.OPEN.get(kind.name, (None, None))
 
 
 def _accepts(accept: Callable[[bytes], bool | str] | None, prefix: bytes) -> bool:
@@ -151,21 +165,26 @@ def _accepts(accept: Callable[[bytes], bool | str] | None, prefix: bytes) -> boo
 
 
 def _finish(
-    image: Image.Image, where: str, max_pixels: int | None, scale_for: ScaleFor
+    image: Image.Image, where: str, limits: ImageLimits, scale_for: ScaleFor | None
 ) -> tuple[Image.Image, tuple[int, int]]:
     """Check the size, decode, turn upright, convert to RGB; and the upright size before any reduction."""
     width, height = image.size
     if width < 1 or height < 1:
         raise ImageError(f"{where}: got {width}x{height} pixels, wanted at least one")
-    if max_pixels is not None and width * height > max_pixels:
+    is_jpeg = image.format in jpeg.FORMATS and scale_for is not None
+    most = limits.max_reduced if is_jpeg else limits.max_pixels
+    if most is not None and width * height > most:
         raise ImageTooLargeError(
-            f"{where}: got {width}x{height} pixels, wanted at most {max_pixels}; shrink it first"
+            f"{where}: got {width}x{height} pixels, wanted at most {most}; shrink it first or raise "
+            "--max-pixels"
         )
-    if image.format in _REDUCIBLE and image.mode in ("L", "RGB"):
-        _guard(partial(_reduce, image, scale_for), where)
+    stored = image.size
+    scale = _guard(partial(_reduce, image, scale_for, limits), where) if is_jpeg and scale_for else 1
     _guard(image.load, where)  # before the orientation: TIFF turns itself, PNG may keep its EXIF at the end
     turn = _TURNS.get(_orientation(image))
-    rgb = _guard(partial(_to_rgb, image), where)
+    rgb = _guard(partial(to_rgb, image), where)
+    if scale > 1:  # the decoder rounds up, which may add the part of a pixel
+        rgb = rgb.crop((0, 0, max(1, round(stored[0] / scale)), max(1, round(stored[1] / scale))))
     if turn is not None:
         rgb = rgb.transpose(turn)
         rgb.info = {}  # its EXIF would turn the image again when it is opened again
@@ -174,13 +193,23 @@ def _finish(
     return rgb, (width, height)
 
 
-def _reduce(image: Image.Image, scale_for: ScaleFor) -> None:
-    """Decode a JPEG at 1/scale, if that divides both sides; otherwise the image would be stretched."""
+def _reduce(image: Image.Image, scale_for: ScaleFor, limits: ImageLimits) -> int:
+    """Set the scale at which a JPEG is decoded, and return it. Raises ImageError for one that costs too much.
+
+    A scale that does not divide both sides would stretch the image: it is used only for the JPEGs that are
+    too large otherwise.
+    """
     width, height = image.size
-    sideways = _orientation(image) in _SIDEWAYS
-    scale = scale_for(height, width) if sideways else scale_for(width, height)
-    if scale > 1 and width % scale == 0 and height % scale == 0:
-        image.draft(None, (width // scale, height // scale))
+    least = jpeg.reduction_for(width, height)
+    scale = 1
+    if image.mode in ("L", "RGB"):
+        scale = scale_for(height, width) if _orientation(image) in _SIDEWAYS else scale_for(width, height)
+        scale = scale if least > 1 or (width % scale == 0 and height % scale == 0) else 1
+    scale = max(least, scale)
+    jpeg.check_cost(image, scale, limits)
+    if scale > 1:
+        image.draft(None, (max(1, width // scale), max(1, height // scale)))
+    return scale
 
 
 def _guard(step: Callable[[], T], where: str) -> T:
@@ -188,7 +217,7 @@ def _guard(step: Callable[[], T], where: str) -> T:
     try:
         return step()
     except ImageError as error:
-        raise ImageError(f"{where}: {error}") from error
+        raise type(error)(f"{where}: {error}") from error
     except Exception as error:
         raise ImageError(f"{where}: cannot be decoded: {reason_of(error)}") from error
 
@@ -208,51 +237,3 @@ def _from_array(pixels: np.ndarray[Any, Any]) -> Image.Image:
     if pixels.size == 0:
         raise ImageError(f"array: got {list(pixels.shape)}, wanted at least one pixel")
     return Image.fromarray(pixels)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        return _from_16_bits(image).convert("RGB")
-    if image.mode == "F":
-        raise ImageError("floating-point pixels have no known white level; convert the image to 8 or 16 bits")
-    if image.has_transparency_data:
-        return _over_white(image)
-    if image.mode == "CMYK":
-        return _from_cmyk(image)
-    return image.convert("RGB") if image.mode != "RGB" else image
-
-
-def _from_16_bits(image: Image.Image) -> Image.Image:
-    """I;16 in any byte order, or I, which holds the same numbers in 32 bits -> L."""
-    values = np.asarray(image).astype(np.int32)
-    lowest, highest = values.min(), values.max()
-    if lowest < 0 or highest > 65535:
-        raise ImageError(
-            f"grey values from {lowest} to {highest}, wanted 0 to 65535; convert to 8 or 16 bits"
-        )
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))  # 65535 / 257 = 255, rounded
-
-
-def _over_white(image: Image.Image) -> Image.Image:
-    image = image.convert("LA") if image.mode == "La" else image  # Pillow cannot convert La to RGBA directly
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("RGB")
-
-
-def _from_cmyk(image: Image.Image) -> Image.Image:
-    """Through the image's own profile if it is usable, as image editors do."""
-    from PIL import ImageCms
-
-    try:
-        converted = ImageCms.profileToProfile(
-            image,
-            ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"])),
-            ImageCms.createProfile("sRGB"),
-            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            outputMode="RGB",
-            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
-        )
-    except (KeyError, ImageCms.PyCMSError, OSError, ImportError):
-        converted = None  # no usable profile, or Pillow without LittleCMS
-    return converted if converted is not None else image.convert("RGB")

@@ -16,12 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dinodeploy.errors import MisuseError
-
-# Lower case; compared case-insensitively.
-SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif",
-    ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif",
-)  # fmt: skip
+from dinodeploy.images.kinds import has_image_suffix, read_suffixes
 
 
 def list_images(paths: Sequence[str | Path]) -> list[str]:
@@ -41,11 +36,7 @@ def list_images(paths: Sequence[str | Path]) -> list[str]:
 def no_image(paths: Sequence[str | Path]) -> str:
     """The message when no image was found."""
     shown = ", ".join(repr(str(path)) for path in paths) or "no path"
-    return f"no image under {shown}; looked for {' '.join(SUFFIXES)}"
-
-
-def has_image_suffix(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
+    return f"no image under {shown}; looked for {' '.join(read_suffixes())}"
 
 
 def is_wanted_member(name: str) -> bool:

@@ -229,7 +229,7 @@ def test_every_listed_format_is_read(tmp_path: Path, suffix: str) -> None:
 
 def test_other_formats_and_texts_are_refused(tmp_path: Path) -> None:
     Image.fromarray(CAT).save(tmp_path / "x.ico")
-    assert_refused(tmp_path / "x.ico", "not an image, wanted one of JPEG, PNG")
+    assert_refused(tmp_path / "x.ico", "icon is not read here: convert to JPEG or PNG first")
     for content in (
         b"P",
         b"hello, I am a text\n" * 9,
