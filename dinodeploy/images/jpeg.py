@@ -14,7 +14,7 @@ from PIL import Image
 from dinodeploy.errors import ImageError, ImageTooLargeError
 from dinodeploy.images.limits import MAX_PIXELS, ImageLimits
 
-FORMATS = ("JPEG", "MPO")
+JPEG_FORMATS = ("JPEG", "MPO")
 SCALES = (1, 2, 4, 8)  # of the decoder
 _END, _SCAN = 0xD9, 0xDA
 _SEQUENTIAL = (0xC0, 0xC1, 0xC3, 0xC9, 0xCB)  # start of frame: baseline, extended, lossless, arithmetic

@@ -30,8 +30,8 @@ from PIL import Image
 
 from dinodeploy.errors import ImageError, ImageTooLargeError, reason_of
 from dinodeploy.files.regular import open_regular
-from dinodeploy.images import jpeg
 from dinodeploy.images.colours import to_rgb
+from dinodeploy.images.jpeg import JPEG_FORMATS, check_cost, reduction_for
 from dinodeploy.images.kinds import FORMATS, HEAD, Kind, kind_by_content, kind_by_suffix
 from dinodeploy.images.limits import DEFAULT_LIMITS, MAX_PIXELS, ImageLimits
 
@@ -171,7 +171,7 @@ def _finish(
     width, height = image.size
     if width < 1 or height < 1:
         raise ImageError(f"{where}: got {width}x{height} pixels, wanted at least one")
-    is_jpeg = image.format in jpeg.FORMATS and scale_for is not None
+    is_jpeg = image.format in JPEG_FORMATS and scale_for is not None
     most = limits.max_reduced if is_jpeg else limits.max_pixels
     if most is not None and width * height > most:
         raise ImageTooLargeError(
@@ -200,13 +200,13 @@ def _reduce(image: Image.Image, scale_for: ScaleFor, limits: ImageLimits) -> int
     too large otherwise.
     """
     width, height = image.size
-    least = jpeg.reduction_for(width, height)
+    least = reduction_for(width, height)
     scale = 1
     if image.mode in ("L", "RGB"):
         scale = scale_for(height, width) if _orientation(image) in _SIDEWAYS else scale_for(width, height)
         scale = scale if least > 1 or (width % scale == 0 and height % scale == 0) else 1
     scale = max(least, scale)
-    jpeg.check_cost(image, scale, limits)
+    check_cost(image, scale, limits)
     if scale > 1:
         image.draft(None, (max(1, width // scale), max(1, height // scale)))
     return scale
