@@ -12,9 +12,9 @@ import argparse
 from pathlib import Path
 
 import dinodeploy
-from dinodeploy.images.paths import list_images
 from dinodeploy.parity.compare import compare
 from dinodeploy.parity.judge import Verdict
+from dinodeploy.sources.folders import list_images
 
 TOY = Path(__file__).parent / "models" / "toy_vit"
 WEIGHTS = ("model.onnx", "model.onnx.data")  # an older fp32 bundle has all in the first

@@ -16,13 +16,13 @@ from typer import Argument, Option
 from dinodeploy.cli import output
 from dinodeploy.errors import MisuseError
 from dinodeploy.hardware.packages import reach
-from dinodeploy.images.paths import list_images
 from dinodeploy.parity.bisect import Bisection
 from dinodeploy.parity.check import check_bundle
 from dinodeploy.parity.compare import Comparison, compare
 from dinodeploy.parity.judge import Measurement
 from dinodeploy.parity.reports import Report, check_targets, write_report
 from dinodeploy.pipeline.progress import image_progress
+from dinodeploy.sources.folders import list_images
 
 # Column heads that fit eighty characters; the JSON has the full names. Cosines are so near 1 that what
 # they lack of it says more.

@@ -14,10 +14,10 @@ from dinodeploy.errors import MisuseError
 from dinodeploy.heads.predict import Unread, head_of
 from dinodeploy.heads.predict import predict as predict_images
 from dinodeploy.heads.write_predictions import TABLE, PredictionWriter, check_target
-from dinodeploy.images.paths import list_images
 from dinodeploy.pipeline.probe import choose_hint
 from dinodeploy.pipeline.progress import image_progress
 from dinodeploy.pipeline.runner import BATCH_SIZE
+from dinodeploy.sources.folders import list_images
 
 
 def predict(

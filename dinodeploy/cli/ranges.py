@@ -14,9 +14,9 @@ from typer import Argument, Option
 from dinodeploy.cli.output import PARTIAL, parse_size, print_json, print_notes, stderr, stdout
 from dinodeploy.errors import MisuseError
 from dinodeploy.hardware.packages import reach
-from dinodeploy.images.paths import list_images
 from dinodeploy.pipeline.progress import step_progress
 from dinodeploy.plots import check_plot_path, draw_ranges, write_plot
+from dinodeploy.sources.folders import list_images
 
 # Eighty characters wide; the JSON has everything.
 HEADS = ("block", "residual", "99.9 %", "past fp16", "q·k", "linear", "hidden", "gain", "spread")

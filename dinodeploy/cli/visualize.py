@@ -13,8 +13,8 @@ from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
 from dinodeploy.hardware.packages import reach
 from dinodeploy.images.open import open_image
-from dinodeploy.images.paths import list_images
 from dinodeploy.pipeline.progress import image_progress
+from dinodeploy.sources.folders import list_images
 from dinodeploy.visualize.look import Attend, steps_for
 from dinodeploy.visualize.maps import WHAT, MapOptions
 from dinodeploy.visualize.video import VIDEO_SUFFIXES, check_video, visualize_video

@@ -16,7 +16,19 @@ A source knows the ids of its images, in a fixed order, and opens any image by p
 from __future__ import annotations
 
 from dinodeploy.sources.files import FileSource
+from dinodeploy.sources.folders import find_images, list_images
 from dinodeploy.sources.open import open_source
-from dinodeploy.sources.source import Source, SourceOptions, Stamp, origins_of, stamp_of
+from dinodeploy.sources.source import Source, SourceOptions, Stamp, origins_of, skipped_of, stamp_of
 
-__all__ = ["FileSource", "Source", "SourceOptions", "Stamp", "open_source", "origins_of", "stamp_of"]
+__all__ = [
+    "FileSource",
+    "Source",
+    "SourceOptions",
+    "Stamp",
+    "find_images",
+    "list_images",
+    "open_source",
+    "origins_of",
+    "skipped_of",
+    "stamp_of",
+]

@@ -13,8 +13,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 from dinodeploy.errors import ImageError, MisuseError, reason_of
+from dinodeploy.files.paths import native_path
 from dinodeploy.files.text import open_text
 from dinodeploy.sources import remote
+from dinodeploy.sources.folders import Skipped
 from dinodeploy.sources.ids import IdList
 from dinodeploy.sources.input_file import InputFile
 from dinodeploy.sources.source import SourceOptions, Stamp
@@ -32,11 +34,13 @@ class FileSource:
         timeout: float = SourceOptions.timeout,
         paths: Sequence[str] | None = None,
         missing: Collection[int] = (),
+        skipped: Skipped | None = None,
     ) -> None:
         self.ids = ids
         self.ids_are_locations = paths is None
         self._paths = ids if paths is None else paths
         self._missing = missing
+        self.skipped: Skipped = skipped or {}
         self.timeout = timeout
 
     @property
@@ -53,14 +57,14 @@ class FileSource:
         if index in self._missing:
             raise ImageError(f"{self.ids[index]!r}: this row has no image")
         path = self._paths[index]
-        return remote.fetch(path, self.timeout) if remote.is_url(path) else path
+        return remote.fetch(path, self.timeout) if remote.is_url(path) else native_path(path)
 
     def stamp(self, index: int) -> Stamp:
         path = self._paths[index]
         if index in self._missing or remote.is_url(path):
             return Stamp()
         try:
-            status = os.stat(path)  # noqa: PTH116  a third of the time of Path.stat
+            status = os.stat(native_path(path))  # noqa: PTH116  a third of the time of Path.stat
         except (OSError, ValueError):
             return Stamp()
         return Stamp(status.st_size, status.st_mtime_ns)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from dinodeploy.errors import ImageError
+from dinodeploy.files.paths import native_path
 from dinodeploy.files.regular import open_regular
 from dinodeploy.sources.source import Stamp
 
@@ -45,13 +46,14 @@ class LocalFile:
 
     def __init__(self, path: str) -> None:
         self.name = path
+        self.path = native_path(path)
         self._folder = path[: path.rfind("/") + 1]
 
     def size(self) -> int:
-        return Path(self.name).stat().st_size
+        return Path(self.path).stat().st_size
 
     def mtime_ns(self) -> int | None:
-        return Path(self.name).stat().st_mtime_ns
+        return Path(self.path).stat().st_mtime_ns
 
     def read(self, start: int, size: int) -> bytes:
         with self.open() as stream:
@@ -62,7 +64,7 @@ class LocalFile:
         return data
 
     def open(self) -> BinaryIO:
-        return open_regular(self.name)
+        return open_regular(self.path)
 
     def beside(self, path: str) -> str:
         joined = path if path.startswith("/") else self._folder + path
@@ -116,8 +118,9 @@ class Unreadable:
 
     ids_are_locations = True
 
-    def __init__(self, id_: str, reason: str) -> None:
+    def __init__(self, id_: str, reason: str, *, is_folder: bool = False) -> None:
         self.ids: Sequence[str] = [id_]
+        self.is_folder = is_folder  # that cannot be listed
         self._reason = " ".join(reason.split())[:300]
 
     def image(self, index: int) -> bytes:

@@ -17,12 +17,13 @@ from PIL import Image
 
 from dinodeploy.arrays import IndexArray
 from dinodeploy.errors import MisuseError
-from dinodeploy.images.paths import expand_path, no_image, walk_folder
+from dinodeploy.files.paths import native_path
 from dinodeploy.sources import files, remote
 from dinodeploy.sources.files import FileSource
+from dinodeploy.sources.folders import Lost, Skipped, expand_path, no_image, walk_folder
 from dinodeploy.sources.ids import IdList, repeats
-from dinodeploy.sources.input_file import InputFile, LocalFile
-from dinodeploy.sources.source import Source, SourceOptions, Stamp, origins_of, stamp_of
+from dinodeploy.sources.input_file import InputFile, LocalFile, Unreadable
+from dinodeploy.sources.source import Source, SourceOptions, Stamp, origins_of, skipped_of, stamp_of
 
 # Suffix -> module of this package whose `open_file` reads such files. Any other file is one image.
 KINDS = {
@@ -47,12 +48,16 @@ def open_source(inputs: Sequence[str | Path], options: SourceOptions | None = No
     """
     chosen = options or SourceOptions()
     parts: list[Source] = []
+    skipped: Skipped = {}
+    lost: list[Lost] = []
     try:
         for given in inputs:
-            parts += _parts(str(given), chosen)
-        source = join(parts)
+            parts += _parts(str(given), chosen, skipped, lost)
+        if all(isinstance(part, Unreadable) and part.is_folder for part in parts):
+            raise MisuseError(no_image(inputs, skipped, lost) + _hint(inputs))
+        source = join(parts, skipped)
         if not source.ids:
-            raise MisuseError(no_image(inputs) + _hint(inputs))
+            raise MisuseError(no_image(inputs, skipped_of(source), lost) + _hint(inputs))
     except BaseException:
         for part in parts:
             part.close()
@@ -60,33 +65,40 @@ def open_source(inputs: Sequence[str | Path], options: SourceOptions | None = No
     return source
 
 
-def _parts(given: str, options: SourceOptions) -> Iterator[Source]:
+def _parts(given: str, options: SourceOptions, skipped: Skipped, lost: list[Lost]) -> Iterator[Source]:
     if given == "-":
         yield files.open_stdin(options)
         return
-    found = (one for text in _expand_range(given) for one in _find(text, options))
+    found = (one for text in _expand_range(given) for one in _find(text, options, skipped))
     for single, group in groupby(found, key=lambda one: isinstance(one, str)):
         if single:  # consecutive image files share one list of paths
             yield FileSource(IdList(path for path in group if isinstance(path, str)), options.timeout)
         else:
-            yield from (part for part in group if not isinstance(part, str))
+            for part in group:
+                if isinstance(part, Lost):
+                    lost.append(part)
+                    yield Unreadable(part.id, f"cannot be listed: {part.reason}", is_folder=True)
+                elif not isinstance(part, str):
+                    yield part
 
 
-def _find(text: str, options: SourceOptions) -> Iterator[str | Source]:
-    """Paths and URLs of single images, and sources of files that hold many."""
+def _find(text: str, options: SourceOptions, skipped: Skipped) -> Iterator[str | Lost | Source]:
+    """Paths and URLs of single images, sources of files that hold many, and folders that cannot be listed."""
     if remote.is_url(text):
         for url in remote.find(text, recursive=options.recursive, timeout=options.timeout):
             kind = _kind(url.partition("::")[0].partition("?")[0])
             yield from _open(kind, remote.RemoteFile(url, options.timeout), options) if kind else [url]
         return
     for path in expand_path(text):
-        if not os.path.isdir(path):  # noqa: PTH112
+        if isinstance(path, Lost):
+            yield path
+        elif not os.path.isdir(native_path(path)):  # noqa: PTH112
             kind = _kind(path)
             yield from _open(kind, LocalFile(path), options) if kind else [path]
-        elif _is_dataset(Path(path)):
+        elif _is_dataset(Path(native_path(path))):
             yield from import_module("dinodeploy.sources.tables.dataset").open_folder(path, options)
         else:
-            yield from walk_folder(path, recursive=options.recursive)
+            yield from walk_folder(path, skipped, recursive=options.recursive)
 
 
 def _kind(name: str) -> str | None:
@@ -133,24 +145,29 @@ def _hint(inputs: Sequence[str | Path]) -> str:
 MAX_OPEN = 4  # parts that may keep files open
 
 
-def join(parts: Sequence[Source]) -> Source:
+def join(parts: Sequence[Source], skipped: Skipped | None = None) -> Source:
     """The only part, or all parts as one source; files alone give one `FileSource`.
+
+    skipped: files of folders that were left out; those of archives are known to the parts.
 
     A location that is named twice is one image, at its first position. Raises MisuseError where an id from a
     table stands for two images.
     """
-    joined = JoinedSource(parts)
-    if len(parts) == 1 and joined.has_no_repeats:
-        return parts[0]
+    joined = JoinedSource(parts, skipped)
     files = [part for part in parts if isinstance(part, FileSource) and part.is_plain]
-    return FileSource(joined.ids, files[0].timeout) if files and len(files) == len(parts) else joined
+    if files and len(files) == len(parts):
+        return FileSource(joined.ids, files[0].timeout, skipped=joined.skipped)
+    return parts[0] if len(parts) == 1 and joined.has_no_repeats and not skipped else joined
 
 
 class JoinedSource:
     """Sources one after the other, as `join` makes them."""
 
-    def __init__(self, parts: Sequence[Source]) -> None:
+    def __init__(self, parts: Sequence[Source], skipped: Skipped | None = None) -> None:
         self.parts = parts
+        self.skipped: Skipped = dict(skipped or {})
+        for part in parts:
+            self.skipped.update(skipped_of(part))
         self._starts = [0, *accumulate(len(part.ids) for part in parts)]
         self._recent: OrderedDict[int, None] = OrderedDict()
         self._lock = Lock()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, TypeVar
 
 from dinodeploy.errors import ImageError, MisuseError, UnavailableError, reason_of
-from dinodeploy.images.paths import is_wanted_member
+from dinodeploy.sources.folders import is_wanted_member
 from dinodeploy.sources.input_file import buffered
 
 T = TypeVar("T")

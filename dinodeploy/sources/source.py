@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ class Source(Protocol):
         ids_are_locations   True where an id is the location of its image, so that equal ids mean one image
         origins             see `origins_of`
         stamp(index)        see `stamp_of`
+        skipped             see `skipped_of`
         release()           close files until the next image is asked for
         is_open             whether a file is open
     """
@@ -79,6 +81,12 @@ def origins_of(source: Source) -> Iterable[str]:
     """
     origins: Iterable[str] = getattr(source, "origins", ())
     return origins
+
+
+def skipped_of(source: Source) -> dict[str, Counter[str]]:
+    """The files that folders and archives hold and that were left out: folder -> suffix -> number."""
+    skipped: dict[str, Counter[str]] = getattr(source, "skipped", {})
+    return skipped
 
 
 def stamp_of(source: Source, index: int) -> Stamp:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from dinodeploy.errors import ImageError, MisuseError, reason_of
-from dinodeploy.images.paths import is_wanted_member
+from dinodeploy.sources.folders import Skipped, count_skipped, is_wanted_member
 from dinodeploy.sources.ids import IdList
 from dinodeploy.sources.input_file import InputFile, Unreadable, stamp_of_file
 from dinodeploy.sources.source import Source, SourceOptions, Stamp
@@ -30,11 +30,14 @@ class TarSource:
 
     ids_are_locations = True
 
-    def __init__(self, file: InputFile, ids: IdList, offsets: array[int], sizes: array[int]) -> None:
+    def __init__(
+        self, file: InputFile, ids: IdList, offsets: array[int], sizes: array[int], skipped: Counter[str]
+    ) -> None:
         self.ids = ids
         self._file = file
         self._offsets = offsets
         self._sizes = sizes
+        self.skipped: Skipped = {file.name: skipped} if skipped else {}
         self._mtime_ns = stamp_of_file(file).mtime_ns
 
     def stamp(self, index: int) -> Stamp:
@@ -52,12 +55,13 @@ class TarSource:
 def open_file(file: InputFile, options: SourceOptions) -> list[Source]:
     """The images of an archive, and its unreadable rest. Raises MisuseError for a compressed archive."""
     ids, offsets, sizes = IdList(), array("Q"), array("Q")
+    skipped: Counter[str] = Counter()
     lost = ""
     try:
         with file.open() as stream:
             _refuse_compressed(stream, file.name)
             end = file.size()
-            for name, offset, size in _images(stream):
+            for name, offset, size in _images(stream, skipped):
                 if offset + size > end:
                     raise OSError(f"{name!r} ends at byte {offset + size}, the file at byte {end}")
                 ids.append(f"{file.name}/{name}")
@@ -65,7 +69,7 @@ def open_file(file: InputFile, options: SourceOptions) -> list[Source]:
                 sizes.append(size)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         lost = reason_of(error)
-    whole = TarSource(file, ids, offsets, sizes)
+    whole = TarSource(file, ids, offsets, sizes, skipped)
     if not lost:
         return [whole]
     return [whole, Unreadable(f"{file.name}#rest", f"lost after {len(ids)} images: {lost}")]
@@ -81,7 +85,7 @@ def _refuse_compressed(stream: BinaryIO, name: str) -> None:
         )
 
 
-def _images(stream: BinaryIO) -> Iterator[tuple[str, int, int]]:
+def _images(stream: BinaryIO, skipped: Counter[str]) -> Iterator[tuple[str, int, int]]:
     """(name, offset, size) of every image. Raises OSError or TarError where the archive breaks off."""
     seen: Counter[str] = Counter()
     with tarfile.open(fileobj=stream, mode="r:", errorlevel=1) as archive:
@@ -92,6 +96,8 @@ def _images(stream: BinaryIO) -> Iterator[tuple[str, int, int]]:
                 seen[name] += 1
                 again = f"#{seen[name]}" if seen[name] > 1 else ""
                 yield name + again, member.offset_data, member.size
+            elif not member.isdir():
+                count_skipped(name, skipped)
         _check_end(stream, archive.offset)
 
 

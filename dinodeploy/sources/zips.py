@@ -12,7 +12,7 @@ from threading import Lock
 from typing import Any
 
 from dinodeploy.errors import ImageError, reason_of
-from dinodeploy.images.paths import is_wanted_member
+from dinodeploy.sources.folders import Skipped, count_skipped, is_wanted_member
 from dinodeploy.sources.ids import IdList
 from dinodeploy.sources.input_file import InputFile, Unreadable, stamp_of_file
 from dinodeploy.sources.source import Source, SourceOptions, Stamp
@@ -27,11 +27,19 @@ class ZipSource:
 
     ids_are_locations = True
 
-    def __init__(self, file: InputFile, ids: IdList, members: Sequence[int], sizes: Sequence[int]) -> None:
+    def __init__(
+        self,
+        file: InputFile,
+        ids: IdList,
+        members: Sequence[int],
+        sizes: Sequence[int],
+        skipped: Counter[str],
+    ) -> None:
         self.ids = ids
         self._file = file
         self._members = members  # positions in the archive's directory
         self._sizes = sizes  # unpacked
+        self.skipped: Skipped = {file.name: skipped} if skipped else {}
         self._mtime_ns = stamp_of_file(file).mtime_ns
         self._archive: Any = None
         self._stack = ExitStack()
@@ -70,10 +78,15 @@ def open_file(file: InputFile, options: SourceOptions) -> list[Source]:
     """The images of an archive; repeated names get a number."""
     ids, members, sizes = IdList(), array("Q"), array("Q")
     seen: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
     try:
         with ExitStack() as stack:
             for position, member in enumerate(_open(file, stack).infolist()):
-                if not member.is_dir() and is_wanted_member(member.filename):
+                if member.is_dir():
+                    continue
+                if not is_wanted_member(member.filename):
+                    count_skipped(member.filename, skipped)
+                else:
                     seen[member.filename] += 1
                     again = f"#{seen[member.filename]}" if seen[member.filename] > 1 else ""
                     ids.append(f"{file.name}/{member.filename}{again}")
@@ -81,7 +94,7 @@ def open_file(file: InputFile, options: SourceOptions) -> list[Source]:
                     sizes.append(member.file_size)
     except _DAMAGE as error:
         return [Unreadable(file.name, f"cannot be read as a zip file: {reason_of(error)}")]
-    return [ZipSource(file, ids, members, sizes)]
+    return [ZipSource(file, ids, members, sizes, skipped)]
 
 
 def _open(file: InputFile, stack: ExitStack) -> zipfile.ZipFile:

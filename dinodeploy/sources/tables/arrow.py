@@ -80,8 +80,8 @@ def _read(file: InputFile) -> tuple[Any, str]:
     """The table, memory-mapped if it is on disk, and why its end is missing."""
     pa = image_column.pyarrow()
     if isinstance(file, LocalFile):
-        open_regular(file.name).close()  # refuses a FIFO, which would block
-        stream = pa.memory_map(file.name)
+        open_regular(file.path).close()  # refuses a FIFO, which would block
+        stream = pa.memory_map(image_column.arrow_path(file.path))
     else:
         stream = pa.BufferReader(file.read(0, file.size()))
     start = stream.read(len(_MAGIC))

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dinodeploy.errors import MisuseError, UnavailableError, reason_of
+from dinodeploy.files.paths import native_path
 from dinodeploy.sources.files import FileSource
 from dinodeploy.sources.input_file import LocalFile, stamp_of_file
 from dinodeploy.sources.source import SourceOptions, Stamp
@@ -48,7 +49,7 @@ def open_folder(folder: str, options: SourceOptions) -> Iterator[DatasetSource |
             f"{folder!r} needs `datasets`, which is missing; pip install 'dinodeploy[datasets]'"
         ) from error
     try:
-        loaded = datasets.load_from_disk(folder)
+        loaded = datasets.load_from_disk(native_path(folder))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MisuseError(f"{folder!r} cannot be read as a dataset: {reason_of(error)}") from error
     splits = {f"{folder}/{name}": one for name, one in loaded.items()} if isinstance(loaded, dict) else {}

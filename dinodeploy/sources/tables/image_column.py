@@ -9,6 +9,7 @@ The id of a row is the content of the id column, or the table and the row number
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -37,6 +38,15 @@ def pyarrow(module: str = "") -> Any:
         raise UnavailableError(
             "tables of images need pyarrow, which is missing; pip install 'dinodeploy[parquet]'"
         ) from error
+
+
+def arrow_path(path: str) -> str | bytes:
+    """A path as pyarrow takes it: as bytes where it is not valid text."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(path)
+    return path
 
 
 def choose(schema: Any, wanted: str | None, where: str) -> tuple[str, bool]:

@@ -106,8 +106,10 @@ class ParquetSource:
 def _open(file: InputFile, metadata: Any = None) -> Any:
     pq = image_column.pyarrow("parquet")
     if isinstance(file, LocalFile):
-        open_regular(file.name).close()  # refuses a FIFO, which would block
-        return pq.ParquetFile(file.name, metadata=metadata, buffer_size=_BUFFER, pre_buffer=False)
+        open_regular(file.path).close()  # refuses a FIFO, which would block
+        path = image_column.arrow_path(file.path)
+        source = path if isinstance(path, str) else image_column.pyarrow().OSFile(path)
+        return pq.ParquetFile(source, metadata=metadata, buffer_size=_BUFFER, pre_buffer=False)
     return pq.ParquetFile(file.open(), metadata=metadata, buffer_size=_BUFFER, pre_buffer=False)
 
 

@@ -18,9 +18,9 @@ from dinodeploy.arrays import ByteArray, FloatArray
 from dinodeploy.errors import MisuseError
 from dinodeploy.images.batches import batches_of_one_size
 from dinodeploy.images.open import open_image
-from dinodeploy.images.paths import list_images
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pipeline.decode import decode_ahead, default_decoders
+from dinodeploy.sources.folders import list_images
 from exporters.bundle.golden import CASES, load_photo
 
 BATCH_PIXELS = 8 * 256 * 256  # per forward pass

@@ -151,7 +151,7 @@ def test_other_peoples_folders_are_not_replaced(
 @pytest.fixture(scope="module")
 def page_file(attentive_bundle: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from dinodeploy.embedder import Embedder
-    from dinodeploy.images.paths import list_images
+    from dinodeploy.sources.folders import list_images
     from dinodeploy.visualize.look import steps_for
     from dinodeploy.visualize.write import visualize
 
