@@ -60,7 +60,7 @@ class Embedder:
         self.passed_over = passed_over  # why a preferred engine does not run here
         self.not_judged: tuple[str, ...] = ()  # sizes of golden cases that the engine was not built for
         self._closed = False
-        self._reopen: partial[Embedder] | None = None  # `open` with the options of this embedder
+        self._reopen: partial[Embedder] | None = None  # `open_located` with the options of this embedder
         self._cls_only: Embedder | None = None
         self._lock = threading.Lock()
         self._last = threading.local()
@@ -76,7 +76,7 @@ class Embedder:
         threads: int | None = None,
         hint: Hint = "latency",
         weight_budget: int | None = None,
-        require_signature: Path | None = None,
+        require_signature: str | Path | None = None,
     ) -> Embedder:
         """Open a bundle, or an engine file inside one, and verify that it may be used.
 
@@ -89,29 +89,47 @@ class Embedder:
             batch per thread: `encode` and `embed` then run batches in parallel, `run` when it is called from
             `backend.parallel_runs` threads. The numbers are the same. A GPU ignores both.
         weight_budget: bytes of weights that a weight-streaming TensorRT plan keeps on the GPU.
-        require_signature: a public key file; nothing is read unless the whole bundle is signed with it.
+        require_signature: a public key file; nothing is read unless the whole bundle is signed with it, and
+            what is read is a private copy, made while the signature was verified. parity.json is not signed,
+            so only receipts in this user's cache count.
 
         Every file is hashed before it is read. Raises MisuseError for a path that does not exist, BundleError
         or TamperedError for a bundle that is not what was exported, JudgementError when the judge rejects it,
         UnavailableError when this machine cannot run it.
         """
-        bundle, file = locate(engine)
-        if require_signature is not None:
-            from dinodeploy.bundle.signing import verify_signature
-
-            verify_signature(bundle.root, require_signature)
-        engine_options: dict[str, Any] = {"threads": threads, "hint": hint, "weight_budget": weight_budget}
-        choice, backend, passed_over = open_on(bundle, device, outputs, file=file, **engine_options)
-        embedder = cls(choice, backend, None, passed_over)
-        embedder._reopen = partial(
-            cls.open,
-            Path(engine).resolve(),
+        bundle, file = locate(engine, require_signature=require_signature)
+        return cls.open_located(
+            bundle,
+            file,
             device=device,
             outputs=outputs,
             allow_unverified=allow_unverified,
-            require_signature=require_signature,
-            **engine_options,
+            threads=threads,
+            hint=hint,
+            weight_budget=weight_budget,
         )
+
+    @classmethod
+    def open_located(
+        cls,
+        bundle: Bundle,
+        file: str | None,
+        *,
+        device: str = "auto",
+        outputs: Sequence[str] | None = None,
+        allow_unverified: bool = False,
+        **engine_options: Any,
+    ) -> Embedder:
+        """Open an engine of a bundle that `locate` has found; options, checks and errors as in `open`."""
+        choice, backend, passed_over = open_on(bundle, device, outputs, file=file, **engine_options)
+        embedder = cls(choice, backend, None, passed_over)
+        options = {
+            "device": device,
+            "outputs": outputs,
+            "allow_unverified": allow_unverified,
+            **engine_options,
+        }
+        embedder._reopen = partial(cls.open_located, bundle, file, **options)
         if allow_unverified:
             return embedder
         embedder.receipt = find_receipt(embedder.engine, embedder.backend.runtime, embedder.backend.device)
@@ -259,7 +277,7 @@ class Embedder:
             return self
         with self._lock:
             if self._cls_only is None:
-                bundle, file = locate(self._reopen.args[0])
+                bundle, file = self._reopen.args
                 choices = candidates(bundle, self._reopen.keywords["device"], ("cls",), file=file)
                 has_graph = any(
                     choice.outputs == ("cls",) and choice.backend == self.engine.backend for choice in choices
@@ -332,8 +350,8 @@ class Embedder:
         if not fitting:
             sizes = ", ".join(self.not_judged)
             raise OutsideProfileError(
-                f"{self.engine.path} takes none of the sizes it could be judged at, {sizes}; "
-                f"build it for at least one of them: dinodeploy build {self.bundle.root} --imgsz …"
+                f"{self.engine.named} takes none of the sizes it could be judged at, {sizes}; "
+                f"build it for at least one of them: dinodeploy build {self.bundle.home} --imgsz …"
             )
         return fitting
 
@@ -353,13 +371,16 @@ class Embedder:
         model = f"{self.manifest.model.arch} {self.manifest.graph.recipe}"
         outputs = ", ".join(self.output_names)
         state = ", closed" if self._closed else ""
-        return f"<Embedder {self.bundle.root}: {model} on {self.backend.device}, outputs {outputs}{state}>"
+        return f"<Embedder {self.bundle.home}: {model} on {self.backend.device}, outputs {outputs}{state}>"
 
     def __reduce__(self) -> tuple[Callable[..., Embedder], tuple[()]]:
         if self._reopen is None:
             raise TypeError("only an embedder from Embedder.open can be pickled")
         self._check_open()
-        return self._reopen, ()
+        bundle, file = self._reopen.args
+        key = None if bundle.signed is None else bundle.signed.key
+        path = (bundle.home / (file or "")).resolve()
+        return partial(Embedder.open, path, require_signature=key, **self._reopen.keywords), ()
 
     def __enter__(self) -> Embedder:
         return self

@@ -77,8 +77,8 @@ def candidates(
         own = bundle.manifest.engines[file].backend
         raise MisuseError(f"{file} is for {own}, --device {device} is not; leave --device out")
     raise UnavailableError(
-        f"{bundle.root} has no engine for --device {device}, only {', '.join(bundle.manifest.engines)}; "
-        f"build one: dinodeploy build {bundle.root}"
+        f"{bundle.home} has no engine for --device {device}, only {', '.join(bundle.manifest.engines)}; "
+        f"build one: dinodeploy build {bundle.home}"
     )
 
 
@@ -87,7 +87,7 @@ def _check_outputs(bundle: Bundle, file: str | None, outputs: Collection[str] | 
     for name in outputs or ():
         if name not in choice.outputs:
             raise MisuseError(
-                f"outputs {','.join(outputs or ())!r}: {name!r} does not fit; {choice.path} has "
+                f"outputs {','.join(outputs or ())!r}: {name!r} does not fit; {choice.named} has "
                 f"{', '.join(choice.outputs)}"
             )
 
@@ -176,12 +176,12 @@ def _check_origin(choice: EngineChoice, backend: Backend) -> None:
     if build is None:
         if backend.metadata.get(manifests.METADATA_KEY) != manifest.facts():
             raise TamperedError(
-                f"{choice.path} was exported with other facts than {manifests.FILE_NAME} states; "
+                f"{choice.named} was exported with other facts than {manifests.FILE_NAME} states; "
                 "export again instead of mixing files of two bundles"
             )
         return
     if build.source not in manifest.engines or manifest.engine_sha256(build.source) != build.source_sha256:
         raise TamperedError(
-            f"{choice.path} was built from another {build.source} than this bundle's; "
-            f"build it again: dinodeploy build {choice.root} --overwrite"
+            f"{choice.named} was built from another {build.source} than this bundle's; "
+            f"build it again: dinodeploy build {choice.bundle.home} --overwrite"
         )

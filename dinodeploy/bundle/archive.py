@@ -17,18 +17,14 @@ from pathlib import Path
 
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.bundle import Bundle, open_bundle
-from dinodeploy.bundle.manifest import PLAIN_NAME
+from dinodeploy.bundle.manifest import LICENCE_FILE, PLAIN_NAME, RECEIPTS_FILE, SIGNATURE_FILE
 from dinodeploy.errors import BundleError, MisuseError, OutputExistsError, reason_of
 from dinodeploy.files import atomic
-from dinodeploy.parity import receipts
-
-SIGNATURE_FILE = "model.sig"
-LICENCE_FILE = "LICENSE.txt"
 
 # Beside the files that the manifest lists, and how large they may be at most.
 EXTRAS = {
     manifests.FILE_NAME: 1 << 24,
-    receipts.FILE_NAME: 1 << 24,
+    RECEIPTS_FILE: 1 << 24,
     SIGNATURE_FILE: 1 << 24,
     LICENCE_FILE: 1 << 20,
 }
@@ -70,9 +66,6 @@ def add_bundle(archive: zipfile.ZipFile, bundle: Bundle, prefix: str = "") -> No
         entry.file_size = path.stat().st_size  # zip64 is chosen by it
         with path.open("rb") as source, archive.open(entry, "w") as target:
             shutil.copyfileobj(source, target, CHUNK)
-    if LICENCE_FILE not in present:
-        text = f"The weights in this bundle:\n\n{bundle.manifest.licence}\n"
-        archive.writestr(_entry(prefix + LICENCE_FILE), text)
 
 
 def unpack(

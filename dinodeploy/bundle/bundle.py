@@ -22,7 +22,9 @@ from typing import Any, Protocol
 
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.manifest import MODEL_FILE, WEIGHTS_FILE, EngineFacts, FileFacts, Manifest
+from dinodeploy.bundle.signing import SignedCopy
 from dinodeploy.errors import BundleError, MisuseError, TamperedError
+from dinodeploy.files.regular import open_regular
 from dinodeploy.images.preprocess import Preprocess
 
 GOLDEN_FILE = "golden.safetensors"
@@ -52,6 +54,12 @@ class Bundle:
     manifest: Manifest
     receipt: JudgeReceipt | None = None  # the judge's receipt, where an export has just made this bundle
     notes: tuple[str, ...] = ()  # of that export: what it assumed, and what it could not do
+    signed: SignedCopy | None = None  # where a signature was required: `root` is this private copy
+
+    @property
+    def home(self) -> Path:
+        """The folder that the user named: for messages, and to write to. Read from `root`."""
+        return self.root if self.signed is None else self.signed.source
 
     def choose(self, file: str | None = None) -> EngineChoice:
         """The engine `file` (default: the preferred one) with the backend that the manifest names."""
@@ -61,7 +69,11 @@ class Bundle:
     def verify(self, names: Iterable[str] | None = None) -> None:
         """Check size and hash of the named files (default: all). Raises BundleError or TamperedError."""
         for name in self.manifest.files if names is None else names:
-            verify_file(self.root / name, self.manifest.files[name])
+            facts = self.manifest.files[name]
+            if self.signed is None:
+                verify_file(self.root / name, facts)
+            elif self.signed.files[name] != facts:  # hashed while it was copied
+                raise TamperedError(f"{self.home / name} is signed, but is not what the manifest says")
 
 
 @dataclass(frozen=True)
@@ -89,6 +101,11 @@ class EngineChoice:
         return self.root / self.file
 
     @property
+    def named(self) -> Path:
+        """The engine file where the user has it: for messages."""
+        return self.bundle.home / self.file
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the outputs that the engine computes."""
         return self.manifest.outputs_of(self.file)
@@ -105,15 +122,18 @@ class EngineChoice:
         return self.manifest.fingerprint(self.file, preprocess)
 
 
-def open_bundle(path: str | Path) -> Bundle:
+def open_bundle(path: str | Path, *, require_signature: str | Path | None = None) -> Bundle:
     """The bundle at `path`: its directory, or an engine file inside it. Reads the manifest only.
 
-    Raises MisuseError if nothing exists at `path`, BundleError if it is not a bundle.
+    require_signature: a public key file. The whole bundle must be signed with it; what is then read is a
+    private copy, made while the signature was verified. Every command and function that opens a bundle comes
+    here. Raises MisuseError if nothing exists at `path`, BundleError if it is not a bundle, TamperedError if
+    it is not what was signed.
     """
-    return locate(path)[0]
+    return locate(path, require_signature=require_signature)[0]
 
 
-def locate(path: str | Path) -> tuple[Bundle, str | None]:
+def locate(path: str | Path, *, require_signature: str | Path | None = None) -> tuple[Bundle, str | None]:
     """The bundle at `path` and the engine file that `path` names; None where it is the bundle's directory.
 
     Raises as `open_bundle`.
@@ -128,15 +148,17 @@ def locate(path: str | Path) -> tuple[Bundle, str | None]:
         raise BundleError(
             f"{path} is in no bundle: {root / manifests.FILE_NAME} is missing; make one: dinodeploy export"
         )
-    manifest = manifests.read_manifest(root)
+    signed = None if require_signature is None else SignedCopy(root, Path(require_signature))
+    manifest = manifests.read_manifest(root if signed is None else signed.root)
     if not manifest.engines:
         raise BundleError(f"{root} has no engine; export it again")
+    bundle = Bundle(root if signed is None else signed.root, manifest, signed=signed)
     if path.is_dir():
-        return Bundle(root, manifest), None
+        return bundle, None
     if path.name not in manifest.engines:
         known = ", ".join(manifest.engines)
         raise BundleError(f"{root} has no engine {path.name!r}; its engines: {known}")
-    return Bundle(root, manifest), path.name
+    return bundle, path.name
 
 
 def graph_files(manifest: Manifest) -> tuple[str, ...]:
@@ -169,7 +191,7 @@ def file_facts(path: Path) -> FileFacts:
 def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file of any size."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()

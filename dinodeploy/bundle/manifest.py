@@ -23,6 +23,8 @@ from typing import Any, Literal
 from dinodeploy.errors import BundleError, TamperedError
 from dinodeploy.files import schema
 from dinodeploy.files.atomic import atomic_file
+from dinodeploy.files.json_file import parse_json
+from dinodeploy.files.regular import read_regular
 from dinodeploy.images.preprocess import MAX_PATCHES, Preprocess
 
 FILE_NAME = "manifest.json"
@@ -32,6 +34,9 @@ METADATA_KEY = "dinodeploy.facts"  # in the ONNX file
 
 MODEL_FILE = "model.onnx"  # the graph that GPUs run and plans are built from
 WEIGHTS_FILE = "model.onnx.data"
+RECEIPTS_FILE = "parity.json"  # grows as the bundle is judged: neither in the manifest nor signed
+SIGNATURE_FILE = "model.sig"
+LICENCE_FILE = "LICENSE.txt"  # of the weights, for people
 GRAPH_BACKEND = "onnxruntime_cuda"  # runs MODEL_FILE where CPUs have another graph
 # CLS-only graph -> the full graph that gives the same numbers
 CLS_ONLY: dict[str, str] = {"model.cls.onnx": MODEL_FILE, "model.cpu.cls.onnx": "model.cpu.onnx"}
@@ -289,13 +294,34 @@ def canonical(data: Any) -> str:
 
 def read_manifest(root: Path) -> Manifest:
     """Read and check `root`'s manifest. Raises BundleError or TamperedError."""
-    manifest = schema.read(Manifest, root / FILE_NAME, "manifest")
+    return _checked(schema.read(Manifest, root / FILE_NAME, "manifest"))
+
+
+def parse_manifest(content: bytes, where: str) -> Manifest:
+    """Check a manifest that has been read; `where` names it in messages. Raises as `read_manifest`."""
+    return _checked(schema.parse(Manifest, parse_json(content, where, "manifest"), where))
+
+
+def _checked(manifest: Manifest) -> Manifest:
     manifest.check_digest()
     return _with_all_engines(manifest) if manifest.format == 1 else manifest
 
 
 def write_manifest(manifest: Manifest, root: Path) -> None:
-    """Seal the manifest and write it atomically, indented for people."""
+    """Seal the manifest and write it atomically, indented for people; the weights' licence beside it."""
     text = json.dumps(_stored(manifest.sealed()), indent=2, ensure_ascii=False)
+    write_licence(manifest, root)
     with atomic_file(root / FILE_NAME) as file:
         file.write(text.encode() + b"\n")
+
+
+def write_licence(manifest: Manifest, root: Path) -> None:
+    """Write LICENSE.txt, atomically; what is there stays if it says the same."""
+    text = f"The weights in this bundle:\n\n{manifest.licence}\n".encode()
+    try:
+        if read_regular(root / LICENCE_FILE, follow=False) == text:
+            return
+    except OSError:
+        pass
+    with atomic_file(root / LICENCE_FILE) as file:
+        file.write(text)

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from dinodeploy.bundle.archive import SIGNATURE_FILE, pack, unpack
+from dinodeploy.bundle.archive import pack, unpack
 from dinodeploy.bundle.bundle import open_bundle
+from dinodeploy.bundle.manifest import SIGNATURE_FILE
 from dinodeploy.bundle.signing import sign, verify_signature
 from dinodeploy.cli.output import REQUIRE_SIGNATURE_HELP, print_json
 from dinodeploy.standalone.pack import pack_standalone
@@ -49,11 +50,11 @@ def sign_command(
     as_json: AsJson = False,
 ) -> None:
     """Write an OpenSSF model signature into the bundle."""
-    target = sign(bundle, key, password)
+    target = sign(open_bundle(bundle).root, key, password)
     if as_json:
         print_json({"signature": str(target)})
         return
-    print(f"{target}: signed")
+    print(f"{target}: signed, and verified")
     print(f"next: dinodeploy bundle verify {bundle} --require-signature KEY.pub")
 
 

@@ -123,4 +123,4 @@ def verdict_line(found: Report) -> str:
     """The last line of `check`."""
     verdict, receipt = found.verdict, found.receipt
     word = "passed" if verdict.passed else f"FAILED, {len(verdict.failures)} measurements"
-    return f"{found.engine.path}, {verdict.recipe}, {receipt.runtime}, {receipt.device}: {word}"
+    return f"{found.engine.named}, {verdict.recipe}, {receipt.runtime}, {receipt.device}: {word}"

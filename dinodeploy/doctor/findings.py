@@ -72,7 +72,7 @@ def _bundle_runs(examined: Examined) -> Iterator[Finding]:
         for reason in auto.reasons:
             what, fix = _split(reason)
             beside = f" (--device {others[0]} can)" if others else ""
-            yield Finding("error", f"{examined.bundle.root} cannot run here{beside}: {what}", fix)
+            yield Finding("error", f"{examined.bundle.home} cannot run here{beside}: {what}", fix)
     elif examined.system.gpu is not None and (auto.runs_on or "").startswith("cpu"):
         for reason in auto.reasons:
             what, fix = _split(reason)
@@ -85,7 +85,7 @@ def _bundle_judged(examined: Examined) -> Iterator[Finding]:
     auto = examined.devices[0]
     if auto.runs and not auto.judged:
         what = f"{auto.engine} was not judged by {auto.runtime} on {auto.runs_on} yet; the first use does it"
-        yield Finding("note", what, f"dinodeploy check {examined.bundle.root}")
+        yield Finding("note", what, f"dinodeploy check {examined.bundle.home}")
 
 
 def _bundle_fits(examined: Examined) -> Iterator[Finding]:
@@ -111,7 +111,7 @@ def _plans_of_bad_versions(examined: Examined) -> Iterator[Finding]:
         for capability in facts.build.compute_capabilities or (None,):
             for row in reports_on(module, numbers(version), recipe, capability, facts.build.refittable):
                 what = f"{name} was built by {facts.build.runtime}, which is known to be wrong: {row.what}"
-                fix = f"with another version: {rebuild_command(examined.bundle.root / name, module)}"
+                fix = f"with another version: {rebuild_command(examined.bundle.home / name, module)}"
                 yield Finding("warning", what, fix, row.link)
 
 

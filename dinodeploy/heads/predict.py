@@ -48,7 +48,7 @@ class Unread:
 def head_of(embedder: Embedder) -> HeadFacts:
     """The head of the bundle. Raises MisuseError if it has no head, or the head predicts nothing."""
     head = embedder.manifest.head
-    root = embedder.bundle.root
+    root = embedder.bundle.home
     if head is None:
         raise MisuseError(
             f"{root} has no head; train one: dinodeploy train-head --engine {root} --task classify --data …"

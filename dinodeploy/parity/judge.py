@@ -349,7 +349,7 @@ def rejection(engine: EngineChoice, verdict: Verdict) -> str:
     detail = first.note or f"{first.metric} is {first.value:.3g}, wanted {first.limit:.3g}"
     more = len(verdict.failures) - 1
     return (
-        f"{engine.path} is not the model here: {first.output} of case {first.case!r}: {detail}"
+        f"{engine.named} is not the model here: {first.output} of case {first.case!r}: {detail}"
         + (f" (and {more} more)" if more else "")
-        + f"; see: dinodeploy check {engine.root}"
+        + f"; see: dinodeploy check {engine.bundle.home}"
     )

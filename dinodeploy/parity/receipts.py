@@ -4,7 +4,8 @@
 automatic. A receipt names the hashes of the engine and the golden file it was made from, and keeps the
 numbers, not a bare yes: they are held against today's thresholds each time.
 
-Receipts stand in BUNDLE/parity.json; when the bundle cannot be written, in the user's cache.
+Receipts stand in BUNDLE/parity.json; when the bundle cannot be written, in the user's cache. That file is
+not signed, so where a signature is required, only the user's cache counts.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, EngineChoice
+from dinodeploy.bundle.manifest import RECEIPTS_FILE
 from dinodeploy.errors import BundleError
 from dinodeploy.files import schema
 from dinodeploy.files.atomic import atomic_file
 from dinodeploy.files.cache import cache_dir
 from dinodeploy.parity.judge import PATCH_METRICS, PIXEL_THRESHOLDS, THRESHOLDS, Measurement, Verdict
 
-FILE_NAME = "parity.json"
+FILE_NAME = RECEIPTS_FILE
 
 
 @dataclass(frozen=True)
@@ -123,9 +125,9 @@ def _valid_for(receipt: Receipt) -> tuple[str, str, str]:
     return receipt.engine, receipt.runtime, receipt.device
 
 
-def _places(bundle: Bundle) -> tuple[Path, Path]:
-    name = f"{bundle.manifest.digest}.json"
-    return bundle.root / FILE_NAME, cache_dir("receipts") / name
+def _places(bundle: Bundle) -> tuple[Path, ...]:
+    cached = cache_dir("receipts") / f"{bundle.manifest.digest}.json"
+    return (cached,) if bundle.signed is not None else (bundle.root / FILE_NAME, cached)
 
 
 def _read(path: Path) -> tuple[Receipt, ...]:

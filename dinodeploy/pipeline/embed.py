@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dinodeploy.backends import Hint
-from dinodeploy.bundle.bundle import open_bundle
+from dinodeploy.bundle.bundle import Bundle, locate
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
 from dinodeploy.images.preprocess import Preprocess
@@ -97,11 +97,10 @@ class EmbedOptions:
         return self.threads or (1 if self.cluster is not None else None)
 
     def engine_options(self, hint: Hint) -> dict[str, Any]:
-        """`Embedder.open`'s."""
+        """`Embedder.open`'s, the required signature aside."""
         return {
             "device": self.device,
             "outputs": needed(self.outputs),
-            "require_signature": self.require_signature,
             "allow_unverified": self.allow_unverified,
             "threads": self.engine_threads,
             "weight_budget": self.weight_budget,
@@ -178,12 +177,13 @@ def embed_images(
 ) -> EmbedReport:
     """Embed `images` with the bundle or engine file `engine`. Raises as `dinodeploy.embed`."""
     started = time.perf_counter()
-    _check_outputs(engine, options.outputs)
+    bundle, file = locate(engine, require_signature=options.require_signature)
+    _check_outputs(bundle, options.outputs)
     with ExitStack() as opened:
         source = opened.enter_context(closing(open_source(images, options.source)))
         hint = choose_hint(len(source.ids) // options.part[1], options.engine_threads)
         engine_options = options.engine_options(hint)
-        embedder = opened.enter_context(Embedder.open(engine, **engine_options))
+        embedder = opened.enter_context(Embedder.open_located(bundle, file, **engine_options))
         log(f"[{options.device}] {embedder.choice}")
         steps = options.steps(embedder)
         plan = _plan(source, embedder, steps, options, log)
@@ -214,7 +214,7 @@ def embed_images(
                 batch=options.batch,
                 decoders=options.workers or options.threads or default_decoders(),
                 time_limit=options.time_limit,
-                engine_options=engine_options,
+                engine_options={**engine_options, "require_signature": options.require_signature},
             )
             gpus = 0 if embedder.backend.device.startswith("cpu") else 1
             embedder.close()  # the workers open their own
@@ -223,9 +223,9 @@ def embed_images(
     return _report(options.out, store, report, manifest, time.perf_counter() - started)
 
 
-def _check_outputs(engine: Path, outputs: tuple[str, ...]) -> None:
-    """Raise MisuseError for outputs that the bundle lacks, before anything is opened or listed."""
-    known = with_pooled(tuple(output.name for output in open_bundle(engine).manifest.outputs))
+def _check_outputs(bundle: Bundle, outputs: tuple[str, ...]) -> None:
+    """Raise MisuseError for outputs that the bundle lacks, before an engine is opened or images listed."""
+    known = with_pooled(tuple(output.name for output in bundle.manifest.outputs))
     for name in outputs:
         if name not in known or outputs.count(name) > 1:
             raise MisuseError(

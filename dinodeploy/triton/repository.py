@@ -144,8 +144,8 @@ def _choose(path: Path, device: str) -> EngineChoice:
     if chosen is None:
         there = ", ".join(dict.fromkeys(found)) or "none"
         raise UnavailableError(
-            f"{bundle.root} has no engine that Triton runs for --device {device} (engines: {there}); "
-            f"build a plan, dinodeploy build {bundle.root}, or use --device cpu"
+            f"{bundle.home} has no engine that Triton runs for --device {device} (engines: {there}); "
+            f"build a plan, dinodeploy build {bundle.home}, or use --device cpu"
         )
     build = chosen.facts.build
     if build is not None and (build.stripped or build.weight_streaming):
@@ -188,7 +188,8 @@ def _check_batch(engine: EngineChoice, build: BuildFacts, max_batch: int) -> Non
     if max_batch > largest:
         raise MisuseError(
             f"--max-batch is {max_batch}, {engine.file} was built for at most {largest}; use that, or "
-            f"build it again: dinodeploy build {engine.root} --batch 1:{max_batch}:{max_batch} --overwrite"
+            f"build it again: dinodeploy build {engine.bundle.home} --batch 1:{max_batch}:{max_batch} "
+            "--overwrite"
         )
     if any(profile.min[0] > 1 for profile in build.profiles):
         raise MisuseError(f"{engine.file} takes no single image; build it with --batch 1:…")
