@@ -56,6 +56,7 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
             "ray",
             "triton_python_backend_utils",
             "model_signing",
+            "cryptography",  # which model_signing needs
             "jinja2",
             "markupsafe",
             "matplotlib",
