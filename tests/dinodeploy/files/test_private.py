@@ -75,5 +75,5 @@ input()
 
 def test_no_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "absent"))
-    with pytest.raises(UnavailableError, match="no temporary folder for a test: .*set TMPDIR"):
+    with pytest.raises(UnavailableError, match=r"no temporary folder for a test: .*set TMPDIR"):
         PrivateFolder("a test")
