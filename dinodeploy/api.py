@@ -133,6 +133,7 @@ def embed(
     fast_jpeg: bool = False,
     format: str = "npy",
     dtype: str = "fp32",
+    normalize: bool = False,
     shard_size: int | None = None,
     shards: str | tuple[int, int] = (1, 1),
     cluster: str | None = None,
@@ -158,7 +159,8 @@ def embed(
     imgsz: input size in pixels; preprocess: another preset than the bundle's; keep_aspect: images keep their
         shape, the short side becomes imgsz; max_patches: of a keep-aspect image, larger ones are shrunk.
     fast_jpeg: decode JPEGs that are 12 times too large at half their size.
-    format: npy, parquet, lance, npz or safetensors. dtype: on disk, fp32, fp16 or int8.
+    format: npy, clip-retrieval, parquet, lance, npz or safetensors. dtype: on disk, fp32, fp16 or int8.
+    normalize: scale every vector to length 1: products are cosines. Always so in clip-retrieval's format.
     shard_size: images per file; default: 10000, fewer where rows are large.
     shards: "i/n" or (i, n): this process makes the i-th of n parts. cluster: a Ray address: local, auto, ray://….
     batch: images per engine call; "auto" measures a few sizes. workers: decoding threads. time_limit: seconds
@@ -181,6 +183,7 @@ def embed(
         fast_jpeg=fast_jpeg,
         format=format,
         dtype=dtype,
+        normalize=normalize,
         shard_size=shard_size,
         part=parse_part(shards) if isinstance(shards, str) else shards,
         cluster=cluster,

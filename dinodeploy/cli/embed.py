@@ -59,12 +59,18 @@ def embed(
         bool, typer.Option("--fast-jpeg", help="Decode JPEGs 12 times too large at half their size.")
     ] = False,
     output_format: Annotated[
-        str, typer.Option("--format", help="npy (clip-retrieval's layout), parquet, lance, npz, safetensors.")
+        str,
+        typer.Option(
+            "--format", help="npy, clip-retrieval (npy files, unit length), parquet, lance, npz, safetensors."
+        ),
     ] = "npy",
     outputs: Annotated[
         str, typer.Option(help="Outputs to keep: cls, storage, patch, layer_<i>, mean_patch, pooled.")
     ] = "cls",
     dtype: Annotated[str, typer.Option(help="On-disk dtype: fp32, fp16 or int8.")] = "fp32",
+    normalize: Annotated[
+        bool, typer.Option("--normalize", help="Scale vectors to unit length: dot products are cosines.")
+    ] = False,
     shard_size: Annotated[
         int | None, typer.Option(help="Images per file. Default: 10000, fewer where rows are large.")
     ] = None,
@@ -117,6 +123,7 @@ def embed(
         fast_jpeg=fast_jpeg,
         format=output_format,
         dtype=dtype,
+        normalize=normalize,
         shard_size=shard_size,
         shards=shards,
         cluster=cluster,

@@ -36,6 +36,7 @@ from dinodeploy.pipeline.stages import Stages
 from dinodeploy.sources import FileSource, Source, SourceOptions, open_source, origins_of
 from dinodeploy.store.dtypes import parse_dtype
 from dinodeploy.store.existing import inspect_target
+from dinodeploy.store.formats import open_format
 from dinodeploy.store.manifest import StoreManifest
 from dinodeploy.store.plan import Plan, hash_listing
 from dinodeploy.store.shard import count_finished
@@ -57,6 +58,7 @@ class EmbedOptions:
     fast_jpeg: bool = False
     format: str = "npy"
     dtype: str = "float32"
+    normalize: bool = False
     shard_size: int | None = None
     part: tuple[int, int] = (1, 1)
     cluster: str | None = None
@@ -89,7 +91,17 @@ class EmbedOptions:
                 raise MisuseError(
                     "cluster and shards exclude each other: a cluster distributes the shards itself"
                 )
-        parse_dtype(self.dtype)
+        dtype, format = parse_dtype(self.dtype), open_format(self.format)
+        if dtype not in format.dtypes:
+            raise MisuseError(
+                f"format {self.format}: got dtype {self.dtype}, its readers know only "
+                f"{' and '.join(format.dtypes)}; use one of them, or format npy"
+            )
+
+    @property
+    def unit_length(self) -> bool:
+        """Whether vectors are scaled to length 1."""
+        return self.normalize or open_format(self.format).unit_length
 
     @property
     def engine_threads(self) -> int | None:
@@ -146,6 +158,7 @@ class EmbedReport:
     outputs: tuple[str, ...]
     format: str
     dtype: str
+    normalize: bool
     batch: int
     stages: Stages
 
@@ -160,6 +173,7 @@ class EmbedReport:
             "outputs": list(self.outputs),
             "format": self.format,
             "dtype": self.dtype,
+            "normalize": self.normalize,
             "batch": self.batch,
             "seconds": round(self.seconds, 3),
             "images_per_second": round(self.rate, 2),
@@ -248,6 +262,7 @@ def _plan(source: Source, embedder: Embedder, steps: Preprocess, options: EmbedO
         dtype=parse_dtype(options.dtype),
         batch=options.batch or 1,
         fingerprint=embedder.engine.fingerprint(steps),
+        normalize=options.unit_length,
     )
     target = inspect_target(options.out.resolve(), plan, options.overwrite)  # before anything is measured
     if options.batch is not None or target.complete:
@@ -318,6 +333,7 @@ def _report(
         outputs=store.plan.outputs,
         format=store.plan.format,
         dtype=store.plan.dtype,
+        normalize=store.plan.normalize,
         batch=store.plan.batch,
         stages=run.stages,
     )

@@ -22,9 +22,9 @@ from dinodeploy.images.batches import batches_of_one_size, gather_by_size
 from dinodeploy.images.inputs import Channels, ImageInput, as_source
 from dinodeploy.images.open import open_image, open_reduced
 from dinodeploy.images.preprocess import Preprocess
-from dinodeploy.parity.judge import unit_rows
 from dinodeploy.pipeline.pooling import Outputs, pick, with_pooled
 from dinodeploy.pipeline.runner import OnError, Runner, Skipped
+from dinodeploy.store.dtypes import unit_length
 
 Encoded = tuple[int, "FloatArray | ImageError"]  # index of an image, and its row or why it has none
 
@@ -155,7 +155,7 @@ class Encoding:
         return row
 
     def _finish(self, row: FloatArray) -> FloatArray:
-        return unit_rows(row) if self.normalize else row
+        return unit_length(row)[0] if self.normalize else row
 
     def _shape(self) -> tuple[int, ...]:
         """The shape of a row at the input size."""

@@ -19,9 +19,9 @@ from dinodeploy.search import approximate
 from dinodeploy.search.filters import Kind
 from dinodeploy.search.index_manifest import FILE_NAME, TABLE, VERSION, IndexManifest, index_path, store_hash
 from dinodeploy.search.metadata import Metadata, read_metadata
-from dinodeploy.search.nearest import unit
 from dinodeploy.search.query import require_same
 from dinodeploy.search.table import require_lance, write_table
+from dinodeploy.store.dtypes import unit_length
 from dinodeploy.store.formats.arrow import utf8
 from dinodeploy.store.reader import StoredEmbeddings, open_embeddings
 
@@ -142,7 +142,7 @@ def _batches(
     import pyarrow as pa
 
     for ids, column, sizes in store.sized_shards(output):
-        vectors, good = unit(column.values)
+        vectors, good = unit_length(column.values)
         names = utf8(ids)
         arrays: dict[str, Any] = {
             "id": pa.array(names, pa.string()),

@@ -19,7 +19,8 @@ from dinodeploy.arrays import FloatArray, IndexArray
 from dinodeploy.bundle.bundle import sha256_file
 from dinodeploy.errors import MisuseError
 from dinodeploy.search.build import vector_length
-from dinodeploy.search.nearest import cosines, unit
+from dinodeploy.search.nearest import cosines
+from dinodeploy.store.dtypes import unit_length
 from dinodeploy.store.reader import open_embeddings
 
 Pairs = tuple[IndexArray, IndexArray]
@@ -75,7 +76,7 @@ def find_duplicates(
     vectors = np.empty((opened.manifest.count, dim), np.float32)
     left_out = 0
     for names, column, shard_sizes in opened.sized_shards(output):
-        rows, good = unit(column.values)
+        rows, good = unit_length(column.values)
         begin, end = len(ids), len(ids) + int(good.sum())
         ids += [name for name, is_good in zip(names, good.tolist(), strict=True) if is_good]
         vectors[begin:end], sizes[begin:end] = rows[good], shard_sizes[good]

@@ -26,8 +26,9 @@ from dinodeploy.errors import BundleError, MisuseError, reason_of
 from dinodeploy.search import approximate
 from dinodeploy.search.filters import contains_sql, filter_sql, text_literal
 from dinodeploy.search.index_manifest import TABLE, IndexManifest, index_path, read_index_manifest
-from dinodeploy.search.nearest import cosines, unit
+from dinodeploy.search.nearest import cosines
 from dinodeploy.search.table import nearest_rows, open_table, require_lance, to_numpy, vector_blocks
+from dinodeploy.store.dtypes import unit_length
 
 if TYPE_CHECKING:
     from pyarrow import Table
@@ -145,7 +146,7 @@ class Index:
         array = np.atleast_2d(np.asarray(vectors, np.float32))
         if array.ndim != 2 or array.shape[1] != self.manifest.dim:
             raise MisuseError(f"vectors are {list(array.shape)}; wanted [Q, {self.manifest.dim}]")
-        queries, good = unit(array)
+        queries, good = unit_length(array)
         if not good.all():
             raise MisuseError(
                 f"vector {int(np.argmin(good))} is zero or not finite; wanted a vector with a direction"

@@ -1,4 +1,4 @@
-"""Unit vectors, cosines, and exact nearest neighbours block by block in constant memory.
+"""Cosines, and exact nearest neighbours block by block in constant memory.
 
 Shapes: N or n rows, Q queries, D dimension.
 """
@@ -11,15 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinodeploy.arrays import FloatArray
-
-
-def unit(vectors: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """[n, D] -> rows of length 1 (norms in float64, for tiny rows), mask of rows finite and not zero."""
-    wide = vectors.astype(np.float64)
-    norms = np.linalg.norm(wide, axis=1, keepdims=True)
-    good = np.isfinite(norms[:, 0]) & (norms[:, 0] > 0)
-    safe = np.where(good[:, None], norms, 1.0)
-    return (wide / safe).astype(np.float32), good
 
 
 def best_cosines(queries: FloatArray, blocks: Iterable[FloatArray], k: int) -> FloatArray:

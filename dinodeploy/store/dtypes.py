@@ -32,6 +32,7 @@ SCALE = "_scale"  # suffix of the column that holds an output's scales
 
 _LARGEST_FP16 = 65_504.0
 _LEVELS = 127
+_BLOCK = 1 << 20  # numbers that are scaled to length 1 together
 
 
 def parse_dtype(name: str) -> Dtype:
@@ -51,7 +52,7 @@ def pack(output: str, column: Column, dtype: Dtype) -> dict[str, Column]:
         if largest > _LARGEST_FP16:
             raise MisuseError(
                 f"output {output!r} reaches {largest:,.0f}, float16 ends at {_LARGEST_FP16:,.0f}; "
-                "start again with --dtype fp32 or int8 and --overwrite"
+                "start again with --normalize, or with --dtype fp32 or int8, and --overwrite"
             )
         return {output: Column(column.values.astype(np.float16), column.grid)}
     return {output: column}
@@ -61,6 +62,26 @@ def unpack(column: Column, scale: Column | None) -> Column:
     """The inverse of `pack`, up to rounding: float32."""
     values = column.values.astype(np.float32, copy=False)
     return Column(values if scale is None else values * scale.values, column.grid)
+
+
+def unit_length(values: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """[..., D] -> each vector scaled to length 1, and which ones have a direction [...].
+
+    Lengths are computed in float64, so tiny and huge vectors keep their direction. A vector of zeros, or one
+    that is not finite, has none: it is left as it is.
+    """
+    dim = values.shape[-1]
+    flat = values.reshape(-1, dim)
+    out = np.empty(flat.shape, np.float32)
+    good = np.empty(len(flat), np.bool_)
+    rows = max(1, _BLOCK // max(dim, 1))
+    for begin in range(0, len(flat), rows):
+        wide = flat[begin : begin + rows].astype(np.float64)
+        lengths = np.sqrt((wide * wide).sum(axis=1))
+        has_direction = np.isfinite(lengths) & (lengths > 0)
+        good[begin : begin + rows] = has_direction
+        out[begin : begin + rows] = wide / np.where(has_direction, lengths, 1.0)[:, None]
+    return out.reshape(values.shape), good.reshape(values.shape[:-1])
 
 
 def stored_parts(output: str, dtype: Dtype) -> tuple[str, ...]:

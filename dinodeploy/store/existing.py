@@ -79,6 +79,7 @@ def _differences(manifest: StoreManifest, plan: Plan) -> str:
         dtype=dtypes.pop() if dtypes else plan.dtype,
         batch=plan.batch,
         fingerprint=manifest.fingerprint,
+        normalize=manifest.normalize,
     )
     return there.differences(plan)
 

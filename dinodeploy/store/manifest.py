@@ -54,7 +54,10 @@ class PlanFacts:
 
 @dataclass(frozen=True)
 class StoreManifest:
-    """Root of embeddings.json. fingerprint: what determines the numbers (model, engine, preprocessing)."""
+    """Root of embeddings.json. fingerprint: what determines the numbers (model, engine, preprocessing).
+
+    normalize: every vector, the last axis of an output, was scaled to length 1; a vector of zeros was not.
+    """
 
     version: int
     format: str
@@ -64,6 +67,7 @@ class StoreManifest:
     shards: list[ShardFacts]
     fingerprint: dict[str, Any]
     plan: PlanFacts | None = None
+    normalize: bool = False
 
 
 def read_manifest(root: Path) -> StoreManifest:

@@ -37,6 +37,7 @@ class Plan:
     batch: int  # the last bits of some engines depend on it, so a resumed run keeps it
     fingerprint: dict[str, Any]
     version: int = VERSION
+    normalize: bool = False  # every vector is scaled to length 1 before it is written
 
     def __post_init__(self) -> None:
         if self.version != VERSION:
@@ -71,6 +72,7 @@ class Plan:
         yield "outputs", ",".join(self.outputs)
         yield "format", self.format
         yield "dtype", self.dtype
+        yield "normalize", self.normalize
         yield from _flat(self.fingerprint)
 
 

@@ -23,8 +23,8 @@ import numpy as np
 
 from dinodeploy.arrays import FloatArray, IntArray
 from dinodeploy.bundle.bundle import sha256_file
-from dinodeploy.errors import BundleError, TamperedError, reason_of
-from dinodeploy.store.dtypes import stored_parts, unpack
+from dinodeploy.errors import BundleError, MisuseError, TamperedError, reason_of
+from dinodeploy.store.dtypes import stored_parts, unit_length, unpack
 from dinodeploy.store.formats import Column, open_format, split_rows
 from dinodeploy.store.manifest import FILE_NAME, ColumnFacts, StoreManifest, read_manifest
 
@@ -89,18 +89,28 @@ def open_embeddings(path: str | Path) -> StoredEmbeddings:
     return StoredEmbeddings(Path(path), read_manifest(Path(path)))
 
 
-def load_embeddings(path: str | Path, output: str = "cls") -> tuple[list[str], FloatArray | list[FloatArray]]:
+def load_embeddings(
+    path: str | Path, output: str = "cls", *, normalize: bool | None = None
+) -> tuple[list[str], FloatArray | list[FloatArray]]:
     """The ids of a store and one of its outputs, in the order of the listing.
 
-    float32 [N, ...]; or a list of N arrays [h, w, D] if the patch grids of the images differ. Raises
-    BundleError if `path` is not a store or lacks the output, TamperedError for a file that was changed.
+    float32 [N, ...]; or a list of N arrays [h, w, D] if the patch grids of the images differ.
+    normalize: True scales every vector (the last axis) to length 1, so that products are cosines; zeros stay
+    zeros. False wants the lengths that the model gave. None takes what the store holds.
+    Raises BundleError if `path` is no store or lacks the output, TamperedError for a file that was changed,
+    MisuseError if lengths are wanted of a store made with `normalize`.
     """
     store = open_embeddings(path)
+    if normalize is False and store.manifest.normalize:
+        raise MisuseError(
+            f"{path} holds vectors of length 1 (`embed --normalize`), got normalize=False; load them with "
+            "normalize=None, or embed again without --normalize"
+        )
     ids: list[str] = []
     columns: list[Column] = []
     for shard_ids, column in store.shards(output):
         ids += shard_ids
-        columns.append(column)
+        columns.append(Column(unit_length(column.values)[0], column.grid) if normalize else column)
     shape = store.manifest.outputs[output].shape
     if shape is not None and None in shape:
         return ids, [row for column in columns for row in split_rows(column)]

@@ -29,9 +29,9 @@ from dinodeploy.bundle.bundle import file_facts
 from dinodeploy.errors import BundleError, MisuseError, UnavailableError, reason_of
 from dinodeploy.files import atomic, schema
 from dinodeploy.files.owned import owned_path, remove_owned
-from dinodeploy.store.dtypes import pack
+from dinodeploy.store.dtypes import pack, unit_length
 from dinodeploy.store.existing import REPLACED, clear_target, inspect_target
-from dinodeploy.store.formats import Format, Shard, is_shard_file, open_format
+from dinodeploy.store.formats import Column, Format, Shard, is_shard_file, open_format
 from dinodeploy.store.lock import StoreLock
 from dinodeploy.store.manifest import (
     FILE_NAME,
@@ -219,7 +219,10 @@ class Store:
             return []
         columns = {}
         for output in self.plan.outputs:
-            columns.update(pack(output, rows.column(output), self.plan.dtype))
+            column = rows.column(output)
+            if self.plan.normalize:
+                column = Column(unit_length(column.values)[0], column.grid)
+            columns.update(pack(output, column, self.plan.dtype))
         return self._format.write(folder, index, Shard(rows.ids, np.array(rows.sizes, np.int32), columns))
 
     def _forget(self, index: int, written: Iterable[str]) -> None:
@@ -302,4 +305,5 @@ def _manifest(plan: Plan, records: Sequence[ShardRecord]) -> StoreManifest:
         ],
         fingerprint=plan.fingerprint,
         plan=PlanFacts(plan.listing_sha256, plan.pictures, plan.shard_size),
+        normalize=plan.normalize,
     )

@@ -124,6 +124,27 @@ def test_embed_resumes_and_reports(work: Path, tiny_bundle: Path, tmp_path: Path
         dinodeploy.embed(images, **{**options, "imgsz": 64})
 
 
+def test_normalized_embeddings(work: Path, tiny_bundle: Path, tmp_path: Path, run: CommandLine) -> None:
+    """Length 1 on request, and always in the format whose readers take products for cosines."""
+    options: dict[str, Any] = {"engine": tiny_bundle, "device": "onnxruntime"}
+    report = dinodeploy.embed(work / "photos", out=tmp_path / "unit", normalize=True, **options)
+    assert report.normalize
+    ids, unit = dinodeploy.load_embeddings(tmp_path / "unit")
+    with dinodeploy.Embedder.open(tiny_bundle, device="onnxruntime") as embedder:
+        np.testing.assert_array_equal(embedder.encode(ids, normalize=True), unit)
+    command = ("embed", work / "photos", "--engine", tiny_bundle, "--device", "onnxruntime", "--json")
+    refused = run(*command, "--out", tmp_path / "unit")
+    assert "normalize: true, now false" in refused.err
+    printed = run(*command, "--out", tmp_path / "c", "--format", "clip-retrieval", "--dtype", "fp16")
+    assert printed.json["normalize"] is True
+    (path,) = (tmp_path / "c" / "img_emb").iterdir()
+    stored = np.load(path)
+    assert stored.dtype == np.float16
+    np.testing.assert_array_equal(stored, np.asarray(unit, np.float16))
+    refused = run(*command, "--out", tmp_path / "d", "--format", "clip-retrieval", "--dtype", "int8")
+    assert "got dtype int8, its readers know only float32 and float16" in refused.err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -45,6 +45,8 @@ class Format(Protocol):
     """Writes and reads shards. `index` counts them from 0; file names are relative to `root`."""
 
     suffix: str = ""  # of the shard's one file
+    unit_length: bool = False  # readers of this format expect vectors of length 1
+    dtypes: tuple[str, ...] = ("float32", "float16", "int8")  # that its readers understand
 
     def require(self) -> None:
         """Raise UnavailableError if a package is missing that the format needs."""
@@ -77,6 +79,7 @@ FORMATS = {
     "lance": ("arrow", "Lance"),
     "npz": ("tensors", "Npz"),
     "safetensors": ("tensors", "Safetensors"),
+    "clip-retrieval": ("npy", "ClipRetrieval"),
 }
 
 # The files of a shard that a format can write, whichever format; and its part of the listing.

@@ -1,9 +1,13 @@
-"""Plain numpy arrays with metadata, in the layout of clip-retrieval (the default).
+"""Plain numpy arrays with metadata: `npy` (the default), and `clip-retrieval`, which has the same files.
 
     img_emb/img_emb_00000.npy          the cls output; others are in <output>_emb/
     patch_grid/patch_grid_00000.npy    if the grids of a shard differ: (h, w) of each row
     metadata/metadata_00000.jsonl      image_path, width, height of each row
     metadata/metadata_00000.parquet    the same for clip-retrieval's tools, if pyarrow is installed
+
+`clip-retrieval` is for that program's readers, which take products of vectors for cosines: its vectors have
+length 1 (float16 with `--dtype fp16`, as clip-retrieval writes; never int8), and pyarrow is required.
+https://github.com/rom1504/clip-retrieval, clip_inference/mapper.py and writer.py
 
 clip-retrieval pads the shard number to the digits of the number of shards; here it is always five digits. Its
 tools sort the names and read both. Loading needs only the jsonl, never pyarrow.
@@ -20,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinodeploy.arrays import IntArray
+from dinodeploy.errors import UnavailableError
 from dinodeploy.files.json_file import parse_json
 from dinodeploy.store.formats import Column, Format, Shard
 
@@ -63,6 +68,17 @@ class Npy(Format):
     def sizes(self, root: Path, index: int) -> IntArray:
         pairs = [(record["width"], record["height"]) for record in _records(root, index)]
         return np.array(pairs, np.int32).reshape(-1, 2)
+
+
+class ClipRetrieval(Npy):
+    unit_length = True
+    dtypes = ("float32", "float16")
+
+    def require(self) -> None:
+        if not importlib.util.find_spec("pyarrow"):
+            raise UnavailableError(
+                "clip-retrieval's metadata needs pyarrow, which is missing; pip install 'dinodeploy[parquet]'"
+            )
 
 
 def _records(root: Path, index: int) -> list[dict[str, Any]]:

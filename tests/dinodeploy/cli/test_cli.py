@@ -34,7 +34,7 @@ OPTIONS = {
     "build": "target profile batch imgsz workspace timing-cache refit strip-plan version-compatible "
     "hardware-compatible weight-streaming level compute-capability name allow-known-bad overwrite json",
     "embed": "engine out column id-column every device imgsz preprocess keep-aspect max-patches fast-jpeg "
-    "format outputs dtype shard-size shards cluster batch threads weight-budget workers time-limit "
+    "format outputs dtype normalize shard-size shards cluster batch threads weight-budget workers time-limit "
     "require-signature allow-unverified overwrite json",
     "index": "output metadata engine faiss overwrite json",
     "search": "image id neighbours filter text-filter engine device exact html json",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dinodeploy.errors import BundleError, MisuseError, OutputExistsError, TamperedError, UnavailableError
-from dinodeploy.search import Index, build_index
+from dinodeploy.search import Index, build_index, find_duplicates
 from dinodeploy.search import approximate as approximates
 from tests.support.indexed import D, clustered, ranked, store_of, vectors_of
 from tests.support.stores import write_store
@@ -40,6 +40,22 @@ def test_the_nearest_images_in_order(tmp_path: Path, format: str) -> None:
         assert [index.vector(name) @ vectors[n] > 0 for n, name in enumerate(ODD)] == [True] * len(ODD)
         assert len(index) == 40
         assert index.ids() == ids
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_stores_of_normalized_vectors_have_the_same_neighbours(tmp_path: Path, dtype: str) -> None:
+    vectors = vectors_of(30)
+    vectors[4], vectors[9] = 0, vectors[8] * 2
+    answers = []
+    for normalize in (False, True):
+        out = tmp_path / f"{normalize}"
+        store_of(out, vectors, normalize=normalize, dtype=dtype)
+        assert build_index(out).left_out == 1
+        with Index.open(out) as index:
+            answers.append([found(index, query, 5) for query in vectors_of(8, seed=1)])
+        (group,) = find_duplicates(out, threshold=0.9999).groups
+        assert {member.id for member in group} == {"p8.jpg", "p9.jpg"}
+    assert answers[0] == answers[1]
 
 
 def test_several_queries_and_k_beyond_the_number_of_rows(tmp_path: Path) -> None:
