@@ -73,9 +73,25 @@ def infer_config(
         "norm_layer": norm_layer,
     }
     try:
-        return ViTConfig(**{**fields, **hints})
+        return ViTConfig.from_dict({**fields, **hints})
     except ConfigError as error:
         raise KeyMismatch(f"{name} describes no model: {error}") from error
+
+
+# Fields of `ViTConfig` that change what a model computes or how it is trained, but no tensor's shape.
+UNSEEN = (
+    "norm_layer",
+    "pos_embed_rope_base",
+    "pos_embed_rope_min_period",
+    "pos_embed_rope_max_period",
+    "pos_embed_rope_normalize_coords",
+    "pos_embed_rope_shift_coords",
+    "pos_embed_rope_jitter_coords",
+    "pos_embed_rope_rescale_coords",
+    "pos_embed_rope_dtype",
+    "drop_path_rate",
+    "img_size",
+)
 
 
 def name_architecture(config: ModelConfig, *, biases_may_lack: bool) -> tuple[str, ModelConfig]:
@@ -97,8 +113,7 @@ def name_architecture(config: ModelConfig, *, biases_may_lack: bool) -> tuple[st
             known,
             mask_k_bias=config.mask_k_bias,
             untie_global_and_local_cls_norm=config.untie_global_and_local_cls_norm,
-            norm_layer=config.norm_layer,
-            pos_embed_rope_base=config.pos_embed_rope_base,
+            **{field: getattr(config, field) for field in UNSEEN},
         )
         return arch, own
     return CUSTOM, config

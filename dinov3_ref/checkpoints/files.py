@@ -1,7 +1,8 @@
 """Read a checkpoint file or directory: tensors under the file's own names, and the JSON files beside them.
 
-The format is detected from the content, not from the suffix. Pickles are read with `weights_only`, so no code
-in them runs. Tensors are memory-mapped where the format allows it.
+The format is detected from the content, not from the suffix. Pickles are read with `weights_only`, so no
+code in them runs: objects of training libraries (options, metrics) become dictionaries (`Placeholder`), any other
+object is refused. Tensors are memory-mapped where the format allows it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +18,13 @@ from typing import Any
 
 import torch
 
+from dinov3_ref.checkpoints.folders import WEIGHTS_NAMES, find_weights, refuse_partial
 from dinov3_ref.errors import CheckpointError, KeyMismatch, reason_of
-from dinov3_ref.json_file import read_json
+from dinov3_ref.json_file import parse_json, read_json
 
-WEIGHTS_NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
-WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 SIDECAR_NAMES = ("config.json", "preprocessor_config.json")
+MODEL_CONFIG = "model_config"  # entry of our config.json: all fields of `ViTConfig` or `ConvNeXtConfig`
+CONFIG = "config.json"  # also the name under which a file of ours has it inside
 HASH_CHUNK_BYTES = 1 << 22
 
 
@@ -38,9 +41,10 @@ class RawCheckpoint:
 def read_checkpoint(path: Path) -> RawCheckpoint:
     """Read a file, or the only checkpoint of a directory. Raises `CheckpointError`."""
     try:
-        weights = _find_weights(path) if path.is_dir() else path
+        weights = find_weights(path) if path.is_dir() else path
         if not weights.is_file():
             raise CheckpointError(f"{path} does not exist; wanted a checkpoint file or directory")
+        refuse_partial(weights)
         tree: Mapping[str, Any]
         if weights.name.endswith(".index.json"):
             tree, digest = _read_shards(weights)
@@ -49,6 +53,9 @@ def read_checkpoint(path: Path) -> RawCheckpoint:
         own_folder = weights.name in WEIGHTS_NAMES or path.is_dir()
         beside = [weights.parent / name for name in SIDECAR_NAMES] if own_folder else []
         sidecars = {file.name: _read_json(file) for file in beside if file.is_file()}
+        if isinstance(own := tree.get(CONFIG), Mapping):
+            tree = {key: value for key, value in tree.items() if key != CONFIG}
+            sidecars = {CONFIG: dict(own), **sidecars}
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {reason_of(error)}") from error
     return RawCheckpoint(path, tree, digest, sidecars)
@@ -61,25 +68,6 @@ def sha256_of(path: Path) -> str:
         while chunk := stream.read(HASH_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _find_weights(directory: Path) -> Path:
-    for name in WEIGHTS_NAMES:
-        if (directory / name).is_file():
-            return directory / name
-    found = sorted(p for p in directory.iterdir() if p.suffix in WEIGHTS_SUFFIXES and p.is_file())
-    if len(found) == 1:
-        return found[0]
-    if any(directory.glob("*.distcp")):
-        raise CheckpointError(
-            f"{directory} is a distributed training checkpoint (.distcp); convert it to one file with "
-            "torch.distributed.checkpoint.format_utils.dcp_to_torch_save"
-        )
-    names = ", ".join(p.name for p in found[:3]) or "none"
-    raise CheckpointError(
-        f"{directory} holds {len(found)} checkpoint files ({names}); wanted {WEIGHTS_NAMES[0]} or "
-        f"exactly one file ending in {', '.join(WEIGHTS_SUFFIXES)}; name the file itself"
-    )
 
 
 def _read_file(path: Path) -> Mapping[str, Any]:
@@ -112,16 +100,39 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
     try:
         with safe_open(path, framework="pt") as stream:
-            return {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118  not a mapping
+            tree: dict[str, Any] = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+            text = (stream.metadata() or {}).get(CONFIG)
     except Exception as error:  # a damaged header may name unknown types
         raise CheckpointError(
             f"{path} is a damaged or truncated safetensors file ({reason_of(error)}); fetch it again"
         ) from error
+    return tree if text is None else {**tree, CONFIG: _object(parse_json(text, str(path), "metadata"), path)}
+
+
+# Modules whose objects stand beside the weights of training runs: options, paths, metrics, numpy scalars.
+HARMLESS_MODULES = frozenset(
+    (
+        *("__main__", "_codecs", "argparse", "collections", "datetime", "enum", "pathlib", "typing"),
+        *("accelerate", "deepspeed", "lightning", "lightning_fabric", "lightning_utilities", "mmcv"),
+        *("mmengine", "numpy", "omegaconf", "pytorch_lightning", "timm", "torchmetrics", "transformers"),
+    )
+)
+HARMLESS_TYPES = frozenset(f"builtins.{name}" for name in "int float str bool list dict set".split())  # noqa: SIM905
+
+
+class Placeholder:
+    """Stands for the class of an object in a pickle: makes a plain dictionary and runs nothing.
+
+    An OrderedDict, because torch's unpickler lets one take both items and attributes.
+    """
+
+    def __new__(cls, *arguments: Any, **named: Any) -> OrderedDict[Any, Any]:  # type: ignore[misc]
+        return OrderedDict()
 
 
 def _read_pickle(path: Path, *, mmap: bool) -> Mapping[str, Any]:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_placeholders(path)):
             warnings.simplefilter("ignore")  # about old storage classes and TorchScript: checked below
             tree = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # a damaged pickle may raise any class
@@ -136,6 +147,17 @@ def _read_pickle(path: Path, *, mmap: bool) -> Mapping[str, Any]:
     if not isinstance(tree, Mapping):
         raise CheckpointError(f"{path} holds a {type(tree).__name__}; wanted a dictionary of tensors")
     return tree
+
+
+def _placeholders(path: Path) -> list[tuple[type[Placeholder], str]]:
+    """What to put in place of the objects in `path` that weights_only does not know, if all are harmless."""
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # not a zip file, or damaged: reading it says so
+        return []
+    if any(name not in HARMLESS_TYPES and name.partition(".")[0] not in HARMLESS_MODULES for name in names):
+        return []
+    return [(type("Placeholder", (Placeholder,), {}), name) for name in names]
 
 
 def shards_of(index_path: Path) -> list[str]:
@@ -177,7 +199,10 @@ def _check_against_index(tensors: Mapping[str, Any], weight_map: Mapping[str, An
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    data = read_json(path, "config")
+    return _object(read_json(path, "config"), path)
+
+
+def _object(data: Any, path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} holds a {type(data).__name__}; wanted a JSON object")
     return data

@@ -24,33 +24,40 @@ from dinov3_ref.checkpoints.architecture import (
     sidecar_normalization,
 )
 from dinov3_ref.checkpoints.checkpoint import Checkpoint, LazyTensors
-from dinov3_ref.checkpoints.files import RawCheckpoint, read_checkpoint
+from dinov3_ref.checkpoints.files import CONFIG, MODEL_CONFIG, RawCheckpoint, read_checkpoint
 from dinov3_ref.checkpoints.hub import Fetched
 from dinov3_ref.checkpoints.layouts.convnext import ConvNeXtLayout, check_repeated_norm, infer_convnext
 from dinov3_ref.checkpoints.layouts.detect import detect_layout
+from dinov3_ref.checkpoints.layouts.hf import NORM_BY_EPS
 from dinov3_ref.checkpoints.layouts.official import PERIODS, PeriodRounding, key_mask, rope_periods
 from dinov3_ref.checkpoints.tensor_shapes import check_keys, check_values, expected_shapes
 from dinov3_ref.checkpoints.unwrap import unwrap
 from dinov3_ref.models.backbone import Backbone
 from dinov3_ref.models.config import ConvNeXtConfig, ModelConfig, ViTConfig
 from dinov3_ref.models.convnext import ConvNeXt
-from dinov3_ref.models.released import find_released
+from dinov3_ref.models.released import RELEASED, find_released
 from dinov3_ref.models.vision_transformer import DinoVisionTransformer
 
 
 def load_checkpoint(
-    path: str | os.PathLike[str], *, arch: str | None = None, periods: PeriodRounding = "bf16"
+    path: str | os.PathLike[str],
+    *,
+    arch: str | None = None,
+    periods: PeriodRounding = "bf16",
+    weights_key: str | None = None,
 ) -> Checkpoint:
     """Load `path`: a file, a directory, or the result of `fetch`.
 
     `arch` is checked against the file: a key of ARCHITECTURES, or a torch.hub, Hugging Face or timm name.
     `periods` is the rounding of RoPE periods if the file has none: "bf16" gives official features, "fp32"
-    those of Hugging Face and timm. Raises `CheckpointError` or a subclass.
+    those of Hugging Face and timm. `weights_key` chooses one of several models in the file by its dotted
+    name, such as "state_dict"; by default moving averages are preferred (`unwrap.py`). Raises
+    `CheckpointError` or a subclass.
     """
     fetched = path if isinstance(path, Fetched) else None
     raw = read_checkpoint(Path(path))
     name = fetched.source if fetched else str(raw.path)
-    tensors, notes = unwrap(raw.tree, name)
+    tensors, notes = unwrap(raw.tree, name, weights_key)
     layout = detect_layout(tensors.keys(), name)
     tensors = layout.modernise(tensors)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
@@ -73,7 +80,8 @@ def load_checkpoint(
         check_architecture(arch, checkpoint.arch, checkpoint.dataset, checkpoint.config, name)
     state, filled = complete(found, checkpoint.config, periods)
     of_fetch = fetched.notes if fetched else ()
-    every_note = (*of_fetch, *notes, *checkpoint.notes, *filled, *_precision_notes(state))
+    guessed = _guesses(raw, checkpoint)
+    every_note = (*of_fetch, *notes, *checkpoint.notes, *guessed, *filled, *_precision_notes(state))
     return replace(checkpoint, state=state, notes=every_note)
 
 
@@ -160,6 +168,21 @@ def complete(
         base = config.pos_embed_rope_base or 0.0
         notes[DEFAULTS[suffix].format(base=base, rounding=ROUNDING_WORDS[periods])] = None
     return LazyTensors(state), list(notes)
+
+
+def _guesses(raw: RawCheckpoint, checkpoint: Checkpoint) -> list[str]:
+    """A note on what tensors do not show, unless a config.json or the hash of a released file tells it."""
+    config = checkpoint.config
+    described = raw.sidecars.get(CONFIG, {})
+    released = any(checkpoint.sha256.startswith(row.hash_prefix) for row in RELEASED)
+    told = MODEL_CONFIG in described if checkpoint.layout == "official" else bool(described)
+    if told or released or not isinstance(config, ViTConfig) or checkpoint.layout == "timm":
+        return []
+    eps = next(eps for eps, norm in NORM_BY_EPS.items() if norm == config.norm_layer)
+    return [
+        f"no config.json tells LayerNorm's eps and how RoPE normalises coordinates: took {eps:g} and "
+        f"{config.pos_embed_rope_normalize_coords!r}, as in released models"
+    ]
 
 
 def _precision_notes(state: Mapping[str, Tensor]) -> list[str]:

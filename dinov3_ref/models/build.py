@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from dinov3_ref.errors import ArchMismatch, ConfigError
-from dinov3_ref.models import vision_transformer
 from dinov3_ref.models.backbone import Backbone
-from dinov3_ref.models.config import ConvNeXtConfig
+from dinov3_ref.models.config import ConvNeXtConfig, ModelConfig, ViTConfig
 from dinov3_ref.models.convnext import ConvNeXt
 from dinov3_ref.models.released import ARCHITECTURES, CONVNEXTS
+from dinov3_ref.models.vision_transformer import DinoVisionTransformer, constructor_shape
 
 # Options for which None means the architecture's own; the first two are the sizes of each family.
 VIT_SIZES = ("embed_dim", "depth", "num_heads")
@@ -24,8 +24,8 @@ ARCH_DECIDES = (*VIT_SIZES, "ffn_layer", "ffn_ratio")
 WEIGHTS = ("pretrained_weights", "resume_from_teacher_chkpt")
 
 
-def build_model(config: Any, *, device: torch.device | str | None = None) -> Backbone:
-    """The freshly initialised student of `config`.
+def student_config(config: Any) -> ModelConfig:
+    """The architecture of the student that `config` describes; `build_model` builds it.
 
     For a ConvNeXt the configuration sets sizes, `in_chans` and `patch_size`; in the official code only
     `patch_size` (docs/spec.md 1.4). Drop path is off in both. Raises `ConfigError` for an unknown
@@ -44,13 +44,20 @@ def build_model(config: Any, *, device: torch.device | str | None = None) -> Bac
     if arch in CONVNEXTS:
         sizes = {name: options[name] for name in own if options[name] is not None}
         shape = {"in_chans": options["in_chans"], "patch_size": options["patch_size"]}
-        return ConvNeXt(**replace(CONVNEXTS[arch], **sizes, **shape).kwargs(), device=device)
+        return replace(CONVNEXTS[arch], **sizes, **shape)
     left_to_arch = [name for name in ARCH_DECIDES if options[name] is None]
     chosen: dict[str, Any] = {name: value for name, value in options.items() if name not in left_to_arch}
     chosen["layerscale_init"] = chosen.pop("layerscale")  # the official configuration's shorter name
     crops = config.crops.global_crops_size  # an integer, or a list of them
     chosen["img_size"] = crops if isinstance(crops, int) else crops[0]
-    return getattr(vision_transformer, arch)(**chosen, device=device)
+    return ViTConfig(**{**constructor_shape(arch), **chosen})
+
+
+def build_model(config: Any, *, device: torch.device | str | None = None) -> Backbone:
+    """The freshly initialised student of `config`. Raises what `student_config` raises."""
+    described = student_config(config)
+    kind = ConvNeXt if isinstance(described, ConvNeXtConfig) else DinoVisionTransformer
+    return kind(**described.kwargs(), device=device)
 
 
 def build_model_from_cfg(

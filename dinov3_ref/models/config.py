@@ -147,8 +147,24 @@ class ConvNeXtConfig:
 ModelConfig = ViTConfig | ConvNeXtConfig
 
 
+# Annotations in this file -> types of the values in JSON.
+_JSON_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "str": (str,),
+    "None": (type(None),),
+    "tuple[int, ...]": (list, tuple),
+}
+
+
 def _refuse_unknown(cls: type, data: dict[str, Any]) -> None:
-    known = [field.name for field in fields(cls)]
+    """Raise `ConfigError` for an unknown name, and for a value of another type than the field's."""
+    known = {field.name: str(field.type) for field in fields(cls)}
     unknown = sorted(set(data) - set(known))
     if unknown:
         raise ConfigError(f"unknown model option {unknown[0]!r}; known: {', '.join(known)}")
+    for name, value in data.items():
+        types = [kind for part in known[name].split(" | ") for kind in _JSON_TYPES[part]]
+        if not isinstance(value, tuple(types)) or (isinstance(value, bool) and bool not in types):
+            raise ConfigError(f"model option {name} is {value!r}; wanted {known[name]}")

@@ -315,10 +315,15 @@ def _init_module(module: nn.Module) -> None:
         module.reset_parameters()
 
 
-def _constructor(name: str, **fixed: Any) -> Callable[..., DinoVisionTransformer]:
-    """A `vit_*` function: sets the dimensions, leaves the rest at the class defaults (docs/spec.md 1.1)."""
+def constructor_shape(arch: str) -> dict[str, Any]:
+    """What the `vit_*` function of that name sets; the rest are class defaults (docs/spec.md 1.1)."""
     dims = ("embed_dim", "depth", "num_heads", "ffn_ratio")
-    shape = {dim: getattr(ARCHITECTURES[name], dim) for dim in dims} | fixed
+    ffn = "swiglu" if arch.endswith("_plus") else "mlp"
+    return {**{dim: getattr(ARCHITECTURES[arch], dim) for dim in dims}, "ffn_layer": ffn}
+
+
+def _constructor(name: str) -> Callable[..., DinoVisionTransformer]:
+    shape = constructor_shape(name)
 
     def build(patch_size: int = 16, **kwargs: Any) -> DinoVisionTransformer:
         return DinoVisionTransformer(patch_size=patch_size, **(shape | kwargs))
@@ -329,12 +334,12 @@ def _constructor(name: str, **fixed: Any) -> Callable[..., DinoVisionTransformer
 
 
 vit_small = _constructor("vit_small")
-vit_small_plus = _constructor("vit_small_plus", ffn_layer="swiglu")
+vit_small_plus = _constructor("vit_small_plus")
 vit_base = _constructor("vit_base")
 vit_large = _constructor("vit_large")
-vit_large_plus = _constructor("vit_large_plus", ffn_layer="swiglu")
+vit_large_plus = _constructor("vit_large_plus")
 vit_so400m = _constructor("vit_so400m")
 vit_huge2 = _constructor("vit_huge2")
-vit_huge_plus = _constructor("vit_huge_plus", ffn_layer="swiglu")
+vit_huge_plus = _constructor("vit_huge_plus")
 vit_giant2 = _constructor("vit_giant2")
 vit_7b = _constructor("vit_7b")

@@ -1,14 +1,16 @@
 """Write the trained teacher at the end of a run (docs/spec.md 3.1, 3.2, 4.16).
 
 teacher/model.safetensors   the backbone in the official layout, for `dinodeploy export --weights RUN/teacher`
-teacher/config.json         mean and std of its images, in timm's form
-teacher.pth                 {"teacher": backbone and heads}, for later training stages and distillation
+teacher/config.json         the whole model configuration, and mean and std of its images
+teacher.pth                 {"teacher": backbone and heads, "config.json": as above}, for later training
+                            stages and distillation
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dinov3_ref.checkpoints.files import CONFIG, MODEL_CONFIG
 from dinov3_ref.checkpoints.layouts.convnext import repeat_norm
 from dinov3_ref.distributed import get_rank, whole
+from dinov3_ref.models.build import student_config
 from dinov3_ref.train.networks.training_networks import TrainingNetworks
 
 TEACHER = "teacher"  # folder
@@ -37,17 +41,23 @@ def export_teacher(networks: TrainingNetworks, folder: Path) -> tuple[Path, Path
     prefix = "backbone."
     own = {name.removeprefix(prefix): v.contiguous() for name, v in state.items() if name.startswith(prefix)}
     _replace(backbone, lambda path: save_file(repeat_norm(own), path))
-    text = json.dumps(describe(networks.config), indent=2) + "\n"
+    described = describe(networks.config)
+    text = json.dumps(described, indent=2) + "\n"
     _replace(backbone.parent / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
-    _replace(everything, lambda path: torch.save({"teacher": state}, path))
+    _replace(everything, lambda path: torch.save({"teacher": state, CONFIG: described}, path))
     return backbone, everything
 
 
 def describe(config: Any) -> dict[str, Any]:
-    """Image normalisation in the form of timm's config.json (read by `checkpoints/architecture.py`)."""
+    """What tensors do not show: all options of the model, and image normalisation in timm's form.
+
+    `load_checkpoint` reads both, so that the reloaded model computes what the teacher computed.
+    """
     crops = config.crops
+    teacher = replace(student_config(config), drop_path_rate=0.0)
     return {
         "trained_by": "dinov3_ref",
+        MODEL_CONFIG: teacher.kwargs(),
         "pretrained_cfg": {"mean": list(crops.rgb_mean), "std": list(crops.rgb_std)},
     }
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dinov3_ref.checkpoints.files import MODEL_CONFIG, json_object
 from dinov3_ref.errors import ArchMismatch, CheckpointError, ConfigError, ForeignCheckpoint, KeyMismatch
 from dinov3_ref.models.config import DOWNSAMPLING, STAGES, STEM_STRIDE, ConvNeXtConfig
 
@@ -122,6 +123,12 @@ def _hf_hints(sidecars: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {field: config[name] for field, name in HF_SHAPE.items() if isinstance(config.get(name), list)}
 
 
+def _official_hints(sidecars: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The model configuration that a training run wrote, if it is there."""
+    described = json_object(sidecars.get("config.json", {}), MODEL_CONFIG)
+    return {MODEL_CONFIG: described} if described else {}
+
+
 HF_SHAPE = {"depths": "depths", "dims": "hidden_sizes"}  # our field -> that of config.json
 
 CONVNEXT_LAYOUTS: tuple[ConvNeXtLayout, ...] = (
@@ -152,7 +159,7 @@ CONVNEXT_LAYOUTS: tuple[ConvNeXtLayout, ...] = (
             (r"norm\.", "head.norm."),
         ),
     ),
-    ConvNeXtLayout("official", "downsample_layers.0.0.weight", ()),
+    ConvNeXtLayout("official", "downsample_layers.0.0.weight", (), _official_hints),
 )
 
 
@@ -180,6 +187,10 @@ def infer_convnext(
         found = ConvNeXtConfig(depths, dims, in_chans=stem[1], layer_scale_init_value=1e-6 if scaled else 0.0)
     except ConfigError as error:
         raise KeyMismatch(f"{name} describes no model: {error}") from error
+    if MODEL_CONFIG in hints:
+        described = ConvNeXtConfig.from_dict(hints[MODEL_CONFIG])
+        hints = {field: list(getattr(described, field)) for field in HF_SHAPE}
+        found = replace(found, patch_size=described.patch_size, drop_path_rate=described.drop_path_rate)
     for field, told in hints.items():
         held = list(getattr(found, field))
         if held != told:

@@ -25,6 +25,11 @@ FOREIGN_PARTS: tuple[tuple[str, str], ...] = (
     (".grn.", "a ConvNeXt V2"),
     ("position_embeddings", "a ViT with learned position embeddings (DINOv1 or DINOv2, Hugging Face names)"),
     ("pos_embed", "a ViT with learned position embeddings (DINOv1 or DINOv2)"),
+    ("lora_", "a model with LoRA weights beside its own: merge them first with peft's merge_and_unload()"),
+    (".base_layer.", "a model with unmerged PEFT layers: merge them first with peft's merge_and_unload()"),
+)
+# The same for files without a backbone.
+HEAD_PARTS: tuple[tuple[str, str], ...] = (
     ("sampling_offsets", "a detection or segmentation head without its backbone"),
     ("linear_head.", "a linear head without its backbone"),
     ("decoder.", "a decoder head without its backbone"),
@@ -57,10 +62,12 @@ def detect_layout(keys: Collection[str], name: str) -> OfficialLayout | ConvNeXt
 
 def _foreign(keys: Collection[str], name: str) -> str | None:
     """What a known model or head is that is no DINOv3 backbone, or None."""
-    if not any(key.endswith(("cls_token", "downsample_layers.0.0.weight")) for key in keys):
+    if "register_tokens" in keys and "pos_embed" in keys:
+        return "DINOv2 with registers"
+    parts: tuple[tuple[str, str], ...] = FOREIGN_PARTS
+    if not any(key.endswith(("cls_token", "downsample_layers.0.0.weight", "stem.0.weight")) for key in keys):
         for part, what in FOREIGN_FILE_NAMES.items():
             if part in name:
                 return f"{what} without its backbone"
-    if "register_tokens" in keys and "pos_embed" in keys:
-        return "DINOv2 with registers"
-    return next((what for part, what in FOREIGN_PARTS if any(part in key for key in keys)), None)
+        parts += HEAD_PARTS
+    return next((what for part, what in parts if any(part in key for key in keys)), None)

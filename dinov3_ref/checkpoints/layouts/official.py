@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from dinov3_ref.checkpoints.files import MODEL_CONFIG, json_object
 from dinov3_ref.checkpoints.tensor_shapes import Shape, expected_shapes
 from dinov3_ref.layers.rope_position_encoding import RopePositionEmbedding
 from dinov3_ref.models.config import ViTConfig
@@ -133,7 +134,7 @@ class OfficialLayout:
 
     def hints(self, sidecars: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """Fields of `ViTConfig` from the JSON files. Raises `CheckpointError` for another kind of model."""
-        return {}
+        return dict(json_object(sidecars.get("config.json", {}), MODEL_CONFIG))
 
     def shapes(self, config: ViTConfig, keys: Collection[str] = ()) -> dict[str, Shape]:
         """This layout's key -> shape of every tensor; optional tensors only if they are in `keys`."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
+import collections
+import datetime
 import hashlib
 import json
 import os
+import pathlib
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -96,6 +101,28 @@ def test_plain_pickle_runs_nothing(tmp_path: Path) -> None:
     path.write_bytes(pickle.dumps(CreatesAFile(trap)))
     refusal(path)
     assert not trap.exists()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_options_of_training_libraries_are_not_opened(tmp_path: Path, legacy: bool) -> None:
+    """Lightning and timm store their options beside the weights: they are read as plain dictionaries."""
+    state = {"norm.weight": torch.ones(2)}
+    beside = {
+        "hyper_parameters": argparse.Namespace(lr=1e-3, folder=pathlib.PurePosixPath("/data")),
+        "best": np.float64(0.5),
+        "started": datetime.datetime(2026, 1, 1),
+        "counts": collections.defaultdict(int, a=1),
+    }
+    torch.save(
+        {"state_dict": state, **beside}, tmp_path / "last.ckpt", _use_new_zipfile_serialization=not legacy
+    )
+    if legacy:
+        assert "Python objects" in refusal(tmp_path / "last.ckpt")
+        return
+    tree = read_checkpoint(tmp_path / "last.ckpt").tree
+    assert torch.equal(tree["state_dict"]["norm.weight"], state["norm.weight"])
+    assert type(tree["hyper_parameters"]) is collections.OrderedDict
+    assert tree["counts"] == {"a": 1}
 
 
 def test_pickled_module_is_refused(tmp_path: Path) -> None:

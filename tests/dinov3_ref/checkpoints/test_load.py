@@ -43,10 +43,13 @@ def test_one_model_in_every_layout_gives_the_same_features(tmp_path: Path, kind:
         assert torch.equal(features(loaded, PIXELS), wanted), layout  # same numbers, same arithmetic
 
 
-def test_official_file_is_complete_and_needs_no_notes(tmp_path: Path) -> None:
+def test_official_file_is_complete_but_for_two_options(tmp_path: Path) -> None:
     checkpoint = random_checkpoint(TINY_VITS["mlp"])
     loaded = load_checkpoint(write_official(tmp_path / "a.pth", checkpoint))
-    assert loaded.notes == ()
+    assert loaded.notes == (
+        "no config.json tells LayerNorm's eps and how RoPE normalises coordinates: took 1e-05 and "
+        "'separate', as in released models",
+    )
     assert (loaded.config, loaded.arch, loaded.dataset) == (TINY_VITS["mlp"], "custom", None)
     assert all(torch.equal(loaded.state[key], tensor) for key, tensor in checkpoint.state.items())
     assert loaded.state["rope_embed.periods"].dtype == torch.float32

@@ -85,8 +85,8 @@ FAULTS = {
         r"blocks\.0\.mlp\.fc1\.weight is missing",
     ),
     "extra": (
-        lambda state: state.update({"head.weight": torch.zeros(10, 128)}),
-        r"0 tensors missing, 1 left over, .*: head\.weight expected nothing found \[10, 128\]",
+        lambda state: state.update({"adapter.weight": torch.zeros(10, 128)}),
+        r"0 tensors missing, 1 left over, .*: adapter\.weight expected nothing found \[10, 128\]",
     ),
     "wrong shape": (
         lambda state: state.update({"norm.weight": torch.zeros(64)}),
