@@ -1,8 +1,8 @@
 """Read a checkpoint file or directory: tensors under the file's own names, and the JSON files beside them.
 
 The format is detected from the content, not from the suffix. Pickles are read with `weights_only`, so no
-code in them runs: objects of training libraries (options, metrics) become dictionaries (`Placeholder`), any other
-object is refused. Tensors are memory-mapped where the format allows it.
+code in them runs: objects of training libraries (options, metrics) become plain dictionaries (`Placeholder`),
+any other object is refused. Tensors are memory-mapped where the format allows it.
 """
 
 from __future__ import annotations
@@ -120,6 +120,13 @@ HARMLESS_MODULES = frozenset(
 HARMLESS_TYPES = frozenset(f"builtins.{name}" for name in "int float str bool list dict set".split())  # noqa: SIM905
 
 
+class NoNumber:
+    """Stands for numpy's scalars and dtypes in a pickle, and keeps nothing of them."""
+
+    def __init__(self, *arguments: Any) -> None: ...
+    def __setstate__(self, state: Any) -> None: ...
+
+
 class Placeholder:
     """Stands for the class of an object in a pickle: makes a plain dictionary and runs nothing.
 
@@ -149,7 +156,7 @@ def _read_pickle(path: Path, *, mmap: bool) -> Mapping[str, Any]:
     return tree
 
 
-def _placeholders(path: Path) -> list[tuple[type[Placeholder], str]]:
+def _placeholders(path: Path) -> list[tuple[Any, str]]:
     """What to put in place of the objects in `path` that weights_only does not know, if all are harmless."""
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
@@ -157,7 +164,8 @@ def _placeholders(path: Path) -> list[tuple[type[Placeholder], str]]:
         return []
     if any(name not in HARMLESS_TYPES and name.partition(".")[0] not in HARMLESS_MODULES for name in names):
         return []
-    return [(type("Placeholder", (Placeholder,), {}), name) for name in names]
+    kinds = {name: NoNumber if name.startswith("numpy") else Placeholder for name in names}
+    return [(type(kind.__name__, (kind,), {}), name) for name, kind in kinds.items()]
 
 
 def shards_of(index_path: Path) -> list[str]:
