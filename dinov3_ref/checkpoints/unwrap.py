@@ -169,7 +169,7 @@ def _is_mmengine(tree: Mapping[str, Any]) -> bool:
 
 
 def _asked(candidates: list[Candidate], weights_key: str, name: str) -> list[Candidate]:
-    """The candidates called `weights_key`, or below it. Raises `CheckpointError` if there is none."""
+    """The candidates called `weights_key`, or below it. Raises `CheckpointError` unless one exists."""
     asked = weights_key.rstrip(".")
     fitting = [one for one in candidates if f"{one.name}.".startswith(f"{asked}.")]
     if not fitting:
