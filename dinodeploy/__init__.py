@@ -30,12 +30,15 @@ from dinodeploy.errors import (
     TamperedError,
     UnavailableError,
 )
+from dinodeploy.hardware.telemetry import set_variables
 
 if TYPE_CHECKING:
     from dinodeploy.api import EmbedReport, embed, export
     from dinodeploy.bundle.bundle import Bundle
     from dinodeploy.embedder import Embedder
     from dinodeploy.store.reader import load_embeddings
+
+set_variables()  # before any package that reports to its makers can be imported
 
 __version__ = "0.1.0"
 

@@ -18,6 +18,7 @@ from onnx import GraphProto, NodeProto, TensorProto, helper
 from dinodeploy.arrays import AnyArray, FloatArray
 from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, EngineChoice
 from dinodeploy.errors import BundleError, JudgementError, MisuseError
+from dinodeploy.hardware.telemetry import silence_onnxruntime
 from dinodeploy.parity.bisect import Bisection, Stretch, bisect
 from dinodeploy.parity.golden import GoldenCase, Trace, load_golden
 from exporters.graph.files import read_onnx
@@ -88,6 +89,7 @@ def _run_tapped(
     """Run pixels [1,3,H,W]. Returns `stream_values`, and all graph outputs by name, the stream's included."""
     import onnxruntime
 
+    silence_onnxruntime(onnxruntime)
     model = ir.to_proto(read_onnx(engine.path))
     values_of = stream_values(model.graph)
     _tap(model.graph, [name for names in values_of.values() for name in names])

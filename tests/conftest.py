@@ -16,12 +16,14 @@ from pathlib import Path
 
 import pytest
 
+from dinodeploy.hardware.telemetry import silence_openvino
 from tests.support.processes.command_line import CommandLine
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun in the background: every child would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+silence_openvino()  # some tests import it directly
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # its handlers abort a process that forks
 
 

@@ -26,6 +26,7 @@ from dinodeploy.errors import BundleError, UnavailableError, reason_of
 from dinodeploy.files.json_file import read_json
 from dinodeploy.hardware.cores import cores, restricted
 from dinodeploy.hardware.devices import cpu_name, find_gpu
+from dinodeploy.hardware.telemetry import silence_onnxruntime
 
 _ERRORS_ONLY = 3
 # Bytes of weights past which a CPU keeps them in the memory-mapped file. A 16-bit recipe's CPU graph casts
@@ -107,6 +108,7 @@ class OnnxRuntimeBackend:
             raise UnavailableError(
                 f"onnxruntime cannot be imported ({error}); install it: pip install onnxruntime"
             ) from error
+        silence_onnxruntime(onnxruntime)
         _check_available(onnxruntime, provider)
         self.runtime = f"onnxruntime {onnxruntime.__version__}{provider.suffix}"
         self.device = device

@@ -28,6 +28,7 @@ from dinodeploy.bundle.manifest import METADATA_KEY
 from dinodeploy.errors import BundleError, UnavailableError
 from dinodeploy.files.json_file import parse_json
 from dinodeploy.hardware.devices import cpu_name
+from dinodeploy.hardware.telemetry import silence_openvino
 
 Shape = tuple[int, ...]
 
@@ -153,6 +154,7 @@ def _core() -> Any:
 
 
 def _import() -> Any:
+    silence_openvino()
     try:
         import openvino
     except ImportError as error:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from dinodeploy.bundle.manifest import MODEL_FILE, Manifest
+from dinodeploy.hardware.telemetry import silence_onnxruntime
 from dinodeploy.parity.golden import GoldenCase
 
 SIDE = 1024
@@ -40,6 +41,7 @@ def _seconds(work: Callable[[], object]) -> Iterator[float]:
 def _onnxruntime_product(a: np.ndarray, b: np.ndarray, threads: int) -> Callable[[], object]:
     import onnxruntime
 
+    silence_onnxruntime(onnxruntime)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(product_model(), options, providers=["CPUExecutionProvider"])

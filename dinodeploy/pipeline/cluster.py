@@ -23,6 +23,7 @@ from typing import Any
 
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import DinodeployError, MisuseError, UnavailableError, reason_of
+from dinodeploy.hardware.telemetry import silence_ray
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pipeline.pipeline import RunReport, embed_source
 from dinodeploy.pipeline.progress import Advance
@@ -33,10 +34,8 @@ from dinodeploy.store.writer import Store
 
 ATTEMPTS = 4  # per shard: an image that kills its worker must not do so endlessly
 OBJECT_STORE = 256 * 2**20  # bytes, of a local Ray: only reports and a listing pass through it
-_QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # send no usage statistics
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's future default, without the warning about it
-}
+# Ray's future default, without the warning about it
+_FUTURE_DEFAULT = ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
 @dataclass(frozen=True)
@@ -155,8 +154,8 @@ def parse_address(text: str) -> str:
 @contextmanager
 def connect(address: str) -> Iterator[Any]:
     """The connected `ray` module; what it started is stopped at the end. Raises UnavailableError."""
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault(*_FUTURE_DEFAULT)
+    silence_ray()
     try:
         import ray
     except ImportError as error:

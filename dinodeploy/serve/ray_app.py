@@ -12,6 +12,7 @@ import threading
 from typing import Any
 
 from dinodeploy.errors import UnavailableError
+from dinodeploy.hardware.telemetry import silence_ray
 from dinodeploy.serve.settings import Settings
 
 
@@ -46,6 +47,7 @@ def serve_with_ray(settings: Settings, host: str, port: int, replicas: int) -> N
 
 
 def _ray_serve() -> Any:
+    silence_ray()
     try:
         return importlib.import_module("ray.serve")
     except ImportError as error:
