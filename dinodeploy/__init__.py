@@ -15,6 +15,7 @@ first use.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from dinodeploy.errors import (
@@ -30,7 +31,6 @@ from dinodeploy.errors import (
     TamperedError,
     UnavailableError,
 )
-from dinodeploy.hardware.telemetry import set_variables
 
 if TYPE_CHECKING:
     from dinodeploy.api import EmbedReport, embed, export
@@ -38,7 +38,10 @@ if TYPE_CHECKING:
     from dinodeploy.embedder import Embedder
     from dinodeploy.store.reader import load_embeddings
 
-set_variables()  # before any package that reports to its makers can be imported
+# Telemetry of ONNX Runtime and of the Hugging Face libraries, which read it when they are imported. A
+# setting of the user is kept; `hardware/telemetry.py` silences the packages that read no variable.
+for _variable in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
+    os.environ.setdefault(_variable, "1")
 
 __version__ = "0.1.0"
 

@@ -5,10 +5,10 @@
     openvino, nncf   an event to Google Analytics on import; client id under HOME
     ray              usage statistics to usage-stats.ray.io
 
-Environment variables count for the packages and for the processes started from here, and only if they are
-set before the package is imported: `import dinodeploy` does it. A variable that the user has set is kept.
+`import dinodeploy` sets the variables of the first two, which count in processes started from here too and
+are read when the package is imported. Here is what takes more than a variable.
 
-Sources: https://github.com/microsoft/onnxruntime/blob/main/docs/Privacy.md,
+Sources: https://github.com/microsoft/onnxruntime (Privacy.md),
 https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables,
 https://docs.openvino.ai/2026/about-openvino/additional-resources/telemetry.html,
 https://docs.ray.io/en/latest/cluster/usage-stats.html
@@ -22,18 +22,11 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-VARIABLES = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 OPENVINO_PACKAGE = "openvino_telemetry"
 
 
-def set_variables() -> None:
-    """Turn off what is read from the environment. Called by `import dinodeploy`."""
-    for name, value in VARIABLES.items():
-        os.environ.setdefault(name, value)
-
-
 def silence_onnxruntime(onnxruntime: ModuleType) -> None:
-    """Call it after importing onnxruntime: Windows's event tracing and an earlier import ignore the variable."""
+    """Call it after importing onnxruntime: event tracing of Windows reads no variable."""
     if os.environ.get("ORT_DISABLE_TELEMETRY") == "1":
         onnxruntime.disable_telemetry_events()
 
