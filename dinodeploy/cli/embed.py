@@ -151,6 +151,7 @@ def _print(report: EmbedReport, as_json: bool) -> None:
             print(f"{out}: {report.embedded} images embedded, {report.rate:.1f}/s; {report.stages}")
         else:
             print(f"{out}: complete already, {report.embedded} images embedded; nothing to do")
+        print(report.counts.line())
         if report.complete:
             print(f"next, in Python: ids, vectors = dinodeploy.load_embeddings({str(out)!r})")
         else:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
@@ -33,7 +34,9 @@ from dinodeploy.pipeline.pooling import needed, with_pooled
 from dinodeploy.pipeline.probe import choose_batch, choose_hint, default_shard_size
 from dinodeploy.pipeline.progress import Advance, Log, image_progress
 from dinodeploy.pipeline.stages import Stages
-from dinodeploy.sources import FileSource, Source, SourceOptions, open_source, origins_of
+from dinodeploy.sources import FileSource, Source, SourceOptions, open_source, origins_of, skipped_of
+from dinodeploy.sources.counts import Counts, skipped_note
+from dinodeploy.sources.folders import total_of
 from dinodeploy.store.dtypes import parse_dtype
 from dinodeploy.store.existing import inspect_target
 from dinodeploy.store.formats import open_format
@@ -144,7 +147,7 @@ class EmbedReport:
     quarantined: images without one; reasons are in OUT/quarantine.jsonl.
     kept: how many of both an earlier call had finished. fresh: how many this call processed.
     seconds: of the whole call. rate: images embedded per second while the pipeline ran.
-    stages: where the time went.
+    stages: where the time went. counts: what became of every file that this call has seen.
     """
 
     out: Path
@@ -161,6 +164,7 @@ class EmbedReport:
     normalize: bool
     batch: int
     stages: Stages
+    counts: Counts
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, as `embed --json` prints them."""
@@ -178,6 +182,7 @@ class EmbedReport:
             "seconds": round(self.seconds, 3),
             "images_per_second": round(self.rate, 2),
             "stages": self.stages.report(),
+            "counts": self.counts.as_json(),
         }
 
 
@@ -195,6 +200,9 @@ def embed_images(
     _check_outputs(bundle, options.outputs)
     with ExitStack() as opened:
         source = opened.enter_context(closing(open_source(images, options.source)))
+        skipped = skipped_of(source)
+        if skipped:
+            log(f"[sources] {skipped_note(skipped)}")
         hint = choose_hint(len(source.ids) // options.part[1], options.engine_threads)
         engine_options = options.engine_options(hint)
         embedder = opened.enter_context(Embedder.open_located(bundle, file, **engine_options))
@@ -234,7 +242,7 @@ def embed_images(
             embedder.close()  # the workers open their own
             share = Share(options.engine_threads or 1, gpus)
             store, report, manifest = _run_on_cluster(job, share, options, progress, log)
-    return _report(options.out, store, report, manifest, time.perf_counter() - started)
+    return _report(options, store, report, manifest, time.perf_counter() - started, total_of(skipped))
 
 
 def _check_outputs(bundle: Bundle, outputs: tuple[str, ...]) -> None:
@@ -317,15 +325,24 @@ def _run_on_cluster(
 
 
 def _report(
-    out: Path, store: Store, run: RunReport, manifest: StoreManifest | None, seconds: float
+    options: EmbedOptions,
+    store: Store,
+    run: RunReport,
+    manifest: StoreManifest | None,
+    seconds: float,
+    skipped: Counter[str],
 ) -> EmbedReport:
     images = store.plan.pictures if manifest else run.images
     fresh = run.embedded + run.quarantined
+    embedded = manifest.count if manifest else run.images - run.all_quarantined
+    quarantined = manifest.quarantined if manifest else run.all_quarantined
+    index, of = (1, 1) if manifest else options.part
+    seen = sum(len(store.plan.shard(shard)) for shard in range(index - 1, store.plan.shards, of))
     return EmbedReport(
-        out=out,
+        out=options.out,
         complete=manifest is not None,
-        embedded=manifest.count if manifest else run.images - run.all_quarantined,
-        quarantined=manifest.quarantined if manifest else run.all_quarantined,
+        embedded=embedded,
+        quarantined=quarantined,
         kept=images - fresh,
         fresh=fresh,
         seconds=seconds,
@@ -336,4 +353,11 @@ def _report(
         normalize=store.plan.normalize,
         batch=store.plan.batch,
         stages=run.stages,
+        counts=Counts(
+            seen=seen + skipped.total(),
+            embedded=run.embedded,
+            already=embedded - run.embedded,
+            quarantined=quarantined,
+            skipped=skipped,
+        ),
     )

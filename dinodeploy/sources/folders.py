@@ -113,12 +113,17 @@ def skipped_line(counts: Counter[str], most: int = 6) -> str:
     """`skipped 3 files: 2 .heic, 1 .dng`; an empty string for no file."""
     if not counts:
         return ""
+    files = counts.total()
+    return f"skipped {files} file{'s' if files > 1 else ''}: {by_suffix(counts, most)}"
+
+
+def by_suffix(counts: Counter[str], most: int = 6) -> str:
+    """`2 .heic, 1 .dng`: the `most` frequent suffixes."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     shown = [f"{count} {suffix or 'without suffix'}" for suffix, count in ordered[:most]]
     if len(ordered) > most:
         shown.append(f"{sum(count for _, count in ordered[most:])} others")
-    files = sum(counts.values())
-    return f"skipped {files} file{'s' if files > 1 else ''}: {', '.join(shown)}"
+    return ", ".join(shown)
 
 
 def suffix_of(name: str) -> str:

@@ -91,6 +91,7 @@ def _embed(bundle: Path, as_json: bool, given: dict[str, Any]) -> int:
         output.print_json(report.as_json())
     else:
         print(f"{report.out}: {report.embedded} images embedded, {report.rate:.1f}/s")
+        print(report.counts.line())
     if report.quarantined:
         _log(f"{report.quarantined} images quarantined; reasons in {report.out}/quarantine.jsonl")
     return output.PARTIAL if report.quarantined else 0
