@@ -92,7 +92,7 @@ def check(
 
 
 def _compare(bundle: Path, against: Path, images: Path, k: int, threads: int | None) -> Comparison:
-    ids = list_images([images])
+    ids = list_images([images], output.note_skipped)
     with image_progress(len(ids)) as advance:
         return compare(bundle, against, ids, k=k, threads=threads, advance=advance)
 

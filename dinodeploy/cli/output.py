@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dinodeploy.parity.reports import Report
+    from dinodeploy.sources.folders import Skipped
 
 # exit codes of the command line; 3, failed export, comes from ExportError
 FAILED, MISUSE, CANNOT, PARTIAL, INTERRUPTED = 1, 2, 4, 5, 130
@@ -65,6 +66,14 @@ def fail(message: str, code: int) -> int:
 def note(topic: str, text: str) -> None:
     """A line on stderr that is not an error: [topic] text."""
     print(f"[{topic}] {text}", file=sys.stderr)  # not through rich, which reads brackets as markup
+
+
+def note_skipped(skipped: Skipped) -> None:
+    """A line on stderr about the files that folders hold and that are not read, if there are any."""
+    from dinodeploy.sources.counts import skipped_note
+
+    if skipped:
+        note("sources", skipped_note(skipped))
 
 
 def print_notes(notes: Iterable[str], label: str = "note") -> None:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
 
-from dinodeploy.cli.output import DEVICE_HELP, PARTIAL, note, parse_size, print_json, print_notes
+from dinodeploy.cli.output import (
+    DEVICE_HELP,
+    PARTIAL,
+    note,
+    note_skipped,
+    parse_size,
+    print_json,
+    print_notes,
+)
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
 from dinodeploy.heads.predict import Unread, head_of
@@ -17,7 +26,8 @@ from dinodeploy.heads.write_predictions import TABLE, PredictionWriter, check_ta
 from dinodeploy.pipeline.probe import choose_hint
 from dinodeploy.pipeline.progress import image_progress
 from dinodeploy.pipeline.runner import BATCH_SIZE
-from dinodeploy.sources.folders import list_images
+from dinodeploy.sources.counts import Counts
+from dinodeploy.sources.folders import find_images, total_of
 
 
 def predict(
@@ -44,7 +54,8 @@ def predict(
     for option, value in (("--top", top), ("--batch", batch), ("--threads", threads)):
         if value is not None and value < 1:
             raise MisuseError(f"{option} is {value}; wanted at least 1")
-    ids = list_images(images)
+    found = find_images(images)
+    ids = found.ids
     if out is not None:
         check_target(out, overwrite)
     hint = choose_hint(len(ids), threads)
@@ -53,13 +64,15 @@ def predict(
     ) as embedder:
         head = head_of(embedder)
         note(device, embedder.choice)
+        note_skipped(found.skipped)
         steps = embedder.preprocess_for(parse_size(imgsz))
         stream = predict_images(embedder, ids, steps, top=top, batch_size=batch)
         rows: list[dict[str, Any]] = []
         unread: list[Unread] = []
         show = (lambda row: None) if as_json else (lambda row: print(_line(row)))
         with PredictionWriter(out) as writer, image_progress(len(ids)) as advance:
-            for item in stream:
+            lost = (Unread(folder.id, folder.message) for folder in found.lost)
+            for item in chain(lost, stream):
                 if isinstance(item, Unread):
                     unread.append(item)
                     writer.refuse(item)
@@ -67,18 +80,29 @@ def predict(
                     rows.append(writer.add(item))
                     show(rows[-1])
                 advance(len(rows), len(unread))
-    if as_json:
-        reasons = [{"id": item.id, "reason": item.reason} for item in unread]
-        print_json(
-            {"task": head.task, "out": str(out) if out else None, "predictions": rows, "quarantined": reasons}
-        )
-    elif out is not None:
-        print(
-            f"{out}: {len(rows)} predictions in {TABLE}" + ("" if head.task == "classify" else " and images")
-        )
+    counts = Counts(found.seen, len(rows), 0, len(unread), total_of(found.skipped))
+    _report(head.task, out, rows, unread, counts, as_json)
     print_notes((item.reason for item in unread), "quarantined")
     if unread:
         raise typer.Exit(PARTIAL)
+
+
+def _report(
+    task: str,
+    out: Path | None,
+    rows: list[dict[str, Any]],
+    unread: list[Unread],
+    counts: Counts,
+    as_json: bool,
+) -> None:
+    if as_json:
+        reasons = [{"id": item.id, "reason": item.reason} for item in unread]
+        facts = {"task": task, "out": str(out) if out else None, "predictions": rows, "quarantined": reasons}
+        print_json({**facts, "counts": counts.as_json()})
+        return
+    if out is not None:
+        print(f"{out}: {len(rows)} predictions in {TABLE}" + ("" if task == "classify" else " and images"))
+    print(counts.line("predicted"))
 
 
 def _line(row: dict[str, Any]) -> str:

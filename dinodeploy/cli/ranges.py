@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from typer import Argument, Option
 
-from dinodeploy.cli.output import PARTIAL, parse_size, print_json, print_notes, stderr, stdout
+from dinodeploy.cli.output import PARTIAL, note_skipped, parse_size, print_json, print_notes, stderr, stdout
 from dinodeploy.errors import MisuseError
 from dinodeploy.hardware.packages import reach
 from dinodeploy.pipeline.progress import step_progress
@@ -49,7 +49,7 @@ def ranges(
     measurer = reach("exporters.ranges", "ranges")
     checkpoints = reach("dinov3_ref.checkpoints", "ranges")
     size = parse_size(imgsz)
-    ids = measurer.spread_over(list_images(images), limit)
+    ids = measurer.spread_over(list_images(images, note_skipped), limit)
     with step_progress() as log:
         log(f"loading {checkpoint}")
         loaded = checkpoints.load_checkpoint(checkpoint, arch=arch)

@@ -8,13 +8,15 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
-from dinodeploy.cli.output import DEVICE_HELP, PARTIAL, note, print_json, print_notes
+from dinodeploy.cli.output import DEVICE_HELP, PARTIAL, note, note_skipped, print_json, print_notes
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
+from dinodeploy.files.paths import native_path
 from dinodeploy.hardware.packages import reach
 from dinodeploy.images.open import open_image
 from dinodeploy.pipeline.progress import image_progress
-from dinodeploy.sources.folders import list_images
+from dinodeploy.sources.counts import Counts
+from dinodeploy.sources.folders import find_images, total_of
 from dinodeploy.visualize.look import Attend, steps_for
 from dinodeploy.visualize.maps import WHAT, MapOptions
 from dinodeploy.visualize.video import VIDEO_SUFFIXES, check_video, visualize_video
@@ -66,7 +68,8 @@ def visualize(
     else:
         target = out or Path("visualized")
         check_output(target, html, overwrite)
-        images = list_images(images)
+        found = find_images(images)
+        images = found.ids
     with Embedder.open(engine, device=device, allow_unverified=allow_unverified, threads=threads) as embedder:
         note(device, embedder.choice)
         pixels = _pixels(point)
@@ -86,7 +89,10 @@ def visualize(
                     embedder, images, what, target, page=html, overwrite=overwrite, advance=advance, **how
                 )
             facts |= {"page": str(html) if html else None, "pictures": len(written.files)}
-            facts |= {"files": written.files, "skipped": list(written.skipped), "shows": written.words}
+            unread = [*(folder.message for folder in found.lost), *written.skipped]
+            facts |= {"files": written.files, "skipped": unread, "shows": written.words}
+            note_skipped(found.skipped)
+            facts["counts"] = Counts(found.seen, len(written.files), 0, len(unread), total_of(found.skipped))
     _report(facts, as_json)
     if facts["skipped"]:
         raise typer.Exit(PARTIAL)
@@ -118,7 +124,7 @@ def _share(point: tuple[float, float] | None, first: str) -> tuple[float, float]
     """Pixels of the first image -> shares of its width and height. Raises MisuseError outside the image."""
     if point is None:
         return 0.5, 0.5
-    width, height = open_image(first).size
+    width, height = open_image(native_path(first)).size
     if point[0] >= width or point[1] >= height:
         raise MisuseError(
             f"--point {point[0]:g},{point[1]:g} is outside {first}, which is {width}x{height} pixels"
@@ -138,10 +144,12 @@ def _attend(checkpoint: Path | None, layer: int) -> Attend | None:
 def _report(facts: dict[str, Any], as_json: bool) -> None:
     print_notes(facts["skipped"], "skipped")
     if as_json:
-        print_json(facts)
+        print_json({**facts, **({"counts": facts["counts"].as_json()} if "counts" in facts else {})})
         return
     count = f"{facts['pictures']} images" if "pictures" in facts else f"{facts['frames']} frames"
     print(f"{facts['out']}: {facts['what']} of {count}; {facts['shows']}")
+    if "counts" in facts:
+        print(facts["counts"].line("drawn"))
     if facts.get("page"):
         print(f"page: {facts['page']}; open it in a browser")
     elif "pictures" in facts:

@@ -18,6 +18,7 @@ from typing import Any
 from dinodeploy.errors import OutputExistsError
 from dinodeploy.files.atomic import begin_directory, commit_directory
 from dinodeploy.files.owned import first_foreign
+from dinodeploy.files.paths import native_path
 from dinodeploy.heads.dense import class_image, depth_image, overlay
 from dinodeploy.heads.predict import Prediction, Unread
 from dinodeploy.images.open import open_image
@@ -80,7 +81,9 @@ class PredictionWriter:
             return {"depth": f"{stem}_depth.png"}
         classes = class_image(item.map)  # type: ignore[arg-type]
         classes.save(self._root / f"{stem}_classes.png")
-        overlay(open_image(item.id), classes).save(self._root / f"{stem}_overlay.jpg", quality=90)
+        overlay(open_image(native_path(item.id)), classes).save(
+            self._root / f"{stem}_overlay.jpg", quality=90
+        )
         return {"mask": f"{stem}_classes.png", "overlay": f"{stem}_overlay.jpg"}
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from dinodeploy.errors import ImageError, MisuseError
+from dinodeploy.files.paths import native_path
 from dinodeploy.images.open import open_image
 from dinodeploy.pages import check_pages, jpeg_uri, render_page
 from dinodeploy.search.duplicates import Duplicates, Member
@@ -128,7 +129,7 @@ def _member(member: Member, *, is_kept: bool) -> Card:
 def _thumbnail(id: str, width: int = 4, height: int = 3) -> Thumbnail:
     """Open and shrink an image; `width` and `height` give the shape where that is not possible."""
     try:
-        image = open_image(id)
+        image = open_image(native_path(id))
     except ImageError:
         words = "cannot be shown" if os.path.lexists(id) else "the original is not here"
         return Thumbnail(None, words, _shape(width, height))

@@ -17,7 +17,7 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
 from pathlib import Path
@@ -43,6 +43,10 @@ class Lost:
     def id(self) -> str:
         return self.folder.rstrip("/") + "/"
 
+    @property
+    def message(self) -> str:
+        return f"{self.folder!r} cannot be listed: {self.reason}"
+
 
 @dataclass
 class Found:
@@ -51,6 +55,11 @@ class Found:
     ids: list[str]
     lost: list[Lost] = field(default_factory=list)
     skipped: Skipped = field(default_factory=dict)
+
+    @property
+    def seen(self) -> int:
+        """The number of all of them; a folder that cannot be listed counts as one."""
+        return len(self.ids) + len(self.lost) + total_of(self.skipped).total()
 
 
 def find_images(paths: Sequence[str | Path]) -> Found:
@@ -74,8 +83,8 @@ def find_images(paths: Sequence[str | Path]) -> Found:
     return Found(list(ids), list(lost.values()), skipped)
 
 
-def list_images(paths: Sequence[str | Path]) -> list[str]:
-    """Ids of all images under `paths`, each once, in order.
+def list_images(paths: Sequence[str | Path], note: Callable[[Skipped], None] | None = None) -> list[str]:
+    """Ids of all images under `paths`, each once, in order. note: is told which files were left out.
 
     Raises MisuseError for a path that does not exist, for a folder that cannot be listed, and if there is no
     image.
@@ -83,6 +92,8 @@ def list_images(paths: Sequence[str | Path]) -> list[str]:
     found = find_images(paths)
     if found.lost:
         raise MisuseError(_cannot_list(found.lost[0]))
+    if note is not None:
+        note(found.skipped)
     return found.ids
 
 
@@ -98,7 +109,7 @@ def no_image(paths: Sequence[str | Path], skipped: Skipped, lost: Iterable[Lost]
 
 
 def _cannot_list(lost: Lost) -> str:
-    return f"{lost.folder!r} cannot be listed: {lost.reason}; leave it out or fix it"
+    return f"{lost.message}; leave it out or fix it"
 
 
 def total_of(skipped: Skipped) -> Counter[str]:

@@ -13,6 +13,7 @@ from dinodeploy.embedder import Embedder
 from dinodeploy.errors import ImageError, MisuseError, OutputExistsError
 from dinodeploy.files.atomic import atomic_directory, atomic_file
 from dinodeploy.files.owned import first_foreign
+from dinodeploy.files.paths import native_path
 from dinodeploy.images.open import open_image
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pages import check_pages
@@ -86,7 +87,7 @@ def visualize(
     skipped: list[str] = []
     for id_ in ids:
         try:
-            image = open_image(id_)
+            image = open_image(native_path(id_))
         except ImageError as error:
             skipped.append(str(error))
         else:

@@ -87,6 +87,8 @@ def test_scenes_are_segmented_at_the_image_size(
     assert ran.code == 0, ran.err
     rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     assert rows == ran.json["predictions"]
+    counts = ran.json["counts"]
+    assert (counts["seen"], counts["embedded"]) == (len(rows), len(rows))
     with Image.open(out / rows[0]["mask"]) as mask:
         assert (mask.mode, mask.size) == ("P", (160, 120))
         ids = np.asarray(mask)
