@@ -7,17 +7,23 @@ Shapes: n rows of a shard, D dimension.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dinodeploy.bundle.bundle import file_facts
 from dinodeploy.errors import BundleError, MisuseError, OutputExistsError
-from dinodeploy.files import atomic, schema
+from dinodeploy.files import atomic
 from dinodeploy.search import approximate
 from dinodeploy.search.filters import Kind
-from dinodeploy.search.index_manifest import FILE_NAME, TABLE, VERSION, IndexManifest, index_path, store_hash
+from dinodeploy.search.index_manifest import (
+    FILE_NAME,
+    TABLE,
+    VERSION,
+    IndexManifest,
+    index_path,
+    store_hash,
+    write_index_manifest,
+)
 from dinodeploy.search.metadata import Metadata, read_metadata
 from dinodeploy.search.query import require_same
 from dinodeploy.search.table import require_lance, write_table
@@ -87,15 +93,9 @@ def build_index(
             metadata=table.facts() if table else None,
             approximate=how,
             engine=str(Path(engine).resolve()) if engine is not None else None,
-            files={
-                path.relative_to(partial).as_posix(): file_facts(path)
-                for path in sorted(partial.rglob("*"))
-                if path.is_file()
-            },
+            table_version=written.version,
         )
-        text = json.dumps(schema.dump(manifest), indent=2, ensure_ascii=False) + "\n"
-        (partial / FILE_NAME).write_text(text, encoding="utf-8")
-    return manifest
+        return write_index_manifest(partial, manifest)
 
 
 def vector_length(store: StoredEmbeddings, output: str) -> int:

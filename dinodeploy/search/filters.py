@@ -47,6 +47,7 @@ _LONGEST = 1 << 16  # characters of a filter
 _LONGEST_WORD = 4096  # characters of a pattern of `like`, or of a word to search for
 _MOST_COMPARISONS = 1000
 _MOST_VALUES = 10_000  # in the lists of `in`
+_AHEAD = 50  # tokens
 _HINT = "wanted something like: width > 640 and label = 'cat'"
 
 
@@ -140,6 +141,13 @@ class _Parser:
         self._end = match.end()
         kind = str(match.lastgroup)
         return _Token(kind, match[kind], match.start(kind))
+
+    def _look_ahead(self) -> None:
+        """Before another error: raise one for text nearby that is no part of the language."""
+        for _ in range(_AHEAD):
+            if self._tokens[-1].kind == "end":
+                return
+            self._tokens.append(self._read())
 
     def _take(self, *words: str) -> bool:
         """Consume the next token if it is one of `words`."""
@@ -266,6 +274,7 @@ class _Parser:
         elif token.kind != "word" or name.lower() in _KEYWORDS:
             self._fail("the name of a column")
         if name not in self._columns:
+            self._look_ahead()
             known = ", ".join(self._columns)
             raise MisuseError(f"--filter {self._text!r}: there is no column {name!r}; wanted one of {known}")
         self._at += 1
@@ -290,6 +299,7 @@ class _Parser:
 
     def _fail(self, wanted: str) -> NoReturn:
         token = self._next
+        self._look_ahead()
         got = "the end" if token.kind == "end" else repr(self._text[token.begin :])
         raise MisuseError(f"--filter {self._text!r}: got {got}, wanted {wanted}")
 

@@ -60,16 +60,16 @@ class Index:
         self._table: Any = table
 
     @classmethod
-    def open(cls, store: str | Path) -> Index:
-        """Open the index of the store at `store`.
+    def open(cls, store: str | Path, *, verify: bool = False) -> Index:
+        """Open the index of the store at `store`. verify: compare the hashes of all its files.
 
         Raises BundleError if there is no store or no index, TamperedError if either has changed,
         UnavailableError without Lance.
         """
         require_lance()
         root = Path(store)
-        manifest = read_index_manifest(root)
-        table = open_table(index_path(root) / f"{TABLE}.lance")
+        manifest = read_index_manifest(root, verify=verify)
+        table = open_table(index_path(root) / f"{TABLE}.lance", manifest.table_version)
         if table.count_rows() != manifest.rows:
             raise BundleError(
                 f"{index_path(root)}: got {table.count_rows()} rows, wanted {manifest.rows}; index again: "

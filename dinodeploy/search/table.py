@@ -49,12 +49,15 @@ def write_table(path: Path, schema: Schema, batches: Iterable[RecordBatch]) -> A
         raise
 
 
-def open_table(path: Path) -> Any:
-    """Open the table at `path`, a lance.LanceDataset. Raises BundleError if it cannot be opened."""
+def open_table(path: Path, version: int | None = None) -> Any:
+    """Open a version of the table at `path`, a lance.LanceDataset; None: the newest.
+
+    Raises BundleError if it cannot be opened.
+    """
     import lance
 
     try:
-        return lance.dataset(str(path))
+        return lance.dataset(str(path), version=version)
     except (OSError, ValueError) as error:
         raise BundleError(f"{path} cannot be opened: {reason_of(error)}") from error
 

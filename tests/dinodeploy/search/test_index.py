@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -219,6 +221,115 @@ def test_another_stores_index_is_refused(tmp_path: Path) -> None:
         Index.open(tmp_path / "s1")
     with pytest.raises(BundleError, match=r"has no index .* make one: dinodeploy index"):
         Index.open(tmp_path / "s0")
+
+
+@pytest.mark.parametrize("exact_below", [10**6, 100])
+def test_what_another_program_writes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exact_below: int
+) -> None:
+    """Lance's own updates, deletions, appends and indices; the hint of the newest version put back or not."""
+    import lance
+
+    monkeypatch.setattr(approximates, "PARTITION", 50)
+    store_of(tmp_path / "s", vectors_of(300))
+    build_index(tmp_path / "s", exact_below=exact_below)
+    whole = tmp_path / "whole"
+    shutil.copytree(tmp_path / "s.index", whole)
+    table = tmp_path / "s.index" / "images.lance"
+
+    def forge(found: Any) -> None:
+        found.update({"id": "'forged.jpg'"}, where="id = 'p3.jpg'")
+
+    changes: list[Any] = [
+        forge,
+        lambda found: found.delete("width < 650"),
+        lambda found: lance.write_dataset(found.to_table(), str(table), mode="append"),
+        lambda found: lance.write_dataset(found.to_table(limit=9), str(table), mode="overwrite"),
+        lambda found: found.create_scalar_index("id", "BTREE"),
+        lambda found: found.add_columns({"more": "width + 1"}),
+    ]
+    for change in changes:
+        for restored in (False, True):
+            shutil.rmtree(tmp_path / "s.index")
+            shutil.copytree(whole, tmp_path / "s.index")
+            change(lance.dataset(str(table)))
+            if restored:
+                for path in whole.rglob("*hint*"):
+                    shutil.copy2(path, tmp_path / "s.index" / path.relative_to(whole))
+            with pytest.raises(BundleError, match=r"index again: dinodeploy index .*--overwrite"):
+                Index.open(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    "name", ["x", "images.lance/data/x.lance", "images.lance/_versions/9.manifest", "more/x"]
+)
+def test_a_file_that_is_not_listed_is_refused(tmp_path: Path, name: str) -> None:
+    store_of(tmp_path / "s", vectors_of(3))
+    build_index(tmp_path / "s")
+    path = tmp_path / "s.index" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"x")
+    with pytest.raises(TamperedError, match=r"is not listed in index\.json: another program has written"):
+        Index.open(tmp_path / "s")
+    path.rename(path.with_name("Thumbs.db"))  # a file manager looked into the folder
+    Index.open(tmp_path / "s").close()
+
+
+def test_a_link_in_an_index_is_refused(tmp_path: Path) -> None:
+    store_of(tmp_path / "s", vectors_of(3))
+    build_index(tmp_path / "s")
+    (path,) = (tmp_path / "s.index" / "images.lance" / "data").iterdir()
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(TamperedError, match="is a link or a device"):
+        Index.open(tmp_path / "s")
+
+
+def test_the_listed_version_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if every file were accepted: Lance alone would open the newest version."""
+    import lance
+
+    store_of(tmp_path / "s", vectors_of(5))
+    manifest = build_index(tmp_path / "s")
+    assert manifest.table_version == 1
+    lance.dataset(str(tmp_path / "s.index" / "images.lance")).update({"id": "'forged.jpg'"})
+    monkeypatch.setattr("dinodeploy.search.index.read_index_manifest", lambda *_, **__: manifest)
+    with Index.open(tmp_path / "s") as index:
+        assert index.ids() == [f"p{number}.jpg" for number in range(5)]
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["new time", "time put back"])
+def test_large_files_are_hashed_when_their_time_changed_or_on_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    monkeypatch.setattr("dinodeploy.search.index_manifest.HASHED_BYTES", 0)
+    store_of(tmp_path / "s", vectors_of(4000, dim=80), shard_size=5000)
+    build_index(tmp_path / "s")
+    (path,) = (tmp_path / "s.index" / "images.lance" / "data").iterdir()
+    content, before = path.read_bytes(), path.stat()
+    assert len(content) > 1 << 20, "a smaller file is always hashed"
+    path.write_bytes(content[:500_000] + bytes([content[500_000] ^ 1]) + content[500_001:])
+    if kept:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        Index.open(tmp_path / "s").close()  # what docs/search.md says of indexes above 1 GiB
+    for verify in (True,) if kept else (False, True):
+        with pytest.raises(TamperedError, match="is not the file that was written"):
+            Index.open(tmp_path / "s", verify=verify)
+
+
+def test_an_index_of_before_opens(tmp_path: Path) -> None:
+    """Version 1 of index.json: no table version, no times of change."""
+    store_of(tmp_path / "s", vectors_of(5))
+    build_index(tmp_path / "s")
+    path = tmp_path / "s.index" / "index.json"
+    document = json.loads(path.read_text())
+    document["version"] = 1
+    del document["table_version"]
+    for facts in document["files"].values():
+        del facts["modified"]
+    path.write_text(json.dumps(document))
+    with Index.open(tmp_path / "s") as index:
+        assert len(index.ids()) == 5
 
 
 @pytest.mark.parametrize("harm", ["cut off", "emptied", "removed", "a bit turned"])
