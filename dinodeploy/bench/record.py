@@ -49,6 +49,7 @@ class BenchOptions:
     device: str = "auto"
     outputs: tuple[str, ...] | None = None
     checkpoint: str | None = None
+    require_signature: str | None = None  # a public key file
 
     def __post_init__(self) -> None:
         check_peers(self.vs)
@@ -65,9 +66,16 @@ def run_bench(engine: str, options: BenchOptions, log: Log = lambda _: None) -> 
 
     Raises as `open_runner`, and OutsideProfileError for a size that a runner was not built for.
     """
-    bundle = open_bundle(engine)
+    bundle = open_bundle(engine, require_signature=options.require_signature)
     threads = options.threads or cores()
-    opening = RunnerOptions(str(engine), threads, options.device, options.outputs, options.checkpoint)
+    opening = RunnerOptions(
+        str(engine),
+        threads,
+        options.device,
+        options.outputs,
+        options.checkpoint,
+        options.require_signature,
+    )
     names = (ENGINE, *options.vs)
     cases = load_golden(bundle.root / GOLDEN_FILE)
     inputs = list(_inputs(bundle.manifest, cases, options))

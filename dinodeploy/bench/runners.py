@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from dinodeploy.arrays import FloatArray
+from dinodeploy.bundle.bundle import open_bundle
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
 from dinodeploy.hardware.packages import reach
@@ -47,6 +47,7 @@ class RunnerOptions:
     device: str = "auto"
     outputs: tuple[str, ...] | None = None  # of the engine; peers compute all of them
     checkpoint: str | None = None  # of peers; None: what the manifest names
+    require_signature: str | None = None  # a public key file
 
 
 class EngineRunner:
@@ -58,6 +59,7 @@ class EngineRunner:
             device=device,
             outputs=options.outputs,
             threads=options.threads,
+            require_signature=options.require_signature,
             allow_unverified=not judged,
         )
         self.runtime = self.embedder.backend.runtime
@@ -83,7 +85,8 @@ def open_runner(name: str, options: RunnerOptions, *, judged: bool = True) -> Ru
         return EngineRunner(options, options.device if name == ENGINE else name, judged=judged)
     check_peers([name])
     open_peer: Callable[..., Runner] = reach("exporters.peers", f"--vs {name}").open_peer
-    return open_peer(name, Path(options.bundle), options.checkpoint, options.threads)
+    bundle = open_bundle(options.bundle, require_signature=options.require_signature)
+    return open_peer(name, bundle.manifest, options.checkpoint, options.threads)
 
 
 def check_peers(names: Any) -> None:

@@ -43,12 +43,12 @@ _DAMAGE = (
 )
 
 
-def pack(root: Path, target: Path, *, overwrite: bool = False) -> Path:
-    """The bundle at `root` as one zip file. Its files are verified first.
+def pack(bundle: Path | Bundle, target: Path, *, overwrite: bool = False) -> Path:
+    """A bundle as one zip file. Its files are verified first.
 
     Raises BundleError or TamperedError for a bundle that is not whole, OutputExistsError.
     """
-    bundle = open_bundle(root)
+    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     bundle.verify()
     if target.exists() and not (overwrite and target.is_file()):
         raise OutputExistsError(f"{target} exists; pass --overwrite, or choose another --out")

@@ -114,6 +114,8 @@ def _check(root: Path, key: Path, copy: Path | None, signature: bytes | None = N
     folder = PrivateFolder("a signature")
     (folder.path / "key.pub").write_bytes(public)
     (folder.path / SIGNATURE_FILE).write_bytes(signature)
+    if copy is not None:
+        (copy / SIGNATURE_FILE).write_bytes(signature)
     signed = _signed_digests(signature, root)
     read: dict[str, FileFacts] = {}
 

@@ -11,6 +11,7 @@ from dinodeploy.bench import BenchOptions, as_table, run_bench, summary
 from dinodeploy.bench.ledger import check_record_path, write_record
 from dinodeploy.bench.runners import PEERS
 from dinodeploy.bench.table import LEGEND
+from dinodeploy.cli.options import RequireSignature
 from dinodeploy.cli.output import DEVICE_HELP, parse_list, parse_size, print_json, stdout
 from dinodeploy.errors import MisuseError
 from dinodeploy.pipeline.progress import step_progress
@@ -39,6 +40,7 @@ def bench(
     plot: Annotated[
         Path | None, Option("--plot", "--picture", help="Also draw a plot: a .svg, .png or .html file.")
     ] = None,
+    require_signature: RequireSignature = None,
     as_json: Annotated[bool, Option("--json", help="The results as JSON on stdout.")] = False,
 ) -> None:
     """Time an engine and its peers on the same weights and images, in turns, with the error of each."""
@@ -54,6 +56,7 @@ def bench(
         device=device,
         outputs=parse_list(outputs, "--outputs") if outputs else None,
         checkpoint=None if checkpoint is None else str(checkpoint),
+        require_signature=None if require_signature is None else str(require_signature),
     )
     with step_progress() as log:
         record = run_bench(str(engine), options, log)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
+from dinodeploy.cli.options import RequireSignature
 from dinodeploy.cli.output import print_json, print_notes
 from dinodeploy.files import schema
 from dinodeploy.hardware.packages import reach
@@ -52,6 +53,7 @@ def build(
     allow_known_bad: Annotated[
         bool, Option("--allow-known-bad", help="Build with a TensorRT that is known to be wrong.")
     ] = False,
+    require_signature: RequireSignature = None,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace a plan that is there.")] = False,
     as_json: Annotated[bool, Option("--json", help="The result as JSON on stdout.")] = False,
 ) -> None:
@@ -75,6 +77,7 @@ def build(
             compute_capabilities=tuple(compute_capability or ()),
         ),
         allow_known_bad=allow_known_bad,
+        require_signature=require_signature,
         overwrite=overwrite,
     )
     with build_progress() as (report, say):

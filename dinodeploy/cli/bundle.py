@@ -12,32 +12,30 @@ from dinodeploy.bundle.archive import pack, unpack
 from dinodeploy.bundle.bundle import open_bundle
 from dinodeploy.bundle.manifest import SIGNATURE_FILE
 from dinodeploy.bundle.signing import sign, verify_signature
-from dinodeploy.cli.output import REQUIRE_SIGNATURE_HELP, print_json
+from dinodeploy.cli.options import RequireSignature
+from dinodeploy.cli.output import print_json
 from dinodeploy.standalone.pack import pack_standalone
 
 app = typer.Typer(help="Verify, sign, pack and unpack a bundle.", no_args_is_help=True, rich_markup_mode=None)
 Bundle = Annotated[Path, Argument(help="A bundle.")]
 AsJson = Annotated[bool, Option("--json", help="The result as JSON on stdout.")]
-Require = Annotated[
-    Path | None, Option("--require-signature", help=REQUIRE_SIGNATURE_HELP, metavar="KEY.pub")
-]
 
 
 @app.command("verify")
-def verify_command(bundle: Bundle, require_signature: Require = None, as_json: AsJson = False) -> None:
+def verify_command(
+    bundle: Bundle, require_signature: RequireSignature = None, as_json: AsJson = False
+) -> None:
     """Hold every file against the manifest, and the whole against its signature if one is required."""
-    opened = open_bundle(bundle)
+    opened = open_bundle(bundle, require_signature=require_signature)
     opened.verify()
-    if require_signature is not None:
-        verify_signature(opened.root, require_signature)
     signed = (opened.root / SIGNATURE_FILE).is_file()
     files, digest = len(opened.manifest.files), opened.manifest.digest
     if as_json:
-        facts = {"bundle": str(opened.root), "files": files, "digest": digest, "signed": signed}
+        facts = {"bundle": str(opened.home), "files": files, "digest": digest, "signed": signed}
         print_json({**facts, "signature_verified": require_signature is not None})
         return
     word = "signature verified" if require_signature else "signed, not verified" if signed else "not signed"
-    print(f"{opened.root}: {files} files are what was exported; {word}")
+    print(f"{opened.home}: {files} files are what was exported; {word}")
 
 
 @app.command("sign")
@@ -65,14 +63,15 @@ def pack_command(
     standalone: Annotated[
         bool, Option("--standalone", help="One file with the runtime in it: python3 model.pyz embed …")
     ] = False,
+    require_signature: RequireSignature = None,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace a file that is there.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make one file of a bundle."""
-    root = open_bundle(bundle).root
-    suffix = ".pyz" if standalone else ".zip"
-    target = out or root.resolve().with_name(root.resolve().name + suffix)
-    (pack_standalone if standalone else pack)(root, target, overwrite=overwrite)
+    opened = open_bundle(bundle, require_signature=require_signature)
+    home = opened.home.resolve()
+    target = out or home.with_name(home.name + (".pyz" if standalone else ".zip"))
+    (pack_standalone if standalone else pack)(opened, target, overwrite=overwrite)
     if as_json:
         print_json({"out": str(target), "bytes": target.stat().st_size})
         return
@@ -86,7 +85,7 @@ def pack_command(
 def unpack_command(
     archive: Annotated[Path, Argument(help="What `pack` wrote.")],
     out: Annotated[Path | None, Option(help="The directory to make. Default: by its name.")] = None,
-    require_signature: Require = None,
+    require_signature: RequireSignature = None,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace a bundle that is there.")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -14,6 +14,7 @@ from rich.table import Table
 from typer import Argument, Option
 
 from dinodeploy.cli import output
+from dinodeploy.cli.options import RequireSignature
 from dinodeploy.errors import MisuseError
 from dinodeploy.hardware.packages import reach
 from dinodeploy.parity.bisect import Bisection
@@ -44,9 +45,7 @@ def check(
     device: Annotated[str, Option(help=output.DEVICE_HELP)] = "auto",
     threads: Annotated[int | None, Option(help="Threads of a CPU engine.")] = None,
     weight_budget: Annotated[float | None, Option(help=output.WEIGHT_BUDGET_HELP)] = None,
-    require_signature: Annotated[
-        Path | None, Option(help=output.REQUIRE_SIGNATURE_HELP, metavar="KEY.pub")
-    ] = None,
+    require_signature: RequireSignature = None,
     bisect: Annotated[bool, Option("--bisect", help="Find the first block that differs.")] = False,
     against: Annotated[
         Path | None, Option(help="Another bundle: can it search an index built with this one?")
@@ -76,7 +75,7 @@ def check(
         growth = reach("exporters.bisect", "--bisect").bisect_bundle(engine, threads=threads)
     if against is not None and images is not None:
         if verdict.passed:
-            comparison = _compare(bundle, against, images, neighbours, threads)
+            comparison = _compare(bundle, against, images, neighbours, threads, require_signature)
         else:
             output.stderr().print(f"not compared with {against}: this engine itself failed")
     seconds = time.perf_counter() - clock
@@ -91,10 +90,12 @@ def check(
         raise typer.Exit(output.FAILED)
 
 
-def _compare(bundle: Path, against: Path, images: Path, k: int, threads: int | None) -> Comparison:
+def _compare(
+    bundle: Path, against: Path, images: Path, k: int, threads: int | None, key: Path | None
+) -> Comparison:
     ids = list_images([images], output.note_skipped)
     with image_progress(len(ids)) as advance:
-        return compare(bundle, against, ids, k=k, threads=threads, advance=advance)
+        return compare(bundle, against, ids, k=k, threads=threads, require_signature=key, advance=advance)
 
 
 def _print(found: Report) -> None:

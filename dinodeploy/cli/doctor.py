@@ -8,16 +8,18 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
+from dinodeploy.cli.options import RequireSignature
 from dinodeploy.cli.output import CANNOT, print_json
 from dinodeploy.doctor import examine, report_lines
 
 
 def doctor(
     bundle: Annotated[Path | None, Argument(help="Bundle to try on this machine.")] = None,
+    require_signature: RequireSignature = None,
     as_json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Examine this machine and print problems with the commands that fix them. Exit code 0 or 4."""
-    diagnosis = examine(bundle)
+    diagnosis = examine(bundle, require_signature=require_signature)
     if as_json:
         print_json(diagnosis.as_json())
     else:

@@ -10,9 +10,9 @@ import typer
 
 from dinodeploy.api import EmbedReport
 from dinodeploy.api import embed as embed_images
+from dinodeploy.cli.options import RequireSignature
 from dinodeploy.cli.output import (
     DEVICE_HELP,
-    REQUIRE_SIGNATURE_HELP,
     WEIGHT_BUDGET_HELP,
     parse_gib,
     parse_list,
@@ -92,9 +92,7 @@ def embed(
     time_limit: Annotated[
         float, typer.Option(help="Seconds after which an image counts as unreadable.")
     ] = TIME_LIMIT,
-    require_signature: Annotated[
-        Path | None, typer.Option(help=REQUIRE_SIGNATURE_HELP, metavar="KEY.pub")
-    ] = None,
+    require_signature: RequireSignature = None,
     allow_unverified: Annotated[
         bool, typer.Option("--allow-unverified", help="Run an engine without a passing receipt.")
     ] = False,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
+from dinodeploy.cli.options import RequireSignature
 from dinodeploy.cli.output import note, print_json
 from dinodeploy.errors import MisuseError
 from dinodeploy.files import schema
@@ -31,6 +32,7 @@ def index(
         Path | None,
         Option(help="Also write a FAISS index. If the index already exists, write only this file."),
     ] = None,
+    require_signature: RequireSignature = None,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace an existing index.")] = False,
     as_json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -46,7 +48,13 @@ def index(
     else:
         with step_progress() as log:
             manifest = build_index(
-                out, output=output, metadata=metadata, engine=engine, overwrite=overwrite, log=log
+                out,
+                output=output,
+                metadata=metadata,
+                engine=engine,
+                require_signature=require_signature,
+                overwrite=overwrite,
+                log=log,
             )
             if faiss is not None:
                 log("writing the FAISS index")

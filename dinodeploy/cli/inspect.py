@@ -10,6 +10,8 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from dinodeploy.bundle import manifest as manifests
+from dinodeploy.bundle.bundle import Bundle, open_bundle
+from dinodeploy.cli.options import RequireSignature
 from dinodeploy.cli.output import bundle_facts, print_json
 from dinodeploy.errors import MisuseError, UnavailableError
 from dinodeploy.hardware.packages import reach
@@ -17,13 +19,16 @@ from dinodeploy.hardware.packages import reach
 
 def inspect(
     path: Annotated[Path, Argument(help="A bundle, an .onnx file, or a checkpoint.")],
+    require_signature: RequireSignature = None,
     as_json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Show model, weights, preprocessing, outputs, engines and receipts: a summary, then every detail."""
     if not path.exists():
         raise MisuseError(f"{path}: no such file or directory")
     if path.is_dir() and (path / manifests.FILE_NAME).exists():
-        facts = _bundle(path)
+        facts = _bundle(open_bundle(path, require_signature=require_signature))
+    elif require_signature is not None:
+        raise MisuseError(f"{path} is no bundle, and only bundles are signed; leave --require-signature out")
     elif path.suffix == ".onnx":
         facts = {"kind": "onnx", **_graph(path)}
     else:
@@ -61,11 +66,11 @@ def _summary(facts: dict[str, Any]) -> Iterator[str]:
     yield ""
 
 
-def _bundle(path: Path) -> dict[str, Any]:
+def _bundle(bundle: Bundle) -> dict[str, Any]:
     """The manifest, the receipts and, if onnx is installed, the graph's operators."""
-    facts = bundle_facts(path)
+    facts = bundle_facts(bundle)
     try:
-        graph = _graph(path / manifests.MODEL_FILE)
+        graph = _graph(bundle.root / manifests.MODEL_FILE)
         facts |= {"operators": graph["operators"], "types": graph["types"]}
     except UnavailableError as error:
         facts["operators"] = str(error)

@@ -9,7 +9,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinodeploy.errors import MisuseError, one_line, reason_of
@@ -18,6 +17,7 @@ from dinodeploy.pipeline.progress import stderr as stderr  # commands import it 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from dinodeploy.bundle.bundle import Bundle
     from dinodeploy.parity.reports import Report
     from dinodeploy.sources.folders import Skipped
 
@@ -113,13 +113,11 @@ def parse_list(text: str, option: str, known: tuple[str, ...] | None = None) -> 
     return names
 
 
-def bundle_facts(path: Path) -> dict[str, Any]:
+def bundle_facts(bundle: Bundle) -> dict[str, Any]:
     """The manifest and the receipts of a bundle, verified, as `inspect --json` prints them."""
-    from dinodeploy.bundle.bundle import open_bundle
     from dinodeploy.files import schema
     from dinodeploy.parity.receipts import read_receipts
 
-    bundle = open_bundle(path)
     bundle.verify()
     receipts = [
         {"engine": r.engine, "runtime": r.runtime, "device": r.device, "passed": r.holds()}

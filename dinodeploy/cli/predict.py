@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
+from dinodeploy.cli.options import RequireSignature
 from dinodeploy.cli.output import (
     DEVICE_HELP,
     PARTIAL,
@@ -44,6 +45,7 @@ def predict(
     threads: Annotated[
         int | None, Option(help="CPU threads of the engine. Default: chosen by the runtime.")
     ] = None,
+    require_signature: RequireSignature = None,
     allow_unverified: Annotated[
         bool, Option("--allow-unverified", help="Use an engine without a passing receipt.")
     ] = False,
@@ -60,7 +62,12 @@ def predict(
         check_target(out, overwrite)
     hint = choose_hint(len(ids), threads)
     with Embedder.open(
-        engine, device=device, allow_unverified=allow_unverified, threads=threads, hint=hint
+        engine,
+        device=device,
+        require_signature=require_signature,
+        allow_unverified=allow_unverified,
+        threads=threads,
+        hint=hint,
     ) as embedder:
         head = head_of(embedder)
         note(device, embedder.choice)

@@ -10,6 +10,7 @@ from typing import Annotated
 import numpy as np
 from typer import Argument, Option
 
+from dinodeploy.cli.options import RequireSignature
 from dinodeploy.cli.output import DEVICE_HELP, note, print_json
 from dinodeploy.errors import MisuseError, printable
 from dinodeploy.files.atomic import atomic_file
@@ -40,6 +41,7 @@ def search(
         bool, Option("--exact", help="Compare all rows instead of using the approximate index.")
     ] = False,
     html: Annotated[Path | None, Option(help="Write an HTML page with the images.")] = None,
+    require_signature: RequireSignature = None,
     as_json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Find the images most similar to an image, by cosine similarity. Equal ones are ordered by id."""
@@ -57,7 +59,15 @@ def search(
                 )
             facts = index.manifest
             log = partial(note, device)
-            found = embed_query(images, made_by, facts.fingerprint, facts.output, device=device, log=log)
+            found = embed_query(
+                images,
+                made_by,
+                facts.fingerprint,
+                facts.output,
+                device=device,
+                require_signature=require_signature,
+                log=log,
+            )
             vectors = [*found, *vectors]
         asked: Asked = []
         names = utf8([*map(str, images), *ids])

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
+from dinodeploy.cli.options import RequireSignature
 from dinodeploy.cli.output import DEVICE_HELP, WEIGHT_BUDGET_HELP, note, parse_gib
 from dinodeploy.errors import MisuseError, UnavailableError
 from dinodeploy.serve.access import read_keys
@@ -51,6 +52,7 @@ def serve(
     ray: Annotated[
         bool, Option("--ray", help="Run on Ray Serve; --workers is the number of replicas.")
     ] = False,
+    require_signature: RequireSignature = None,
     allow_unverified: Annotated[
         bool, Option("--allow-unverified", help="Use an engine without a parity receipt.")
     ] = False,
@@ -63,6 +65,7 @@ def serve(
         device=device,
         threads=threads,
         weight_budget=parse_gib(weight_budget),
+        require_signature=require_signature,
         allow_unverified=allow_unverified,
         index=index,
         keys=read_keys(api_key_file) if api_key_file else (),

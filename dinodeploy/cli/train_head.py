@@ -11,7 +11,9 @@ from typing import Annotated, Any
 import typer
 from typer import Option
 
+from dinodeploy.bundle.bundle import Bundle
 from dinodeploy.cli.add_head import head_facts, print_head
+from dinodeploy.cli.options import RequireSignature
 from dinodeploy.cli.output import DEVICE_HELP, PARTIAL, note, print_json, print_notes, stderr
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError, OutputExistsError
@@ -48,6 +50,7 @@ def train_head(
     ] = None,
     no_cache: Annotated[bool, Option("--no-cache", help="Do not cache features.")] = False,
     device: Annotated[str, Option(help=DEVICE_HELP)] = "auto",
+    require_signature: RequireSignature = None,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace an existing output.")] = False,
     as_json: Annotated[bool, Option("--json", help="Print all scores as JSON on stdout.")] = False,
 ) -> None:
@@ -55,17 +58,19 @@ def train_head(
     kept = None if no_cache else cache or cache_dir("features")
     options = TrainOptions(task, pooling, class_weight, seed, kept)  # type: ignore[arg-type]
     _check_out(out, overwrite)
-    with Embedder.open(engine, device=device, hint="throughput") as embedder:
+    with Embedder.open(
+        engine, device=device, require_signature=require_signature, hint="throughput"
+    ) as embedder:
         note(device, embedder.choice)
         with step_progress() as log:
             trained = train(embedder, data, options, test=test, log=log, advance=_counting(log))
-        root = embedder.bundle.root
+        bundle = embedder.bundle
     if out.suffix == HEAD_SUFFIX:
         trained.file.write(out)
         made = None
     else:
-        made = _add(root, trained, f"{data.resolve().name}-{task}", out, overwrite)
-    _report(trained, made, out, root, as_json)
+        made = _add(bundle, trained, f"{data.resolve().name}-{task}", out, overwrite)
+    _report(trained, made, out, bundle.home, as_json)
     if trained.quarantined:
         raise typer.Exit(PARTIAL)
 
@@ -95,14 +100,14 @@ def _check_out(out: Path, overwrite: bool) -> None:
         raise MisuseError(f"{out.parent} is not a folder; create it, or choose another --out")
 
 
-def _add(root: Path, trained: Trained, name: str, out: Path, overwrite: bool) -> Any:
-    """Write the bundle `out`: the one at `root` with the trained head."""
+def _add(bundle: Bundle, trained: Trained, name: str, out: Path, overwrite: bool) -> Any:
+    """Write the bundle `out`: `bundle` with the trained head."""
     heads = reach("exporters.heads", "writing a bundle")
     with tempfile.TemporaryDirectory(prefix="dinodeploy_") as folder, step_progress() as log:
         path = Path(folder) / f"{name}{HEAD_SUFFIX}"
         trained.file.write(path)
         loaded = reach("dinov3_ref.heads", "writing a bundle").load_head(path)
-        made, notes = heads.add_head(root, loaded, out, overwrite=overwrite, log=log)
+        made, notes = heads.add_head(bundle, loaded, out, overwrite=overwrite, log=log)
     print_notes(notes)
     return made
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from dinodeploy.cli.options import RequireSignature
 from dinodeploy.cli.output import print_json
 from dinodeploy.triton.repository import Options, write_repository
 
@@ -26,13 +27,16 @@ def triton(
     instances: Annotated[int, Option(help="Copies of the engine per device.")] = DEFAULTS.instances,
     preprocessors: Annotated[int, Option(help="Processes that decode images.")] = DEFAULTS.preprocessors,
     threads: Annotated[int, Option(help="Threads of a CPU engine. 0: ONNX Runtime's default.")] = 0,
+    require_signature: RequireSignature = None,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace existing models.")] = False,
     as_json: Annotated[bool, Option("--json", help="The result as JSON on stdout.")] = False,
 ) -> None:
     """Write a Triton model repository: the engine, its preprocessing, and the ensemble of both."""
     delay_us = round(max_wait_ms * 1000)
     options = Options(device, name, max_batch, delay_us, instances, preprocessors, threads)
-    written = write_repository(bundle, repository, options, overwrite=overwrite)
+    written = write_repository(
+        bundle, repository, options, overwrite=overwrite, require_signature=require_signature
+    )
     if as_json:
         print_json(asdict(written) | {"models": [str(model) for model in written.models]})
         return

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
+from dinodeploy.cli.options import RequireSignature
 from dinodeploy.cli.output import DEVICE_HELP, PARTIAL, note, note_skipped, print_json, print_notes
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
@@ -51,6 +52,7 @@ def visualize(
     layer: Annotated[int, Option(help="Block to show attention of, with --checkpoint. -1: last.")] = -1,
     device: Annotated[str, Option(help=DEVICE_HELP)] = "auto",
     threads: Annotated[int | None, Option(help="Threads per engine call.")] = None,
+    require_signature: RequireSignature = None,
     allow_unverified: Annotated[
         bool, Option("--allow-unverified", help="Use an engine without a passing parity receipt.")
     ] = False,
@@ -70,7 +72,13 @@ def visualize(
         check_output(target, html, overwrite)
         found = find_images(images)
         images = found.ids
-    with Embedder.open(engine, device=device, allow_unverified=allow_unverified, threads=threads) as embedder:
+    with Embedder.open(
+        engine,
+        device=device,
+        require_signature=require_signature,
+        allow_unverified=allow_unverified,
+        threads=threads,
+    ) as embedder:
         note(device, embedder.choice)
         pixels = _pixels(point)
         how: dict[str, Any] = {"steps": steps_for(embedder, imgsz), "attend": _attend(checkpoint, layer)}

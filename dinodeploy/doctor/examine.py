@@ -40,12 +40,14 @@ class Diagnosis:
         }
 
 
-def examine(path: Path | None = None, *, root: Path = Path("/")) -> Diagnosis:
+def examine(
+    path: Path | None = None, *, root: Path = Path("/"), require_signature: Path | None = None
+) -> Diagnosis:
     """Examine this machine and the bundle at `path`. `root`: the folder of the system files.
 
-    Raises MisuseError or BundleError if `path` is not a bundle.
+    Raises as `locate`.
     """
-    bundle, file = locate(path) if path is not None else (None, None)
+    bundle, file = locate(path, require_signature=require_signature) if path is not None else (None, None)
     system, packages = find_system(root), find_packages()
     devices = check_devices(bundle, file) if bundle is not None else ()
     findings = find_findings(Examined(system, packages, onnx_runtimes(), bundle, devices, file))

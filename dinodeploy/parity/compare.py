@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,6 +90,7 @@ def compare(
     *,
     k: int = 10,
     threads: int | None = None,
+    require_signature: Path | None = None,
     advance: Advance = lambda embedded, failed: None,
 ) -> Comparison:
     """Embed `images` (ids, as `listing.py` gives them) with both engines and compare.
@@ -99,7 +101,8 @@ def compare(
     if k < 1:
         raise MisuseError(f"-k is {k}; wanted at least 1")
     _enough(len(images), k)
-    with Embedder.open(bundle, threads=threads) as a, Embedder.open(other, threads=threads) as b:
+    opening: dict[str, Any] = {"threads": threads, "require_signature": require_signature}
+    with Embedder.open(bundle, **opening) as a, Embedder.open(other, **opening) as b:
         widths = a.manifest.model.embed_dim, b.manifest.model.embed_dim
         if widths[0] != widths[1]:
             note = f"embeddings have {widths[0]} and {widths[1]} numbers: they cannot be compared at all"

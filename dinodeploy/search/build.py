@@ -43,6 +43,7 @@ def build_index(
     output: str = "cls",
     metadata: str | Path | None = None,
     engine: str | Path | None = None,
+    require_signature: Path | None = None,
     overwrite: bool = False,
     exact_below: int = approximate.EXACT_BELOW,
     log: Callable[[str], None] = lambda text: None,
@@ -63,7 +64,7 @@ def build_index(
     _check_target(target, overwrite)
     dim = vector_length(opened, output)
     if engine is not None:
-        require_same(engine, opened.manifest.fingerprint)
+        require_same(engine, opened.manifest.fingerprint, require_signature)
     table = read_metadata(Path(metadata)) if metadata is not None else None
     found = store_hash(root)
     with atomic.atomic_directory(target) as partial:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dinodeploy.arrays import FloatArray
-from dinodeploy.bundle.bundle import locate
+from dinodeploy.bundle.bundle import Bundle, locate
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import BundleError, MisuseError
 from dinodeploy.files import schema
@@ -25,15 +25,20 @@ from dinodeploy.pipeline.pooling import pick
 _SHOWN = 14  # characters shown of a hash
 
 
-def require_same(engine: str | Path, fingerprint: dict[str, Any]) -> Path:
-    """The engine file that made embeddings of this `fingerprint`. Raises MisuseError; as `open_bundle`."""
-    bundle, named = locate(engine)
+def require_same(
+    engine: str | Path, fingerprint: dict[str, Any], require_signature: Path | None = None
+) -> tuple[Bundle, str]:
+    """The bundle and the engine file in it that made embeddings of this `fingerprint`.
+
+    Raises MisuseError; as `open_bundle`.
+    """
+    bundle, named = locate(engine, require_signature=require_signature)
     steps = recorded_preprocess(fingerprint)
     manifest = bundle.manifest
     files = [named] if named is not None else list(manifest.engines)
     for name in files:
         if manifest.fingerprint(name, steps) == fingerprint:
-            return bundle.root / name
+            return bundle, name
     shown = differences(fingerprint, manifest.fingerprint(files[0], steps))
     raise MisuseError(
         f"{engine} did not make these embeddings ({shown}); give the bundle that did as --engine, or embed "
@@ -68,6 +73,7 @@ def embed_query(
     output: str,
     *,
     device: str = "auto",
+    require_signature: Path | None = None,
     log: Callable[[str], None] = lambda text: None,
 ) -> FloatArray:
     """Images -> [Q, D], embedded as the index with this `fingerprint`. `log` receives engine and device.
@@ -75,8 +81,9 @@ def embed_query(
     Raises MisuseError for an engine that did not make the store, ImageError for an image that cannot be
     read, and what `Embedder.open` raises.
     """
-    path, steps = require_same(engine, fingerprint), recorded_preprocess(fingerprint)
-    with Embedder.open(path, device=device) as embedder:
+    bundle, file = require_same(engine, fingerprint, require_signature)
+    steps = recorded_preprocess(fingerprint)
+    with Embedder.open_located(bundle, file, device=device) as embedder:
         log(embedder.choice)
         pixels = [steps(open_image(as_source(image))) for image in images]
         return np.concatenate([pick(embedder.run(one[None]), [output])[output] for one in pixels])

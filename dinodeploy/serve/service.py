@@ -98,6 +98,7 @@ class Service:
             device=settings.device,
             threads=settings.threads,
             weight_budget=settings.weight_budget,
+            require_signature=settings.require_signature,
             allow_unverified=settings.allow_unverified,
         )
         try:

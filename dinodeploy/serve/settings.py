@@ -27,6 +27,7 @@ class Settings:
     device: str = "auto"
     threads: int | None = None
     weight_budget: int | None = None
+    require_signature: Path | None = None
     allow_unverified: bool = False
     index: Path | None = None
     keys: tuple[Key, ...] = ()

@@ -26,6 +26,7 @@ from PIL.Image import DecompressionBombWarning
 from dinodeploy import __version__
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.archive import unpack
+from dinodeploy.bundle.bundle import open_bundle
 from dinodeploy.cli import output
 from dinodeploy.errors import DinodeployError, MisuseError
 from dinodeploy.files.cache import cache_dir
@@ -114,7 +115,7 @@ def _check(bundle: Path, as_json: bool, given: dict[str, Any]) -> int:
 
 
 def _inspect(bundle: Path, as_json: bool, given: dict[str, Any]) -> int:
-    facts = output.bundle_facts(bundle)
+    facts = output.bundle_facts(open_bundle(bundle, **given))
     if as_json:
         output.print_json(facts)
     else:
@@ -126,7 +127,7 @@ def _inspect(bundle: Path, as_json: bool, given: dict[str, Any]) -> int:
 def _doctor(bundle: Path, as_json: bool, given: dict[str, Any]) -> int:
     from dinodeploy.doctor import examine, report_lines
 
-    diagnosis = examine(bundle)
+    diagnosis = examine(bundle, **given)
     if as_json:
         output.print_json(diagnosis.as_json())
     else:
@@ -154,6 +155,9 @@ def _parser(name: str) -> argparse.ArgumentParser:
         one = commands.add_parser(command.__name__[1:], help=help, description=help, **settings)
         one.set_defaults(command=command)
         one.add_argument("--json", action="store_true", default=False, help="Print the result as JSON.")
+        one.add_argument(
+            "--require-signature", type=Path, metavar="KEY.pub", help=output.REQUIRE_SIGNATURE_HELP
+        )
         if command in (_embed, _check):
             _add_engine_options(one)
         if command is _embed:
@@ -165,7 +169,6 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--device", help="auto, cpu, onnxruntime, openvino, cuda or tensorrt. Default: the best available.")
     add("--threads", type=int, help="Engine threads.")
-    add("--require-signature", type=Path, metavar="KEY.pub", help="Public key of a required signature.")
 
 
 def _add_embed_options(parser: argparse.ArgumentParser) -> None:

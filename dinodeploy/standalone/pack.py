@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 
 from dinodeploy.bundle.archive import add_bundle
-from dinodeploy.bundle.bundle import open_bundle
+from dinodeploy.bundle.bundle import Bundle, open_bundle
 from dinodeploy.errors import OutputExistsError
 from dinodeploy.files import atomic
 from dinodeploy.standalone import BUNDLE_PREFIX
@@ -26,9 +26,9 @@ main()
 """
 
 
-def pack_standalone(root: Path, target: Path, *, overwrite: bool = False) -> Path:
+def pack_standalone(bundle: Path | Bundle, target: Path, *, overwrite: bool = False) -> Path:
     """Write the verified bundle and the runtime as one executable. Raises BundleError, OutputExistsError."""
-    bundle = open_bundle(root)
+    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     bundle.verify()
     if target.exists() and not (overwrite and target.is_file()):
         raise OutputExistsError(f"{target} exists; pass --overwrite, or choose another --out")

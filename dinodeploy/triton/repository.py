@@ -24,7 +24,7 @@ from typing import Any
 
 import dinodeploy
 from dinodeploy.backends.select import candidates
-from dinodeploy.bundle.bundle import EngineChoice, locate
+from dinodeploy.bundle.bundle import Bundle, EngineChoice, locate
 from dinodeploy.bundle.manifest import PLAIN_NAME, BuildFacts
 from dinodeploy.errors import MisuseError, OutputExistsError, UnavailableError
 from dinodeploy.files import schema
@@ -108,13 +108,20 @@ class Written:
     models: tuple[Path, ...]
 
 
-def write_repository(path: Path, repository: Path, options: Options, *, overwrite: bool = False) -> Written:
+def write_repository(
+    path: Path,
+    repository: Path,
+    options: Options,
+    *,
+    overwrite: bool = False,
+    require_signature: Path | None = None,
+) -> Written:
     """Write the three models of the bundle at `path` into `repository`.
 
     Raises as `open_bundle`, TamperedError for a file that is not the exported one, UnavailableError for an
     engine that Triton cannot run, OutputExistsError for models that are there.
     """
-    engine = _choose(path, options.device)
+    engine = _choose(*locate(path, require_signature=require_signature), options.device)
     kind = KINDS[engine.backend]
     name = options.name or f"dinov3_{engine.manifest.model.arch}"
     parts: dict[str, Callable[[Path], Config]] = {
@@ -135,9 +142,8 @@ def write_repository(path: Path, repository: Path, options: Options, *, overwrit
     return Written(name, engine.file, kind.platform, tuple(targets.values()))
 
 
-def _choose(path: Path, device: str) -> EngineChoice:
+def _choose(bundle: Bundle, file: str | None, device: str) -> EngineChoice:
     """The engine that Triton is to run. Raises UnavailableError."""
-    bundle, file = locate(path)
     asked = "auto" if file is not None or device == "auto" else device
     found = {one.backend: one for one in reversed(candidates(bundle, asked, file=file))}
     chosen = next((found[backend] for backend in DEVICES[device] if backend in found), None)

@@ -20,7 +20,7 @@ Log = Callable[[str], None]
 
 
 def add_head(
-    bundle: Path,
+    bundle: str | Path | Bundle,
     head: LoadedHead | Head,
     out: Path,
     *,
@@ -33,12 +33,12 @@ def add_head(
     OutputExistsError when `out` exists, ExportError or LintError when the graph cannot be made,
     JudgementError when its outputs differ from the head's. On an error nothing is written.
     """
-    source = open_bundle(bundle)
+    source = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     manifest = source.manifest
     loaded = head if isinstance(head, LoadedHead) else in_memory(head)
     if manifest.head is not None:
         raise MisuseError(
-            f"{source.root} already has a head ({manifest.head.kind}); use the bundle without a head"
+            f"{source.home} already has a head ({manifest.head.kind}); use the bundle without a head"
         )
     notes = check_fits(loaded, manifest.model)
     refuse_existing(out, overwrite)

@@ -23,8 +23,7 @@ from torch import Tensor
 from dinodeploy.arrays import FloatArray
 from dinodeploy.backends.openvino import settings, shared_core
 from dinodeploy.bench.runners import Runner
-from dinodeploy.bundle.bundle import open_bundle
-from dinodeploy.bundle.manifest import ModelFacts
+from dinodeploy.bundle.manifest import Manifest, ModelFacts
 from dinodeploy.errors import MisuseError, UnavailableError
 from dinodeploy.images.preprocess import Preprocess
 from dinov3_ref.checkpoints import (
@@ -72,12 +71,11 @@ class TorchRunner:
         self._forward = lambda pixels: pixels
 
 
-def open_peer(name: str, engine: Path, checkpoint: str | None, threads: int) -> Runner:
-    """A peer of the bundle at `engine`, by its name in PEERS.
+def open_peer(name: str, manifest: Manifest, checkpoint: str | None, threads: int) -> Runner:
+    """A peer of the bundle with this manifest, by its name in PEERS.
 
     Raises MisuseError for weights that are not the bundle's, UnavailableError where its library is missing.
     """
-    manifest = open_bundle(engine).manifest
     weights = checkpoint_of(manifest.model, checkpoint)
     try:
         return PEERS[name](weights, manifest.preprocess, threads)

@@ -17,7 +17,7 @@ from dinodeploy.backends.tensorrt.known_bad import refuse_known_bad
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, EngineChoice, file_facts, graph_files, open_bundle
 from dinodeploy.bundle.manifest import MODEL_FILE, BuildFacts, EngineFacts, Manifest, ProfileFacts
-from dinodeploy.errors import MisuseError, OutputExistsError
+from dinodeploy.errors import MisuseError, OutputExistsError, TamperedError
 from dinodeploy.files.atomic import atomic_file
 from dinodeploy.parity.golden import load_golden
 from exporters.tensorrt.api import TensorRT
@@ -45,6 +45,7 @@ class EngineRequest:
     name: str = NAME
     options: BuildOptions = field(default_factory=BuildOptions)
     allow_known_bad: bool = False
+    require_signature: Path | None = None  # a public key file
     overwrite: bool = False
 
     @property
@@ -67,7 +68,7 @@ def add_engine(
 
     Raises MisuseError, UnavailableError or ExportError; the bundle is then unchanged.
     """
-    bundle = open_bundle(path)
+    bundle = open_bundle(path, require_signature=request.require_signature)
     _refuse_existing(bundle, request)
     gpu = find_gpu()
     profiles = choose_profiles(request.profile, request.batch, request.imgsz, bundle.manifest.preprocess)
@@ -81,15 +82,22 @@ def add_engine(
     plan = build_engine(trt, bundle.root / MODEL_FILE, profiles, request.options, report=report, log=log)
     facts = _build_facts(bundle.manifest, trt, profiles, request.options, target, gpu)
     log("writing the engine")
+    if bundle.signed and manifests.read_manifest(bundle.home).digest != bundle.manifest.digest:
+        raise TamperedError(f"{bundle.home} has changed since its signature was verified; nothing was added")
     inspection = {"runtime": facts.runtime, "plan": request.plan_name, **inspect_engine(trt, plan, gpu)}
     _commit(
-        bundle.root,
+        bundle.home,
         request.plan_name,
         plan,
         inspection,
         EngineFacts(target.module, (request.plan_name,), facts),
     )
-    return open_bundle(bundle.root).choose(request.plan_name), notes
+    if (bundle.home / manifests.SIGNATURE_FILE).exists():
+        notes = (
+            *notes,
+            f"the bundle has changed; sign it again: dinodeploy bundle sign {bundle.home} --key …",
+        )
+    return open_bundle(bundle.home).choose(request.plan_name), notes
 
 
 def _refuse_existing(bundle: Bundle, request: EngineRequest) -> None:
@@ -98,8 +106,8 @@ def _refuse_existing(bundle: Bundle, request: EngineRequest) -> None:
     engine = bundle.manifest.engines.get(name)
     if engine is None and name in bundle.manifest.files:
         raise MisuseError(f"--name {request.name}: {name} is another file of the bundle; choose another name")
-    if not request.overwrite and (engine is not None or (bundle.root / name).exists()):
-        raise OutputExistsError(f"{bundle.root / name} exists already; give --overwrite or another --name")
+    if not request.overwrite and (engine is not None or (bundle.home / name).exists()):
+        raise OutputExistsError(f"{bundle.home / name} exists already; give --overwrite or another --name")
 
 
 def _refuse_known_bad(

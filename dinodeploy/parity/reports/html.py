@@ -101,7 +101,7 @@ def worst_patches(engine: EngineChoice, verdict: Verdict) -> PatchErrors | None:
     """Run the case with the largest patch error. None where the engine has no patch output of that shape."""
     cases = {case.name: case for case in load_golden(engine.root / GOLDEN_FILE)}
     case = cases[_worst_case(verdict)]
-    with Embedder.open(engine.path, allow_unverified=True) as embedder:
+    with Embedder.open_located(engine.bundle, engine.file, allow_unverified=True) as embedder:
         got = embedder.run(case.pixels).get("patch")
     if got is None or got.shape != case.outputs["patch"].shape:
         return None

@@ -26,33 +26,37 @@ from tests.support.tiny_models import tiny_config
 OPTIONS = {
     "bundle verify": "require-signature json",
     "bundle sign": "key password json",
-    "bundle pack": "out standalone overwrite json",
+    "bundle pack": "out standalone require-signature overwrite json",
     "bundle unpack": "out require-signature overwrite json",
     "export": "arch weights out precision fp16 half bf16 int8 fp8 calibration calibration-images "
     "calibration-seed override imgsz preprocess layers head attention dataset rope-periods "
     "dialect fold external-data seed revision offline target no-engine overwrite json",
     "build": "target profile batch imgsz workspace timing-cache refit strip-plan version-compatible "
-    "hardware-compatible weight-streaming level compute-capability name allow-known-bad overwrite json",
+    "hardware-compatible weight-streaming level compute-capability name allow-known-bad "
+    "require-signature overwrite json",
     "embed": "engine out column id-column every device imgsz preprocess keep-aspect max-patches fast-jpeg "
     "format outputs dtype normalize shard-size shards cluster batch threads weight-budget workers time-limit "
     "require-signature allow-unverified overwrite json",
-    "index": "output metadata engine faiss overwrite json",
-    "search": "image id neighbours filter text-filter engine device exact html json",
+    "index": "output metadata engine faiss require-signature overwrite json",
+    "search": "image id neighbours filter text-filter engine device exact html require-signature json",
     "dedupe": "threshold output write html json",
-    "visualize": "engine what out html imgsz point mask checkpoint layer device threads allow-unverified "
-    "overwrite json",
+    "visualize": "engine what out html imgsz point mask checkpoint layer device threads "
+    "require-signature allow-unverified overwrite json",
     "check": "device threads weight-budget require-signature bisect against images neighbours report json",
-    "inspect": "json",
-    "doctor": "json",
+    "inspect": "require-signature json",
+    "doctor": "require-signature json",
     "convert": "to out arch rope-periods overwrite json",
     "serve": "host port index api-key-file device threads weight-budget workers max-batch max-wait-ms queue "
-    "max-bytes max-pixels max-images rate time-limit allow-urls ray allow-unverified",
-    "triton": "device name max-batch max-wait-ms instances preprocessors threads overwrite json",
+    "max-bytes max-pixels max-images rate time-limit allow-urls ray require-signature allow-unverified",
+    "triton": "device name max-batch max-wait-ms instances preprocessors threads require-signature "
+    "overwrite json",
     "ranges": "images imgsz arch limit plot picture json",  # names
-    "bench": "vs batch imgsz rounds threads device outputs checkpoint out plot picture json",  # names
-    "train-head": "task data engine out test pooling class-weight seed cache no-cache device overwrite json",
-    "add-head": "head out overwrite json",
-    "predict": "engine out top device imgsz batch threads allow-unverified overwrite json",
+    "bench": "vs batch imgsz rounds threads device outputs checkpoint out plot picture "  # names
+    "require-signature json",
+    "train-head": "task data engine out test pooling class-weight seed cache no-cache device "
+    "require-signature overwrite json",
+    "add-head": "head out require-signature overwrite json",
+    "predict": "engine out top device imgsz batch threads require-signature allow-unverified overwrite json",
 }
 
 

@@ -59,14 +59,14 @@ def test_the_bundles_own_weights(tmp_path: Path) -> None:
     for seed, name in ((0, "right"), (1, "wrong")):
         save_checkpoint(random_checkpoint(tiny_config(), seed), "official", tmp_path / f"{name}.pth")
     bundle = export_passing(load_checkpoint(tmp_path / "right.pth"), tmp_path / "bundle")
-    runner = open_peer("torch", bundle.root, str(tmp_path / "right.pth"), threads=1)
+    runner = open_peer("torch", bundle.manifest, str(tmp_path / "right.pth"), threads=1)
     case = load_golden(bundle.root / GOLDEN_FILE)[0]
     np.testing.assert_allclose(runner.run(case.pixels)["cls"], case.outputs["cls"], rtol=1e-4, atol=1e-5)
     runner.close()
     with pytest.raises(
         MisuseError, match=r"wrong\.pth is not the checkpoint of the bundle: sha256 .*--checkpoint"
     ):
-        open_peer("torch", bundle.root, str(tmp_path / "wrong.pth"), threads=1)
+        open_peer("torch", bundle.manifest, str(tmp_path / "wrong.pth"), threads=1)
     with pytest.raises(MisuseError, match=r"need the checkpoint of the bundle .*--checkpoint FILE"):
         checkpoint_of(open_bundle(bundle.root).manifest.model, None)
 
@@ -89,4 +89,4 @@ def test_a_missing_library_is_named(tiny_bundle: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "timm", None)
     monkeypatch.setattr(runners, "checkpoint_of", lambda *_: random_checkpoint(tiny_config()))
     with pytest.raises(UnavailableError, match=r"--vs timm needs timm, .*pip install timm"):
-        open_peer("timm", tiny_bundle, None, threads=1)
+        open_peer("timm", open_bundle(tiny_bundle).manifest, None, threads=1)
