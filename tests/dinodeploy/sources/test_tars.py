@@ -45,9 +45,11 @@ def test_only_images_count_and_repeated_names_get_numbers() -> None:
         link.type, link.linkname = tarfile.SYMTYPE, "x.jpg"
         archive.addfile(link)
     seen = read_all("a.tar")
-    assert list(seen) == ["a.tar/x.jpg", "a.tar/x.jpg#2", "a.tar/empty.jpg"]
+    assert list(seen) == ["a.tar/x.jpg", "a.tar/x.jpg#2", "a.tar/empty.jpg", "a.tar/link.jpg"]
     np.testing.assert_array_equal(seen["a.tar/x.jpg#2"], np.asarray(open_image(encoded("china"))))
+    np.testing.assert_array_equal(seen["a.tar/link.jpg"], seen["a.tar/x.jpg#2"])
     assert "empty" in seen["a.tar/empty.jpg"]
+    assert open_source(["a.tar"]).skipped == {"a.tar": {".cls": 1}}  # type: ignore[attr-defined]
 
 
 def test_the_readable_part_of_a_truncated_archive_is_kept() -> None:

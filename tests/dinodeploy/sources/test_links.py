@@ -1,0 +1,65 @@
+"""Where links inside an archive lead."""
+
+from __future__ import annotations
+
+import pytest
+
+from dinodeploy.sources.links import Link, LinkError, follow, plain_name
+
+LINKS = {
+    "l.jpg": Link("a/1.jpg"),
+    "a/up.jpg": Link("../b/2.jpg"),
+    "chain.jpg": Link("a/up.jpg"),
+    "folder": Link("a"),
+    "deep/folder": Link("../folder"),
+    "hard": Link("a/1.jpg", is_hard=True),
+    "a/hard": Link("a/1.jpg", is_hard=True),
+    "self": Link("self"),
+    "x": Link("y"),
+    "y": Link("./x"),
+    "out": Link("../out"),
+    "etc": Link("/etc/passwd"),
+    "/abs/l.jpg": Link("x.jpg"),
+    "grow": Link("grow/more"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("a/1.jpg", "a/1.jpg"),
+        ("./a//1.jpg", "a/1.jpg"),
+        ("l.jpg", "a/1.jpg"),
+        ("a/up.jpg", "b/2.jpg"),
+        ("chain.jpg", "b/2.jpg"),
+        ("folder/1.jpg", "a/1.jpg"),
+        ("deep/folder/up.jpg", "b/2.jpg"),
+        ("hard", "a/1.jpg"),
+        ("a/hard", "a/1.jpg"),
+        ("etc", "/etc/passwd"),
+        ("/abs/l.jpg", "/abs/x.jpg"),
+    ],
+)
+def test_links_are_followed(name: str, wanted: str) -> None:
+    assert follow(name, LINKS) == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("self", "leads back to itself"),
+        ("x", "leads back to itself"),
+        ("grow", "leads back to itself"),
+        ("out", "leads out of the archive"),
+        ("../a", "leads out of the archive"),
+    ],
+)
+def test_links_that_lead_nowhere(name: str, message: str) -> None:
+    with pytest.raises(LinkError, match=message):
+        follow(name, LINKS)
+
+
+def test_plain_names() -> None:
+    assert plain_name("/a/./b/../c//d/") == "/a/c/d"
+    with pytest.raises(LinkError):
+        plain_name("/..")
