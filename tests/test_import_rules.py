@@ -65,7 +65,7 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
     # reached by the command line alone, and late: not loaded without the extra [serve]
     "dinodeploy.serve": (
         {"dinodeploy"},
-        {"numpy", "PIL", "fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"},
+        {"numpy", "PIL", "fastapi", "starlette", "pydantic", "uvicorn", "h11", "prometheus_client"},
         set(),
     ),
 }

@@ -14,6 +14,7 @@ from dinodeploy.cli.options import RequireSignature
 from dinodeploy.cli.output import DEVICE_HELP, WEIGHT_BUDGET_HELP, note, parse_gib
 from dinodeploy.errors import MisuseError, UnavailableError
 from dinodeploy.serve.access import read_keys
+from dinodeploy.serve.limits.hosts import hosts_for
 from dinodeploy.serve.settings import Settings
 
 DEFAULTS = Settings(Path())
@@ -46,6 +47,28 @@ def serve(
     time_limit: Annotated[
         float, Option(help="Maximum seconds per request; beyond it 503.")
     ] = DEFAULTS.time_limit,
+    max_answer: Annotated[
+        int, Option(help="Maximum bytes of an answer; beyond it 413.")
+    ] = DEFAULTS.max_answer,
+    max_inflight: Annotated[
+        int | None, Option(help="Maximum bytes of request bodies in memory. Default: twice --max-bytes.")
+    ] = None,
+    max_connections: Annotated[
+        int, Option(help="Maximum connections; beyond it idle ones are closed.")
+    ] = DEFAULTS.max_connections,
+    decode_seconds: Annotated[
+        int, Option(help="Maximum CPU seconds to decode an image; beyond it 422.")
+    ] = DEFAULTS.decode_seconds,
+    decode_memory: Annotated[
+        int | None, Option(help="Maximum MiB to decode an image; beyond it 413. Default: by --max-pixels.")
+    ] = None,
+    formats: Annotated[str, Option(help="Comma-separated image formats that are accepted.")] = ",".join(
+        DEFAULTS.formats
+    ),
+    allowed_host: Annotated[
+        list[str] | None,
+        Option(help="Another host name of this service, or * for any. Default: loopback and --host."),
+    ] = None,
     allow_urls: Annotated[
         bool, Option("--allow-urls", help="Accept images by https URL from public addresses.")
     ] = False,
@@ -78,6 +101,13 @@ def serve(
         rate=rate,
         allow_urls=allow_urls,
         time_limit=time_limit,
+        max_answer=max_answer,
+        max_inflight=max_inflight,
+        max_connections=max_connections,
+        decode_seconds=decode_seconds,
+        decode_memory=decode_memory,
+        formats=tuple(name.strip().upper() for name in formats.split(",") if name.strip()),
+        allowed_hosts=hosts_for(host, allowed_host or ()),
     )
     if host not in LOCAL and not settings.keys:
         note("keys", f"everybody who can reach {host} can use the service; --api-key-file restricts access")

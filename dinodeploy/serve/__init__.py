@@ -1,12 +1,15 @@
 """`dinodeploy serve`: a bundle as an HTTP service.
 
     settings.py  options of a service           access.py      API keys and rate limits
-    app.py       the routes (FastAPI)           messages.py    request and response bodies
+    app.py       the routes (FastAPI)           messages.py    models behind OpenAPI
     guard.py     middleware: keys, limits, log  refused.py     error answers and their status codes
     service.py   image bytes -> embeddings      fetch.py       images by URL, public addresses only
     server.py    one process, drains on SIGTERM neighbours.py  the index behind /search
     workers.py   several processes              metrics.py     Prometheus metrics
     ray_app.py   the same routes on Ray Serve
+    bodies/      images in requests, numbers in answers
+    decoders/    processes that decode untrusted images
+    limits/      memory, connections, host names, log lines: limits over all requests
 
 `dinodeploy.batcher` puts images of concurrent requests into one batch.
 

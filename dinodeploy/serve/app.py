@@ -8,26 +8,30 @@ GET  /model           the model and the limits        GET /         the web page
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
-import json
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict
-from typing import Annotated, Any, Literal, TextIO
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.responses import StreamingResponse
 
 from dinodeploy import __version__
 from dinodeploy.files import schema
 from dinodeploy.pages import render_page, script_of, style_of
 from dinodeploy.serve import messages
+from dinodeploy.serve.bodies.answers import BYTES_PER_NUMBER, PIECE, Encoding, encode_answers, encoded_size
+from dinodeploy.serve.bodies.requests import read_questions
 from dinodeploy.serve.guard import Guard, problem, problem_headers
-from dinodeploy.serve.messages import read_questions
+from dinodeploy.serve.limits.log import Log
 from dinodeploy.serve.metrics import CONTENT_TYPE, Metrics
 from dinodeploy.serve.refused import Refused
-from dinodeploy.serve.service import MOST_NEIGHBOURS, Answer, Service
+from dinodeploy.serve.service import MOST_NEIGHBOURS, Question, Service
 
 _IMAGE = {
     "oneOf": [
@@ -37,10 +41,15 @@ _IMAGE = {
             "required": [name],
             "properties": {name: {"type": "string", "description": text}},
         }
-        for name, text in (("base64", "An image file."), ("url", "https; where the service allows URLs."))
+        for name, text in (
+            ("base64", "An image file; data: prefix, line breaks and the URL-safe alphabet are accepted."),
+            ("url", "https; where the service allows URLs."),
+        )
     ]
 }
+_LIMITS = ("max_bytes", "max_pixels", "max_images", "max_answer")
 LONGEST = 4096  # characters of a filter, a search word or an id
+INLINE = 64 << 10  # bytes of a body that is parsed at once
 _FILE = {"type": "string", "format": "binary"}
 
 
@@ -77,6 +86,7 @@ _MEANINGS = {
     408: "Body too slow",
     413: "Too large",
     415: "Wrong content type",
+    421: "Foreign Host header",
     422: "Invalid",
     429: "Too many requests",
     500: "Internal error",
@@ -88,18 +98,21 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {s: {"model": messages.Problem, "description": _MEANINGS[s]} for s in statuses}
 
 
-_GUARDED = _problems(401, 408, 413, 429, 503)  # answers of the guard
+_GUARDED = _problems(401, 408, 413, 421, 429, 503)  # answers of the guard
 _WORK = {**_GUARDED, **_problems(415, 422, 500)}
 
 
-def create_app(service: Service, log: TextIO | None = None) -> FastAPI:
+def create_app(service: Service, log: Log | None = None) -> FastAPI:
     """The application of an opened service. `log`: where log lines go; default: stderr."""
+    log = log or Log()
+    service.log_warnings(lambda line: log.write({"warning": line}))
     app = FastAPI(
         title="dinodeploy",
         version=__version__,
         description="DINOv3 embeddings of an engine with verified parity.",
         docs_url=None,  # its page loads scripts from another host
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would name the host that the request named
     )
     metrics = Metrics(service)
     app.add_middleware(Guard, service=service, metrics=metrics, log=log)
@@ -122,16 +135,18 @@ def _add_work(app: FastAPI, service: Service) -> None:
                 description="Input size H or H,W. Default: the bundle's.",
             ),
         ] = None,
-        encoding: Annotated[
-            Literal["json", "base64"], Query(description="Encoding of the numbers.")
-        ] = "json",
+        encoding: Annotated[Encoding, Query(description="Encoding of the numbers.")] = "json",
     ) -> Response:
         """Embed images. If one cannot be read, the answer is an error that names it."""
-        questions = await read_questions(request, service.settings, messages.EmbedRequest)
+        questions = await _questions(request, service, "images")
         names = [name.strip() for name in outputs.split(",")]
-        answers = await service.embed(questions, names, _size(imgsz))
-        content = await run_in_threadpool(_embedded, answers, service.fingerprint, encoding)
-        return Response(content, media_type="application/json")
+        answers = await service.embed(questions, names, _size(imgsz), BYTES_PER_NUMBER[encoding])
+        size = encoded_size(answers, encoding)
+        pieces = encode_answers(answers, service.fingerprint, encoding)
+        if size < PIECE:
+            return Response(b"".join(pieces), media_type="application/json")
+        request.state.held = service.hold_answer(size)  # the guard releases it
+        return StreamingResponse(_in_thread(service, pieces), media_type="application/json")
 
     @app.post(
         "/search",
@@ -156,7 +171,7 @@ def _add_work(app: FastAPI, service: Service) -> None:
         ] = None,
     ) -> messages.SearchResponse:
         """The indexed images nearest to one image, among those that match the conditions."""
-        questions = await read_questions(request, service.settings, messages.SearchRequest)
+        questions = await _questions(request, service, "image")
         if len(questions) != 1:
             raise Refused(422, f"got {len(questions)} images; wanted one")
         hits = await service.search(questions[0], k, filter, text)
@@ -185,11 +200,13 @@ def _add_facts(app: FastAPI, service: Service, metrics: Metrics) -> None:
         """200 as long as the process runs."""
         return messages.Health(status="ok")
 
-    @app.get("/ready", responses={503: {"model": messages.Health, "description": "Shutting down"}})
+    @app.get("/ready", responses={503: {"model": messages.Health, "description": "Stopping or stuck"}})
     async def ready(response: Response) -> messages.Health:
-        """200 while requests are accepted, 503 during shutdown."""
-        response.status_code = 503 if service.draining else 200
-        return messages.Health(status="draining" if service.draining else "ready")
+        """200 while images can be answered, 503 during shutdown and while no decoder process answers."""
+        response.status_code = 200 if service.ready else 503
+        if service.draining:
+            return messages.Health(status="draining")
+        return messages.Health(status="ready" if service.ready else "no decoder answers")
 
     @app.get(
         "/metrics",
@@ -218,26 +235,19 @@ def _size(imgsz: str | None) -> tuple[int, int] | None:
     return sides[0], sides[-1]
 
 
-def _embedded(answers: list[Answer], fingerprint: dict[str, Any], encoding: str) -> bytes:
-    """`messages.EmbedResponse` as JSON, without pydantic: validating a million numbers takes seconds."""
-    write = _as_base64 if encoding == "base64" else (lambda values: values.tolist())
-    images = [
-        {
-            "name": answer.name,
-            "width": answer.width,
-            "height": answer.height,
-            "input": list(answer.size),
-            "outputs": {name: write(values) for name, values in answer.outputs.items()},
-        }
-        for answer in answers
-    ]
-    whole = {"images": images, "fingerprint": fingerprint}
-    return json.dumps(whole, separators=(",", ":"), allow_nan=False).encode()
+async def _questions(request: Request, service: Service, field: str) -> list[Question]:
+    """The images of a request. Large bodies are parsed in a thread."""
+    body = await request.body()
+    if len(body) < INLINE:
+        return read_questions(body, request.headers, service.settings, field)
+    return await run_in_threadpool(read_questions, body, request.headers, service.settings, field)
 
 
-def _as_base64(values: Any) -> dict[str, Any]:
-    data = base64.b64encode(values.astype("<f4").tobytes()).decode()
-    return {"dtype": "float32", "shape": list(values.shape), "base64": data}
+async def _in_thread(service: Service, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """The pieces of an answer, encoded in the thread for large answers."""
+    loop = asyncio.get_running_loop()
+    while piece := await loop.run_in_executor(service.encoders, next, pieces, b""):
+        yield piece
 
 
 def _model(service: Service) -> messages.ModelResponse:
@@ -255,7 +265,8 @@ def _model(service: Service) -> messages.ModelResponse:
         index=len(service.neighbours) if service.has_index else None,
         index_columns=service.neighbours.columns if service.has_index else None,
         limits=messages.Limits(
-            **{name: getattr(settings, name) for name in ("max_bytes", "max_pixels", "max_images")},
+            **{name: getattr(settings, name) for name in _LIMITS},
+            formats=list(settings.formats),
             urls=settings.allow_urls,
         ),
         licence=manifest.licence,

@@ -1,27 +1,28 @@
 """ASGI middleware in front of every route: API keys, limits, security headers, the log.
 
-Checks, in this order: shutting down, 503; no valid key, 401; too many requests of one client, 429; too many
-open requests, 503; body too large, 413, or too slow, 408. The body is read here completely, and its size
-checked, before any parser sees it. An unexpected exception is logged with its traceback; the client gets one
-line without it.
+Checks, in this order: foreign Host, 421; shutting down, 503; no valid key, 401; too many requests of one
+client, 429; body too large, 413, or too slow, 408; too many open requests, 503. The body is read here
+completely, and its size checked, before any parser sees it; only routes that take images have one. An
+unexpected exception is logged with its traceback; the client gets one line without it.
 
-The log has one JSON object per line, on stderr. It never contains keys, query strings or bodies.
+The log never contains keys, query strings or bodies.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import time
 import traceback
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
-from typing import Any, TextIO
+from typing import Any
 
 from dinodeploy.serve.access import RateLimit, find_key
+from dinodeploy.serve.limits.budget import ByteBudget, Upload
+from dinodeploy.serve.limits.hosts import AllowedHosts
+from dinodeploy.serve.limits.log import Log
 from dinodeploy.serve.metrics import Metrics
 from dinodeploy.serve.refused import Refused
 from dinodeploy.serve.service import SOON, Service
@@ -32,8 +33,11 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Any, Receive, Send], Awaitable[None]]
 
 PROBES = ("/health", "/ready")  # always answered
+WITH_BODY = ("/embed", "/search")  # POST; no other route reads one
 OPEN = (*PROBES, "/", "/openapi.json", "/favicon.ico")  # need no key
 BODY_SECONDS = 30.0  # time a client has to send its body
+READ_SECONDS = 30.0  # time a client has to read its answer,
+READ_RATE = 128 << 10  # and a second for each of so many bytes
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _HEADERS = {
     "x-content-type-options": "nosniff",
@@ -56,6 +60,12 @@ class _Request:
     status: int = 0
     received: int = 0  # bytes
     sent: int = 0
+    working: bool = False  # its body is complete
+    answered: float = 0.0  # when its answer began
+
+    @property
+    def has_body(self) -> bool:
+        return self.scope["method"] == "POST" and self.path in WITH_BODY
 
     @property
     def path(self) -> str:
@@ -68,10 +78,13 @@ class _Request:
 
 
 class Guard:
-    """ASGI middleware. Maintains `service.active`, the number of open requests without probes."""
+    """ASGI middleware. Maintains `service.active`, the number of open requests without probes, and
+    `service.working`, those of them whose body is complete."""
 
-    def __init__(self, app: App, service: Service, metrics: Metrics, log: TextIO | None = None) -> None:
-        self._app, self._service, self._metrics, self._log_to = app, service, metrics, log
+    def __init__(self, app: App, service: Service, metrics: Metrics, log: Log) -> None:
+        self._app, self._service, self._metrics, self._log = app, service, metrics, log
+        self._bodies = ByteBudget(service.settings.inflight_bytes)
+        self._hosts = AllowedHosts(service.settings.allowed_hosts)
         self._rate = RateLimit(service.settings.rate) if service.settings.rate else None
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
@@ -87,19 +100,26 @@ class Guard:
             await self._answer(request, receive, self._with_headers(request, send))
         finally:
             self._service.active -= counted
+            self._service.working -= request.working
             self._note(request)
 
     async def _answer(self, request: _Request, receive: Receive, send: Send) -> None:
+        upload = self._bodies.open()
         try:
             self._check(request)
-            body = await self._body(request, receive)
+            body = await self._body(request, upload, receive) if request.has_body else b""
+            self._start_work(request)
             await self._app(request.scope, _replay(body, receive), send)
         except Refused as refused:
-            await _send_problem(request, refused, send)
+            if not request.status:
+                await _send_problem(request, refused, send)
         except Exception:
-            self._write({"id": request.id, "error": traceback.format_exc()})
+            self._log.write({"id": request.id, "error": traceback.format_exc()})
             if not request.status:  # no part of an answer was sent yet
                 await _send_problem(request, Refused(500, "internal error; see the log"), send)
+        finally:
+            self._bodies.close(upload)
+            request.scope["state"].get("held", _nothing)()
 
     def _check(self, request: _Request) -> None:
         """Identify the client and check keys and limits. Raises Refused."""
@@ -108,6 +128,8 @@ class Guard:
         request.client = client[0] if client else "-"
         if path in PROBES:
             return
+        if not self._hosts.allows(request.headers.get("host")):
+            raise Refused(421, "this service has another name; to serve this one: --allowed-host NAME")
         if service.draining:
             raise Refused(503, "the service is shutting down; use another one", SOON)
         if service.settings.keys and path not in OPEN:
@@ -120,18 +142,26 @@ class Guard:
         if self._rate is not None and (seconds := self._rate.take(request.client)):
             rate = service.settings.rate
             raise Refused(429, f"more than {rate:g} requests per second; retry in {seconds} s", seconds)
-        if service.active > service.settings.queue:
-            raise Refused(503, f"{service.settings.queue} requests are open; retry later", SOON)
 
-    async def _body(self, request: _Request, receive: Receive) -> bytes:
+    def _start_work(self, request: _Request) -> None:
+        """Count a request whose body is complete. Raises Refused if too many are open."""
+        if request.path in PROBES:
+            return
+        if self._service.load >= self._service.settings.queue:
+            raise Refused(503, f"{self._service.settings.queue} requests are open; retry later", SOON)
+        request.working = True
+        self._service.working += 1
+
+    async def _body(self, request: _Request, upload: Upload, receive: Receive) -> bytes:
         """Read the whole body, checking its size as it arrives. Raises Refused."""
         most = self._service.settings.max_bytes
         too_large = Refused(413, f"the body has more than {most:,} bytes; send fewer or smaller images")
         declared = request.headers.get("content-length", "0")
-        if declared.isdigit() and int(declared[:19]) > most:
+        announced = int(declared[:19]) if declared.isascii() and declared.isdigit() else 0
+        if announced > most:
             raise too_large
-        parts: list[bytes] = []
         deadline = time.monotonic() + BODY_SECONDS
+        await self._bodies.reserve(upload, announced, deadline)
         while True:
             try:
                 message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
@@ -139,12 +169,14 @@ class Guard:
                 raise Refused(408, f"the body did not arrive within {BODY_SECONDS:g} s") from error
             if message["type"] == "http.disconnect":
                 raise Refused(408, "the client has disconnected")
-            parts.append(message.get("body", b""))
-            request.received += len(parts[-1])
+            part = message.get("body", b"")
+            request.received += len(part)
             if request.received > most:
                 raise too_large
-            if not message.get("more_body", False):
-                return b"".join(parts)
+            await self._bodies.reserve(upload, request.received, deadline)
+            upload.parts.append(part)
+            if upload.evicted or not message.get("more_body", False):
+                return upload.take()
 
     def _with_headers(self, request: _Request, send: Send) -> Send:
         """Add the security headers that an answer does not set itself."""
@@ -160,8 +192,12 @@ class Guard:
                     *message["headers"],
                     *((k.encode(), v.encode()) for k, v in extra.items() if k.encode() not in own),
                 ]
+                request.answered = time.monotonic()
             elif message["type"] == "http.response.body":
                 request.sent += len(message.get("body", b""))
+                allowed = READ_SECONDS + request.sent / READ_RATE
+                if time.monotonic() - request.answered > allowed:
+                    raise Refused(408, "the client does not read its answer")
             await send(message)
 
         return send_with_headers
@@ -176,7 +212,7 @@ class Guard:
         self._metrics.seconds.labels(route).observe(seconds)
         if request.path in PROBES and request.status == 200:
             return
-        self._write(
+        self._log.write(
             {
                 "id": request.id,
                 "client": request.client,
@@ -189,9 +225,9 @@ class Guard:
             }
         )
 
-    def _write(self, line: dict[str, Any]) -> None:
-        time_ = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        print(json.dumps({"time": time_, **line}), file=self._log_to or sys.stderr, flush=True)
+
+def _nothing() -> None:
+    """For a request that holds nothing."""
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
@@ -226,6 +262,6 @@ def problem_headers(refused: Refused) -> dict[str, str]:
     headers = {} if refused.retry_after is None else {"retry-after": str(refused.retry_after)}
     if refused.status == 401:
         headers["www-authenticate"] = "Bearer"
-    if refused.status in (408, 413):
+    if refused.status in (408, 413, 421):
         headers["connection"] = "close"
     return headers

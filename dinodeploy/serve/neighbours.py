@@ -1,4 +1,4 @@
-"""The index behind /search: nearest images of `dinodeploy.search.Index`, and their thumbnails.
+"""The index behind /search: nearest images of `dinodeploy.search.Index`, and where they are.
 
 The served engine must be the one that made the index: embeddings of different models are never compared.
 Query images are preprocessed as the indexed images were, even if the bundle's default differs.
@@ -8,18 +8,14 @@ Shapes: D embed_dim.
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 from dinodeploy.arrays import FloatArray
 from dinodeploy.embedder import Embedder
-from dinodeploy.errors import ImageError, MisuseError
-from dinodeploy.images.open import open_image
+from dinodeploy.errors import MisuseError
 from dinodeploy.search import Hit, Index
 from dinodeploy.search.query import differences, recorded_preprocess
 from dinodeploy.serve.refused import Refused
-
-THUMBNAIL = 320  # pixels of the longer side
 
 
 class Neighbours:
@@ -28,7 +24,7 @@ class Neighbours:
     output: the engine output to compare. preprocess: the preprocessing of query images.
     """
 
-    def __init__(self, store: Path, embedder: Embedder, max_pixels: int) -> None:
+    def __init__(self, store: Path, embedder: Embedder) -> None:
         """Raises MisuseError for an index of another engine, and everything `Index.open` raises."""
         self._index = Index.open(store)
         fingerprint = self._index.manifest.fingerprint
@@ -40,7 +36,6 @@ class Neighbours:
                 f"--index {store} was not made by {embedder.engine.path} ({shown}); serve the bundle "
                 "that made it, or embed and index again with this one"
             )
-        self._max_pixels = max_pixels
 
     def __len__(self) -> int:
         return len(self._index)
@@ -57,18 +52,11 @@ class Neighbours:
         except MisuseError as error:
             raise Refused(422, str(error).removeprefix("--")) from error
 
-    def thumbnail(self, id: str) -> bytes:
-        """A small JPEG of an indexed image, never of another file. Raises Refused, 404, if unreadable."""
+    def path_of(self, id: str) -> Path:
+        """Where an indexed image is, never another file. Raises Refused, 404."""
         if id not in self._index:
             raise Refused(404, "the index has no such image; use an id from /search")
-        try:
-            image = open_image(Path(id), max_pixels=self._max_pixels)
-        except ImageError as error:
-            raise Refused(404, "this image is no longer where it was embedded from") from error
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=85)
-        return buffer.getvalue()
+        return Path(id)
 
     def close(self) -> None:
         self._index.close()

@@ -3,8 +3,9 @@
 401  missing or unknown API key          415  the body is no form, JSON or image
 404  no such image, or no index          422  an image or parameter that cannot be used
 408  the body took too long to arrive    429  more requests per second than --rate
-413  more bytes, pixels or images        503  queue full, time limit exceeded, or shutting down
-     than allowed
+413  more bytes, pixels or images        503  queue full, time limit exceeded, short of memory,
+     than allowed                             or shutting down
+421  the Host header names another host
 """
 
 from __future__ import annotations

@@ -6,6 +6,9 @@ seconds, so that a load balancer notices; then the process exits with 0. A secon
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import signal
 import socket
 import threading
 import time
@@ -15,8 +18,12 @@ import uvicorn
 
 from dinodeploy.errors import MisuseError, UnavailableError, reason_of
 from dinodeploy.serve.app import create_app
+from dinodeploy.serve.limits.connections import BACKLOG, IDLE_SECONDS, check_all, protocol_for
+from dinodeploy.serve.limits.log import Log, LogHandler
 from dinodeploy.serve.service import Service
 
+QUEUE = 2048  # connections that the system queues until they are accepted
+STOP_SLACK = 5.0  # seconds beyond the time limit of a request, after which the process ends anyway
 _POLL = 0.05  # seconds between checks for open requests
 
 
@@ -43,22 +50,43 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class Draining(uvicorn.Server):
-    """A server that stops once no request is open, or the time limit of a request has passed."""
+    """A server that stops once no request is open, or the time limit of a request has passed.
 
-    def __init__(self, service: Service) -> None:
+    log: default: stderr.
+    """
+
+    def __init__(self, service: Service, log: Log | None = None) -> None:
+        self._log = log or Log()
         super().__init__(
             uvicorn.Config(
-                create_app(service),
+                create_app(service, self._log),
+                http=protocol_for(service.settings.max_connections),
+                backlog=BACKLOG,
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 ws="none",
                 lifespan="off",
-                timeout_keep_alive=15,
+                timeout_keep_alive=round(IDLE_SECONDS),
                 timeout_graceful_shutdown=round(service.settings.time_limit) + 1,
             )
         )
         self._service = service
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        for name in ("uvicorn.error", "asyncio"):
+            logger = logging.getLogger(name)
+            logger.handlers = [LogHandler(self._log)]
+            logger.propagate = False
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(QUEUE)  # asyncio has set it to what it accepts in one go
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called by uvicorn ten times a second."""
+        if counter % 5 == 0:
+            check_all(self.server_state.connections)
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Signal handler of uvicorn. The signal is not raised again afterwards, so the exit code is 0."""
@@ -75,8 +103,27 @@ class Draining(uvicorn.Server):
         while self._service.active and time.monotonic() - started < settings.time_limit:
             time.sleep(_POLL)
         self.should_exit = True
+        time.sleep(STOP_SLACK)
+        self.force_exit = True
 
 
 def serve_on(listener: socket.socket, service: Service) -> None:
-    """Serve until a signal stops it."""
-    Draining(service).run(sockets=[listener])
+    """Serve until a signal stops it; in a notebook, until the cell is interrupted."""
+    server = Draining(service)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        server.run(sockets=[listener])
+        return
+    _serve_beside_a_loop(server, listener)
+
+
+def _serve_beside_a_loop(server: Draining, listener: socket.socket) -> None:
+    """In a thread with an event loop of its own: the caller's is running, as in a notebook."""
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="serve", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        try:
+            thread.join(_POLL)
+        except KeyboardInterrupt:
+            server.handle_exit(signal.SIGINT, None)

@@ -1,7 +1,8 @@
 """`Service`: image bytes to embeddings, within the limits and without HTTP.
 
-Images are decoded in a thread pool, batched, and run on one engine. If a request is cancelled or times out,
-its images leave the queue.
+Images are decoded in processes of their own, batched, and run on one engine. If a request is cancelled or
+times out, its images leave the queue. Images in flight share a budget of patches: their pixels and outputs
+are in memory until the answer is sent.
 
 Shapes: H W input pixels, h w patch grid, D embed_dim.
 """
@@ -10,19 +11,21 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Sequence
+import os
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from dinodeploy.arrays import FloatArray
 from dinodeploy.batcher import Batcher, Row
 from dinodeploy.embedder import Embedder
-from dinodeploy.errors import BusyError, ImageError, ImageTooLargeError, MisuseError
+from dinodeploy.errors import BusyError, MisuseError
 from dinodeploy.hardware.cores import hardware_threads
-from dinodeploy.images.open import open_image
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pipeline.pooling import pick, with_pooled
+from dinodeploy.serve.decoders.pool import Decoded, DecoderPool
+from dinodeploy.serve.decoders.wire import Job
 from dinodeploy.serve.fetch import fetch
 from dinodeploy.serve.refused import Refused
 from dinodeploy.serve.settings import Settings
@@ -32,9 +35,13 @@ if TYPE_CHECKING:
     from dinodeploy.serve.neighbours import Neighbours
 
 T = TypeVar("T")
-FETCHERS = 16  # parallel URL fetches, in a pool of their own so that slow servers do not delay decoding
+FETCHERS = 16  # parallel URL fetches, in a pool of their own so that slow servers delay nothing else
+MOST_FETCHES = 64  # URLs that are fetched or wait for it
 SOON = 1  # Retry-After of a busy service, in seconds
 MOST_NEIGHBOURS = 1000
+THUMBNAIL = 320  # pixels of the longer side
+ANSWERS = 2  # of the largest size that are sent at the same time
+FEW_PATCHES = 1024  # of a request that may use the last quarter of the budget
 
 
 @dataclass(frozen=True)
@@ -57,30 +64,30 @@ class Answer:
     outputs: Row
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    pixels: FloatArray  # [3,H,W]
-    width: int
-    height: int
-
-
 class Service:
     """An opened engine with its queue. Close it, or use it in a `with` statement."""
 
-    def __init__(self, settings: Settings, embedder: Embedder) -> None:
+    def __init__(self, settings: Settings, embedder: Embedder, decoders: DecoderPool | None = None) -> None:
+        """decoders: started by `open`, while the engine is being opened."""
         self.settings = settings
         self.embedder = embedder
         self.draining = False
         self.active = 0  # open requests
+        self.working = 0  # those whose body is complete
         self.observe: Callable[[int, float], None] = lambda size, seconds: None
         self.fingerprint = embedder.engine.fingerprint(embedder.preprocess)
         self._neighbours: Neighbours | None = None
         if settings.index is not None:
             from dinodeploy.serve.neighbours import Neighbours
 
-            self._neighbours = Neighbours(settings.index, embedder, settings.max_pixels)
+            self._neighbours = Neighbours(settings.index, embedder)
         self.output_names = with_pooled(embedder.output_names)
-        self._decoders = ThreadPoolExecutor(math.ceil(hardware_threads()), thread_name_prefix="decode")
+        self._patches = 0  # of images in flight
+        self._fetching = 0
+        self._answers = 0  # bytes of large answers that are being sent
+        self.encoders = ThreadPoolExecutor(1, thread_name_prefix="encode")
+        self._decoders = decoders or start_decoders(settings)
+        self._searches = ThreadPoolExecutor(math.ceil(hardware_threads()), thread_name_prefix="search")
         self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch")
         self._batcher = Batcher(
             embedder,
@@ -93,19 +100,34 @@ class Service:
     @classmethod
     def open(cls, settings: Settings) -> Service:
         """Open the engine and the index. Raises as `Embedder.open` and `Neighbours`."""
-        embedder = Embedder.open(
-            settings.bundle,
-            device=settings.device,
-            threads=settings.threads,
-            weight_budget=settings.weight_budget,
-            require_signature=settings.require_signature,
-            allow_unverified=settings.allow_unverified,
-        )
+        decoders = start_decoders(settings)
         try:
-            return cls(settings, embedder)
+            embedder = Embedder.open(
+                settings.bundle,
+                device=settings.device,
+                threads=settings.threads,
+                weight_budget=settings.weight_budget,
+                require_signature=settings.require_signature,
+                allow_unverified=settings.allow_unverified,
+            )
+            try:
+                return cls(settings, embedder, decoders)
+            except BaseException:
+                embedder.close()
+                raise
         except BaseException:
-            embedder.close()
+            decoders.close()
             raise
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests can be answered: not stopping, and decoders that are not stuck."""
+        return not self.draining and self._decoders.ready
+
+    @property
+    def load(self) -> int:
+        """Requests that are being answered, without those that wait for large images to be decoded."""
+        return self.working - min(self.working, self._decoders.parked)
 
     @property
     def pending(self) -> int:
@@ -113,11 +135,17 @@ class Service:
         return self._batcher.pending
 
     async def embed(
-        self, questions: Sequence[Question], names: Sequence[str], imgsz: tuple[int, int] | None = None
+        self,
+        questions: Sequence[Question],
+        names: Sequence[str],
+        imgsz: tuple[int, int] | None = None,
+        bytes_per_number: float = 4,
     ) -> list[Answer]:
-        """The outputs `names` of every image, in order. Raises Refused."""
+        """The outputs `names` of every image, in order. bytes_per_number: in the answer. Raises Refused."""
         self._check_request(questions, names)
-        return await self._in_time(self._embed(questions, names, self._preprocess(imgsz)))
+        preprocess = self._preprocess(imgsz)
+        self._check_answer(len(questions), names, preprocess, bytes_per_number)
+        return await self._in_time(self._embed(questions, names, preprocess))
 
     async def search(
         self, question: Question, k: int, filter: str | None = None, text: str | None = None
@@ -127,7 +155,15 @@ class Service:
 
     async def thumbnail(self, id: str) -> bytes:
         """A small JPEG of an indexed image. Raises Refused, 404."""
-        return await self._in_time(self._in_thread(self.neighbours.thumbnail, id))
+        path = await asyncio.get_running_loop().run_in_executor(self._searches, self.neighbours.path_of, id)
+        job = self._job("thumbnail", side=THUMBNAIL)
+        try:
+            jpeg: bytes = await self._in_time(self._decode(job, os.fsencode(path), object()))
+        except Refused as refused:
+            if refused.status == 503:
+                raise
+            raise Refused(404, "this image is no longer where it was embedded from") from refused
+        return jpeg
 
     @property
     def has_index(self) -> bool:
@@ -142,8 +178,9 @@ class Service:
 
     def close(self) -> None:
         """Run the queued images, then close the engine."""
-        for pool in (self._fetchers, self._decoders):
-            pool.shutdown(cancel_futures=True)
+        for pool in (self._fetchers, self._searches, self.encoders):
+            pool.shutdown(wait=False, cancel_futures=True)
+        self._decoders.close()
         self._batcher.close()
         if self._neighbours is not None:
             self._neighbours.close()
@@ -158,7 +195,18 @@ class Service:
     async def _embed(
         self, questions: Sequence[Question], names: Sequence[str], preprocess: Preprocess
     ) -> list[Answer]:
-        prepared = await _gather(self._prepare(question, preprocess) for question in questions)
+        patches = len(questions) * _patches_of(preprocess)
+        self._reserve(patches)
+        try:
+            return await self._embed_reserved(questions, names, preprocess)
+        finally:
+            self._patches -= patches
+
+    async def _embed_reserved(
+        self, questions: Sequence[Question], names: Sequence[str], preprocess: Preprocess
+    ) -> list[Answer]:
+        group = object()
+        prepared = await _gather(self._prepare(question, preprocess, group) for question in questions)
         try:
             futures = self._batcher.submit_pixels([one.pixels for one in prepared])
         except BusyError as error:
@@ -174,8 +222,9 @@ class Service:
     async def _search(self, question: Question, k: int, filter: str | None, text: str | None) -> list[Hit]:
         index = self.neighbours
         (answer,) = await self._embed([question], [index.output], index.preprocess)
-        hits: list[Hit] = await self._in_thread(index.search, answer.outputs[index.output], k, filter, text)
-        return hits
+        loop = asyncio.get_running_loop()
+        vector = answer.outputs[index.output]
+        return await loop.run_in_executor(self._searches, index.search, vector, k, filter, text)
 
     async def _in_time(self, work: Awaitable[T]) -> T:
         """Wait for `work` up to the time limit of a request. Raises Refused, 503."""
@@ -212,29 +261,100 @@ class Service:
             )
         return preprocess
 
-    async def _prepare(self, question: Question, preprocess: Preprocess) -> _Prepared:
-        data = question.data
-        if question.url is not None:
-            loop = asyncio.get_running_loop()
-            data = await loop.run_in_executor(self._fetchers, fetch, question.url, self.settings.max_bytes)
-        prepared: _Prepared = await self._in_thread(self._decode, question.name, data, preprocess)
-        return prepared
+    def hold_answer(self, size: int) -> Callable[[], None]:
+        """Count an answer that is being sent. Returns what to call afterwards. Raises Refused."""
+        most = self.settings.max_answer
+        check_answer_size(size, most)
+        if self._answers + size > ANSWERS * most:
+            raise Refused(503, f"answers of {self._answers:,} bytes are being sent; retry later", SOON)
+        self._answers += size
 
-    def _decode(self, name: str, data: bytes, preprocess: Preprocess) -> _Prepared:
-        """Decode and preprocess one image. Raises Refused."""
+        def release() -> None:
+            self._answers -= size
+
+        return release
+
+    def log_warnings(self, log: Callable[[str], None]) -> None:
+        """Send what happens to decoder processes to `log`."""
+        self._decoders.log = log
+
+    def _check_answer(
+        self, images: int, names: Sequence[str], preprocess: Preprocess, bytes_per_number: float
+    ) -> None:
+        """Raises Refused for an answer that would be larger than the limit, before anything is computed."""
+        grids = sum(name == "patch" or name.startswith("layer_") for name in names)
+        numbers = images * grids * _patches_of(preprocess) * self.embedder.manifest.model.embed_dim
+        check_answer_size(round(numbers * bytes_per_number), self.settings.max_answer)
+
+    def _reserve(self, patches: int) -> None:
+        """Raises Refused if the images in flight would take too much memory."""
+        most = max(self.settings.queue * _patches_of(self.embedder.preprocess), 2 * self.settings.max_patches)
+        if patches > most:
+            raise Refused(413, f"{patches} patches in one request; wanted at most {most}; send fewer images")
+        free = most if patches <= FEW_PATCHES else max(patches, most * 3 // 4)
+        if self._patches + patches > free:
+            raise Refused(503, f"{self._patches} patches are in flight; retry later", SOON)
+        self._patches += patches
+
+    async def _prepare(self, question: Question, preprocess: Preprocess, group: Hashable) -> Decoded:
+        """Fetch, decode and preprocess one image. Raises Refused, which names it."""
         try:
-            image = open_image(data, max_pixels=self.settings.max_pixels)
-        except ImageError as error:
-            status = 413 if isinstance(error, ImageTooLargeError) else 422
-            _, _, reason = str(error).partition(": ")  # the message begins with a generic name of the bytes
-            raise Refused(status, f"{name}: {reason}") from error
-        height, width = preprocess.target_size(*image.size)
+            data = question.data if question.url is None else await self._fetch(question.url)
+            decoded: Decoded = await self._decode(self._job("embed", preprocess), data, group)
+        except Refused as refused:
+            raise Refused(
+                refused.status, f"{question.name}: {refused.message}", refused.retry_after
+            ) from refused
+        _, height, width = decoded.pixels.shape
         if not self.embedder.backend.takes(height, width):
-            raise Refused(422, f"{name}: the engine was not built for {height}x{width} px")
-        return _Prepared(preprocess(image), *image.size)
+            raise Refused(422, f"{question.name}: the engine was not built for {height}x{width} px")
+        return decoded
 
-    async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, function, *arguments)
+    async def _fetch(self, url: str) -> bytes:
+        if self._fetching >= MOST_FETCHES:
+            raise Refused(503, f"{self._fetching} URLs are being fetched; retry later", SOON)
+        self._fetching += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._fetchers, fetch, url, self.settings.max_bytes)
+        finally:
+            self._fetching -= 1
+
+    def _job(
+        self, kind: Literal["embed", "thumbnail"], preprocess: Preprocess | None = None, side: int = 0
+    ) -> Job:
+        return Job(kind, self.settings.max_pixels, self.settings.formats, preprocess, side)
+
+    async def _decode(self, job: Job, data: bytes, group: Hashable) -> Any:
+        return await asyncio.wrap_future(self._decoders.submit(job, data, group))
+
+
+def start_decoders(settings: Settings) -> DecoderPool:
+    """The decoder processes of a service: one for each core, and one for small images."""
+    count = math.ceil(hardware_threads())
+    return DecoderPool(
+        count,
+        memory=settings.decode_bytes,
+        pixels=settings.max_pixels * math.ceil(count / 4),
+        seconds=settings.decode_seconds,
+        waiting=max(settings.queue, settings.max_images),
+    )
+
+
+def check_answer_size(size: int, most: int) -> None:
+    """Raises Refused, 413, if an answer of `size` bytes is larger than `most`."""
+    if size > most:
+        raise Refused(
+            413,
+            f"the answer would have {size:,} bytes; wanted at most {most:,}; ask for fewer images, "
+            "outputs, a smaller imgsz, or encoding=base64",
+        )
+
+
+def _patches_of(preprocess: Preprocess) -> int:
+    """Patches of one input; of a keep-aspect one, for an image twice as long as wide."""
+    patches = preprocess.height * preprocess.width // preprocess.patch_size**2
+    return min(2 * patches, preprocess.max_patches) if preprocess.steps.fit == "keep-aspect" else patches
 
 
 async def _gather(awaitables: Any) -> list[Any]:

@@ -8,8 +8,11 @@ from pathlib import Path
 
 from dinodeploy.errors import MisuseError
 from dinodeploy.serve.access import Key
+from dinodeploy.serve.decoders.formats import ACCEPTED
+from dinodeploy.serve.limits.hosts import LOOPBACK
 
 MIB = 1 << 20
+BYTES_PER_PIXEL = 12  # of memory that decoding needs, for the largest kinds: RGBA, progressive JPEG
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,12 @@ class Settings:
     image. max_patches: of one model input. max_images: of one request. rate: requests per second from one
     client, None for no limit. time_limit: seconds for one request. linger: seconds that a stopping service
     still answers 503, so that a load balancer can notice.
+
+    max_answer: bytes of one answer. max_inflight: bytes of request bodies in memory, None
+    for two of the largest. max_connections: of one
+    process; fewer if the limit of file descriptors is lower. decode_seconds: CPU time, and decode_memory: MiB
+    that decoding one image may take, None for what `max_pixels` needs. formats: of images that are accepted.
+    allowed_hosts: what the Host header may name; `*` for anything.
     """
 
     bundle: Path
@@ -42,9 +51,19 @@ class Settings:
     allow_urls: bool = False
     time_limit: float = 30.0
     linger: float = 1.0
+    max_answer: int = 64 * MIB
+    max_inflight: int | None = None
+    max_connections: int = 512
+    decode_seconds: int = 10
+    decode_memory: int | None = None
+    formats: tuple[str, ...] = ACCEPTED
+    allowed_hosts: tuple[str, ...] = LOOPBACK
 
     def __post_init__(self) -> None:
-        positive = ("max_batch", "queue", "max_bytes", "max_pixels", "max_images", "max_patches", "threads")
+        positive = (
+            *("max_batch", "queue", "max_bytes", "max_pixels", "max_images", "max_patches", "threads"),
+            *("max_answer", "max_inflight", "max_connections", "decode_seconds", "decode_memory"),
+        )
         for name, least in [*((name, 1) for name in positive), ("max_wait", 0), ("linger", 0)]:
             value = getattr(self, name)
             if value is not None and not least <= value < math.inf:
@@ -54,10 +73,31 @@ class Settings:
                 f"--queue is {self.queue}; wanted at least one batch, {self.max_batch}, or a smaller "
                 "--max-batch"
             )
+        if self.max_inflight is not None and self.max_inflight < self.max_bytes:
+            raise MisuseError(
+                f"--max-inflight is {self.max_inflight}; wanted at least --max-bytes, {self.max_bytes}"
+            )
+        unknown = [name for name in self.formats if name not in ACCEPTED]
+        if unknown or not self.formats:
+            raise MisuseError(
+                f"--formats: got {', '.join(self.formats) or 'none'}; wanted some of {', '.join(ACCEPTED)}"
+            )
         for name in ("rate", "time_limit"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise MisuseError(f"{_option(name)} is {value}; wanted more than 0")
+
+    @property
+    def inflight_bytes(self) -> int:
+        """Bytes of request bodies in memory."""
+        return 2 * self.max_bytes if self.max_inflight is None else self.max_inflight
+
+    @property
+    def decode_bytes(self) -> int:
+        """Memory that decoding one image may take. Measured: at most 11 bytes a pixel, and 50 MiB."""
+        if self.decode_memory is not None:
+            return self.decode_memory * MIB
+        return 96 * MIB + BYTES_PER_PIXEL * self.max_pixels
 
 
 def _option(name: str) -> str:

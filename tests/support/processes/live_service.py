@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 
-from dinodeploy.serve.app import create_app
-from dinodeploy.serve.server import bind
+from dinodeploy.serve.limits.log import Log
+from dinodeploy.serve.server import Draining, bind
 from dinodeploy.serve.service import Service
 from dinodeploy.serve.settings import Settings
 
@@ -37,10 +36,7 @@ def live(bundle: Path, **settings: Any) -> Iterator[Live]:
     """Serve `bundle`; `settings` are `Settings`'."""
     log = io.StringIO()
     with Service.open(Settings(bundle, threads=1, **settings)) as service, bind("127.0.0.1", 0) as listener:
-        config = uvicorn.Config(
-            create_app(service, log), log_config=None, lifespan="off", ws="none", server_header=False
-        )
-        server = uvicorn.Server(config)
+        server = Draining(service, Log(log))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         while not server.started:

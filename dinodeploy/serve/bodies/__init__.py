@@ -1,0 +1,1 @@
+"""Bodies: the images in requests (`requests.py`), the numbers in answers (`answers.py`)."""

@@ -1,0 +1,136 @@
+"""Connections: how many, and how long one may take to say something or to read its answer.
+
+A connection without a running request is closed after IDLE_SECONDS, whether it says nothing or sends its
+headers a byte at a time. One that does not read its answer is closed after READ_SECONDS. Beyond `most`
+connections, the one that has waited longest without a request gives way to the new one.
+
+The limit stays below the limit of file descriptors, so that accepting never fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+IDLE_SECONDS = 10.0
+SLOW_SECONDS = 1.0  # for a body, when there are too many connections
+READ_SECONDS = 20.0  # for 64 KiB of an answer
+BACKLOG = 32  # connections that asyncio accepts in one go
+RESERVED = 96  # file descriptors for everything else: engine, pipes, index, connections that are closing
+FEWEST = 8
+_PIECES = 1024  # of a chunked body, after which they must have
+_PIECE = 64  # bytes on average
+
+
+def most_connections(wanted: int) -> int:
+    """`wanted`, or fewer if the limit of file descriptors is lower."""
+    if resource is None:
+        return wanted
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if soft == resource.RLIM_INFINITY else min(wanted, max(FEWEST, soft - RESERVED))
+
+
+class LimitedProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1 with limits. most: connections of this process."""
+
+    most = 512
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.conn = _Pieces(h11.SERVER, self.config.h11_max_incomplete_event_size or 16 * 1024)
+        self.waits_since = time.monotonic()  # for a request, or for the end of one
+        self.blocked_since: float | None = None  # by a client that does not read
+        self.closing_since: float | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.most:
+            candidates = [one for one in self.connections if isinstance(one, LimitedProtocol)]
+            min(candidates, key=lambda one: (self._rank(one), one.waits_since)).abort()
+
+    def handle_events(self) -> None:
+        before = self.cycle
+        super().handle_events()
+        if self.cycle is not before:
+            self.waits_since = time.monotonic()
+
+    def on_response_complete(self) -> None:
+        self.waits_since = time.monotonic()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        self.blocked_since = time.monotonic()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self.blocked_since = None
+        super().resume_writing()
+
+    def _rank(self, other: LimitedProtocol) -> int:
+        """Which connection gives way first: an idle one, then a slow upload, then the new one."""
+        if other is self:
+            return 2
+        if not other.is_busy:
+            return 0
+        return 1 if other.cycle.more_body and time.monotonic() - other.waits_since > SLOW_SECONDS else 3
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is being received or answered."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def check(self, now: float) -> None:
+        """Close the connection if it takes too long."""
+        if self.transport.is_closing():
+            self.closing_since = self.closing_since or now
+        late = (
+            (not self.is_busy and now - self.waits_since > IDLE_SECONDS)
+            or (self.blocked_since is not None and now - self.blocked_since > READ_SECONDS)
+            or (self.closing_since is not None and now - self.closing_since > READ_SECONDS)
+        )
+        if late:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close without waiting for the client."""
+        self.transport.abort()
+
+
+class _Pieces(h11.Connection):
+    """A connection that refuses bodies in tiny chunks: each takes as much time as a large one."""
+
+    pieces = received = 0
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if type(event) is h11.Data and event.chunk_end:
+            self.pieces += 1
+            self.received += len(event.data)
+            if self.pieces > _PIECES and self.received < _PIECE * self.pieces:
+                raise h11.RemoteProtocolError("the chunks of the body are too small")
+        elif type(event) is h11.Request:
+            self.pieces = self.received = 0
+        return event
+
+
+def check_all(connections: Iterable[Any]) -> None:
+    """Close every connection that takes too long."""
+    now = time.monotonic()
+    for connection in list(connections):
+        if isinstance(connection, LimitedProtocol):
+            connection.check(now)
+
+
+def protocol_for(most: int) -> type[LimitedProtocol]:
+    """The protocol class of a server with at most `most` connections."""
+    return type("Protocol", (LimitedProtocol,), {"most": most_connections(most)})
