@@ -75,7 +75,7 @@ class ByteBudget:
             await asyncio.sleep(_POLL)
 
     def _evict(self, upload: Upload, now: float) -> bool:
-        """The largest upload that is slow gives way. False if there is none."""
+        """The largest upload that is slow gives way. False if no upload is slow."""
         slow = [
             one
             for one in self._uploads
