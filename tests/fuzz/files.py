@@ -15,7 +15,8 @@ from PIL import Image
 from dinodeploy.files.tensors import load_tensors, read_metadata, save_tensors
 from dinodeploy.images.open import open_image
 from dinodeploy.parity.golden import GoldenCase, load_golden, save_golden
-from dinodeploy.sources import SourceOptions, tars
+from dinodeploy.sources import SourceOptions
+from dinodeploy.sources.archives import tars
 from dinodeploy.sources.input_file import LocalFile
 from tests.fuzz.attack import Attack
 from tests.fuzz.mutations import mutate_bytes, to_text

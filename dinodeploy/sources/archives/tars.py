@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import BinaryIO
 
 from dinodeploy.errors import ImageError, MisuseError, reason_of
+from dinodeploy.sources.archives.tar_members import Members, find_members
 from dinodeploy.sources.folders import Skipped
 from dinodeploy.sources.input_file import InputFile, Unreadable, stamp_of_file
 from dinodeploy.sources.source import Source, SourceOptions, Stamp
-from dinodeploy.sources.tar_members import Members, find_members
 
 MAX_SPARSE_BYTES = 1 << 30  # of one image with its holes: a small archive may promise any size
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}

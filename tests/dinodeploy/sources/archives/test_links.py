@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dinodeploy.sources.links import Link, LinkError, follow, plain_name
+from dinodeploy.sources.archives.links import Link, LinkError, follow, plain_name
 
 LINKS = {
     "l.jpg": Link("a/1.jpg"),

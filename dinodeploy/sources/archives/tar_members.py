@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from dinodeploy.errors import reason_of
+from dinodeploy.sources.archives.links import Link, LinkError, follow, plain_name
 from dinodeploy.sources.folders import count_skipped, is_wanted_member
 from dinodeploy.sources.ids import IdList
-from dinodeploy.sources.links import Link, LinkError, follow, plain_name
 
 _BLOCK = 512  # bytes of a header; contents are padded to a multiple (POSIX.1-2008, pax)
 _AHEAD = 1 << 20  # bytes of padding read at a time

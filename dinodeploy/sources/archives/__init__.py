@@ -1,0 +1,1 @@
+"""Archives that hold images: tar and zip."""
