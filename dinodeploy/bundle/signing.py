@@ -116,7 +116,7 @@ def _check(root: Path, key: Path, copy: Path | None, signature: bytes | None = N
     (folder.path / SIGNATURE_FILE).write_bytes(signature)
     if copy is not None:
         (copy / SIGNATURE_FILE).write_bytes(signature)
-    signed = _signed_digests(signature, root)
+    signed = signed_digests(signature, root)
     read: dict[str, FileFacts] = {}
 
     def read_files() -> dict[str, FileFacts]:  # called after the signature's own check
@@ -243,7 +243,7 @@ def _read_signature(root: Path, key: Path) -> bytes:
     return b"".join(content)
 
 
-def _signed_digests(signature: bytes, root: Path) -> dict[str, str]:
+def signed_digests(signature: bytes, root: Path) -> dict[str, str]:
     """SHA-256 of each file that a signature is over. Raises TamperedError, also for other hashes."""
     where = str(root / SIGNATURE_FILE)
     try:
