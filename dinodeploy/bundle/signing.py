@@ -32,8 +32,8 @@ from dinodeploy.bundle.manifest import LICENCE_FILE, RECEIPTS_FILE, SIGNATURE_FI
 from dinodeploy.errors import DinodeployError, MisuseError, TamperedError, UnavailableError, reason_of
 from dinodeploy.files.atomic import atomic_file
 from dinodeploy.files.json_file import parse_json
-from dinodeploy.files.private import PrivateFolder
 from dinodeploy.files.regular import create_file, open_regular
+from dinodeploy.files.unfinished.private import PrivateFolder
 
 UNSIGNED = (SIGNATURE_FILE, RECEIPTS_FILE)
 LARGEST = 1 << 24  # bytes of a file that the manifest does not list: itself, a signature, a licence
