@@ -20,10 +20,12 @@ from dinodeploy.bundle.bundle import Bundle
 from dinodeploy.errors import ExportError, MisuseError, UnavailableError
 from dinodeploy.hardware.packages import reach
 from dinodeploy.pipeline.decode import TIME_LIMIT
-from dinodeploy.pipeline.embed import EmbedOptions, EmbedReport, embed_images
+from dinodeploy.pipeline.embed import EmbedReport, embed_images
+from dinodeploy.pipeline.embed_options import EmbedOptions
 from dinodeploy.pipeline.progress import build_progress, step_progress
 from dinodeploy.sources import SourceOptions
 from dinodeploy.store.plan import parse_part
+from dinodeploy.store.update import Follow
 
 __all__ = ["EmbedReport", "embed", "export"]
 
@@ -145,6 +147,11 @@ def embed(
     require_signature: PathLike | None = None,
     allow_unverified: bool = False,
     overwrite: bool = False,
+    update: bool = False,
+    keep_missing: bool = False,
+    retry_quarantined: bool = False,
+    identify: Literal["stat", "hash"] = "stat",
+    verify: bool = False,
     progress: bool = False,
     log: Log = lambda text: None,
 ) -> EmbedReport:
@@ -165,6 +172,10 @@ def embed(
     shards: "i/n" or (i, n): this process makes the i-th of n parts. cluster: a Ray address: local, auto, ray://….
     batch: images per engine call; "auto" measures a few sizes. workers: decoding threads. time_limit: seconds
         per image. overwrite: delete the store at `out` first.
+    update: where the images differ from a store that is there, embed new and changed ones and drop missing
+        ones; without it they are counted in an OutputExistsError. keep_missing: keep the rows of missing
+        ones. retry_quarantined: try unreadable images again. identify: notice changes by size and time, or
+        by "hash" of the content. verify: check the hash of every file of the store, not only size and time.
     progress: show a bar on stderr. log: gets lines about the engine, the batch size and what was resumed.
 
     Unreadable images are quarantined and listed in OUT/quarantine.jsonl. Raises MisuseError for
@@ -195,6 +206,8 @@ def embed(
         require_signature=None if require_signature is None else Path(require_signature),
         allow_unverified=allow_unverified,
         overwrite=overwrite,
+        identify=identify,
+        follow=Follow(update, keep_missing, retry_quarantined, verify),
     )
     listed = [images] if isinstance(images, (str, os.PathLike)) else images
     paths = tuple(os.fspath(one) for one in listed)

@@ -99,11 +99,31 @@ def embed(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete the embeddings at --out and start again.")
     ] = False,
+    update: Annotated[
+        bool,
+        typer.Option("--update", help="Embed new and changed images, drop missing ones."),
+    ] = False,
+    keep_missing: Annotated[
+        bool, typer.Option("--keep-missing", help="With --update: keep the rows of missing images.")
+    ] = False,
+    retry_quarantined: Annotated[
+        bool, typer.Option("--retry-quarantined", help="With --update: try unreadable images again.")
+    ] = False,
+    identify: Annotated[
+        str, typer.Option(help="How changed images are noticed: stat (size and time) or hash (content).")
+    ] = "stat",
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check the hash of every file of an existing store.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 5 also for images quarantined by an earlier run.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Embed images. After an interruption, the same command resumes.
 
-    Images that cannot be read are quarantined with their reason; the exit code is then 5.
+    Images that cannot be read are quarantined with their reason; the exit code is then 5. Images that changed
+    since the store was made are counted, exit code 2; --update follows them.
     """
     report = embed_images(
         images,
@@ -133,19 +153,26 @@ def embed(
         require_signature=require_signature,
         allow_unverified=allow_unverified,
         overwrite=overwrite,
+        update=update,
+        keep_missing=keep_missing,
+        retry_quarantined=retry_quarantined,
+        identify=_parse_identify(identify),
+        verify=verify,
         progress=True,
         log=lambda text: print(text, file=sys.stderr),
     )
-    _print(report, as_json)
+    _print(report, as_json, strict)
 
 
-def _print(report: EmbedReport, as_json: bool) -> None:
-    """Print what was done; exit code 5 if images were quarantined."""
+def _print(report: EmbedReport, as_json: bool, strict: bool) -> None:
+    """Print what was done; exit code 5 if this run, or with `strict` any run, quarantined images."""
     out = report.out
     if as_json:
         print_json(report.as_json())
     else:
-        if report.fresh or not report.complete:
+        if report.changes and not report.fresh:
+            print(f"{out}: {report.changes} followed, {report.embedded} images embedded")
+        elif report.fresh or not report.complete:
             print(f"{out}: {report.embedded} images embedded, {report.rate:.1f}/s; {report.stages}")
         else:
             print(f"{out}: complete already, {report.embedded} images embedded; nothing to do")
@@ -158,7 +185,15 @@ def _print(report: EmbedReport, as_json: bool) -> None:
         images = report.embedded + report.quarantined
         where = f"{out}/quarantine.jsonl" if report.complete else "quarantine.jsonl, once all parts are done"
         stderr().print(f"{report.quarantined} of {images} images quarantined; reasons in {where}")
-        raise typer.Exit(PARTIAL)
+        if report.refused or strict:
+            raise typer.Exit(PARTIAL)
+
+
+def _parse_identify(text: str) -> Literal["stat", "hash"]:
+    """Raises MisuseError."""
+    if text not in ("stat", "hash"):
+        raise MisuseError(f"--identify is {text}; wanted stat or hash")
+    return "hash" if text == "hash" else "stat"
 
 
 def _parse_batch(text: str) -> int | Literal["auto"]:

@@ -5,6 +5,8 @@ A file may come from anywhere: whatever is wrong with it is a BundleError in one
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +41,11 @@ def save_tensors(
             raise MisuseError(f"tensor {name!r}: got dtype {array.dtype}, wanted one of {', '.join(DTYPES)}")
         arrays[name] = array
     with atomic_file(path) as file:
-        save_file(arrays, file.name, dict(metadata) if metadata else None)
+        try:
+            save_file(arrays, file.name, dict(metadata) if metadata else None)
+        except SafetensorError as error:  # it hides the system's error: "... (os error 28)"
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]), os.strerror(int(number[1])), path) if number else error from error
 
 
 def load_tensors(path: Path) -> dict[str, AnyArray]:

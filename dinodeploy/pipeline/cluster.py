@@ -28,7 +28,7 @@ from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pipeline.pipeline import RunReport, embed_source
 from dinodeploy.pipeline.progress import Advance
 from dinodeploy.pipeline.stages import Stages
-from dinodeploy.sources import FileSource, Source, SourceOptions, open_source, origins_of
+from dinodeploy.sources import FileSource, Source, SourceOptions, Stamps, open_source, origins_of
 from dinodeploy.store.plan import Plan, hash_listing, read_plan
 from dinodeploy.store.writer import Store
 
@@ -57,6 +57,7 @@ class Job:
     batch: int | None
     decoders: int
     time_limit: float
+    identify: str = "stat"
     engine_options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -77,7 +78,8 @@ class ShardWorker:
         embedder, source = self._opened
         job = self._job
         self._check_store()
-        with Store(job.out, job.plan, part=(index + 1, job.plan.shards)) as store:
+        stamps = Stamps(source, content=job.identify == "hash", threads=job.decoders)
+        with Store(job.out, job.plan, part=(index + 1, job.plan.shards), stamps=stamps) as store:
             return embed_source(
                 embedder,
                 source,

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dinodeploy.backends import Hint
 from dinodeploy.bundle.bundle import Bundle, locate
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
@@ -26,116 +25,30 @@ from dinodeploy.pipeline.cluster import (
     count_workers,
     make_shards,
     merge_reports,
-    parse_address,
 )
-from dinodeploy.pipeline.decode import TIME_LIMIT, default_decoders
+from dinodeploy.pipeline.decode import default_decoders
+from dinodeploy.pipeline.embed_options import EmbedOptions
 from dinodeploy.pipeline.pipeline import RunReport, embed_source
-from dinodeploy.pipeline.pooling import needed, with_pooled
+from dinodeploy.pipeline.pooling import with_pooled
 from dinodeploy.pipeline.probe import choose_batch, choose_hint, default_shard_size
 from dinodeploy.pipeline.progress import Advance, Log, image_progress
 from dinodeploy.pipeline.stages import Stages
-from dinodeploy.sources import FileSource, Source, SourceOptions, open_source, origins_of, skipped_of
+from dinodeploy.sources import (
+    FileSource,
+    Source,
+    Stamps,
+    open_source,
+    origins_of,
+    skipped_of,
+)
 from dinodeploy.sources.counts import Counts, skipped_note
 from dinodeploy.sources.folders import total_of
 from dinodeploy.store.dtypes import parse_dtype
-from dinodeploy.store.existing import inspect_target
-from dinodeploy.store.formats import open_format
 from dinodeploy.store.manifest import StoreManifest
 from dinodeploy.store.plan import Plan, hash_listing
 from dinodeploy.store.shard import count_finished
+from dinodeploy.store.update import Changes
 from dinodeploy.store.writer import Store
-
-
-@dataclass(frozen=True)
-class EmbedOptions:
-    """How to embed; `dinodeploy.embed` describes each. Validated when created: MisuseError."""
-
-    out: Path
-    outputs: tuple[str, ...] = ("cls",)
-    source: SourceOptions = SourceOptions()  # noqa: RUF009 (frozen)
-    device: str = "auto"
-    imgsz: int | tuple[int, int] | None = None
-    preprocess: str | None = None
-    keep_aspect: bool = False
-    max_patches: int | None = None
-    fast_jpeg: bool = False
-    format: str = "npy"
-    dtype: str = "float32"
-    normalize: bool = False
-    shard_size: int | None = None
-    part: tuple[int, int] = (1, 1)
-    cluster: str | None = None
-    batch: int | None = None
-    threads: int | None = None
-    weight_budget: int | None = None
-    workers: int | None = None
-    time_limit: float = TIME_LIMIT
-    require_signature: Path | None = None
-    allow_unverified: bool = False
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("shard_size", "threads", "workers", "batch"):
-            value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < 1):
-                raise MisuseError(f"{name} is {value!r}; wanted at least 1")
-        if not self.time_limit > 0:
-            raise MisuseError(f"time_limit is {self.time_limit}; wanted more than 0 seconds")
-        index, of = self.part
-        if not 1 <= index <= of:
-            raise MisuseError(f"shards {index}/{of}; wanted i/n, the i-th of n processes, for instance 1/4")
-        if self.keep_aspect and self.preprocess not in (None, "keep-aspect"):
-            raise MisuseError(
-                f"keep_aspect and the preset {self.preprocess} exclude each other; give one of them"
-            )
-        if self.cluster is not None:
-            parse_address(self.cluster)
-            if self.part != (1, 1):
-                raise MisuseError(
-                    "cluster and shards exclude each other: a cluster distributes the shards itself"
-                )
-        dtype, format = parse_dtype(self.dtype), open_format(self.format)
-        if dtype not in format.dtypes:
-            raise MisuseError(
-                f"format {self.format}: got dtype {self.dtype}, its readers know only "
-                f"{' and '.join(format.dtypes)}; use one of them, or format npy"
-            )
-
-    @property
-    def unit_length(self) -> bool:
-        """Whether vectors are scaled to length 1."""
-        return self.normalize or open_format(self.format).unit_length
-
-    @property
-    def engine_threads(self) -> int | None:
-        """Threads of an engine; a worker of a cluster gets one unless told otherwise."""
-        return self.threads or (1 if self.cluster is not None else None)
-
-    def engine_options(self, hint: Hint) -> dict[str, Any]:
-        """`Embedder.open`'s, the required signature aside."""
-        return {
-            "device": self.device,
-            "outputs": needed(self.outputs),
-            "allow_unverified": self.allow_unverified,
-            "threads": self.engine_threads,
-            "weight_budget": self.weight_budget,
-            "hint": hint,
-        }
-
-    def steps(self, embedder: Embedder) -> Preprocess:
-        """The bundle's preprocessing, with another preset, size or number of patches where asked."""
-        ours = embedder.preprocess
-        preset = "keep-aspect" if self.keep_aspect else self.preprocess
-        if preset is not None and preset != ours.preset:
-            size = (self.imgsz, self.imgsz) if isinstance(self.imgsz, int) else self.imgsz
-            ours = Preprocess.from_preset(preset, size, ours.mean, ours.std, ours.patch_size)
-        else:
-            ours = embedder.preprocess_for(self.imgsz)
-        if self.max_patches is not None:
-            if ours.steps.fit != "keep-aspect":
-                raise MisuseError("max_patches needs keep_aspect: otherwise all images have one size")
-            ours = replace(ours, max_patches=self.max_patches)
-        return replace(ours, jpeg="reduced" if self.fast_jpeg else "whole")
 
 
 @dataclass(frozen=True)
@@ -146,6 +59,8 @@ class EmbedReport:
     embedded: images with a row, in the whole store or, if it is not complete, in this process's part.
     quarantined: images without one; reasons are in OUT/quarantine.jsonl.
     kept: how many of both an earlier call had finished. fresh: how many this call processed.
+    refused: how many images this call quarantined. changes: how the images differed from the store that was
+    there, and which this call followed.
     seconds: of the whole call. rate: images embedded per second while the pipeline ran.
     stages: where the time went. counts: what became of every file that this call has seen.
     """
@@ -165,6 +80,9 @@ class EmbedReport:
     batch: int
     stages: Stages
     counts: Counts
+    refused: int = 0
+    changes: Changes = Changes()  # noqa: RUF009 (frozen)
+    generation: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, as `embed --json` prints them."""
@@ -174,6 +92,11 @@ class EmbedReport:
             "embedded": self.embedded,
             "quarantined": self.quarantined,
             "kept": self.kept,
+            "refused": self.refused,
+            "changed": self.changes.changed,
+            "new": self.changes.new,
+            "missing": self.changes.missing,
+            "generation": self.generation,
             "outputs": list(self.outputs),
             "format": self.format,
             "dtype": self.dtype,
@@ -199,6 +122,7 @@ def embed_images(
     bundle, file = locate(engine, require_signature=options.require_signature)
     _check_outputs(bundle, options.outputs)
     with ExitStack() as opened:
+        decoders = options.workers or options.threads or default_decoders()
         source = opened.enter_context(closing(open_source(images, options.source)))
         skipped = skipped_of(source)
         if skipped:
@@ -208,9 +132,19 @@ def embed_images(
         embedder = opened.enter_context(Embedder.open_located(bundle, file, **engine_options))
         log(f"[{options.device}] {embedder.choice}")
         steps = options.steps(embedder)
-        plan = _plan(source, embedder, steps, options, log)
+        plan = _plan(source, embedder, steps, options)
+        stamps = Stamps(source, content=options.identify == "hash", threads=decoders)
+        batch = _batch_choice(embedder, steps, options, log)
         if options.cluster is None:
-            with Store(options.out, plan, part=options.part, overwrite=options.overwrite) as store:
+            with Store(
+                options.out,
+                plan,
+                part=options.part,
+                overwrite=options.overwrite,
+                stamps=stamps,
+                follow=options.follow,
+                choose_batch=batch,
+            ) as store:
                 make = partial(
                     embed_source,
                     embedder,
@@ -234,14 +168,15 @@ def embed_images(
                 plan=plan,
                 preprocess=steps,
                 batch=options.batch,
-                decoders=options.workers or options.threads or default_decoders(),
+                decoders=decoders,
                 time_limit=options.time_limit,
+                identify=options.identify,
                 engine_options={**engine_options, "require_signature": options.require_signature},
             )
             gpus = 0 if embedder.backend.device.startswith("cpu") else 1
             embedder.close()  # the workers open their own
             share = Share(options.engine_threads or 1, gpus)
-            store, report, manifest = _run_on_cluster(job, share, options, progress, log)
+            store, report, manifest = _run_on_cluster(job, share, options, stamps, batch, progress, log)
     return _report(options, store, report, manifest, time.perf_counter() - started, total_of(skipped))
 
 
@@ -258,9 +193,9 @@ def _check_outputs(bundle: Bundle, outputs: tuple[str, ...]) -> None:
         raise MisuseError(f"outputs: got none; wanted at least one of {', '.join(known)}")
 
 
-def _plan(source: Source, embedder: Embedder, steps: Preprocess, options: EmbedOptions, log: Log) -> Plan:
-    """What is to be made. Its batch size: as asked, as an earlier run began, or as measured now."""
-    plan = Plan(
+def _plan(source: Source, embedder: Embedder, steps: Preprocess, options: EmbedOptions) -> Plan:
+    """What is to be made. Its batch size: as asked; else `Store` finds it, see `_batch_choice`."""
+    return Plan(
         listing_sha256=hash_listing(source.ids, origins_of(source)),
         pictures=len(source.ids),
         shard_size=options.shard_size
@@ -271,15 +206,18 @@ def _plan(source: Source, embedder: Embedder, steps: Preprocess, options: EmbedO
         batch=options.batch or 1,
         fingerprint=embedder.engine.fingerprint(steps),
         normalize=options.unit_length,
+        identity=options.identify,
     )
-    target = inspect_target(options.out.resolve(), plan, options.overwrite)  # before anything is measured
-    if options.batch is not None or target.complete:
-        return plan
-    if target.begun:
-        return replace(plan, batch=target.begun.batch)
+
+
+def _batch_choice(
+    embedder: Embedder, steps: Preprocess, options: EmbedOptions, log: Log
+) -> Callable[[int], int] | None:
+    """Measures the batch size for so many images; None where it was given."""
+    if options.batch is not None:
+        return None
     size = (steps.height, steps.width)
-    chosen = choose_batch(embedder, plan.pictures, size, lambda text: log(f"[batch] {text}"))
-    return replace(plan, batch=chosen)
+    return lambda images: choose_batch(embedder, images, size, lambda text: log(f"[batch] {text}"))
 
 
 def _run(
@@ -287,8 +225,12 @@ def _run(
 ) -> RunReport:
     """Run the pipeline for what is missing; log what an earlier run finished."""
     kept = sum(record.images for record in store.kept)
-    todo = sum(len(store.plan.shard(index)) for index in store.remaining)
-    if kept and todo:
+    todo = sum(len(store.to_embed(index)) for index in store.remaining)
+    if store.changes and store.remaining:
+        log(f"[update] {store.changes}: {todo} images to embed")
+    elif store.changes.unrecorded and not store.remaining:
+        log("[note] the store does not tell sizes and times of its images; --update records them")
+    elif kept and todo:
         log(f"[resume] {kept} images are embedded already, {todo} to go")
     if batch is not None and batch != store.plan.batch:
         log(f"[batch] began with {store.plan.batch}, continues with {batch}: last bits may differ")
@@ -297,20 +239,28 @@ def _run(
         with image_progress(todo) if progress else silent as advance:
             return make(advance)
     except KeyboardInterrupt:
-        if done := count_finished(store.out):
+        if done := count_finished(store.out, store.plan):
             log(f"[resume] {done} of {store.plan.shards} shards are kept; the same command resumes")
         raise
 
 
 def _run_on_cluster(
-    job: Job, share: Share, options: EmbedOptions, progress: bool, log: Log
+    job: Job,
+    share: Share,
+    options: EmbedOptions,
+    stamps: Stamps,
+    batch: Callable[[int], int] | None,
+    progress: bool,
+    log: Log,
 ) -> tuple[Store, RunReport, StoreManifest | None]:
     """Begin the store here, have workers make its shards, finish it here."""
     assert options.cluster is not None
     with connect(options.cluster) as ray:
         workers = count_workers(ray, share)
-        with Store(job.out, job.plan, overwrite=options.overwrite) as begun:
+        options_of_store = {"stamps": stamps, "follow": options.follow, "choose_batch": batch}
+        with Store(job.out, job.plan, overwrite=options.overwrite, **options_of_store) as begun:
             shards = begun.remaining
+        job = replace(job, plan=begun.plan)
         kept = sum(record.images for record in begun.kept)
         kept_quarantined = sum(len(record.quarantined) for record in begun.kept)
         started = time.perf_counter()
@@ -320,7 +270,7 @@ def _run_on_cluster(
             return merge_reports(reports, kept, kept_quarantined, time.perf_counter() - started)
 
         report = _run(begun, job.batch, make, progress, log)
-    with Store(job.out, job.plan) as store:
+    with Store(job.out, job.plan, **options_of_store) as store:
         return store, report, store.finish()
 
 
@@ -332,7 +282,7 @@ def _report(
     seconds: float,
     skipped: Counter[str],
 ) -> EmbedReport:
-    images = store.plan.pictures if manifest else run.images
+    images = manifest.count + manifest.quarantined if manifest else run.images
     fresh = run.embedded + run.quarantined
     embedded = manifest.count if manifest else run.images - run.all_quarantined
     quarantined = manifest.quarantined if manifest else run.all_quarantined
@@ -360,4 +310,7 @@ def _report(
             quarantined=quarantined,
             skipped=skipped,
         ),
+        refused=run.quarantined,
+        changes=store.changes,
+        generation=manifest.generation if manifest else None,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -78,7 +78,7 @@ def embed_source(
     kept_quarantined = sum(len(record.quarantined) for record in store.kept)
     run = _Run(embedder, store, advance)
     shards = store.remaining
-    positions = chain.from_iterable(store.plan.shard(index) for index in shards)
+    positions = chain.from_iterable(map(run.begin, shards))
     ahead = images_ahead(batch_size, workers)
     with closing(decode_source(source, positions, preprocess, workers, ahead, time_limit)) as decoded:
         run.make(shards, decoded, batch_size)
@@ -94,9 +94,17 @@ class _Run:
         self._store = store
         self._advance = advance
         self._rows: dict[int, ShardRows] = {}  # of the shards in progress, oldest first
+        self._begun: dict[int, Sequence[int]] = {}
         self._last_folder: Path | None = None  # of the last readable image
         self.stages = Stages()
         self.done = self.failed = 0
+
+    def begin(self, index: int) -> Sequence[int]:
+        """Positions of images of a shard to embed. The first call, before they are read, begins its rows."""
+        if index not in self._begun:
+            self._rows[index] = self._store.start(index)
+            self._begun[index] = self._store.to_embed(index)
+        return self._begun[index]
 
     def make(self, shards: list[int], decoded: Iterator[Decoded], batch_size: int) -> None:
         work = self._work(shards, decoded, batch_size)
@@ -113,8 +121,8 @@ class _Run:
     ) -> Iterator[Batch | EndOfShard]:
         """The batches of every shard, each shard followed by its end marker. No batch spans two shards."""
         for index in shards:
-            rows = self._rows[index] = ShardRows(self._store.plan.outputs)
-            images = islice(self._timed(decoded), len(self._store.plan.shard(index)))
+            images = islice(self._timed(decoded), len(self.begin(index)))
+            rows = self._rows[index]
             yield from gather_by_size(self._readable(images, rows), batch_size, attrgetter("pixels.shape"))
             yield EndOfShard(index)
 

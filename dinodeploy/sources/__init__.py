@@ -19,12 +19,14 @@ from dinodeploy.sources.files import FileSource
 from dinodeploy.sources.folders import find_images, list_images
 from dinodeploy.sources.open import open_source
 from dinodeploy.sources.source import Source, SourceOptions, Stamp, origins_of, skipped_of, stamp_of
+from dinodeploy.sources.stamps import Stamps
 
 __all__ = [
     "FileSource",
     "Source",
     "SourceOptions",
     "Stamp",
+    "Stamps",
     "find_images",
     "list_images",
     "open_source",

@@ -23,7 +23,15 @@ from dinodeploy.sources.files import FileSource
 from dinodeploy.sources.folders import Lost, Skipped, expand_path, no_image, walk_folder
 from dinodeploy.sources.ids import IdList, repeats
 from dinodeploy.sources.input_file import InputFile, LocalFile, Unreadable
-from dinodeploy.sources.source import Source, SourceOptions, Stamp, origins_of, skipped_of, stamp_of
+from dinodeploy.sources.source import (
+    Source,
+    SourceOptions,
+    Stamp,
+    origin_of,
+    origins_of,
+    skipped_of,
+    stamp_of,
+)
 
 # Suffix -> module of this package whose `open_file` reads such files. Any other file is one image.
 KINDS = {
@@ -191,11 +199,19 @@ class JoinedSource:
 
     def stamp(self, index: int) -> Stamp:
         """See `stamp_of`."""
+        return stamp_of(*self._found(index))
+
+    def origin(self, index: int) -> str:
+        """See `origin_of`."""
+        return origin_of(*self._found(index))
+
+    def _found(self, index: int) -> tuple[Source, int]:
+        """The part that holds an image, and its position there."""
         position = range(len(self.ids))[index]
         if self._kept is not None:
             position = int(self._kept[position])
         part = self._part_of(position)
-        return stamp_of(self.parts[part], position - self._starts[part])
+        return self.parts[part], position - self._starts[part]
 
     def _part_of(self, position: int) -> int:
         return bisect_right(self._starts, position) - 1

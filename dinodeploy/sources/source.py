@@ -32,6 +32,7 @@ class Source(Protocol):
 
         ids_are_locations   True where an id is the location of its image, so that equal ids mean one image
         origins             see `origins_of`
+        origin(index)       see `origin_of`
         stamp(index)        see `stamp_of`
         skipped             see `skipped_of`
         release()           close files until the next image is asked for
@@ -87,6 +88,15 @@ def skipped_of(source: Source) -> dict[str, Counter[str]]:
     """The files that folders and archives hold and that were left out: folder -> suffix -> number."""
     skipped: dict[str, Counter[str]] = getattr(source, "skipped", {})
     return skipped
+
+
+def origin_of(source: Source, index: int) -> str:
+    """Where an image comes from, as far as its id does not tell; empty where it does."""
+    origin = getattr(source, "origin", None)
+    if origin is not None:
+        return str(origin(index))
+    origins = getattr(source, "origins", ())
+    return str(origins[index]) if len(origins) == len(source.ids) else "".join(origins)
 
 
 def stamp_of(source: Source, index: int) -> Stamp:

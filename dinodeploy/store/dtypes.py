@@ -58,7 +58,7 @@ def pack(output: str, column: Column, dtype: Dtype) -> dict[str, Column]:
     return {output: column}
 
 
-def unpack(column: Column, scale: Column | None) -> Column:
+def unpack(column: Column, scale: Column | None = None) -> Column:
     """The inverse of `pack`, up to rounding: float32."""
     values = column.values.astype(np.float32, copy=False)
     return Column(values if scale is None else values * scale.values, column.grid)

@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from dinodeploy.errors import BundleError, OutputExistsError
-from dinodeploy.files import schema
 from dinodeploy.files.owned import owned_path, remove_owned
 from dinodeploy.store.formats import is_shard_file
-from dinodeploy.store.manifest import FILE_NAME, QUARANTINE, StoreManifest, read_manifest
+from dinodeploy.store.generations import BASE, manifest_files, work_files
+from dinodeploy.store.manifest import FILE_NAME, QUARANTINE, StoreManifest, read_manifest, read_manifest_file
 from dinodeploy.store.plan import PLAN, WORK, Plan, read_plan
-from dinodeploy.store.shard import read_records
 
 REPLACED = f"{WORK}/replaced.json"  # embeddings.json of a store that is being removed
 
 
 @dataclass(frozen=True)
 class Target:
-    """An unfinished store, a complete one, or nothing (both None)."""
+    """An unfinished store, a complete one, a complete one with an unfinished update (both), or nothing."""
 
     begun: Plan | None = None
     complete: StoreManifest | None = None
 
 
-def inspect_target(out: Path, plan: Plan, overwrite: bool = False) -> Target:
+def inspect_target(out: Path, plan: Plan, overwrite: bool = False, *, images: bool = True) -> Target:
     """What a run of `plan` can resume at `out`. Raises OutputExistsError for anything it cannot resume.
 
-    With `overwrite`, never resume; refuse to delete anything but a dinodeploy store.
+    With `overwrite`, never resume; refuse to delete anything but a dinodeploy store. images: whether other
+    images than the plan's are refused too.
     """
     if not out.exists() or (out.is_dir() and _is_empty(out)):
         return Target()
@@ -39,15 +40,15 @@ def inspect_target(out: Path, plan: Plan, overwrite: bool = False) -> Target:
         return Target()
     if (out / FILE_NAME).is_file():
         manifest = read_manifest(out)
-        if differences := _differences(manifest, plan):
+        if differences := _differences(manifest, plan, images):
             raise OutputExistsError(f"{out} holds other embeddings ({differences}); {_FIX}")
-        return Target(complete=manifest)
+        return Target(read_plan(out), manifest)
     begun = read_plan(out)
     if begun is None and (out / REPLACED).is_file():
         return Target()
     if begun is None:
         raise OutputExistsError(f"{out} is not empty and holds no {FILE_NAME}; choose another --out")
-    if differences := begun.differences(plan):
+    if differences := begun.differences(plan, images=images and begun.pieces is None):
         raise OutputExistsError(f"{out} was started with other settings ({differences}); {_FIX}")
     return Target(begun=begun)
 
@@ -59,13 +60,23 @@ def clear_target(out: Path) -> None:
     remove_owned(out, _own_files(out), is_store_file)
     (out / WORK / PLAN).unlink(missing_ok=True)
     shutil.rmtree(out / WORK / "shards", ignore_errors=True)
+    for path in [*(out / WORK).glob("old-*.json"), out / BASE]:
+        path.unlink(missing_ok=True)
     (out / REPLACED).unlink(missing_ok=True)
+
+
+def drop_empty_work(out: Path) -> None:
+    """Remove the work folder of a store if it holds locks only."""
+    work = out / WORK
+    with suppress(OSError):
+        if all(path.name == "gate" or path.name.startswith("part-") for path in work.iterdir()):
+            shutil.rmtree(work)
 
 
 _FIX = "pass --overwrite to start again, or choose another --out"
 
 
-def _differences(manifest: StoreManifest, plan: Plan) -> str:
+def _differences(manifest: StoreManifest, plan: Plan, images: bool) -> str:
     """How a complete store differs from `plan`; empty if it does not."""
     if manifest.plan is None:
         return "an older dinodeploy wrote it"
@@ -81,7 +92,7 @@ def _differences(manifest: StoreManifest, plan: Plan) -> str:
         fingerprint=manifest.fingerprint,
         normalize=manifest.normalize,
     )
-    return there.differences(plan)
+    return there.differences(plan, images=images)
 
 
 def _is_empty(out: Path) -> bool:
@@ -95,13 +106,10 @@ def _is_empty(out: Path) -> bool:
 
 def _own_files(out: Path) -> set[str]:
     """The files of a store, finished or not, listed in its manifest and its records."""
-    files: set[str] = {FILE_NAME, QUARANTINE}
-    for record in read_records(out):
-        files.update(record.files)
-    if (out / FILE_NAME).is_file():
-        files.update(*(shard.files for shard in read_manifest(out).shards))
-    if (out / REPLACED).is_file():
-        files.update(*(shard.files for shard in schema.read(StoreManifest, out / REPLACED, "store").shards))
+    files: set[str] = {FILE_NAME, QUARANTINE, *work_files(out)}
+    for path in (out / FILE_NAME, out / REPLACED):
+        if path.is_file():
+            files.update(manifest_files(read_manifest_file(path)))
     for name in files:
         owned_path(out, name, is_store_file)
     return files

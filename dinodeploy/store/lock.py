@@ -9,6 +9,7 @@ On a file system without locks they are skipped; shards are atomic without them.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -29,7 +30,10 @@ class StoreLock:
     def __init__(self, out: Path, part: tuple[int, int]) -> None:
         index, of = part
         self._held: list[int] = []
+        self.held = True  # False where the file system has no locks
         work = out / WORK
+        if work.is_symlink():
+            raise NotADirectoryError(errno.ENOTDIR, "its folder .embed is a link", work)
         work.mkdir(parents=True, exist_ok=True)
         try:
             self._take(work / "gate", out, part, shared=of > 1)
@@ -45,7 +49,7 @@ class StoreLock:
             file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
             self._held.append(file)
             try:
-                lock(file, shared=shared)
+                self.held &= lock(file, shared=shared)
             except BlockingIOError as error:
                 what = "it is" if part[1] == 1 else f"part {part[0]}/{part[1]}, or the whole store, is"
                 raise MisuseError(

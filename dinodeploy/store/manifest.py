@@ -1,32 +1,50 @@
 """embeddings.json, the root of a store: what it holds, and every file that belongs to it.
 
-It is written last, so a directory that has it is complete. `reader.py` reads it first.
+It is written last, and replaced as a whole by the next generation of the store (`embed --update`), so a
+directory that has it is complete. `reader.py` reads it first.
+
+The shards are in the order of the images. Their numbers, which their file names carry, are not: a shard of an
+older generation that did not change keeps its number, and new shards get the next free ones.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dinodeploy.errors import BundleError
+from dinodeploy.bundle.manifest import FileFacts
+from dinodeploy.errors import BundleError, MisuseError
 from dinodeploy.files import schema
+from dinodeploy.files.json_file import read_json
 from dinodeploy.store.dtypes import Dtype
-from dinodeploy.store.plan import read_plan
-from dinodeploy.store.shard import Shape, count_finished
+from dinodeploy.store.plan import Identity, Plan, read_plan
+from dinodeploy.store.shard import UNKNOWN_SIZE, Shape, ShardRecord, count_finished, merge_shapes
 
 FILE_NAME = "embeddings.json"
 QUARANTINE = "quarantine.jsonl"
-VERSION = 2
-_READABLE = (1, 2)  # version 1 had no `plan`, and float32 only
+VERSION = 3
+# Version 1 had no `plan`, and float32 only. Up to version 2 shards had no listing and files no size.
+_READABLE = (1, 2, 3)
 
 
 @dataclass(frozen=True)
 class ShardFacts:
-    """Number of rows, and sha256 of each file by its path in the store. A shard without rows has no file."""
+    """One shard. Without rows it has no file but its listing.
 
+    number: in its file names. images: how many it was made from, quarantined ones included. files: by path in
+    the store. shapes: of a row of each output; null without rows. generation: the first that had the shard.
+    """
+
+    number: int
+    images: int
     rows: int
-    files: dict[str, str]
+    files: dict[str, FileFacts]
+    shapes: dict[str, Shape | None] = field(default_factory=dict)
+    generation: int = 1
 
 
 @dataclass(frozen=True)
@@ -42,9 +60,10 @@ class ColumnFacts:
 
 @dataclass(frozen=True)
 class PlanFacts:
-    """How the listing was cut: shard i holds the images from i * shard_size on.
+    """How the listing was cut: shards of `shard_size` images at first, of at most so many after an update.
 
-    listing_sha256: see `plan.hash_listing`. pictures: number of images, quarantined ones included.
+    listing_sha256: see `plan.hash_listing`. pictures: number of images, quarantined ones included, and absent
+    ones whose rows were kept.
     """
 
     listing_sha256: str
@@ -57,6 +76,7 @@ class StoreManifest:
     """Root of embeddings.json. fingerprint: what determines the numbers (model, engine, preprocessing).
 
     normalize: every vector, the last axis of an output, was scaled to length 1; a vector of zeros was not.
+    generation: 1 for a new store; each update adds one. identity: what the listings tell of each image.
     """
 
     version: int
@@ -68,6 +88,20 @@ class StoreManifest:
     fingerprint: dict[str, Any]
     plan: PlanFacts | None = None
     normalize: bool = False
+    generation: int = 1
+    identity: Identity = "unknown"
+
+    def __post_init__(self) -> None:
+        numbers = [shard.number for shard in self.shards]
+        if len(set(numbers)) < len(numbers) or not all(0 <= number < 10**9 for number in numbers):
+            raise MisuseError("shards: got a number twice or out of range, wanted each shard once")
+        if any(not 0 <= shard.rows <= shard.images for shard in self.shards):
+            raise MisuseError("shards: got more rows than images")
+
+    def files(self) -> Iterator[tuple[str, FileFacts]]:
+        """Every file of every shard."""
+        for shard in self.shards:
+            yield from shard.files.items()
 
 
 def read_manifest(root: Path) -> StoreManifest:
@@ -80,10 +114,66 @@ def read_manifest(root: Path) -> StoreManifest:
                 f"{root} holds no {FILE_NAME}, wanted a directory that `dinodeploy embed` wrote"
             )
         raise BundleError(
-            f"{root} is not complete: {count_finished(root)} of {plan.shards} shards; "
+            f"{root} is not complete: {count_finished(root, plan)} of {plan.shards} shards; "
             "run the same `dinodeploy embed` again to resume"
         )
-    manifest = schema.read(StoreManifest, path, "store")
+    return read_manifest_file(path)
+
+
+def read_manifest_file(path: Path) -> StoreManifest:
+    """A manifest of any version, as the newest. Raises BundleError."""
+    data = read_json(path, "store")
+    if isinstance(data, dict) and data.get("version") in (1, 2) and type(data["version"]) is int:
+        data = _as_newest(data)
+    manifest = schema.parse(StoreManifest, data, str(path))
     if manifest.version not in _READABLE:
         raise BundleError(f"{path}: got version {manifest.version}, wanted {VERSION}; upgrade dinodeploy")
     return manifest
+
+
+def make_manifest(
+    plan: Plan, records: Sequence[ShardRecord], kept: Mapping[int, ShardFacts], generation: int
+) -> StoreManifest:
+    """The manifest of a finished store; `kept` are its shards of older generations, by index."""
+    shapes: dict[str, Shape | None] = dict.fromkeys(plan.outputs)
+    shards = []
+    for index, record in enumerate(records):
+        number = plan.number(index)
+        for output in plan.outputs:
+            shape = record.shapes.get(output)
+            shapes[output] = merge_shapes(shapes[output], shape, output, f"shard {number}")
+        new = ShardFacts(number, record.images, record.rows, record.files, record.shapes, generation)
+        shards.append(kept.get(index, new))
+    return StoreManifest(
+        version=VERSION,
+        format=plan.format,
+        outputs={output: ColumnFacts(shape, plan.dtype) for output, shape in shapes.items()},
+        count=sum(record.rows for record in records),
+        quarantined=sum(len(record.quarantined) for record in records),
+        shards=shards,
+        fingerprint=plan.fingerprint,
+        plan=PlanFacts(plan.listing_sha256, plan.pictures, plan.shard_size),
+        normalize=plan.normalize,
+        generation=generation,
+        identity=plan.identity,
+    )
+
+
+def encode_manifest(manifest: StoreManifest) -> bytes:
+    return json.dumps(schema.dump(manifest), indent=2).encode() + b"\n"
+
+
+def _as_newest(data: dict[str, Any]) -> dict[str, Any]:
+    """Older shards: numbered in order, files by hash alone. What does not fit is left to the schema."""
+    shards = data.get("shards")
+    if not isinstance(shards, list) or not all(isinstance(shard, dict) for shard in shards):
+        return data
+    plan, found = data.get("plan"), []
+    for number, shard in enumerate(shards):
+        images, files = shard.get("rows"), shard.get("files")
+        with suppress(TypeError, LookupError, ValueError, OverflowError):  # version 1 has no plan
+            images = len(range(plan["pictures"])[number * plan["shard_size"] :][: plan["shard_size"]])
+        if isinstance(files, dict):
+            files = {name: {"sha256": sha256, "bytes": UNKNOWN_SIZE} for name, sha256 in files.items()}
+        found.append({**shard, "number": number, "images": images, "files": files})
+    return {**data, "shards": found}

@@ -2,7 +2,8 @@
 
 It fixes everything the bytes of the store depend on, so that a later run can resume an interrupted one.
 Shard i holds the images [i * shard_size, (i + 1) * shard_size) of the listing, readable or not: no shard
-depends on another.
+depends on another. The plan of an update (`update.py`) lists its shards as `pieces`: shards that are kept,
+and new ones.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dinodeploy.errors import MisuseError
 from dinodeploy.files import schema
@@ -23,10 +26,25 @@ PLAN = "plan.json"
 VERSION = 1
 _SHOWN = 4  # differences that a message lists
 
+Identity = Literal["unknown", "stat", "hash"]  # what listings tell of images: size and time; also a hash
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One shard of an update, of so many images. kept: it is a shard of the old generation, as it is."""
+
+    number: int
+    images: int
+    kept: bool = False
+
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be made. Validated when created: MisuseError."""
+    """What is to be made. Validated when created: MisuseError.
+
+    Of an update: the shards in order, sha256 of the manifest that rows are copied from, and sha256 of which
+    rows are copied.
+    """
 
     listing_sha256: str
     pictures: int
@@ -38,6 +56,10 @@ class Plan:
     fingerprint: dict[str, Any]
     version: int = VERSION
     normalize: bool = False  # every vector is scaled to length 1 before it is written
+    identity: Identity = "unknown"
+    pieces: tuple[Piece, ...] | None = None
+    base: str = ""
+    copied: str = ""
 
     def __post_init__(self) -> None:
         if self.version != VERSION:
@@ -47,20 +69,44 @@ class Plan:
         for name, value in (("shard size", self.shard_size), ("batch size", self.batch)):
             if value < 1:
                 raise MisuseError(f"{name}: got {value}, wanted at least 1")
+        pieces = self.pieces or ()
+        if pieces and sum(piece.images for piece in pieces) != self.pictures:
+            raise MisuseError(f"pieces: got other than {self.pictures} images")
+        if any(not (piece.images > 0 and 0 <= piece.number < 10**9) for piece in pieces):
+            raise MisuseError("pieces: got a number out of range")
 
     @property
     def shards(self) -> int:
-        return -(-self.pictures // self.shard_size)
+        return -(-self.pictures // self.shard_size) if self.pieces is None else len(self.pieces)
+
+    def number(self, index: int) -> int:
+        """The number in the file names of a shard."""
+        return index if self.pieces is None else self.pieces[index].number
+
+    def is_kept(self, index: int) -> bool:
+        """Whether a shard is one of the old generation, unchanged."""
+        return self.pieces is not None and self.pieces[index].kept
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [0, *accumulate(piece.images for piece in self.pieces or ())]
 
     def shard(self, index: int) -> range:
         """Positions of a shard's images in the listing."""
+        if self.pieces is not None:
+            return range(self._starts[index], self._starts[index + 1])
         begin = index * self.shard_size
         return range(begin, min(begin + self.shard_size, self.pictures))
 
-    def differences(self, other: Plan) -> str:
-        """How `other` differs, as a readable text; empty if it does not. Batch sizes are not compared."""
+    def differences(self, other: Plan, *, images: bool = True) -> str:
+        """How `other` differs, as a readable text; empty if it does not. Batch sizes are not compared.
+
+        images: whether the listings are compared.
+        """
         ours, theirs = dict(self._facts()), dict(other._facts())
-        if self.pictures == other.pictures and self.listing_sha256 != other.listing_sha256:
+        if not images:
+            del ours["pictures"], theirs["pictures"]
+        elif self.pictures == other.pictures and self.listing_sha256 != other.listing_sha256:
             ours["the listing"], theirs["the listing"] = "other images", "these"
         changed = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
         shown = [f"{key}: {_show(ours.get(key))}, now {_show(theirs.get(key))}" for key in changed[:_SHOWN]]

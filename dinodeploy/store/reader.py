@@ -11,23 +11,28 @@ Shapes: N rows of the store, n rows of a shard, h, w patch grid, D dimension.
 
 from __future__ import annotations
 
+import os
 import struct
 import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from dinodeploy.arrays import FloatArray, IntArray
 from dinodeploy.bundle.bundle import sha256_file
+from dinodeploy.bundle.manifest import FileFacts
 from dinodeploy.errors import BundleError, MisuseError, TamperedError, reason_of
+from dinodeploy.files.lock import lock
 from dinodeploy.store.dtypes import stored_parts, unit_length, unpack
 from dinodeploy.store.formats import Column, open_format, split_rows
 from dinodeploy.store.manifest import FILE_NAME, ColumnFacts, StoreManifest, read_manifest
 
+_TRIES = 20  # to lock a manifest that is being replaced
 _NO_SIZES: IntArray = np.zeros((0, 2), np.int32)
 
 # What numpy, zipfile, pyarrow and Lance raise on a damaged file (ArrowInvalid is a ValueError).
@@ -54,6 +59,7 @@ class StoredEmbeddings:
 
     root: Path
     manifest: StoreManifest
+    held: Held | None = field(default=None, repr=False, compare=False)
 
     def shards(self, output: str = "cls") -> Iterator[tuple[list[str], Column]]:
         """The ids and one output of every shard, one shard in memory at a time. Raises as `sized_shards`."""
@@ -76,17 +82,59 @@ class StoredEmbeddings:
         for index, facts in enumerate(self.manifest.shards):
             if not facts.rows:  # all images quarantined: it has no file
                 continue
-            ids, column = _read_shard(self.root, self.manifest, index, output)
+            ids, columns = read_shard(self.root, self.manifest, index, output)
             count += len(ids)
-            yield ids, column, _read_sizes(self.root, self.manifest, index) if with_sizes else _NO_SIZES
+            sizes = read_sizes(self.root, self.manifest, index) if with_sizes else _NO_SIZES
+            yield ids, self._unpacked(index, columns), sizes
         if count != self.manifest.count:
             wanted = self.manifest.count
             raise BundleError(f"{self.root / FILE_NAME}: got {count} rows in the shards, wanted {wanted}")
 
+    def _unpacked(self, index: int, columns: list[Column]) -> Column:
+        try:
+            return unpack(*columns)
+        except _DAMAGE as error:
+            raise BundleError(f"{self.root}: shard {index} cannot be read: {reason_of(error)}") from error
+
 
 def open_embeddings(path: str | Path) -> StoredEmbeddings:
-    """The store at `path`. Raises BundleError for anything else."""
-    return StoredEmbeddings(Path(path), read_manifest(Path(path)))
+    """The store at `path`. Raises BundleError for anything else.
+
+    An update meanwhile keeps the files of this generation until the last reader is gone.
+    """
+    held = Held(Path(path))
+    return StoredEmbeddings(Path(path), read_manifest(Path(path)), held)
+
+
+class Held:
+    """A shared lock on the embeddings.json of a store, for as long as this object lives.
+
+    Windows replaces no open file, so there readers hold nothing.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._descriptor: int | None = None
+        path = root / FILE_NAME
+        for _ in range(0 if os.name == "nt" else _TRIES):
+            if (descriptor := _open(path)) is None:
+                return  # `read_manifest` says why
+            with suppress(OSError):  # it is being replaced
+                lock(descriptor, shared=True)
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    self._descriptor = descriptor
+                    return
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", None) is not None:
+            os.close(self._descriptor)  # type: ignore[arg-type]
+
+
+def _open(path: Path) -> int | None:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
 
 
 def load_embeddings(
@@ -119,49 +167,59 @@ def load_embeddings(
     return ids, np.concatenate([column.values for column in columns])
 
 
-def _read_shard(root: Path, manifest: StoreManifest, index: int, output: str) -> tuple[list[str], Column]:
-    """One output of one shard; files are checked against their hashes, arrays against the manifest."""
+def read_shard(
+    root: Path, manifest: StoreManifest, index: int, output: str
+) -> tuple[list[str], list[Column]]:
+    """The ids and the columns of one output of one shard, as stored (`dtypes.py`).
+
+    Files are checked against their hashes, arrays against the manifest. Raises BundleError, and TamperedError
+    for a file that was changed.
+    """
     facts, stored = manifest.shards[index], manifest.outputs[output]
     reader = open_format(manifest.format)
     parts = stored_parts(output, stored.dtype)
-    for name in dict.fromkeys(name for part in parts for name in reader.files(index, part)):
+    for name in dict.fromkeys(name for part in parts for name in reader.files(facts.number, part)):
         path = root / name
         if name not in facts.files:
             if path.exists():  # a foreign grid file would change what the rows mean
                 raise TamperedError(f"{path} is not in {FILE_NAME}; embed again")
             continue
-        if not path.is_file():
-            raise BundleError(
-                f"{path} is missing, {FILE_NAME} lists it; copy the directory whole or embed again"
-            )
-        if (found := sha256_file(path)) != facts.files[name]:
-            raise TamperedError(
-                f"{path} is not the file that was written: got sha256 {found[:12]}, "
-                f"wanted {facts.files[name][:12]}; copy it again or embed again"
-            )
+        check_file(path, facts.files[name])
     try:
-        columns = [reader.read(root, index, part) for part in parts]
+        columns = [reader.read(root, facts.number, part) for part in parts]
         ids, column = columns[0]
         problem = _misfit(ids, column, facts.rows, stored)
-        if not problem:
-            column = unpack(column, columns[1][1] if len(columns) > 1 else None)
     except _DAMAGE as error:
-        raise BundleError(f"{root}: shard {index} cannot be read: {reason_of(error)}") from error
+        raise BundleError(f"{root}: shard {facts.number} cannot be read: {reason_of(error)}") from error
     if problem:
-        raise BundleError(f"{root}: shard {index}, output {output!r}: {problem}")
-    return ids, column
+        raise BundleError(f"{root}: shard {facts.number}, output {output!r}: {problem}")
+    return ids, [column for _, column in columns]
 
 
-def _read_sizes(root: Path, manifest: StoreManifest, index: int) -> IntArray:
-    """[n, 2] of a shard whose files `_read_shard` has verified."""
+def check_file(path: Path, facts: FileFacts) -> None:
+    """Raise BundleError for a missing file of a store, TamperedError for a changed one."""
+    if not path.is_file():
+        raise BundleError(
+            f"{path} is missing, {FILE_NAME} lists it; copy the directory whole or embed again with --update"
+        )
+    if (found := sha256_file(path)) != facts.sha256:
+        raise TamperedError(
+            f"{path} is not the file that was written: got sha256 {found[:12]}, "
+            f"wanted {facts.sha256[:12]}; copy it again or embed again with --update"
+        )
+
+
+def read_sizes(root: Path, manifest: StoreManifest, index: int) -> IntArray:
+    """[n, 2]: width and height of the images of a shard whose files `read_shard` has verified."""
     rows = manifest.shards[index].rows
+    number = manifest.shards[index].number
     try:
-        sizes = open_format(manifest.format).sizes(root, index)
+        sizes = open_format(manifest.format).sizes(root, number)
     except _DAMAGE as error:
-        raise BundleError(f"{root}: shard {index} has no sizes: {reason_of(error)}") from error
+        raise BundleError(f"{root}: shard {number} has no sizes: {reason_of(error)}") from error
     if sizes.shape != (rows, 2) or sizes.dtype != np.int32:
         got = f"{sizes.dtype} {list(sizes.shape)}"
-        raise BundleError(f"{root}: shard {index}: got sizes of {got}, wanted int32 [{rows}, 2]")
+        raise BundleError(f"{root}: shard {number}: got sizes of {got}, wanted int32 [{rows}, 2]")
     return sizes
 
 

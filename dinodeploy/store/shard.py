@@ -11,21 +11,24 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from dinodeploy.arrays import FloatArray
+from dinodeploy.arrays import ByteArray, FloatArray, IndexArray
+from dinodeploy.bundle.bundle import sha256_file
 from dinodeploy.bundle.manifest import FileFacts
 from dinodeploy.errors import BundleError, MisuseError
 from dinodeploy.files import schema
 from dinodeploy.store.dtypes import SCALE
-from dinodeploy.store.formats import Column, stack_rows
-from dinodeploy.store.plan import WORK
+from dinodeploy.store.formats import Column, is_shard_file, stack_rows
+from dinodeploy.store.plan import WORK, Plan
 
 RECORDS = f"{WORK}/shards"
+UNKNOWN_SIZE = -1  # of a file of an older store
 Shape = list[int | None]  # of a row; None for a side that differs between rows
 
 # Outputs become column and folder names beside these.
@@ -51,10 +54,17 @@ class Row:
 
 
 class ShardRows:
-    """The rows of one shard: added in any order, read in the order of the listing."""
+    """The rows of one shard: added in any order, read in the order of the listing.
 
-    def __init__(self, outputs: Sequence[str]) -> None:
+    stamps, sha256: of all images of the shard (`listing.py`), where they are recorded.
+    """
+
+    def __init__(
+        self, outputs: Sequence[str], stamps: IndexArray | None = None, sha256: ByteArray | None = None
+    ) -> None:
         self.outputs = tuple(outputs)
+        self.stamps = stamps
+        self.sha256 = sha256
         self.shapes: dict[str, Shape | None] = dict.fromkeys(self.outputs)
         self._rows: dict[int, Row] = {}
         self._quarantined: dict[int, Quarantined] = {}
@@ -93,6 +103,17 @@ class ShardRows:
     @property
     def quarantined(self) -> list[Quarantined]:
         return [self._quarantined[position] for position in sorted(self._quarantined)]
+
+    @property
+    def positions(self) -> list[int]:
+        """Of the rows, in order."""
+        return sorted(self._rows)
+
+    def listed(self) -> dict[int, tuple[str, str | None]]:
+        """Every image by position, in order: its id, and the reason where it is quarantined."""
+        found: dict[int, tuple[str, str | None]] = {at: (row.id, None) for at, row in self._rows.items()}
+        found |= {at: (entry.id, entry.reason) for at, entry in self._quarantined.items()}
+        return dict(sorted(found.items()))
 
     def column(self, output: str) -> Column:
         """One output of every row: [n, ...], or the patches of all images where their grids differ."""
@@ -138,18 +159,14 @@ class ShardRecord:
         """Number of images, quarantined ones included."""
         return self.rows + len(self.quarantined)
 
-    def in_place(self, out: Path) -> bool:
-        """Whether every file is in place with its size. Hashes are checked when the files are read."""
-        return all(_size(out / name) == file.bytes for name, file in self.files.items())
+
+def record_path(out: Path, number: int) -> Path:
+    return out / RECORDS / f"{number:05d}.json"
 
 
-def record_path(out: Path, index: int) -> Path:
-    return out / RECORDS / f"{index:05d}.json"
-
-
-def read_record(out: Path, index: int) -> ShardRecord | None:
-    """The record of a shard, or None. Raises BundleError for a damaged one."""
-    path = record_path(out, index)
+def read_record(out: Path, number: int) -> ShardRecord | None:
+    """The record of the shard of that number, or None. Raises BundleError for a damaged one."""
+    path = record_path(out, number)
     return schema.read(ShardRecord, path, "store") if path.is_file() else None
 
 
@@ -168,13 +185,39 @@ def read_records(out: Path) -> list[ShardRecord]:
     return found
 
 
-def count_finished(out: Path) -> int:
-    """Number of finished shards."""
-    return sum(record.in_place(out) for record in read_records(out))
-
-
-def _size(path: Path) -> int | None:
+def finished_record(out: Path, number: int) -> ShardRecord | None:
+    """The record of a finished shard; None if the shard has to be made (again)."""
     try:
-        return path.stat().st_size
-    except (OSError, ValueError):  # a damaged record may list something that is not a file name
+        record = read_record(out, number)
+    except BundleError:  # cut off by a power failure
         return None
+    if record is None or not all(is_shard_file(name, number) for name in record.files):
+        return None
+    written = record_path(out, number).stat().st_mtime_ns
+    return record if is_intact(out, record.files, written) else None
+
+
+def is_intact(out: Path, files: Mapping[str, FileFacts], written: int, *, verify: bool = False) -> bool:
+    """Whether every file is there as it was written: by its size, and by its hash if newer than `written`.
+
+    written: when the record of the files was written, in ns. verify: check every hash.
+    """
+    for name, facts in files.items():
+        path = out / name
+        try:
+            status = path.stat()
+        except (OSError, ValueError):  # a damaged record may list something that is not a file name
+            return False
+        if not stat.S_ISREG(status.st_mode) or facts.bytes not in (status.st_size, UNKNOWN_SIZE):
+            return False
+        if (verify or status.st_mtime_ns > written) and sha256_file(path) != facts.sha256:
+            return False
+    return True
+
+
+def count_finished(out: Path, plan: Plan) -> int:
+    """Number of finished shards, kept ones included."""
+    return sum(
+        plan.is_kept(index) or finished_record(out, plan.number(index)) is not None
+        for index in range(plan.shards)
+    )

@@ -2,14 +2,18 @@
 
     OUT/embeddings.json            contents, every file with its sha256 (`StoreManifest`); written last
     OUT/quarantine.jsonl           {"id", "reason"} of each image without a row, if there are any
+    OUT/listing/...                the images of each shard (`listing.py`)
     OUT/...                        the shards, in one of `dinodeploy.store.formats`
     OUT/.embed/plan.json           what is being made (`plan.py`); the folder is removed at the end
     OUT/.embed/shards/00012.json   the record of a finished shard (`shard.py`)
-    OUT/.embed/work-i-of-n/        what process i of n is writing
+    OUT/.embed/work-i-of-n-.../    what a process is writing, the i-th of n
 
 A shard is written whole or not at all, and no byte of it depends on when or where it was made. So a run may
 be killed at any moment and the next run makes what is missing, several processes may each make a part, and
 the resulting store is the same, byte for byte. One shard is in memory at a time.
+
+An update (`update.py`) writes new shards beside the old ones and replaces embeddings.json at the end
+(`generations.py`). Without locks, two processes of one plan write the same bytes to the same names.
 
 Shapes: n rows of a shard, h, w patch grid, D dimension.
 """
@@ -18,9 +22,12 @@ from __future__ import annotations
 
 import errno
 import json
+import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,63 +36,86 @@ from dinodeploy.bundle.bundle import file_facts
 from dinodeploy.errors import BundleError, MisuseError, UnavailableError, reason_of
 from dinodeploy.files import atomic, schema
 from dinodeploy.files.owned import owned_path, remove_owned
-from dinodeploy.store.dtypes import pack, unit_length
-from dinodeploy.store.existing import REPLACED, clear_target, inspect_target
-from dinodeploy.store.formats import Column, Format, Shard, is_shard_file, open_format
+from dinodeploy.sources.stamps import Stamps
+from dinodeploy.store.existing import REPLACED, Target, clear_target, drop_empty_work, inspect_target
+from dinodeploy.store.follow import find_update, is_same
+from dinodeploy.store.formats import Format, is_shard_file, open_format
+from dinodeploy.store.generations import BASE, retire, tidy
+from dinodeploy.store.listing import listing_file, write_listing
 from dinodeploy.store.lock import StoreLock
 from dinodeploy.store.manifest import (
     FILE_NAME,
     QUARANTINE,
-    VERSION,
-    ColumnFacts,
-    PlanFacts,
     ShardFacts,
     StoreManifest,
+    encode_manifest,
+    make_manifest,
     read_manifest,
 )
 from dinodeploy.store.plan import PLAN, WORK, Plan, read_plan, write_plan
+from dinodeploy.store.rows import mixed_content, new_content
 from dinodeploy.store.shard import (
-    Shape,
+    Quarantined,
     ShardRecord,
     ShardRows,
     check_outputs,
     encode_record,
-    merge_shapes,
+    finished_record,
+    is_intact,
     read_record,
     read_records,
     record_path,
 )
+from dinodeploy.store.update import Changes, Follow, Update, manifest_hash
 
 
 class Store:
     """A store in the making: use it in a `with`, `commit` each of `remaining`, then `finish`.
 
     part: (i, n) makes this process the i-th of n; it makes the shards whose index modulo n is i - 1.
-    overwrite: remove an existing store, finished or not, and nothing else.
+    overwrite: remove an existing store, finished or not, and nothing else. stamps: what its listings record
+    of the images. follow: compare a store that is there with its sources, and update it if asked to.
+    choose_batch: measures the batch size of a new plan for so many images.
     Raises before any work is done: MisuseError for invalid arguments, UnavailableError for a format whose
     package is missing, OutputExistsError if something else is in the way.
     """
 
     def __init__(
-        self, out: Path, plan: Plan, *, part: tuple[int, int] = (1, 1), overwrite: bool = False
+        self,
+        out: Path,
+        plan: Plan,
+        *,
+        part: tuple[int, int] = (1, 1),
+        overwrite: bool = False,
+        stamps: Stamps | None = None,
+        follow: Follow | None = None,
+        choose_batch: Callable[[int], int] | None = None,
     ) -> None:
         self.out = Path(out).resolve()  # a link is followed, not replaced
         self.plan = plan
         self._part = part
         self._overwrite = overwrite
+        self._stamps = stamps
+        self._follow = follow if stamps is not None else None
+        self._choose_batch = choose_batch
         self._format: Format = open_format(plan.format)
         check_outputs(plan.outputs)
         self._format.require()
-        if overwrite and part[1] > 1:
+        if part[1] > 1 and (overwrite or (follow is not None and follow.update)):
+            option = "--overwrite would remove" if overwrite else "--update would replace"
             raise MisuseError(
-                "--overwrite would remove what the other parts write; remove the directory first"
+                f"{option} what the other parts write; update in one process, or remove the directory first"
             )
-        inspect_target(self.out, plan, overwrite)
-        self._staging = self.out / WORK / f"work-{part[0]}-of-{part[1]}"
+        inspect_target(self.out, plan, overwrite, images=self._follow is None)
+        self._staging = self.out / WORK / f"work-{part[0]}-of-{part[1]}-{secrets.token_hex(8)}"
         self._lock: StoreLock | None = None
         self._complete = False
         self._made = not self.out.exists()
         self._kept: dict[int, ShardRecord] = {}
+        self._update: Update | None = None
+        self._before: StoreManifest | None = None  # the generation that an update replaces
+        self._retired: int | None = None
+        self.changes = Changes()
 
     def __enter__(self) -> Store:
         with self._stopping():
@@ -98,6 +128,8 @@ class Store:
             try:
                 self._begin()
             except BaseException:
+                if self._alone:
+                    drop_empty_work(self.out)
                 self._lock.release()
                 raise
         return self
@@ -105,9 +137,12 @@ class Store:
     def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
         assert self._lock is not None, "entered"
         shutil.rmtree(self._staging, ignore_errors=True)
-        if self._complete or (kind is not None and self._nothing_done()):
+        if self._complete:
+            with suppress(BundleError, OSError):
+                tidy(self.out, read_manifest(self.out), retired=self._retired)
+        elif kind is not None and self._nothing_done():
             shutil.rmtree(self.out / WORK, ignore_errors=True)
-            if self._made and not self._complete:
+            if self._made:
                 with suppress(OSError):
                     self.out.rmdir()
         self._lock.release()
@@ -129,9 +164,21 @@ class Store:
         """The finished shards of this process's part."""
         return list(self._kept.values())
 
-    @property
-    def _alone(self) -> bool:
-        return self._part[1] == 1
+    def to_embed(self, index: int) -> Sequence[int]:
+        """Positions of the images of a shard that are not copied from an older generation."""
+        positions = self.plan.shard(index)
+        if self._update is None:
+            return positions
+        here = self._update.copied[positions.start : positions.stop]
+        return [positions.start + int(at) for at in np.flatnonzero(here < 0)]
+
+    def start(self, index: int) -> ShardRows:
+        """The rows of a shard, to fill. Call it before its images are read: it records their stamps."""
+        if self._update is not None or self._stamps is None:
+            return ShardRows(self.plan.outputs)
+        positions = self.plan.shard(index)
+        sha256 = self._stamps.hashes(positions) if self._stamps.content else None
+        return ShardRows(self.plan.outputs, self._stamps.of(positions), sha256)
 
     def commit(self, index: int, rows: ShardRows) -> ShardRecord:
         """Write one shard durably: flushed to disk when this returns.
@@ -139,18 +186,12 @@ class Store:
         Raises UnavailableError when it cannot be written; committed shards are kept.
         """
         with self._stopping():
-            self._check_there()
-            folder = self._staging / f"{index:05d}"
-            folder.mkdir(parents=True)
-            names = self._write(folder, index, rows)
-            files = {name: file_facts(folder / name) for name in names}
-            record = ShardRecord(len(rows.ids), files, rows.shapes, rows.quarantined)
-            self._forget(index, names)
-            self._place(encode_record(record), record_path(self.out, index))
-            atomic.move_into_place(
-                (folder / name, owned_path(self.out, name, is_shard_file)) for name in names
-            )
-            shutil.rmtree(folder)
+            try:
+                record = self._commit(index, rows)
+            except (OSError, BundleError):
+                if not self._finished_elsewhere():
+                    raise
+                record = ShardRecord(len(rows.ids), {}, rows.shapes, rows.quarantined)
             self._kept[index] = record
         return record
 
@@ -163,44 +204,87 @@ class Store:
                 self._check_there()
                 manifest = self._write_manifest()
             except (OSError, BundleError):
-                # another process may just have finished the store and removed the records
-                if not (self.out / FILE_NAME).is_file():
+                if not self._finished_elsewhere():
                     raise
                 manifest = read_manifest(self.out)
             self._complete = manifest is not None
             return manifest
 
+    @property
+    def _alone(self) -> bool:
+        return self._part[1] == 1
+
     def _check_there(self) -> None:
-        """Raise if the directory was removed meanwhile: a store with missing shards must not be finished."""
-        if not (self.out / WORK / PLAN).is_file():
+        """Raise if the directory was removed, or if a process that no lock keeps out plans otherwise."""
+        plan = read_plan(self.out)
+        if plan is None:
             raise FileNotFoundError(errno.ENOENT, "the directory has disappeared", self.out)
+        if plan != self.plan:
+            raise MisuseError(
+                f"{self.out}: another process has begun it with other settings; wait for it to end"
+            )
+
+    def _finished_elsewhere(self) -> bool:
+        """Whether another process has just finished this very store and removed the records."""
+        if (self.out / WORK / PLAN).is_file() or not (self.out / FILE_NAME).is_file():
+            return False
+        manifest = read_manifest(self.out)
+        generation = self._before.generation + 1 if self._before is not None else 1
+        same = manifest.plan is not None and manifest.plan.listing_sha256 == self.plan.listing_sha256
+        return same and manifest.generation >= generation
 
     def _begin(self) -> None:
-        target = inspect_target(self.out, self.plan, self._overwrite)  # again, now under the lock
-        if target.complete is not None:
+        target = inspect_target(self.out, self.plan, self._overwrite, images=self._follow is None)
+        if self._is_locked():  # left by killed processes
+            for path in (self.out / WORK).glob(f"work-{self._part[0]}-of-{self._part[1]}-*"):
+                shutil.rmtree(path, ignore_errors=True)
+        if self._follow is not None and self._stamps is not None and target != Target():
+            self.changes, self._update = find_update(self.out, self.plan, target, self._stamps, self._follow)
+        if target.complete is not None and self._update is None:
             self._complete = True
             return
-        shutil.rmtree(self._staging, ignore_errors=True)  # left by a killed process
+        if self._update is not None:
+            self._before = target.complete
+            self._begin_update(self._update, target)
+        else:
+            self._begin_first(target)
+        index, of = self._part
+        for shard in range(index - 1, self.plan.shards, of):
+            record = self._kept_record(shard) or finished_record(self.out, self.plan.number(shard))
+            if record is not None:
+                self._kept[shard] = record
+
+    def _begin_first(self, target: Target) -> None:
         if self._overwrite or target.begun is None:
-            if self._alone:
-                clear_target(self.out)
-            elif (self.out / REPLACED).exists():
+            if (self.out / REPLACED).exists() and not self._alone:
                 raise MisuseError(
                     f"{self.out}: removing the old store was interrupted; delete it, then start the parts"
                 )
+            if self._overwrite or (self.out / REPLACED).exists():
+                clear_target(self.out)
             self._publish_plan()
         begun = read_plan(self.out)
         assert begun is not None, "just written"
         if differences := begun.differences(self.plan):
             raise MisuseError(f"{self.out}: another part began with other settings ({differences})")
         self.plan = begun
-        index, of = self._part
-        for shard in range(index - 1, self.plan.shards, of):
-            if (record := _finished(self.out, shard)) is not None:
-                self._kept[shard] = record
+
+    def _begin_update(self, update: Update, target: Target) -> None:
+        if target.begun is not None and is_same(target.begun, update.plan):
+            self.plan = target.begun
+            return
+        self.plan = self._with_batch(update.plan, int((update.copied < 0).sum()))
+        for index in range(self.plan.shards):
+            if not self.plan.is_kept(index):
+                self._forget(self.plan.number(index), ())
+                record_path(self.out, self.plan.number(index)).unlink(missing_ok=True)
+        if target.complete is None or manifest_hash(target.complete) != self.plan.base:
+            self._place(encode_manifest(update.old.manifest), self.out / BASE)
+        self._place(write_plan(self.plan), self.out / WORK / PLAN)
 
     def _publish_plan(self) -> None:
         """Write the plan unless another process was first; every process then reads the same plan."""
+        self.plan = self._with_batch(self.plan, self.plan.pictures)
         draft = self._staging / PLAN
         draft.parent.mkdir(parents=True, exist_ok=True)
         draft.write_bytes(write_plan(self.plan))
@@ -210,29 +294,45 @@ class Store:
             plan.hardlink_to(draft)  # unlike a rename, it fails if another process was first
         except OSError:
             if not plan.exists():  # a file system without hard links
-                draft.replace(plan)
+                atomic.replace(draft, plan)
         atomic.sync(plan.parent)
         atomic.sync(self.out)
 
-    def _write(self, folder: Path, index: int, rows: ShardRows) -> list[str]:
-        if not rows.ids:
-            return []
-        columns = {}
-        for output in self.plan.outputs:
-            column = rows.column(output)
-            if self.plan.normalize:
-                column = Column(unit_length(column.values)[0], column.grid)
-            columns.update(pack(output, column, self.plan.dtype))
-        return self._format.write(folder, index, Shard(rows.ids, np.array(rows.sizes, np.int32), columns))
+    def _with_batch(self, plan: Plan, images: int) -> Plan:
+        return plan if self._choose_batch is None else replace(plan, batch=self._choose_batch(images))
 
-    def _forget(self, index: int, written: Iterable[str]) -> None:
+    def _is_locked(self) -> bool:
+        return self._lock is not None and self._lock.held
+
+    def _commit(self, index: int, rows: ShardRows) -> ShardRecord:
+        self._check_there()
+        number, positions = self.plan.number(index), self.plan.shard(index)
+        update = self._update
+        if update is None:
+            content = new_content(self.plan, rows)
+        else:
+            content = mixed_content(self.plan, positions, update.images, update.old, update.copied, rows)
+        folder = self._staging / f"{number:05d}"
+        folder.mkdir(parents=True)
+        names = [] if content.shard is None else self._format.write(folder, number, content.shard)
+        names.append(listing_file(number))
+        write_listing(folder / names[-1], content.listing)
+        files = {name: file_facts(folder / name) for name in names}
+        record = ShardRecord(content.rows, files, content.shapes, content.quarantined)
+        self._forget(number, names)
+        self._place(encode_record(record), record_path(self.out, number))
+        atomic.move_into_place((folder / name, owned_path(self.out, name, is_shard_file)) for name in names)
+        shutil.rmtree(folder)
+        return record
+
+    def _forget(self, number: int, written: Iterable[str]) -> None:
         """Remove the files that a killed process left of a shard, but those that `written` replaces."""
         try:
-            record = read_record(self.out, index)
+            record = read_record(self.out, number)
         except BundleError:
             record = None
         if record is not None:
-            ours = [name for name in record.files if is_shard_file(name, index) and name not in written]
+            ours = [name for name in record.files if is_shard_file(name, number) and name not in written]
             remove_owned(self.out, ours, is_shard_file)
 
     def _place(self, content: bytes, target: Path) -> None:
@@ -242,27 +342,50 @@ class Store:
         draft.write_bytes(content)
         atomic.move_into_place([(draft, target)])
 
+    def _kept_facts(self, index: int) -> ShardFacts | None:
+        """A shard of the old generation that an update keeps."""
+        if self._update is None or not self.plan.is_kept(index):
+            return None
+        number = self.plan.number(index)
+        return next(shard for shard in self._update.old.manifest.shards if shard.number == number)
+
+    def _kept_record(self, index: int) -> ShardRecord | None:
+        facts = self._kept_facts(index)
+        if facts is None or self._update is None:
+            return None
+        old = self._update.old
+        listing = old.listings[old.manifest.shards.index(facts)]
+        refused = [Quarantined(listing.ids[at], reason) for at, reason in sorted(listing.quarantined.items())]
+        return ShardRecord(facts.rows, facts.files, facts.shapes, refused)
+
     def _write_manifest(self) -> StoreManifest | None:
         records = []
         for index in range(self.plan.shards):
-            record = _finished(self.out, index)
+            number = self.plan.number(index)
+            record = self._kept_record(index) or finished_record(self.out, number)
             if record is None and index in self._kept:
-                raise FileNotFoundError(errno.ENOENT, f"files of shard {index} disappeared", self.out)
+                raise FileNotFoundError(errno.ENOENT, f"files of shard {number} disappeared", self.out)
             if record is None:
                 return None
+            if not is_intact(self.out, record.files, sys.maxsize, verify=not self._is_locked()):
+                raise FileNotFoundError(errno.ENOENT, f"files of shard {number} disappeared", self.out)
             records.append(record)
-        manifest = _manifest(self.plan, records)
+        before = self._before
+        kept = {index: facts for index in range(self.plan.shards) if (facts := self._kept_facts(index))}
+        manifest = make_manifest(self.plan, records, kept, before.generation + 1 if before else 1)
         quarantined = [entry for record in records for entry in record.quarantined]
         if quarantined:
             lines = (json.dumps(schema.dump(entry)) + "\n" for entry in quarantined)
             self._place("".join(lines).encode(), self.out / QUARANTINE)
-        text = json.dumps(schema.dump(manifest), indent=2) + "\n"
-        self._place(text.encode(), self.out / FILE_NAME)
+        if before is not None and not (retire(self.out, before) and self._is_locked()):
+            self._retired = before.generation
+        self._place(encode_manifest(manifest), self.out / FILE_NAME)
         return manifest
 
     def _nothing_done(self) -> bool:
         """Whether nothing here is of use to a later run or a parallel process."""
-        return self._alone and not read_records(self.out) and not (self.out / REPLACED).exists()
+        kept = [self.out / REPLACED, self.out / BASE, *(self.out / WORK).glob("old-*.json")]
+        return self._alone and not read_records(self.out) and not any(path.exists() for path in kept)
 
     @contextmanager
     def _stopping(self) -> Iterator[None]:
@@ -275,35 +398,3 @@ class Store:
                 f"{len(self._kept)} of {self.plan.shards} shards are "
                 "kept: fix it and run the same command again"
             ) from error
-
-
-def _finished(out: Path, index: int) -> ShardRecord | None:
-    """The record of a finished shard; None if the shard has to be made (again)."""
-    try:
-        record = read_record(out, index)
-    except BundleError:  # cut off by a power failure
-        return None
-    if record is None or not all(is_shard_file(name, index) for name in record.files):
-        return None
-    return record if record.in_place(out) else None
-
-
-def _manifest(plan: Plan, records: Sequence[ShardRecord]) -> StoreManifest:
-    shapes: dict[str, Shape | None] = dict.fromkeys(plan.outputs)
-    for index, record in enumerate(records):
-        for output in plan.outputs:
-            shapes[output] = merge_shapes(shapes[output], record.shapes[output], output, f"shard {index}")
-    return StoreManifest(
-        version=VERSION,
-        format=plan.format,
-        outputs={output: ColumnFacts(shape, plan.dtype) for output, shape in shapes.items()},
-        count=sum(record.rows for record in records),
-        quarantined=sum(len(record.quarantined) for record in records),
-        shards=[
-            ShardFacts(record.rows, {name: file.sha256 for name, file in record.files.items()})
-            for record in records
-        ],
-        fingerprint=plan.fingerprint,
-        plan=PlanFacts(plan.listing_sha256, plan.pictures, plan.shard_size),
-        normalize=plan.normalize,
-    )

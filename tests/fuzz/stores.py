@@ -45,7 +45,7 @@ def store(format: str) -> Callable[[Path], Attack]:
             document = json.loads(json.dumps(root))
             for shard in document["shards"]:
                 if name in shard["files"]:
-                    shard["files"][name] = sha256_file(out / name)
+                    shard["files"][name]["sha256"] = sha256_file(out / name)
             (out / "embeddings.json").write_text(json.dumps(document))
             try:
                 load_embeddings(out, output)

@@ -61,7 +61,7 @@ def job(photos: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.Mon
     with Embedder.open(tiny_bundle, device="cpu") as embedder:
         steps = embedder.preprocess_for(32)
         fingerprint = embedder.engine.fingerprint(steps)
-    plan = make_plan(source.ids, fingerprint=fingerprint, batch=2)
+    plan = make_plan(source.ids, fingerprint=fingerprint, batch=2, identity="stat")
     with Store(tmp_path / "out", plan):
         pass
     return Job(

@@ -307,7 +307,7 @@ def test_an_edited_store_removes_nothing_outside_of_itself(disk: Path) -> None:
     embed_all(MadeUp(5), disk / "out")
     manifest = json.loads((disk / "out/embeddings.json").read_text())
     for name in ("../precious", str(disk / "precious")):
-        manifest["shards"][0]["files"] = {name: "0" * 64}
+        manifest["shards"][0]["files"] = {name: {"sha256": "0" * 64, "bytes": 1}}
         (disk / "out/embeddings.json").write_text(json.dumps(manifest))
         with pytest.raises(OutputExistsError, match="which is outside of it"):
             embed_all(MadeUp(6), disk / "out", overwrite=True)

@@ -24,6 +24,7 @@ from tests.support.stores import make_plan, write_store
 pytest.importorskip("pyarrow")
 
 Rows = dict[str, np.ndarray[Any, Any]]
+LISTINGS = [f"listing/listing_0000{n}.safetensors" for n in range(3)]
 EVERY_FORMAT = pytest.mark.parametrize("format", FORMATS)
 IDS = ["a/1.jpg", 'quote " and é.jpg', "line\nbreak.jpg", "d.jpg", "e.jpg"]
 SQUARE = [(4, 4)] * 5
@@ -88,7 +89,7 @@ def test_manifest_says_what_is_there(tmp_path: Path) -> None:
     ids = [*IDS[:3], "bad\n.jpg"]
     write_store(tmp_path / "out", ids, rows, fingerprint={"model": "x", "size": [256, 384]})
     manifest = read_manifest(tmp_path / "out")
-    assert (manifest.version, manifest.format, manifest.count, manifest.quarantined) == (2, "npy", 3, 1)
+    assert (manifest.version, manifest.format, manifest.count, manifest.quarantined) == (3, "npy", 3, 1)
     assert [shard.rows for shard in manifest.shards] == [2, 1]
     assert manifest.outputs["cls"].shape == [8]
     assert manifest.fingerprint == {"model": "x", "size": [256, 384]}
@@ -106,7 +107,7 @@ def test_npy_is_laid_out_like_clip_retrieval(tmp_path: Path) -> None:
     wanted = [f"{kind}_emb/{kind}_emb_{n}.npy" for kind in ("img", "storage", "patch") for n in shards]
     wanted += [f"metadata/metadata_{n}.{suffix}" for suffix in ("jsonl", "parquet") for n in shards]
     assert sorted(tree(tmp_path / "out")) == sorted(
-        [*wanted, "patch_grid/patch_grid_00001.npy", "embeddings.json"]
+        [*wanted, *LISTINGS, "patch_grid/patch_grid_00001.npy", "embeddings.json"]
     )
     assert np.load(tmp_path / "out/img_emb/img_emb_00001.npy").shape == (2, 8)
     metadata = pyarrow.parquet.read_table(tmp_path / "out/metadata/metadata_00000.parquet")
@@ -225,7 +226,7 @@ def test_a_shard_without_rows_has_no_file(tmp_path: Path, format: str) -> None:
     ids, vectors = load_embeddings(tmp_path / "out")
     assert ids == [IDS[0], IDS[1], IDS[4]]
     np.testing.assert_array_equal(vectors[2], rows[4]["cls"])
-    assert read_manifest(tmp_path / "out").shards[1].files == {}
+    assert list(read_manifest(tmp_path / "out").shards[1].files) == [LISTINGS[1]]
 
 
 @EVERY_FORMAT
@@ -254,7 +255,7 @@ def test_only_an_older_store_is_overwritten(tmp_path: Path) -> None:
     with pytest.raises(OutputExistsError, match=r"holds other embeddings \(format: npy, now npz\); pass"):
         write(out, "npz", rows_of(SQUARE))
     write(out, "npz", rows_of(SQUARE), overwrite=True)
-    assert sorted(tree(out)) == ["embeddings.json", *(f"shard_0000{n}.npz" for n in range(3))]
+    assert sorted(tree(out)) == ["embeddings.json", *LISTINGS, *(f"shard_0000{n}.npz" for n in range(3))]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -343,13 +344,15 @@ def test_grid_slipped_in_is_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda m: m.update(version=3), "got version 3, wanted 2"),
+        (lambda m: m.update(version=4), "got version 4, wanted 3"),
         (lambda m: m.update(count=6), "got 5 rows in the shards, wanted 6"),
+        (lambda m: m["shards"][0].update(number=1), "got a number twice or out of range"),
+        (lambda m: m["shards"][0].update(number=-1), "got a number twice or out of range"),
+        (lambda m: m["shards"][0].update(rows=4), "got more rows than images"),
         (
-            lambda m: m["shards"].reverse(),
-            "shard_00000.npz is missing|not the file that was written|is not in",
+            lambda m: m["shards"][0].update(rows=3, images=3),
+            "shard 0, output 'cls': got 2 ids and 2 rows, wanted 3",
         ),
-        (lambda m: m["shards"][0].update(rows=3), "shard 0, output 'cls': got 2 ids and 2 rows, wanted 3"),
         (lambda m: m["outputs"]["cls"].update(shape=[9]), r"got rows of float32 \[8\], wanted float32 \[9\]"),
         (lambda m: m["outputs"]["cls"].update(dtype="int4"), "field 'outputs.cls.dtype': got 'int4'"),
         (

@@ -40,9 +40,9 @@ def hold(path: Path) -> int | None:
     return descriptor
 
 
-def release(held: int | None) -> None:
+def release(held: int) -> None:
     """End `hold`."""
-    if held is not None and held != NOTHING:
+    if held != NOTHING:
         os.close(held)
 
 
