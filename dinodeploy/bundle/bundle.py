@@ -25,6 +25,7 @@ from dinodeploy.bundle.manifest import MODEL_FILE, WEIGHTS_FILE, EngineFacts, Fi
 from dinodeploy.bundle.signing import SignedCopy
 from dinodeploy.errors import BundleError, MisuseError, TamperedError
 from dinodeploy.files.regular import open_regular
+from dinodeploy.files.unfinished.exchange import restore
 from dinodeploy.images.preprocess import Preprocess
 
 GOLDEN_FILE = "golden.safetensors"
@@ -139,6 +140,8 @@ def locate(path: str | Path, *, require_signature: str | Path | None = None) -> 
     Raises as `open_bundle`.
     """
     path = Path(path)
+    for folder in (path, path.parent):
+        restore(folder)  # a process that replaced the bundle may have been killed
     if not path.exists():
         raise MisuseError(
             f"{path}: no such bundle; make one: dinodeploy export --arch vit_small --out {path}"

@@ -32,8 +32,8 @@ from dinodeploy.bundle.manifest import LICENCE_FILE, RECEIPTS_FILE, SIGNATURE_FI
 from dinodeploy.errors import DinodeployError, MisuseError, TamperedError, UnavailableError, reason_of
 from dinodeploy.files.atomic import atomic_file
 from dinodeploy.files.json_file import parse_json
-from dinodeploy.files.private import PrivateFolder
 from dinodeploy.files.regular import create_file, open_regular
+from dinodeploy.files.unfinished.private import PrivateFolder
 
 UNSIGNED = (SIGNATURE_FILE, RECEIPTS_FILE)
 LARGEST = 1 << 24  # bytes of a file that the manifest does not list: itself, a signature, a licence
@@ -116,7 +116,7 @@ def _check(root: Path, key: Path, copy: Path | None, signature: bytes | None = N
     (folder.path / SIGNATURE_FILE).write_bytes(signature)
     if copy is not None:
         (copy / SIGNATURE_FILE).write_bytes(signature)
-    signed = _signed_digests(signature, root)
+    signed = signed_digests(signature, root)
     read: dict[str, FileFacts] = {}
 
     def read_files() -> dict[str, FileFacts]:  # called after the signature's own check
@@ -243,7 +243,7 @@ def _read_signature(root: Path, key: Path) -> bytes:
     return b"".join(content)
 
 
-def _signed_digests(signature: bytes, root: Path) -> dict[str, str]:
+def signed_digests(signature: bytes, root: Path) -> dict[str, str]:
     """SHA-256 of each file that a signature is over. Raises TamperedError, also for other hashes."""
     where = str(root / SIGNATURE_FILE)
     try:

@@ -40,6 +40,9 @@ def search(
     exact: Annotated[
         bool, Option("--exact", help="Compare all rows instead of using the approximate index.")
     ] = False,
+    verify: Annotated[
+        bool, Option("--verify", help="Compare the hash of every file of the index, also of large ones.")
+    ] = False,
     html: Annotated[Path | None, Option(help="Write an HTML page with the images.")] = None,
     require_signature: RequireSignature = None,
     as_json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False,
@@ -49,7 +52,7 @@ def search(
     if not images and not ids:
         raise MisuseError("no query; give --image FILE, or --id with an id of the store")
     check_sheet(html)
-    with Index.open(out) as index:
+    with Index.open(out, verify=verify) as index:
         vectors = [index.vector(name) for name in ids]
         if images:
             made_by = engine or index.manifest.engine

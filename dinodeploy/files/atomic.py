@@ -1,7 +1,8 @@
 """Write a file or a directory atomically.
 
 Everything is written next to the target under a hidden name, flushed to disk, and renamed into place. After a
-crash, a full disk or Ctrl-C the target is as it was; at worst a `.NAME.partial-…` remains.
+crash, a full disk or Ctrl-C the target is as it was; at worst a `.NAME.partial-…` remains, which the next
+write to the same target removes.
 
 Files are flushed through the descriptor that wrote them, or, where another library wrote them, through one
 that may write: Windows flushes no other. Windows and some network file systems cannot flush a directory; the
@@ -15,13 +16,17 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from dinodeploy.files.notes import note_once
 from dinodeploy.files.regular import NO_LINK, create_file, hidden_name
+from dinodeploy.files.unfinished.exchange import PARTIAL, displace, exchange, remove_leftovers, restore
+from dinodeploy.files.unfinished.held import hold, release, remove
+
+T = TypeVar("T")
 
 # What systems answer that cannot flush this descriptor, or open it to do so. A disk that fails says EIO.
 _CANNOT_FLUSH = {
@@ -29,21 +34,21 @@ _CANNOT_FLUSH = {
     *(errno.EACCES, errno.EPERM, errno.EBADF, errno.EISDIR, errno.EROFS),
 }
 # Windows refuses to replace a file that another process reads, or that a virus scanner has just opened.
+_HELD: dict[Path, int] = {}  # hidden name -> what `hold` gave
 _RETRIES = (0.01, 0.05, 0.2, 0.5, 1.0) if os.name == "nt" else ()  # seconds
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A binary file to write; it replaces `path` when the block ends without an exception."""
-    partial = partial_path(path)
-    file = create_file(partial)
+    partial, file = _begin(path, create_file)
     try:
         with file:
             yield file
             file.flush()
             _flush(file.fileno(), path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        _discard(partial)
         raise
     _publish(partial, path)
 
@@ -54,14 +59,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     It replaces `path` when the block ends without an exception.
     """
-    partial = partial_path(path)
-    partial = partial.with_name(partial.name + path.suffix)
-    create_file(partial).close()
+    partial, file = _begin(path, create_file, path.suffix)
+    file.close()
     try:
         yield partial
         sync(partial)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        _discard(partial)
         raise
     _publish(partial, path)
 
@@ -74,32 +78,46 @@ def atomic_directory(target: Path) -> Iterator[Path]:
         yield partial
         commit_directory(partial, target)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        discard_directory(partial)
 
 
 def begin_directory(target: Path) -> Path:
     """Make an empty directory, which `commit_directory` later moves to `target`; parents included."""
-    partial = partial_path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial.mkdir()
+    restore(target)
+    partial, _ = _begin(target, Path.mkdir)
     return partial
 
 
+def discard_directory(partial: Path) -> None:
+    """Remove what `begin_directory` made; nothing happens after `commit_directory`."""
+    _discard(partial)
+
+
 def commit_directory(partial: Path, target: Path) -> None:
-    """Replace `target` with `partial`; the caller has decided that an existing target may go."""
+    """Replace `target` with `partial`; the caller has decided that an existing target may go.
+
+    In one step where the system can; after a crash elsewhere, `restore` and the next write find the old one.
+    """
     sync_tree(partial)
-    if not target.exists():
+    old: Path | None = None
+    if not os.path.lexists(target):
         replace(partial, target)
+    elif exchange(partial, target):
+        old = partial
     else:
-        old = hidden_name(target, "old")
-        replace(target, old)
+        old, held = displace(target)
         try:
             replace(partial, target)
         except BaseException:
             replace(old, target)
             raise
-        shutil.rmtree(old)
+        finally:
+            release(held)
     sync(target.parent)
+    _release(partial)
+    if old is not None:
+        remove(old)
 
 
 def move_into_place(moves: Iterable[tuple[Path, Path]]) -> None:
@@ -121,9 +139,29 @@ def move_into_place(moves: Iterable[tuple[Path, Path]]) -> None:
         sync(folder)
 
 
-def partial_path(target: Path) -> Path:
-    """A new hidden sibling, which is written first and then renamed to `target`."""
-    return hidden_name(target, "partial")
+def _begin(target: Path, make: Callable[[Path], T], suffix: str = "") -> tuple[Path, T]:
+    """Make a hidden sibling of `target` and hold it, after removing those of killed processes."""
+    remove_leftovers(target)
+    while True:
+        partial = hidden_name(target, PARTIAL)
+        partial = partial.with_name(partial.name + suffix)
+        made = make(partial)
+        held = hold(partial)
+        if held is not None:
+            _HELD[partial] = held
+            return partial, made
+        if hasattr(made, "close"):
+            made.close()
+
+
+def _release(partial: Path) -> None:
+    release(_HELD.pop(partial, None))
+
+
+def _discard(partial: Path) -> None:
+    if partial in _HELD:
+        remove(partial)
+        _release(partial)
 
 
 def replace(source: Path, target: Path) -> None:
@@ -167,8 +205,9 @@ def _publish(partial: Path, path: Path) -> None:
     try:
         replace(partial, path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        _discard(partial)
         raise
+    _release(partial)
     sync(path.parent)
 
 

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 from dinodeploy.errors import OutputExistsError
-from dinodeploy.files.atomic import begin_directory, commit_directory
+from dinodeploy.files.atomic import begin_directory, commit_directory, discard_directory
 from dinodeploy.files.owned import first_foreign
 from dinodeploy.files.paths import native_path
 from dinodeploy.heads.dense import class_image, depth_image, overlay
@@ -92,6 +91,6 @@ class PredictionWriter:
         self._table.close()
         self._refused.close()
         if kind is not None:
-            shutil.rmtree(self._root, ignore_errors=True)
+            discard_directory(self._root)
         else:
             commit_directory(self._root, self._out)

@@ -11,6 +11,7 @@ Shapes: S sample rows, D dimension.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ PARTITION = 4096  # rows per partition
 _SUB_VECTOR = 8  # dimensions per sub-vector
 SAME = 1e-6  # cosines closer than this count as equal
 _ITERATIONS = 12  # of k-means; every training measures whether recall reaches the target
+_MOST_INDICES = 1000  # every update leaves one index; more are never left
 _TRAINING = 64  # k-means training rows per centre
 
 
@@ -44,9 +46,26 @@ def train(table: Any) -> Approximate:
         metric="cosine",
         num_partitions=partitions,
         num_sub_vectors=sub_vectors,
+        replace=True,
         max_iters=_ITERATIONS,
         sample_rate=_TRAINING,
     )
+    return measure(table, partitions, sub_vectors)
+
+
+def follow(table: Any, how: Approximate | None, log: Callable[[str], None]) -> Approximate:
+    """Make the index of a table cover rows that were appended; train again if the table has grown a lot."""
+    partitions, _ = cut(table.count_rows(), table.schema.field("vector").type.list_size)
+    if how is None or partitions > 2 * how.partitions:
+        log(f"training IVF-PQ on {table.count_rows()} rows")
+        return train(table)
+    table.optimize.optimize_indices(num_indices_to_merge=_MOST_INDICES)
+    return measure(table, how.partitions, how.sub_vectors)
+
+
+def measure(table: Any, partitions: int, sub_vectors: int) -> Approximate:
+    """How many partitions a search must probe, by searches for rows of the table."""
+    rows = table.count_rows()
     sample = np.linspace(0, rows - 1, min(SAMPLE, rows), dtype=np.int64)  # ascending: fast to read
     queries = to_numpy(table.take(sample.tolist(), columns=["vector"])["vector"])
     limits = best_cosines(queries, vector_blocks(table), K + 1)[:, K] - SAME

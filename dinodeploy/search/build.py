@@ -44,21 +44,24 @@ def build_index(
     metadata: str | Path | None = None,
     engine: str | Path | None = None,
     require_signature: Path | None = None,
+    recorded_engine: str | None = None,
     overwrite: bool = False,
     exact_below: int = approximate.EXACT_BELOW,
     log: Callable[[str], None] = lambda text: None,
 ) -> IndexManifest:
     """Index a store: writes `store`.index beside it and returns its manifest.
 
-    output: any output with one vector per image. metadata: a CSV or Parquet file with a column `id`. engine:
-    the bundle that embeds query images, remembered so that a search need not name it. From `exact_below`
-    rows on, searches are approximate.
+    output: any output with one vector per image. metadata: a table with a column `id` (`metadata.py`).
+    engine: the bundle that embeds query images, remembered so that a search need not name it.
+    recorded_engine: the same as an earlier index remembered it; not checked. From `exact_below` rows on,
+    searches are approximate.
     Raises BundleError if `store` is no store, TamperedError if it is damaged, MisuseError for an output or
     metadata file that cannot be indexed or an engine that did not make the store, OutputExistsError if there
     is an index and not `overwrite`, UnavailableError without Lance.
     """
     require_lance()
     root = Path(store)
+    found = store_hash(root)  # before it is read: if it changes meanwhile, the index counts as outdated
     opened = open_embeddings(root)
     target = index_path(root)
     _check_target(target, overwrite)
@@ -66,12 +69,11 @@ def build_index(
     if engine is not None:
         require_same(engine, opened.manifest.fingerprint, require_signature)
     table = read_metadata(Path(metadata)) if metadata is not None else None
-    found = store_hash(root)
     with atomic.atomic_directory(target) as partial:
         log(f"indexing {opened.manifest.count} rows")
         columns = {**OWN_COLUMNS, **(table.kinds if table else {})}
-        arrow = _schema(columns, dim)
-        written = write_table(partial / f"{TABLE}.lance", arrow, _batches(opened, output, table, arrow))
+        arrow = table_schema(columns, dim)
+        written = write_table(partial / f"{TABLE}.lance", arrow, row_batches(opened, output, table, arrow))
         rows = written.count_rows()
         left_out = opened.manifest.count - rows
         if not rows:
@@ -93,7 +95,7 @@ def build_index(
             columns=columns,
             metadata=table.facts() if table else None,
             approximate=how,
-            engine=str(Path(engine).resolve()) if engine is not None else None,
+            engine=str(Path(engine).resolve()) if engine is not None else recorded_engine,
             table_version=written.version,
         )
         return write_index_manifest(partial, manifest)
@@ -127,7 +129,8 @@ def _check_target(target: Path, overwrite: bool) -> None:
         raise OutputExistsError(f"{target} already exists; pass --overwrite to index again")
 
 
-def _schema(columns: dict[str, Kind], dim: int) -> Schema:
+def table_schema(columns: dict[str, Kind], dim: int) -> Schema:
+    """The Arrow schema of a table with these columns and vectors of `dim`."""
     import pyarrow as pa
 
     types = {"text": pa.string(), "integer": pa.int64(), "real": pa.float64(), "boolean": pa.bool_()}
@@ -136,7 +139,7 @@ def _schema(columns: dict[str, Kind], dim: int) -> Schema:
     return pa.schema(fields)
 
 
-def _batches(
+def row_batches(
     store: StoredEmbeddings, output: str, metadata: Metadata | None, arrow: Schema
 ) -> Iterator[RecordBatch]:
     """One record batch of unit vectors per shard; zero vectors are left out."""

@@ -49,6 +49,14 @@ def write_table(path: Path, schema: Schema, batches: Iterable[RecordBatch]) -> A
         raise
 
 
+def append_table(path: Path, schema: Schema, batches: Iterable[RecordBatch]) -> Any:
+    """Append rows to the table at `path`; returns its new version, opened."""
+    import lance
+    from pyarrow import RecordBatchReader
+
+    return lance.write_dataset(RecordBatchReader.from_batches(schema, batches), str(path), mode="append")
+
+
 def open_table(path: Path, version: int | None = None) -> Any:
     """Open a version of the table at `path`, a lance.LanceDataset; None: the newest.
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import io
+import os
 import shutil
 import stat
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dinodeploy.bundle import archive
-from dinodeploy.bundle.archive import LICENCE_FILE, pack, unpack
+from dinodeploy.bundle.archive import pack, unpack
 from dinodeploy.bundle.bundle import open_bundle
+from dinodeploy.bundle.manifest import LICENCE_FILE, FileFacts, read_manifest, write_manifest
 from dinodeploy.errors import BundleError, DinodeployError, MisuseError, OutputExistsError, TamperedError
 from tests.support.processes.command_line import CommandLine, Ran
 
@@ -137,6 +145,164 @@ def test_hostile_archives(name: str, packed: Path, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
     assert sorted(tmp_path.rglob("*")) == before
     assert not Path("/tmp/evil").exists()
+
+
+def overlapping(content: bytes, count: int) -> bytes:
+    """The directory names the first entry `count` times."""
+    with zipfile.ZipFile(io.BytesIO(content)) as old:
+        infos = old.infolist()
+        start = old.start_dir
+    directory = b""
+    for number in range(count):
+        name = b"model%03d.plan" % number
+        header = struct.pack(
+            "<4s4B4HL2L5H2L",
+            b"PK\1\2",
+            *(20, 3, 20, 0),
+            *(0, 0, 0, 33),
+            *(0, infos[0].file_size, infos[0].file_size),
+            *(len(name), 0, 0, 0, 0),
+            *(infos[0].external_attr, infos[0].header_offset),
+        )
+        directory += header + name
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, len(directory), start, 0)
+    return content[:start] + directory + end
+
+
+def _quoted(content: bytes) -> bytes:
+    """One entry inside the data of another one."""
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as file:
+        file.writestr("a.plan", b"x" * 100)
+    outer = io.BytesIO()
+    with zipfile.ZipFile(outer, "w") as file:
+        file.writestr("b.plan", inner.getvalue()[: 30 + 6 + 100])
+        a = file.infolist()[0]
+        nested = zipfile.ZipInfo("a.plan")
+        nested.file_size = nested.compress_size = 100
+        nested.CRC = zlib.crc32(b"x" * 100)
+        nested.header_offset = a.header_offset + 30 + 6
+        nested.external_attr = a.external_attr
+        file.filelist.append(nested)
+        file.NameToInfo["a.plan"] = nested
+        file._didModify = True  # type: ignore[attr-defined]
+    return outer.getvalue()
+
+
+def _claim(content: bytes, field: str) -> bytes:
+    """An archive whose headers lie: a size, in one of the two places or in both, or a flag."""
+    place = content.index(b"PK\1\2")
+    changed = bytearray(content)
+    if field == "larger in the directory":
+        changed[place + 20 : place + 28] = struct.pack("<LL", 1 << 30, 1 << 30)
+    elif field == "zip64 in the directory":
+        changed[place + 20 : place + 28] = b"\xff" * 8
+    elif field == "larger in the local header":
+        changed[18:26] = struct.pack("<LL", 1 << 20, 1 << 20)
+    elif field == "encrypted":
+        changed[place + 8] |= 1
+    elif field == "sizes after the data":
+        changed[place + 8] |= 8
+    elif field == "set user id":
+        changed[place + 38 : place + 42] = struct.pack("<L", (stat.S_IFREG | 0o4755) << 16)
+    elif field == "DOS folder":
+        changed[place + 38] |= 0x10
+    elif field == "huge directory":
+        changed[-10:-6] = b"\xff\xff\xff\x7f"
+    else:
+        raise KeyError(field)
+    return bytes(changed)
+
+
+LIES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "a hundred overlapping entries": (lambda content: overlapping(content, 100), "no manifest.json|overlaps"),
+    "an entry in an entry": (_quoted, "overlaps|no manifest"),
+    "data before": (lambda content: b"#!/bin/sh\n" + content, "after a gap|is no archive"),
+    "data after": (lambda content: content + b"x" * 100, "does not end as"),
+    "an archive after": (lambda content: content + content, "after a gap|is no archive"),
+    "a comment": (lambda content: content[:-2] + b"\x05\0hello", "does not end as"),
+    "a gap": (
+        lambda content: _with_gap(content),
+        "after a gap|does not end where|is no archive",
+    ),
+    "cut off": (lambda content: content[: len(content) // 2], "is no archive"),
+    "empty": (lambda content: b"", "is no archive"),
+    **{
+        field: (functools.partial(_claim, field=field), "entry|is no archive|its last entry")
+        for field in (
+            "larger in the directory",
+            "zip64 in the directory",
+            "larger in the local header",
+            "encrypted",
+            "sizes after the data",
+            "set user id",
+            "DOS folder",
+            "huge directory",
+        )
+    },
+}
+
+
+def _with_gap(content: bytes) -> bytes:
+    """Bytes that no entry names, between the entries and the directory."""
+    start, size = content.index(b"PK\1\2"), len(content)
+    changed = content[:start] + b"hidden" + content[start:]
+    (offset,) = struct.unpack("<L", content[size - 6 : size - 2])
+    return changed[:-6] + struct.pack("<L", offset + 6) + changed[-2:]
+
+
+@pytest.mark.parametrize("kind", LIES)
+def test_archives_that_lie(kind: str, packed: Path, tmp_path: Path) -> None:
+    lie, words = LIES[kind]
+    (tmp_path / "bad.zip").write_bytes(lie(packed.read_bytes()))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(BundleError, match=words) as caught:
+        unpack(tmp_path / "bad.zip", tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_overlapping_entries_that_the_manifest_lists(packed: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    """A sealed manifest lists a hundred plans, and all of them are the same bytes of the archive."""
+    content = (tiny_bundle / "model.onnx").read_bytes()
+    names = [f"model{number:03}.plan" for number in range(100)]
+    facts = FileFacts(hashlib.sha256(content).hexdigest(), len(content))
+    copy = Path(shutil.copytree(tiny_bundle, tmp_path / "copy"))
+    manifest = read_manifest(copy)
+    write_manifest(replace(manifest, files={**manifest.files, **dict.fromkeys(names, facts)}), copy)
+    bad = tmp_path / "bad.zip"
+    with zipfile.ZipFile(bad, "w") as file:
+        for path in sorted(copy.iterdir()):
+            file.writestr(zipfile.ZipInfo(path.name), path.read_bytes())
+        first = file.getinfo("model.onnx")
+        for name in names:
+            info = zipfile.ZipInfo(name)
+            for field in ("file_size", "compress_size", "CRC", "header_offset", "external_attr"):
+                setattr(info, field, getattr(first, field))
+            file.filelist.append(info)
+    with pytest.raises(BundleError, match="overlaps another"):
+        unpack(bad, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dot_at_the_end_is_no_other_name(packed: Path, tmp_path: Path) -> None:
+    bad = rewrite(packed, tmp_path / "bad.zip", lambda new: new.writestr("model.onnx.", "x"))
+    with pytest.raises(BundleError, match="is there twice"):
+        unpack(bad, tmp_path / "out")
+
+
+def test_an_archive_that_is_a_fifo(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.zip")
+    with pytest.raises(MisuseError, match="no such file"):
+        unpack(tmp_path / "x.zip", tmp_path / "out")
+
+
+def test_what_another_tool_packed_without_compression(tiny_bundle: Path, tmp_path: Path) -> None:
+    """`zip -0` and `python -m zipfile` write what we read."""
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
+        for path in tiny_bundle.iterdir():
+            file.write(path, path.name)
+    open_bundle(unpack(tmp_path / "x.zip", tmp_path / "out")).verify()
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")

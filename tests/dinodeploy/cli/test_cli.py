@@ -37,8 +37,8 @@ OPTIONS = {
     "embed": "engine out column id-column every device imgsz preprocess keep-aspect max-patches fast-jpeg "
     "format outputs dtype normalize shard-size shards cluster batch threads weight-budget workers time-limit "
     "require-signature allow-unverified overwrite json",
-    "index": "output metadata engine faiss require-signature overwrite json",
-    "search": "image id neighbours filter text-filter engine device exact html require-signature json",
+    "index": "output metadata engine faiss require-signature update overwrite json",
+    "search": "image id neighbours filter text-filter engine device exact verify html require-signature json",
     "dedupe": "threshold output write html json",
     "visualize": "engine what out html imgsz point mask checkpoint layer device threads "
     "require-signature allow-unverified overwrite json",

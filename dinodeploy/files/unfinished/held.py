@@ -40,9 +40,9 @@ def hold(path: Path) -> int | None:
     return descriptor
 
 
-def release(held: int) -> None:
+def release(held: int | None) -> None:
     """End `hold`."""
-    if held != NOTHING:
+    if held is not None and held != NOTHING:
         os.close(held)
 
 

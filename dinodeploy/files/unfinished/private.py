@@ -12,7 +12,7 @@ import weakref
 from pathlib import Path
 
 from dinodeploy.errors import UnavailableError, reason_of
-from dinodeploy.files.held import hold, release, remove_abandoned
+from dinodeploy.files.unfinished.held import hold, release, remove_abandoned
 
 PREFIX = "dinodeploy-private-"
 

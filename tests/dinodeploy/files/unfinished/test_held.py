@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from dinodeploy.files.held import hold, release, remove, remove_abandoned
+from dinodeploy.files.unfinished.held import hold, release, remove, remove_abandoned
 
 HOLDS = """
 import sys
 from pathlib import Path
-from dinodeploy.files.held import hold
+from dinodeploy.files.unfinished.held import hold
 held = [hold(Path(name)) for name in sys.argv[1:]]
 print("ready", flush=True)
 sys.stdin.read()
@@ -74,7 +74,7 @@ def test_taken_by_another_process_meanwhile(tmp_path: Path) -> None:
 
 
 def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dinodeploy.files.held.lock", lambda descriptor: False)
+    monkeypatch.setattr("dinodeploy.files.unfinished.held.lock", lambda descriptor: False)
     made = make(tmp_path)
     remove_abandoned(made)
     assert all(path.exists() for path in made)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dinodeploy.errors import UnavailableError
-from dinodeploy.files.private import PrivateFolder
+from dinodeploy.files.unfinished.private import PrivateFolder
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def test_private_and_gone_with_its_owner(place: Path) -> None:
 def test_removed_at_exit_and_not_by_a_fork(place: Path) -> None:
     code = """
 import os
-from dinodeploy.files.private import PrivateFolder
+from dinodeploy.files.unfinished.private import PrivateFolder
 folder = PrivateFolder("a test")
 if os.fork() == 0:
     folder.remove()
@@ -55,7 +55,7 @@ print(folder.path.is_dir())
 
 def test_the_next_one_removes_what_a_killed_process_left(place: Path) -> None:
     code = """
-from dinodeploy.files.private import PrivateFolder
+from dinodeploy.files.unfinished.private import PrivateFolder
 folder = PrivateFolder("a test")
 print("ready", flush=True)
 input()
