@@ -53,6 +53,7 @@ def export(
     attention: bool = False,
     dataset: str | None = None,
     rope_periods: str = "bf16",
+    weights_key: str | None = None,
     dialect: str = "portable",
     fold: str | Sequence[str] = "all",
     seed: int = 0,
@@ -76,7 +77,8 @@ def export(
         what CLS attends to in the last block.
     dataset: lvd1689m or sat493m, where the weights do not say. rope_periods: bf16 (as released) or fp32, for
         layouts without them. dialect, fold ("all", "none" or names): how the graph is written.
-    seed: of random weights. revision, offline: of the hub.
+    weights_key: which model, where the file holds several: its dotted name, such as "state_dict"; by default
+        the moving average (EMA) if one exists. seed: of random weights. revision, offline: of the hub.
     target: also build a TensorRT engine: tensorrt, rtx or auto; by default if TensorRT and a GPU are here,
         unless no_engine. overwrite: replace a bundle at `out`. progress: show the steps on stderr.
 
@@ -103,13 +105,16 @@ def export(
     with step_progress() if progress else nullcontext(_silent) as log:
         log(f"loading {os.fspath(weights)}")
         hub = {"revision": revision, "offline": offline or None}
-        checkpoint, origin = _load_checkpoint(os.fspath(weights), arch, dataset, rope_periods, seed, **hub)
+        checkpoint, origin = _load_checkpoint(
+            os.fspath(weights), arch, dataset, seed, hub, periods=rope_periods, weights_key=weights_key
+        )
         bundle, notes = exporter.export_checkpoint(
             checkpoint,
             Path(out or f"{checkpoint.arch}-{precision}"),
             options,
             weights=origin,
             rope_periods=rope_periods,
+            weights_key=weights_key,
             dataset=dataset,
             head=_head(head, checkpoint.config) if head else None,
             log=log,
@@ -220,16 +225,18 @@ def _head(head: str, config: Any) -> Any:
 
 
 def _load_checkpoint(
-    weights: str, arch: str | None, dataset: str | None, rope_periods: str, seed: int, **hub: Any
+    weights: str, arch: str | None, dataset: str | None, seed: int, hub: dict[str, Any], **how: str | None
 ) -> tuple[Any, str]:
     """The checkpoint, and its origin: file, hub or random."""
     checkpoints = reach("dinov3_ref.checkpoints", "export")
     if weights in (HUB, RANDOM) and arch is None:
         raise MisuseError(f"weights {weights!r} need an arch, for instance vit_small")
+    if weights in (HUB, RANDOM) and how["weights_key"] is not None:
+        raise MisuseError(f"weights_key is for a checkpoint file; weights are {weights!r}")
     if weights == RANDOM:
         return checkpoints.random_checkpoint(arch, seed), RANDOM
     path = checkpoints.fetch(arch, dataset=dataset, **hub) if weights == HUB else Path(weights)
-    checkpoint = checkpoints.load_checkpoint(path, arch=arch, periods=rope_periods)
+    checkpoint = checkpoints.load_checkpoint(path, arch=arch, **how)
     return checkpoint, HUB if weights == HUB else "file"
 
 

@@ -65,6 +65,7 @@ class ModelFacts:
     layout: str
     dataset: str | None
     rope_periods: Literal["bf16", "fp32"] | None  # None: no RoPE
+    weights_key: str | None = None  # which of several models in the file
 
 
 @dataclass(frozen=True)

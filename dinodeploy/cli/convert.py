@@ -24,6 +24,9 @@ def convert(
     rope_periods: Annotated[
         str, Option(help="RoPE periods where the layout has none: bf16 (as released) or fp32.")
     ] = "bf16",
+    weights_key: Annotated[
+        str | None, Option(help="Which model of the file, by dotted name. Default: EMA if it has one.")
+    ] = None,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace an existing checkpoint.")] = False,
     as_json: Annotated[bool, Option("--json", help="The result as JSON on stdout.")] = False,
 ) -> None:
@@ -34,7 +37,8 @@ def convert(
         raise MisuseError(f"--rope-periods {rope_periods!r}; wanted bf16 or fp32")
     checkpoints = reach("dinov3_ref.checkpoints", "convert")
     target = out or Path(f"{source.stem}-{to}" + (".pth" if to == "official" else ""))
-    files = checkpoints.convert(source, to, target, overwrite=overwrite, arch=arch, periods=rope_periods)
+    how = {"arch": arch, "periods": rope_periods, "weights_key": weights_key}
+    files = checkpoints.convert(source, to, target, overwrite=overwrite, **how)
     if as_json:
         print_json({"out": str(target), "files": [str(file) for file in files]})
         return

@@ -56,6 +56,10 @@ def export(
         str,
         typer.Option(help="RoPE periods where a layout has none: bf16 (as released), fp32 (as HF, timm)."),
     ] = "bf16",
+    weights_key: Annotated[
+        str | None,
+        typer.Option(help="Which model of the file, by dotted name: state_dict. Default: EMA if it has one."),
+    ] = None,
     dialect: Annotated[str, typer.Option(help="ONNX dialect.")] = "portable",
     fold: Annotated[str, typer.Option(help="Folds to apply to the graph: all, none, or a list.")] = "all",
     external_data: Annotated[
@@ -90,6 +94,7 @@ def export(
         attention=attention,
         dataset=dataset,
         rope_periods=rope_periods,
+        weights_key=weights_key,
         dialect=dialect,
         fold=fold if fold in ("all", "none") else parse_list(fold, "--fold"),
         seed=seed,

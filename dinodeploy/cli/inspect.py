@@ -20,6 +20,9 @@ from dinodeploy.hardware.packages import reach
 def inspect(
     path: Annotated[Path, Argument(help="A bundle, an .onnx file, or a checkpoint.")],
     require_signature: RequireSignature = None,
+    weights_key: Annotated[
+        str | None, Option(help="Which model of a checkpoint, by dotted name. Default: EMA if it has one.")
+    ] = None,
     as_json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Show model, weights, preprocessing, outputs, engines and receipts: a summary, then every detail."""
@@ -32,7 +35,7 @@ def inspect(
     elif path.suffix == ".onnx":
         facts = {"kind": "onnx", **_graph(path)}
     else:
-        facts = _checkpoint(path)
+        facts = _checkpoint(path, weights_key)
     if as_json:
         print_json(facts)
     else:
@@ -82,8 +85,9 @@ def _graph(path: Path) -> dict[str, Any]:
     return summary
 
 
-def _checkpoint(path: Path) -> dict[str, Any]:
-    checkpoint = reach("dinov3_ref.checkpoints", "inspecting a checkpoint").load_checkpoint(path)
+def _checkpoint(path: Path, weights_key: str | None) -> dict[str, Any]:
+    load_checkpoint = reach("dinov3_ref.checkpoints", "inspecting a checkpoint").load_checkpoint
+    checkpoint = load_checkpoint(path, weights_key=weights_key)
     distinct = {id(tensor): tensor for tensor in checkpoint.state.values()}  # a tensor may have two names
     return {
         "kind": "checkpoint",

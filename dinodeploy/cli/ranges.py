@@ -35,6 +35,9 @@ def ranges(
     ],
     imgsz: Annotated[str | None, Option(help="Input size H or H,W. Default: 256.")] = None,
     arch: Annotated[str | None, Option(help="Check the file against this architecture.")] = None,
+    weights_key: Annotated[
+        str | None, Option(help="Which model of the file, by dotted name. Default: EMA if it has one.")
+    ] = None,
     limit: Annotated[int, Option(help="Number of images to use, evenly spaced over all.")] = 16,
     plot: Annotated[
         Path | None, Option("--plot", "--picture", help="Also draw a plot: a .svg, .png or .html file.")
@@ -52,7 +55,7 @@ def ranges(
     ids = measurer.spread_over(list_images(images, note_skipped), limit)
     with step_progress() as log:
         log(f"loading {checkpoint}")
-        loaded = checkpoints.load_checkpoint(checkpoint, arch=arch)
+        loaded = checkpoints.load_checkpoint(checkpoint, arch=arch, weights_key=weights_key)
         facts = measurer.checkpoint_ranges(loaded, ids, imgsz=size, log=log).as_dict()
     if plot is not None:
         write_plot(draw_ranges(facts), plot)

@@ -26,13 +26,14 @@ import torch
 from torch import Tensor
 
 from dinov3_ref.checkpoints.checkpoint import Checkpoint
+from dinov3_ref.checkpoints.files import CONFIG, MODEL_CONFIG
 from dinov3_ref.checkpoints.layouts.convnext import CONVNEXT_LAYOUTS, repeat_norm
 from dinov3_ref.checkpoints.layouts.detect import LAYOUTS
 from dinov3_ref.checkpoints.layouts.official import PERIODS, PeriodRounding, round_to_bf16
 from dinov3_ref.checkpoints.load import load_checkpoint
 from dinov3_ref.checkpoints.sidecars import hf_config, hf_preprocessor, obstacles, timm_config
 from dinov3_ref.errors import CheckpointError, reason_of
-from dinov3_ref.models.config import ConvNeXtConfig
+from dinov3_ref.models.config import ConvNeXtConfig, ModelConfig
 
 Target = Literal["hf", "timm", "official"]
 TARGETS = get_args(Target)
@@ -48,10 +49,12 @@ def convert(
     overwrite: bool = False,
     arch: str | None = None,
     periods: PeriodRounding = "bf16",
+    weights_key: str | None = None,
 ) -> list[Path]:
     """Load `source` with `load_checkpoint`, write it with `save_checkpoint`; returns the files written."""
     _refuse_existing(Path(out), overwrite)  # before a long load
-    return save_checkpoint(load_checkpoint(source, arch=arch, periods=periods), to, out, overwrite=overwrite)
+    checkpoint = load_checkpoint(source, arch=arch, periods=periods, weights_key=weights_key)
+    return save_checkpoint(checkpoint, to, out, overwrite=overwrite)
 
 
 def save_checkpoint(
@@ -66,7 +69,8 @@ def save_checkpoint(
 
     hf: a directory for `transformers.AutoModel.from_pretrained`. timm: a directory for
     `timm.create_model("local-dir:OUT")`; its model.safetensors also works as `checkpoint_path=`. official:
-    one file, `torch.save` if `out` ends in .pth and safetensors otherwise, with bf16 periods as released.
+    one file, `torch.save` if `out` ends in .pth and safetensors otherwise, with bf16 periods as released;
+    safetensors also stores the model's options, which a .pth as released cannot.
     Raises `CheckpointError` if `out` exists or the layout cannot store this model.
     """
     if to not in TARGETS:
@@ -74,6 +78,11 @@ def save_checkpoint(
     if to != "official" and (reasons := list(obstacles(checkpoint, to))):
         raise CheckpointError(f"the {to} layout cannot hold {checkpoint.source}: {'; '.join(reasons)}")
     out = Path(out)
+    if to == "official" and out.suffix == ".pth" and (unseen := _unseen(checkpoint.config)):
+        raise CheckpointError(
+            f"{checkpoint.source} has {unseen}, which a .pth file in the official layout cannot say; write "
+            "a .safetensors file"
+        )
     _refuse_existing(out, overwrite)
     draft = out.with_name(f".partial-{os.getpid()}-{out.name}")  # ends in out's suffix
     try:
@@ -100,7 +109,22 @@ def _write_official(checkpoint: Checkpoint, draft: Path) -> None:
     if draft.suffix == ".pth":
         torch.save(state, draft)
     else:
-        save_file(state, draft, metadata={"format": "pt"})
+        described: dict[str, Any] = {MODEL_CONFIG: checkpoint.config.kwargs()}
+        if checkpoint.mean and checkpoint.std:
+            described["pretrained_cfg"] = {"mean": checkpoint.mean, "std": checkpoint.std}
+        save_file(state, draft, metadata={CONFIG: json.dumps(described)})
+
+
+def _unseen(config: ModelConfig) -> str:
+    """Options that change what the model computes and that its tensors do not show, "" if all are usual."""
+    if isinstance(config, ConvNeXtConfig):
+        return ""
+    usual = {"norm_layer": ("layernormbf16", "rmsnorm"), "pos_embed_rope_normalize_coords": ("separate",)}
+    return ", ".join(
+        f"{name} {getattr(config, name)}"
+        for name, values in usual.items()
+        if getattr(config, name) not in values
+    )
 
 
 def _write_directory(

@@ -57,9 +57,9 @@ def load_checkpoint(
     fetched = path if isinstance(path, Fetched) else None
     raw = read_checkpoint(Path(path))
     name = fetched.source if fetched else str(raw.path)
-    tensors, notes = unwrap(raw.tree, name, weights_key)
-    layout = detect_layout(tensors.keys(), name)
-    tensors = layout.modernise(tensors)
+    found_in_file = unwrap(raw.tree, name, weights_key)
+    layout = detect_layout(found_in_file.backbone.keys(), name)
+    tensors = layout.modernise(found_in_file.backbone)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     hints, where = layout.hints(raw.sidecars), f"{name} ({layout.name} layout)"
     in_file: ModelConfig
@@ -81,7 +81,14 @@ def load_checkpoint(
     state, filled = complete(found, checkpoint.config, periods)
     of_fetch = fetched.notes if fetched else ()
     guessed = _guesses(raw, checkpoint)
-    every_note = (*of_fetch, *notes, *checkpoint.notes, *guessed, *filled, *_precision_notes(state))
+    every_note = (
+        *of_fetch,
+        *found_in_file.notes,
+        *checkpoint.notes,
+        *guessed,
+        *filled,
+        *_precision_notes(state),
+    )
     return replace(checkpoint, state=state, notes=every_note)
 
 

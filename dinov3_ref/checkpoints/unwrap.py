@@ -94,10 +94,17 @@ class Candidate:
         return self.is_lesser, not self.is_ema
 
 
-def unwrap(
-    tree: Mapping[str, Any], name: str, weights_key: str | None = None
-) -> tuple[dict[str, Tensor], list[str]]:
-    """Tensors of one backbone by bare key, and notes on the choice and on what was left out.
+@dataclass(frozen=True)
+class Unwrapped:
+    """The parts of a file: one backbone's tensors by bare key, the tensors outside it, and notes."""
+
+    backbone: dict[str, Tensor]
+    rest: dict[str, Tensor]
+    notes: list[str]
+
+
+def unwrap(tree: Mapping[str, Any], name: str, weights_key: str | None = None) -> Unwrapped:
+    """Find one backbone in a file.
 
     name: of the file, for messages. weights_key: which copy to read, by the dotted name that the notes and
     errors show. Raises `CheckpointError` if nothing fits, or if two different backbones fit equally well.
@@ -107,28 +114,30 @@ def unwrap(
     if weights_key is not None:
         candidates = _asked(candidates, weights_key, name)
     if not candidates:
-        return _tensors(_deepest(tree), name)[0], []
+        return Unwrapped(_tensors(_deepest(tree), name)[0], {}, [])
     chosen = _choose(candidates, name)
     tensors, notes = _tensors(chosen.tree, name)
     if weights_key is None and any(key.startswith(TOWERS) for key in tensors):
-        return tensors, []  # the layout's detection says what it is
+        return Unwrapped(tensors, {}, [])  # the layout's detection says what it is
     backbone: dict[str, Tensor] = {}
-    dropped, training = Counter[str](), Counter[str]()
+    rest: dict[str, Tensor] = {}
+    training = Counter[str]()
     for key, tensor in tensors.items():
         inside = key.removeprefix(chosen.prefix)
         head = _MMCV_COPY.fullmatch(key) or (_HEAD.match(inside) if not chosen.prefix else None)
         if (part := _TRAINING_PART.search(inside)) is not None:
             training[part[1]] += 1
         elif head is not None or not key.startswith(chosen.prefix):
-            dropped["ema_*" if _MMCV_COPY.fullmatch(key) else key.split(".")[0]] += 1
+            rest[key] = tensor
         else:
             backbone[inside] = tensor
-    return backbone, [
+    notes = [
         *_notes_on_choice(chosen, candidates, tree),
         *notes,
-        *_notes_on_rest(dropped),
+        *_notes_on_rest(rest),
         *(f"left out {count} tensors of {part} (training only)" for part, count in sorted(training.items())),
     ]
+    return Unwrapped(backbone, rest, notes)
 
 
 def _candidates(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[Candidate]:
@@ -250,16 +259,18 @@ def _notes_on_choice(
             "--weights-key chooses another"
         )
     if chosen.path:
-        beside = sorted(str(key) for key in tree if key != chosen.path[0])
+        copies = {one.path[0] for one in candidates if one.path}
+        beside = sorted(str(key) for key in tree if key not in copies)
         if beside:
             yield f"read {chosen.path[0]!r}; left out {', '.join(beside[:LISTED])} beside it"
 
 
-def _notes_on_rest(dropped: Counter[str]) -> Iterator[str]:
-    if dropped:
-        parts = ", ".join(f"{part} ({count})" for part, count in dropped.most_common(LISTED))
-        more = ", …" if len(dropped) > LISTED else ""
-        yield f"read the backbone only; left out {dropped.total()} tensors outside it: {parts}{more}"
+def _notes_on_rest(rest: Mapping[str, Tensor]) -> Iterator[str]:
+    counts = Counter("ema_*" if _MMCV_COPY.fullmatch(key) else key.split(".")[0] for key in rest)
+    if counts:
+        parts = ", ".join(f"{part} ({count})" for part, count in counts.most_common(LISTED))
+        more = ", …" if len(counts) > LISTED else ""
+        yield f"read the backbone only; left out {len(rest)} tensors outside it: {parts}{more}"
 
 
 def _is_tensor(value: Any) -> bool:

@@ -3,7 +3,8 @@
     dinov3_vit7b16_lc   weight [1000,2D], bias [1000]              -> LinearClassifier, [cls ; mean patch]
     dinov3_vit7b16_dd   reassemble_blocks.*, …, conv_depth.head.*  -> DPTDepth, 256 bins of 0.001 to 100 m
 
-The others are refused by name: CHMv2 reads the CLS tokens of inner blocks, which bundles do not have; the
+A fine-tuned model, {backbone.*, linear_head.*}, gives its classifier where that reads [cls ; mean patch]. The
+others are refused by name: CHMv2 reads the CLS tokens of inner blocks, which bundles do not have; the
 detector, Mask2Former and dino.txt need their own adapters and towers.
 
 Source of the depth head's tensor names: the CHMv2 converter of transformers, which has the same modules.
@@ -18,6 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from dinov3_ref.checkpoints.tensor_shapes import check_keys, check_values
+from dinov3_ref.checkpoints.unwrap import Unwrapped, unwrap
 from dinov3_ref.errors import CheckpointError, ForeignCheckpoint
 from dinov3_ref.heads.dpt import SCALES, DPTDepth
 from dinov3_ref.heads.head import Head
@@ -26,6 +28,8 @@ from dinov3_ref.heads.linear import LinearClassifier
 OFFICIAL_LICENCE = "Meta's DINOv3 License: https://ai.meta.com/resources/models-and-libraries/dinov3-license/"
 DPT_LAYERS = {4096: (9, 19, 29, 39), 1024: (4, 11, 17, 23)}  # by embed_dim: 7B, L
 DEPTH_RANGE = (0.001, 100.0)  # SYNTHMIX, metres
+
+_CLASSIFIER = re.compile(r"(?:\w+\.)*?(?:head|linear_head|classifier|fc|linear)\.weight")
 
 # (part of a key, what the file is)
 _FOREIGN: tuple[tuple[str, str], ...] = (
@@ -43,6 +47,8 @@ def official_head(tree: Mapping[str, Any], name: str) -> tuple[Head, str, tuple[
 
     Raises ForeignCheckpoint for another model, CheckpointError or KeyMismatch for a broken head.
     """
+    if tree and (tuned := unwrap(tree, name)).rest:
+        return _fine_tuned(tuned, name), "linear_classifier", ("read the classifier beside the backbone",)
     tensors = {str(key): value for key, value in tree.items() if isinstance(value, Tensor)}
     if not tensors or len(tensors) < len(tree):
         raise CheckpointError(
@@ -75,6 +81,29 @@ def _classifier(tensors: Mapping[str, Tensor], name: str) -> LinearClassifier:
     head = LinearClassifier(width // 2, classes, "cls_mean")
     head.linear.load_state_dict({key: tensor.float() for key, tensor in tensors.items()})
     return head
+
+
+def _fine_tuned(file: Unwrapped, name: str) -> LinearClassifier:
+    """The classifier of a file that also holds its backbone. Raises CheckpointError if it is not clear."""
+    pairs = {key.removesuffix("weight") for key in file.rest if _CLASSIFIER.fullmatch(key)}
+    widths = [tensor.shape[-1] for key, tensor in file.backbone.items() if key.endswith("cls_token")]
+    if (
+        not widths
+        or len(pairs) != 1
+        or len(file.rest) != 2
+        or f"{(stem := pairs.pop())}bias" not in file.rest
+    ):
+        raise CheckpointError(
+            f"{name} holds {len(file.rest)} tensors beside its backbone, such as {next(iter(file.rest))}; "
+            "wanted a ViT, and the weight and bias of one linear classifier"
+        )
+    linear = {end: file.rest[f"{stem}{end}"] for end in ("weight", "bias")}
+    if linear["weight"].shape[-1] == widths[0]:
+        raise CheckpointError(
+            f"{name}: {stem}weight reads {widths[0]} features, CLS or the mean patch token, and the file "
+            "does not say which; make a dinov3_ref.heads.LinearClassifier of it; give what save_head writes"
+        )
+    return _classifier(linear, name)
 
 
 def _depth(tensors: Mapping[str, Tensor], name: str) -> DPTDepth:

@@ -21,7 +21,7 @@ from dinodeploy.files.atomic import atomic_directory
 from dinodeploy.images.preprocess import Preprocess
 from dinov3_ref.checkpoints import META_LICENCE, NORMALIZATION, Checkpoint, build_model, normalization
 from dinov3_ref.heads import LoadedHead, layers_of
-from dinov3_ref.models import Backbone, ConvNeXt, ConvNeXtConfig
+from dinov3_ref.models import Backbone, ConvNeXt, ConvNeXtConfig, ViTConfig
 from exporters.bundle.options import ExportOptions
 from exporters.bundle.stage import judge_staged, refuse_existing
 from exporters.bundle.stream import hollow_model
@@ -43,12 +43,14 @@ def export_checkpoint(
     *,
     weights: str,
     rope_periods: str = "bf16",
+    weights_key: str | None = None,
     dataset: str | None = None,
     head: LoadedHead | None = None,
     log: Log = lambda _: None,
 ) -> tuple[Bundle, tuple[str, ...]]:
     """Export a loaded checkpoint; `weights` says where it came from (file, hub, random).
 
+    weights_key: the one that `load_checkpoint` was given.
     Returns the bundle with its receipt, and notes on what was assumed. Input mean and std: those of `dataset`
     where one is given, else those beside the checkpoint or of its own dataset, else ImageNet's with a note.
     Raises MisuseError for an unknown `dataset`, and as `export_model`.
@@ -56,6 +58,13 @@ def export_checkpoint(
     checkpoint, assumed = _settle_dataset(checkpoint, dataset, weights)
     if isinstance(checkpoint.config, ConvNeXtConfig) and rope_periods != "bf16":
         assumed = (*assumed, "a ConvNeXt has no RoPE: --rope-periods changes nothing")
+    if isinstance(checkpoint.config, ViTConfig) and checkpoint.config.pos_embed_rope_dtype != "fp32":
+        trained = checkpoint.config.pos_embed_rope_dtype
+        checkpoint = replace(checkpoint, config=replace(checkpoint.config, pos_embed_rope_dtype="fp32"))
+        assumed = (
+            *assumed,
+            f"RoPE is computed in fp32, as released models do; training computed it in {trained}",
+        )
     mean, std = normalization(checkpoint)
     config = checkpoint.config
     preprocess = Preprocess.from_preset(options.preset, options.imgsz, mean, std, config.stride)
@@ -72,6 +81,7 @@ def export_checkpoint(
         layout=checkpoint.layout,
         dataset=checkpoint.dataset,
         rope_periods=None if isinstance(config, ConvNeXtConfig) else rope_periods,  # type: ignore[arg-type]
+        weights_key=weights_key,
     )
     refuse_existing(out, options.overwrite)
     log("building the reference model")

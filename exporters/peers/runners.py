@@ -102,7 +102,8 @@ def checkpoint_of(model: ModelFacts, given: str | None) -> Checkpoint:
 def _load(model: ModelFacts, given: str | None) -> Checkpoint:
     periods = model.rope_periods or "bf16"  # a ConvNeXt has no RoPE
     if given is not None:
-        return load_checkpoint(given, arch=None if model.arch == "custom" else model.arch, periods=periods)
+        arch = None if model.arch == "custom" else model.arch
+        return load_checkpoint(given, arch=arch, periods=periods, weights_key=model.weights_key)
     if model.weights == "random" and model.arch != "custom":
         # random:vit_small:seed3
         return random_checkpoint(model.arch, int(model.source.rpartition("seed")[2]))

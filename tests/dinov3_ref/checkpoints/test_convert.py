@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,7 +53,8 @@ def test_official_to_timm_and_back_loses_the_mask_token_alone(tmp_path: Path) ->
 
 @pytest.mark.parametrize("layout", ["hf", "timm"])
 def test_other_layouts_through_official_and_back_are_byte_exact(tmp_path: Path, layout: str) -> None:
-    first = save_checkpoint(random_checkpoint(TINY_VITS["mlp"]), layout, tmp_path / "first")
+    known = replace(random_checkpoint(TINY_VITS["mlp"]), dataset="lvd1689m")
+    first = save_checkpoint(known, layout, tmp_path / "first")
     convert(tmp_path / "first", "official", tmp_path / "between.safetensors")
     second = convert(tmp_path / "between.safetensors", layout, tmp_path / "second")
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
@@ -201,3 +203,25 @@ def test_stored_periods_of_another_kind_are_refused(tmp_path: Path) -> None:
     state = {**checkpoint.state, "rope_embed.periods": torch.arange(1.0, 17.0)}
     with pytest.raises(CheckpointError, match="RoPE periods from base 100"):
         save_checkpoint(replace(checkpoint, state=state), "hf", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"norm_layer": "layernorm"},
+        {"pos_embed_rope_normalize_coords": "max"},
+        {"pos_embed_rope_dtype": "bf16"},
+        {"pos_embed_rope_base": None, "pos_embed_rope_min_period": 0.5, "pos_embed_rope_max_period": 9.0},
+    ],
+)
+def test_an_official_safetensors_file_keeps_what_tensors_do_not_show(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    checkpoint = random_checkpoint(replace(TINY_VITS["swiglu"], **options))
+    checkpoint = replace(checkpoint, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+    loaded = load_checkpoint(save_checkpoint(checkpoint, "official", tmp_path / "a.safetensors")[0])
+    assert loaded.config == checkpoint.config
+    assert (loaded.mean, loaded.std) == (checkpoint.mean, checkpoint.std)
+    if options.keys() & {"norm_layer", "pos_embed_rope_normalize_coords"}:
+        with pytest.raises(CheckpointError, match=r"which a \.pth file .* cannot say; write a \.safetensors"):
+            save_checkpoint(checkpoint, "official", tmp_path / "a.pth")

@@ -62,7 +62,8 @@ def test_teacher_is_preferred_to_student_and_gram_teacher() -> None:
     tree = {f"student.backbone.{key}": tensor for key, tensor in OTHER.state.items()}
     tree |= {f"gram_teacher.backbone.{key}": tensor for key, tensor in OTHER.state.items()}
     tree |= {f"teacher.backbone.{key}": tensor for key, tensor in CHECKPOINT.state.items()}
-    tensors, notes = unwrap(tree, "run.pth")
+    found = unwrap(tree, "run.pth")
+    tensors, notes = found.backbone, found.notes
     assert tensors.keys() == CHECKPOINT.state.keys()
     assert all(tensors[key].data_ptr() == CHECKPOINT.state[key].data_ptr() for key in tensors)
     assert notes == [
