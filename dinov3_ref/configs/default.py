@@ -226,6 +226,7 @@ class Train:
     checkpointing_full: bool = False  # recompute blocks completely
     compile: bool = True
     log_period: int = 10  # iterations between metrics records
+    stop_deadline: float = 120.0  # seconds from SIGINT, SIGTERM or SIGUSR1 to the end without a checkpoint
     tensorboard: bool = True  # also write TensorBoard scalars, if it is installed
 
 

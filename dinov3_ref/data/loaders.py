@@ -5,6 +5,7 @@ sampler (positions) -> workers (SeededSamples, collate) -> ResumableLoader (coun
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from typing import Any, cast
@@ -129,6 +130,7 @@ def make_data_loader(
         sampler=sampler,
         collate_fn=cast(Any, collate_fn),
         num_workers=num_workers,
+        worker_init_fn=ignore_stop_signals,
         drop_last=True,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(seed),  # else workers' seeds come from the global one
@@ -136,6 +138,18 @@ def make_data_loader(
     resumable = ResumableLoader(loader, sampler, BrokenImages(max_broken_fraction))
     resumable.samples_drawn = sampler_advance * sampler.step
     return resumable
+
+
+# They end a run (`train/stop_requests.py`). Windows lacks SIGUSR1.
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+)
+
+
+def ignore_stop_signals(worker: int) -> None:
+    """Keep a worker alive when a signal goes to the whole process group: its run still needs it."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 SEED = 65537  # of the official code

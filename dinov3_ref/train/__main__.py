@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -13,13 +14,14 @@ from dinov3_ref.errors import ConfigError, Dinov3Error
 from dinov3_ref.train.distributed.devices import training_device
 from dinov3_ref.train.export_teacher import TEACHER
 from dinov3_ref.train.loop import TrainingRun
+from dinov3_ref.train.stop_requests import RunStopped
 from dinov3_ref.train.students import train_students
 
 INTERRUPTED = 130  # the exit code that shells give Ctrl-C
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train; return the exit code (0 done, 1 diverged, 2 misuse, 130 interrupted)."""
+    """Train; return the exit code (0 done, 1 diverged, 2 misuse, 128 + the signal's number if stopped)."""
     parser = argparse.ArgumentParser(
         prog="python -m dinov3_ref.train",
         description="Train DINOv3. Resumes if train.output_dir holds a checkpoint.",
@@ -45,6 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Dinov3Error as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except RunStopped as stopped:
+        if os.environ.get("RANK", "0") == "0":  # the process group is gone already
+            print(f"{stopped}; run the same command again to resume from there", file=sys.stderr)
+        return stopped.exit_code
     except KeyboardInterrupt:
         print("stopped; run the same command again to resume from the newest checkpoint", file=sys.stderr)
         return INTERRUPTED

@@ -26,6 +26,9 @@ from dinov3_ref.train.logging.run_log import RunLog
 from dinov3_ref.train.schedules import build_rates
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 from dinov3_ref.train.step import TrainingStep
+from dinov3_ref.train.stop_requests import RunStopped, StopRequests
+
+OWED = "evaluation_owed"  # entry of a checkpoint
 
 
 class Loader(Protocol):
@@ -60,25 +63,32 @@ class TrainingRun:
         self.arch = SSLMetaArch(config, self.device, own_teacher=own_teacher).train()
         self.step = TrainingStep(config, self.arch, self.device)
         self.throughput = Throughput()
+        self.owed: int | None = None  # iteration whose evaluation the checkpoint still owes
         self.log: RunLog | None = None
 
     def train(self) -> None:
         """Resume from the newest checkpoint, do all remaining iterations, write the teacher.
 
-        Raises `TrainingDiverged` when losses stay NaN, `CheckpointError` for a checkpoint of another model.
+        Raises `RunStopped` when a signal ended it after a checkpoint, `TrainingDiverged` when losses stay
+        NaN, `CheckpointError` for a checkpoint of another model.
         """
         start = self.resume(max(checkpoints.finished(self.output), default=None))
-        with self.logging(start):
+        with self.logging(start), StopRequests(self.config.train.stop_deadline) as requests:
+            self.evaluate_if_owed()
             batches = self.batches()
             for iteration in range(start, self.rates.total_iterations):
                 metrics = self.step(batches, iteration, self.rates.at(iteration))
                 if self.is_logged(iteration):
                     self.record(iteration, metrics, self.throughput.read())
                 self.show_progress(iteration)
+                stop = requests.agreed()
                 with self.throughput.paused():
-                    self.evaluate_if_due(iteration)
-                if self.save_if_due(iteration):
+                    if not stop:
+                        self.evaluate_if_due(iteration)
+                if self.save_if_due(iteration, stop):
                     self.prune_checkpoints()
+                if stop:
+                    raise RunStopped(stop, iteration)
         export_teacher(self.arch, self.output)
 
     # ---- data and checkpoints -----------------------------------------------------------------
@@ -99,14 +109,20 @@ class TrainingRun:
         extra = checkpoints.load(folder, self.arch, self.step.optimizer)
         self.loader.load_state_dict(extra["loader"])
         self.step.scaler.load_state_dict(extra["scaler"])
+        self.owed = checkpoint if extra.get(OWED) else None
         return checkpoint + 1
 
-    def save_if_due(self, iteration: int) -> bool:
-        """Whether a checkpoint was written: every `checkpointing.period` iterations and after the last."""
+    def save_if_due(self, iteration: int, stop: int = 0) -> bool:
+        """Whether a checkpoint was written: every `checkpointing.period` iterations and after the last.
+
+        stop: the signal that stops the run, which makes it due. The evaluation that it skips is owed.
+        """
         last = iteration + 1 == self.rates.total_iterations
-        if (iteration + 1) % self.config.checkpointing.period and not last:
+        if (iteration + 1) % self.config.checkpointing.period and not last and not stop:
             return False
         extra = {"loader": self.loader.state_dict(), "scaler": self.step.scaler.state_dict()}
+        if stop and self.evaluation.is_due_after(iteration):
+            extra[OWED] = True
         checkpoints.save(self.output, iteration, self.arch, self.step.optimizer, extra)
         return True
 
@@ -143,6 +159,11 @@ class TrainingRun:
     def show_progress(self, iteration: int) -> None:
         if self.log is not None:
             self.log.progress.advance(iteration)
+
+    def evaluate_if_owed(self) -> None:
+        """Do the evaluation that a signal prevented, if there was one. A collective."""
+        if self.owed is not None:
+            self.evaluate_if_due(self.owed)
 
     def evaluate_if_due(self, iteration: int) -> None:
         """Evaluate the teacher. Call it before `save_if_due`: a run killed in between evaluates again."""

@@ -27,12 +27,14 @@ from dinov3_ref.train.export_teacher import export_teacher
 from dinov3_ref.train.logging.run_log import CONFIG_FILE
 from dinov3_ref.train.loop import Loader, TrainingRun
 from dinov3_ref.train.networks.training_networks import TARGETS
+from dinov3_ref.train.stop_requests import RunStopped, StopRequests
 
 
 def train_students(config: Any, loader: Loader, device: torch.device | str = "cpu") -> list[Path]:
     """Train the students of `config.multidistillation`; return the folder of each.
 
-    Raises `ConfigError`, `DataError`, `CheckpointError`, and `TrainingDiverged` when losses stay NaN.
+    Raises `ConfigError`, `DataError`, `CheckpointError`, `TrainingDiverged` when losses stay NaN, and
+    `RunStopped` when a signal ended it after a checkpoint.
     """
     runs = [
         TrainingRun(own, loader, device, name=name, own_teacher=index == 0)
@@ -56,6 +58,9 @@ def train_together(runs: Sequence[TrainingRun]) -> None:
     with ExitStack() as logs:
         for run in runs:
             logs.enter_context(run.logging(start))
+        requests = logs.enter_context(StopRequests(leader.config.train.stop_deadline))
+        for run in runs:
+            run.evaluate_if_owed()
         batches = leader.batches()
         for iteration in range(start, leader.rates.total_iterations):
             count = leader.config.train.accumulation_steps
@@ -65,13 +70,16 @@ def train_together(runs: Sequence[TrainingRun]) -> None:
                 speed = leader.throughput.read()
                 for run, own in zip(runs, metrics, strict=True):
                     run.record(iteration, own, speed)
+            stop = requests.agreed()
             with leader.throughput.paused():
-                for run in runs:
+                for run in runs if not stop else ():
                     run.evaluate_if_due(iteration)
-            saved = [run.save_if_due(iteration) for run in runs]
+            saved = [run.save_if_due(iteration, stop) for run in runs]
             if all(saved):  # delete old checkpoints only when every new one is complete
                 for run in runs:
                     run.prune_checkpoints()
+            if stop:
+                raise RunStopped(stop, iteration)
     for run in runs:
         export_teacher(run.arch, run.output)
 
