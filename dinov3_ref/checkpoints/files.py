@@ -11,7 +11,7 @@ import hashlib
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -156,7 +156,7 @@ def _read_pickle(path: Path, *, mmap: bool) -> Mapping[str, Any]:
     return tree
 
 
-def _placeholders(path: Path) -> list[tuple[Any, str]]:
+def _placeholders(path: Path) -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
     """What to put in place of the objects in `path` that weights_only does not know, if all are harmless."""
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)

@@ -120,7 +120,7 @@ class TrainingRun:
         last = iteration + 1 == self.rates.total_iterations
         if (iteration + 1) % self.config.checkpointing.period and not last and not stop:
             return False
-        extra = {"loader": self.loader.state_dict(), "scaler": self.step.scaler.state_dict()}
+        extra: dict[str, Any] = {"loader": self.loader.state_dict(), "scaler": self.step.scaler.state_dict()}
         if stop and self.evaluation.is_due_after(iteration):
             extra[OWED] = True
         checkpoints.save(self.output, iteration, self.arch, self.step.optimizer, extra)

@@ -29,7 +29,7 @@ OPTIONS = {
     "bundle pack": "out standalone require-signature overwrite json",
     "bundle unpack": "out require-signature overwrite json",
     "export": "arch weights out precision fp16 half bf16 int8 fp8 calibration calibration-images "
-    "calibration-seed override imgsz preprocess layers head attention dataset rope-periods "
+    "calibration-seed override imgsz preprocess layers head attention dataset rope-periods weights-key "
     "dialect fold external-data seed revision offline target no-engine overwrite json",
     "build": "target profile batch imgsz workspace timing-cache refit strip-plan version-compatible "
     "hardware-compatible weight-streaming level compute-capability name allow-known-bad "
@@ -43,14 +43,14 @@ OPTIONS = {
     "visualize": "engine what out html imgsz point mask checkpoint layer device threads "
     "require-signature allow-unverified overwrite json",
     "check": "device threads weight-budget require-signature bisect against images neighbours report json",
-    "inspect": "require-signature json",
+    "inspect": "require-signature weights-key json",
     "doctor": "require-signature json",
-    "convert": "to out arch rope-periods overwrite json",
+    "convert": "to out arch rope-periods weights-key overwrite json",
     "serve": "host port index api-key-file device threads weight-budget workers max-batch max-wait-ms queue "
     "max-bytes max-pixels max-images rate time-limit allow-urls ray require-signature allow-unverified",
     "triton": "device name max-batch max-wait-ms instances preprocessors threads require-signature "
     "overwrite json",
-    "ranges": "images imgsz arch limit plot picture json",  # names
+    "ranges": "images imgsz arch weights-key limit plot picture json",  # names
     "bench": "vs batch imgsz rounds threads device outputs checkpoint out plot picture "  # names
     "require-signature json",
     "train-head": "task data engine out test pooling class-weight seed cache no-cache device "
