@@ -257,8 +257,9 @@ def make_index(bundle: Path, folder: Path) -> Path | None:
 def show(result: dict[str, Any]) -> None:
     after = result["after"]
     print(
-        f"{result['attack']:26} {result['ok_percent']:5.1f} %  p99 {result['p99_s']} s  {result['peak_mib']} MiB "
-        f"({result['calm_mib']} before, {after['mib']} after)  health {result['health_p99_s']} s  "
+        f"{result['attack']:26} {result['ok_percent']:5.1f} %  p99 {result['p99_s']} s  "
+        f"{result['peak_mib']} MiB ({result['calm_mib']} before, {after['mib']} after)  "
+        f"health {result['health_p99_s']} s  "
         f"{result['sent']} sent  {result['statuses']}  log {result['log_kib']} KiB, {result['tracebacks']} "
         f"tracebacks  stop {after['stop_s']} s"
         + (f"  MISSED: {', '.join(result['missed'])}" if result["missed"] else ""),

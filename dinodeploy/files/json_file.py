@@ -40,6 +40,7 @@ KINDS: dict[str, Kind] = {
     "ids": Kind(128 * MIB, file_names=True),  # of one shard, inside another format
     "line": Kind(MIB, file_names=True),  # of a JSON Lines file
     "small": Kind(MIB),  # what our own files hold beside tensors and tables
+    "request": Kind(2048 * MIB),  # to a service, which has a limit of its own
     "report": Kind(256 * MIB),  # of a runtime, or of a process that we started
 }
 MAX_DEPTH = 64  # our own documents: 8

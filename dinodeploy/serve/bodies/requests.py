@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import re
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any
@@ -21,6 +20,7 @@ from urllib.parse import unquote
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from dinodeploy.files.json_file import parse_json
 from dinodeploy.serve.refused import Refused
 from dinodeploy.serve.service import Question
 from dinodeploy.serve.settings import Settings
@@ -28,6 +28,7 @@ from dinodeploy.serve.settings import Settings
 MOST_FIELDS = 16  # of a form, beside its files
 MOST_JSON = 16  # brackets, commas and colons in JSON for each image that a request may have
 _LONGEST_NAME = 200  # characters of a file name that are kept
+_LONGEST_MESSAGE = 300
 _SHOWN = 40  # characters of a foreign key that a message quotes
 _DATA_URL = re.compile(r"\s*data:[^,]{0,200};\s*base64\s*,", re.IGNORECASE)
 _URL_SAFE = str.maketrans("-_", "+/")
@@ -111,10 +112,7 @@ async def _from_form(body: bytes, headers: Mapping[str, str], settings: Settings
 
 def _from_json(body: bytes, settings: Settings, field: str) -> list[Question]:
     _check_structure(body, settings.max_images)
-    try:
-        parsed = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise Refused(422, f"JSON: the body: {str(error)[:200]}") from error
+    parsed = parse_json(body, "JSON", "request", lambda message: Refused(422, message[:_LONGEST_MESSAGE]))
     if not isinstance(parsed, dict) or set(parsed) != {field}:
         wanted = '{"images": […]}' if field == "images" else '{"image": {…}}'
         raise Refused(422, f"JSON: wanted an object with {field} only: {wanted}")

@@ -214,7 +214,7 @@ class DecoderPool:
                 task = self._next(slot)
                 if task is not None:
                     slot.task, slot.late = task, False
-                    slot.deadline = time.monotonic() + (3 * self._seconds if task.heavy else 0) + STUCK
+                    slot.deadline = time.monotonic() + (10 * self._seconds if task.heavy else 0) + STUCK
                     self._running_pixels += task.pixels
                     return task
                 self._changed.wait()

@@ -19,8 +19,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from dinodeploy.errors import ImageError, ImageTooLargeError
-from dinodeploy.images.open import open_image
-from dinodeploy.serve.decoders.formats import inspect_image
+from dinodeploy.images.limits import ImageLimits
+from dinodeploy.images.open import open_image, open_reduced, whole
+from dinodeploy.serve.decoders.formats import MAX_SCANS, inspect_image
 from dinodeploy.serve.decoders.wire import Job, receive_job, send_reply
 
 try:
@@ -28,6 +29,7 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
+_TOO_LARGE = "needs more memory than a decoder may use (--decode-memory); shrink it or save it as JPEG"
 NICE = 10  # of a process that decodes large images: answering comes first
 
 
@@ -48,7 +50,7 @@ def main(memory: int, nice: int) -> None:
         try:
             reply, result = run_job(job, data)
         except MemoryError:
-            reply, result = _refused(413, "needs more memory than a decoder may use; shrink it first"), b""
+            reply, result = _refused(413, _TOO_LARGE), b""
         del data, received
         send_reply(replies, reply, result)
 
@@ -66,15 +68,19 @@ def run_job(job: Job, data: bytes) -> tuple[dict[str, Any], bytes | memoryview]:
             )
         if found.seconds >= job.heavy_from:
             return {"heavy": found.seconds, "pixels": found.pixels}, b""
-        image = open_image(data, max_pixels=job.max_pixels)
+        image, (width, height) = open_reduced(data, whole, limits=_limits(job))
         pixels = job.preprocess(image)
         assert pixels.dtype == np.float32
-        reply = {"done": True, "width": image.width, "height": image.height, "shape": list(pixels.shape)}
+        reply = {"done": True, "width": width, "height": height, "shape": list(pixels.shape)}
         return reply, memoryview(np.ascontiguousarray(pixels)).cast("B")
     except ImageError as error:
         if isinstance(error.__cause__, MemoryError):
             raise MemoryError from error
         return _refused(413 if isinstance(error, ImageTooLargeError) else 422, _reason(error)), b""
+
+
+def _limits(job: Job) -> ImageLimits:
+    return ImageLimits(job.max_pixels, job.max_pixels, MAX_SCANS, job.accepted, python_decoders=False)
 
 
 def _reason(error: ImageError) -> str:
@@ -87,7 +93,7 @@ def _refused(status: int, reason: str) -> dict[str, Any]:
 
 
 def _thumbnail(path: Path, job: Job) -> bytes:
-    image = open_image(path, max_pixels=job.max_pixels)
+    image = open_image(path, limits=_limits(job))
     image.thumbnail((job.side, job.side))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)

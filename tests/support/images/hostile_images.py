@@ -44,7 +44,7 @@ def tiff(entries: list[tuple[int, int, int, int]], tail: bytes = b"") -> bytes:
 
 
 def hostile_files() -> dict[str, bytes]:
-    """Files that must be refused by their structure alone."""
+    """Files that must be refused by their structure alone, and some that Pillow decodes in Python."""
     jpeg = encode(Image.new("L", (8, 8)), "JPEG")
     gif = encode(Image.new("L", (8, 8)), "GIF")
     palette = 13 + (3 << (gif[10] & 7) + 1)

@@ -14,7 +14,8 @@ from tests.support.images.hostile_images import encode, hostile_files, many_scan
 
 RNG = np.random.default_rng(0)
 NOISE = Image.fromarray(RNG.integers(0, 255, (90, 120, 3), np.uint8))
-HOSTILE = hostile_files()
+IN_PYTHON = ("BMP run-length", "PPM text", "PGM maximum")  # whose structure is fine: test_worker
+HOSTILE = {name: data for name, data in hostile_files().items() if name not in IN_PYTHON}
 EXIF = b"Exif\0\0II*\0\x08\0\0\0\0\0"
 
 HONEST = {

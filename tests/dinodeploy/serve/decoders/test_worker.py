@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from dinodeploy.images.open import open_image
@@ -14,7 +15,7 @@ from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.serve.decoders.formats import ACCEPTED
 from dinodeploy.serve.decoders.wire import Job
 from dinodeploy.serve.decoders.worker import run_job
-from tests.support.images.hostile_images import encode
+from tests.support.images.hostile_images import encode, hostile_files
 from tests.support.images.photographs import photograph
 
 PREPROCESS = Preprocess.from_preset("official", (64, 96), (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
@@ -48,6 +49,15 @@ def test_refusals_name_no_file_and_have_a_status() -> None:
         assert reply["status"] == status
         assert words in reply["refused"]
         assert not reply["refused"].startswith("bytes")
+
+
+@pytest.mark.parametrize("name", ["BMP run-length", "PPM text", "PGM maximum"])
+def test_what_pillow_decodes_in_python_is_refused(name: str) -> None:
+    data = hostile_files()[name]
+    open_image(data)  # elsewhere it is read
+    reply, _ = run_job(JOB, data)
+    assert reply["status"] == 422
+    assert "slow variant" in reply["refused"]
 
 
 def test_a_thumbnail(tmp_path: Path) -> None:
