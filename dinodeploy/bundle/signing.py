@@ -280,7 +280,7 @@ def _public_key(secret: bytes, password: str | None) -> bytes:
 def _hashing(package: Any, read: Callable[[], Mapping[str, FileFacts]]) -> Any:
     """What the package asks for the hashes of a model, answered by `read` and not by its own walk."""
 
-    class Given(package.hashing.Config):  # type: ignore[misc]
+    class Given(package.hashing.Config):
         def hash(self, model_path: Any, *, files_to_hash: Any = None) -> Any:
             own, digest = package.manifest, package.manifest.hashing.Digest
             kind = {"method": "files", "hash_type": "sha256", "allow_symlinks": False}

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import hashlib
 import json
 import shutil
 import sys
-import tempfile
 import time
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,9 @@ from dinodeploy.bundle.bundle import open_bundle
 from dinodeploy.cli import output
 from dinodeploy.errors import DinodeployError, MisuseError
 from dinodeploy.files.cache import cache_dir
-from dinodeploy.files.json_file import KINDS, parse_json
+from dinodeploy.files.json_file import KINDS
+from dinodeploy.files.regular import is_regular
+from dinodeploy.files.unfinished.private import PrivateFolder
 from dinodeploy.standalone import BUNDLE_PREFIX
 
 
@@ -54,34 +56,40 @@ def run(arguments: Sequence[str], archive: Path) -> int:
 def unpack_inner(archive: Path) -> Path:
     """The bundle of `archive` as a directory in the cache; a complete one from an earlier run is used again.
 
-    Without a writable cache it is a temporary directory, removed at exit.
+    The same bundle with another signature is another directory. Without a writable cache it is a temporary
+    one, removed at exit.
     """
-    name = f"{BUNDLE_PREFIX}{manifests.FILE_NAME}"
-    with zipfile.ZipFile(archive) as file, file.open(name) as entry:
-        content = parse_json(entry.read(KINDS["manifest"].bytes + 1), f"{archive}: {name}", "manifest")
-    digest = str(content["digest"])
-    cache = cache_dir("standalone")
+    with zipfile.ZipFile(archive) as file:
+        names = {
+            name.removeprefix(BUNDLE_PREFIX) for name in file.namelist() if name.startswith(BUNDLE_PREFIX)
+        }
+        with file.open(f"{BUNDLE_PREFIX}{manifests.FILE_NAME}") as entry:
+            content = entry.read(KINDS["manifest"].bytes + 1)
+        folder = manifests.parse_manifest(content, str(archive)).digest
+        if manifests.SIGNATURE_FILE in names:
+            signature = file.read(f"{BUNDLE_PREFIX}{manifests.SIGNATURE_FILE}")
+            folder += f"-{hashlib.sha256(signature).hexdigest()[:16]}"
     try:
-        if _is_complete(cache / digest, digest):
-            return cache / digest
-        shutil.rmtree(cache / digest, ignore_errors=True)
-        return unpack(archive, cache / digest, prefix=BUNDLE_PREFIX)
+        kept = cache_dir("standalone") / folder
+        if _is_complete(kept, names):
+            return kept
+        if not is_regular(kept / manifests.FILE_NAME):
+            shutil.rmtree(kept, ignore_errors=True)
+        return unpack(archive, kept, overwrite=True, prefix=BUNDLE_PREFIX)  # another process may do the same
     except OSError:  # the cache is not writable
-        folder = Path(tempfile.mkdtemp(prefix="dinodeploy-"))
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        return unpack(archive, folder / "bundle", prefix=BUNDLE_PREFIX)
+        temporary = PrivateFolder("the bundle of this file")
+        atexit.register(temporary.remove)
+        return unpack(archive, temporary.path / "bundle", prefix=BUNDLE_PREFIX)
 
 
-def _is_complete(root: Path, digest: str) -> bool:
+def _is_complete(root: Path, names: Collection[str]) -> bool:
     """Whether every file exists with its size. Hashes are verified when an engine is opened."""
     try:
-        manifest = manifests.read_manifest(root)
-        sizes = {name: (root / name).stat().st_size for name in manifest.files}
+        files = manifests.read_manifest(root).files
+        sizes = {name: (root / name).lstat().st_size for name in names}
     except (DinodeployError, OSError):
         return False
-    return manifest.digest == digest and all(
-        sizes[name] == facts.bytes for name, facts in manifest.files.items()
-    )
+    return all(name not in files or sizes[name] == files[name].bytes for name in names)
 
 
 def _embed(bundle: Path, as_json: bool, given: dict[str, Any]) -> int:

@@ -20,7 +20,14 @@ from dinodeploy.standalone import BUNDLE_PREFIX
 
 _SHEBANG = b"#!/usr/bin/env python3\n"
 _DATE = (1980, 1, 1, 0, 0, 0)
-_MAIN = """from dinodeploy.standalone.start import main
+# Every Python understands it, the second too. 4: not possible on this machine (`errors.py`).
+_MAIN = """import sys
+
+if sys.version_info < (3, 10):
+    found = sys.version.split()[0]
+    sys.stderr.write("error: %s needs Python 3.10 or newer, this is %s\\n" % (sys.argv[0], found))
+    sys.exit(4)
+from dinodeploy.standalone.start import main
 
 main()
 """

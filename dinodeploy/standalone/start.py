@@ -1,4 +1,7 @@
-"""Entry point of `model.pyz`: check Python and the needed packages with the standard library only."""
+"""Entry point of `model.pyz`: check the needed packages with the standard library only.
+
+`__main__.py` in the file has checked the version of Python before: this module is no syntax for an old one.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,12 @@ from typing import NoReturn
 
 from dinodeploy.errors import UnavailableError
 
-OLDEST = (3, 10)
 NEEDED = {"numpy": "numpy", "PIL": "pillow", "safetensors": "safetensors"}  # module -> package to install
 
 
 def main() -> NoReturn:
     """Run the command line, or print one line about what is missing."""
-    if problem := missing(OLDEST, NEEDED):
+    if problem := missing(NEEDED):
         version = ".".join(map(str, sys.version_info[:3]))
         print(f"error: {sys.argv[0]} cannot run in Python {version} here: {problem}", file=sys.stderr)
         sys.exit(UnavailableError.exit_code)
@@ -24,11 +26,8 @@ def main() -> NoReturn:
     command_line()
 
 
-def missing(oldest: tuple[int, int], needed: Mapping[str, str]) -> str:
+def missing(needed: Mapping[str, str]) -> str:
     """What this Python lacks and how to get it; empty if nothing is missing."""
-    if sys.version_info[:2] < oldest:
-        version = f"{oldest[0]}.{oldest[1]}"
-        return f"it needs Python {version} or newer; run it with one: python{version} {sys.argv[0]}"
     packages = [package for module, package in needed.items() if not _imports(module)]
     if not packages:
         return ""

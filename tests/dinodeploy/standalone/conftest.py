@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
+import shutil
 from pathlib import Path
 
 import pytest
 
+from dinodeploy.bundle.signing import sign
 from dinodeploy.standalone.pack import pack_standalone
+from tests.dinodeploy.bundle.test_signing import make_key
 
 # Installed on the device: these distributions and their dependencies.
 DEVICE = (
@@ -43,3 +46,13 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="package")
 def application(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pack_standalone(tiny_bundle, tmp_path_factory.mktemp("pyz") / "model.pyz")
+
+
+@pytest.fixture(scope="package")
+def signed_application(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The standalone file of a signed bundle, and the public key."""
+    folder = tmp_path_factory.mktemp("signed")
+    private, public = make_key(folder, "key")
+    bundle = Path(shutil.copytree(tiny_bundle, folder / "bundle"))
+    sign(bundle, private)
+    return pack_standalone(bundle, folder / "model.pyz"), public
