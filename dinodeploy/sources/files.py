@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO
 
 from dinodeploy.errors import ImageError, MisuseError, reason_of
@@ -25,7 +25,7 @@ from dinodeploy.sources.source import SourceOptions, Stamp
 class FileSource:
     """Files and URLs, each one image.
 
-    paths: one per id; None where the ids are the paths. missing: positions of ids that have no image.
+    paths: one per id; None where the ids are the paths. missing: why ids have no image, by position.
     """
 
     def __init__(
@@ -33,13 +33,13 @@ class FileSource:
         ids: Sequence[str],
         timeout: float = SourceOptions.timeout,
         paths: Sequence[str] | None = None,
-        missing: Collection[int] = (),
+        missing: Mapping[int, str] | None = None,
         skipped: Skipped | None = None,
     ) -> None:
         self.ids = ids
         self.ids_are_locations = paths is None
         self._paths = ids if paths is None else paths
-        self._missing = missing
+        self._missing = missing or {}
         self.skipped: Skipped = skipped or {}
         self.timeout = timeout
 
@@ -55,7 +55,7 @@ class FileSource:
 
     def image(self, index: int) -> str | bytes:
         if index in self._missing:
-            raise ImageError(f"{self.ids[index]!r}: this row has no image")
+            raise ImageError(f"{self.ids[index]!r}: {self._missing[index]}")
         path = self._paths[index]
         return remote.fetch(path, self.timeout) if remote.is_url(path) else native_path(path)
 

@@ -10,17 +10,14 @@ of Python objects.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any
-from urllib.parse import unquote
 
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from dinodeploy.files.json_file import parse_json
+from dinodeploy.images.base64_text import decode_base64
 from dinodeploy.serve.refused import Refused
 from dinodeploy.serve.service import Question
 from dinodeploy.serve.settings import Settings
@@ -30,8 +27,6 @@ MOST_JSON = 16  # brackets, commas and colons in JSON for each image that a requ
 _LONGEST_NAME = 200  # characters of a file name that are kept
 _LONGEST_MESSAGE = 300
 _SHOWN = 40  # characters of a foreign key that a message quotes
-_DATA_URL = re.compile(r"\s*data:[^,]{0,200};\s*base64\s*,", re.IGNORECASE)
-_URL_SAFE = str.maketrans("-_", "+/")
 
 
 def read_questions(body: bytes, headers: Mapping[str, str], settings: Settings, field: str) -> list[Question]:
@@ -53,25 +48,6 @@ def read_questions(body: bytes, headers: Mapping[str, str], settings: Settings, 
         415,
         f"got a body of type {kind[:60] or 'none'}; wanted multipart/form-data, application/json or image/*",
     )
-
-
-def decode_base64(text: str) -> bytes:
-    """The bytes of a base64 text as clients write it. Raises ValueError.
-
-    Accepted: a `data:…;base64,` prefix, line breaks and spaces, the URL-safe alphabet, percent-encoding and
-    missing padding (RFC 4648, RFC 2397).
-    """
-    prefix = _DATA_URL.match(text)
-    if prefix is not None:
-        text = text[prefix.end() :]
-        text = unquote(text) if "%" in text else text
-    text = "".join(text.split()).translate(_URL_SAFE).rstrip("=")
-    if not text.isascii() or len(text) % 4 == 1:
-        raise ValueError("not base64")
-    try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except binascii.Error as error:
-        raise ValueError("not base64") from error
 
 
 def _complete(coroutine: Coroutine[Any, Any, list[Question]]) -> list[Question]:

@@ -5,51 +5,39 @@ Files on disk are memory-mapped and read in place, in any order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
-from dinodeploy.errors import ImageError, reason_of
+from dinodeploy.errors import reason_of
 from dinodeploy.files.regular import open_regular
-from dinodeploy.sources.input_file import InputFile, LocalFile, Unreadable, stamp_of_file
-from dinodeploy.sources.source import Source, SourceOptions, Stamp
+from dinodeploy.sources.input_file import InputFile, LocalFile, Unreadable
+from dinodeploy.sources.source import Source, SourceOptions
 from dinodeploy.sources.tables import image_column
 
 _MAGIC = b"ARROW1"  # first bytes of an Arrow file, not of a stream
 
 
-class ArrowSource:
-    """The images in one column, one per row."""
+class ArrowCells:
+    """One column. The first cell maps the file."""
 
-    def __init__(self, file: InputFile, schema: Any, column: str, ids: Sequence[str], own_ids: bool) -> None:
-        self.ids = ids
-        self.origins = image_column.column_origins(schema, column, file.name, own_ids)
-        self.ids_are_locations = not own_ids
+    def __init__(self, file: InputFile, column: str) -> None:
         self._file = file
-        self._stamp = stamp_of_file(file)
         self._name = column
         self._column: Any = None
 
-    def image(self, index: int) -> bytes:
+    def cell(self, row: int) -> Any:
         column = self._column
         if column is None:  # harmless where two threads open it
-            try:
-                column = self._column = _read(self._file)[0][self._name]
-            except (OSError, ValueError) as error:
-                raise ImageError(f"{self.ids[index]!r}: cannot be read: {reason_of(error)}") from error
-        return image_column.bytes_of(column[index].as_py(), self.ids[index])
+            column = self._column = image_column.storage_of(_read(self._file)[0][self._name])
+        return column[row].as_py()
 
     def release(self) -> None:
-        """Unmap the file; the next image maps it again."""
+        """Unmap the file; the next cell maps it again."""
         self._column = None
-
-    def stamp(self, index: int) -> Stamp:
-        return self._stamp
 
     @property
     def is_open(self) -> bool:
         return self._column is not None
-
-    close = release
 
 
 def open_file(file: InputFile, options: SourceOptions) -> list[Source]:
@@ -58,22 +46,27 @@ def open_file(file: InputFile, options: SourceOptions) -> list[Source]:
         table, lost = _read(file)
     except (OSError, ValueError, EOFError) as error:
         return [Unreadable(file.name, f"cannot be read as Arrow: {reason_of(error)}")]
-    column, holds_bytes = image_column.choose(table.schema, options.column, file.name)
+    found = image_column.choose(
+        table.schema, options.column, file.name, lambda name: image_column.first_of(_values(table[name]))
+    )
     by = image_column.choose_id_column(table.schema.names, options, file.name)
-    given = (value.as_py() for value in table[by]) if by is not None else iter(())
+    given = _values(table[by]) if by is not None else iter(())
     source: Source
-    if holds_bytes:
-        ids = image_column.ids_of(file.name, table.num_rows, by, given)
-        source = ArrowSource(file, table.schema, column, ids, by is not None)
+    if found.holds_images:
+        ids = image_column.ids_of(file.name, given if by is not None else range(table.num_rows), by)
+        lengths = image_column.lengths_of(table[found.name].chunks) if found.is_list else None
+        source = image_column.source_of(
+            file, table.schema, found, ArrowCells(file, found.name), ids, lengths, options
+        )
     else:
-        paths = (value.as_py() for value in table[column])
-        rows = ((path, None if by is None else _text(next(given))) for path in paths)
+        paths = _values(table[found.name])
+        rows = (image_column.row_of(path, None if by is None else next(given)) for path in paths)
         source = image_column.named_by(file, rows, options)
     return [source, Unreadable(f"{file.name}#rest", lost)] if lost else [source]
 
 
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
+def _values(column: Any) -> Iterator[Any]:
+    return (value.as_py() for value in image_column.storage_of(column))
 
 
 def _read(file: InputFile) -> tuple[Any, str]:

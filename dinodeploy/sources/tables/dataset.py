@@ -14,33 +14,30 @@ from dinodeploy.sources.files import FileSource
 from dinodeploy.sources.input_file import LocalFile, stamp_of_file
 from dinodeploy.sources.source import SourceOptions, Stamp
 from dinodeploy.sources.tables import image_column
+from dinodeploy.sources.tables.table_source import TableSource, spread
+
+_FIRST_ROWS = 16  # to look at: they may be whole images in base64
+_LIST_ROWS = 256  # lists of images, to count them
 
 
-class DatasetSource:
-    """The images of one dataset, one per row."""
+class DatasetCells:
+    """One column of a dataset, as encoded bytes."""
 
-    def __init__(self, name: str, dataset: Any, column: str, ids: Sequence[str], own_ids: bool) -> None:
-        self.ids = ids
-        self.origins = image_column.column_origins(dataset.features.arrow_schema, column, name, own_ids)
-        self.ids_are_locations = not own_ids
-        self._dataset = dataset.select_columns([column]).with_format("arrow")  # encoded bytes
+    def __init__(self, dataset: Any, column: str) -> None:
+        self._dataset = dataset.select_columns([column]).with_format("arrow")
         self._column = column
-        self._stamp = _stamp_of_files([entry["filename"] for entry in dataset.cache_files])
 
-    def image(self, index: int) -> bytes | str:
-        cell = self._dataset[index][self._column][0].as_py()
-        if isinstance(cell, dict) and cell.get("bytes") is None and cell.get("path"):
-            return str(cell["path"])  # datasets may store a path instead of bytes
-        return image_column.bytes_of(cell, self.ids[index])
+    def cell(self, row: int) -> Any:
+        return image_column.storage_of(self._dataset[row][self._column])[0].as_py()
 
-    def stamp(self, index: int) -> Stamp:
-        return self._stamp
+    def release(self) -> None: ...
 
-    def close(self) -> None:
-        self._dataset = None
+    @property
+    def is_open(self) -> bool:
+        return False
 
 
-def open_folder(folder: str, options: SourceOptions) -> Iterator[DatasetSource | FileSource]:
+def open_folder(folder: str, options: SourceOptions) -> Iterator[TableSource | FileSource]:
     """The images of every split. Raises MisuseError for a folder that cannot be read."""
     try:
         import datasets
@@ -57,18 +54,39 @@ def open_folder(folder: str, options: SourceOptions) -> Iterator[DatasetSource |
         yield _open(name, dataset, options)
 
 
-def _open(name: str, dataset: Any, options: SourceOptions) -> DatasetSource | FileSource:
+def _open(name: str, dataset: Any, options: SourceOptions) -> TableSource | FileSource:
     schema = dataset.features.arrow_schema
-    column, holds_bytes = image_column.choose(schema, options.column, name)
-    by = image_column.choose_id_column(schema.names, options, name)
     plain = dataset.with_format(None)
-    if holds_bytes:
-        ids = image_column.ids_of(name, len(dataset), by, plain[by] if by is not None else ())
-        return DatasetSource(name, dataset, column, ids, by is not None)
+    found = image_column.choose(
+        schema, options.column, name, lambda column: image_column.first_of(plain[:_FIRST_ROWS][column])
+    )
+    by = image_column.choose_id_column(schema.names, options, name)
+    if found.holds_images:
+        own_ids = by is not None
+        ids = image_column.ids_of(name, plain[by] if own_ids else range(len(dataset)), by)
+        places = None
+        if found.is_list:
+            ids, places = spread(ids, _lengths(dataset, found.name))
+        return TableSource(
+            DatasetCells(dataset, found.name),
+            ids,
+            own_ids=own_ids,
+            origins=image_column.column_origins(schema, found.name, name, own_ids),
+            stamp=_stamp_of_files([entry["filename"] for entry in dataset.cache_files]),
+            beside=str,
+            places=places,
+            timeout=options.timeout,
+        )
     given = plain[by] if by is not None else (None for _ in range(len(dataset)))
-    pairs = zip(plain[column], given, strict=True)
-    rows = ((path, None if id_ is None else str(id_)) for path, id_ in pairs)
+    pairs = zip(plain[found.name], given, strict=True)
+    rows = (image_column.row_of(path, id_) for path, id_ in pairs)
     return image_column.named_by(LocalFile(name), rows, options)
+
+
+def _lengths(dataset: Any, column: str) -> Iterator[int | None]:
+    lists = dataset.select_columns([column]).with_format("arrow")
+    parts = (lists[start : start + _LIST_ROWS][column] for start in range(0, len(dataset), _LIST_ROWS))
+    return image_column.lengths_of(chunk for part in parts for chunk in part.chunks)
 
 
 def _stamp_of_files(names: Sequence[str]) -> Stamp:

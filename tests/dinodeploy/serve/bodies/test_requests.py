@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dinodeploy.serve.bodies.requests import decode_base64, read_questions
+from dinodeploy.images.base64_text import decode_base64
+from dinodeploy.serve.bodies.requests import read_questions
 from dinodeploy.serve.refused import Refused
 from dinodeploy.serve.settings import Settings
 
