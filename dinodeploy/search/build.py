@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from dinodeploy.errors import BundleError, MisuseError, OutputExistsError
 from dinodeploy.files import atomic
 from dinodeploy.search import approximate
-from dinodeploy.search.filters import Kind
 from dinodeploy.search.index_manifest import (
     FILE_NAME,
+    OWN_COLUMNS,
     TABLE,
     VERSION,
     IndexManifest,
@@ -26,15 +26,13 @@ from dinodeploy.search.index_manifest import (
 )
 from dinodeploy.search.metadata import Metadata, read_metadata
 from dinodeploy.search.query import require_same
-from dinodeploy.search.table import require_lance, write_table
+from dinodeploy.search.table import require_lance, table_schema, write_table
 from dinodeploy.store.dtypes import unit_length
 from dinodeploy.store.formats.arrow import utf8
 from dinodeploy.store.reader import StoredEmbeddings, open_embeddings
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch, Schema
-
-OWN_COLUMNS: dict[str, Kind] = {"id": "text", "width": "integer", "height": "integer"}
 
 
 def build_index(
@@ -127,16 +125,6 @@ def _check_target(target: Path, overwrite: bool) -> None:
         raise OutputExistsError(f"{target} exists and is not a dinodeploy index; move it away")
     if not overwrite:
         raise OutputExistsError(f"{target} already exists; pass --overwrite to index again")
-
-
-def table_schema(columns: dict[str, Kind], dim: int) -> Schema:
-    """The Arrow schema of a table with these columns and vectors of `dim`."""
-    import pyarrow as pa
-
-    types = {"text": pa.string(), "integer": pa.int64(), "real": pa.float64(), "boolean": pa.bool_()}
-    fields = {name: types[kind] for name, kind in columns.items()}
-    fields |= {"width": pa.int32(), "height": pa.int32(), "vector": pa.list_(pa.float32(), dim)}
-    return pa.schema(fields)
 
 
 def row_batches(

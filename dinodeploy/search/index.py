@@ -13,7 +13,7 @@ Shapes: Q queries, D dimension, n rows found.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,12 +22,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinodeploy.arrays import FloatArray, IndexArray
-from dinodeploy.errors import BundleError, MisuseError, reason_of
+from dinodeploy.errors import BundleError, MisuseError
 from dinodeploy.search import approximate
 from dinodeploy.search.filters import contains_sql, filter_sql, text_literal
 from dinodeploy.search.index_manifest import TABLE, IndexManifest, index_path, read_index_manifest
 from dinodeploy.search.nearest import cosines
-from dinodeploy.search.table import nearest_rows, open_table, require_lance, to_numpy, vector_blocks
+from dinodeploy.search.table import (
+    nearest_rows,
+    open_table,
+    reading,
+    require_lance,
+    table_schema,
+    to_numpy,
+    vector_blocks,
+)
 from dinodeploy.store.dtypes import unit_length
 
 if TYPE_CHECKING:
@@ -70,12 +78,16 @@ class Index:
         root = Path(store)
         manifest = read_index_manifest(root, verify=verify)
         table = open_table(index_path(root) / f"{TABLE}.lance", manifest.table_version)
-        if table.count_rows() != manifest.rows:
+        index = cls(root, manifest, table)
+        with index._reading("read"):
+            found, rows = {field.name: field.type for field in table.schema}, table.count_rows()
+        wanted = {field.name: field.type for field in table_schema(manifest.columns, manifest.dim)}
+        if found != wanted or rows != manifest.rows:
             raise BundleError(
-                f"{index_path(root)}: got {table.count_rows()} rows, wanted {manifest.rows}; index again: "
-                f"dinodeploy index {store} --overwrite"
+                f"{index_path(root)}: got {rows} rows of {', '.join(found)}, wanted {manifest.rows} of "
+                f"{', '.join(wanted)}; index again: dinodeploy index {store} --overwrite"
             )
-        return cls(root, manifest, table)
+        return index
 
     def __len__(self) -> int:
         return self.manifest.rows
@@ -125,12 +137,14 @@ class Index:
 
     def vectors(self) -> Iterator[FloatArray]:
         """All unit vectors in the order of the store, one block [n, D] at a time."""
-        return vector_blocks(self._open())
+        with self._reading("read"):
+            yield from vector_blocks(self._open())
 
     def take(self, rows: IndexArray) -> FloatArray:
         """Unit vectors [n, D] by row number in that order; repeated rows are repeated."""
         numbers, places = np.unique(rows, return_inverse=True)
-        found = self._open().take(numbers.tolist(), columns=["vector"])
+        with self._reading("read"):
+            found = self._open().take(numbers.tolist(), columns=["vector"])
         return to_numpy(found["vector"])[places]
 
     def close(self) -> None:
@@ -163,10 +177,8 @@ class Index:
     def _count(self, condition: str | None) -> int:
         if condition is None:
             return self.manifest.rows
-        try:
+        with reading(lambda reason: MisuseError(f"this filter cannot be used: {reason}")):
             return int(self._open().count_rows(condition))
-        except (OSError, ValueError) as error:
-            raise MisuseError(f"this filter cannot be used: {reason_of(error)}") from error
 
     def _how(self, exact: bool, condition: str | None, count: int) -> dict[str, int] | None:
         """IVF-PQ search options; None: exact search, also if a filter leaves few rows."""
@@ -206,16 +218,14 @@ class Index:
         with self._reading("read"):
             return self._open().to_table(**options)
 
-    @contextmanager
-    def _reading(self, done: str) -> Iterator[None]:
+    def _reading(self, done: str) -> AbstractContextManager[None]:
         """Raise Lance's errors as BundleError."""
-        try:
-            yield
-        except (OSError, ValueError) as error:
-            raise BundleError(
-                f"the index of {self.store} cannot be {done}: {reason_of(error)}; index again: "
+        return reading(
+            lambda reason: BundleError(
+                f"the index of {self.store} cannot be {done}: {reason}; index again: "
                 f"dinodeploy index {self.store} --overwrite"
-            ) from error
+            )
+        )
 
     def _open(self) -> Any:
         if self._table is None:

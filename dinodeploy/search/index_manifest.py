@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dinodeploy.bundle.bundle import sha256_file
-from dinodeploy.errors import BundleError, TamperedError
+from dinodeploy.errors import BundleError, MisuseError, TamperedError
 from dinodeploy.files import schema
 from dinodeploy.search.filters import Kind
 from dinodeploy.store.manifest import FILE_NAME as STORE_FILE
@@ -30,9 +30,11 @@ from dinodeploy.store.manifest import read_manifest
 
 FILE_NAME = "index.json"
 TABLE = "images"
+OWN_COLUMNS: dict[str, Kind] = {"id": "text", "width": "integer", "height": "integer"}  # of every index
 VERSION = 2
 _READABLE = (1, 2)  # version 1 had neither `table_version` nor times of change
 HASHED_BYTES = 1 << 30  # of an index whose files are all hashed when it is opened
+_MOST_REFINED = 1000
 _SMALL = 1 << 20  # bytes of a file that is always hashed: Lance's own manifests are
 _OF_THE_SYSTEM = (".DS_Store", "Thumbs.db", "desktop.ini")  # written by file managers; Lance opens none
 
@@ -59,6 +61,14 @@ class Approximate:
     nprobes: int
     refine: int
     recall: float
+
+    def __post_init__(self) -> None:
+        least = min(self.partitions, self.sub_vectors, self.nprobes, self.refine)
+        if least < 1 or self.nprobes > self.partitions or self.refine > _MOST_REFINED:
+            raise MisuseError(
+                f"got {self.nprobes} of {self.partitions} partitions, {self.sub_vectors} sub-vectors, refine "
+                f"{self.refine}; wanted numbers that `index` writes"
+            )
 
 
 @dataclass(frozen=True)
@@ -97,6 +107,13 @@ class IndexManifest:
     files: dict[str, IndexFile] = field(default_factory=dict)
     table_version: int | None = None
 
+    def __post_init__(self) -> None:
+        numbers = (self.dim, self.rows, self.table_version or 1, self.left_out + 1)
+        if not all(1 <= number < 1 << 40 for number in numbers):
+            raise MisuseError("got a number of rows, dimensions or versions that `index` never writes")
+        if any(self.columns.get(name) != kind for name, kind in OWN_COLUMNS.items()):
+            raise MisuseError(f"columns: got {', '.join(self.columns)}, wanted {', '.join(OWN_COLUMNS)} too")
+
 
 def index_path(store: str | Path) -> Path:
     """The directory of a store's index, beside the store."""
@@ -128,7 +145,13 @@ def read_index_manifest(store: Path, *, verify: bool = False) -> IndexManifest:
     Raises BundleError without an index, TamperedError if the store or the index has changed.
     """
     found = store_hash(store)
+    embedded = read_manifest(store)
     manifest = read_any_state(store, verify=verify)
+    if manifest.store_sha256 == found and manifest.fingerprint != embedded.fingerprint:
+        raise TamperedError(
+            f"{index_path(store) / FILE_NAME} names another engine than {store}; index again: "
+            f"dinodeploy index {store} --overwrite"
+        )
     if manifest.store_sha256 != found:
         raise TamperedError(
             f"{store} has changed since it was indexed; index it again: dinodeploy index {store} --update, "

@@ -48,8 +48,11 @@ def require_same(
 
 def differences(recorded: dict[str, Any], now: dict[str, Any]) -> str:
     """The differences between two fingerprints in words; empty if there are none."""
-    differing = [key for key in recorded if now.get(key) != recorded[key]]
-    return "; ".join(f"{key}: {_show(recorded[key])}, now {_show(now.get(key))}" for key in differing)
+    keys = dict.fromkeys([*recorded, *now])
+    differing = [
+        key for key in keys if now.get(key) != recorded.get(key) or (key in now) != (key in recorded)
+    ]
+    return "; ".join(f"{key}: {_show(recorded.get(key))}, now {_show(now.get(key))}" for key in differing)
 
 
 def _show(value: Any) -> str:

@@ -8,17 +8,29 @@ Shapes: n rows of a shard, D dimension.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinodeploy.arrays import FloatArray
 from dinodeploy.errors import BundleError, UnavailableError, reason_of
+from dinodeploy.search.filters import Kind
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch, Schema, Table
 
 BLOCK = 8192  # vectors in memory during a full scan
+
+
+def table_schema(columns: Mapping[str, Kind], dim: int) -> Schema:
+    """The Arrow schema of a table with these columns and vectors of `dim`."""
+    import pyarrow as pa
+
+    types = {"text": pa.string(), "integer": pa.int64(), "real": pa.float64(), "boolean": pa.bool_()}
+    fields = {name: types[kind] for name, kind in columns.items()}
+    fields |= {"width": pa.int32(), "height": pa.int32(), "vector": pa.list_(pa.float32(), dim)}
+    return pa.schema(fields)
 
 
 def require_lance() -> None:
@@ -64,10 +76,21 @@ def open_table(path: Path, version: int | None = None) -> Any:
     """
     import lance
 
-    try:
+    with reading(lambda reason: BundleError(f"{path} cannot be opened: {reason}")):
         return lance.dataset(str(path), version=version)
+
+
+@contextmanager
+def reading(refused: Callable[[str], Exception]) -> Iterator[None]:
+    """Raise what Lance raises as `refused` of the reason. Damaged files make its Rust code panic, too."""
+    try:
+        yield
     except (OSError, ValueError) as error:
-        raise BundleError(f"{path} cannot be opened: {reason_of(error)}") from error
+        raise refused(reason_of(error)) from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # pyo3's; no module exports it, and it is no Exception
+            raise
+        raise refused(reason_of(error)) from error
 
 
 def vector_blocks(table: Any) -> Iterator[FloatArray]:

@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dinodeploy.errors import BundleError, MisuseError, reason_of
+from dinodeploy.errors import BundleError, MisuseError
 from dinodeploy.files import atomic
 from dinodeploy.search import approximate
-from dinodeploy.search.build import OWN_COLUMNS, build_index, row_batches, table_schema, vector_length
+from dinodeploy.search.build import build_index, row_batches, vector_length
 from dinodeploy.search.filters import text_literal
 from dinodeploy.search.index_manifest import (
     FILE_NAME,
+    OWN_COLUMNS,
     TABLE,
     VERSION,
     IndexManifest,
@@ -38,7 +39,15 @@ from dinodeploy.search.index_manifest import (
 )
 from dinodeploy.search.metadata import Metadata, read_metadata
 from dinodeploy.search.query import differences, require_same
-from dinodeploy.search.table import BLOCK, append_table, open_table, require_lance, to_numpy
+from dinodeploy.search.table import (
+    BLOCK,
+    append_table,
+    open_table,
+    reading,
+    require_lance,
+    table_schema,
+    to_numpy,
+)
 from dinodeploy.store.reader import StoredEmbeddings, open_embeddings
 
 if TYPE_CHECKING:
@@ -104,7 +113,8 @@ def update_index(
         )
     options["recorded_engine"] = kept_engine
     table = read_metadata(Path(metadata)) if metadata is not None else None
-    changes = _compare(root, old, opened, table)
+    with reading(_failed(root)):
+        changes = _compare(root, old, opened, table)
     why = _why_rebuild(old, changes, exact_below)
     if why:
         log(f"building the index anew: {why}")
@@ -113,13 +123,8 @@ def update_index(
     log(f"{changes.added} rows to add, {changes.replaced} to replace, {len(changes.gone)} to remove")
     with atomic.atomic_directory(index_path(root)) as partial:
         _copy(index_path(root), partial, old)
-        try:
+        with reading(_failed(root)):
             manifest = _apply(partial, old, changes, exact_below, log)
-        except (OSError, ValueError) as error:
-            raise BundleError(
-                f"the index of {root} cannot be updated: {reason_of(error)}; index again: "
-                f"dinodeploy index {root} --overwrite"
-            ) from error
         manifest = write_index_manifest(
             partial,
             replace(
@@ -131,6 +136,12 @@ def update_index(
             ),
         )
     return IndexUpdate(manifest, changes.added, changes.replaced, len(changes.gone))
+
+
+def _failed(root: Path) -> Callable[[str], BundleError]:
+    return lambda reason: BundleError(
+        f"the index of {root} cannot be updated: {reason}; index again: dinodeploy index {root} --overwrite"
+    )
 
 
 def _check_same(root: Path, old: IndexManifest, opened: StoredEmbeddings, output: str | None) -> None:

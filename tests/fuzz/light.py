@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fuzz import bundles, files, stores
+from tests.fuzz import bundles, files, indices, stores
 from tests.fuzz.attack import Attack
 
 # name -> (target, mutants)
@@ -23,6 +23,8 @@ TARGETS: dict[str, tuple[Callable[[Path], Attack], int]] = {
     "npz": (stores.store("npz"), 400),
     "safetensors": (stores.store("safetensors"), 400),
     "parquet": (stores.store("parquet"), 200),
+    "index": (indices.index, 10_000),
+    "filters": (indices.filters, 10_000),
     "tensors": (files.tensors, 2000),
     "golden": (files.golden, 800),
     "images": (files.images, 800),
