@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from dinodeploy.errors import MisuseError, one_line, reason_of
+from dinodeploy.hardware import signals
 from dinodeploy.pipeline.progress import stderr as stderr  # commands import it from here
 
 if TYPE_CHECKING:
@@ -37,24 +38,33 @@ def stdout() -> Console:
 
 
 def run_command(command: Callable[[], int]) -> int:
-    """Run a command and return its exit code; an error becomes one line on stderr and its code."""
+    """Run a command and return its exit code; an error becomes one line on stderr and its code.
+
+    After Ctrl-C or another signal the code is 128 + its number, whatever other packages made of it.
+    """
     try:
-        return command()
-    except BrokenPipeError:
+        code = command()
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or signals.received():
+            return signals.report()
+        return _explain(error)
+    return signals.report() if signals.received() or code == INTERRUPTED else code
+
+
+def _explain(error: BaseException) -> int:
+    """The exit code of an error, and its line on stderr. Raises it again if it is a bug in dinodeploy."""
+    if isinstance(error, BrokenPipeError):
         # stdout was closed (for example by `head`); suppress the second BrokenPipeError at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        return fail("interrupted; nothing half-written was left", INTERRUPTED)
-    except OSError as error:
+    if isinstance(error, OSError):
         where = error.filename or "system"
         return fail(f"{where}: {reason_of(error)}; nothing half-written was left", CANNOT)
-    except Exception as error:
-        if hasattr(error, "format_message"):  # usage errors of click, which typer may bundle
-            return fail(error.format_message(), MISUSE)
-        if not hasattr(error, "exit_code"):
-            raise  # a bug in dinodeploy: show the traceback
+    if hasattr(error, "format_message"):  # usage errors of click, which typer may bundle
+        return fail(error.format_message(), MISUSE)
+    if isinstance(error, Exception) and hasattr(error, "exit_code"):
         return fail(str(error), error.exit_code)
+    raise error
 
 
 def fail(message: str, code: int) -> int:

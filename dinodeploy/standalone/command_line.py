@@ -36,10 +36,10 @@ from dinodeploy.files.unfinished.private import PrivateFolder
 from dinodeploy.standalone import BUNDLE_PREFIX
 
 
-def main() -> NoReturn:
-    """Run the command in sys.argv and exit with its code."""
+def main() -> int:
+    """Run the command in sys.argv. Returns its exit code."""
     warnings.filterwarnings("ignore", category=DecompressionBombWarning)  # our own pixel limit applies
-    sys.exit(run(sys.argv[1:], Path(sys.argv[0]).resolve()))
+    return run(sys.argv[1:], Path(sys.argv[0]).resolve())
 
 
 def run(arguments: Sequence[str], archive: Path) -> int:

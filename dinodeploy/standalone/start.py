@@ -11,19 +11,24 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from dinodeploy.errors import UnavailableError
+from dinodeploy.hardware import signals
 
 NEEDED = {"numpy": "numpy", "PIL": "pillow", "safetensors": "safetensors"}  # module -> package to install
 
 
 def main() -> NoReturn:
     """Run the command line, or print one line about what is missing."""
+    signals.run_program(_main)
+
+
+def _main() -> int:
     if problem := missing(NEEDED):
         version = ".".join(map(str, sys.version_info[:3]))
         print(f"error: {sys.argv[0]} cannot run in Python {version} here: {problem}", file=sys.stderr)
-        sys.exit(UnavailableError.exit_code)
+        return UnavailableError.exit_code
     from dinodeploy.standalone.command_line import main as command_line
 
-    command_line()
+    return command_line()
 
 
 def missing(needed: Mapping[str, str]) -> str:
