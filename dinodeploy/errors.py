@@ -21,6 +21,15 @@ def reason_of(error: BaseException, limit: int = 200) -> str:
     return " ".join(text.splitlines()[0].split())[:limit]
 
 
+def raise_if_interrupted(error: BaseException) -> None:
+    """Raise KeyboardInterrupt if `error` is what a library made of one: no reason to try another engine."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, KeyboardInterrupt) or "KeyboardInterrupt" in str(link):
+            raise KeyboardInterrupt from error
+        link = link.__cause__ or link.__context__
+
+
 def printable(text: str) -> str:
     """`text` with line breaks, control and bidirectional characters as escapes: \\n, \\x1b, \\u202e."""
     return "".join(

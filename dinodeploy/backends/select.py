@@ -24,7 +24,7 @@ from dinodeploy.backends import BACKENDS, Backend, open_backend
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.bundle import Bundle, EngineChoice
 from dinodeploy.bundle.manifest import MODEL_FILE
-from dinodeploy.errors import MisuseError, TamperedError, UnavailableError
+from dinodeploy.errors import MisuseError, TamperedError, UnavailableError, raise_if_interrupted
 from dinodeploy.hardware.devices import cpu_flags, find_gpu
 
 # device -> backends, best first
@@ -37,7 +37,7 @@ DEVICES: dict[str, tuple[str, ...]] = {
     "tensorrt": ("tensorrt", "tensorrt_rtx", "onnxruntime_tensorrt"),
 }
 RUN_MODEL_FILE = ("onnxruntime_cuda", "onnxruntime_tensorrt", "openvino")
-RUN_PARTIAL = ("onnxruntime", "openvino")  # run a CLS-only graph when nothing else is asked for
+ON_CPU = ("onnxruntime", "openvino")  # and run a CLS-only graph when nothing else is asked for
 
 # recipe -> instructions with which OpenVINO is faster by a factor: it computes in bf16, ONNX Runtime in fp32
 OPENVINO_PAYS: dict[str, tuple[str, ...]] = {
@@ -112,7 +112,7 @@ def _engines_for(
             if facts.backend == backend and facts.same_numbers_as is None
         ]
     partial = [name for one in full for name, facts in engines.items() if facts.same_numbers_as == one]
-    if backend not in RUN_PARTIAL:
+    if backend not in ON_CPU:
         partial = []
     if file is not None:
         yield from (name for name in (*partial, *full) if name == file)
@@ -132,11 +132,12 @@ def open_on(
 ) -> tuple[EngineChoice, Backend, tuple[str, ...]]:
     """Open the best engine that `device` allows and this machine can run; its files are hashed first.
 
-    Returns the engine, the opened backend, and why better engines cannot run (empty on a machine without a
-    GPU). `outputs` and `file` as in `candidates`, `options` are `OpenOptions`'. Raises UnavailableError with
-    every reason when no engine can run, TamperedError for a file or an engine of another bundle.
+    Returns the engine, the opened backend, and why better engines cannot run: those for a CPU always, those
+    for a GPU on a machine that has one. `outputs` and `file` as in `candidates`, `options` are
+    `OpenOptions`'. Raises UnavailableError with every reason when no engine can run, KeyboardInterrupt rather
+    than take another engine, TamperedError for a file or an engine of another bundle.
     """
-    reasons: list[str] = []
+    reasons: list[tuple[str, str]] = []  # backend, why it cannot run
     verified: set[str] = set()
     for choice in candidates(bundle, device, outputs, file=file):
         names = [name for name in choice.needed_files if name not in verified]
@@ -145,10 +146,12 @@ def open_on(
         try:
             backend = open_choice(choice, **options)
         except UnavailableError as error:
-            reasons.append(str(error))
+            raise_if_interrupted(error)
+            reasons.append((choice.backend, str(error)))
             continue
-        return choice, backend, tuple(dict.fromkeys(reasons)) if _has_gpu() else ()
-    raise UnavailableError("; ".join(dict.fromkeys(reasons)))
+        told = [reason for name, reason in reasons if name in ON_CPU or _has_gpu()]
+        return choice, backend, tuple(dict.fromkeys(told))
+    raise UnavailableError("; ".join(dict.fromkeys(reason for _, reason in reasons)))
 
 
 def open_choice(choice: EngineChoice, **options: Any) -> Backend:

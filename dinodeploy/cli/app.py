@@ -9,21 +9,12 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
+from dinodeploy.cli import COMMANDS as COMMANDS
+from dinodeploy.cli import GROUPS as GROUPS
 from dinodeploy.hardware import signals
 
 if TYPE_CHECKING:
     import typer
-
-HELP = "DINOv3 from PyTorch checkpoints to verified engines: export, judge, embed, search, serve."
-# In the order of the help page. Each command is a function, or a group of them, in the module of its name.
-GROUPS = {
-    "Export and verify": ("export", "build", "check", "bench", "ranges", "convert"),
-    "Embed and search": ("embed", "index", "search", "dedupe", "visualize"),
-    "Heads": ("train-head", "add-head", "predict"),
-    "Serve": ("serve", "triton"),
-    "Tools": ("inspect", "bundle", "doctor"),
-}
-COMMANDS = tuple(name for names in GROUPS.values() for name in names)
 
 
 def make_app(command: str | None = None) -> typer.Typer:

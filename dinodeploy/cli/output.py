@@ -75,7 +75,8 @@ def fail(message: str, code: int) -> int:
 
 def note(topic: str, text: str) -> None:
     """A line on stderr that is not an error: [topic] text."""
-    print(f"[{topic}] {text}", file=sys.stderr)  # not through rich, which reads brackets as markup
+    # not through rich, which reads brackets as markup; in one piece, so that a signal leaves no half line
+    sys.stderr.write(f"[{topic}] {text}\n")
 
 
 def note_skipped(skipped: Skipped) -> None:

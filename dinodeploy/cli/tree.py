@@ -10,7 +10,7 @@ from typer import Option
 from typer.core import TyperGroup
 
 from dinodeploy import __version__
-from dinodeploy.cli.app import COMMANDS, GROUPS, HELP
+from dinodeploy.cli import COMMANDS, GROUPS, HELP
 
 
 class GroupedCommands(TyperGroup):

@@ -35,6 +35,7 @@ MIB = 1 << 20
 KINDS: dict[str, Kind] = {
     "manifest": Kind(16 * MIB),  # of a bundle
     "receipts": Kind(4 * MIB),
+    "settings": Kind(MIB),  # of another program
     "signature": Kind(64 * MIB),
     "store": Kind(64 * MIB, file_names=True),  # plan, shard records and manifest of a store; of an index
     "ids": Kind(128 * MIB, file_names=True),  # of one shard, inside another format

@@ -36,6 +36,7 @@ class _State:
     def __init__(self) -> None:
         self.number = 0  # of the first signal; 0: none
         self.seconds = 0.0  # when
+        self.thread = _thread.get_ident()
         self.lost = False  # the exception disappeared, so the next one is no duplicate
         self.reported = False
         self.code: int | None = None  # of the ended command
@@ -56,9 +57,11 @@ def run_program(main: Callable[[], int]) -> NoReturn:
     """Run `main` and exit with its code, whatever signals come."""
     try:
         _install()
-        if _is_program(sys._getframe(1)):
+        if _is_program(sys._getframe(1)) and getattr(atexit, "_ncallbacks", lambda: 1)() == 0:
             atexit.register(_leave)  # first registered, last to run
         code = main()
+        if received():
+            code = report()
     except BaseException:
         if not received():
             raise
@@ -78,7 +81,7 @@ def report() -> int:
     if not _state.reported:
         _state.reported = True
         try:
-            print(MESSAGE, file=sys.stderr)
+            sys.stderr.write(f"{MESSAGE}\n")
             sys.stdout.flush()
         except (OSError, ValueError):  # the terminal is gone
             os._exit(code)
@@ -92,7 +95,10 @@ def _install() -> None:
     for name in NAMES:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _handle)
+            try:
+                signal.signal(number, _handle)
+            except ValueError:  # not the main thread of a program that calls `main`
+                return
     sys.unraisablehook = _hide_interrupted
 
 
@@ -132,7 +138,10 @@ def _raise_again() -> None:
     time.sleep(_AGAIN)
     if not _state.reported and _state.code is None:
         _state.lost = True
-        _thread.interrupt_main(_state.number)
+        if hasattr(signal, "pthread_kill"):
+            signal.pthread_kill(_state.thread, _state.number)  # also ends a system call that waits
+        else:
+            _thread.interrupt_main(_state.number)
 
 
 def _hide_interrupted(unraisable: Any) -> None:

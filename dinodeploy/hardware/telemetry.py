@@ -16,11 +16,13 @@ https://docs.ray.io/en/latest/cluster/usage-stats.html
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
 from types import ModuleType
+
+from dinodeploy.errors import DinodeployError
+from dinodeploy.files.json_file import read_json
 
 OPENVINO_PACKAGE = "openvino_telemetry"
 
@@ -45,9 +47,9 @@ def silence_ray() -> None:
     """Call it before importing ray; `ray enable-usage-stats` of the user counts more."""
     given = os.environ.get("RAY_USAGE_STATS_CONFIG_PATH")
     try:
-        enabled = json.loads(_read(Path(given) if given else _home() / ".ray/config.json") or "{}")
-    except ValueError:
-        enabled = {}
+        enabled = read_json(Path(given) if given else _home() / ".ray/config.json", "settings")
+    except DinodeployError:
+        enabled = None
     if not (isinstance(enabled, dict) and enabled.get("usage_stats") is True):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dinodeploy import Embedder, MisuseError, OutsideProfileError, TamperedError, UnavailableError
+from dinodeploy.backends import select
 from dinodeploy.backends.select import DEVICES, candidates
 from dinodeploy.bundle.bundle import locate, open_bundle
 from dinodeploy.bundle.manifest import ProfileFacts
@@ -213,3 +214,41 @@ def test_nothing_to_judge_at(own_bundle: Path, module: FakeTensorRT) -> None:
     assert module.cuda.leaked == {}
     with Embedder.open(own_bundle, allow_unverified=True) as embedder:
         assert embedder.run(np.zeros((1, 3, 512, 256), np.float32))["patch"].shape == (1, 32, 16, 128)
+
+
+@pytest.mark.parametrize("how", ["cause", "words"])
+def test_an_interrupted_import_never_leads_to_another_engine(
+    how: str, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Native code turns Ctrl-C into an ImportError, which looks like a missing package."""
+    tried: list[str] = []
+
+    def interrupted(name: str, engine: Path, **options: object) -> None:
+        tried.append(name)
+        if how == "words":
+            raise UnavailableError("onnxruntime cannot be imported (KeyboardInterrupt: )")
+        try:
+            raise ImportError("cannot be loaded") from KeyboardInterrupt()
+        except ImportError as error:
+            raise UnavailableError("onnxruntime cannot be imported") from error
+
+    monkeypatch.setattr(select, "open_backend", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Embedder.open(tiny_bundle)
+    assert len(tried) == 1
+
+
+def test_one_cpu_engine_never_replaces_another_in_silence(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also without a GPU, where nothing is said about engines for one."""
+    real = select.open_backend
+
+    def without_the_first(name: str, engine: Path, **options: object) -> object:
+        if engine.name == "model.cpu.onnx":
+            raise UnavailableError("model.cpu.onnx: no memory for it")
+        return real(name, engine, **options)
+
+    monkeypatch.setattr(select, "open_backend", without_the_first)
+    with Embedder.open(tiny_bundle) as embedder:
+        assert "; passed over: model.cpu.onnx: no memory for it" in embedder.choice

@@ -1,0 +1,232 @@
+"""A signal ends a command with one line and its exit code, whatever other packages make of it."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dinodeploy import load_embeddings
+from dinodeploy.hardware import signals
+from tests.support.processes.kill_runner import ROOT
+
+PHOTO = ROOT / "exporters/photos/chelsea.jpg"
+LINE = f"{signals.MESSAGE}\n"
+PROGRAM = """
+import os, signal, sys, time
+from dinodeploy.hardware import signals
+
+def press(number=signal.SIGINT):
+    os.kill(os.getpid(), number)
+
+def main():
+{body}
+
+signals.run_program(main)
+"""
+LOST = {
+    "nothing": "press(); time.sleep(9)",
+    "a bare except": """
+try:
+    press()
+    time.sleep(9)
+except BaseException:
+    pass
+time.sleep(9)
+return 0""",
+    "the end of an object": """
+class Last:
+    def __del__(self):
+        press()
+        time.sleep(9)
+Last()
+time.sleep(9)
+return 0""",
+    "an import": """
+try:
+    try:
+        press()
+        time.sleep(9)
+    except KeyboardInterrupt as error:
+        raise ImportError("cannot be loaded") from error
+except ImportError:
+    pass
+return 0""",
+    "another error": """
+try:
+    press()
+    time.sleep(9)
+except KeyboardInterrupt as error:
+    raise SystemError("returned a result with an exception set") from error""",
+    "the exit": "import atexit; atexit.register(lambda: (press(), time.sleep(9))); return 0",
+}
+
+
+def run(body: str, before: str = "") -> tuple[int, str, float]:
+    """Exit code, all output and seconds of a program whose command is `body`."""
+    indented = "".join(f"    {line}\n" for line in body.strip().splitlines())
+    started = time.monotonic()
+    command = [sys.executable, "-c", before + PROGRAM.format(body=indented)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    return done.returncode, done.stdout + done.stderr, time.monotonic() - started
+
+
+@pytest.mark.parametrize("where", LOST)
+def test_what_swallows_the_exception_does_not_swallow_the_signal(where: str) -> None:
+    code, output, seconds = run(LOST[where])
+    assert (code, output) == (130, LINE)
+    assert seconds < 8
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_the_code_is_128_and_the_signal(name: str, code: int) -> None:
+    assert run(f"press(signal.{name}); time.sleep(9)")[:2] == (code, LINE)
+
+
+def test_a_signal_that_comes_twice_does_not_stop_the_clean_up() -> None:
+    """A terminal sends it to the whole group, and process managers send it again to each member."""
+    body = "try:\n    press()\n    time.sleep(9)\nfinally:\n    press()\n    print('cleaned', flush=True)"
+    assert run(body)[:2] == (130, f"cleaned\n{LINE}")
+
+
+def test_a_later_signal_counts_again() -> None:
+    body = (
+        "try:\n    press()\n    time.sleep(9)\nfinally:\n    time.sleep(0.7)\n    press()\n    time.sleep(9)"
+    )
+    code, output, seconds = run(body)
+    assert (code, output) == (130, LINE)
+    assert seconds < 8
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    """As `nohup` and a shell's background leave it."""
+    before = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    assert run("press(signal.SIGHUP); print('done'); return 3", before)[:2] == (3, "done\n")
+
+
+def test_other_errors_that_python_cannot_raise_are_still_printed() -> None:
+    code, output, _ = run(
+        "class Last:\n    def __del__(self):\n        raise ValueError('seen')\nLast()\nreturn 0"
+    )
+    assert code == 0
+    assert "ValueError: seen" in output
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    code, output, _ = run("raise ValueError('a bug')")
+    assert code == 1
+    assert "Traceback" in output
+
+
+def test_what_is_registered_for_the_exit_runs_and_output_is_flushed() -> None:
+    body = "import atexit; atexit.register(print, 'last'); print('first'); return 5"
+    assert run(body)[:2] == (5, "first\nlast\n")
+    assert run(body, "import atexit; atexit.register(print, 'registered before')\n")[:2] == (
+        5,
+        "first\nlast\nregistered before\n",
+    )
+
+
+def test_output_that_cannot_be_flushed_is_not_success() -> None:
+    program = PROGRAM.format(body="    print('x')\n    return 0\n")
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+            cwd=ROOT,
+            env=buffered,
+        )
+    assert done.returncode == 120
+
+
+def interrupt(command: list[str], seconds: float, number: int) -> tuple[bool, int, str, str]:
+    """Whether the command was still running after `seconds`, when its group got the signal; how it ended."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
+        try:
+            process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(number)
+        else:
+            return False, process.returncode, "", ""
+        out, err = process.communicate(timeout=60)
+        return True, process.returncode, out, err
+
+
+def check_interrupted(command: list[str], seconds: float, number: int, folder: Path) -> bool:
+    running, code, out, err = interrupt(command, seconds, number)
+    if not running:
+        return False
+    told = [line for line in err.splitlines() if not line.startswith("[")]
+    if code == 0:  # all was done: only the system was still taking the process down
+        assert out.strip() or not told, err
+    else:
+        assert (code, told) == (128 + number, [signals.MESSAGE]), f"after {seconds:.3f} s: {err}"
+    hidden = [path.name for path in folder.rglob(".*") if "partial" in path.name or ".old-" in path.name]
+    assert hidden == []
+    return True
+
+
+START = 0.25  # seconds in which Python itself starts, before the first line of ours runs
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_embed_is_interrupted_while_it_starts_and_runs_again(
+    number: int, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "dinodeploy", "embed", str(PHOTO), "--engine", str(tiny_bundle)]
+    command += ["--out", str(tmp_path / "out")]
+    for seconds in (START, START + 0.2):
+        check_interrupted(command, seconds, number, tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(load_embeddings(tmp_path / "out")[0]) == 1
+
+
+COMMANDS = {
+    "embed": ("embed", PHOTO, "--engine", "BUNDLE", "--out", "OUT"),
+    "embed with OpenVINO": ("embed", PHOTO, "--engine", "BUNDLE", "--device", "openvino", "--out", "OUT"),
+    "check": ("check", "BUNDLE"),
+    "visualize": ("visualize", PHOTO, "--engine", "BUNDLE", "--out", "OUT"),
+    "index": ("index", "STORE", "--overwrite"),
+    "search": ("search", "STORE", "--image", PHOTO, "--engine", "BUNDLE"),
+    "serve": ("serve", "BUNDLE", "--port", "0"),
+    "doctor": ("doctor", "BUNDLE"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_interrupted_at_any_moment(name: str, tiny_bundle: Path, tmp_path: Path) -> None:
+    """At 20 random moments of two seconds; an undisturbed run afterwards succeeds."""
+    python, out, store = [sys.executable, "-m", "dinodeploy"], tmp_path / "out", tmp_path / "store"
+    if "STORE" in COMMANDS[name]:
+        for step in (
+            ["embed", str(PHOTO), "--engine", str(tiny_bundle), "--out", str(store)],
+            ["index", str(store)],
+        ):
+            subprocess.run([*python, *step], check=True, capture_output=True)
+    places = {"BUNDLE": tiny_bundle, "OUT": out, "STORE": store}
+    command = [*python, *(str(places.get(str(word), word)) for word in COMMANDS[name])]
+    rng = random.Random(name)
+    interrupted = 0
+    for moment in range(20):
+        shutil.rmtree(out, ignore_errors=True)
+        seconds = START + 2 * (moment + rng.random()) / 20
+        if name == "serve" and seconds > START + 0.5:
+            break  # it may be ready, and then it finishes open requests and exits with 0
+        interrupted += check_interrupted(command, seconds, signal.SIGINT, tmp_path)
+    assert interrupted
+    if name != "serve":
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
