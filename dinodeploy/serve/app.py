@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -110,6 +111,7 @@ def create_app(service: Service, log: Log | None = None) -> FastAPI:
         title="dinodeploy",
         version=__version__,
         description="DINOv3 embeddings of an engine with verified parity.",
+        openapi_url=None,  # below: FastAPI would write it anew for each request
         docs_url=None,  # its page loads scripts from another host
         redoc_url=None,
         redirect_slashes=False,  # a redirect would name the host that the request named
@@ -216,6 +218,12 @@ def _add_facts(app: FastAPI, service: Service, metrics: Metrics) -> None:
     async def prometheus() -> Response:
         """Metrics in the Prometheus text format."""
         return Response(metrics.text(), media_type=CONTENT_TYPE)
+
+    document = json.dumps(app.openapi(), separators=(",", ":")).encode()
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> Response:
+        return Response(document, media_type="application/json")
 
     content, headers = render_page("service"), {"content-security-policy": security_policy()}
 

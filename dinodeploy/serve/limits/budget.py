@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from dataclasses import dataclass, field
 
 from dinodeploy.serve.refused import Refused
 
 SMALL = 1 << 20  # bytes
 PATIENCE = 1.0  # seconds
-_POLL = 0.05  # seconds between attempts
 
 
 @dataclass(eq=False)
@@ -40,6 +40,14 @@ class Upload:
         return body
 
 
+@dataclass(frozen=True)
+class _Waiting:
+    upload: Upload
+    size: int
+    granted: asyncio.Future[None]
+    since: float
+
+
 class ByteBudget:
     """At most `total` bytes of bodies at a time. For one event loop."""
 
@@ -47,6 +55,9 @@ class ByteBudget:
         self.total = total
         self.used = 0
         self._uploads: set[Upload] = set()
+        self._small: deque[_Waiting] = deque()
+        self._large: deque[_Waiting] = deque()
+        self._clock: asyncio.TimerHandle | None = None
 
     def open(self) -> Upload:
         """A new upload without bytes; close it when its request ends."""
@@ -60,35 +71,64 @@ class ByteBudget:
         self._release(upload)
 
     async def reserve(self, upload: Upload, size: int, deadline: float) -> None:
-        """Wait until `upload` may have `size` bytes. Raises Refused, 503, at `deadline`."""
-        patient_until = time.monotonic() + PATIENCE
-        while not upload.evicted and size > upload.size:
-            more = size - upload.size
-            most = self.total if size <= SMALL else max(size, self.total * 3 // 4)
-            if self.used + more <= most:
-                self.used += more
-                upload.size = size
-                return
-            now = time.monotonic()
-            if now > patient_until and not self._evict(upload, now) and now > deadline:
-                raise Refused(503, "the service is short of memory; retry later", 1)
-            await asyncio.sleep(_POLL)
+        """Wait until `upload` may have `size` bytes, in order. Raises Refused at `deadline`."""
+        if upload.evicted or size <= upload.size:
+            return
+        queue = self._small if size <= SMALL else self._large
+        if not queue and self._fits(upload, size):
+            self._take(upload, size)
+            return
+        loop = asyncio.get_running_loop()
+        now = time.monotonic()
+        waiting = _Waiting(upload, size, loop.create_future(), now)
+        queue.append(waiting)
+        self._clock = self._clock or loop.call_later(PATIENCE, self._shortage)
+        try:
+            await asyncio.wait_for(waiting.granted, max(0.0, deadline - now))
+        except (asyncio.TimeoutError, TimeoutError) as error:
+            raise Refused(503, "the service is short of memory; retry later", 1) from error
 
-    def _evict(self, upload: Upload, now: float) -> bool:
-        """The largest upload that is slow gives way. False if no upload is slow."""
+    def _fits(self, upload: Upload, size: int) -> bool:
+        most = self.total if size <= SMALL else max(size, self.total * 3 // 4)
+        return self.used + size - upload.size <= most
+
+    def _take(self, upload: Upload, size: int) -> None:
+        self.used += size - upload.size
+        upload.size = size
+
+    def _grant(self) -> None:
+        """Let those who wait have what is free."""
+        for queue in (self._small, self._large):
+            while queue:
+                first = queue[0]
+                if not first.granted.done():
+                    if not first.upload.evicted:
+                        if not self._fits(first.upload, first.size):
+                            break
+                        self._take(first.upload, first.size)
+                    first.granted.set_result(None)
+                queue.popleft()
+
+    def _shortage(self) -> None:
+        """Somebody has waited for long: the largest upload that is slow gives way."""
+        now = time.monotonic()
         slow = [
             one
             for one in self._uploads
-            if one is not upload and one.size > SMALL and not one.finished and now - one.started > PATIENCE
+            if one.size > SMALL and not one.finished and now - one.started > PATIENCE
         ]
-        if not slow:
-            return False
-        largest = max(slow, key=lambda one: one.size)
-        largest.evicted = True
-        self._release(largest)
-        return True
+        heads = [queue[0].since for queue in (self._small, self._large) if queue]
+        if slow and heads and now - min(heads) > PATIENCE / 2:
+            largest = max(slow, key=lambda one: one.size)
+            largest.evicted = True
+            self._release(largest)
+        self._grant()
+        self._clock = None
+        if self._small or self._large:
+            self._clock = asyncio.get_running_loop().call_later(PATIENCE / 10, self._shortage)
 
     def _release(self, upload: Upload) -> None:
         self.used -= upload.size
         upload.size = 0
         upload.parts.clear()
+        self._grant()

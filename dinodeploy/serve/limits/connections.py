@@ -51,6 +51,7 @@ class LimitedProtocol(H11Protocol):
         self.waits_since = time.monotonic()  # for a request, or for the end of one
         self.blocked_since: float | None = None  # by a client that does not read
         self.closing_since: float | None = None
+        self.is_large = False  # the announced body
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -63,6 +64,8 @@ class LimitedProtocol(H11Protocol):
         super().handle_events()
         if self.cycle is not before:
             self.waits_since = time.monotonic()
+            length = dict(self.headers).get(b"content-length", b"0")
+            self.is_large = len(length) > 6  # a megabyte or more
 
     def on_response_complete(self) -> None:
         self.waits_since = time.monotonic()
@@ -77,12 +80,15 @@ class LimitedProtocol(H11Protocol):
         super().resume_writing()
 
     def _rank(self, other: LimitedProtocol) -> int:
-        """Which connection gives way first: an idle one, then a slow upload, then the new one."""
+        """Which connection gives way first: an old idle one, a slow upload, a large one, a new idle one."""
         if other is self:
-            return 2
+            return 4
+        is_old = time.monotonic() - other.waits_since > SLOW_SECONDS
         if not other.is_busy:
-            return 0
-        return 1 if other.cycle.more_body and time.monotonic() - other.waits_since > SLOW_SECONDS else 3
+            return 0 if is_old else 3
+        if not other.cycle.more_body:
+            return 5
+        return 1 if is_old else 2 if other.is_large else 3
 
     @property
     def is_busy(self) -> bool:
