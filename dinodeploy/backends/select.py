@@ -23,7 +23,7 @@ from typing import Any
 from dinodeploy.backends import BACKENDS, Backend, open_backend
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.bundle import Bundle, EngineChoice
-from dinodeploy.bundle.manifest import MODEL_FILE
+from dinodeploy.bundle.manifest import MODEL_FILE, BuildFacts
 from dinodeploy.errors import MisuseError, TamperedError, UnavailableError, raise_if_interrupted
 from dinodeploy.hardware.devices import cpu_flags, find_gpu
 
@@ -65,11 +65,11 @@ def candidates(
         for name in _engines_for(backend, bundle, outputs, file)
     ]
     if device == "auto":  # so that the reasons name an engine that only a later version can run
-        engines = bundle.manifest.engines.items()
+        engines = bundle.manifest.engines
         found += [
-            EngineChoice(bundle, name, facts.backend)
-            for name, facts in engines
-            if facts.backend not in BACKENDS and facts.same_numbers_as is None
+            EngineChoice(bundle, name, engines[name].backend)
+            for name in bundle.manifest.order
+            if engines[name].backend not in BACKENDS and engines[name].same_numbers_as is None
         ]
     if found:
         return found
@@ -77,7 +77,7 @@ def candidates(
         own = bundle.manifest.engines[file].backend
         raise MisuseError(f"{file} is for {own}, --device {device} is not; leave --device out")
     raise UnavailableError(
-        f"{bundle.home} has no engine for --device {device}, only {', '.join(bundle.manifest.engines)}; "
+        f"{bundle.home} has no engine for --device {device}, only {', '.join(bundle.manifest.order)}; "
         f"build one: dinodeploy build {bundle.home}"
     )
 
@@ -102,16 +102,16 @@ def _engines_for(
     backend: str, bundle: Bundle, outputs: Collection[str] | None, file: str | None
 ) -> Iterator[str]:
     """Names of the engines that a backend may run: first those that compute just the outputs asked for."""
-    engines = bundle.manifest.engines
+    engines, order = bundle.manifest.engines, bundle.manifest.order
     if backend in RUN_MODEL_FILE:
-        full = [name for name in engines if name == MODEL_FILE]
+        full = [name for name in order if name == MODEL_FILE]
     else:
         full = [
             name
-            for name, facts in engines.items()
-            if facts.backend == backend and facts.same_numbers_as is None
+            for name in order
+            if engines[name].backend == backend and engines[name].same_numbers_as is None
         ]
-    partial = [name for one in full for name, facts in engines.items() if facts.same_numbers_as == one]
+    partial = [name for one in full for name in order if engines[name].same_numbers_as == one]
     if backend not in ON_CPU:
         partial = []
     if file is not None:
@@ -155,13 +155,21 @@ def open_on(
 
 
 def open_choice(choice: EngineChoice, **options: Any) -> Backend:
-    """Open an engine whose files have been verified. Raises UnavailableError, TamperedError."""
-    backend = open_backend(choice.backend, choice.path, build=choice.facts.build, **options)
-    try:
-        _check_origin(choice, backend)
-    except TamperedError:
+    """Open an engine whose files have been verified.
+
+    Raises UnavailableError, TamperedError, BundleError for a graph that reads other files than its own.
+    """
+    choice.check_external_data()
+    build = choice.facts.build
+    if build is not None:
+        _check_source(choice, build)
+    backend = open_backend(choice.backend, choice.path, build=build, **options)
+    if build is None and backend.metadata.get(manifests.METADATA_KEY) != choice.manifest.facts():
         backend.close()
-        raise
+        raise TamperedError(
+            f"{choice.named} was exported with other facts than {manifests.FILE_NAME} states; "
+            "export again instead of mixing files of two bundles"
+        )
     return backend
 
 
@@ -173,17 +181,9 @@ def _has_gpu() -> bool:
     return True
 
 
-def _check_origin(choice: EngineChoice, backend: Backend) -> None:
-    """An engine must belong to its bundle: a graph carries the facts, a plan the hash of its source graph."""
-    build, manifest = choice.facts.build, choice.manifest
-    if build is None:
-        if backend.metadata.get(manifests.METADATA_KEY) != manifest.facts():
-            raise TamperedError(
-                f"{choice.named} was exported with other facts than {manifests.FILE_NAME} states; "
-                "export again instead of mixing files of two bundles"
-            )
-        return
-    if build.source not in manifest.engines or manifest.engine_sha256(build.source) != build.source_sha256:
+def _check_source(choice: EngineChoice, build: BuildFacts) -> None:
+    """A plan must belong to its bundle: it is listed with the hash of the graph that it was built from."""
+    if choice.manifest.engine_sha256(build.source) != build.source_sha256:
         raise TamperedError(
             f"{choice.named} was built from another {build.source} than this bundle's; "
             f"build it again: dinodeploy build {choice.bundle.home} --overwrite"

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dinodeploy.bundle import manifest as manifests
-from dinodeploy.bundle.manifest import MODEL_FILE, WEIGHTS_FILE, EngineFacts, FileFacts, Manifest
+from dinodeploy.bundle.external_data import check_external_data
+from dinodeploy.bundle.manifest import EngineFacts, FileFacts, Manifest
 from dinodeploy.bundle.signing import SignedCopy
 from dinodeploy.errors import BundleError, MisuseError, TamperedError
 from dinodeploy.files.regular import open_regular
@@ -64,12 +65,14 @@ class Bundle:
 
     def choose(self, file: str | None = None) -> EngineChoice:
         """The engine `file` (default: the preferred one) with the backend that the manifest names."""
-        file = file or next(iter(self.manifest.engines))
+        file = file or self.manifest.order[0]
         return EngineChoice(self, file, self.manifest.engines[file].backend)
 
     def verify(self, names: Iterable[str] | None = None) -> None:
         """Check size and hash of the named files (default: all). Raises BundleError or TamperedError."""
         for name in self.manifest.files if names is None else names:
+            if name not in self.manifest.files:
+                raise BundleError(f"{self.home}: {manifests.FILE_NAME} does not list {name}; export it again")
             facts = self.manifest.files[name]
             if self.signed is None:
                 verify_file(self.root / name, facts)
@@ -114,9 +117,17 @@ class EngineChoice:
     @property
     def needed_files(self) -> tuple[str, ...]:
         """The files that are read when the engine is opened and judged."""
+        return tuple(dict.fromkeys((*self.manifest.files_of(self.file), GOLDEN_FILE)))
+
+    def check_external_data(self) -> None:
+        """Check that its graph reads no file that the manifest does not list for it. Raises BundleError.
+
+        A plan is no graph; one without weights reads those of the graph that it was built from.
+        """
         build = self.facts.build
-        weights = graph_files(self.manifest) if build is not None and build.stripped else ()
-        return tuple(dict.fromkeys((*self.facts.files, *weights, GOLDEN_FILE)))
+        for name in (self.file,) if build is None else (build.source,) if build.stripped else ():
+            sizes = {file: self.manifest.files[file].bytes for file in self.manifest.files_of(name)}
+            check_external_data(self.root / name, sizes)
 
     def fingerprint(self, preprocess: Preprocess) -> dict[str, Any]:
         """What decides the numbers of an embedding made by this engine."""
@@ -159,14 +170,9 @@ def locate(path: str | Path, *, require_signature: str | Path | None = None) -> 
     if path.is_dir():
         return bundle, None
     if path.name not in manifest.engines:
-        known = ", ".join(manifest.engines)
+        known = ", ".join(manifest.order)
         raise BundleError(f"{root} has no engine {path.name!r}; its engines: {known}")
     return bundle, path.name
-
-
-def graph_files(manifest: Manifest) -> tuple[str, ...]:
-    """The typed graph and its weights: what plans are built from and ONNX Runtime's GPU providers run."""
-    return tuple(name for name in (MODEL_FILE, WEIGHTS_FILE) if name in manifest.files)
 
 
 def verify_file(path: Path, facts: FileFacts) -> None:

@@ -4,6 +4,9 @@
 preprocessing, outputs, recipe) are repeated in the metadata of the ONNX file, whose hash is in `files`. Both
 must agree before a bundle is used.
 
+`preference` lists the engines, the best first; the order of the JSON object `engines` means nothing. A
+manifest without it (older versions) has the order of `PREFERENCE`, then the other engines by name.
+
     format 1    weights inside model.onnx (or model.onnx.data); CLS-only graphs listed in `files` alone
     format 2    weights in model.onnx.data, shared by all graphs; every graph listed in `engines`
 
@@ -16,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -33,14 +37,17 @@ FORMATS = (1, 2)  # read
 METADATA_KEY = "dinodeploy.facts"  # in the ONNX file
 
 MODEL_FILE = "model.onnx"  # the graph that GPUs run and plans are built from
+CPU_FILE = "model.cpu.onnx"  # the graph that CPUs run, where they have one of their own
 WEIGHTS_FILE = "model.onnx.data"
 RECEIPTS_FILE = "parity.json"  # grows as the bundle is judged: neither in the manifest nor signed
 SIGNATURE_FILE = "model.sig"
 LICENCE_FILE = "LICENSE.txt"  # of the weights, for people
 GRAPH_BACKEND = "onnxruntime_cuda"  # runs MODEL_FILE where CPUs have another graph
 # CLS-only graph -> the full graph that gives the same numbers
-CLS_ONLY: dict[str, str] = {"model.cls.onnx": MODEL_FILE, "model.cpu.cls.onnx": "model.cpu.onnx"}
+CLS_ONLY: dict[str, str] = {"model.cls.onnx": MODEL_FILE, "model.cpu.cls.onnx": CPU_FILE}
 CLS_ONLY_OUTPUTS = ("cls",)
+PREFERENCE = (CPU_FILE, MODEL_FILE, *CLS_ONLY, "model.plan")  # the best first, where a manifest says nothing
+MAX_ENGINES = 256
 
 WEIGHTS_LICENCE = (
     "DINOv3 weights and whatever is derived from them, this bundle included, are subject to Meta's DINOv3 "
@@ -171,6 +178,7 @@ class Manifest:
     licence: str
     digest: str = ""
     head: HeadFacts | None = None
+    preference: tuple[str, ...] = ()  # engines, the best first; `order` has those that it leaves out
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -181,22 +189,29 @@ class Manifest:
                 raise BundleError(
                     f"{FILE_NAME} names the file {name!r}; wanted a plain file name in the bundle"
                 )
-        outputs = {output.name for output in self.outputs}
+        if len(self.engines) > MAX_ENGINES:
+            raise BundleError(f"{FILE_NAME} has {len(self.engines):,} engines; wanted at most {MAX_ENGINES}")
         for engine, facts in self.engines.items():
-            for name in (engine, *facts.files):
-                if name not in self.files:
-                    raise BundleError(
-                        f"{FILE_NAME}: engine {engine!r} needs {name!r}, which `files` does not list"
-                    )
-            full = facts.same_numbers_as
-            if full is not None and (full not in self.engines or self.engines[full].same_numbers_as):
-                raise BundleError(
-                    f"{FILE_NAME}: engine {engine!r} refers to {full!r}; wanted a full engine of `engines`"
-                )
-            if unknown := sorted(set(facts.outputs) - outputs):
-                raise BundleError(
-                    f"{FILE_NAME}: engine {engine!r} has output {unknown[0]!r}, which `outputs` does not list"
-                )
+            if problem := self._problem(engine, facts):
+                raise BundleError(f"{FILE_NAME}: engine {engine!r} {problem}")
+        if len(set(self.preference)) < len(self.preference):
+            raise BundleError(f"{FILE_NAME}: `preference` names an engine twice; wanted each once")
+
+    def _problem(self, engine: str, facts: EngineFacts) -> str:
+        """What is wrong with an entry of `engines`, or nothing."""
+        for name in (engine, *facts.files):
+            if name not in self.files:
+                return f"needs {name!r}, which `files` does not list"
+        full = facts.same_numbers_as
+        if full is not None and (full not in self.engines or self.engines[full].same_numbers_as):
+            return f"refers to {full!r}; wanted a full engine of `engines`"
+        source = facts.build.source if facts.build is not None else None
+        graphs = {name for name, other in self.engines.items() if other.build is None}
+        if source is not None and source not in graphs | ({MODEL_FILE} if self.format == 1 else set()):
+            return f"was built from {source!r}; wanted a graph of `engines`"
+        if unknown := sorted(set(facts.outputs) - {output.name for output in self.outputs}):
+            return f"has output {unknown[0]!r}, which `outputs` does not list"
+        return ""
 
     def facts(self) -> str:
         """The part that decides the outputs, as canonical JSON: what the ONNX metadata repeats."""
@@ -204,26 +219,67 @@ class Manifest:
         parts = ("format", "model", "preprocess", "outputs", "graph", "head")
         return canonical({key: whole[key] for key in parts if key in whole})
 
+    @property
+    def order(self) -> tuple[str, ...]:
+        """Every engine, the preferred one first."""
+        known = [name for name in self.preference or PREFERENCE if name in self.engines]
+        return (*known, *sorted(self.engines.keys() - set(known)))
+
+    def with_preference(self) -> Manifest:
+        """The same manifest with its order of engines written down."""
+        return replace(self, preference=self.order)
+
     def outputs_of(self, engine: str) -> tuple[str, ...]:
         """Names of the outputs that an engine computes."""
         return self.engines[engine].outputs or tuple(output.name for output in self.outputs)
 
+    def files_of(self, engine: str) -> tuple[str, ...]:
+        """Every file that is read when an engine is opened; of a plan without weights also its graph's."""
+        facts = self.engines[engine]
+        stripped = facts.build is not None and facts.build.stripped
+        source = self.engines[facts.build.source].files if facts.build is not None and stripped else ()
+        return tuple(dict.fromkeys((engine, *facts.files, *source)))
+
+    def family(self, engine: str) -> tuple[str, ...]:
+        """The engines that read one of the files of `engine`, itself included: damage to one damages all."""
+        own = set(self.files_of(engine))
+        return tuple(name for name in self.engines if own & set(self.files_of(name)))
+
     def fingerprint(self, engine: str, preprocess: Preprocess) -> dict[str, Any]:
-        """What decides the numbers of an embedding. Stores may be mixed only if theirs are equal."""
+        """What decides the numbers of an embedding. Stores may be mixed only if theirs are equal.
+
+        An engine and the CLS-only graph of the same numbers have the same one. `files_sha256` is over every
+        file that either of them reads; older versions did not record it (`as_recorded`).
+        """
+        full = self.engines[engine].same_numbers_as or engine
+        same = [name for name, facts in self.engines.items() if facts.same_numbers_as == full]
         return {
             "arch": self.model.arch,
             "weights_sha256": self.model.sha256,
-            "engine_sha256": self.engine_sha256(self.engines[engine].same_numbers_as or engine),
+            "engine_sha256": self.engine_sha256(full),
+            "files_sha256": self._hash_of({name for one in (full, *same) for name in self.files_of(one)}),
             "recipe": self.graph.recipe,
             "preprocess": _without_defaults(schema.dump(preprocess)),
         }
 
     def engine_sha256(self, engine: str) -> str:
-        """Hash of an engine: of every file it reads; in format 1 of the engine file alone."""
+        """Hash of an engine and the files it lists; in format 1 of the engine file alone."""
         facts = self.engines[engine]
         if self.format == 1 or len(facts.files) == 1:
             return self.files[engine].sha256
-        hashes = {name: self.files[name].sha256 for name in facts.files}
+        return self._hash_of(facts.files)
+
+    def judged_sha256(self, engine: str, golden: str) -> str:
+        """Hash of everything that a judgement of `engine` on the file `golden` depends on.
+
+        That is every byte that the engine reads, the golden file, and the facts that decide the outputs.
+        """
+        facts = schema.dump(self.engines[engine])
+        files = self._hash_of((*self.files_of(engine), golden))
+        return hashlib.sha256(canonical([self.facts(), engine, facts, files]).encode()).hexdigest()
+
+    def _hash_of(self, names: Iterable[str]) -> str:
+        hashes = {name: self.files[name].sha256 for name in names}
         return hashlib.sha256(canonical(hashes).encode()).hexdigest()
 
     def sealed(self) -> Manifest:
@@ -256,13 +312,19 @@ def _stored(manifest: Manifest) -> dict[str, Any]:
         for name in ("build", "outputs", "same_numbers_as"):
             if not engine[name]:
                 del engine[name]
-    if whole["head"] is None:
-        del whole["head"]
+    for name in ("head", "preference"):
+        if not whole[name]:
+            del whole[name]
     for name in ("overrides", "given_back", "calibration_pictures", "attention"):
         if not whole["graph"][name]:
             del whole["graph"][name]
     _without_defaults(whole["preprocess"])
     return whole
+
+
+def as_recorded(now: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:
+    """A fingerprint without what the version that wrote `recorded` did not record, to compare the two."""
+    return {key: value for key, value in now.items() if key in recorded or key != "files_sha256"}
 
 
 def _with_all_engines(manifest: Manifest) -> Manifest:

@@ -1,8 +1,10 @@
 """Parity receipts: the judge's word on one engine, one runtime, one device.
 
 `embed` refuses an engine without a passing receipt for where it runs. Making one takes seconds and is
-automatic. A receipt names the hashes of the engine and the golden file it was made from, and keeps the
-numbers, not a bare yes: they are held against today's thresholds each time.
+automatic. A receipt is for one state of the bundle: `judged_sha256` covers every byte that the engine loads,
+the golden file, and the manifest's facts. It keeps the numbers, not a bare yes: they are held against today's
+thresholds each time. A failed judgement voids the receipts of every engine that shares a file with the engine
+that failed, on every runtime; each is then judged again when it is used.
 
 Receipts stand in BUNDLE/parity.json; when the bundle cannot be written, in the user's cache. That file is
 not signed, so where a signature is required, only the user's cache counts.
@@ -11,6 +13,7 @@ not signed, so where a signature is required, only the user's cache counts.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +40,7 @@ class Receipt:
     recipe: str
     passed: bool
     measurements: tuple[Measurement, ...]
+    judged_sha256: str = ""  # of `Manifest.judged_sha256`; older versions did not record it
 
     @property
     def outputs(self) -> set[str]:
@@ -81,6 +85,7 @@ def make_receipt(engine: EngineChoice, runtime: str, device: str, verdict: Verdi
         recipe=verdict.recipe,
         passed=verdict.passed,
         measurements=verdict.measurements,
+        judged_sha256=engine.manifest.judged_sha256(engine.file, GOLDEN_FILE),
     )
 
 
@@ -88,32 +93,86 @@ def find_receipt(engine: EngineChoice, runtime: str, device: str) -> Receipt | N
     """A receipt that holds for each output of this engine on this runtime and device, or None."""
     manifest = engine.manifest
     hashes = manifest.engine_sha256(engine.file), manifest.files[GOLDEN_FILE].sha256
-    key = (engine.file, runtime, device, *hashes)
-    for path in _places(engine.bundle):
-        for receipt in _read(path):
-            found = (*_valid_for(receipt), receipt.engine_sha256, receipt.golden_sha256)
-            same = found == key and receipt.recipe == manifest.graph.recipe
-            if same and receipt.outputs.issuperset(engine.outputs) and receipt.holds():
+    key = (engine.file, runtime, device, *hashes, manifest.graph.recipe)
+    kept = [_read(path) for path in _places(engine.bundle)]
+    for index, receipts in enumerate(kept):
+        elsewhere = [receipt for place in kept[:index] + kept[index + 1 :] for receipt in place]
+        for receipt in receipts:
+            of = receipt.engine_sha256, receipt.golden_sha256, receipt.recipe
+            same = (*_valid_for(receipt), *of) == key and _is_of_every_byte(receipt, engine, receipts)
+            holds = same and receipt.outputs.issuperset(engine.outputs) and receipt.holds()
+            if holds and not _voided(engine, elsewhere):
                 return receipt
     return None
+
+
+def _is_of_every_byte(receipt: Receipt, engine: EngineChoice, beside: Iterable[Receipt]) -> bool:
+    """Whether a receipt is of all that the engine loads now.
+
+    Receipts of older versions do not say. Those of graphs, which have the manifest's facts inside, count if
+    `engine_sha256` is over every file: always in format 2; in format 1, where it is of one file alone, if the
+    receipts beside it are of the others.
+    """
+    manifest = engine.manifest
+    if receipt.judged_sha256:
+        return receipt.judged_sha256 == manifest.judged_sha256(engine.file, GOLDEN_FILE)
+    if engine.facts.build is not None or manifest.format != 1:
+        return engine.facts.build is None
+    judged = {
+        one.engine
+        for one in beside
+        if one.engine in manifest.engines
+        and one.engine_sha256 == manifest.engine_sha256(one.engine)
+        and one.holds()
+    }
+    return judged.issuperset(manifest.files_of(engine.file))
+
+
+def _voided(engine: EngineChoice, receipts: Iterable[Receipt]) -> bool:
+    """Whether one of `receipts` is of a failed judgement of the family of `engine` as it is now.
+
+    Saving a failure removes what it voids, wherever that can be written; this finds what it could not.
+    """
+    family = engine.manifest.family(engine.file)
+    return any(
+        not receipt.passed
+        and receipt.engine in family
+        and receipt.judged_sha256 == engine.manifest.judged_sha256(receipt.engine, GOLDEN_FILE)
+        for receipt in receipts
+    )
 
 
 def save_receipt(bundle: Bundle, receipt: Receipt) -> Path | None:
     """Add a receipt, in place of an older one for the same engine, runtime and device.
 
-    Returns where it is kept: in the bundle, in the user's cache, or None when neither can be written.
+    A failed one also takes the place of every receipt of the engine's family. Returns where it is kept: in
+    the bundle, in the user's cache, or None when neither can be written.
     """
+    voided = () if receipt.passed else bundle.manifest.family(receipt.engine)
+    kept: Path | None = None
     for path in _places(bundle):
-        others = tuple(old for old in _read(path) if _valid_for(old) != _valid_for(receipt))
-        content = schema.dump(Receipts(1, (*others, receipt)))
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_file(path) as file:
-                file.write(json.dumps(content, indent=1).encode() + b"\n")
-        except OSError:
-            continue
-        return path
-    return None
+        old = _read(path)
+        others = tuple(
+            one
+            for one in old
+            if _valid_for(one) != _valid_for(receipt) and not (one.passed and one.engine in voided)
+        )
+        new = others if kept is not None else (*others, receipt)
+        if (new == old or _write(path, new)) and kept is None:
+            kept = path
+    return kept
+
+
+def _write(path: Path, receipts: tuple[Receipt, ...]) -> bool:
+    """Replace a file of receipts; False where it cannot be written."""
+    content = schema.dump(Receipts(1, receipts))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            file.write(json.dumps(content, indent=1).encode() + b"\n")
+    except OSError:
+        return False
+    return True
 
 
 def read_receipts(bundle: Bundle) -> tuple[Receipt, ...]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from dinodeploy.arrays import FloatArray
 from dinodeploy.bundle.bundle import Bundle, locate
+from dinodeploy.bundle.manifest import as_recorded
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import BundleError, MisuseError
 from dinodeploy.files import schema
@@ -35,9 +36,9 @@ def require_same(
     bundle, named = locate(engine, require_signature=require_signature)
     steps = recorded_preprocess(fingerprint)
     manifest = bundle.manifest
-    files = [named] if named is not None else list(manifest.engines)
+    files = [named] if named is not None else list(manifest.order)
     for name in files:
-        if manifest.fingerprint(name, steps) == fingerprint:
+        if as_recorded(manifest.fingerprint(name, steps), fingerprint) == fingerprint:
             return bundle, name
     shown = differences(fingerprint, manifest.fingerprint(files[0], steps))
     raise MisuseError(

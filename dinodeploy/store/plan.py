@@ -17,6 +17,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
+from dinodeploy.bundle.manifest import as_recorded
 from dinodeploy.errors import MisuseError
 from dinodeploy.files import schema
 from dinodeploy.store.dtypes import Dtype
@@ -103,7 +104,8 @@ class Plan:
 
         images: whether the listings are compared.
         """
-        ours, theirs = dict(self._facts()), dict(other._facts())
+        ours = dict(self._facts(self.fingerprint))
+        theirs = dict(other._facts(as_recorded(other.fingerprint, self.fingerprint)))
         if not images:
             del ours["pictures"], theirs["pictures"]
         elif self.pictures == other.pictures and self.listing_sha256 != other.listing_sha256:
@@ -112,14 +114,14 @@ class Plan:
         shown = [f"{key}: {_show(ours.get(key))}, now {_show(theirs.get(key))}" for key in changed[:_SHOWN]]
         return "; ".join(shown) + (f" (and {len(changed) - _SHOWN} more)" if len(changed) > _SHOWN else "")
 
-    def _facts(self) -> Iterator[tuple[str, Any]]:
+    def _facts(self, fingerprint: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         yield "pictures", self.pictures
         yield "shard size", self.shard_size
         yield "outputs", ",".join(self.outputs)
         yield "format", self.format
         yield "dtype", self.dtype
         yield "normalize", self.normalize
-        yield from _flat(self.fingerprint)
+        yield from _flat(fingerprint)
 
 
 def hash_listing(ids: Iterable[str], origins: Iterable[str] = ()) -> str:

@@ -21,6 +21,7 @@ import onnx_ir as ir
 from dinodeploy.bundle.manifest import (
     CLS_ONLY,
     CLS_ONLY_OUTPUTS,
+    CPU_FILE,
     GRAPH_BACKEND,
     MODEL_FILE,
     WEIGHTS_FILE,
@@ -33,7 +34,6 @@ from exporters.graph.lint import check_onnx, lint
 from exporters.precision.apply_recipe import RecipeInputs, Style, apply_recipe
 from exporters.precision.recipes import Recipe
 
-CPU_FILE = "model.cpu.onnx"
 BASELINE_FILE = "model.fp32.onnx"  # the speed of int8 is measured against it
 PROXY_FILE = "model.proxy.onnx"  # the typed graph in a form that a CPU can run, to judge it
 BASELINE_LIMIT = 2**31  # bytes of fp32 weights past which no fp32 baseline is written
@@ -87,7 +87,7 @@ def write_engines(
 
 
 def _describe(recipe: Recipe, styles: Mapping[str, Style]) -> dict[str, EngineFacts]:
-    """The manifest's entries, the preferred engine first."""
+    """The manifest's entries."""
     engines: dict[str, EngineFacts] = {}
     if CPU_FILE in styles:
         engines[CPU_FILE] = EngineFacts("onnxruntime", (CPU_FILE, WEIGHTS_FILE))

@@ -13,13 +13,13 @@ from dinodeploy import __version__
 from dinodeploy.backends import open_backend
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.bundle import GOLDEN_FILE, file_facts
-from dinodeploy.bundle.manifest import GraphFacts, Manifest, ModelFacts, OutputFacts
+from dinodeploy.bundle.manifest import CPU_FILE, GraphFacts, Manifest, ModelFacts, OutputFacts
 from dinodeploy.errors import ExportError, JudgementError, reason_of
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.golden import load_golden, save_golden
 from dinodeploy.parity.judge import judge_golden
 from dinov3_ref.models import Backbone
-from exporters.bundle.engines import BASELINE_FILE, CPU_FILE, write_engines
+from exporters.bundle.engines import BASELINE_FILE, write_engines
 from exporters.bundle.golden import make_golden
 from exporters.bundle.options import ExportOptions
 from exporters.bundle.stream import filled
@@ -96,7 +96,7 @@ def write_bundle(
             temporary.unlink()
     names = dict.fromkeys(name for facts in written.engines.values() for name in facts.files)
     files = {name: file_facts(root / name) for name in (*names, GOLDEN_FILE)}
-    return replace(manifest, engines=written.engines, files=files), tuple(notes)
+    return replace(manifest, engines=written.engines, files=files).with_preference(), tuple(notes)
 
 
 def _make_graph(module: TokenOutputs, weights: Weights, options: ExportOptions, log: Log) -> ir.Model:

@@ -12,25 +12,22 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
+from dinodeploy.bundle.external_data import check_external_data
 from dinodeploy.bundle.manifest import PLAIN_NAME
 from dinodeploy.errors import BundleError, reason_of
+from dinodeploy.files.regular import is_regular
 
 
 def read_onnx(path: Path) -> ir.Model:
     """The model in `path`. Raises BundleError if it is not ONNX, or reads weights outside its folder."""
+    beside = {file.name: file.stat().st_size for file in path.parent.iterdir() if is_regular(file)}
+    check_external_data(path, {name: size for name, size in beside.items() if PLAIN_NAME.fullmatch(name)})
     try:
         model = ir.load(path)
     except (DecodeError, ir.serde.SerdeError, OSError, ValueError, TypeError, KeyError) as error:
         raise BundleError(f"{path} is not an ONNX file: {reason_of(error)}") from error
     if not len(model.graph):
         raise BundleError(f"{path} is not an ONNX file: it has no graph")
-    for value in model.graph.initializers.values():
-        tensor = value.const_value
-        if isinstance(tensor, ir.ExternalTensor) and not PLAIN_NAME.fullmatch(str(tensor.location)):
-            place = str(tensor.location)
-            raise BundleError(
-                f"{path}: weight {value.name!r} is in {place!r}; wanted a file beside the graph"
-            )
     return model
 
 

@@ -21,7 +21,6 @@ import torch
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.bundle import GOLDEN_FILE, file_facts
 from dinodeploy.bundle.manifest import (
-    GRAPH_BACKEND,
     MODEL_FILE,
     WEIGHTS_FILE,
     EngineFacts,
@@ -80,13 +79,11 @@ def attach_head(root: Path, manifest: Manifest, loaded: LoadedHead, keep: Collec
             engines[name] = EngineFacts(manifest.engines[name].backend, (name, WEIGHTS_FILE))
         for written in Path(folder).iterdir():
             written.replace(root / written.name)
-    if engines[MODEL_FILE].backend == GRAPH_BACKEND:  # the preferred engine is first
-        engines[MODEL_FILE] = engines.pop(MODEL_FILE)
     for name, facts in manifest.engines.items():
         if facts.same_numbers_as is not None:  # CLS-only graphs have no head
             (root / name).unlink(missing_ok=True)
     files = {name: file_facts(root / name) for name in (*engines, WEIGHTS_FILE, GOLDEN_FILE)}
-    return replace(described, engines=engines, files=files, digest="")
+    return replace(described, engines=engines, files=files, preference=(), digest="").with_preference()
 
 
 def _graphs(manifest: Manifest) -> tuple[str, ...]:

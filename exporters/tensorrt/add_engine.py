@@ -1,8 +1,8 @@
 """Build a TensorRT engine and add it to a bundle: verify, build, write, update the manifest.
 
-The bundle's identity (`manifest.facts()`) does not change, its first engine stays first, and receipts of its
-other engines stay valid. The manifest is correct at every moment: a plan to be replaced is removed from it
-first, and the new plan is added only when its file is complete.
+The bundle's identity (`manifest.facts()`) does not change, the order of its other engines stays, and so do
+their receipts. The manifest is correct at every moment: a plan to be replaced is removed from it first, and
+the new plan is added only when its file is complete.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 
 from dinodeploy.backends.tensorrt.known_bad import refuse_known_bad
 from dinodeploy.bundle import manifest as manifests
-from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, EngineChoice, file_facts, graph_files, open_bundle
+from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, EngineChoice, file_facts, open_bundle
 from dinodeploy.bundle.manifest import MODEL_FILE, BuildFacts, EngineFacts, Manifest, ProfileFacts
-from dinodeploy.errors import MisuseError, OutputExistsError, TamperedError
+from dinodeploy.errors import BundleError, MisuseError, OutputExistsError, TamperedError
 from dinodeploy.files.atomic import atomic_file
 from dinodeploy.parity.golden import load_golden
 from exporters.tensorrt.api import TensorRT
@@ -77,7 +77,7 @@ def add_engine(
     if not request.allow_known_bad:
         _refuse_known_bad(bundle, target, trt, gpu, request.options)
     log("verifying the bundle")
-    bundle.verify((*graph_files(bundle.manifest), GOLDEN_FILE))
+    _check_graph(bundle)
     notes = check_judgeable(profiles, load_golden(bundle.root / GOLDEN_FILE))
     plan = build_engine(trt, bundle.root / MODEL_FILE, profiles, request.options, report=report, log=log)
     facts = _build_facts(bundle.manifest, trt, profiles, request.options, target, gpu)
@@ -98,6 +98,15 @@ def add_engine(
             f"the bundle has changed; sign it again: dinodeploy bundle sign {bundle.home} --key …",
         )
     return open_bundle(bundle.home).choose(request.plan_name), notes
+
+
+def _check_graph(bundle: Bundle) -> None:
+    """Verify the graph to build from, before TensorRT's parser reads it. Raises BundleError."""
+    if MODEL_FILE not in bundle.manifest.engines:
+        raise BundleError(f"{bundle.root} has no {MODEL_FILE} to build from; export it again")
+    graph = bundle.choose(MODEL_FILE)
+    bundle.verify(graph.needed_files)
+    graph.check_external_data()
 
 
 def _refuse_existing(bundle: Bundle, request: EngineRequest) -> None:

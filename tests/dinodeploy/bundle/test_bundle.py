@@ -166,14 +166,21 @@ def test_what_is_no_bundle(tmp_path: Path, own_bundle: Path) -> None:
         open_bundle(own_bundle / "other.onnx")
 
 
-def test_a_foreign_graph_under_a_matching_hash_is_refused(own_bundle: Path) -> None:
-    """Garbage whose hash someone put into a resealed manifest: a clean error from the runtime."""
-    (own_bundle / "model.cpu.onnx").write_bytes(b"not a graph at all")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"not a graph at all", "is not an ONNX file"), (b"\x08\x0a", "cannot load it")],
+    ids=["text", "no graph"],
+)
+def test_a_foreign_graph_under_a_matching_hash_is_refused(
+    own_bundle: Path, content: bytes, message: str
+) -> None:
+    """Garbage whose hash someone put into a resealed manifest: a clean error."""
+    (own_bundle / "model.cpu.onnx").write_bytes(content)
     from dinodeploy.bundle.bundle import file_facts
 
     facts = schema.dump(file_facts(own_bundle / "model.cpu.onnx"))
     edit_manifest(own_bundle, lambda data: data["files"].update({"model.cpu.onnx": facts}), reseal=True)
-    with pytest.raises(BundleError, match="cannot load it"):
+    with pytest.raises(BundleError, match=message):
         Embedder.open(own_bundle)
 
 

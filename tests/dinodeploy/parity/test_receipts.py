@@ -65,7 +65,10 @@ def test_unverified_use_neither_judges_nor_writes(own_bundle: Path, monkeypatch:
     assert not (own_bundle / FILE_NAME).exists()
 
 
-@pytest.mark.parametrize("field", ["engine_sha256", "golden_sha256", "runtime", "device", "recipe", "engine"])
+@pytest.mark.parametrize(
+    "field",
+    ["engine_sha256", "golden_sha256", "judged_sha256", "runtime", "device", "recipe", "engine"],
+)
 def test_a_receipt_is_for_one_engine_runtime_and_device(own_bundle: Path, field: str) -> None:
     bundle = open_bundle(own_bundle)
     receipt = next(one for one in read_receipts(bundle) if one.engine == "model.cpu.onnx")

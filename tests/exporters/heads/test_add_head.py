@@ -150,8 +150,9 @@ def test_a_fault_in_the_head_is_rejected(name: str, fault, four_maps_bundle: Pat
     from dinodeploy.bundle.manifest import write_manifest
 
     bundle, _ = add_head(four_maps_bundle, HEADS[name], tmp_path / "b")
-    fault(bundle.root / "model.onnx")
-    files = bundle.manifest.files | {"model.onnx": file_facts(bundle.root / "model.onnx")}
+    engine = bundle.choose().path
+    fault(engine)
+    files = bundle.manifest.files | {engine.name: file_facts(engine)}
     write_manifest(replace(bundle.manifest, files=files, digest=""), bundle.root)
     _, _, verdict = check_bundle(bundle.root)
     assert {m.output for m in verdict.failures} == set(HEADS[name].outputs)
