@@ -103,7 +103,7 @@ def add_engine(
 def _check_graph(bundle: Bundle) -> None:
     """Verify the graph to build from, before TensorRT's parser reads it. Raises BundleError."""
     if MODEL_FILE not in bundle.manifest.engines:
-        raise BundleError(f"{bundle.root} has no {MODEL_FILE} to build from; export it again")
+        raise BundleError(f"{bundle.home} has no {MODEL_FILE} to build from; export it again")
     graph = bundle.choose(MODEL_FILE)
     bundle.verify(graph.needed_files)
     graph.check_external_data()
