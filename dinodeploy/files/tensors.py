@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 from dinodeploy.arrays import AnyArray
 from dinodeploy.errors import BundleError, MisuseError, reason_of
-from dinodeploy.files.atomic import atomic_file
+from dinodeploy.files.atomic import atomic_path
 
 DTYPES = ("bool", "int8", "uint8", "int16", "int32", "int64", "float16", "float32", "float64")
 _RESERVED = "__metadata__"
@@ -40,12 +40,14 @@ def save_tensors(
         if array.dtype.name not in DTYPES:
             raise MisuseError(f"tensor {name!r}: got dtype {array.dtype}, wanted one of {', '.join(DTYPES)}")
         arrays[name] = array
-    with atomic_file(path) as file:
+    with atomic_path(path) as partial:
+        mode = partial.stat().st_mode
         try:
-            save_file(arrays, file.name, dict(metadata) if metadata else None)
+            save_file(arrays, partial, dict(metadata) if metadata else None)
         except SafetensorError as error:  # it hides the system's error: "... (os error 28)"
             number = re.search(r"os error (\d+)", str(error))
             raise OSError(int(number[1]), os.strerror(int(number[1])), path) if number else error from error
+        partial.chmod(mode)  # the package makes a new file that only its owner may read
 
 
 def load_tensors(path: Path) -> dict[str, AnyArray]:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from dinov3_ref.checkpoints.checkpoint import Checkpoint
-from dinov3_ref.checkpoints.files import CONFIG, MODEL_CONFIG
+from dinov3_ref.checkpoints.files import CONFIG, MODEL_CONFIG, write_safetensors
 from dinov3_ref.checkpoints.layouts.convnext import CONVNEXT_LAYOUTS, repeat_norm
 from dinov3_ref.checkpoints.layouts.detect import LAYOUTS
 from dinov3_ref.checkpoints.layouts.official import PERIODS, PeriodRounding, round_to_bf16
@@ -101,8 +101,6 @@ def save_checkpoint(
 
 
 def _write_official(checkpoint: Checkpoint, draft: Path) -> None:
-    from safetensors.torch import save_file
-
     state = repeat_norm({key: _compact(tensor) for key, tensor in checkpoint.state.items()})
     if PERIODS in state and torch.equal(round_to_bf16(state[PERIODS]), state[PERIODS]):
         state[PERIODS] = state[PERIODS].to(torch.bfloat16)
@@ -112,7 +110,7 @@ def _write_official(checkpoint: Checkpoint, draft: Path) -> None:
         described: dict[str, Any] = {MODEL_CONFIG: checkpoint.config.kwargs()}
         if checkpoint.mean and checkpoint.std:
             described["pretrained_cfg"] = {"mean": checkpoint.mean, "std": checkpoint.std}
-        save_file(state, draft, metadata={CONFIG: json.dumps(described)})
+        write_safetensors(state, draft, metadata={CONFIG: json.dumps(described)})
 
 
 def _unseen(config: ModelConfig) -> str:
@@ -147,8 +145,6 @@ def _write_directory(
 
 def _write_shards(tensors: Mapping[str, Tensor], directory: Path, max_shard_bytes: int) -> list[str]:
     """Write model.safetensors, or numbered shards of at most `max_shard_bytes` and their index."""
-    from safetensors.torch import save_file
-
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
     for key, tensor in tensors.items():
@@ -162,7 +158,7 @@ def _write_shards(tensors: Mapping[str, Tensor], directory: Path, max_shard_byte
     else:
         names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
     for name, shard in zip(names, shards, strict=True):
-        save_file(shard, directory / name, metadata={"format": "pt"})
+        write_safetensors(shard, directory / name, metadata={"format": "pt"})
     if len(shards) == 1:
         return names
     total = sum(tensor.nbytes for tensor in tensors.values())

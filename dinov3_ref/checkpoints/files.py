@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dinov3_ref.checkpoints.folders import WEIGHTS_NAMES, find_weights, refuse_partial
 from dinov3_ref.errors import CheckpointError, KeyMismatch, reason_of
@@ -59,6 +60,21 @@ def read_checkpoint(path: Path) -> RawCheckpoint:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {reason_of(error)}") from error
     return RawCheckpoint(path, tree, digest, sidecars)
+
+
+def write_safetensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file that has the permissions of any new file.
+
+    The package makes one that only its owner may read.
+    """
+    from safetensors.torch import save_file
+
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path, metadata)
+    path.chmod(mode)
 
 
 def sha256_of(path: Path) -> str:

@@ -22,10 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from dinov3_ref.checkpoints.files import read_checkpoint
+from dinov3_ref.checkpoints.files import read_checkpoint, write_safetensors
 from dinov3_ref.checkpoints.tensor_shapes import check_keys, check_values
 from dinov3_ref.errors import CheckpointError, ConfigError, reason_of
 from dinov3_ref.heads.depth import LinearDepth
@@ -94,7 +93,7 @@ def save_head(
         "trained": dict(trained or {}),
     }
     tensors = {name: tensor.detach().contiguous() for name, tensor in _tensors(head).items()}
-    save_file(tensors, path, metadata={METADATA_KEY: json.dumps(about, sort_keys=True)})
+    write_safetensors(tensors, path, metadata={METADATA_KEY: json.dumps(about, sort_keys=True)})
 
 
 def load_head(path: Path) -> LoadedHead:

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from dinov3_ref.checkpoints.files import CONFIG, MODEL_CONFIG
+from dinov3_ref.checkpoints.files import CONFIG, MODEL_CONFIG, write_safetensors
 from dinov3_ref.checkpoints.layouts.convnext import repeat_norm
 from dinov3_ref.distributed import get_rank, whole
 from dinov3_ref.models.build import student_config
@@ -40,7 +39,7 @@ def export_teacher(networks: TrainingNetworks, folder: Path) -> tuple[Path, Path
     backbone.parent.mkdir(exist_ok=True)
     prefix = "backbone."
     own = {name.removeprefix(prefix): v.contiguous() for name, v in state.items() if name.startswith(prefix)}
-    _replace(backbone, lambda path: save_file(repeat_norm(own), path))
+    _replace(backbone, lambda path: write_safetensors(repeat_norm(own), path))
     described = describe(networks.config)
     text = json.dumps(described, indent=2) + "\n"
     _replace(backbone.parent / "config.json", lambda path: path.write_text(text, encoding="utf-8"))

@@ -168,3 +168,13 @@ def test_a_mutated_file_raises_only_bundle_error(tmp_path: Path, data: st.DataOb
         assert "\n" not in str(error)  # noqa: PT017  most mutations fail, some do no harm
     else:
         assert all(isinstance(tensor, np.ndarray) for tensor in tensors.values())
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_files_have_the_permissions_of_any_new_file(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        save_tensors(tmp_path / "a.safetensors", {"x": np.zeros(2)})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o666 & ~mask
