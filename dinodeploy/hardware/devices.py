@@ -13,7 +13,8 @@ from typing import Any
 
 from dinodeploy.errors import UnavailableError
 
-# Instruction sets that change which kernels a CPU runtime picks, and with them the last bits.
+# Instruction sets that change which kernels a CPU runtime picks, and with them the last bits. Their names are
+# the kernel's: https://docs.kernel.org/arch/arm64/elf_hwcaps.html for Arm. "sme" of x86 is memory encryption.
 _KERNEL_FLAGS = (
     "avx2",
     "avx512f",
@@ -25,6 +26,17 @@ _KERNEL_FLAGS = (
     "i8mm",
     "sve",
 )
+_ARM_FLAGS = ("fphp", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme", "sme2")
+# Apple's names for some of them: https://developer.apple.com/documentation/kernel/1387446-sysctlbyname
+_APPLE_FLAGS = {
+    "fphp": "hw.optional.arm.FEAT_FP16",
+    "asimddp": "hw.optional.arm.FEAT_DotProd",
+    "i8mm": "hw.optional.arm.FEAT_I8MM",
+    "bf16": "hw.optional.arm.FEAT_BF16",
+    "sme": "hw.optional.arm.FEAT_SME",
+    "sme2": "hw.optional.arm.FEAT_SME2",
+}
+_BRAND_BYTES = 256
 CPUINFO = Path("/proc/cpuinfo")
 
 # CUDA's driver library is wherever a driver is, Jetson and WSL included, and needs no package.
@@ -38,20 +50,48 @@ _NAME_BYTES = 256
 class Cpu:
     """The processor, as reported by the kernel."""
 
-    model: str  # "AMD EPYC 9654"; of an Arm core often unknown
+    model: str  # "AMD EPYC 9654"; on Arm, which has no name, "implementer 0x41 part 0xd0b"
     features: frozenset[str] | None  # as the kernel names them; None if unknown
+    arm: bool = False
 
 
 def find_cpu() -> Cpu:
-    """Model and instruction sets of this machine's first core."""
+    """Model and instruction sets of this machine's CPU. On Arm, the parts of all its kinds of cores."""
     fields: dict[str, str] = {}
+    cores: dict[tuple[str, str], None] = {}
+    implementer = ""
     if CPUINFO.exists():
         for line in CPUINFO.read_text(errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            fields.setdefault(key.strip().lower(), value.strip())
+            key, value = (text.strip() for text in (f"{line}:").split(":")[:2])
+            fields.setdefault(key.lower(), value)
+            if key == "CPU implementer":
+                implementer = value
+            elif key == "CPU part":
+                cores[implementer, value] = None
+    elif platform.system() == "Darwin" and platform.machine() == "arm64":
+        present = {flag for flag, name in _APPLE_FLAGS.items() if any(read_sysctl(name) or b"")}
+        return Cpu(
+            (read_sysctl("machdep.cpu.brand_string") or b"Apple").decode(), frozenset(present), arm=True
+        )
     listed = fields.get("flags") or fields.get("features")
-    model = fields.get("model name") or platform.processor() or "unknown CPU"
-    return Cpu(model, frozenset(listed.split()) if listed else None)
+    features = frozenset(listed.split()) if listed else None
+    if cores:
+        named = [f"implementer {maker} part {part}" for maker, part in sorted(cores)]
+        return Cpu(" + ".join(named), features, arm=True)
+    known = (fields.get(key) for key in ("model name", "cpu model", "uarch", "cpu"))
+    return Cpu(next(filter(None, known), "") or platform.processor() or "unknown CPU", features)
+
+
+def read_sysctl(name: str) -> bytes | None:
+    """A value of macOS's `sysctl`; None if it has none. A text comes without its final zero."""
+    try:
+        call = ctypes.CDLL(None).sysctlbyname
+    except (AttributeError, OSError, TypeError):
+        return None
+    value, size = ctypes.create_string_buffer(_BRAND_BYTES), ctypes.c_size_t(_BRAND_BYTES)
+    if call(name.encode(), value, ctypes.byref(size), None, ctypes.c_size_t(0)):
+        return None
+    return value.raw[: size.value].rstrip(b"\0")
 
 
 @functools.cache
@@ -63,8 +103,9 @@ def cpu_name() -> str:
 
 def cpu_flags() -> tuple[str, ...]:
     """The instruction sets that matter, of those this CPU has; empty if unknown."""
-    present = find_cpu().features or frozenset()
-    return tuple(flag for flag in _KERNEL_FLAGS if flag in present)
+    cpu = find_cpu()
+    present = cpu.features or frozenset()
+    return tuple(flag for flag in (_ARM_FLAGS if cpu.arm else _KERNEL_FLAGS) if flag in present)
 
 
 @dataclass(frozen=True)
