@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,8 @@ class OnnxRuntimeBackend:
         threads = 1 if self.parallel_runs > 1 else options.threads or (cores() if restricted() else None)
         alone = threads == 1 and not large  # a cluster worker has one thread too
         self._at_once = None if provider.on_gpu else PIXELS_PER_RUN if alone else PIXELS_AT_ONCE
-        with tempfile.TemporaryDirectory(prefix="dinodeploy_") as folder:
+        place = tempfile.TemporaryDirectory(prefix="dinodeploy_") if provider.on_gpu else nullcontext("")
+        with place as folder:  # for a profile; a CPU needs no disk that can be written
             self._session: Any = _open_session(
                 onnxruntime, engine, provider, threads, Path(folder), in_file=large and not provider.on_gpu
             )
