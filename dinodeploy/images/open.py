@@ -30,13 +30,16 @@ from PIL import Image
 
 from dinodeploy.errors import ImageError, ImageTooLargeError, reason_of
 from dinodeploy.files.regular import open_regular
-from dinodeploy.images.colours import to_rgb
+from dinodeploy.images.colours import GreyLevels, to_rgb
 from dinodeploy.images.jpeg import JPEG_FORMATS, check_cost, reduction_for
 from dinodeploy.images.kinds import FORMATS, HEAD, Kind, kind_by_content, kind_by_suffix
 from dinodeploy.images.limits import DEFAULT_LIMITS, MAX_PIXELS, ImageLimits
+from dinodeploy.images.png import is_deep_key, open_deep_key, scale_key
+from dinodeploy.images.tiff import TiffFacts, can_read, read_tiff
 
 T = TypeVar("T")
 ScaleFor = Callable[[int, int], int]  # width and height of an upright image -> 1, 2, 4 or 8
+Factory = Callable[..., Image.Image]  # of Pillow: a file and its name
 Source = str | Path | bytes | Image.Image | np.ndarray[Any, Any]
 
 _MAGIC = 16  # bytes by which Pillow's decoders recognise a file
@@ -129,8 +132,8 @@ def _identify(file: BinaryIO, where: str, limits: ImageLimits) -> Image.Image:
         if factory is not None and _accepts(accept, head[:_MAGIC]):
             if limits.formats is not None and kind.name not in limits.formats:
                 raise ImageError(f"{where}: {kind.name}, wanted one of {', '.join(limits.formats)}")
-            file.seek(0)
-            image = _guard(partial(factory, file, ""), where)
+            opener = _open_tiff if kind.name == "TIFF" else _open_png if kind.name == "PNG" else _open_other
+            image = _guard(partial(opener, factory, file, limits), where)
             if not limits.python_decoders and any(tile[0] in Image.DECODERS for tile in image.tile):  # type: ignore[attr-defined]
                 raise ImageError(f"{where}: {kind.name} in a slow variant: save it as PNG")
             return image
@@ -139,6 +142,41 @@ def _identify(file: BinaryIO, where: str, limits: ImageLimits) -> Image.Image:
     raise ImageError(
         f"{where}: not an image, wanted one of {', '.join(limits.formats or FORMATS)}{_named(where)}"
     )
+
+
+def _open_other(factory: Factory, file: BinaryIO, limits: ImageLimits) -> Image.Image:
+    file.seek(0)
+    return factory(file, "")
+
+
+def _open_png(factory: Factory, file: BinaryIO, limits: ImageLimits) -> Image.Image:
+    file.seek(0)
+    image = factory(file, "")
+    if not is_deep_key(image):
+        return image
+    _check_pixels(image.size, limits.max_pixels)
+    return open_deep_key(file)
+
+
+def _open_tiff(factory: Factory, file: BinaryIO, limits: ImageLimits) -> Image.Image:
+    """Through Pillow where its pixels are right, else through tifffile."""
+    file.seek(0)
+    try:
+        image = factory(file, "")
+    except Exception as error:
+        doubt = reason_of(error)
+    else:
+        facts = TiffFacts.of(image.tag_v2)  # type: ignore[attr-defined]
+        facts.refuse()
+        doubt = facts.doubt()
+        if not doubt:
+            return image
+    if not limits.python_decoders or not can_read():
+        raise ImageError(
+            f"a TIFF that Pillow does not read right ({doubt}): pip install 'dinodeploy[tiff]', or convert "
+            "it to 8-bit RGB"
+        )
+    return read_tiff(file, limits)
 
 
 def _named(where: str) -> str:
@@ -173,16 +211,13 @@ def _finish(
         raise ImageError(f"{where}: got {width}x{height} pixels, wanted at least one")
     is_jpeg = image.format in JPEG_FORMATS and scale_for is not None
     most = limits.max_reduced if is_jpeg else limits.max_pixels
-    if most is not None and width * height > most:
-        raise ImageTooLargeError(
-            f"{where}: got {width}x{height} pixels, wanted at most {most}; shrink it first or raise "
-            "--max-pixels"
-        )
+    _guard(partial(_check_pixels, image.size, most), where)
+    levels = _guard(partial(_before_decoding, image), where)
     stored = image.size
     scale = _guard(partial(_reduce, image, scale_for, limits), where) if is_jpeg and scale_for else 1
     _guard(image.load, where)  # before the orientation: TIFF turns itself, PNG may keep its EXIF at the end
     turn = _TURNS.get(_orientation(image))
-    rgb = _guard(partial(to_rgb, image), where)
+    rgb = _guard(partial(to_rgb, image, levels), where)
     if scale > 1:  # the decoder rounds up, which may add the part of a pixel
         rgb = rgb.crop((0, 0, max(1, round(stored[0] / scale)), max(1, round(stored[1] / scale))))
     if turn is not None:
@@ -191,6 +226,29 @@ def _finish(
     if (width > height) != (rgb.width > rgb.height):
         width, height = height, width
     return rgb, (width, height)
+
+
+def _check_pixels(size: tuple[int, int], most: int | None) -> None:
+    if most is not None and size[0] * size[1] > most:
+        raise ImageTooLargeError(
+            f"got {size[0]}x{size[1]} pixels, wanted at most {most}; shrink it first or raise --max-pixels"
+        )
+
+
+def _before_decoding(image: Image.Image) -> GreyLevels:
+    """What of an image's header decides its colours; also of an image that a caller opened with Pillow."""
+    scale_key(image)
+    if is_deep_key(image):
+        raise ImageError(
+            "a 16-bit image with a transparent colour; give the file instead of the Pillow image"
+        )
+    if image.format != "TIFF" or not hasattr(image, "tag_v2"):
+        return GreyLevels()
+    facts = TiffFacts.of(image.tag_v2)
+    facts.refuse()
+    if doubt := facts.doubt():
+        raise ImageError(f"a TIFF that Pillow does not read right ({doubt}); give the file instead")
+    return facts.grey_levels
 
 
 def _reduce(image: Image.Image, scale_for: ScaleFor, limits: ImageLimits) -> int:
