@@ -43,7 +43,7 @@ def open_deep_key(file: BinaryIO) -> Image.Image:
         halves.append(np.asarray(image))
     key = image.info[_KEY]
     if len(key) != 3:
-        raise ImageError("a transparent colour that is none")
+        raise ImageError("a transparent colour without three samples")
     values = halves[0].astype(np.uint16) << 8 | halves[1]
     opaque = np.where((values == np.array(key, np.uint16)).all(axis=-1), 0, 255).astype(np.uint8)
     made = Image.fromarray(np.dstack([halves[0], opaque]))

@@ -15,7 +15,7 @@ WAYS_OUT = re.compile(r"convert|save|install|export|give|choose|shrink|render|re
 
 
 def check(name: str, step: int) -> Count:
-    """Every `step`-th case: right where there is a right answer, refused where there is none."""
+    """Every `step`-th case: right where there is a right answer, refused where not."""
     count = count_family(name, step)
     assert count.wrong == [], "\n".join(count.wrong[:20])
     assert count.lost == [], "\n".join(count.lost[:20])
