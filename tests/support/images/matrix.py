@@ -17,9 +17,17 @@ import numpy as np
 from dinodeploy.errors import ImageError
 from dinodeploy.images.open import open_image
 from tests.support.images.matrix_case import Case
+from tests.support.images.other_matrix import bmp_cases, jpeg_cases, pillow_cases, png_cases, ppm_cases
 from tests.support.images.tiff_matrix import tiff_cases
 
-FAMILIES: dict[str, Callable[[], Iterator[Case]]] = {"tiff": tiff_cases}
+FAMILIES: dict[str, Callable[[], Iterator[Case]]] = {
+    "tiff": tiff_cases,
+    "png": png_cases,
+    "jpeg": jpeg_cases,
+    "bmp": bmp_cases,
+    "ppm": ppm_cases,
+    "others": pillow_cases,
+}
 
 
 @dataclass
