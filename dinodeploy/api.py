@@ -19,6 +19,7 @@ from typing import Any, Literal
 from dinodeploy.bundle.bundle import Bundle
 from dinodeploy.errors import ExportError, MisuseError, UnavailableError
 from dinodeploy.hardware.packages import reach
+from dinodeploy.images.limits import ImageLimits
 from dinodeploy.pipeline.decode import TIME_LIMIT
 from dinodeploy.pipeline.embed import EmbedReport, embed_images
 from dinodeploy.pipeline.embed_options import EmbedOptions
@@ -149,6 +150,7 @@ def embed(
     weight_budget: int | None = None,
     workers: int | None = None,
     time_limit: float = TIME_LIMIT,
+    max_pixels: int | None = None,
     require_signature: PathLike | None = None,
     allow_unverified: bool = False,
     overwrite: bool = False,
@@ -176,7 +178,8 @@ def embed(
     shard_size: images per file; default: 10000, fewer where rows are large.
     shards: "i/n" or (i, n): this process makes the i-th of n parts. cluster: a Ray address: local, auto, ray://….
     batch: images per engine call; "auto" measures a few sizes. workers: decoding threads. time_limit: seconds
-        per image. overwrite: delete the store at `out` first.
+        per image. max_pixels: of one image; default: 89 million, 358 million of a JPEG.
+    overwrite: delete the store at `out` first.
     update: where the images differ from a store that is there, embed new and changed ones and drop missing
         ones; without it they are counted in an OutputExistsError. keep_missing: keep the rows of missing
         ones. retry_quarantined: try unreadable images again. identify: notice changes by size and time, or
@@ -208,6 +211,7 @@ def embed(
         weight_budget=weight_budget,
         workers=workers,
         time_limit=time_limit,
+        limits=ImageLimits.of(max_pixels),
         require_signature=None if require_signature is None else Path(require_signature),
         allow_unverified=allow_unverified,
         overwrite=overwrite,

@@ -10,7 +10,7 @@ import typer
 
 from dinodeploy.api import EmbedReport
 from dinodeploy.api import embed as embed_images
-from dinodeploy.cli.options import RequireSignature
+from dinodeploy.cli.options import MaxPixels, RequireSignature
 from dinodeploy.cli.output import (
     DEVICE_HELP,
     WEIGHT_BUDGET_HELP,
@@ -92,6 +92,7 @@ def embed(
     time_limit: Annotated[
         float, typer.Option(help="Seconds after which an image counts as unreadable.")
     ] = TIME_LIMIT,
+    max_pixels: MaxPixels = None,
     require_signature: RequireSignature = None,
     allow_unverified: Annotated[
         bool, typer.Option("--allow-unverified", help="Run an engine without a passing receipt.")
@@ -150,6 +151,7 @@ def embed(
         weight_budget=parse_gib(weight_budget),
         workers=workers,
         time_limit=time_limit,
+        max_pixels=max_pixels,
         require_signature=require_signature,
         allow_unverified=allow_unverified,
         overwrite=overwrite,

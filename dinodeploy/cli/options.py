@@ -13,3 +13,9 @@ from dinodeploy.cli.output import REQUIRE_SIGNATURE_HELP
 RequireSignature = Annotated[
     Path | None, Option("--require-signature", help=REQUIRE_SIGNATURE_HELP, metavar="KEY.pub")
 ]
+
+# Of every command that decodes images; `ImageLimits.of` of `images/limits.py` makes the limits.
+MaxPixels = Annotated[
+    int | None,
+    Option("--max-pixels", help="Maximum pixels per image. Default: 89 million; JPEG 358 million."),
+]

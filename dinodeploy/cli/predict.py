@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
-from dinodeploy.cli.options import RequireSignature
+from dinodeploy.cli.options import MaxPixels, RequireSignature
 from dinodeploy.cli.output import (
     DEVICE_HELP,
     PARTIAL,
@@ -24,6 +24,7 @@ from dinodeploy.errors import MisuseError
 from dinodeploy.heads.predict import Unread, head_of
 from dinodeploy.heads.predict import predict as predict_images
 from dinodeploy.heads.write_predictions import TABLE, PredictionWriter, check_target
+from dinodeploy.images.limits import ImageLimits
 from dinodeploy.pipeline.probe import choose_hint
 from dinodeploy.pipeline.progress import image_progress
 from dinodeploy.pipeline.runner import BATCH_SIZE
@@ -45,6 +46,7 @@ def predict(
     threads: Annotated[
         int | None, Option(help="CPU threads of the engine. Default: chosen by the runtime.")
     ] = None,
+    max_pixels: MaxPixels = None,
     require_signature: RequireSignature = None,
     allow_unverified: Annotated[
         bool, Option("--allow-unverified", help="Use an engine without a passing receipt.")
@@ -56,6 +58,7 @@ def predict(
     for option, value in (("--top", top), ("--batch", batch), ("--threads", threads)):
         if value is not None and value < 1:
             raise MisuseError(f"{option} is {value}; wanted at least 1")
+    limits = ImageLimits.of(max_pixels)
     found = find_images(images)
     ids = found.ids
     if out is not None:
@@ -73,11 +76,11 @@ def predict(
         note(device, embedder.choice)
         note_skipped(found.skipped)
         steps = embedder.preprocess_for(parse_size(imgsz))
-        stream = predict_images(embedder, ids, steps, top=top, batch_size=batch)
+        stream = predict_images(embedder, ids, steps, top=top, batch_size=batch, limits=limits)
         rows: list[dict[str, Any]] = []
         unread: list[Unread] = []
         show = (lambda row: None) if as_json else (lambda row: print(_line(row)))
-        with PredictionWriter(out) as writer, image_progress(len(ids)) as advance:
+        with PredictionWriter(out, limits) as writer, image_progress(len(ids)) as advance:
             lost = (Unread(folder.id, folder.message) for folder in found.lost)
             for item in chain(lost, stream):
                 if isinstance(item, Unread):

@@ -10,10 +10,11 @@ from typing import Annotated
 import numpy as np
 from typer import Argument, Option
 
-from dinodeploy.cli.options import RequireSignature
+from dinodeploy.cli.options import MaxPixels, RequireSignature
 from dinodeploy.cli.output import DEVICE_HELP, note, print_json
 from dinodeploy.errors import MisuseError, printable
 from dinodeploy.files.atomic import atomic_file
+from dinodeploy.images.limits import ImageLimits
 from dinodeploy.search import Hit, Index
 from dinodeploy.search.query import embed_query
 from dinodeploy.search.sheets import check_sheet, search_sheet
@@ -44,6 +45,7 @@ def search(
         bool, Option("--verify", help="Compare the hash of every file of the index, also of large ones.")
     ] = False,
     html: Annotated[Path | None, Option(help="Write an HTML page with the images.")] = None,
+    max_pixels: MaxPixels = None,
     require_signature: RequireSignature = None,
     as_json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -68,6 +70,7 @@ def search(
                 facts.fingerprint,
                 facts.output,
                 device=device,
+                limits=ImageLimits.of(max_pixels),
                 require_signature=require_signature,
                 log=log,
             )

@@ -8,13 +8,14 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
-from dinodeploy.cli.options import RequireSignature
+from dinodeploy.cli.options import MaxPixels, RequireSignature
 from dinodeploy.cli.output import DEVICE_HELP, PARTIAL, note, note_skipped, print_json, print_notes
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
 from dinodeploy.files.paths import native_path
 from dinodeploy.hardware.packages import reach
-from dinodeploy.images.open import open_image
+from dinodeploy.images.limits import ImageLimits
+from dinodeploy.images.open import open_reduced, whole
 from dinodeploy.pipeline.progress import image_progress
 from dinodeploy.sources.counts import Counts
 from dinodeploy.sources.folders import find_images, total_of
@@ -52,6 +53,7 @@ def visualize(
     layer: Annotated[int, Option(help="Block to show attention of, with --checkpoint. -1: last.")] = -1,
     device: Annotated[str, Option(help=DEVICE_HELP)] = "auto",
     threads: Annotated[int | None, Option(help="Threads per engine call.")] = None,
+    max_pixels: MaxPixels = None,
     require_signature: RequireSignature = None,
     allow_unverified: Annotated[
         bool, Option("--allow-unverified", help="Use an engine without a passing parity receipt.")
@@ -61,6 +63,7 @@ def visualize(
 ) -> None:
     """Draw patch features: PCA colours, attention, similarity to a point, foreground."""
     _refuse_ignored(what, point, mask, checkpoint)
+    limits = ImageLimits.of(max_pixels)
     for option, value in (("--imgsz", imgsz), ("--threads", threads)):
         if value is not None and value < 1:
             raise MisuseError(f"{option} is {value}; wanted at least 1")
@@ -91,7 +94,8 @@ def visualize(
                 )
             facts["skipped"] = []
         else:
-            how["options"] = MapOptions(_share(pixels, images[0]), mask)
+            how["limits"] = limits
+            how["options"] = MapOptions(_share(pixels, images[0], limits), mask)
             with image_progress(len(images)) as advance:
                 written = write_maps(
                     embedder, images, what, target, page=html, overwrite=overwrite, advance=advance, **how
@@ -128,11 +132,11 @@ def _pixels(point: str | None) -> tuple[float, float] | None:
     return float(parts[0]), float(parts[1])
 
 
-def _share(point: tuple[float, float] | None, first: str) -> tuple[float, float]:
+def _share(point: tuple[float, float] | None, first: str, limits: ImageLimits) -> tuple[float, float]:
     """Pixels of the first image -> shares of its width and height. Raises MisuseError outside the image."""
     if point is None:
         return 0.5, 0.5
-    width, height = open_image(native_path(first)).size
+    _, (width, height) = open_reduced(native_path(first), whole, limits=limits)
     if point[0] >= width or point[1] >= height:
         raise MisuseError(
             f"--point {point[0]:g},{point[1]:g} is outside {first}, which is {width}x{height} pixels"

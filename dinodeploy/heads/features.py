@@ -27,6 +27,7 @@ from dinodeploy.errors import BundleError, MisuseError
 from dinodeploy.files.json_file import parse_json
 from dinodeploy.files.tensors import load_tensors, read_metadata, save_tensors
 from dinodeploy.images.batches import batches_of_one_size
+from dinodeploy.images.limits import DEFAULT_LIMITS, ImageLimits
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pipeline.decode import Decoded, decode_ahead, default_decoders, images_ahead
 from dinodeploy.pipeline.pooling import Outputs, pooled
@@ -90,6 +91,7 @@ def run_readable(
     preprocess: Preprocess,
     batch_size: int,
     unreadable: Callable[[Decoded], None],
+    limits: ImageLimits = DEFAULT_LIMITS,
 ) -> Iterator[tuple[list[Decoded], Outputs]]:
     """Run the engine on every readable image, in order: (images of a batch, their outputs).
 
@@ -99,7 +101,7 @@ def run_readable(
     decoders = default_decoders()
 
     def readable() -> Iterator[Decoded]:
-        for item in decode_ahead(ids, preprocess, decoders, images_ahead(batch_size, decoders)):
+        for item in decode_ahead(ids, preprocess, decoders, images_ahead(batch_size, decoders), limits):
             if item.pixels is not None:
                 yield item
             else:

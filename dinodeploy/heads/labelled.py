@@ -17,7 +17,7 @@ from PIL import Image
 
 from dinodeploy.arrays import IndexArray
 from dinodeploy.errors import ImageError, MisuseError, reason_of
-from dinodeploy.images.open import MAX_PIXELS
+from dinodeploy.images.limits import MAX_PIXELS
 from dinodeploy.sources.folders import list_images
 
 MASK_MODES = ("1", "L", "P", "I;16")

@@ -18,6 +18,7 @@ from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
 from dinodeploy.heads.dense import IGNORE, enlarge_argmax, visible_box
 from dinodeploy.heads.features import run_readable
+from dinodeploy.images.limits import DEFAULT_LIMITS, ImageLimits
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pipeline.decode import Decoded
 from dinodeploy.pipeline.runner import BATCH_SIZE
@@ -69,10 +70,11 @@ def predict(
     *,
     top: int = 5,
     batch_size: int = BATCH_SIZE,
+    limits: ImageLimits = DEFAULT_LIMITS,
 ) -> Iterator[Prediction | Unread]:
     """A prediction or the reason of a failure for each image, as they are computed.
 
-    Readable images come in order. top: number of classes that a classifier names.
+    Readable images come in order. top: number of classes that a classifier names. limits: of one image.
     """
     head = head_of(embedder)
     (name,) = head.outputs
@@ -82,7 +84,7 @@ def predict(
     def skip(item: Decoded) -> None:
         unread.append(Unread(item.id, item.reason))
 
-    for batch, outputs in run_readable(embedder, ids, preprocess, batch_size, skip):
+    for batch, outputs in run_readable(embedder, ids, preprocess, batch_size, skip, limits):
         while unread:
             yield unread.pop(0)
         for item, output in zip(batch, outputs[name], strict=True):

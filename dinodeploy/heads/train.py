@@ -51,7 +51,7 @@ from dinodeploy.heads.labelled import (
     split_by_class,
 )
 from dinodeploy.heads.softmax import require_scipy
-from dinodeploy.images.open import open_image
+from dinodeploy.images.open import open_reduced, whole
 from dinodeploy.images.preprocess import Preprocess
 
 Log = Callable[[str], None]
@@ -209,7 +209,7 @@ def _with_masks(
     for row, features in zip(found.rows, found.values, strict=True):
         id_ = images.ids[row]
         try:
-            mask, size = read_mask(images.masks[row]), open_image(id_).size
+            mask, size = read_mask(images.masks[row]), open_reduced(id_, whole)[1]
             if mask.shape[::-1] != size:
                 raise ImageError(
                     f"'{images.masks[row]}': {mask.shape[1]}x{mask.shape[0]} pixels, its image has "

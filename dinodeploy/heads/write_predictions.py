@@ -14,12 +14,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from dinodeploy.errors import OutputExistsError
 from dinodeploy.files.atomic import begin_directory, commit_directory, discard_directory
+from dinodeploy.files.names import safe_stem
 from dinodeploy.files.owned import first_foreign
 from dinodeploy.files.paths import native_path
 from dinodeploy.heads.dense import class_image, depth_image, overlay
 from dinodeploy.heads.predict import Prediction, Unread
+from dinodeploy.images.limits import DEFAULT_LIMITS, ImageLimits
 from dinodeploy.images.open import open_image
 
 TABLE = "predictions.jsonl"  # marks a directory as written by `predict`
@@ -44,17 +48,21 @@ def check_target(out: Path, overwrite: bool) -> None:
 
 
 class PredictionWriter:
-    """Writes a directory atomically; with `out` None it only makes rows."""
+    """Writes a directory atomically; with `out` None it only makes rows.
 
-    def __init__(self, out: Path | None) -> None:
+    A name that is not UTF-8 is written with JSON escapes of its bytes: \\udce9.
+    """
+
+    def __init__(self, out: Path | None, limits: ImageLimits = DEFAULT_LIMITS) -> None:
         self._out = out
+        self._limits = limits
         self._count = 0
 
     def __enter__(self) -> PredictionWriter:
         if self._out is not None:
             self._root = begin_directory(self._out)
-            self._table = (self._root / TABLE).open("w", encoding="utf-8")
-            self._refused = (self._root / QUARANTINE).open("w", encoding="utf-8")
+            self._table = (self._root / TABLE).open("w", encoding="utf-8", errors="backslashreplace")
+            self._refused = (self._root / QUARANTINE).open("w", encoding="utf-8", errors="backslashreplace")
         return self
 
     def add(self, item: Prediction) -> dict[str, Any]:
@@ -74,13 +82,14 @@ class PredictionWriter:
 
     def _draw(self, item: Prediction) -> dict[str, str]:
         """Write image files: {kind: file name}. A number keeps equal names from two folders apart."""
-        stem = f"{self._count:06d}_{Path(item.id).stem}"
+        stem = f"{self._count:06d}_{safe_stem(item.id)}"
         if "metres" in item.facts:
             depth_image(item.map).save(self._root / f"{stem}_depth.png")  # type: ignore[arg-type]
             return {"depth": f"{stem}_depth.png"}
         classes = class_image(item.map)  # type: ignore[arg-type]
         classes.save(self._root / f"{stem}_classes.png")
-        overlay(open_image(native_path(item.id)), classes).save(
+        image = open_image(native_path(item.id), limits=self._limits)
+        overlay(image, classes.resize(image.size, Image.Resampling.NEAREST)).save(
             self._root / f"{stem}_overlay.jpg", quality=90
         )
         return {"mask": f"{stem}_classes.png", "overlay": f"{stem}_overlay.jpg"}

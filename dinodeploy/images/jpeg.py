@@ -71,6 +71,13 @@ def count_scans(file: BinaryIO, most: int) -> int:
     return scans
 
 
+def frame_bits(file: BinaryIO) -> int | None:
+    """The bits per sample that the frame header of a JPEG states, None where there is no header."""
+    file.seek(0)
+    found = re.search(rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf]..(.)", file.read(1 << 16), re.DOTALL)
+    return found[1][0] if found is not None else None
+
+
 def _is_one_scan(file: BinaryIO) -> bool:
     """Whether the headers promise a single scan. False where they are damaged."""
     file.seek(2)

@@ -31,7 +31,7 @@ from PIL import Image
 from dinodeploy.errors import ImageError, ImageTooLargeError, reason_of
 from dinodeploy.files.regular import open_regular
 from dinodeploy.images.colours import GreyLevels, to_rgb
-from dinodeploy.images.jpeg import JPEG_FORMATS, check_cost, reduction_for
+from dinodeploy.images.jpeg import JPEG_FORMATS, check_cost, frame_bits, reduction_for
 from dinodeploy.images.kinds import FORMATS, HEAD, Kind, kind_by_content, kind_by_suffix
 from dinodeploy.images.limits import DEFAULT_LIMITS, MAX_PIXELS, ImageLimits
 from dinodeploy.images.png import is_deep_key, open_deep_key, scale_key
@@ -132,7 +132,7 @@ def _identify(file: BinaryIO, where: str, limits: ImageLimits) -> Image.Image:
         if factory is not None and _accepts(accept, head[:_MAGIC]):
             if limits.formats is not None and kind.name not in limits.formats:
                 raise ImageError(f"{where}: {kind.name}, wanted one of {', '.join(limits.formats)}")
-            opener = _open_tiff if kind.name == "TIFF" else _open_png if kind.name == "PNG" else _open_other
+            opener = _OPENERS.get(kind.name, _open_other)
             image = _guard(partial(opener, factory, file, limits), where)
             if not limits.python_decoders and any(tile[0] in Image.DECODERS for tile in image.tile):  # type: ignore[attr-defined]
                 raise ImageError(f"{where}: {kind.name} in a slow variant: save it as PNG")
@@ -147,6 +147,17 @@ def _identify(file: BinaryIO, where: str, limits: ImageLimits) -> Image.Image:
 def _open_other(factory: Factory, file: BinaryIO, limits: ImageLimits) -> Image.Image:
     file.seek(0)
     return factory(file, "")
+
+
+def _open_jpeg(factory: Factory, file: BinaryIO, limits: ImageLimits) -> Image.Image:
+    file.seek(0)
+    try:
+        return factory(file, "")
+    except SyntaxError as error:  # Pillow's word for what it cannot do
+        bits = frame_bits(file)
+        if bits in (None, 8):
+            raise
+        raise ImageError(f"a JPEG of {bits} bits per sample, wanted 8; convert it to 8 bits") from error
 
 
 def _open_png(factory: Factory, file: BinaryIO, limits: ImageLimits) -> Image.Image:
@@ -177,6 +188,9 @@ def _open_tiff(factory: Factory, file: BinaryIO, limits: ImageLimits) -> Image.I
             "it to 8-bit RGB"
         )
     return read_tiff(file, limits)
+
+
+_OPENERS = {"TIFF": _open_tiff, "PNG": _open_png, "JPEG": _open_jpeg}
 
 
 def _named(where: str) -> str:

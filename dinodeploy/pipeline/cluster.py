@@ -24,6 +24,7 @@ from typing import Any
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import DinodeployError, MisuseError, UnavailableError, reason_of
 from dinodeploy.hardware.telemetry import silence_ray
+from dinodeploy.images.limits import DEFAULT_LIMITS, ImageLimits
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pipeline.pipeline import RunReport, embed_source
 from dinodeploy.pipeline.progress import Advance
@@ -58,6 +59,7 @@ class Job:
     decoders: int
     time_limit: float
     identify: str = "stat"
+    limits: ImageLimits = DEFAULT_LIMITS
     engine_options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -88,6 +90,7 @@ class ShardWorker:
                 batch_size=job.batch,
                 workers=job.decoders,
                 time_limit=job.time_limit,
+                limits=job.limits,
             )
 
     def _open(self) -> tuple[Embedder, Source]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from dinodeploy.arrays import FloatArray
 from dinodeploy.errors import ImageError, reason_of
 from dinodeploy.hardware.cores import hardware_threads
+from dinodeploy.images.limits import DEFAULT_LIMITS, ImageLimits
 from dinodeploy.images.open import open_reduced
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.sources import FileSource, Source
@@ -67,9 +68,15 @@ def images_ahead(batch_size: int, threads: int) -> int:
     return 2 * max(batch_size, threads)
 
 
-def decode_ahead(ids: Sequence[str], preprocess: Preprocess, threads: int, ahead: int) -> Iterator[Decoded]:
+def decode_ahead(
+    ids: Sequence[str],
+    preprocess: Preprocess,
+    threads: int,
+    ahead: int,
+    limits: ImageLimits = DEFAULT_LIMITS,
+) -> Iterator[Decoded]:
     """Decode files, in order, at most `ahead` of them before the consumer asks."""
-    return decode_source(FileSource(ids), range(len(ids)), preprocess, threads, ahead)
+    return decode_source(FileSource(ids), range(len(ids)), preprocess, threads, ahead, limits=limits)
 
 
 def decode_source(
@@ -79,12 +86,13 @@ def decode_source(
     threads: int,
     ahead: int,
     time_limit: float = TIME_LIMIT,
+    limits: ImageLimits = DEFAULT_LIMITS,
 ) -> Generator[Decoded, None, None]:
     """Decode the images of `source` at `positions`, in order, at most `ahead` before the consumer asks.
 
-    time_limit: seconds after which an image is reported as unreadable.
+    time_limit: seconds after which an image is reported as unreadable. limits: of one image.
     """
-    decoders = _Decoders(source, preprocess, threads, time_limit)
+    decoders = _Decoders(source, preprocess, threads, time_limit, limits)
     waiting: deque[DecodeJob] = deque()
     try:
         for position in positions:
@@ -100,8 +108,11 @@ def decode_source(
 class _Decoders:
     """Daemon threads over one queue. Unlike a pool's threads they do not keep the process alive."""
 
-    def __init__(self, source: Source, preprocess: Preprocess, threads: int, time_limit: float) -> None:
+    def __init__(
+        self, source: Source, preprocess: Preprocess, threads: int, time_limit: float, limits: ImageLimits
+    ) -> None:
         self._source = source
+        self._limits = limits
         self._preprocess = preprocess
         self._time_limit = time_limit
         self._jobs: queue.SimpleQueue[DecodeJob | None] = queue.SimpleQueue()
@@ -159,7 +170,7 @@ class _Decoders:
             job.thread = threading.current_thread()
             job.started = time.monotonic()
             try:
-                job.result = decode(self._source, job.position, self._preprocess)
+                job.result = decode(self._source, job.position, self._preprocess, self._limits)
             except BaseException as error:  # raised again in `wait`
                 job.result = error
             job.done.set()
@@ -167,7 +178,9 @@ class _Decoders:
                 return
 
 
-def decode(source: Source, position: int, preprocess: Preprocess) -> Decoded:
+def decode(
+    source: Source, position: int, preprocess: Preprocess, limits: ImageLimits = DEFAULT_LIMITS
+) -> Decoded:
     """Open and preprocess one image of `source`. What is wrong with it becomes its `reason`.
 
     Raises DinodeployError for what is not the image's fault, such as a missing package.
@@ -178,7 +191,7 @@ def decode(source: Source, position: int, preprocess: Preprocess) -> Decoded:
     try:
         opened = source.image(position)
         path = Path(opened) if isinstance(opened, (str, Path)) else None
-        image, size = open_reduced(opened, preprocess.jpeg_scale)
+        image, size = open_reduced(opened, preprocess.jpeg_scale, limits=limits)
         pixels = preprocess(image)
     except (ImageError, OSError, MemoryError) as error:
         reason = str(error) if isinstance(error, ImageError) else f"cannot be read: {reason_of(error)}"

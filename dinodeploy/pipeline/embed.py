@@ -154,6 +154,7 @@ def embed_images(
                     options.batch,
                     options.workers,
                     options.time_limit,
+                    options.limits,
                 )
                 report = _run(store, options.batch, make, progress, log)
                 manifest = store.finish()
@@ -170,6 +171,7 @@ def embed_images(
                 batch=options.batch,
                 decoders=decoders,
                 time_limit=options.time_limit,
+                limits=options.limits,
                 identify=options.identify,
                 engine_options={**engine_options, "require_signature": options.require_signature},
             )

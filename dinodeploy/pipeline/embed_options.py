@@ -9,6 +9,7 @@ from typing import Any, Literal
 from dinodeploy.backends import Hint
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
+from dinodeploy.images.limits import DEFAULT_LIMITS, ImageLimits
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pipeline.cluster import parse_address
 from dinodeploy.pipeline.decode import TIME_LIMIT
@@ -43,6 +44,7 @@ class EmbedOptions:
     weight_budget: int | None = None
     workers: int | None = None
     time_limit: float = TIME_LIMIT
+    limits: ImageLimits = DEFAULT_LIMITS
     require_signature: Path | None = None
     allow_unverified: bool = False
     overwrite: bool = False

@@ -14,6 +14,7 @@ from pathlib import Path
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import UnavailableError
 from dinodeploy.images.batches import gather_by_size
+from dinodeploy.images.limits import DEFAULT_LIMITS, ImageLimits
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pipeline.decode import TIME_LIMIT, Decoded, decode_source, default_decoders, images_ahead
 from dinodeploy.pipeline.pooling import Outputs, pick
@@ -63,12 +64,13 @@ def embed_source(
     batch_size: int | None = None,
     workers: int | None = None,
     time_limit: float = TIME_LIMIT,
+    limits: ImageLimits = DEFAULT_LIMITS,
     advance: Advance = lambda done, failed, bottleneck="": None,
 ) -> RunReport:
     """Embed and commit every shard that `store` still lacks of its part.
 
-    batch_size: images per batch; default: the plan's. time_limit: seconds per image. advance: called as
-        images finish, with the stage that costs the most waiting time.
+    batch_size: images per batch; default: the plan's. time_limit: seconds per image. limits: of one image.
+    advance: called as images finish, with the stage that costs the most waiting time.
     Raises UnavailableError when the disk or a folder of images disappears; committed shards stay.
     """
     batch_size = batch_size or store.plan.batch
@@ -80,7 +82,8 @@ def embed_source(
     shards = store.remaining
     positions = chain.from_iterable(map(run.begin, shards))
     ahead = images_ahead(batch_size, workers)
-    with closing(decode_source(source, positions, preprocess, workers, ahead, time_limit)) as decoded:
+    stream = decode_source(source, positions, preprocess, workers, ahead, time_limit, limits)
+    with closing(stream) as decoded:
         run.make(shards, decoded, batch_size)
     run.stages.total = time.perf_counter() - started
     return RunReport(run.done, run.failed, kept, kept_quarantined, run.stages.total, run.stages)

@@ -19,6 +19,7 @@ from dinodeploy.embedder import Embedder
 from dinodeploy.errors import BundleError, MisuseError
 from dinodeploy.files import schema
 from dinodeploy.images.inputs import ImageInput, as_source
+from dinodeploy.images.limits import DEFAULT_LIMITS, ImageLimits
 from dinodeploy.images.open import open_image
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pipeline.pooling import pick
@@ -77,6 +78,7 @@ def embed_query(
     output: str,
     *,
     device: str = "auto",
+    limits: ImageLimits = DEFAULT_LIMITS,
     require_signature: Path | None = None,
     log: Callable[[str], None] = lambda text: None,
 ) -> FloatArray:
@@ -89,5 +91,5 @@ def embed_query(
     steps = recorded_preprocess(fingerprint)
     with Embedder.open_located(bundle, file, device=device) as embedder:
         log(embedder.choice)
-        pixels = [steps(open_image(as_source(image))) for image in images]
+        pixels = [steps(open_image(as_source(image), limits=limits)) for image in images]
         return np.concatenate([pick(embedder.run(one[None]), [output])[output] for one in pixels])

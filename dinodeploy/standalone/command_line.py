@@ -200,6 +200,7 @@ def _add_embed_options(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=_batch, help='Images per batch. Default: "auto", measured.')
     add("--workers", type=int, help="Decoding threads. Default: one per core.")
     add("--time-limit", type=float, help="Seconds after which an image counts as unreadable.")
+    add("--max-pixels", type=int, help="Maximum pixels per image.")
     add("--column", help="Of a table: the column of images or paths.")
     add("--id-column", help="Of a table: the column of ids.")
     add("--every", type=int, help="Of a video: embed every n-th frame.")

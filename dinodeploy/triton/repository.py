@@ -29,7 +29,7 @@ from dinodeploy.bundle.manifest import PLAIN_NAME, BuildFacts
 from dinodeploy.errors import MisuseError, OutputExistsError, UnavailableError
 from dinodeploy.files import schema
 from dinodeploy.files.atomic import atomic_directory
-from dinodeploy.images.open import MAX_PIXELS
+from dinodeploy.images.limits import MAX_PIXELS
 from dinodeploy.triton import preprocess_model
 
 Config = dict[str, Any]

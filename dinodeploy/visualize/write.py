@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,10 @@ from pathlib import Path
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import ImageError, MisuseError, OutputExistsError
 from dinodeploy.files.atomic import atomic_directory, atomic_file
+from dinodeploy.files.names import UniqueNames, safe_stem
 from dinodeploy.files.owned import first_foreign
 from dinodeploy.files.paths import native_path
+from dinodeploy.images.limits import DEFAULT_LIMITS, ImageLimits
 from dinodeploy.images.open import open_image
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pages import check_pages
@@ -73,12 +74,13 @@ def visualize(
     options: MapOptions | None = None,
     attend: Attend | None = None,
     overwrite: bool = False,
+    limits: ImageLimits = DEFAULT_LIMITS,
     advance: Advance = lambda done, failed: None,
 ) -> Written:
     """Write a map of every readable image into `out`, and all of them into `page`.
 
-    The features of all images are in memory together, since they share one basis. Raises MisuseError where
-    no image can be read, and as `fit_painter`; nothing is written then.
+    limits: of one image. The features of all images are in memory together, since they share one basis.
+    Raises MisuseError where no image can be read, and as `fit_painter`; nothing is written then.
     """
     check_output(out, page, overwrite)
     if what == "attention":
@@ -87,7 +89,7 @@ def visualize(
     skipped: list[str] = []
     for id_ in ids:
         try:
-            image = open_image(native_path(id_))
+            image = open_image(native_path(id_), limits=limits)
         except ImageError as error:
             skipped.append(str(error))
         else:
@@ -100,7 +102,8 @@ def visualize(
     with atomic_directory(out) as staging:
         files = _save(staging, what, looks, maps)
         summary = {"what": what, "shows": words, "files": files, "skipped": skipped}
-        (staging / SUMMARY).write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+        (staging / SUMMARY).write_bytes(text.encode("utf-8", "backslashreplace"))  # as JSON escapes: \\udce9
         if page is not None:
             model = embedder.manifest.model
             text = render_maps(what, looks, maps, words, f"{model.arch}, weights {model.weights}")
@@ -120,15 +123,12 @@ def _save_page(text: str, page: Path, out: Path, staging: Path) -> None:
 def _save(root: Path, what: str, looks: Sequence[Look], maps: Sequence[Layers]) -> dict[str, list[str]]:
     """PNG files of each image's layers, in the size the image is shown."""
     files: dict[str, list[str]] = {}
-    seen: Counter[str] = Counter()
+    names = UniqueNames([SUMMARY])
     for look, layers in zip(looks, maps, strict=True):
-        stem = Path(look.id).stem
-        seen[stem] += 1
-        unique = stem if seen[stem] == 1 else f"{stem}~{seen[stem]}"  # two folders may hold the same name
-        files[look.id] = []
-        for index, (name, colours) in enumerate(layers):
-            part = "" if index == 0 else f".{name.replace(' ', '_')}"
-            file = f"{unique}.{what}{part}.png"
-            enlarge(colours, look.image.size, smooth=what != "foreground").save(root / file)
-            files[look.id].append(file)
+        parts = ["", *(f".{name.replace(' ', '_')}" for name, _ in layers[1:])]
+        endings = [f".{what}{part}.png" for part in parts]
+        stem = names.claim(safe_stem(look.id), endings)  # two folders may hold the same name
+        for ending, (_, colours) in zip(endings, layers, strict=True):
+            enlarge(colours, look.image.size, smooth=what != "foreground").save(root / f"{stem}{ending}")
+        files[look.id] = [f"{stem}{ending}" for ending in endings]
     return files

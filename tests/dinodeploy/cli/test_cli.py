@@ -36,12 +36,13 @@ OPTIONS = {
     "require-signature overwrite json",
     "embed": "engine out column id-column every device imgsz preprocess keep-aspect max-patches fast-jpeg "
     "format outputs dtype normalize shard-size shards cluster batch threads weight-budget workers time-limit "
-    "require-signature allow-unverified overwrite json",
+    "max-pixels require-signature allow-unverified overwrite json",
     "index": "output metadata engine faiss require-signature update overwrite json",
-    "search": "image id neighbours filter text-filter engine device exact verify html require-signature json",
+    "search": "image id neighbours filter text-filter engine device exact verify html "
+    "max-pixels require-signature json",
     "dedupe": "threshold output write html json",
     "visualize": "engine what out html imgsz point mask checkpoint layer device threads "
-    "require-signature allow-unverified overwrite json",
+    "max-pixels require-signature allow-unverified overwrite json",
     "check": "device threads weight-budget require-signature bisect against images neighbours report json",
     "inspect": "require-signature weights-key json",
     "doctor": "require-signature json",
@@ -56,7 +57,8 @@ OPTIONS = {
     "train-head": "task data engine out test pooling class-weight seed cache no-cache device "
     "require-signature overwrite json",
     "add-head": "head out require-signature overwrite json",
-    "predict": "engine out top device imgsz batch threads require-signature allow-unverified overwrite json",
+    "predict": "engine out top device imgsz batch threads "
+    "max-pixels require-signature allow-unverified overwrite json",
 }
 
 

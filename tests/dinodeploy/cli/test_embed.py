@@ -191,6 +191,22 @@ def test_what_is_quarantined_now_is_in_the_report_of_a_part(
     assert "1 of 3 images quarantined; reasons in quarantine.jsonl, once all parts are done" in ran.err
 
 
+def test_the_pixel_limit_is_an_option_that_no_store_records(
+    tiny_bundle: Path, tmp_path: Path, run: CommandLine
+) -> None:
+    """It accepts or refuses; what an image looks like does not depend on it."""
+    photograph("astronaut").save(tmp_path / "large.jpg")  # 512 x 512
+    command = ("embed", tmp_path / "large.jpg", "--engine", tiny_bundle, "--imgsz", 32)
+    assert run(*command, "--out", tmp_path / "all").code == 0
+    refused = run(*command, "--out", tmp_path / "none", "--max-pixels", 262_143)
+    assert refused.code == 5
+    quarantined = (tmp_path / "none" / "quarantine.jsonl").read_text()
+    assert "wanted at most 262143; shrink it first or raise --max-pixels" in quarantined
+    assert run(*command, "--out", tmp_path / "all", "--max-pixels", 262_144).code == 0  # the same store
+    wrong = run(*command, "--out", tmp_path / "zero", "--max-pixels", 0)
+    assert (wrong.code, "max pixels is 0; wanted a whole number, at least 1" in wrong.error) == (2, True)
+
+
 def test_fast_jpeg_is_written_down(tiny_bundle: Path, tmp_path: Path, run: CommandLine) -> None:
     """Sizes are still those of the images, and a store made without it is another one."""
     photograph("astronaut").save(tmp_path / "large.jpg")

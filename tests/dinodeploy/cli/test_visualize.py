@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -239,3 +240,29 @@ def test_the_page_works_in_a_browser(page_file: Path, browser: Any) -> None:
     assert page.inner_text("#status").startswith("Click a patch")
     assert problems == []
     page.close()
+
+
+def test_names_cannot_collide(attentive_bundle: Path, tmp_path: Path, run: CommandLine) -> None:
+    """Nor do names that are long, reserved or not UTF-8 give files that some system refuses."""
+    photo = photograph("coffee").resize((60, 40))
+    odd = os.fsdecode(b"caf\xe9.png")
+    for name in ("a/x.png", "b/x.png", "c/X.png", "d/x~2.png", "e/con.png", f"f/{'y' * 240}.png", f"g/{odd}"):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True)
+        photo.save(path)
+    ran = run(
+        "visualize", tmp_path / "in", "--engine", attentive_bundle, "--what", "attention", "--imgsz", 64,
+        "--out", tmp_path / "out", "--html", tmp_path / "page.html",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    facts = json.loads((tmp_path / "out" / "visualize.json").read_bytes())
+    listed = [name for names in facts["files"].values() for name in names]
+    assert len({name.casefold() for name in listed}) == len(listed) == 21
+    assert all(len(name.encode()) < 143 and not name.startswith("con.") for name in listed)
+    assert sorted([*listed, "visualize.json"]) == sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert str(tmp_path / "in" / "g" / odd) in facts["files"]
+    again = run(
+        "visualize", tmp_path / "in/g", "--engine", attentive_bundle, "--imgsz", 64,
+        "--out", tmp_path / "out", "--overwrite", "--json",
+    )  # fmt: skip
+    assert again.code == 0, again.err

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,21 @@ def test_rows_and_images_are_written(tmp_path: Path) -> None:
         assert overlay.size == (4, 2)
     with Image.open(out / deep["depth"]) as depth:
         assert (np.asarray(depth) == 2000).all()
+
+
+def test_names_that_are_long_reserved_or_not_utf_8(tmp_path: Path) -> None:
+    for name in (os.fsdecode(b"caf\xe9.jpg"), "y" * 240 + ".jpg", "aux.jpg", "a:b?.jpg"):
+        Image.new("RGB", (4, 2), "red").save(tmp_path / name, "JPEG")
+        with PredictionWriter(tmp_path / "out") as writer:
+            row = writer.add(Prediction(str(tmp_path / name), {"shares": {}}, np.zeros((2, 4), int)))
+            writer.refuse(Unread(name, "cannot be read"))
+        assert json.loads((tmp_path / "out" / TABLE).read_bytes()) == row
+        assert json.loads((tmp_path / "out" / "quarantine.jsonl").read_bytes())["id"] == name
+        written = {path.name for path in (tmp_path / "out").iterdir()} - {TABLE, "quarantine.jsonl"}
+        assert written == {row["mask"], row["overlay"]}
+        assert all(len(one.encode()) < 143 and not set(one) & set('<>:"|?*') for one in written)
+        check_target(tmp_path / "out", overwrite=True)
+        shutil.rmtree(tmp_path / "out")
 
 
 def test_an_error_leaves_no_directory(tmp_path: Path) -> None:

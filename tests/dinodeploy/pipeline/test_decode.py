@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from dinodeploy import MisuseError, UnavailableError
+from dinodeploy.images.limits import ImageLimits
 from dinodeploy.pipeline import decode as decoding
 from dinodeploy.pipeline.decode import Decoded, decode_ahead, decode_source
 from tests.support.fake_engine import SMALL, MadeUp
@@ -133,3 +135,12 @@ def test_what_is_no_fault_of_an_image_ends_the_run(error: Exception) -> None:
     next(stream)
     with pytest.raises(type(error), match=str(error)):
         next(stream)
+
+
+def test_the_pixel_limit_is_the_callers(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    ids = [str(tmp_path / "a.png")]
+    (small,) = decode_ahead(ids, SMALL, 1, 1, ImageLimits.of(1199))
+    (fine,) = decode_ahead(ids, SMALL, 1, 1, ImageLimits.of(1200))
+    assert "got 40x30 pixels, wanted at most 1199; shrink it first or raise --max-pixels" in small.reason
+    assert fine.reason == ""

@@ -1,4 +1,4 @@
-"""PNG, BMP, PPM, GIF and JPEG files, written byte by byte or by Pillow, and the pixels that they must give."""
+"""PNG, BMP, PPM, GIF, JPEG and other files, and the pixels that they must give."""
 
 from __future__ import annotations
 
@@ -42,7 +42,11 @@ def png_cases() -> Iterator[Case]:
                 alpha = shares[..., -1:] if colour in (4, 6) else np.ones((HEIGHT, WIDTH, 1))
                 if keyed:
                     alpha = 1.0 - (samples == key).all(axis=-1, keepdims=True)
-            spaces = {"gAMA": chunk(b"gAMA", struct.pack(">I", 100000)), "sRGB": chunk(b"sRGB", b"\0"), "": b""}
+            spaces = {
+                "gAMA": chunk(b"gAMA", struct.pack(">I", 100000)),
+                "sRGB": chunk(b"sRGB", b"\0"),
+                "": b"",
+            }
             yield Case(
                 f"png: colour {colour}, {depth} bits, tRNS {keyed}, interlaced {interlaced}, {space}",
                 png(samples, colour, depth, spaces[space] + extra, interlaced=interlaced),
@@ -77,8 +81,14 @@ def _filtered(rows: Pixels, bits: int) -> bytes:
     step, out = max(1, bits // 8), b""
     above = np.zeros_like(rows[0], np.int64)
     for number, raw in enumerate(rows.astype(np.int64)):
-        left = np.concatenate([np.zeros(step, np.int64), raw[:-step]]) if len(raw) > step else np.zeros_like(raw)
-        corner = np.concatenate([np.zeros(step, np.int64), above[:-step]]) if len(raw) > step else np.zeros_like(raw)
+        left = (
+            np.concatenate([np.zeros(step, np.int64), raw[:-step]]) if len(raw) > step else np.zeros_like(raw)
+        )
+        corner = (
+            np.concatenate([np.zeros(step, np.int64), above[:-step]])
+            if len(raw) > step
+            else np.zeros_like(raw)
+        )
         guess = left + above - corner
         near = np.abs(np.stack([left, above, corner]) - guess).argmin(axis=0)
         paeth = np.choose(near, [left, above, corner])
@@ -98,8 +108,14 @@ def bmp_cases() -> Iterator[Case]:
             palette = rng.integers(0, 256, (1 << bits, 3))
             index = grey >> (8 - bits)
             packed = _bmp_rows(_packed(index[..., None], bits))
-            yield Case(f"bmp: {bits} bits, {top_down}", bmp(bits, 0, packed, palette, top_down), palette[index] + 0.0)
-        yield Case(f"bmp: 24 bits, {top_down}", bmp(24, 0, _bmp_rows(rgb[..., ::-1].reshape(HEIGHT, -1)), None, top_down), rgb + 0.0)
+            yield Case(
+                f"bmp: {bits} bits, {top_down}", bmp(bits, 0, packed, palette, top_down), palette[index] + 0.0
+            )
+        yield Case(
+            f"bmp: 24 bits, {top_down}",
+            bmp(24, 0, _bmp_rows(rgb[..., ::-1].reshape(HEIGHT, -1)), None, top_down),
+            rgb + 0.0,
+        )
         for name, masks, bits in (
             ("555", None, 16),
             ("565", (0xF800, 0x07E0, 0x001F), 16),
@@ -117,10 +133,16 @@ def bmp_cases() -> Iterator[Case]:
                 sample = levels(shares[..., index], depth)
                 values |= sample << low
                 wanted.append(sample / ((1 << depth) - 1))
-            rows = _bmp_rows(np.frombuffer(values.astype(f"<u{bits // 8}").tobytes(), np.uint8).reshape(HEIGHT, -1))
+            rows = _bmp_rows(
+                np.frombuffer(values.astype(f"<u{bits // 8}").tobytes(), np.uint8).reshape(HEIGHT, -1)
+            )
             colours = np.stack(wanted[:3], axis=-1)
             final = over_white(colours, wanted[3][..., None]) if len(wanted) == 4 else colours
-            yield Case(f"bmp: {name}, {top_down}", bmp(bits, 3 if masks else 0, rows, None, top_down, masks), 255 * final)
+            yield Case(
+                f"bmp: {name}, {top_down}",
+                bmp(bits, 3 if masks else 0, rows, None, top_down, masks),
+                255 * final,
+            )
     palette = rng.integers(0, 256, (256, 3))
     yield Case("bmp: rle8", bmp(8, 1, _rle8(grey), palette, False), palette[grey] + 0.0)
 
@@ -129,12 +151,16 @@ def _bmp_rows(rows: Pixels) -> list[bytes]:
     return [row.astype(np.uint8).tobytes() + bytes(-len(row) % 4) for row in rows]
 
 
-def bmp(bits: int, compression: int, rows: list[bytes] | bytes, palette: Any, top_down: bool, masks: Any = None) -> bytes:
+def bmp(
+    bits: int, compression: int, rows: list[bytes] | bytes, palette: Any, top_down: bool, masks: Any = None
+) -> bytes:
     data = rows if isinstance(rows, bytes) else b"".join(rows if top_down else rows[::-1])
     table = b"" if palette is None else b"".join(bytes([b, g, r, 0]) for r, g, b in palette.tolist())
     size = 108 if masks and len(masks) == 4 else 40
     height = -HEIGHT if top_down else HEIGHT
-    header = struct.pack("<IiiHHIIiiII", size, WIDTH, height, 1, bits, compression, len(data), 2835, 2835, len(table) // 4, 0)
+    header = struct.pack(
+        "<IiiHHIIiiII", size, WIDTH, height, 1, bits, compression, len(data), 2835, 2835, len(table) // 4, 0
+    )
     if masks:
         header += struct.pack(f"<{len(masks)}I", *masks)
     header = header.ljust(size, b"\0")
@@ -166,13 +192,25 @@ def ppm_cases() -> Iterator[Case]:
             body = " ".join(map(str, samples.ravel())).encode() + b"\n"
         else:
             body = samples.astype(">u2" if most > 255 else "u1").tobytes()
-        yield Case(f"ppm: P{magic}, {most}", head + body, np.broadcast_to(255 * samples / most, (HEIGHT, WIDTH, 3)))
+        yield Case(
+            f"ppm: P{magic}, {most}", head + body, np.broadcast_to(255 * samples / most, (HEIGHT, WIDTH, 3))
+        )
     bits = (ramps()[..., :1] > 0.5).astype(np.int64)
     wanted = np.broadcast_to(255.0 * (1 - bits), (HEIGHT, WIDTH, 3))
     yield Case("ppm: P4", f"P4 {WIDTH} {HEIGHT}\n".encode() + _packed(bits, 1).tobytes(), wanted)
-    yield Case("ppm: P1", f"P1 {WIDTH} {HEIGHT}\n".encode() + " ".join(map(str, bits.ravel())).encode(), wanted)
-    yield Case("ppm: floats", f"PF\n{WIDTH} {HEIGHT}\n-1.0\n".encode() + ramps()[..., :3].astype("<f4").tobytes(), None)
-    yield Case("ppm: grey floats", f"Pf\n{WIDTH} {HEIGHT}\n-1.0\n".encode() + ramps()[..., 0].astype("<f4").tobytes(), None)
+    yield Case(
+        "ppm: P1", f"P1 {WIDTH} {HEIGHT}\n".encode() + " ".join(map(str, bits.ravel())).encode(), wanted
+    )
+    yield Case(
+        "ppm: floats",
+        f"PF\n{WIDTH} {HEIGHT}\n-1.0\n".encode() + ramps()[..., :3].astype("<f4").tobytes(),
+        None,
+    )
+    yield Case(
+        "ppm: grey floats",
+        f"Pf\n{WIDTH} {HEIGHT}\n-1.0\n".encode() + ramps()[..., 0].astype("<f4").tobytes(),
+        None,
+    )
 
 
 def pillow_cases() -> Iterator[Case]:
@@ -199,7 +237,7 @@ def pillow_cases() -> Iterator[Case]:
     yield Case("gif: transparent", saved(indexed, "GIF", transparency=7), keyed)
     later = saved(indexed, "GIF", save_all=True, append_images=[colour.rotate(180).quantize(200)])
     yield Case("gif: animated", later, table[index] + 0.0)
-    black = Image.fromarray((rgb[..., 0] > 127))
+    black = Image.fromarray(rgb[..., 0] > 127)
     bits = np.repeat(255.0 * (rgb[..., :1] > 127), 3, axis=2)
     for codec in ("group3", "group4", "tiff_ccitt", "packbits", "tiff_lzw"):
         yield Case(f"tiff: 1 bit, {codec}", saved(black, "TIFF", compression=codec), bits)
@@ -232,7 +270,18 @@ def jpeg_cases() -> Iterator[Case]:
         seen = np.broadcast_to(255 * (1 - ink[:3]) * (1 - ink[3]), (HEIGHT, WIDTH, 3))
         data = saved(cmyk, "JPEG", quality=100)  # Adobe's marker, inverted, as Photoshop writes it
         yield Case(f"jpeg: CMYK {rgb}", data, seen)
+        yield Case(f"jpeg: YCCK {rgb}", *_as_ycck(data, ink))
         yield Case(f"jpeg: 12 bits {rgb}", _with_precision(saved(flat, "JPEG"), 12), None)
+
+
+def _as_ycck(data: bytes, ink: Pixels) -> tuple[bytes, Pixels]:
+    """The same samples, inverted CMYK, but said to be YCCK: the first three are then Y, Cb and Cr."""
+    at = data.index(b"Adobe") + 11
+    y, cb, cr, k = 255 * (1 - ink)
+    cyan = [y + 1.402 * (cr - 128), y - 0.344136 * (cb - 128) - 0.714136 * (cr - 128), y + 1.772 * (cb - 128)]
+    shares = np.clip(np.array(cyan), 0, 255) / 255
+    wanted = 255 * (1 - shares) * (k / 255)
+    return data[:at] + b"\x02" + data[at + 1 :], np.broadcast_to(wanted, (HEIGHT, WIDTH, 3))
 
 
 def _with_precision(data: bytes, bits: int) -> bytes:
