@@ -50,6 +50,7 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
             "datasets",
             "aiohttp",
             "av",
+            "tifffile",
             "lance",
             "scipy",
             "faiss",
