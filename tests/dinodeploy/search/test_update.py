@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -259,3 +262,46 @@ def interruptions(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         with monkeypatch.context() as patch:
             patch.setattr(place, killed)
             yield place
+
+
+CHILD = """
+import sys
+from dinodeploy.search import update_index
+import lance
+print("ready", flush=True)
+sys.stdin.readline()
+update_index(sys.argv[1])
+print("done", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_an_update_killed_at_random_moments(photos: Photos, tmp_path: Path) -> None:
+    """kill -9: the index is the old one or the new one, and the next update completes it."""
+    before = json.loads((tmp_path / "s.index" / "index.json").read_text())
+    shutil.copytree(tmp_path / "s.index", tmp_path / "old")
+    photos.change(6, 6, 6)
+    rng, kills, whole = random.Random(3), 0, 0.0
+    for attempt in range(13):
+        shutil.rmtree(tmp_path / "s.index")
+        shutil.copytree(tmp_path / "old", tmp_path / "s.index")
+        command = [sys.executable, "-c", CHILD, str(photos.out)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            assert child.stdout.readline() == "ready\n"
+            child.stdin.write("\n")
+            child.stdin.flush()
+            started = time.perf_counter()
+            if attempt:
+                time.sleep(rng.uniform(0, whole))
+                child.kill()
+            finished = child.stdout.readline() == "done\n"
+            whole = min(whole or 60, time.perf_counter() - started) if finished else whole
+        kills += not finished
+        found = json.loads((tmp_path / "s.index" / "index.json").read_text())
+        assert found == before or (found["rows"] == 200 and found["store_sha256"] != before["store_sha256"])
+        assert update_index(photos.out).manifest.rows == 200
+        assert all_hits(photos.out) == hits_of_a_new_index(photos, tmp_path / "new")
+    assert kills >= 6
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".s.index")] == []
