@@ -8,9 +8,9 @@
               An empty cell is a missing value; so are NA, N/A, NaN, nan, null and NULL beside numbers.
     JSON      as written: a text stays a text; a column of several kinds is text
     Parquet   as its type says; numbers that neither int64 nor float64 holds exactly become text, dates and
-              times text that sorts chronologically, NaN and infinity missing values
+              times text that sorts chronologically (UTC), NaN and infinity missing values
 
-Columns of lists, structures and bytes are not supported.
+Columns of lists, structures, bytes and durations are not supported.
 """
 
 from __future__ import annotations
@@ -108,12 +108,14 @@ def from_arrow(column: ChunkedArray) -> TypedColumn | None:
         return TypedColumn("real", finite, f"{endless} infinite values are missing values" if endless else "")
     if types.is_integer(of) or types.is_decimal(of):
         return _from_exact(column)
-    texts = types.is_string, types.is_large_string, types.is_temporal, types.is_null
-    if any(is_such(of) for is_such in texts) or str(of) == "string_view":
-        try:
-            return TypedColumn("text", column.cast(pa.string()))
-        except (ValueError, NotImplementedError):  # durations, dates beyond the calendar
-            return None
+    if types.is_string(of) or types.is_large_string(of) or types.is_null(of) or str(of) == "string_view":
+        return TypedColumn("text", column.cast(pa.string()))
+    if types.is_date(of) or types.is_time(of) or types.is_timestamp(of):
+        if types.is_timestamp(of) and of.tz is not None:
+            column = column.cast(pa.timestamp(of.unit, "UTC"))  # local times repeat in autumn
+        texts = column.cast(pa.string())
+        beyond = pc.any(pc.starts_with(texts, "<")).as_py()  # Arrow's word for a date beyond its calendar
+        return None if beyond else TypedColumn("text", texts)
     return None
 
 
@@ -126,7 +128,10 @@ def _from_exact(column: ChunkedArray) -> TypedColumn:
     except ValueError:
         values = column.unique().drop_null().to_pylist()
         if all(Decimal(repr(float(value))) == value for value in values):
-            return TypedColumn("real", column.cast(pa.float64()))
+            exact = column.cast(pa.string()).cast(
+                pa.float64()
+            )  # a direct cast of 7.10 gives 7.1000000000000005
+            return TypedColumn("real", exact)
         return TypedColumn("text", column.cast(pa.string()), _would_change(str(max(values, key=abs))))
 
 

@@ -200,6 +200,8 @@ def _check_names(path: Path, names: list[str]) -> None:
                 f"--metadata {path}: the column name {name!r} is reserved (as are {', '.join(OURS)} and "
                 "names with a leading underscore); rename it"
             )
+        if utf8([name]) != [name]:
+            raise MisuseError(f"--metadata {path}: column {name!r} is not UTF-8; save the table as UTF-8")
         if "." in name or "`" in name:
             raise MisuseError(f"--metadata {path}: column {name!r} contains a dot or a backtick; rename it")
 

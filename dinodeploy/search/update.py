@@ -81,7 +81,7 @@ def update_index(
 ) -> IndexUpdate:
     """Make the index of a store follow it; the same index as a new one would be, up to the order of its rows.
 
-    output: default: the index's. metadata: required if the index has metadata. engine: default: the index's.
+    output, metadata, engine: by default those of the index; its metadata file is read again.
     Raises MisuseError for an index of another model or another store, or with other options; else as
     `build_index` and `Index.open`.
     """
@@ -107,10 +107,13 @@ def update_index(
     if metadata is None and old.store_sha256 == found and kept_engine == old.engine:
         return IndexUpdate(old)
     if metadata is None and old.metadata is not None:
-        raise MisuseError(
-            f"the index of {root} has columns of {old.metadata.file}; give the table of the images that are "
-            "there now: --metadata"
-        )
+        options["metadata"] = metadata = Path(old.metadata.file)
+        if not metadata.is_file():
+            raise MisuseError(
+                f"the index of {root} has columns of {metadata}, which is not there; give the table of the "
+                "images that are there now: --metadata"
+            )
+        log(f"metadata of {metadata}, as before")
     options["recorded_engine"] = kept_engine
     table = read_metadata(Path(metadata)) if metadata is not None else None
     with reading(_failed(root)):

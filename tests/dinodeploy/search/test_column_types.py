@@ -11,6 +11,7 @@ import pytest
 from dinodeploy.search.column_types import from_arrow, from_json, from_text
 
 pa = pytest.importorskip("pyarrow")
+BERLIN = datetime.timezone(datetime.timedelta(hours=1))
 
 
 def typed(cells: list[str]) -> tuple[str, list[Any]]:
@@ -101,6 +102,8 @@ def test_json_arrays_and_objects_are_not_supported() -> None:
         (pa.array([2**63], pa.uint64()), "text", [str(2**63)]),
         (pa.array([2**63 - 1, None], pa.uint64()), "integer", [2**63 - 1, None]),
         (pa.array([decimal.Decimal("1.25"), None]), "real", [1.25, None]),
+        (pa.array([decimal.Decimal("7.10"), decimal.Decimal("0.30")]), "real", [7.1, 0.3]),
+        (pa.array([datetime.datetime(2024, 1, 1, tzinfo=BERLIN)]), "text", ["2023-12-31 23:00:00.000000Z"]),
         (pa.array([decimal.Decimal("7"), decimal.Decimal("8")]), "integer", [7, 8]),
         (pa.array([decimal.Decimal("0.1234567890123456789")]), "text", ["0.1234567890123456789"]),
         (pa.array([1.5, float("inf"), float("nan")]), "real", [1.5, None, None]),
@@ -116,5 +119,6 @@ def test_typed_columns(array: Any, kind: str, kept: list[Any]) -> None:
 
 
 def test_types_that_filters_do_not_support() -> None:
-    for array in (pa.array([b"x"]), pa.array([[1]]), pa.array([{"a": 1}])):
+    durations, far = pa.array([datetime.timedelta(1)]), pa.array([2**40], pa.timestamp("s"))
+    for array in (pa.array([b"x"]), pa.array([[1]]), pa.array([{"a": 1}]), durations, far):
         assert from_arrow(pa.chunked_array([array])) is None

@@ -123,6 +123,7 @@ def test_json_lines(tmp_path: Path) -> None:
         ("m.csv", "id,x\na,1,2\n", "row 1 has 3 cells, wanted 2 as in the header"),
         ("m.csv", 'id,x\na,"1\n', "opens a quote and never closes it"),
         ("m.csv", "id,x\na,caf\udce9\n", "row 1, column 'x' is not UTF-8"),
+        ("m.csv", "caf\udce9,id\n1,a\n", "column 'caf\\udce9' is not UTF-8"),
         ("m.csv", "", "cannot be read: 'm.csv' is empty"),
         ("m.jsonl", '{"id": "a"}\n[1]\n', "line 2 is no JSON object"),
         ("m.jsonl", '{"id": "a"}\n{"id": "b"\n', "cannot be read: line 2: not valid JSON"),

@@ -153,10 +153,12 @@ def test_metadata_follows_too(photos: Photos, tmp_path: Path) -> None:
     write("old", [])
     build_index(photos.out, metadata=table, overwrite=True)
     photos.change(3, 3, 3)
-    with pytest.raises(MisuseError, match=r"has columns of .*m\.csv; give the table .*--metadata"):
+    moved = table.rename(tmp_path / "n.csv")
+    with pytest.raises(MisuseError, match=r"has columns of .*m\.csv, which is not there; give .*--metadata"):
         update_index(photos.out)
+    moved.rename(table)
     write("new", sorted(photos.vectors)[:4])
-    done = update_index(photos.out, metadata=table)
+    done = update_index(photos.out)
     assert done.rebuilt == ""
     assert 4 <= done.replaced <= 7
     assert all_hits(photos.out) == hits_of_a_new_index(photos, tmp_path / "new", metadata=table)
