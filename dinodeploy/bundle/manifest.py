@@ -315,6 +315,8 @@ def _stored(manifest: Manifest) -> dict[str, Any]:
     for name in ("head", "preference"):
         if not whole[name]:
             del whole[name]
+    if whole["model"]["weights_key"] is None:
+        del whole["model"]["weights_key"]
     for name in ("overrides", "given_back", "calibration_pictures", "attention"):
         if not whole["graph"][name]:
             del whole["graph"][name]

@@ -195,3 +195,9 @@ def test_sealing_is_reproducible(tiny_bundle: Path, tmp_path: Path) -> None:
 def test_all_of_these_errors_end_in_2() -> None:
     assert {error.exit_code for error in (BundleError, TamperedError, MisuseError)} == {2}
     assert issubclass(TamperedError, DinodeployError)
+
+
+def test_a_manifest_of_an_earlier_version_keeps_its_digest(tmp_path: Path) -> None:
+    """Written on 2026-11-30. A new field must be left out where it has its default (`_stored`)."""
+    shutil.copy(Path("tests/data/format2_manifest.json"), tmp_path / "manifest.json")
+    assert read_manifest(tmp_path).format == 2
