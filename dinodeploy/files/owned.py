@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 from dinodeploy.errors import BundleError
+from dinodeploy.files.system_files import is_in_system_folder
 
 IsWritten = Callable[[str], object]  # whether our writers produce files of this name
 
@@ -44,6 +45,8 @@ def first_foreign(root: Path, is_written: IsWritten) -> str:
     """The first entry of `root` but folders that our writers did not produce, or an empty string."""
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
+        if is_in_system_folder(name):
+            continue
         if not is_written(name) and (path.is_symlink() or not path.is_dir()):
             return name
     return ""

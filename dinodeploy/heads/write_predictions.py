@@ -21,6 +21,7 @@ from dinodeploy.files.atomic import begin_directory, commit_directory, discard_d
 from dinodeploy.files.names import safe_stem
 from dinodeploy.files.owned import first_foreign
 from dinodeploy.files.paths import native_path
+from dinodeploy.files.system_files import is_free
 from dinodeploy.heads.dense import class_image, depth_image, overlay
 from dinodeploy.heads.predict import Prediction, Unread
 from dinodeploy.images.limits import DEFAULT_LIMITS, ImageLimits
@@ -35,7 +36,7 @@ _WRITTEN = re.compile(
 
 def check_target(out: Path, overwrite: bool) -> None:
     """Refuse to replace anything but predictions, and these without `overwrite`. Raises OutputExistsError."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if is_free(out):
         return
     if not (out / TABLE).is_file():
         raise OutputExistsError(f"{out} exists and holds no {TABLE}; choose another --out")

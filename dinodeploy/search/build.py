@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dinodeploy.errors import BundleError, MisuseError, OutputExistsError
 from dinodeploy.files import atomic
+from dinodeploy.files.system_files import entries, is_free
 from dinodeploy.search import approximate
 from dinodeploy.search.index_manifest import (
     FILE_NAME,
@@ -118,10 +119,10 @@ def vector_length(store: StoredEmbeddings, output: str) -> int:
 
 def _check_target(target: Path, overwrite: bool) -> None:
     """Raise OutputExistsError unless `target` is free or an index that may be overwritten."""
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+    if is_free(target):
         return
     ours = {FILE_NAME, f"{TABLE}.lance"}
-    if not target.is_dir() or {path.name for path in target.iterdir()} != ours:
+    if not target.is_dir() or {path.name for path in entries(target)} != ours:
         raise OutputExistsError(f"{target} exists and is not a dinodeploy index; move it away")
     if not overwrite:
         raise OutputExistsError(f"{target} already exists; pass --overwrite to index again")

@@ -24,6 +24,7 @@ from typing import Any
 from dinodeploy.bundle.bundle import sha256_file
 from dinodeploy.errors import BundleError, MisuseError, TamperedError
 from dinodeploy.files import schema
+from dinodeploy.files.system_files import is_system_file
 from dinodeploy.search.filters import Kind
 from dinodeploy.store.manifest import FILE_NAME as STORE_FILE
 from dinodeploy.store.manifest import read_manifest
@@ -36,7 +37,6 @@ _READABLE = (1, 2)  # version 1 had neither `table_version` nor times of change
 HASHED_BYTES = 1 << 30  # of an index whose files are all hashed when it is opened
 _MOST_REFINED = 1000
 _SMALL = 1 << 20  # bytes of a file that is always hashed: Lance's own manifests are
-_OF_THE_SYSTEM = (".DS_Store", "Thumbs.db", "desktop.ini")  # written by file managers; Lance opens none
 
 
 @dataclass(frozen=True)
@@ -213,6 +213,6 @@ def _files_in(root: Path) -> dict[str, os.stat_result]:
                     folders.append(path)
                 elif not stat.S_ISREG(status.st_mode):
                     raise TamperedError(f"{path} is a link or a device; an index has only files")
-                elif path != root / FILE_NAME and entry.name not in _OF_THE_SYSTEM:
+                elif path != root / FILE_NAME and not is_system_file(entry.name):
                     found[path.relative_to(root).as_posix()] = path.stat(follow_symlinks=False)
     return found

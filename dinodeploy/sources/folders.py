@@ -24,9 +24,9 @@ from pathlib import Path
 
 from dinodeploy.errors import MisuseError, reason_of
 from dinodeploy.files.paths import native_path, portable_path
+from dinodeploy.files.system_files import is_system_file
 from dinodeploy.images.kinds import has_image_suffix, read_suffixes
 
-SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})  # lower case
 _LONGEST_SUFFIX = 12
 
 Skipped = dict[str, Counter[str]]  # folder or archive -> suffix -> number of files that were left out
@@ -146,7 +146,7 @@ def suffix_of(name: str) -> str:
 
 def is_ignored(name: str) -> bool:
     """Whether a file or folder is left out without a word: hidden, or written by a system for itself."""
-    return name.startswith(".") or name.lower() in SYSTEM_FILES
+    return name.startswith(".") or is_system_file(name)
 
 
 def is_wanted_member(name: str) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dinodeploy.errors import BundleError, OutputExistsError
 from dinodeploy.files.owned import owned_path, remove_owned
+from dinodeploy.files.system_files import entries, is_in_system_folder
 from dinodeploy.store.formats import is_shard_file
 from dinodeploy.store.generations import BASE, manifest_files, work_files
 from dinodeploy.store.manifest import FILE_NAME, QUARANTINE, StoreManifest, read_manifest, read_manifest_file
@@ -97,11 +98,11 @@ def _differences(manifest: StoreManifest, plan: Plan, images: bool) -> str:
 
 def _is_empty(out: Path) -> bool:
     """Whether the folder is empty but for the locks that a run killed before its plan leaves."""
-    entries = [path.name for path in out.iterdir()]
-    if entries == [WORK]:
+    names = [path.name for path in entries(out)]
+    if names == [WORK]:
         work = {path.name for path in (out / WORK).iterdir()}
         return not work & {PLAN, Path(REPLACED).name}
-    return not entries
+    return not names
 
 
 def _own_files(out: Path) -> set[str]:
@@ -133,6 +134,8 @@ def _refuse_foreign(out: Path) -> None:
     for path in sorted(out.rglob("*")):
         name = path.relative_to(out).as_posix()
         folder = path.is_dir() and not path.is_symlink()
+        if is_in_system_folder(name):
+            continue
         if name not in ours and not folder and name.partition("/")[0] != WORK:
             raise OutputExistsError(
                 f"{out} also holds {name!r}, so it is not deleted; move it, or choose another --out"

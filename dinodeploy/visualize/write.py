@@ -14,6 +14,7 @@ from dinodeploy.files.atomic import atomic_directory, atomic_file
 from dinodeploy.files.names import UniqueNames, safe_stem
 from dinodeploy.files.owned import first_foreign
 from dinodeploy.files.paths import native_path
+from dinodeploy.files.system_files import is_free
 from dinodeploy.images.limits import DEFAULT_LIMITS, ImageLimits
 from dinodeploy.images.open import open_image
 from dinodeploy.images.preprocess import Preprocess
@@ -44,7 +45,7 @@ def check_output(out: Path, page: Path | None, overwrite: bool) -> None:
 
     Raises OutputExistsError, MisuseError for a page that is a folder, UnavailableError without Jinja2.
     """
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if not is_free(out):
         if not (out / SUMMARY).is_file():
             raise OutputExistsError(f"{out} exists and holds no maps; choose another --out")
         if foreign := first_foreign(out, _WRITTEN.fullmatch):

@@ -8,6 +8,7 @@ from pathlib import Path
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.manifest import Manifest
 from dinodeploy.errors import JudgementError, OutputExistsError
+from dinodeploy.files.system_files import is_free
 from dinodeploy.parity.check import check_bundle
 from dinodeploy.parity.judge import rejection
 from dinodeploy.parity.receipts import Receipt
@@ -15,7 +16,7 @@ from dinodeploy.parity.receipts import Receipt
 
 def refuse_existing(out: Path, overwrite: bool) -> None:
     """Raises OutputExistsError unless `out` is free, or a bundle that may be overwritten."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if is_free(out):
         return
     if not (out / manifests.FILE_NAME).is_file():
         raise OutputExistsError(f"{out} exists and is not a bundle; choose another --out")
