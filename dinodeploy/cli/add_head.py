@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from dinodeploy.bundle.bundle import open_bundle
 from dinodeploy.cli.options import RequireSignature
-from dinodeploy.cli.output import print_json, print_notes
+from dinodeploy.cli.output import print_json, print_notes, say
 from dinodeploy.hardware.packages import reach
 from dinodeploy.pipeline.progress import step_progress
 
@@ -46,9 +46,9 @@ def head_facts(bundle: Any) -> dict[str, Any]:
 def print_head(bundle: Any) -> None:
     """Print a bundle with a head, and the next command."""
     head = bundle.manifest.head
-    print(f"{bundle.root}: {bundle.manifest.model.arch} with {head.kind}, outputs {', '.join(head.outputs)}")
+    say(f"{bundle.root}: {bundle.manifest.model.arch} with {head.kind}, outputs {', '.join(head.outputs)}")
     if head.task in ("classify", "segment", "depth"):
-        print(f"next: dinodeploy predict IMAGES --engine {bundle.root}")
+        say(f"next: dinodeploy predict IMAGES --engine {bundle.root}")
     else:
         names = ",".join(head.outputs)
-        print(f"next: dinodeploy embed IMAGES --engine {bundle.root} --outputs {names} --out features")
+        say(f"next: dinodeploy embed IMAGES --engine {bundle.root} --outputs {names} --out features")

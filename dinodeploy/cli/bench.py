@@ -12,7 +12,7 @@ from dinodeploy.bench.ledger import check_record_path, write_record
 from dinodeploy.bench.runners import PEERS
 from dinodeploy.bench.table import LEGEND
 from dinodeploy.cli.options import RequireSignature
-from dinodeploy.cli.output import DEVICE_HELP, parse_list, parse_size, print_json, stdout
+from dinodeploy.cli.output import DEVICE_HELP, parse_list, parse_size, print_json, say, stdout
 from dinodeploy.errors import MisuseError
 from dinodeploy.pipeline.progress import step_progress
 from dinodeploy.plots import check_plot_path, draw_bench, write_plot
@@ -87,7 +87,7 @@ def _report(record: dict[str, Any], out: Path | None, plot: Path | None, as_json
         print_json(record)
         return
     stdout().print(as_table(record))
-    print(f"\n{summary(record)}\n{LEGEND}")
+    say(f"\n{summary(record)}\n{LEGEND}")
     for path in (out, plot):
         if path is not None:
-            print(f"written: {path}")
+            say(f"written: {path}")

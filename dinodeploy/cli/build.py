@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from dinodeploy.cli.options import RequireSignature
-from dinodeploy.cli.output import print_json, print_notes
+from dinodeploy.cli.output import print_json, print_notes, say
 from dinodeploy.files import schema
 from dinodeploy.hardware.packages import reach
 from dinodeploy.pipeline.progress import build_progress
@@ -94,8 +94,8 @@ def _report(built: Any, notes: tuple[str, ...], as_json: bool) -> None:
         print_json({**made, "build": schema.dump(facts), "notes": list(notes)})
         return
     for_what = ", ".join(facts.compute_capabilities) or "any GPU it supports, finished when it is loaded"
-    print(f"{built.path}: {size:,} bytes, {facts.runtime}, for {for_what}")
+    say(f"{built.path}: {size:,} bytes, {facts.runtime}, for {for_what}")
     for profile in facts.profiles:
         low, often, high = ("x".join(map(str, shape)) for shape in (profile.min, profile.opt, profile.max))
-        print(f"shapes (BxHxW): {low} to {high}, fastest at {often}")
-    print(f"next: dinodeploy embed IMAGES --engine {built.path} --out embeddings")
+        say(f"shapes (BxHxW): {low} to {high}, fastest at {often}")
+    say(f"next: dinodeploy embed IMAGES --engine {built.path} --out embeddings")

@@ -13,7 +13,7 @@ from dinodeploy.bundle.bundle import open_bundle
 from dinodeploy.bundle.manifest import SIGNATURE_FILE
 from dinodeploy.bundle.signing import sign, verify_signature
 from dinodeploy.cli.options import RequireSignature
-from dinodeploy.cli.output import print_json
+from dinodeploy.cli.output import print_json, say
 from dinodeploy.standalone.pack import pack_standalone
 
 app = typer.Typer(help="Verify, sign, pack and unpack a bundle.", no_args_is_help=True, rich_markup_mode=None)
@@ -35,7 +35,7 @@ def verify_command(
         print_json({**facts, "signature_verified": require_signature is not None})
         return
     word = "signature verified" if require_signature else "signed, not verified" if signed else "not signed"
-    print(f"{opened.home}: {files} files are what was exported; {word}")
+    say(f"{opened.home}: {files} files are what was exported; {word}")
 
 
 @app.command("sign")
@@ -52,8 +52,8 @@ def sign_command(
     if as_json:
         print_json({"signature": str(target)})
         return
-    print(f"{target}: signed, and verified")
-    print(f"next: dinodeploy bundle verify {bundle} --require-signature KEY.pub")
+    say(f"{target}: signed, and verified")
+    say(f"next: dinodeploy bundle verify {bundle} --require-signature KEY.pub")
 
 
 @app.command("pack")
@@ -75,10 +75,8 @@ def pack_command(
     if as_json:
         print_json({"out": str(target), "bytes": target.stat().st_size})
         return
-    print(f"{target}: {target.stat().st_size:,} bytes")
-    print(
-        f"next: python3 {target} embed photos/" if standalone else f"next: dinodeploy bundle unpack {target}"
-    )
+    say(f"{target}: {target.stat().st_size:,} bytes")
+    say(f"next: python3 {target} embed photos/" if standalone else f"next: dinodeploy bundle unpack {target}")
 
 
 @app.command("unpack")
@@ -100,5 +98,5 @@ def unpack_command(
     if as_json:
         print_json({"out": str(target)})
         return
-    print(f"{target}: unpacked and verified")
-    print(f"next: dinodeploy check {target}")
+    say(f"{target}: unpacked and verified")
+    say(f"next: dinodeploy check {target}")

@@ -77,7 +77,7 @@ def check(
         if verdict.passed:
             comparison = _compare(bundle, against, images, neighbours, threads, require_signature)
         else:
-            output.stderr().print(f"not compared with {against}: this engine itself failed")
+            output.log(f"not compared with {against}: this engine itself failed")
     seconds = time.perf_counter() - clock
     found = Report(engine, receipt, verdict, growth, comparison, started, seconds)
     for path in report or []:
@@ -104,13 +104,15 @@ def _print(found: Report) -> None:
     output.stdout().print(_table([m for m in verdict.measurements if m not in of_head]))
     if of_head:
         output.stdout().print("", _table(of_head))
-    print(output.verdict_line(found))
+    output.say(output.verdict_line(found))
     if found.bisection is not None:
         output.stdout().print("", _growth(found.bisection))
-        print(f"bisect: {found.bisect_words}")
+        output.say(f"bisect: {found.bisect_words}")
     if found.comparison is not None:
         output.stdout().print("", _findings(found.comparison))
-        print(found.comparison.verdict + (f" ({found.comparison.note})" if found.comparison.note else ""))
+        output.say(
+            found.comparison.verdict + (f" ({found.comparison.note})" if found.comparison.note else "")
+        )
 
 
 def _table(measurements: Sequence[Measurement]) -> Table:

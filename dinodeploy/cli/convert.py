@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from dinodeploy.cli.output import print_json
+from dinodeploy.cli.output import print_json, say
 from dinodeploy.errors import MisuseError
 from dinodeploy.hardware.packages import reach
 
@@ -43,5 +43,5 @@ def convert(
         print_json({"out": str(target), "files": [str(file) for file in files]})
         return
     for file in files:
-        print(file)
-    print(f"next: dinodeploy export --weights {target}")
+        say(file)
+    say(f"next: dinodeploy export --weights {target}")

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from dinodeploy.cli.output import note, print_json
+from dinodeploy.cli.output import note, print_json, say
 from dinodeploy.errors import MisuseError, printable
 from dinodeploy.files.atomic import atomic_file
 from dinodeploy.pipeline.progress import image_progress
@@ -78,20 +78,20 @@ def _print(out: Path, found: Duplicates, write: Path | None, html: Path | None, 
     if found.left_out:
         note("dedupe", f"{found.left_out} rows are zero vectors and are left out")
     for number, group in enumerate(found.groups[:SHOWN], 1):
-        print(f"group {number}:")
+        say(f"group {number}:")
         for place, member in enumerate(group):
             word = "drop" if place else "keep"
             copy = "  exact copy" if member.copy else ""
             size = f"{member.width}x{member.height}"
-            print(f"  {word}  {member.cosine:.4f}  {size:>11}  {printable(member.id)}{copy}")
+            say(f"  {word}  {member.cosine:.4f}  {size:>11}  {printable(member.id)}{copy}")
     if len(found.groups) > SHOWN:
-        print(f"and {len(found.groups) - SHOWN} more groups")
-    print(
+        say(f"and {len(found.groups) - SHOWN} more groups")
+    say(
         f"{out}: {len(found.groups)} groups at a cosine of {found.threshold:g} or more; "
         f"{len(found.drop)} of {found.rows} images can be dropped"
     )
     for path, what in ((write, "the ids to drop"), (html, "the groups with images")):
         if path is not None:
-            print(f"{path}: {what}")
+            say(f"{path}: {what}")
     if found.groups and html is None:
-        print(f"next: dinodeploy dedupe {shlex.quote(str(out))} --html duplicates.html --write drop.txt")
+        say(f"next: dinodeploy dedupe {shlex.quote(str(out))} --html duplicates.html --write drop.txt")

@@ -9,7 +9,7 @@ import typer
 from typer import Argument, Option
 
 from dinodeploy.cli.options import RequireSignature
-from dinodeploy.cli.output import CANNOT, print_json
+from dinodeploy.cli.output import CANNOT, print_json, say
 from dinodeploy.doctor import examine, report_lines
 
 
@@ -23,6 +23,6 @@ def doctor(
     if as_json:
         print_json(diagnosis.as_json())
     else:
-        print("\n".join(report_lines(diagnosis)))
+        say("\n".join(report_lines(diagnosis)))
     if not diagnosis.fine:
         raise typer.Exit(CANNOT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,11 +13,12 @@ from dinodeploy.cli.options import MaxPixels, RequireSignature
 from dinodeploy.cli.output import (
     DEVICE_HELP,
     WEIGHT_BUDGET_HELP,
+    log,
     parse_gib,
     parse_list,
     parse_size,
     print_json,
-    stderr,
+    say,
 )
 from dinodeploy.errors import MisuseError
 from dinodeploy.images.preprocess import MAX_PATCHES
@@ -161,7 +161,7 @@ def embed(
         identify=_parse_identify(identify),
         verify=verify,
         progress=True,
-        log=lambda text: print(text, file=sys.stderr),
+        log=log,
     )
     _print(report, as_json, strict)
 
@@ -173,20 +173,20 @@ def _print(report: EmbedReport, as_json: bool, strict: bool) -> None:
         print_json(report.as_json())
     else:
         if report.changes and not report.fresh:
-            print(f"{out}: {report.changes} followed, {report.embedded} images embedded")
+            say(f"{out}: {report.changes} followed, {report.embedded} images embedded")
         elif report.fresh or not report.complete:
-            print(f"{out}: {report.embedded} images embedded, {report.rate:.1f}/s; {report.stages}")
+            say(f"{out}: {report.embedded} images embedded, {report.rate:.1f}/s; {report.stages}")
         else:
-            print(f"{out}: complete already, {report.embedded} images embedded; nothing to do")
-        print(report.counts.line())
+            say(f"{out}: complete already, {report.embedded} images embedded; nothing to do")
+        say(report.counts.line())
         if report.complete:
-            print(f"next, in Python: ids, vectors = dinodeploy.load_embeddings({str(out)!r})")
+            say(f"next, in Python: ids, vectors = dinodeploy.load_embeddings({str(out)!r})")
         else:
-            print("this part is done; the last part to finish writes embeddings.json")
+            say("this part is done; the last part to finish writes embeddings.json")
     if report.quarantined:
         images = report.embedded + report.quarantined
         where = f"{out}/quarantine.jsonl" if report.complete else "quarantine.jsonl, once all parts are done"
-        stderr().print(f"{report.quarantined} of {images} images quarantined; reasons in {where}")
+        log(f"{report.quarantined} of {images} images quarantined; reasons in {where}")
         if report.refused or strict:
             raise typer.Exit(PARTIAL)
 

@@ -10,7 +10,7 @@ import typer
 from dinodeploy.api import HUB
 from dinodeploy.api import export as export_bundle
 from dinodeploy.bundle.bundle import Bundle
-from dinodeploy.cli.output import parse_list, parse_size, print_json, stderr
+from dinodeploy.cli.output import log, parse_list, parse_size, print_json, say
 from dinodeploy.errors import MisuseError
 from dinodeploy.parity.judge import Verdict
 
@@ -106,7 +106,7 @@ def export(
         progress=True,
     )
     for note in bundle.notes:
-        stderr().print(f"note: {note}", markup=False)
+        log(f"note: {note}")
     _print(bundle, as_json)
 
 
@@ -155,12 +155,12 @@ def _print(bundle: Bundle, as_json: bool) -> None:
             }
         )
         return
-    print(f"{bundle.root}: {model.arch}, {recipe}, weights {model.weights} ({model.source})")
+    say(f"{bundle.root}: {model.arch}, {recipe}, weights {model.weights} ({model.source})")
     if head is not None:
-        print(f"head: {head.kind} ({head.source}), outputs {', '.join(head.outputs)}")
+        say(f"head: {head.kind} ({head.source}), outputs {', '.join(head.outputs)}")
     error = worst["relative_frobenius"]
-    print(f"judged on {receipt.runtime}: passed, relative Frobenius error {error:.1e}")
+    say(f"judged on {receipt.runtime}: passed, relative Frobenius error {error:.1e}")
     if engine is not None:
-        print(f"engine: {bundle.root / engine}, judged when it is first used")
+        say(f"engine: {bundle.root / engine}, judged when it is first used")
     predicts = head is not None and head.task in ("classify", "segment", "depth")
-    print(f"next: dinodeploy {'predict' if predicts else 'embed'} IMAGES --engine {bundle.root} --out out")
+    say(f"next: dinodeploy {'predict' if predicts else 'embed'} IMAGES --engine {bundle.root} --out out")

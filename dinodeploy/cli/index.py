@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from dinodeploy.cli.options import RequireSignature
-from dinodeploy.cli.output import note, print_json
+from dinodeploy.cli.output import note, print_json, say
 from dinodeploy.errors import MisuseError
 from dinodeploy.files import schema
 from dinodeploy.pipeline.progress import step_progress
@@ -117,12 +117,12 @@ def _print(
     kind = "exact search"
     if how:
         kind = f"IVF-PQ, {how.nprobes} of {how.partitions} partitions per search, recall@10 {how.recall:.3f}"
-    print(f"{index_path(out)}: {manifest.rows} rows of dimension {manifest.dim} ({manifest.output}), {kind}")
+    say(f"{index_path(out)}: {manifest.rows} rows of dimension {manifest.dim} ({manifest.output}), {kind}")
     if exported:
         measured = f", recall@10 {exported.recall:.3f}" if exported.kind != "IndexFlatIP" else ""
-        print(f"{exported.path}: {exported.kind}, {exported.rows} rows{measured}; ids in {exported.ids}")
+        say(f"{exported.path}: {exported.kind}, {exported.rows} rows{measured}; ids in {exported.ids}")
     option = "" if manifest.engine else " --engine BUNDLE"
-    print(f"next: dinodeploy search {shlex.quote(str(out))} --image QUERY.jpg{option}")
+    say(f"next: dinodeploy search {shlex.quote(str(out))} --image QUERY.jpg{option}")
 
 
 def _words(changes: IndexUpdate) -> str:

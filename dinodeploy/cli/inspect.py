@@ -12,7 +12,7 @@ from typer import Argument, Option
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.bundle import Bundle, open_bundle
 from dinodeploy.cli.options import RequireSignature
-from dinodeploy.cli.output import bundle_facts, print_json
+from dinodeploy.cli.output import bundle_facts, print_json, say
 from dinodeploy.errors import MisuseError, UnavailableError
 from dinodeploy.hardware.packages import reach
 
@@ -40,7 +40,7 @@ def inspect(
         print_json(facts)
     else:
         for line in (*_summary(facts), *_lines(facts)):
-            print(line)
+            say(line)
 
 
 def _summary(facts: dict[str, Any]) -> Iterator[str]:

@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from dinodeploy.errors import MisuseError, one_line, reason_of
+from dinodeploy.cli.streams import open_streams, output_failure
+from dinodeploy.errors import MisuseError, one_line, printable, reason_of
 from dinodeploy.hardware import signals
-from dinodeploy.pipeline.progress import stderr as stderr  # commands import it from here
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
 # exit codes of the command line; 3, failed export, comes from ExportError
 FAILED, MISUSE, CANNOT, PARTIAL, INTERRUPTED = 1, 2, 4, 5, 130
+_TABLE_WIDTH = 80  # columns, at least
 DEVICE_HELP = "Device: auto, cpu, onnxruntime, openvino, cuda or tensorrt. auto: the best that runs here."
 REQUIRE_SIGNATURE_HELP = "Public key file (PEM). Refuse a bundle that is not signed with it as a whole."
 WEIGHT_BUDGET_HELP = (
@@ -32,16 +32,34 @@ WEIGHT_BUDGET_HELP = (
 
 
 def stdout() -> Console:
+    """For tables: at least as wide as their content, which a narrow terminal wraps; nothing is cut off."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True)
+    console.width = max(console.width, _TABLE_WIDTH)
+    return console
+
+
+def say(text: object = "", *, flush: bool = False) -> None:
+    """A line of the result, on stdout. flush: now, because the command continues."""
+    print(_visible(str(text)), flush=flush)
 
 
 def run_command(command: Callable[[], int]) -> int:
     """Run a command and return its exit code; an error becomes one line on stderr and its code.
 
-    After Ctrl-C or another signal the code is 128 + its number, whatever other packages made of it.
+    After Ctrl-C or another signal the code is 128 + its number, whatever other packages made of it. If stdout
+    cannot be written, because its disk is full, the code is 4; a reader that closed the pipe changes nothing.
     """
+    open_streams()
+    code = _run(command)
+    failure = output_failure()
+    if failure is not None and code == 0:
+        return fail(f"standard output: {reason_of(failure)}; the command itself has succeeded", CANNOT)
+    return code
+
+
+def _run(command: Callable[[], int]) -> int:
     try:
         code = command()
     except BaseException as error:
@@ -53,10 +71,6 @@ def run_command(command: Callable[[], int]) -> int:
 
 def _explain(error: BaseException) -> int:
     """The exit code of an error, and its line on stderr. Raises it again if it is a bug in dinodeploy."""
-    if isinstance(error, BrokenPipeError):
-        # stdout was closed (for example by `head`); suppress the second BrokenPipeError at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     if isinstance(error, OSError):
         where = error.filename or "system"
         return fail(f"{where}: {reason_of(error)}; nothing half-written was left", CANNOT)
@@ -69,14 +83,25 @@ def _explain(error: BaseException) -> int:
 
 def fail(message: str, code: int) -> int:
     """Print one line on stderr; return `code`."""
-    print("error: " + " ".join(one_line(message).split()), file=sys.stderr)
+    log("error: " + " ".join(one_line(message).split()))
     return code
+
+
+def _visible(text: str) -> str:
+    """Lines with their control characters as escapes: names of files may hold what steers a terminal."""
+    return "\n".join(printable(line) for line in text.split("\n"))
+
+
+def log(text: str) -> None:
+    """A line on stderr."""
+    if sys.stderr is not None:
+        # not through rich, which reads brackets as markup; in one piece, so that a signal leaves no half line
+        sys.stderr.write(f"{_visible(text)}\n")
 
 
 def note(topic: str, text: str) -> None:
     """A line on stderr that is not an error: [topic] text."""
-    # not through rich, which reads brackets as markup; in one piece, so that a signal leaves no half line
-    sys.stderr.write(f"[{topic}] {text}\n")
+    log(f"[{topic}] {text}")
 
 
 def note_skipped(skipped: Skipped) -> None:
@@ -89,11 +114,12 @@ def note_skipped(skipped: Skipped) -> None:
 
 def print_notes(notes: Iterable[str], label: str = "note") -> None:
     for text in notes:
-        stderr().print(f"{label}: {text}", markup=False)
+        log(f"{label}: {text}")
 
 
 def print_json(data: Any) -> None:
-    print(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
+    """One document in ASCII, so that every encoding of stdout can carry it."""
+    say(json.dumps(data, indent=2, ensure_ascii=True, allow_nan=False))
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

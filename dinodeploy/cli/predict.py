@@ -18,9 +18,10 @@ from dinodeploy.cli.output import (
     parse_size,
     print_json,
     print_notes,
+    say,
 )
 from dinodeploy.embedder import Embedder
-from dinodeploy.errors import MisuseError
+from dinodeploy.errors import MisuseError, printable
 from dinodeploy.heads.predict import Unread, head_of
 from dinodeploy.heads.predict import predict as predict_images
 from dinodeploy.heads.write_predictions import TABLE, PredictionWriter, check_target
@@ -79,7 +80,7 @@ def predict(
         stream = predict_images(embedder, ids, steps, top=top, batch_size=batch, limits=limits)
         rows: list[dict[str, Any]] = []
         unread: list[Unread] = []
-        show = (lambda row: None) if as_json else (lambda row: print(_line(row)))
+        show = (lambda row: None) if as_json else (lambda row: say(_line(row)))
         with PredictionWriter(out, limits) as writer, image_progress(len(ids)) as advance:
             lost = (Unread(folder.id, folder.message) for folder in found.lost)
             for item in chain(lost, stream):
@@ -111,8 +112,8 @@ def _report(
         print_json({**facts, "counts": counts.as_json()})
         return
     if out is not None:
-        print(f"{out}: {len(rows)} predictions in {TABLE}" + ("" if task == "classify" else " and images"))
-    print(counts.line("predicted"))
+        say(f"{out}: {len(rows)} predictions in {TABLE}" + ("" if task == "classify" else " and images"))
+    say(counts.line("predicted"))
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -123,4 +124,4 @@ def _line(row: dict[str, Any]) -> str:
         found = "  ".join(f"{name} {share:.1%}" for name, share in list(row["shares"].items())[:5])
     else:
         found = "  ".join(f"{word} {value:.2f} m" for word, value in row["metres"].items())
-    return f"{row['id']}  {found}"
+    return f"{printable(row['id'])}  {found}"

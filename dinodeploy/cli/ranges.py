@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from typer import Argument, Option
 
-from dinodeploy.cli.output import PARTIAL, note_skipped, parse_size, print_json, print_notes, stderr, stdout
+from dinodeploy.cli.output import PARTIAL, log, note_skipped, parse_size, print_json, print_notes, say, stdout
 from dinodeploy.errors import MisuseError
 from dinodeploy.hardware.packages import reach
 from dinodeploy.pipeline.progress import step_progress
@@ -53,10 +53,10 @@ def ranges(
     checkpoints = reach("dinov3_ref.checkpoints", "ranges")
     size = parse_size(imgsz)
     ids = measurer.spread_over(list_images(images, note_skipped), limit)
-    with step_progress() as log:
-        log(f"loading {checkpoint}")
+    with step_progress() as step:
+        step(f"loading {checkpoint}")
         loaded = checkpoints.load_checkpoint(checkpoint, arch=arch, weights_key=weights_key)
-        facts = measurer.checkpoint_ranges(loaded, ids, imgsz=size, log=log).as_dict()
+        facts = measurer.checkpoint_ranges(loaded, ids, imgsz=size, log=step).as_dict()
     if plot is not None:
         write_plot(draw_ranges(facts), plot)
     _report(facts, plot, as_json, reach("dinov3_ref.ranges", "ranges").short)
@@ -69,17 +69,17 @@ def _report(
         print_json(facts)
     else:
         stdout().print(_table(facts, short))
-        print(f"\n{LEGEND}\n")
+        say(f"\n{LEGEND}\n")
         for prediction in facts["predictions"]:
-            print(f"{prediction['recipe']:<16}{prediction['verdict']}")
+            say(f"{prediction['recipe']:<16}{prediction['verdict']}")
         if plot is not None:
-            print(f"plot: {plot}")
+            say(f"plot: {plot}")
     print_notes(facts["notes"])
     unreadable = facts["unreadable"]
     print_notes((item["reason"] for item in unreadable), "skipped")
     if unreadable:
         read = facts["ranges"]["images"]
-        stderr().print(f"{len(unreadable)} of {read + len(unreadable)} images could not be read")
+        log(f"{len(unreadable)} of {read + len(unreadable)} images could not be read")
         raise typer.Exit(PARTIAL)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from typer import Argument, Option
 
 from dinodeploy.cli.options import MaxPixels, RequireSignature
-from dinodeploy.cli.output import DEVICE_HELP, note, print_json
+from dinodeploy.cli.output import DEVICE_HELP, note, print_json, say
 from dinodeploy.errors import MisuseError, printable
 from dinodeploy.files.atomic import atomic_file
 from dinodeploy.images.limits import ImageLimits
@@ -96,14 +96,14 @@ def _print(asked: Asked, html: Path | None, as_json: bool) -> None:
         print_json([{"query": name, "hits": [asdict(hit) for hit in hits]} for name, _, hits in asked])
         return
     for name, _, hits in asked:
-        print(f"nearest to {printable(name)}:")
+        say(f"nearest to {printable(name)}:")
         widest = max((len(_size(hit)) for hit in hits), default=0)
         for hit in hits:
-            print(f"{hit.rank:>4}  {hit.cosine:7.4f}  {_size(hit):>{widest}}  {printable(hit.id)}")
+            say(f"{hit.rank:>4}  {hit.cosine:7.4f}  {_size(hit):>{widest}}  {printable(hit.id)}")
         if not hits:
-            print("  nothing matches the filter")
+            say("  nothing matches the filter")
     if html is not None:
-        print(f"{html}: the same with images; open it in a browser")
+        say(f"{html}: the same with images; open it in a browser")
 
 
 def _size(hit: Hit) -> str:

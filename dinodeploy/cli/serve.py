@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from dinodeploy.cli.options import RequireSignature
-from dinodeploy.cli.output import DEVICE_HELP, WEIGHT_BUDGET_HELP, note, parse_gib
+from dinodeploy.cli.output import DEVICE_HELP, WEIGHT_BUDGET_HELP, note, parse_gib, say
 from dinodeploy.errors import MisuseError, UnavailableError
 from dinodeploy.serve.access import read_keys
 from dinodeploy.serve.limits.hosts import hosts_for
@@ -136,8 +136,8 @@ def _announce(listener: socket.socket, settings: Settings) -> None:
     address, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, f"[{address}]" if ":" in address else address)
     key = " -H 'Authorization: Bearer KEY'" if settings.keys else ""
-    print(f"{settings.bundle} on http://{host}:{port}")
-    print(f"next: curl{key} -F files=@cat.jpg http://{host}:{port}/embed", flush=True)
+    say(f"{settings.bundle} on http://{host}:{port}")
+    say(f"next: curl{key} -F files=@cat.jpg http://{host}:{port}/embed", flush=True)
 
 
 def _import(module: str) -> Any:

@@ -14,7 +14,7 @@ from typer import Option
 from dinodeploy.bundle.bundle import Bundle
 from dinodeploy.cli.add_head import head_facts, print_head
 from dinodeploy.cli.options import RequireSignature
-from dinodeploy.cli.output import DEVICE_HELP, PARTIAL, note, print_json, print_notes, stderr
+from dinodeploy.cli.output import DEVICE_HELP, PARTIAL, log, note, print_json, print_notes, say
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError, OutputExistsError
 from dinodeploy.files.cache import cache_dir
@@ -119,15 +119,15 @@ def _report(trained: Trained, made: Any, out: Path, root: Path, as_json: bool) -
         print_json({**facts, **trained.report, "quarantined": quarantined})
     else:
         for line in _lines(trained.report):
-            print(line)
+            say(line)
         if made is not None:
             print_head(made)
         else:
-            print(f"{out}: the head alone")
-            print(f"next: dinodeploy add-head {root} --head {out} --out BUNDLE")
+            say(f"{out}: the head alone")
+            say(f"next: dinodeploy add-head {root} --head {out} --out BUNDLE")
     print_notes((reason for _, reason in trained.quarantined[:SHOWN]), "quarantined")
     if len(trained.quarantined) > SHOWN:
-        stderr().print(f"and {len(trained.quarantined) - SHOWN} more; --json has all")
+        log(f"and {len(trained.quarantined) - SHOWN} more; --json has all")
 
 
 def _lines(report: dict[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from dinodeploy import __version__
 from dinodeploy.cli import COMMANDS, GROUPS, HELP
+from dinodeploy.cli.output import say
 
 
 class GroupedCommands(TyperGroup):
@@ -52,7 +53,7 @@ def build_app(command: str | None = None) -> typer.Typer:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"dinodeploy {__version__}")
+        say(f"dinodeploy {__version__}")
         raise typer.Exit
 
 

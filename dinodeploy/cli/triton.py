@@ -9,7 +9,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from dinodeploy.cli.options import RequireSignature
-from dinodeploy.cli.output import print_json
+from dinodeploy.cli.output import print_json, say
 from dinodeploy.triton.repository import Options, write_repository
 
 DEFAULTS = Options()
@@ -41,6 +41,6 @@ def triton(
         print_json(asdict(written) | {"models": [str(model) for model in written.models]})
         return
     for model in written.models:
-        print(model)
-    print(f"{written.name}: {written.engine}, {written.platform}; the server needs numpy and pillow")
-    print(f"next: tritonserver --model-repository {repository.resolve()}")
+        say(model)
+    say(f"{written.name}: {written.engine}, {written.platform}; the server needs numpy and pillow")
+    say(f"next: tritonserver --model-repository {repository.resolve()}")

@@ -9,7 +9,7 @@ import typer
 from typer import Argument, Option
 
 from dinodeploy.cli.options import MaxPixels, RequireSignature
-from dinodeploy.cli.output import DEVICE_HELP, PARTIAL, note, note_skipped, print_json, print_notes
+from dinodeploy.cli.output import DEVICE_HELP, PARTIAL, note, note_skipped, print_json, print_notes, say
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
 from dinodeploy.files.paths import native_path
@@ -159,10 +159,10 @@ def _report(facts: dict[str, Any], as_json: bool) -> None:
         print_json({**facts, **({"counts": facts["counts"].as_json()} if "counts" in facts else {})})
         return
     count = f"{facts['pictures']} images" if "pictures" in facts else f"{facts['frames']} frames"
-    print(f"{facts['out']}: {facts['what']} of {count}; {facts['shows']}")
+    say(f"{facts['out']}: {facts['what']} of {count}; {facts['shows']}")
     if "counts" in facts:
-        print(facts["counts"].line("drawn"))
+        say(facts["counts"].line("drawn"))
     if facts.get("page"):
-        print(f"page: {facts['page']}; open it in a browser")
+        say(f"page: {facts['page']}; open it in a browser")
     elif "pictures" in facts:
-        print("next: add --html page.html to blend maps and click patches")
+        say("next: add --html page.html to blend maps and click patches")

@@ -85,7 +85,14 @@ def open_file(file: InputFile, options: SourceOptions) -> list[FileSource]:
 
 def open_stdin(options: SourceOptions) -> FileSource:
     """The images that standard input names."""
-    return _listed(sys.stdin.buffer, str, options)
+    if sys.stdin is None:
+        raise MisuseError("standard input is closed; wanted a list of paths, one per line")
+    try:
+        return _listed(sys.stdin.buffer, str, options)
+    except (OSError, ValueError) as error:
+        raise MisuseError(
+            f"standard input cannot be read: {reason_of(error)}; wanted a list of paths"
+        ) from error
 
 
 def _listed(stream: BinaryIO, beside: Callable[[str], str], options: SourceOptions) -> FileSource:

@@ -95,14 +95,14 @@ def _is_complete(root: Path, names: Collection[str]) -> bool:
 def _embed(bundle: Path, as_json: bool, given: dict[str, Any]) -> int:
     from dinodeploy.api import embed
 
-    report = embed(given.pop("images"), engine=bundle, progress=True, log=_log, **given)
+    report = embed(given.pop("images"), engine=bundle, progress=True, log=output.log, **given)
     if as_json:
         output.print_json(report.as_json())
     else:
-        print(f"{report.out}: {report.embedded} images embedded, {report.rate:.1f}/s")
-        print(report.counts.line())
+        output.say(f"{report.out}: {report.embedded} images embedded, {report.rate:.1f}/s")
+        output.say(report.counts.line())
     if report.quarantined:
-        _log(f"{report.quarantined} images quarantined; reasons in {report.out}/quarantine.jsonl")
+        output.log(f"{report.quarantined} images quarantined; reasons in {report.out}/quarantine.jsonl")
     return output.PARTIAL if report.quarantined else 0
 
 
@@ -111,14 +111,14 @@ def _check(bundle: Path, as_json: bool, given: dict[str, Any]) -> int:
     from dinodeploy.parity.reports import Report
 
     started, clock = datetime.now(timezone.utc), time.perf_counter()
-    engine, receipt, verdict = check_bundle(bundle, log=_log, **given)
+    engine, receipt, verdict = check_bundle(bundle, log=output.log, **given)
     report = Report(engine, receipt, verdict, None, None, started, time.perf_counter() - clock)
     if as_json:
         output.print_json(report.as_json())
     else:
         for f in verdict.failures:
-            print(f"{f.case}, {f.output}: {f.metric} {f.value}, limit {f.limit}")
-        print(output.verdict_line(report))
+            output.say(f"{f.case}, {f.output}: {f.metric} {f.value}, limit {f.limit}")
+        output.say(output.verdict_line(report))
     return 0 if report.passed else output.FAILED
 
 
@@ -128,7 +128,7 @@ def _inspect(bundle: Path, as_json: bool, given: dict[str, Any]) -> int:
         output.print_json(facts)
     else:
         for name, value in facts.items():
-            print(f"{name}: {json.dumps(value, ensure_ascii=False)}")
+            output.say(f"{name}: {json.dumps(value, ensure_ascii=False)}")
     return 0
 
 
@@ -139,7 +139,7 @@ def _doctor(bundle: Path, as_json: bool, given: dict[str, Any]) -> int:
     if as_json:
         output.print_json(diagnosis.as_json())
     else:
-        print("\n".join(report_lines(diagnosis)))
+        output.say("\n".join(report_lines(diagnosis)))
     return 0 if diagnosis.fine else output.CANNOT
 
 
@@ -212,7 +212,3 @@ def _batch(text: str) -> int | str:
     if text != "auto" and not (text.isascii() and text.isdigit() and int(text) >= 1):
         raise argparse.ArgumentTypeError(f"{text!r}; wanted auto, or a number of at least 1")
     return text if text == "auto" else int(text)
-
-
-def _log(text: str) -> None:
-    print(text, file=sys.stderr)
