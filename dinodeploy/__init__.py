@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from dinodeploy.api import EmbedReport, embed, export
     from dinodeploy.bundle.bundle import Bundle
     from dinodeploy.embedder import Embedder
+    from dinodeploy.store.merge import merge
     from dinodeploy.store.reader import load_embeddings
 
 # Telemetry of ONNX Runtime and of the Hugging Face libraries, which read it when they are imported. A
@@ -50,6 +51,7 @@ __all__ = [
     "embed",
     "Embedder",
     "load_embeddings",
+    "merge",
     "Bundle",
     "EmbedReport",
     "DinodeployError",
@@ -73,6 +75,7 @@ _LAZY = {
     "Bundle": "dinodeploy.bundle.bundle",
     "Embedder": "dinodeploy.embedder",
     "load_embeddings": "dinodeploy.store.reader",
+    "merge": "dinodeploy.store.merge",
 }
 
 

@@ -271,6 +271,7 @@ def test_public_names() -> None:
         "embed",
         "export",
         "load_embeddings",
+        "merge",
     ]
     assert all(hasattr(dinodeploy, name) for name in dinodeploy.__all__)
 

@@ -4,7 +4,7 @@ HELP = "DINOv3 from PyTorch checkpoints to verified engines: export, judge, embe
 # In the order of the help page. Each command is a function, or a group of them, in the module of its name.
 GROUPS = {
     "Export and verify": ("export", "build", "check", "bench", "ranges", "convert"),
-    "Embed and search": ("embed", "index", "search", "dedupe", "visualize"),
+    "Embed and search": ("embed", "merge", "index", "search", "dedupe", "visualize"),
     "Heads": ("train-head", "add-head", "predict"),
     "Serve": ("serve", "triton"),
     "Tools": ("inspect", "bundle", "doctor"),

@@ -81,19 +81,23 @@ def _differences(manifest: StoreManifest, plan: Plan, images: bool) -> str:
     """How a complete store differs from `plan`; empty if it does not."""
     if manifest.plan is None:
         return "an older dinodeploy wrote it"
+    return plan_of(manifest, manifest.plan.shard_size).differences(plan, images=images)
+
+
+def plan_of(manifest: StoreManifest, shard_size: int) -> Plan:
+    """The plan that would make a store like a complete one."""
     dtypes = {facts.dtype for facts in manifest.outputs.values()}
-    there = Plan(
-        listing_sha256=manifest.plan.listing_sha256,
-        pictures=manifest.plan.pictures,
-        shard_size=manifest.plan.shard_size,
+    return Plan(
+        listing_sha256=manifest.plan.listing_sha256 if manifest.plan is not None else "",
+        pictures=manifest.plan.pictures if manifest.plan is not None else 0,
+        shard_size=shard_size,
         outputs=tuple(manifest.outputs),
         format=manifest.format,
-        dtype=dtypes.pop() if dtypes else plan.dtype,
-        batch=plan.batch,
+        dtype=dtypes.pop() if dtypes else "float32",
+        batch=1,
         fingerprint=manifest.fingerprint,
         normalize=manifest.normalize,
     )
-    return there.differences(plan, images=images)
 
 
 def _is_empty(out: Path) -> bool:

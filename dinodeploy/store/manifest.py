@@ -168,7 +168,8 @@ def _as_newest(data: dict[str, Any]) -> dict[str, Any]:
     shards = data.get("shards")
     if not isinstance(shards, list) or not all(isinstance(shard, dict) for shard in shards):
         return data
-    plan, found = data.get("plan"), []
+    plan: Any = data.get("plan")
+    found = []
     for number, shard in enumerate(shards):
         images, files = shard.get("rows"), shard.get("files")
         with suppress(TypeError, LookupError, ValueError, OverflowError):  # version 1 has no plan

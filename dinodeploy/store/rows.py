@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -52,6 +53,18 @@ class Images:
     stamps: IndexArray
     absent: ByteArray
     sha256: ByteArray | None
+
+
+class Places(Protocol):
+    """Images of one or more stores, each found by its place."""
+
+    def reason(self, place: int) -> str | None:
+        """Why an image is quarantined; None where it has a row."""
+        ...
+
+    def row(self, place: int) -> tuple[dict[str, AnyArray], tuple[int, int]]:
+        """The columns of an image that has a row, as stored, and its size. Raises BundleError."""
+        ...
 
 
 class Old:
@@ -129,7 +142,7 @@ def new_content(plan: Plan, rows: ShardRows) -> Content:
 
 
 def mixed_content(
-    plan: Plan, positions: range, images: Images, old: Old, copied: IndexArray, rows: ShardRows
+    plan: Plan, positions: range, images: Images, old: Places, copied: IndexArray, rows: ShardRows
 ) -> Content:
     """A shard of copied and new rows. copied: the place in `old` of each image of the store, or -1."""
     fresh, new = _packed(plan, rows), rows.listed()

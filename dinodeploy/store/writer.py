@@ -53,7 +53,7 @@ from dinodeploy.store.manifest import (
     read_manifest,
 )
 from dinodeploy.store.plan import PLAN, WORK, Plan, read_plan, write_plan
-from dinodeploy.store.rows import mixed_content, new_content
+from dinodeploy.store.rows import Content, mixed_content, new_content
 from dinodeploy.store.shard import (
     Quarantined,
     ShardRecord,
@@ -128,7 +128,7 @@ class Store:
             try:
                 self._begin()
             except BaseException:
-                if self._alone:
+                if self._part[1] == 1:
                     drop_empty_work(self.out)
                 self._lock.release()
                 raise
@@ -187,13 +187,12 @@ class Store:
         """
         with self._stopping():
             try:
-                record = self._commit(index, rows)
+                self.write(index, self._content(index, rows))
             except (OSError, BundleError):
                 if not self._finished_elsewhere():
                     raise
-                record = ShardRecord(len(rows.ids), {}, rows.shapes, rows.quarantined)
-            self._kept[index] = record
-        return record
+                self._kept[index] = ShardRecord(len(rows.ids), {}, rows.shapes, rows.quarantined)
+        return self._kept[index]
 
     def finish(self) -> StoreManifest | None:
         """Write embeddings.json if every shard is finished; None if other processes are still working."""
@@ -209,10 +208,6 @@ class Store:
                 manifest = read_manifest(self.out)
             self._complete = manifest is not None
             return manifest
-
-    @property
-    def _alone(self) -> bool:
-        return self._part[1] == 1
 
     def _check_there(self) -> None:
         """Raise if the directory was removed, or if a process that no lock keeps out plans otherwise."""
@@ -256,7 +251,7 @@ class Store:
 
     def _begin_first(self, target: Target) -> None:
         if self._overwrite or target.begun is None:
-            if (self.out / REPLACED).exists() and not self._alone:
+            if (self.out / REPLACED).exists() and self._part[1] > 1:
                 raise MisuseError(
                     f"{self.out}: removing the old store was interrupted; delete it, then start the parts"
                 )
@@ -304,14 +299,16 @@ class Store:
     def _is_locked(self) -> bool:
         return self._lock is not None and self._lock.held
 
-    def _commit(self, index: int, rows: ShardRows) -> ShardRecord:
+    def _content(self, index: int, rows: ShardRows) -> Content:
+        if (update := self._update) is None:
+            return new_content(self.plan, rows)
+        here = self.plan.shard(index)
+        return mixed_content(self.plan, here, update.images, update.old, update.copied, rows)
+
+    def write(self, index: int, content: Content) -> None:
+        """Write one shard durably; `commit` makes its content of rows. Raises OSError."""
         self._check_there()
-        number, positions = self.plan.number(index), self.plan.shard(index)
-        update = self._update
-        if update is None:
-            content = new_content(self.plan, rows)
-        else:
-            content = mixed_content(self.plan, positions, update.images, update.old, update.copied, rows)
+        number = self.plan.number(index)
         folder = self._staging / f"{number:05d}"
         folder.mkdir(parents=True)
         names = [] if content.shard is None else self._format.write(folder, number, content.shard)
@@ -323,7 +320,7 @@ class Store:
         self._place(encode_record(record), record_path(self.out, number))
         atomic.move_into_place((folder / name, owned_path(self.out, name, is_shard_file)) for name in names)
         shutil.rmtree(folder)
-        return record
+        self._kept[index] = record
 
     def _forget(self, number: int, written: Iterable[str]) -> None:
         """Remove the files that a killed process left of a shard, but those that `written` replaces."""
@@ -385,7 +382,7 @@ class Store:
     def _nothing_done(self) -> bool:
         """Whether nothing here is of use to a later run or a parallel process."""
         kept = [self.out / REPLACED, self.out / BASE, *(self.out / WORK).glob("old-*.json")]
-        return self._alone and not read_records(self.out) and not any(path.exists() for path in kept)
+        return self._part[1] == 1 and not read_records(self.out) and not any(path.exists() for path in kept)
 
     @contextmanager
     def _stopping(self) -> Iterator[None]:
