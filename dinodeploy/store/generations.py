@@ -36,6 +36,7 @@ from dinodeploy.store.manifest import (
     PlanFacts,
     ShardFacts,
     StoreManifest,
+    encode_manifest,
     read_manifest_file,
 )
 from dinodeploy.store.plan import WORK, Plan
@@ -157,14 +158,18 @@ def retire(out: Path, manifest: StoreManifest) -> bool:
     Returns whether a reader's lock on it can be seen.
     """
     path = out / WORK / f"old-{manifest.generation}.json"
-    path.unlink(missing_ok=True)
+    if path.exists():  # by a killed run, or by a process that no lock kept out
+        return path.samefile(out / FILE_NAME)
     try:
         path.hardlink_to(out / FILE_NAME)
+        if read_manifest_file(path).generation == manifest.generation:
+            return True
+        path.unlink()  # another process has just replaced it
     except OSError:
-        shutil.copyfile(out / FILE_NAME, path)
-        atomic.sync(path)
-        return False
-    return True
+        pass
+    path.write_bytes(encode_manifest(manifest))
+    atomic.sync(path)
+    return False
 
 
 def tidy(out: Path, manifest: StoreManifest, *, retired: int | None = None) -> None:

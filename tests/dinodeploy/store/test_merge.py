@@ -81,7 +81,7 @@ def test_formats_and_shard_sizes_may_differ(tmp_path: Path) -> None:
 
 
 def test_the_target(tmp_path: Path) -> None:
-    """It is none of the stores, and only a store is replaced, if asked to."""
+    """It is not one of the stores, and only a store is replaced, if asked to."""
     anew(tmp_path / "a", Versions(A))
     anew(tmp_path / "b", Versions(B))
     both = [tmp_path / "a", tmp_path / "b"]

@@ -6,6 +6,8 @@ starts within a millisecond. A request a line on stdin, a JSON object; an answer
     {"out", "bad", "part", "overwrite", "kill_after": seconds}   killed from outside after that time
     {"out", ..., "kill_at": k}                      killed by itself at its k-th change of the file system
     {"out", ..., "fail_at": k, "errno": e}          from its k-th change on, each fails with errno e
+    {"out", ..., "versions": {id: version}}         follow a source of `support/followed.py`, --update
+    {"out", ..., "no_locks": true}                  on a file system without locks
     -> {"signal", "code", "error", "changes"}       how it ended, and how many changes it made or tried
 
 A change is whatever Python's audit hooks report of the file system (files opened for writing, renamed,
@@ -15,6 +17,7 @@ linked, made, removed) and every fsync.
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -61,9 +64,11 @@ def serve() -> None:
     sys.modules["pyarrow"] = None  # type: ignore[assignment]  # a second to import, in every child
     import dinodeploy.store.formats.npy
     import tests.support.fake_engine
+    import tests.support.followed
 
     assert dinodeploy.store.formats.npy
     assert tests.support.fake_engine
+    assert tests.support.followed
     for line in sys.stdin:
         print(json.dumps(_answer(json.loads(line))), flush=True)
 
@@ -92,17 +97,27 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 def _embed(request: dict[str, Any], pipe: int) -> None:
     """The child: never returns."""
     from tests.support.fake_engine import MadeUp, embed_all
+    from tests.support.followed import Versions, follow
 
+    if request.get("no_locks"):
+        fcntl.flock = _refuse_lock  # type: ignore[assignment]
     changes = _watch(request)
     error, code = "", 0
     try:
-        source = MadeUp(PICTURES, request.get("bad", BAD))
-        part, overwrite = request.get("part", (1, 1)), request.get("overwrite", False)
-        embed_all(source, Path(request["out"]), part=tuple(part), overwrite=overwrite)
+        if "versions" in request:
+            follow(Path(request["out"]), Versions(request["versions"]))
+        else:
+            source = MadeUp(PICTURES, request.get("bad", BAD))
+            part, overwrite = request.get("part", (1, 1)), request.get("overwrite", False)
+            embed_all(source, Path(request["out"]), part=tuple(part), overwrite=overwrite)
     except BaseException as stop:
         error, code = f"{type(stop).__name__}: {stop}", getattr(stop, "exit_code", 99)
     os.write(pipe, json.dumps({"error": error, "changes": changes[0]}).encode())
     os._exit(code)
+
+
+def _refuse_lock(*_: object) -> None:
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
 
 def _watch(request: dict[str, Any]) -> list[int]:
