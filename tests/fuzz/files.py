@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -20,7 +21,9 @@ from dinodeploy.sources.archives import tars
 from dinodeploy.sources.input_file import LocalFile
 from tests.fuzz.attack import Attack
 from tests.fuzz.mutations import mutate_bytes, to_text
+from tests.support.images.matrix_case import levels, ramps
 from tests.support.images.photographs import photograph
+from tests.support.images.tiff_writer import Layout, write_tiff
 
 
 def tensors(folder: Path) -> Attack:
@@ -86,6 +89,19 @@ def images(folder: Path) -> Attack:
             image = small.convert("L").convert("I;16") if mode == "I;16" else small.convert(mode)
             image.save(buffer, name)
             good.append(buffer.getvalue())
+    planes = levels(ramps()[..., :3], 16)
+    good += [  # through tifffile
+        write_tiff(planes, Layout(2, 16, planar=True)),
+        write_tiff(planes, Layout(2, 12, compression="deflate", tile=(16, 32))),
+        write_tiff(
+            levels(ramps()[..., :2], 16), Layout(1, 16, compression="lzw", predictor=True, extra=(2,))
+        ),
+    ]
+    with suppress(ImportError, RuntimeError):
+        from pillow_heif import from_pillow
+
+        from_pillow(small).save(buffer := io.BytesIO())
+        good.append(buffer.getvalue())
     Image.init()
 
     def attack(rng: Random) -> None:
