@@ -6,11 +6,13 @@ python -m tests.support.images.matrix       the counts of docs/sources.md
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from tests.support.images.matrix import FAMILIES, Count, count_family
 
+ROOT = Path(__file__).parents[3]
 WAYS_OUT = re.compile(r"convert|save|install|export|give|choose|shrink|render|read here")
 
 
@@ -32,5 +34,7 @@ def test_pixels_are_right_or_refused(name: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_case_of_the_matrix(name: str) -> None:
     count = check(name, 1)
+    row = f"| {name} | {count.total} | {count.read} | {count.refused} | 0 |"
+    assert row in (ROOT / "docs" / "sources.md").read_text("utf-8"), f"docs/sources.md has no line {row}"
     for reason in count.reasons:
         assert WAYS_OUT.search(reason), f"no way out: {reason}"
