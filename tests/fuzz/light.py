@@ -1,4 +1,4 @@
-"""Parsers that need no torch: bundles, archives, receipts, stores, tensors, images, tar archives.
+"""Parsers that need no torch: bundles, archives, signatures, receipts, stores, tensors, images, tar archives.
 
 A target is a function that writes good files to a folder and returns the attack on their parser.
 """
@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fuzz import bundles, files, indices, stores
+from tests.fuzz import bundles, files, indices, signatures, stores
 from tests.fuzz.attack import Attack
 
 # name -> (target, mutants)
 TARGETS: dict[str, tuple[Callable[[Path], Attack], int]] = {
     "manifest": (bundles.manifest, 2000),
     "verified_first": (bundles.verified_first, 500),
-    "archive": (bundles.archive, 1000),
+    "archive": (bundles.archive, 10_000),
+    "signature": (signatures.signature, 10_000),
     "receipts": (bundles.receipts, 1500),
     "plans": (bundles.plans, 1500),
     "overwrite": (stores.overwrite, 500),
