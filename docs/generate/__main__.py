@@ -25,7 +25,6 @@ PAGES = {  # files of the repository that are pages; README.md is the home page
     "README.md": "index.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
-    "SECURITY.md": "security.md",
     "examples/README.md": "examples.md",
 }
 _LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
