@@ -13,7 +13,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import cycle, islice
 from typing import Any
@@ -43,7 +43,8 @@ class BenchOptions:
     """What to measure. Raises MisuseError for a value out of range."""
 
     vs: tuple[str, ...] = ()
-    shapes: tuple[tuple[int, int, int], ...] = ((1, 224, 224), (8, 224, 224))  # (B, H, W)
+    shapes: tuple[tuple[int, int, int], ...] = ()  # (B, H, W); empty: `batches` at the bundle's own size
+    batches: tuple[int, ...] = (1, 8)
     rounds: int = 10
     threads: int | None = None  # None: one per usable core
     device: str = "auto"
@@ -56,7 +57,7 @@ class BenchOptions:
         for option, value in (("--rounds", self.rounds), ("--threads", self.threads)):
             if value is not None and value < 1:
                 raise MisuseError(f"{option} is {value}; wanted at least 1")
-        for batch, _, _ in self.shapes:
+        for batch in (*self.batches, *(batch for batch, _, _ in self.shapes)):
             if batch < 1:
                 raise MisuseError(f"--batch {batch}; wanted at least 1")
 
@@ -67,6 +68,10 @@ def run_bench(engine: str, options: BenchOptions, log: Log = lambda _: None) -> 
     Raises as `open_runner`, and OutsideProfileError for a size that a runner was not built for.
     """
     bundle = open_bundle(engine, require_signature=options.require_signature)
+    if not options.shapes:
+        own = bundle.manifest.preprocess
+        shapes = tuple((batch, own.height, own.width) for batch in options.batches)
+        options = replace(options, shapes=shapes)
     threads = options.threads or cores()
     opening = RunnerOptions(
         str(engine),

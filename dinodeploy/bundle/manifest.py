@@ -207,7 +207,9 @@ class Manifest:
             return f"refers to {full!r}; wanted a full engine of `engines`"
         source = facts.build.source if facts.build is not None else None
         graphs = {name for name, other in self.engines.items() if other.build is None}
-        if source is not None and source not in graphs | ({MODEL_FILE} if self.format == 1 else set()):
+        if self.format == 1 and MODEL_FILE in self.files:  # which gets its entry when it is read
+            graphs.add(MODEL_FILE)
+        if source is not None and source not in graphs:
             return f"was built from {source!r}; wanted a graph of `engines`"
         if unknown := sorted(set(facts.outputs) - {output.name for output in self.outputs}):
             return f"has output {unknown[0]!r}, which `outputs` does not list"

@@ -25,7 +25,9 @@ def bench(
         Option(help="Peers: torch, compile, transformers, timm, onnxruntime, openvino, nncf."),
     ] = None,
     batch: Annotated[str, Option(help="Batch sizes: 1,8.")] = "1,8",
-    imgsz: Annotated[str, Option(help="Input sizes H or HxW: 224,512x320.")] = "224",
+    imgsz: Annotated[
+        str | None, Option(help="Input sizes H or HxW: 224,512x320. Default: the bundle's.")
+    ] = None,
     rounds: Annotated[int, Option(help="Timed runs of each, in turns.")] = 10,
     threads: Annotated[int | None, Option(help="Threads per runner. Default: one per core.")] = None,
     device: Annotated[str, Option(help=DEVICE_HELP)] = "auto",
@@ -51,6 +53,7 @@ def bench(
     options = BenchOptions(
         vs=parse_list(vs, "--vs", PEERS) if vs else (),
         shapes=tuple((count, *size) for size in _sizes(imgsz) for count in _batches(batch)),
+        batches=_batches(batch),
         rounds=rounds,
         threads=threads,
         device=device,
@@ -76,9 +79,9 @@ def _batches(text: str) -> tuple[int, ...]:
     return tuple(int(name) for name in names)
 
 
-def _sizes(text: str) -> tuple[tuple[int, int], ...]:
-    """`224,512x320` -> ((224, 224), (512, 320)), each H, W. Raises MisuseError."""
-    sizes = (parse_size(name) for name in parse_list(text, "--imgsz"))
+def _sizes(text: str | None) -> tuple[tuple[int, int], ...]:
+    """`224,512x320` -> ((224, 224), (512, 320)), each H, W; empty for None. Raises MisuseError."""
+    sizes = (parse_size(name) for name in (parse_list(text, "--imgsz") if text is not None else ()))
     return tuple(size for size in sizes if size is not None)
 
 

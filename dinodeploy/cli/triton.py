@@ -43,4 +43,5 @@ def triton(
     for model in written.models:
         say(model)
     say(f"{written.name}: {written.engine}, {written.platform}; the server needs numpy and pillow")
+    say(written.judged)
     say(f"next: tritonserver --model-repository {repository.resolve()}")

@@ -24,8 +24,9 @@ from typing import Any
 
 import dinodeploy
 from dinodeploy.backends.select import candidates
-from dinodeploy.bundle.bundle import Bundle, EngineChoice, locate
+from dinodeploy.bundle.bundle import Bundle, EngineChoice, locate, verify_file
 from dinodeploy.bundle.manifest import PLAIN_NAME, BuildFacts
+from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError, OutputExistsError, UnavailableError
 from dinodeploy.files import schema
 from dinodeploy.files.atomic import atomic_directory
@@ -52,13 +53,14 @@ class Kind:
 
     platform: str
     on_gpu: bool
+    device: str  # our `--device` for it
 
 
 # dinodeploy backend -> Triton platform
 KINDS: dict[str, Kind] = {
-    "onnxruntime": Kind("onnxruntime_onnx", False),
-    "onnxruntime_cuda": Kind("onnxruntime_onnx", True),
-    "tensorrt": Kind("tensorrt_plan", True),
+    "onnxruntime": Kind("onnxruntime_onnx", False, "onnxruntime"),
+    "onnxruntime_cuda": Kind("onnxruntime_onnx", True, "cuda"),
+    "tensorrt": Kind("tensorrt_plan", True, "tensorrt"),
 }
 # --device -> backends, best first; the server's machine decides what can run, not this one
 DEVICES: dict[str, tuple[str, ...]] = {
@@ -106,6 +108,7 @@ class Written:
     engine: str
     platform: str
     models: tuple[Path, ...]
+    judged: str  # the runtime and device that the shipped engine was judged on, or why it was not
 
 
 def write_repository(
@@ -116,10 +119,11 @@ def write_repository(
     overwrite: bool = False,
     require_signature: Path | None = None,
 ) -> Written:
-    """Write the three models of the bundle at `path` into `repository`.
+    """Write the three models of the bundle at `path` into `repository`, once the engine is judged.
 
-    Raises as `open_bundle`, TamperedError for a file that is not the exported one, UnavailableError for an
-    engine that Triton cannot run, OutputExistsError for models that are there.
+    An engine that this machine cannot run is shipped unjudged, and `judged` says so. Raises as `open_bundle`,
+    JudgementError for an engine that is not the model, TamperedError for a file that is not the exported
+    one, UnavailableError for an engine that Triton cannot run, OutputExistsError for models that are there.
     """
     engine = _choose(*locate(path, require_signature=require_signature), options.device)
     kind = KINDS[engine.backend]
@@ -133,13 +137,24 @@ def write_repository(
     for target in targets.values():
         if target.exists() and not (overwrite and (target / "config.pbtxt").is_file()):
             raise OutputExistsError(f"{target} exists; --overwrite replaces it, --name gives another name")
-    engine.bundle.verify(engine.facts.files)
+    judged = _judge(engine, kind)
     for model, fill in parts.items():
         with atomic_directory(targets[model]) as partial:
             (partial / VERSION).mkdir()
             config = {"name": model, **fill(partial / VERSION)}
             (partial / "config.pbtxt").write_text(pbtxt(config), encoding="utf-8")
-    return Written(name, engine.file, kind.platform, tuple(targets.values()))
+    return Written(name, engine.file, kind.platform, tuple(targets.values()), judged)
+
+
+def _judge(engine: EngineChoice, kind: Kind) -> str:
+    """Verify, open and judge the engine as `embed` does; returns where, or why it does not run here."""
+    engine.bundle.verify(engine.needed_files)
+    engine.check_external_data()
+    try:
+        with Embedder.open_located(engine.bundle, engine.file, device=kind.device) as embedder:
+            return f"judged on {embedder.backend.device}, {embedder.backend.runtime}"
+    except UnavailableError as error:
+        return f"not judged: it does not run here ({error}); judge it where it runs: dinodeploy check"
 
 
 def _choose(bundle: Bundle, file: str | None, device: str) -> EngineChoice:
@@ -161,10 +176,11 @@ def _choose(bundle: Bundle, file: str | None, device: str) -> EngineChoice:
 
 
 def _engine(engine: EngineChoice, kind: Kind, options: Options, folder: Path) -> Config:
-    """Copy the engine and the files it reads; return its configuration."""
+    """Copy the engine and the files it reads, and verify the copies; return its configuration."""
     facts = engine.facts
-    for name in facts.files:
+    for name in engine.manifest.files_of(engine.file):
         shutil.copyfile(engine.root / name, folder / name)
+        verify_file(folder / name, engine.manifest.files[name])
     group: Config = {"count": options.instances, "kind": Word("KIND_GPU" if kind.on_gpu else "KIND_CPU")}
     if facts.build is not None:
         _check_batch(engine, facts.build, options.max_batch)
@@ -268,9 +284,9 @@ def _step(model: str, given: str, made: list[str]) -> Config:
 
 
 def _outputs(engine: EngineChoice) -> list[Config]:
-    """The manifest's outputs without their batch; free sides are -1."""
+    """The engine's outputs without their batch; free sides are -1."""
     outputs = []
-    for output in engine.manifest.outputs:
+    for output in (one for one in engine.manifest.outputs if one.name in engine.outputs):
         sides = [side if isinstance(side, int) else -1 for side in output.shape[1:]]
         outputs.append({"name": output.name, "data_type": FP32, "dims": sides})
     return outputs

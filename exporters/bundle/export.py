@@ -160,8 +160,8 @@ def export_model(
             names = (output.name for output in manifest.outputs)
             keep = [name for name in names if not name.startswith("layer_") or name in kept]
             manifest = attach_head(staging, manifest, head, keep)
-        receipt = judge_staged(staging, manifest, log)
-    return replace(open_bundle(out), receipt=receipt), (*notes, *fits)
+        receipt, judged = judge_staged(staging, manifest, log)
+    return replace(open_bundle(out), receipt=receipt), (*notes, *judged, *fits)
 
 
 def _with_layers(options: ExportOptions, head: LoadedHead | None) -> ExportOptions:

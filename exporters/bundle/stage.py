@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from dinodeploy.backends.select import candidates
 from dinodeploy.bundle import manifest as manifests
-from dinodeploy.bundle.manifest import Manifest
+from dinodeploy.bundle.bundle import open_bundle
+from dinodeploy.bundle.manifest import CLS_ONLY_OUTPUTS, Manifest
 from dinodeploy.errors import JudgementError, OutputExistsError
 from dinodeploy.files.system_files import is_free
 from dinodeploy.parity.check import check_bundle
@@ -24,20 +26,52 @@ def refuse_existing(out: Path, overwrite: bool) -> None:
         raise OutputExistsError(f"{out} holds a bundle already; give --overwrite or another --out")
 
 
-def judge_staged(staging: Path, manifest: Manifest, log: Callable[[str], None]) -> Receipt:
-    """Write the manifest and judge the bundle in `staging`; returns the receipt. Raises JudgementError."""
+def judge_staged(
+    staging: Path, manifest: Manifest, log: Callable[[str], None]
+) -> tuple[Receipt, tuple[str, ...]]:
+    """Write the manifest and judge the bundle in `staging`. Returns a receipt, and notes for the user.
+
+    Every graph is judged on ONNX Runtime, and what `--device auto` runs on this machine, where that is
+    another runtime, which may compute in another precision: then the receipt is of that, and a note names it.
+    If only that fails, the bundle is good for `--device onnxruntime`, and the note says so. Raises
+    JudgementError.
+    """
     manifests.write_manifest(manifest, staging)
     log("judging the bundle on this machine")
-    receipt = _judge(staging)
-    first, *others = (name for name, facts in manifest.engines.items() if facts.backend == "onnxruntime")
-    for engine in others:  # engines of other backends are judged on first use
-        if manifest.engines[engine].same_numbers_as in (None, first):
-            _judge(staging / engine)
-    return receipt
+    notes: list[str] = []
+    found = [_judge_auto(staging, manifest, outputs, notes) for outputs in (None, CLS_ONLY_OUTPUTS)]
+    runs = [name for name in manifest.order if manifest.engines[name].backend == "onnxruntime"]
+    receipts = [
+        _judge(staging / engine)
+        for engine in runs  # engines of other backends are judged on first use
+        if manifest.engines[engine].same_numbers_as in (None, runs[0])
+    ]
+    return found[0] or receipts[0], tuple(notes)
+
+
+def _judge_auto(
+    staging: Path, manifest: Manifest, outputs: tuple[str, ...] | None, notes: list[str]
+) -> Receipt | None:
+    """The passing receipt of what `--device auto` runs, unless that is ONNX Runtime on a CPU."""
+    if not set(outputs or ()) <= {output.name for output in manifest.outputs}:
+        return None
+    first = candidates(open_bundle(staging), "auto", outputs)[0]
+    if first.backend == "onnxruntime":
+        return None
+    choice, receipt, verdict = check_bundle(staging, device="auto", outputs=outputs)
+    if choice.backend == "onnxruntime":  # the better ones do not run here
+        return None
+    what = f"--device auto runs {choice.file} on {receipt.runtime} here"
+    if verdict.passed:
+        notes.append(f"{what}: judged too")
+        return receipt
+    why = verdict.failures[0]
+    notes.append(f"{what}, which failed the judge ({why.output}: {why.sentence}); use --device onnxruntime")
+    return None
 
 
 def _judge(engine: Path) -> Receipt:
-    """The passing receipt of a new bundle, or of one engine in it. Raises JudgementError."""
+    """The passing receipt of one engine of a new bundle, on ONNX Runtime. Raises JudgementError."""
     choice, receipt, verdict = check_bundle(engine, device="onnxruntime")
     if not verdict.passed:
         raise JudgementError(rejection(choice, verdict))

@@ -50,7 +50,8 @@ def add_head(
             shutil.copyfile(source.root / name, staging / name)
         keep = [output.name for output in manifest.outputs]
         made = attach_head(staging, manifest, loaded, keep)
-        receipt = judge_staged(staging, made, log)
+        receipt, judged = judge_staged(staging, made, log)
+        notes = (*notes, *judged)
     plans = [name for name, facts in manifest.engines.items() if facts.build is not None]
     if plans:
         notes = (*notes, f"{', '.join(plans)} not copied; build again: dinodeploy build {out}")

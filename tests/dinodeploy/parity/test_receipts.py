@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
 from dinodeploy import Embedder
-from dinodeploy.bundle.bundle import Bundle, open_bundle
+from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, file_facts, open_bundle
+from dinodeploy.bundle.manifest import EngineFacts, as_recorded, read_manifest, write_manifest
 from dinodeploy.errors import JudgementError
 from dinodeploy.parity.check import check_bundle
 from dinodeploy.parity.judge import THRESHOLDS
 from dinodeploy.parity.receipts import FILE_NAME, find_receipt, read_receipts, save_receipt
+
+FORMAT1 = Path(__file__).parents[2] / "data" / "format1_bundle"
 
 
 @pytest.fixture(autouse=True)
@@ -145,3 +151,124 @@ def test_a_rejected_engine_is_not_opened(own_bundle: Path, monkeypatch: pytest.M
     (receipt,) = read_receipts(open_bundle(own_bundle))
     assert not receipt.passed
     Embedder.open(own_bundle, allow_unverified=True).close()
+
+
+# ---- every byte, and the whole family -------------------------------------------------------------------
+
+
+def reseal(root: Path, **changes: object) -> None:
+    """What somebody does who changed files and wants nobody to notice."""
+    manifest = read_manifest(root)
+    files = {name: file_facts(root / name) for name in manifest.files}
+    write_manifest(dataclasses.replace(manifest, files=files, **changes), root)  # type: ignore[arg-type]
+
+
+def reverse_weights(root: Path, graph: str = "model.cpu.onnx") -> None:
+    """Turn the largest weight of a graph around, wherever it is kept."""
+    model = onnx.load(root / graph, load_external_data=False)
+    stored = [one for one in model.graph.initializer if one.external_data]
+    largest = max(stored, key=lambda one: int(onnx.external_data_helper.ExternalDataInfo(one).length))
+    place = onnx.external_data_helper.ExternalDataInfo(largest)
+    path, begin, end = root / place.location, place.offset or 0, (place.offset or 0) + place.length
+    content = bytearray(path.read_bytes())
+    content[begin:end] = np.frombuffer(bytes(content[begin:end]), "<f4")[::-1].tobytes()
+    path.write_bytes(content)
+
+
+@pytest.fixture(params=["format 1", "format 2"])
+def bundle_of_any_format(request: pytest.FixtureRequest, own_bundle: Path, tmp_path: Path) -> Path:
+    if request.param == "format 2":
+        return own_bundle
+    return Path(shutil.copytree(FORMAT1, tmp_path / "old" / "bundle"))
+
+
+@pytest.mark.parametrize("outputs", [None, ("cls",)], ids=["all", "cls"])
+def test_damaged_weights_are_judged_anew_and_refused(
+    bundle_of_any_format: Path, outputs: tuple[str, ...] | None
+) -> None:
+    root = bundle_of_any_format
+    Embedder.open(root, outputs=outputs, device="onnxruntime").close()  # with a receipt of the good weights
+    reverse_weights(root)
+    reseal(root)
+    for _ in range(2):
+        with pytest.raises(JudgementError, match="is not the model here"):
+            Embedder.open(root, outputs=outputs, device="onnxruntime")
+
+
+@pytest.mark.parametrize("engine", ["model.cpu.onnx", "model.onnx", "model.cpu.cls.onnx", "model.cls.onnx"])
+def test_each_byte_that_an_engine_reads_is_in_its_fingerprint(
+    bundle_of_any_format: Path, engine: str
+) -> None:
+    root = bundle_of_any_format
+    before = read_manifest(root)
+    for name in before.files_of(engine):
+        content = (root / name).read_bytes()
+        (root / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        reseal(root)
+        now = read_manifest(root)
+        assert now.fingerprint(engine, now.preprocess) != before.fingerprint(engine, before.preprocess), name
+        assert now.judged_sha256(engine, GOLDEN_FILE) != before.judged_sha256(engine, GOLDEN_FILE), name
+        (root / name).write_bytes(content)
+        reseal(root)
+
+
+def test_the_cls_only_graph_has_the_fingerprint_of_the_full_one(bundle_of_any_format: Path) -> None:
+    manifest = read_manifest(bundle_of_any_format)
+    full = manifest.fingerprint("model.cpu.onnx", manifest.preprocess)
+    assert manifest.fingerprint("model.cpu.cls.onnx", manifest.preprocess) == full
+    old = {key: value for key, value in full.items() if key != "files_sha256"}
+    assert as_recorded(full, old) == old, "stores of older versions are still of this bundle"
+    assert as_recorded(full, full) == full
+
+
+def test_the_facts_that_decide_the_outputs_are_covered(own_bundle: Path) -> None:
+    """Of a plan: a graph has them inside and is refused at once."""
+    manifest = read_manifest(own_bundle)
+    judged = manifest.judged_sha256("model.cpu.onnx", GOLDEN_FILE)
+    changes = {
+        "preprocess": dataclasses.replace(manifest.preprocess, mean=(0.5, 0.5, 0.5)),
+        "outputs": manifest.outputs[::-1],
+        "graph": dataclasses.replace(manifest.graph, recipe="bf16"),
+        "model": dataclasses.replace(manifest.model, sha256="0" * 64),
+        "engines": {**manifest.engines, "model.cpu.onnx": EngineFacts("onnxruntime", ("model.cpu.onnx",))},
+    }
+    for name, value in changes.items():
+        other = dataclasses.replace(manifest, **{name: value})  # type: ignore[arg-type]
+        assert other.judged_sha256("model.cpu.onnx", GOLDEN_FILE) != judged, name
+
+
+def test_a_failed_judgement_voids_the_receipts_of_the_family(own_bundle: Path) -> None:
+    """The CLS-only graph and the other dialect read the same weights."""
+    bundle = open_bundle(own_bundle)
+    good = read_receipts(bundle)
+    assert {one.engine for one in good} >= {"model.cpu.onnx", "model.onnx", "model.cpu.cls.onnx"}
+    receipt = next(one for one in good if one.engine == "model.cpu.onnx")
+    save_receipt(bundle, dataclasses.replace(receipt, passed=False, runtime="another runtime"))
+    for engine in ("model.cpu.onnx", "model.onnx", "model.cpu.cls.onnx"):
+        assert find_receipt(bundle.choose(engine), receipt.runtime, receipt.device) is None
+    save_receipt(bundle, receipt)  # judged again, after the failure
+    assert find_receipt(bundle.choose(), receipt.runtime, receipt.device) == receipt
+    assert find_receipt(bundle.choose("model.cpu.cls.onnx"), receipt.runtime, receipt.device) is None
+
+
+def test_a_failure_voids_receipts_that_cannot_be_removed(
+    own_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bundle is read-only: its receipts stay in parity.json, and the failure is in the cache."""
+    from dinodeploy.parity import receipts
+
+    bundle = open_bundle(own_bundle)
+    receipt = next(one for one in read_receipts(bundle) if one.engine == "model.cpu.onnx")
+    original = receipts.atomic_file
+
+    def refuse_in_bundle(path: Path):  # type: ignore[no-untyped-def]
+        if path.parent == bundle.root:
+            raise PermissionError(13, "Permission denied")
+        return original(path)
+
+    monkeypatch.setattr(receipts, "atomic_file", refuse_in_bundle)
+    save_receipt(bundle, dataclasses.replace(receipt, passed=False))
+    for engine in ("model.cpu.onnx", "model.onnx", "model.cpu.cls.onnx"):
+        assert find_receipt(bundle.choose(engine), receipt.runtime, receipt.device) is None
+    save_receipt(bundle, receipt)
+    assert find_receipt(bundle.choose(), receipt.runtime, receipt.device) == receipt
