@@ -53,12 +53,16 @@ class Batcher:
         max_batch: int = 8,
         max_wait: float = 0.01,
         queue_size: int = 64,
+        max_pixels: int | None = None,
         observe: Callable[[int, float], None] = lambda images, seconds: None,
     ) -> None:
-        """max_wait: seconds. observe: called after each batch with its size and the engine's seconds.
+        """max_wait: seconds. max_pixels: of one batch, so that batches of large inputs are smaller.
+        observe: called after each batch with its size and the engine's seconds.
 
         Raises MisuseError for numbers out of range.
         """
+        if max_pixels is not None and max_pixels < 1:
+            raise MisuseError(f"got max_pixels {max_pixels}; wanted at least 1")
         if max_batch < 1 or queue_size < max_batch or not 0 <= max_wait < float("inf"):
             raise MisuseError(
                 f"got max_batch {max_batch}, max_wait {max_wait}, queue_size {queue_size}; wanted at least "
@@ -67,6 +71,7 @@ class Batcher:
         self._embedder = embedder
         self._max_batch = max_batch
         self._max_wait = max_wait
+        self._max_pixels = max_pixels
         self._queue_size = queue_size
         self._observe = observe
         self._buckets: dict[Shape, deque[_Waiting]] = {}  # oldest first; never an empty one
@@ -173,11 +178,17 @@ class Batcher:
                     self._changed.wait(seconds)
                     continue
                 bucket = self._buckets[shape]
-                batch = [bucket.popleft() for _ in range(min(len(bucket), self._max_batch))]
+                batch = [bucket.popleft() for _ in range(min(len(bucket), self._batch_of(shape)))]
                 if not bucket:
                     del self._buckets[shape]
                 self._running += len(batch)
                 return batch
+
+    def _batch_of(self, shape: Shape) -> int:
+        """Images of the largest batch of inputs of `shape`, (3,H,W)."""
+        if self._max_pixels is None:
+            return self._max_batch
+        return max(1, min(self._max_batch, self._max_pixels // (shape[1] * shape[2])))
 
     def _due(self, now: float) -> tuple[Shape, float]:
         """The bucket to run next, and in how many seconds; if it is due, minus the seconds it has waited."""
@@ -185,7 +196,7 @@ class Batcher:
         def seconds(shape: Shape) -> float:
             bucket = self._buckets[shape]
             waited = now - bucket[0].arrived
-            is_due = waited >= self._max_wait or len(bucket) >= self._max_batch or self._closed
+            is_due = waited >= self._max_wait or len(bucket) >= self._batch_of(shape) or self._closed
             return -waited if is_due else self._max_wait - waited
 
         shape = min(self._buckets, key=seconds)

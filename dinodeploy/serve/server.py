@@ -24,6 +24,7 @@ from dinodeploy.serve.service import Service
 
 QUEUE = 2048  # connections that the system queues until they are accepted
 STOP_SLACK = 5.0  # seconds beyond the time limit of a request, after which the process ends anyway
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _POLL = 0.05  # seconds between checks for open requests
 
 
@@ -121,9 +122,12 @@ def serve_on(listener: socket.socket, service: Service) -> None:
 def _serve_beside_a_loop(server: Draining, listener: socket.socket) -> None:
     """In a thread with an event loop of its own: the caller's is running, as in a notebook."""
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="serve", daemon=True)
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, server.handle_exit) for number in _SIGNALS if is_main}
     thread.start()
-    while thread.is_alive():
-        try:
+    try:
+        while thread.is_alive():
             thread.join(_POLL)
-        except KeyboardInterrupt:
-            server.handle_exit(signal.SIGINT, None)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -94,6 +94,7 @@ class Service:
             max_batch=settings.max_batch,
             max_wait=settings.max_wait,
             queue_size=settings.queue,
+            max_pixels=2 * settings.max_batch * embedder.preprocess.height * embedder.preprocess.width,
             observe=lambda size, seconds: self.observe(size, seconds),
         )
 
@@ -288,7 +289,7 @@ class Service:
 
     def _reserve(self, patches: int) -> None:
         """Raises Refused if the images in flight would take too much memory."""
-        most = max(self.settings.queue * _patches_of(self.embedder.preprocess), 2 * self.settings.max_patches)
+        most = max(self.settings.queue * _patches_of(self.embedder.preprocess), 8 * self.settings.max_patches)
         if patches > most:
             raise Refused(413, f"{patches} patches in one request; wanted at most {most}; send fewer images")
         free = most if patches <= FEW_PATCHES else max(patches, most * 3 // 4)

@@ -66,6 +66,21 @@ def test_one_record_and_a_table(
 
 
 @pytest.mark.slow
+def test_an_honest_client_is_served_under_attack(tiny_bundle: Path) -> None:
+    names = ("scans at the limit", "JSON objects", "bodies to /health", "half-open connections", "garbage")
+    chosen = [option for name in names for option in ("--only", name)]
+    ran = subprocess.run(
+        [sys.executable, SCRIPTS / "serve_attack.py", "--bundle", tiny_bundle, "--seconds", "4", *chosen],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "5 of 5 attacks within the goals" in ran.stdout
+
+
+@pytest.mark.slow
 def test_a_load_that_takes_too_long_is_given_up_and_leaves_nothing(tiny_bundle: Path) -> None:
     options = ["--workers", "2", "--clients", "2", "--seconds", "600", "--limit", "10"]
     process = subprocess.Popen(

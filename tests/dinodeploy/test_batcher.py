@@ -111,6 +111,24 @@ def test_of_what_is_due_the_oldest_goes_first() -> None:
     assert embedder.values == [[0], [1, 2], [3], [4, 5]], "a full batch is no reason to go before older ones"
 
 
+def test_batches_of_large_inputs_are_smaller() -> None:
+    held = Held(let_go=False)
+    with Batcher(held, max_batch=8, max_wait=0.05, max_pixels=2 * 32 * 32) as batcher:
+        futures = batcher.submit_pixels([pixels(number, 32) for number in range(5)])
+        futures += batcher.submit_pixels([pixels(9, 64)] * 2 + [pixels(number) for number in range(8)])
+        held.gate.set()
+        for one in futures:
+            one.result(LONG)
+    assert sorted(shape for shape in held.batches if shape[2] != 16) == [
+        (1, 3, 32, 32),
+        (1, 3, 64, 64),
+        (1, 3, 64, 64),
+        (2, 3, 32, 32),
+        (2, 3, 32, 32),
+    ]
+    assert (8, 3, 16, 16) in held.batches
+
+
 def test_many_threads_get_each_their_own() -> None:
     embedder = Held(parallel_runs=2)
     with batcher(embedder, max_wait=0.002, queue_size=60) as batch, ThreadPoolExecutor(20) as pool:

@@ -5,8 +5,9 @@ than LIGHT seconds wait in a queue of their own, cheapest first, and one process
 images are answered however many large ones arrive. Large images that run at the same time share a budget of
 pixels, because memory is what they need.
 
-A process that exceeds its CPU seconds, its memory or its deadline is killed and replaced. Processes that do
-not even start are started again with growing pauses.
+A process that has nothing to do is asked every few seconds whether it answers. One that exceeds its CPU
+seconds, its memory or its deadline is killed and replaced. Processes that do not even start are started again
+with growing pauses.
 """
 
 from __future__ import annotations
@@ -38,10 +39,12 @@ from dinodeploy.serve.refused import Refused
 LIGHT = 0.1  # estimated seconds; a phone's photograph of 12 megapixels takes 0.3
 LIGHT_SECONDS = 1  # of CPU time for an image that was estimated as light
 STUCK = 5.0  # seconds without an answer to a light image, after which a process is killed
+PING_SECONDS = 3.0  # without work, after which a process is asked whether it answers
 START_SECONDS = 30.0  # for a process to start
 MOST_PAUSE = 5.0  # seconds between attempts to start a process
 _TICK = 0.1  # seconds between checks of deadlines
 _REPLY = 1 << 30  # bytes of the largest result
+_PING = Job("ping", 0, ())
 _TOO_LONG = "takes too long to decode; save it as a baseline JPEG or as PNG, or shrink it"
 
 
@@ -138,7 +141,7 @@ class DecoderPool:
             return not self._closed and any(
                 slot.process is not None
                 and slot.process.poll() is None
-                and (slot.task is None or slot.task.heavy or now < slot.deadline)
+                and (slot.task is None or slot.task.heavy or now < slot.deadline - STUCK / 2)
                 for slot in self._slots
                 if not slot.failed
             )
@@ -217,7 +220,9 @@ class DecoderPool:
                     slot.deadline = time.monotonic() + (10 * self._seconds if task.heavy else 0) + STUCK
                     self._running_pixels += task.pixels
                     return task
-                self._changed.wait()
+                if not self._changed.wait(PING_SECONDS):
+                    slot.task, slot.deadline = _Task(0, -1, _PING, b"", None), time.monotonic() + STUCK
+                    return slot.task
             return None
 
     def _next(self, slot: _Slot) -> _Task | None:
@@ -281,10 +286,12 @@ class DecoderPool:
         process = slot.process
         assert process is not None
         code = self._stop(slot)
-        if self._closed or task.future.done():
+        if self._closed:
             return None
         out_of_time = slot.late or code == -getattr(signal, "SIGXCPU", 0)
         self.log(f"decoder {process.pid} ended ({_cause(code, slot.late)}); starting another one")
+        if task.job.kind == "ping" or task.future.done():
+            return None
         if out_of_time and not task.heavy and task.job.kind == "embed" and not slot.late:
             # its header promised less: it may take longer, where it does not delay small images
             return replace(task, heavy=True, seconds=float(self._seconds), pixels=task.job.max_pixels)
@@ -381,7 +388,7 @@ def _popen(memory: int, nice: int) -> subprocess.Popen[bytes]:
 
 
 def _result(reply: dict[str, Any], data: bytes, task: _Task) -> Decoded | bytes:
-    if task.job.kind == "thumbnail":
+    if task.job.kind != "embed":
         return data
     pixels = np.frombuffer(data, np.float32).reshape([int(side) for side in reply["shape"]])
     return Decoded(pixels, int(reply["width"]), int(reply["height"]))

@@ -25,12 +25,13 @@ class Job:
     """What a decoder is to do.
 
     embed: the bytes of an image -> pixels of the model's input. thumbnail: the path of an image -> a JPEG.
+    ping: nothing, to see whether the process answers.
     accepted: formats. side: pixels of the longer side of a thumbnail. Set by the pool: seconds, of CPU time
     before the process is killed; heavy_from, estimated seconds of decoding from which the image is not
     decoded and only its cost is replied.
     """
 
-    kind: Literal["embed", "thumbnail"]
+    kind: Literal["embed", "thumbnail", "ping"]
     max_pixels: int
     accepted: tuple[str, ...]
     preprocess: Preprocess | None = None

@@ -57,6 +57,8 @@ def main(memory: int, nice: int) -> None:
 
 def run_job(job: Job, data: bytes) -> tuple[dict[str, Any], bytes | memoryview]:
     """The reply to one job, and its bytes: pixels float32 [3,H,W], or a JPEG. Never raises ImageError."""
+    if job.kind == "ping":
+        return {"done": True}, b""
     try:
         if job.kind == "thumbnail":
             return {"done": True}, _thumbnail(Path(os.fsdecode(data)), job)

@@ -28,6 +28,7 @@ READ_SECONDS = 20.0  # for 64 KiB of an answer
 BACKLOG = 32  # connections that asyncio accepts in one go
 RESERVED = 96  # file descriptors for everything else: engine, pipes, index, connections that are closing
 FEWEST = 8
+KEPT = 4  # rank of a connection whose request is being answered
 _PIECES = 1024  # of a chunked body, after which they must have
 _PIECE = 64  # bytes on average
 
@@ -56,8 +57,15 @@ class LimitedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > self.most:
-            candidates = [one for one in self.connections if isinstance(one, LimitedProtocol)]
-            min(candidates, key=lambda one: (self._rank(one), one.waits_since)).abort()
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Close this connection, or a few that may go rather: looking at all of them takes a millisecond."""
+        now = time.monotonic()
+        others = [one for one in self.connections if one is not self and one.rank(now) < KEPT]
+        others.sort(key=lambda one: (one.rank(now), one.waits_since))
+        for connection in others[: max(1, self.most // 32)] or [self]:
+            connection.abort()
 
     def handle_events(self) -> None:
         before = self.cycle
@@ -79,16 +87,14 @@ class LimitedProtocol(H11Protocol):
         self.blocked_since = None
         super().resume_writing()
 
-    def _rank(self, other: LimitedProtocol) -> int:
-        """Which connection gives way first: an old idle one, a slow upload, a large one, a new idle one."""
-        if other is self:
-            return 4
-        is_old = time.monotonic() - other.waits_since > SLOW_SECONDS
-        if not other.is_busy:
+    def rank(self, now: float) -> int:
+        """Which connection gives way first: an old idle one, a slow upload, a large one, a new one."""
+        is_old = now - self.waits_since > SLOW_SECONDS
+        if not self.is_busy:
             return 0 if is_old else 3
-        if not other.cycle.more_body:
-            return 5
-        return 1 if is_old else 2 if other.is_large else 3
+        if not self.cycle.more_body:
+            return KEPT
+        return 1 if is_old else 2 if self.is_large else 3
 
     @property
     def is_busy(self) -> bool:

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,6 +22,7 @@ from PIL import Image
 from dinodeploy import Embedder
 from dinodeploy.search import Index
 from dinodeploy.serve.access import read_keys
+from tests.support.images.hostile_images import many_scans
 from tests.support.images.image_files import encoded
 from tests.support.images.photographs import photograph
 from tests.support.processes.command_line import CommandLine
@@ -298,6 +300,57 @@ def test_images_by_url(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert fetched["images"][0]["outputs"] == sent["images"][0]["outputs"]
 
 
+def test_foreign_hosts_are_refused_and_nothing_redirects(service: Live) -> None:
+    for path in ("/", "/model", "/embed/", "/thumbnail?id=x", "/openapi.json", "/metrics"):
+        answer = service.get(path, headers={"host": "evil.example"})
+        _refused(answer, 421, "--allowed-host")
+    assert service.get("/embed/").status_code == 404
+    for path in ("/health", "/ready"):  # load balancers name what they like
+        assert service.get(path, headers={"host": "evil.example"}).status_code == 200
+
+
+def test_routes_without_images_read_no_body(service: Live) -> None:
+    large = b"x" * (8 << 20)  # above --max-bytes
+    for path in ("/health", "/ready", "/", "/model", "/nothing"):
+        try:
+            assert service.request("GET", path, content=large).status_code in (200, 404)
+        except httpx.WriteError:  # answered and closed before all of it was sent
+            continue
+    lines = [json.loads(line) for line in service.log.getvalue().splitlines()]
+    assert max(line.get("received", 0) for line in lines if line.get("path") in ("/model", "/")) == 0
+
+
+def test_an_answer_that_would_be_too_large_is_refused_before_it_is_computed(tiny_bundle: Path) -> None:
+    with live(tiny_bundle, max_answer=1 << 20) as service:
+        data = encoded("coffee")
+        asked = {"outputs": "patch", "imgsz": "512"}
+        _refused(service.embed(*[data] * 3, **asked), 413, "encoding=base64")
+        answer = service.embed(data, encoding="base64", **asked)
+        assert answer.status_code == 200
+        assert "dinodeploy_batch_size_count 1.0" in service.get("/metrics").text
+        _refused(service.embed(*[data] * 64, imgsz="1024"), 413, "patches in one request")
+
+
+def test_a_large_answer_is_streamed_and_complete(service: Live, tiny_bundle: Path) -> None:
+    files = [encoded("chelsea"), encoded("rocket")]
+    answer = service.embed(*files, outputs="patch,cls", imgsz="512")
+    assert answer.headers["transfer-encoding"] == "chunked"
+    with Embedder.open(tiny_bundle, threads=1) as embedder:
+        images = [Image.open(io.BytesIO(data)).convert("RGB") for data in files]
+        wanted = embedder.embed(images, imgsz=512)
+    for row, image in enumerate(answer.json()["images"]):
+        np.testing.assert_array_equal(np.float32(image["outputs"]["patch"]), wanted["patch"][row])
+
+
+def test_formats_and_memory_are_limited(tiny_bundle: Path) -> None:
+    with live(tiny_bundle, formats=("JPEG",), decode_memory=64) as service:
+        png, jpeg = (encoded("coffee", format=name) for name in ("PNG", "JPEG"))
+        _refused(service.embed(png), 422, "PNG is not accepted here, wanted one of JPEG")
+        assert service.embed(jpeg).status_code == 200
+        _refused(service.embed(many_scans(1, 6500, "RGB")), 413, "--decode-memory")
+        assert service.get("/model").json()["limits"]["formats"] == ["JPEG"]
+
+
 # ---- API keys ----------------------------------------------------------------------------------
 
 
@@ -380,6 +433,9 @@ def test_a_store_without_an_index_names_the_command(
         (("--queue", "7"), "wanted at least one batch, 8"),
         (("--rate", "0"), "--rate is 0"),
         (("--max-wait-ms", "nan"), "--max-wait-ms is nan"),
+        (("--formats", "JPEG,XPM"), "wanted some of JPEG, PNG"),
+        (("--max-inflight", "5"), "--max-inflight is 5"),
+        (("--decode-seconds", "0"), "--decode-seconds is 0"),
         (("--port", "70000"), "--port is 70000"),
         (("--index", "nowhere"), "nowhere"),
     ],

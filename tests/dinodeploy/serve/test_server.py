@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import signal
 import threading
 import time
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from dinodeploy.errors import UnavailableError
-from dinodeploy.serve.server import bind
+from dinodeploy.serve.server import bind, serve_on
+from dinodeploy.serve.service import Service
+from dinodeploy.serve.settings import Settings
+from tests.support.images.hostile_images import many_scans
 from tests.support.processes.service_process import TIMEOUT, serving
 
 
@@ -34,6 +40,51 @@ def test_sigterm_finishes_open_requests_and_refuses_new_ones(tiny_bundle: Path) 
         code, stderr = process.end()
         assert code == 0
         assert "Traceback" not in stderr
+
+
+@pytest.mark.slow
+def test_sigterm_ends_it_while_decoders_are_busy(tiny_bundle: Path) -> None:
+    with serving(tiny_bundle, "--time-limit", "2") as process:
+        data = many_scans(85, 7000, "RGB")
+        headers = {"content-type": "image/jpeg"}
+        for _ in range(4):
+            threading.Thread(
+                target=lambda: process.client.post("/embed", content=data, headers=headers), daemon=True
+            ).start()
+        time.sleep(1)
+        assert process.client.get("/ready").status_code == 200
+        assert process.embed().status_code == 200
+        decoders = psutil.Process(process.popen.pid).children()
+        before = time.monotonic()
+        process.popen.send_signal(signal.SIGTERM)
+        code, stderr = process.end()
+        assert code == 0
+        assert time.monotonic() - before < 12
+        assert "Traceback" not in stderr
+        assert not any(one.is_running() for one in decoders)
+
+
+def test_it_serves_beside_a_running_event_loop(tiny_bundle: Path) -> None:
+    """As in a notebook."""
+    statuses: list[int] = []
+
+    async def cell() -> None:
+        settings = Settings(tiny_bundle, threads=1, linger=0.1)
+        with bind("127.0.0.1", 0) as listener, Service.open(settings) as service:
+            listener.listen()
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}/ready"
+
+            def ask_and_interrupt() -> None:
+                statuses.append(httpx.get(url, timeout=TIMEOUT).status_code)
+                os.kill(os.getpid(), signal.SIGINT)
+
+            threading.Thread(target=ask_and_interrupt).start()
+            serve_on(listener, service)
+
+    handler = signal.getsignal(signal.SIGINT)
+    asyncio.run(cell())
+    assert statuses == [200]
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_a_port_in_use_is_unavailable() -> None:

@@ -50,6 +50,13 @@ def ask(pool: DecoderPool, data: bytes, group: object = None) -> Future[Any]:
     return pool.submit(JOB, data, group or object())
 
 
+def noisy_scans() -> bytes:
+    """A JPEG of 9 megapixels that takes some five seconds to decode."""
+    data = encode(Image.effect_noise((3000, 3000), 80), "JPEG", progressive=True, quality=90)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * 90 + b"\xff\xd9"
+
+
 def small_is_answered(pool: DecoderPool) -> float:
     before = time.monotonic()
     np.testing.assert_array_equal(ask(pool, SMALL).result(TIMEOUT).pixels, PIXELS)
@@ -72,7 +79,7 @@ def test_an_image_past_its_seconds_is_refused_and_its_process_replaced(pool: Dec
     lines: list[str] = []
     pool.log = lines.append
     with pytest.raises(Refused, match="too long to decode") as refused:
-        ask(pool, many_scans(85, 7000, "RGB")).result(TIMEOUT)
+        ask(pool, noisy_scans()).result(TIMEOUT)
     assert refused.value.status == 422
     assert "SIGXCPU" in lines[0] or "past its deadline" in lines[0]  # on a busy machine
     wait_for(lambda: len(pool.processes) == 2 and pool.ready)
@@ -101,7 +108,7 @@ def test_killed_processes_are_replaced_and_their_image_is_decoded_again(pool: De
 def test_stopped_processes_are_not_ready_and_are_replaced(
     pool: DecoderPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pools, "STUCK", 0.5)
+    monkeypatch.setattr(pools, "STUCK", 1.0)
     small_is_answered(pool)
     wait_for(lambda: len(pool.processes) == 2 and pool.ready)
     time.sleep(0.5)
@@ -109,10 +116,28 @@ def test_stopped_processes_are_not_ready_and_are_replaced(
     for process in stopped:
         os.kill(process, signal.SIGSTOP)
     asked = [ask(pool, SMALL) for _ in range(3)]
+    wait_for(lambda: not pool.ready)
     wait_for(lambda: not set(stopped) & set(pool.processes))
     for one in asked:
         one.result(TIMEOUT)
     assert pool.ready
+
+
+def test_idle_processes_that_are_stopped_or_killed_are_replaced(
+    pool: DecoderPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "STUCK", 1.0)
+    monkeypatch.setattr(pools, "PING_SECONDS", 0.1)
+    small_is_answered(pool)
+    time.sleep(0.5)
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        before = pool.processes
+        for process in before:
+            os.kill(process, number)
+        wait_for(lambda: not pool.ready)
+        wait_for(
+            lambda old=before: pool.ready and len(pool.processes) == 2 and not set(old) & set(pool.processes)
+        )
 
 
 def test_processes_that_do_not_start_are_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
