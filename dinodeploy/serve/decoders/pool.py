@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -25,13 +23,13 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dinodeploy.arrays import FloatArray
 from dinodeploy.serve.decoders.formats import seconds_by_size
+from dinodeploy.serve.decoders.process import cause_of, end_process, start_process
 from dinodeploy.serve.decoders.wire import Job, receive_reply, send_job
 from dinodeploy.serve.decoders.worker import NICE
 from dinodeploy.serve.refused import Refused
@@ -289,7 +287,7 @@ class DecoderPool:
         if self._closed:
             return None
         out_of_time = slot.late or code == -getattr(signal, "SIGXCPU", 0)
-        self.log(f"decoder {process.pid} ended ({_cause(code, slot.late)}); starting another one")
+        self.log(f"decoder {process.pid} ended ({cause_of(code, slot.late)}); starting another one")
         if task.job.kind == "ping" or task.future.done():
             return None
         if out_of_time and not task.heavy and task.job.kind == "embed" and not slot.late:
@@ -307,7 +305,7 @@ class DecoderPool:
             return True
         self._stop(slot)
         try:
-            process = _popen(self._memory, 0 if slot.light else NICE)
+            process = start_process(self._memory, 0 if slot.light else NICE)
         except OSError:
             return self._pause(slot)
         with self._changed:
@@ -321,7 +319,7 @@ class DecoderPool:
         except (EOFError, OSError):
             code = self._stop(slot)
             if not self._closed:
-                self.log(f"a decoder did not start ({_cause(code, slot.late)})")
+                self.log(f"a decoder did not start ({cause_of(code, slot.late)})")
             return self._pause(slot)
         with self._changed:
             slot.deadline, slot.failed = float("inf"), 0
@@ -339,15 +337,7 @@ class DecoderPool:
             process, slot.process = slot.process, None
         if process is None:
             return 0
-        died = process.poll()
-        if died is None:
-            with suppress(subprocess.TimeoutExpired):  # it may be ending with a code of its own
-                process.wait(0.05)
-            process.kill()
-        for pipe in (process.stdin, process.stdout):
-            with suppress(OSError):
-                pipe.close()  # type: ignore[union-attr]  # both are pipes
-        return process.wait()
+        return end_process(process)
 
     def _watch(self) -> None:
         """Kill processes past their deadline, or whose large image nobody waits for any more."""
@@ -368,25 +358,6 @@ class DecoderPool:
                         process.kill()
 
 
-def _popen(memory: int, nice: int) -> subprocess.Popen[bytes]:
-    """A decoder process, with this one's import path and without its `__main__`, which may import torch."""
-    path = [str(Path(entry).absolute()) for entry in sys.path]
-    code = f"import sys; sys.path[:] = {path!r}; from dinodeploy.serve.decoders.worker import main; "
-    process = subprocess.Popen(
-        [sys.executable, "-c", f"{code}main({memory}, {nice})"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-    )
-    with suppress(ImportError, OSError, AttributeError):  # larger pipes, where the system has them
-        import fcntl
-
-        for pipe in (process.stdin, process.stdout):
-            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, 1 << 20)  # type: ignore[union-attr]
-    return process
-
-
 def _result(reply: dict[str, Any], data: bytes, task: _Task) -> Decoded | bytes:
     if task.job.kind != "embed":
         return data
@@ -397,9 +368,3 @@ def _result(reply: dict[str, Any], data: bytes, task: _Task) -> Decoded | bytes:
 def _fail(task: _Task, refused: Refused) -> None:
     with suppress(InvalidStateError):  # cancelled, or failed already
         task.future.set_exception(refused)
-
-
-def _cause(code: int, late: bool) -> str:
-    if late:
-        return "past its deadline"
-    return signal.Signals(-code).name if code < 0 else f"exit {code}"

@@ -1,0 +1,50 @@
+"""Start and end one decoder process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+_PIPE = 1 << 20  # bytes that a pipe holds, where the system has larger ones
+
+
+def start_process(memory: int, nice: int) -> subprocess.Popen[bytes]:
+    """A decoder process, with this one's import path and without its `__main__`, which may import torch."""
+    path = [str(Path(entry).absolute()) for entry in sys.path]
+    code = f"import sys; sys.path[:] = {path!r}; from dinodeploy.serve.decoders.worker import main; "
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{code}main({memory}, {nice})"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+    )
+    with suppress(ImportError, OSError, AttributeError):  # larger pipes, where the system has them
+        import fcntl
+
+        for pipe in (process.stdin, process.stdout):
+            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE)  # type: ignore[union-attr]
+    return process
+
+
+def end_process(process: subprocess.Popen[bytes]) -> int:
+    """Kill and reap a process. Returns its exit code."""
+    if process.poll() is None:
+        with suppress(subprocess.TimeoutExpired):  # it may be ending with a code of its own
+            process.wait(0.05)
+        process.kill()
+    for pipe in (process.stdin, process.stdout):
+        with suppress(OSError):
+            pipe.close()  # type: ignore[union-attr]  # both are pipes
+    return process.wait()
+
+
+def cause_of(code: int, late: bool) -> str:
+    """Why a process ended, for the log. late: it was killed at its deadline."""
+    if late:
+        return "past its deadline"
+    return signal.Signals(-code).name if code < 0 else f"exit {code}"
