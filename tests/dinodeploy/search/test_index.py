@@ -14,6 +14,7 @@ import pytest
 from dinodeploy.errors import BundleError, MisuseError, OutputExistsError, TamperedError, UnavailableError
 from dinodeploy.search import Index, build_index, find_duplicates
 from dinodeploy.search import approximate as approximates
+from dinodeploy.search.query import differences
 from tests.support.indexed import D, clustered, ranked, store_of, vectors_of
 from tests.support.stores import write_store
 
@@ -433,3 +434,23 @@ def test_ivf_pq_with_more_than_100000_rows(tmp_path: Path) -> None:
             for row, near in zip(rows, nearest, strict=True)
         ]
     assert sum(shared) / (10 * len(rows)) >= 0.93
+
+
+# ---- never mixed ---------------------------------------------------------------------------------
+
+
+def test_an_index_that_names_another_engine_than_its_store_is_refused(tmp_path: Path) -> None:
+    store_of(tmp_path / "s", vectors_of(5))
+    build_index(tmp_path / "s")
+    path = tmp_path / "s.index" / "index.json"
+    document = json.loads(path.read_text())
+    for fingerprint in ({"model": "y"}, {}, {"model": "x", "more": 1}):
+        path.write_text(json.dumps(document | {"fingerprint": fingerprint}))
+        with pytest.raises(TamperedError, match="names another engine than"):
+            Index.open(tmp_path / "s")
+
+
+def test_a_fact_that_only_one_fingerprint_has_is_a_difference() -> None:
+    assert differences({"model": "x"}, {"model": "x"}) == ""
+    assert differences({"model": "x"}, {"model": "x", "recipe": "fp16"}) == "recipe: None, now fp16"
+    assert differences({"model": "x", "jpeg": None}, {"model": "x"}) == "jpeg: None, now None"
