@@ -20,6 +20,8 @@ TARGETS: dict[str, tuple[Callable[[Path], Attack], int]] = {
     "receipts": (bundles.receipts, 1500),
     "plans": (bundles.plans, 1500),
     "overwrite": (stores.overwrite, 500),
+    "records": (stores.records, 500),
+    "listing": (stores.listing, 9500),
     "npy": (stores.store("npy"), 400),
     "npz": (stores.store("npz"), 400),
     "safetensors": (stores.store("safetensors"), 400),
