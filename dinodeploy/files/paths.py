@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterator
+from urllib.parse import unquote
 
 _UTF_8 = sys.getfilesystemencoding() == "utf-8"
 
@@ -28,3 +30,45 @@ def is_absolute(path: str, *, separator: str = os.sep) -> bool:
     if separator == "/":
         return path.startswith("/")
     return path.startswith(("/", "\\")) or (path[1:2] == ":" and path[:1].isascii() and path[:1].isalpha())
+
+
+def from_file_url(text: str, *, separator: str = os.sep) -> str | None:
+    """The path behind a file:// URL (RFC 8089); None for any other text. %20 and the like are decoded."""
+    if text[:5].lower() != "file:" or not text[5:].startswith("/"):
+        return None
+    path = unquote(text[5:], errors="surrogateescape")
+    if path.startswith("//"):
+        host, slash, rest = path[2:].partition("/")
+        path = slash + rest if host.lower() in ("", "localhost") else path
+        path = (
+            f"{host}/{rest}" if host.endswith(":") else path
+        )  # file://C:/a.jpg is wrong, but usual
+    drive = path.lstrip("/")
+    return drive if separator != "/" and drive[1:2] == ":" else path
+
+
+def as_written(text: str, exists: Callable[[str], bool]) -> str:
+    """The path that a line of a list means: as it is written if it exists, else without what surrounds it.
+
+    Tried in this order: the text, without spaces at its ends, without quotes, the home folder for ~, with
+    / for \\ (lists from Windows). Where nothing exists, the path without spaces and quotes.
+    """
+    if text == text.strip() and text[:1] not in "\"'~" and "\\" not in text:
+        return text
+    best = text
+    for best in _spellings(text):
+        if exists(best):
+            return best
+    slashes = best.replace("\\", "/")
+    return slashes if slashes != best and exists(slashes) else best
+
+
+def _spellings(text: str) -> Iterator[str]:
+    yield text
+    text = text.strip()
+    yield text
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        text = text[1:-1]
+        yield text
+    if text.startswith("~"):
+        yield portable_path(os.path.expanduser(text))  # noqa: PTH111

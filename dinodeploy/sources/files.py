@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO
 
 from dinodeploy.errors import ImageError, MisuseError, reason_of
-from dinodeploy.files.paths import native_path
+from dinodeploy.files.paths import as_written, from_file_url, native_path
 from dinodeploy.files.text import open_text
 from dinodeploy.sources import remote
 from dinodeploy.sources.folders import Skipped
@@ -106,4 +106,14 @@ def _paths(lines: Iterable[str], beside: Callable[[str], str]) -> Iterator[str]:
         if "\0" in path:
             raise MisuseError(f"line {number + 1} of the list is not text; wanted one path per line")
         if path.strip() and not path.startswith("#"):
-            yield remote.require(path, schemes) if remote.is_url(path) else beside(path)
+            yield resolve(path, beside, schemes)
+
+
+def resolve(text: str, beside: Callable[[str], str], schemes: set[str]) -> str:
+    """The path or URL that a line or cell names. beside: starts a relative path. schemes: of URLs so far."""
+    path = from_file_url(text.strip())
+    if path is not None:
+        return beside(path)
+    if remote.is_url(text.strip()):
+        return remote.require(text.strip(), schemes)
+    return beside(as_written(text, lambda one: os.path.lexists(native_path(beside(one)))))

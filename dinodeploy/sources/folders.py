@@ -23,7 +23,7 @@ from fnmatch import translate
 from pathlib import Path
 
 from dinodeploy.errors import MisuseError, reason_of
-from dinodeploy.files.paths import native_path, portable_path
+from dinodeploy.files.paths import from_file_url, native_path, portable_path
 from dinodeploy.files.system_files import is_system_file
 from dinodeploy.images.kinds import has_image_suffix, read_suffixes
 
@@ -166,6 +166,9 @@ def count_skipped(name: str, counts: Counter[str]) -> None:
 def expand_path(path: str | Path) -> list[str | Lost]:
     """The path itself if it exists, else what it matches as a glob. Raises MisuseError for neither."""
     text = portable_path(str(path))
+    text = from_file_url(text) or text
+    if text.startswith("~") and not os.path.lexists(native_path(text)):
+        text = portable_path(os.path.expanduser(text))  # noqa: PTH111  quoted, so that no shell has replaced it
     if not text or "\0" in text:
         raise MisuseError(f"{text!r} is not a path; wanted files, folders or globs of images")
     if os.path.lexists(native_path(text)):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from dinodeploy.errors import ImageError
-from dinodeploy.files.paths import native_path
+from dinodeploy.files.paths import is_absolute, native_path, portable_path
 from dinodeploy.files.regular import open_regular
 from dinodeploy.sources.source import Stamp
 
@@ -67,7 +67,7 @@ class LocalFile:
         return open_regular(self.path)
 
     def beside(self, path: str) -> str:
-        joined = path if path.startswith("/") else self._folder + path
+        joined = portable_path(path) if is_absolute(path) else self._folder + portable_path(path)
         unusual = "//" in joined or "./" in joined or joined.endswith("/")
         return Path(joined).as_posix() if unusual else joined  # Path takes ten times as long
 

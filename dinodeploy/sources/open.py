@@ -17,7 +17,7 @@ from PIL import Image
 
 from dinodeploy.arrays import IndexArray
 from dinodeploy.errors import MisuseError
-from dinodeploy.files.paths import native_path
+from dinodeploy.files.paths import from_file_url, native_path
 from dinodeploy.sources import files, remote
 from dinodeploy.sources.files import FileSource
 from dinodeploy.sources.folders import Lost, Skipped, expand_path, no_image, walk_folder
@@ -92,7 +92,7 @@ def _parts(given: str, options: SourceOptions, skipped: Skipped, lost: list[Lost
 
 def _find(text: str, options: SourceOptions, skipped: Skipped) -> Iterator[str | Lost | Source]:
     """Paths and URLs of single images, sources of files that hold many, and folders that cannot be listed."""
-    if remote.is_url(text):
+    if remote.is_url(text) and from_file_url(text) is None:
         for url in remote.find(text, recursive=options.recursive, timeout=options.timeout):
             kind = _kind(url.partition("::")[0].partition("?")[0])
             yield from _open(kind, remote.RemoteFile(url, options.timeout), options) if kind else [url]

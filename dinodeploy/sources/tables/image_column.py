@@ -19,8 +19,7 @@ from typing import Any, NamedTuple
 
 from dinodeploy.errors import MisuseError, UnavailableError
 from dinodeploy.images.base64_text import is_base64_image
-from dinodeploy.sources import remote
-from dinodeploy.sources.files import FileSource
+from dinodeploy.sources.files import FileSource, resolve
 from dinodeploy.sources.ids import IdList
 from dinodeploy.sources.input_file import InputFile, stamp_of_file
 from dinodeploy.sources.source import SourceOptions
@@ -193,7 +192,7 @@ def named_by(file: InputFile, rows: Iterable[Row], options: SourceOptions) -> Fi
         if not path or problem:
             missing[number] = problem or "this row has no image"
         else:
-            found = _resolve(path, file, schemes)
+            found = resolve(path, file.beside, schemes)
         paths.append(found)
         if options.id_column is not None:
             if not id_:
@@ -205,10 +204,6 @@ def named_by(file: InputFile, rows: Iterable[Row], options: SourceOptions) -> Fi
     if options.id_column is None:
         return FileSource(paths, options.timeout, missing=missing)
     return FileSource(ids, options.timeout, paths, missing)
-
-
-def _resolve(path: str, file: InputFile, schemes: set[str]) -> str:
-    return remote.require(path, schemes) if remote.is_url(path) else file.beside(path)
 
 
 def source_of(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dinodeploy.images.open import open_image
-from tests.dinodeploy.sources.reading import ALL, ids, read_all
+from tests.dinodeploy.sources.reading import ALL, ids, misuse, read_all
 from tests.support.images.image_files import encoded, write_folder
 
 
@@ -59,3 +59,30 @@ def test_lists_may_hold_names_that_are_not_unicode() -> None:
 def test_lists_of_every_encoding(encoding: str, end: str) -> None:
     Path("list.txt").write_bytes(end.join(["# all", "a.jpg", "", "日本/猫.jpg"]).encode(encoding))
     assert ids("list.txt") == ["a.jpg", "日本/猫.jpg"]
+
+
+def test_lines_as_people_write_them(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(here))
+    Path("my photos").mkdir()
+    for name in ("my photos/a.jpg", "b.jpg", "c.jpg ", "d.jpg"):
+        Path(name).touch()
+    home = here.as_posix()
+    lines = [
+        '"my photos/a.jpg"', "my photos\\a.jpg", "b.jpg  ", "c.jpg ", "~/d.jpg", f"file://{home}/my%20photos/a.jpg",
+        "C:\\none\\x.jpg", "\\\\server\\share\\x.jpg",
+    ]  # fmt: skip
+    wanted = [
+        "my photos/a.jpg", "b.jpg", "c.jpg ", f"{home}/d.jpg", f"{home}/my photos/a.jpg", "C:\\none\\x.jpg",
+        "\\\\server\\share\\x.jpg",
+    ]  # fmt: skip
+    Path("list.txt").write_bytes("\r\n".join(lines).encode())
+    assert ids("list.txt") == wanted
+    Path("table.csv").write_bytes("\r\n".join(["path", *lines[1:2], *lines[4:]]).encode())
+    assert ids("table.csv") == [wanted[0], *wanted[3:]]
+    assert ids("~/d.jpg", f"file://{home}/b.jpg") == [f"{home}/d.jpg", f"{home}/b.jpg"]
+    assert ids("~/*.jpg") == [f"{home}/b.jpg", f"{home}/d.jpg"]
+
+
+def test_standard_input_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    assert "standard input is closed" in misuse("-")
