@@ -40,9 +40,7 @@ def from_file_url(text: str, *, separator: str = os.sep) -> str | None:
     if path.startswith("//"):
         host, slash, rest = path[2:].partition("/")
         path = slash + rest if host.lower() in ("", "localhost") else path
-        path = (
-            f"{host}/{rest}" if host.endswith(":") else path
-        )  # file://C:/a.jpg is wrong, but usual
+        path = f"{host}/{rest}" if host.endswith(":") else path  # file://C:/a.jpg is wrong, but usual
     drive = path.lstrip("/")
     return drive if separator != "/" and drive[1:2] == ":" else path
 

@@ -62,8 +62,12 @@ class PredictionWriter:
     def __enter__(self) -> PredictionWriter:
         if self._out is not None:
             self._root = begin_directory(self._out)
-            self._table = (self._root / TABLE).open("w", encoding="utf-8", errors="backslashreplace")
-            self._refused = (self._root / QUARANTINE).open("w", encoding="utf-8", errors="backslashreplace")
+            self._table = (self._root / TABLE).open(
+                "w", encoding="utf-8", errors="backslashreplace", newline="\n"
+            )
+            self._refused = (self._root / QUARANTINE).open(
+                "w", encoding="utf-8", errors="backslashreplace", newline="\n"
+            )
         return self
 
     def add(self, item: Prediction) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def write_index_manifest(root: Path, manifest: IndexManifest) -> IndexManifest:
     }
     manifest = replace(manifest, files=files)
     text = json.dumps(schema.dump(manifest), indent=2, ensure_ascii=False) + "\n"
-    (root / FILE_NAME).write_text(text, encoding="utf-8")
+    (root / FILE_NAME).write_text(text, encoding="utf-8", newline="\n")
     return manifest
 
 

@@ -142,7 +142,7 @@ def write_repository(
         with atomic_directory(targets[model]) as partial:
             (partial / VERSION).mkdir()
             config = {"name": model, **fill(partial / VERSION)}
-            (partial / "config.pbtxt").write_text(pbtxt(config), encoding="utf-8")
+            (partial / "config.pbtxt").write_text(pbtxt(config), encoding="utf-8", newline="\n")
     return Written(name, engine.file, kind.platform, tuple(targets.values()), judged)
 
 
@@ -233,7 +233,8 @@ def _preprocess(engine: EngineChoice, options: Options, folder: Path) -> Config:
         module.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, module)
     facts = schema.dump(engine.manifest.preprocess) | {preprocess_model.MAX_PIXELS: MAX_PIXELS}
-    (folder / preprocess_model.FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(facts, indent=2) + "\n"
+    (folder / preprocess_model.FACTS).write_text(text, encoding="utf-8", newline="\n")
     return {
         "backend": "python",
         "max_batch_size": options.max_batch,

@@ -48,7 +48,8 @@ class Npy(Format):
         ]
         names.append(_metadata(index))
         (root / names[-1]).parent.mkdir(exist_ok=True)
-        (root / names[-1]).write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (root / names[-1]).write_text(lines, "utf-8", newline="\n")
         if importlib.util.find_spec("pyarrow"):
             from dinodeploy.store.formats.arrow import write_metadata
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import codecs
 import io
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -72,3 +74,24 @@ def test_closing_the_text_leaves_the_stream_open() -> None:
 
 def test_zero_bytes_in_both_places_are_not_utf_16() -> None:
     assert encoding_of(b"\0\0\0\0") == "utf-8"
+
+
+def text_writes(path: Path) -> list[str]:
+    """Calls that write text and leave line ends to the system: CRLF on Windows, so other bytes and hashes."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if not isinstance(node, ast.Call) or any(keyword.arg == "newline" for keyword in node.keywords):
+            continue
+        name = ast.unparse(node.func)
+        modes = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
+        opens = name.endswith(("open", "fdopen")) and any(mode in ("w", "a", "x", "w+") for mode in modes)
+        is_binary = any(word in name for word in ("archive", "zip", "av."))  # always bytes
+        if (opens and not is_binary) or name.endswith(".write_text"):
+            found.append(f"{path.name}:{node.lineno}: {name}")
+    return found
+
+
+@pytest.mark.parametrize("package", ["dinodeploy", "exporters"])
+def test_files_have_the_same_bytes_on_every_system(package: str) -> None:
+    root = Path(__file__).parents[3] / package
+    assert [found for path in sorted(root.rglob("*.py")) for found in text_writes(path)] == []
