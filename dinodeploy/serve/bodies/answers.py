@@ -69,7 +69,7 @@ def _as_lists(values: FloatArray) -> Iterator[bytes]:
 
 def _as_base64(values: FloatArray) -> Iterator[bytes]:
     yield _dump({"dtype": "float32", "shape": list(values.shape)})[:-1] + b',"base64":"'
-    data = memoryview(np.ascontiguousarray(values, "<f4")).cast("B")
+    data = np.ascontiguousarray(values, "<f4").data.cast("B")
     for start in range(0, len(data), _SLICE):
         yield base64.b64encode(data[start : start + _SLICE])
     yield b'"}'

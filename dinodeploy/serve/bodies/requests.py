@@ -10,7 +10,7 @@ of Python objects.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from typing import Any
 
 from starlette.datastructures import Headers, UploadFile
@@ -55,12 +55,13 @@ def _complete(coroutine: Coroutine[Any, Any, list[Question]]) -> list[Question]:
     try:
         coroutine.send(None)
     except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]
+        questions: list[Question] = done.value
+        return questions
     raise AssertionError("the form parser waits for something")
 
 
 async def _from_form(body: bytes, headers: Mapping[str, str], settings: Settings) -> list[Question]:
-    async def stream() -> AsyncIterator[bytes]:
+    async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
     parser = MultiPartParser(

@@ -13,7 +13,7 @@ import json
 import pickle
 import struct
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal
+from typing import IO, Any, Literal
 
 from dinodeploy.images.preprocess import Preprocess
 
@@ -40,14 +40,14 @@ class Job:
     heavy_from: float = float("inf")
 
 
-def send_job(pipe: BinaryIO, job: Job, data: bytes) -> None:
+def send_job(pipe: IO[bytes], job: Job, data: bytes) -> None:
     head = pickle.dumps(job)
     pipe.write(_LENGTHS.pack(len(head), len(data)) + head)
     pipe.write(data)
     pipe.flush()
 
 
-def receive_job(pipe: BinaryIO) -> tuple[Job, bytes] | None:
+def receive_job(pipe: IO[bytes]) -> tuple[Job, bytes] | None:
     """None at the end of the pipe: the service has closed it, or has died."""
     lengths = pipe.read(_LENGTHS.size)
     if len(lengths) < _LENGTHS.size:
@@ -57,14 +57,14 @@ def receive_job(pipe: BinaryIO) -> tuple[Job, bytes] | None:
     return job, pipe.read(data)
 
 
-def send_reply(pipe: BinaryIO, reply: dict[str, Any], data: bytes | memoryview = b"") -> None:
+def send_reply(pipe: IO[bytes], reply: dict[str, Any], data: bytes | memoryview = b"") -> None:
     head = json.dumps(reply).encode()
     pipe.write(_LENGTHS.pack(len(head), len(data)) + head)
     pipe.write(data)
     pipe.flush()
 
 
-def receive_reply(pipe: BinaryIO, most: int) -> tuple[dict[str, Any], bytes]:
+def receive_reply(pipe: IO[bytes], most: int) -> tuple[dict[str, Any], bytes]:
     """Raises EOFError when the process has died, or its reply is larger than `most` bytes."""
     head, data = _LENGTHS.unpack(_exactly(pipe, _LENGTHS.size))
     if head > 1 << 16 or data > most:
@@ -78,7 +78,7 @@ def receive_reply(pipe: BinaryIO, most: int) -> tuple[dict[str, Any], bytes]:
     return reply, _exactly(pipe, data)
 
 
-def _exactly(pipe: BinaryIO, length: int) -> bytes:
+def _exactly(pipe: IO[bytes], length: int) -> bytes:
     data = pipe.read(length)
     if len(data) < length:
         raise EOFError("the decoder process has ended")

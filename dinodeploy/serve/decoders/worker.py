@@ -74,7 +74,7 @@ def run_job(job: Job, data: bytes) -> tuple[dict[str, Any], bytes | memoryview]:
         pixels = job.preprocess(image)
         assert pixels.dtype == np.float32
         reply = {"done": True, "width": width, "height": height, "shape": list(pixels.shape)}
-        return reply, memoryview(np.ascontiguousarray(pixels)).cast("B")
+        return reply, np.ascontiguousarray(pixels).data.cast("B")
     except ImageError as error:
         if isinstance(error.__cause__, MemoryError):
             raise MemoryError from error

@@ -62,7 +62,8 @@ class LimitedProtocol(H11Protocol):
     def _make_room(self) -> None:
         """Close this connection, or a few that may go rather: looking at all of them takes a millisecond."""
         now = time.monotonic()
-        others = [one for one in self.connections if one is not self and one.rank(now) < KEPT]
+        mine = [one for one in self.connections if isinstance(one, LimitedProtocol)]
+        others = [one for one in mine if one is not self and one.rank(now) < KEPT]
         others.sort(key=lambda one: (one.rank(now), one.waits_since))
         for connection in others[: max(1, self.most // 32)] or [self]:
             connection.abort()
