@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -32,7 +33,7 @@ from dinodeploy.errors import ImageError, ImageTooLargeError, reason_of
 from dinodeploy.files.regular import open_regular
 from dinodeploy.images.colours import GreyLevels, to_rgb
 from dinodeploy.images.jpeg import JPEG_FORMATS, check_cost, frame_bits, reduction_for
-from dinodeploy.images.kinds import FORMATS, HEAD, Kind, kind_by_content, kind_by_suffix
+from dinodeploy.images.kinds import CAMERA_RAW, FORMATS, HEAD, Kind, kind_by_content, kind_by_suffix
 from dinodeploy.images.limits import DEFAULT_LIMITS, MAX_PIXELS, ImageLimits
 from dinodeploy.images.png import is_deep_key, open_deep_key, scale_key
 from dinodeploy.images.tiff import TiffFacts, can_read, read_tiff
@@ -42,6 +43,8 @@ ScaleFor = Callable[[int, int], int]  # width and height of an upright image -> 
 Factory = Callable[..., Image.Image]  # of Pillow: a file and its name
 Source = str | Path | bytes | Image.Image | np.ndarray[Any, Any]
 
+# The depth of the first component, its highest bit the sign: ISO/IEC 15444-1, A.5.1.
+_SIZ = re.compile(rb"\xff\x4f\xff\x51.{38}(.)", re.DOTALL)
 _MAGIC = 16  # bytes by which Pillow's decoders recognise a file
 
 _ORIENTATION = 0x0112  # EXIF tag
@@ -132,6 +135,8 @@ def _identify(file: BinaryIO, where: str, limits: ImageLimits) -> Image.Image:
         if factory is not None and _accepts(accept, head[:_MAGIC]):
             if limits.formats is not None and kind.name not in limits.formats:
                 raise ImageError(f"{where}: {kind.name}, wanted one of {', '.join(limits.formats)}")
+            if kind.name == "TIFF" and _kind_of_name(where) is CAMERA_RAW:  # which begins with a thumbnail
+                raise ImageError(f"{where}: {CAMERA_RAW.name} is not read here: {CAMERA_RAW.way_out}")
             opener = _OPENERS.get(kind.name, _open_other)
             image = _guard(partial(opener, factory, file, limits), where)
             if not limits.python_decoders and any(tile[0] in Image.DECODERS for tile in image.tile):  # type: ignore[attr-defined]
@@ -187,15 +192,33 @@ def _open_tiff(factory: Factory, file: BinaryIO, limits: ImageLimits) -> Image.I
             f"a TIFF that Pillow does not read right ({doubt}): pip install 'dinodeploy[tiff]', or convert "
             "it to 8-bit RGB"
         )
-    return read_tiff(file, limits)
+    try:
+        return read_tiff(file, limits)
+    except ImageError:
+        raise
+    except Exception as error:
+        raise ImageError(f"cannot be decoded: {doubt}; tifffile: {reason_of(error)}") from error
 
 
-_OPENERS = {"TIFF": _open_tiff, "PNG": _open_png, "JPEG": _open_jpeg}
+def _open_jpeg_2000(factory: Factory, file: BinaryIO, limits: ImageLimits) -> Image.Image:
+    file.seek(0)
+    found = _SIZ.search(file.read(1 << 16))
+    if found is not None and found[1][0] & 0x80:
+        raise ImageError("signed samples have no known white level; convert to 8 or 16 bits without a sign")
+    return _open_other(factory, file, limits)
+
+
+_OPENERS = {"TIFF": _open_tiff, "PNG": _open_png, "JPEG": _open_jpeg, "JPEG2000": _open_jpeg_2000}
+
+
+def _kind_of_name(where: str) -> Kind | None:
+    """The kind that the suffix of a quoted path promises."""
+    return kind_by_suffix(where.rstrip("'\""))
 
 
 def _named(where: str) -> str:
     """What to do about a file whose name promises a kind that is not read."""
-    kind = kind_by_suffix(where.rstrip("'\""))
+    kind = _kind_of_name(where)
     return f"; {kind.name}: {kind.way_out}" if kind is not None and not kind.is_readable else ""
 
 

@@ -26,7 +26,7 @@ _RAW_PHOTOMETRIC = (32803, 34892)  # colour filter array, linear raw: of DNG and
 _SAMPLES = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3, LAB: 3, ICC_LAB: 3}
 _ASSOCIATED, _UNASSOCIATED = 1, 2
 _UNSIGNED = 1
-_NONE = 1  # compression
+_NONE, _WEBP = 1, 50001  # compression
 _COLORMAP, _ICC_PROFILE, _DNG_VERSION = 320, 34675, 50706
 _USED = (254, 258, 259, 262, 266, 274, 277, 284, 338, 339, 530)  # tags of numbers
 _MOST_SAMPLES = 16
@@ -113,6 +113,8 @@ class TiffFacts:
             return f"{self.bits}-bit samples in reversed order of bits"
         if alpha == _ASSOCIATED and self.bits != 8:
             return f"{self.bits}-bit colours that are multiplied by their alpha"
+        if self.compression == _WEBP:
+            return "WebP inside TIFF"
         if self.is_palette_narrow:
             return "a palette in 8 bits"
         if is_ycbcr and uncompressed and self.subsampling != (1, 1):

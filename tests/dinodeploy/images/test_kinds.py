@@ -101,6 +101,20 @@ def test_a_name_without_matching_content_is_said(tmp_path: Path) -> None:
         open_image(tmp_path / "scan.TGA")
 
 
+def test_a_camera_raw_suffix_on_a_tiff_is_camera_raw(tmp_path: Path) -> None:
+    """Most raw files are TIFFs that begin with a thumbnail; some do not say so."""
+    Image.new("RGB", (160, 120)).save(tmp_path / "good.tif")
+    for content in ((tmp_path / "good.tif").read_bytes(), b"II*\0" + bytes(200)):
+        for name in ("a.NEF", "a.dng", "a.arw"):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(
+                ImageError, match="camera raw is not read here: convert to JPEG or TIFF first"
+            ):
+                open_image(tmp_path / name)
+    Image.new("RGB", (8, 8)).save(tmp_path / "b.dng", "JPEG")
+    assert open_image(tmp_path / "b.dng").size == (8, 8)  # by its content
+
+
 def test_formats_may_be_limited() -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "TIFF")

@@ -228,6 +228,9 @@ def pillow_cases() -> Iterator[Case]:
         yield Case(f"jpeg 2000: {name}", saved(image, "JPEG2000", irreversible=False), wanted)
     wide = Image.fromarray(deep.astype(np.uint16))
     yield Case("jpeg 2000: 16 bits", saved(wide, "JPEG2000"), np.repeat(deep[..., None], 3, axis=2) / 257)
+    data = bytearray(saved(wide, "JPEG2000"))
+    data[data.index(b"\xff\x4f\xff\x51") + 42] |= 0x80
+    yield Case("jpeg 2000: signed", bytes(data), None)
     indexed = colour.quantize(200)
     table = np.array(indexed.getpalette()).reshape(-1, 3)
     index = np.asarray(indexed)
