@@ -40,6 +40,11 @@ def lock(descriptor: int, *, shared: bool = False) -> bool:
     return True
 
 
+def can_rename_open_files() -> bool:
+    """False on Windows: a file that is open, as for its lock, can be neither renamed nor removed."""
+    return _module("fcntl") is not None
+
+
 def _module(name: str) -> ModuleType | None:
     """`fcntl` and `msvcrt` exist on some systems only."""
     with contextlib.suppress(ImportError):

@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # Windows has no such flag; `lstat` beforehand refuses a link there
 _NAME_BYTES = 100  # of a name inside a hidden name; file systems allow 255 in all, encrypted ones 143
 
@@ -27,7 +27,7 @@ def open_regular(path: str | Path, *, follow: bool = True) -> BinaryIO:
     def opener(name: str, flags: int) -> int:
         before = Path(name).stat(follow_symlinks=follow)
         _require_regular(before)
-        handle = os.open(name, _READ | (0 if follow else NO_LINK))
+        handle = os.open(name, READ | (0 if follow else NO_LINK))
         try:
             after = os.fstat(handle)
             _require_regular(after)

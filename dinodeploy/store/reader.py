@@ -27,7 +27,8 @@ from dinodeploy.arrays import FloatArray, IntArray
 from dinodeploy.bundle.bundle import sha256_file
 from dinodeploy.bundle.manifest import FileFacts
 from dinodeploy.errors import BundleError, MisuseError, TamperedError, reason_of
-from dinodeploy.files.lock import lock
+from dinodeploy.files.lock import can_rename_open_files, lock
+from dinodeploy.files.regular import READ
 from dinodeploy.store.dtypes import stored_parts, unit_length, unpack
 from dinodeploy.store.formats import Column, open_format, split_rows
 from dinodeploy.store.manifest import FILE_NAME, ColumnFacts, StoreManifest, read_manifest
@@ -115,7 +116,7 @@ class Held:
     def __init__(self, root: Path) -> None:
         self._descriptor: int | None = None
         path = root / FILE_NAME
-        for _ in range(0 if os.name == "nt" else _TRIES):
+        for _ in range(_TRIES if can_rename_open_files() else 0):
             if (descriptor := _open(path)) is None:
                 return  # `read_manifest` says why
             with suppress(OSError):  # it is being replaced
@@ -132,7 +133,7 @@ class Held:
 
 def _open(path: Path) -> int | None:
     try:
-        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return os.open(path, READ)
     except OSError:
         return None
 

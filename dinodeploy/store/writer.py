@@ -35,6 +35,7 @@ import numpy as np
 from dinodeploy.bundle.bundle import file_facts
 from dinodeploy.errors import BundleError, MisuseError, UnavailableError, reason_of
 from dinodeploy.files import atomic, schema
+from dinodeploy.files.lock import can_rename_open_files
 from dinodeploy.files.owned import owned_path, remove_owned
 from dinodeploy.sources.stamps import Stamps
 from dinodeploy.store.existing import REPLACED, Target, clear_target, drop_empty_work, inspect_target
@@ -138,14 +139,19 @@ class Store:
         assert self._lock is not None, "entered"
         shutil.rmtree(self._staging, ignore_errors=True)
         if self._complete:
-            with suppress(BundleError, OSError):
-                tidy(self.out, read_manifest(self.out), retired=self._retired)
+            self._tidy()
         elif kind is not None and self._nothing_done():
             shutil.rmtree(self.out / WORK, ignore_errors=True)
             if self._made:
                 with suppress(OSError):
                     self.out.rmdir()
         self._lock.release()
+        if not can_rename_open_files():  # the locks can be removed only now, if no process has them open
+            self._tidy() if self._complete else drop_empty_work(self.out)
+
+    def _tidy(self) -> None:
+        with suppress(BundleError, OSError):
+            tidy(self.out, read_manifest(self.out), retired=self._retired)
 
     def prepare(self) -> None:
         """Import what `commit` needs, before it is needed."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from dinodeploy.files.lock import lock
+from dinodeploy.files.lock import can_rename_open_files, lock
 from dinodeploy.files.regular import NO_LINK
 
 NOTHING = -1  # held where the system has no locks on such a file
@@ -23,11 +23,13 @@ def hold(path: Path) -> int | None:
 
     None: another process took it for abandoned and removes it; create another one.
     """
+    if not can_rename_open_files():
+        return NOTHING
     try:
         descriptor = os.open(path, os.O_RDONLY | NO_LINK | getattr(os, "O_CLOEXEC", 0))
     except FileNotFoundError:
         return None
-    except OSError:  # Windows opens no folders
+    except OSError:
         return NOTHING
     try:
         if lock(descriptor) and not _is_still(path, descriptor):
@@ -48,7 +50,7 @@ def release(held: int | None) -> None:
 
 def remove_abandoned(paths: Iterable[Path]) -> None:
     """Remove those of the hidden files and folders that no process holds. Errors are ignored."""
-    for path in paths:
+    for path in paths if can_rename_open_files() else ():
         with suppress(OSError):
             descriptor = os.open(path, os.O_RDONLY | NO_LINK | getattr(os, "O_NONBLOCK", 0))
             try:

@@ -77,7 +77,8 @@ def test_embed_and_index_write_beside_them(tiny_bundle: Path, tmp_path: Path, ru
     for again in ((), ("--overwrite",)):
         assert run(*command, *again).code == 0
     assert run("index", out).code == 0
-    (written,) = out.rglob("index.json")
+    written = tmp_path / "out.index" / "index.json"
+    assert written.exists()
     leave(written.parent)
     assert run("search", out, "--image", photo, "--engine", tiny_bundle).code == 0
     assert run("index", out, "--overwrite").code == 0
