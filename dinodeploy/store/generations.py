@@ -23,7 +23,7 @@ import numpy as np
 
 from dinodeploy.errors import BundleError
 from dinodeploy.files import atomic, schema
-from dinodeploy.files.lock import lock
+from dinodeploy.files.lock import can_rename_open_files, lock
 from dinodeploy.files.owned import remove_owned
 from dinodeploy.sources.stamps import UNRECORDED
 from dinodeploy.store.formats import is_shard_file
@@ -197,7 +197,7 @@ def tidy(out: Path, manifest: StoreManifest, *, retired: int | None = None) -> N
                 if path.name not in held:
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
             return
-        shutil.rmtree(work)
+        shutil.rmtree(work, ignore_errors=not can_rename_open_files())  # there our own lock is in the way
 
 
 def work_files(out: Path) -> set[str]:

@@ -139,7 +139,8 @@ class Store:
         assert self._lock is not None, "entered"
         shutil.rmtree(self._staging, ignore_errors=True)
         if self._complete:
-            self._tidy()
+            with suppress(BundleError, OSError):
+                tidy(self.out, read_manifest(self.out), retired=self._retired)
         elif kind is not None and self._nothing_done():
             shutil.rmtree(self.out / WORK, ignore_errors=True)
             if self._made:
@@ -147,11 +148,7 @@ class Store:
                     self.out.rmdir()
         self._lock.release()
         if not can_rename_open_files():  # the locks can be removed only now, if no process has them open
-            self._tidy() if self._complete else drop_empty_work(self.out)
-
-    def _tidy(self) -> None:
-        with suppress(BundleError, OSError):
-            tidy(self.out, read_manifest(self.out), retired=self._retired)
+            drop_empty_work(self.out)
 
     def prepare(self) -> None:
         """Import what `commit` needs, before it is needed."""
