@@ -37,7 +37,7 @@ from dinodeploy.files.unfinished.private import PrivateFolder
 
 UNSIGNED = (SIGNATURE_FILE, RECEIPTS_FILE)
 LARGEST = 1 << 24  # bytes of a file that the manifest does not list: itself, a signature, a licence
-_CHUNK = 1 << 22
+_CHUNK = 1 << 18
 _KEY_BYTES = 1 << 16
 
 
@@ -149,10 +149,10 @@ def _read_signed(root: Path, signed: Mapping[str, str], copy: Path | None) -> di
         raise TamperedError(f"{root} holds {strangers[0]!r}, which is not signed; remove it")
     if missing := sorted(set(signed) - names):
         raise TamperedError(f"{root} lacks {missing[0]!r}, which was signed; copy the bundle again")
-    content: list[bytes] = []
-    found = {manifests.FILE_NAME: _read(root, manifests.FILE_NAME, LARGEST, copy, content.append)}
+    content = bytearray()
+    found = {manifests.FILE_NAME: _read(root, manifests.FILE_NAME, LARGEST, copy, content.extend)}
     _require_signed(root, manifests.FILE_NAME, found, signed)  # before it is parsed
-    manifest = manifests.parse_manifest(b"".join(content), str(root / manifests.FILE_NAME))
+    manifest = manifests.parse_manifest(bytes(content), str(root / manifests.FILE_NAME))
     if missing := sorted(set(manifest.files) - set(signed)):
         raise TamperedError(f"the signature of {root} leaves out {missing[0]!r}; sign it again")
     for name in sorted(set(signed) - set(found)):
@@ -172,7 +172,7 @@ def _read(
     name: str,
     limit: int,
     copy: Path | None = None,
-    keep: Callable[[bytes], object] = lambda chunk: None,
+    keep: Callable[[memoryview], object] = lambda chunk: None,
 ) -> FileFacts:
     """Read a file once: its hash and size; what was read goes to `keep` and into the folder `copy`."""
     digest, size = hashlib.sha256(), 0
@@ -188,13 +188,14 @@ def _read(
 
 
 @contextlib.contextmanager
-def _chunks(path: Path) -> Iterator[Iterator[bytes]]:
+def _chunks(path: Path) -> Iterator[Iterator[memoryview]]:
     """The content of a regular file, not of a link. Raises TamperedError."""
 
-    def read(file: BinaryIO) -> Iterator[bytes]:
+    def read(file: BinaryIO) -> Iterator[memoryview]:
+        buffer = memoryview(bytearray(_CHUNK))  # fresh memory for each chunk costs as much as hashing
         try:
-            while chunk := file.read(_CHUNK):
-                yield chunk
+            while size := file.readinto(buffer):  # type: ignore[attr-defined]
+                yield buffer[:size]
         except OSError as error:
             raise TamperedError(f"{path} cannot be read: {reason_of(error)}") from error
 
@@ -207,7 +208,7 @@ def _chunks(path: Path) -> Iterator[Iterator[bytes]]:
 
 
 @contextlib.contextmanager
-def _writing(copy: Path | None, name: str) -> Iterator[Callable[[bytes], object]]:
+def _writing(copy: Path | None, name: str) -> Iterator[Callable[[memoryview], object]]:
     """Write into a file of the private folder, if there is one. Raises UnavailableError."""
     if copy is None:
         yield lambda chunk: None
@@ -238,9 +239,9 @@ def _read_signature(root: Path, key: Path) -> bytes:
     path = root / SIGNATURE_FILE
     if not path.is_symlink() and not path.exists():
         raise TamperedError(f"{root} is not signed, and {key} was required: dinodeploy bundle sign")
-    content: list[bytes] = []
-    _read(root, SIGNATURE_FILE, LARGEST, None, content.append)
-    return b"".join(content)
+    content = bytearray()
+    _read(root, SIGNATURE_FILE, LARGEST, None, content.extend)
+    return bytes(content)
 
 
 def signed_digests(signature: bytes, root: Path) -> dict[str, str]:
