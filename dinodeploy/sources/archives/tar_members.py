@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from dinodeploy.errors import reason_of
 from dinodeploy.sources.archives.links import Link, LinkError, follow, plain_name
@@ -110,7 +110,8 @@ def _why_no_file(member: tarfile.TarInfo) -> str:
 def _parts(member: tarfile.TarInfo) -> tuple[Part, ...]:
     at = member.offset_data
     parts = []
-    for position, size in member.sparse or ():
+    extents: Any = member.sparse or ()  # pairs (position, size); typed as one number in some versions
+    for position, size in extents:
         if size:
             parts.append((position, at, size))
             at += size
