@@ -161,15 +161,20 @@ def open_choice(choice: EngineChoice, **options: Any) -> Backend:
     """
     choice.check_external_data()
     build = choice.facts.build
-    if build is not None:
+    if build is not None and build.stripped:  # the runtime reads the weights of its source
         _check_source(choice, build)
     backend = open_backend(choice.backend, choice.path, build=build, **options)
-    if build is None and backend.metadata.get(manifests.METADATA_KEY) != choice.manifest.facts():
+    try:
+        if build is not None:
+            _check_source(choice, build)
+        elif backend.metadata.get(manifests.METADATA_KEY) != choice.manifest.facts():
+            raise TamperedError(
+                f"{choice.named} was exported with other facts than {manifests.FILE_NAME} states; "
+                "export again instead of mixing files of two bundles"
+            )
+    except TamperedError:
         backend.close()
-        raise TamperedError(
-            f"{choice.named} was exported with other facts than {manifests.FILE_NAME} states; "
-            "export again instead of mixing files of two bundles"
-        )
+        raise
     return backend
 
 

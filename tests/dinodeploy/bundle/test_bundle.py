@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dinodeploy import Embedder
+from dinodeploy.backends.select import candidates
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.bundle import open_bundle
 from dinodeploy.bundle.manifest import FILE_NAME, Manifest, read_manifest, write_manifest
@@ -201,3 +203,70 @@ def test_a_manifest_of_an_earlier_version_keeps_its_digest(tmp_path: Path) -> No
     """Written on 2026-11-30. A new field must be left out where it has its default (`_stored`)."""
     shutil.copy(Path("tests/data/format2_manifest.json"), tmp_path / "manifest.json")
     assert read_manifest(tmp_path).format == 2
+
+
+# ---- the order of engines ------------------------------------------------------------------------------
+
+
+def test_the_order_of_engines_is_explicit_and_not_that_of_the_json(own_bundle: Path) -> None:
+    manifest = read_manifest(own_bundle)
+    assert manifest.preference == manifest.order
+    assert manifest.order[:2] == ("model.cpu.onnx", "model.onnx")
+    path = own_bundle / FILE_NAME
+    data = json.loads(path.read_text())
+    data["engines"] = dict(reversed(data["engines"].items()))
+    path.write_text(json.dumps(data))
+    assert open_bundle(own_bundle).manifest.order == manifest.order
+    assert open_bundle(own_bundle).choose().file == "model.cpu.onnx"
+    assert [one.file for one in candidates(open_bundle(own_bundle), "onnxruntime")] == list(
+        manifest.order[:2]
+    )
+
+
+def test_another_preference_is_followed(own_bundle: Path) -> None:
+    edit_manifest(own_bundle, lambda data: data.update(preference=["model.onnx"]), reseal=True)
+    bundle = open_bundle(own_bundle)
+    assert bundle.manifest.order == ("model.onnx", "model.cls.onnx", "model.cpu.cls.onnx", "model.cpu.onnx")
+    assert bundle.choose().file == "model.onnx"
+    with Embedder.open(own_bundle, device="onnxruntime") as embedder:
+        assert embedder.engine.file == "model.onnx"
+    with pytest.raises(BundleError, match="names an engine twice"):
+        edit_manifest(own_bundle, lambda data: data.update(preference=["model.onnx"] * 2), reseal=True)
+
+
+def test_without_a_preference_there_is_a_rule(own_bundle: Path) -> None:
+    """Bundles of older versions, one with a head included, whose JSON has model.onnx first."""
+    edit_manifest(own_bundle, lambda data: data.pop("preference"))
+    manifest = replace(schema.read(Manifest, own_bundle / FILE_NAME, "manifest"), digest="").sealed()
+    assert "preference" not in manifests._stored(manifest)
+    assert manifest.order == ("model.cpu.onnx", "model.onnx", "model.cls.onnx", "model.cpu.cls.onnx")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data["files"].pop("golden.safetensors"), r"does not list golden\.safetensors"),
+        (lambda data: data["files"].pop("model.onnx.data"), "needs 'model.onnx.data'"),
+        (lambda data: data["engines"].update({f"{i}": data["engines"]["model.onnx"] for i in range(300)}),
+         "wanted at most 256"),
+        (lambda data: data["engines"]["model.cpu.onnx"].update(files=["model.cpu.onnx"]), "belongs to it"),
+    ],
+)  # fmt: skip
+def test_manifests_that_leave_something_out(
+    own_bundle: Path, change: Callable[[dict], None], message: str
+) -> None:
+    data = json.loads((own_bundle / FILE_NAME).read_text())
+    change(data)
+
+    def open_changed() -> None:
+        write_manifest(schema.parse(Manifest, data, FILE_NAME), own_bundle)
+        Embedder.open(own_bundle, device="onnxruntime")
+
+    with pytest.raises(BundleError, match=message):
+        open_changed()
+
+
+def test_every_field_added_later_is_left_out_of_old_digests() -> None:
+    """A new field with a default must not change the digest of a bundle that was made without it."""
+    path = Path(__file__).parents[2] / "data" / "format1_bundle" / FILE_NAME
+    read_manifest(path.parent).check_digest()

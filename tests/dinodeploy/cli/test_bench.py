@@ -25,6 +25,14 @@ def test_the_command(tiny_bundle: Path, tmp_path: Path, run: CommandLine) -> Non
     assert (tmp_path / "r.svg").read_text().startswith("<svg")
 
 
+def test_the_bundles_own_size_is_measured(tmp_path: Path, run: CommandLine) -> None:
+    format1 = Path(__file__).parents[2] / "data" / "format1_bundle"  # of 48x64
+    ran = run("bench", format1, "--batch", "1,2", "--rounds", 1, "--threads", 1, "--json")
+    assert ran.code == 0, ran.err
+    shapes = [(row["batch"], row["height"], row["width"]) for row in ran.json["rows"]]
+    assert shapes == [(1, 48, 64), (2, 48, 64)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),

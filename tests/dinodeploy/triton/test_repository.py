@@ -216,6 +216,7 @@ def test_a_plan_is_run_by_tensorrt(own_bundle: Path, tmp_path: Path, run: Comman
     _with_plan(own_bundle)
     ran = run("triton", own_bundle, tmp_path / "r", "--name", "t", "--max-batch", 4, "--json")
     assert ran.json["platform"] == "tensorrt_plan"
+    assert ran.json["judged"].startswith(("not judged: it does not run here", "judged on"))
     config = _config(tmp_path / "r" / "t_engine")
     assert config.default_model_filename == "model.plan"
     assert list(config.instance_group[0].profile) == ["0", "1"]
@@ -227,6 +228,29 @@ def test_a_plan_is_run_by_tensorrt(own_bundle: Path, tmp_path: Path, run: Comman
     assert not list((tmp_path / "s").glob("*"))
     graph = run("triton", own_bundle, tmp_path / "u", "--device", "cpu", "--json")
     assert graph.json["platform"] == "onnxruntime_onnx"
+
+
+def test_what_is_shipped_is_judged(own_bundle: Path, tmp_path: Path, run: CommandLine) -> None:
+    """A receipt of the bundle counts; without one the engine is judged, and a wrong one is not shipped."""
+    ran = run("triton", own_bundle, tmp_path / "r", "--json")
+    assert ran.json["engine"] == "model.cpu.onnx"
+    assert "onnxruntime" in ran.json["judged"]
+    (weights := own_bundle / "model.onnx.data").write_bytes(weights.read_bytes()[::-1])
+    manifest = read_manifest(own_bundle)
+    files = {name: file_facts(own_bundle / name) for name in manifest.files}
+    write_manifest(replace(manifest, files=files), own_bundle)
+    refused = run("triton", own_bundle, tmp_path / "s")
+    assert refused.code == 1
+    assert "is not the model here" in refused.error
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_cls_only_graph_announces_no_other_output(
+    own_bundle: Path, tmp_path: Path, run: CommandLine
+) -> None:
+    assert run("triton", own_bundle / "model.cpu.cls.onnx", tmp_path / "r", "--name", "t").code == 0
+    assert [output.name for output in _config(tmp_path / "r" / "t_engine").output] == ["cls"]
+    assert [output.name for output in _config(tmp_path / "r" / "t").output] == ["cls"]
 
 
 def test_a_plan_without_weights_is_refused(own_bundle: Path, tmp_path: Path, run: CommandLine) -> None:
