@@ -209,10 +209,12 @@ def _files_in(root: Path) -> dict[str, os.stat_result]:
             for entry in entries:
                 status = entry.stat(follow_symlinks=False)
                 path = Path(entry.path)
+                if is_system_file(entry.name):  # Lance opens none
+                    continue
                 if stat.S_ISDIR(status.st_mode):
                     folders.append(path)
                 elif not stat.S_ISREG(status.st_mode):
                     raise TamperedError(f"{path} is a link or a device; an index has only files")
-                elif path != root / FILE_NAME and not is_system_file(entry.name):
+                elif path != root / FILE_NAME:
                     found[path.relative_to(root).as_posix()] = path.stat(follow_symlinks=False)
     return found
