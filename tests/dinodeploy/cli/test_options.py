@@ -18,7 +18,7 @@ from tests.support.images.photographs import photograph
 from tests.support.processes.command_line import CommandLine
 
 # Commands that open no bundle, and `sign`, whose bundle has no signature yet.
-WITHOUT = {"export", "convert", "ranges", "dedupe", "bundle sign"}
+WITHOUT = {"export", "convert", "ranges", "dedupe", "merge", "bundle sign"}
 
 
 def commands(group: Any, prefix: str = "") -> dict[str, Any]:
