@@ -79,7 +79,7 @@ class Dripping(Connection):
         response.read1 = self._read  # type: ignore[method-assign]
         return response
 
-    def _read(self, size: int = -1) -> bytes:
+    def _read(self, size: int | None = -1) -> bytes:
         if self._where == "body":
             self._drip()
         return b""

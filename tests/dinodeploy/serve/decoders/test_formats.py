@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ IN_PYTHON = ("BMP run-length", "PPM text", "PGM maximum")  # whose structure is 
 HOSTILE = {name: data for name, data in hostile_files().items() if name not in IN_PYTHON}
 EXIF = b"Exif\0\0II*\0\x08\0\0\0\0\0"
 
-HONEST = {
+HONEST: dict[str, list[dict[str, Any]]] = {
     "JPEG": [{}, {"progressive": True}, {"exif": EXIF}, {"icc_profile": b"x" * 200_000}],
     "PNG": [{}, {"optimize": True}],
     "WEBP": [{}, {"lossless": True}, {"exif": EXIF}],
