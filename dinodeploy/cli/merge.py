@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from dinodeploy.cli.output import print_json
+from dinodeploy.cli.output import print_json, say
 from dinodeploy.store.merge import merge as merge_stores
 
 
@@ -24,8 +24,6 @@ def merge(
     if as_json:
         print_json(report.as_json())
         return
-    print(
-        f"{report.out}: {report.embedded} images of {len(stores)} stores, {report.repeated} of them repeated"
-    )
+    say(f"{report.out}: {report.embedded} images of {len(stores)} stores, {report.repeated} of them repeated")
     if report.quarantined:
-        print(f"{report.quarantined} images quarantined; reasons in {report.out}/quarantine.jsonl")
+        say(f"{report.quarantined} images quarantined; reasons in {report.out}/quarantine.jsonl")
