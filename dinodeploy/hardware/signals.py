@@ -141,7 +141,7 @@ def _raise_again() -> None:
         if hasattr(signal, "pthread_kill"):
             signal.pthread_kill(_state.thread, _state.number)  # also ends a system call that waits
         else:
-            _thread.interrupt_main(_state.number)
+            _thread.interrupt_main(signal.Signals(_state.number))
 
 
 def _hide_interrupted(unraisable: Any) -> None:
