@@ -11,7 +11,6 @@ or hard links, the files of an old generation stay until the next run.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Iterable
@@ -23,6 +22,7 @@ import numpy as np
 
 from dinodeploy.errors import BundleError
 from dinodeploy.files import atomic, schema
+from dinodeploy.files.json_file import parse_json
 from dinodeploy.files.lock import can_rename_open_files, lock
 from dinodeploy.files.owned import remove_owned
 from dinodeploy.sources.stamps import UNRECORDED
@@ -95,7 +95,9 @@ def _older_quarantined(out: Path, manifest: StoreManifest) -> dict[int, list[Qua
         return {}
     try:
         lines = (out / QUARANTINE).read_text("utf-8").splitlines()
-        entries = [schema.parse(Quarantined, json.loads(line), QUARANTINE) for line in lines]
+        entries = [
+            schema.parse(Quarantined, parse_json(line, QUARANTINE, "line"), QUARANTINE) for line in lines
+        ]
     except (OSError, ValueError, BundleError):
         return {}
     found, left = {}, iter(entries)

@@ -15,6 +15,8 @@ import struct
 from dataclasses import dataclass
 from typing import IO, Any, Literal
 
+from dinodeploy.errors import BundleError
+from dinodeploy.files.json_file import parse_json
 from dinodeploy.images.preprocess import Preprocess
 
 _LENGTHS = struct.Struct("<II")
@@ -70,8 +72,8 @@ def receive_reply(pipe: IO[bytes], most: int) -> tuple[dict[str, Any], bytes]:
     if head > 1 << 16 or data > most:
         raise EOFError("a reply that is too large")
     try:
-        reply = json.loads(_exactly(pipe, head))
-    except ValueError as error:
+        reply = parse_json(_exactly(pipe, head), "a reply", "report")
+    except BundleError as error:
         raise EOFError("a reply that is not JSON") from error
     if not isinstance(reply, dict):
         raise EOFError("a reply that is no object")

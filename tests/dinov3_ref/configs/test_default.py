@@ -53,7 +53,7 @@ HEAD = {
     "head_hidden_dim": 2048,
 }
 # docs/spec.md 4.1, the other rows. Not official: depths and dims of student, dataset_path (ImageNet there),
-# accumulation_steps, log_period, tensorboard, the colour keys of crops (of which the official class has one),
+# accumulation_steps, log_period, stop_deadline, tensorboard, the colour keys of crops (of which the official class has one),
 # all but one of evaluation.
 GROUPS: dict[str, Any] = {
     "student": STUDENT,
@@ -147,6 +147,7 @@ GROUPS: dict[str, Any] = {
         "checkpointing_full": False,
         "compile": True,
         "log_period": 10,
+        "stop_deadline": 120.0,
         "tensorboard": True,
     },
     "optim": {
