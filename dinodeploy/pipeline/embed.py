@@ -259,7 +259,7 @@ def _run_on_cluster(
     assert options.cluster is not None
     with connect(options.cluster) as ray:
         workers = count_workers(ray, share)
-        options_of_store = {"stamps": stamps, "follow": options.follow, "choose_batch": batch}
+        options_of_store: dict[str, Any] = {"stamps": stamps, "follow": options.follow, "choose_batch": batch}
         with Store(job.out, job.plan, overwrite=options.overwrite, **options_of_store) as begun:
             shards = begun.remaining
         job = replace(job, plan=begun.plan)

@@ -69,6 +69,8 @@ from dinodeploy.store.shard import (
 )
 from dinodeploy.store.update import Changes, Follow, Update, manifest_hash
 
+_FEW = 500  # images for which no batch size is measured: that takes longer than most updates
+
 
 class Store:
     """A store in the making: use it in a `with`, `commit` each of `remaining`, then `finish`.
@@ -271,7 +273,7 @@ class Store:
         if target.begun is not None and is_same(target.begun, update.plan):
             self.plan = target.begun
             return
-        self.plan = self._with_batch(update.plan, int((update.copied < 0).sum()))
+        self.plan = self._with_batch(update.plan, min(int((update.copied < 0).sum()), _FEW))
         for index in range(self.plan.shards):
             if not self.plan.is_kept(index):
                 self._forget(self.plan.number(index), ())

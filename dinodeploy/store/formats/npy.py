@@ -24,9 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinodeploy.arrays import IntArray
-from dinodeploy.errors import UnavailableError
+from dinodeploy.errors import BundleError, UnavailableError
 from dinodeploy.files.json_file import parse_json
 from dinodeploy.store.formats import Column, Format, Shard
+
+_LINES = 10_000  # of metadata that are parsed together
 
 
 class Npy(Format):
@@ -85,7 +87,19 @@ class ClipRetrieval(Npy):
 def _records(root: Path, index: int) -> list[dict[str, Any]]:
     path = root / _metadata(index)
     lines = path.read_bytes().splitlines()
-    return [parse_json(line, f"{path}: line {number}", "line") for number, line in enumerate(lines, 1)]
+    records: list[dict[str, Any]] = []
+    for begin in range(0, len(lines), _LINES):
+        some = lines[begin : begin + _LINES]
+        try:  # as one array: eight times as fast as line by line
+            found = parse_json(b"[" + b",".join(some) + b"]", str(path), "ids")
+        except BundleError:
+            found = []
+        if len(found) != len(some):
+            found = [
+                parse_json(line, f"{path}: line {begin + at}", "line") for at, line in enumerate(some, 1)
+            ]
+        records += found
+    return records
 
 
 def _emb(index: int, output: str) -> str:
