@@ -27,6 +27,8 @@ from dinodeploy.store.manifest import StoreManifest
 from dinodeploy.store.plan import Piece, Plan
 from dinodeploy.store.rows import Images, Old
 
+FEW_IMAGES = 500  # no batch size is measured for so few: that takes longer than most updates
+
 
 @dataclass(frozen=True)
 class Follow:

@@ -67,9 +67,7 @@ from dinodeploy.store.shard import (
     read_records,
     record_path,
 )
-from dinodeploy.store.update import Changes, Follow, Update, manifest_hash
-
-_FEW = 500  # images for which no batch size is measured: that takes longer than most updates
+from dinodeploy.store.update import FEW_IMAGES, Changes, Follow, Update, manifest_hash
 
 
 class Store:
@@ -273,7 +271,7 @@ class Store:
         if target.begun is not None and is_same(target.begun, update.plan):
             self.plan = target.begun
             return
-        self.plan = self._with_batch(update.plan, min(int((update.copied < 0).sum()), _FEW))
+        self.plan = self._with_batch(update.plan, min(int((update.copied < 0).sum()), FEW_IMAGES))
         for index in range(self.plan.shards):
             if not self.plan.is_kept(index):
                 self._forget(self.plan.number(index), ())
