@@ -18,10 +18,14 @@ from dinodeploy.errors import BundleError, reason_of
 from dinodeploy.files.regular import is_regular
 
 
-def read_onnx(path: Path) -> ir.Model:
-    """The model in `path`. Raises BundleError if it is not ONNX, or reads weights outside its folder."""
-    beside = {file.name: file.stat().st_size for file in path.parent.iterdir() if is_regular(file)}
-    check_external_data(path, {name: size for name, size in beside.items() if PLAIN_NAME.fullmatch(name)})
+def read_onnx(path: Path, *, weights: bool = True) -> ir.Model:
+    """The model in `path`. Raises BundleError if it is not ONNX, or reads weights outside its folder.
+
+    weights: False for a caller that reads no weights, so the files that hold them need not be there.
+    """
+    if weights:
+        beside = {file.name: file.stat().st_size for file in path.parent.iterdir() if is_regular(file)}
+        check_external_data(path, {name: size for name, size in beside.items() if PLAIN_NAME.fullmatch(name)})
     try:
         model = ir.load(path)
     except (DecodeError, ir.serde.SerdeError, OSError, ValueError, TypeError, KeyError) as error:

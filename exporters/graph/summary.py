@@ -16,7 +16,7 @@ PRODUCTS = ("MatMul", "MatMulIntegerToFloat", "Gemm", "Conv")
 
 def summarize_onnx(path: Path) -> dict[str, Any]:
     """Inputs, outputs, operators by count, types by role, weights, metadata. Raises BundleError."""
-    model = read_onnx(path)
+    model = read_onnx(path, weights=False)
     graph = model.graph
     return {
         "opset": {domain or "ai.onnx": version for domain, version in model.opset_imports.items()},

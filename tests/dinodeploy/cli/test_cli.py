@@ -36,7 +36,8 @@ OPTIONS = {
     "require-signature overwrite json",
     "embed": "engine out column id-column every device imgsz preprocess keep-aspect max-patches fast-jpeg "
     "format outputs dtype normalize shard-size shards cluster batch threads weight-budget workers time-limit "
-    "max-pixels require-signature allow-unverified overwrite json",
+    "max-pixels require-signature allow-unverified overwrite update keep-missing retry-quarantined identify "
+    "verify strict json",
     "index": "output metadata engine faiss require-signature update overwrite json",
     "search": "image id neighbours filter text-filter engine device exact verify html "
     "max-pixels require-signature json",
@@ -48,7 +49,8 @@ OPTIONS = {
     "doctor": "require-signature json",
     "convert": "to out arch rope-periods weights-key overwrite json",
     "serve": "host port index api-key-file device threads weight-budget workers max-batch max-wait-ms queue "
-    "max-bytes max-pixels max-images rate time-limit allow-urls ray require-signature allow-unverified",
+    "max-bytes max-pixels max-images rate time-limit max-answer max-inflight max-connections decode-seconds "
+    "decode-memory formats allowed-host allow-urls ray require-signature allow-unverified",
     "triton": "device name max-batch max-wait-ms instances preprocessors threads require-signature "
     "overwrite json",
     "ranges": "images imgsz arch weights-key limit plot picture json",  # names
