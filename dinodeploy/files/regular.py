@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # Windows has no such flag; `lstat` beforehand refuses a link there
+_BUFFER = 1 << 16
 _NAME_BYTES = 100  # of a name inside a hidden name; file systems allow 255 in all, encrypted ones 143
 
 
@@ -25,7 +26,7 @@ def open_regular(path: str | Path, *, follow: bool = True) -> BinaryIO:
     """
 
     def opener(name: str, flags: int) -> int:
-        before = Path(name).stat(follow_symlinks=follow)
+        before = os.stat(name, follow_symlinks=follow)  # noqa: PTH116  a third of the time of Path.stat
         _require_regular(before)
         handle = os.open(name, READ | (0 if follow else NO_LINK))
         try:
@@ -39,7 +40,7 @@ def open_regular(path: str | Path, *, follow: bool = True) -> BinaryIO:
         return handle
 
     try:
-        return open(path, "rb", opener=opener)
+        return open(path, "rb", _BUFFER, opener=opener)  # with no size, `open` asks whether it is a terminal
     except ValueError as error:  # a null byte in the name
         raise OSError(str(error)) from error
 

@@ -5,8 +5,8 @@ Source: ITU-T T.81, annex B for markers, and libjpeg-turbo's libjpeg.txt for sca
 
 from __future__ import annotations
 
-import io
 import re
+import struct
 from typing import BinaryIO
 
 from PIL import Image
@@ -17,6 +17,9 @@ from dinodeploy.images.limits import MAX_PIXELS, ImageLimits
 JPEG_FORMATS = ("JPEG", "MPO")
 SCALES = (1, 2, 4, 8)  # of the decoder
 _END, _SCAN = 0xD9, 0xDA
+# 0xFF, marker, length, then the first byte (a scan: its components) and the sixth (a frame: its components)
+_SEGMENT = struct.Struct(">BBHB4xB")
+_WINDOW = 2048  # bytes: most headers without a thumbnail or profile
 _SEQUENTIAL = (0xC0, 0xC1, 0xC3, 0xC9, 0xCB)  # start of frame: baseline, extended, lossless, arithmetic
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 # A marker inside or after coded data: neither a stuffed byte, a restart, nor fill bytes.
@@ -28,6 +31,8 @@ def reduction_for(width: int, height: int) -> int:
 
     It depends on the image alone, so that every command sees the same pixels.
     """
+    if width * height <= MAX_PIXELS:
+        return 1
     fits = (scale for scale in SCALES if -(-width // scale) * -(-height // scale) <= MAX_PIXELS)
     return next(fits, SCALES[-1])
 
@@ -80,20 +85,24 @@ def frame_bits(file: BinaryIO) -> int | None:
 
 def _is_one_scan(file: BinaryIO) -> bool:
     """Whether the headers promise a single scan. False where they are damaged."""
-    file.seek(2)
-    components = 0
+    start, window = 0, b""  # of the file: a read for each segment would take longer than all of Pillow's
+    at, components = 2, 0
     while True:
-        segment = file.read(10)
-        if len(segment) < 10 or segment[0] != 0xFF:
+        if at + _SEGMENT.size > start + len(window):
+            start = file.seek(at)
+            window = file.read(_WINDOW)
+            if len(window) < _SEGMENT.size:
+                return False
+        fill, marker, length, first, last = _SEGMENT.unpack_from(window, at - start)
+        if fill != 0xFF:
             return False
-        marker, length = segment[1], int.from_bytes(segment[2:4], "big")
         if marker == _SCAN:
-            return segment[4] == components
+            return bool(first == components)
         if marker in _PROGRESSIVE:
             return False
         if marker in _SEQUENTIAL:
-            components = segment[9]
-        file.seek(length - 8, io.SEEK_CUR)
+            components = last
+        at += 2 + length
 
 
 def _coefficients(image: Image.Image) -> int:

@@ -45,8 +45,10 @@ Source = str | Path | bytes | Image.Image | np.ndarray[Any, Any]
 
 # The depth of the first component, its highest bit the sign: ISO/IEC 15444-1, A.5.1.
 _SIZ = re.compile(rb"\xff\x4f\xff\x51.{38}(.)", re.DOTALL)
+_AT_ONCE = 1 << 16  # bytes of a file to read at once; Pillow reads headers in dozens of small steps
 _MAGIC = 16  # bytes by which Pillow's decoders recognise a file
 
+_PLAIN = GreyLevels()
 _ORIENTATION = 0x0112  # EXIF tag
 _SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 _TURNS = {
@@ -88,9 +90,9 @@ def open_reduced(
     if limits is None:
         limits = DEFAULT_LIMITS if max_pixels == MAX_PIXELS else ImageLimits(max_pixels, max_pixels)
     if isinstance(source, (str, Path)):
-        return _open_file(Path(source), limits, scale_for)
+        return _open_file(os.fspath(source), limits, scale_for)
     if isinstance(source, bytes):
-        return _read(io.BytesIO(source), "bytes", len(source), limits, scale_for)
+        return _read(io.BytesIO(source), "bytes", limits, scale_for)
     if isinstance(source, np.ndarray):
         return _finish(_from_array(source), "array", limits, None)
     if isinstance(source, Image.Image):
@@ -103,20 +105,22 @@ def whole(width: int, height: int) -> int:
     return 1
 
 
-def _open_file(path: Path, limits: ImageLimits, scale_for: ScaleFor) -> tuple[Image.Image, tuple[int, int]]:
-    where = repr(str(path))  # a name with a line break stays one line
+def _open_file(path: str, limits: ImageLimits, scale_for: ScaleFor) -> tuple[Image.Image, tuple[int, int]]:
+    where = repr(path)  # a name with a line break stays one line
     try:
         with open_regular(path) as file:
-            return _read(file, where, os.fstat(file.fileno()).st_size, limits, scale_for)
+            start = file.read(_AT_ONCE)
+            if len(start) < _AT_ONCE:  # all of it
+                return _read(io.BytesIO(start), where, limits, scale_for)
+            file.seek(0)
+            return _read(file, where, limits, scale_for)
     except OSError as error:
         raise ImageError(f"{where}: cannot be opened: {reason_of(error)}") from error
 
 
 def _read(
-    file: BinaryIO, where: str, size: int, limits: ImageLimits, scale_for: ScaleFor
+    file: BinaryIO, where: str, limits: ImageLimits, scale_for: ScaleFor
 ) -> tuple[Image.Image, tuple[int, int]]:
-    if size == 0:
-        raise ImageError(f"{where}: the file is empty")
     return _finish(_identify(file, where, limits), where, limits, scale_for)
 
 
@@ -127,6 +131,8 @@ def _identify(file: BinaryIO, where: str, limits: ImageLimits) -> Image.Image:
     own limit is checked next, so the decoders are called directly.
     """
     head = file.read(HEAD)
+    if not head:
+        raise ImageError(f"{where}: the file is empty")
     known = kind_by_content(head)
     if known is not None and not known.is_readable:
         raise ImageError(f"{where}: {known.name} is not read here: {known.way_out}")
@@ -243,18 +249,27 @@ def _finish(
     image: Image.Image, where: str, limits: ImageLimits, scale_for: ScaleFor | None
 ) -> tuple[Image.Image, tuple[int, int]]:
     """Check the size, decode, turn upright, convert to RGB; and the upright size before any reduction."""
+    return _guard(partial(_decode, image, limits, scale_for), where)
+
+
+def _decode(
+    image: Image.Image, limits: ImageLimits, scale_for: ScaleFor | None
+) -> tuple[Image.Image, tuple[int, int]]:
     width, height = image.size
     if width < 1 or height < 1:
-        raise ImageError(f"{where}: got {width}x{height} pixels, wanted at least one")
+        raise ImageError(f"got {width}x{height} pixels, wanted at least one")
     is_jpeg = image.format in JPEG_FORMATS and scale_for is not None
     most = limits.max_reduced if is_jpeg else limits.max_pixels
-    _guard(partial(_check_pixels, image.size, most), where)
-    levels = _guard(partial(_before_decoding, image), where)
+    _check_pixels(image.size, most)
+    levels = _before_decoding(image)
     stored = image.size
-    scale = _guard(partial(_reduce, image, scale_for, limits), where) if is_jpeg and scale_for else 1
-    _guard(image.load, where)  # before the orientation: TIFF turns itself, PNG may keep its EXIF at the end
-    turn = _TURNS.get(_orientation(image))
-    rgb = _guard(partial(to_rgb, image, levels), where)
+    scale, orientation = 1, 0
+    if is_jpeg and scale_for is not None:
+        orientation = _orientation(image)
+        scale = _reduce(image, orientation in _SIDEWAYS, scale_for, limits)
+    image.load()  # before the orientation of others: TIFF turns itself, PNG may keep its EXIF at the end
+    turn = _TURNS.get(orientation or _orientation(image))
+    rgb = to_rgb(image, levels)
     if scale > 1:  # the decoder rounds up, which may add the part of a pixel
         rgb = rgb.crop((0, 0, max(1, round(stored[0] / scale)), max(1, round(stored[1] / scale))))
     if turn is not None:
@@ -274,13 +289,14 @@ def _check_pixels(size: tuple[int, int], most: int | None) -> None:
 
 def _before_decoding(image: Image.Image) -> GreyLevels:
     """What of an image's header decides its colours; also of an image that a caller opened with Pillow."""
-    scale_key(image)
-    if is_deep_key(image):
-        raise ImageError(
-            "a 16-bit image with a transparent colour; give the file instead of the Pillow image"
-        )
+    if image.format == "PNG":
+        scale_key(image)
+        if is_deep_key(image):
+            raise ImageError(
+                "a 16-bit image with a transparent colour; give the file instead of the Pillow image"
+            )
     if image.format != "TIFF" or not hasattr(image, "tag_v2"):
-        return GreyLevels()
+        return _PLAIN
     facts = TiffFacts.of(image.tag_v2)
     facts.refuse()
     if doubt := facts.doubt():
@@ -288,7 +304,7 @@ def _before_decoding(image: Image.Image) -> GreyLevels:
     return facts.grey_levels
 
 
-def _reduce(image: Image.Image, scale_for: ScaleFor, limits: ImageLimits) -> int:
+def _reduce(image: Image.Image, sideways: bool, scale_for: ScaleFor, limits: ImageLimits) -> int:
     """Set the scale at which a JPEG is decoded, and return it. Raises ImageError for one that costs too much.
 
     A scale that does not divide both sides would stretch the image: it is used only for the JPEGs that are
@@ -298,7 +314,7 @@ def _reduce(image: Image.Image, scale_for: ScaleFor, limits: ImageLimits) -> int
     least = reduction_for(width, height)
     scale = 1
     if image.mode in ("L", "RGB"):
-        scale = scale_for(height, width) if _orientation(image) in _SIDEWAYS else scale_for(width, height)
+        scale = scale_for(height, width) if sideways else scale_for(width, height)
         scale = scale if least > 1 or (width % scale == 0 and height % scale == 0) else 1
     scale = max(least, scale)
     check_cost(image, scale, limits)

@@ -41,7 +41,7 @@ class Decoded:
     size: tuple[int, int]  # width and height of the original
     reason: str = ""
     position: int = 0  # in the listing
-    path: Path | None = None  # of a local file
+    path: str | Path | None = None  # of a local file
     seconds: float = 0.0  # opening and preprocessing took
     error: Exception | None = None  # that `reason` tells of
 
@@ -190,7 +190,7 @@ def decode(
     path = None
     try:
         opened = source.image(position)
-        path = Path(opened) if isinstance(opened, (str, Path)) else None
+        path = opened if isinstance(opened, (str, Path)) else None
         image, size = open_reduced(opened, preprocess.jpeg_scale, limits=limits)
         pixels = preprocess(image)
     except (ImageError, OSError, MemoryError) as error:

@@ -98,7 +98,7 @@ class _Run:
         self._advance = advance
         self._rows: dict[int, ShardRows] = {}  # of the shards in progress, oldest first
         self._begun: dict[int, Sequence[int]] = {}
-        self._last_folder: Path | None = None  # of the last readable image
+        self._last_path: str | Path | None = None  # of the last readable image
         self.stages = Stages()
         self.done = self.failed = 0
 
@@ -142,7 +142,7 @@ class _Run:
         """The readable images; the others are quarantined."""
         for item in items:
             if item.pixels is not None:
-                self._last_folder = item.path.parent if item.path is not None else None
+                self._last_path = item.path
                 yield item
                 continue
             self._check_folder()
@@ -166,7 +166,7 @@ class _Run:
 
     def _check_folder(self) -> None:
         """After a failed image: if the folder read a moment ago is gone, the disk is gone, so stop."""
-        folder = self._last_folder
+        folder = None if self._last_path is None else Path(self._last_path).parent
         if folder is not None and not (folder.is_dir() and any(folder.iterdir())):
             raise UnavailableError(
                 f"{folder} disappeared while its images were read; restore it and run the same command again"

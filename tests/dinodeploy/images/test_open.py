@@ -415,3 +415,11 @@ def test_a_callers_image_is_never_reduced() -> None:
     theirs = Image.open(io.BytesIO(jpeg((64, 48))))
     image, own = open_reduced(theirs, halve)
     assert image.size == own == theirs.size == (64, 48)
+
+
+@pytest.mark.parametrize("size", [1 << 16, (1 << 16) - 1, (1 << 16) + 1, 200_000])
+def test_a_file_of_any_size_has_the_pixels_of_its_bytes(tmp_path: Path, size: int) -> None:
+    """Small files are read at once, others as their decoder asks."""
+    data = jpeg((64, 48)).ljust(size, b"\0")
+    (tmp_path / "a.jpg").write_bytes(data)
+    assert open_image(tmp_path / "a.jpg").tobytes() == open_image(data).tobytes()
