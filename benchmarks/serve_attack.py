@@ -1,7 +1,8 @@
 """`dinodeploy serve` under attack: what an honest client gets meanwhile, and what is left afterwards.
 
     .venv/bin/python benchmarks/serve_attack.py --record                       # every attack for 60 s
-    .venv/bin/python benchmarks/serve_attack.py --seconds 10 --only scans      # one attack, shortly
+    .venv/bin/python benchmarks/serve_attack.py --seconds 20 --record          # every attack in 15 minutes
+    .venv/bin/python benchmarks/serve_attack.py --seconds 10 --only scans      # one attack; repeat for more
     .venv/bin/python benchmarks/serve_attack.py --bundle vits16 --record       # another model
 
 For each attack of `attacks.py` a service starts on two cores (--time-limit 10, --threads 1, --allow-urls,
@@ -215,6 +216,7 @@ def _result(
         "p99_s": _p99(honest.seconds),
         "peak_mib": watch.peak,
         "health_p99_s": _p99(honest.health),
+        "health_max_s": round(max(honest.health, default=0.0), 3),
     }
     missed = [goal for goal, limit in GOALS.items() if _misses(goal, measured[goal], limit)]
     missed += [
@@ -259,7 +261,7 @@ def show(result: dict[str, Any]) -> None:
     print(
         f"{result['attack']:26} {result['ok_percent']:5.1f} %  p99 {result['p99_s']} s  "
         f"{result['peak_mib']} MiB ({result['calm_mib']} before, {after['mib']} after)  "
-        f"health {result['health_p99_s']} s  "
+        f"health {result['health_p99_s']} s, max {result['health_max_s']} s  "
         f"{result['sent']} sent  {result['statuses']}  log {result['log_kib']} KiB, {result['tracebacks']} "
         f"tracebacks  stop {after['stop_s']} s"
         + (f"  MISSED: {', '.join(result['missed'])}" if result["missed"] else ""),

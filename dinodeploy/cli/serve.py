@@ -124,7 +124,7 @@ def _serve(settings: Settings, host: str, port: int, workers: int) -> None:
             note(settings.device, service.embedder.choice)
             if workers == 1:
                 _announce(listener, settings)
-                server.serve_on(listener, service)
+                server.serve_on(listener, service, ends_process=True)
                 return
         _announce(listener, settings)
         _import("workers").serve_with_workers(listener, settings, workers, partial(note, "workers"))

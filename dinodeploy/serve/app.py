@@ -245,7 +245,7 @@ def _size(imgsz: str | None) -> tuple[int, int] | None:
 
 async def _questions(request: Request, service: Service, field: str) -> list[Question]:
     """The images of a request. Large bodies are parsed in a thread."""
-    body = await request.body()
+    body: bytes = request.state.body
     if len(body) < INLINE:
         return read_questions(body, request.headers, service.settings, field)
     return await run_in_threadpool(read_questions, body, request.headers, service.settings, field)

@@ -2,8 +2,9 @@
 
 Checks, in this order: foreign Host, 421; shutting down, 503; no valid key, 401; too many requests of one
 client, 429; body too large, 413, or too slow, 408; too many open requests, 503. The body is read here
-completely, and its size checked, before any parser sees it; only routes that take images have one. An
-unexpected exception is logged with its traceback; the client gets one line without it.
+completely, and its size checked, before any parser sees it; only routes that take images have one, as
+`request.state.body`. The work of a client that has gone is cancelled. An unexpected exception is logged with
+its traceback; the client gets one line without it.
 
 The log never contains keys, query strings or bodies.
 """
@@ -34,6 +35,7 @@ App = Callable[[Any, Receive, Send], Awaitable[None]]
 
 PROBES = ("/health", "/ready")  # always answered
 WITH_BODY = ("/embed", "/search")  # POST; no other route reads one
+WORK = (*WITH_BODY, "/thumbnail")  # given up when the client has gone
 OPEN = (*PROBES, "/", "/openapi.json", "/favicon.ico")  # need no key
 BODY_SECONDS = 30.0  # time a client has to send its body
 READ_SECONDS = 30.0  # time a client has to read its answer,
@@ -108,8 +110,9 @@ class Guard:
         try:
             self._check(request)
             body = await self._body(request, upload, receive) if request.has_body else b""
+            request.scope["state"]["body"] = body
             self._start_work(request)
-            await self._app(request.scope, _replay(body, receive), send)
+            await self._run(request, receive, send)
         except Refused as refused:
             if not request.status:
                 await _send_problem(request, refused, send)
@@ -151,6 +154,24 @@ class Guard:
             raise Refused(503, f"{self._service.settings.queue} requests are open; retry later", SOON)
         request.working = True
         self._service.working += 1
+
+    async def _run(self, request: _Request, receive: Receive, send: Send) -> None:
+        """Run the route. Raises Refused if the client has gone before its answer began."""
+        route = self._app(request.scope, _without_body(receive), send)
+        if request.path not in WORK:
+            await route
+            return
+        work = asyncio.ensure_future(route)
+        gone = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done() and not request.status:
+                raise Refused(408, "the client has disconnected")
+            await work
+        finally:
+            for task in (work, gone):
+                task.cancel()
+            await asyncio.gather(work, gone, return_exceptions=True)
 
     async def _body(self, request: _Request, upload: Upload, receive: Receive) -> bytes:
         """Read the whole body, checking its size as it arrives. Raises Refused."""
@@ -230,18 +251,24 @@ def _nothing() -> None:
     """For a request that holds nothing."""
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that returns the body once and then waits like the original one."""
+def _without_body(receive: Receive) -> Receive:
+    """A `receive` for routes: the body was read before, and then it waits like the original one."""
     handed_over = False
 
-    async def replayed() -> Message:
+    async def received() -> Message:
         nonlocal handed_over
         if handed_over:
             return await receive()
         handed_over = True
-        return {"type": "http.request", "body": body, "more_body": False}
+        return {"type": "http.request", "body": b"", "more_body": False}
 
-    return replayed
+    return received
+
+
+async def _disconnected(receive: Receive) -> None:
+    """Wait until the client has gone, or has its answer."""
+    while (await receive())["type"] != "http.disconnect":
+        continue
 
 
 async def _send_problem(request: _Request, refused: Refused, send: Send) -> None:

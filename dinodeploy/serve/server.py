@@ -1,13 +1,16 @@
 """One serving process: uvicorn, with a shutdown that loses no request.
 
 On SIGTERM or Ctrl-C, open requests are finished. New requests get 503 with Retry-After for at least `linger`
-seconds, so that a load balancer notices; then the process exits with 0. A second signal stops immediately.
+seconds, so that a load balancer notices; then the process exits with 0. A second signal stops immediately. If
+anything hangs, an engine for example, the process is ended with exit code 1.
 """
 
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
+import os
 import signal
 import socket
 import threading
@@ -23,8 +26,10 @@ from dinodeploy.serve.limits.log import Log, LogHandler
 from dinodeploy.serve.service import Service
 
 QUEUE = 2048  # connections that the system queues until they are accepted
-STOP_SLACK = 5.0  # seconds beyond the time limit of a request, after which the process ends anyway
+STOP_SLACK = 5.0  # seconds beyond the time limit of a request, after which open requests are given up
+CLOSE_SLACK = 5.0  # seconds for closing the engine, after which the process ends anyway
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STDERR = 2  # file descriptor
 _POLL = 0.05  # seconds between checks for open requests
 
 
@@ -53,11 +58,13 @@ def bind(host: str, port: int) -> socket.socket:
 class Draining(uvicorn.Server):
     """A server that stops once no request is open, or the time limit of a request has passed.
 
-    log: default: stderr.
+    log: default: stderr. ends_process: the process ends with the server, and a signal ends it even if an
+    engine, a search or a library hangs.
     """
 
-    def __init__(self, service: Service, log: Log | None = None) -> None:
+    def __init__(self, service: Service, log: Log | None = None, *, ends_process: bool = False) -> None:
         self._log = log or Log()
+        self._ends_process = ends_process
         super().__init__(
             uvicorn.Config(
                 create_app(service, self._log),
@@ -93,9 +100,28 @@ class Draining(uvicorn.Server):
         """Signal handler of uvicorn. The signal is not raised again afterwards, so the exit code is 0."""
         if self._service.draining:
             self.should_exit = self.force_exit = True
+            self._end_within(CLOSE_SLACK)
             return
         self._service.draining = True
+        settings = self._service.settings
+        self._end_within(max(settings.linger, settings.time_limit) + STOP_SLACK + CLOSE_SLACK)
         threading.Thread(target=self._drain, name="drain", daemon=True).start()
+
+    def _end_within(self, seconds: float) -> None:
+        """End the process after `seconds`, if it still exists then."""
+        if not self._ends_process:
+            return
+
+        def end() -> None:
+            self._log.write({"error": f"not stopped within {seconds:g} s of a signal; the process is ended"})
+            self._service.kill_decoders()
+            os._exit(1)
+
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
+        # a library that hangs may hold the interpreter's lock: this clock needs no lock
+        faulthandler.dump_traceback_later(seconds + 1, exit=True, file=STDERR)
 
     def _drain(self) -> None:
         settings = self._service.settings
@@ -108,9 +134,12 @@ class Draining(uvicorn.Server):
         self.force_exit = True
 
 
-def serve_on(listener: socket.socket, service: Service) -> None:
-    """Serve until a signal stops it; in a notebook, until the cell is interrupted."""
-    server = Draining(service)
+def serve_on(listener: socket.socket, service: Service, *, ends_process: bool = False) -> None:
+    """Serve until a signal stops it; in a notebook, until the cell is interrupted.
+
+    ends_process: as `Draining`'s.
+    """
+    server = Draining(service, ends_process=ends_process)
     try:
         asyncio.get_running_loop()
     except RuntimeError:

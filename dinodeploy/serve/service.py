@@ -187,6 +187,10 @@ class Service:
             self._neighbours.close()
         self.embedder.close()
 
+    def kill_decoders(self) -> None:
+        """Kill the decoder processes, for a process that ends without `close`."""
+        self._decoders.kill()
+
     def __enter__(self) -> Service:
         return self
 

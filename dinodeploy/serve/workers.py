@@ -42,7 +42,7 @@ def run_worker(listener: socket.socket, settings: Settings) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_stop_with_parent, name="parent", daemon=True).start()
     with Service.open(settings) as service:
-        serve_on(listener, service)
+        serve_on(listener, service, ends_process=True)
 
 
 def serve_with_workers(

@@ -156,13 +156,18 @@ class DecoderPool:
         with self._changed:
             return [slot.process.pid for slot in self._slots if slot.process is not None]
 
-    def close(self) -> None:
-        """Kill the processes; waiting images are refused."""
+    def kill(self) -> None:
+        """Kill the processes, and start no others."""
         with self._changed:
             self._closed = True
             for slot in self._slots:
                 if slot.process is not None:
                     slot.process.kill()
+
+    def close(self) -> None:
+        """Kill the processes; waiting images are refused."""
+        self.kill()
+        with self._changed:
             left = [*self._light, *self._heavy]
             self._changed.notify_all()
         for task in left:

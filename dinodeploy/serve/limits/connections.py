@@ -4,6 +4,9 @@ A connection without a running request is closed after IDLE_SECONDS, whether it 
 headers a byte at a time. One that does not read its answer is closed after READ_SECONDS. Beyond `most`
 connections, the one that has waited longest without a request gives way to the new one.
 
+A client that sends requests ahead (pipelining) is answered in order, but its further requests take turns with
+those of other such clients, AHEAD_SECONDS apart: requests of everybody else do not wait for them.
+
 The limit stays below the limit of file descriptors, so that accepting never fails.
 """
 
@@ -25,6 +28,7 @@ except ImportError:  # Windows
 IDLE_SECONDS = 10.0
 SLOW_SECONDS = 1.0  # for a body, when there are too many connections
 READ_SECONDS = 20.0  # for 64 KiB of an answer
+AHEAD_SECONDS = 0.005  # between two requests that were sent ahead, over all connections
 BACKLOG = 32  # connections that asyncio accepts in one go
 RESERVED = 96  # file descriptors for everything else: engine, pipes, index, connections that are closing
 FEWEST = 8
@@ -45,6 +49,7 @@ class LimitedProtocol(H11Protocol):
     """uvicorn's HTTP/1.1 with limits. most: connections of this process."""
 
     most = 512
+    next_turn = 0.0  # of a request that was sent ahead, over all connections; in the loop's time
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -53,6 +58,7 @@ class LimitedProtocol(H11Protocol):
         self.blocked_since: float | None = None  # by a client that does not read
         self.closing_since: float | None = None
         self.is_large = False  # the announced body
+        self.is_ahead = False  # requests wait here for their turn
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -69,6 +75,9 @@ class LimitedProtocol(H11Protocol):
             connection.abort()
 
     def handle_events(self) -> None:
+        if self.is_ahead:
+            self.flow.pause_reading()
+            return
         before = self.cycle
         super().handle_events()
         if self.cycle is not before:
@@ -78,7 +87,19 @@ class LimitedProtocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         self.waits_since = time.monotonic()
+        if self.conn.trailing_data[0] and not self.transport.is_closing():
+            self.is_ahead = True
+            turn = LimitedProtocol.next_turn = (
+                max(LimitedProtocol.next_turn, self.loop.time()) + AHEAD_SECONDS
+            )
+            self.loop.call_at(turn, self._take_turn)
         super().on_response_complete()
+
+    def _take_turn(self) -> None:
+        self.is_ahead = False
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            self.handle_events()
 
     def pause_writing(self) -> None:
         self.blocked_since = time.monotonic()

@@ -274,6 +274,30 @@ def test_a_request_past_its_time_limit_leaves_the_queue(
             time.sleep(0.01)
 
 
+def test_the_work_of_a_client_that_has_gone_is_dropped(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with live(tiny_bundle, max_batch=1) as service:
+        run, free, runs = service.service.embedder.run, threading.Event(), []
+        monkeypatch.setattr(
+            service.service.embedder, "run", lambda x: (runs.append(len(x)), free.wait(20), run(x))[2]
+        )
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(
+                service.base_url.join("/embed"),
+                files=[("files", (str(number), encoded("coffee"))) for number in range(4)],
+                timeout=httpx.Timeout(20, read=1.5),
+            )
+        until = time.monotonic() + 10
+        while service.service.active:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        free.set()
+        assert service.embed(encoded("coffee")).status_code == 200
+        assert len(runs) == 2  # the one that was running, and the new one
+        assert '"status": 408' in service.log.getvalue()
+
+
 def test_an_internal_error_is_logged_and_not_revealed(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -14,10 +16,12 @@ import psutil
 import pytest
 
 from dinodeploy.errors import UnavailableError
+from dinodeploy.serve import server
 from dinodeploy.serve.server import bind, serve_on
 from dinodeploy.serve.service import Service
 from dinodeploy.serve.settings import Settings
 from tests.support.images.hostile_images import many_scans
+from tests.support.images.image_files import encoded
 from tests.support.processes.service_process import TIMEOUT, serving
 
 
@@ -61,6 +65,35 @@ def test_sigterm_ends_it_while_decoders_are_busy(tiny_bundle: Path) -> None:
         assert code == 0
         assert time.monotonic() - before < 12
         assert "Traceback" not in stderr
+        assert not any(one.is_running() for one in decoders)
+
+
+def _serve_with_an_engine_that_hangs(bundle: Path, port: socket.socket, slack: float) -> None:
+    server.STOP_SLACK = server.CLOSE_SLACK = slack
+    with Service.open(Settings(bundle, threads=1, time_limit=1, linger=0.1)) as service:
+        service.embedder.run = lambda x: time.sleep(600)  # type: ignore[method-assign]
+        serve_on(port, service, ends_process=True)
+
+
+@pytest.mark.slow
+def test_sigterm_ends_it_while_the_engine_hangs(tiny_bundle: Path) -> None:
+    with bind("127.0.0.1", 0) as port:
+        port.listen()
+        spawned = multiprocessing.get_context("spawn").Process(
+            target=_serve_with_an_engine_that_hangs, args=(tiny_bundle, port, 0.5)
+        )
+        spawned.start()
+        url = f"http://127.0.0.1:{port.getsockname()[1]}/embed"
+        answer = httpx.post(url, files={"files": encoded("coffee")}, timeout=TIMEOUT)
+        assert answer.status_code == 503
+        assert spawned.pid is not None
+        decoders = psutil.Process(spawned.pid).children()
+        before = time.monotonic()
+        os.kill(spawned.pid, signal.SIGTERM)
+        spawned.join(TIMEOUT)
+        assert spawned.exitcode == 1
+        assert time.monotonic() - before < 6
+        psutil.wait_procs(decoders, TIMEOUT)
         assert not any(one.is_running() for one in decoders)
 
 

@@ -153,15 +153,20 @@ def test_processes_that_do_not_start_are_not_ready(monkeypatch: pytest.MonkeyPat
         asked.result(TIMEOUT)
 
 
-def test_of_too_many_large_images_the_most_expensive_is_refused(pool: DecoderPool) -> None:
-    busy = [ask(pool, many_scans(80, 5000)) for _ in range(9)]
-    wait_for(lambda: pool.parked == 9 or any(one.done() for one in busy))
-    expensive = ask(pool, many_scans(90, 6000))
+def test_of_too_many_large_images_the_most_expensive_is_refused() -> None:
+    pool = DecoderPool(1, memory=700 << 20, pixels=50_000_000, seconds=60, waiting=8)
+    cheaper, dearer = many_scans(90, 6500), many_scans(90, 7000)
+    busy = []
+    while pool.parked < 9:  # 8 wait and one runs
+        busy.append(ask(pool, cheaper))
+        time.sleep(0.1)
+    expensive = ask(pool, dearer)
     with pytest.raises(Refused, match="8 images are waiting") as refused:
         expensive.result(TIMEOUT)
     assert refused.value.status == 503
     for one in busy:
         one.cancel()
+    pool.close()
 
 
 def test_close_ends_a_decoder_that_is_busy() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dinodeploy.serve.limits import connections
-from dinodeploy.serve.limits.connections import RESERVED, most_connections
+from dinodeploy.serve.limits.connections import AHEAD_SECONDS, RESERVED, most_connections
 from tests.support.processes.live_service import Live, live
 
 TIMEOUT = 30.0
@@ -92,6 +92,22 @@ def test_a_client_that_does_not_read_its_answers_is_closed(service: Live) -> Non
                 closed = True
         assert closed
     assert service.get("/health").status_code == 200
+
+
+def test_requests_sent_ahead_are_answered_in_order_and_take_turns(service: Live) -> None:
+    count = 30
+    ahead = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * count
+    before = time.monotonic()
+    held = [connect(service, ahead + HALF + b"Content-Length: 1\r\n\r\nx") for _ in range(3)]
+    for connection in held:
+        received = b""
+        while received.count(b"HTTP/1.1 200") < count or b"not an image" not in received:
+            part = connection.recv(1 << 16)
+            assert part, received[-300:]
+            received += part
+        assert received.index(b"HTTP/1.1 422") > received.rindex(b"HTTP/1.1 200")
+        connection.close()
+    assert time.monotonic() - before >= len(held) * count * AHEAD_SECONDS
 
 
 def test_a_body_in_tiny_chunks_is_refused(service: Live) -> None:
