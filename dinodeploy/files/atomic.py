@@ -33,8 +33,8 @@ _CANNOT_FLUSH = {
     *(errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS),
     *(errno.EACCES, errno.EPERM, errno.EBADF, errno.EISDIR, errno.EROFS),
 }
-# Windows refuses to replace a file that another process reads, or that a virus scanner has just opened.
 _HELD: dict[Path, int] = {}  # hidden name -> what `hold` gave
+# Windows refuses to replace a file that another process reads, or that a virus scanner has just opened.
 _RETRIES = (0.01, 0.05, 0.2, 0.5, 1.0) if os.name == "nt" else ()  # seconds
 
 
@@ -100,24 +100,31 @@ def commit_directory(partial: Path, target: Path) -> None:
     In one step where the system can; after a crash elsewhere, `restore` and the next write find the old one.
     """
     sync_tree(partial)
-    old: Path | None = None
     if not os.path.lexists(target):
         replace(partial, target)
+        sync(target.parent)
     elif exchange(partial, target):
-        old = partial
+        sync(target.parent)
+        remove(partial)
     else:
-        old, held = displace(target)
-        try:
-            replace(partial, target)
-        except BaseException:
-            replace(old, target)
-            raise
-        finally:
-            release(held)
-    sync(target.parent)
+        _replace_in_two_steps(partial, target)
     _release(partial)
-    if old is not None:
+
+
+def _replace_in_two_steps(partial: Path, target: Path) -> None:
+    old, held = displace(target)
+    try:
+        replace(partial, target)
+        sync(target.parent)
         remove(old)
+    except BaseException:
+        if os.path.lexists(target):  # a signal came after it
+            remove(old)
+        else:
+            replace(old, target)
+        raise
+    finally:
+        release(held)
 
 
 def move_into_place(moves: Iterable[tuple[Path, Path]]) -> None:
@@ -145,11 +152,16 @@ def _begin(target: Path, make: Callable[[Path], T], suffix: str = "") -> tuple[P
     while True:
         partial = hidden_name(target, PARTIAL)
         partial = partial.with_name(partial.name + suffix)
-        made = make(partial)
-        held = hold(partial)
-        if held is not None:
-            _HELD[partial] = held
-            return partial, made
+        try:
+            made = make(partial)
+            held = hold(partial)
+            if held is not None:
+                _HELD[partial] = held
+                return partial, made
+        except KeyboardInterrupt:
+            _HELD.pop(partial, None)
+            remove(partial)
+            raise
         if hasattr(made, "close"):
             made.close()
 

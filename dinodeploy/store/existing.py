@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dinodeploy.errors import BundleError, OutputExistsError
+from dinodeploy.files.atomic import replace
 from dinodeploy.files.owned import owned_path, remove_owned
 from dinodeploy.files.system_files import entries, is_in_system_folder
 from dinodeploy.store.formats import is_shard_file
@@ -57,7 +58,7 @@ def inspect_target(out: Path, plan: Plan, overwrite: bool = False, *, images: bo
 def clear_target(out: Path) -> None:
     """Remove the store at `out`, finished or not. If interrupted, the next call finishes the removal."""
     if (out / FILE_NAME).is_file():
-        (out / FILE_NAME).replace(out / REPLACED)  # from here on it is not a store
+        replace(out / FILE_NAME, out / REPLACED)  # from here on it is not a store
     remove_owned(out, _own_files(out), is_store_file)
     (out / WORK / PLAN).unlink(missing_ok=True)
     shutil.rmtree(out / WORK / "shards", ignore_errors=True)

@@ -20,6 +20,8 @@ from dinodeploy.files.json_file import read_json
 from dinodeploy.files.lock import lock
 from dinodeploy.store.plan import WORK
 
+_TRIES = 100  # to lock a file that its last holder did not delete
+
 
 class StoreLock:
     """The lock on part i of n of the store at `out`. Take it before anything is written.
@@ -45,7 +47,7 @@ class StoreLock:
             raise
 
     def _take(self, path: Path, out: Path, part: tuple[int, int], *, shared: bool = False) -> int:
-        while True:
+        for tries_left in reversed(range(_TRIES)):
             file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
             self._held.append(file)
             try:
@@ -56,8 +58,9 @@ class StoreLock:
                     f"{out}: {what} being written by {_holders(path.parent)}; "
                     "wait for it to finish, or choose another --out"
                 ) from error
-            if _is_still(path, file):
+            if _is_still(path, file) or not tries_left:  # some file systems number one file in two ways
                 return file
+        raise AssertionError("the last try returns")
 
     def release(self) -> None:
         for file in self._held:

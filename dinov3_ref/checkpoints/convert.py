@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -25,6 +24,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from dinov3_ref.atomic import replacing
 from dinov3_ref.checkpoints.checkpoint import Checkpoint
 from dinov3_ref.checkpoints.files import CONFIG, MODEL_CONFIG, write_safetensors
 from dinov3_ref.checkpoints.layouts.convnext import CONVNEXT_LAYOUTS, repeat_norm
@@ -84,19 +84,16 @@ def save_checkpoint(
             "a .safetensors file"
         )
     _refuse_existing(out, overwrite)
-    draft = out.with_name(f".partial-{os.getpid()}-{out.name}")  # ends in out's suffix
+    names: list[str] = []
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        names: list[str] = []
-        if to == "official":
-            _write_official(checkpoint, draft)
-        else:
-            names = _write_directory(checkpoint, to, draft, max_shard_bytes)
-        _move_into_place(draft, out)
+        with replacing(out) as draft:
+            if to == "official":
+                _write_official(checkpoint, draft)
+            else:
+                names = _write_directory(checkpoint, to, draft, max_shard_bytes)
     except OSError as error:
         raise CheckpointError(f"{out} cannot be written: {reason_of(error)}") from error
-    finally:
-        _remove(draft)
     return [out / name for name in names] if names else [out]
 
 
@@ -190,22 +187,3 @@ def _refuse_existing(out: Path, overwrite: bool) -> None:
         foreign = sorted(path.name for path in out.iterdir() if path.is_dir() or path.suffix not in ours)
         if foreign:
             raise CheckpointError(f"{out} holds more than a checkpoint ({foreign[0]}); write elsewhere")
-
-
-def _move_into_place(draft: Path, out: Path) -> None:
-    """Rename `draft` to `out`; an existing directory, which a rename cannot replace, is renamed first."""
-    if out.is_dir() or (out.exists() and draft.is_dir()):
-        aside = out.with_name(f".replaced-{os.getpid()}-{out.name}")
-        out.rename(aside)
-        draft.rename(out)
-        _remove(aside)
-    else:
-        draft.replace(out)
-
-
-def _remove(path: Path) -> None:
-    """Remove a file or directory if it exists."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

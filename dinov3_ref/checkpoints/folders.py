@@ -115,4 +115,6 @@ def _has_weights(folder: Path) -> bool:
 
 
 def _is_weights(path: Path) -> bool:
-    return path.suffix in WEIGHTS_SUFFIXES and path.is_file() and not NOT_WEIGHTS.fullmatch(path.name)
+    hidden = path.name.startswith(".")  # half written, or macOS's `._NAME`
+    usual = path.suffix in WEIGHTS_SUFFIXES and not hidden and not NOT_WEIGHTS.fullmatch(path.name)
+    return usual and path.is_file()

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dinov3_ref.atomic import replacing
 from dinov3_ref.data.samplers import InfiniteSampler
 from dinov3_ref.errors import DataError
 from dinov3_ref.eval.labelled import Labelled, renumber
@@ -199,9 +199,11 @@ class LinearProbe:
             "scheduler": self.scheduler.state_dict(),
             "best_accuracy": self.best_top1,
         }
-        _replace(self.folder / CHECKPOINT, state)
+        with replacing(self.folder / CHECKPOINT) as draft:
+            torch.save(state, draft)
         if result.top1 == self.best_top1:
-            _replace(self.folder / HEAD, self.grid.heads[result.name].state_dict())
+            with replacing(self.folder / HEAD) as draft:
+                torch.save(self.grid.heads[result.name].state_dict(), draft)
 
 
 def rows_at_random(train: Labelled, batch: int, seed: int) -> Batches:
@@ -220,10 +222,3 @@ def _top(score_MC: Tensor, label_M: Tensor, count: int) -> float:
     """Per cent of rows whose label is among the `count` best: score [M,C], label [M]."""
     best = score_MC.topk(min(count, score_MC.shape[1])).indices
     return 100 * (best == label_M.unsqueeze(1)).any(1).double().mean().item()
-
-
-def _replace(path: Path, state: Any) -> None:
-    """Write a temporary file and rename it: an interruption leaves the old file."""
-    part = path.with_suffix(".part")
-    torch.save(state, part)
-    part.replace(path)

@@ -2,7 +2,7 @@
 
 Source: docs/spec.md 4.16.
 
-    <output>/ckpt/<iteration>/     written as .<iteration>.partial, then renamed
+    <output>/ckpt/<iteration>/     written under a hidden name, then renamed
 
 A checkpoint holds student, EMA and Gram teacher, loss centres, optimiser, loss scale and the position in the
 data. It needs no random number state: steps are seeded by their iteration. A run may resume on another number
@@ -25,6 +25,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.optim import Optimizer
 
+from dinov3_ref.atomic import hidden_name, leftovers, publish, remove
 from dinov3_ref.distributed import get_rank, get_world_size
 from dinov3_ref.errors import CheckpointError
 from dinov3_ref.json_file import read_json
@@ -38,16 +39,16 @@ OPTIONS = StateDictOptions(strict=False)
 
 def save(output: Path, iteration: int, networks: TrainingNetworks, optimizer: Optimizer, extra: Any) -> Path:
     """Write the state after `iteration`; `extra` is JSON data, equal on all ranks. All ranks must call."""
-    target, partial = output / FOLDER / str(iteration), output / FOLDER / f".{iteration}.partial"
+    target = output / FOLDER / str(iteration)
+    draft = target.with_name(_from_rank_0(hidden_name(target).name))
     if get_rank() == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-    _wait()
+        for path in leftovers(target):  # of a run that was killed here
+            remove(path)
     with _without_group() as no_dist:
-        state_dict_saver.save(_state(networks, optimizer), checkpoint_id=partial, no_dist=no_dist)
+        state_dict_saver.save(_state(networks, optimizer), checkpoint_id=draft, no_dist=no_dist)
     if get_rank() == 0:
-        (partial / EXTRA_FILE).write_text(json.dumps(extra), encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
+        (draft / EXTRA_FILE).write_text(json.dumps(extra), encoding="utf-8")
+        publish(draft, target)
     _wait()
     return target
 
@@ -101,6 +102,14 @@ def _without_group() -> Iterator[bool]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninit")
         yield get_world_size() == 1
+
+
+def _from_rank_0(text: str) -> str:
+    """The text of rank 0, on every rank."""
+    texts = [text]
+    if get_world_size() > 1:
+        dist.broadcast_object_list(texts)
+    return texts[0]
 
 
 def _wait() -> None:

@@ -9,7 +9,6 @@ teacher.pth                 {"teacher": backbone and heads, "config.json": as ab
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dinov3_ref.atomic import replacing
 from dinov3_ref.checkpoints.files import CONFIG, MODEL_CONFIG, write_safetensors
 from dinov3_ref.checkpoints.layouts.convnext import repeat_norm
 from dinov3_ref.distributed import get_rank, whole
@@ -39,11 +39,14 @@ def export_teacher(networks: TrainingNetworks, folder: Path) -> tuple[Path, Path
     backbone.parent.mkdir(exist_ok=True)
     prefix = "backbone."
     own = {name.removeprefix(prefix): v.contiguous() for name, v in state.items() if name.startswith(prefix)}
-    _replace(backbone, lambda path: write_safetensors(repeat_norm(own), path))
+    with replacing(backbone) as draft:
+        write_safetensors(repeat_norm(own), draft)
     described = describe(networks.config)
     text = json.dumps(described, indent=2) + "\n"
-    _replace(backbone.parent / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
-    _replace(everything, lambda path: torch.save({"teacher": state, CONFIG: described}, path))
+    with replacing(backbone.parent / "config.json") as draft:
+        draft.write_text(text, encoding="utf-8")
+    with replacing(everything) as draft:
+        torch.save({"teacher": state, CONFIG: described}, draft)
     return backbone, everything
 
 
@@ -65,9 +68,3 @@ def whole_backbone(networks: TrainingNetworks) -> dict[str, Tensor]:
     """State dict of the EMA teacher's backbone; sharded tensors are gathered (a collective)."""
     state = networks.model_ema["backbone"].state_dict()
     return {name: whole(value) for name, value in state.items()}
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    write(partial)
-    partial.replace(path)

@@ -30,6 +30,7 @@ from dinodeploy.bundle.manifest import (
     OutputFacts,
 )
 from dinodeploy.errors import ExportError, MisuseError
+from dinodeploy.files.atomic import replace as replace_file
 from dinodeploy.parity.golden import GoldenCase, load_golden, save_golden
 from dinov3_ref.heads import Head, LoadedHead, layers_of
 from exporters.dialects import DIALECTS
@@ -78,7 +79,7 @@ def attach_head(root: Path, manifest: Manifest, loaded: LoadedHead, keep: Collec
             _attach_to_graph(graph, Path(folder, name), described, head, keep)
             engines[name] = EngineFacts(manifest.engines[name].backend, (name, WEIGHTS_FILE))
         for written in Path(folder).iterdir():
-            written.replace(root / written.name)
+            replace_file(written, root / written.name)
     for name, facts in manifest.engines.items():
         if facts.same_numbers_as is not None:  # CLS-only graphs have no head
             (root / name).unlink(missing_ok=True)

@@ -41,7 +41,13 @@ def displace(target: Path) -> tuple[Path, int | None]:
     """Rename an existing directory to a hidden name, and hold it: where `exchange` cannot be used."""
     old = hidden_name(target, OLD)
     held = hold(target)
-    target.rename(old)
+    try:
+        target.rename(old)
+    except BaseException:  # a signal may come just after it
+        if old.exists():
+            old.rename(target)
+        release(held)
+        raise
     return old, held
 
 

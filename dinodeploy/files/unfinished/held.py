@@ -32,7 +32,7 @@ def hold(path: Path) -> int | None:
     except OSError:
         return NOTHING
     try:
-        if lock(descriptor) and not _is_still(path, descriptor):
+        if lock(descriptor) and not os.path.lexists(path):  # no inodes: some file systems make them up
             raise BlockingIOError
     except BlockingIOError:
         os.close(descriptor)
@@ -61,7 +61,19 @@ def remove_abandoned(paths: Iterable[Path]) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a folder with everything in it, a file or a link; errors are ignored."""
+    """Remove a folder with everything in it, a file or a link; errors are ignored.
+
+    A signal does not stop it: its exception is raised when all is removed.
+    """
+    try:
+        _remove(path)
+    except BaseException as error:
+        _remove(path)
+        if not isinstance(error, OSError):  # that of `rmtree`, which a signal makes close a folder twice
+            raise
+
+
+def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

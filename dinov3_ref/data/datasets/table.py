@@ -10,7 +10,6 @@ folder. Needs pyarrow: the `parquet` extra.
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from dinov3_ref.atomic import replacing
 from dinov3_ref.data.datasets.encoded import EncodedImages, require_some
 from dinov3_ref.data.datasets.tar import expand_paths
 from dinov3_ref.errors import DataError
@@ -118,17 +118,18 @@ def _map(path: Path) -> Any:
 
 
 def _parquet_to_arrow(path: Path, target: Path) -> None:
-    """Convert through a temporary file per process, so that ranks do not collide."""
+    """Convert; ranks that do so at the same time do not collide."""
     pa, pq = _pyarrow(), _pyarrow("parquet")
-    part = target.with_suffix(f".{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with pq.ParquetFile(path) as parquet, pa.ipc.new_file(str(part), parquet.schema_arrow) as writer:
+        with (
+            replacing(target) as draft,
+            pq.ParquetFile(path) as parquet,
+            pa.ipc.new_file(str(draft), parquet.schema_arrow) as writer,
+        ):
             for batch in parquet.iter_batches(ROWS_PER_BATCH):
                 writer.write_batch(batch)
-        part.replace(target)
     except (pa.ArrowException, OSError) as error:
-        part.unlink(missing_ok=True)
         raise DataError(
             f"'{path}' cannot be converted to '{target}': {' '.join(str(error).split())}"
         ) from error

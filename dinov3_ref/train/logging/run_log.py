@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from dinov3_ref.atomic import append, replacing
 from dinov3_ref.json_file import parse_json
 
 CONFIG_FILE = "config.yaml"
@@ -26,16 +26,12 @@ class MetricsFile:
     def __init__(self, folder: Path, start: int, file: str = METRICS) -> None:
         self.path = folder / file
         kept = [record for record in read_metrics(folder, file) if record["iteration"] < start]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        partial.replace(self.path)
+        with replacing(self.path) as draft:
+            draft.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one line and flush it to disk."""
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        append(self.path, json.dumps(record) + "\n")
 
 
 def read_metrics(folder: Path, file: str = METRICS) -> list[dict[str, Any]]:

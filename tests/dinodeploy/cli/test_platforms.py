@@ -127,12 +127,12 @@ def test_windows_lets_one_writer_in(own_bundle: Path, tmp_path: Path) -> None:
 
 
 FAULTS = (
-    *("dirsync", "nosync", "nolink", "noexec", "ino0"),
+    *("dirsync", "nosync", "nolink", "noexec", "ino0", "inodes"),
     *("flock-ENOLCK", "flock-ENOTSUP", "flock-EOPNOTSUPP", "flock-ENOSYS", "flock-EINVAL"),
 )
 
 
-@pytest.mark.parametrize("fault", ["dirsync", "flock-ENOLCK", "ino0"])
+@pytest.mark.parametrize("fault", ["dirsync", "flock-ENOLCK", "ino0", "inodes"])
 def test_a_file_system_without_a_feature(fault: str, own_bundle: Path, tmp_path: Path) -> None:
     told = run_steps(tmp_path, own_bundle, ["embed", "pack"], "fs_faults", FS_FAULT=fault)
     assert told.count("this file system cannot flush") == (2 if fault == "dirsync" else 0)  # one per process

@@ -6,8 +6,10 @@ import errno
 import logging
 import os
 import stat
+import sys
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -204,3 +206,50 @@ def test_a_directory_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         (partial / "a").touch()
         raise KeyError("x")
     assert names(tmp_path) == ["out"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # scandir, interrupted
+@pytest.mark.parametrize("exchange", [True, False])
+@pytest.mark.parametrize("exists", [True, False])
+def test_an_interrupt_at_any_call_leaves_no_hidden_folder(
+    exists: bool, exchange: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python handles signals when a call of C code returns; here one comes at each of them, one a run."""
+    if not exchange:
+        monkeypatch.setattr(atomic, "exchange", lambda one, other: False)
+    ended = False
+    count = 0
+    while not ended:
+        target = tmp_path / f"{count}" / "target"
+        if exists:
+            target.mkdir(parents=True)
+            (target / "f").write_text("old")
+        ended = not interrupted_at(count, target)
+        assert names(target.parent) in ([["target"]] if exists else [["target"], []]), f"call {count}"
+        if target.exists():
+            assert (target / "f").read_text() in ("old", "new")
+        count += 1
+    assert count > 40
+
+
+def interrupted_at(count: int, target: Path) -> bool:
+    """Whether writing the folder made so many calls; the interrupt came then."""
+    left = count
+
+    def on_event(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal left
+        if event == "c_return":
+            left -= 1
+            if left == -1:
+                raise KeyboardInterrupt
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        sys.setprofile(on_event)
+        with atomic_directory(target) as partial:
+            (partial / "f").write_text("new")
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.setprofile(None)
+    return left < 0

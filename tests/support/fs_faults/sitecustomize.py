@@ -3,6 +3,7 @@
 dirsync        directories cannot be flushed (EINVAL)     nolink    no hard links (EPERM)
 nosync         nothing can be flushed (ENOSYS)             ino0      inodes of directories are 0
 flock-ENOLCK   no locks, with any errno                   noexec    nothing can be made executable
+inodes         stat and fstat give different inodes
 full           the disk is full: ENOSPC on every write    readonly  EROFS on everything but reading
 """
 
@@ -50,6 +51,11 @@ def stat_without_inode(self: pathlib.Path, **named: Any) -> Any:
     return NoInode(status) if stat.S_ISDIR(status.st_mode) else status
 
 
+def stat_with_another_inode(self: pathlib.Path, **named: Any) -> Any:
+    status = _stat(self, **named)
+    return os.stat_result((status.st_mode, status.st_ino + 1, *status[2:]), {})
+
+
 def open_file(path: Any, flags: int, *rest: Any, **named: Any) -> int:
     if flags & (os.O_WRONLY | os.O_RDWR) and os.fsdecode(path).startswith(OUT):
         code = errno.ENOSPC if FAULT == "full" else errno.EROFS
@@ -72,6 +78,8 @@ elif FAULT == "nolink":
     os.link = fail(errno.EPERM)
 elif FAULT == "noexec":
     os.chmod = fail(errno.EPERM)
+elif FAULT == "inodes":
+    pathlib.Path.stat = stat_with_another_inode  # type: ignore[assignment]
 elif FAULT == "ino0":
     pathlib.Path.stat = stat_without_inode  # type: ignore[assignment]
 elif FAULT in ("full", "readonly"):
