@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 
 from dinodeploy.hardware import telemetry
+from dinodeploy.standalone.pack import pack_standalone
 from tests.support.processes.alone import run_alone
 from tests.support.processes.kill_runner import ROOT
 
@@ -35,6 +36,13 @@ if __name__ == "__main__":
     process.start()
     assert queue.get(timeout=60) == "1"
     process.join()
+"""
+SERVICE = """
+import sys
+from tests.support.processes.service_process import serving
+
+with serving(sys.argv[1]) as process:
+    assert process.embed().status_code == 200
 """
 NNCF = """
 from exporters.peers.runners import NncfRunner
@@ -71,6 +79,32 @@ def test_no_command_writes_an_identifier_or_looks_up_a_host(
 ) -> None:
     arguments = [tiny_bundle if word == "BUNDLE" else word for word in COMMANDS[command]]
     ran = run_alone(tmp_path, "-m", "dinodeploy", *arguments, trace=True)
+    assert (ran.code, ran.home, ran.looked_up) == (0, [], []), ran.output
+
+
+def test_the_standalone_file_writes_no_identifier(tiny_bundle: Path, tmp_path: Path) -> None:
+    application = pack_standalone(tiny_bundle, tmp_path / "model.pyz")
+    cache = str(tmp_path / "cache")
+    ran = run_alone(tmp_path, application, "embed", PHOTO, "--out", "out", trace=True, XDG_CACHE_HOME=cache)
+    assert (ran.code, ran.home, ran.looked_up) == (0, [], []), ran.output
+
+
+@pytest.mark.slow
+def test_training_looks_up_no_host(tmp_path: Path) -> None:
+    ran = run_alone(tmp_path, "-m", "dinov3_ref.train", "--help", trace=True)
+    assert (ran.code, ran.home, ran.looked_up) == (0, [], []), ran.output
+
+
+@pytest.mark.slow
+def test_a_service_and_its_decoders_write_no_identifier(tiny_bundle: Path, tmp_path: Path) -> None:
+    ran = run_alone(tmp_path, "-c", SERVICE, tiny_bundle, trace=True)
+    assert (ran.code, ran.home, ran.looked_up) == (0, [], []), ran.output
+
+
+@pytest.mark.slow
+def test_an_export_writes_no_identifier(tmp_path: Path) -> None:
+    options = ("--weights", ROOT / "examples/models/toy_vit", "--imgsz", "64", "--out", "bundle")
+    ran = run_alone(tmp_path, "-m", "dinodeploy", "export", *options, trace=True)
     assert (ran.code, ran.home, ran.looked_up) == (0, [], []), ran.output
 
 
