@@ -81,8 +81,10 @@ def report() -> int:
     if not _state.reported:
         _state.reported = True
         try:
-            sys.stderr.write(f"{MESSAGE}\n")
-            sys.stdout.flush()
+            for stream, text in ((sys.stderr, f"{MESSAGE}\n"), (sys.stdout, "")):
+                if stream is not None:
+                    stream.write(text)
+                    stream.flush()
         except (OSError, ValueError):  # the terminal is gone
             os._exit(code)
     return code
@@ -115,8 +117,9 @@ def _leave() -> None:
         return
     for stream in (sys.stdout, sys.stderr):
         try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError):  # closed, or none was there
+            if stream is not None:  # Python's sign that the descriptor was closed from the start
+                stream.flush()
+        except (OSError, ValueError, AttributeError):  # closed later, or not a file
             _state.code = _state.code or _CANNOT_FLUSH
     os._exit(_state.code)
 

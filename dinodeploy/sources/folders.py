@@ -149,14 +149,19 @@ def is_ignored(name: str) -> bool:
     return name.startswith(".") or is_system_file(name)
 
 
+def _is_hidden(part: str) -> bool:
+    """Whether a part of an archive member's name hides it; `..` leads to a folder, `tar -P` keeps it."""
+    return part.startswith(".") and part not in (".", "..")
+
+
 def is_wanted_member(name: str) -> bool:
     """Whether an archive member is an image by its suffix, not hidden and not in a hidden folder."""
-    return has_image_suffix(name) and not any(part.startswith(".") for part in name.split("/"))
+    return has_image_suffix(name) and not any(_is_hidden(part) for part in name.split("/"))
 
 
 def count_skipped(name: str, counts: Counter[str]) -> None:
     """Count an archive's member that is not taken, unless it or a folder of it is ignored."""
-    if not any(part == "__MACOSX" or is_ignored(part) for part in name.split("/")):
+    if not any(part == "__MACOSX" or _is_hidden(part) or is_system_file(part) for part in name.split("/")):
         counts[suffix_of(name)] += 1
 
 

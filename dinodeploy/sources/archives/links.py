@@ -21,22 +21,30 @@ class LinkError(ValueError):
 
 
 def plain_name(name: str) -> str:
-    """A member's name without `.`, `..` and repeated slashes. Raises LinkError where it leads out."""
+    """A member's name without `.`, repeated slashes and `..`, which stay only at the start: ../x.jpg is a name."""
     parts: list[str] = [""] if name.startswith("/") else []
     for part in name.split("/"):
         if part == "..":
-            if not parts or parts == [""]:
-                raise LinkError("leads out of the archive")
-            parts.pop()
+            if not parts or parts[-1] == "..":
+                parts.append(part)
+            elif parts != [""]:  # the parent of / is /
+                parts.pop()
         elif part not in ("", "."):
             parts.append(part)
     return "/".join(parts)
 
 
+def absent(name: str) -> str:
+    """What a link does that leads to the plain name `name`, which no member has."""
+    outside = name.startswith("/") or name.split("/")[0] == ".."
+    return "leads out of the archive" if outside else "is not in the archive"
+
+
 def follow(name: str, links: Mapping[str, Link]) -> str:
     """The plain name of the member that `name` leads to, over any number of links to files and folders.
 
-    links: of the archive, by plain name. Raises LinkError for a loop, and for a way out of the archive.
+    links: of the archive, by plain name. Raises LinkError for a loop. A way out of the archive
+    gives a name that no member has, as far as names tell (`absent` says so).
     """
     now = plain_name(name)
     for _ in range(_MOST_STEPS):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from dinodeploy.errors import reason_of
-from dinodeploy.sources.archives.links import Link, LinkError, follow, plain_name
+from dinodeploy.sources.archives.links import Link, LinkError, absent, follow, plain_name
 from dinodeploy.sources.folders import count_skipped, is_wanted_member
 from dinodeploy.sources.ids import IdList
 
@@ -93,10 +93,7 @@ def find_members(stream: BinaryIO, end: int, where: str) -> Members:
 
 def _remember(links: dict[str, Link], member: tarfile.TarInfo, name: str) -> str:
     """Enter a link under its plain name, and return that."""
-    try:
-        plain = plain_name(name)
-    except LinkError:  # a name like ../x.jpg is only a name; no path leads to it
-        plain = name
+    plain = plain_name(name)
     links[plain] = Link(member.linkname, member.type == tarfile.LNKTYPE)
     return plain
 
@@ -176,7 +173,7 @@ def _resolve(
     try:
         for member in _headers(stream, end):
             if member.type not in _NO_FILES and not _why_no_file(member):
-                entry = wanted.get(member.name) or wanted.get(_plain_or_not(member.name))
+                entry = wanted.get(member.name) or wanted.get(plain_name(member.name))
                 if entry is not None:
                     entry[0].append(member.offset)
                     entry[1].append(member)
@@ -187,19 +184,10 @@ def _resolve(
             continue
         offsets, members = wanted[targets[position]]
         if not members:
-            outside = targets[position].startswith("/")
-            why = "leads out of the archive" if outside else "is not in the archive"
-            found.refused[position] = f"a link to {links[name].target!r}, which {why}"
+            found.refused[position] = f"a link to {links[name].target!r}, which {absent(targets[position])}"
             continue
         # a hard link is another name of the last such file before it, a symbolic link finds the last of all
         chosen = members[max(0, bisect_left(offsets, offset) - 1) if links[name].is_hard else -1]
         found.offsets[position], found.sizes[position] = chosen.offset_data, chosen.size
         if chosen.issparse():
             found.sparse[position] = _parts(chosen)
-
-
-def _plain_or_not(name: str) -> str:
-    try:
-        return plain_name(name)
-    except LinkError:
-        return name

@@ -17,7 +17,7 @@ from threading import Lock
 from typing import Any
 
 from dinodeploy.errors import ImageError, reason_of
-from dinodeploy.sources.archives.links import Link, LinkError, follow, plain_name
+from dinodeploy.sources.archives.links import Link, LinkError, absent, follow, plain_name
 from dinodeploy.sources.archives.zip_repair import Repaired
 from dinodeploy.sources.folders import Skipped, count_skipped, is_wanted_member
 from dinodeploy.sources.ids import IdList
@@ -119,9 +119,9 @@ def _source(file: InputFile) -> ZipSource:
         has_links = any(map(_is_link, listed))
         for position, (member, name) in enumerate(zip(listed, names, strict=True)):
             if has_links:
-                positions[_plain(name)] = position
+                positions[plain_name(name)] = position
                 if _is_link(member):
-                    links[_plain(name)] = Link(_target(archive, member))
+                    links[plain_name(name)] = Link(_target(archive, member))
             if member.is_dir() or name.endswith("/"):
                 continue
             if not is_wanted_member(name):
@@ -130,19 +130,22 @@ def _source(file: InputFile) -> ZipSource:
             seen[name] += 1
             again = f"#{seen[name]}" if seen[name] > 1 else ""
             if _is_link(member):
-                linked[len(ids)] = _plain(name)
+                linked[len(ids)] = plain_name(name)
             ids.append(f"{file.name}/{name}{again}")
             members.append(position)
             sizes.append(member.file_size)
     refused = {}
     for index, name in linked.items():
         try:
-            members[index] = positions[follow(name, links)]
-            sizes[index] = listed[members[index]].file_size
+            target = follow(name, links)
         except LinkError as error:
             refused[index] = f"a link to {links[name].target!r}, which {error}"
-        except KeyError:
-            refused[index] = f"a link to {links[name].target!r}, which is not in the archive"
+            continue
+        if target in positions:
+            members[index] = positions[target]
+            sizes[index] = listed[members[index]].file_size
+        else:
+            refused[index] = f"a link to {links[name].target!r}, which {absent(target)}"
     return ZipSource(file, ids, members, sizes, skipped, refused)
 
 
@@ -158,13 +161,6 @@ def _target(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> str:
         return archive.read(member).decode("utf-8", "surrogateescape")
     except _DAMAGE:
         return ""
-
-
-def _plain(name: str) -> str:
-    try:
-        return plain_name(name)
-    except LinkError:
-        return name
 
 
 def _open(file: InputFile, stack: ExitStack) -> zipfile.ZipFile:

@@ -269,7 +269,8 @@ def _kind(type_: Any) -> tuple[str, bool]:
 def _cell_kind(type_: Any) -> str:
     types = pyarrow("types")
     if types.is_struct(type_):
-        kinds = {field.name: _cell_kind(_stored(field.type)) for field in type_}
+        stored = {field.name: _stored(field.type) for field in type_}
+        kinds = {name: "" if types.is_struct(kind) else _cell_kind(kind) for name, kind in stored.items()}
         holding = [name for name, kind in kinds.items() if kind == "bytes"]
         if "bytes" in holding or len(holding) == 1:
             return "bytes"

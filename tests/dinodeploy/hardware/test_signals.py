@@ -134,6 +134,23 @@ def test_what_is_registered_for_the_exit_runs_and_output_is_flushed() -> None:
     )
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell that closes descriptors")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_a_stream_that_is_closed_from_the_start_is_no_failure(closed: str) -> None:
+    for command in (["--version"], ["dedupe", "nothing"]):
+        line = f'"$0" -m dinodeploy {" ".join(command)} {closed}'
+        done = subprocess.run(
+            ["bash", "-c", line, sys.executable], capture_output=True, check=False, cwd=ROOT
+        )
+        assert done.returncode == (0 if command == ["--version"] else 2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_without_streams(number: int) -> None:
+    body = f"sys.stdout = sys.stderr = None; press({int(number)}); time.sleep(9)"
+    assert run(body)[:2] == (128 + number, "")
+
+
 def test_output_that_cannot_be_flushed_is_not_success() -> None:
     program = PROGRAM.format(body="    print('x')\n    return 0\n")
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}

@@ -120,6 +120,17 @@ def test_absolute_names_may_be_linked() -> None:
     assert [same(pixels, COFFEE) for pixels in read_all("a.tar").values()] == [True] * 3
 
 
+def test_names_that_lead_to_a_parent_folder_are_read_and_may_be_linked() -> None:
+    """`tar -P` writes such names."""
+    write(
+        "a.tar",
+        ("../d/x.jpg", COFFEE, FILE),
+        ("../d/l.jpg", "../d/x.jpg", HARD),
+        ("a/../m.jpg", COFFEE, FILE),
+    )
+    assert [same(pixels, COFFEE) for pixels in read_all("a.tar").values()] == [True] * 3
+
+
 @pytest.mark.parametrize("style", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_long_names_and_names_that_are_not_unicode(style: int) -> None:
     long = "d" * 90 + "/" + "é" * 200 + ".jpg"

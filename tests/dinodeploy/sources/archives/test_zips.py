@@ -90,6 +90,15 @@ def test_backslashes_of_windows_are_slashes() -> None:
     assert list(read_all("w.zip")) == ["w.zip/cats/1.jpg"]
 
 
+def test_names_that_lead_out_of_their_folder_are_no_hidden_names() -> None:
+    names = ["../photos/1.jpg", "a/../2.jpg", "a/./3.jpg"]
+    with zipfile.ZipFile("w.zip", "w") as archive:
+        for name in (*names, "../.hidden/4.jpg", "../notes.txt", "..\\photos\\5.jpg"):
+            archive.writestr(name, encoded("coffee"))
+    assert list(read_all("w.zip")) == [f"w.zip/{name}" for name in (*names, "../photos/5.jpg")]
+    assert open_source(["w.zip"]).skipped == {"w.zip": {".txt": 1}}  # type: ignore[attr-defined]
+
+
 def test_encrypted_members_say_so() -> None:
     content = bytearray(Path("p.zip").read_bytes())
     content[6] |= 1  # the flag in the first member's header, and in the directory

@@ -169,6 +169,7 @@ def test_many_lists_from_any_thread() -> None:
         (pa.array([[("a", COFFEE)], []], pa.map_(pa.string(), pa.binary())), "map<"),
         (pa.array([{"x": 1}, {"x": 2}]), "struct<x: int64>"),
         (pa.array([{"a": b"1", "b": b"2"}] * 2), "struct<a: binary"),
+        (pa.array([{"image": {"bytes": COFFEE, "path": None}}] * 2), "struct<image: struct<"),
         (pa.array([b"12345678", b"12345678"], pa.binary(8)), "fixed_size_binary[8]"),
         (pa.array([0, 1], pa.timestamp("ms")), "timestamp"),
     ],
