@@ -21,7 +21,7 @@ class LinkError(ValueError):
 
 
 def plain_name(name: str) -> str:
-    """A member's name without `.`, repeated slashes and `..`, which stay only at the start: ../x.jpg is a name."""
+    """A member's name without `.`, `..` and repeated slashes; `..` stays at the start: ../x.jpg is a name."""
     parts: list[str] = [""] if name.startswith("/") else []
     for part in name.split("/"):
         if part == "..":
