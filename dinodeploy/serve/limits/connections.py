@@ -28,7 +28,7 @@ except ImportError:  # Windows
 IDLE_SECONDS = 10.0
 SLOW_SECONDS = 1.0  # for a body, when there are too many connections
 READ_SECONDS = 20.0  # for 64 KiB of an answer
-AHEAD_SECONDS = 0.005  # between two requests that were sent ahead, over all connections
+AHEAD_SECONDS = 0.01  # between two requests that were sent ahead, over all connections
 BACKLOG = 32  # connections that asyncio accepts in one go
 RESERVED = 96  # file descriptors for everything else: engine, pipes, index, connections that are closing
 FEWEST = 8
