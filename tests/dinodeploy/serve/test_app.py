@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 import re
 import shutil
@@ -274,6 +275,15 @@ def test_a_request_past_its_time_limit_leaves_the_queue(
             time.sleep(0.01)
 
 
+def test_without_decoders_it_is_not_ready(tiny_bundle: Path) -> None:
+    with live(tiny_bundle) as service:
+        assert service.get("/ready").status_code == 200
+        service.service.kill_decoders()
+        answer = service.get("/ready")
+        assert (answer.status_code, answer.json()["status"]) == (503, "no decoder answers")
+        assert service.get("/health").status_code == 200
+
+
 def test_the_work_of_a_client_that_has_gone_is_dropped(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,9 +345,10 @@ def test_foreign_hosts_are_refused_and_nothing_redirects(service: Live) -> None:
 
 def test_routes_without_images_read_no_body(service: Live) -> None:
     large = b"x" * (8 << 20)  # above --max-bytes
-    for path in ("/health", "/ready", "/", "/model", "/nothing"):
+    wanted = {"GET": (200, 404), "POST": (404, 405)}
+    for method, path in itertools.product(wanted, ("/health", "/ready", "/", "/model", "/nothing")):
         try:
-            assert service.request("GET", path, content=large).status_code in (200, 404)
+            assert service.request(method, path, content=large).status_code in wanted[method]
         except httpx.WriteError:  # answered and closed before all of it was sent
             continue
     lines = [json.loads(line) for line in service.log.getvalue().splitlines()]
