@@ -24,6 +24,7 @@ from dinodeploy.bundle.manifest import LICENCE_FILE, PLAIN_NAME, RECEIPTS_FILE, 
 from dinodeploy.bundle.signing import signed_digests
 from dinodeploy.errors import BundleError, MisuseError, OutputExistsError, reason_of
 from dinodeploy.files import atomic
+from dinodeploy.files.names import folded
 from dinodeploy.files.regular import create_file, open_regular, read_regular
 
 # Beside the files that the manifest lists, and how large they may be at most.
@@ -156,7 +157,7 @@ def _plain_entries(file: zipfile.ZipFile, path: Path, prefix: str) -> dict[str, 
         name = info.filename.removeprefix(prefix)
         if problem := _problem(info, name, seen):
             raise BundleError(f"{path}: entry {info.filename!r} {problem}; nothing was unpacked")
-        seen.add(_folded(name))
+        seen.add(folded(name))
         entries[name] = info
     if manifests.FILE_NAME not in entries:
         raise BundleError(
@@ -216,7 +217,7 @@ def _problem(info: zipfile.ZipInfo, name: str, seen: set[str]) -> str:
     kind = stat.S_IFMT(mode)
     if not PLAIN_NAME.fullmatch(name) or info.orig_filename != info.filename:
         return "is no plain file name"
-    if _folded(name) in seen:
+    if folded(name) in seen:
         return "is there twice"
     if info.is_dir() or kind not in (0, stat.S_IFREG) or info.external_attr & _DOS_NO_FILE:
         return "is no regular file"
@@ -225,11 +226,6 @@ def _problem(info: zipfile.ZipInfo, name: str, seen: set[str]) -> str:
     if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
         return "is compressed"
     return "is encrypted" if info.flag_bits & ~_UTF8_NAME else ""
-
-
-def _folded(name: str) -> str:
-    """What a file system that ignores case, or Windows, which drops dots at the end, makes of a name."""
-    return name.casefold().rstrip(".")
 
 
 def _extract(

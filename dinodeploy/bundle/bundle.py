@@ -126,6 +126,8 @@ class EngineChoice:
         """
         build = self.facts.build
         for name in (self.file,) if build is None else (build.source,) if build.stripped else ():
+            if not name.endswith(".onnx"):  # ONNX Runtime and OpenVINO read other formats by their suffix
+                raise BundleError(f"{self.bundle.home / name} is a graph; wanted a name NAME.onnx")
             sizes = {file: self.manifest.files[file].bytes for file in self.manifest.files_of(name)}
             check_external_data(self.root / name, sizes)
 

@@ -41,6 +41,10 @@ SINGLE: dict[str, frozenset[int]] = {
     "AttributeProto": frozenset({5, 6, 22}),
     "SparseTensorProto": frozenset({1, 2}),
 }
+# Top fields of a model that hold numbers. Wire types must agree with the names: a file that is protobuf by
+# chance, such as XML, is another format to a runtime that looks at the content.
+NUMBERS = frozenset({1, 5})
+TEXTS = frozenset({2, 3, 4, 6, 7, 8, 14, 20, 25})
 OP_TYPE = 4  # of a node
 OPENS_FILES = frozenset({b"EPContext"})  # operators of ONNX Runtime that name a file of their own
 EXTERNAL_DATA, DATA_LOCATION, EXTERNAL = 13, 14, 1  # of a tensor
@@ -109,6 +113,8 @@ def _places(data: mmap.mmap) -> Iterator[dict[str, str]]:
         external = False
         for number, wire, begin, end in _fields(data, *span):
             fields += 1
+            if kind == "ModelProto":
+                _check_top_field(number, wire)
             if number in inner and wire == _BYTES:
                 if number in single and number in seen:
                     raise ValueError(f"field {number} of a {kind} is given twice")
@@ -124,6 +130,11 @@ def _places(data: mmap.mmap) -> Iterator[dict[str, str]]:
             raise ValueError(f"wanted at most {MAX_FIELDS:,} fields, nested at most {MAX_DEPTH} deep")
         if entries or external:
             yield _entries(data, entries)
+
+
+def _check_top_field(number: int, wire: int) -> None:
+    if (number in NUMBERS and wire != _VARINT) or (number in TEXTS and wire != _BYTES):
+        raise ValueError(f"field {number} of a ModelProto is of another type than ONNX gives it")
 
 
 def _entries(data: mmap.mmap, spans: list[Span]) -> dict[str, str]:

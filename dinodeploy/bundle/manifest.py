@@ -28,6 +28,7 @@ from dinodeploy.errors import BundleError, TamperedError
 from dinodeploy.files import schema
 from dinodeploy.files.atomic import atomic_file
 from dinodeploy.files.json_file import parse_json
+from dinodeploy.files.names import folded
 from dinodeploy.files.regular import read_regular
 from dinodeploy.images.preprocess import MAX_PATCHES, Preprocess
 
@@ -53,7 +54,8 @@ WEIGHTS_LICENCE = (
     "DINOv3 weights and whatever is derived from them, this bundle included, are subject to Meta's DINOv3 "
     "License: https://ai.meta.com/resources/models-and-libraries/dinov3-license/"
 )
-PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+OWN_FILES = frozenset({FILE_NAME, RECEIPTS_FILE, SIGNATURE_FILE})  # which no manifest can list
 
 
 @dataclass(frozen=True)
@@ -184,11 +186,13 @@ class Manifest:
         if self.format not in FORMATS:
             known = " and ".join(map(str, FORMATS))
             raise BundleError(f"{FILE_NAME} is of format {self.format}; this version reads formats {known}")
+        names = set(OWN_FILES)
         for name in self.files:
             if not PLAIN_NAME.fullmatch(name):
-                raise BundleError(
-                    f"{FILE_NAME} names the file {name!r}; wanted a plain file name in the bundle"
-                )
+                raise BundleError(f"{FILE_NAME} names {name[:300]!r}; wanted a plain file name in the bundle")
+            if folded(name) in names:
+                raise BundleError(f"{FILE_NAME} names the file {name!r}, on some systems another file's name")
+            names.add(folded(name))
         if len(self.engines) > MAX_ENGINES:
             raise BundleError(f"{FILE_NAME} has {len(self.engines):,} engines; wanted at most {MAX_ENGINES}")
         for engine, facts in self.engines.items():

@@ -11,9 +11,11 @@ import contextlib
 import errno
 import importlib
 import os
+import time
 from types import ModuleType
 
 _FIRST = 1 << 30  # byte, past the end of every file that is locked here
+_TICK = 0.01  # seconds between two tries
 _SHARED = 256  # holders in parallel
 # What file systems and systems without locks answer.
 _WITHOUT = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
@@ -38,6 +40,18 @@ def lock(descriptor: int, *, shared: bool = False) -> bool:
             raise
         return False
     return True
+
+
+def wait_for_lock(descriptor: int, seconds: float) -> bool:
+    """Lock an open file as `lock`, and wait for another process; False when it still holds it then."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return lock(descriptor)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+        time.sleep(_TICK)
 
 
 def can_rename_open_files() -> bool:

@@ -32,19 +32,21 @@ class UniqueNames:
     """Gives stems out so that no file name occurs twice, on any system."""
 
     def __init__(self, taken: Sequence[str] = ()) -> None:
-        self._taken = {_folded(name) for name in taken}
+        self._taken = {folded(name) for name in taken}
 
     def claim(self, stem: str, endings: Sequence[str]) -> str:
         """`stem`, or `stem~2` and so on: none of its names with `endings` was given out before."""
         number = 1
         while True:
             unique = stem if number == 1 else f"{stem}~{number}"
-            names = {_folded(unique + ending) for ending in endings}
+            names = {folded(unique + ending) for ending in endings}
             if not names & self._taken:
                 self._taken |= names
                 return unique
             number += 1
 
 
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+def folded(name: str) -> str:
+    """The same text for all names that some system takes for one."""
+    name = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    return name.rstrip(". ")

@@ -13,19 +13,31 @@ not signed, so where a signature is required, only the user's cache counts.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, EngineChoice
+from dinodeploy.bundle.manifest import FILE_NAME as MANIFEST_FILE
 from dinodeploy.bundle.manifest import RECEIPTS_FILE
 from dinodeploy.errors import BundleError
 from dinodeploy.files import schema
 from dinodeploy.files.atomic import atomic_file
 from dinodeploy.files.cache import cache_dir
-from dinodeploy.parity.judge import PATCH_METRICS, PIXEL_THRESHOLDS, THRESHOLDS, Measurement, Verdict
+from dinodeploy.files.lock import wait_for_lock
+from dinodeploy.files.regular import open_regular
+from dinodeploy.parity.judge import (
+    HEAD_THRESHOLDS,
+    PATCH_METRICS,
+    PIXEL_THRESHOLDS,
+    THRESHOLDS,
+    Measurement,
+    Verdict,
+)
 
 FILE_NAME = RECEIPTS_FILE
+_WAIT = 5.0  # seconds; another process needs milliseconds
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,8 @@ class Receipt:
     def holds(self) -> bool:
         """Whether the numbers pass today's thresholds, whatever `passed` claims."""
         table = (*PIXEL_THRESHOLDS, *THRESHOLDS.get(self.recipe, ()))
+        needed = {threshold.metric for threshold in table}
+        table += HEAD_THRESHOLDS.get(self.recipe, ())
         limits = {threshold.metric: threshold for threshold in table}
         judged = {m.metric for m in self.measurements}
         if "patch" not in self.outputs:
@@ -57,7 +71,7 @@ class Receipt:
         return (
             self.passed
             and self.recipe in THRESHOLDS
-            and set(limits) <= judged
+            and needed <= judged
             and all(m.passed for m in self.measurements)
             and all(
                 m.value is not None and limits[m.metric].holds(m.value)
@@ -151,16 +165,38 @@ def save_receipt(bundle: Bundle, receipt: Receipt) -> Path | None:
     voided = () if receipt.passed else bundle.manifest.family(receipt.engine)
     kept: Path | None = None
     for path in _places(bundle):
-        old = _read(path)
-        others = tuple(
-            one
-            for one in old
-            if _valid_for(one) != _valid_for(receipt) and not (one.passed and one.engine in voided)
-        )
-        new = others if kept is not None else (*others, receipt)
-        if (new == old or _write(path, new)) and kept is None:
-            kept = path
+        if kept is not None and not path.exists():
+            continue
+        with _locked(path):
+            old = _read(path)
+            others = tuple(
+                one
+                for one in old
+                if _valid_for(one) != _valid_for(receipt) and not (one.passed and one.engine in voided)
+            )
+            new = others if kept is not None else (*others, receipt)
+            if (new == old or _write(path, new)) and kept is None:
+                kept = path
     return kept
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep other processes from changing a file of receipts, where the system can.
+
+    In a bundle its manifest is locked, since a signed bundle may hold no other file. On a file
+    system without locks, one of two judgements at the same moment may be lost.
+    """
+    beside = path.with_name(MANIFEST_FILE)
+    with ExitStack() as opened:
+        with suppress(OSError):
+            if beside.is_file():
+                file = opened.enter_context(open_regular(beside))
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = opened.enter_context(path.with_suffix(".lock").open("ab"))
+            wait_for_lock(file.fileno(), _WAIT)
+        yield
 
 
 def _write(path: Path, receipts: tuple[Receipt, ...]) -> bool:

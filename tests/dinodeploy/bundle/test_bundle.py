@@ -106,10 +106,19 @@ def test_a_manifest_edited_and_sealed_again_contradicts_the_graph(own_bundle: Pa
         Embedder.open(own_bundle, allow_unverified=True)
 
 
-@pytest.mark.parametrize("name", ["../evil.onnx", "/etc/passwd", "a/b", "..", "", ".hidden"])
+@pytest.mark.parametrize("name", ["../evil.onnx", "/etc/passwd", "a/b", "..", "", ".hidden", "a" * 201])
 def test_no_file_outside_the_bundle_can_be_named(own_bundle: Path, name: str) -> None:
     edit_manifest(own_bundle, lambda data: data["files"].update({name: {"sha256": "0", "bytes": 1}}))
     with pytest.raises(BundleError, match="plain file name"):
+        read_manifest(own_bundle)
+
+
+@pytest.mark.parametrize(
+    "name", ["MODEL.onnx", "model.onnx.", "Model.ONNX.Data..", "parity.json", "Model.sig", "MANIFEST.json."]
+)
+def test_no_two_files_are_one_on_another_system(own_bundle: Path, name: str) -> None:
+    edit_manifest(own_bundle, lambda data: data["files"].update({name: {"sha256": "0", "bytes": 1}}))
+    with pytest.raises(BundleError, match="on some systems another file's name"):
         read_manifest(own_bundle)
 
 

@@ -151,6 +151,10 @@ MALFORMED: dict[str, bytes] = {
     "a node that opens a file": ModelProto(
         graph=GraphProto(node=[NodeProto(op_type="EPContext", domain="com.microsoft")])
     ).SerializeToString(),
+    # protobuf and XML at once: OpenVINO would read its weights from a file beside it
+    "xml after a line break": b"\n<" + b"x" * 60 + PLACES["initializer"](tensor()).SerializeToString(),
+    "xml after a space": b"  <!----->" + PLACES["initializer"](tensor()).SerializeToString(),
+    "a number where the graph should be": b"\x38\x01",
     "group": b"\x3b\x3c",
     "field 0": b"\x02\x00",
     "endless number": b"\x80" * 40,
@@ -230,4 +234,22 @@ def test_no_runtime_sees_a_graph_with_weights_elsewhere(
     for device in devices:
         with pytest.raises(BundleError, match=r"a tensor is in 'other\.data'"):
             Embedder.open(own_bundle / engine, device=device, allow_unverified=True)
+    assert opened == []
+
+
+@pytest.mark.parametrize("name", ["model.xml", "model.ort", "model.onnx.txt", "model"])
+def test_a_graph_that_a_runtime_would_read_as_another_format(
+    own_bundle: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runtimes choose the format by the suffix; some formats keep weights in a file with another one."""
+    shutil.copy(own_bundle / "model.cpu.onnx", own_bundle / name)
+    reseal(own_bundle, more=(name,))
+    manifest = manifests.read_manifest(own_bundle)
+    facts = manifest.engines["model.cpu.onnx"]
+    engines = {**manifest.engines, name: replace(facts, files=(name, *facts.files[1:]))}
+    manifests.write_manifest(replace(manifest, engines=engines), own_bundle)
+    opened: list[Path] = []
+    monkeypatch.setattr(select, "open_backend", lambda name, path, **options: opened.append(path))
+    with pytest.raises(BundleError, match=r"wanted a name NAME\.onnx"):
+        Embedder.open(own_bundle / name, allow_unverified=True)
     assert opened == []

@@ -7,6 +7,7 @@ import fcntl
 import importlib
 import os
 import struct
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from dinodeploy.files.lock import lock
+from dinodeploy.files.lock import lock, wait_for_lock
 
 Opener = Callable[[], int]
 _OFD_SETLK = 37  # of Linux: a lock of the descriptor, as Windows's are, and not of the process
@@ -98,6 +99,16 @@ def test_a_file_system_without_locks_says_so(
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     assert lock(opened()) is False
+
+
+@pytest.mark.usefixtures("system")
+def test_waiting_for_another_holder(opened: Opener) -> None:
+    first, second = opened(), opened()
+    assert wait_for_lock(first, 0)
+    started = time.monotonic()
+    assert not wait_for_lock(second, 0.05)
+    assert time.monotonic() - started >= 0.05
+    assert wait_for_lock(opened(), 0) is False
 
 
 def test_another_error_of_the_system_is_not_taken_for_a_missing_lock(

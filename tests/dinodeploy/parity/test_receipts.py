@@ -5,7 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import onnx
@@ -14,10 +18,11 @@ import pytest
 from dinodeploy import Embedder
 from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, file_facts, open_bundle
 from dinodeploy.bundle.manifest import EngineFacts, as_recorded, read_manifest, write_manifest
+from dinodeploy.bundle.signing import SignedCopy
 from dinodeploy.errors import JudgementError
 from dinodeploy.parity.check import check_bundle
-from dinodeploy.parity.judge import THRESHOLDS
-from dinodeploy.parity.receipts import FILE_NAME, find_receipt, read_receipts, save_receipt
+from dinodeploy.parity.judge import THRESHOLDS, Measurement, Verdict
+from dinodeploy.parity.receipts import FILE_NAME, find_receipt, make_receipt, read_receipts, save_receipt
 
 FORMAT1 = Path(__file__).parents[2] / "data" / "format1_bundle"
 
@@ -99,6 +104,34 @@ def test_numbers_count_more_than_a_yes(own_bundle: Path) -> None:
     assert not dataclasses.replace(receipt, passed=False).holds()
 
 
+def test_a_head_is_held_against_the_limits_of_today(own_bundle: Path) -> None:
+    receipt = next(one for one in read_receipts(open_bundle(own_bundle)) if one.engine == "model.cpu.onnx")
+    for value, holds in ((1e-6, True), (0.5, False)):
+        head = Measurement("all", "logits", "head_error", value, 1.0, True)
+        assert dataclasses.replace(receipt, measurements=(*receipt.measurements, head)).holds() is holds
+
+
+@pytest.mark.parametrize("where", ["bundle", "cache"])
+def test_judgements_at_one_moment_are_all_kept(own_bundle: Path, cache: Path, where: str) -> None:
+    """A failure that another process overwrites would leave what it voids."""
+    bundle = forget(own_bundle)
+    before = {path.name for path in own_bundle.iterdir()}
+    if where == "cache":  # which alone counts where a signature was required
+        bundle = dataclasses.replace(bundle, signed=cast(SignedCopy, SimpleNamespace(source=bundle.root)))
+    receipt = make_receipt(bundle.choose(), "runtime", "device", Verdict("fp32", ()))
+    together = threading.Barrier(8)
+
+    def save(number: int) -> None:
+        together.wait()
+        for turn in range(4):
+            save_receipt(bundle, dataclasses.replace(receipt, runtime=f"{number} {turn}"))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(save, range(8)))
+    assert len(read_receipts(bundle)) == 32
+    assert {path.name for path in own_bundle.iterdir()} - {FILE_NAME} == before
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"format": 1}', "\x00"])
 def test_a_broken_receipt_file_only_costs_a_judgement(own_bundle: Path, content: str) -> None:
     (own_bundle / FILE_NAME).write_text(content)
@@ -126,7 +159,7 @@ def test_a_read_only_bundle_keeps_its_receipt_in_the_cache(
     for _ in range(2):
         Embedder.open(own_bundle).close()
     assert calls == [1]
-    assert len(list(cache.iterdir())) == 1
+    assert len(list(cache.glob("*.json"))) == 1
     assert not (own_bundle / FILE_NAME).exists()
 
 
