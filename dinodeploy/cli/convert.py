@@ -37,10 +37,12 @@ def convert(
         raise MisuseError(f"--rope-periods {rope_periods!r}; wanted bf16 or fp32")
     checkpoints = reach("dinov3_ref.checkpoints", "convert")
     target = out or Path(f"{source.stem}-{to}" + (".pth" if to == "official" else ""))
-    how = {"arch": arch, "periods": rope_periods, "weights_key": weights_key}
+    notes: list[str] = []
+    how = {"arch": arch, "periods": rope_periods, "weights_key": weights_key, "log": notes.append}
     files = checkpoints.convert(source, to, target, overwrite=overwrite, **how)
+    print_notes(notes)
     if as_json:
-        print_json({"out": str(target), "files": [str(file) for file in files]})
+        print_json({"out": str(target), "files": [str(file) for file in files], "notes": notes})
         return
     for file in files:
         say(file)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -50,10 +50,16 @@ def convert(
     arch: str | None = None,
     periods: PeriodRounding = "bf16",
     weights_key: str | None = None,
+    log: Callable[[str], None] = lambda note: None,
 ) -> list[Path]:
-    """Load `source` with `load_checkpoint`, write it with `save_checkpoint`; returns the files written."""
+    """Load `source` with `load_checkpoint`, write it with `save_checkpoint`; returns the files written.
+
+    log: gets each note on what was assumed, filled in or left out.
+    """
     _refuse_existing(Path(out), overwrite)  # before a long load
     checkpoint = load_checkpoint(source, arch=arch, periods=periods, weights_key=weights_key)
+    for note in checkpoint.notes:
+        log(note)
     return save_checkpoint(checkpoint, to, out, overwrite=overwrite)
 
 

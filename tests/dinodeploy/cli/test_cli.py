@@ -209,6 +209,16 @@ def test_inspect_knows_bundles_graphs_and_checkpoints(
     assert "embed_dim: 128" in run("inspect", checkpoint_file).out
 
 
+def test_convert_says_which_model_it_reads(tmp_path: Path, run: CommandLine) -> None:
+    state = dict(random_checkpoint(tiny_config("mlp")).state)
+    average = {**state, "norm.bias": state["norm.bias"] + 1}
+    torch.save({"state_dict": state, "state_dict_ema": average}, tmp_path / "a.pth")
+    ran = run("convert", tmp_path / "a.pth", "--to", "hf", "--out", tmp_path / "hf", "--json")
+    note = "read the moving average (EMA) in 'state_dict_ema', not state_dict; --weights-key chooses another"
+    assert note in ran.json["notes"]
+    assert f"note: {note}" in ran.err
+
+
 def test_convert_there_and_back(checkpoint_file: Path, tmp_path: Path, run: CommandLine) -> None:
     for source, to, out in (
         (checkpoint_file, "hf", tmp_path / "hf"),
