@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from dinodeploy.cli.output import print_json, say
+from dinodeploy.cli.output import print_json, print_notes, say
 from dinodeploy.errors import MisuseError
 from dinodeploy.hardware.packages import reach
 
