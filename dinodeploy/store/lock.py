@@ -60,6 +60,7 @@ class StoreLock:
                 ) from error
             if _is_still(path, file) or not tries_left:  # some file systems number one file in two ways
                 return file
+            os.close(self._held.pop())
         raise AssertionError("the last try returns")
 
     def release(self) -> None:

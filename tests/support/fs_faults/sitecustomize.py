@@ -36,24 +36,25 @@ def flush(descriptor: int) -> None:
     _fsync(descriptor)
 
 
-class NoInode:
-    """A result of stat without an inode number."""
+class OtherInode:
+    """A result of stat with another inode number; 0: none."""
 
-    def __init__(self, status: os.stat_result) -> None:
+    def __init__(self, status: os.stat_result, number: int) -> None:
         self._status = status
+        self._number = number
 
     def __getattr__(self, name: str) -> Any:
-        return 0 if name == "st_ino" else getattr(self._status, name)
+        return self._number if name == "st_ino" else getattr(self._status, name)
 
 
 def stat_without_inode(self: pathlib.Path, **named: Any) -> Any:
     status = _stat(self, **named)
-    return NoInode(status) if stat.S_ISDIR(status.st_mode) else status
+    return OtherInode(status, 0) if stat.S_ISDIR(status.st_mode) else status
 
 
 def stat_with_another_inode(self: pathlib.Path, **named: Any) -> Any:
     status = _stat(self, **named)
-    return os.stat_result((status.st_mode, status.st_ino + 1, *status[2:]), {})
+    return OtherInode(status, status.st_ino + 1)
 
 
 def open_file(path: Any, flags: int, *rest: Any, **named: Any) -> int:
