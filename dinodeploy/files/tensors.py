@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ def save_tensors(
         except SafetensorError as error:  # it hides the system's error: "... (os error 28)"
             number = re.search(r"os error (\d+)", str(error))
             raise OSError(int(number[1]), os.strerror(int(number[1])), path) if number else error from error
-        partial.chmod(mode)  # the package makes a new file that only its owner may read
+        with suppress(PermissionError):  # FAT and some shares keep no modes
+            partial.chmod(mode)  # the package makes a new file that only its owner may read
 
 
 def load_tensors(path: Path) -> dict[str, AnyArray]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import stat
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 from dinodeploy.bundle.archive import add_bundle
@@ -45,7 +46,8 @@ def pack_standalone(bundle: Path | Bundle, target: Path, *, overwrite: bool = Fa
             for name, content in sorted(_code().items()):
                 archive.writestr(_entry(name), content, compress_type=zipfile.ZIP_DEFLATED)
             add_bundle(archive, bundle, BUNDLE_PREFIX)
-    target.chmod(target.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+    with suppress(PermissionError):  # FAT and some shares keep no modes
+        target.chmod(target.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
     return target
 
 

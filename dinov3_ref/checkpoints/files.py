@@ -12,6 +12,7 @@ import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,8 @@ def write_safetensors(
     path.touch()
     mode = path.stat().st_mode
     save_file(dict(tensors), path, metadata)
-    path.chmod(mode)
+    with suppress(PermissionError):  # FAT and some shares keep no modes
+        path.chmod(mode)
 
 
 def sha256_of(path: Path) -> str:
