@@ -50,6 +50,12 @@ class IdList(Sequence[str]):
     def __getitem__(self, index: int | slice) -> str | Sequence[str]:
         positions = range(len(self))[index]  # negative indices too; raises IndexError
         if isinstance(positions, range):
+            piece = bisect_right(self._starts, positions.start) - 1
+            first, after = (at - self._starts[piece] for at in (positions.start, positions.stop))
+            packed, ends = self._pieces[piece]
+            if positions.step == 1 and 0 <= first < after < len(ends):
+                bounds = pairwise(ends[first : after + 1])
+                return [packed[start:end].decode("utf-8", "surrogateescape") for start, end in bounds]
             return [self[position] for position in positions]
         piece = bisect_right(self._starts, positions) - 1
         packed, ends = self._pieces[piece]

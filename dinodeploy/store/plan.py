@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from json.encoder import encode_basestring_ascii as encode_string
 from pathlib import Path
 from typing import Any, Literal
 
@@ -131,12 +132,9 @@ def hash_listing(ids: Iterable[str], origins: Iterable[str] = ()) -> str:
     """
     digest = hashlib.sha256()
     for id_ in ids:
-        digest.update(json.dumps(id_).encode())
-        digest.update(b"\n")
+        digest.update(f"{encode_string(id_)}\n".encode())
     for origin in origins:
-        digest.update(b"from ")  # not JSON, so never equal to an id
-        digest.update(json.dumps(origin).encode())
-        digest.update(b"\n")
+        digest.update(f"from {encode_string(origin)}\n".encode())  # not JSON, so never equal to an id
     return digest.hexdigest()
 
 

@@ -30,7 +30,7 @@ from dinodeploy.errors import BundleError, MisuseError, TamperedError, reason_of
 from dinodeploy.files.lock import can_rename_open_files, lock
 from dinodeploy.files.regular import READ
 from dinodeploy.store.dtypes import stored_parts, unit_length, unpack
-from dinodeploy.store.formats import Column, open_format, split_rows
+from dinodeploy.store.formats import Column, Format, open_format, split_rows
 from dinodeploy.store.manifest import FILE_NAME, ColumnFacts, StoreManifest, read_manifest
 
 _TRIES = 20  # to lock a manifest that is being replaced
@@ -169,15 +169,15 @@ def load_embeddings(
 
 
 def read_shard(
-    root: Path, manifest: StoreManifest, index: int, output: str
+    root: Path, manifest: StoreManifest, index: int, output: str, reader: Format | None = None
 ) -> tuple[list[str], list[Column]]:
     """The ids and the columns of one output of one shard, as stored (`dtypes.py`).
 
     Files are checked against their hashes, arrays against the manifest. Raises BundleError, and TamperedError
-    for a file that was changed.
+    for a file that was changed. reader: of the store's format; given twice, it parses metadata once.
     """
     facts, stored = manifest.shards[index], manifest.outputs[output]
-    reader = open_format(manifest.format)
+    reader = reader or open_format(manifest.format)
     parts = stored_parts(output, stored.dtype)
     for name in dict.fromkeys(name for part in parts for name in reader.files(facts.number, part)):
         path = root / name
@@ -210,12 +210,12 @@ def check_file(path: Path, facts: FileFacts) -> None:
         )
 
 
-def read_sizes(root: Path, manifest: StoreManifest, index: int) -> IntArray:
+def read_sizes(root: Path, manifest: StoreManifest, index: int, reader: Format | None = None) -> IntArray:
     """[n, 2]: width and height of the images of a shard whose files `read_shard` has verified."""
     rows = manifest.shards[index].rows
     number = manifest.shards[index].number
     try:
-        sizes = open_format(manifest.format).sizes(root, number)
+        sizes = (reader or open_format(manifest.format)).sizes(root, number)
     except _DAMAGE as error:
         raise BundleError(f"{root}: shard {number} has no sizes: {reason_of(error)}") from error
     if sizes.shape != (rows, 2) or sizes.dtype != np.int32:

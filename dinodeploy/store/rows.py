@@ -17,11 +17,11 @@ from typing import Protocol
 
 import numpy as np
 
-from dinodeploy.arrays import AnyArray, ByteArray, IndexArray, IntArray
+from dinodeploy.arrays import AnyArray, ByteArray, IndexArray
 from dinodeploy.errors import BundleError
 from dinodeploy.sources.stamps import UNRECORDED
 from dinodeploy.store.dtypes import pack, stored_parts, unit_length
-from dinodeploy.store.formats import Column, Shard, split_rows, stack_rows
+from dinodeploy.store.formats import Column, Shard, open_format, split_rows, stack_rows
 from dinodeploy.store.listing import Listing
 from dinodeploy.store.manifest import StoreManifest
 from dinodeploy.store.plan import Plan
@@ -76,11 +76,16 @@ class Old:
         self.listings = listings
         self.starts = [0, *accumulate(len(listing.ids) for listing in listings)]
         self._loaded: OrderedDict[int, _Loaded] = OrderedDict()
+        self._here = 0, 0, 0  # the shard found last, and the places in it
 
     def find(self, place: int) -> tuple[int, int]:
         """The shard, by its position in the manifest, and the image in it."""
-        shard = bisect_right(self.starts, place) - 1
-        return shard, place - self.starts[shard]
+        shard, begin, end = self._here
+        if not begin <= place < end:
+            shard = bisect_right(self.starts, place) - 1
+            begin = self.starts[shard]
+            self._here = shard, begin, self.starts[shard + 1]
+        return shard, place - begin
 
     def reason(self, place: int) -> str | None:
         """Why an image is quarantined; None where it has a row."""
@@ -90,12 +95,13 @@ class Old:
     def row(self, place: int) -> tuple[dict[str, AnyArray], tuple[int, int]]:
         """The columns of an image that has a row, as stored, and its size. Raises BundleError."""
         shard, image = self.find(place)
-        if shard not in self._loaded:
-            self._loaded[shard] = _Loaded(self, shard)
+        loaded = self._loaded.get(shard)
+        if loaded is None:
+            loaded = self._loaded[shard] = _Loaded(self, shard)
             if len(self._loaded) > _KEPT:
                 self._loaded.popitem(last=False)
         self._loaded.move_to_end(shard)
-        return self._loaded[shard].row(image)
+        return loaded.row(image)
 
 
 class _Loaded:
@@ -106,17 +112,18 @@ class _Loaded:
         has_row = listing.has_row()
         if int(has_row.sum()) != facts.rows:
             raise BundleError(f"{old.root}: shard {facts.number} has another number of rows than its listing")
-        self._rows = np.cumsum(has_row) - 1
+        self._rows: list[int] = (np.cumsum(has_row) - 1).tolist()
         self._parts: dict[str, list[AnyArray]] = {}
+        reader = open_format(old.manifest.format)
         for output, stored in old.manifest.outputs.items():
-            _, columns = read_shard(old.root, old.manifest, shard, output)
+            _, columns = read_shard(old.root, old.manifest, shard, output, reader)
             for part, column in zip(stored_parts(output, stored.dtype), columns, strict=True):
                 self._parts[part] = split_rows(column)
-        self._sizes: IntArray = read_sizes(old.root, old.manifest, shard)
+        self._sizes: list[list[int]] = read_sizes(old.root, old.manifest, shard, reader).tolist()
 
     def row(self, image: int) -> tuple[dict[str, AnyArray], tuple[int, int]]:
-        row = int(self._rows[image])
-        width, height = self._sizes[row].tolist()
+        row = self._rows[image]
+        width, height = self._sizes[row]
         return {part: rows[row] for part, rows in self._parts.items()}, (width, height)
 
 
@@ -150,20 +157,20 @@ def mixed_content(
     kept: dict[str, list[AnyArray]] = {part: [] for o in plan.outputs for part in stored_parts(o, plan.dtype)}
     ids: list[str] = []
     sizes: list[tuple[int, int]] = []
-    for at, position in enumerate(positions):
-        place = int(copied[position])
+    here = slice(positions.start, positions.stop)
+    names = images.ids[here]
+    for at, (position, place) in enumerate(zip(positions, copied[here].tolist(), strict=True)):
         reason = old.reason(place) if place >= 0 else new[position][1]
         if reason is not None:
             quarantined[at] = reason
             continue
         columns, size = old.row(place) if place >= 0 else fresh[position]
-        ids.append(images.ids[position])
+        ids.append(names[at])
         sizes.append(size)
         for part, found in kept.items():
             found.append(columns[part])
-    here = slice(positions.start, positions.stop)
     listing = Listing(
-        ids=[images.ids[position] for position in positions],
+        ids=names,
         stamps=images.stamps[here],
         absent=images.absent[here],
         quarantined=quarantined,

@@ -16,7 +16,7 @@ tools sort the names and read both. Loading needs only the jsonl, never pyarrow.
 from __future__ import annotations
 
 import importlib.util
-import json
+from json.encoder import encode_basestring_ascii as encode_string
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,9 @@ _LINES = 10_000  # of metadata that are parsed together
 
 
 class Npy(Format):
+    def __init__(self) -> None:
+        self._parsed: tuple[Path, list[dict[str, Any]]] | None = None  # the metadata read last
+
     def prepare(self) -> None:
         if importlib.util.find_spec("pyarrow"):
             import pyarrow.parquet  # noqa: F401
@@ -44,13 +47,12 @@ class Npy(Format):
             if column.grid is not None:
                 names.append(_grid(index, output))
                 _save(root / names[-1], column.grid)
-        records = [
-            {"image_path": name, "width": width, "height": height}
-            for name, (width, height) in zip(shard.ids, shard.sizes.tolist(), strict=True)
-        ]
         names.append(_metadata(index))
         (root / names[-1]).parent.mkdir(exist_ok=True)
-        lines = "".join(json.dumps(record) + "\n" for record in records)
+        lines = "".join(  # a third of the time of a dictionary per row
+            f'{{"image_path": {encode_string(name)}, "width": {width}, "height": {height}}}\n'
+            for name, (width, height) in zip(shard.ids, shard.sizes.tolist(), strict=True)
+        )
         (root / names[-1]).write_text(lines, "utf-8", newline="\n")
         if importlib.util.find_spec("pyarrow"):
             from dinodeploy.store.formats.arrow import write_metadata
@@ -63,14 +65,20 @@ class Npy(Format):
         return [_metadata(index), _emb(index, output), _grid(index, output)]
 
     def read(self, root: Path, index: int, output: str) -> tuple[list[str], Column]:
-        ids = [record["image_path"] for record in _records(root, index)]
+        ids = [record["image_path"] for record in self._records(root, index)]
         grid = root / _grid(index, output)
         values = np.load(root / _emb(index, output), allow_pickle=False)
         return ids, Column(values, np.load(grid, allow_pickle=False) if grid.is_file() else None)
 
     def sizes(self, root: Path, index: int) -> IntArray:
-        pairs = [(record["width"], record["height"]) for record in _records(root, index)]
+        pairs = [(record["width"], record["height"]) for record in self._records(root, index)]
         return np.array(pairs, np.int32).reshape(-1, 2)
+
+    def _records(self, root: Path, index: int) -> list[dict[str, Any]]:
+        path = root / _metadata(index)
+        if self._parsed is None or self._parsed[0] != path:
+            self._parsed = path, _records(path)
+        return self._parsed[1]
 
 
 class ClipRetrieval(Npy):
@@ -84,8 +92,7 @@ class ClipRetrieval(Npy):
             )
 
 
-def _records(root: Path, index: int) -> list[dict[str, Any]]:
-    path = root / _metadata(index)
+def _records(path: Path) -> list[dict[str, Any]]:
     lines = path.read_bytes().splitlines()
     records: list[dict[str, Any]] = []
     for begin in range(0, len(lines), _LINES):

@@ -39,6 +39,7 @@ OPTIONS = {
     "max-pixels require-signature allow-unverified overwrite update keep-missing retry-quarantined identify "
     "verify strict json",
     "index": "output metadata engine faiss require-signature update overwrite json",
+    "merge": "out overwrite json",
     "search": "image id neighbours filter text-filter engine device exact verify html "
     "max-pixels require-signature json",
     "dedupe": "threshold output write html json",

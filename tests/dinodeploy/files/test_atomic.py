@@ -253,3 +253,19 @@ def interrupted_at(count: int, target: Path) -> bool:
     finally:
         sys.setprofile(None)
     return left < 0
+
+
+@pytest.mark.parametrize("swaps", [True, False])
+def test_a_link_to_a_directory_is_replaced_and_what_it_names_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swaps: bool
+) -> None:
+    if not swaps:
+        monkeypatch.setattr(atomic, "exchange", lambda one, other: False)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/file").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("real", target_is_directory=True)
+    with atomic_directory(tmp_path / "link") as partial:
+        (partial / "file").write_bytes(b"new")
+    assert names(tmp_path) == ["link", "real"]
+    assert (tmp_path / "link/file").read_bytes() == b"new"
+    assert (tmp_path / "real/file").read_bytes() == b"old"
