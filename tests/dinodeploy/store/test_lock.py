@@ -106,3 +106,14 @@ def test_a_file_system_without_locks_is_no_obstacle(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr("fcntl.flock", unsupported)
     StoreLock(tmp_path, (1, 1)).release()
+
+
+def test_a_work_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    """What it names would be cleared as the store's own."""
+    (tmp_path / "elsewhere/shards").mkdir(parents=True)
+    (tmp_path / "elsewhere/shards/00000.json").write_text("mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/.embed").symlink_to("../elsewhere")
+    with pytest.raises(NotADirectoryError, match="its folder .embed is a link"):
+        StoreLock(tmp_path / "out", (1, 1))
+    assert [path.name for path in (tmp_path / "elsewhere").rglob("*")] == ["shards", "00000.json"]
