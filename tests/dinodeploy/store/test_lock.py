@@ -114,6 +114,6 @@ def test_a_work_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "elsewhere/shards/00000.json").write_text("mine")
     (tmp_path / "out").mkdir()
     (tmp_path / "out/.embed").symlink_to("../elsewhere")
-    with pytest.raises(NotADirectoryError, match="its folder .embed is a link"):
+    with pytest.raises(NotADirectoryError, match=r"its folder \.embed is a link"):
         StoreLock(tmp_path / "out", (1, 1))
     assert [path.name for path in (tmp_path / "elsewhere").rglob("*")] == ["shards", "00000.json"]
