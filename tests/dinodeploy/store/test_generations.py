@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def test_without_locks_old_files_stay_until_the_next_run(
     assert not files(out) & old
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "changed", "listing"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "cut off, its time kept", "changed", "listing"])
 def test_damaged_shards_are_noticed_and_made_again(tmp_path: Path, damage: str) -> None:
     """A complete store is one whose files are all there as they were written."""
     out = tmp_path / "out"
@@ -72,6 +73,10 @@ def test_damaged_shards_are_noticed_and_made_again(tmp_path: Path, damage: str) 
         path.unlink()
     elif damage == "truncated":
         path.write_bytes(content[:-1])
+    elif damage == "cut off, its time kept":
+        kept = path.stat().st_mtime_ns
+        path.write_bytes(content[:-1])
+        os.utime(path, ns=(kept, kept))
     elif damage == "changed":
         path.write_bytes(content[:-1] + b"x")
     else:
@@ -86,8 +91,6 @@ def test_damaged_shards_are_noticed_and_made_again(tmp_path: Path, damage: str) 
 
 
 def test_a_change_that_hides_its_time_is_found_by_verify(tmp_path: Path) -> None:
-    import os
-
     out = tmp_path / "out"
     follow(out, Versions(START))
     path = out / "img_emb/img_emb_00001.npy"
