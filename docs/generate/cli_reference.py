@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import inspect
 import re
+import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -35,7 +36,8 @@ def _exit_codes() -> Iterator[str]:
     """The exit codes in app.py's docstring, and the error tree in errors.py's."""
     yield from ("| code | what |", "|---|---|")
     told = re.findall(r"(\d) ([^·\n]+)", (command_line.__doc__ or "").split("\n", 1)[1])
-    for code, meaning in [*told, (command_line.INTERRUPTED, "interrupted")]:
+    stopped = [(128 + number, f"stopped by {number.name}") for number in (signal.SIGINT, signal.SIGTERM)]
+    for code, meaning in [*told, *stopped]:
         yield f"| {code} | {meaning.strip()} |"
     tree = (errors.__doc__ or "").split("\n\n")[1]
     yield from ("", "The errors behind codes 1 to 4:", "", tree, "")
