@@ -39,6 +39,7 @@ LIGHT_SECONDS = 1  # of CPU time for an image that was estimated as light
 STUCK = 5.0  # seconds without an answer to a light image, after which a process is killed
 PING_SECONDS = 3.0  # without work, after which a process is asked whether it answers
 START_SECONDS = 30.0  # for a process to start
+MOST_KILLS = 4  # processes that may be killed from outside while they have the same image
 MOST_PAUSE = 5.0  # seconds between attempts to start a process
 _TICK = 0.1  # seconds between checks of deadlines
 _REPLY = 1 << 30  # bytes of the largest result
@@ -67,7 +68,7 @@ class _Task:
     future: Future[Any] = field(compare=False, default_factory=Future)
     pixels: int = field(compare=False, default=0)
     heavy: bool = field(compare=False, default=False)
-    retried: bool = field(compare=False, default=False)
+    deaths: int = field(compare=False, default=0)  # of processes that had it
 
 
 @dataclass
@@ -298,8 +299,10 @@ class DecoderPool:
         if out_of_time and not task.heavy and task.job.kind == "embed" and not slot.late:
             # its header promised less: it may take longer, where it does not delay small images
             return replace(task, heavy=True, seconds=float(self._seconds), pixels=task.job.max_pixels)
-        if not task.retried and not (out_of_time and task.heavy):  # perhaps stopped or killed from outside
-            return replace(task, retried=True)
+        # A process that is killed from outside may have been dying when it got the image, the next one too.
+        most = MOST_KILLS if code == -getattr(signal, "SIGKILL", 9) and not slot.late else 1
+        if task.deaths < most and not (out_of_time and task.heavy):
+            return replace(task, deaths=task.deaths + 1)
         words = _TOO_LONG if out_of_time else "cannot be decoded: its decoder process died"
         _fail(task, Refused(422, words))
         return None

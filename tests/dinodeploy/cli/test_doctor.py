@@ -123,7 +123,7 @@ def test_an_unknown_backend(own_bundle: Path, run: CommandLine) -> None:
 
     manifest = read_manifest(own_bundle)
     engines = {MODEL_FILE: EngineFacts("quantum", (MODEL_FILE,))}
-    write_manifest(replace(manifest, engines=engines), own_bundle)
+    write_manifest(replace(manifest, engines=engines, preference=(MODEL_FILE,)), own_bundle)
     ran = run("doctor", own_bundle, "--json")
     assert ran.code == 4
     assert any("needs the backend 'quantum'" in finding["what"] for finding in ran.json["findings"])

@@ -127,7 +127,9 @@ def parsing_in(path: Path) -> list[str]:
     """Uses of a JSON parser in a module, whatever they are imported as."""
     found = []
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in ("json", "orjson"):
+        module = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
+        if module.partition(".")[0] in ("json", "orjson") and module != "json.encoder":
+            assert isinstance(node, ast.ImportFrom)
             found += [f"{path}: from json import {alias.name}" for alias in node.names]
         if isinstance(node, ast.Import):
             found += [f"{path}: json as {a.asname}" for a in node.names if a.name == "json" and a.asname]

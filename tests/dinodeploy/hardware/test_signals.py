@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,14 @@ except KeyboardInterrupt as error:
     raise SystemError("returned a result with an exception set") from error""",
     "the exit": "import atexit; atexit.register(lambda: (press(), time.sleep(9))); return 0",
 }
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_terminal() -> Iterator[None]:
+    """Processes inherit ignored signals: under nohup SIGHUP would be ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def run(body: str, before: str = "") -> tuple[int, str, float]:

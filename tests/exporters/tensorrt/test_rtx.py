@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import pytest
 
+from dinodeploy.bundle.bundle import open_bundle
 from dinov3_ref.checkpoints import random_checkpoint
 from dinov3_ref.models.released import ARCHITECTURES
 from exporters.bundle.export import ExportOptions, export_checkpoint
@@ -227,4 +228,7 @@ def test_ctrl_c_at_the_command_line_is_130(own_bundle: Path) -> None:
     assert process.returncode == 130
     assert rest.splitlines()[-1] == "error: interrupted; nothing half-written was left"
     assert "Traceback" not in rest
-    assert sorted(own_bundle.iterdir()) == before
+    if "writing the engine" in rest:  # the build was faster than the signal: then the plan is whole
+        open_bundle(own_bundle).verify()
+    else:
+        assert sorted(own_bundle.iterdir()) == before
