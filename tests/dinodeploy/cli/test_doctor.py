@@ -122,7 +122,7 @@ def test_an_unknown_backend(own_bundle: Path, run: CommandLine) -> None:
     from dinodeploy.bundle.manifest import EngineFacts, write_manifest
 
     manifest = read_manifest(own_bundle)
-    engines = {MODEL_FILE: EngineFacts("quantum", (MODEL_FILE,))}
+    engines = {MODEL_FILE: EngineFacts("quantum", (MODEL_FILE, f"{MODEL_FILE}.data"))}
     write_manifest(replace(manifest, engines=engines, preference=(MODEL_FILE,)), own_bundle)
     ran = run("doctor", own_bundle, "--json")
     assert ran.code == 4
