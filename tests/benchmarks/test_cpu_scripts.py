@@ -92,7 +92,7 @@ def test_a_load_that_takes_too_long_is_given_up_and_leaves_nothing(tiny_bundle: 
     )
     _, said = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert said.splitlines()[-1].endswith("PastLimit: not done within 10 s")
+    assert "PastLimit: not done within 10 s" in said.splitlines()
     deadline = time.monotonic() + 30
     while _somebody_is_left(process.pid):
         assert time.monotonic() < deadline

@@ -34,7 +34,7 @@ from dinodeploy.files.tensors import save_tensors
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.receipts import Receipt, Receipts, find_receipt, read_receipts
 from dinodeploy.store.plan import Plan, read_plan
-from dinodeploy.store.shard import ShardRecord, read_record, record_path
+from dinodeploy.store.shard import ShardRecord, finished_record, record_path
 from tests.fuzz.attack import Attack, Violation
 from tests.fuzz.mutations import mutate_bytes, mutate_json, mutate_zip, to_text
 from tests.support.stores import make_plan
@@ -192,8 +192,6 @@ def plans(folder: Path) -> Attack:
             found.differences(plan)
         else:
             record_path(folder, 0).write_bytes(to_text(schema.dump(record), rng))
-            found_record = read_record(folder, 0)
-            assert found_record is not None
-            found_record.in_place(folder)
+            finished_record(folder, 0)
 
     return attack

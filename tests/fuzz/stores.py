@@ -47,7 +47,7 @@ def store(format: str) -> Callable[[Path], Attack]:
                 load_embeddings(out, output)
                 return
             name = rng.choice(list(good))
-            damage = mutate_zip if format == "npz" and rng.random() < 0.5 else mutate_bytes
+            damage = mutate_zip if name.endswith(".npz") and rng.random() < 0.5 else mutate_bytes
             (out / name).write_bytes(damage(good[name], rng))
             document = json.loads(json.dumps(root))
             for shard in document["shards"]:
