@@ -66,7 +66,17 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
     # reached by the command line alone, and late: not loaded without the extra [serve]
     "dinodeploy.serve": (
         {"dinodeploy"},
-        {"numpy", "PIL", "fastapi", "starlette", "pydantic", "uvicorn", "h11", "prometheus_client"},
+        {
+            "numpy",
+            "PIL",
+            "fastapi",
+            "starlette",
+            "python_multipart",
+            "pydantic",
+            "uvicorn",
+            "h11",
+            "prometheus_client",
+        },
         set(),
     ),
 }

@@ -45,7 +45,7 @@ def save_tensors(
         try:
             save_file(arrays, partial, dict(metadata) if metadata else None)
         except SafetensorError as error:  # it hides the system's error: "... (os error 28)"
-            number = re.search(r"os error (\d+)", str(error))
+            number = re.search(r"(?:os error|Os \{ code:) (\d+)", str(error))
             raise OSError(int(number[1]), os.strerror(int(number[1])), path) if number else error from error
         with suppress(PermissionError):  # FAT and some shares keep no modes
             partial.chmod(mode)  # the package makes a new file that only its owner may read

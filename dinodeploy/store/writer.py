@@ -262,7 +262,8 @@ class Store:
                 clear_target(self.out)
             self._publish_plan()
         begun = read_plan(self.out)
-        assert begun is not None, "just written"
+        if begun is None:  # without locks another process may have just finished or replaced the store
+            raise MisuseError(f"{self.out}: another process has just written it; run the command again")
         if differences := begun.differences(self.plan):
             raise MisuseError(f"{self.out}: another part began with other settings ({differences})")
         self.plan = begun

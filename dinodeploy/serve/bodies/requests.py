@@ -13,9 +13,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Coroutine, Mapping
 from typing import Any
 
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from dinodeploy.errors import reason_of
 from dinodeploy.files.json_file import parse_json
 from dinodeploy.images.base64_text import decode_base64
 from dinodeploy.serve.refused import Refused
@@ -70,8 +72,10 @@ async def _from_form(body: bytes, headers: Mapping[str, str], settings: Settings
     parser.spool_max_size = len(body) + 1  # never a temporary file: the body is in memory anyway
     try:
         form = await parser.parse()
-    except (MultiPartException, KeyError) as error:  # a broken boundary, or none; too many parts
-        detail = getattr(error, "message", "no boundary")
+    except KeyError as error:
+        raise Refused(422, "the form cannot be read: no boundary") from error
+    except (MultiPartException, FormParserError) as error:  # a broken boundary; too many parts, long headers
+        detail = getattr(error, "message", "") or reason_of(error)
         status = 413 if "Too many" in detail else 422
         raise Refused(status, f"the form cannot be read: {detail}") from error
     questions: list[Question] = []

@@ -12,6 +12,9 @@ import pytest
 
 from tests.support.images.matrix import FAMILIES, Count, count_family
 
+pytest.importorskip("tifffile", reason="the extra tiff is not installed")
+pytest.importorskip("imagecodecs", reason="the extra tiff is not installed")
+
 ROOT = Path(__file__).parents[3]
 WAYS_OUT = re.compile(r"convert|save|install|export|give|choose|shrink|render|read here")
 

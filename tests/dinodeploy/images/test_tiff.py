@@ -11,6 +11,9 @@ from dinodeploy.images.open import open_image
 from tests.support.images.matrix_case import levels, ramps
 from tests.support.images.tiff_writer import Layout, write_tiff
 
+pytest.importorskip("tifffile", reason="the extra tiff is not installed")
+pytest.importorskip("imagecodecs", reason="the extra tiff is not installed")
+
 RGB16 = levels(ramps()[..., :3], 16)
 PLANES = write_tiff(RGB16, Layout(2, 16, planar=True))
 
