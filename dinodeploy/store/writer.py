@@ -254,15 +254,14 @@ class Store:
 
     def _begin_first(self, target: Target) -> None:
         if self._overwrite or target.begun is None:
-            if (self.out / REPLACED).exists() and self._part[1] > 1:
-                raise MisuseError(
-                    f"{self.out}: removing the old store was interrupted; delete it, then start the parts"
-                )
-            if self._overwrite or (self.out / REPLACED).exists():
+            interrupted = (self.out / REPLACED).exists()
+            if interrupted and self._part[1] > 1:
+                raise MisuseError(f"{self.out}: its removal was interrupted; delete it, then start the parts")
+            if self._overwrite or interrupted:
                 clear_target(self.out)
             self._publish_plan()
         begun = read_plan(self.out)
-        if begun is None:  # without locks another process may have just finished or replaced the store
+        if begun is None:  # without locks
             raise MisuseError(f"{self.out}: another process has just written it; run the command again")
         if differences := begun.differences(self.plan):
             raise MisuseError(f"{self.out}: another part began with other settings ({differences})")
@@ -294,8 +293,8 @@ class Store:
         except OSError:
             if not plan.exists():  # a file system without hard links
                 atomic.replace(draft, plan)
-        atomic.sync(plan.parent)
-        atomic.sync(self.out)
+        for folder in (plan.parent, self.out):
+            atomic.sync(folder)
 
     def _with_batch(self, plan: Plan, images: int) -> Plan:
         return plan if self._choose_batch is None else replace(plan, batch=self._choose_batch(images))
