@@ -28,7 +28,7 @@ HONEST: dict[str, list[dict[str, Any]]] = {
     "TIFF": [{}, {"compression": "tiff_lzw"}, {"compression": "jpeg"}, {"big_tiff": True}],
     "PPM": [{}],
     "JPEG2000": [{}, {"no_jp2": True}],
-    **({"AVIF": [{}]} if features.check("avif") else {}),  # Pillow 11.3
+    **({"AVIF": [{}]} if "avif" in features.get_supported_modules() else {}),  # Pillow 11.3
 }  # fmt: skip
 
 
