@@ -83,7 +83,7 @@ def test_a_client_that_does_not_read_its_answers_is_closed(service: Live) -> Non
         before = time.monotonic()
         connection.settimeout(0.2)
         closed = False
-        while not closed and time.monotonic() - before < 20:
+        while not closed and time.monotonic() - before < 60:  # 5 s on a quiet machine
             try:
                 connection.sendall(request * 50)
             except TimeoutError:
