@@ -76,7 +76,8 @@ def test_the_shipped_engine_is_the_announced_one(
     import onnxruntime
 
     pixels = np.random.default_rng(0).normal(size=(1, 3, 64, 96)).astype(np.float32)
-    format1 = Path(__file__).parents[2] / "data" / "format1_bundle"
+    data = Path(__file__).parents[2] / "data" / "format1_bundle"
+    format1 = shutil.copytree(data, tmp_path / "format1")  # a judgement adds a receipt
     assert run("triton", format1, repository, "--name", "old").code == 0
     for name, bundle in (("tiny", tiny_bundle), ("old", format1)):
         shipped = _shipped(repository, name)
