@@ -185,9 +185,10 @@ def _guesses(raw: RawCheckpoint, checkpoint: Checkpoint) -> list[str]:
     told = MODEL_CONFIG in described if checkpoint.layout == "official" else bool(described)
     if told or released or not isinstance(config, ViTConfig) or checkpoint.layout == "timm":
         return []
-    eps = next(eps for eps, norm in NORM_BY_EPS.items() if norm == config.norm_layer)
+    eps = {norm: f"{eps:g}" for eps, norm in NORM_BY_EPS.items()}.get(config.norm_layer)
+    untold, taken = ("LayerNorm's eps and ", f"{eps} and ") if eps else ("", "")  # RMSNorm has one eps
     return [
-        f"no config.json tells LayerNorm's eps and how RoPE normalises coordinates: took {eps:g} and "
+        f"no config.json tells {untold}how RoPE normalises coordinates: took {taken}"
         f"{config.pos_embed_rope_normalize_coords!r}, as in released models"
     ]
 

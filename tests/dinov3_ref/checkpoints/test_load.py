@@ -55,6 +55,15 @@ def test_official_file_is_complete_but_for_two_options(tmp_path: Path) -> None:
     assert loaded.state["rope_embed.periods"].dtype == torch.float32
 
 
+def test_a_file_with_rmsnorm_says_what_it_does_not_tell(tmp_path: Path) -> None:
+    checkpoint = random_checkpoint(replace(TINY_VITS["mlp"], norm_layer="rmsnorm"))
+    loaded = load_checkpoint(write_official(tmp_path / "a.pth", checkpoint))
+    assert loaded.config.norm_layer == "rmsnorm"
+    assert loaded.notes == (
+        "no config.json tells how RoPE normalises coordinates: took 'separate', as in released models",
+    )
+
+
 def test_masked_bias_is_not_added(tmp_path: Path) -> None:
     """Released masks are all zero: whatever the bias says, nothing may be added."""
     checkpoint = random_checkpoint(TINY_VITS["mlp"])
