@@ -18,16 +18,18 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.external_data import check_external_data
 from dinodeploy.bundle.manifest import EngineFacts, FileFacts, Manifest
-from dinodeploy.bundle.signing import SignedCopy
 from dinodeploy.errors import BundleError, MisuseError, TamperedError
 from dinodeploy.files.regular import open_regular
 from dinodeploy.files.unfinished.exchange import restore
 from dinodeploy.images.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from dinodeploy.bundle.signing import SignedCopy
 
 GOLDEN_FILE = "golden.safetensors"
 _CHUNK = 1 << 22
@@ -164,7 +166,7 @@ def locate(path: str | Path, *, require_signature: str | Path | None = None) -> 
         raise BundleError(
             f"{path} is in no bundle: {root / manifests.FILE_NAME} is missing; make one: dinodeploy export"
         )
-    signed = None if require_signature is None else SignedCopy(root, Path(require_signature))
+    signed = None if require_signature is None else _verified_copy(root, Path(require_signature))
     manifest = manifests.read_manifest(root if signed is None else signed.root)
     if not manifest.engines:
         raise BundleError(f"{root} has no engine; export it again")
@@ -175,6 +177,12 @@ def locate(path: str | Path, *, require_signature: str | Path | None = None) -> 
         known = ", ".join(manifest.order)
         raise BundleError(f"{root} has no engine {path.name!r}; its engines: {known}")
     return bundle, path.name
+
+
+def _verified_copy(root: Path, public_key: Path) -> SignedCopy:
+    from dinodeploy.bundle.signing import SignedCopy  # not loaded by `import dinodeploy`
+
+    return SignedCopy(root, public_key)
 
 
 def verify_file(path: Path, facts: FileFacts) -> None:

@@ -6,7 +6,6 @@ import atexit
 import functools
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from dinodeploy.files.notes import note_once
@@ -35,6 +34,8 @@ def _can_be_made(place: Path) -> bool:
 
 @functools.cache
 def _of_this_process() -> Path:
+    import tempfile  # rarely needed, and `import dinodeploy` stays light
+
     try:
         folder = Path(tempfile.mkdtemp(prefix="dinodeploy_cache_"))
     except OSError:  # no temporary directory

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 
 LOGGER = "dinodeploy"  # without a handler of the caller's, Python prints its warnings on stderr
 
@@ -11,4 +10,6 @@ LOGGER = "dinodeploy"  # without a handler of the caller's, Python prints its wa
 @functools.cache
 def note_once(text: str) -> None:
     """Log `text` as a warning; the same text a second time is dropped."""
+    import logging  # rarely needed, and `import dinodeploy` stays light
+
     logging.getLogger(LOGGER).warning("note: %s", text)

@@ -7,7 +7,6 @@ that another user left at the name, and never over a file that exists.
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from pathlib import Path
 from typing import BinaryIO
@@ -70,7 +69,7 @@ def hidden_name(target: Path, kind: str) -> Path:
     Random, because process ids repeat: in two containers on one volume, and after a crash.
     """
     name = os.fsencode(target.name)[:_NAME_BYTES].decode(errors="ignore")  # no half character: macOS, Windows
-    return target.with_name(f".{name}.{kind}-{secrets.token_hex(8)}")
+    return target.with_name(f".{name}.{kind}-{os.urandom(8).hex()}")
 
 
 def _require_regular(status: os.stat_result) -> None:

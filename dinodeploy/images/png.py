@@ -9,7 +9,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
-from PIL.PngImagePlugin import PngImageFile
 
 from dinodeploy.errors import ImageError
 
@@ -34,6 +33,8 @@ def open_deep_key(file: BinaryIO) -> Image.Image:
 
     Raises whatever Pillow does.
     """
+    from PIL.PngImagePlugin import PngImageFile  # a module that other kinds do not need
+
     halves: list[np.ndarray[Any, Any]] = []
     for layout in ("RGB;16B", "RGB;16L"):  # taken as little-endian, the low byte is the one that is kept
         file.seek(0)

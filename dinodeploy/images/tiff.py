@@ -6,7 +6,6 @@ Shapes: H, W pixels, S samples per pixel.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, BinaryIO
@@ -137,6 +136,8 @@ def can_read() -> bool:
 
 def read_tiff(file: BinaryIO, limits: ImageLimits) -> Image.Image:
     """The first image of a TIFF as RGB, through tifffile. Raises ImageError."""
+    import logging
+
     import tifffile
 
     logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it says goes into our message
