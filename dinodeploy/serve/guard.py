@@ -18,6 +18,7 @@ import traceback
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from dinodeploy.serve.access import RateLimit, find_key
@@ -73,7 +74,7 @@ class _Request:
     def path(self) -> str:
         return str(self.scope["path"])
 
-    @property
+    @cached_property
     def headers(self) -> dict[str, str]:
         found = self.scope["headers"]
         return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in found}

@@ -224,12 +224,10 @@ def _listed(path: Path) -> list[str]:
 
 
 def _is_read(path: Path) -> bool:
-    """Whether a reader holds an old manifest. Without locks nothing tells, and it counts as unread."""
+    """Whether a reader holds an old manifest, or it cannot be opened. Without locks it counts as unread."""
     try:
         with path.open("r+b") as file:
             lock(file.fileno())
-    except BlockingIOError:
-        return True
     except OSError:
         return True
     return False

@@ -63,8 +63,7 @@ def merge(stores: Sequence[str | Path], *, out: str | Path, overwrite: bool = Fa
     opened = [open_embeddings(store) for store in stores]  # held while they are read
     plan = _common_plan(opened)
     places = _Places([_whole(store) for store in opened])
-    copied, repeated = places.joined()
-    ids = places.ids(copied)
+    ids, copied, repeated = places.joined()
     plan = replace(plan, listing_sha256=hash_listing(ids), pictures=len(ids), identity=_identity(opened))
     if inspect_target(target, plan, overwrite, images=False) != Target():
         raise OutputExistsError(f"{target} holds a store already; pass --overwrite or choose another --out")
@@ -126,10 +125,6 @@ class _Places:
         old, inner = self._find(place)
         return old.row(inner)
 
-    def ids(self, places: IndexArray) -> list[str]:
-        everything = [id_ for old in self._stores for listing in old.listings for id_ in listing.ids]
-        return [everything[place] for place in places]
-
     def images(self, places: IndexArray, ids: Sequence[str]) -> Images:
         """What the listings of the merged store record."""
         listings = [listing for old in self._stores for listing in old.listings]
@@ -139,8 +134,8 @@ class _Places:
         sha256 = np.concatenate(hashes)[places] if hashes and len(hashes) == len(listings) else None
         return Images(ids, stamps[places], absent[places], sha256)
 
-    def joined(self) -> tuple[IndexArray, int]:
-        """The place of each image of the merged store, and how many images were repeated."""
+    def joined(self) -> tuple[list[str], IndexArray, int]:
+        """The images of the merged store, the place of each, and how many images were repeated."""
         first: dict[str, int] = {}
         repeated, different = 0, []
         everything = (id_ for old in self._stores for listing in old.listings for id_ in listing.ids)
@@ -158,7 +153,7 @@ class _Places:
                 f"merge: {len(different)} ids have different rows in different stores, such as "
                 f"{different[0]!r}; embed one of them again, or use an --id-column that tells them apart"
             )
-        return np.fromiter(first.values(), np.int64, len(first)), repeated
+        return list(first), np.fromiter(first.values(), np.int64, len(first)), repeated
 
     def _same(self, one: int, other: int) -> bool:
         (columns, size), (others, other_size) = self.row(one), self.row(other)

@@ -83,9 +83,10 @@ class StoredEmbeddings:
         for index, facts in enumerate(self.manifest.shards):
             if not facts.rows:  # all images quarantined: it has no file
                 continue
-            ids, columns = read_shard(self.root, self.manifest, index, output)
+            reader = open_format(self.manifest.format)
+            ids, columns = read_shard(self.root, self.manifest, index, output, reader)
             count += len(ids)
-            sizes = read_sizes(self.root, self.manifest, index) if with_sizes else _NO_SIZES
+            sizes = read_sizes(self.root, self.manifest, index, reader) if with_sizes else _NO_SIZES
             yield ids, self._unpacked(index, columns), sizes
         if count != self.manifest.count:
             wanted = self.manifest.count

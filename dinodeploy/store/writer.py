@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import errno
 import json
-import secrets
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -108,7 +108,7 @@ class Store:
                 f"{option} what the other parts write; update in one process, or remove the directory first"
             )
         inspect_target(self.out, plan, overwrite, images=self._follow is None)
-        self._staging = self.out / WORK / f"work-{part[0]}-of-{part[1]}-{secrets.token_hex(8)}"
+        self._staging = self.out / WORK / f"work-{part[0]}-of-{part[1]}-{os.urandom(8).hex()}"
         self._lock: StoreLock | None = None
         self._complete = False
         self._made = not self.out.exists()

@@ -25,7 +25,6 @@ class Upload:
 
     started: float = field(default_factory=time.monotonic)
     parts: list[bytes] = field(default_factory=list)
-    received: int = 0
     size: int = 0
     finished: bool = False
     evicted: bool = False
