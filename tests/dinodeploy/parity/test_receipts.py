@@ -140,13 +140,10 @@ def test_a_broken_receipt_file_only_costs_a_judgement(own_bundle: Path, content:
     assert json.loads((own_bundle / FILE_NAME).read_text())["receipts"]
 
 
-def test_a_read_only_bundle_keeps_its_receipt_in_the_cache(
-    own_bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Simulated, since root can write anywhere: the bundle refuses, the cache does not."""
+def refuse_writes(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a bundle read-only: simulated, since root can write anywhere."""
     from dinodeploy.parity import receipts
 
-    bundle = forget(own_bundle)
     original = receipts.atomic_file
 
     def refuse_in_bundle(path: Path):  # type: ignore[no-untyped-def]
@@ -155,6 +152,14 @@ def test_a_read_only_bundle_keeps_its_receipt_in_the_cache(
         return original(path)
 
     monkeypatch.setattr(receipts, "atomic_file", refuse_in_bundle)
+
+
+def test_a_read_only_bundle_keeps_its_receipt_in_the_cache(
+    own_bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bundle refuses, the cache does not."""
+    bundle = forget(own_bundle)
+    refuse_writes(bundle, monkeypatch)
     calls = count_judgements(monkeypatch)
     for _ in range(2):
         Embedder.open(own_bundle).close()
@@ -288,18 +293,9 @@ def test_a_failure_voids_receipts_that_cannot_be_removed(
     own_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bundle is read-only: its receipts stay in parity.json, and the failure is in the cache."""
-    from dinodeploy.parity import receipts
-
     bundle = open_bundle(own_bundle)
     receipt = next(one for one in read_receipts(bundle) if one.engine == "model.cpu.onnx")
-    original = receipts.atomic_file
-
-    def refuse_in_bundle(path: Path):  # type: ignore[no-untyped-def]
-        if path.parent == bundle.root:
-            raise PermissionError(13, "Permission denied")
-        return original(path)
-
-    monkeypatch.setattr(receipts, "atomic_file", refuse_in_bundle)
+    refuse_writes(bundle, monkeypatch)
     save_receipt(bundle, dataclasses.replace(receipt, passed=False))
     for engine in ("model.cpu.onnx", "model.onnx", "model.cpu.cls.onnx"):
         assert find_receipt(bundle.choose(engine), receipt.runtime, receipt.device) is None

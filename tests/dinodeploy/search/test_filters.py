@@ -177,11 +177,11 @@ def nested(depth: int) -> str:
     ],
 )
 def test_limits_are_found_in_milliseconds(text: str, words: str) -> None:
-    started = time.process_time()
+    started = time.thread_time()
     with pytest.raises(MisuseError) as caught:
         filter_sql(text, KINDS)
     assert words in str(caught.value)
-    assert time.process_time() - started < 0.5  # measured: 0.02
+    assert time.thread_time() - started < 0.5  # measured: 0.02
 
 
 @pytest.mark.parametrize(

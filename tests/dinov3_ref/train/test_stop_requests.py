@@ -44,14 +44,19 @@ def train(config: Any, folder: Path, at: int = -1, action: str = "pass") -> subp
     """Train in a process group of its own, so that a signal to the group reaches the workers too."""
     OmegaConf.save(config, folder / "config.yaml")
     program = PROGRAM.format(at=at, action=action, config=str(folder / "config.yaml"))
+    return run([sys.executable, "-c", program], timeout=120)
+
+
+def run(command: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
+    """Run it in a process group of its own, so that a signal to the group stays in it."""
     return subprocess.run(
-        [sys.executable, "-c", program],
+        command,
         env=os.environ,
         capture_output=True,
         text=True,
         check=False,
         start_new_session=True,
-        timeout=120,
+        timeout=timeout,
     )
 
 
@@ -142,15 +147,7 @@ def test_all_ranks_save_together(sender: str, action: str, photos: Path, tmp_pat
     program = tmp_path / "program.py"
     program.write_text(PROGRAM.format(at=4, action=action, config=str(tmp_path / "config.yaml")))
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    stopped = subprocess.run(
-        [*launch, str(program)],
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        check=False,
-        start_new_session=True,
-        timeout=180,
-    )
+    stopped = run([*launch, str(program)], timeout=180)
     assert stopped.returncode != 0
     done = checkpoints.finished(tmp_path / "run")
     assert done[0] == 2

@@ -25,9 +25,13 @@ def service(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Live
         yield client
 
 
-def connect(service: Live, sent: bytes = b"") -> socket.socket:
-    host, port = service.base_url.host, service.base_url.port
-    opened = socket.create_connection((host, port or 80), TIMEOUT)
+def connect(service: Live, sent: bytes = b"", received: int | None = None) -> socket.socket:
+    """received: bytes of the buffer for answers; set before it connects, it bounds what both sides keep."""
+    opened = socket.socket()
+    opened.settimeout(TIMEOUT)
+    if received is not None:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, received)
+    opened.connect((service.base_url.host, service.base_url.port or 80))
     opened.sendall(sent)
     return opened
 
@@ -77,8 +81,7 @@ def test_more_connections_than_allowed_do_not_keep_others_out(service: Live) -> 
 
 
 def test_a_client_that_does_not_read_its_answers_is_closed(service: Live) -> None:
-    with connect(service) as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    with connect(service, received=4096) as connection:
         request = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
         before = time.monotonic()
         connection.settimeout(0.2)
