@@ -39,7 +39,7 @@ from dinodeploy.store.manifest import (
     encode_manifest,
     read_manifest_file,
 )
-from dinodeploy.store.plan import WORK, Plan
+from dinodeploy.store.plan import PLAN, WORK, Plan
 from dinodeploy.store.reader import read_shard
 from dinodeploy.store.rows import Old
 from dinodeploy.store.shard import Quarantined, finished_record, is_intact, read_records
@@ -191,6 +191,7 @@ def tidy(out: Path, manifest: StoreManifest, *, retired: int | None = None) -> N
             held.add(path.name)
     names.update(work_files(out))
     with suppress(OSError, BundleError):
+        (work / PLAN).unlink(missing_ok=True)  # first: without it, a parallel process knows that all is done
         remove_owned(out, (name for name in names - kept if is_shard_file(name)), is_shard_file)
         if not manifest.quarantined:
             (out / QUARANTINE).unlink(missing_ok=True)

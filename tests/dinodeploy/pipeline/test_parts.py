@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -60,6 +61,32 @@ def test_parts_at_the_same_time(tmp_path: Path) -> None:
             manifests = list(pool.map(work, (1, 2, 3)))
         assert any(manifests)
         assert tree(out) == tree(tmp_path / "alone"), attempt
+
+
+def test_clean_up_of_another_part_while_the_last_shard_is_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other part sees that all shards are there, and is half through removing the records."""
+    embed_all(source(), tmp_path / "alone")
+    out, remove = tmp_path / "out", shutil.rmtree
+    embed_all(source(), out, part=(1, 2))
+    work = out / ".embed"
+
+    def other_part_ends(path: Path, *args: Any, **options: Any) -> None:
+        if Path(path) == work:
+            remove(work / "shards")  # and no more: it is still at it
+            return
+        records = sum(1 for _ in work.glob("shards/*.json"))
+        if records == 6 and path.parent.parent == work and path.name.isdecimal():
+            remove(path)
+            assert embed_all(source(), out, part=(1, 2))[1] is not None
+        remove(path, *args, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", other_part_ends)
+    assert embed_all(source(), out, part=(2, 2))[1] is not None
+    monkeypatch.undo()
+    embed_all(source(), out)
+    assert tree(out) == tree(tmp_path / "alone")
 
 
 def test_a_part_that_was_killed_is_done_again(child: Children, tmp_path: Path) -> None:
