@@ -22,15 +22,16 @@ from dinodeploy.cli.output import (
 )
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError, printable
-from dinodeploy.heads.predict import Unread, head_of
-from dinodeploy.heads.predict import predict as predict_images
-from dinodeploy.heads.write_predictions import TABLE, PredictionWriter, check_target
 from dinodeploy.images.limits import ImageLimits
 from dinodeploy.pipeline.probe import choose_hint
 from dinodeploy.pipeline.progress import image_progress
 from dinodeploy.pipeline.runner import BATCH_SIZE
 from dinodeploy.sources.counts import Counts
 from dinodeploy.sources.folders import find_images, total_of
+from dinodeploy.tasks.predict import Unread, head_of
+from dinodeploy.tasks.predict import predict as predict_images
+from dinodeploy.tasks.prediction import PredictOptions
+from dinodeploy.tasks.write_predictions import TABLE, PredictionWriter, check_target
 
 
 def predict(
@@ -77,7 +78,9 @@ def predict(
         note(device, embedder.choice)
         note_skipped(found.skipped)
         steps = embedder.preprocess_for(parse_size(imgsz))
-        stream = predict_images(embedder, ids, steps, top=top, batch_size=batch, limits=limits)
+        stream = predict_images(
+            embedder, ids, steps, PredictOptions(top=top), batch_size=batch, limits=limits
+        )
         rows: list[dict[str, Any]] = []
         unread: list[Unread] = []
         show = (lambda row: None) if as_json else (lambda row: say(_line(row)))

@@ -27,7 +27,6 @@ from dinodeploy.embedder import Embedder
 from dinodeploy.errors import ImageError, MisuseError
 from dinodeploy.files.json_file import parse_json
 from dinodeploy.files.tensors import save_tensors
-from dinodeploy.heads.dense import IGNORE, enlarge_argmax, place_mask
 from dinodeploy.heads.features import Advance, Features, engine_features
 from dinodeploy.heads.fit import (
     BALANCES,
@@ -53,6 +52,7 @@ from dinodeploy.heads.labelled import (
 from dinodeploy.heads.softmax import require_scipy
 from dinodeploy.images.open import open_reduced, whole
 from dinodeploy.images.preprocess import Preprocess
+from dinodeploy.tasks.dense import IGNORE, enlarge_argmax, place_mask
 
 Log = Callable[[str], None]
 

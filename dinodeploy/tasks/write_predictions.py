@@ -22,10 +22,10 @@ from dinodeploy.files.names import safe_stem
 from dinodeploy.files.owned import first_foreign
 from dinodeploy.files.paths import native_path
 from dinodeploy.files.system_files import is_free
-from dinodeploy.heads.dense import class_image, depth_image, overlay
-from dinodeploy.heads.predict import Prediction, Unread
 from dinodeploy.images.limits import DEFAULT_LIMITS, ImageLimits
 from dinodeploy.images.open import open_image
+from dinodeploy.tasks.dense import class_image, depth_image, overlay
+from dinodeploy.tasks.predict import Predicted, Unread
 
 TABLE = "predictions.jsonl"  # marks a directory as written by `predict`
 QUARANTINE = "quarantine.jsonl"
@@ -70,11 +70,11 @@ class PredictionWriter:
             )
         return self
 
-    def add(self, item: Prediction) -> dict[str, Any]:
+    def add(self, item: Predicted) -> dict[str, Any]:
         """Write a prediction with its image files. Returns its row."""
-        row: dict[str, Any] = {"id": item.id, **item.facts}
+        row: dict[str, Any] = {"id": item.id, **item.prediction.facts}
         if self._out is not None:
-            if item.map is not None:
+            if item.prediction.map is not None:
                 row |= self._draw(item)
             self._table.write(json.dumps(row, ensure_ascii=False) + "\n")
         self._count += 1
@@ -85,13 +85,14 @@ class PredictionWriter:
         if self._out is not None:
             self._refused.write(json.dumps({"id": item.id, "reason": item.reason}, ensure_ascii=False) + "\n")
 
-    def _draw(self, item: Prediction) -> dict[str, str]:
+    def _draw(self, item: Predicted) -> dict[str, str]:
         """Write image files: {kind: file name}. A number keeps equal names from two folders apart."""
         stem = f"{self._count:06d}_{safe_stem(item.id)}"
-        if "metres" in item.facts:
-            depth_image(item.map).save(self._root / f"{stem}_depth.png")  # type: ignore[arg-type]
+        found = item.prediction
+        if found.task == "depth":
+            depth_image(found.map).save(self._root / f"{stem}_depth.png")  # type: ignore[arg-type]
             return {"depth": f"{stem}_depth.png"}
-        classes = class_image(item.map)  # type: ignore[arg-type]
+        classes = class_image(found.map)  # type: ignore[arg-type]
         classes.save(self._root / f"{stem}_classes.png")
         image = open_image(native_path(item.id), limits=self._limits)
         overlay(image, classes.resize(image.size, Image.Resampling.NEAREST)).save(

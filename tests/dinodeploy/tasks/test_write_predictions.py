@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from dinodeploy.errors import OutputExistsError
-from dinodeploy.heads.predict import Prediction, Unread
-from dinodeploy.heads.write_predictions import TABLE, PredictionWriter, check_target
+from dinodeploy.tasks.predict import Predicted, Unread
+from dinodeploy.tasks.prediction import Prediction
+from dinodeploy.tasks.write_predictions import TABLE, PredictionWriter, check_target
 
 
 def test_rows_and_images_are_written(tmp_path: Path) -> None:
@@ -21,8 +22,14 @@ def test_rows_and_images_are_written(tmp_path: Path) -> None:
     Image.new("RGB", (4, 2), "red").save(image)
     with PredictionWriter(tmp_path / "out") as writer:
         classes = np.array([[0, 0, 1, 255], [0, 0, 1, 255]])
-        segmented = writer.add(Prediction(str(image), {"shares": {"cat": 1.0}}, classes))
-        deep = writer.add(Prediction(str(image), {"metres": {"median": 2.0}}, np.full((2, 4), 2, np.float32)))
+        segmented = writer.add(
+            Predicted(str(image), Prediction("segment", {"shares": {"cat": 1.0}}, classes))
+        )
+        deep = writer.add(
+            Predicted(
+                str(image), Prediction("depth", {"metres": {"median": 2.0}}, np.full((2, 4), 2, np.float32))
+            )
+        )
         writer.refuse(Unread("b.jpg", "cannot be read"))
     out = tmp_path / "out"
     assert [json.loads(line) for line in (out / TABLE).read_text().splitlines()] == [segmented, deep]
@@ -38,7 +45,9 @@ def test_names_that_are_long_reserved_or_not_utf_8(tmp_path: Path) -> None:
     for name in (os.fsdecode(b"caf\xe9.jpg"), "y" * 240 + ".jpg", "aux.jpg", "a:b?.jpg"):
         Image.new("RGB", (4, 2), "red").save(tmp_path / name, "JPEG")
         with PredictionWriter(tmp_path / "out") as writer:
-            row = writer.add(Prediction(str(tmp_path / name), {"shares": {}}, np.zeros((2, 4), int)))
+            row = writer.add(
+                Predicted(str(tmp_path / name), Prediction("segment", {"shares": {}}, np.zeros((2, 4), int)))
+            )
             writer.refuse(Unread(name, "cannot be read"))
         assert json.loads((tmp_path / "out" / TABLE).read_bytes()) == row
         assert json.loads((tmp_path / "out" / "quarantine.jsonl").read_bytes())["id"] == name
@@ -52,7 +61,7 @@ def test_names_that_are_long_reserved_or_not_utf_8(tmp_path: Path) -> None:
 def test_an_error_leaves_no_directory(tmp_path: Path) -> None:
     def interrupted() -> None:
         with PredictionWriter(tmp_path / "out") as writer:
-            writer.add(Prediction("a.jpg", {}))
+            writer.add(Predicted("a.jpg", Prediction("classify")))
             raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
@@ -62,7 +71,7 @@ def test_an_error_leaves_no_directory(tmp_path: Path) -> None:
 
 def test_without_a_directory_only_rows_are_made(tmp_path: Path) -> None:
     with PredictionWriter(None) as writer:
-        assert writer.add(Prediction("a.jpg", {"classes": []}, np.zeros((1, 1)))) == {
+        assert writer.add(Predicted("a.jpg", Prediction("classify", {"classes": []}, np.zeros((1, 1))))) == {
             "id": "a.jpg",
             "classes": [],
         }

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinodeploy.heads.dense import IGNORE, class_image, depth_image, enlarge_argmax, overlay, place_mask
 from dinodeploy.images.preprocess import PRESETS, Preprocess
+from dinodeploy.tasks.dense import IGNORE, class_image, depth_image, enlarge_argmax, overlay, place_mask
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 from dinodeploy import Embedder
 from dinodeploy.errors import MisuseError
-from dinodeploy.heads.predict import Prediction, Unread, head_of, predict
+from dinodeploy.tasks.predict import Predicted, Unread, head_of, predict
+from dinodeploy.tasks.prediction import PredictOptions
 from tests.support.images.labelled_images import write_digits
 
 
@@ -41,19 +42,24 @@ def test_every_image_gets_a_prediction_or_a_reason(four_maps_bundle: Path, tmp_p
     for task, head in heads.items():
         add_head(four_maps_bundle, head, tmp_path / task)
         with Embedder.open(tmp_path / task) as embedder:
-            found = list(predict(embedder, ids, embedder.preprocess, top=2))
+            found = list(predict(embedder, ids, embedder.preprocess, PredictOptions(top=2)))
         assert [item.id for item in found if isinstance(item, Unread)] == [ids[1]]
-        first, *others = (item for item in found if isinstance(item, Prediction))
+        first, *others = (item for item in found if isinstance(item, Predicted))
         assert [first.id, *(item.id for item in others)] == [ids[0], *ids[2:]]
         if task == "classify":
-            assert first.map is None
-            assert [len(item.facts["classes"]) for item in (first, *others)] == [2, 2, 2]
-            assert {entry["class"] for entry in first.facts["classes"]} <= {"0", "1", "2"}
+            assert first.prediction.map is None
+            assert [len(item.prediction.facts["classes"]) for item in (first, *others)] == [2, 2, 2]
+            assert {entry["class"] for entry in first.prediction.facts["classes"]} <= {"0", "1", "2"}
             continue
-        assert first.map is not None
-        assert first.map.shape == (60, 90)
+        assert first.prediction.map is not None
+        assert first.prediction.map.shape == (60, 90)
         if task == "segment":
-            assert sum(first.facts["shares"].values()) == pytest.approx(1)
-            assert set(np.unique(first.map)) <= {0, 1, 2, 255}
+            assert sum(first.prediction.facts["shares"].values()) == pytest.approx(1)
+            assert set(np.unique(first.prediction.map)) <= {0, 1, 2, 255}
         else:
-            assert 1 <= first.facts["metres"]["nearest"] <= first.facts["metres"]["farthest"] <= 9
+            assert (
+                1
+                <= first.prediction.facts["metres"]["nearest"]
+                <= first.prediction.facts["metres"]["farthest"]
+                <= 9
+            )
