@@ -56,7 +56,9 @@ def read_lines(path: Path, what: str, most: int) -> list[tuple[int, str]]:
     """
     try:
         if not path.is_file():  # a FIFO would block
-            raise MisuseError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; wanted a text file")
+            raise MisuseError(
+                f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; wanted a text file"
+            )
         if (size := path.stat().st_size) > MOST_BYTES:
             raise MisuseError(f"{path}: {size:,} bytes; wanted a text file of at most {MOST_BYTES:,}")
         with path.open("rb") as stream, open_text(stream) as text:

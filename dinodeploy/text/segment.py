@@ -1,7 +1,7 @@
 """Open-vocabulary segmentation: patch embeddings of sliding windows against label embeddings -> class ids.
 
-Of a text feature, the second half aligns with patches (docs/spec.md 5.8). The image is resized to a short side
-of 512 px and read in windows of 384 px, 192 px apart (docs/spec.md 5.9):
+Of a text feature, the second half aligns with patches (docs/spec.md 5.8). The image is resized to a short
+side of 512 px and read in windows of 384 px, 192 px apart (docs/spec.md 5.9):
 
     cosines of a window's patches with every label, resized to the window's pixels (bilinear)
     softmax over the labels; the mean over the windows that show a pixel
@@ -54,7 +54,7 @@ class Window:
 
 
 def window_places(size: tuple[int, int], side: int, stride: int) -> Iterator[tuple[int, int, int, int]]:
-    """(top, left, height, width) of the windows that cover an image of `size` (H, W); the last touch its edge.
+    """(top, left, height, width) of windows that cover an image of `size` (H, W); the last touch its edge.
 
     An image smaller than a window is one window in that direction.
     """
@@ -84,7 +84,8 @@ def patch_vectors(texts: AnyArray, patch_size: int) -> AnyArray:
     """Text embeddings [T,E'] -> the part that aligns with patch embeddings of that size, [T,E]."""
     if texts.shape[-1] != 2 * patch_size:
         raise MisuseError(
-            f"text embeddings have {texts.shape[-1]} numbers, patch embeddings {patch_size}; wanted twice as many"
+            f"text embeddings have {texts.shape[-1]} numbers, patch embeddings {patch_size}; "
+            "wanted twice as many"
         )
     return texts[..., patch_size:]
 

@@ -1,7 +1,7 @@
 """Prompt templates: texts that a label is put into before it is embedded.
 
-`IMAGENET` holds the 80 templates that CLIP published for ImageNet, which dino.txt uses too. Source: docs/spec.md
-5.9; https://github.com/openai/CLIP/blob/main/notebooks/Prompt_Engineering_for_ImageNet.ipynb.
+`IMAGENET` holds the 80 templates that CLIP published for ImageNet, which dino.txt uses too.
+Source: docs/spec.md 5.9; https://github.com/openai/CLIP/blob/main/notebooks/Prompt_Engineering_for_ImageNet.ipynb.
 """
 
 from __future__ import annotations
@@ -109,14 +109,15 @@ def find_templates(name: str | Path) -> tuple[str, ...]:
     path = Path(name)
     if not path.is_file():
         raise MisuseError(
-            f"--templates {name}: not a file; wanted {' or '.join(NAMED)}, or a file with one template per line"
+            f"--templates {name}: not a file; wanted {' or '.join(NAMED)}, or a file with one template "
+            "per line"
         )
     lines = read_lines(path, "template", MOST)
     for number, text in lines:
         if text.count(PLACE) != 1:
             raise MisuseError(
-                f"{path}, line {number}: {text!r} holds {PLACE} {text.count(PLACE)} times; wanted it once, where "
-                "the label goes, for instance: a photo of a {}."
+                f"{path}, line {number}: {text!r} holds {PLACE} {text.count(PLACE)} times; wanted it "
+                "once, where the label goes, for instance: a photo of a {}."
             )
     return tuple(text for _, text in lines)
 
