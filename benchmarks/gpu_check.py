@@ -30,7 +30,8 @@ from dinodeploy.bundle.bundle import GOLDEN_FILE
 from dinodeploy.errors import DinodeployError, UnavailableError
 from dinodeploy.parity.check import check_bundle
 from dinodeploy.parity.golden import load_golden
-from dinodeploy.parity.judge import THRESHOLDS, Verdict, judge_golden
+from dinodeploy.parity.judge import Verdict, judge_golden
+from dinodeploy.parity.thresholds import THRESHOLDS
 
 Row = dict[str, Any]
 DEFAULT_MODELS = "tiny,tiny_swiglu,vit_small,vit_base,planted_small,planted_base"

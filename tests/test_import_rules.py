@@ -30,6 +30,7 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
             "dinov3_ref.checkpoints",
             "dinov3_ref.layers",
             "dinov3_ref.heads",
+            "dinov3_ref.tasks",
             "dinov3_ref.errors",
             "dinov3_ref.ranges",
             "dinov3_ref.torchvision_shim",

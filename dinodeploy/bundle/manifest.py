@@ -22,8 +22,18 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from dinodeploy.bundle.facts import (
+    BuildFacts,
+    EngineFacts,
+    FileFacts,
+    GraphFacts,
+    HeadFacts,
+    ModelFacts,
+    OutputFacts,
+    ProfileFacts,
+)
 from dinodeploy.errors import BundleError, TamperedError
 from dinodeploy.files import schema
 from dinodeploy.files.atomic import atomic_file
@@ -31,6 +41,24 @@ from dinodeploy.files.json_file import parse_json
 from dinodeploy.files.names import folded
 from dinodeploy.files.regular import read_regular
 from dinodeploy.images.preprocess import MAX_PATCHES, Preprocess
+
+__all__ = [
+    "BuildFacts",
+    "EngineFacts",
+    "FileFacts",
+    "GraphFacts",
+    "HeadFacts",
+    "Manifest",
+    "ModelFacts",
+    "OutputFacts",
+    "ProfileFacts",
+    "as_recorded",
+    "canonical",
+    "parse_manifest",
+    "read_manifest",
+    "write_licence",
+    "write_manifest",
+]
 
 FILE_NAME = "manifest.json"
 FORMAT = 2  # written
@@ -56,113 +84,6 @@ WEIGHTS_LICENCE = (
 )
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 OWN_FILES = frozenset({FILE_NAME, RECEIPTS_FILE, SIGNATURE_FILE})  # which no manifest can list
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """The model and the origin of its weights."""
-
-    arch: str
-    embed_dim: int
-    depth: int  # what `layers` counts: blocks of a ViT, stages of a ConvNeXt
-    num_heads: int  # 0 where there is no attention
-    patch_size: int  # pixels from one patch token to the next: a ConvNeXt's stride
-    storage_tokens: int
-    weights: Literal["file", "hub", "random", "memory"]  # random: for trials only
-    source: str  # file name or hub id
-    sha256: str  # of the source checkpoint
-    layout: str
-    dataset: str | None
-    rope_periods: Literal["bf16", "fp32"] | None  # None: no RoPE
-    weights_key: str | None = None  # which of several models in the file
-
-
-@dataclass(frozen=True)
-class OutputFacts:
-    """One output of the graph; free dimensions by name."""
-
-    name: str
-    shape: tuple[int | str, ...]
-
-
-@dataclass(frozen=True)
-class HeadFacts:
-    """A head after the backbone, in the same graph."""
-
-    task: Literal["classify", "segment", "depth", "pyramid", "custom"]
-    kind: str  # linear_classifier, dpt_depth …, or the class name of a custom head
-    inputs: tuple[str, ...]  # backbone outputs that it reads
-    outputs: tuple[str, ...]
-    classes: tuple[str, ...]  # names by index along an output's second dimension; may be empty
-    source: str  # file name
-    sha256: str  # of that file
-    licence: str
-
-    @property
-    def scores_classes(self) -> bool:
-        """Whether its outputs are logits along their second dimension."""
-        return self.task in ("classify", "segment")
-
-
-@dataclass(frozen=True)
-class GraphFacts:
-    """How the graph was made."""
-
-    recipe: str
-    dialect: str
-    opset: int
-    folds: tuple[str, ...]
-    layers: tuple[int, ...]  # blocks or stages whose patch maps are outputs too
-    overrides: tuple[str, ...] = ()  # PATTERN=TYPE, as given
-    given_back: tuple[str, ...] = ()  # groups of layers that an 8-bit recipe runs in fp16 (fallback layers)
-    calibration_pictures: int = 0
-    attention: bool = False  # whether the last block's attention of CLS is an output
-
-
-@dataclass(frozen=True)
-class ProfileFacts:
-    """One shape profile of an engine: smallest, usual and largest input, each (B, H, W)."""
-
-    min: tuple[int, int, int]
-    opt: tuple[int, int, int]
-    max: tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class BuildFacts:
-    """The runtime that built a plan and the machines it is for."""
-
-    runtime: str  # "tensorrt 10.3.0" or "tensorrt_rtx 1.7.1.116": module name and version
-    source: str  # the graph it was built from, a file of the bundle (model.onnx)
-    source_sha256: str  # `engine_sha256` of it
-    profiles: tuple[ProfileFacts, ...]
-    compute_capabilities: tuple[str, ...]  # "8.9"; empty: decided when it is loaded (RTX just-in-time)
-    driver: str | None  # of the build machine; None without a GPU
-    version_compatible: bool
-    hardware_compatible: str  # "none" | "ampere_plus" | "same_compute_capability"
-    refittable: bool
-    stripped: bool  # weights left out; refit needs source
-    weight_streaming: bool
-    optimization_level: int | None
-
-
-@dataclass(frozen=True)
-class EngineFacts:
-    """One file that a backend can run."""
-
-    backend: str
-    files: tuple[str, ...]  # the engine itself first, then the files it reads
-    build: BuildFacts | None = None  # TensorRT plans only
-    outputs: tuple[str, ...] = ()  # empty: all outputs of the manifest
-    same_numbers_as: str | None = None  # the full engine, where this one computes only some of its outputs
-
-
-@dataclass(frozen=True)
-class FileFacts:
-    """Hash and size of a file of a bundle or store."""
-
-    sha256: str
-    bytes: int
 
 
 @dataclass(frozen=True)
@@ -323,9 +244,13 @@ def _stored(manifest: Manifest) -> dict[str, Any]:
             del whole[name]
     if whole["model"]["weights_key"] is None:
         del whole["model"]["weights_key"]
-    for name in ("overrides", "given_back", "calibration_pictures", "attention"):
+    for name in ("overrides", "given_back", "calibration_pictures", "attention", "fixed", "backbones"):
         if not whole["graph"][name]:
             del whole["graph"][name]
+    if whole["graph"]["head_precision"] == "fp32":
+        del whole["graph"]["head_precision"]
+    if "head" in whole and not whole["head"]["settings"]:
+        del whole["head"]["settings"]
     _without_defaults(whole["preprocess"])
     return whole
 

@@ -157,7 +157,7 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
 
     bundle.verify()
     receipts = [
-        {"engine": r.engine, "runtime": r.runtime, "device": r.device, "passed": r.holds()}
+        {"engine": r.engine, "runtime": r.runtime, "device": r.device, "passed": r.holds(bundle.manifest)}
         for r in read_receipts(bundle)
     ]
     return {"kind": "bundle", **schema.dump(bundle.manifest), "receipts": receipts}

@@ -41,7 +41,8 @@ from numpy.typing import NDArray
 from dinodeploy.arrays import FloatArray, IntArray
 from dinodeploy.errors import JudgementError, MisuseError
 from dinodeploy.parity.golden import Trace
-from dinodeploy.parity.judge import THRESHOLDS, cosine, measure
+from dinodeploy.parity.judge import cosine, measure
+from dinodeploy.parity.thresholds import THRESHOLDS
 
 # Right engines of four to twelve blocks, S, B, L and H+ wide, lively and (S, L) driven past 160,000: largest
 # step 0.37 of the limit (bf16; fp32 0.36), largest ratio to the steps before it 1.2; blocks 128 wide 1.8.

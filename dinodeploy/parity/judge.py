@@ -18,90 +18,19 @@ from numpy.typing import NDArray
 
 from dinodeploy.arrays import ByteArray, FloatArray
 from dinodeploy.bundle.bundle import EngineChoice
-from dinodeploy.bundle.manifest import Manifest
+from dinodeploy.bundle.manifest import HeadFacts, Manifest
 from dinodeploy.errors import MisuseError
 from dinodeploy.images.open import open_image
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.golden import GoldenCase, at_size
+from dinodeploy.parity.tasks import TASKS, replaced
+from dinodeploy.parity.thresholds import HEAD_THRESHOLDS, PIXEL_THRESHOLDS, THRESHOLDS, Threshold
 
 Outputs = Mapping[str, FloatArray]
 Run = Callable[[FloatArray], Outputs]  # pixels [B,3,H,W] -> outputs by name
 Prepare = Callable[[ByteArray, tuple[int, int]], FloatArray]  # image [h,w,3], (H, W) -> pixels [3,H,W]
 
 
-@dataclass(frozen=True)
-class Threshold:
-    """A bound on one metric. `measured` is the worst value seen when the table was made: the margin."""
-
-    metric: str
-    limit: float
-    measured: float
-    at_least: bool = False  # cosines must be at least the limit, errors at most
-
-    def holds(self, value: float) -> bool:
-        """NaN never holds."""
-        return value >= self.limit if self.at_least else value <= self.limit
-
-
-# Preprocessing, in grey levels of 255: Pillow against torch's own antialiased resize. `measured`: worst of
-# nine photographs at six sizes, preset "official" (tests/dinodeploy/images/test_preprocess.py).
-PIXEL_THRESHOLDS: tuple[Threshold, ...] = (
-    Threshold("pixel_max", 1.05, 1.0),
-    Threshold("pixel_mean", 0.02, 0.0123),
-)
-
-# One row per recipe. `measured`: the worst of ViT-S, L and H+ with lively random weights (fp32), of planted
-# models of S, B and L width (fp16, bf16: tests/exporters/precision/test_recipes.py).
-THRESHOLDS: dict[str, tuple[Threshold, ...]] = {
-    "fp32": (
-        # cosine: the smallest over CLS, storage tokens and mean patch
-        Threshold("cosine", 0.999999, 0.9999999, at_least=True),
-        Threshold("patch_cosine_p01", 0.999999, 0.9999999, at_least=True),
-        Threshold("relative_frobenius", 1e-5, 1.4e-6),
-        Threshold("nearest_neighbour", 1.0, 1.0, at_least=True),
-    ),
-    "fp16": (
-        Threshold("cosine", 0.9999, 0.999994, at_least=True),
-        Threshold("patch_cosine_p01", 0.999, 0.99997, at_least=True),
-        Threshold("relative_frobenius", 1e-2, 1.9e-3),
-    ),
-    "bf16": (
-        Threshold("cosine", 0.998, 0.99895, at_least=True),  # a storage token's; CLS stays above 0.9998
-        Threshold("patch_cosine_p01", 0.995, 0.998, at_least=True),
-        Threshold("relative_frobenius", 5e-2, 1.8e-2),
-    ),
-    # planted models, both 8-bit graphs (tests/exporters/quantization). 0.252: the length of a storage token
-    # of 155,000, whose direction is right to 1e-5.
-    "int8": (
-        Threshold("cosine", 0.98, 0.9963, at_least=True),
-        Threshold("patch_cosine_p01", 0.95, 0.968, at_least=True),
-        Threshold("relative_frobenius", 0.3, 0.252),
-    ),
-    "fp8": (
-        Threshold("cosine", 0.98, 0.9946, at_least=True),
-        Threshold("patch_cosine_p01", 0.95, 0.9942, at_least=True),
-        Threshold("relative_frobenius", 0.3, 0.09),
-    ),
-}
-
-
-# Outputs of a head, which computes in fp32 under every recipe. `measured`: the worst of classifier,
-# segmenter, depth and pyramid, trained and random, on a lively model and on a planted one. A trained
-# classifier tells images apart that a planted model embeds almost equally, and so magnifies errors of the
-# features: under fp8, 0.33 and five of seven photographs in their class, which is refused. 8 bits: lively.
-HEAD_THRESHOLDS: dict[str, tuple[Threshold, ...]] = {
-    recipe: (
-        Threshold("head_error", error, measured),
-        Threshold("class_agreement", agreement, 1.0, at_least=True),
-    )
-    for recipe, error, measured, agreement in (
-        ("fp32", 4e-5, 4.2e-6, 0.9999),
-        ("fp16", 0.1, 3.2e-2, 0.999),
-        ("bf16", 0.3, 0.105, 0.99),
-        ("int8", 0.15, 3.5e-2, 0.9),
-        ("fp8", 0.25, 6.5e-2, 0.9),
-    )
-}
 TIE = 0.1  # of the logits' size: classes that the reference rates so close to its best count as agreeing
 PATCH_METRICS = frozenset({"patch_cosine_p01"})  # which an engine without patches cannot have
 
@@ -157,16 +86,20 @@ def judge(
     run: Run,
     preprocess: Preprocess,
     recipe: str,
-    head: Mapping[str, bool] | None = None,
+    head: HeadFacts | None = None,
+    head_precision: str = "fp32",
 ) -> Verdict:
     """Compare `prepare` and `run` with the golden cases under `recipe`'s thresholds.
 
-    `head`: the outputs that are a head's, and whether each holds logits along its second dimension.
+    `head`: what its outputs are; a whole model may have no others. `head_precision`: of its layers.
 
     Raises MisuseError for a recipe without a row in the table; whatever `run` raises passes through.
     """
     if recipe not in THRESHOLDS:
         raise MisuseError(f"no thresholds for recipe {recipe!r}; known: {', '.join(THRESHOLDS)}")
+    head_limits = HEAD_THRESHOLDS[head_precision if recipe == "fp32" else recipe]
+    of_head = head.outputs if head is not None else ()
+    own = TASKS.get(head.task) if head is not None else None
     found: list[Measurement] = []
     pairs: list[tuple[FloatArray, FloatArray]] = []
     logits: dict[str, list[tuple[FloatArray, FloatArray]]] = {}
@@ -175,14 +108,20 @@ def judge(
         outputs = run(case.pixels)
         for name, wanted in case.outputs.items():
             got = outputs.get(name)
-            if head is None or name not in head:
+            if name not in of_head:
                 metrics, limits = partial(measure, name), THRESHOLDS[recipe]
+            elif head is not None and name in replaced(head):
+                metrics, limits = _no_metrics, ()
             else:
-                metrics, limits = partial(measure_head, classes=head[name]), HEAD_THRESHOLDS[recipe]
-                if head[name] and _comparable(got, wanted):
+                classes = head is not None and head.scores_classes
+                metrics, limits = partial(measure_head, classes=classes), head_limits
+                if classes and _comparable(got, wanted):
                     logits.setdefault(name, []).append((_by_place(outputs[name]), _by_place(wanted)))
             found += _judge_output(case.name, name, got, wanted, metrics, limits)
-        if _comparable(outputs.get("cls"), case.outputs["cls"]):
+        if head is not None and own is not None and _all_comparable(outputs, case, of_head):
+            for name, values in own.measure(outputs, case.outputs, head).items():
+                found += _hold(case.name, name, values, own.limits(recipe, head_precision))
+        if "cls" in case.outputs and _comparable(outputs.get("cls"), case.outputs["cls"]):
             pairs.append((outputs["cls"], case.outputs["cls"]))
     if pairs:
         got, wanted = (np.concatenate(side) for side in zip(*pairs, strict=True))
@@ -191,7 +130,7 @@ def judge(
     for name, places in logits.items():
         got, wanted = (np.concatenate(side) for side in zip(*places, strict=True))
         values = {"class_agreement": class_agreement(got, wanted)}
-        found += _hold("all", name, values, HEAD_THRESHOLDS[recipe])
+        found += _hold("all", name, values, head_limits)
     return Verdict(recipe, tuple(found))
 
 
@@ -266,6 +205,16 @@ def measure_head(got: FloatArray, wanted: FloatArray, classes: bool) -> dict[str
     return {"head_error": error, "max_abs": largest}
 
 
+def _no_metrics(got: FloatArray, wanted: FloatArray) -> dict[str, float]:
+    """For an output that its task's own measure compares (`tasks.py`)."""
+    return {}
+
+
+def _all_comparable(outputs: Outputs, case: GoldenCase, names: Sequence[str]) -> bool:
+    """Whether every output of a head can be compared with the reference's."""
+    return all(name in case.outputs and _comparable(outputs.get(name), case.outputs[name]) for name in names)
+
+
 def class_agreement(got: FloatArray, wanted: FloatArray) -> float:
     """Share of places [N,K] whose best class is the reference's, or one that all but ties with it."""
     size = np.sqrt(np.square(wanted - wanted.mean(axis=1, keepdims=True)).mean())
@@ -332,14 +281,14 @@ def _unmeasured(case: str, output: str, metric: str, note: str) -> Measurement:
 
 def judge_golden(cases: Sequence[GoldenCase], run: Run, manifest: Manifest) -> Verdict:
     """Judge `run` on golden cases, with the manifest's preprocessing and recipe."""
-    head = manifest.head
     return judge(
         cases,
         prepare=lambda image, size: at_size(manifest.preprocess, size)(open_image(image)),
         run=run,
         preprocess=manifest.preprocess,
         recipe=manifest.graph.recipe,
-        head=dict.fromkeys(head.outputs, head.scores_classes) if head is not None else None,
+        head=manifest.head,
+        head_precision=manifest.graph.head_precision,
     )
 
 

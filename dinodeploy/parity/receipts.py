@@ -20,21 +20,16 @@ from pathlib import Path
 
 from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, EngineChoice
 from dinodeploy.bundle.manifest import FILE_NAME as MANIFEST_FILE
-from dinodeploy.bundle.manifest import RECEIPTS_FILE
+from dinodeploy.bundle.manifest import RECEIPTS_FILE, Manifest
 from dinodeploy.errors import BundleError
 from dinodeploy.files import schema
 from dinodeploy.files.atomic import atomic_file
 from dinodeploy.files.cache import cache_dir
 from dinodeploy.files.lock import wait_for_lock
 from dinodeploy.files.regular import open_regular
-from dinodeploy.parity.judge import (
-    HEAD_THRESHOLDS,
-    PATCH_METRICS,
-    PIXEL_THRESHOLDS,
-    THRESHOLDS,
-    Measurement,
-    Verdict,
-)
+from dinodeploy.parity.judge import PATCH_METRICS, Measurement, Verdict
+from dinodeploy.parity.tasks import TASKS, replaced
+from dinodeploy.parity.thresholds import HEAD_THRESHOLDS, PIXEL_THRESHOLDS, THRESHOLDS
 
 FILE_NAME = RECEIPTS_FILE
 _WAIT = 5.0  # seconds; another process needs milliseconds
@@ -59,11 +54,18 @@ class Receipt:
         """Names of the outputs that were judged."""
         return {m.output for m in self.measurements}
 
-    def holds(self) -> bool:
+    def holds(self, manifest: Manifest) -> bool:
         """Whether the numbers pass today's thresholds, whatever `passed` claims."""
         table = (*PIXEL_THRESHOLDS, *THRESHOLDS.get(self.recipe, ()))
+        head, precision = manifest.head, manifest.graph.head_precision
         needed = {threshold.metric for threshold in table}
-        table += HEAD_THRESHOLDS.get(self.recipe, ())
+        if head is not None and {out.name for out in manifest.outputs} == set(head.outputs):
+            needed = {threshold.metric for threshold in PIXEL_THRESHOLDS}  # a whole model: the head's alone
+            needed |= {"head_error"} if replaced(head) != set(head.outputs) else set()
+        table += HEAD_THRESHOLDS.get(precision if self.recipe == "fp32" else self.recipe, ())
+        if head is not None and head.task in TASKS and set(head.outputs) <= self.outputs:
+            own = TASKS[head.task].limits(self.recipe, precision)
+            table, needed = (*table, *own), needed | {threshold.metric for threshold in own}
         limits = {threshold.metric: threshold for threshold in table}
         judged = {m.metric for m in self.measurements}
         if "patch" not in self.outputs:
@@ -114,7 +116,7 @@ def find_receipt(engine: EngineChoice, runtime: str, device: str) -> Receipt | N
         for receipt in receipts:
             of = receipt.engine_sha256, receipt.golden_sha256, receipt.recipe
             same = (*_valid_for(receipt), *of) == key and _is_of_every_byte(receipt, engine, receipts)
-            holds = same and receipt.outputs.issuperset(engine.outputs) and receipt.holds()
+            holds = same and receipt.outputs.issuperset(engine.outputs) and receipt.holds(manifest)
             if holds and not _voided(engine, elsewhere):
                 return receipt
     return None
@@ -137,7 +139,7 @@ def _is_of_every_byte(receipt: Receipt, engine: EngineChoice, beside: Iterable[R
         for one in beside
         if one.engine in manifest.engines
         and one.engine_sha256 == manifest.engine_sha256(one.engine)
-        and one.holds()
+        and one.holds(manifest)
     }
     return judged.issuperset(manifest.files_of(engine.file))
 

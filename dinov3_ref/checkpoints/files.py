@@ -63,6 +63,23 @@ def read_checkpoint(path: Path) -> RawCheckpoint:
     return RawCheckpoint(path, tree, digest, sidecars)
 
 
+def peek(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """(config.json, or empty; names at the top of the file), without hashing it. Raises `CheckpointError`."""
+    try:
+        weights = find_weights(path) if path.is_dir() else path
+        if not weights.is_file():
+            raise CheckpointError(f"{path} does not exist; wanted a checkpoint file or directory")
+        refuse_partial(weights)
+        beside = weights.parent / CONFIG
+        own_folder = weights.name in WEIGHTS_NAMES or path.is_dir()
+        config = _read_json(beside) if own_folder and beside.is_file() else {}
+        if weights.name.endswith(".index.json"):
+            return config, tuple(_read_json(weights).get("weight_map", {}))
+        return config, tuple(_read_file(weights))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {reason_of(error)}") from error
+
+
 def write_safetensors(
     tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dinodeploy.parity.judge import HEAD_THRESHOLDS, PIXEL_THRESHOLDS, THRESHOLDS, Threshold
+from dinodeploy.parity.thresholds import HEAD_THRESHOLDS, PIXEL_THRESHOLDS, THRESHOLDS, Threshold
 from exporters.precision.recipes import FP32, LINEAR, RECIPES, SIXTEEN, Recipe
 
 HEAD = """# Precision recipes

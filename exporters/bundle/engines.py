@@ -30,7 +30,7 @@ from dinodeploy.bundle.manifest import (
 from exporters.graph.cls_only import cut_to_cls
 from exporters.graph.files import share_weights, weight_bytes, write_onnx
 from exporters.graph.fuse_attention import fuse_attention, has_rotary_attention
-from exporters.graph.lint import check_onnx, lint
+from exporters.graph.lint import Allowed, check_onnx, lint
 from exporters.precision.apply_recipe import RecipeInputs, Style, apply_recipe
 from exporters.precision.recipes import Recipe
 
@@ -49,11 +49,18 @@ class Written:
 
 
 def write_engines(
-    graph: ir.Model, recipe: Recipe, inputs: RecipeInputs, root: Path, *, last: int | None = None
+    graph: ir.Model,
+    recipe: Recipe,
+    inputs: RecipeInputs,
+    root: Path,
+    *,
+    last: int | None = None,
+    allowed: Allowed | None = None,
 ) -> Written:
     """Write `graph` under `recipe` into `root`. `graph` itself becomes the typed graph.
 
-    `last` is the index of the block at which a CLS-only graph can be cut, None where it cannot.
+    `last` is the index of the block at which a CLS-only graph can be cut, None where it cannot. `allowed`:
+    what lint lets pass.
     CPUs get a graph of their own: ONNX Runtime would run a typed 16-bit graph in fp32 there and hide an
     overflow (`precision/low_precision.py`), and it runs fp32 faster with operators that other runtimes do not
     know. Raises LintError.
@@ -73,11 +80,11 @@ def write_engines(
     variants = {name: source.clone() for name, source in sources.items() if name != MODEL_FILE}
     apply_recipe(graph, recipe, "typed", inputs)
     if recipe.roles:
-        _inspect(graph, "typed")
+        _inspect(graph, "typed", allowed)
     write_onnx(graph, root / MODEL_FILE)
     for name, variant in variants.items():
         apply_recipe(variant, recipe, styles[name], inputs)
-        _inspect(variant, styles[name])
+        _inspect(variant, styles[name], allowed)
         share_weights(variant, root / MODEL_FILE, root / name)
     return Written(
         _describe(recipe, styles),
@@ -112,7 +119,7 @@ def _styles(recipe: Recipe, *, fused: bool) -> dict[str, Style]:
     return {MODEL_FILE: "typed", CPU_FILE: "emulated"}
 
 
-def _inspect(graph: ir.Model, style: Style) -> None:
-    lint(graph, style)
+def _inspect(graph: ir.Model, style: Style, allowed: Allowed | None) -> None:
+    lint(graph, style, allowed)
     if style != "cpu":  # its operators are ONNX Runtime's own, which the official checker does not know
         check_onnx(graph)

@@ -34,6 +34,7 @@ from exporters.trace.fold import FOLDS
 __all__ = ["FOLDS", "Calibration", "ExportOptions", "export_checkpoint", "export_model"]
 
 Log = Callable[[str], None]
+OFFICIAL = "official"  # preprocessing of a backbone, where none is asked for
 
 
 def export_checkpoint(
@@ -67,7 +68,7 @@ def export_checkpoint(
         )
     mean, std = normalization(checkpoint)
     config = checkpoint.config
-    preprocess = Preprocess.from_preset(options.preset, options.imgsz, mean, std, config.stride)
+    preprocess = Preprocess.from_preset(options.preset or OFFICIAL, options.imgsz, mean, std, config.stride)
     facts = ModelFacts(
         arch=checkpoint.arch,
         embed_dim=config.embed_dim,

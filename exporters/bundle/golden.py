@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib import resources
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -47,17 +48,31 @@ def load_photo(name: str) -> NDArray[np.uint8]:
         return np.array(Image.open(file).convert("RGB"))
 
 
-def make_golden(module: TokenOutputs, preprocess: Preprocess) -> list[GoldenCase]:
-    """Run the reference on every case. `module` holds the model as loaded: no custom ops, nothing folded."""
-    cases = []
-    for name, photos, grid in CASES:
+Cases = Sequence[tuple[str, tuple[str, ...], tuple[int, int] | None]]
+
+
+class Reference(Protocol):
+    """A model whose outputs have names: pixels [B,3,H,W] -> tensors in the order of `output_names`."""
+
+    output_names: tuple[str, ...]
+
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, ...]: ...
+
+
+def make_golden(module: Reference, preprocess: Preprocess, cases: Cases = CASES) -> list[GoldenCase]:
+    """Run the reference on every case. `module` holds the model as loaded: no custom ops, nothing folded.
+
+    Of a backbone alone, one case also holds its residual stream.
+    """
+    made = []
+    for name, photos, grid in cases:
         p = preprocess.patch_size
         size = (preprocess.height, preprocess.width) if grid is None else (grid[0] * p, grid[1] * p)
-        made = _run_case(module, name, photos, at_size(preprocess, size))
-        if name == TRACED_CASE:
-            made[0] = replace(made[0], traces=trace_stream(module.model, made[0].pixels[:1]))
-        cases += made
-    return cases
+        found = _run_case(module, name, photos, at_size(preprocess, size))
+        if name == TRACED_CASE and isinstance(module, TokenOutputs):
+            found[0] = replace(found[0], traces=trace_stream(module.model, found[0].pixels[:1]))
+        made += found
+    return made
 
 
 def trace_stream(model: Backbone, pixels: NDArray[np.float32]) -> tuple[Trace, ...]:
@@ -128,7 +143,7 @@ def token_places(prefix: int, h: int, w: int) -> Tensor:
 
 
 def _run_case(
-    module: TokenOutputs, name: str, photos: Sequence[str], preprocess: Preprocess
+    module: Reference, name: str, photos: Sequence[str], preprocess: Preprocess
 ) -> list[GoldenCase]:
     """One case, or one a photograph where the preset gives each its own size."""
     images = [load_photo(photo) for photo in photos]

@@ -17,7 +17,7 @@ class ExportOptions:
 
     recipe: str = "fp32"
     dialect: str = "portable"
-    preset: str = "official"
+    preset: str | None = None  # None: official, or a whole model's own
     imgsz: tuple[int, int] | None = None  # H, W; None: the preset's own
     layers: tuple[int, ...] = ()
     attention: bool = False  # add an output: the last block's attention from CLS to each patch
@@ -25,6 +25,7 @@ class ExportOptions:
     calibration: Calibration = field(default_factory=Calibration)  # for 8-bit recipes
     overrides: tuple[Override, ...] = ()  # (pattern of a layer's path, type)
     overwrite: bool = False
+    head_precision: str = "fp32"  # fp32 or fp16: layers outside the backbone
 
     def __post_init__(self) -> None:
         for option, value, known in (
@@ -33,6 +34,8 @@ class ExportOptions:
         ):
             if value not in known:
                 raise MisuseError(f"{option} {value!r} is unknown to this version; known: {', '.join(known)}")
+        if self.head_precision not in ("fp32", "fp16"):
+            raise MisuseError(f"head precision is {self.head_precision!r}; wanted fp32 or fp16")
         for fold in self.folds:
             if fold not in FOLDS:
                 raise MisuseError(f"unknown fold {fold!r}; known: {', '.join(FOLDS)}")

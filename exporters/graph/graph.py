@@ -111,6 +111,9 @@ def _attach_weights(graph: ir.Graph, weights: Weights) -> None:
         value.name = name = old_name.removeprefix(WRAPPER)
         assert value.shape is not None
         assert value.dtype is not None
+        if name not in weights and value.const_value is not None:  # a tensor that is no parameter or buffer
+            graph.initializers.add(value)
+            continue
         make = partial(_to_ir, weights[name], name)
         value.const_value = ir.LazyTensor(make, dtype=value.dtype, shape=value.shape, name=name)
         graph.initializers.add(value)

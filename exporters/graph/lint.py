@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from functools import partial
 
 import onnx
@@ -17,6 +18,7 @@ from dinodeploy.errors import LintError, reason_of
 from exporters.graph.files import without_weights
 from exporters.graph.graph import INPUT_NAME
 
+AXES = {0: "batch", 2: "height", 3: "width"}  # of the input
 # If/Loop: TensorRT wants equal shapes in both branches (issues 4558, 4603). Tile: how the If came about.
 # NonZero: a shape that depends on data.
 FORBIDDEN = ("If", "Loop", "Scan", "Tile", "NonZero")
@@ -36,15 +38,20 @@ def _one_image_input(graph: ir.Graph) -> str | None:
     return None if names == [INPUT_NAME] else f"inputs are {names}; wanted {INPUT_NAME!r} alone"
 
 
-def _free_sizes(graph: ir.Graph) -> str | None:
-    """Batch, height and width must be free, or the graph is right at one size only."""
+def _free_sizes(graph: ir.Graph, fixed: Collection[str] = ()) -> str | None:
+    """Batch, height and width must be free, or the graph is right at one size only.
+
+    fixed: those that the manifest says are not.
+    """
     shape = graph.inputs[0].shape
-    fixed = [axis for axis in (0, 2, 3) if shape is None or isinstance(shape[axis], int)]
-    return f"input shape is {shape}; wanted axes 0, 2 and 3 free" if fixed else None
+    wanted = [axis for axis, name in AXES.items() if name not in fixed]
+    wrong = [axis for axis in wanted if shape is None or isinstance(shape[axis], int)]
+    axes = " and ".join(", ".join(map(str, wanted)).rsplit(", ", 1))
+    return f"input shape is {shape}; wanted axes {axes} free" if wrong else None
 
 
-def _no_forbidden_operators(graph: ir.Graph) -> str | None:
-    found = Counter(node.op_type for node in graph.all_nodes() if node.op_type in FORBIDDEN)
+def _no_forbidden_operators(graph: ir.Graph, forbidden: Collection[str] = FORBIDDEN) -> str | None:
+    found = Counter(node.op_type for node in graph.all_nodes() if node.op_type in forbidden)
     return f"operators that some runtime cannot take: {dict(found)}" if found else None
 
 
@@ -77,24 +84,47 @@ def _known_types(graph: ir.Graph, more: Collection[ir.DataType] = ()) -> str | N
 
 
 Rule = Callable[[ir.Graph], str | None]
-_EVERYWHERE: tuple[Rule, ...] = (
+RULES: tuple[Rule, ...] = (
     _one_image_input,
     _free_sizes,
     _no_forbidden_operators,
     _one_rope_table,
     _distinct_names,
-)
-RULES: tuple[Rule, ...] = (*_EVERYWHERE, _standard_operators, _known_types)
-CPU_RULES: tuple[Rule, ...] = (
-    *_EVERYWHERE,
-    partial(_standard_operators, allowed=CPU_OPERATORS),
-    partial(_known_types, more=CPU_TYPES),
+    _standard_operators,
+    _known_types,
 )
 
 
-def lint(model: ir.Model, style: str = "typed") -> None:
-    """Raises LintError with every rule that the graph breaks; `cpu` is for one runtime and may do more."""
-    rules = CPU_RULES if style == "cpu" else RULES
+@dataclass(frozen=True)
+class Allowed:
+    """What a graph may do that a plain backbone's may not.
+
+    fixed: of batch, height and width, those that are not free. whole: it is a whole model, whose other
+    layers may repeat tensors, and which may run a backbone twice or have several.
+    """
+
+    fixed: tuple[str, ...] = ()
+    whole: bool = False
+
+
+def rules_for(style: str, allowed: Allowed) -> tuple[Rule, ...]:
+    """The rules of a graph; `cpu` is for one runtime and may do more."""
+    changed: dict[Rule, Rule | None] = {}
+    if style == "cpu":
+        changed[_standard_operators] = partial(_standard_operators, allowed=CPU_OPERATORS)
+        changed[_known_types] = partial(_known_types, more=CPU_TYPES)
+    changed[_free_sizes] = partial(_free_sizes, fixed=allowed.fixed)
+    if allowed.whole:
+        changed[_one_rope_table] = None
+        others = tuple(operator for operator in FORBIDDEN if operator != "Tile")
+        changed[_no_forbidden_operators] = partial(_no_forbidden_operators, forbidden=others)
+    rules = (changed.get(rule, rule) for rule in RULES)
+    return tuple(rule for rule in rules if rule is not None)
+
+
+def lint(model: ir.Model, style: str = "typed", allowed: Allowed | None = None) -> None:
+    """Raises LintError with every rule that the graph breaks."""
+    rules = rules_for(style, allowed or Allowed())
     complaints = [complaint for rule in rules if (complaint := rule(model.graph))]
     if complaints:
         raise LintError(f"the exported graph breaks {len(complaints)} rule(s): {'; '.join(complaints)}")

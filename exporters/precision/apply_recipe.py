@@ -21,33 +21,38 @@ from exporters.precision.calibrate import LinearRange
 from exporters.precision.low_precision import LowPrecisionConverter, merge_casts
 from exporters.precision.quantization import write as quantized
 from exporters.precision.quantization.scheme import QuantScheme
-from exporters.precision.recipes import Override, Recipe, path_of, role_of, shifts, type_of
+from exporters.precision.recipes import ROOT, Override, Recipe, path_of, role_of, shifts, type_of
 
 Style = Literal["typed", "emulated", "cpu"]
 
 
 @dataclass(frozen=True)
 class RecipeInputs:
-    """What a recipe needs besides the graph: ranges by layer path, the 8-bit scheme if any, the overrides."""
+    """What a recipe needs besides the graph: ranges by layer path, the 8-bit scheme if any, the overrides.
+
+    backbones: module paths of the backbones in a whole model's graph (`role_of`).
+    """
 
     ranges: Mapping[str, LinearRange] = field(default_factory=dict)
     scheme: QuantScheme | None = None
     overrides: Sequence[Override] = ()
+    backbones: Sequence[str] = ROOT
 
 
 def apply_recipe(model: ir.Model, recipe: Recipe, style: Style, inputs: RecipeInputs) -> None:
     """Write `recipe` into `model`, in place. Raises MisuseError for an override that matches no layer."""
-    _refuse_unmatched(model.graph, inputs.overrides)
+    _refuse_unmatched(model.graph, inputs)
     converter = LowPrecisionConverter(model.graph, "typed" if style == "typed" else "emulated")
     schemes = inputs.scheme.by_linear() if inputs.scheme else {}
     form: quantized.GraphForm = "per_token" if style == "cpu" else "qdq"
     quantizer = quantized.Quantizer(model.graph, form, inputs.scheme.format) if inputs.scheme else None
-    for node in [node for node in model.graph if role_of(node) in recipe.roles]:
-        path, role = path_of(node), str(role_of(node))
+    roles = {node: role_of(node, inputs.backbones) for node in model.graph}
+    for node, role in [(node, role) for node, role in roles.items() if role in recipe.roles]:
+        path = path_of(node)
         if quantizer is not None and path in schemes:
             quantizer.quantize(node, schemes[path])
         elif style != "cpu":
-            dtype = type_of(path, role, recipe, inputs.overrides)
+            dtype = type_of(path, str(role), recipe, inputs.overrides)
             if dtype != ir.DataType.FLOAT:
                 fit = shifts(inputs.ranges[path], dtype) if path in inputs.ranges else (0, 0)
                 converter.convert(node, dtype, *fit)
@@ -61,10 +66,10 @@ def apply_recipe(model: ir.Model, recipe: Recipe, style: Style, inputs: RecipeIn
             model.opset_imports[MICROSOFT] = 1
 
 
-def _refuse_unmatched(graph: ir.Graph, overrides: Sequence[Override]) -> None:
+def _refuse_unmatched(graph: ir.Graph, inputs: RecipeInputs) -> None:
     """An override that matches no layer is a typo. Raises MisuseError."""
-    paths = {path_of(node) for node in graph if role_of(node) is not None}
-    for pattern, name in overrides:
+    paths = {path_of(node) for node in graph if role_of(node, inputs.backbones) is not None}
+    for pattern, name in inputs.overrides:
         if not any(fnmatchcase(path, pattern) for path in paths):
             raise MisuseError(
                 f"--override '{pattern}={name}' matches no layer; layers are {', '.join(sorted(paths)[:6])} …"

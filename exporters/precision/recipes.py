@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -84,11 +84,19 @@ def path_of(node: ir.Node) -> str:
     return str(node.name).partition("/")[0]
 
 
-def role_of(node: ir.Node) -> str | None:
-    """The role of a node, or None if no recipe changes it."""
+ROOT = ("",)  # the graph is one backbone
+
+
+def role_of(node: ir.Node, backbones: Collection[str] = ROOT) -> str | None:
+    """The role of a node, or None if no recipe changes it.
+
+    backbones: the module paths of the backbones in the graph, "" for a graph that is one.
+    """
     found = "MatMul" if node.op_type == "MatMulIntegerToFloat" else node.op_type
+    path = path_of(node)
+    inside = [path.removeprefix(f"{one}.") for one in backbones if not one or path.startswith(f"{one}.")]
     for operator, pattern, role in _ROLES:
-        if found == operator and re.fullmatch(pattern, path_of(node)):
+        if found == operator and any(re.fullmatch(pattern, one) for one in inside):
             return role if role != "scores or values" else _scores_or_values(node)
     return None
 

@@ -91,15 +91,15 @@ class _Placeholder(nn.Module):
 
 
 @contextmanager
-def collapse_repeats(model: Backbone, seen: Collection[int] = ()) -> Iterator[None]:
+def collapse_repeats(model: Backbone, seen: Collection[int] = (), at: str = "") -> Iterator[None]:
     """While open, placeholders replace the blocks that equal the block before them.
 
     `seen` are the indices of ViT blocks whose output is used outside the chain; the block after each is
-    traced.
+    traced. `at`: path of the model in the traced module, with a dot at its end.
     """
     with ExitStack() as changes:
         for path, chain, used_outside in _chains(model, seen):
-            like = 0
+            path, like = f"{at}{path}", 0
             for index, (before, block) in enumerate(pairwise(list(chain)), 1):
                 if index - 1 in used_outside or not _equal_blocks(before, block):
                     like = index

@@ -16,7 +16,7 @@ import typer.main
 
 import dinodeploy
 from dinodeploy.cli.app import make_app
-from dinodeploy.parity.judge import THRESHOLDS
+from dinodeploy.parity.thresholds import THRESHOLDS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

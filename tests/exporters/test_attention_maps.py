@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from dinodeploy import Embedder
-from dinodeploy.parity.judge import THRESHOLDS, measure
+from dinodeploy.parity.judge import measure
+from dinodeploy.parity.thresholds import THRESHOLDS
 from dinov3_ref.checkpoints import build_model, planted_checkpoint
 from dinov3_ref.checkpoints.synthetic.planted import Pathology
 from dinov3_ref.models import attention_maps

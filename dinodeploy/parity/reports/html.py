@@ -21,8 +21,9 @@ from dinodeploy.pages import jpeg_uri, render_page
 from dinodeploy.parity.bisect import Bisection
 from dinodeploy.parity.compare import Comparison
 from dinodeploy.parity.golden import GoldenCase, load_golden
-from dinodeploy.parity.judge import THRESHOLDS, Measurement, Verdict
+from dinodeploy.parity.judge import Measurement, Verdict
 from dinodeploy.parity.reports import Report
+from dinodeploy.parity.thresholds import THRESHOLDS
 from dinodeploy.plots import inline_svg
 from dinodeploy.plots.parity import Bar, PatchErrors, draw_bars, draw_growth, draw_meter, draw_patch_errors
 

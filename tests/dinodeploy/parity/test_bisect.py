@@ -10,7 +10,7 @@ import pytest
 from dinodeploy.errors import JudgementError, MisuseError
 from dinodeploy.parity.bisect import EFFECT, JUMP, Bisection, Place, Stretch, bisect, first_departure
 from dinodeploy.parity.golden import Trace
-from dinodeploy.parity.judge import THRESHOLDS
+from dinodeploy.parity.thresholds import THRESHOLDS
 
 N, R, D = 4, 4, 16  # blocks, storage tokens, width
 PREFIX = {"cls": 1, "storage": R}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dinodeploy.parity.judge import HEAD_THRESHOLDS, THRESHOLDS, class_agreement, measure_head
+from dinodeploy.parity.judge import class_agreement, measure_head
+from dinodeploy.parity.thresholds import HEAD_THRESHOLDS, THRESHOLDS
 
 
 def test_error_by_hand() -> None:

@@ -21,8 +21,9 @@ from dinodeploy.bundle.manifest import EngineFacts, as_recorded, read_manifest, 
 from dinodeploy.bundle.signing import SignedCopy
 from dinodeploy.errors import JudgementError
 from dinodeploy.parity.check import check_bundle
-from dinodeploy.parity.judge import THRESHOLDS, Measurement, Verdict
+from dinodeploy.parity.judge import Measurement, Verdict
 from dinodeploy.parity.receipts import FILE_NAME, find_receipt, make_receipt, read_receipts, save_receipt
+from dinodeploy.parity.thresholds import THRESHOLDS
 
 FORMAT1 = Path(__file__).parents[2] / "data" / "format1_bundle"
 
@@ -54,7 +55,7 @@ def test_export_leaves_a_receipt_that_is_used(own_bundle: Path, monkeypatch: pyt
     calls = count_judgements(monkeypatch)
     with Embedder.open(own_bundle) as embedder:
         assert embedder.receipt is not None
-        assert embedder.receipt.holds()
+        assert embedder.receipt.holds(embedder.manifest)
     assert calls == [0]
 
 
@@ -91,24 +92,28 @@ def test_a_receipt_is_for_one_engine_runtime_and_device(own_bundle: Path, field:
 
 def test_numbers_count_more_than_a_yes(own_bundle: Path) -> None:
     """A receipt edited to pass, or from a time of looser thresholds, does not hold."""
+    manifest = open_bundle(own_bundle).manifest
     receipt = next(one for one in read_receipts(open_bundle(own_bundle)) if one.engine == "model.cpu.onnx")
     limit = next(row.limit for row in THRESHOLDS["fp32"] if row.metric == "relative_frobenius")
     worse = tuple(
         dataclasses.replace(m, value=2 * limit) if m.metric == "relative_frobenius" else m
         for m in receipt.measurements
     )
-    assert receipt.holds()
-    assert not dataclasses.replace(receipt, measurements=worse).holds()
-    assert not dataclasses.replace(receipt, measurements=()).holds()
-    assert not dataclasses.replace(receipt, measurements=receipt.measurements[:3]).holds()
-    assert not dataclasses.replace(receipt, passed=False).holds()
+    assert receipt.holds(manifest)
+    assert not dataclasses.replace(receipt, measurements=worse).holds(manifest)
+    assert not dataclasses.replace(receipt, measurements=()).holds(manifest)
+    assert not dataclasses.replace(receipt, measurements=receipt.measurements[:3]).holds(manifest)
+    assert not dataclasses.replace(receipt, passed=False).holds(manifest)
 
 
 def test_a_head_is_held_against_the_limits_of_today(own_bundle: Path) -> None:
     receipt = next(one for one in read_receipts(open_bundle(own_bundle)) if one.engine == "model.cpu.onnx")
+    manifest = open_bundle(own_bundle).manifest
     for value, holds in ((1e-6, True), (0.5, False)):
         head = Measurement("all", "logits", "head_error", value, 1.0, True)
-        assert dataclasses.replace(receipt, measurements=(*receipt.measurements, head)).holds() is holds
+        assert (
+            dataclasses.replace(receipt, measurements=(*receipt.measurements, head)).holds(manifest) is holds
+        )
 
 
 @pytest.mark.parametrize("where", ["bundle", "cache"])

@@ -17,7 +17,8 @@ from onnx.reference import ReferenceEvaluator
 
 from dinodeploy import Embedder, JudgementError
 from dinodeploy.bundle.bundle import Bundle
-from dinodeploy.parity.judge import THRESHOLDS, measure
+from dinodeploy.parity.judge import measure
+from dinodeploy.parity.thresholds import THRESHOLDS
 from dinov3_ref.checkpoints import Checkpoint, build_model, random_checkpoint
 from dinov3_ref.models import ViTConfig, get_architecture
 from exporters.graph.summary import summarize_onnx, types_by_role

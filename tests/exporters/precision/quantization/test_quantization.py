@@ -15,7 +15,8 @@ from dinodeploy import Embedder
 from dinodeploy.bundle.bundle import Bundle
 from dinodeploy.errors import MisuseError
 from dinodeploy.images.preprocess import Preprocess
-from dinodeploy.parity.judge import THRESHOLDS, measure
+from dinodeploy.parity.judge import measure
+from dinodeploy.parity.thresholds import THRESHOLDS
 from dinov3_ref.checkpoints import build_model, planted_checkpoint, random_checkpoint
 from dinov3_ref.models import DinoVisionTransformer, get_architecture
 from exporters.bundle import write_bundle

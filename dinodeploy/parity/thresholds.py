@@ -1,0 +1,80 @@
+"""What the judge demands: one table of limits per recipe, with the measured error beside each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A bound on one metric. `measured` is the worst value seen when the table was made: the margin."""
+
+    metric: str
+    limit: float
+    measured: float
+    at_least: bool = False  # cosines must be at least the limit, errors at most
+
+    def holds(self, value: float) -> bool:
+        """NaN never holds."""
+        return value >= self.limit if self.at_least else value <= self.limit
+
+
+# Preprocessing, in grey levels of 255: Pillow against torch's own antialiased resize. `measured`: worst of
+# nine photographs at six sizes, preset "official" (tests/dinodeploy/images/test_preprocess.py).
+PIXEL_THRESHOLDS: tuple[Threshold, ...] = (
+    Threshold("pixel_max", 1.05, 1.0),
+    Threshold("pixel_mean", 0.02, 0.0123),
+)
+
+# One row per recipe. `measured`: the worst of ViT-S, L and H+ with lively random weights (fp32), of planted
+# models of S, B and L width (fp16, bf16: tests/exporters/precision/test_recipes.py).
+THRESHOLDS: dict[str, tuple[Threshold, ...]] = {
+    "fp32": (
+        # cosine: the smallest over CLS, storage tokens and mean patch
+        Threshold("cosine", 0.999999, 0.9999999, at_least=True),
+        Threshold("patch_cosine_p01", 0.999999, 0.9999999, at_least=True),
+        Threshold("relative_frobenius", 1e-5, 1.4e-6),
+        Threshold("nearest_neighbour", 1.0, 1.0, at_least=True),
+    ),
+    "fp16": (
+        Threshold("cosine", 0.9999, 0.999994, at_least=True),
+        Threshold("patch_cosine_p01", 0.999, 0.99997, at_least=True),
+        Threshold("relative_frobenius", 1e-2, 1.9e-3),
+    ),
+    "bf16": (
+        Threshold("cosine", 0.998, 0.99895, at_least=True),  # a storage token's; CLS stays above 0.9998
+        Threshold("patch_cosine_p01", 0.995, 0.998, at_least=True),
+        Threshold("relative_frobenius", 5e-2, 1.8e-2),
+    ),
+    # planted models, both 8-bit graphs (tests/exporters/quantization). 0.252: the length of a storage token
+    # of 155,000, whose direction is right to 1e-5.
+    "int8": (
+        Threshold("cosine", 0.98, 0.9963, at_least=True),
+        Threshold("patch_cosine_p01", 0.95, 0.968, at_least=True),
+        Threshold("relative_frobenius", 0.3, 0.252),
+    ),
+    "fp8": (
+        Threshold("cosine", 0.98, 0.9946, at_least=True),
+        Threshold("patch_cosine_p01", 0.95, 0.9942, at_least=True),
+        Threshold("relative_frobenius", 0.3, 0.09),
+    ),
+}
+
+
+# Outputs of a head, which computes in fp32 under every recipe. `measured`: the worst of classifier,
+# segmenter, depth and pyramid, trained and random, on a lively model and on a planted one. A trained
+# classifier tells images apart that a planted model embeds almost equally, and so magnifies errors of the
+# features: under fp8, 0.33 and five of seven photographs in their class, which is refused. 8 bits: lively.
+HEAD_THRESHOLDS: dict[str, tuple[Threshold, ...]] = {
+    recipe: (
+        Threshold("head_error", error, measured),
+        Threshold("class_agreement", agreement, 1.0, at_least=True),
+    )
+    for recipe, error, measured, agreement in (
+        ("fp32", 4e-5, 4.2e-6, 0.9999),
+        ("fp16", 0.1, 3.2e-2, 0.999),
+        ("bf16", 0.3, 0.105, 0.99),
+        ("int8", 0.15, 3.5e-2, 0.9),
+        ("fp8", 0.25, 6.5e-2, 0.9),
+    )
+}
