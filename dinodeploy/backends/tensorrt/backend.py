@@ -49,7 +49,7 @@ class TensorRTBackend:
         self._turn = Turn()
         self._closing = threading.Lock()
         self._closed = False
-        self._engine = load_engine(module, plan, options.build, options)
+        self._engine = load_engine(module, plan, options.build, options, cuda)
         self._profiles = read_profiles(self._engine.handle, self._engine.input)
         with ExitStack() as making:
             size = self._engine.handle.device_memory_size_v2

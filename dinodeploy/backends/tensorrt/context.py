@@ -14,6 +14,7 @@ from typing import Any
 
 from dinodeploy.backends.tensorrt.cuda import Cuda
 from dinodeploy.backends.tensorrt.load import Engine
+from dinodeploy.errors import reason_of
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,11 @@ class AimedContext:
             raise engine.fail(f"profile {profile} cannot be chosen")
         if not context.set_input_shape(engine.input, shape):
             raise engine.fail(f"input shape {list(shape)} is refused")
-        if unknown := context.infer_shapes():
+        try:
+            unknown = context.infer_shapes()
+        except RuntimeError as error:  # what the binding makes of TensorRT's own failure
+            raise engine.fail(f"no shape is known: {reason_of(error)}") from error
+        if unknown:
             raise engine.fail(f"no shape is known for {', '.join(unknown)}")
         return {name: tuple(context.get_tensor_shape(name)) for name in engine.outputs}
 

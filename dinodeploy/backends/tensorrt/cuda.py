@@ -20,11 +20,11 @@ from dinodeploy.errors import UnavailableError
 # What a user can do about an error.
 FIXES = {
     "cudaErrorMemoryAllocation": "run smaller batches (--batch) or sizes (--imgsz), or free the GPU",
-    "cudaErrorInsufficientDriver": "update the NVIDIA driver, or install cuda-bindings for this one",
     "cudaErrorNoDevice": "see nvidia-smi and CUDA_VISIBLE_DEVICES, or use --device cpu",
     "cudaErrorDevicesUnavailable": "another process holds the GPU; see nvidia-smi",
     "cudaErrorNoKernelImageForDevice": "the engine is for another GPU: build it here with dinodeploy build",
 }
+OLD_DRIVER = "cudaErrorInsufficientDriver"
 OTHERWISE = "the engine or the driver is at fault: see dinodeploy check, or use --device cpu"
 
 
@@ -59,13 +59,36 @@ class Cuda:
         _, name = self._runtime.cudaGetErrorName(error)
         _, text = self._runtime.cudaGetErrorString(error)
         name, text = (value.decode() if isinstance(value, bytes) else str(value) for value in (name, text))
-        self._runtime.cudaGetLastError()  # or the next call would report this one again
-        return f"the GPU failed at {function}: {text} ({name}); {FIXES.get(name, OTHERWISE)}"
+        self.forget_error()
+        fix = self._fix_driver() if name == OLD_DRIVER else FIXES.get(name, OTHERWISE)
+        return f"the GPU failed at {function}: {text} ({name}); {fix}"
+
+    def forget_error(self) -> None:
+        """Clear CUDA's note of the last error of this thread, or a later call would report it again."""
+        self._runtime.cudaGetLastError()
+
+    def _fix_driver(self) -> str:
+        """Bindings of a newer CUDA than the driver's fail on Jetsons, whose driver comes with the system."""
+        _, version = self._runtime.cudaDriverGetVersion()
+        major, minor = version // 1000, version % 1000 // 10
+        return (
+            f"this driver is for CUDA {major}.{minor}: update it, or install the bindings of that version "
+            f"(pip install 'cuda-python=={major}.{minor}.*')"
+        )
 
     # ---- memory: a size of 0 is taken as 1, for which CUDA gives a real address ---------------------
 
     def device_memory(self, size: int) -> int:
         return int(self.call("cudaMalloc", max(size, 1)))
+
+    def free_memory(self) -> int:
+        """Bytes of device memory that nobody uses."""
+        return int(self.call("cudaMemGetInfo"))
+
+    def shares_memory(self) -> bool:
+        """Whether the GPU uses the CPU's memory, as on a Jetson."""
+        integrated = self._runtime.cudaDeviceAttr.cudaDevAttrIntegrated
+        return bool(self.call("cudaDeviceGetAttribute", integrated, 0))
 
     def free_device(self, address: int) -> None:
         self.call("cudaFree", address)
@@ -126,6 +149,7 @@ class Cuda:
             error, graph = self._runtime.cudaStreamEndCapture(stream)
             if error == self._runtime.cudaError_t.cudaSuccess and graph is not None:
                 self.call("cudaGraphDestroy", graph)
+            self.forget_error()  # of the capture: else the next kernel's launch would be blamed for it
             raise
         graph = self.call("cudaStreamEndCapture", stream)
         try:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dinodeploy.backends import OpenOptions
+from dinodeploy.backends.tensorrt.cuda import Cuda
 from dinodeploy.backends.tensorrt.refuse import rebuild_command
 from dinodeploy.bundle.manifest import BuildFacts
 from dinodeploy.errors import BundleError, MisuseError, UnavailableError
@@ -29,13 +30,18 @@ class Engine:
     plan: Path
     input: str
     outputs: tuple[str, ...]
+    streams_weights: bool
 
     def fail(self, what: str) -> UnavailableError:
         """What TensorRT says of a call that returned False."""
         return UnavailableError(f"{self.plan.name}: {what}: {self.errors.take()}")
 
 
-def load_engine(module: Any, plan: Path, build: BuildFacts, options: OpenOptions) -> Engine:
+# Left free beside the weights of a weight-streaming engine: inputs, outputs and what contexts keep.
+RESERVE_BYTES, RESERVE_SHARE = 512 << 20, 1 / 8
+
+
+def load_engine(module: Any, plan: Path, build: BuildFacts, options: OpenOptions, cuda: Cuda) -> Engine:
     """Deserialise `plan`, whose hash has been checked, with the TensorRT `module`.
 
     Raises UnavailableError where TensorRT refuses, BundleError for a plan that is not one of ours,
@@ -55,10 +61,10 @@ def load_engine(module: Any, plan: Path, build: BuildFacts, options: OpenOptions
         )
     handle.error_recorder = errors
     source, outputs = _check_tensors(module, handle, plan)
-    engine = Engine(module, handle, runtime, errors, plan, source, outputs)
+    engine = Engine(module, handle, runtime, errors, plan, source, outputs, build.weight_streaming)
     if build.stripped:
         _refit(engine, plan.parent / build.source)
-    _set_budget(engine, build, options.weight_budget)
+    _set_budget(engine, build, options.weight_budget, cuda)
     return engine
 
 
@@ -104,8 +110,13 @@ def _refit(engine: Engine, source: Path) -> None:
         )
 
 
-def _set_budget(engine: Engine, build: BuildFacts, budget: int | None) -> None:
-    """How much of a weight-streaming engine's weights stays on the GPU; TensorRT's own choice by default."""
+def _set_budget(engine: Engine, build: BuildFacts, budget: int | None, cuda: Cuda) -> None:
+    """How much of a weight-streaming engine's weights stays on the GPU; as much as fits by default.
+
+    TensorRT's own choice is of no use: its Python binding cuts the number to 32 bits
+    (`get_weight_streaming_automatic_budget` in NVIDIA/TensorRT, python/src/infer/pyCore.cpp, 10.3 to 11.1).
+    A budget that is refused raises no error there, so it is read back.
+    """
     if not build.weight_streaming:
         if budget is not None:
             command = rebuild_command(engine.plan, engine.module.__name__, " --weight-streaming")
@@ -116,8 +127,14 @@ def _set_budget(engine: Engine, build: BuildFacts, budget: int | None) -> None:
         return
     handle = engine.handle
     if budget is None:
-        budget = handle.get_weight_streaming_automatic_budget()
-    handle.weight_streaming_budget_v2 = min(budget, handle.streamable_weights_size)
+        handle.weight_streaming_budget_v2 = 0  # the scratch memory is largest then
+        free = cuda.free_memory()
+        reserve = max(RESERVE_BYTES, int(free * RESERVE_SHARE))
+        budget = max(free - handle.device_memory_size_v2 - reserve, 0)
+    budget = min(budget, handle.streamable_weights_size)
+    handle.weight_streaming_budget_v2 = budget
+    if handle.weight_streaming_budget_v2 != budget:
+        raise engine.fail(f"a weight budget of {budget} bytes is refused")
 
 
 @functools.cache
@@ -151,7 +168,7 @@ def _recorder_class(module: Any) -> Any:
 
         def report_error(self, code: Any, description: str) -> bool:
             self._errors.append((code, description))
-            return True  # go on: the call that failed says so too
+            return False  # not fatal: the call that failed says so too
 
         def num_errors(self) -> int:
             return len(self._errors)

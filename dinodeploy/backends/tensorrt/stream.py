@@ -24,7 +24,9 @@ from dinodeploy.errors import UnavailableError
 
 Key = tuple[tuple[int, ...], int]  # input shape [B,3,H,W] and profile
 
-GRAPHS = 8  # shapes kept as graphs, per stream; the least recently used is dropped first
+# Shapes kept as graphs, per stream; the least recently used is dropped first. Each has a context, which
+# keeps memory of its own: fewer where the CPU has to live in the same memory.
+GRAPHS, GRAPHS_IN_SHARED_MEMORY = 8, 2
 REMEMBERED = 256  # shapes known to have come before
 _FLOAT_BYTES = 4
 
@@ -76,7 +78,9 @@ class Stream:
         self._engine, self._cuda, self._scratch = engine, cuda, scratch
         self._aimed: OrderedDict[Key, tuple[AimedContext, dict[str, tuple[int, ...]]]] = OrderedDict()
         self._seen: OrderedDict[Key, None] = OrderedDict()
-        self._graphs = not captures_by_itself(engine.module)
+        # streaming makes an execution synchronous, which cannot be captured (NvInferRuntime.h, enqueueV3)
+        self._graphs = not captures_by_itself(engine.module) and not engine.streams_weights
+        self._most_graphs = GRAPHS_IN_SHARED_MEMORY if cuda.shares_memory() else GRAPHS
         self._buffers = {name: Buffer(cuda) for name in (engine.input, *engine.outputs)}
         with ExitStack() as making:
             self._stream = cuda.new_stream()
@@ -123,25 +127,37 @@ class Stream:
         if key in self._aimed:
             self._aimed.move_to_end(key)
             return self._aimed[key]
-        again = self._graphs and key in self._seen
-        context = AimedContext(self._engine, self._cuda, self._scratch) if again else self._general
-        try:
-            shapes = context.aim(*key, self._stream)
-            self._reserve_outputs(shapes)
-            context.bind({name: buffer.device for name, buffer in self._buffers.items()})
-        except BaseException:
-            if again:
-                context.close()
-            raise
-        if again:
-            self._aimed[key] = context, shapes
-            if len(self._aimed) > GRAPHS:
-                self._aimed.popitem(last=False)[1][0].close()
+        if self._graphs and key in self._seen:
+            try:
+                return self._own_context(key)
+            except UnavailableError:  # out of memory, most likely: one context can serve all shapes
+                self._graphs = False
+                self._drop_graphs()
+        shapes = self._aim(self._general, key)
         self._seen[key] = None
         self._seen.move_to_end(key)
         if len(self._seen) > REMEMBERED:
             self._seen.popitem(last=False)
+        return self._general, shapes
+
+    def _own_context(self, key: Key) -> tuple[AimedContext, dict[str, tuple[int, ...]]]:
+        """A new context for one shape, bound, in place of the one least recently used."""
+        while len(self._aimed) >= self._most_graphs:
+            self._aimed.popitem(last=False)[1][0].close()
+        context = AimedContext(self._engine, self._cuda, self._scratch)
+        try:
+            shapes = self._aim(context, key)
+        except BaseException:
+            context.close()
+            raise
+        self._aimed[key] = context, shapes
         return context, shapes
+
+    def _aim(self, context: AimedContext, key: Key) -> dict[str, tuple[int, ...]]:
+        shapes = context.aim(*key, self._stream)
+        self._reserve_outputs(shapes)
+        context.bind({name: buffer.device for name, buffer in self._buffers.items()})
+        return shapes
 
     def _reserve_outputs(self, shapes: dict[str, tuple[int, ...]]) -> None:
         grown = [self._buffers[name].reserve(int(np.prod(s)) * _FLOAT_BYTES) for name, s in shapes.items()]

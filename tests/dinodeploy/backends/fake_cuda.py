@@ -24,9 +24,11 @@ class Error(enum.IntEnum):
     cudaSuccess = 0
     cudaErrorInvalidValue = 1
     cudaErrorMemoryAllocation = 2
+    cudaErrorInsufficientDriver = 35
     cudaErrorNoDevice = 100
     cudaErrorIllegalAddress = 700
     cudaErrorStreamCaptureUnsupported = 900
+    cudaErrorStreamCaptureInvalidated = 901
 
 
 class Kind(enum.Enum):
@@ -36,6 +38,10 @@ class Kind(enum.Enum):
 
 class Mode(enum.Enum):
     cudaStreamCaptureModeThreadLocal = 1
+
+
+class Attribute(enum.Enum):
+    cudaDevAttrIntegrated = 18
 
 
 @dataclass
@@ -49,6 +55,7 @@ class Stream:
     handle: int
     waiting: list[Operation] = field(default_factory=list)
     captured: list[Operation] | None = None
+    broken: bool = False  # what was captured last cannot be
 
     def __int__(self) -> int:
         return self.handle
@@ -83,6 +90,7 @@ class FakeCuda:
     cudaError_t = Error
     cudaMemcpyKind = Kind
     cudaStreamCaptureMode = Mode
+    cudaDeviceAttr = Attribute
     cudaStreamNonBlocking = 1
     cudaEventDisableTiming = 2
     cudaHostAllocDefault = 0
@@ -94,6 +102,10 @@ class FakeCuda:
         self.alive: Counter[str] = Counter()
         self.fail: dict[tuple[str, int], Error] = {}  # (function, its nth call from 1) -> error
         self.computations: list[object] = []  # asked for and not run yet, in order
+        self.last_error = Error.cudaSuccess  # what cudaGetLastError answers; it clears it
+        self.free_memory = 20 << 30
+        self.integrated = False
+        self.driver = 12080
         self.lock = threading.RLock()
 
     @property
@@ -114,10 +126,13 @@ class FakeCuda:
             with self.lock:
                 error = self._called(name)
                 if error:
+                    self.last_error = error
                     if name == "cudaStreamEndCapture":
                         arguments[0].captured = None  # a capture that has failed is over, too
                     return (error, None) if name in RETURNING else (error,)
                 result: tuple[Any, ...] = value(*arguments)
+                if result[0] and name != "cudaGetLastError":
+                    self.last_error = result[0]
                 return result
 
         return function
@@ -145,6 +160,16 @@ class FakeCuda:
 
     def cudaMalloc(self, size: int) -> tuple[Error, int]:
         return self._allocate("device", size)
+
+    def cudaMemGetInfo(self) -> tuple[Error, int, int]:
+        return Error.cudaSuccess, self.free_memory, 24 << 30
+
+    def cudaDeviceGetAttribute(self, attribute: Attribute, device: int) -> tuple[Error, int]:
+        assert (attribute, device) == (Attribute.cudaDevAttrIntegrated, 0)
+        return Error.cudaSuccess, int(self.integrated)
+
+    def cudaDriverGetVersion(self) -> tuple[Error, int]:
+        return Error.cudaSuccess, self.driver
 
     def cudaFree(self, address: int) -> tuple[Error]:
         return self._release("device", address)
@@ -219,9 +244,12 @@ class FakeCuda:
         stream.captured = []
         return (Error.cudaSuccess,)
 
-    def cudaStreamEndCapture(self, stream: Stream) -> tuple[Error, Graph]:
+    def cudaStreamEndCapture(self, stream: Stream) -> tuple[Error, Graph | None]:
         operations, stream.captured = stream.captured, None
         assert operations is not None
+        if stream.broken:
+            stream.broken = False
+            return Error.cudaErrorStreamCaptureInvalidated, None
         self.alive["graph"] += 1
         return Error.cudaSuccess, Graph(operations)
 
@@ -252,13 +280,16 @@ class FakeCuda:
         return Error.cudaSuccess, b"something went wrong on the GPU"
 
     def cudaGetLastError(self) -> tuple[Error]:
-        return (Error.cudaSuccess,)
+        error, self.last_error = self.last_error, Error.cudaSuccess
+        return (error,)
 
 
 # Functions that return something beside their error.
 RETURNING = (
     "cudaMalloc",
     "cudaHostAlloc",
+    "cudaMemGetInfo",
+    "cudaDeviceGetAttribute",
     "cudaStreamCreateWithFlags",
     "cudaEventCreateWithFlags",
     "cudaStreamEndCapture",

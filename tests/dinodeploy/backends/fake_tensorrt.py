@@ -21,7 +21,7 @@ from tests.dinodeploy.backends.fake_cuda import FakeCuda
 
 API_LISTS = Path(__file__).parents[2] / "data" / "trt_api"
 Api = Mapping[str, Collection[str]]
-SCRATCH = 4096
+SCRATCH, STREAMING_SCRATCH = 4096, 1 << 20
 
 
 def read_api(version: str) -> Api:
@@ -106,8 +106,8 @@ def _surfaced(name: str, implementation: type, members: Collection[str], module:
 
     def complain(self: Any, text: str) -> None:
         recorder = getattr(self, "error_recorder", None) or getattr(self, "_recorder", None)
-        if recorder is not None:
-            recorder.report_error(1, text)
+        if recorder is not None and recorder.report_error(1, text):
+            raise AssertionError("told TensorRT that the error is fatal")
 
     body: dict[str, Any] = {"__setattr__": assign, "complain": complain, "_module": module}
     for attribute, value in vars(implementation).items():
@@ -148,7 +148,7 @@ class Engine:
         self._outputs = [tensor.name for tensor in self._session.get_outputs()]
         self._inputs = inputs + facts.get("more_inputs", [])
         self._weights = not facts.get("stripped", False)
-        self.weight_streaming_budget_v2 = 0
+        self._budget: int | None = None  # streaming is off until a budget is set
 
     @property
     def num_io_tensors(self) -> int:
@@ -160,14 +160,27 @@ class Engine:
 
     @property
     def device_memory_size_v2(self) -> int:
-        return int(self._facts.get("scratch", SCRATCH))
+        """With the memory that streaming needs beside it, which depends on the budget."""
+        streaming = self._budget is not None and self._budget < self.streamable_weights_size
+        return int(self._facts.get("scratch", SCRATCH)) + streaming * STREAMING_SCRATCH
 
     @property
     def streamable_weights_size(self) -> int:
-        return 1000
+        return int(self._facts.get("streamable", 1000))
 
     def get_weight_streaming_automatic_budget(self) -> int:
-        return 700
+        """The binding returns `int32_t` (pyCore.cpp): what is above is lost."""
+        return ctypes.c_int32(self.streamable_weights_size * 7 // 10).value
+
+    @property
+    def weight_streaming_budget_v2(self) -> int:
+        return self.streamable_weights_size if self._budget is None else self._budget
+
+    @weight_streaming_budget_v2.setter
+    def weight_streaming_budget_v2(self, budget: int) -> None:
+        """The binding drops the answer of `setWeightStreamingBudgetV2`: a refusal is silent."""
+        if budget >= 0 and "weight_streaming_budget_v2" not in self._module.refuse:  # type: ignore[attr-defined]
+            self._budget = budget
 
     def get_tensor_name(self, index: int) -> str:
         return [*self._inputs, *self._outputs][index]
@@ -246,6 +259,8 @@ class Context:
         return True
 
     def infer_shapes(self) -> list[str]:
+        if self._engine._facts.get("inference_fails"):
+            raise RuntimeError("infer_shapes error code: -1")
         return [] if self._shape else list(self._engine._inputs)
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
@@ -273,6 +288,13 @@ class Context:
             self.complain("the weights are missing")  # type: ignore[attr-defined]
             return False
         lane = cuda.streams[stream]
+        if cuda.last_error:  # a launch asks for CUDA's last error, whoever left it there
+            self.complain(f"Cuda Runtime: {cuda.cudaGetLastError()[0].name}")  # type: ignore[attr-defined]
+            return False
+        if lane.captured is not None and self._engine._facts.get("uncapturable"):
+            lane.broken = True
+            self.complain("operation not permitted when stream is capturing")  # type: ignore[attr-defined]
+            return False
         if lane.captured is not None:
             assert self._ran, "captured before it ran with these shapes and addresses"
             self._captured = True

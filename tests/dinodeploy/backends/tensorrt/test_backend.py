@@ -266,6 +266,52 @@ def test_what_cannot_be_captured_runs_without(own_bundle: Path, old: FakeTensorR
     backend.close()
 
 
+def test_a_failed_capture_leaves_no_error_behind(own_bundle: Path, old: FakeTensorRT) -> None:
+    """What TensorRT enqueues fails during the capture, and CUDA keeps a note of it for the next launch."""
+    backend = open_plan(own_bundle, old, plan={"uncapturable": True})
+    x = pixels(SHAPES[0])
+    for _ in range(4):
+        assert_right(own_bundle, x, backend.run(x))
+    assert old.cuda.calls.count("cudaStreamBeginCapture") == 1
+    backend.close()
+    assert old.cuda.leaked == {}
+
+
+def test_streamed_weights_are_never_captured(own_bundle: Path, old: FakeTensorRT) -> None:
+    backend = open_plan(own_bundle, old, weight_streaming=True, plan={"uncapturable": True})
+    x = pixels(SHAPES[0])
+    for _ in range(4):
+        assert_right(own_bundle, x, backend.run(x))
+    assert "cudaStreamBeginCapture" not in old.cuda.calls
+    backend.close()
+
+
+def test_fewer_graphs_where_the_cpu_shares_the_memory(own_bundle: Path, old: FakeTensorRT) -> None:
+    old.cuda.integrated = True
+    backend = open_plan(own_bundle, old)
+    for _ in range(3):
+        for width in (96, 80, 64, 48):
+            backend.run(pixels((1, 3, 32, width)))
+    assert old.cuda.alive["executable"] <= streams.GRAPHS_IN_SHARED_MEMORY < streams.GRAPHS
+    backend.close()
+
+
+def test_no_memory_for_a_context_of_its_own(own_bundle: Path, old: FakeTensorRT) -> None:
+    """The second use of a shape wants a context; without memory for it the first one goes on."""
+    backend = open_plan(own_bundle, old)
+    x, y = pixels(SHAPES[0]), pixels(SHAPES[1], seed=1)
+    for _ in range(3):
+        backend.run(y)
+    backend.run(x)
+    old.refuse.add("create_execution_context")
+    for _ in range(3):
+        assert_right(own_bundle, x, backend.run(x))
+        assert_right(own_bundle, y, backend.run(y))
+    assert old.cuda.alive["executable"] == 0, "what graphs hold is given back first"
+    backend.close()
+    assert old.cuda.leaked == {}
+
+
 def test_closed_is_closed(own_bundle: Path, old: FakeTensorRT) -> None:
     backend = open_plan(own_bundle, old)
     backend.close()
@@ -367,6 +413,14 @@ def test_every_tensorrt_call_may_say_no(
     del caught
     gc.collect()
     assert module.alive == 0
+
+
+def test_shape_inference_that_raises(own_bundle: Path, module: FakeTensorRT) -> None:
+    """The binding raises RuntimeError where TensorRT's function fails."""
+    backend = open_plan(own_bundle, module, plan={"inference_fails": True})
+    with pytest.raises(UnavailableError, match="no shape is known: infer_shapes error code: -1"):
+        backend.run(pixels(SHAPES[0]))
+    backend.close()
 
 
 def test_a_profile_that_cannot_be_chosen(own_bundle: Path, old: FakeTensorRT) -> None:

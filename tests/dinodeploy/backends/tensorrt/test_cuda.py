@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from dinodeploy.backends.tensorrt.cuda import FIXES, OTHERWISE, Cuda
+from dinodeploy.backends.tensorrt.cuda import FIXES, OLD_DRIVER, OTHERWISE, Cuda
 from dinodeploy.errors import UnavailableError
-from tests.dinodeploy.backends.fake_cuda import Error, FakeCuda, Kind, Mode
+from tests.dinodeploy.backends.fake_cuda import Attribute, Error, FakeCuda, Kind, Mode
 
 
 @pytest.fixture
@@ -23,10 +23,11 @@ def test_the_fake_has_the_names_of_the_bindings(bindings: Any) -> None:
         (Error, bindings.cudaError_t),
         (Kind, bindings.cudaMemcpyKind),
         (Mode, bindings.cudaStreamCaptureMode),
+        (Attribute, bindings.cudaDeviceAttr),
     ):
         assert all(hasattr(theirs, member.name) for member in ours)
     assert bindings.cudaStreamNonBlocking == FakeCuda.cudaStreamNonBlocking
-    assert all(hasattr(bindings.cudaError_t, name) for name in FIXES)
+    assert all(hasattr(bindings.cudaError_t, name) for name in (*FIXES, OLD_DRIVER))
     assert int(bindings.cudaStream_t(1234)) == 1234, "TensorRT gets streams as integers"
 
 
@@ -51,6 +52,14 @@ def test_an_error_code_says_where_what_and_what_to_do(error: Error) -> None:
     wanted = f"the GPU failed at cudaMalloc: something went wrong on the GPU ({error.name}); {fix}"
     assert str(caught.value) == wanted
     assert fake.calls[-1] == "cudaGetLastError", "else the next call would report it again"
+
+
+def test_bindings_newer_than_the_driver_name_the_version_to_install() -> None:
+    fake = FakeCuda()
+    fake.driver = 12060  # JetPack 6's
+    fake.fail["cudaMalloc", 1] = Error.cudaErrorInsufficientDriver
+    with pytest.raises(UnavailableError, match=r"CUDA 12\.6: .*pip install 'cuda-python==12\.6\.\*'\)$"):
+        Cuda(fake).device_memory(16)
 
 
 def test_no_bytes_have_an_address_too() -> None:

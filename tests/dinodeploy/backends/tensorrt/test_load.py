@@ -16,7 +16,7 @@ from dinodeploy.backends.tensorrt.cuda import import_cuda
 from dinodeploy.errors import BundleError, MisuseError, UnavailableError
 from dinodeploy.hardware import devices as machine
 from tests.dinodeploy.backends.fake_cuda import FakeCuda
-from tests.dinodeploy.backends.fake_tensorrt import FakeTensorRT, read_api
+from tests.dinodeploy.backends.fake_tensorrt import STREAMING_SCRATCH, FakeTensorRT, read_api
 from tests.dinodeploy.backends.gpu_machine import Plan, add_plan, build_facts, pretend_tensorrt
 
 X = np.zeros((1, 3, 32, 48), np.float32)
@@ -75,7 +75,37 @@ def test_weights_that_do_not_fit(method: str, message: str, own_bundle: Path, mo
     assert module.cuda.leaked == {}
 
 
-@pytest.mark.parametrize(("budget", "kept"), [(None, 700), (0, 0), (300, 300), (10**9, 1000)])
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("free", "streamable"),
+    [(24 * GIB, 10 * GIB), (8 * GIB, 13 * GIB), (4 * GIB, 27 * GIB), (GIB // 4, 3 * GIB)],
+)
+def test_the_default_budget_is_what_fits(
+    free: int, streamable: int, own_bundle: Path, module: FakeTensorRT
+) -> None:
+    """The binding's own proposal is cut to 32 bits: 9.1 GiB would be 1.1, 2.1 GiB negative."""
+    module.cuda.free_memory = free
+    scratch = GIB // 8
+    plan = add_plan(
+        own_bundle, module, weight_streaming=True, plan={"streamable": streamable, "scratch": scratch}
+    )
+    opened(plan).close()
+    kept = module.called("weight_streaming_budget_v2")[-1]
+    used = scratch + STREAMING_SCRATCH
+    assert kept == min(streamable, max(0, free - used - max(GIB // 2, free // 8)))
+    assert not module.called("get_weight_streaming_automatic_budget")
+
+
+def test_a_budget_that_tensorrt_refuses_is_not_silent(own_bundle: Path, module: FakeTensorRT) -> None:
+    module.refuse.add("weight_streaming_budget_v2")
+    with pytest.raises(UnavailableError, match="a weight budget of 300 bytes is refused"):
+        opened(add_plan(own_bundle, module, weight_streaming=True), weight_budget=300)
+    assert module.cuda.leaked == {}
+
+
+@pytest.mark.parametrize(("budget", "kept"), [(None, 1000), (0, 0), (300, 300), (10**9, 1000)])
 def test_the_budget_of_streamed_weights(
     budget: int | None, kept: int, own_bundle: Path, module: FakeTensorRT
 ) -> None:
