@@ -88,7 +88,7 @@ class BuildFacts:
     source: str  # the graph it was built from, a file of the bundle (model.onnx)
     source_sha256: str  # `engine_sha256` of it
     profiles: tuple[ProfileFacts, ...]
-    compute_capabilities: tuple[str, ...]  # "8.9"; empty: decided when it is loaded (RTX just-in-time)
+    compute_capabilities: tuple[str, ...]  # "8.9"; empty: RTX's default set, not noted
     driver: str | None  # of the build machine; None without a GPU
     version_compatible: bool
     hardware_compatible: str  # "none" | "ampere_plus" | "same_compute_capability"

@@ -93,7 +93,7 @@ def _report(built: Any, notes: tuple[str, ...], as_json: bool) -> None:
         made = {"bundle": str(built.root), "engine": built.file, "bytes": size}
         print_json({**made, "build": schema.dump(facts), "notes": list(notes)})
         return
-    for_what = ", ".join(facts.compute_capabilities) or "any GPU it supports, finished when it is loaded"
+    for_what = ", ".join(facts.compute_capabilities)
     say(f"{built.path}: {size:,} bytes, {facts.runtime}, for {for_what}")
     for profile in facts.profiles:
         low, often, high = ("x".join(map(str, shape)) for shape in (profile.min, profile.opt, profile.max))

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from dinodeploy.backends.tensorrt.known_bad import reports_on
-from dinodeploy.backends.tensorrt.refuse import numbers, rebuild_command
+from dinodeploy.backends.tensorrt.known_bad import has_free_sizes, reports_on
+from dinodeploy.backends.tensorrt.refuse import install_command, numbers, rebuild_command
 from dinodeploy.bundle.bundle import Bundle
 from dinodeploy.doctor.device_checks import DeviceCheck
 from dinodeploy.doctor.packages import PACKAGES, Installed
@@ -109,7 +109,11 @@ def _plans_of_bad_versions(examined: Examined) -> Iterator[Finding]:
             continue
         module, _, version = facts.build.runtime.partition(" ")
         for capability in facts.build.compute_capabilities or (None,):
-            for row in reports_on(module, numbers(version), recipe, capability, facts.build.refittable):
+            asked = {
+                "refit": facts.build.refittable,
+                "free_sizes": has_free_sizes(facts.build.profiles),
+            }
+            for row in reports_on(module, numbers(version), recipe, capability, **asked):
                 what = f"{name} was built by {facts.build.runtime}, which is known to be wrong: {row.what}"
                 fix = f"with another version: {rebuild_command(examined.bundle.home / name, module)}"
                 yield Finding("warning", what, fix, row.link)
@@ -122,7 +126,9 @@ def _known_bad(examined: Examined) -> Iterator[Finding]:
     for name, module in _MODULES.items():
         version = examined.packages[name].version
         capability = gpu.compute_capability if gpu else None
-        for row in reports_on(module, numbers(version or ""), recipe, capability, True):
+        for row in reports_on(
+            module, numbers(version or ""), recipe, capability, refit=True, free_sizes=True
+        ):
             what = f"{name} {version} is known to be wrong: {row.what}"
             yield Finding("warning", what, f"pip install --upgrade '{name}!={version}'", row.link)
 
@@ -175,7 +181,7 @@ def _gpu_without_runtime(examined: Examined) -> Iterator[Finding]:
     plans = any(packages[name].works for name in _MODULES)
     if plans and not packages["cuda-bindings"].works:
         what = "plans need cuda-bindings, which is not installed"
-        yield Finding("warning", what, "pip install 'dinodeploy[tensorrt]'")
+        yield Finding("warning", what, install_command("tensorrt"))
     if not plans and "CUDAExecutionProvider" not in packages["onnxruntime"].providers:
         what = f"no runtime here can use the {examined.system.gpu.name}"
         fix = "pip uninstall -y onnxruntime && pip install 'dinodeploy[cuda]'"

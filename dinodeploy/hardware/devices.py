@@ -37,6 +37,7 @@ _APPLE_FLAGS = {
     "sme2": "hw.optional.arm.FEAT_SME2",
 }
 _BRAND_BYTES = 256
+TEGRA_RELEASE = Path("/etc/nv_tegra_release")  # on every Jetson
 CPUINFO = Path("/proc/cpuinfo")
 
 # CUDA's driver library is wherever a driver is, Jetson and WSL included, and needs no package.
@@ -120,6 +121,11 @@ class Gpu:
     def device(self) -> str:
         """As receipts name it."""
         return f"cuda: {self.name} sm_{self.compute_capability.replace('.', '')} driver {self.driver}"
+
+
+def is_jetson() -> bool:
+    """Whether this is a Jetson, where CUDA and TensorRT are packages of the system."""
+    return TEGRA_RELEASE.exists()
 
 
 @functools.cache

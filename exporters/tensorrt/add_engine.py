@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dinodeploy.backends.tensorrt.known_bad import refuse_known_bad
+from dinodeploy.backends.tensorrt.known_bad import has_free_sizes, refuse_known_bad
+from dinodeploy.backends.tensorrt.refuse import RTX_DEFAULT, rtx_runs_on
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, EngineChoice, file_facts, open_bundle
 from dinodeploy.bundle.manifest import MODEL_FILE, BuildFacts, EngineFacts, Manifest, ProfileFacts
@@ -75,16 +76,25 @@ def add_engine(
     target, trt = load_target(request.target, gpu)
     check_options(request.options, target, trt, gpu)
     if not request.allow_known_bad:
-        _refuse_known_bad(bundle, target, trt, gpu, request.options)
+        refuse_known_bad(
+            target.module,
+            version_of(trt),
+            bundle.manifest.graph.recipe,
+            gpu.compute_capability if gpu is not None else None,
+            refit=request.options.refit,
+            free_sizes=has_free_sizes(profiles),
+        )
     log("verifying the bundle")
     _check_graph(bundle)
     notes = check_judgeable(profiles, load_golden(bundle.root / GOLDEN_FILE))
+    notes += _notes_on_target(target, bundle.manifest.graph.recipe, gpu)
     plan = build_engine(trt, bundle.root / MODEL_FILE, profiles, request.options, report=report, log=log)
     facts = _build_facts(bundle.manifest, trt, profiles, request.options, target, gpu)
     log("writing the engine")
     if bundle.signed and manifests.read_manifest(bundle.home).digest != bundle.manifest.digest:
         raise TamperedError(f"{bundle.home} has changed since its signature was verified; nothing was added")
-    inspection = {"runtime": facts.runtime, "plan": request.plan_name, **inspect_engine(trt, plan, gpu)}
+    layers = inspect_engine(trt, plan, gpu, version_compatible=request.options.version_compatible)
+    inspection = {"runtime": facts.runtime, "plan": request.plan_name, **layers}
     _commit(
         bundle.home,
         request.plan_name,
@@ -109,6 +119,20 @@ def _check_graph(bundle: Bundle) -> None:
     graph.check_external_data()
 
 
+def _notes_on_target(target: Target, recipe: str, gpu: Gpu | None) -> tuple[str, ...]:
+    if target.name != "rtx":
+        return ()
+    notes = []
+    if gpu is not None and not rtx_runs_on(gpu):
+        notes.append(f"this plan will not run on {gpu.name}: TensorRT-RTX has no kernels for it")
+    if recipe == "int8":
+        notes.append(
+            "TensorRT-RTX's support matrix has 8-bit integers for weights only; compare it with fp16: "
+            "dinodeploy bench"
+        )
+    return tuple(notes)
+
+
 def _refuse_existing(bundle: Bundle, request: EngineRequest) -> None:
     """Refuse to replace anything but a built plan, and that only with `overwrite`."""
     name = request.plan_name
@@ -117,14 +141,6 @@ def _refuse_existing(bundle: Bundle, request: EngineRequest) -> None:
         raise MisuseError(f"--name {request.name}: {name} is another file of the bundle; choose another name")
     if not request.overwrite and (engine is not None or (bundle.home / name).exists()):
         raise OutputExistsError(f"{bundle.home / name} exists already; give --overwrite or another --name")
-
-
-def _refuse_known_bad(
-    bundle: Bundle, target: Target, trt: TensorRT, gpu: Gpu | None, options: BuildOptions
-) -> None:
-    recipe = bundle.manifest.graph.recipe
-    here = gpu.compute_capability if gpu is not None else None
-    refuse_known_bad(target.module, version_of(trt), recipe, here, options.refit)
 
 
 def _build_facts(
@@ -138,6 +154,9 @@ def _build_facts(
     capabilities = options.compute_capabilities
     if gpu is not None and (capabilities == (CURRENT,) or not target.builds_without_gpu):
         capabilities = (gpu.compute_capability,)
+    elif not capabilities:  # its builder's default, of which 8.6 has no fp8
+        fp8 = manifest.graph.recipe == "fp8"
+        capabilities = tuple(name for name in RTX_DEFAULT if not (fp8 and name == "8.6"))
     return BuildFacts(
         runtime=f"{target.module} {trt.__version__}",
         source=MODEL_FILE,

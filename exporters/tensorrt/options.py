@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from dinodeploy.backends.tensorrt.refuse import RTX_CAPABILITIES, rtx_runs_on
 from dinodeploy.errors import MisuseError, UnavailableError
 from exporters.tensorrt.api import COMPUTE_CAPABILITY, SAME_COMPUTE_CAPABILITY, TensorRT, has
 from exporters.tensorrt.device import Gpu
@@ -80,6 +81,11 @@ def check_options(options: BuildOptions, target: Target, trt: TensorRT, gpu: Gpu
     if CURRENT in options.compute_capabilities and gpu is None:
         raise UnavailableError(
             f"--compute-capability {CURRENT}: no GPU found on this machine; name one, for instance 8.9"
+        )
+    if CURRENT in options.compute_capabilities and gpu is not None and not rtx_runs_on(gpu):
+        raise UnavailableError(
+            f"--compute-capability {CURRENT}: TensorRT-RTX has no kernels for {gpu.name} (compute capability "
+            f"{gpu.compute_capability}), only for {', '.join(RTX_CAPABILITIES)}; use --target tensorrt"
         )
     _check_compute_capabilities(options, trt)
 

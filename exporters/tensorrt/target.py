@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dinodeploy.backends.tensorrt.refuse import rtx_runs_on
 from dinodeploy.errors import MisuseError, UnavailableError, reason_of
 from exporters.tensorrt.api import TensorRT
 from exporters.tensorrt.device import Gpu, find_gpu
@@ -61,7 +62,8 @@ TARGETS: dict[str, Target] = {
 def load_target(name: str, gpu: Gpu | None) -> tuple[Target, TensorRT]:
     """The target called `name` and its module, imported.
 
-    `auto`: TensorRT if it is installed and there is a GPU, else TensorRT-RTX if it is installed. Raises
+    `auto`: TensorRT if it is installed and there is a GPU, else TensorRT-RTX if it is installed and has
+    kernels for the GPU, if there is one. Raises
     MisuseError for an unknown name, UnavailableError if the module is missing, broken or too old, or needs a
     GPU.
     """
@@ -89,11 +91,14 @@ def find_target(name: str) -> Target:
 
 
 def builds_here(name: str, gpu: Gpu | None) -> bool:
-    """Whether `name`'s module is installed and this machine can build with it; imports nothing."""
+    """Whether `name`'s module is installed, and builds what this machine can run; imports nothing."""
     target = TARGETS[name]
-    return importlib.util.find_spec(target.module) is not None and (
-        target.builds_without_gpu or gpu is not None
+    runs = (
+        rtx_runs_on(gpu)
+        if gpu is not None and name == "rtx"
+        else target.builds_without_gpu or gpu is not None
     )
+    return importlib.util.find_spec(target.module) is not None and runs
 
 
 def automatic_target() -> str | None:
@@ -114,6 +119,11 @@ def _choose(gpu: Gpu | None) -> Target:
     for name, target in TARGETS.items():
         if builds_here(name, gpu):
             return target
+    if gpu is not None and not rtx_runs_on(gpu):
+        raise UnavailableError(
+            f"TensorRT is not installed, and TensorRT-RTX has no kernels for {gpu.name} (compute capability "
+            f"{gpu.compute_capability}); {TARGETS['tensorrt'].install}"
+        )
     ways = "; ".join(f"{target.name}: {target.install}" for target in TARGETS.values())
     raise UnavailableError(f"no TensorRT that can build here is installed; {ways} (rtx needs no GPU)")
 

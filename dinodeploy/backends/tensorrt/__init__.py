@@ -20,7 +20,7 @@ from typing import Any
 from dinodeploy.backends import OpenOptions
 from dinodeploy.backends.tensorrt.backend import TensorRTBackend
 from dinodeploy.backends.tensorrt.cuda import Cuda, import_cuda
-from dinodeploy.backends.tensorrt.refuse import TARGETS, check_build
+from dinodeploy.backends.tensorrt.refuse import TARGETS, check_build, install_command
 from dinodeploy.errors import BundleError, UnavailableError, reason_of
 from dinodeploy.hardware.devices import find_gpu
 
@@ -55,7 +55,6 @@ def _import_module(name: str) -> Any:
     except (ImportError, OSError, RuntimeError) as error:  # its libraries may be missing or of another CUDA
         package = name.replace("_", "-")
         raise UnavailableError(
-            f"{name} cannot be imported ({reason_of(error)}); install it: "
-            f"pip install 'dinodeploy[{package}]', or use another engine (this plan is for --target "
-            f"{TARGETS[name]})"
+            f"{name} cannot be imported ({reason_of(error)}); install it: {install_command(package)}, or use "
+            f"another engine (this plan is for --target {TARGETS[name]})"
         ) from error

@@ -6,7 +6,8 @@ engine and a line in a log; here it is one line with both sides and the command 
 Rules (TensorRT's developer guide, "Version Compatibility" and "Hardware Compatibility"):
 
     runtime version      the same to the last digit; a version-compatible plan: the same major, not older
-    compute capability   one of those it was built for; `ampere_plus`: 8.0 or newer; none named: compiled here
+    compute capability   one of those it was built for; `ampere_plus`: 8.0 or newer; none named: the default
+                         set of TensorRT-RTX (docs.nvidia.com/deeplearning/tensorrt-rtx, "Support Matrix")
     driver               not older than the build machine's: CUDA's drivers run what older ones ran
 """
 
@@ -17,11 +18,30 @@ from pathlib import Path
 
 from dinodeploy.bundle.manifest import BuildFacts
 from dinodeploy.errors import UnavailableError
-from dinodeploy.hardware.devices import Gpu
+from dinodeploy.hardware.devices import Gpu, is_jetson
 
 # module -> `dinodeploy build --target`
 TARGETS = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}
 _AMPERE = (8, 0)
+# Compute capabilities that TensorRT-RTX has kernels for, and those of a plan that names none. Not among them:
+# 8.0 (A100), 8.7 (Orin), 9.0 (H100, H200), 10.0 (B200), 11.0 (Thor).
+RTX_CAPABILITIES = ("7.5", "8.6", "8.9", "12.0", "12.1")
+RTX_DEFAULT = ("8.6", "8.9", "12.0")
+
+
+def rtx_runs_on(gpu: Gpu) -> bool:
+    """Whether TensorRT-RTX has kernels for a GPU."""
+    return gpu.compute_capability in RTX_CAPABILITIES
+
+
+def install_command(package: str) -> str:
+    """What to install for plans of `tensorrt` or `tensorrt-rtx` on this machine."""
+    if is_jetson():
+        return (
+            "sudo apt-get install python3-libnvinfer, and dinodeploy with cuda-python in a virtual "
+            "environment made with --system-site-packages (docs/jetson.md)"
+        )
+    return f"pip install 'dinodeploy[{package}]'"
 
 
 def rebuild_command(plan: Path, module: str, more: str = "") -> str:
@@ -34,7 +54,8 @@ def check_build(build: BuildFacts, module: str, version: str, gpu: Gpu, plan: Pa
     """Compare what the manifest says of `plan` with this machine. Raises UnavailableError, one line."""
     wrong = _wrong_runtime(build, module, version) or _wrong_capability(build, gpu)
     if wrong := wrong or _wrong_driver(build, gpu):
-        raise UnavailableError(f"{plan.name} {wrong}; build it here: {rebuild_command(plan, module)}")
+        here = "tensorrt" if module == "tensorrt_rtx" and not rtx_runs_on(gpu) else module
+        raise UnavailableError(f"{plan.name} {wrong}; build it here: {rebuild_command(plan, here)}")
 
 
 def _wrong_runtime(build: BuildFacts, module: str, version: str) -> str | None:
@@ -51,6 +72,8 @@ def _wrong_runtime(build: BuildFacts, module: str, version: str) -> str | None:
 
 def _wrong_capability(build: BuildFacts, gpu: Gpu) -> str | None:
     here, wanted = gpu.compute_capability, build.compute_capabilities
+    if not wanted and build.runtime.startswith("tensorrt_rtx"):  # built by a version that did not note them
+        wanted = RTX_DEFAULT
     if not wanted or here in wanted:
         return None
     if build.hardware_compatible == "ampere_plus":

@@ -78,7 +78,7 @@ def test_versions_below_the_minimum(name: str, version: str) -> None:
 def test_a_tensorrt_with_known_defects() -> None:
     packages = {**ALL, "tensorrt": Installed("10.3.0.30"), "tensorrt-rtx": Installed(None)}
     findings = find(packages=packages, gpu=L4)
-    assert [finding.link[-4:] for finding in findings] == ["4723", "4419"]
+    assert [finding.link[-4:] for finding in findings] == ["4419"]
     assert findings[0].fix == "pip install --upgrade 'tensorrt!=10.3.0.30'"
 
 

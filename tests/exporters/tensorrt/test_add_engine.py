@@ -156,11 +156,45 @@ def test_a_version_known_to_be_wrong_is_refused(own_bundle: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "tensorrt", fake)
     monkeypatch.setattr(module, "find_gpu", lambda: Gpu("NVIDIA", "8.7", "540.4.0"))
     before = content(own_bundle)
-    with pytest.raises(UnavailableError, match=r"tensorrt 10\.3 is known to be wrong.*issues/4419"):
+    with pytest.raises(
+        UnavailableError, match=r"tensorrt 10\.3 is known to be wrong.*issues/4419.*or one --batch and one"
+    ):
         add_engine(own_bundle, EngineRequest(target="tensorrt"))
     assert content(own_bundle) == before
     built, _ = add_engine(own_bundle, EngineRequest(target="tensorrt", allow_known_bad=True))
     assert built.facts.build.runtime == "tensorrt 10.3.0"  # type: ignore[union-attr]
+
+
+def test_a_report_on_free_sizes_is_not_about_one_size(
+    own_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JetPack 6 has TensorRT 10.3."""
+    monkeypatch.setitem(sys.modules, "tensorrt", FakeTensorRT("10.3"))
+    monkeypatch.setattr(module, "find_gpu", lambda: Gpu("Orin", "8.7", "540.4.0"))
+    request = EngineRequest(target="tensorrt", batch=("1",), imgsz=("256",))
+    built, _ = add_engine(own_bundle, request)
+    assert built.facts.build.compute_capabilities == ("8.7",)  # type: ignore[union-attr]
+
+
+def test_a_version_compatible_plan_is_inspected_with_its_runtime(
+    own_bundle: Path, fake: FakeTensorRT
+) -> None:
+    add_engine(own_bundle, EngineRequest())
+    assert fake.named("Runtime.engine_host_code_allowed") == []
+    add_engine(own_bundle, EngineRequest(name="two", options=BuildOptions(version_compatible=True)))
+    assert fake.named("Runtime.engine_host_code_allowed") == [(True,)]
+
+
+@pytest.mark.parametrize("gpu", [None, Gpu("NVIDIA H200", "9.0", "580.65.06")])
+def test_rtx_records_its_default_targets(
+    gpu: Gpu | None, own_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else nobody could tell that such a plan does not run on Hopper."""
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", FakeTensorRT("11.4", "tensorrt_rtx"))
+    monkeypatch.setattr(module, "find_gpu", lambda: gpu)
+    built, notes = add_engine(own_bundle, EngineRequest(target="rtx"))
+    assert built.facts.build.compute_capabilities == ("8.6", "8.9", "12.0")  # type: ignore[union-attr]
+    assert any("will not run on NVIDIA H200" in note for note in notes) == (gpu is not None)
 
 
 def test_profiles_that_cannot_be_judged_are_not_built(own_bundle: Path, fake: FakeTensorRT) -> None:

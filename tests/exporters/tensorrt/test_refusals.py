@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,28 @@ def test_auto_takes_tensorrt_where_there_is_a_gpu_and_rtx_elsewhere(modules: Any
     modules(tensorrt=tensorrt, tensorrt_rtx=rtx)
     assert load_target("auto", GPU)[1] is tensorrt
     assert load_target("auto", None)[1] is rtx
+
+
+HOPPER = Gpu("NVIDIA H200", "9.0", "580.65.06")
+
+
+def test_auto_never_builds_with_rtx_for_a_gpu_that_it_has_no_kernels_for(
+    modules: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rtx = FakeTensorRT("11.4", "tensorrt_rtx")
+    modules(tensorrt_rtx=rtx)
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "tensorrt" else found(name))
+    assert load_target("auto", GPU)[1] is rtx
+    for capability in ("8.0", "8.7", "9.0", "10.0", "11.0"):
+        with pytest.raises(UnavailableError, match=f"no kernels for NVIDIA .compute capability {capability}"):
+            load_target("auto", Gpu("NVIDIA", capability, "580.65.06"))
+
+
+def test_rtx_for_this_gpu_where_it_has_no_kernels() -> None:
+    options = BuildOptions(compute_capabilities=("current",))
+    with pytest.raises(UnavailableError, match=r"no kernels for NVIDIA H200 .*use --target tensorrt"):
+        check_options(options, TARGETS["rtx"], FakeTensorRT("11.4"), HOPPER)
 
 
 def test_what_is_missing_or_too_old_says_how_to_fix_it(modules: Any) -> None:

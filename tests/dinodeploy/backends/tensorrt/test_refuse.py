@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from dinodeploy.backends.tensorrt.refuse import check_build, numbers, rebuild_command
+from dinodeploy.backends.tensorrt.refuse import check_build, install_command, numbers, rebuild_command
 from dinodeploy.bundle.manifest import BuildFacts
 from dinodeploy.errors import UnavailableError
+from dinodeploy.hardware import devices as machine
 from dinodeploy.hardware.devices import Gpu
 
 PLAN = Path("bundle/model.plan")
@@ -43,7 +44,6 @@ FITS: dict[str, tuple[dict[str, Any], str, Gpu]] = {
     "newer driver": ({}, "10.3.0", gpu(driver="580.1")),
     "version-compatible": ({"version_compatible": True}, "10.16.1", gpu()),
     "one of several": ({"compute_capabilities": ("8.6", "8.9", "12.0")}, "10.3.0", gpu("12.0")),
-    "compiled on loading": ({"compute_capabilities": ()}, "10.3.0", gpu("12.1")),
     "ampere and later": ({"hardware_compatible": "ampere_plus"}, "10.3.0", gpu("12.0")),
     "built without a GPU": ({"driver": None}, "10.3.0", gpu(driver="470.1")),
     "drivers named otherwise": ({"driver": "CUDA 13.0"}, "10.3.0", gpu()),
@@ -85,6 +85,29 @@ DOES_NOT: dict[str, tuple[dict[str, Any], str, Gpu, str]] = {
     ),
     "older CUDA": ({"driver": "CUDA 13.0"}, "10.3.0", gpu(driver="CUDA 12.8"), "here is the older CUDA 12.8"),
 }
+
+
+@pytest.mark.parametrize("noted", [(), ("8.6", "8.9", "12.0")])
+def test_rtx_plans_and_gpus_without_kernels(noted: tuple[str, ...]) -> None:
+    """Plans of older versions noted nothing; the builder's default was the same."""
+    build = facts(runtime="tensorrt_rtx 1.7.1", compute_capabilities=noted)
+    for fits in ("8.6", "8.9", "12.0"):
+        check_build(build, "tensorrt_rtx", "1.7.1", gpu(fits), PLAN)
+    with pytest.raises(UnavailableError, match=r"12\.0, NVIDIA L4 has 7\.5; build it here: .*--target rtx"):
+        check_build(build, "tensorrt_rtx", "1.7.1", gpu("7.5"), PLAN)
+    for capability in ("8.0", "8.7", "9.0", "10.0", "11.0"):
+        with pytest.raises(UnavailableError, match=r"build it here: .*--target tensorrt --overwrite"):
+            check_build(build, "tensorrt_rtx", "1.7.1", gpu(capability), PLAN)
+
+
+@pytest.mark.parametrize("jetson", [True, False])
+def test_what_to_install_for_plans(jetson: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = tmp_path / "nv_tegra_release"
+    if jetson:
+        release.write_text("# R36 (release), REVISION: 4.0")
+    monkeypatch.setattr(machine, "TEGRA_RELEASE", release)
+    assert ("pip install" in install_command("tensorrt")) != jetson
+    assert ("python3-libnvinfer" in install_command("tensorrt")) == jetson
 
 
 @pytest.mark.parametrize("case", FITS)
