@@ -288,7 +288,7 @@ class Context:
             self.complain("the weights are missing")  # type: ignore[attr-defined]
             return False
         lane = cuda.streams[stream]
-        if cuda.last_error:  # a launch asks for CUDA's last error, whoever left it there
+        if cuda.last_error:  # a launch asks for CUDA's last error, of any caller
             self.complain(f"Cuda Runtime: {cuda.cudaGetLastError()[0].name}")  # type: ignore[attr-defined]
             return False
         if lane.captured is not None and self._engine._facts.get("uncapturable"):

@@ -307,7 +307,7 @@ def test_no_memory_for_a_context_of_its_own(own_bundle: Path, old: FakeTensorRT)
     for _ in range(3):
         assert_right(own_bundle, x, backend.run(x))
         assert_right(own_bundle, y, backend.run(y))
-    assert old.cuda.alive["executable"] == 0, "what graphs hold is given back first"
+    assert old.cuda.alive["executable"] == 0, "what graphs hold is freed first"
     backend.close()
     assert old.cuda.leaked == {}
 
