@@ -155,6 +155,16 @@ class SelfAttention(nn.Module):
         attended = self.compute_attention(qkv=self.qkv(x), attn_bias=attn_bias, rope=rope)
         return self.proj_drop(self.proj(attended))
 
+    def forward_masked(self, x: Tensor, visible: Tensor, rope: Rope | None = None) -> Tensor:
+        """x [B,N,D] -> [B,N,D], where some tokens see only some others.
+
+        visible: bool [B,Q,N], the tokens that each of the first Q tokens sees; the others see all tokens.
+        """
+        q, k, v = self._heads(self.qkv(x), rope)
+        seen = F.pad(visible, (0, 0, 0, x.shape[1] - visible.shape[1]), value=True)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen.unsqueeze(1))
+        return self.proj_drop(self.proj(attended.transpose(1, 2).flatten(2)))
+
     def forward_list(
         self,
         x_list: Sequence[Tensor],

@@ -94,6 +94,11 @@ class SelfAttentionBlock(nn.Module):
         x = x + self.ls1(self.attn(self.norm1(x), rope=rope))
         return x + self.ls2(self.mlp(self.norm2(x)))
 
+    def forward_masked(self, x: Tensor, visible: Tensor, rope: Rope | None = None) -> Tensor:
+        """[B,N,D] -> [B,N,D] with masked attention: `visible` as in `SelfAttention.forward_masked`."""
+        x = x + self.ls1(self.attn.forward_masked(self.norm1(x), visible, rope))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
     def _forward_with_drop_path(self, x_list: list[Tensor], ropes: list[Rope | None]) -> list[Tensor]:
         rows = [_draw_subset(x, self.sample_drop_ratio) for x in x_list]
         subsets = [self.norm1(x[i]) for x, i in zip(x_list, rows, strict=True)]

@@ -47,6 +47,8 @@ def swiglu_width(hidden_features: int, align_to: int) -> int:
 class SwiGLUFFN(TokenwiseListMixin):
     """w3(silu(w1(x)) · w2(x)) (arXiv:2002.05202); `act_layer` and `drop` are unused, as published."""
 
+    gate: Callable[[Tensor], Tensor] = staticmethod(F.silu)  # another one in a file that names it
+
     def __init__(
         self,
         in_features: int,
@@ -65,4 +67,4 @@ class SwiGLUFFN(TokenwiseListMixin):
         self.w3 = nn.Linear(width, out_features or in_features, bias=bias, device=device)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.w3(F.silu(self.w1(x)) * self.w2(x))
+        return self.w3(self.gate(self.w1(x)) * self.w2(x))

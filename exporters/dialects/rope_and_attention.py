@@ -17,9 +17,12 @@ import torch
 from onnx import TensorProto
 from onnxscript import opset18
 
+from exporters.trace.custom_ops import HIDDEN
+
 OPSET = 18
 IR_VERSION = 8  # the IR version of opset 18, which the oldest supported parser knows
 FLOAT = TensorProto.FLOAT
+END = 2**63 - 1  # of a Slice: to the end
 op: Any = opset18  # Any: its annotations are for eager calls, and here its operators build graph nodes
 
 
@@ -86,6 +89,28 @@ def rope_attention(q: Any, k: Any, v: Any, sin: Any, cos: Any, num_heads: int, s
     return op.Reshape(op.Transpose(attended, perm=[0, 2, 1, 3]), op.Constant(value_ints=[0, 0, dim]))
 
 
+def masked_rope_attention(
+    q: Any, k: Any, v: Any, visible: Any, sin: Any, cos: Any, num_heads: int, scale: float
+) -> Any:
+    """`exporters.trace.custom_ops.masked_rope_attention`: q, k, v [B,L,D], visible [B,Q,L] -> [B,L,D].
+
+    The first Q rows and the others are two products, so that the mask is only as large as it has to be.
+    """
+    dim, count = q.shape[2], visible.shape[1]
+    q, k, v = (_split_heads(t, num_heads, dim // num_heads) for t in (q, k, v))
+    if sin is not None:
+        q, k = _rotate(q, sin, cos), _rotate(k, sin, cos)
+    if scale != 1.0:
+        q = op.Mul(q, scale)
+    k = op.Transpose(k, perm=[0, 1, 3, 2])
+    start, split, end, rows = (op.Constant(value_ints=[n]) for n in (0, count, END, 2))
+    mask = op.Unsqueeze(op.Where(visible, 0.0, HIDDEN), op.Constant(value_ints=[1]))
+    first = op.Add(op.MatMul(op.Slice(q, start, split, rows), k), mask)
+    others = op.MatMul(op.Slice(q, split, end, rows), k)
+    attended = op.Concat(*(op.MatMul(op.Softmax(s, axis=-1), v) for s in (first, others)), axis=2)
+    return op.Reshape(op.Transpose(attended, perm=[0, 2, 1, 3]), op.Constant(value_ints=[0, 0, dim]))
+
+
 def first_row_weights(q: Any, k: Any, sin: Any, cos: Any, num_heads: int, scale: float) -> Any:
     """`exporters.trace.custom_ops.first_row_weights`: q [B,1,D], k [B,L,D] -> [B,N,1,L].
 
@@ -119,5 +144,6 @@ TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.gelu.default: gelu,
     torch.ops.dinodeploy.rope_table.default: rope_table,
     torch.ops.dinodeploy.rope_attention.default: rope_attention,
+    torch.ops.dinodeploy.masked_rope_attention.default: masked_rope_attention,
     torch.ops.dinodeploy.first_row_weights.default: first_row_weights,
 }

@@ -25,6 +25,11 @@ from torch.library import custom_op
 from dinov3_ref.layers.rope_position_encoding import RopePositionEmbedding
 
 
+# Added to the score of a token that is not seen. Softmax makes it exactly zero, also in fp16, whose largest
+# value it is.
+HIDDEN = -65504.0
+
+
 @custom_op("dinodeploy::rope_table", mutates_args=())
 def rope_table(periods: Tensor, h: int, w: int, prefix: int, normalize: str) -> tuple[Tensor, Tensor]:
     """periods [F] -> (sin, cos), each [L, d], for the whole token sequence (docs/spec.md 2.2).
@@ -72,6 +77,33 @@ def rope_attention(
 
 
 @rope_attention.register_fake
+def _(q: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(q)
+
+
+@custom_op("dinodeploy::masked_rope_attention", mutates_args=())
+def masked_rope_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    visible: Tensor,
+    sin: Tensor | None,
+    cos: Tensor | None,
+    num_heads: int,
+    scale: float,
+) -> Tensor:
+    """`rope_attention` in which the first Q tokens see only `visible`, bool [B,Q,L]: [B,L,D] -> [B,L,D]."""
+    q, k, v = (t.unflatten(-1, (num_heads, -1)).transpose(1, 2) for t in (q, k, v))
+    if sin is not None and cos is not None:
+        q, k = _rotate(q, sin, cos), _rotate(k, sin, cos)
+    scores = (q * scale) @ k.transpose(-1, -2)
+    first, others = scores.split((visible.shape[1], scores.shape[2] - visible.shape[1]), dim=2)
+    first = first + torch.where(visible, 0.0, HIDDEN).unsqueeze(1)
+    weights = torch.softmax(torch.cat((first, others), dim=2), dim=-1)
+    return (weights @ v).transpose(1, 2).flatten(2)
+
+
+@masked_rope_attention.register_fake
 def _(q: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(q)
 
@@ -128,6 +160,14 @@ class TracedAttention(nn.Module):
         sin, cos = rope if rope is not None else (None, None)
         q, k, v = self.q(x), self.k(x), self.v(x)
         return self.proj(rope_attention(q, k, v, sin, cos, self.num_heads, self.scale))
+
+    def forward_masked(
+        self, x: Tensor, visible: Tensor, rope: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """x [B,L,D] and visible tokens, bool [B,Q,L] -> [B,L,D], as `SelfAttention.forward_masked`."""
+        sin, cos = rope if rope is not None else (None, None)
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        return self.proj(masked_rope_attention(q, k, v, visible, sin, cos, self.num_heads, self.scale))
 
     def attention_weights(
         self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None, queries: int | None = None
