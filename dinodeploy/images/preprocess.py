@@ -6,6 +6,7 @@
     timm         short side to 256, bicubic; centre crop                    timm.data.create_transform
     eval         short side to 256/224 of 224, bicubic; centre crop         DINOv3's classification evals
     keep-aspect  short side to 256, both sides to the patch grid; bilinear  ours, for uncropped images
+    pad          long side to HxW (640), bilinear; black to the right, below  transformers' EoMT processor
 
 Source: docs/spec.md 6. Every resize is antialiased. Each is within one grey level of 255 of its reference
 (tests/dinodeploy/images/test_preprocess.py).
@@ -43,7 +44,7 @@ STRIP = 500_000  # pixels converted to float at a time: 12 MP at once would be b
 class Steps:
     """The steps of one preset."""
 
-    fit: Literal["squash", "short-side-crop", "keep-aspect"]
+    fit: Literal["squash", "short-side-crop", "keep-aspect", "pad"]
     interpolation: Literal["bilinear", "bicubic"]
     dtype: Literal["uint8", "float32"]  # in which the resize computes and rounds
     default_size: int
@@ -56,6 +57,7 @@ PRESETS: dict[str, Steps] = {
     "timm": Steps("short-side-crop", "bicubic", "uint8", 256),
     "eval": Steps("short-side-crop", "bicubic", "uint8", 224, Fraction(256, 224)),
     "keep-aspect": Steps("keep-aspect", "bilinear", "uint8", 256),
+    "pad": Steps("pad", "bilinear", "uint8", 640),
 }
 
 # How much a JPEG must still shrink after its decoder has reduced it. From here on, 99.9 % of pixels are
@@ -130,6 +132,13 @@ class Preprocess:
             return self.height, self.width
         return _nearest_grid(width, height, self.height, self.patch_size, self.max_patches)
 
+    def shown(self, width: int, height: int) -> tuple[int, int]:
+        """(H, W) of the part of the input, from its top left, that is image and not padding."""
+        if self.steps.fit != "pad":
+            return self.target_size(width, height)
+        fitted = fit_inside(width, height, self.height, self.width)
+        return min(fitted[0], self.height), min(fitted[1], self.width)
+
     def view(self, width: int, height: int) -> tuple[float, float, float, float]:
         """The part of a `width` x `height` image that the input shows: left, top, right, bottom in pixels."""
         if self.steps.fit != "short-side-crop":
@@ -144,6 +153,8 @@ class Preprocess:
         if self.jpeg == "whole":
             return 1
         target_height, target_width = self.target_size(width, height)
+        if self.steps.fit == "pad":
+            target_height, target_width = self.shown(width, height)
         if self.steps.fit == "short-side-crop":
             side = max(target_height, target_width) * self.steps.resize_ratio
             shrinks = float(min(width, height) / side)
@@ -170,6 +181,9 @@ class Preprocess:
             return [np.asarray(band) for band in _stretch_floats(image, height, width, resample)]
         if self.steps.fit == "short-side-crop":
             image = _cover_and_crop(image, height, width, self.steps.resize_ratio, resample)
+        elif self.steps.fit == "pad":
+            resized = _stretch(image, *fit_inside(*image.size, height, width), resample)
+            image = resized.crop((0, 0, width, height))  # black where the image ends
         else:
             image = _stretch(image, height, width, resample)
         pixels = np.asarray(image)
@@ -212,6 +226,26 @@ def _nearest_grid(width: int, height: int, short: int, patch_size: int, most: in
         # a side of one patch cannot shrink, so the other one does
         rows, columns = min(rows, most), min(columns, most)
     return rows * patch_size, columns * patch_size
+
+
+def fit_inside(width: int, height: int, to_height: int, to_width: int) -> tuple[int, int]:
+    """(H, W) of a `width` x `height` image resized to fit into `to_height` x `to_width`, aspect ratio kept.
+
+    For a square, in the arithmetic of transformers' `get_size_with_aspect_ratio`, rounding included.
+    """
+    short, long = min(width, height), max(width, height)
+    if to_height != to_width:
+        scale = min(to_height / height, to_width / width)
+        return max(1, min(round(height * scale), to_height)), max(1, min(round(width * scale), to_width))
+    if short == long:
+        return to_height, to_width
+    exact = to_height * float(short) / float(long)
+    side = round(exact)
+    if short == side:
+        return height, width
+    other = exact * long / short
+    fitted = (max(side, 1), int(other))
+    return fitted if width > height else fitted[::-1]
 
 
 def _cover_and_crop(

@@ -24,7 +24,6 @@ from torch.library import custom_op
 
 from dinov3_ref.layers.rope_position_encoding import RopePositionEmbedding
 
-
 # Added to the score of a token that is not seen. Softmax makes it exactly zero, also in fp16, whose largest
 # value it is.
 HIDDEN = -65504.0
@@ -161,9 +160,7 @@ class TracedAttention(nn.Module):
         q, k, v = self.q(x), self.k(x), self.v(x)
         return self.proj(rope_attention(q, k, v, sin, cos, self.num_heads, self.scale))
 
-    def forward_masked(
-        self, x: Tensor, visible: Tensor, rope: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor:
+    def forward_masked(self, x: Tensor, visible: Tensor, rope: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """x [B,L,D] and visible tokens, bool [B,Q,L] -> [B,L,D], as `SelfAttention.forward_masked`."""
         sin, cos = rope if rope is not None else (None, None)
         q, k, v = self.q(x), self.k(x), self.v(x)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dinov3_ref.checkpoints.synthetic.random import generator_of
+from dinov3_ref.tasks import load_task_model
+from dinov3_ref.tasks.eomt import Eomt
 
 NAMES = ("person", "bicycle", "car", "sky", "road")
 TINY = {
@@ -81,3 +84,12 @@ def run_at(model: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         out = model(pixels)
     return out.class_queries_logits, out.masks_queries_logits
+
+
+def load_eomt_of(model: nn.Module) -> Eomt:
+    """Our model with the weights of transformers' model, through a file."""
+    with TemporaryDirectory() as folder:
+        loaded = load_task_model(save_eomt(model, Path(folder)))
+    assert loaded is not None
+    assert isinstance(loaded.model, Eomt)
+    return loaded.model
