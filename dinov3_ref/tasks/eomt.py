@@ -27,6 +27,7 @@ from dinov3_ref.layers import Mlp, SelfAttentionBlock, SwiGLUFFN
 from dinov3_ref.layers.attention import Rope
 from dinov3_ref.models.config import ViTConfig
 from dinov3_ref.models.vision_transformer import DinoVisionTransformer
+from dinov3_ref.tasks.task_model import TaskModel
 
 # name in config.json -> the layer, and the function of a gated FFN
 ACTIVATIONS: dict[str, tuple[Callable[[], nn.Module], Callable[[Tensor], Tensor]]] = {
@@ -72,15 +73,14 @@ class EomtConfig:
         return len(self.masked)
 
 
-class Eomt(nn.Module):
+class Eomt(TaskModel):
     """Pixels [B,3,H,W] -> class logits [B,Q,C+1], the last of them "no object", and mask logits [B,Q,sh,sw].
 
     H and W: any multiple of the patch size.
     """
 
     kind: ClassVar[str] = "eomt"
-    task: ClassVar[str] = "panoptic"
-    fixed_size: ClassVar[bool] = False
+    task = "panoptic"
     backbone: DinoVisionTransformer
 
     def __init__(
@@ -92,6 +92,10 @@ class Eomt(nn.Module):
         self.config = config
         self.classes = tuple(classes)
         self.settings = dict(settings or {})
+        self.outputs = {
+            "class_logits": ("batch", config.num_queries, config.num_classes + 1),
+            "mask_logits": ("batch", config.num_queries, "mask_rows", "mask_columns"),
+        }
         width = config.backbone.embed_dim
         self.backbone = DinoVisionTransformer(**config.backbone.kwargs())
         for block in self.backbone.blocks:
@@ -104,15 +108,6 @@ class Eomt(nn.Module):
         )
         if self.queries.device.type != "meta":
             nn.init.normal_(self.queries)
-
-    @property
-    def outputs(self) -> dict[str, tuple[int | str, ...]]:
-        """Names and shapes of what `forward` returns, in order."""
-        queries = self.config.num_queries
-        return {
-            "class_logits": ("batch", queries, self.config.num_classes + 1),
-            "mask_logits": ("batch", queries, "mask_rows", "mask_columns"),
-        }
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         model, config = self.backbone, self.config

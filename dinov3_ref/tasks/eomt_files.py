@@ -14,15 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dinov3_ref.checkpoints.architecture import infer_config
+from dinov3_ref.checkpoints.architecture import (
+    infer_config,
+    infer_dataset,
+    name_architecture,
+    sidecar_licence,
+)
 from dinov3_ref.checkpoints.files import RawCheckpoint, json_number, json_object
 from dinov3_ref.checkpoints.layouts.hf import NORM_BY_EPS, HuggingFaceLayout
 from dinov3_ref.checkpoints.load import complete
 from dinov3_ref.checkpoints.tensor_shapes import Shape, check_keys, check_values, ffn_width
 from dinov3_ref.errors import CheckpointError, ConfigError, KeyMismatch
 from dinov3_ref.tasks.eomt import ACTIVATIONS, Eomt, EomtConfig
+from dinov3_ref.tasks.eomt_processor import read_processor
+from dinov3_ref.tasks.load import LoadedTask, config_of
 
-MODEL_TYPE = "eomt_dinov3"
 MASK_PROBS = "attn_mask_probs"  # [n], a buffer: the share of queries whose attention is masked in each block
 LOSS_WEIGHT = "criterion.empty_weight"  # [C+1], for training only
 MASK_TOKEN = "mask_token"
@@ -43,9 +49,35 @@ HEAD = {
 DEFAULTS = {"num_attention_heads": 16, "layer_norm_eps": 1e-6, "image_size": 640, "rope_theta": 100.0}
 
 
-def load_eomt(raw: RawCheckpoint) -> Eomt:
+def load_eomt(raw: RawCheckpoint) -> LoadedTask:
     """The model of a folder with `model_type` eomt_dinov3, fp32, in eval mode. Raises `CheckpointError`."""
-    name, stated = str(raw.path), raw.sidecars.get("config.json", {})
+    name, model = str(raw.path), read_model(raw)
+    config = model.config.backbone
+    stride = config.patch_size // 2**model.config.num_upscale_blocks
+    processor = read_processor(raw, model.config.image_size, config.patch_size, stride, model.classes)
+    model.settings = processor.settings
+    arch, _ = name_architecture(config, biases_may_lack=True)
+    dataset, _ = infer_dataset(name, raw.sha256, (processor.mean, processor.std), arch, None)
+    return LoadedTask(
+        model=model,
+        kind=model.kind,
+        arch=arch,
+        source=name,
+        sha256=raw.sha256,
+        layout="hf",
+        dataset=dataset,
+        size=(processor.side, processor.side),
+        mean=processor.mean,
+        std=processor.std,
+        preset=processor.preset,
+        licence=sidecar_licence(raw.sidecars),
+        notes=processor.notes,
+    )
+
+
+def read_model(raw: RawCheckpoint) -> Eomt:
+    """The model alone. Raises `CheckpointError`."""
+    name, stated = str(raw.path), config_of(raw)
     tensors = {key: value for key, value in raw.tree.items() if isinstance(value, Tensor)}
     check_values(tensors, name)
     layout = HuggingFaceLayout()

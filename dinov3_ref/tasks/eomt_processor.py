@@ -101,7 +101,9 @@ def _side(said: Mapping[str, Any], image_size: int) -> tuple[int, bool]:
         for key in ("shortest_edge", "longest_edge", "height", "width")
         if (value := named.get(key)) is not None
     ]
-    if not edges or not all(isinstance(edge, int) and not isinstance(edge, bool) and edge > 0 for edge in edges):
+    if not edges or not all(
+        isinstance(edge, int) and not isinstance(edge, bool) and edge > 0 for edge in edges
+    ):
         raise CheckpointError(f"{PROCESSOR} says size {size!r}; wanted whole numbers of pixels")
     return max(edges), len(set(edges)) > 1
 

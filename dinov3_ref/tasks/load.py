@@ -63,7 +63,9 @@ class TaskKind:
 
 
 # Each kind of whole model, in the order tried.
-KINDS: tuple[TaskKind, ...] = ()
+KINDS: tuple[TaskKind, ...] = (
+    TaskKind("eomt", "dinov3_ref.tasks.eomt_files:load_eomt", model_types=("eomt_dinov3",)),
+)
 
 
 def recognise(path: Path) -> TaskKind | None:

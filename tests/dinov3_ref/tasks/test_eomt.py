@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.support.eomt_models import load_eomt_of, run_at, transformers_eomt
 
 from dinov3_ref.errors import ConfigError
 from dinov3_ref.models.config import ViTConfig
 from dinov3_ref.tasks.eomt import Eomt, EomtConfig
+from tests.support.eomt_models import load_eomt_of, run_at, transformers_eomt
 
 SIZES = [(128, 128), (96, 160), (208, 64)]  # the training size and two off-square ones
 CONFIGURATIONS: list[tuple[tuple[float, ...], dict[str, Any]]] = [

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.support.eomt_models import save_eomt, transformers_eomt
 
 from dinov3_ref.errors import CheckpointError
 from dinov3_ref.tasks import load_task_model
+from tests.support.eomt_models import save_eomt, transformers_eomt
 
 Tensors = dict[str, torch.Tensor]
 
@@ -95,7 +95,10 @@ def test_facts_that_config_json_need_not_say(changed: Path) -> None:
         ({"patch_size": [16, 8]}, r"config.json says patch_size \[16, 8\]; wanted one number of pixels"),
         ({"layer_norm_eps": 1e-3}, "layer_norm_eps 0.001; wanted 1e-05 or 1e-06"),
         ({"rope_parameters": {"rope_type": "linear"}}, "rope_type 'linear'; wanted 'default'"),
-        ({"id2label": {"0": "a"}}, "id2label in config.json names 1 classes; wanted a name for each of the 5"),
+        (
+            {"id2label": {"0": "a"}},
+            "id2label in config.json names 1 classes; wanted a name for each",
+        ),
         ({"num_attention_heads": "2"}, "num_attention_heads '2'; wanted a number"),
         ({"num_attention_heads": 5}, "describes no model"),
         ({"image_size": 100.5}, "image_size 100.5; wanted one number of pixels"),
@@ -108,7 +111,7 @@ def test_a_config_that_does_not_fit(changed: Path, changes: dict[str, Any], mess
 
 
 def drop(key: str) -> Callable[[Tensors], None]:
-    return lambda tensors: tensors.pop(key) and None
+    return lambda tensors: tensors.__delitem__(key)
 
 
 def put(key: str, tensor: torch.Tensor) -> Callable[[Tensors], None]:
