@@ -21,12 +21,17 @@ DEEPEST = 65535
 
 
 def place_mask(mask: IndexArray, preprocess: Preprocess) -> IndexArray:
-    """Class ids [h,w] of an image -> [H,W] of the input made from it, by nearest neighbour."""
+    """Class ids [h,w] of an image -> [H,W] of the input made from it, by nearest neighbour.
+
+    IGNORE where the input is padded.
+    """
     height, width = mask.shape
     image = Image.fromarray(mask.astype(np.int32))
-    size = preprocess.target_size(width, height)
-    placed = image.resize(size[::-1], Image.Resampling.NEAREST, box=preprocess.view(width, height))
-    return np.asarray(placed).astype(np.int64)
+    shown = preprocess.shown(width, height)
+    resized = image.resize(shown[::-1], Image.Resampling.NEAREST, box=preprocess.view(width, height))
+    placed = np.full(preprocess.target_size(width, height), IGNORE, np.int64)
+    placed[: shown[0], : shown[1]] = np.asarray(resized)
+    return placed
 
 
 def enlarge_argmax(logits: AnyArray, size: tuple[int, int]) -> IndexArray:

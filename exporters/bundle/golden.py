@@ -165,6 +165,10 @@ def reference_pixels(photo: NDArray[np.uint8], preprocess: Preprocess) -> NDArra
     size = preprocess.target_size(photo.shape[1], photo.shape[0])
     if steps.fit == "short-side-crop":
         grey = _short_side_crop(photo, size, float(steps.resize_ratio))
+    elif steps.fit == "pad":
+        shown = preprocess.shown(photo.shape[1], photo.shape[0])
+        grey = _stretch(photo, shown, steps.interpolation, as_float=False)
+        grey = F.pad(grey, (0, size[1] - shown[1], 0, size[0] - shown[0]))
     else:
         grey = _stretch(photo, size, steps.interpolation, as_float=steps.dtype == "float32")
     mean = torch.tensor(preprocess.mean, dtype=torch.float32)[:, None, None]

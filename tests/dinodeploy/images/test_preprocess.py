@@ -42,6 +42,7 @@ TOLERANCES = {
     "hf": Tolerance(0.02, 5e-4, 0.01),  #            0.0083,  1.2e-4,  0.0034
     "timm": Tolerance(1e-4, 2e-5, 1e-4),  #          2.7e-5,  6.1e-6,  2.7e-5  (the same bytes)
     "eval": Tolerance(1e-4, 2e-5, 1e-4),  #          2.7e-5,  6.1e-6,  2.7e-5  (the same bytes)
+    "pad": Tolerance(1.01, 0.02, 1.01),  #           1.0000,  0.0018,  1.0000
     # A crop computed alone, as for panoramas past 16:1, here forced on ordinary photographs.
     "overhang": Tolerance(2.01, 0.003, 1.01),  #     2.0000,  0.0011,  1.0000
 }
@@ -78,6 +79,7 @@ def references() -> dict[str, Callable[[int, int], Callable[[Image.Image], Pixel
     import torch
     from torchvision import transforms as v1
     from torchvision.transforms import v2
+    from transformers import EomtImageProcessor
     from transformers.models.dinov3_vit.image_processing_dinov3_vit import DINOv3ViTImageProcessor
 
     def official(height: int, width: int) -> Any:
@@ -104,7 +106,12 @@ def references() -> dict[str, Callable[[int, int], Callable[[Image.Image], Pixel
         crop = v1.CenterCrop(height)
         return v1.Compose([resize, crop, v1.ToTensor(), v1.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
 
-    return {"official": official, "hf": hf, "timm": timm_transform, "eval": evaluation}
+    def pad(height: int, width: int) -> Any:
+        edges = {"shortest_edge": height, "longest_edge": width}
+        processor = EomtImageProcessor(size=edges, do_pad=True)
+        return lambda image: processor(image, return_tensors="pt")["pixel_values"][0]
+
+    return {"official": official, "hf": hf, "timm": timm_transform, "eval": evaluation, "pad": pad}
 
 
 def difference(got: Pixels, wanted: Any) -> Pixels:
@@ -140,8 +147,8 @@ def test_stretching_presets_equal_their_reference(name: str, references: Any) ->
     assert_within(name, differences)
 
 
-@pytest.mark.parametrize("name", ["timm", "eval"])
-def test_cropping_presets_equal_their_reference(name: str, references: Any) -> None:
+@pytest.mark.parametrize("name", ["timm", "eval", "pad"])
+def test_square_presets_equal_their_reference(name: str, references: Any) -> None:
     differences = []
     for size in SQUARES:
         reference, ours = references[name](size, size), of(name, size, size)
@@ -218,8 +225,11 @@ def test_extreme_images_are_fine(name: str, size: tuple[int, int]) -> None:
     ours = Preprocess.from_preset(name, None, IMAGENET_MEAN, IMAGENET_STD)
     pixels = ours(Image.new("RGB", size, (255, 0, 128)))
     assert pixels.shape == (3, *ours.target_size(*size))
-    colour = (np.array([1, 0, 128 / 255]) - IMAGENET_MEAN) / IMAGENET_STD
-    np.testing.assert_allclose(pixels, np.broadcast_to(colour[:, None, None], pixels.shape), atol=1e-5)
+    rows, columns = ours.shown(*size)
+    wanted = np.zeros(pixels.shape)
+    wanted[:, :rows, :columns] = np.array([1, 0, 128 / 255])[:, None, None]
+    wanted = (wanted - np.array(IMAGENET_MEAN)[:, None, None]) / np.array(IMAGENET_STD)[:, None, None]
+    np.testing.assert_allclose(pixels, wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -301,7 +311,8 @@ def test_when_a_jpeg_may_be_reduced(
 def test_default_sizes_are_the_references() -> None:
     statistics = IMAGENET_MEAN, IMAGENET_STD
     sizes = {name: Preprocess.from_preset(name, None, *statistics).height for name in PRESETS}
-    assert sizes == {"official": 256, "hf": 224, "timm": 256, "eval": 224, "keep-aspect": 256}
+    fitted = {"keep-aspect": 256, "pad": 640}
+    assert sizes == {"official": 256, "hf": 224, "timm": 256, "eval": 224, **fitted}
     assert of("hf", 224, 224).with_size(512, 320) == of("hf", 512, 320)
 
 
