@@ -12,6 +12,14 @@ from dinov3_ref.models.config import ModelConfig
 Channels = tuple[float, float, float]
 
 
+@dataclass(frozen=True)
+class AdapterSource:
+    """The adapter that was merged into a checkpoint."""
+
+    source: str  # name of its folder
+    sha256: str  # of its weights and its configuration
+
+
 @dataclass(frozen=True, eq=False)  # == of tensors is elementwise
 class Checkpoint:
     """A complete DINOv3 state dict and what is known about its origin.
@@ -32,6 +40,8 @@ class Checkpoint:
     std: Channels | None = None
     licence: str | None = None  # of the weights, if a JSON file beside them names one
     notes: tuple[str, ...] = ()  # what was assumed, filled in or left out, one line each
+    beside: Mapping[str, Tensor] = field(default_factory=dict, repr=False)  # tensors outside the backbone
+    adapter: AdapterSource | None = None
 
 
 class LazyTensors(Mapping[str, Tensor]):

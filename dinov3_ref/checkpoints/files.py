@@ -51,7 +51,7 @@ def read_checkpoint(path: Path) -> RawCheckpoint:
         if weights.name.endswith(".index.json"):
             tree, digest = _read_shards(weights)
         else:
-            tree, digest = _read_file(weights), sha256_of(weights)
+            tree, digest = read_tensors(weights), sha256_of(weights)
         own_folder = weights.name in WEIGHTS_NAMES or path.is_dir()
         beside = [weights.parent / name for name in SIDECAR_NAMES] if own_folder else []
         sidecars = {file.name: _read_json(file) for file in beside if file.is_file()}
@@ -105,7 +105,8 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _read_file(path: Path) -> Mapping[str, Any]:
+def read_tensors(path: Path) -> Mapping[str, Any]:
+    """The content of one file: safetensors, or torch.save. Raises CheckpointError or OSError."""
     with path.open("rb") as stream:
         head = stream.read(64)
     if head.startswith(b"PK\x03\x04"):
@@ -226,7 +227,7 @@ def _read_shards(index_path: Path) -> tuple[dict[str, Any], str]:
         path = index_path.parent / shard
         if not path.is_file():
             raise CheckpointError(f"{index_path} names {shard}, which is not beside it; fetch it again")
-        tensors = _read_file(path)
+        tensors = read_tensors(path)
         _check_against_index(tensors, weight_map, path)
         tree.update(tensors)
         lines.append(f"{shard} {sha256_of(path)}\n")

@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dinov3_ref.checkpoints.adapters.merge import merge_adapter
+from dinov3_ref.checkpoints.adapters.read import read_adapter
 from dinov3_ref.checkpoints.architecture import (
     check_architecture,
     infer_config,
@@ -45,14 +47,15 @@ def load_checkpoint(
     arch: str | None = None,
     periods: PeriodRounding = "bf16",
     weights_key: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
 ) -> Checkpoint:
     """Load `path`: a file, a directory, or the result of `fetch`.
 
     `arch` is checked against the file: a key of ARCHITECTURES, or a torch.hub, Hugging Face or timm name.
     `periods` is the rounding of RoPE periods if the file has none: "bf16" gives official features, "fp32"
     those of Hugging Face and timm. `weights_key` chooses one of several models in the file by its dotted
-    name, such as "state_dict"; by default moving averages are preferred (`unwrap.py`). Raises
-    `CheckpointError` or a subclass.
+    name, such as "state_dict"; by default moving averages are preferred (`unwrap.py`). `adapter` is the
+    folder of a PEFT adapter to merge. Raises `CheckpointError` or a subclass.
     """
     fetched = path if isinstance(path, Fetched) else None
     raw = read_checkpoint(Path(path))
@@ -89,7 +92,8 @@ def load_checkpoint(
         *filled,
         *_precision_notes(state),
     )
-    return replace(checkpoint, state=state, notes=every_note)
+    loaded = replace(checkpoint, state=state, notes=every_note, beside=found_in_file.rest)
+    return loaded if adapter is None else merge_adapter(loaded, read_adapter(Path(adapter)))
 
 
 def build_model(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Backbone:

@@ -53,6 +53,10 @@ _TRAINING_PART = re.compile(
 _HEAD = re.compile(
     r"(head(?!\.norm\.)|heads|head_dist|\w+_head|classifier|fc|linear|decoder|neck|projector|n_averaged)(?:\.|$)"
 )
+# The tensors of a linear classifier beside a backbone; inside a Sequential it has a number.
+CLASSIFIER = re.compile(
+    r"(?:\w+\.)*?(?:head|heads|\w+_head|classifier|fc|linear|logits)(?:\.\d+)*\.(?:weight|bias)"
+)
 _MMCV_COPY = re.compile(
     r"ema_\w+_(?:weight|bias|cls_token|mask_token|storage_tokens|gamma|periods|bias_mask)"
 )
@@ -134,7 +138,7 @@ def unwrap(tree: Mapping[str, Any], name: str, weights_key: str | None = None) -
     notes = [
         *_notes_on_choice(chosen, candidates, tree),
         *notes,
-        *_notes_on_rest(rest),
+        *notes_on_rest(rest),
         *(f"left out {count} tensors of {part} (training only)" for part, count in sorted(training.items())),
     ]
     return Unwrapped(backbone, rest, notes)
@@ -265,7 +269,8 @@ def _notes_on_choice(
             yield f"read {chosen.path[0]!r}; left out {', '.join(beside[:LISTED])} beside it"
 
 
-def _notes_on_rest(rest: Mapping[str, Tensor]) -> Iterator[str]:
+def notes_on_rest(rest: Mapping[str, Tensor]) -> Iterator[str]:
+    """The note that tensors outside the backbone were left out, if there are any."""
     counts = Counter("ema_*" if _MMCV_COPY.fullmatch(key) else key.split(".")[0] for key in rest)
     if counts:
         parts = ", ".join(f"{part} ({count})" for part, count in counts.most_common(LISTED))

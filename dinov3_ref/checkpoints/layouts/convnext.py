@@ -75,15 +75,20 @@ class ConvNeXtLayout:
     older: tuple[tuple[str, str], ...] = ()  # names in older files and in memory -> names on the hub
 
     def recognises(self, keys: Collection[str]) -> bool:
-        return any(self._modern(key) == self.mark for key in keys)
+        return any(self.modern(key) == self.mark for key in keys)
 
     def modernise(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {self._modern(key): tensor for key, tensor in tensors.items()}
+        return {self.modern(key): tensor for key, tensor in tensors.items()}
 
-    def _modern(self, key: str) -> str:
+    def modern(self, key: str) -> str:
+        """The current name of a tensor that has an older one."""
         for pattern, replacement in self.older:
             key = re.sub(pattern, replacement, key)
         return key
+
+    def places(self, official_key: str) -> dict[str, int | None]:
+        """This layout's name of an official tensor -> None: it is the whole tensor."""
+        return {} if official_key in TWICE else {self.spell(official_key): None}
 
     def spell(self, official_key: str) -> str:
         for pattern, replacement in self.renamings:

@@ -72,13 +72,20 @@ class HuggingFaceLayout(OfficialLayout):
         return any(key.startswith("embeddings.") for key in keys)
 
     def modernise(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        modern = {}
-        for key, tensor in tensors.items():
-            for pattern, replacement in OLDER_NAMES:
-                key = pattern.sub(replacement, key)
-            if key != DERIVED:
-                modern[key] = tensor
+        modern = super().modernise(tensors)
+        modern.pop(DERIVED, None)
         return modern
+
+    def modern(self, key: str) -> str:
+        for pattern, replacement in OLDER_NAMES:
+            key = pattern.sub(replacement, key)
+        return key
+
+    def places(self, official_key: str) -> dict[str, int | None]:
+        block, _, param = official_key.rpartition("qkv.")
+        if param not in ("weight", "bias"):
+            return super().places(official_key)
+        return {_projection(block, part, param): third for third, part in enumerate("qkv")}
 
     def spell(self, official_key: str) -> str:
         return spell(official_key, STEMS)

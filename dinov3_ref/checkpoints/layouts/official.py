@@ -120,11 +120,19 @@ class OfficialLayout:
 
     def modernise(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors with the layout's current names; older files may use others."""
-        return dict(tensors)
+        return {self.modern(key): tensor for key, tensor in tensors.items()}
 
     def spell(self, official_key: str) -> str:
         """This layout's name of a tensor that it stores unchanged."""
         return official_key
+
+    def modern(self, key: str) -> str:
+        """The current name of a tensor that has an older one."""
+        return key
+
+    def places(self, official_key: str) -> dict[str, int | None]:
+        """This layout's names of an official tensor -> which third of its rows each has; None: all."""
+        return {self.spell(official_key): None}
 
     def biases(self, keys: Collection[str]) -> tuple[bool, bool]:
         """(qkv_bias, mask_k_bias) of a file with these keys."""

@@ -52,6 +52,12 @@ class TimmLayout(OfficialLayout):
     def spell(self, official_key: str) -> str:
         return spell(official_key, STEMS)
 
+    def places(self, official_key: str) -> dict[str, int | None]:
+        if not official_key.endswith("qkv.bias"):
+            return super().places(official_key)
+        attention = official_key.removesuffix("qkv.bias")
+        return {f"{attention}q_bias": 0, f"{attention}v_bias": 2}
+
     def biases(self, keys: Collection[str]) -> tuple[bool, bool]:
         return any(key.endswith(("attn.q_bias", "attn.v_bias")) for key in keys), True
 
