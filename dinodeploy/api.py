@@ -55,6 +55,7 @@ def export(
     dataset: str | None = None,
     rope_periods: str = "bf16",
     weights_key: str | None = None,
+    adapter: PathLike | None = None,
     dialect: str = "portable",
     fold: str | Sequence[str] = "all",
     seed: int = 0,
@@ -78,6 +79,7 @@ def export(
         what CLS attends to in the last block.
     dataset: lvd1689m or sat493m, where the weights do not say. rope_periods: bf16 (as released) or fp32, for
         layouts without them. dialect, fold ("all", "none" or names): how the graph is written.
+    adapter: folder of a PEFT adapter (LoRA, DoRA) to merge into the weights.
     weights_key: which model, where the file holds several: its dotted name, such as "state_dict"; by default
         the moving average (EMA) if one exists. seed: of random weights. revision, offline: of the hub.
     target: also build a TensorRT engine: tensorrt, rtx or auto; by default if TensorRT and a GPU are here,
@@ -107,7 +109,14 @@ def export(
         log(f"loading {os.fspath(weights)}")
         hub = {"revision": revision, "offline": offline or None}
         checkpoint, origin = _load_checkpoint(
-            os.fspath(weights), arch, dataset, seed, hub, periods=rope_periods, weights_key=weights_key
+            os.fspath(weights),
+            arch,
+            dataset,
+            seed,
+            hub,
+            periods=rope_periods,
+            weights_key=weights_key,
+            adapter=adapter,
         )
         bundle, notes = exporter.export_checkpoint(
             checkpoint,
@@ -229,7 +238,7 @@ def _head(head: str, config: Any) -> Any:
 
 
 def _load_checkpoint(
-    weights: str, arch: str | None, dataset: str | None, seed: int, hub: dict[str, Any], **how: str | None
+    weights: str, arch: str | None, dataset: str | None, seed: int, hub: dict[str, Any], **how: Any
 ) -> tuple[Any, str]:
     """The checkpoint, and its origin: file, hub or random."""
     checkpoints = reach("dinov3_ref.checkpoints", "export")
@@ -237,6 +246,8 @@ def _load_checkpoint(
         raise MisuseError(f"weights {weights!r} need an arch, for instance vit_small")
     if weights in (HUB, RANDOM) and how["weights_key"] is not None:
         raise MisuseError(f"weights_key is for a checkpoint file; weights are {weights!r}")
+    if weights == RANDOM and how["adapter"] is not None:
+        raise MisuseError("adapter needs the weights it was trained on; weights are 'random'")
     if weights == RANDOM:
         return checkpoints.random_checkpoint(arch, seed), RANDOM
     path = checkpoints.fetch(arch, dataset=dataset, **hub) if weights == HUB else Path(weights)

@@ -7,6 +7,14 @@ from typing import Any, Literal
 
 
 @dataclass(frozen=True)
+class AdapterFacts:
+    """A PEFT adapter that was merged into the weights."""
+
+    source: str  # name of its folder
+    sha256: str  # of its weights and its configuration
+
+
+@dataclass(frozen=True)
 class ModelFacts:
     """The model and the origin of its weights."""
 
@@ -23,6 +31,7 @@ class ModelFacts:
     dataset: str | None
     rope_periods: Literal["bf16", "fp32"] | None  # None: no RoPE
     weights_key: str | None = None  # which of several models in the file
+    adapter: AdapterFacts | None = None
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from dinodeploy.bundle.facts import (
+    AdapterFacts,
     BuildFacts,
     EngineFacts,
     FileFacts,
@@ -43,6 +44,7 @@ from dinodeploy.files.regular import read_regular
 from dinodeploy.images.preprocess import MAX_PATCHES, Preprocess
 
 __all__ = [
+    "AdapterFacts",
     "BuildFacts",
     "EngineFacts",
     "FileFacts",
@@ -180,9 +182,11 @@ class Manifest:
         """
         full = self.engines[engine].same_numbers_as or engine
         same = [name for name, facts in self.engines.items() if facts.same_numbers_as == full]
+        adapter = self.model.adapter
         return {
             "arch": self.model.arch,
             "weights_sha256": self.model.sha256,
+            **({"adapter_sha256": adapter.sha256} if adapter is not None else {}),
             "engine_sha256": self.engine_sha256(full),
             "files_sha256": self._hash_of({name for one in (full, *same) for name in self.files_of(one)}),
             "recipe": self.graph.recipe,
@@ -242,8 +246,9 @@ def _stored(manifest: Manifest) -> dict[str, Any]:
     for name in ("head", "preference"):
         if not whole[name]:
             del whole[name]
-    if whole["model"]["weights_key"] is None:
-        del whole["model"]["weights_key"]
+    for name in ("weights_key", "adapter"):
+        if whole["model"][name] is None:
+            del whole["model"][name]
     for name in ("overrides", "given_back", "calibration_pictures", "attention", "fixed", "backbones"):
         if not whole["graph"][name]:
             del whole["graph"][name]

@@ -60,6 +60,9 @@ def export(
         str | None,
         typer.Option(help="Which model of the file, by dotted name: state_dict. Default: EMA if it has one."),
     ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="PEFT adapter to merge into the weights: a LoRA or DoRA folder.")
+    ] = None,
     dialect: Annotated[str, typer.Option(help="ONNX dialect.")] = "portable",
     fold: Annotated[str, typer.Option(help="Folds to apply to the graph: all, none, or a list.")] = "all",
     external_data: Annotated[
@@ -95,6 +98,7 @@ def export(
         dataset=dataset,
         rope_periods=rope_periods,
         weights_key=weights_key,
+        adapter=adapter,
         dialect=dialect,
         fold=fold if fold in ("all", "none") else parse_list(fold, "--fold"),
         seed=seed,

@@ -75,7 +75,7 @@ def peek(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
         config = _read_json(beside) if own_folder and beside.is_file() else {}
         if weights.name.endswith(".index.json"):
             return config, tuple(_read_json(weights).get("weight_map", {}))
-        return config, tuple(_read_file(weights))
+        return config, tuple(read_tensors(weights))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {reason_of(error)}") from error
 

@@ -98,8 +98,8 @@ def _refuse_parts(folder: Path) -> None:
 
 def _adapter(folder: Path) -> CheckpointError:
     return CheckpointError(
-        f"{folder} is a PEFT adapter, not a whole model; merge it first: "
-        "PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(out)"
+        f"{folder} is a PEFT adapter, not a whole model; give the base model as --weights and the "
+        "folder as --adapter"
     )
 
 

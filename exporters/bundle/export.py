@@ -15,7 +15,7 @@ from pathlib import Path
 from torch import Tensor
 
 from dinodeploy.bundle.bundle import Bundle, open_bundle
-from dinodeploy.bundle.manifest import WEIGHTS_LICENCE, ModelFacts
+from dinodeploy.bundle.manifest import WEIGHTS_LICENCE, AdapterFacts, ModelFacts
 from dinodeploy.errors import MisuseError
 from dinodeploy.files.atomic import atomic_directory
 from dinodeploy.images.preprocess import Preprocess
@@ -83,6 +83,9 @@ def export_checkpoint(
         dataset=checkpoint.dataset,
         rope_periods=None if isinstance(config, ConvNeXtConfig) else rope_periods,  # type: ignore[arg-type]
         weights_key=weights_key,
+        adapter=AdapterFacts(checkpoint.adapter.source, checkpoint.adapter.sha256)
+        if checkpoint.adapter is not None
+        else None,
     )
     refuse_existing(out, options.overwrite)
     log("building the reference model")

@@ -172,6 +172,10 @@ def test_misuse_of_embed(
     ("options", "message"),
     [
         ({"weights": "random"}, "weights 'random' need an arch"),
+        (
+            {"weights": "random", "arch": "vit_small", "adapter": "a"},
+            "adapter needs the weights it was trained",
+        ),
         ({"rope_periods": "fp8"}, "rope_periods is 'fp8'; wanted bf16 or fp32"),
         ({"fold": "gelu"}, "unknown fold 'gelu'"),
         ({"precision": "fp12"}, "precision 'fp12'"),

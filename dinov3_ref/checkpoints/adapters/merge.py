@@ -204,7 +204,7 @@ def _prefix(name: str, places: Mapping[str, Place], modern: Callable[[str], str]
 
 
 def _check_complete(checkpoint: Checkpoint, adapter: Adapter, names: _Names) -> None:
-    """Raise KeyMismatch for a layer of a block that the configuration names, if the file has nothing of it."""
+    """Raise KeyMismatch for a layer of a block that the configuration names, without tensors in the file."""
     shapes = expected_shapes(checkpoint.config)
     # what the adapted model puts before the name of a block: "backbone.model."
     before = {
