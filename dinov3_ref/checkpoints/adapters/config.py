@@ -121,8 +121,8 @@ def _refuse(document: Mapping[str, Any], path: Path) -> None:
     kind = document.get("peft_type")
     if kind != "LORA":
         raise CheckpointError(
-            f"{path} describes a {kind} adapter; wanted LORA (with or without DoRA): merge others with "
-            "PEFT's merge_and_unload() and save the model"
+            f"{path} describes an adapter of type {kind}; wanted LORA (with or without DoRA); merge others "
+            "with PEFT's merge_and_unload() and save the model"
         )
     start = document.get("init_lora_weights")
     if start not in INITIALISATIONS:
