@@ -139,7 +139,7 @@ def _refuse(document: Mapping[str, Any], path: Path) -> None:
 
 
 def _check_patterns(config: AdapterConfig, path: Path) -> None:
-    """Raise CheckpointError for a pattern that is no regular expression, or a number that is none."""
+    """Raise CheckpointError for a pattern that is no regular expression, or a value that is not a number."""
     listed = (config.exclude_modules, config.target_modules)
     patterns = [
         *(names for names in listed if isinstance(names, str)),
