@@ -32,7 +32,7 @@ from exporters.graph.files import share_weights, weight_bytes, write_onnx
 from exporters.graph.fuse_attention import fuse_attention, has_rotary_attention
 from exporters.graph.lint import Allowed, check_onnx, lint
 from exporters.precision.apply_recipe import RecipeInputs, Style, apply_recipe
-from exporters.precision.recipes import Recipe
+from exporters.precision.recipes import FP32, Recipe
 
 BASELINE_FILE = "model.fp32.onnx"  # the speed of int8 is measured against it
 PROXY_FILE = "model.proxy.onnx"  # the typed graph in a form that a CPU can run, to judge it
@@ -65,7 +65,8 @@ def write_engines(
     overflow (`precision/low_precision.py`), and it runs fp32 faster with operators that other runtimes do not
     know. Raises LintError.
     """
-    styles = _styles(recipe, fused=has_rotary_attention(graph))
+    low = bool(recipe.roles) or inputs.head_type != FP32
+    styles = _styles(recipe, low=low, fused=has_rotary_attention(graph))
     sources = dict.fromkeys(styles, graph)
     if last is not None:
         cut = cut_to_cls(graph, last)
@@ -79,7 +80,7 @@ def write_engines(
         baseline, _ = write_onnx(fp32, root / BASELINE_FILE)
     variants = {name: source.clone() for name, source in sources.items() if name != MODEL_FILE}
     apply_recipe(graph, recipe, "typed", inputs)
-    if recipe.roles:
+    if low:
         _inspect(graph, "typed", allowed)
     write_onnx(graph, root / MODEL_FILE)
     for name, variant in variants.items():
@@ -87,21 +88,19 @@ def write_engines(
         _inspect(variant, styles[name], allowed)
         share_weights(variant, root / MODEL_FILE, root / name)
     return Written(
-        _describe(recipe, styles),
+        _describe(styles, low=low),
         proxy=root / PROXY_FILE if PROXY_FILE in styles else None,
         baseline=baseline,
     )
 
 
-def _describe(recipe: Recipe, styles: Mapping[str, Style]) -> dict[str, EngineFacts]:
+def _describe(styles: Mapping[str, Style], *, low: bool) -> dict[str, EngineFacts]:
     """The manifest's entries."""
     engines: dict[str, EngineFacts] = {}
     if CPU_FILE in styles:
         engines[CPU_FILE] = EngineFacts("onnxruntime", (CPU_FILE, WEIGHTS_FILE))
     # fp32 is fp32 on a CPU too, whichever graph is named
-    engines[MODEL_FILE] = EngineFacts(
-        GRAPH_BACKEND if recipe.roles else "onnxruntime", (MODEL_FILE, WEIGHTS_FILE)
-    )
+    engines[MODEL_FILE] = EngineFacts(GRAPH_BACKEND if low else "onnxruntime", (MODEL_FILE, WEIGHTS_FILE))
     for name, full in CLS_ONLY.items():
         if name in styles:
             engines[name] = EngineFacts(
@@ -110,9 +109,12 @@ def _describe(recipe: Recipe, styles: Mapping[str, Style]) -> dict[str, EngineFa
     return engines
 
 
-def _styles(recipe: Recipe, *, fused: bool) -> dict[str, Style]:
-    """File -> how the recipe is written in it. `fused`: whether CPUs get an fp32 graph of their own."""
-    if not recipe.roles:
+def _styles(recipe: Recipe, *, low: bool, fused: bool) -> dict[str, Style]:
+    """File -> how the recipe is written in it.
+
+    `low`: whether any layer is in low precision. `fused`: whether CPUs get an fp32 graph of their own.
+    """
+    if not low:
         return {MODEL_FILE: "typed", **({CPU_FILE: "cpu"} if fused else {})}
     if recipe.quantized == "int8":
         return {MODEL_FILE: "typed", CPU_FILE: "cpu", PROXY_FILE: "emulated"}

@@ -26,7 +26,7 @@ from exporters.bundle.stream import filled
 from exporters.dialects import DIALECTS
 from exporters.graph.cls_only import can_cut
 from exporters.graph.graph import to_graph
-from exporters.graph.lint import check_onnx, lint
+from exporters.graph.lint import Allowed, check_onnx, lint
 from exporters.graph.summary import shape_of
 from exporters.precision.apply_recipe import RecipeInputs
 from exporters.precision.calibrate import watch_linears
@@ -34,7 +34,7 @@ from exporters.precision.quantization.calibrate import Calibrated, calibrate_8_b
 from exporters.precision.quantization.scheme import fold_scheme
 from exporters.precision.quantization.write import OPSET
 from exporters.precision.recipes import RECIPES
-from exporters.precision.speed import compare_speed, verdict
+from exporters.precision.speed import BATCHES, compare_speed, verdict
 from exporters.trace.fold import Weights, applicable_folds, make_meta_copy
 from exporters.trace.trace import TokenOutputs, trace
 
@@ -73,24 +73,39 @@ def write_bundle(
     lint(graph)
     check_onnx(graph)
     manifest = _describe(graph, facts, preprocess, options, calibrated, licence)
+    inputs = RecipeInputs(ranges, calibrated.scheme if calibrated else None, options.overrides)
+    last = model.n_blocks - 1 if can_cut(meta_copy) else None
+    manifest, notes = write_files(graph, manifest, inputs, root, log, last=last)
+    return manifest, (*(calibrated.notes if calibrated else ()), *notes)
+
+
+def write_files(
+    graph: ir.Model,
+    manifest: Manifest,
+    inputs: RecipeInputs,
+    root: Path,
+    log: Log,
+    *,
+    last: int | None = None,
+    allowed: Allowed | None = None,
+) -> tuple[Manifest, tuple[str, ...]]:
+    """Write the graphs under the manifest's recipe; the golden file is there. Options as `write_engines`.
+
+    Returns the manifest with engines and files, and notes. Raises JudgementError for a wrong 8-bit graph.
+    """
     graph.metadata_props[manifests.METADATA_KEY] = manifest.facts()
     graph.metadata_props["licence"] = manifest.licence
     log("writing the weights")
-    scheme = calibrated.scheme if calibrated else None
-    written = write_engines(
-        graph,
-        recipe,
-        RecipeInputs(ranges, scheme, options.overrides),
-        root,
-        last=model.n_blocks - 1 if can_cut(meta_copy) else None,
-    )
-    notes = list(calibrated.notes if calibrated else ())
+    recipe, notes = RECIPES[manifest.graph.recipe], []
+    written = write_engines(graph, recipe, inputs, root, last=last, allowed=allowed)
     if written.proxy is not None:
         log("judging the 8-bit graph for GPUs")
         _judge_proxy(written.proxy, root, manifest)
     if written.baseline is not None:
         log("measuring the speed against fp32")
-        speeds = compare_speed(root / CPU_FILE, written.baseline, (preprocess.height, preprocess.width))
+        size = (manifest.preprocess.height, manifest.preprocess.width)
+        batches = (1,) if "batch" in manifest.graph.fixed else BATCHES
+        speeds = compare_speed(root / CPU_FILE, written.baseline, size, batches)
         notes.append(verdict(recipe.name, speeds))
         for temporary in root.glob(f"{BASELINE_FILE}*"):  # the graph and its weights
             temporary.unlink()

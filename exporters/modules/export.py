@@ -11,7 +11,7 @@ from torch import nn
 
 from dinodeploy import __version__
 from dinodeploy.bundle import manifest as manifests
-from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, file_facts, open_bundle
+from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, open_bundle
 from dinodeploy.bundle.manifest import (
     WEIGHTS_LICENCE,
     GraphFacts,
@@ -26,18 +26,17 @@ from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.golden import save_golden
 from dinov3_ref.models import Backbone, ConvNeXt, input_channels, stride_of
 from dinov3_ref.tasks import LoadedTask
-from exporters.bundle.engines import write_engines
 from exporters.bundle.golden import make_golden
 from exporters.bundle.options import ExportOptions
 from exporters.bundle.stage import judge_staged, refuse_existing
+from exporters.bundle.write_bundle import write_files
 from exporters.dialects import DIALECTS
 from exporters.graph.lint import Allowed, check_onnx, lint
 from exporters.graph.summary import shape_of
 from exporters.modules.graph import to_graph
+from exporters.modules.precision import measure_layers
 from exporters.modules.trace import trace
-from exporters.modules.whole import NamedOutputs, backbones_of, make_traced_copy
-from exporters.precision.apply_recipe import RecipeInputs
-from exporters.precision.recipes import RECIPES
+from exporters.modules.whole import NamedOutputs, TracedCopy, make_traced_copy
 
 Log = Callable[[str], None]
 ModuleOptions = ExportOptions
@@ -106,24 +105,22 @@ def _export(
     refuse_existing(out, options.overwrite)
     with atomic_directory(out) as staging:
         log("running the reference on the golden photographs")
-        save_golden(make_golden(NamedOutputs(reference, outputs), preprocess), staging / GOLDEN_FILE)
-        graph = _make_graph(module, preprocess, outputs, options, fixed, log)
-        manifest = _describe(graph, facts, head, preprocess, options, fixed, tuple(backbones_of(module)))
-        graph.metadata_props[manifests.METADATA_KEY] = manifest.facts()
-        graph.metadata_props["licence"] = manifest.licence
-        log("writing the weights")
-        recipe, allowed = RECIPES[options.recipe], Allowed(fixed, whole=True)
-        inputs = RecipeInputs(overrides=options.overrides, backbones=manifest.graph.backbones)
-        written = write_engines(graph, recipe, inputs, staging, allowed=allowed)
-        names = dict.fromkeys(name for one in written.engines.values() for name in one.files)
-        files = {name: file_facts(staging / name) for name in (*names, GOLDEN_FILE)}
-        manifest = replace(manifest, engines=written.engines, files=files).with_preference()
+        cases = make_golden(NamedOutputs(reference, outputs), preprocess)
+        save_golden(cases, staging / GOLDEN_FILE)
+        copied = make_traced_copy(module, options.folds)
+        measured = measure_layers(module, copied.weights, preprocess, cases, options, log)
+        graph = _make_graph(copied, preprocess, outputs, options, fixed, log)
+        manifest = _describe(graph, facts, head, preprocess, options, fixed, tuple(copied.backbones))
+        manifest = replace(manifest, graph=measured.facts(manifest.graph))
+        inputs = measured.inputs(options, manifest.graph.backbones)
+        allowed = Allowed(fixed, whole=True)
+        manifest, notes = write_files(graph, manifest, inputs, staging, log, allowed=allowed)
         receipt, judged = judge_staged(staging, manifest, log)
-    return replace(open_bundle(out), receipt=receipt), judged
+    return replace(open_bundle(out), receipt=receipt), (*measured.notes, *notes, *judged)
 
 
 def _make_graph(
-    module: nn.Module,
+    copied: TracedCopy,
     preprocess: Preprocess,
     outputs: Mapping[str, Sequence[int | str]],
     options: ExportOptions,
@@ -131,7 +128,6 @@ def _make_graph(
     log: Log,
 ) -> ir.Model:
     log("tracing")
-    copied = make_traced_copy(module, options.folds)
     channels = input_channels(next(iter(copied.backbones.values())))
     size = (preprocess.height, preprocess.width) if fixed else None
     dialect = DIALECTS[options.dialect]

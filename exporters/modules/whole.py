@@ -9,7 +9,7 @@ Shapes: B batch, H W pixels.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import lcm
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from dinov3_ref.models import Backbone, ConvNeXt, DinoVisionTransformer, stride_of
 from exporters.trace.fold import FOLDS, Weights, make_meta_copy
+
+Log = Callable[[str], None]
 
 
 class NamedOutputs(nn.Module):

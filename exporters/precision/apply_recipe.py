@@ -21,7 +21,17 @@ from exporters.precision.calibrate import LinearRange
 from exporters.precision.low_precision import LowPrecisionConverter, merge_casts
 from exporters.precision.quantization import write as quantized
 from exporters.precision.quantization.scheme import QuantScheme
-from exporters.precision.recipes import ROOT, Override, Recipe, path_of, role_of, shifts, type_of
+from exporters.precision.recipes import (
+    FP32,
+    ROOT,
+    Override,
+    Recipe,
+    is_head_product,
+    path_of,
+    role_of,
+    shifts,
+    type_of,
+)
 
 Style = Literal["typed", "emulated", "cpu"]
 
@@ -30,13 +40,15 @@ Style = Literal["typed", "emulated", "cpu"]
 class RecipeInputs:
     """What a recipe needs besides the graph: ranges by layer path, the 8-bit scheme if any, the overrides.
 
-    backbones: module paths of the backbones in a whole model's graph (`role_of`).
+    backbones: module paths of the backbones in a whole model's graph (`role_of`). head_type: the type of the
+    products outside them.
     """
 
     ranges: Mapping[str, LinearRange] = field(default_factory=dict)
     scheme: QuantScheme | None = None
     overrides: Sequence[Override] = ()
     backbones: Sequence[str] = ROOT
+    head_type: ir.DataType = FP32
 
 
 def apply_recipe(model: ir.Model, recipe: Recipe, style: Style, inputs: RecipeInputs) -> None:
@@ -56,6 +68,10 @@ def apply_recipe(model: ir.Model, recipe: Recipe, style: Style, inputs: RecipeIn
             if dtype != ir.DataType.FLOAT:
                 fit = shifts(inputs.ranges[path], dtype) if path in inputs.ranges else (0, 0)
                 converter.convert(node, dtype, *fit)
+    if style != "cpu" and inputs.head_type != FP32:
+        for node in [node for node in model.graph if is_head_product(node, inputs.backbones)]:
+            seen = inputs.ranges.get(path_of(node))
+            converter.convert(node, inputs.head_type, *(shifts(seen, inputs.head_type) if seen else (0, 0)))
     merge_casts(model.graph)
     if style == "cpu":
         fuse_attention(model)

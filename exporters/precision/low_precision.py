@@ -22,6 +22,7 @@ from exporters.graph.edit import Edit
 
 Style = Literal["typed", "emulated"]
 FLOAT = ir.DataType.FLOAT
+BIASED = ("Conv", "ConvTranspose", "Gemm")  # operators with a bias as their third input
 
 
 class LowPrecisionConverter:
@@ -31,30 +32,34 @@ class LowPrecisionConverter:
         self.edit = Edit(graph)
         self.emulate = style == "emulated"
         self._converted: dict[tuple[ir.Value, ir.DataType, int], ir.Value] = {}
+        self._weights: dict[tuple[ir.Value, ir.DataType, int], ir.Value] = {}
 
     def convert(self, node: ir.Node, dtype: ir.DataType, input_shift: int, weight_shift: int) -> None:
-        """Run `node` in `dtype` and cast its output back to fp32. A Conv's bias stays fp32.
+        """Run `node` in `dtype` and cast its output back to fp32. A convolution's or Gemm's bias stays fp32.
 
         The input is scaled by 2^-input_shift, the weight by 2^-weight_shift, the output by their inverse.
         """
         bias = self._take_bias(node)
         for index, value in enumerate(node.inputs):
             assert value is not None
-            if value.const_value is not None and value.name in self.edit.graph.initializers:
+            if value.const_value is not None and value.producer() is None:
                 low = self._weight(value, dtype, weight_shift)
             else:
                 low = self._activation(value, dtype, input_shift if index == 0 else 0, node)
             node.replace_input_with(index, low)
+            self.edit.drop_unused(value)
         self._output_to_fp32(node, dtype, input_shift + weight_shift, bias)
 
     def _take_bias(self, node: ir.Node) -> ir.Value | None:
-        """Remove a Conv's bias [C] and return it as [C,1,1], to add after the Conv; None without a bias."""
-        bias = node.inputs[2] if node.op_type == "Conv" and len(node.inputs) == 3 else None
+        """Remove a bias [C] and return it, of a convolution as [C,1,1], to add later; or None."""
+        bias = node.inputs[2] if node.op_type in BIASED and len(node.inputs) == 3 else None
         if bias is None:
             return None
-        fp32 = bias.const_value
-        assert isinstance(fp32, ir.LazyTensor)
         node.resize_inputs(2)
+        if node.op_type == "Gemm":
+            return bias
+        fp32 = bias.const_value
+        assert fp32 is not None
         name = f"{bias.name}.column"
         column = self.edit.weight(
             name, partial(_as_column, fp32, name), fp32.dtype, (fp32.shape.numpy()[0], 1, 1)
@@ -78,12 +83,17 @@ class LowPrecisionConverter:
 
     def _weight(self, value: ir.Value, dtype: ir.DataType, shift: int) -> ir.Value:
         """A layer's weight in `dtype`, scaled by 2^-shift; computed only when the graph is written."""
+        key = (value, dtype, shift)
+        if key not in self._weights:
+            self._weights[key] = self._new_weight(value, dtype, shift)
+        return self._weights[key]
+
+    def _new_weight(self, value: ir.Value, dtype: ir.DataType, shift: int) -> ir.Value:
         fp32 = value.const_value
-        assert isinstance(fp32, ir.LazyTensor)
+        assert fp32 is not None
         name = f"{value.name}.{dtype.name.lower()}"
         make = partial(_converted_weight, fp32, dtype, shift, name)
         low = self.edit.weight(name, make, dtype, fp32.shape.numpy())
-        self.edit.graph.initializers.pop(str(value.name))
         if not self.emulate:
             return low
         # First in the file: if large weights are not converted at load time, ONNX Runtime runs nodes without
@@ -91,7 +101,7 @@ class LowPrecisionConverter:
         return self.edit.before(self.edit.graph[0], "Cast", [low], f"{name}/wide", to=int(FLOAT))
 
     def _output_to_fp32(self, node: ir.Node, dtype: ir.DataType, shift: int, bias: ir.Value | None) -> None:
-        """Cast the output of `node` to fp32, scale it by 2^shift and add a Conv's bias."""
+        """Cast the output of `node` to fp32, scale it by 2^shift and add the bias."""
         output, name = node.outputs[0], str(node.outputs[0].name)
         output.name = f"{name}/{dtype.name.lower()}"
         output.type = ir.TensorType(FLOAT if self.emulate else dtype)
@@ -110,11 +120,13 @@ class LowPrecisionConverter:
         return self.edit.constant(f"const.two_to_{shift}".replace("-", "minus_"), np.float32(2.0**shift))
 
 
-def _converted_weight(fp32: ir.LazyTensor, dtype: ir.DataType, shift: int, name: str) -> ir.TensorProtocol:
+def _converted_weight(
+    fp32: ir.TensorProtocol, dtype: ir.DataType, shift: int, name: str
+) -> ir.TensorProtocol:
     return ir.tensor((fp32.numpy() * np.float32(2.0**-shift)).astype(dtype.numpy()), name=name)
 
 
-def _as_column(bias: ir.LazyTensor, name: str) -> ir.TensorProtocol:
+def _as_column(bias: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
     return ir.tensor(bias.numpy().reshape(-1, 1, 1), name=name)
 
 

@@ -101,6 +101,17 @@ def role_of(node: ir.Node, backbones: Collection[str] = ROOT) -> str | None:
     return None
 
 
+HEAD_PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
+
+
+def is_head_product(node: ir.Node, backbones: Collection[str]) -> bool:
+    """Whether a node is a product outside the backbones: what a head's own precision changes."""
+    path = path_of(node)
+    inside = any(not one or path == one or path.startswith(f"{one}.") for one in backbones)
+    floats = all(value is None or value.dtype in (None, FP32) for value in node.inputs)
+    return node.op_type in HEAD_PRODUCTS and not inside and floats
+
+
 def _scores_or_values(product: ir.Node) -> str:
     """Of attention's two products, "values" is the one whose input is softmax's output, possibly cast."""
     producer = product.inputs[0].producer() if product.inputs[0] is not None else None

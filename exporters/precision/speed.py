@@ -31,12 +31,14 @@ class Speed:
         return self.fp32 / self.low_precision
 
 
-def compare_speed(low_precision: Path, fp32: Path, size: tuple[int, int]) -> tuple[Speed, ...]:
+def compare_speed(
+    low_precision: Path, fp32: Path, size: tuple[int, int], batches: Sequence[int] = BATCHES
+) -> tuple[Speed, ...]:
     """Time two ONNX files in ONNX Runtime on this CPU at size (H, W), interleaved; medians of `ROUNDS`."""
     found = []
     engines = [open_backend("onnxruntime", path) for path in (low_precision, fp32)]
     try:
-        for batch in BATCHES:
+        for batch in batches:
             pixels = np.random.default_rng(0).standard_normal((batch, 3, *size), dtype=np.float32)
             seconds: list[list[float]] = [[], []]
             for _ in range(ROUNDS + 1):

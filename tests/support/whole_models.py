@@ -60,7 +60,7 @@ class TinySegmenter(TaskModel):
         return (F.interpolate(logits, size=pixels.shape[-2:], mode="bilinear", align_corners=False),)
 
 
-def tiny_task() -> LoadedTask:
+def tiny_task(**config: int) -> LoadedTask:
     """A `TinySegmenter` as if it had been loaded from a file."""
-    model = TinySegmenter().eval()
+    model = TinySegmenter(**config).eval()
     return LoadedTask(model, "tiny_segmenter", "custom", "tiny.safetensors", "0" * 64, "hf", size=(64, 64))

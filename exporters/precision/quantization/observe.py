@@ -55,13 +55,18 @@ _GROUPS: dict[type[nn.Module], tuple[tuple[str, str, tuple[str, ...], str], ...]
 }
 
 
-def find_groups(model: Backbone) -> tuple[Group, ...]:
-    """Groups of every block, in order. Layers of a user's own classes are in no group and keep 16 bits."""
+def find_groups(model: Backbone, at: str = "") -> tuple[Group, ...]:
+    """Groups of every block, in order. Layers of a user's own classes are in no group and keep 16 bits.
+
+    at: module path of the backbone in a whole model.
+    """
     groups = []
     for path, block in named_blocks(model):
+        stage = path.split(".")[1]
+        path = f"{at}.{path}" if at else path
         convnext = isinstance(block, Block)
         # each stage halves both sides of the map, so each has four times the positions of the next
-        positions = 4 ** (STAGES - 1 - int(path.split(".")[1])) if convnext else 1
+        positions = 4 ** (STAGES - 1 - int(stage)) if convnext else 1
         kinds = [Block] if convnext else [type(block.get_submodule(name)) for name in ("attn", "mlp")]
         for name, observed, linears, carrier in (row for kind in kinds for row in _GROUPS.get(kind, ())):
             carriers = (f"{path}.{carrier}.weight", f"{path}.{carrier}.bias") if carrier else ()
@@ -82,7 +87,7 @@ class Observation:
 
 
 def observe(
-    model: Backbone,
+    model: nn.Module,
     groups: Sequence[Group],
     batches: Iterable[Tensor],
     images: int,
@@ -94,7 +99,7 @@ def observe(
 
     Keeps CLS of every image (in a ConvNeXt the first position of the map) and random tokens drawn with
     `seed`; groups with the same number of tokens keep the same ones. `seen` is called with the number of
-    images so far after each batch.
+    images so far after each batch. Groups that the model never runs have no observation.
     """
     each = max(2, -(-KEPT_TOKENS // max(images, 1)))
     generator = torch.Generator().manual_seed(seed)
@@ -124,7 +129,7 @@ def observe(
             model(batch)
             done += len(batch)
             seen(done)
-    return {path: Observation(torch.cat(tokens), largest[path]) for path, tokens in kept.items()}
+    return {path: Observation(torch.cat(tokens), largest[path]) for path, tokens in kept.items() if tokens}
 
 
 def _draw_tokens(tokens: int, count: int, generator: torch.Generator) -> Tensor:

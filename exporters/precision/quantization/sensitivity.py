@@ -7,7 +7,7 @@ Shapes: B images, D embed_dim, K input channels, N output channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dinov3_ref.models import Backbone
+from dinov3_ref.models import Backbone, named_blocks
 from exporters.precision.quantization.rounding import (
     FORMATS,
     Format,
@@ -29,7 +29,7 @@ from exporters.trace.fold import Weights
 
 @contextmanager
 def simulate_8_bits(
-    model: Backbone, schemes: Sequence[GroupScheme], form: str, *, per_token: bool
+    model: nn.Module, schemes: Sequence[GroupScheme], form: str, *, per_token: bool
 ) -> Iterator[None]:
     """While open, the layers of `schemes` compute in `model` as they do in the 8-bit graph.
 
@@ -46,7 +46,7 @@ def simulate_8_bits(
         yield
 
 
-def _layers(model: Backbone, scheme: GroupScheme) -> Iterator[Any]:
+def _layers(model: nn.Module, scheme: GroupScheme) -> Iterator[Any]:
     """The linear layers of a group in the reference, where qkv is one layer."""
     paths = (scheme.group.observed, *(path for path in scheme.group.linears if path.endswith(".w2")))
     for path in dict.fromkeys(paths):
@@ -72,6 +72,44 @@ def features(model: Backbone, batches: Sequence[Tensor]) -> tuple[Tensor, Tensor
     return cls, torch.cat([out["x_norm_patchtokens"].mean(dim=1) for out in outputs])
 
 
+def features_inside(
+    model: nn.Module, batches: Sequence[Tensor], backbones: Mapping[str, Backbone]
+) -> tuple[Tensor, ...]:
+    """For a whole model, of each backbone: (first token, mean of the others) after the last block that ran.
+
+    Of a ConvNeXt's map its mean, twice. [images,D] each.
+    """
+    seen: dict[str, list[Tensor]] = {}
+    found: list[dict[str, Tensor]] = []
+
+    def keep(path: str) -> Any:
+        def record(module: Any, inputs: Any, output: Tensor | list[Tensor]) -> None:
+            found[-1][path] = output[0] if isinstance(output, list) else output
+
+        return record
+
+    with ExitStack() as hooks, torch.inference_mode():
+        for path, backbone in backbones.items():
+            for _, block in named_blocks(backbone):
+                hooks.enter_context(block.register_forward_hook(keep(path)))
+        for batch in batches:
+            found.append({})
+            model(batch)
+    with torch.inference_mode():
+        for made in found:
+            for path, x in made.items():
+                backbone = backbones[path]
+                x_BLD = x.flatten(2).transpose(1, 2) if x.dim() == 4 else x
+                if x_BLD.shape[-1] == backbone.embed_dim:  # not an early stage
+                    x_BLD = backbone.norm(x_BLD)
+                first = x_BLD.mean(dim=1) if x.dim() == 4 else x_BLD[:, 0]
+                seen.setdefault(f"{path}:first", []).append(first)
+                seen.setdefault(f"{path}:mean", []).append(x_BLD[:, 1:].mean(dim=1))
+    return tuple(torch.cat(parts) for parts in seen.values())
+
+
+# pixels [B,3,H,W] in batches -> vectors [images,D] of each image
+Features = Callable[[Any, Sequence[Tensor]], tuple[Tensor, ...]]
 IMAGES = 4  # of the calibration images: every group costs a forward pass over them
 TARGET = 0.08  # relative error of CLS and mean patch; a cosine of 0.997
 FALLBACK_BUDGET = 0.15  # largest share of the linear layers' work in 16 bits: 80 % of all stays in 8 bits
@@ -88,16 +126,17 @@ class FallbackSearch:
 
 
 def choose_fallback_layers(
-    model: Backbone,
+    model: nn.Module,
     weights: Weights,
     scheme: QuantScheme,
     batches: Sequence[Tensor],
     log: Callable[[str], None],
+    features: Features = features,
 ) -> FallbackSearch:
     """Take groups out of `scheme` until its error is within `TARGET` or `FALLBACK_BUDGET` is spent.
 
-    `batches` are normalised pixels [B,3,H,W]. Squared errors of groups are taken to add up. If the final
-    error is not at least 10 % smaller, no group falls back.
+    `batches` are normalised pixels [B,3,H,W]; `features` is what must not change. Squared errors of groups
+    are taken to add up. If the final error is not at least 10 % smaller, no group falls back.
     """
     wanted = features(model, batches)
 
@@ -142,8 +181,8 @@ def _work(weights: Weights, scheme: GroupScheme) -> int:
     return group.positions * sum(weights[f"{linear}.weight"]().numel() for linear in group.linears)
 
 
-def feature_error(got: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor]) -> float:
-    """Relative error of `features`: root mean square over images; the larger of CLS's and the mean patch's.
+def feature_error(got: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> float:
+    """Relative error of `features`: root mean square over images; the largest of CLS's and the mean patch's.
 
     Infinite if a value is NaN.
     """
