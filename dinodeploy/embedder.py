@@ -27,15 +27,18 @@ from dinodeploy.bundle.manifest import Manifest
 from dinodeploy.errors import JudgementError, MisuseError, OutsideProfileError
 from dinodeploy.images.inputs import Channels, ImageInput, as_pixels, is_one_image
 from dinodeploy.images.preprocess import Preprocess
-from dinodeploy.parity.golden import GoldenCase, load_golden
+from dinodeploy.parity.golden import GoldenCase, fitting_cases, load_golden
 from dinodeploy.parity.judge import Verdict, judge_golden, rejection
 from dinodeploy.parity.receipts import Receipt, find_receipt, make_receipt, save_receipt
 from dinodeploy.pipeline.runner import BATCH_SIZE, OnError, Skipped
 
 if TYPE_CHECKING:
     from dinodeploy.pipeline.encode import Encoding
+    from dinodeploy.text.encoder import TextEncoder
 
-Vector = Literal["cls", "mean_patch", "pooled", "storage"]  # outputs with the same shape for all images
+Vector = Literal[
+    "cls", "mean_patch", "pooled", "storage", "image_embedding"
+]  # outputs with the same shape for all images
 
 
 class Embedder:
@@ -43,8 +46,7 @@ class Embedder:
 
     `encode`, `stream`, `embed` and `run` may be called from several threads; call `close` when none is
     running. Between calls its only threads are the runtime's. It does not survive a fork: open one in each
-    process. It can be pickled: what is pickled is the bundle's path and the options of `open`, and unpickling
-    opens the bundle again.
+    process. It can be pickled: unpickling opens the bundle's path again, with the same options.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Embedder:
         self._closed = False
         self._reopen: partial[Embedder] | None = None  # `open_located` with the options of this embedder
         self._cls_only: Embedder | None = None
+        self._text: TextEncoder | None = None
         self._lock = threading.Lock()
         self._last = threading.local()
 
@@ -285,6 +288,18 @@ class Embedder:
                 self._cls_only = self._reopen(outputs=("cls",)) if has_graph else self
         return self._cls_only
 
+    def encode_text(self, texts: str | Iterable[str], *, normalize: bool = False) -> FloatArray:
+        """Texts -> float32 [T,E], to compare with `image_embedding`; one str -> [E]. For dino.txt bundles.
+
+        The first call opens the text graph and raises as `open`; MisuseError for a bundle without one.
+        """
+        from dinodeploy.text.encoder import open_beside
+
+        self._check_open()
+        with self._lock:
+            self._text = self._text or open_beside(self.bundle, self._reopen)
+        return self._text.encode(texts, normalize=normalize)
+
     def run(self, pixels: Any) -> dict[str, FloatArray]:
         """Normalised pixels [B,3,H,W] -> {"cls": [B,D], "storage": [B,R,D], "patch": [B,h,w,D]}, float32.
 
@@ -344,14 +359,12 @@ class Embedder:
 
     def _golden_cases(self) -> list[GoldenCase]:
         cases = [case.only(self.output_names) for case in load_golden(self.bundle.root / GOLDEN_FILE)]
-        fitting = [case for case in cases if self.backend.takes(*case.size)]
-        others = dict.fromkeys(case.size for case in cases if not self.backend.takes(*case.size))
-        self.not_judged = tuple(f"{height}x{width}" for height, width in others)
+        fitting, self.not_judged = fitting_cases(cases, self.backend.takes)
         if not fitting:
-            sizes = ", ".join(self.not_judged)
+            sizes, fix = ", ".join(self.not_judged), f"dinodeploy build {self.bundle.home} --imgsz …"
             raise OutsideProfileError(
                 f"{self.engine.named} takes none of the sizes it could be judged at, {sizes}; "
-                f"build it for at least one of them: dinodeploy build {self.bundle.home} --imgsz …"
+                f"build it for at least one of them: {fix}"
             )
         return fitting
 
@@ -360,8 +373,9 @@ class Embedder:
         if not self._closed:
             self._closed = True
             self.backend.close()
-            if self._cls_only is not None and self._cls_only is not self:
-                self._cls_only.close()
+            for beside in (self._cls_only, self._text):
+                if beside is not None and beside is not self:
+                    beside.close()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -369,9 +383,8 @@ class Embedder:
 
     def __repr__(self) -> str:
         model = f"{self.manifest.model.arch} {self.manifest.graph.recipe}"
-        outputs = ", ".join(self.output_names)
-        state = ", closed" if self._closed else ""
-        return f"<Embedder {self.bundle.home}: {model} on {self.backend.device}, outputs {outputs}{state}>"
+        what = f"outputs {', '.join(self.output_names)}{', closed' if self._closed else ''}"
+        return f"<Embedder {self.bundle.home}: {model} on {self.backend.device}, {what}>"
 
     def __reduce__(self) -> tuple[Callable[..., Embedder], tuple[()]]:
         if self._reopen is None:

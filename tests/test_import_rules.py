@@ -22,7 +22,7 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
     "dinov3_ref": (
         set(),
         {"torch", "safetensors", "omegaconf", "torchvision", "numpy", "PIL"},
-        {"huggingface_hub", "pyarrow", "skimage", "sklearn", "tensorboard", "rich"},
+        {"huggingface_hub", "pyarrow", "skimage", "sklearn", "tensorboard", "rich", "tokenizers"},
     ),
     "exporters": (
         {
@@ -30,6 +30,7 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
             "dinov3_ref.checkpoints",
             "dinov3_ref.layers",
             "dinov3_ref.heads",
+            "dinov3_ref.text",
             "dinov3_ref.tasks",
             "dinov3_ref.errors",
             "dinov3_ref.ranges",
@@ -62,6 +63,7 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
             "jinja2",
             "markupsafe",
             "matplotlib",
+            "tokenizers",
         },
     ),
     # reached by the command line alone, and late: not loaded without the extra [serve]

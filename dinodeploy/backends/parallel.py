@@ -29,10 +29,13 @@ def parallel_runs_for(options: OpenOptions) -> int:
 def in_parts(
     run: Callable[[FloatArray], Sequence[Any]], pixels: FloatArray, pixels_at_once: int | None
 ) -> Sequence[FloatArray]:
-    """The outputs of a batch [B,3,H,W], run in even parts of at most `pixels_at_once` pixels."""
-    batch, _, height, width = pixels.shape
-    if pixels_at_once is None:
+    """The outputs of a batch [B,3,H,W], run in even parts of at most `pixels_at_once` pixels.
+
+    Token ids [T,N] are run as they are.
+    """
+    if pixels_at_once is None or pixels.ndim == 2:
         return run(pixels)
+    batch, _, height, width = pixels.shape
     at_once = max(1, pixels_at_once // (height * width))
     parts = [run(part) for part in np.array_split(pixels, max(1, -(-batch // at_once)))]
     return parts[0] if len(parts) == 1 else [np.concatenate(made) for made in zip(*parts, strict=True)]

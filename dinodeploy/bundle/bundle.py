@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.external_data import check_external_data
 from dinodeploy.bundle.manifest import EngineFacts, FileFacts, Manifest
+from dinodeploy.bundle.text_facts import TEXT_GOLDEN_FILE
 from dinodeploy.errors import BundleError, MisuseError, TamperedError
 from dinodeploy.files.regular import open_regular
 from dinodeploy.files.unfinished.exchange import restore
@@ -87,7 +88,7 @@ class EngineChoice:
     """An engine file of a bundle and the backend that runs it."""
 
     bundle: Bundle
-    file: str  # a key of the manifest's `engines`
+    file: str  # a key of the manifest's `engines` or `text_engines`
     backend: str  # the manifest's, or another that can run the graph (`backends/select.py`)
 
     @property
@@ -100,7 +101,12 @@ class EngineChoice:
 
     @property
     def facts(self) -> EngineFacts:
-        return self.manifest.engines[self.file]
+        return self.manifest.all_engines[self.file]
+
+    @property
+    def golden(self) -> str:
+        """The file of cases that it is judged on."""
+        return TEXT_GOLDEN_FILE if self.file in self.manifest.text_engines else GOLDEN_FILE
 
     @property
     def path(self) -> Path:
@@ -119,7 +125,10 @@ class EngineChoice:
     @property
     def needed_files(self) -> tuple[str, ...]:
         """The files that are read when the engine is opened and judged."""
-        return tuple(dict.fromkeys((*self.manifest.files_of(self.file), GOLDEN_FILE)))
+        vocabulary = (
+            (self.manifest.text.vocabulary,) if self.golden != GOLDEN_FILE and self.manifest.text else ()
+        )
+        return tuple(dict.fromkeys((*self.manifest.files_of(self.file), *vocabulary, self.golden)))
 
     def check_external_data(self) -> None:
         """Check that its graph reads no file that the manifest does not list for it. Raises BundleError.

@@ -20,7 +20,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from dinodeploy.bundle.facts import (
     OutputFacts,
     ProfileFacts,
 )
+from dinodeploy.bundle.text_facts import TEXT_GOLDEN_FILE, TEXT_OUTPUT, TextFacts
 from dinodeploy.errors import BundleError, TamperedError
 from dinodeploy.files import schema
 from dinodeploy.files.atomic import atomic_file
@@ -104,6 +105,8 @@ class Manifest:
     digest: str = ""
     head: HeadFacts | None = None
     preference: tuple[str, ...] = ()  # engines, the best first; `order` has those that it leaves out
+    text: TextFacts | None = None  # of dino.txt
+    text_engines: dict[str, EngineFacts] = field(default_factory=dict)  # the best first; not in `engines`
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -121,6 +124,8 @@ class Manifest:
         for engine, facts in self.engines.items():
             if problem := self._problem(engine, facts):
                 raise BundleError(f"{FILE_NAME}: engine {engine!r} {problem}")
+        if problem := self._text_problem():
+            raise BundleError(f"{FILE_NAME}: text: {problem}")
         if len(set(self.preference)) < len(self.preference):
             raise BundleError(f"{FILE_NAME}: `preference` names an engine twice; wanted each once")
 
@@ -142,10 +147,34 @@ class Manifest:
             return f"has output {unknown[0]!r}, which `outputs` does not list"
         return ""
 
+    def _text_problem(self) -> str:
+        """What is wrong with the text graph, or nothing. It has its files to itself."""
+        if self.text is None:
+            return f"`text_engines` has {next(iter(self.text_engines))!r}" if self.text_engines else ""
+        names = {name for name, facts in self.text_engines.items() for name in (name, *facts.files)}
+        needed = {self.text.graph, self.text.vocabulary, TEXT_GOLDEN_FILE, *names}
+        if not self.files:  # it is being written
+            return ""
+        if self.text.graph not in self.text_engines:
+            return f"`text_engines` lacks the graph {self.text.graph!r}"
+        if missing := sorted(needed - set(self.files)):
+            return f"needs {missing[0]!r}, which `files` does not list"
+        shared = names & {name for engine, facts in self.engines.items() for name in (engine, *facts.files)}
+        if shared:
+            return f"{sorted(shared)[0]!r} belongs to an image engine too"
+        if any(facts.outputs != (TEXT_OUTPUT,) for facts in self.text_engines.values()):
+            return f"wanted {TEXT_OUTPUT} as the one output of every engine"
+        return ""
+
+    @property
+    def all_engines(self) -> dict[str, EngineFacts]:
+        """The engines of both graphs; `engines` has those that run on images."""
+        return {**self.engines, **self.text_engines}
+
     def facts(self) -> str:
         """The part that decides the outputs, as canonical JSON: what the ONNX metadata repeats."""
         whole = _stored(self)
-        parts = ("format", "model", "preprocess", "outputs", "graph", "head")
+        parts = ("format", "model", "preprocess", "outputs", "graph", "head", "text")
         return canonical({key: whole[key] for key in parts if key in whole})
 
     @property
@@ -160,19 +189,19 @@ class Manifest:
 
     def outputs_of(self, engine: str) -> tuple[str, ...]:
         """Names of the outputs that an engine computes."""
-        return self.engines[engine].outputs or tuple(output.name for output in self.outputs)
+        return self.all_engines[engine].outputs or tuple(output.name for output in self.outputs)
 
     def files_of(self, engine: str) -> tuple[str, ...]:
         """Every file that is read when an engine is opened; of a plan without weights also its graph's."""
-        facts = self.engines[engine]
+        facts = self.all_engines[engine]
         stripped = facts.build is not None and facts.build.stripped
-        source = self.engines[facts.build.source].files if facts.build is not None and stripped else ()
+        source = self.all_engines[facts.build.source].files if facts.build is not None and stripped else ()
         return tuple(dict.fromkeys((engine, *facts.files, *source)))
 
     def family(self, engine: str) -> tuple[str, ...]:
         """The engines that read one of the files of `engine`, itself included: damage to one damages all."""
         own = set(self.files_of(engine))
-        return tuple(name for name in self.engines if own & set(self.files_of(name)))
+        return tuple(name for name in self.all_engines if own & set(self.files_of(name)))
 
     def fingerprint(self, engine: str, preprocess: Preprocess) -> dict[str, Any]:
         """What decides the numbers of an embedding. Stores may be mixed only if theirs are equal.
@@ -180,8 +209,8 @@ class Manifest:
         An engine and the CLS-only graph of the same numbers have the same one. `files_sha256` is over every
         file that either of them reads; older versions did not record it (`as_recorded`).
         """
-        full = self.engines[engine].same_numbers_as or engine
-        same = [name for name, facts in self.engines.items() if facts.same_numbers_as == full]
+        full = self.all_engines[engine].same_numbers_as or engine
+        same = [name for name, facts in self.all_engines.items() if facts.same_numbers_as == full]
         adapter = self.model.adapter
         return {
             "arch": self.model.arch,
@@ -191,11 +220,19 @@ class Manifest:
             "files_sha256": self._hash_of({name for one in (full, *same) for name in self.files_of(one)}),
             "recipe": self.graph.recipe,
             "preprocess": _without_defaults(schema.dump(preprocess)),
+            **({"text_sha256": self.text_sha256} if self.text is not None else {}),
         }
+
+    @property
+    def text_sha256(self) -> str:
+        """Hash of the text graph and its vocabulary; "" in a bundle without texts."""
+        if self.text is None:
+            return ""
+        return self._hash_of((*self.text_engines[self.text.graph].files, self.text.vocabulary))
 
     def engine_sha256(self, engine: str) -> str:
         """Hash of an engine and the files it lists; in format 1 of the engine file alone."""
-        facts = self.engines[engine]
+        facts = self.all_engines[engine]
         if self.format == 1 or len(facts.files) == 1:
             return self.files[engine].sha256
         return self._hash_of(facts.files)
@@ -205,7 +242,7 @@ class Manifest:
 
         That is every byte that the engine reads, the golden file, and the facts that decide the outputs.
         """
-        facts = schema.dump(self.engines[engine])
+        facts = schema.dump(self.all_engines[engine])
         files = self._hash_of((*self.files_of(engine), golden))
         return hashlib.sha256(canonical([self.facts(), engine, facts, files]).encode()).hexdigest()
 
@@ -239,11 +276,11 @@ def _stored(manifest: Manifest) -> dict[str, Any]:
         for name, facts in manifest.engines.items():
             if facts.backend == GRAPH_BACKEND or facts.same_numbers_as is not None:
                 del whole["engines"][name]
-    for engine in whole["engines"].values():
+    for engine in (*whole["engines"].values(), *whole["text_engines"].values()):
         for name in ("build", "outputs", "same_numbers_as"):
             if not engine[name]:
                 del engine[name]
-    for name in ("head", "preference"):
+    for name in ("head", "preference", "text", "text_engines"):
         if not whole[name]:
             del whole[name]
     for name in ("weights_key", "adapter"):

@@ -21,7 +21,7 @@ mean shows before the engine has run.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -83,6 +83,15 @@ class GoldenCase:
         """Input height and width in pixels."""
         height, width = self.pixels.shape[2:]
         return height, width
+
+
+def fitting_cases(
+    cases: Sequence[GoldenCase], takes: Callable[[int, int], bool]
+) -> tuple[list[GoldenCase], tuple[str, ...]]:
+    """The cases of a size that `takes` says yes to, and the sizes of the others as text."""
+    fitting = [case for case in cases if takes(*case.size)]
+    others = dict.fromkeys(case.size for case in cases if not takes(*case.size))
+    return fitting, tuple(f"{height}x{width}" for height, width in others)
 
 
 def at_size(preprocess: Preprocess, size: tuple[int, int]) -> Preprocess:

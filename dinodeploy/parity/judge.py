@@ -31,6 +31,7 @@ Run = Callable[[FloatArray], Outputs]  # pixels [B,3,H,W] -> outputs by name
 Prepare = Callable[[ByteArray, tuple[int, int]], FloatArray]  # image [h,w,3], (H, W) -> pixels [3,H,W]
 
 
+VECTORS = ("cls", "image_embedding")  # whose nearest neighbours are compared: the first there is
 TIE = 0.1  # of the logits' size: classes that the reference rates so close to its best count as agreeing
 PATCH_METRICS = frozenset({"patch_cosine_p01"})  # which an engine without patches cannot have
 
@@ -121,12 +122,13 @@ def judge(
         if head is not None and own is not None and _all_comparable(outputs, case, of_head):
             for name, values in own.measure(outputs, case.outputs, head).items():
                 found += _hold(case.name, name, values, own.limits(recipe, head_precision))
-        if "cls" in case.outputs and _comparable(outputs.get("cls"), case.outputs["cls"]):
-            pairs.append((outputs["cls"], case.outputs["cls"]))
+        vector = next((name for name in VECTORS if name in case.outputs), "")
+        if vector and _comparable(outputs.get(vector), case.outputs[vector]):
+            pairs.append((outputs[vector], case.outputs[vector]))
     if pairs:
         got, wanted = (np.concatenate(side) for side in zip(*pairs, strict=True))
         agreement = knn_agreement(got, wanted, k=1)
-        found += _hold("all", "cls", {"nearest_neighbour": agreement}, THRESHOLDS[recipe])
+        found += _hold("all", vector, {"nearest_neighbour": agreement}, THRESHOLDS[recipe])
     for name, places in logits.items():
         got, wanted = (np.concatenate(side) for side in zip(*places, strict=True))
         values = {"class_agreement": class_agreement(got, wanted)}

@@ -18,9 +18,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, EngineChoice
+from dinodeploy.bundle.bundle import Bundle, EngineChoice
 from dinodeploy.bundle.manifest import FILE_NAME as MANIFEST_FILE
 from dinodeploy.bundle.manifest import RECEIPTS_FILE, Manifest
+from dinodeploy.bundle.text_facts import TEXT_OUTPUT
 from dinodeploy.errors import BundleError
 from dinodeploy.files import schema
 from dinodeploy.files.atomic import atomic_file
@@ -29,6 +30,7 @@ from dinodeploy.files.lock import wait_for_lock
 from dinodeploy.files.regular import open_regular
 from dinodeploy.parity.judge import PATCH_METRICS, Measurement, Verdict
 from dinodeploy.parity.tasks import TASKS, replaced
+from dinodeploy.parity.text import TEXT_THRESHOLDS
 from dinodeploy.parity.thresholds import HEAD_THRESHOLDS, PIXEL_THRESHOLDS, THRESHOLDS
 
 FILE_NAME = RECEIPTS_FILE
@@ -66,6 +68,9 @@ class Receipt:
         if head is not None and head.task in TASKS and set(head.outputs) <= self.outputs:
             own = TASKS[head.task].limits(self.recipe, precision)
             table, needed = (*table, *own), needed | {threshold.metric for threshold in own}
+        if TEXT_OUTPUT in self.outputs:
+            table = TEXT_THRESHOLDS.get(self.recipe, ())
+            needed = {threshold.metric for threshold in table}
         limits = {threshold.metric: threshold for threshold in table}
         judged = {m.metric for m in self.measurements}
         if "patch" not in self.outputs:
@@ -95,20 +100,20 @@ def make_receipt(engine: EngineChoice, runtime: str, device: str, verdict: Verdi
     return Receipt(
         engine=engine.file,
         engine_sha256=engine.manifest.engine_sha256(engine.file),
-        golden_sha256=engine.manifest.files[GOLDEN_FILE].sha256,
+        golden_sha256=engine.manifest.files[engine.golden].sha256,
         runtime=runtime,
         device=device,
         recipe=verdict.recipe,
         passed=verdict.passed,
         measurements=verdict.measurements,
-        judged_sha256=engine.manifest.judged_sha256(engine.file, GOLDEN_FILE),
+        judged_sha256=engine.manifest.judged_sha256(engine.file, engine.golden),
     )
 
 
 def find_receipt(engine: EngineChoice, runtime: str, device: str) -> Receipt | None:
     """A receipt that holds for each output of this engine on this runtime and device, or None."""
     manifest = engine.manifest
-    hashes = manifest.engine_sha256(engine.file), manifest.files[GOLDEN_FILE].sha256
+    hashes = manifest.engine_sha256(engine.file), manifest.files[engine.golden].sha256
     key = (engine.file, runtime, device, *hashes, manifest.graph.recipe)
     kept = [_read(path) for path in _places(engine.bundle)]
     for index, receipts in enumerate(kept):
@@ -131,13 +136,13 @@ def _is_of_every_byte(receipt: Receipt, engine: EngineChoice, beside: Iterable[R
     """
     manifest = engine.manifest
     if receipt.judged_sha256:
-        return receipt.judged_sha256 == manifest.judged_sha256(engine.file, GOLDEN_FILE)
+        return receipt.judged_sha256 == manifest.judged_sha256(engine.file, engine.golden)
     if engine.facts.build is not None or manifest.format != 1:
         return engine.facts.build is None
     judged = {
         one.engine
         for one in beside
-        if one.engine in manifest.engines
+        if one.engine in manifest.all_engines
         and one.engine_sha256 == manifest.engine_sha256(one.engine)
         and one.holds(manifest)
     }
@@ -153,7 +158,7 @@ def _voided(engine: EngineChoice, receipts: Iterable[Receipt]) -> bool:
     return any(
         not receipt.passed
         and receipt.engine in family
-        and receipt.judged_sha256 == engine.manifest.judged_sha256(receipt.engine, GOLDEN_FILE)
+        and receipt.judged_sha256 == engine.manifest.judged_sha256(receipt.engine, engine.golden)
         for receipt in receipts
     )
 

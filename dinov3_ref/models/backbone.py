@@ -11,17 +11,25 @@ from dinov3_ref.models.convnext import ConvNeXt
 from dinov3_ref.models.vision_transformer import DinoVisionTransformer
 
 Backbone = DinoVisionTransformer | ConvNeXt
+AFTER = "text_head"  # name of a module with blocks of its own, after those of a ViT (dino.txt)
+CHAINS = ("blocks", f"{AFTER}.blocks", "backbone.blocks")  # where a ViT or a text tower has its blocks
 
 
-def named_blocks(model: Backbone) -> Iterator[tuple[str, nn.Module]]:
-    """(path, residual block) in order of computation: `blocks.3`, or `stages.2.3` of a ConvNeXt."""
+def named_blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """(path, residual block) in order of computation: `blocks.3`, or `stages.2.3` of a ConvNeXt.
+
+    In dino.txt's towers also `text_head.blocks.1` and `backbone.blocks.3`.
+    """
     if isinstance(model, ConvNeXt):
         for stage, blocks in enumerate(model.stages):
             for index, block in enumerate(blocks.children()):
                 yield f"stages.{stage}.{index}", block
-    else:
-        for index, block in enumerate(model.blocks):
-            yield f"blocks.{index}", block
+        return
+    for chain in CHAINS:
+        owner, _, name = chain.rpartition(".")
+        blocks = getattr(getattr(model, owner, None) if owner else model, name, ())
+        for index, block in enumerate(blocks):
+            yield f"{chain}.{index}", block
 
 
 def stride_of(model: Backbone) -> int:

@@ -27,6 +27,7 @@ from dinodeploy.bundle.manifest import (
     WEIGHTS_FILE,
     EngineFacts,
 )
+from dinodeploy.bundle.text_facts import TEXT_CPU_FILE, TEXT_FILE, TEXT_OUTPUT, TEXT_WEIGHTS_FILE
 from exporters.graph.cls_only import cut_to_cls
 from exporters.graph.files import share_weights, weight_bytes, write_onnx
 from exporters.graph.fuse_attention import fuse_attention, has_rotary_attention
@@ -37,6 +38,21 @@ from exporters.precision.recipes import FP32, Recipe
 BASELINE_FILE = "model.fp32.onnx"  # the speed of int8 is measured against it
 PROXY_FILE = "model.proxy.onnx"  # the typed graph in a form that a CPU can run, to judge it
 BASELINE_LIMIT = 2**31  # bytes of fp32 weights past which no fp32 baseline is written
+
+
+@dataclass(frozen=True)
+class Names:
+    """File names of the graphs of one input."""
+
+    typed: str = MODEL_FILE
+    cpu: str = CPU_FILE
+    weights: str = WEIGHTS_FILE
+    proxy: str = PROXY_FILE
+    outputs: tuple[str, ...] = ()  # of every engine; empty: all of the manifest
+
+
+IMAGE = Names()
+TEXT = Names(TEXT_FILE, TEXT_CPU_FILE, TEXT_WEIGHTS_FILE, "text.proxy.onnx", (TEXT_OUTPUT,))
 
 
 @dataclass(frozen=True)
@@ -56,6 +72,7 @@ def write_engines(
     *,
     last: int | None = None,
     allowed: Allowed | None = None,
+    names: Names = IMAGE,
 ) -> Written:
     """Write `graph` under `recipe` into `root`. `graph` itself becomes the typed graph.
 
@@ -66,7 +83,7 @@ def write_engines(
     know. Raises LintError.
     """
     low = bool(recipe.roles) or inputs.head_type != FP32
-    styles = _styles(recipe, low=low, fused=has_rotary_attention(graph))
+    styles = _styles(recipe, names, low=low, fused=has_rotary_attention(graph))
     sources = dict.fromkeys(styles, graph)
     if last is not None:
         cut = cut_to_cls(graph, last)
@@ -74,51 +91,52 @@ def write_engines(
         styles |= cls_only
         sources |= dict.fromkeys(cls_only, cut)
     baseline = None
-    if recipe.quantized == "int8" and weight_bytes(graph) <= BASELINE_LIMIT:
+    if names is IMAGE and recipe.quantized == "int8" and weight_bytes(graph) <= BASELINE_LIMIT:
         fp32 = graph.clone()
         fuse_attention(fp32)  # as this machine runs fp32 best
         baseline, _ = write_onnx(fp32, root / BASELINE_FILE)
-    variants = {name: source.clone() for name, source in sources.items() if name != MODEL_FILE}
+    variants = {name: source.clone() for name, source in sources.items() if name != names.typed}
     apply_recipe(graph, recipe, "typed", inputs)
     if low:
         _inspect(graph, "typed", allowed)
-    write_onnx(graph, root / MODEL_FILE)
+    write_onnx(graph, root / names.typed)
     for name, variant in variants.items():
         apply_recipe(variant, recipe, styles[name], inputs)
         _inspect(variant, styles[name], allowed)
-        share_weights(variant, root / MODEL_FILE, root / name)
+        share_weights(variant, root / names.typed, root / name)
     return Written(
-        _describe(styles, low=low),
-        proxy=root / PROXY_FILE if PROXY_FILE in styles else None,
+        _describe(styles, names, low=low),
+        proxy=root / names.proxy if names.proxy in styles else None,
         baseline=baseline,
     )
 
 
-def _describe(styles: Mapping[str, Style], *, low: bool) -> dict[str, EngineFacts]:
+def _describe(styles: Mapping[str, Style], names: Names, *, low: bool) -> dict[str, EngineFacts]:
     """The manifest's entries."""
     engines: dict[str, EngineFacts] = {}
-    if CPU_FILE in styles:
-        engines[CPU_FILE] = EngineFacts("onnxruntime", (CPU_FILE, WEIGHTS_FILE))
+    if names.cpu in styles:
+        engines[names.cpu] = EngineFacts("onnxruntime", (names.cpu, names.weights), outputs=names.outputs)
     # fp32 is fp32 on a CPU too, whichever graph is named
-    engines[MODEL_FILE] = EngineFacts(GRAPH_BACKEND if low else "onnxruntime", (MODEL_FILE, WEIGHTS_FILE))
+    backend = GRAPH_BACKEND if low else "onnxruntime"
+    engines[names.typed] = EngineFacts(backend, (names.typed, names.weights), outputs=names.outputs)
     for name, full in CLS_ONLY.items():
         if name in styles:
             engines[name] = EngineFacts(
-                engines[full].backend, (name, WEIGHTS_FILE), outputs=CLS_ONLY_OUTPUTS, same_numbers_as=full
+                engines[full].backend, (name, names.weights), outputs=CLS_ONLY_OUTPUTS, same_numbers_as=full
             )
     return engines
 
 
-def _styles(recipe: Recipe, *, low: bool, fused: bool) -> dict[str, Style]:
+def _styles(recipe: Recipe, names: Names, *, low: bool, fused: bool) -> dict[str, Style]:
     """File -> how the recipe is written in it.
 
     `low`: whether any layer is in low precision. `fused`: whether CPUs get an fp32 graph of their own.
     """
     if not low:
-        return {MODEL_FILE: "typed", **({CPU_FILE: "cpu"} if fused else {})}
+        return {names.typed: "typed", **({names.cpu: "cpu"} if fused else {})}
     if recipe.quantized == "int8":
-        return {MODEL_FILE: "typed", CPU_FILE: "cpu", PROXY_FILE: "emulated"}
-    return {MODEL_FILE: "typed", CPU_FILE: "emulated"}
+        return {names.typed: "typed", names.cpu: "cpu", names.proxy: "emulated"}
+    return {names.typed: "typed", names.cpu: "emulated"}
 
 
 def _inspect(graph: ir.Model, style: Style, allowed: Allowed | None) -> None:

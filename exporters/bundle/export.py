@@ -29,6 +29,7 @@ from exporters.bundle.write_bundle import write_bundle
 from exporters.heads import attach_head, check_fits
 from exporters.precision.quantization.images import Calibration
 from exporters.precision.recipes import RECIPES
+from exporters.text.graph import TextPart
 from exporters.trace.fold import FOLDS
 
 __all__ = ["FOLDS", "Calibration", "ExportOptions", "export_checkpoint", "export_model"]
@@ -47,11 +48,13 @@ def export_checkpoint(
     weights_key: str | None = None,
     dataset: str | None = None,
     head: LoadedHead | None = None,
+    text: TextPart | None = None,
     log: Log = lambda _: None,
 ) -> tuple[Bundle, tuple[str, ...]]:
     """Export a loaded checkpoint; `weights` says where it came from (file, hub, random).
 
-    weights_key: the one that `load_checkpoint` was given.
+    weights_key: the one that `load_checkpoint` was given. text: the vision head and text tower of dino.txt,
+    whose backbone the checkpoint is.
     Returns the bundle with its receipt, and notes on what was assumed. Input mean and std: those of `dataset`
     where one is given, else those beside the checkpoint or of its own dataset, else ImageNet's with a note.
     Raises MisuseError for an unknown `dataset`, and as `export_model`.
@@ -93,8 +96,19 @@ def export_checkpoint(
     whole = RECIPES[options.recipe].quantized or isinstance(config, ConvNeXtConfig)
     state = None if whole else checkpoint.state
     model = build_model(checkpoint) if state is None else hollow_model(checkpoint)
+    if text is not None:
+        model, state = text.with_head(model, state)
     bundle, notes = export_model(
-        model, facts, preprocess, out, options, head=head, licence=_licence(checkpoint), log=log, state=state
+        model,
+        facts,
+        preprocess,
+        out,
+        options,
+        head=head,
+        text=text,
+        licence=_licence(checkpoint),
+        log=log,
+        state=state,
     )
     return bundle, (*checkpoint.notes, *assumed, *notes)
 
@@ -132,6 +146,7 @@ def export_model(
     options: ExportOptions,
     *,
     head: LoadedHead | None = None,
+    text: TextPart | None = None,
     licence: str = WEIGHTS_LICENCE,
     log: Log = lambda _: None,
     state: Mapping[str, Tensor] | None = None,
@@ -139,6 +154,7 @@ def export_model(
     """Export a model in memory (a user's own subclass or layers included) to a judged bundle at `out`.
 
     With `head`, the graph goes on to its outputs (`exporters.heads.in_memory` makes one of a `Head`).
+    With `text`, the model has dino.txt's vision head (`TextPart.with_head`), and a text graph is made.
     `state` holds the weights where the model does not (`stream.py`).
 
     Returns the bundle with its receipt, and notes on how it was made.
@@ -155,7 +171,7 @@ def export_model(
     refuse_existing(out, options.overwrite)
     with atomic_directory(out) as staging:
         manifest, notes = write_bundle(
-            model, facts, preprocess, staging, _with_layers(options, head), licence, log, state
+            model, facts, preprocess, staging, _with_layers(options, head), licence, log, state, text
         )
         if head is not None:
             log("adding the head")

@@ -24,6 +24,7 @@ class ExportOptions:
     folds: tuple[str, ...] = FOLDS
     calibration: Calibration = field(default_factory=Calibration)  # for 8-bit recipes
     overrides: tuple[Override, ...] = ()  # (pattern of a layer's path, type)
+    backbone_outputs: bool = False  # of dino.txt: also cls, storage and patch of the backbone
     overwrite: bool = False
     head_precision: str = "fp32"  # fp32 or fp16: layers outside the backbone
 

@@ -14,6 +14,7 @@ from dinodeploy.files.system_files import is_free
 from dinodeploy.parity.check import check_bundle
 from dinodeploy.parity.judge import rejection
 from dinodeploy.parity.receipts import Receipt
+from dinodeploy.text.encoder import TextEncoder
 
 
 def refuse_existing(out: Path, overwrite: bool) -> None:
@@ -46,7 +47,14 @@ def judge_staged(
         for engine in runs  # engines of other backends are judged on first use
         if manifest.engines[engine].same_numbers_as in (None, runs[0])
     ]
+    if manifest.text is not None:
+        _judge_text(staging)
     return found[0] or receipts[0], tuple(notes)
+
+
+def _judge_text(staging: Path) -> None:
+    """Judge the text graph and its tokenizer on ONNX Runtime. Raises JudgementError."""
+    TextEncoder.open(open_bundle(staging), device="onnxruntime").close()
 
 
 def _judge_auto(

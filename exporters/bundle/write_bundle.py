@@ -35,6 +35,8 @@ from exporters.precision.quantization.scheme import fold_scheme
 from exporters.precision.quantization.write import OPSET
 from exporters.precision.recipes import RECIPES
 from exporters.precision.speed import BATCHES, compare_speed, verdict
+from exporters.text.aligned import make_outputs
+from exporters.text.graph import TextPart, write_text
 from exporters.trace.fold import Weights, applicable_folds, make_meta_copy
 from exporters.trace.trace import TokenOutputs, trace
 
@@ -50,13 +52,15 @@ def write_bundle(
     licence: str,
     log: Log,
     state: Mapping[str, Tensor] | None = None,
+    text: TextPart | None = None,
 ) -> tuple[Manifest, tuple[str, ...]]:
     """Write every file of the bundle except its manifest; returns the manifest and notes for the user.
 
-    `state` holds the weights of a hollow model (`stream.py`).
+    `state` holds the weights of a hollow model (`stream.py`). With `text`, a text graph is written too.
     """
     recipe = RECIPES[options.recipe]
-    reference = TokenOutputs(model.eval(), options.layers, attention=options.attention)
+    chosen = (options.layers, options.attention, options.backbone_outputs)
+    reference = make_outputs(model.eval(), *chosen)
     log("running the reference on the golden photographs")
     with filled(model, state), watch_linears(model) as ranges:
         save_golden(make_golden(reference, preprocess), root / GOLDEN_FILE)
@@ -68,15 +72,19 @@ def write_bundle(
             model, weights, preprocess, options.calibration, recipe, options.overrides, log
         )
         fold_scheme(weights, calibrated.scheme)
-    outputs = TokenOutputs(meta_copy, options.layers, attention=options.attention)
+    outputs = make_outputs(meta_copy, *chosen)
     graph = _make_graph(outputs, weights, options, log)
     lint(graph)
     check_onnx(graph)
     manifest = _describe(graph, facts, preprocess, options, calibrated, licence)
+    notes = list(calibrated.notes if calibrated else ())
+    if text is not None:
+        manifest, of_text = write_text(text, replace(manifest, text=text.facts), root, options, log)
+        notes += of_text
     inputs = RecipeInputs(ranges, calibrated.scheme if calibrated else None, options.overrides)
-    last = model.n_blocks - 1 if can_cut(meta_copy) else None
-    manifest, notes = write_files(graph, manifest, inputs, root, log, last=last)
-    return manifest, (*(calibrated.notes if calibrated else ()), *notes)
+    last = model.n_blocks - 1 if "cls" in outputs.output_names and can_cut(meta_copy) else None
+    manifest, of_files = write_files(graph, manifest, inputs, root, log, last=last)
+    return manifest, (*notes, *of_files)
 
 
 def write_files(
@@ -111,7 +119,8 @@ def write_files(
             temporary.unlink()
     names = dict.fromkeys(name for facts in written.engines.values() for name in facts.files)
     files = {name: file_facts(root / name) for name in (*names, GOLDEN_FILE)}
-    return replace(manifest, engines=written.engines, files=files).with_preference(), tuple(notes)
+    made = replace(manifest, engines=written.engines, files={**manifest.files, **files})
+    return made.with_preference(), tuple(notes)
 
 
 def _make_graph(module: TokenOutputs, weights: Weights, options: ExportOptions, log: Log) -> ir.Model:

@@ -125,6 +125,25 @@ def first_row_weights(q: Any, k: Any, sin: Any, cos: Any, num_heads: int, scale:
     return op.Softmax(op.MatMul(q, op.Transpose(k, perm=[0, 1, 3, 2])), axis=-1)
 
 
+def causal_mask(ids: Any) -> Any:
+    """`exporters.trace.custom_ops.causal_mask`: ids [B,L] -> [L,L], at run time."""
+    index = op.Range(0, op.Squeeze(op.Shape(ids, start=1, end=2)), 1)
+    row = op.Unsqueeze(index, op.Constant(value_ints=[1]))
+    column = op.Unsqueeze(index, op.Constant(value_ints=[0]))
+    return op.Where(op.Less(row, column), op.Constant(value_float=-math.inf), op.Constant(value_float=0.0))
+
+
+def masked_attention(q: Any, k: Any, v: Any, mask: Any, num_heads: int, scale: float) -> Any:
+    """`exporters.trace.custom_ops.masked_attention`, decomposed: q, k, v [B,L,D] -> [B,L,D]."""
+    dim = q.shape[2]
+    q, k, v = (_split_heads(t, num_heads, dim // num_heads) for t in (q, k, v))
+    if scale != 1.0:
+        q = op.Mul(q, scale)
+    scores = op.Add(op.MatMul(q, op.Transpose(k, perm=[0, 1, 3, 2])), mask)
+    attended = op.MatMul(op.Softmax(scores, axis=-1), v)
+    return op.Reshape(op.Transpose(attended, perm=[0, 2, 1, 3]), op.Constant(value_ints=[0, 0, dim]))
+
+
 def gelu(x: Any, approximate: str = "none") -> Any:
     """GELU in the order of operations that ONNX Runtime and TensorRT recognise and fuse.
 
@@ -146,4 +165,6 @@ TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.dinodeploy.rope_attention.default: rope_attention,
     torch.ops.dinodeploy.masked_rope_attention.default: masked_rope_attention,
     torch.ops.dinodeploy.first_row_weights.default: first_row_weights,
+    torch.ops.dinodeploy.causal_mask.default: causal_mask,
+    torch.ops.dinodeploy.masked_attention.default: masked_attention,
 }

@@ -30,7 +30,7 @@ from exporters.trace import repeat
 from exporters.trace.fold import Weights
 from exporters.trace.trace import TokenOutputs
 
-INPUT_NAME = "pixels"
+INPUT_NAME, TOKEN_IDS = "pixels", "token_ids"
 END = 2**63 - 1  # torch's word for "to the end"
 FOLDED_ELEMENTS = 1024  # constant folding is for shape arithmetic; a weight must not be made here
 WRAPPER = "model."  # the attribute of TokenOutputs that holds the model: a prefix of every weight name
@@ -187,6 +187,7 @@ def _name_sizes(graph: ir.Graph, module: TokenOutputs) -> None:
         "cls": [dim],
         "storage": [model.n_storage_tokens, dim],
         "extra": [module.own_tokens, dim],
+        "image_embedding": [2 * dim],
     }
     if isinstance(model, ConvNeXt):
         for stage, width in enumerate(model.embed_dims[:-1]):

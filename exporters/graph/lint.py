@@ -16,9 +16,13 @@ import onnx_ir as ir
 
 from dinodeploy.errors import LintError, reason_of
 from exporters.graph.files import without_weights
-from exporters.graph.graph import INPUT_NAME
+from exporters.graph.graph import INPUT_NAME, TOKEN_IDS
 
-AXES = {0: "batch", 2: "height", 3: "width"}  # of the input
+# input -> its axes of any size
+AXES = {
+    INPUT_NAME: {0: "batch", 2: "height", 3: "width"},
+    TOKEN_IDS: {0: "texts", 1: "tokens"},
+}
 # If/Loop: TensorRT wants equal shapes in both branches (issues 4558, 4603). Tile: how the If came about.
 # NonZero: a shape that depends on data.
 FORBIDDEN = ("If", "Loop", "Scan", "Tile", "NonZero")
@@ -32,22 +36,23 @@ CPU_OPERATORS = {
 CPU_TYPES = {ir.DataType.UINT8}
 
 
-def _one_image_input(graph: ir.Graph) -> str | None:
+def _one_input(graph: ir.Graph) -> str | None:
     """A stray mask input is what plain exports leave behind (facebookresearch/dinov3 issue 312)."""
     names = [value.name for value in graph.inputs]
-    return None if names == [INPUT_NAME] else f"inputs are {names}; wanted {INPUT_NAME!r} alone"
+    fits = len(names) == 1 and names[0] in AXES
+    return None if fits else f"inputs are {names}; wanted {' or '.join(map(repr, AXES))} alone"
 
 
 def _free_sizes(graph: ir.Graph, fixed: Collection[str] = ()) -> str | None:
-    """Batch, height and width must be free, or the graph is right at one size only.
+    """Batch, height and width (of token ids: number and length) must be free, or one size only is right.
 
     fixed: those that the manifest says are not.
     """
-    shape = graph.inputs[0].shape
-    wanted = [axis for axis, name in AXES.items() if name not in fixed]
+    shape, axes = graph.inputs[0].shape, AXES.get(str(graph.inputs[0].name), {})
+    wanted = [axis for axis, name in axes.items() if name not in fixed]
     wrong = [axis for axis in wanted if shape is None or isinstance(shape[axis], int)]
-    axes = " and ".join(", ".join(map(str, wanted)).rsplit(", ", 1))
-    return f"input shape is {shape}; wanted axes {axes} free" if wrong else None
+    listed = " and ".join(", ".join(map(str, wanted)).rsplit(", ", 1))
+    return f"input shape is {shape}; wanted axes {listed} free" if wrong else None
 
 
 def _no_forbidden_operators(graph: ir.Graph, forbidden: Collection[str] = FORBIDDEN) -> str | None:
@@ -85,7 +90,7 @@ def _known_types(graph: ir.Graph, more: Collection[ir.DataType] = ()) -> str | N
 
 Rule = Callable[[ir.Graph], str | None]
 RULES: tuple[Rule, ...] = (
-    _one_image_input,
+    _one_input,
     _free_sizes,
     _no_forbidden_operators,
     _one_rope_table,

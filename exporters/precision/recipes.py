@@ -65,13 +65,14 @@ Override = tuple[str, str]  # (layer path pattern, type): ("blocks.0.*", "fp32")
 TYPES: dict[str, ir.DataType] = {"fp32": FP32, "fp16": FP16, "bf16": BF16}  # types that an override may name
 
 # (operator, module path) -> role. The path is the part of a node's name before the operator.
+_BLOCK = r"(?:text_head\.|backbone\.)?blocks\.\d+"  # dino.txt: of the vision head, of the text tower
 _ROLES: tuple[tuple[str, str, str], ...] = (
-    ("MatMul", r"blocks\.\d+\.attn\.[qkv]", "qkv"),
-    ("MatMul", r"blocks\.\d+\.attn\.proj", "out"),
-    ("MatMul", r"blocks\.\d+\.mlp\.(fc1|w1|w2)", "ffn_in"),
-    ("MatMul", r"blocks\.\d+\.mlp\.(fc2|w3)", "ffn_out"),
-    ("MatMul", r"blocks\.\d+\.attn", "scores or values"),
-    ("Softmax", r"blocks\.\d+\.attn", "softmax"),
+    ("MatMul", rf"{_BLOCK}\.(attn|attention)\.[qkv]", "qkv"),
+    ("MatMul", rf"{_BLOCK}\.(attn|attention)\.proj", "out"),
+    ("MatMul", rf"{_BLOCK}\.(mlp|feed_forward)\.(fc1|w1|w2)", "ffn_in"),
+    ("MatMul", rf"{_BLOCK}\.(mlp|feed_forward)\.(fc2|w3)", "ffn_out"),
+    ("MatMul", rf"{_BLOCK}\.(attn|attention)", "scores or values"),
+    ("Softmax", rf"{_BLOCK}\.(attn|attention)", "softmax"),
     ("MatMul", r"stages\.\d+\.\d+\.pwconv1", "ffn_in"),
     ("MatMul", r"stages\.\d+\.\d+\.pwconv2", "ffn_out"),
     ("Conv", r"stages\.\d+\.\d+\.dwconv", "depthwise"),

@@ -1,4 +1,4 @@
-"""Custom ops for RoPE and rotary attention, and the modules that call them in the traced model.
+"""Custom ops for RoPE, rotary and causal attention, and the modules that call them in the traced model.
 
 Plain tracing of these two parts gives bad graphs: `Tile` becomes `If`, the scale lands on both q and k, and
 each block computes its own RoPE table (docs/architecture.md). So the traced model calls one custom op for
@@ -126,6 +126,31 @@ def _(q: Tensor, k: Tensor, sin: Any, cos: Any, num_heads: int, scale: float) ->
     return q.new_empty((q.shape[0], num_heads, 1, k.shape[1]))
 
 
+@custom_op("dinodeploy::causal_mask", mutates_args=())
+def causal_mask(ids: Tensor) -> Tensor:
+    """Token ids [B,L] -> what is added to scores [L,L]: 0, and minus infinity for tokens behind the row's."""
+    L = ids.shape[1]
+    return torch.full((L, L), -math.inf).triu(1)
+
+
+@causal_mask.register_fake
+def _(ids: Tensor) -> Tensor:
+    return torch.empty(ids.shape[1], ids.shape[1], device=ids.device)
+
+
+@custom_op("dinodeploy::masked_attention", mutates_args=())
+def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, num_heads: int, scale: float) -> Tensor:
+    """Projected q, k, v [B,L,D] and a mask [L,L] -> attended values [B,L,D]; `scale` as in rope_attention."""
+    q, k, v = (t.unflatten(-1, (num_heads, -1)).transpose(1, 2) for t in (q, k, v))
+    weights = torch.softmax((q * scale) @ k.transpose(-1, -2) + mask, dim=-1)
+    return (weights @ v).transpose(1, 2).flatten(2)
+
+
+@masked_attention.register_fake
+def _(q: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(q)
+
+
 class TracedRope(nn.Module):
     """Replaces `RopePositionEmbedding` in the traced model; its table covers the prefix tokens too."""
 
@@ -174,3 +199,12 @@ class TracedAttention(nn.Module):
         sin, cos = rope if rope is not None else (None, None)
         q, k = self.q(x), self.k(x)  # of all tokens, so that the graph shares both with the block's attention
         return first_row_weights(q[:, :1], k, sin, cos, self.num_heads, self.scale)
+
+
+class TracedCausalAttention(TracedAttention):
+    """Replaces `CausalSelfAttention`, in the same form."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+        """x [B,L,D] and a mask [L,L] -> [B,L,D]."""
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        return self.proj(masked_attention(q, k, v, mask, self.num_heads, self.scale))

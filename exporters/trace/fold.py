@@ -19,24 +19,43 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from dinodeploy.errors import ExportError
-from dinov3_ref.layers import LayerScale, Mlp, RopePositionEmbedding, SelfAttention, SwiGLUFFN
-from dinov3_ref.models import Backbone, ConvNeXt
+from dinov3_ref.layers import (
+    CausalSelfAttention,
+    CausalSelfAttentionBlock,
+    LayerScale,
+    Mlp,
+    RopePositionEmbedding,
+    SelfAttention,
+    SwiGLUFFN,
+)
+from dinov3_ref.models import Backbone, ConvNeXt, named_blocks
 from dinov3_ref.models.convnext import Block
 from exporters.trace.channels_last import ChannelsLastConvNeXt
-from exporters.trace.custom_ops import TracedAttention, TracedRope
+from exporters.trace.custom_ops import TracedAttention, TracedCausalAttention, TracedRope
 from exporters.trace.trace import count_prefix
 
 FOLDS = ("layerscale", "qkv_bias", "q_scale")
 
 Weights = dict[str, Callable[[], Tensor]]
+Module = TypeVar("Module", bound=nn.Module)
 
 # branch module -> its last linear layer, which LayerScale is folded into; other modules keep theirs
-LAST_LINEAR: dict[type[nn.Module], str] = {TracedAttention: "proj", Mlp: "fc2", SwiGLUFFN: "w3"}
+LAST_LINEAR: dict[type[nn.Module], str] = {
+    TracedAttention: "proj",
+    TracedCausalAttention: "proj",
+    Mlp: "fc2",
+    SwiGLUFFN: "w3",
+}
+ATTENTION: dict[type[nn.Module], type[TracedAttention]] = {
+    SelfAttention: TracedAttention,
+    CausalSelfAttention: TracedCausalAttention,
+}
 
 
 def make_meta_copy(
@@ -48,12 +67,8 @@ def make_meta_copy(
     when it is asked for. A user's own attention or feed-forward class is traced unchanged. Raises
     ExportError for a model that cannot become a graph: RoPE in 16 bits, or a fixed image size.
     """
-    meta_copy = _copy_to_meta(model).eval()
-    weights: Weights
-    if state is None:
-        weights = {name: partial(_identity, tensor) for name, tensor in model.state_dict().items()}
-    else:
-        weights = {name: partial(_as_fp32, state, name) for name in state}
+    meta_copy = copy_to_meta(model).eval()
+    weights = weights_of(model, state)
     if isinstance(meta_copy, ConvNeXt):
         if "layerscale" in folds:
             _fold_gammas(meta_copy, weights)
@@ -67,13 +82,27 @@ def make_meta_copy(
                 'graphs in float32; build it with pos_embed_rope_dtype="fp32", as released models are'
             )
         meta_copy.rope_embed = TracedRope(rope, count_prefix(meta_copy))  # type: ignore[assignment]
-    for index, block in enumerate(model.blocks):
-        attn = block.get_submodule("attn")
-        _put_attention_op(meta_copy.blocks[index], attn, f"blocks.{index}.attn", weights, folds)
-        if "layerscale" in folds:
-            _fold_layerscale(meta_copy.blocks[index], "attn", "ls1", f"blocks.{index}", weights)
-            _fold_layerscale(meta_copy.blocks[index], "mlp", "ls2", f"blocks.{index}", weights)
+    fold_blocks(model, meta_copy, weights, folds)
     return meta_copy, weights
+
+
+def fold_blocks(model: nn.Module, meta_copy: nn.Module, weights: Weights, folds: Collection[str]) -> None:
+    """Put the attention ops into the blocks of a ViT's or a text tower's copy, and fold their weights."""
+    for path, block in named_blocks(model):
+        copied = meta_copy.get_submodule(path)
+        causal = isinstance(block, CausalSelfAttentionBlock)
+        attention, ffn = ("attention", "feed_forward") if causal else ("attn", "mlp")
+        _put_attention_op(copied, block.get_submodule(attention), path, attention, weights, folds)
+        if "layerscale" in folds:
+            _fold_layerscale(copied, attention, "ls1", path, weights)
+            _fold_layerscale(copied, ffn, "ls2", path, weights)
+
+
+def weights_of(model: nn.Module, state: Mapping[str, Tensor] | None = None) -> Weights:
+    """The table of a model's weights; of `state`, in fp32, if the model has none."""
+    if state is None:
+        return {name: partial(_identity, tensor) for name, tensor in model.state_dict().items()}
+    return {name: partial(_as_fp32, state, name) for name in state}
 
 
 def _identity(tensor: Tensor) -> Tensor:
@@ -89,7 +118,7 @@ def applicable_folds(model: Backbone, folds: Collection[str]) -> tuple[str, ...]
     return tuple(fold for fold in folds if fold == "layerscale" or not isinstance(model, ConvNeXt))
 
 
-def _copy_to_meta(model: Backbone) -> Backbone:
+def copy_to_meta(model: Module) -> Module:
     """Deep copy with every tensor on the meta device: the structure without the memory."""
     memo: dict[int, object] = {}
     for parameter in model.parameters():
@@ -100,32 +129,35 @@ def _copy_to_meta(model: Backbone) -> Backbone:
 
 
 def _put_attention_op(
-    block: nn.Module, attn: nn.Module, path: str, weights: Weights, folds: Collection[str]
+    block: nn.Module, attn: nn.Module, path: str, name: str, weights: Weights, folds: Collection[str]
 ) -> None:
     """Replace the attention of the copy's block by the custom op, and split qkv's weights into q, k and v."""
-    if type(attn) is not SelfAttention:
+    if type(attn) not in ATTENTION:
         return
-    dim = attn.qkv.in_features
-    q_factor = attn.scale if "q_scale" in folds else 1.0
+    assert isinstance(attn, SelfAttention | CausalSelfAttention)
+    path, dim = f"{path}.{name}", attn.qkv.in_features
+    scale = (dim // attn.num_heads) ** -0.5
+    q_factor = scale if "q_scale" in folds else 1.0
     weight = weights.pop(f"{path}.qkv.weight")
     bias = _pop_bias(weights, path)
     has_bias = []
-    for part, name in enumerate("qkv"):
+    for part, side in enumerate("qkv"):
         rows = slice(part * dim, (part + 1) * dim)
-        factor = q_factor if name == "q" else 1.0
-        weights[f"{path}.{name}.weight"] = partial(_scaled_rows, weight, rows, factor)
+        factor = q_factor if side == "q" else 1.0
+        weights[f"{path}.{side}.weight"] = partial(_scaled_rows, weight, rows, factor)
         drop = bias is None or ("qkv_bias" in folds and not bias[rows].any())
         has_bias.append(not drop)
         if bias is not None and not drop:
-            weights[f"{path}.{name}.bias"] = partial(_scaled_rows, partial(_identity, bias), rows, factor)
+            weights[f"{path}.{side}.bias"] = partial(_scaled_rows, partial(_identity, bias), rows, factor)
     with torch.device("meta"):
-        block.attn = TracedAttention(
+        traced = ATTENTION[type(attn)](
             dim,
             attn.num_heads,
-            scale=1.0 if "q_scale" in folds else attn.scale,
+            scale=1.0 if "q_scale" in folds else scale,
             biases=has_bias,
             proj_bias=attn.proj.bias is not None,
         )
+    setattr(block, name, traced)
 
 
 def _pop_bias(weights: Weights, path: str) -> Tensor | None:

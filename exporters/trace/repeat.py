@@ -24,7 +24,7 @@ from onnxscript import values
 from torch import Tensor, nn
 from torch.library import custom_op
 
-from dinov3_ref.models import Backbone, ConvNeXt, DinoVisionTransformer
+from dinov3_ref.models import ConvNeXt, DinoVisionTransformer
 
 KNOWN_PACKAGES = ("torch.nn.", "dinov3_ref.", "exporters.")  # layers from here may be collapsed
 SCOPES = "pkg.torch.onnx.name_scopes"  # node metadata in which torch.onnx stores the path of its layer
@@ -91,7 +91,7 @@ class _Placeholder(nn.Module):
 
 
 @contextmanager
-def collapse_repeats(model: Backbone, seen: Collection[int] = (), at: str = "") -> Iterator[None]:
+def collapse_repeats(model: nn.Module, seen: Collection[int] = (), at: str = "") -> Iterator[None]:
     """While open, placeholders replace the blocks that equal the block before them.
 
     `seen` are the indices of ViT blocks whose output is used outside the chain; the block after each is
@@ -111,13 +111,15 @@ def collapse_repeats(model: Backbone, seen: Collection[int] = (), at: str = "") 
         yield
 
 
-def _chains(model: Backbone, seen: Collection[int]) -> Iterator[tuple[str, Any, Collection[int]]]:
+def _chains(model: nn.Module, seen: Collection[int]) -> Iterator[tuple[str, Any, Collection[int]]]:
     """Each chain of blocks: path, blocks, and indices of those whose output is used outside it."""
     if isinstance(model, ConvNeXt):
         for index, stage in enumerate(model.stages):
             yield f"stages.{index}", stage, ()  # only a stage's last output is used outside it
         return
-    if type(model).run_blocks is DinoVisionTransformer.run_blocks:
+    if not isinstance(model, DinoVisionTransformer):  # a text tower
+        yield "backbone.blocks", model.get_submodule("backbone.blocks"), ()
+    elif type(model).run_blocks is DinoVisionTransformer.run_blocks:
         yield "blocks", model.blocks, seen
 
 
