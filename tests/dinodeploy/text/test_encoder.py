@@ -14,8 +14,8 @@ from dinodeploy.bundle.bundle import open_bundle
 from dinodeploy.errors import JudgementError, MisuseError, TamperedError
 from dinodeploy.parity.receipts import find_receipt, read_receipts
 from dinodeploy.text.encoder import BATCH, TextEncoder, text_candidates
+from tests.support.text.tiny_text import export_tiny_text
 from tests.support.tiny_models import ONNXRUNTIME, export_tiny
-from tests.support.tiny_text import export_tiny_text
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 
 from dinodeploy.errors import BundleError, MisuseError, UnavailableError
 from dinodeploy.text.tokenizer import MOST_CHARACTERS, Tokenizer, trimmed
-from tests.support.tiny_text import VOCAB_SIZE, VOCABULARY
+from tests.support.text.tiny_text import VOCAB_SIZE, VOCABULARY
 
 TEXTS = [
     "a photo of a cat",

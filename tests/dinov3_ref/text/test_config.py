@@ -6,7 +6,7 @@ from dinov3_ref.checkpoints import build_model
 from dinov3_ref.errors import ConfigError, KeyMismatch
 from dinov3_ref.text import DinoTxtConfig, build_dinotxt, expected_shapes
 from dinov3_ref.text.config import infer_config
-from tests.support.tiny_text import tiny_dinotxt, tiny_text_config
+from tests.support.text.tiny_text import tiny_dinotxt, tiny_text_config
 
 
 def test_sizes_are_read_from_shapes() -> None:

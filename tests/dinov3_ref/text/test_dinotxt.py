@@ -1,4 +1,4 @@
-"""`DINOTxt` against plain numpy in float64 (`tests/support/numpy_dinotxt.py`)."""
+"""`DINOTxt` against plain numpy in float64 (`tests/support/text/numpy_dinotxt.py`)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dinov3_ref.text import DINOTxt, LoadedDinoTxt
-from tests.support import numpy_dinotxt as reference
-from tests.support.tiny_text import VOCAB_SIZE, tiny_dinotxt
+from tests.support.text import numpy_dinotxt as reference
+from tests.support.text.tiny_text import VOCAB_SIZE, tiny_dinotxt
 
 LIMIT = 1e-6  # measured 3e-15: float64 on both sides, RoPE's table is fp32
 SIZES = ((224, 224, 1), (256, 384, 5), (64, 48, 2))

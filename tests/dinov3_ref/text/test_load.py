@@ -12,8 +12,8 @@ from dinov3_ref.checkpoints import random_checkpoint
 from dinov3_ref.errors import CheckpointError, ForeignCheckpoint, KeyMismatch
 from dinov3_ref.text import LoadedDinoTxt, load_dinotxt
 from tests.support.checkpoint_files import official_state, write_official
+from tests.support.text.tiny_text import tiny_dinotxt
 from tests.support.tiny_models import tiny_config, tiny_convnext
-from tests.support.tiny_text import tiny_dinotxt
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 
 from dinov3_ref.text.text_tower import TextTower, pool_at_end
-from tests.support.tiny_text import tiny_text_config
+from tests.support.text.tiny_text import tiny_text_config
 
 
 def test_pooling_takes_the_first_of_the_largest_ids() -> None:

@@ -13,7 +13,7 @@ import dinov3_ref.torchvision_shim  # noqa: F401  (before transformers)
 from dinov3_ref.errors import CheckpointError
 from dinov3_ref.text import Tokenizer
 from dinov3_ref.text.tokenizer import END, START, byte_letters
-from tests.support.tiny_text import VOCAB_SIZE, VOCABULARY
+from tests.support.text.tiny_text import VOCAB_SIZE, VOCABULARY
 
 # Letters of twenty languages, signs, and what cleaning is about.
 ALPHABETS = (

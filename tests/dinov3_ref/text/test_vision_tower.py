@@ -6,8 +6,8 @@ import torch
 from dinov3_ref.errors import ConfigError
 from dinov3_ref.models import DinoVisionTransformer
 from dinov3_ref.text import VisionHead, VisionTower
+from tests.support.text.tiny_text import tiny_text_config
 from tests.support.tiny_models import tiny_config
-from tests.support.tiny_text import tiny_text_config
 
 
 def test_the_ffn_has_the_width_of_the_file() -> None:

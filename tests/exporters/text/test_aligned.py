@@ -6,7 +6,7 @@ from dinov3_ref.checkpoints import build_model
 from dinov3_ref.models import DinoVisionTransformer, named_blocks
 from exporters.text.aligned import AlignedBackbone, AlignedOutputs, make_outputs
 from exporters.trace.trace import TokenOutputs
-from tests.support.tiny_text import tiny_dinotxt
+from tests.support.text.tiny_text import tiny_dinotxt
 
 
 def test_the_outputs_are_the_reference_models() -> None:

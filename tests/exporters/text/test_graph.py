@@ -10,9 +10,9 @@ import pytest
 from dinodeploy import Embedder
 from dinodeploy.bundle.bundle import Bundle
 from dinov3_ref.text import Tokenizer
-from tests.support import numpy_dinotxt as reference
+from tests.support.text import numpy_dinotxt as reference
+from tests.support.text.tiny_text import VOCAB_SIZE, VOCABULARY, export_tiny_text, tiny_dinotxt
 from tests.support.tiny_models import ONNXRUNTIME
-from tests.support.tiny_text import VOCAB_SIZE, VOCABULARY, export_tiny_text, tiny_dinotxt
 
 LIMIT = 1e-5
 LANGUAGES = ("", "!", "🐱🚲 emoji", "沙发上的猫", "кошка", "قطة", "&lt;b&gt; <|endoftext|> after", "café")

@@ -8,7 +8,7 @@ from exporters.dialects import DIALECTS
 from exporters.graph.graph import finish, tidy, translate
 from exporters.trace.fold import FOLDS
 from exporters.trace.text_tower import OUTPUT, TextOutputs, TracedTextTower, make_text_copy, trace_text
-from tests.support.tiny_text import VOCAB_SIZE, tiny_dinotxt
+from tests.support.text.tiny_text import VOCAB_SIZE, tiny_dinotxt
 
 
 def filled(copy_: TracedTextTower, weights: dict[str, object]) -> TracedTextTower:

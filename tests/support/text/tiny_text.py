@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # tests of the runtime must not load torch for a name
 
 # The first 3,000 merges of the published file: small models have a small vocabulary
 # (tests/data/vocabulary/README.md).
-VOCABULARY = Path(__file__).parent.parent / "data" / "vocabulary" / "bpe_first_3000.txt.gz"
+VOCABULARY = Path(__file__).parents[2] / "data" / "vocabulary" / "bpe_first_3000.txt.gz"
 VOCAB_SIZE = 2 * 256 + 3000 + 2
 
 
