@@ -36,9 +36,8 @@ if TYPE_CHECKING:
     from dinodeploy.pipeline.encode import Encoding
     from dinodeploy.text.encoder import TextEncoder
 
-Vector = Literal[
-    "cls", "mean_patch", "pooled", "storage", "image_embedding"
-]  # outputs with the same shape for all images
+# outputs with the same shape for all images
+Vector = Literal["cls", "mean_patch", "pooled", "storage", "image_embedding"]
 
 
 class Embedder:
@@ -126,12 +125,8 @@ class Embedder:
         """Open an engine of a bundle that `locate` has found; options, checks and errors as in `open`."""
         choice, backend, passed_over = open_on(bundle, device, outputs, file=file, **engine_options)
         embedder = cls(choice, backend, None, passed_over)
-        options = {
-            "device": device,
-            "outputs": outputs,
-            "allow_unverified": allow_unverified,
-            **engine_options,
-        }
+        options = {"device": device, "outputs": outputs, "allow_unverified": allow_unverified}
+        options |= engine_options
         embedder._reopen = partial(cls.open_located, bundle, file, **options)
         if allow_unverified:
             return embedder
@@ -293,7 +288,7 @@ class Embedder:
 
         The first call opens the text graph and raises as `open`; MisuseError for a bundle without one.
         """
-        from dinodeploy.text.encoder import open_beside
+        from dinodeploy.text.encoder import open_beside  # not needed for images
 
         self._check_open()
         with self._lock:
@@ -361,10 +356,10 @@ class Embedder:
         cases = [case.only(self.output_names) for case in load_golden(self.bundle.root / GOLDEN_FILE)]
         fitting, self.not_judged = fitting_cases(cases, self.backend.takes)
         if not fitting:
-            sizes, fix = ", ".join(self.not_judged), f"dinodeploy build {self.bundle.home} --imgsz …"
+            sizes = ", ".join(self.not_judged)
             raise OutsideProfileError(
-                f"{self.engine.named} takes none of the sizes it could be judged at, {sizes}; "
-                f"build it for at least one of them: {fix}"
+                f"{self.engine.named} takes none of the sizes it could be judged at, {sizes}; build it for at "
+                f"least one of them: dinodeploy build {self.bundle.home} --imgsz …"
             )
         return fitting
 
