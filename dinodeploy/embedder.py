@@ -358,8 +358,8 @@ class Embedder:
         if not fitting:
             sizes = ", ".join(self.not_judged)
             raise OutsideProfileError(
-                f"{self.engine.named} takes none of the sizes it could be judged at, {sizes}; build it for at "
-                f"least one of them: dinodeploy build {self.bundle.home} --imgsz …"
+                f"{self.engine.named} takes none of the sizes it could be judged at, {sizes}; "
+                f"build it for at least one of them: dinodeploy build {self.bundle.home} --imgsz …"
             )
         return fitting
 
