@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -22,6 +22,13 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SHARED = {"student": ("patch_size", "in_chans"), "optim": ("epochs",)}  # must be equal for all students
+COMMON = (
+    "optim.epochs",
+    "schedules.teacher_temp",
+    "teacher",
+)  # must be equal, also if their own files set it
+# What the file of a student may set for itself; all else is common to all students.
+OF_A_STUDENT = re.compile(r"(student|optim|schedules)\b.*|train\.(checkpointing|checkpointing_full|compile)")
 POSITIVE = (
     "train.batch_size_per_gpu",
     "train.accumulation_steps",
@@ -63,6 +70,20 @@ def check_config(config: Any) -> None:
         scale = config.crops.teacher_to_student_resolution_scale
         check_global_crops(config.crops, config.student.arch, "the student", scale)
         check_local_crops(config.crops, config.student.arch, scale)
+
+
+def check_ready(config: Any) -> None:
+    """Check what a training needs beyond a configuration that can be read. Raises `ConfigError`."""
+    gram = config.gram
+    if config.student.fp8_enabled:
+        raise ConfigError(
+            "student.fp8_enabled is true; fp8 training is not implemented: set student.fp8_enabled=false, "
+            "bf16 trains the same model"
+        )
+    if gram.use_loss and not gram.ema_teacher and not gram.ckpt and gram.it_load_ema_teacher < 0:
+        raise ConfigError(
+            "gram: a Gram teacher needs gram.ckpt, or gram.it_load_ema_teacher=0 to start as the EMA teacher"
+        )
 
 
 def _check_crops(crops: Any) -> None:
@@ -144,10 +165,6 @@ def _rules_of_gram(config: Any) -> Iterator[tuple[Any, str]]:
     yield ema and has_crops, "ema_teacher uses the global crops; remove crops.gram_teacher_crops_size"
     yield not ema and not has_crops, "a Gram teacher needs crops.gram_teacher_crops_size"
     yield (
-        not ema and not gram.ckpt and gram.it_load_ema_teacher < 0,
-        "a Gram teacher needs gram.ckpt, or gram.it_load_ema_teacher=0 to start as the EMA teacher",
-    )
-    yield (
         gram.tokens_used != "all" and gram.img_level,
         f"tokens_used={gram.tokens_used} selects tokens of the whole batch; set gram.img_level=false",
     )
@@ -172,6 +189,33 @@ def _check_students(students: Any) -> None:
                     f"multidistillation.students: {entry.name} sets {group}.{chosen[0]}, which must be equal "
                     f"for all students; set {group}.{chosen[0]} of the run"
                 )
+
+
+def check_common(configs: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` if students that train together differ in what they must have in common."""
+    for key in COMMON:
+        values = {name: OmegaConf.select(own, key) for name, own in configs.items()}
+        first = next(iter(values), "")
+        for name, value in values.items():
+            if value != values[first]:
+                raise ConfigError(
+                    f"multidistillation.students: {key} is {value} for {name} and {values[first]} for "
+                    f"{first}; it must be equal for all students"
+                )
+
+
+def set_global_batch(config: Any, world_size: int) -> None:
+    """Divide `multidistillation.global_batch_size` over the ranks. Raises `ConfigError` if it cannot be."""
+    total = config.multidistillation.global_batch_size
+    if not config.multidistillation.enabled or total is None:
+        return
+    parts = world_size * config.train.accumulation_steps
+    if total < parts or total % parts:
+        raise ConfigError(
+            f"multidistillation.global_batch_size is {total}; wanted a multiple of {parts} "
+            "(ranks times train.accumulation_steps)"
+        )
+    config.train.batch_size_per_gpu = total // parts
 
 
 def check_global_crops(crops: Any, arch: str, who: str, scale: float = 1.0) -> None:

@@ -127,6 +127,7 @@ class Student:
     norm_layer: str = "layernorm"
     n_storage_tokens: int = 0
     mask_k_bias: bool = False
+    fp8_enabled: bool = False  # not implemented: to train, set it to false
     untie_cls_and_patch_norms: bool = False
     untie_global_and_local_cls_norm: bool = False
     pos_embed_rope_base: Optional[float] = 100.0
@@ -181,20 +182,28 @@ class StudentEntry:
           students:
             - {name: small, student: {arch: vit_small}}
             - {name: base, student: {arch: vit_base}, optim: {lr: 1.0e-4}}
+            - {name: large, config_path: vitl.yaml}
 
-    All else (data, crops, masks, targets) is common to all students.
+    config_path: a file with keys of this student. All else (data, crops, masks, targets) is common to all
+    students. ranks_range: the ranks of this student in the official code; here every rank trains all.
     """
 
     name: str = MISSING
+    config_path: str = ""
+    ranks_range: Optional[list[int]] = None
     student: dict[str, Any] = field(default_factory=dict)
     optim: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class MultiDistillation:
-    """Students that train together, with the teacher of `distillation` (docs/spec.md 4.17)."""
+    """Students that train together, with the teacher of `distillation` (docs/spec.md 4.17).
+
+    global_batch_size: images per step of all ranks, instead of train.batch_size_per_gpu.
+    """
 
     enabled: bool = False
+    global_batch_size: Optional[int] = None
     students: list[StudentEntry] = field(default_factory=list)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dinov3_ref.configs.checks import check_config
+from dinov3_ref.configs.checks import OF_A_STUDENT, check_common, check_config, check_ready
 from dinov3_ref.configs.default import get_default_config
-from dinov3_ref.configs.official_keys import drop_official_keys
+from dinov3_ref.configs.official_keys import check_official_values, drop_official_keys
 from dinov3_ref.errors import ConfigError, reason_of
 
 RECIPES = files("dinov3_ref.configs") / "recipes"
@@ -27,18 +27,30 @@ def recipe_names() -> list[str]:
     )
 
 
-def load_config(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Any:
+def load_config(
+    source: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    note: Callable[[str], None] = lambda _: None,
+) -> Any:
     """Read and check the configuration of a recipe or a YAML file, with `overrides` such as `optim.lr=1e-4`.
 
-    A file with `base: RECIPE` extends that recipe. Official files can be read too (`official_keys.py`).
+    A file with `base: RECIPE` extends that recipe. Official files can be read too (`official_keys.py`);
+    `note` is called with one line that names their keys without effect.
     Raises `ConfigError`, in one line, for a missing file, bad YAML, unknown keys, wrong types and
     contradictions.
     """
-    config = get_default_config()
+    file = _read(source) if source is not None else OmegaConf.create({})
+    words = _from_overrides(overrides)
+    both = OmegaConf.merge(file, words)
+    assert isinstance(both, DictConfig)
+    check_official_values(both)
+    if dropped := drop_official_keys(file):
+        note(f"{source}: keys that the official code does not use change nothing: {', '.join(dropped)}")
+    drop_official_keys(words)
+    config = _merge(_merge(get_default_config(), file, str(source)), words, "the command line")
     if source is not None:
-        config = _merge(config, _read(source), str(source))
-    if overrides:
-        config = _merge(config, _from_overrides(overrides), "the command line")
+        _find_files(config, Path(source))
     check_config(config)
     return config
 
@@ -52,18 +64,66 @@ def student_configs(config: Any) -> dict[str, Any]:
             "student": entry.student,
             "optim": entry.optim,
             "train": {"output_dir": f"{config.train.output_dir}/{FOLDER}/{entry.name}"},
-            "multidistillation": {"enabled": False, "students": []},
+            "multidistillation": {"enabled": False, "global_batch_size": None, "students": []},
         }
+        own = _with_file(config, entry.config_path, where) if entry.config_path else config
         try:
-            own = OmegaConf.merge(config, OmegaConf.create(changes))
+            own = OmegaConf.merge(own, OmegaConf.create(changes))
         except OmegaConfBaseException as error:
             raise ConfigError(f"{where} at {error.full_key}: {reason_of(error)}") from error
         try:
             check_config(own)
+            check_ready(own)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error
         configs[entry.name] = own
+    check_common(configs)
     return configs
+
+
+def _with_file(config: Any, path: str, where: str) -> Any:
+    """The configuration of the run with a student's own file merged into it."""
+    file = _read(path)
+    check_official_values(file)
+    drop_official_keys(file)
+    own = _merge(config, file, f"{where}: {path}")
+    for key in _leaves(OmegaConf.to_container(file)):
+        of_run, of_file = (OmegaConf.select(each, key) for each in (config, own))
+        if not OF_A_STUDENT.fullmatch(key) and of_file != of_run:
+            raise ConfigError(
+                f"{where}: {path} sets {key} to {of_file}, the run's is {of_run}; it must be equal for all "
+                "students"
+            )
+    return own
+
+
+def _leaves(values: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all values that are not groups."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _find_files(config: Any, source: Path) -> None:
+    """Make paths of other configurations absolute: official files name them from their repository's root."""
+    for entry in config.multidistillation.students:
+        entry.config_path = _found(entry.config_path, source)
+    if teacher := OmegaConf.select(config, "distillation.full_cfg_path"):  # None where it is still missing
+        config.distillation.full_cfg_path = _found(teacher, source)
+
+
+def _found(name: str, source: Path) -> str:
+    """`name` if it exists, else the file of its longest ending near `source`, else `name`."""
+    if not name or Path(name).is_absolute() or Path(name).exists():
+        return name
+    parts = Path(name).parts
+    for start in range(len(parts)):
+        for folder in source.resolve().parents:
+            if (found := folder.joinpath(*parts[start:])).is_file():
+                return str(found)
+    return name
 
 
 def _read(source: str | Path) -> DictConfig:
@@ -102,7 +162,6 @@ def _from_overrides(overrides: Sequence[str]) -> DictConfig:
 
 
 def _merge(config: DictConfig, given: DictConfig, where: str) -> Any:
-    drop_official_keys(given)
     try:
         merged = OmegaConf.merge(config, given)
         for key in OmegaConf.missing_keys(given):  # "???": a value must be given, despite the default

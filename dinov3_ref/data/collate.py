@@ -1,10 +1,10 @@
 """Collate samples into a batch and draw its masks, under the official keys (docs/spec.md 4.3, 4.13).
 
-The number of masked patches per image is a ramp over the images of the *global* batch, in random order. Each
-mask is seeded by the position of its sample. So the masks of a global batch do not depend on the number of
-ranks. (The official loader has one ramp per rank; with one rank the two are equal.)
+The number of masked patches per image is a ramp over the images of a rank, in random order. So every rank has
+the same number of masked patches in every step, as in the official loader: no rank waits for another, and no
+shape changes. Each mask is seeded by the position of its sample.
 
-Shapes: B samples of this rank, W ranks, (H, W) patch grid, P = H*W, M masked patches of this rank.
+Shapes: B samples of this rank, (H, W) patch grid, P = H*W, M masked patches of this rank.
 """
 
 from __future__ import annotations
@@ -50,9 +50,10 @@ def collate_data_and_cast(
     if any(sample.views is None for sample in samples):
         return {"broken": broken, "drawn": len(samples)}
     positions = _positions(samples, rank, world_size)
-    counts = _counts_of_rank(
-        positions, mask_ratio_tuple, mask_probability, mask_generator.num_patches, seed, rank, world_size
+    counts = mask_counts(
+        N_GLOBAL_CROPS * len(samples), mask_generator.num_patches, mask_ratio_tuple, mask_probability
     )
+    random.Random(derive_seed(seed, "counts", positions[0])).shuffle(counts)
     masks = [
         _mask(mask_generator, count, random_circular_shift, derive_seed(seed, "mask", position, crop))
         for (crop, position), count in zip(_slots(positions), counts, strict=True)
@@ -87,27 +88,6 @@ def mask_counts(images: int, patches: int, ratios: tuple[float, float], probabil
     masked = int(images * probability)
     ramp = torch.linspace(*ratios, masked + 1)[1:]
     return [0] * (images - masked) + [int(patches * ratio) for ratio in ramp]
-
-
-def _counts_of_rank(
-    positions: Sequence[int],
-    ratios: tuple[float, float],
-    probability: float,
-    patches: int,
-    seed: int,
-    rank: int,
-    world_size: int,
-) -> list[int]:
-    """This rank's part of the mask counts of the global batch, crop-major [2B]."""
-    images = len(positions) * world_size
-    counts = mask_counts(N_GLOBAL_CROPS * images, patches, ratios, probability)
-    first = positions[0] - rank
-    random.Random(derive_seed(seed, "counts", first)).shuffle(counts)
-    return [
-        counts[crop * images + row]
-        for crop in range(N_GLOBAL_CROPS)
-        for row in range(rank, images, world_size)
-    ]
 
 
 def _slots(positions: Sequence[int]) -> list[tuple[int, int]]:

@@ -21,7 +21,7 @@ VIT_SIZES = ("embed_dim", "depth", "num_heads")
 CONVNEXT_SIZES = ("depths", "dims")
 ARCH_DECIDES = (*VIT_SIZES, "ffn_layer", "ffn_ratio")
 # Options of the student that name the source of its weights.
-WEIGHTS = ("pretrained_weights", "resume_from_teacher_chkpt")
+NOT_OF_THE_MODEL = ("pretrained_weights", "resume_from_teacher_chkpt", "fp8_enabled")
 
 
 def student_config(config: Any) -> ModelConfig:
@@ -31,7 +31,7 @@ def student_config(config: Any) -> ModelConfig:
     `patch_size` (docs/spec.md 1.4). Drop path is off in both. Raises `ConfigError` for an unknown
     `student.arch`, and for sizes of the other family.
     """
-    options = {name: value for name, value in dict(config.student).items() if name not in WEIGHTS}
+    options = {name: value for name, value in dict(config.student).items() if name not in NOT_OF_THE_MODEL}
     arch = options.pop("arch")
     if arch not in ARCHITECTURES:
         raise ConfigError(f"student.arch is {arch!r}; known: {', '.join(ARCHITECTURES)}")

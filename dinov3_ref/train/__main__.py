@@ -7,9 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from dinov3_ref.configs import load_config, recipe_names
+from dinov3_ref.configs import check_ready, load_config, recipe_names, set_global_batch, student_configs
 from dinov3_ref.data import build_training_loader
-from dinov3_ref.distributed import get_rank
+from dinov3_ref.distributed import get_rank, get_world_size
 from dinov3_ref.errors import ConfigError, Dinov3Error
 from dinov3_ref.train.distributed.devices import training_device
 from dinov3_ref.train.export_teacher import TEACHER
@@ -30,10 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as optim.lr=1e-4")
     options = parser.parse_args(arguments)
     try:
-        config = load_config(options.config, options.overrides)
+        config = load_config(options.config, options.overrides, note=_note)
         if not config.train.dataset_path:
             raise ConfigError("train.dataset_path is empty; wanted train.dataset_path=FOLDER of images")
+        student_configs(config) if config.multidistillation.enabled else check_ready(config)
         with training_device() as device:
+            set_global_batch(config, get_world_size())
             loader = build_training_loader(config)
             if config.multidistillation.enabled:
                 folders = train_students(config, loader, device)
@@ -55,6 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("stopped; run the same command again to resume from the newest checkpoint", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _note(text: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(f"note: {text}", file=sys.stderr)
 
 
 if __name__ == "__main__":

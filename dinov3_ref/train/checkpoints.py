@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint import FileSystemReader, state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.optim import Optimizer
@@ -34,6 +34,7 @@ from dinov3_ref.train.networks.training_networks import TrainingNetworks
 FOLDER = "ckpt"
 EXTRA_FILE = "run.json"
 NOT_STORED = "distillation_teacher."  # frozen: read from its own file
+GRAM_TEACHER = "gram_teacher."
 OPTIONS = StateDictOptions(strict=False)
 
 
@@ -56,11 +57,16 @@ def save(output: Path, iteration: int, networks: TrainingNetworks, optimizer: Op
 def load(folder: Path, networks: TrainingNetworks, optimizer: Optimizer) -> Any:
     """Load a checkpoint into networks and optimiser; return the `extra` of `save`.
 
+    If it is of a stage before Gram anchoring, the Gram teacher starts as at the start of a run.
     Raises `CheckpointError` for a checkpoint that is damaged or of another model.
     """
     state = _state(networks, optimizer)
     try:
         extra = read_json(folder / EXTRA_FILE, "state")
+        stored = FileSystemReader(folder).read_metadata().state_dict_metadata
+        has_gram_teacher = any(key.startswith(f"model.{GRAM_TEACHER}") for key in stored)
+        if not has_gram_teacher:
+            state["model"] = {key: t for key, t in state["model"].items() if not key.startswith(GRAM_TEACHER)}
         with _without_group() as no_dist:
             state_dict_loader.load(state, checkpoint_id=folder, no_dist=no_dist)
     except (CheckpointException, CheckpointError, OSError, RuntimeError, ValueError, KeyError) as error:
@@ -71,6 +77,8 @@ def load(folder: Path, networks: TrainingNetworks, optimizer: Optimizer) -> Any:
         ) from error
     model, optim = state["model"], state["optimizer"]
     set_state_dict(networks, optimizer, model_state_dict=model, optim_state_dict=optim, options=OPTIONS)
+    if not has_gram_teacher:
+        networks.load_gram_teacher()
     return extra
 
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from dinov3_ref.configs import check_ready
 from dinov3_ref.distributed import all_reduce_sum, get_rank, get_world_size
 from dinov3_ref.train import checkpoints
 from dinov3_ref.train.export_teacher import export_teacher
@@ -55,6 +56,7 @@ class TrainingRun:
         name: str = "",
         own_teacher: bool = True,
     ) -> None:
+        check_ready(config)
         self.config, self.loader, self.device, self.name = config, loader, torch.device(device), name
         self.output = Path(config.train.output_dir)
         self.rates = build_rates(config, get_world_size())

@@ -92,6 +92,8 @@ def on_ranks(batch: int, strategy: str = "NO_SHARD") -> tuple[str, ...]:
         f"train.batch_size_per_gpu={batch}",
         f"compute_precision.sharding_strategy={strategy}",
         "dino.koleo_loss_distributed=true",
+        "ibot.mask_sample_probability=1.0",  # every image with the same number of masked patches: else each
+        "ibot.mask_ratio_min_max=[0.4,0.4]",  # rank draws its own
     )
 
 

@@ -3,6 +3,7 @@
     photos/                               a folder             shards/train-{000..146}.tar    tar shards
     train.txt, train.tsv                  a list               data/*.parquet, data/*.arrow   tables
     ImageFolder:root=photos:split=train   the official form: class, then key=value
+    ImageNet:split=TRAIN:root=imagenet    an official dataset, as folders of images
 
 In the official form a value may contain `:` and `=`, but no `:key=` of the class.
 """
@@ -27,6 +28,15 @@ DATASETS: dict[str, tuple[Callable[..., EncodedImages], tuple[str, ...]]] = {
     "TarShards": (TarShards, ("shards",)),
     "ImageTable": (ImageTable, ("tables", "image", "label", "cache")),
 }
+# Official names -> folder of each split, below the root (docs/spec.md 4.14). `extra`, the official code's own
+# tables of files, is not needed: the folders are listed.
+OFFICIAL: dict[str, dict[str, str]] = {
+    "ImageNet": {"TRAIN": "train", "VAL": "val", "TEST": "test"},
+    "ImageNet22k": {"": ""},
+    "ADE20K": {"TRAIN": "images/training", "VAL": "images/validation"},
+    "CocoCaptions": {"TRAIN": "train2017", "VAL": "val2017"},
+}
+CLASSES = ("ImageNet", "ImageNet22k")  # have a folder for each class
 BY_SUFFIX = {
     ".txt": "ImageList",
     ".tsv": "ImageList",
@@ -44,14 +54,36 @@ def make_dataset(
     if colon and name in DATASETS:
         build, keys = DATASETS[name]
         return build(**_parse(rest, keys, text), labelled=labelled, transform=transform)
+    if name in OFFICIAL:
+        folder = _official_folder(name, rest, text)
+        if labelled and name not in CLASSES:
+            raise DataError(f"{text!r} has no classes; labelled images need one of {', '.join(CLASSES)}")
+        return ImageFolder(folder, labelled=labelled, transform=transform)
     kind = "ImageFolder" if Path(text).is_dir() else BY_SUFFIX.get(Path(text).suffix.lower())
     if kind is None:
         raise DataError(
             f"{text!r} is not a dataset; wanted a folder, a file ending in {' '.join(BY_SUFFIX)}, or "
-            f"NAME:key=value with NAME of {', '.join(DATASETS)}"
+            f"NAME:key=value with NAME of {', '.join([*DATASETS, *OFFICIAL])}"
         )
     build, keys = DATASETS[kind]
     return build(text, labelled=labelled, transform=transform)
+
+
+def _official_folder(name: str, rest: str, text: str) -> Path:
+    """The folder that an official dataset string means. Raises `DataError`."""
+    splits = OFFICIAL[name]
+    first = next(iter(splits))
+    pieces = re.split(r":(?=(?:root|extra|split)=)", rest) if rest else []
+    options = dict(piece.partition("=")[::2] for piece in pieces)
+    split = options.pop("split", first).upper()
+    root = options.pop("root", "")
+    options.pop("extra", None)
+    if options or split not in splits:
+        wanted = f"root=FOLDER and split={'|'.join(splits)}" if first else "root=FOLDER"
+        raise DataError(f"{text!r} cannot be read; wanted {name}: with {wanted}")
+    if not root:
+        raise DataError(f"{text!r} names no folder; add it: {text}:root=FOLDER")
+    return Path(root, splits[split])
 
 
 def _parse(rest: str, keys: tuple[str, ...], text: str) -> dict[str, str]:

@@ -132,7 +132,7 @@ def update_ema(target: nn.Module, source: nn.Module, momentum: float) -> None:
 Networks = TypeVar("Networks", bound="TrainingNetworks")
 
 TARGETS = "teacher_targets"  # batch entry: targets that another student's run computed already
-RANDOM_WEIGHTS = "ignore"  # official value of distillation.checkpoint_path for a random teacher
+LOAD_NOTHING = "ignore"  # official value of gram.ckpt and distillation.checkpoint_path: load nothing
 
 
 class TrainingNetworks(nn.Module):
@@ -196,21 +196,27 @@ class TrainingNetworks(nn.Module):
     def load_pretrained(self) -> None:
         """Load the files that the configuration names and copy the student to the EMA teacher.
 
-        Without `gram.ckpt` the Gram teacher is a copy too, until `gram.it_load_ema_teacher`.
+        Without `gram.ckpt`, or with "ignore", the Gram teacher is a copy too, until
+        `gram.it_load_ema_teacher`.
         """
         if path := self.config.student.pretrained_weights:
             load_backbone(self.student["backbone"], path)
         if path := self.config.student.resume_from_teacher_chkpt:
             load_teacher(self.student, path)
         self.model_ema.load_state_dict(self.student.state_dict())
-        if self.gram_teacher is not None:
-            if self.config.gram.ckpt:
-                load_backbone(self.gram_teacher["backbone"], self.config.gram.ckpt)
-            else:
-                self._refresh_gram_teacher()
+        self.load_gram_teacher()
         path = self.config.distillation.checkpoint_path
-        if self.distillation_teacher is not None and path != RANDOM_WEIGHTS:
+        if self.distillation_teacher is not None and path != LOAD_NOTHING:
             load_teacher(self.distillation_teacher, path)
+
+    def load_gram_teacher(self) -> None:
+        """Load `gram.ckpt` into the Gram teacher, if there is one, or copy the EMA teacher to it."""
+        if self.gram_teacher is None:
+            return
+        if self.config.gram.ckpt and self.config.gram.ckpt != LOAD_NOTHING:
+            load_backbone(self.gram_teacher["backbone"], self.config.gram.ckpt)
+        else:
+            self._refresh_gram_teacher()
 
     # ---- teacher updates ----------------------------------------------------------------------
 

@@ -43,6 +43,7 @@ STUDENT = {
     "pos_embed_rope_jitter_coords": None,
     "pos_embed_rope_rescale_coords": None,
     "pos_embed_rope_dtype": "bf16",
+    "fp8_enabled": False,
     "pretrained_weights": "",
     "resume_from_teacher_chkpt": "",
 }
@@ -65,7 +66,7 @@ GROUPS: dict[str, Any] = {
         "warmup_teacher_temp_epochs": 30,
     },
     "distillation": {"enabled": False, "full_cfg_path": "", "checkpoint_path": ""},
-    "multidistillation": {"enabled": False, "students": []},
+    "multidistillation": {"enabled": False, "global_batch_size": None, "students": []},
     "crops": {
         "global_crops_scale": [0.32, 1.0],
         "global_crops_size": 224,

@@ -1,4 +1,4 @@
-"""Batches: keys, values by hand, and masks that do not depend on ranks (docs/spec.md 4.3, 4.13)."""
+"""Batches: keys, values by hand, and masks of equal number on all ranks (docs/spec.md 4.3, 4.13)."""
 
 from __future__ import annotations
 
@@ -90,11 +90,28 @@ def test_weights_add_up_to_the_number_of_masked_images() -> None:
     torch.testing.assert_close(batch["masks_weight"].sum(), torch.tensor(4.0))
 
 
-def test_masks_do_not_depend_on_the_number_of_ranks() -> None:
+def test_every_rank_masks_the_same_number_of_patches_in_every_step() -> None:
+    """The ramp of docs/spec.md 4.13, which the images of a rank share; 8 crops of 196 patches: 274."""
+    wanted = sorted(mask_counts(8, 196, (0.1, 0.5), 0.5))
+    orders = set()
+    for step in range(6):
+        for rank in range(3):
+            positions = range(12 * step + rank, 12 * step + 12, 3)
+            batch = collate(samples(positions), seed=3, rank=rank, world_size=3)
+            counts = batch["collated_masks"].sum(-1).tolist()
+            orders.add(tuple(counts))
+            assert sorted(counts) == wanted
+            assert batch["upperbound"] == sum(wanted)
+    assert len(orders) > 9, "in another order each time"
+
+
+def test_masks_of_equal_size_do_not_depend_on_the_number_of_ranks() -> None:
     """Rank r of 2 holds positions r, r + 2, ...: its rows are the one-rank batch's rows, bit for bit."""
-    whole = collate(samples(range(8, 16)), seed=3)["collated_masks"].unflatten(0, (2, 8))
+    options: dict[str, Any] = {"seed": 3, "mask_ratio_tuple": (0.3, 0.3), "mask_probability": 1.0}
+    whole = collate(samples(range(8, 16)), **options)["collated_masks"].unflatten(0, (2, 8))
     for rank in range(2):
-        part = collate(samples(range(8 + rank, 16, 2)), seed=3, rank=rank, world_size=2)["collated_masks"]
+        of_rank = samples(range(8 + rank, 16, 2))
+        part = collate(of_rank, **options, rank=rank, world_size=2)["collated_masks"]
         assert torch.equal(part.unflatten(0, (2, 4)), whole[:, rank::2])
 
 

@@ -48,16 +48,12 @@ def test_an_interrupted_loader_resumes_exactly(photos: ImageFolder, workers: int
 
 
 def test_one_rank_resumes_two(photos: ImageFolder) -> None:
-    """Two ranks of 2 draw the rows of one rank of 4, mask for mask; then one rank resumes alone."""
+    """Two ranks of 2 draw the rows of one rank of 4; then one rank resumes alone."""
     whole = list(islice(loader(photos), 3))
     pair = [loader(photos, batch_size=2, rank=rank, world_size=2) for rank in range(2)]
     for step, batches in enumerate(islice(zip(*pair, strict=True), 2)):
         for rank, batch in enumerate(batches):
-            for key, crops in (
-                ("collated_global_crops", 2),
-                ("collated_local_crops", 2),
-                ("collated_masks", 2),
-            ):
+            for key, crops in (("collated_global_crops", 2), ("collated_local_crops", 2)):
                 rows = whole[step][key].unflatten(0, (crops, 4))[:, rank::2]
                 assert torch.equal(batch[key].unflatten(0, (crops, 2)), rows)
     assert pair[0].state_dict() == pair[1].state_dict() == {"samples_drawn": 8}

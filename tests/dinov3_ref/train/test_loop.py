@@ -216,6 +216,26 @@ class RecordingLoader:
             yield batch
 
 
+def test_gram_anchoring_resumes_a_run_without_it(
+    photos: Path, whole: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    """The published second stage continues the first stage's run: its Gram teacher is the EMA teacher."""
+    copy = tmp_path / "run"
+    shutil.copytree(whole[0], copy)
+    gram = ("gram.use_loss=true", "gram.ckpt=ignore", "crops.gram_teacher_crops_size=32", "optim.epochs=5")
+    config = configure(photos, copy, *RANDOMNESS, *gram)
+    resumed = TrainingRun(config, build_training_loader(config))
+    assert resumed.resume(7) == 8
+    assert resumed.arch.gram_teacher is not None
+    anchors = resumed.arch.gram_teacher["backbone"].state_dict()
+    ema = resumed.arch.model_ema["backbone"].state_dict()
+    assert all(torch.equal(anchors[key], ema[key]) for key in ema)
+    told = run(config)
+    assert [record["iteration"] for record in told] == list(range(10))
+    assert "gram_loss" in told[-1]
+    assert run(config) == told, "and its own checkpoint has a Gram teacher"
+
+
 def run_on_this_rank(photos: str, output: str, batch: int, *overrides: str) -> torch.Tensor:
     """Train on this rank; return the positions of its samples."""
     config = configure(

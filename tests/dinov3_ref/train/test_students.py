@@ -211,7 +211,7 @@ def test_the_command(photos: Path, teacher: Path, tmp_path: Path, capsys: pytest
         ("[{name: a, optim: {epochs: 8}}]", "a sets optim.epochs"),
         ("[{name: a, student: {depht: 8}}]", "students: a at student.depht: Key 'depht'"),
         ("[{name: a, optim: {lr: fast}}]", "students: a at optim.lr: Value 'fast'"),
-        ("[{name: a, config_path: x.yaml}]", "Key 'config_path' not in 'StudentEntry'"),
+        ("[{name: a, config_path: x.yaml}]", "x.yaml is neither a file nor a recipe"),
         (
             "[{name: a, student: {arch: convnext_tiny}}]",
             "a: crops.local_crops_size is 32, of which convnext_tiny sees 16 px",

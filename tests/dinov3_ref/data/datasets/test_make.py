@@ -29,7 +29,9 @@ def test_the_official_form_takes_colons_and_equals_in_a_path(tmp_path: Path) -> 
     ("text", "words"),
     [
         ("nowhere", "'nowhere' is not a dataset; wanted a folder, a file ending in"),
-        ("ImageNet:split=TRAIN", "is not a dataset"),
+        ("ImageNet:split=TRAIN", "names no folder; add it: ImageNet:split=TRAIN:root=FOLDER"),
+        ("ImageNet:split=TRIAN:root=x", r"wanted ImageNet: with root=FOLDER and split=TRAIN\|VAL\|TEST"),
+        ("NYU:split=TRAIN", "wanted a folder, .* NAME of ImageFolder, .*CocoCaptions"),
         ("ImageFolder:split=train", "wanted root"),
         ("ImageFolder:root=nowhere", "'nowhere' is not a folder"),
         ("nowhere.tar", "'nowhere.tar' matches no file"),
@@ -41,6 +43,29 @@ def test_text_that_names_no_dataset(text: str, words: str) -> None:
     with pytest.raises(DataError, match=words) as caught:
         make_dataset(text)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "folder"),
+    [
+        ("ImageNet:split=TRAIN", "train"),
+        ("ImageNet:split=VAL:extra=tables", "val"),
+        ("ImageNet22k", ""),
+        ("ADE20K:split=TRAIN", "images/training"),
+        ("CocoCaptions:split=VAL", "val2017"),
+    ],
+)
+def test_official_datasets(text: str, folder: str, tmp_path: Path) -> None:
+    write_folder(tmp_path / folder)
+    assert len(make_dataset(f"{text}:root={tmp_path}")) == 6
+
+
+def test_classes_of_official_datasets(tmp_path: Path) -> None:
+    write_folder(tmp_path / "train" / "n01440764")
+    dataset = make_dataset(f"ImageNet:split=TRAIN:root={tmp_path}", labelled=True)
+    assert list(dataset.class_names) == ["n01440764"]
+    with pytest.raises(DataError, match="has no classes; labelled images need one of ImageNet"):
+        make_dataset(f"CocoCaptions:root={tmp_path}", labelled=True)
 
 
 def test_empty_datasets_are_refused(tmp_path: Path) -> None:

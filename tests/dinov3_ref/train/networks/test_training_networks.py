@@ -434,7 +434,6 @@ def test_the_gram_teacher_is_refreshed_in_training() -> None:
             "remove crops.gram_teacher_crops_size",
         ),
         (("gram.it_load_ema_teacher=0",), "needs crops.gram_teacher_crops_size"),
-        (("crops.gram_teacher_crops_size=64",), "needs gram.ckpt"),
         ((*OWN[1:], "gram.tokens_used=masked", "gram.img_level=true"), "set gram.img_level=false"),
         ((*OWN[1:], "gram.remove_neg=true", "gram.remove_only_teacher_neg=true"), "choose one"),
     ],
