@@ -14,7 +14,7 @@ from dinov3_ref.train.distributed.activation_checkpointing import DinoViTWithChe
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 from tests.compatibility.snippets import SMALL, draw
 from tests.support.images.photographs import pixels
-from tests.support.toy_training import collated, tiny_training
+from tests.support.training.toy_training import collated, tiny_training
 
 
 def test_S58_image_sizes() -> None:

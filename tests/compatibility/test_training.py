@@ -20,7 +20,7 @@ from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 from tests.compatibility.snippets import SMALL
 from tests.compatibility.test_parts import CustomAttention
 from tests.support.images.photographs import photograph, pixels
-from tests.support.toy_training import collated, tiny_training
+from tests.support.training.toy_training import collated, tiny_training
 
 
 @pytest.fixture

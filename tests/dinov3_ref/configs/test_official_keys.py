@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from dinov3_ref.configs import check_ready, load_config, set_global_batch, student_configs
 from dinov3_ref.configs.official_keys import UNREAD, UNUSED
 from dinov3_ref.errors import ConfigError
-from tests.support.official_configs import FILES, leaves
+from tests.support.training.official_configs import FILES, leaves
 
 PATHS = ("multidistillation.students", "distillation.full_cfg_path")  # made absolute, or lists of groups
 

@@ -12,7 +12,7 @@ from dinov3_ref.configs import load_config
 from dinov3_ref.configs.load import RECIPES
 from dinov3_ref.configs.official_keys import UNREAD, UNUSED
 from dinov3_ref.models import ARCHITECTURES
-from tests.support.official_configs import leaves, published
+from tests.support.training.official_configs import leaves, published
 
 CONVNEXT = "train/distillation_convnext/"
 STUDENTS = f"{CONVNEXT}multi_distillation_convnext_test.yaml"

@@ -13,7 +13,7 @@ from dinov3_ref.data.datasets import ImageFolder
 from dinov3_ref.data.loaders import CombinedDataLoader, SamplerType
 from dinov3_ref.errors import ConfigError, DataError
 from tests.support.images.image_files import write_folder
-from tests.support.training_batches import augment, loader, same, with_broken
+from tests.support.training.training_batches import augment, loader, same, with_broken
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from dinov3_ref.data.datasets import ImageFolder
 from dinov3_ref.data.sample import BrokenImages, Draw, SeededSamples, derive_seed, torch_seed
 from dinov3_ref.errors import DataError
 from tests.support.images.image_files import write_folder
-from tests.support.training_batches import augment, with_broken
+from tests.support.training.training_batches import augment, with_broken
 
 
 @pytest.fixture(scope="module")

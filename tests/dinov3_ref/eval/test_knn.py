@@ -21,8 +21,8 @@ from dinov3_ref.eval import knn
 from dinov3_ref.eval.knn import class_scores, few_shot, knn_accuracy, nearest
 from dinov3_ref.eval.labelled import Labelled
 from tests.support.images.image_files import write_folder
-from tests.support.ranks import run_on_ranks
 from tests.support.tiny_models import tiny_config
+from tests.support.training.ranks import run_on_ranks
 
 
 def labelled(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dinov3_ref.distributed import gather_rows, get_rank, get_world_size
 from dinov3_ref.loss import DINOLoss, KoLeoLoss, KoLeoLossDistributed, iBOTPatchLoss, sinkhorn_knopp
-from tests.support.ranks import run_on_ranks
+from tests.support.training.ranks import run_on_ranks
 
 WORLD, ROWS, D, K = 2, 8, 5, 6
 UNEVEN = (5, 3)  # masked patches per rank

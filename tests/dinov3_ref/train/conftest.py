@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 from tests.support.images.image_files import write_folder
-from tests.support.toy_training import tiny_training
+from tests.support.training.toy_training import tiny_training
 
 
 @pytest.fixture(scope="module")

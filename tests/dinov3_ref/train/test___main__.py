@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from dinov3_ref.train.__main__ import main
 from dinov3_ref.train.step import TrainingStep
-from tests.support.toy_training import tiny_run
+from tests.support.training.toy_training import tiny_run
 
 
 def test_the_command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dinov3_ref.train.batch import Batch, mask_indices
-from tests.support.toy_training import collated
+from tests.support.training.toy_training import collated
 
 CPU = torch.device("cpu")
 

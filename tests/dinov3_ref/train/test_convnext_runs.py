@@ -18,8 +18,8 @@ from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 from dinov3_ref.train.students import train_students
 from exporters.bundle.export import export_checkpoint
 from exporters.bundle.options import ExportOptions
-from tests.support.ranks import run_on_ranks
-from tests.support.toy_training import (
+from tests.support.training.ranks import run_on_ranks
+from tests.support.training.toy_training import (
     CONVNEXT,
     as_convnext,
     frozen_teacher,

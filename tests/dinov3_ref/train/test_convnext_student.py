@@ -15,7 +15,7 @@ from dinov3_ref.data import build_training_loader
 from dinov3_ref.errors import ConfigError
 from dinov3_ref.train.loop import TrainingRun
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
-from tests.support.toy_training import (
+from tests.support.training.toy_training import (
     as_convnext,
     collated,
     frozen_teacher,

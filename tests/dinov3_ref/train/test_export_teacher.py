@@ -19,7 +19,7 @@ from dinov3_ref.models.build import build_model
 from dinov3_ref.train.export_teacher import export_teacher
 from dinov3_ref.train.loop import TrainingRun
 from tests.support.images.photographs import pixels
-from tests.support.toy_training import as_convnext, tiny_run, tiny_training
+from tests.support.training.toy_training import as_convnext, tiny_run, tiny_training
 
 
 def test_the_teacher_is_an_official_checkpoint(photos: Path, tmp_path: Path) -> None:

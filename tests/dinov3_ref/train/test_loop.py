@@ -22,8 +22,8 @@ from dinov3_ref.errors import CheckpointError, TrainingDiverged
 from dinov3_ref.train import checkpoints
 from dinov3_ref.train.logging.run_log import read_metrics
 from dinov3_ref.train.loop import Throughput, TrainingRun
-from tests.support.ranks import run_on_ranks
-from tests.support.toy_training import losses, on_ranks, records, tiny_run
+from tests.support.training.ranks import run_on_ranks
+from tests.support.training.toy_training import losses, on_ranks, records, tiny_run
 
 RANDOMNESS = ("student.drop_path_rate=0.4", "student.pos_embed_rope_rescale_coords=2.0")
 ITERATIONS, PERIOD = 8, 3  # checkpoints after iterations 2, 5 and 7

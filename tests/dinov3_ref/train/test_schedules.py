@@ -15,7 +15,7 @@ from dinov3_ref.train.schedules import (
     linear_warmup_cosine_decay,
     scale_learning_rate,
 )
-from tests.support.toy_training import tiny_training
+from tests.support.training.toy_training import tiny_training
 
 
 def values(schedule: CosineScheduler) -> list[float]:

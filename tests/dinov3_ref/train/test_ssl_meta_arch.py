@@ -13,7 +13,7 @@ from dinov3_ref.loss import KoLeoLoss
 from dinov3_ref.train.batch import Batch
 from dinov3_ref.train.distributed.devices import autocast
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
-from tests.support.toy_training import N_LOCAL, collated, tiny_training
+from tests.support.training.toy_training import N_LOCAL, collated, tiny_training
 
 TEMP = 0.05
 

@@ -14,7 +14,7 @@ from dinov3_ref.train.loop import TrainingRun
 from dinov3_ref.train.schedules import Rates
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 from dinov3_ref.train.step import FiniteGuard, build_optimizer, clip_gradients, set_rates
-from tests.support.toy_training import collated, tiny_run, tiny_training
+from tests.support.training.toy_training import collated, tiny_run, tiny_training
 
 GOOD, NAN, INF = torch.tensor(1.0), torch.tensor(float("nan")), torch.tensor(float("inf"))
 

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from dinov3_ref.train import checkpoints
 from dinov3_ref.train.stop_requests import StopRequests
-from tests.support.toy_training import records, tiny_run
+from tests.support.training.toy_training import records, tiny_run
 
 ITERATIONS = 8
 # What the process does with itself after the metrics of an iteration.

@@ -20,8 +20,8 @@ from dinov3_ref.train.__main__ import main
 from dinov3_ref.train.loop import TrainingRun
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 from dinov3_ref.train.students import train_students
-from tests.support.ranks import run_on_ranks
-from tests.support.toy_training import (
+from tests.support.training.ranks import run_on_ranks
+from tests.support.training.toy_training import (
     frozen_teacher,
     on_ranks,
     records,

@@ -20,8 +20,8 @@ from dinov3_ref.train.distributed.data_parallel import (
 )
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 from dinov3_ref.train.step import FiniteGuard, clip_gradients
-from tests.support.ranks import run_on_ranks
-from tests.support.toy_training import collated, tiny_training
+from tests.support.training.ranks import run_on_ranks
+from tests.support.training.toy_training import collated, tiny_training
 
 WORLD, IMAGES = 2, 4
 CENTERINGS = ("sinkhorn_knopp", "softmax_center")

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from dinov3_ref.train.distributed.devices import autocast, grad_scaler, launched_device
-from tests.support.toy_training import tiny_training
+from tests.support.training.toy_training import tiny_training
 
 
 def test_without_torchrun_there_is_no_process_group(monkeypatch: pytest.MonkeyPatch) -> None:

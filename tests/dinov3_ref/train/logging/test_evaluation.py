@@ -17,8 +17,8 @@ from dinov3_ref.train.logging.evaluation import PeriodicEvaluation, pca_colours
 from dinov3_ref.train.logging.run_log import read_metrics
 from dinov3_ref.train.loop import TrainingRun
 from tests.support.images.photographs import PHOTOGRAPHS, photograph
-from tests.support.ranks import run_on_ranks
-from tests.support.toy_training import tiny_run, tiny_training
+from tests.support.training.ranks import run_on_ranks
+from tests.support.training.toy_training import tiny_run, tiny_training
 
 CLASSES = ("dark", "light")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dinov3_ref.train.logging.run_log import MetricsFile, Progress, RunLog, Scalars, read_metrics
-from tests.support.toy_training import tiny_training
+from tests.support.training.toy_training import tiny_training
 
 
 def test_evaluations_are_logged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from dinov3_ref.train.networks.build import (
     build_student_and_teacher,
     distillation_teacher_config,
 )
-from tests.support.toy_training import as_convnext, tiny_training
+from tests.support.training.toy_training import as_convnext, tiny_training
 
 
 def test_only_the_student_has_gradients() -> None:

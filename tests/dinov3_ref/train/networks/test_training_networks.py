@@ -15,7 +15,7 @@ from dinov3_ref.errors import CheckpointError, ConfigError, KeyMismatch
 from dinov3_ref.loss import GramLoss
 from dinov3_ref.train.networks.training_networks import GramAnchor, update_ema
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
-from tests.support.toy_training import collated, make_masks, same_weights, tiny_training
+from tests.support.training.toy_training import collated, make_masks, same_weights, tiny_training
 
 # Options of the released models.
 RELEASED = (

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 FILES: dict[str, dict[str, Any]] = json.loads(
-    (Path(__file__).parents[1] / "data/official_configs.json").read_text()
+    (Path(__file__).parents[2] / "data/official_configs.json").read_text()
 )
 
 
