@@ -5,6 +5,7 @@
     bundle = dinodeploy.export("model.safetensors", out="bundle")                      # needs torch
     report = dinodeploy.embed(["photos/"], engine="bundle", out="embeddings")
     ids, vectors = dinodeploy.load_embeddings("embeddings")
+    report = dinodeploy.predict(["photos/"], engine="bundle-with-head", out="predictions")
     with dinodeploy.Embedder.open("bundle") as embedder:
         vector = embedder.encode("cat.jpg")                                            # float32 [D]
 
@@ -33,11 +34,12 @@ from dinodeploy.errors import (
 )
 
 if TYPE_CHECKING:
-    from dinodeploy.api import EmbedReport, embed, export
+    from dinodeploy.api import EmbedReport, embed, export, predict
     from dinodeploy.bundle.bundle import Bundle
     from dinodeploy.embedder import Embedder
     from dinodeploy.store.merge import merge
     from dinodeploy.store.reader import load_embeddings
+    from dinodeploy.tasks.predict import PredictReport
 
 # Telemetry of ONNX Runtime and of the Hugging Face libraries, which read it when they are imported. A
 # setting of the user is kept; `hardware/telemetry.py` silences the packages that read no variable.
@@ -49,11 +51,13 @@ __version__ = "0.1.0"
 __all__ = [
     "export",
     "embed",
+    "predict",
     "Embedder",
     "load_embeddings",
     "merge",
     "Bundle",
     "EmbedReport",
+    "PredictReport",
     "DinodeployError",
     "MisuseError",
     "OutputExistsError",
@@ -72,6 +76,8 @@ _LAZY = {
     "export": "dinodeploy.api",
     "embed": "dinodeploy.api",
     "EmbedReport": "dinodeploy.api",
+    "predict": "dinodeploy.api",
+    "PredictReport": "dinodeploy.tasks.predict",
     "Bundle": "dinodeploy.bundle.bundle",
     "Embedder": "dinodeploy.embedder",
     "load_embeddings": "dinodeploy.store.reader",

@@ -1,8 +1,9 @@
-"""`dinodeploy.export` and `dinodeploy.embed`: the calls behind the commands of the same names.
+"""`dinodeploy.export`, `embed` and `predict`: the calls behind the commands of the same names.
 
     bundle = dinodeploy.export("model.safetensors", out="bundle")
     report = dinodeploy.embed(["photos/"], engine="bundle", out="embeddings")
     ids, vectors = dinodeploy.load_embeddings("embeddings")
+    report = dinodeploy.predict(["photos/"], engine="bundle-with-head", out="predictions")
 
 Every option of a command is a keyword of the same name here.
 """
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dinodeploy.bundle.bundle import Bundle
 from dinodeploy.errors import ExportError, MisuseError, UnavailableError
@@ -24,11 +25,15 @@ from dinodeploy.pipeline.decode import TIME_LIMIT
 from dinodeploy.pipeline.embed import EmbedReport, embed_images
 from dinodeploy.pipeline.embed_options import EmbedOptions
 from dinodeploy.pipeline.progress import build_progress, step_progress
+from dinodeploy.pipeline.runner import BATCH_SIZE
 from dinodeploy.sources import SourceOptions
 from dinodeploy.store.plan import parse_part
 from dinodeploy.store.update import Follow
 
-__all__ = ["EmbedReport", "embed", "export"]
+if TYPE_CHECKING:
+    from dinodeploy.tasks.predict import PredictReport
+
+__all__ = ["EmbedReport", "embed", "export", "predict"]
 
 HUB, RANDOM = "hub", "random"
 
@@ -227,9 +232,77 @@ def embed(
         identify=identify,
         follow=Follow(update, keep_missing, retry_quarantined, verify),
     )
+    return embed_images(_paths(images), Path(engine), options, progress=progress, log=log)
+
+
+def predict(
+    images: PathLike | Iterable[PathLike],
+    *,
+    engine: PathLike,
+    out: PathLike | None = None,
+    task: str | None = None,
+    top: int = 5,
+    threshold: float | None = None,
+    format: str = "jsonl",
+    save: Sequence[str] | None = None,
+    column: str | None = None,
+    id_column: str | None = None,
+    every: int = 1,
+    device: str = "auto",
+    imgsz: Size | None = None,
+    batch: int = BATCH_SIZE,
+    threads: int | None = None,
+    time_limit: float = TIME_LIMIT,
+    max_pixels: int | None = None,
+    require_signature: PathLike | None = None,
+    allow_unverified: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+    log: Log = lambda text: None,
+    each: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> PredictReport:
+    """Predict classes, masks, boxes or depth with a bundle that has a head. The same call again resumes.
+
+    images, column, id_column, every, device, imgsz, threads, time_limit, max_pixels, require_signature,
+        allow_unverified, progress, log: as in `embed`.
+    out: a directory for `predictions.jsonl` and images; by default nothing is written, see the report's
+        `rows`. overwrite: replace predictions that are there, once the new ones are complete.
+    task: semantic, instance or panoptic, where the head can do several. top: number of classes of a
+        classifier. threshold: smallest score of an object; default: the model's own.
+    format: jsonl, or coco to write COCO JSON too. save: images to write, maps or overlays; default: both, of
+        videos an overlay video.
+    batch: images per engine call, at most. each: called with every row, in order, as it is made.
+
+    Results are in pixels of the images as people see them. Unreadable images are listed in `quarantined` and
+    in OUT/quarantine.jsonl. Raises as `embed`.
+    """
+    from dinodeploy.tasks.predict import RunOptions, predict_images
+    from dinodeploy.tasks.prediction import PredictOptions
+
+    options = RunOptions(
+        out=None if out is None else Path(out),
+        format=format,
+        save=None if save is None else tuple(save),
+        source=SourceOptions(column, id_column, every),
+        device=device,
+        imgsz=imgsz,
+        batch=batch,
+        threads=threads,
+        time_limit=time_limit,
+        limits=ImageLimits.of(max_pixels),
+        require_signature=None if require_signature is None else Path(require_signature),
+        allow_unverified=allow_unverified,
+        overwrite=overwrite,
+    )
+    wanted = PredictOptions(task, top, threshold)
+    return predict_images(
+        _paths(images), Path(engine), options, wanted=wanted, each=each, progress=progress, log=log
+    )
+
+
+def _paths(images: PathLike | Iterable[PathLike]) -> tuple[str, ...]:
     listed = [images] if isinstance(images, (str, os.PathLike)) else images
-    paths = tuple(os.fspath(one) for one in listed)
-    return embed_images(paths, Path(engine), options, progress=progress, log=log)
+    return tuple(os.fspath(one) for one in listed)
 
 
 def _head(head: str, config: Any) -> Any:

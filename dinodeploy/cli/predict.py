@@ -1,53 +1,73 @@
-"""`dinodeploy predict`: predictions of a bundle's head for images."""
+"""`dinodeploy predict`: classes, masks, boxes and depth of images and videos."""
 
 from __future__ import annotations
 
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
 
+from dinodeploy.api import predict as predict_images
 from dinodeploy.cli.options import MaxPixels, RequireSignature
 from dinodeploy.cli.output import (
     DEVICE_HELP,
     PARTIAL,
-    note,
-    note_skipped,
+    log,
+    parse_list,
     parse_size,
     print_json,
     print_notes,
     say,
 )
-from dinodeploy.embedder import Embedder
-from dinodeploy.errors import MisuseError, printable
-from dinodeploy.images.limits import ImageLimits
-from dinodeploy.pipeline.probe import choose_hint
-from dinodeploy.pipeline.progress import image_progress
+from dinodeploy.errors import printable
+from dinodeploy.pipeline.decode import TIME_LIMIT
 from dinodeploy.pipeline.runner import BATCH_SIZE
-from dinodeploy.sources.counts import Counts
-from dinodeploy.sources.folders import find_images, total_of
-from dinodeploy.tasks.predict import Unread, head_of
-from dinodeploy.tasks.predict import predict as predict_images
-from dinodeploy.tasks.prediction import PredictOptions
-from dinodeploy.tasks.write_predictions import TABLE, PredictionWriter, check_target
+from dinodeploy.tasks.predict import PredictReport
+
+_SHOWN = 5  # classes or objects of a printed line
 
 
 def predict(
-    images: Annotated[list[str], Argument(help="Files, folders and globs.", metavar="IMAGES...")],
+    images: Annotated[
+        list[str],
+        Argument(help="Files, folders, globs, lists, tables, archives, videos, URLs.", metavar="IMAGES..."),
+    ],
     engine: Annotated[Path, Option(help="A bundle with a head, or an engine file inside one.")],
     out: Annotated[
         Path | None,
-        Option(help="Output directory: predictions.jsonl, and masks or depth maps as images."),
+        Option(help="Directory to write, or to resume: predictions.jsonl, masks, depth maps, overlays."),
+    ] = None,
+    task: Annotated[
+        str | None, Option(help="semantic, instance or panoptic. Default: what the head was trained for.")
     ] = None,
     top: Annotated[int, Option(help="Number of classes to print per image.")] = 5,
+    threshold: Annotated[
+        float | None, Option(help="Smallest score of an object. Default: the model's own.")
+    ] = None,
+    output_format: Annotated[
+        str, Option("--format", help="jsonl, or coco: also COCO JSON of boxes, instances or segments.")
+    ] = "jsonl",
+    save: Annotated[
+        str | None,
+        Option(help="Images to write: maps, overlays, or none. Default: both; of videos, overlays."),
+    ] = None,
+    column: Annotated[
+        str | None, Option(help="Table column with images or paths. Default: found by name.")
+    ] = None,
+    id_column: Annotated[
+        str | None, Option(help="Table column with ids. Default: paths or row numbers.")
+    ] = None,
+    every: Annotated[int, Option(help="Take every n-th frame of a video.")] = 1,
     device: Annotated[str, Option(help=DEVICE_HELP)] = "auto",
     imgsz: Annotated[str | None, Option(help="Input size H or H,W. Default: the bundle's.")] = None,
     batch: Annotated[int, Option(help="Images per batch, at most.")] = BATCH_SIZE,
     threads: Annotated[
         int | None, Option(help="CPU threads of the engine. Default: chosen by the runtime.")
     ] = None,
+    time_limit: Annotated[
+        float, Option(help="Seconds after which an image counts as unreadable.")
+    ] = TIME_LIMIT,
     max_pixels: MaxPixels = None,
     require_signature: RequireSignature = None,
     allow_unverified: Annotated[
@@ -56,67 +76,49 @@ def predict(
     overwrite: Annotated[bool, Option("--overwrite", help="Replace existing predictions.")] = False,
     as_json: Annotated[bool, Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
-    """Predict classes, class maps or depth. Exit code 5 if some images cannot be read."""
-    for option, value in (("--top", top), ("--batch", batch), ("--threads", threads)):
-        if value is not None and value < 1:
-            raise MisuseError(f"{option} is {value}; wanted at least 1")
-    limits = ImageLimits.of(max_pixels)
-    found = find_images(images)
-    ids = found.ids
-    if out is not None:
-        check_target(out, overwrite)
-    hint = choose_hint(len(ids), threads)
-    with Embedder.open(
-        engine,
+    """Predict classes, masks, boxes or depth. After an interruption, the same command resumes.
+
+    Images that cannot be read are quarantined with their reason; the exit code is then 5.
+    """
+    report = predict_images(
+        images,
+        engine=engine,
+        out=out,
+        task=task,
+        top=top,
+        threshold=threshold,
+        format=output_format,
+        save=None if save is None else parse_list(save, "--save"),
+        column=column,
+        id_column=id_column,
+        every=every,
         device=device,
+        imgsz=parse_size(imgsz),
+        batch=batch,
+        threads=threads,
+        time_limit=time_limit,
+        max_pixels=max_pixels,
         require_signature=require_signature,
         allow_unverified=allow_unverified,
-        threads=threads,
-        hint=hint,
-    ) as embedder:
-        head = head_of(embedder)
-        note(device, embedder.choice)
-        note_skipped(found.skipped)
-        steps = embedder.preprocess_for(parse_size(imgsz))
-        stream = predict_images(
-            embedder, ids, steps, PredictOptions(top=top), batch_size=batch, limits=limits
-        )
-        rows: list[dict[str, Any]] = []
-        unread: list[Unread] = []
-        show = (lambda row: None) if as_json else (lambda row: say(_line(row)))
-        with PredictionWriter(out, limits) as writer, image_progress(len(ids)) as advance:
-            lost = (Unread(folder.id, folder.message) for folder in found.lost)
-            for item in chain(lost, stream):
-                if isinstance(item, Unread):
-                    unread.append(item)
-                    writer.refuse(item)
-                else:
-                    rows.append(writer.add(item))
-                    show(rows[-1])
-                advance(len(rows), len(unread))
-    counts = Counts(found.seen, len(rows), 0, len(unread), total_of(found.skipped))
-    _report(head.task, out, rows, unread, counts, as_json)
-    print_notes((item.reason for item in unread), "quarantined")
-    if unread:
+        overwrite=overwrite,
+        progress=True,
+        log=log,
+        each=(lambda row: None) if as_json else (lambda row: say(_line(row))),
+    )
+    _print(report, as_json)
+    print_notes((item.reason for item in report.quarantined), "quarantined")
+    if report.quarantined:
         raise typer.Exit(PARTIAL)
 
 
-def _report(
-    task: str,
-    out: Path | None,
-    rows: list[dict[str, Any]],
-    unread: list[Unread],
-    counts: Counts,
-    as_json: bool,
-) -> None:
+def _print(report: PredictReport, as_json: bool) -> None:
     if as_json:
-        reasons = [{"id": item.id, "reason": item.reason} for item in unread]
-        facts = {"task": task, "out": str(out) if out else None, "predictions": rows, "quarantined": reasons}
-        print_json({**facts, "counts": counts.as_json()})
+        print_json(report.as_json())
         return
-    if out is not None:
-        say(f"{out}: {len(rows)} predictions in {TABLE}" + ("" if task == "classify" else " and images"))
-    say(counts.line("predicted"))
+    if report.out is not None:
+        images = "" if report.task == "classify" else " and images"
+        say(f"{report.out}: {report.predicted} predictions in predictions.jsonl{images}")
+    say(report.counts.line("predicted"))
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -124,7 +126,12 @@ def _line(row: dict[str, Any]) -> str:
     if "classes" in row:
         found = "  ".join(f"{entry['class']} {entry['probability']:.3f}" for entry in row["classes"])
     elif "shares" in row:
-        found = "  ".join(f"{name} {share:.1%}" for name, share in list(row["shares"].items())[:5])
+        found = "  ".join(f"{name} {share:.1%}" for name, share in list(row["shares"].items())[:_SHOWN])
+    elif "regions" in row:
+        best = sorted(row["regions"], key=lambda region: -region["score"])
+        words = [f"{region['class']} {region['score']:.2f}" for region in best[:_SHOWN]]
+        more = len(best) - _SHOWN
+        found = "  ".join([*words, *([f"and {more} more"] if more > 0 else [])]) or "nothing found"
     else:
         found = "  ".join(f"{word} {value:.2f} m" for word, value in row["metres"].items())
     return f"{printable(row['id'])}  {found}"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
 from operator import attrgetter
 from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
 
+from dinodeploy.arrays import FloatArray
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import UnavailableError
 from dinodeploy.images.batches import gather_by_size
@@ -22,8 +24,45 @@ from dinodeploy.pipeline.progress import Advance
 from dinodeploy.pipeline.run_batches import Batch, EndOfShard, run_batches
 from dinodeploy.pipeline.stages import Stages
 from dinodeploy.sources import Source
-from dinodeploy.store.shard import ShardRows
-from dinodeploy.store.writer import Store
+from dinodeploy.store.plan import Plan
+from dinodeploy.store.shard import Quarantined
+
+
+class Rows(Protocol):
+    """The images of one shard while they are made: `store.shard.ShardRows`, and others like it."""
+
+    outputs: tuple[str, ...]
+
+    def add(self, position: int, id: str, values: Mapping[str, FloatArray], size: tuple[int, int]) -> str: ...
+
+    def quarantine(self, position: int, id: str, reason: str) -> None: ...
+
+
+class Finished(Protocol):
+    """A shard that an earlier run has finished."""
+
+    @property
+    def images(self) -> int: ...
+    @property
+    def quarantined(self) -> list[Quarantined]: ...
+
+
+RowsT = TypeVar("RowsT", bound=Rows)
+
+
+class ShardStore(Protocol[RowsT]):
+    """What shards are committed to: `store.writer.Store`, and others like it."""
+
+    plan: Plan
+
+    @property
+    def kept(self) -> Sequence[Finished]: ...
+    @property
+    def remaining(self) -> list[int]: ...
+    def prepare(self) -> None: ...
+    def to_embed(self, index: int) -> Sequence[int]: ...
+    def start(self, index: int) -> RowsT: ...
+    def commit(self, index: int, rows: RowsT) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -59,7 +98,7 @@ class RunReport:
 def embed_source(
     embedder: Embedder,
     source: Source,
-    store: Store,
+    store: ShardStore[RowsT],
     preprocess: Preprocess,
     batch_size: int | None = None,
     workers: int | None = None,
@@ -89,14 +128,14 @@ def embed_source(
     return RunReport(run.done, run.failed, kept, kept_quarantined, run.stages.total, run.stages)
 
 
-class _Run:
+class _Run(Generic[RowsT]):
     """State of one run: the shards in progress, counts and timings."""
 
-    def __init__(self, embedder: Embedder, store: Store, advance: Advance) -> None:
+    def __init__(self, embedder: Embedder, store: ShardStore[RowsT], advance: Advance) -> None:
         self._embedder = embedder
         self._store = store
         self._advance = advance
-        self._rows: dict[int, ShardRows] = {}  # of the shards in progress, oldest first
+        self._rows: dict[int, RowsT] = {}  # of the shards in progress, oldest first
         self._begun: dict[int, Sequence[int]] = {}
         self._last_path: str | Path | None = None  # of the last readable image
         self.stages = Stages()
@@ -138,7 +177,7 @@ class _Run:
             self.stages.worked["decode"] += item.seconds
             yield item
 
-    def _readable(self, items: Iterable[Decoded], rows: ShardRows) -> Iterator[Decoded]:
+    def _readable(self, items: Iterable[Decoded], rows: Rows) -> Iterator[Decoded]:
         """The readable images; the others are quarantined."""
         for item in items:
             if item.pixels is not None:
@@ -148,7 +187,7 @@ class _Run:
             self._check_folder()
             self._fail(rows, item, item.reason)
 
-    def _keep(self, rows: ShardRows, batch: Batch, outputs: Outputs) -> None:
+    def _keep(self, rows: Rows, batch: Batch, outputs: Outputs) -> None:
         picked = pick(outputs, rows.outputs)
         for row, item in enumerate(batch):
             values = {name: picked[name][row] for name in rows.outputs}
@@ -159,7 +198,7 @@ class _Run:
                 self.done += 1
         self._advance(self.done, self.failed, self.stages.bottleneck)
 
-    def _fail(self, rows: ShardRows, item: Decoded, reason: str) -> None:
+    def _fail(self, rows: Rows, item: Decoded, reason: str) -> None:
         rows.quarantine(item.position, item.id, reason)
         self.failed += 1
         self._advance(self.done, self.failed, self.stages.bottleneck)
@@ -173,16 +212,16 @@ class _Run:
             )
 
 
-class _ShardWriter:
+class _ShardWriter(Generic[RowsT]):
     """Commits shards in a thread, at most one shard behind the pipeline."""
 
-    def __init__(self, store: Store, stages: Stages) -> None:
+    def __init__(self, store: ShardStore[RowsT], stages: Stages) -> None:
         self._store = store
         self._stages = stages
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._pending: Future[None] | None = None
 
-    def __enter__(self) -> _ShardWriter:
+    def __enter__(self) -> _ShardWriter[RowsT]:
         self._pool.submit(self._store.prepare)  # an error here comes up again in the first commit
         return self
 
@@ -193,7 +232,7 @@ class _ShardWriter:
         finally:
             self._pool.shutdown(wait=True)  # commits a complete shard even when the run is interrupted
 
-    def put(self, index: int, rows: ShardRows) -> None:
+    def put(self, index: int, rows: RowsT) -> None:
         """Commit a shard after the previous one. Raises what the previous commit raised."""
         self._wait()
         self._pending = self._pool.submit(self._commit, index, rows)
@@ -209,7 +248,7 @@ class _ShardWriter:
                 self._pending.result()
             self._pending = None
 
-    def _commit(self, index: int, rows: ShardRows) -> None:
+    def _commit(self, index: int, rows: RowsT) -> None:
         started = time.perf_counter()
         self._store.commit(index, rows)
         self._stages.worked["write"] += time.perf_counter() - started

@@ -32,7 +32,9 @@ def stderr() -> Console:
 
 
 @contextmanager
-def image_progress(total: int | None, console: Console | None = None) -> Iterator[Advance]:
+def image_progress(
+    total: int | None, console: Console | None = None, doing: str = "embedding"
+) -> Iterator[Advance]:
     """Images done, rate, remaining time, failures and bottleneck. total: None if unknown."""
     if console is None and importlib.util.find_spec("rich"):  # a standalone file has no rich
         console = stderr()
@@ -63,10 +65,10 @@ def image_progress(total: int | None, console: Console | None = None) -> Iterato
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("embedding", total=total)
+        task = progress.add_task(doing, total=total)
 
         def bar(done: int, failed: int, bottleneck: str = "") -> None:
-            text = f"embedding {describe(done, failed, bottleneck)}"
+            text = f"{doing} {describe(done, failed, bottleneck)}"
             progress.update(task, completed=done + failed, description=text)
 
         yield bar

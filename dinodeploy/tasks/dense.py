@@ -76,9 +76,10 @@ def class_image(chosen: AnyArray) -> Image.Image:
     return image
 
 
-def overlay(image: Image.Image, classes: Image.Image) -> Image.Image:
-    """The RGB image with its class colours half transparent on top."""
-    return Image.blend(image, classes.convert("RGB"), OPACITY)
+def segment_image(ids: AnyArray) -> Image.Image:
+    """Ids of objects [h,w], 0 for none -> RGB, id = R + 256 G + 65536 B, as in COCO panoptic images."""
+    parts = [(ids >> shift & 255).astype(np.uint8) for shift in (0, 8, 16)]
+    return Image.fromarray(np.stack(parts, axis=-1))
 
 
 def depth_image(depth: FloatArray) -> Image.Image:

@@ -24,11 +24,11 @@ def predict_one(
     preprocess: Preprocess,
     options: PredictOptions,
 ) -> Prediction:
-    """Metres [1,H,W] -> nearest, median and farthest, and metres [h,w], 0 outside the visible part."""
+    """Metres [1,H,W] -> nearest, median and farthest, and metres [h,w], NaN outside the visible part."""
     left, top, right, bottom = visible_box(preprocess, size)
     plane = Image.fromarray(np.ascontiguousarray(outputs[head.outputs[0]][0]))
     inside = np.asarray(plane.resize((right - left, bottom - top), Image.Resampling.BILINEAR))
-    dense = np.zeros(size[::-1], np.float32)
+    dense = np.full(size[::-1], np.nan, np.float32)
     dense[top:bottom, left:right] = inside
     values = {"nearest": inside.min(), "median": np.median(inside), "farthest": inside.max()}
     return Prediction("depth", {"metres": {word: float(value) for word, value in values.items()}}, dense)

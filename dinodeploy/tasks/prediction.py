@@ -15,7 +15,7 @@ from dinodeploy.errors import MisuseError
 # What a prediction can hold:
 #   classify   facts["classes"]: the best classes with their probabilities
 #   segment    map: a class id per pixel, IGNORE for no class (semantic segmentation)
-#   depth      map: metres per pixel, 0 where the input showed nothing
+#   depth      map: metres per pixel, NaN where the input showed nothing
 #   detect     regions: boxes
 #   instance   regions: boxes, and masks or ids in `map`; map: 0 where there is no object
 #   panoptic   regions: things and stuff, by id in `map`; map: 0 where there is neither

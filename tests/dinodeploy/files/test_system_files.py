@@ -9,7 +9,7 @@ import pytest
 from dinodeploy import OutputExistsError
 from dinodeploy.files.owned import first_foreign
 from dinodeploy.files.system_files import entries, is_free, is_in_system_folder, is_system_file
-from dinodeploy.tasks.write_predictions import check_target
+from dinodeploy.tasks.results.store import check_target
 from dinodeploy.visualize.write import check_output
 from exporters.bundle.stage import refuse_existing
 from tests.support.processes.command_line import CommandLine

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from dinodeploy.images.preprocess import PRESETS, Preprocess
-from dinodeploy.tasks.dense import IGNORE, class_image, depth_image, enlarge_argmax, overlay, place_mask
+from dinodeploy.tasks.dense import IGNORE, class_image, depth_image, enlarge_argmax, place_mask, segment_image
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
@@ -51,7 +51,10 @@ def test_class_images_hold_ids_and_depth_images_millimetres() -> None:
     image = class_image(ids)
     assert (np.asarray(image) == ids).all()
     assert image.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
-    white = overlay(Image.new("RGB", (2, 2), "white"), image)
-    assert white.getpixel((1, 1)) == (255, 255, 255)
     depth = depth_image(np.array([[0.0, 1.2344], [np.nan, 1000.0]], np.float32))
     assert np.asarray(depth).tolist() == [[0, 1234], [0, 65535]]
+
+
+def test_ids_are_spread_over_red_green_and_blue() -> None:
+    pixels = np.asarray(segment_image(np.array([[0, 1], [256 + 2, 65536 * 3 + 5]])))
+    assert pixels.tolist() == [[[0, 0, 0], [1, 0, 0]], [[2, 1, 0], [5, 0, 3]]]
