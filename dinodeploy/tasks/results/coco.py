@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from dinodeploy import __version__
-
 INSTANCES, PANOPTIC = "annotations.json", "panoptic.json"
 Rows = Callable[[], Iterable[dict[str, Any]]]
 
@@ -26,7 +24,7 @@ def write_coco(folder: Path, task: str, classes: tuple[str, ...], rows: Rows) ->
     panoptic = task == "panoptic"
     things: dict[int, bool] = {}
     with (folder / (PANOPTIC if panoptic else INSTANCES)).open("w", encoding="ascii", newline="\n") as file:
-        file.write('{\n"info": ' + json.dumps({"description": f"predictions of dinodeploy {__version__}"}))
+        file.write('{\n"info": ' + json.dumps({"description": "predictions of dinodeploy"}))
         file.write(',\n"images": ')
         _write_list(file, (_image(at, row) for at, row in enumerate(rows(), 1)))
         file.write(',\n"annotations": ')
