@@ -279,12 +279,14 @@ def test_public_names() -> None:
         "MisuseError",
         "OutputExistsError",
         "OutsideProfileError",
+        "PredictReport",
         "TamperedError",
         "UnavailableError",
         "embed",
         "export",
         "load_embeddings",
         "merge",
+        "predict",
     ]
     assert all(hasattr(dinodeploy, name) for name in dinodeploy.__all__)
 
