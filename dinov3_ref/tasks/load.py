@@ -64,6 +64,7 @@ class TaskKind:
 
 # Each kind of whole model, in the order tried.
 KINDS: tuple[TaskKind, ...] = (
+    TaskKind("deimv2", "dinov3_ref.tasks.deimv2.load:load", model_types=("deimv2",)),
     TaskKind("eomt", "dinov3_ref.tasks.eomt_files:load_eomt", model_types=("eomt_dinov3",)),
 )
 

@@ -26,7 +26,7 @@ from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.golden import save_golden
 from dinov3_ref.models import Backbone, ConvNeXt, input_channels, stride_of
 from dinov3_ref.tasks import LoadedTask
-from exporters.bundle.golden import make_golden
+from exporters.bundle.golden import CASES, make_golden
 from exporters.bundle.options import ExportOptions
 from exporters.bundle.stage import judge_staged, refuse_existing
 from exporters.bundle.write_bundle import write_files
@@ -35,7 +35,7 @@ from exporters.graph.lint import Allowed, check_onnx, lint
 from exporters.graph.summary import shape_of
 from exporters.modules.graph import to_graph
 from exporters.modules.precision import measure_layers
-from exporters.modules.trace import trace
+from exporters.modules.trace import enlarge, trace
 from exporters.modules.whole import NamedOutputs, TracedCopy, make_traced_copy
 
 Log = Callable[[str], None]
@@ -105,7 +105,9 @@ def _export(
     refuse_existing(out, options.overwrite)
     with atomic_directory(out) as staging:
         log("running the reference on the golden photographs")
-        cases = make_golden(NamedOutputs(reference, outputs), preprocess)
+        least = getattr(reference, "least_patches", 1)
+        sizes = [(name, photos, grid and enlarge(grid, least)) for name, photos, grid in CASES]
+        cases = make_golden(NamedOutputs(reference, outputs), preprocess, sizes)
         save_golden(cases, staging / GOLDEN_FILE)
         copied = make_traced_copy(module, options.folds)
         measured = measure_layers(module, copied.weights, preprocess, cases, options, log)

@@ -20,6 +20,14 @@ from exporters.trace.trace import TRACED_BATCH, TRACED_GRID
 AXES = {"batch": 0, "height": 2, "width": 3}
 
 
+def enlarge(grid: tuple[int, int], least: int) -> tuple[int, int]:
+    """A grid of `least` patches or more, in about the same proportions."""
+    factor = 1
+    while grid[0] * grid[1] * factor**2 < least:
+        factor += 1
+    return grid[0] * factor, grid[1] * factor
+
+
 def trace(
     copied: TracedCopy,
     names: Collection[str],
@@ -29,11 +37,12 @@ def trace(
 ) -> ExportedProgram:
     """The exported program; of batch, height and width those in `fixed` are those it is traced at.
 
-    size: H, W in pixels to trace at; default: off-square and small.
+    size: H, W in pixels to trace at; default: off-square and as small as the model allows.
     """
     whole = NamedOutputs(copied.module, names)
     p = stride_of_all(list(copied.backbones.values()))
-    height, width = size or (TRACED_GRID[0] * p, TRACED_GRID[1] * p)
+    rows, columns = enlarge(TRACED_GRID, getattr(copied.module, "least_patches", 1))
+    height, width = size or (rows * p, columns * p)
     pixels = torch.zeros(1 if "batch" in fixed else TRACED_BATCH, channels, height, width)
     sizes: dict[int, Any] = {0: Dim("batch"), 2: p * Dim("rows"), 3: p * Dim("columns")}
     free = {axis: sizes[axis] for name, axis in AXES.items() if name not in fixed}

@@ -15,19 +15,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinov3_ref.tasks.deimv2.config import DeimV2Config
-from dinov3_ref.tasks.deimv2.layers import ConvStyle
+from dinov3_ref.tasks.deimv2.layers import Conv
 
 
 class SpatialTuningAdapter(nn.Module):
     """Pixels [B,3,H,W] -> [B,2C,H/8,W/8], [B,4C,H/16,W/16], [B,4C,H/32,W/32], sizes rounded up."""
 
-    def __init__(self, planes: int, style: ConvStyle) -> None:
+    def __init__(self, planes: int) -> None:
         super().__init__()
-        self.stem_conv = ConvStyle(style.eps, "gelu").conv(3, planes, 3, 2, act=True)
+        self.stem_conv = Conv(3, planes, 3, 2, activation="gelu")
         self.stem_pool = nn.MaxPool2d(3, 2, 1)
-        self.conv2 = style.conv(planes, 2 * planes, 3, 2)
-        self.conv3 = style.conv(2 * planes, 4 * planes, 3, 2)
-        self.conv4 = style.conv(4 * planes, 4 * planes, 3, 2)
+        self.conv2 = Conv(planes, 2 * planes, 3, 2)
+        self.conv3 = Conv(2 * planes, 4 * planes, 3, 2)
+        self.conv4 = Conv(4 * planes, 4 * planes, 3, 2)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         eighth = self.conv2(self.stem_pool(self.stem_conv(pixels)))
@@ -44,9 +44,9 @@ class FeaturePyramid(nn.Module):
     def __init__(self, embed_dim: int, config: DeimV2Config) -> None:
         super().__init__()
         planes, width = config.planes, config.encoder_width
-        self.spatial_tuning_adapter = SpatialTuningAdapter(planes, config.style)
+        self.spatial_tuning_adapter = SpatialTuningAdapter(planes)
         details = (2 * planes, 4 * planes, 4 * planes)
-        self.fusion_proj = nn.ModuleList(config.style.conv(embed_dim + c, width) for c in details)
+        self.fusion_proj = nn.ModuleList(Conv(embed_dim + c, width) for c in details)
 
     def forward(self, pixels: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
         details = self.spatial_tuning_adapter(pixels)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dinov3_ref.errors import CheckpointError, ForeignCheckpoint
-from dinov3_ref.tasks.deimv2.layers import ACTIVATIONS, ConvStyle
+from dinov3_ref.tasks.deimv2.layers import ACTIVATIONS
 
 MODEL_TYPE = "deimv2"
 SCALES = 3  # maps that the spatial tuning adapter makes
@@ -47,7 +47,8 @@ class DeimV2Config:
     trailing_conv: bool
     csp_width: int
     csp_depth: int
-    style: ConvStyle
+    activation: str  # of convolutions
+    batch_norm_eps: float
     layer_norm_eps: float
     width: int
     maps: int  # that the decoder samples
@@ -132,7 +133,8 @@ def read_config(config: Mapping[str, Any], name: str) -> DeimV2Config:
         trailing_conv=bool(config.get("encoder_has_trailing_conv", True)),
         csp_width=round(get.number("hidden_expansion", 1.0) * encoder_width // 2),
         csp_depth=round(3 * get.number("depth_mult", 1.0)),
-        style=ConvStyle(get.number("batch_norm_eps", 1e-5), get.activation("activation_function", "silu")),
+        activation=get.activation("activation_function", "silu"),
+        batch_norm_eps=get.number("batch_norm_eps", 1e-5),
         layer_norm_eps=get.number("layer_norm_eps", 1e-5),
         width=width,
         maps=maps,

@@ -16,30 +16,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinov3_ref.tasks.deimv2.config import DeimV2Config
-from dinov3_ref.tasks.deimv2.layers import MLP, ConvStyle, SelfAttention
-
-
-class RepVggBlock(nn.Module):
-    """act(conv3x3(x) + conv1x1(x)) (arXiv:2101.03697): [B,C,h,w] -> [B,C,h,w]."""
-
-    def __init__(self, channels: int, style: ConvStyle) -> None:
-        super().__init__()
-        self.conv1 = style.conv(channels, channels, 3)
-        self.conv2 = style.conv(channels, channels)
-        self.activation = style.conv(1, 1, act=True).activation
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.conv1(x) + self.conv2(x))
+from dinov3_ref.tasks.deimv2.layers import MLP, Conv, SelfAttention
 
 
 class CSPRepLayer(nn.Module):
-    """Half of the channels run through RepVGG blocks, the other half is added: [B,C,h,w] -> [B,C',h,w]."""
+    """Half of the channels run through RepVGG blocks, the other half is added: [B,C,h,w] -> [B,C',h,w].
 
-    def __init__(self, inside: int, outside: int, depth: int, style: ConvStyle, trailing: bool) -> None:
+    A RepVGG block (arXiv:2101.03697) is the sum of a 3x3 and a 1x1 convolution, here one of 3x3 (`fold.py`).
+    """
+
+    def __init__(self, inside: int, outside: int, config: DeimV2Config) -> None:
         super().__init__()
-        self.conv1 = style.conv(inside, 2 * outside, act=True)
-        self.bottlenecks = nn.ModuleList(RepVggBlock(outside, style) for _ in range(depth))
-        self.conv2 = style.conv(outside, outside, 3, act=True) if trailing else nn.Identity()
+        act = config.activation
+        self.conv1 = Conv(inside, 2 * outside, activation=act)
+        self.bottlenecks = nn.ModuleList(
+            Conv(outside, outside, 3, activation=act) for _ in range(config.csp_depth)
+        )
+        self.conv2 = Conv(outside, outside, 3, activation=act) if config.trailing_conv else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         skip, x = self.conv1(x).chunk(2, dim=1)
@@ -53,12 +46,11 @@ class FusionBlock(nn.Module):
 
     def __init__(self, config: DeimV2Config) -> None:
         super().__init__()
-        style, width = config.style, config.encoder_width
-        inner, depth = config.csp_width, config.csp_depth
-        self.conv1 = style.conv(width, 2 * width, act=True)
-        self.csp_rep1 = CSPRepLayer(width, inner, depth, style, config.trailing_conv)
-        self.csp_rep2 = CSPRepLayer(inner, inner, depth, style, config.trailing_conv)
-        self.conv2 = style.conv(2 * (width + inner), width, act=True)
+        width, inner = config.encoder_width, config.csp_width
+        self.conv1 = Conv(width, 2 * width, activation=config.activation)
+        self.csp_rep1 = CSPRepLayer(width, inner, config)
+        self.csp_rep2 = CSPRepLayer(inner, inner, config)
+        self.conv2 = Conv(2 * (width + inner), width, activation=config.activation)
 
     def forward(self, x: Tensor) -> Tensor:
         first, second = self.conv1(x).chunk(2, dim=1)
@@ -69,10 +61,10 @@ class FusionBlock(nn.Module):
 class Downsample(nn.Module):
     """1x1 convolution, then a depthwise 3x3 convolution of stride 2: [B,E,h,w] -> [B,E,h/2,w/2]."""
 
-    def __init__(self, width: int, style: ConvStyle) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.conv1 = style.conv(width, width)
-        self.conv2 = style.conv(width, width, 3, 2, groups=width)
+        self.conv1 = Conv(width, width)
+        self.conv2 = Conv(width, width, 3, 2, groups=width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv2(self.conv1(x))
@@ -144,12 +136,12 @@ class HybridEncoder(nn.Module):
     def __init__(self, config: DeimV2Config) -> None:
         super().__init__()
         steps = config.scales - 1
-        style, width = config.style, config.encoder_width
+        width = config.encoder_width
         self.attended = config.encoded_maps if config.encoder_layers else ()
         self.aifi = nn.ModuleList(MapEncoder(config) for _ in config.encoded_maps)
-        self.lateral_convs = nn.ModuleList(style.conv(width, width) for _ in range(steps))
+        self.lateral_convs = nn.ModuleList(Conv(width, width) for _ in range(steps))
         self.fpn_blocks = nn.ModuleList(FusionBlock(config) for _ in range(steps))
-        self.downsample_convs = nn.ModuleList(Downsample(width, style) for _ in range(steps))
+        self.downsample_convs = nn.ModuleList(Downsample(width) for _ in range(steps))
         self.pan_blocks = nn.ModuleList(FusionBlock(config) for _ in range(steps))
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Small layers of the detector: convolution with BatchNorm, MLP, RMSNorm, self-attention.
+"""Small layers of the detector: convolution, MLP, RMSNorm, self-attention.
 
 Module names are those of transformers' `Deimv2ForObjectDetection`, so its tensors load unchanged.
 
@@ -8,7 +8,6 @@ Shapes: B batch, L tokens, D width, N heads, d = D/N, C channels, h w map.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -24,14 +23,13 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@dataclass(frozen=True)
-class ConvStyle:
-    """What all convolutions of a model share: BatchNorm's eps, and the activation where there is one."""
+class Conv(nn.Module):
+    """Convolution and activation: [B,C,h,w] -> [B,C',h',w'], h' = h / stride, rounded up.
 
-    eps: float
-    activation: str
+    The BatchNorm that follows it in the file is part of its weights (`fold.py`).
+    """
 
-    def conv(
+    def __init__(
         self,
         inside: int,
         outside: int,
@@ -39,26 +37,14 @@ class ConvStyle:
         stride: int = 1,
         *,
         groups: int = 1,
-        act: bool = False,
-    ) -> ConvNorm:
-        """A convolution with BatchNorm, and with the activation if `act`."""
-        made = ACTIVATIONS[self.activation]() if act else nn.Identity()
-        return ConvNorm(inside, outside, kernel, stride, groups, self.eps, made)
-
-
-class ConvNorm(nn.Module):
-    """Convolution without bias, BatchNorm, activation: [B,C,h,w] -> [B,C',h',w'], h' = ceil(h / stride)."""
-
-    def __init__(
-        self, inside: int, outside: int, kernel: int, stride: int, groups: int, eps: float, act: nn.Module
+        activation: str | None = None,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inside, outside, kernel, stride, kernel // 2, groups=groups, bias=False)
-        self.norm = nn.BatchNorm2d(outside, eps)
-        self.activation = act
+        self.conv = nn.Conv2d(inside, outside, kernel, stride, kernel // 2, groups=groups)
+        self.activation = nn.Identity() if activation is None else ACTIVATIONS[activation]()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.norm(self.conv(x)))
+        return self.activation(self.conv(x))
 
 
 class MLP(nn.Module):

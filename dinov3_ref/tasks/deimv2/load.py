@@ -22,6 +22,7 @@ from dinov3_ref.models.config import ViTConfig
 from dinov3_ref.models.vision_transformer import DinoVisionTransformer
 from dinov3_ref.tasks.deimv2.boxes import bin_offsets
 from dinov3_ref.tasks.deimv2.config import PATCH, DeimV2Config, read_config
+from dinov3_ref.tasks.deimv2.fold import fold, unfolded_shapes
 from dinov3_ref.tasks.deimv2.model import DeimV2
 from dinov3_ref.tasks.load import LoadedTask
 
@@ -59,7 +60,7 @@ def load(raw: RawCheckpoint) -> LoadedTask:
     model = DeimV2(DinoVisionTransformer(**vit.kwargs()), config)
     outside = {key: t for key, t in tensors.items() if not key.startswith(BACKBONE)}
     state |= _own_state(outside, config, model, name)
-    model.load_state_dict({**_counters(model), **state})
+    model.load_state_dict(state)
     mean, std = _normalization(raw)
     return LoadedTask(
         model=model.eval(),
@@ -100,23 +101,21 @@ def _own_state(
         ours = _rename(key, last)
         copied = ours in found and not key.startswith("model.")  # beside the model: copies of the decoder's
         if not copied and not UNUSED.fullmatch(ours):
-            found[ours] = tensor.float()
-    if config.shared_boxes:  # one module under the names of all layers, of which files may keep one
-        own = {
-            re.sub(r"(bbox_embed\.)\d+", r"\g<1>0", key): t
-            for key, t in found.items()
-            if ".bbox_embed." in key
+            found[ours] = tensor
+    if config.shared_boxes:  # one module under the names of all layers, of which a file may keep one
+        found |= {
+            re.sub(r"bbox_embed\.\d+", f"bbox_embed.{i}", key): tensor
+            for key, tensor in found.items()
+            if key.startswith("decoder.bbox_embed.")
+            for i in range(last + 1)
         }
-        found |= {key.replace("embed.0", f"embed.{i}"): t for key, t in own.items() for i in range(last + 1)}
-    derived = {"decoder.offsets": (1,), "decoder.reg_scale": (1,)}
-    wanted = {
-        key: derived.get(key, tuple(t.shape))
-        for key, t in model.state_dict().items()
-        if not key.startswith("backbone.") and not key.endswith("num_batches_tracked")
+    own = {key: tuple(t.shape) for key, t in model.state_dict().items() if not key.startswith("backbone.")}
+    one = (1,)  # the bins' offsets are computed from `up` and `reg_scale`
+    check_keys(found, unfolded_shapes(own | {"decoder.offsets": one, "decoder.reg_scale": one}), name)
+    folded = fold(found, own, config.batch_norm_eps)
+    return folded | {
+        "decoder.offsets": bin_offsets(config.bins, folded["decoder.offsets"], folded["decoder.reg_scale"])
     }
-    check_keys(found, wanted, name)
-    found["decoder.offsets"] = bin_offsets(config.bins, found["decoder.offsets"], found["decoder.reg_scale"])
-    return found
 
 
 def _rename(key: str, last: int) -> str:
@@ -152,8 +151,3 @@ def _notes(config: DeimV2Config) -> tuple[str, ...]:
     return (
         "config.json has an eval_size: the encoder adds no position embedding, as transformers does then",
     )
-
-
-def _counters(model: DeimV2) -> dict[str, Tensor]:
-    """BatchNorm's counters of training batches, which inference does not read."""
-    return {key: t for key, t in model.state_dict().items() if key.endswith("num_batches_tracked")}

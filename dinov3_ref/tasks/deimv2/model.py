@@ -17,6 +17,7 @@ from dinov3_ref.tasks.deimv2.adapter import FeaturePyramid
 from dinov3_ref.tasks.deimv2.config import DeimV2Config
 from dinov3_ref.tasks.deimv2.decoder import Decoder
 from dinov3_ref.tasks.deimv2.encoder import HybridEncoder
+from dinov3_ref.tasks.deimv2.layers import Conv
 from dinov3_ref.tasks.deimv2.queries import QuerySelection
 from dinov3_ref.tasks.task_model import TaskModel
 
@@ -43,6 +44,8 @@ class DeimV2(TaskModel):
             "boxes": ("batch", config.queries, 4),
             "positions": ("batch", config.queries),
         }
+        # an image of P patches has 4P + P + P/4 places for queries
+        self.least_patches = -(-config.queries // 5)
         self.settings: dict[str, Any] = {"scores": "sigmoid", "threshold": THRESHOLD}
         self.conv_encoder = FeaturePyramid(backbone.embed_dim, config)
         self.encoder = HybridEncoder(config)
@@ -57,8 +60,8 @@ class DeimV2(TaskModel):
         if channels == config.width:
             return nn.Identity()
         if level < len(config.decoder_inputs):
-            return config.style.conv(channels, config.width)
-        return config.style.conv(channels, config.width, 3, 2)
+            return Conv(channels, config.width)
+        return Conv(channels, config.width, 3, 2)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         encoded = self.encoder(self.conv_encoder(pixels, self._features(pixels)))

@@ -15,7 +15,10 @@ from dinov3_ref.tasks.deimv2.config import DeimV2Config
 from dinov3_ref.tasks.deimv2.layers import MLP
 
 ANCHOR_SIZE = 0.05  # share of the image, at the finest map; doubled at each coarser one
-MARGIN_PERCENT = 1  # anchors this near to an edge, and boxes this near to the whole image, propose nothing
+MARGIN = 0.01  # an anchor proposes nothing unless its centre and size are further than this from 0 and 1
+# A centre exactly MARGIN from an edge proposes nothing. The next ones are 1 / (100 n) away, on a map of n
+# places a side, so this decides alike whichever way a runtime rounds.
+TIE = 1e-6
 FAR = 1e4  # logit of an anchor that proposes nothing: its sigmoid is exactly 1
 MASKED = -1.0  # number of a position that proposes nothing: all such queries are equal
 
@@ -49,27 +52,12 @@ class QuerySelection(nn.Module):
 
 def anchors_of(shapes: Sequence[tuple[Any, ...]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Sizes (h, w) of the maps -> logits of the anchors (cx, cy, w, h) [P,4], and 1 or 0 [P] if valid."""
-    logits, masks = [], []
+    made = []
     for level, (h, w) in enumerate(shapes):
-        size = ANCHOR_SIZE * 2.0**level
-        fits = float(MARGIN_PERCENT / 100 < size < 1 - MARGIN_PERCENT / 100)
-        (row, row_valid), (column, column_valid) = (_axis(n, device) for n in (h, w))
-        valid = (row_valid[:, None] * column_valid) * fits
-        span = torch.full((), size).log() - torch.full((), 1.0 - size).log() if fits else torch.full((), FAR)
-        grid = [column.expand(h, w), row[:, None].expand(h, w), *[span.to(device).expand(h, w)] * 2]
-        far = torch.full((), FAR, device=device)
-        logits.append(torch.where(valid[..., None] > 0, torch.stack(grid, dim=-1), far).flatten(0, 1))
-        masks.append(valid.flatten())
-    return torch.cat(logits), torch.cat(masks)
-
-
-def _axis(n: Any, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Logits of the centres of `n` places along an axis [n], and 1 or 0 [n] if far enough from both edges.
-
-    Validity is decided in whole numbers, so that no runtime's rounding can change it.
-    """
-    index = torch.arange(n, device=device).to(torch.float32)
-    centre = (index + 0.5) / n
-    hundredfold = 100 * index + 50  # 100 n times the centre
-    valid = (hundredfold > MARGIN_PERCENT * n) & (hundredfold < (100 - MARGIN_PERCENT) * n)
-    return torch.log(centre / (1.0 - centre)), valid.to(torch.float32)
+        rows, columns = ((torch.arange(n, device=device) + 0.5) / n for n in (h, w))
+        centres = torch.stack([columns.expand(h, w), rows[:, None].expand(h, w)], dim=-1).flatten(0, 1)
+        made.append(torch.cat([centres, torch.full_like(centres, ANCHOR_SIZE * 2.0**level)], dim=-1))
+    anchors = torch.cat(made)
+    inside = torch.minimum(anchors - (MARGIN + TIE), (1.0 - MARGIN - TIE) - anchors).amin(-1) > 0.0
+    logits = torch.where(inside[:, None], torch.log(anchors / (1.0 - anchors)), FAR)
+    return logits, inside.to(torch.float32)
