@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from dinodeploy.arrays import FloatArray
 from dinodeploy.bundle.facts import HeadFacts
+from dinodeploy.parity.detections import measure_detections
 from dinodeploy.parity.thresholds import Threshold
 
 Outputs = Mapping[str, FloatArray]
@@ -33,7 +34,19 @@ class TaskMeasure:
         return self.thresholds.get(head_precision if recipe == "fp32" else recipe, ())
 
 
-TASKS: dict[str, TaskMeasure] = {}
+TASKS: dict[str, TaskMeasure] = {
+    "detect": TaskMeasure(
+        measure_detections,
+        {
+            "fp32": (
+                Threshold("queries_changed", 0.005, 0.0),
+                Threshold("score_error", 1e-4, 2e-6),
+                Threshold("box_error", 1e-4, 1e-6),
+            ),
+        },
+        frozenset({"logits", "boxes", "positions"}),
+    ),
+}
 
 
 def replaced(head: HeadFacts) -> frozenset[str]:

@@ -6,7 +6,7 @@ those without a DINOv3 backbone, are refused in one line.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,13 +110,8 @@ def read_config(config: Mapping[str, Any], name: str) -> DeimV2Config:
             f"{name}: config.json says eval_idx {config['eval_idx']} of {layers} layers; wanted the last, as "
             "transformers' own model needs"
         )
-    encoder_width, bins = get.count("encoder_hidden_dim", 256), get.count("max_num_bins", 32)
-    if bins % 2 or encoder_width % 4:
-        raise CheckpointError(
-            f"{name}: config.json says max_num_bins {bins} and encoder_hidden_dim {encoder_width}; wanted an "
-            "even number of bins and a multiple of 4"
-        )
-    return DeimV2Config(
+    encoder_width = get.count("encoder_hidden_dim", 256)
+    read = DeimV2Config(
         classes=_classes(config),
         blocks=blocks,
         norms=tuple(normed or block == depth - 1 for block in blocks),
@@ -149,7 +144,7 @@ def read_config(config: Mapping[str, Any], name: str) -> DeimV2Config:
         offset_scale=get.number("decoder_offset_scale", 0.5),
         gated=bool(config.get("use_gateway", True)),
         shared_boxes=bool(config.get("share_bbox_head", False)),
-        bins=bins,
+        bins=get.count("max_num_bins", 32),
         up=get.number("up", 0.5),
         reg_scale=get.number("reg_scale", 4.0),
         quality_top=get.count("top_prob_values", 4),
@@ -157,6 +152,30 @@ def read_config(config: Mapping[str, Any], name: str) -> DeimV2Config:
         quality_depth=get.count("lqe_layers", 2),
         anchor_size=_anchor_size(config.get("anchor_image_size"), name),
     )
+    for problem in _problems(read):
+        raise CheckpointError(f"{name}: config.json says {problem}")
+    return read
+
+
+def _problems(read: DeimV2Config) -> Iterator[str]:
+    """Values that do not belong together: what was found, and what was wanted."""
+    if read.bins % 2:
+        yield f"max_num_bins {read.bins}; wanted an even number of bins"
+    if read.encoder_width % 4 or read.encoder_width % read.encoder_heads:
+        yield (
+            f"encoder_hidden_dim {read.encoder_width} and encoder_attention_heads {read.encoder_heads}; "
+            "wanted a multiple of 4 and of the heads"
+        )
+    if read.width % read.decoder_heads:
+        heads = read.decoder_heads
+        yield f"d_model {read.width} and decoder_attention_heads {heads}; wanted a multiple of the heads"
+    if not all(0 <= index < SCALES for index in read.encoded_maps):
+        yield f"encode_proj_layers {list(read.encoded_maps)}; wanted numbers from 0 to {SCALES - 1}"
+    if read.maps < SCALES or read.decoder_inputs != (read.encoder_width,) * SCALES:
+        yield (
+            f"num_feature_levels {read.maps} and decoder_in_channels {list(read.decoder_inputs)}; wanted "
+            f"{SCALES} maps or more, and encoder_hidden_dim {SCALES} times"
+        )
 
 
 class _Reader:
@@ -215,7 +234,7 @@ def _classes(config: Mapping[str, Any]) -> tuple[str, ...]:
     if not isinstance(named, dict) or not named:
         count = config.get("num_labels", DEFAULT_LABELS)
         return tuple(f"LABEL_{i}" for i in range(count))
-    return tuple(str(named[key]) for key in sorted(named, key=int))
+    return tuple(str(named[key]) for key in sorted(named, key=lambda key: (len(key), key)))
 
 
 def _points(value: Any, maps: int, name: str) -> tuple[int, ...]:
