@@ -80,7 +80,7 @@ def test_a_masked_place_has_no_number(tmp_path: Path) -> None:
     """On a map of 52 rows, the first and the last are too near to an edge."""
     theirs = make_detector(TINY)
     ours = load_detector(save_detector(theirs, tmp_path)).model
-    with torch.no_grad():  # nothing but the place of zeros scores
+    with torch.no_grad():  # only the places of zeros have a score
         ours.selection.enc_score_head.weight.zero_()
         ours.selection.enc_output[1].weight.zero_()
     with torch.inference_mode():
