@@ -35,7 +35,7 @@ from dinodeploy.sources.counts import Counts, skipped_note
 from dinodeploy.sources.folders import total_of
 from dinodeploy.store.plan import Plan, hash_listing
 from dinodeploy.store.shard import Quarantined
-from dinodeploy.tasks import classify, depth, segment
+from dinodeploy.tasks import classify, depth, detect, segment
 from dinodeploy.tasks.prediction import Prediction, PredictOptions
 from dinodeploy.tasks.results.draw import Legend
 from dinodeploy.tasks.results.files import OVERLAYS, ImageWriter, ReadAgain, parse_save
@@ -48,6 +48,7 @@ PREDICT_ONE: dict[str, Callable[..., Prediction]] = {
     "classify": classify.predict_one,
     "segment": segment.predict_one,
     "depth": depth.predict_one,
+    "detect": detect.predict_one,
 }
 SHARD_BATCHES = 8  # of a shard: what a killed run loses at most
 
