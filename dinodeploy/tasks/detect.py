@@ -1,7 +1,7 @@
 """Object detection: class logits and boxes of queries -> boxes in the pixels of the original image.
 
 The rules are those of `post_process_object_detection` in transformers' `RTDetrImageProcessor`: of all pairs
-of a query and a class the best, as many as there are queries (a query may give several classes); of them those
+of a query and a class the best, as many as there are queries (one may give several classes); of them those
 above the threshold, the most probable first.
 
 Shapes: Q queries, C classes, N detections.
