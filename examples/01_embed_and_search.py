@@ -20,7 +20,7 @@ import numpy as np
 
 import dinodeploy
 from dinodeploy.search import Index, build_index
-from dinodeploy.search.sheets import search_sheet
+from dinodeploy.search.sheets import Asked, search_sheet
 
 
 def main() -> None:
@@ -41,7 +41,8 @@ def main() -> None:
     with Index.open(options.out) as index:
         (hits,) = index.search(query[np.newaxis], options.k)
     page = options.out.with_name("similar.html")
-    page.write_text(search_sheet(options.out.name, "", [(str(options.query), True, hits)]), encoding="utf-8")
+    asked = [Asked(str(options.query), str(options.query), hits)]
+    page.write_text(search_sheet(options.out.name, "", asked), encoding="utf-8")
     for hit in hits:
         print(f"{hit.rank:>4}  {hit.cosine:.4f}  {hit.id}")
     print(f"{page}: the same with images")

@@ -64,6 +64,9 @@ def check_config(config: Any) -> None:
     for is_broken, message in _rules(config):
         if is_broken:
             raise ConfigError(message)
+    for is_broken, message in _rules_of_text(config) if config.text.enabled else ():
+        if is_broken:
+            raise ConfigError(f"text: {message}")
     if config.multidistillation.enabled:
         _check_students(config.multidistillation.students)
     if config.distillation.enabled:  # a model for inference accepts any size
@@ -171,6 +174,31 @@ def _rules_of_gram(config: Any) -> Iterator[tuple[Any, str]]:
     yield (
         gram.remove_neg and gram.remove_only_teacher_neg,
         "remove_neg and remove_only_teacher_neg are both true; choose one",
+    )
+
+
+def _rules_of_text(config: Any) -> Iterator[tuple[Any, str]]:
+    """As `_rules`, if texts are aligned."""
+    text, strategy = config.text, config.compute_precision.sharding_strategy
+    yield not text.backbone, "text.backbone is empty; wanted the file of a backbone, which stays frozen"
+    yield not text.vocabulary, "text.vocabulary is empty; wanted bpe_simple_vocab_16e6.txt.gz of CLIP"
+    yield (
+        config.distillation.enabled or config.gram.use_loss,
+        "there is no distillation and no Gram loss; set distillation.enabled=false and gram.use_loss=false",
+    )
+    yield (
+        strategy != "NO_SHARD",
+        f"compute_precision.sharding_strategy is {strategy}; wanted NO_SHARD: the backbone is "
+        "frozen",
+    )
+    yield (
+        text.max_logit_scale <= 1,
+        f"text.max_logit_scale is {text.max_logit_scale}; wanted more than 1",
+    )
+    evaluation = config.evaluation
+    yield (
+        evaluation.train_dataset_path or evaluation.pictures_path,
+        "evaluations are of a teacher, which this training lacks; remove evaluation.*_path",
     )
 
 

@@ -207,6 +207,27 @@ class MultiDistillation:
     students: list[StudentEntry] = field(default_factory=list)
 
 
+@dataclass
+class Text:
+    """Align texts with a frozen backbone: dino.txt (docs/spec.md 5.8). Sizes are those of the release.
+
+    train.dataset_path has a caption for each image: a list of path<TAB>caption, or a table with a column of
+    texts (ImageTable:tables=...:label=caption). Images are crops of crops.global_crops_size.
+    """
+
+    enabled: bool = False
+    backbone: str = ""  # its file, in any layout
+    vocabulary: str = ""  # CLIP's bpe_simple_vocab_16e6.txt.gz, or another file of that format
+    vocab_size: int = 49408
+    context_length: int = 77
+    dim: int = 1280  # of the text tower; heads have 64 channels
+    depth: int = 24
+    dropout: float = 0.0
+    head_depth: int = 2  # blocks of the vision head
+    drop_path_rate: float = 0.3  # of the vision head
+    max_logit_scale: float = 100.0  # the scale of cosines stays between 1 and this
+
+
 N_GLOBAL_CROPS = 2  # per image; not configurable, the loss weights assume two (docs/spec.md 4.3)
 
 
@@ -323,6 +344,7 @@ class Config:
     schedules: Optional[Schedules] = None
     checkpointing: Checkpointing = field(default_factory=Checkpointing)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    text: Text = field(default_factory=Text)
 
 
 def get_default_config() -> Any:

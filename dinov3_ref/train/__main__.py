@@ -6,6 +6,10 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
 
 from dinov3_ref.configs import check_ready, load_config, recipe_names, set_global_batch, student_configs
 from dinov3_ref.data import build_training_loader
@@ -36,16 +40,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         student_configs(config) if config.multidistillation.enabled else check_ready(config)
         with training_device() as device:
             set_global_batch(config, get_world_size())
-            loader = build_training_loader(config)
-            if config.multidistillation.enabled:
-                folders = train_students(config, loader, device)
+            if config.text.enabled:
+                done = [train_texts(config, device)]
+            elif config.multidistillation.enabled:
+                loader = build_training_loader(config)
+                done = [folder / TEACHER for folder in train_students(config, loader, device)]
             else:
-                run = TrainingRun(config, loader, device)
+                run = TrainingRun(config, build_training_loader(config), device)
                 run.train()
-                folders = [run.output]
+                done = [run.output / TEACHER]
             if get_rank() == 0:
-                for folder in folders:
-                    print(folder / TEACHER)
+                for folder in done:
+                    print(folder)
     except Dinov3Error as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -62,6 +68,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _note(text: str) -> None:
     if os.environ.get("RANK", "0") == "0":
         print(f"note: {text}", file=sys.stderr)
+
+
+def train_texts(config: Any, device: torch.device) -> Path:
+    """Align texts with a frozen backbone; return the folder of the model."""
+    from dinov3_ref.train.text.run import FOLDER, TextRun  # needs tokenizers
+
+    run = TextRun(config, device)
+    run.train()
+    return run.output / FOLDER
 
 
 if __name__ == "__main__":

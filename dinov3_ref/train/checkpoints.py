@@ -29,16 +29,17 @@ from dinov3_ref.atomic import hidden_name, leftovers, publish, remove
 from dinov3_ref.distributed import get_rank, get_world_size
 from dinov3_ref.errors import CheckpointError
 from dinov3_ref.json_file import read_json
-from dinov3_ref.train.networks.training_networks import TrainingNetworks
+from dinov3_ref.train.networks.trainable import Trainable
 
 FOLDER = "ckpt"
 EXTRA_FILE = "run.json"
-NOT_STORED = "distillation_teacher."  # frozen: read from its own file
+# frozen: read from files of their own
+NOT_STORED = ("distillation_teacher.", "student.dinotxt.visual_model.backbone.")
 GRAM_TEACHER = "gram_teacher."
 OPTIONS = StateDictOptions(strict=False)
 
 
-def save(output: Path, iteration: int, networks: TrainingNetworks, optimizer: Optimizer, extra: Any) -> Path:
+def save(output: Path, iteration: int, networks: Trainable, optimizer: Optimizer, extra: Any) -> Path:
     """Write the state after `iteration`; `extra` is JSON data, equal on all ranks. All ranks must call."""
     target = output / FOLDER / str(iteration)
     draft = target.with_name(_from_rank_0(hidden_name(target).name))
@@ -54,7 +55,7 @@ def save(output: Path, iteration: int, networks: TrainingNetworks, optimizer: Op
     return target
 
 
-def load(folder: Path, networks: TrainingNetworks, optimizer: Optimizer) -> Any:
+def load(folder: Path, networks: Trainable, optimizer: Optimizer) -> Any:
     """Load a checkpoint into networks and optimiser; return the `extra` of `save`.
 
     If it is of a stage before Gram anchoring, the Gram teacher starts as at the start of a run.
@@ -98,7 +99,7 @@ def prune(output: Path, max_to_keep: int, keep_every: int | None) -> None:
             shutil.rmtree(output / FOLDER / str(iteration))
 
 
-def _state(networks: TrainingNetworks, optimizer: Optimizer) -> dict[str, Any]:
+def _state(networks: Trainable, optimizer: Optimizer) -> dict[str, Any]:
     model, optim = get_state_dict(networks, optimizer, options=OPTIONS)
     stored = {name: value for name, value in model.items() if not name.startswith(NOT_STORED)}
     return {"model": stored, "optimizer": optim}

@@ -21,7 +21,7 @@ from torch import Tensor
 from dinov3_ref.configs import check_ready
 from dinov3_ref.distributed import all_reduce_sum, get_rank, get_world_size
 from dinov3_ref.train import checkpoints
-from dinov3_ref.train.export_teacher import export_teacher
+from dinov3_ref.train.export_teacher import TEACHER, export_teacher
 from dinov3_ref.train.logging.evaluation import PeriodicEvaluation
 from dinov3_ref.train.logging.run_log import RunLog
 from dinov3_ref.train.schedules import build_rates
@@ -62,14 +62,14 @@ class TrainingRun:
         self.rates = build_rates(config, get_world_size())
         self.evaluation = PeriodicEvaluation(config, self.device, self.rates.total_iterations)
         torch.manual_seed(config.train.seed)  # the same initial weights on every rank, sharded or not
-        self.arch = SSLMetaArch(config, self.device, own_teacher=own_teacher).train()
+        self.arch = self.build_networks(own_teacher=own_teacher).train()
         self.step = TrainingStep(config, self.arch, self.device)
         self.throughput = Throughput()
         self.owed: int | None = None  # iteration whose evaluation the checkpoint still owes
         self.log: RunLog | None = None
 
     def train(self) -> None:
-        """Resume from the newest checkpoint, do all remaining iterations, write the teacher.
+        """Resume from the newest checkpoint, do all remaining iterations, `export`.
 
         Raises `RunStopped` when a signal ended it after a checkpoint, `TrainingDiverged` when losses stay
         NaN, `CheckpointError` for a checkpoint of another model.
@@ -91,7 +91,16 @@ class TrainingRun:
                     self.prune_checkpoints()
                 if stop:
                     raise RunStopped(stop, iteration)
+        self.export()
+
+    def build_networks(self, *, own_teacher: bool) -> Any:
+        """The networks with a loss (`Trainable`), with their initial weights."""
+        return SSLMetaArch(self.config, self.device, own_teacher=own_teacher)
+
+    def export(self) -> Path:
+        """Write what was trained at the end; return its folder. All ranks must call."""
         export_teacher(self.arch, self.output)
+        return self.output / TEACHER
 
     # ---- data and checkpoints -----------------------------------------------------------------
 

@@ -18,9 +18,9 @@ from dinov3_ref.distributed import all_reduce_max, get_rank, whole
 from dinov3_ref.errors import TrainingDiverged
 from dinov3_ref.train.distributed.data_parallel import prepare_model
 from dinov3_ref.train.distributed.devices import autocast, grad_scaler
+from dinov3_ref.train.networks.trainable import Trainable
 from dinov3_ref.train.param_groups import Group, fuse_params_groups
 from dinov3_ref.train.schedules import Rates
-from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 
 
 class TrainingStep:
@@ -29,7 +29,7 @@ class TrainingStep:
     Raises `ConfigError` for a precision that the sharding does not support.
     """
 
-    def __init__(self, config: Any, arch: SSLMetaArch, device: torch.device) -> None:
+    def __init__(self, config: Any, arch: Trainable, device: torch.device) -> None:
         self.config, self.arch, self.device = config, arch, device
         self.model = prepare_model(arch, config, device)
         self.optimizer = build_optimizer(config, arch.get_params_groups())

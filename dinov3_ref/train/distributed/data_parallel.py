@@ -22,18 +22,17 @@ from dinov3_ref.errors import ConfigError
 from dinov3_ref.models import ConvNeXt, named_blocks
 from dinov3_ref.train.distributed.activation_checkpointing import checkpoint_activations
 from dinov3_ref.train.distributed.devices import DTYPES
-from dinov3_ref.train.networks.training_networks import TrainingNetworks
-from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
+from dinov3_ref.train.networks.trainable import Trainable
 
 
 class LocalModel:
     """One process: the networks as they are. Base of the other two."""
 
-    def __init__(self, arch: SSLMetaArch, config: Any, device: torch.device) -> None:
+    def __init__(self, arch: Trainable, config: Any, device: torch.device) -> None:
         self.arch = arch
 
     def loss(self, *inputs: Any, **named: Any) -> Any:
-        """`SSLMetaArch.forward_loss`; its backward pass leaves the mean gradient of all ranks."""
+        """`Trainable.forward_loss`; its backward pass leaves the mean gradient of all ranks."""
         return self.arch.forward_loss(*inputs, **named)
 
     @contextmanager
@@ -45,7 +44,7 @@ class LocalModel:
 class ReplicatedModel(LocalModel):
     """DistributedDataParallel: every rank has the whole model."""
 
-    def __init__(self, arch: SSLMetaArch, config: Any, device: torch.device) -> None:
+    def __init__(self, arch: Trainable, config: Any, device: torch.device) -> None:
         super().__init__(arch, config, device)
         self.replica = DistributedDataParallel(arch, device_ids=[device] if device.type == "cuda" else None)
 
@@ -63,7 +62,7 @@ class ShardedModel(LocalModel):
 
     reshard_after_forward = False  # the student stays gathered between forward and backward
 
-    def __init__(self, arch: SSLMetaArch, config: Any, device: torch.device) -> None:
+    def __init__(self, arch: Trainable, config: Any, device: torch.device) -> None:
         super().__init__(arch, config, device)
         precision = config.compute_precision
         if precision.param_dtype == "fp16":
@@ -93,14 +92,14 @@ class FullyShardedModel(ShardedModel):
     reshard_after_forward = True
 
 
-STRATEGIES: dict[str, Callable[[SSLMetaArch, Any, torch.device], LocalModel]] = {
+STRATEGIES: dict[str, Callable[[Trainable, Any, torch.device], LocalModel]] = {
     "NO_SHARD": ReplicatedModel,
     "SHARD_GRAD_OP": ShardedModel,
     "FULL_SHARD": FullyShardedModel,
 }
 
 
-def parallelize(arch: SSLMetaArch, config: Any, device: torch.device) -> LocalModel:
+def parallelize(arch: Trainable, config: Any, device: torch.device) -> LocalModel:
     """Replicate or shard `arch`, in place, over the process group if there is one. Raises `ConfigError`."""
     if get_world_size() == 1:
         return LocalModel(arch, config, device)
@@ -119,7 +118,7 @@ def _shard(modules: nn.ModuleDict, policy: MixedPrecisionPolicy, reshard: bool) 
     return [fully_shard(unit, mp_policy=policy, reshard_after_forward=reshard) for unit in units]
 
 
-def prepare_model(arch: SSLMetaArch, config: Any, device: torch.device) -> LocalModel:
+def prepare_model(arch: Trainable, config: Any, device: torch.device) -> LocalModel:
     """Change `arch` in place, as `config.train` says; return the object that computes its loss.
 
     Raises `ConfigError`.
@@ -131,7 +130,7 @@ def prepare_model(arch: SSLMetaArch, config: Any, device: torch.device) -> Local
     return parallelize(arch, config, device)
 
 
-def compile_parts(networks: TrainingNetworks, **options: Any) -> None:
+def compile_parts(networks: Trainable, **options: Any) -> None:
     """Compile every block and every head separately, in place; `options` go to torch.compile."""
     for modules in (networks.student, *networks.all_teachers()):
         for name, module in modules.items():

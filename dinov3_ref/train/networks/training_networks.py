@@ -25,6 +25,7 @@ from dinov3_ref.train.networks.build import (
     distillation_teacher_config,
 )
 from dinov3_ref.train.networks.patch_grid import Grid, resize_patches
+from dinov3_ref.train.networks.trainable import Trainable
 
 
 class GramAnchor:
@@ -135,7 +136,7 @@ TARGETS = "teacher_targets"  # batch entry: targets that another student's run c
 LOAD_NOTHING = "ignore"  # official value of gram.ckpt and distillation.checkpoint_path: load nothing
 
 
-class TrainingNetworks(nn.Module):
+class TrainingNetworks(Trainable):
     """Student, EMA teacher and, if configured, distillation teacher and Gram teacher.
 
     `model_ema` is the moving average of the student. `teacher` gives the student's targets: it is `model_ema`
