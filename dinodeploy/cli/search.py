@@ -1,8 +1,9 @@
-"""`dinodeploy search`: the images most similar to an image."""
+"""`dinodeploy search`: the images most similar to an image or a text."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -10,17 +11,26 @@ from typing import Annotated
 import numpy as np
 from typer import Argument, Option
 
+from dinodeploy.arrays import FloatArray
 from dinodeploy.cli.options import MaxPixels, RequireSignature
 from dinodeploy.cli.output import DEVICE_HELP, note, print_json, say
 from dinodeploy.errors import MisuseError, printable
 from dinodeploy.files.atomic import atomic_file
 from dinodeploy.images.limits import ImageLimits
 from dinodeploy.search import Hit, Index
-from dinodeploy.search.query import embed_query
-from dinodeploy.search.sheets import check_sheet, search_sheet
+from dinodeploy.search.query import embed_queries, mix_queries
+from dinodeploy.search.sheets import Asked, check_sheet, search_sheet
 from dinodeploy.store.formats.arrow import utf8
 
-Asked = list[tuple[str, bool, list[Hit]]]  # (query, whether it is an image, hits)
+
+@dataclass(frozen=True)
+class Query:
+    """What to search for. image: an image that it shows. without: ids that are no answer."""
+
+    name: str
+    image: str | None
+    vector: FloatArray
+    without: tuple[str, ...] = ()
 
 
 def search(
@@ -29,6 +39,13 @@ def search(
     id: Annotated[
         list[str] | None, Option("--id", help="Id of an image in OUT to search for. Repeatable.")
     ] = None,
+    text: Annotated[
+        list[str] | None,
+        Option(help="Words to search for, such as 'a red bicycle'; needs a dino.txt bundle. Repeatable."),
+    ] = None,
+    text_weight: Annotated[
+        float, Option(help="Weight of the texts beside images, from 0 to 1; together they are one query.")
+    ] = 0.5,
     neighbours: Annotated[int, Option("--neighbours", "-k", help="Number of images to find.")] = 10,
     filter: Annotated[
         str | None, Option(help="Condition on metadata, e.g. width > 640 and label in ('cat', 'dog').")
@@ -49,58 +66,87 @@ def search(
     require_signature: RequireSignature = None,
     as_json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Find the images most similar to an image, by cosine similarity. Equal ones are ordered by id."""
-    images, ids = image or [], id or []
-    if not images and not ids:
-        raise MisuseError("no query; give --image FILE, or --id with an id of the store")
+    """Find the images most similar to an image or a text, by cosine similarity; equal ones by id."""
+    images, ids, texts = image or [], id or [], text or []
+    if not images and not ids and not texts:
+        raise MisuseError(
+            "no query; give --image FILE, --text 'a red bicycle', or --id with an id of the store"
+        )
     check_sheet(html)
     with Index.open(out, verify=verify) as index:
-        vectors = [index.vector(name) for name in ids]
-        if images:
-            made_by = engine or index.manifest.engine
+        facts = index.manifest
+        found, words = np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32)
+        if images or texts:
+            made_by = engine or facts.engine
             if made_by is None:
                 raise MisuseError(
                     "the index does not name its engine; give the bundle that embedded OUT as --engine"
                 )
-            facts = index.manifest
-            log = partial(note, device)
-            found = embed_query(
-                images,
+            found, words = embed_queries(
                 made_by,
                 facts.fingerprint,
                 facts.output,
+                images=images,
+                texts=texts,
                 device=device,
                 limits=ImageLimits.of(max_pixels),
                 require_signature=require_signature,
-                log=log,
+                log=partial(note, device),
             )
-            vectors = [*found, *vectors]
-        asked: Asked = []
-        names = utf8([*map(str, images), *ids])
-        for number, (name, vector) in enumerate(zip(names, np.stack(vectors), strict=True)):
-            without = [name] if number >= len(images) else []
-            (hits,) = index.search(
-                vector, neighbours, filter=filter, text=text_filter, exact=exact, without=without
+        named = [index.vector(name) for name in ids]
+        shown = [
+            Query(name, name, vector, (name,) if place >= len(images) else ())
+            for place, (name, vector) in enumerate(
+                zip(utf8([*map(str, images), *ids]), [*found, *named], strict=True)
             )
-            asked.append((name, True, hits))
+        ]
+        said = [Query(words_of, None, vector) for words_of, vector in zip(texts, words, strict=True)]
+        asked = [
+            Asked(
+                query.name,
+                query.image,
+                index.search(
+                    query.vector,
+                    neighbours,
+                    filter=filter,
+                    text=text_filter,
+                    exact=exact,
+                    without=query.without,
+                )[0],
+            )
+            for query in _queries(shown, said, text_weight)
+        ]
     if html is not None:
-        words = [part for part in (filter, f"containing {text_filter}" if text_filter else None) if part]
-        page = search_sheet(out.resolve().name, f", {' and '.join(words)}" if words else "", asked)
+        parts = [part for part in (filter, f"containing {text_filter}" if text_filter else None) if part]
+        page = search_sheet(out.resolve().name, f", {' and '.join(parts)}" if parts else "", asked)
         with atomic_file(html) as file:
             file.write(page.encode())
     _print(asked, html, as_json)
 
 
-def _print(asked: Asked, html: Path | None, as_json: bool) -> None:
-    if as_json:
-        print_json([{"query": name, "hits": [asdict(hit) for hit in hits]} for name, _, hits in asked])
+def _queries(shown: list[Query], said: list[Query], weight: float) -> Iterator[Query]:
+    """Each image or each text for itself; if there are both, all of them as one query."""
+    if not shown or not said:
+        yield from (*shown, *said)
         return
-    for name, _, hits in asked:
-        say(f"nearest to {printable(name)}:")
-        widest = max((len(_size(hit)) for hit in hits), default=0)
-        for hit in hits:
+    yield Query(
+        " and ".join(query.name for query in (*said, *shown)),
+        shown[0].image,
+        mix_queries([query.vector for query in shown], [query.vector for query in said], weight),
+        tuple(name for query in shown for name in query.without),
+    )
+
+
+def _print(asked: list[Asked], html: Path | None, as_json: bool) -> None:
+    if as_json:
+        print_json([{"query": one.query, "hits": [asdict(hit) for hit in one.hits]} for one in asked])
+        return
+    for one in asked:
+        say(f"nearest to {printable(one.query)}:")
+        widest = max((len(_size(hit)) for hit in one.hits), default=0)
+        for hit in one.hits:
             say(f"{hit.rank:>4}  {hit.cosine:7.4f}  {_size(hit):>{widest}}  {printable(hit.id)}")
-        if not hits:
+        if not one.hits:
             say("  nothing matches the filter")
     if html is not None:
         say(f"{html}: the same with images; open it in a browser")

@@ -30,6 +30,12 @@ def serve(
     index: Annotated[
         Path | None, Option(help="Indexed embeddings for /search (from `dinodeploy index`).")
     ] = None,
+    labels: Annotated[
+        Path | None, Option(help="File of labels for /classify, one per line; needs a dino.txt bundle.")
+    ] = None,
+    templates: Annotated[
+        str, Option(help="Templates of --labels: imagenet (80), none, or a file. Default: imagenet.")
+    ] = DEFAULTS.templates,
     api_key_file: Annotated[Path | None, Option(help=KEY_FILE_HELP)] = None,
     device: Annotated[str, Option(help=DEVICE_HELP)] = "auto",
     threads: Annotated[int | None, Option(help="Engine threads.")] = None,
@@ -80,7 +86,7 @@ def serve(
         bool, Option("--allow-unverified", help="Use an engine without a parity receipt.")
     ] = False,
 ) -> None:
-    """Serve embeddings over HTTP: /embed, /search, /metrics and a web page. Drains on SIGTERM."""
+    """Serve embeddings over HTTP: /embed, /search, /classify, /metrics and a web page. Drains on SIGTERM."""
     if workers < 1:
         raise MisuseError(f"--workers is {workers}; wanted at least 1")
     settings = Settings(
@@ -91,6 +97,8 @@ def serve(
         require_signature=require_signature,
         allow_unverified=allow_unverified,
         index=index,
+        labels=labels,
+        templates=templates,
         keys=read_keys(api_key_file) if api_key_file else (),
         max_batch=max_batch,
         max_wait=max_wait_ms / 1000,

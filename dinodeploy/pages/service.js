@@ -2,6 +2,7 @@
 "use strict";
 const $ = (id) => document.getElementById(id);
 const SIDE = 512;            // pixels of a drawn image's longer side
+const IMAGE = "image_embedding", PATCHES = "patch_embedding";   // outputs that texts are compared with
 let key = "";
 let model = null;
 let shown = null;            // the image on the page: {patches, cls, rows, columns, dim}
@@ -41,29 +42,33 @@ async function describe() {
   report("");
   $("model").textContent = `${model.arch}, ${model.recipe}` +
     (model.weights === "random" ? ", random weights: for trying, not for use" : "");
+  $("words").hidden = !(model.texts && model.index_output === IMAGE);
   $("facts").textContent = `${model.engine} on ${model.device}.`;
 }
 
 async function show(file) {
   const mine = ++latest;
   report("Embedding…");
+  const [whole, grid] = model.outputs.includes("patch") ? ["cls", "patch"] : [IMAGE, PATCHES];
   const started = performance.now();
   try {
     const [answer, bitmap] = await Promise.all([
-      ask("/embed?outputs=cls,patch&encoding=base64", { method: "POST", body: form(file) })
+      ask(`/embed?outputs=${whole},${grid}&encoding=base64`, { method: "POST", body: form(file) })
         .then((response) => response.json()),
       createImageBitmap(file).catch(() => null),   // a format that browsers cannot decode, such as TIFF
     ]);
     if (mine !== latest) return;
     const image = answer.images[0];
-    const [rows, columns, dim] = image.outputs.patch.shape;
-    shown = { patches: floats(image.outputs.patch), cls: floats(image.outputs.cls), rows, columns, dim };
+    const [rows, columns, dim] = image.outputs[grid].shape;
+    const cls = floats(image.outputs[whole]).subarray(0, dim);   // an image embedding begins with CLS
+    shown = { patches: floats(image.outputs[grid]), cls, rows, columns, dim };
     $("views").hidden = false;
     drawImage(bitmap, image);
     drawPca();
     drawSimilarity(null);
     const ms = Math.round(performance.now() - started);
     report(`${image.width} × ${image.height} px, ${rows} × ${columns} patches of ${dim} numbers, ${ms} ms`);
+    await classify(file, mine);
     await neighbours(file, mine);
   } catch (error) {
     if (mine === latest) report(error.message, true);
@@ -169,12 +174,50 @@ function drawSimilarity(patch) {
   $("reset").hidden = patch === null;
 }
 
+async function classify(file, mine) {
+  if (model.labels === null) return;
+  const { images } = await (await ask("/classify?top=5", { method: "POST", body: form(file) })).json();
+  if (mine !== latest) return;
+  $("named").hidden = false;
+  $("classes").replaceChildren(...images[0].classes.map((found) => {
+    const item = document.createElement("li");
+    const [name, box, share] = ["span", "div", "b"].map((tag) => document.createElement(tag));
+    const bar = document.createElement("i");
+    name.textContent = found.class;
+    name.title = `${found.class}, cosine ${found.cosine.toFixed(3)}`;
+    bar.style.width = `${100 * found.probability}%`;
+    share.textContent = `${Math.round(100 * found.probability)} %`;
+    box.append(bar);
+    item.append(name, box, share);
+    return item;
+  }));
+}
+
 async function neighbours(file, mine) {
   if (model.index === null) return;
   const { results } = await (await ask("/search?k=12", { method: "POST", body: form(file) })).json();
-  if (mine !== latest) return;
+  if (mine === latest) list("Nearest in the index", results);
+}
+
+function list(heading, results) {
   $("found").hidden = false;
+  $("found").querySelector("h2").textContent = heading;
   $("neighbours").replaceChildren(...results.map(tile));
+}
+
+async function searchWords(text) {
+  const mine = ++latest;
+  report("Searching…");
+  const started = performance.now();
+  try {
+    const { results } = await (await ask("/search?k=12&text=" + encodeURIComponent(text))).json();
+    if (mine !== latest) return;
+    $("views").hidden = $("named").hidden = true;
+    list(`“${text}”`, results);
+    report(`${results.length} nearest images, ${Math.round(performance.now() - started)} ms`);
+  } catch (error) {
+    if (mine === latest) report(error.message, true);
+  }
 }
 
 function tile(result) {
@@ -228,6 +271,11 @@ document.addEventListener("drop", (event) => {
 });
 document.addEventListener("paste", (event) => {
   if (event.clipboardData.files[0]) show(event.clipboardData.files[0]);
+});
+$("words").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = $("text").value.trim();
+  if (text) searchWords(text);
 });
 $("key").addEventListener("submit", (event) => {
   event.preventDefault();

@@ -1,12 +1,13 @@
-"""Embed query images with the engine that made the index; embeddings of different engines are never mixed:
-a query uses the recorded model, weights, engine file, recipe and preprocessing, or is refused.
+"""Embed query images and texts with the bundle that made the index; models are never mixed: a query uses the
+recorded model, weights, engine file, text graph, recipe and preprocessing, or is refused.
 
-Shapes: Q queries, D dimension.
+Shapes: Q queries, I images, T texts, D dimension.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,10 @@ from dinodeploy.images.limits import DEFAULT_LIMITS, ImageLimits
 from dinodeploy.images.open import open_image
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pipeline.pooling import pick
+from dinodeploy.store.dtypes import unit_length
+from dinodeploy.text.encoder import TextEncoder
 
+IMAGE_EMBEDDING = "image_embedding"  # of dino.txt: comparable with texts
 _SHOWN = 14  # characters shown of a hash
 
 
@@ -71,25 +75,59 @@ def recorded_preprocess(fingerprint: dict[str, Any]) -> Preprocess:
     return schema.parse(Preprocess, fingerprint["preprocess"], "the store's fingerprint, preprocess")
 
 
-def embed_query(
-    images: Sequence[ImageInput],
+def embed_queries(
     engine: str | Path,
     fingerprint: dict[str, Any],
     output: str,
     *,
+    images: Sequence[ImageInput] = (),
+    texts: Sequence[str] = (),
     device: str = "auto",
     limits: ImageLimits = DEFAULT_LIMITS,
     require_signature: Path | None = None,
     log: Callable[[str], None] = lambda text: None,
-) -> FloatArray:
-    """Images -> [Q, D], embedded as the index with this `fingerprint`. `log` receives engine and device.
+) -> tuple[FloatArray, FloatArray]:
+    """Images -> [I,D] and texts -> [T,D], embedded as the index with this `fingerprint` and `output`.
 
-    Raises MisuseError for an engine that did not make the store, ImageError for an image that cannot be
-    read, and what `Embedder.open` raises.
+    `log` receives engine and device. Raises MisuseError for an engine that did not make the store, and for
+    texts where it has no text graph or `output` is not `image_embedding`; ImageError for an image that cannot
+    be read; and what `Embedder.open` raises.
     """
     bundle, file = require_same(engine, fingerprint, require_signature)
     steps = recorded_preprocess(fingerprint)
-    with Embedder.open_located(bundle, file, device=device) as embedder:
-        log(embedder.choice)
-        pixels = [steps(open_image(as_source(image), limits=limits)) for image in images]
-        return np.concatenate([pick(embedder.run(one[None]), [output])[output] for one in pixels])
+    found: list[FloatArray] = []
+    words: list[FloatArray] = []
+    if texts:
+        check_text_output(output)
+        with closing(TextEncoder.open(bundle, device=device)) as encoder:
+            log(f"{encoder.choice.file} on {encoder.backend.device}, {encoder.backend.runtime}")
+            words = list(encoder.encode(texts))
+    if images:
+        with Embedder.open_located(bundle, file, device=device) as embedder:
+            log(embedder.choice)
+            pixels = [steps(open_image(as_source(image), limits=limits)) for image in images]
+            found = [pick(embedder.run(one[None]), [output])[output][0] for one in pixels]
+    none = np.zeros((0, 0), np.float32)
+    return np.stack(found) if found else none, np.stack(words) if words else none
+
+
+def check_text_output(output: str) -> None:
+    """Raise MisuseError for an index whose vectors no text can be compared with."""
+    if output != IMAGE_EMBEDDING:
+        raise MisuseError(
+            f"the index is of the output {output}; a text is compared with {IMAGE_EMBEDDING}: dinodeploy "
+            f"embed IMAGES --engine BUNDLE --outputs {IMAGE_EMBEDDING}, then dinodeploy index OUT --output "
+            f"{IMAGE_EMBEDDING}, with the bundle of a dino.txt model"
+        )
+
+
+def mix_queries(images: Sequence[FloatArray], texts: Sequence[FloatArray], weight: float) -> FloatArray:
+    """One query [D] of images and texts: their mean directions, the texts' with `weight` and the images' with
+    1 - `weight`. Raises MisuseError for a weight outside 0..1."""
+    if not 0 <= weight <= 1:
+        raise MisuseError(
+            f"--text-weight is {weight:g}; wanted a number from 0 (images only) to 1 (texts only)"
+        )
+    sides = [unit_length(np.stack(vectors))[0].mean(axis=0) for vectors in (images, texts)]
+    found: FloatArray = ((1 - weight) * sides[0] + weight * sides[1]).astype(np.float32)
+    return found

@@ -59,6 +59,15 @@ class Strip:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A query: what to call it, the image that it shows, and what was found."""
+
+    query: str
+    image: str | None
+    hits: list[Hit]
+
+
+@dataclass(frozen=True)
 class Thumbnail:
     """`uri` of the JPEG, or None and `words` that stand in its place. shape: width over height."""
 
@@ -77,16 +86,18 @@ def check_sheet(path: Path | None) -> None:
     check_pages()
 
 
-def search_sheet(store: str, condition: str, asked: Sequence[tuple[str, bool, list[Hit]]]) -> str:
-    """A page of hits: for each query its text or image id, whether it is an image, and the hits."""
+def search_sheet(store: str, condition: str, asked: Sequence[Asked]) -> str:
+    """A page of hits, one strip per query."""
     strips = [
         Strip(
-            heading=query,
-            note=f"{len(hits)} nearest images{condition}" if hits else f"nothing was found{condition}",
-            cards=tuple(_hit(hit) for hit in hits[:MOST]),
-            asked=query if is_image else None,
+            heading=one.query,
+            note=f"{len(one.hits)} nearest images{condition}"
+            if one.hits
+            else f"nothing was found{condition}",
+            cards=tuple(_hit(hit) for hit in one.hits[:MOST]),
+            asked=one.image,
         )
-        for query, is_image, hits in asked
+        for one in asked
     ]
     return render_sheet(f"Search in {store}", "By cosine similarity, nearest first.", strips)
 

@@ -2,8 +2,9 @@
 
 POST /embed           images -> outputs               GET /health   liveness
 POST /search          an image -> its neighbours      GET /ready    readiness
-GET  /thumbnail?id=   thumbnail of a neighbour        GET /metrics  for Prometheus
-GET  /model           the model and the limits        GET /         the web page
+GET  /search?text=    words -> the nearest images     GET /metrics  for Prometheus
+POST /classify?label= images -> probable labels       GET /         the web page
+GET  /thumbnail?id=   thumbnail of a neighbour        GET /model    the model and the limits
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from dinodeploy.serve.limits.log import Log
 from dinodeploy.serve.metrics import CONTENT_TYPE, Metrics
 from dinodeploy.serve.refused import Refused
 from dinodeploy.serve.service import MOST_NEIGHBOURS, Question, Service
+from dinodeploy.serve.words import LONGEST as WORDS
+from dinodeploy.serve.words import TEMPLATE, classify_images, search_text
 
 _IMAGE = {
     "oneOf": [
@@ -121,6 +124,7 @@ def create_app(service: Service, log: Log | None = None) -> FastAPI:
     for error in (Refused, RequestValidationError, HTTPException):
         app.add_exception_handler(error, _failed)
     _add_work(app, service)
+    _add_words(app, service)
     _add_facts(app, service, metrics)
     return app
 
@@ -189,6 +193,46 @@ def _add_work(app: FastAPI, service: Service) -> None:
     ) -> Response:
         """A small JPEG of an indexed image."""
         return Response(await service.thumbnail(id), media_type="image/jpeg")
+
+
+def _add_words(app: FastAPI, service: Service) -> None:
+    @app.get("/search", response_model=messages.SearchResponse, responses={**_GUARDED, **_problems(404, 422)})
+    async def search_words(
+        text: Annotated[
+            str, Query(min_length=1, max_length=WORDS, description="What the images show: a red bicycle.")
+        ],
+        k: Annotated[int, Query(ge=1, le=MOST_NEIGHBOURS, description="How many images.")] = 10,
+        filter: Annotated[
+            str | None,
+            Query(max_length=LONGEST, description="A condition, for example: width > 640 and label = 'cat'."),
+        ] = None,
+    ) -> messages.SearchResponse:
+        """The indexed images nearest to a text. Needs a bundle with a text graph."""
+        hits = await search_text(service, text, k, filter)
+        return messages.SearchResponse(results=[messages.FoundImage(**asdict(hit)) for hit in hits])
+
+    @app.post(
+        "/classify",
+        response_model=messages.ClassifyResponse,
+        responses={**_WORK, **_problems(404)},
+        openapi_extra=EMBED_BODY,
+    )
+    async def classify(
+        request: Request,
+        label: Annotated[
+            list[str] | None, Query(description="A label; repeat it. Default: the service's own labels.")
+        ] = None,
+        template: Annotated[
+            str, Query(max_length=WORDS, description="What a label is put into, in the place of {}.")
+        ] = TEMPLATE,
+        top: Annotated[int, Query(ge=1, le=MOST_NEIGHBOURS, description="How many classes per image.")] = 5,
+    ) -> messages.ClassifyResponse:
+        """Zero-shot classes of images: the probability of each label. Needs a bundle with a text graph."""
+        questions = await _questions(request, service, "images")
+        named = await classify_images(service, questions, label or [], template, top)
+        return messages.ClassifyResponse(
+            images=[messages.ClassifiedImage(name=name, classes=found) for name, found in named]  # type: ignore[arg-type]
+        )
 
 
 def _add_facts(app: FastAPI, service: Service, metrics: Metrics) -> None:
@@ -271,6 +315,9 @@ def _model(service: Service) -> messages.ModelResponse:
         preprocess=schema.dump(manifest.preprocess),
         outputs=list(service.output_names),
         index=len(service.neighbours) if service.has_index else None,
+        texts=service.words is not None,
+        labels=len(classes.names) if service.words and (classes := service.words.classes) else None,
+        index_output=service.neighbours.output if service.has_index else None,
         index_columns=service.neighbours.columns if service.has_index else None,
         limits=messages.Limits(
             **{name: getattr(settings, name) for name in _LIMITS},

@@ -58,6 +58,23 @@ class SearchResponse(Message):
     results: list[FoundImage]
 
 
+class ProbableClass(Message):
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    class_: str = Field(alias="class", description="A label.")
+    probability: float = Field(description="Among the labels of this request.")
+    cosine: float
+
+
+class ClassifiedImage(Message):
+    name: str
+    classes: list[ProbableClass] = Field(description="The most probable first.")
+
+
+class ClassifyResponse(Message):
+    images: list[ClassifiedImage]
+
+
 class Limits(Message):
     max_bytes: int
     max_pixels: int
@@ -78,6 +95,9 @@ class ModelResponse(Message):
     preprocess: dict[str, Any]
     outputs: list[str]
     index: int | None = Field(description="Rows of the index behind /search; null without an index.")
+    texts: bool = Field(description="Whether the bundle has a text graph, for /search?text= and /classify.")
+    labels: int | None = Field(description="Labels of /classify; null where requests must name them.")
+    index_output: str | None = Field(description="Output that the index compares; null without an index.")
     index_columns: dict[str, str] | None = Field(description="Columns that filters may use, and their kinds.")
     limits: Limits
     licence: str

@@ -29,6 +29,7 @@ from dinodeploy.serve.decoders.wire import Job
 from dinodeploy.serve.fetch import fetch
 from dinodeploy.serve.refused import Refused
 from dinodeploy.serve.settings import Settings
+from dinodeploy.serve.words import Words
 
 if TYPE_CHECKING:
     from dinodeploy.search import Hit
@@ -81,6 +82,7 @@ class Service:
             from dinodeploy.serve.neighbours import Neighbours
 
             self._neighbours = Neighbours(settings.index, embedder)
+        self.words = Words.open(embedder.bundle, settings)
         self.output_names = with_pooled(embedder.output_names)
         self._patches = 0  # of images in flight
         self._fetching = 0
@@ -146,20 +148,20 @@ class Service:
         self._check_request(questions, names)
         preprocess = self._preprocess(imgsz)
         self._check_answer(len(questions), names, preprocess, bytes_per_number)
-        return await self._in_time(self._embed(questions, names, preprocess))
+        return await self.in_time(self._embed(questions, names, preprocess))
 
     async def search(
         self, question: Question, k: int, filter: str | None = None, text: str | None = None
     ) -> list[Hit]:
         """The `k` nearest indexed images, as `Index.search`. Raises Refused, 404 without an index."""
-        return await self._in_time(self._search(question, k, filter, text))
+        return await self.in_time(self._search(question, k, filter, text))
 
     async def thumbnail(self, id: str) -> bytes:
         """A small JPEG of an indexed image. Raises Refused, 404."""
         path = await asyncio.get_running_loop().run_in_executor(self._searches, self.neighbours.path_of, id)
         job = self._job("thumbnail", side=THUMBNAIL)
         try:
-            jpeg: bytes = await self._in_time(self._decode(job, os.fsencode(path), object()))
+            jpeg: bytes = await self.in_time(self._decode(job, os.fsencode(path), object()))
         except Refused as refused:
             if refused.status == 503:
                 raise
@@ -183,8 +185,9 @@ class Service:
             pool.shutdown(wait=False, cancel_futures=True)
         self._decoders.close()
         self._batcher.close()
-        if self._neighbours is not None:
-            self._neighbours.close()
+        for opened in (self._neighbours, self.words):
+            if opened is not None:
+                opened.close()
         self.embedder.close()
 
     def kill_decoders(self) -> None:
@@ -227,11 +230,14 @@ class Service:
     async def _search(self, question: Question, k: int, filter: str | None, text: str | None) -> list[Hit]:
         index = self.neighbours
         (answer,) = await self._embed([question], [index.output], index.preprocess)
-        loop = asyncio.get_running_loop()
-        vector = answer.outputs[index.output]
-        return await loop.run_in_executor(self._searches, index.search, vector, k, filter, text)
+        return await self.nearest(answer.outputs[index.output], k, filter, text)
 
-    async def _in_time(self, work: Awaitable[T]) -> T:
+    async def nearest(self, vector: FloatArray, k: int, filter: str | None, text: str | None) -> list[Hit]:
+        """The `k` indexed images nearest to `vector` [D], as `Index.search`."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._searches, self.neighbours.search, vector, k, filter, text)
+
+    async def in_time(self, work: Awaitable[T]) -> T:
         """Wait for `work` up to the time limit of a request. Raises Refused, 503."""
         limit = self.settings.time_limit
         try:
@@ -287,7 +293,7 @@ class Service:
         self, images: int, names: Sequence[str], preprocess: Preprocess, bytes_per_number: float
     ) -> None:
         """Raises Refused for an answer that would be larger than the limit, before anything is computed."""
-        grids = sum(name == "patch" or name.startswith("layer_") for name in names)
+        grids = sum(name.startswith(("patch", "layer_")) for name in names)
         numbers = images * grids * _patches_of(preprocess) * self.embedder.manifest.model.embed_dim
         check_answer_size(round(numbers * bytes_per_number), self.settings.max_answer)
 

@@ -22,7 +22,7 @@ class Settings:
     max_wait: seconds that an image waits for others before an unfilled batch runs. queue: most images that
     wait, and most open requests; at least one batch. max_bytes: of one request body. max_pixels: of one
     image. max_patches: of one model input. max_images: of one request. rate: requests per second from one
-    client, None for no limit. time_limit: seconds for one request. linger: seconds that a stopping service
+    client, None for no limit. labels, templates: of /classify. time_limit: seconds for one request. linger: seconds that a stopping service
     still answers 503, so that a load balancer can notice.
 
     max_answer: bytes of one answer. max_inflight: bytes of request bodies in memory, None
@@ -39,6 +39,8 @@ class Settings:
     require_signature: Path | None = None
     allow_unverified: bool = False
     index: Path | None = None
+    labels: Path | None = None
+    templates: str = "imagenet"
     keys: tuple[Key, ...] = ()
     max_batch: int = 8
     max_wait: float = 0.005

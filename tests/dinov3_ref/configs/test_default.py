@@ -181,6 +181,19 @@ GROUPS: dict[str, Any] = {
         "pictures_path": "",
         "pictures": 6,
     },
+    "text": {  # of dino.txt, which the official package trains elsewhere (docs/spec.md 5.8)
+        "enabled": False,
+        "backbone": "",
+        "vocabulary": "",
+        "vocab_size": 49408,
+        "context_length": 77,
+        "dim": 1280,
+        "depth": 24,
+        "dropout": 0.0,
+        "head_depth": 2,
+        "drop_path_rate": 0.3,
+        "max_logit_scale": 100.0,
+    },
 }
 
 
