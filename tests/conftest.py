@@ -77,6 +77,15 @@ def attentive_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_tiny(tmp_path_factory.mktemp("bundles") / "attentive", attention=True).root
 
 
+@pytest.fixture(scope="session")
+def words_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy model that was trained on texts: images and words have one space. Shared."""
+    pytest.importorskip("tokenizers")
+    from tests.support.words import export_words
+
+    return export_words(tmp_path_factory.mktemp("bundles") / "words").root
+
+
 @pytest.fixture
 def own_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     """A copy of `tiny_bundle` to break."""

@@ -22,8 +22,8 @@ class Settings:
     max_wait: seconds that an image waits for others before an unfilled batch runs. queue: most images that
     wait, and most open requests; at least one batch. max_bytes: of one request body. max_pixels: of one
     image. max_patches: of one model input. max_images: of one request. rate: requests per second from one
-    client, None for no limit. labels, templates: of /classify. time_limit: seconds for one request. linger: seconds that a stopping service
-    still answers 503, so that a load balancer can notice.
+    client, None for no limit. time_limit: seconds for one request. linger: seconds that a stopping service
+    still answers 503, so that a load balancer can notice. labels, templates: of /classify.
 
     max_answer: bytes of one answer. max_inflight: bytes of request bodies in memory, None
     for two of the largest. max_connections: of one

@@ -153,7 +153,7 @@ class Words:
         return Classes(names, await self.vectors([template.replace("{}", name) for name in names]))
 
     def rank(self, images: FloatArray, classes: Classes, top: int) -> list[list[dict[str, Any]]]:
-        """Image embeddings [N,E] -> the `top` classes of each, the most probable first. Raises Refused, 500."""
+        """Image embeddings [N,E] -> the `top` classes of each, the best first. Raises Refused, 500."""
         try:
             shares, cosines = probabilities(images, classes.vectors, self.logit_scale)
         except MisuseError as error:

@@ -188,8 +188,7 @@ def _rules_of_text(config: Any) -> Iterator[tuple[Any, str]]:
     )
     yield (
         strategy != "NO_SHARD",
-        f"compute_precision.sharding_strategy is {strategy}; wanted NO_SHARD: the backbone is "
-        "frozen",
+        f"compute_precision.sharding_strategy is {strategy}; wanted NO_SHARD: the backbone is frozen",
     )
     yield (
         text.max_logit_scale <= 1,

@@ -51,15 +51,17 @@ PERIOD = (0.14, 0.22)  # of a texture, as a share of the side
 SHADE = 0.55  # brightness of a texture's dark parts
 TILT = 0.3  # largest rotation of a shape in radians
 HELD_OUT = 8  # every so many combinations are only for testing
-FORMS = (
+FORMS = (  # the first one says everything; captions of test.tsv have it
     "a {size} {colour} {shape} on a {texture} {ground} background",
     "a {colour} {shape} on a {texture} {ground} background",
-    "a photo of a {size} {colour} {shape} on {ground}",
-    "a photo of a {colour} {shape}",
+    "a {size} {colour} {shape} on {ground}",
     "a {texture} {ground} background with a {size} {colour} {shape}",
-    "a photo of a {shape}",
+    "a {colour} {shape}",
+    "a {shape}",
+    "a {texture} {ground} background",
 )
-MERGES = 80  # of the vocabulary: words that are frequent in captions become one token
+PREFIXES = ("", "", "a photo of ", "an image of ", "a drawing of ")
+MERGES = 90  # of the vocabulary: words that are frequent in captions become one token
 FINE = 4  # shapes are drawn so many times larger: smooth edges
 JPEG_QUALITY = 95
 
@@ -160,19 +162,28 @@ def write_captions(
         for number in range(count):
             rng = np.random.default_rng(derive_seed(seed, split, number))
             scene = every[number % len(every)]
-            form = FORMS[rng.integers(len(FORMS))] if split == "train" else FORMS[0]
+            prefix, form = ("", FORMS[0]) if split == "test" else (_any(PREFIXES, rng), _any(FORMS, rng))
             name = f"{split}/{number:05d}.jpg"
             Image.fromarray(draw_scene(scene, side, rng)).save(root / name, quality=JPEG_QUALITY)
-            lines.append(f"{name}\t{scene.caption(form)}\n")
+            lines.append(f"{name}\t{prefix}{scene.caption(form)}\n")
         (root / f"{split}.tsv").write_text("".join(lines), encoding="utf-8")
     (root / "vocabulary.txt").write_text(vocabulary(), encoding="utf-8")
     return {f"{split}.tsv": count for split, count in counts.items()}
 
 
+def _any(choices: Sequence[str], rng: np.random.Generator) -> str:
+    return choices[rng.integers(len(choices))]
+
+
 def vocabulary(merges: int = MERGES) -> str:
     """A vocabulary file: a comment, then one merge a line, the most frequent pair of symbols first."""
+    every = scenes(held_out=False)
     words = Counter(
-        word for form in FORMS for scene in scenes(held_out=False) for word in scene.caption(form).split()
+        word
+        for prefix in PREFIXES
+        for form in FORMS
+        for scene in every
+        for word in f"{prefix}{scene.caption(form)}".split()
     )
     spelled = {word: [*word[:-1], f"{word[-1]}</w>"] for word in words}
     lines = ["#version: toy captions of dinov3_ref"]

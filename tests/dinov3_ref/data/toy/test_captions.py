@@ -61,6 +61,6 @@ def test_the_vocabulary_makes_words_of_captions() -> None:
     tokenizers = pytest.importorskip("tokenizers")
     assert tokenizers
     lines = vocabulary().splitlines()
-    assert (len(lines), lines[0][0]) == (81, "#")
+    assert (len(lines), lines[0][0]) == (91, "#")
     merged = {line.replace(" ", "") for line in lines[1:]}
     assert {"background</w>", "large</w>", "circle</w>"} <= merged

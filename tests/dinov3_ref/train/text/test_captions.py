@@ -18,7 +18,7 @@ def test_each_image_comes_with_its_caption(captions: Path, tmp_path: Path) -> No
     dataset = loader.loader.dataset.source  # type: ignore[attr-defined]
     batch = next(iter(loader))
     lines = dict(line.split("\t") for line in (captions / "train.tsv").read_text().splitlines())
-    tokenizer = Tokenizer(captions / "vocabulary.txt", 594)
+    tokenizer = Tokenizer(captions / "vocabulary.txt", 604)
     drawn = [int(index) for index, _ in zip(loader.sampler, range(6), strict=False)]
     wanted = tokenizer.tokenize([lines[dataset.paths[index]] for index in drawn])
     assert torch.equal(batch["tokens"], wanted)

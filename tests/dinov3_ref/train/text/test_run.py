@@ -25,7 +25,7 @@ def share_found(model: DINOTxt, captions: Path) -> float:
         crop_size=32, resize_size=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
     )
     images = torch.stack([transform(Image.open(captions / name)) for name, _ in rows])
-    tokens = Tokenizer(captions / "vocabulary.txt", 594).tokenize([caption for _, caption in rows])
+    tokens = Tokenizer(captions / "vocabulary.txt", 604).tokenize([caption for _, caption in rows])
     with torch.no_grad():
         cosines = F.normalize(model.encode_image(images), dim=-1) @ F.normalize(
             model.encode_text(tokens), dim=-1
