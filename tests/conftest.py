@@ -81,7 +81,7 @@ def attentive_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def words_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The toy model that was trained on texts: images and words have one space. Shared."""
     pytest.importorskip("tokenizers")
-    from tests.support.words import export_words
+    from tests.support.text.words import export_words
 
     return export_words(tmp_path_factory.mktemp("bundles") / "words").root
 

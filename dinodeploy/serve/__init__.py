@@ -6,7 +6,7 @@
     service.py   image bytes -> embeddings      fetch.py       images by URL, public addresses only
     server.py    one process, drains on SIGTERM neighbours.py  the index behind /search
     workers.py   several processes              metrics.py     Prometheus metrics
-    ray_app.py   the same routes on Ray Serve
+    ray_app.py   the same routes on Ray Serve words.py     texts: search by words, zero-shot classes
     bodies/      images in requests, numbers in answers
     decoders/    processes that decode untrusted images
     limits/      memory, connections, host names, log lines: limits over all requests

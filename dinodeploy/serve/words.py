@@ -30,7 +30,6 @@ from dinodeploy.text.vectors import embed_labels
 
 if TYPE_CHECKING:
     from dinodeploy.search import Hit
-    from dinodeploy.serve.service import Question, Service
     from dinodeploy.text.encoder import TextEncoder
 
 IMAGE_EMBEDDING = "image_embedding"
@@ -171,7 +170,10 @@ class Words:
         self._encoder.close()
 
 
-async def search_text(service: Service, text: str, k: int, filter: str | None) -> list[Hit]:
+# `service` below is the `Service`, which imports this module.
+
+
+async def search_text(service: Any, text: str, k: int, filter: str | None) -> list[Hit]:
     """The `k` indexed images nearest to a text. Raises Refused, 404 without an index or a text graph."""
     index, words = service.neighbours, words_of(service)
     if index.output != IMAGE_EMBEDDING:
@@ -187,7 +189,7 @@ async def search_text(service: Service, text: str, k: int, filter: str | None) -
 
 
 async def classify_images(
-    service: Service, questions: Sequence[Question], labels: Sequence[str], template: str, top: int
+    service: Any, questions: Sequence[Any], labels: Sequence[str], template: str, top: int
 ) -> list[tuple[str, list[dict[str, Any]]]]:
     """(name, the `top` classes) of each image. Raises Refused, 404 without a text graph."""
     words = words_of(service)
@@ -198,7 +200,7 @@ async def classify_images(
     return [(answer.name, found) for answer, found in zip(answers, ranked, strict=True)]
 
 
-def words_of(service: Service) -> Words:
+def words_of(service: Any) -> Words:
     if service.words is None:
         raise Refused(404, "this service has no text graph; serve the bundle of a dino.txt model")
     return service.words

@@ -40,7 +40,7 @@ OPTIONS = {
     "verify strict json",
     "index": "output metadata engine faiss require-signature update overwrite json",
     "merge": "out overwrite json",
-    "search": "image id neighbours filter text-filter engine device exact verify html "
+    "search": "image id text text-weight neighbours filter text-filter engine device exact verify html "
     "max-pixels require-signature json",
     "dedupe": "threshold output write html json",
     "visualize": "engine what out html imgsz point mask checkpoint layer device threads "
@@ -49,9 +49,10 @@ OPTIONS = {
     "inspect": "require-signature weights-key json",
     "doctor": "require-signature json",
     "convert": "to out arch rope-periods weights-key overwrite json",
-    "serve": "host port index api-key-file device threads weight-budget workers max-batch max-wait-ms queue "
-    "max-bytes max-pixels max-images rate time-limit max-answer max-inflight max-connections decode-seconds "
-    "decode-memory formats allowed-host allow-urls ray require-signature allow-unverified",
+    "serve": "host port index labels templates api-key-file device threads weight-budget workers max-batch "
+    "max-wait-ms queue max-bytes max-pixels max-images rate time-limit max-answer max-inflight "
+    "max-connections decode-seconds decode-memory formats allowed-host allow-urls ray require-signature "
+    "allow-unverified",
     "triton": "device name max-batch max-wait-ms instances preprocessors threads require-signature "
     "overwrite json",
     "ranges": "images imgsz arch weights-key limit plot picture json",  # names

@@ -31,7 +31,9 @@ def test_the_service_conforms_to_its_openapi_document(tiny_bundle: Path) -> None
             "GET /metrics",
             "GET /model",
             "GET /ready",
+            "GET /search",
             "GET /thumbnail",
+            "POST /classify",
             "POST /embed",
             "POST /search",
         ]

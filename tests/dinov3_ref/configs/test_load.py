@@ -12,6 +12,7 @@ from dinov3_ref.train.schedules import build_rates
 
 # Values that the user must give to a recipe.
 TEACHER = ["distillation.full_cfg_path=x.yaml", "distillation.checkpoint_path=x.pth"]
+TEXT = ["text.backbone=x.pth", "text.vocabulary=x.txt.gz"]
 TO_BE_SAID = {
     "continued": ["student.pretrained_weights=x.pth"],
     "distillation": TEACHER,
@@ -20,7 +21,8 @@ TO_BE_SAID = {
     "distillation_convnext_base": TEACHER,
     "distillation_convnext_large": TEACHER,
     "multidistillation": TEACHER,
-    **dict.fromkeys(("dinotxt", "toy_text"), ["text.backbone=x.pth", "text.vocabulary=x.txt.gz"]),
+    "dinotxt": TEXT,
+    "toy_text": TEXT,
 }
 
 

@@ -9,7 +9,7 @@ import torch
 from dinov3_ref.data.sample import Sample
 from dinov3_ref.text import Tokenizer
 from dinov3_ref.train.text.captions import build_caption_loader, collate_captions
-from tests.support.captions import text_run
+from tests.support.text.captions import text_run
 
 
 def test_each_image_comes_with_its_caption(captions: Path, tmp_path: Path) -> None:

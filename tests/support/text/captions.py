@@ -7,7 +7,7 @@ from typing import Any
 
 from dinov3_ref.configs import load_config
 
-TOY_VIT = Path(__file__).parents[2] / "examples" / "models" / "toy_vit"
+TOY_VIT = Path(__file__).parents[3] / "examples" / "models" / "toy_vit"
 
 
 def text_run(captions: Path, output: Path, *overrides: str) -> Any:

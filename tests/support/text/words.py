@@ -11,7 +11,7 @@ from PIL import Image
 if TYPE_CHECKING:  # tests of the runtime must not load torch for a name
     from dinodeploy.bundle.bundle import Bundle
 
-MODELS = Path(__file__).parents[2] / "examples" / "models"
+MODELS = Path(__file__).parents[3] / "examples" / "models"
 HEAD, VOCABULARY = MODELS / "toy_words" / "model.safetensors", MODELS / "toy_words" / "vocabulary.txt"
 
 
