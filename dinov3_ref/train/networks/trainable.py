@@ -28,6 +28,9 @@ class Trainable(nn.Module):
         """Frozen modules that are sharded and compiled like the student."""
         return []
 
+    def load_gram_teacher(self) -> None:
+        """Called after a checkpoint without a Gram teacher was loaded."""
+
     def before_step(self, iteration: int) -> None:
         """Called before the gradients of an iteration are computed."""
 

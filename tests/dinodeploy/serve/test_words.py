@@ -105,7 +105,7 @@ def test_a_service_without_texts_says_so(tiny_bundle: Path, folder: Path) -> Non
         ]
         assert client.get("/model").json()["texts"] is False
         bundle = client.service.embedder.bundle
-        with pytest.raises(MisuseError, match="--labels: .* has no text graph"):
+        with pytest.raises(MisuseError, match=r"--labels: .* has no text graph"):
             Words.open(bundle, Settings(tiny_bundle, labels=folder / "labels.txt"))
     assert [answer.status_code for answer in answers] == [404, 404]
     assert all("no text graph; serve the bundle of a dino.txt model" in answer.text for answer in answers)

@@ -13,6 +13,7 @@ def test_a_subclass_must_have_a_loss_and_groups() -> None:
     networks = Trainable()
     networks.before_step(0)
     networks.after_step(0, 0.9)
+    networks.load_gram_teacher()
     assert networks.all_teachers() == []
     with pytest.raises(NotImplementedError):
         networks.forward_loss({"images": torch.zeros(1)}, teacher_temp=0.07)

@@ -15,8 +15,8 @@ from dinov3_ref.train.schedules import build_rates
 from dinov3_ref.train.step import TrainingStep
 from dinov3_ref.train.text.alignment import TextAlignment, sizes_of
 from dinov3_ref.train.text.captions import build_caption_loader
-from tests.support.ranks import run_on_ranks
 from tests.support.text.captions import text_run
+from tests.support.training.ranks import run_on_ranks
 
 BACKBONE = "visual_model.backbone."
 

@@ -13,7 +13,7 @@ from dinov3_ref.data.transforms import make_classification_eval_transform
 from dinov3_ref.text import DINOTxt, Tokenizer, load_dinotxt
 from dinov3_ref.train.text.run import TextRun
 from tests.support.text.captions import text_run
-from tests.support.toy_training import losses
+from tests.support.training.toy_training import losses
 
 CANDIDATES = 20  # captions of as many held-out images, all different
 
