@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dinov3_ref.checkpoints.layouts.hf import HuggingFaceLayout
+from dinov3_ref.checkpoints.synthetic.planted import Pathology, planted_checkpoint
 from dinov3_ref.checkpoints.synthetic.random import generator_of
 from dinov3_ref.tasks import load_task_model
 from dinov3_ref.tasks.eomt import Eomt
@@ -93,3 +95,21 @@ def load_eomt_of(model: nn.Module) -> Eomt:
     assert loaded is not None
     assert isinstance(loaded.model, Eomt)
     return loaded.model
+
+
+def plant(model: nn.Module, pathology: Pathology = "early", seed: int = 0) -> nn.Module:
+    """Give the backbone of transformers' model planted weights: massive activations, sinks, skewed ranges."""
+    ours = load_eomt_of(model)
+    layout = HuggingFaceLayout()
+    config = ours.config.backbone
+    planted = layout.from_official(planted_checkpoint(config, seed, pathology=pathology).state, config)
+    state = {
+        key.replace("layer.", "layers.", 1) if key.startswith("layer.") else f"layernorm{key[4:]}": tensor
+        for key, tensor in planted.items()
+        if not key.startswith("embeddings.")
+    }
+    state |= {key: t for key, t in planted.items() if key.startswith("embeddings.") and "mask" not in key}
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert not unexpected
+    assert not any(key.startswith(("layer", "embeddings")) for key in missing)
+    return model
