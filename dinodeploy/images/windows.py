@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dinodeploy.arrays import FloatArray
-from dinodeploy.errors import ImageError
+from dinodeploy.errors import ImageError, MisuseError
 from dinodeploy.images.preprocess import Preprocess
 
 MAX_WINDOWS = 64  # of an image, for the memory of its scores: a side 64 times the other
@@ -26,8 +26,12 @@ class Windows(Preprocess):
 
     @classmethod
     def of(cls, preprocess: Preprocess) -> Windows:
-        """The same mean, std and window side, bilinear on bytes."""
+        """The same mean, std and window side, bilinear on bytes. Raises MisuseError for a rectangle."""
         side = preprocess.height
+        if side != preprocess.width:
+            raise MisuseError(
+                f"input size {side},{preprocess.width}: this model reads square windows; give one number"
+            )
         return cls("official", side, side, preprocess.mean, preprocess.std, preprocess.patch_size)
 
     def target_size(self, width: int, height: int) -> tuple[int, int]:
@@ -48,9 +52,10 @@ class Windows(Preprocess):
         overlap = (count * side - length) / (count - 1) if count > 1 else 0
         return tuple(int(index * (side - overlap)) for index in range(count))
 
-    def cut(self, pixels: FloatArray, width: int, height: int) -> FloatArray:
-        """The resized image [3,H,W] of one of `width` x `height` px -> its windows [n,3,S,S]."""
-        side = self.height
+    def cut(self, pixels: FloatArray) -> FloatArray:
+        """The resized image [3,H,W] -> its windows [n,3,S,S]."""
+        side, (height, width) = self.height, pixels.shape[1:]
+        starts = self.starts(width, height)
         if width < height:
-            return np.stack([pixels[:, start : start + side] for start in self.starts(width, height)])
-        return np.stack([pixels[:, :, start : start + side] for start in self.starts(width, height)])
+            return np.stack([pixels[:, start : start + side] for start in starts])
+        return np.stack([pixels[:, :, start : start + side] for start in starts])

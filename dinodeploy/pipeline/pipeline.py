@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from dinodeploy.arrays import FloatArray
-from dinodeploy.embedder import Embedder
 from dinodeploy.errors import UnavailableError
 from dinodeploy.images.batches import gather_by_size
 from dinodeploy.images.limits import DEFAULT_LIMITS, ImageLimits
@@ -22,6 +21,7 @@ from dinodeploy.pipeline.decode import TIME_LIMIT, Decoded, decode_source, defau
 from dinodeploy.pipeline.pooling import Outputs, pick
 from dinodeploy.pipeline.progress import Advance
 from dinodeploy.pipeline.run_batches import Batch, EndOfShard, run_batches
+from dinodeploy.pipeline.runner import Runner
 from dinodeploy.pipeline.stages import Stages
 from dinodeploy.sources import Source
 from dinodeploy.store.plan import Plan
@@ -96,7 +96,7 @@ class RunReport:
 
 
 def embed_source(
-    embedder: Embedder,
+    embedder: Runner,
     source: Source,
     store: ShardStore[RowsT],
     preprocess: Preprocess,
@@ -131,7 +131,7 @@ def embed_source(
 class _Run(Generic[RowsT]):
     """State of one run: the shards in progress, counts and timings."""
 
-    def __init__(self, embedder: Embedder, store: ShardStore[RowsT], advance: Advance) -> None:
+    def __init__(self, embedder: Runner, store: ShardStore[RowsT], advance: Advance) -> None:
         self._embedder = embedder
         self._store = store
         self._advance = advance

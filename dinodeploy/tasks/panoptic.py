@@ -68,6 +68,21 @@ class Segment:
     mask: AnyArray
 
 
+def task_of(head: HeadFacts, options: PredictOptions) -> str:
+    """semantic, instance or panoptic: as asked, or as the model was trained for. Raises MisuseError."""
+    task = str(options.task or head.settings.get("task", TASKS[0]))
+    if task == "semantic" and options.threshold is not None:
+        raise MisuseError("--threshold is for instance and panoptic segmentation; leave it out")
+    return task
+
+
+def windows_of(head: HeadFacts, preprocess: Preprocess, options: PredictOptions) -> Windows | None:
+    """How images are cut: for semantic segmentation by a model that was trained on windows."""
+    if head.settings.get("split") and task_of(head, options) == "semantic":
+        return Windows.of(preprocess)
+    return None
+
+
 def predict_one(
     outputs: Mapping[str, FloatArray],
     head: HeadFacts,
@@ -80,7 +95,7 @@ def predict_one(
     With n windows of the image (preset "windows") both have n as first axis. Raises MisuseError.
     """
     settings = head.settings
-    task = options.task or settings.get("task", TASKS[0])
+    task = task_of(head, options)
     classes, masks = (
         np.asarray(outputs[name], np.float32).reshape(-1, *outputs[name].shape[-rank:])
         for name, rank in ((CLASS_LOGITS, 2), (MASK_LOGITS, 3))

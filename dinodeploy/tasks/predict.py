@@ -25,6 +25,7 @@ from dinodeploy.errors import MisuseError
 from dinodeploy.files.json_file import parse_json
 from dinodeploy.images.limits import DEFAULT_LIMITS, ImageLimits
 from dinodeploy.images.preprocess import Preprocess
+from dinodeploy.images.windows import Windows
 from dinodeploy.pipeline.decode import TIME_LIMIT
 from dinodeploy.pipeline.pipeline import embed_source
 from dinodeploy.pipeline.probe import choose_hint, limit_batch
@@ -35,13 +36,14 @@ from dinodeploy.sources.counts import Counts, skipped_note
 from dinodeploy.sources.folders import total_of
 from dinodeploy.store.plan import Plan, hash_listing
 from dinodeploy.store.shard import Quarantined
-from dinodeploy.tasks import classify, depth, detect, segment
+from dinodeploy.tasks import classify, depth, detect, panoptic, segment
 from dinodeploy.tasks.prediction import Prediction, PredictOptions
 from dinodeploy.tasks.results.draw import Legend
 from dinodeploy.tasks.results.files import OVERLAYS, ImageWriter, ReadAgain, parse_save
 from dinodeploy.tasks.results.finish import FORMATS, Finishing
 from dinodeploy.tasks.results.rows import row_of
 from dinodeploy.tasks.results.store import FORMAT, TABLE, PredictionStore, check_target
+from dinodeploy.tasks.window_runner import WindowRunner
 
 # task of a head -> outputs of one image, head, (width, height) of the original image, preprocessing, options
 PREDICT_ONE: dict[str, Callable[..., Prediction]] = {
@@ -49,6 +51,7 @@ PREDICT_ONE: dict[str, Callable[..., Prediction]] = {
     "segment": segment.predict_one,
     "depth": depth.predict_one,
     "detect": detect.predict_one,
+    "panoptic": panoptic.predict_one,
 }
 SHARD_BATCHES = 8  # of a shard: what a killed run loses at most
 
@@ -59,6 +62,7 @@ class Predictor:
 
     predict_one: outputs of one image, (width, height) of the original image -> its prediction.
     facts: what decides predictions beside the engine and the preprocessing, as plain JSON.
+    windows: how images are cut, for a model that reads windows.
     """
 
     task: str
@@ -66,6 +70,7 @@ class Predictor:
     classes: tuple[str, ...]
     predict_one: Callable[[Mapping[str, FloatArray], tuple[int, int]], Prediction]
     facts: dict[str, Any] = field(default_factory=dict)
+    windows: Windows | None = None
 
 
 @dataclass(frozen=True)
@@ -163,13 +168,19 @@ def predictor_of(head: HeadFacts, preprocess: Preprocess, options: PredictOption
         raise MisuseError(f"--task {options.task}: this head does one task, {head.task}; leave --task out")
     if options.threshold is not None and head.task in ("classify", "segment", "depth"):
         raise MisuseError(f"--threshold: a head of the task {head.task} finds no objects; leave it out")
-    predict_one = PREDICT_ONE[head.task]
+    predict_one, task, windows = PREDICT_ONE[head.task], head.task, None
+    if head.task == "panoptic":
+        asked = panoptic.task_of(head, options)
+        task = "segment" if asked == "semantic" else asked  # type: ignore[assignment]
+        windows = panoptic.windows_of(head, preprocess, options)
+    steps = windows or preprocess
     return Predictor(
-        head.task,
+        task,
         head.outputs,
         head.classes,
-        lambda outputs, size: predict_one(outputs, head, size, preprocess, options),
+        lambda outputs, size: predict_one(outputs, head, size, steps, options),
         {"head_sha256": head.sha256, **asdict(options)},
+        windows,
     )
 
 
@@ -204,7 +215,7 @@ def predict_images(
         log(f"[{options.device}] {embedder.choice}")
         steps = embedder.preprocess_for(options.imgsz)
         predictor = make_predictor(embedder, steps)
-        report = _run(source, embedder, steps, predictor, options, each, progress, log)
+        report = _run(source, embedder, predictor.windows or steps, predictor, options, each, progress, log)
     seen = len(source.ids) + total_of(skipped).total()
     predicted, quarantined, kept, kept_rows, memory = report
     counts = Counts(seen, predicted - kept_rows, kept_rows, len(quarantined), total_of(skipped))
@@ -273,7 +284,7 @@ def _run(
         silent = nullcontext(lambda done, failed, bottleneck="": None)
         with image_progress(todo, doing="predicting") if progress else silent as advance:
             embed_source(
-                embedder,
+                embedder if predictor.windows is None else WindowRunner(embedder, predictor.windows),
                 again if options.out is not None else source,
                 store,
                 steps,

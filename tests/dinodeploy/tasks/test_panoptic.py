@@ -17,6 +17,7 @@ from dinodeploy.errors import MisuseError
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.images.windows import Windows
 from dinodeploy.tasks.panoptic import CLASS_LOGITS, MASK_LOGITS, predict_one
+from dinodeploy.tasks.predict import predictor_of
 from dinodeploy.tasks.prediction import Prediction, PredictOptions
 
 SIDE, QUERIES, NAMES = 128, 40, ("person", "bicycle", "car", "sky", "road")
@@ -191,6 +192,28 @@ def test_what_the_input_did_not_show_has_no_class() -> None:
     regions = predict_one(outputs, HEAD, (300, 100), crop, PredictOptions()).regions
     assert regions
     assert min(region.box[0] for region in regions if region.box) >= 100
+
+
+@pytest.mark.parametrize(
+    ("task", "split", "wanted", "windows"),
+    [
+        (None, True, "segment", True),
+        ("semantic", True, "segment", True),
+        ("panoptic", True, "panoptic", False),
+        ("semantic", False, "segment", False),
+        ("instance", False, "instance", False),
+    ],
+)
+def test_what_a_model_predicts(task: str | None, split: bool, wanted: str, windows: bool) -> None:
+    trained = {**SETTINGS, "split": split, "task": "semantic" if split else "panoptic"}
+    found = predictor_of(replace(HEAD, settings=trained), WHOLE, PredictOptions(task))
+    assert (found.task, found.windows is not None) == (wanted, windows)
+    assert found.classes == NAMES
+
+
+def test_semantic_segmentation_has_no_threshold() -> None:
+    with pytest.raises(MisuseError, match="--threshold is for instance and panoptic segmentation"):
+        predictor_of(HEAD, WHOLE, PredictOptions("semantic", threshold=0.5))
 
 
 def test_windows_give_no_segments() -> None:
