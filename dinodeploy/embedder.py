@@ -304,7 +304,9 @@ class Embedder:
         supports DLPack; they are not copied. Raises MisuseError for another shape or dtype, a size that is
         not a multiple of the patch size, and after `close`.
         """
-        array = as_pixels(pixels, self.manifest.model.patch_size)
+        head = self.manifest.head
+        least_side = head.least_side if head is not None else 1
+        array = as_pixels(pixels, self.manifest.model.patch_size, least_side)
         self._check_open()
         return self.backend.run(array)
 

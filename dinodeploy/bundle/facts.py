@@ -57,6 +57,11 @@ class HeadFacts:
     settings: dict[str, Any] = field(default_factory=dict)  # JSON: what post-processing needs to know
 
     @property
+    def least_side(self) -> int:
+        """Pixels that both sides of an input must have."""
+        return int(self.settings.get("least_side", 1))
+
+    @property
     def scores_classes(self) -> bool:
         """Whether its outputs are logits along their second dimension."""
         return self.task in ("classify", "segment")

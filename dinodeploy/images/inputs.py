@@ -65,11 +65,11 @@ def _read(file: BinaryIO) -> bytes:
     return content
 
 
-def as_pixels(pixels: Any, patch_size: int) -> FloatArray:
+def as_pixels(pixels: Any, patch_size: int, least_side: int = 1) -> FloatArray:
     """A numpy array, or any array with DLPack, as engine input: float32 [B,3,H,W], contiguous.
 
     Shares the caller's memory unless that is not contiguous. Raises MisuseError for another shape, dtype or
-    device, and for a size that is not a multiple of the patch size.
+    device, and for a size that is not a multiple of the patch size, or smaller than `least_side`.
     """
     array = _as_array(pixels)
     if array.dtype != np.float32:
@@ -80,6 +80,11 @@ def as_pixels(pixels: Any, patch_size: int) -> FloatArray:
     if height % patch_size or width % patch_size or not height or not width:
         raise MisuseError(
             f"pixels are {height}x{width}; wanted multiples of the patch size {patch_size}: resize or pad"
+        )
+    if min(height, width) < least_side:
+        raise MisuseError(
+            f"pixels are {height}x{width}; this model takes {least_side} or more on both sides: a "
+            "smaller image has too few places for its queries"
         )
     return np.ascontiguousarray(array)
 

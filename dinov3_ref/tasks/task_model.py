@@ -25,8 +25,8 @@ class TaskModel(nn.Module):
     kind: name of the model family, such as eomt. task: what `dinodeploy predict` does with the outputs.
     outputs: name -> shape; free dimensions are names: batch, height, width, rows, columns, or any other.
     classes: names by index; empty where there are none. settings: plain JSON values that post-processing
-    needs. fixed_size: True if the model takes one input size only. least_patches: of the smallest image that
-    it takes.
+    needs. fixed_size: True if the model takes one input size only. least_side: pixels that both sides of its
+    input must have.
     """
 
     kind: ClassVar[str] = "custom"
@@ -36,7 +36,7 @@ class TaskModel(nn.Module):
     classes: tuple[str, ...] = ()
     settings: dict[str, Any]
     fixed_size: bool = False
-    least_patches: int = 1
+    least_side: int = 1
 
     def __init__(self) -> None:
         super().__init__()

@@ -105,7 +105,7 @@ def _export(
     refuse_existing(out, options.overwrite)
     with atomic_directory(out) as staging:
         log("running the reference on the golden photographs")
-        least = getattr(reference, "least_patches", 1)
+        least = getattr(reference, "least_side", 1) // preprocess.patch_size
         sizes = [(name, photos, grid and enlarge(grid, least)) for name, photos, grid in CASES]
         cases = make_golden(NamedOutputs(reference, outputs), preprocess, sizes)
         save_golden(cases, staging / GOLDEN_FILE)

@@ -21,11 +21,9 @@ AXES = {"batch": 0, "height": 2, "width": 3}
 
 
 def enlarge(grid: tuple[int, int], least: int) -> tuple[int, int]:
-    """A grid of `least` patches or more, in about the same proportions."""
-    factor = 1
-    while grid[0] * grid[1] * factor**2 < least:
-        factor += 1
-    return grid[0] * factor, grid[1] * factor
+    """`grid`, with as many rows and columns more as its shorter side lacks of `least`."""
+    more = max(least - min(grid), 0)
+    return grid[0] + more, grid[1] + more
 
 
 def trace(
@@ -41,7 +39,7 @@ def trace(
     """
     whole = NamedOutputs(copied.module, names)
     p = stride_of_all(list(copied.backbones.values()))
-    rows, columns = enlarge(TRACED_GRID, getattr(copied.module, "least_patches", 1))
+    rows, columns = enlarge(TRACED_GRID, getattr(copied.module, "least_side", 1) // p)
     height, width = size or (rows * p, columns * p)
     pixels = torch.zeros(1 if "batch" in fixed else TRACED_BATCH, channels, height, width)
     sizes: dict[int, Any] = {0: Dim("batch"), 2: p * Dim("rows"), 3: p * Dim("columns")}

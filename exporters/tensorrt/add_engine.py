@@ -72,7 +72,14 @@ def add_engine(
     bundle = open_bundle(path, require_signature=request.require_signature)
     _refuse_existing(bundle, request)
     gpu = find_gpu()
-    profiles = choose_profiles(request.profile, request.batch, request.imgsz, bundle.manifest.preprocess)
+    head = bundle.manifest.head
+    profiles = choose_profiles(
+        request.profile,
+        request.batch,
+        request.imgsz,
+        bundle.manifest.preprocess,
+        head.least_side if head is not None else 1,
+    )
     target, trt = load_target(request.target, gpu)
     check_options(request.options, target, trt, gpu)
     if not request.allow_known_bad:

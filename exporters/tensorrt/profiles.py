@@ -44,20 +44,31 @@ LARGEST_UNIT = 16  # pixels
 
 
 def choose_profiles(
-    ready: str | None, batch: Sequence[str], imgsz: Sequence[str], preprocess: Preprocess
+    ready: str | None,
+    batch: Sequence[str],
+    imgsz: Sequence[str],
+    preprocess: Preprocess,
+    least_side: int = 1,
 ) -> tuple[ProfileFacts, ...]:
     """Profiles from `--profile`, or from `--batch` and `--imgsz` with one text per profile.
 
     If one of the two is given once and the other several times, it applies to all; if it is missing, the
-    predefined set "usual" supplies it. Raises MisuseError for a contradiction or an unreadable value.
+    predefined set "usual" supplies it. least_side: pixels that both sides must have. Raises MisuseError for a
+    contradiction, an unreadable value or a size that is too small.
     """
     if not batch and not imgsz:
-        return ready_profiles(ready or USUAL, preprocess)
+        return ready_profiles(ready or USUAL, preprocess, least_side)
     if ready is not None:
         raise MisuseError(f"--profile {ready} sets batch and size already; leave out --batch and --imgsz")
-    usual = ready_profiles(USUAL, preprocess)[0]
+    usual = ready_profiles(USUAL, preprocess, least_side)[0]
     batches = [parse_batches(text) for text in batch] or [(usual.min[0], usual.opt[0], usual.max[0])]
     sizes = [parse_sizes(text, preprocess.patch_size) for text in imgsz]
+    for size in (min(three) for three in sizes):
+        if min(size) < least_side:
+            raise MisuseError(
+                f"--imgsz: {size[0]}x{size[1]} is too small; this model takes {least_side} px or more on "
+                "each side"
+            )
     sizes = sizes or [(usual.min[1:], usual.opt[1:], usual.max[1:])]
     count = max(len(batches), len(sizes))
     if {len(batches), len(sizes)} - {1, count}:
@@ -74,19 +85,19 @@ def choose_profiles(
     return profiles
 
 
-def ready_profiles(name: str, preprocess: Preprocess) -> tuple[ProfileFacts, ...]:
+def ready_profiles(name: str, preprocess: Preprocess, least_side: int = 1) -> tuple[ProfileFacts, ...]:
     """One of the ready-made sets, for this bundle's patch and input size. Raises MisuseError."""
     if name not in READY:
         raise MisuseError(f"--profile {name!r} is unknown; known: {', '.join(READY)}")
-    return tuple(_fit(row, preprocess) for row in READY[name])
+    return tuple(_fit(row, preprocess, least_side) for row in READY[name])
 
 
-def _fit(row: ReadyProfile, preprocess: Preprocess) -> ProfileFacts:
+def _fit(row: ReadyProfile, preprocess: Preprocess, least_side: int) -> ProfileFacts:
     """A predefined profile in pixels, extended to include the bundle's own input size."""
     patch, own = preprocess.patch_size, (preprocess.height, preprocess.width)
     unit = min(patch, LARGEST_UNIT)
     usual = own if row.usual is None else (_whole(row.usual * unit, patch),) * 2
-    smallest = [min(_whole(row.smallest * unit, patch), side) for side in own]
+    smallest = [max(min(_whole(row.smallest * unit, patch), side), least_side) for side in own]
     largest = [max(_whole(row.largest * unit, patch), side) for side in own]
     low, often, high = row.batch
     return ProfileFacts((low, *smallest), (often, *usual), (high, *largest))  # type: ignore[arg-type]

@@ -41,7 +41,7 @@ TINY: Shape = {
     "decoder_n_points": [2, 3, 2],
     "num_queries": 40,
 }
-# As the released S and L (configurations of the official repository), with 3 blocks and 1 decoder layer.
+# As the released S and L (configurations of the official repository), with 3 blocks and 2 decoder layers.
 S_SHALLOW: Shape = {
     "backbone": {
         "hidden_size": 192,
@@ -58,7 +58,7 @@ S_SHALLOW: Shape = {
     "encoder_has_trailing_conv": False,
     "d_model": 192,
     "decoder_ffn_dim": 512,
-    "decoder_layers": 1,
+    "decoder_layers": 2,
     "decoder_activation_function": "silu",
     "decoder_n_points": [3, 6, 3],
     "num_queries": 300,
@@ -78,7 +78,7 @@ L_SHALLOW: Shape = {
     "encoder_has_trailing_conv": False,
     "d_model": 224,
     "decoder_ffn_dim": 1792,
-    "decoder_layers": 1,
+    "decoder_layers": 2,
     "decoder_activation_function": "silu",
     "decoder_n_points": [3, 6, 3],
     "num_queries": 300,

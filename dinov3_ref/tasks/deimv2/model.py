@@ -8,6 +8,7 @@ Shapes: B batch, H W pixels, Q queries, C classes, h w map.
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -44,9 +45,9 @@ class DeimV2(TaskModel):
             "boxes": ("batch", config.queries, 4),
             "positions": ("batch", config.queries),
         }
-        # an image of P patches has 4P + P + P/4 places for queries
-        self.least_patches = -(-config.queries // 5)
-        self.settings: dict[str, Any] = {"scores": "sigmoid", "threshold": THRESHOLD}
+        # a square of P patches has 4P + P + P/4 places, one or more for each query
+        self.least_side = backbone.patch_size * math.ceil(math.sqrt(config.queries / 5))
+        self.settings: dict[str, Any] = {"threshold": THRESHOLD, "least_side": self.least_side}
         self.conv_encoder = FeaturePyramid(backbone.embed_dim, config)
         self.encoder = HybridEncoder(config)
         self.decoder_input_proj = nn.ModuleList(self._input(level) for level in range(config.maps))

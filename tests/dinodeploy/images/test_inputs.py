@@ -53,3 +53,10 @@ def test_what_is_not_contiguous_is_made_so() -> None:
 def test_what_cannot_be_taken(pixels: Any, message: str) -> None:
     with pytest.raises(MisuseError, match=message):
         as_pixels(pixels, 16)
+
+
+def test_a_model_may_need_larger_images() -> None:
+    pixels = np.zeros((1, 3, 64, 32), np.float32)
+    assert as_pixels(pixels, 16, 32) is pixels
+    with pytest.raises(MisuseError, match="pixels are 64x32; this model takes 48 or more on both sides"):
+        as_pixels(pixels, 16, 48)

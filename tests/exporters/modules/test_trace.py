@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from exporters.modules.trace import trace
+from exporters.modules.trace import enlarge, trace
 from exporters.modules.whole import make_traced_copy
 from tests.support.whole_models import TinySegmenter
+
+
+def test_a_grid_grows_by_what_its_shorter_side_lacks() -> None:
+    assert enlarge((7, 12), 8) == (8, 13)
+    assert enlarge((16, 9), 8) == (16, 9)
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,13 @@ def test_misuse_errors_state_what_is_wanted(
     assert "\n" not in str(caught.value)
 
 
+def test_a_model_may_need_larger_images() -> None:
+    (usual,) = choose_profiles(None, [], [], preprocess(), 128)
+    assert usual.min[1:] == (128, 128)
+    with pytest.raises(MisuseError, match="112x112 is too small; this model takes 128 px or more"):
+        choose_profiles(None, ["1"], ["112:256:512"], preprocess(), 128)
+
+
 def case(name: str, height: int, width: int) -> GoldenCase:
     return GoldenCase(name, (), np.zeros((2, 3, height, width), np.float32), {})
 

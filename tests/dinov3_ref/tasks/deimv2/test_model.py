@@ -92,6 +92,6 @@ def test_a_masked_place_has_no_number(tmp_path: Path) -> None:
 def test_what_post_processing_needs(tmp_path: Path) -> None:
     model = load_detector(save_detector(make_detector(TINY), tmp_path)).model
     assert model.classes == CLASSES
-    assert model.settings == {"scores": "sigmoid", "threshold": 0.5}
+    assert model.settings == {"threshold": 0.5, "least_side": 48}
     assert model.outputs["logits"] == ("batch", 40, len(CLASSES))
-    assert model.least_patches == 8
+    assert model.least_side == 48
