@@ -61,6 +61,8 @@ def export(
     rope_periods: str = "bf16",
     weights_key: str | None = None,
     adapter: PathLike | None = None,
+    vocab: PathLike | None = None,
+    backbone_outputs: bool = False,
     dialect: str = "portable",
     fold: str | Sequence[str] = "all",
     seed: int = 0,
@@ -85,6 +87,9 @@ def export(
     dataset: lvd1689m or sat493m, where the weights do not say. rope_periods: bf16 (as released) or fp32, for
         layouts without them. dialect, fold ("all", "none" or names): how the graph is written.
     adapter: folder of a PEFT adapter (LoRA, DoRA) to merge into the weights.
+    vocab: vocabulary file of dino.txt (bpe_simple_vocab_16e6.txt.gz): the bundle gets a text graph. head is
+        then the vision head and text encoder; without it, weights holds them too. backbone_outputs: keep cls,
+        storage and patch of the backbone beside image_embedding and patch_embedding.
     weights_key: which model, where the file holds several: its dotted name, such as "state_dict"; by default
         the moving average (EMA) if one exists. seed: of random weights. revision, offline: of the hub.
     target: also build a TensorRT engine: tensorrt, rtx or auto; by default if TensorRT and a GPU are here,
@@ -107,22 +112,19 @@ def export(
             None if calibration is None else Path(calibration), calibration_images, calibration_seed
         ),
         overrides=tuple(override.items() if isinstance(override, Mapping) else override),
+        backbone_outputs=backbone_outputs,
         overwrite=overwrite,
     )
     _check_before_export(rope_periods, target, no_engine)
     with step_progress() if progress else nullcontext(_silent) as log:
         log(f"loading {os.fspath(weights)}")
         hub = {"revision": revision, "offline": offline or None}
-        checkpoint, origin = _load_checkpoint(
-            os.fspath(weights),
-            arch,
-            dataset,
-            seed,
-            hub,
-            periods=rope_periods,
-            weights_key=weights_key,
-            adapter=adapter,
-        )
+        how = {"periods": rope_periods, "weights_key": weights_key, "adapter": adapter}
+        source = (os.fspath(weights), arch, dataset, seed, hub)
+        if vocab is not None:
+            checkpoint, origin, text = _load_dinotxt(*source, head=head, vocab=vocab, **how)
+        else:
+            (checkpoint, origin), text = _load_checkpoint(*source, **how), None
         bundle, notes = exporter.export_checkpoint(
             checkpoint,
             Path(out or f"{checkpoint.arch}-{precision}"),
@@ -131,7 +133,8 @@ def export(
             rope_periods=rope_periods,
             weights_key=weights_key,
             dataset=dataset,
-            head=_head(head, checkpoint.config) if head else None,
+            head=_head(head, checkpoint.config) if head and text is None else None,
+            text=text,
             log=log,
         )
     made, more = engine_after_export(bundle, target, no_engine=no_engine, progress=progress)
@@ -326,6 +329,36 @@ def _load_checkpoint(
     path = checkpoints.fetch(arch, dataset=dataset, **hub) if weights == HUB else Path(weights)
     checkpoint = checkpoints.load_checkpoint(path, arch=arch, **how)
     return checkpoint, HUB if weights == HUB else "file"
+
+
+def _load_dinotxt(
+    weights: str,
+    arch: str | None,
+    dataset: str | None,
+    seed: int,
+    hub: dict[str, Any],
+    *,
+    head: str | None,
+    vocab: PathLike,
+    weights_key: str | None,
+    **how: Any,
+) -> tuple[Any, str, Any]:
+    """The backbone's checkpoint of a dino.txt model, its origin, and what comes after the backbone."""
+    models = reach("dinov3_ref.text", "export")
+    prepare = reach("exporters.text.graph", "export").prepare_text
+    if weights_key is not None:
+        raise MisuseError("weights_key is for files with several backbones; leave it out with vocab")
+    if weights == RANDOM:
+        if arch is None or head is not None or how["adapter"] is not None:
+            raise MisuseError("random weights with vocab need an arch, and no head and no adapter")
+        loaded = models.random_dinotxt(arch, None, seed)
+        return loaded.backbone, RANDOM, prepare(loaded, vocab)
+    if weights == HUB and (arch is None or head is None):
+        raise MisuseError("hub weights with vocab need an arch and a head: the vision head and text encoder")
+    fetch = reach("dinov3_ref.checkpoints", "export").fetch
+    path = fetch(arch, dataset=dataset, **hub) if weights == HUB else Path(weights)
+    loaded = models.load_dinotxt(path, None if head is None else Path(head), arch=arch, **how)
+    return loaded.backbone, HUB if weights == HUB else "file", prepare(loaded, vocab)
 
 
 def _folds(fold: str | Sequence[str], known: tuple[str, ...]) -> tuple[str, ...]:

@@ -30,3 +30,4 @@ class TextFacts:
     depth: int
     source: str  # file of the text tower and the vision head
     sha256: str  # of that file
+    given_back: tuple[str, ...] = ()  # groups of layers that an 8-bit recipe runs in fp16

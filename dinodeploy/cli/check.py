@@ -22,6 +22,7 @@ from dinodeploy.parity.check import check_bundle
 from dinodeploy.parity.compare import Comparison, compare
 from dinodeploy.parity.judge import Measurement
 from dinodeploy.parity.reports import Report, check_targets, write_report
+from dinodeploy.parity.text import TEXT_OUTPUT, TOKENS
 from dinodeploy.pipeline.progress import image_progress
 from dinodeploy.sources.folders import list_images
 
@@ -37,6 +38,8 @@ HEADS = {
     "nearest_neighbour": "NN",
     "head_error": "head",
     "class_agreement": "classes",
+    "same_tokens": "tokens",
+    "largest_error": "error",
 }
 
 
@@ -101,9 +104,11 @@ def _compare(
 def _print(found: Report) -> None:
     verdict, head = found.verdict, found.bundle.manifest.head
     of_head = [m for m in verdict.measurements if head is not None and m.output in head.outputs]
-    output.stdout().print(_table([m for m in verdict.measurements if m not in of_head]))
-    if of_head:
-        output.stdout().print("", _table(of_head))
+    of_text = [m for m in verdict.measurements if m.output in (TOKENS, TEXT_OUTPUT)]
+    output.stdout().print(_table([m for m in verdict.measurements if m not in (*of_head, *of_text)]))
+    for part in (of_head, of_text):
+        if part:
+            output.stdout().print("", _table(part))
     output.say(output.verdict_line(found))
     if found.bisection is not None:
         output.stdout().print("", _growth(found.bisection))

@@ -45,7 +45,9 @@ def export(
         str, typer.Option(help="Preprocessing preset: official, hf, timm, eval, keep-aspect.")
     ] = "official",
     layers: Annotated[str | None, typer.Option(help="Blocks whose patch maps become outputs: 2,5,8.")] = None,
-    head: Annotated[str | None, typer.Option(help="Head to add: a head file, or pyramid:3,5,7,11.")] = None,
+    head: Annotated[
+        str | None, typer.Option(help="Head to add: a file, or pyramid:3,5,7,11; of dino.txt with --vocab.")
+    ] = None,
     attention: Annotated[
         bool, typer.Option("--attention", help="Add an output: attention of CLS in the last block, per head.")
     ] = False,
@@ -60,6 +62,12 @@ def export(
         str | None,
         typer.Option(help="Which model of the file, by dotted name: state_dict. Default: EMA if it has one."),
     ] = None,
+    vocab: Annotated[
+        Path | None, typer.Option(help="dino.txt: the vocabulary file; adds a text graph. See --head.")
+    ] = None,
+    backbone_outputs: Annotated[
+        bool, typer.Option("--backbone-outputs", help="dino.txt: also output the backbone's own tokens.")
+    ] = False,
     adapter: Annotated[
         Path | None, typer.Option(help="PEFT adapter to merge into the weights: a LoRA or DoRA folder.")
     ] = None,
@@ -99,6 +107,8 @@ def export(
         rope_periods=rope_periods,
         weights_key=weights_key,
         adapter=adapter,
+        vocab=vocab,
+        backbone_outputs=backbone_outputs,
         dialect=dialect,
         fold=fold if fold in ("all", "none") else parse_list(fold, "--fold"),
         seed=seed,
@@ -166,5 +176,9 @@ def _print(bundle: Bundle, as_json: bool) -> None:
     say(f"judged on {receipt.runtime}: passed, relative Frobenius error {error:.1e}")
     if engine is not None:
         say(f"engine: {bundle.root / engine}, judged when it is first used")
+    if manifest.text is not None:
+        say(f"text: {manifest.text.graph} ({manifest.text.source}), judged too")
     predicts = head is not None and head.task in ("classify", "segment", "depth")
-    say(f"next: dinodeploy {'predict' if predicts else 'embed'} IMAGES --engine {bundle.root} --out out")
+    command = "predict" if predicts else "embed"
+    outputs = "--outputs image_embedding " if manifest.text is not None else ""
+    say(f"next: dinodeploy {command} IMAGES --engine {bundle.root} {outputs}--out out")

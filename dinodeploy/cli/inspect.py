@@ -60,6 +60,9 @@ def _summary(facts: dict[str, Any]) -> Iterator[str]:
     yield f"outputs    {', '.join(output['name'] for output in facts['outputs'])}"
     if facts["head"] is not None:
         yield f"head       {facts['head']['kind']}, {len(facts['head']['classes'])} classes"
+    if facts["text"] is not None:
+        text = facts["text"]
+        yield f"text       {text['graph']}, {text['context_length']} of {text['vocabulary_size']:,} tokens"
     engines = (f"{name} ({engine['backend']})" for name, engine in facts["engines"].items())
     yield f"engines    {', '.join(engines)}"
     passed = [receipt for receipt in facts["receipts"] if receipt["passed"]]

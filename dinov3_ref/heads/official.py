@@ -5,7 +5,7 @@
 
 A fine-tuned model, {backbone.*, linear_head.*}, gives its classifier where that reads [cls ; mean patch]. The
 others are refused by name: CHMv2 reads the CLS tokens of inner blocks, which bundles do not have; the
-detector, Mask2Former and dino.txt need their own adapters and towers.
+detector and Mask2Former need their own adapters, dino.txt its vocabulary (`dinov3_ref/text`).
 
 Source of the depth head's tensor names: the CHMv2 converter of transformers, which has the same modules.
 """
@@ -36,7 +36,7 @@ _FOREIGN: tuple[tuple[str, str], ...] = (
     ("readout_projects", "the canopy-height head (CHMv2), which reads CLS tokens of inner blocks"),
     ("class_embed", "a detection or Mask2Former head, which needs its own adapter"),
     ("sampling_offsets", "a detection or Mask2Former head, which needs its own adapter"),
-    ("visual_model.", "dino.txt's vision head and text encoder"),
+    ("visual_model.", "dino.txt's vision head and text encoder, which needs --vocab"),
     ("cls_token", "a backbone; give it as --weights"),
     ("patch_embed", "a backbone; give it as --weights"),
 )

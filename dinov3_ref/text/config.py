@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from dinov3_ref.checkpoints.tensor_shapes import Shape
 from dinov3_ref.errors import ConfigError, KeyMismatch
+from dinov3_ref.layers.ffn_layers import swiglu_width
 
 HEAD_DIM = 64  # in both towers: heads = width / 64
 VISION_HEAD, TEXT_MODEL, LOGIT_SCALE = "visual_model.head.", "text_model.", "logit_scale"
@@ -58,6 +59,11 @@ class DinoTxtConfig:
     @property
     def text_heads(self) -> int:
         return self.text_dim // HEAD_DIM
+
+
+def released_config(width: int) -> DinoTxtConfig:
+    """The released sizes, with a vision head for a backbone of `width` channels."""
+    return DinoTxtConfig(vision_dim=width, vision_ffn=swiglu_width(4 * width, 64), embed_dim=2 * width)
 
 
 def infer_config(shapes: Mapping[str, Shape], name: str) -> DinoTxtConfig:

@@ -31,6 +31,7 @@ from dinov3_ref.text.config import (
     DinoTxtConfig,
     expected_shapes,
     infer_config,
+    released_config,
 )
 from dinov3_ref.text.dinotxt import DINOTxt, build_dinotxt
 
@@ -80,22 +81,25 @@ def load_dinotxt(
     *,
     arch: str | None = None,
     periods: PeriodRounding = "bf16",
+    adapter: str | Path | None = None,
 ) -> LoadedDinoTxt:
     """Load `weights` (a backbone in any layout) and the head file `head`; without it `weights` holds both.
 
-    `arch` and `periods` as in `load_checkpoint`. Raises CheckpointError or a subclass: ForeignCheckpoint for
-    the wrong half, KeyMismatch for missing, extra or misshapen tensors, and halves of two models.
+    `arch`, `periods` and `adapter` are of the backbone, as in `load_checkpoint`. Raises CheckpointError or a
+    subclass: ForeignCheckpoint for the wrong half, and for halves of two models; KeyMismatch for missing,
+    extra or misshapen tensors.
     """
     path = weights if head is None else head
     raw = read_checkpoint(path)
     tensors = unwrap(raw.tree, path.name).backbone
     _check_half(tensors, path.name, whole=head is None)
     if head is None:
-        backbone = load_checkpoint(weights, arch=arch, periods=periods, weights_key=BACKBONE.rstrip("."))
+        key = BACKBONE.rstrip(".")
+        backbone = load_checkpoint(weights, arch=arch, periods=periods, weights_key=key, adapter=adapter)
         notes = tuple(note for note in backbone.notes if not note.startswith(LEFT_OUT))
         backbone = replace(backbone, layout="official", notes=notes)
     else:
-        backbone = load_checkpoint(weights, arch=arch, periods=periods)
+        backbone = load_checkpoint(weights, arch=arch, periods=periods, adapter=adapter)
     state = {key: tensor for key, tensor in tensors.items() if not key.startswith(BACKBONE)}
     config = infer_config({key: tuple(tensor.shape) for key, tensor in state.items()}, path.name)
     check_keys(state, expected_shapes(config), path.name)
@@ -137,12 +141,18 @@ def _check_half(tensors: Mapping[str, Tensor], name: str, *, whole: bool) -> Non
         )
 
 
-def random_dinotxt(backbone: ViTConfig | str, config: DinoTxtConfig, seed: int = 0) -> LoadedDinoTxt:
-    """Random weights in which every tensor has an effect, the same on every machine."""
+def random_dinotxt(
+    backbone: ViTConfig | str, config: DinoTxtConfig | None = None, seed: int = 0
+) -> LoadedDinoTxt:
+    """Random weights in which every tensor has an effect, the same on every machine.
+
+    Default sizes: the released ones, with a vision head as wide as the backbone.
+    """
     checkpoint = random_checkpoint(backbone, seed)
+    config = config or released_config(checkpoint.config.embed_dim)
     check_pair(checkpoint, config, "the head")
-    assert isinstance(checkpoint.config, ViTConfig)
     vit = checkpoint.config
+    assert isinstance(vit, ViTConfig)
     state = {key: random_tensor(key, shape, vit, seed) for key, shape in expected_shapes(config).items()}
     digest = hashlib.sha256(f"{checkpoint.sha256}/{config}/{seed}".encode()).hexdigest()
     return LoadedDinoTxt(checkpoint, config, state, f"random:dinotxt:seed{seed}", digest, checkpoint.notes)

@@ -10,6 +10,8 @@ from exporters.precision.quantization.images import Calibration
 from exporters.precision.recipes import RECIPES, TYPES, Override
 from exporters.trace.fold import FOLDS
 
+TEXT_PREFIX = "text_model."  # of an override's pattern: a layer of dino.txt's text tower
+
 
 @dataclass(frozen=True)
 class ExportOptions:
@@ -27,6 +29,17 @@ class ExportOptions:
     backbone_outputs: bool = False  # of dino.txt: also cls, storage and patch of the backbone
     overwrite: bool = False
     head_precision: str = "fp32"  # fp32 or fp16: layers outside the backbone
+
+    @property
+    def image_overrides(self) -> tuple[Override, ...]:
+        """Overrides of the image graph: all but those of paths in `text_model`."""
+        return tuple(one for one in self.overrides if not one[0].startswith(TEXT_PREFIX))
+
+    @property
+    def text_overrides(self) -> tuple[Override, ...]:
+        """Overrides of dino.txt's text graph, by paths inside `text_model`."""
+        pairs = ((pattern.removeprefix(TEXT_PREFIX), name) for pattern, name in self.overrides)
+        return tuple(pair for pair, own in zip(pairs, self.overrides, strict=True) if pair != own)
 
     def __post_init__(self) -> None:
         for option, value, known in (

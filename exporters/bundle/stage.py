@@ -66,7 +66,7 @@ def _judge_auto(
     first = candidates(open_bundle(staging), "auto", outputs)[0]
     if first.backend == "onnxruntime":
         return None
-    choice, receipt, verdict = check_bundle(staging, device="auto", outputs=outputs)
+    choice, receipt, verdict = check_bundle(staging, text=False, device="auto", outputs=outputs)
     if choice.backend == "onnxruntime":  # the better ones do not run here
         return None
     what = f"--device auto runs {choice.file} on {receipt.runtime} here"
@@ -80,7 +80,7 @@ def _judge_auto(
 
 def _judge(engine: Path) -> Receipt:
     """The passing receipt of one engine of a new bundle, on ONNX Runtime. Raises JudgementError."""
-    choice, receipt, verdict = check_bundle(engine, device="onnxruntime")
+    choice, receipt, verdict = check_bundle(engine, text=False, device="onnxruntime")
     if not verdict.passed:
         raise JudgementError(rejection(choice, verdict))
     return receipt

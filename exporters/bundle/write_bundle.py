@@ -14,7 +14,7 @@ from dinodeploy.backends import open_backend
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.bundle import GOLDEN_FILE, file_facts
 from dinodeploy.bundle.manifest import CPU_FILE, GraphFacts, Manifest, ModelFacts, OutputFacts
-from dinodeploy.errors import ExportError, JudgementError, reason_of
+from dinodeploy.errors import ExportError, JudgementError, MisuseError, reason_of
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.golden import load_golden, save_golden
 from dinodeploy.parity.judge import judge_golden
@@ -59,6 +59,9 @@ def write_bundle(
     `state` holds the weights of a hollow model (`stream.py`). With `text`, a text graph is written too.
     """
     recipe = RECIPES[options.recipe]
+    if options.backbone_outputs and text is None:
+        raise MisuseError("--backbone-outputs is for dino.txt (--vocab); other bundles have them anyway")
+    overrides = options.overrides if text is None else options.image_overrides
     chosen = (options.layers, options.attention, options.backbone_outputs)
     reference = make_outputs(model.eval(), *chosen)
     log("running the reference on the golden photographs")
@@ -68,9 +71,7 @@ def write_bundle(
     meta_copy, weights = make_meta_copy(model, options.folds, state)
     calibrated: Calibrated | None = None
     if recipe.quantized:
-        calibrated = calibrate_8_bits(
-            model, weights, preprocess, options.calibration, recipe, options.overrides, log
-        )
+        calibrated = calibrate_8_bits(model, weights, preprocess, options.calibration, recipe, overrides, log)
         fold_scheme(weights, calibrated.scheme)
     outputs = make_outputs(meta_copy, *chosen)
     graph = _make_graph(outputs, weights, options, log)
@@ -81,7 +82,7 @@ def write_bundle(
     if text is not None:
         manifest, of_text = write_text(text, replace(manifest, text=text.facts), root, options, log)
         notes += of_text
-    inputs = RecipeInputs(ranges, calibrated.scheme if calibrated else None, options.overrides)
+    inputs = RecipeInputs(ranges, calibrated.scheme if calibrated else None, overrides)
     last = model.n_blocks - 1 if "cls" in outputs.output_names and can_cut(meta_copy) else None
     manifest, of_files = write_files(graph, manifest, inputs, root, log, last=last)
     return manifest, (*notes, *of_files)

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dinov3_ref.layers import LayerScale
-from dinov3_ref.models import Backbone, ConvNeXt, named_blocks
+from dinov3_ref.models import ConvNeXt, named_blocks
 from dinov3_ref.models.convnext import Block
 
 
@@ -26,8 +26,18 @@ class LinearRange:
     largest_output: float
 
 
+# layer of a block -> the LayerScale that is folded into it
+GAINS = {
+    "attn.proj": "ls1",
+    "mlp.fc2": "ls2",
+    "mlp.w3": "ls2",
+    "attention.proj": "ls1",
+    "feed_forward.fc2": "ls2",
+}
+
+
 @contextmanager
-def watch_linears(model: Backbone) -> Iterator[dict[str, LinearRange]]:
+def watch_linears(model: nn.Module) -> Iterator[dict[str, LinearRange]]:
     """While open, every forward of `model` updates the ranges, keyed by module path in the meta copy.
 
     q, k and v are the thirds of qkv. For proj, fc2, w3 and pwconv2 the output after LayerScale counts if it
@@ -51,7 +61,7 @@ def _largest_gain(block: nn.Module, name: str) -> float:
     """Largest LayerScale gain that is folded into the layer `name` of a block, at least 1."""
     if isinstance(block, Block):
         return max(1.0, _largest(block.gamma)) if name == "pwconv2" and block.gamma is not None else 1.0
-    scale = {"attn.proj": "ls1", "mlp.fc2": "ls2", "mlp.w3": "ls2"}.get(name)
+    scale = GAINS.get(name)
     module = getattr(block, scale) if scale else None
     return max(1.0, _largest(module.gamma)) if isinstance(module, LayerScale) else 1.0
 

@@ -32,8 +32,10 @@ from exporters.graph.graph import TOKEN_IDS, finish, tidy, translate
 from exporters.graph.lint import check_onnx, lint
 from exporters.precision.apply_recipe import RecipeInputs
 from exporters.precision.calibrate import watch_linears
+from exporters.precision.quantization.scheme import QuantScheme, fold_scheme
 from exporters.precision.recipes import RECIPES
 from exporters.text.aligned import AlignedBackbone, aligned_state
+from exporters.text.calibrate import calibrate_text
 from exporters.text.texts import GOLDEN_TEXTS
 from exporters.trace.fold import Weights
 from exporters.trace.text_tower import TextOutputs, TracedTextTower, make_text_copy, trace_text
@@ -107,13 +109,22 @@ def write_text(
     with watch_linears(tower) as ranges:
         save_texts(make_golden(part.tokenizer, tower), root / TEXT_GOLDEN_FILE)
     meta_copy, weights = make_text_copy(tower, options.folds)
+    scheme: QuantScheme | None = None
+    if recipe.quantized:
+        calibrated = calibrate_text(tower, weights, part.tokenizer, recipe, options.text_overrides, log)
+        scheme, notes = calibrated.scheme, list(calibrated.notes)
+        fold_scheme(weights, scheme)
+        facts = replace(part.facts, given_back=calibrated.fallback_layers)
+        manifest = replace(manifest, text=facts)
     graph = _make_graph(meta_copy, weights, part.facts, DIALECTS[options.dialect], log)
     lint(graph)
     check_onnx(graph)
     graph.metadata_props[manifests.METADATA_KEY] = manifest.facts()
     graph.metadata_props["licence"] = manifest.licence
     log("writing the weights of the text graph")
-    written = write_engines(graph, recipe, RecipeInputs(ranges, None), root, names=TEXT)
+    written = write_engines(
+        graph, recipe, RecipeInputs(ranges, scheme, options.text_overrides), root, names=TEXT
+    )
     if written.proxy is not None:
         _judge_proxy(written.proxy, root, part, options.recipe)
     names = dict.fromkeys(name for facts in written.engines.values() for name in facts.files)

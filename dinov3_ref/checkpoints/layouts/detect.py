@@ -18,7 +18,7 @@ LAYOUTS: tuple[OfficialLayout, ...] = (HuggingFaceLayout(), TimmLayout(), Offici
 
 # (part of a key, what the file is); the first match counts.
 FOREIGN_PARTS: tuple[tuple[str, str], ...] = (
-    ("text_model.", "a model with a text tower (CLIP, SigLIP or dino.txt)"),
+    ("text_model.", "a model with a text tower (CLIP, SigLIP, or dino.txt, which needs --vocab)"),
     ("visual_model.", "dino.txt's vision head and text encoder"),
     ("transformer.resblocks.", "a CLIP model"),
     ("vision_model.", "a CLIP or SigLIP vision tower"),

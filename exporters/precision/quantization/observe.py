@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dinov3_ref.layers import Mlp, SelfAttention, SwiGLUFFN
-from dinov3_ref.models import Backbone, named_blocks
+from dinov3_ref.layers import CausalSelfAttentionBlock, Mlp, SelfAttention, SwiGLUFFN
+from dinov3_ref.models import named_blocks
 from dinov3_ref.models.config import STAGES
 from dinov3_ref.models.convnext import Block
 
@@ -40,7 +40,7 @@ class Group:
     positions: int = 1  # positions of its input per patch of the output: more in a ConvNeXt's early stages
 
 
-# class of a layer -> its groups: name, observed module, linear layers, layer that carries the smoothing
+# class of a layer or block -> its groups: name, observed module, linear layers, what carries the smoothing
 _GROUPS: dict[type[nn.Module], tuple[tuple[str, str, tuple[str, ...], str], ...]] = {
     SelfAttention: (
         ("attn.qkv", "attn.qkv", ("attn.q", "attn.k", "attn.v"), "norm1"),
@@ -51,11 +51,17 @@ _GROUPS: dict[type[nn.Module], tuple[tuple[str, str, tuple[str, ...], str], ...]
         ("mlp.w12", "mlp.w1", ("mlp.w1", "mlp.w2"), "norm2"),
         ("mlp.w3", "mlp.w3", ("mlp.w3",), "mlp.w2"),
     ),
+    CausalSelfAttentionBlock: (
+        ("attention.qkv", "attention.qkv", ("attention.q", "attention.k", "attention.v"), "attention_norm"),
+        ("attention.proj", "attention.proj", ("attention.proj",), "attention.v"),
+        ("feed_forward.fc1", "feed_forward.fc1", ("feed_forward.fc1",), "ffn_norm"),
+        ("feed_forward.fc2", "feed_forward.fc2", ("feed_forward.fc2",), ""),
+    ),
     Block: (("pwconv1", "pwconv1", ("pwconv1",), "norm"), ("pwconv2", "pwconv2", ("pwconv2",), "")),
 }
 
 
-def find_groups(model: Backbone, at: str = "") -> tuple[Group, ...]:
+def find_groups(model: nn.Module, at: str = "") -> tuple[Group, ...]:
     """Groups of every block, in order. Layers of a user's own classes are in no group and keep 16 bits.
 
     at: module path of the backbone in a whole model.
@@ -67,7 +73,8 @@ def find_groups(model: Backbone, at: str = "") -> tuple[Group, ...]:
         convnext = isinstance(block, Block)
         # each stage halves both sides of the map, so each has four times the positions of the next
         positions = 4 ** (STAGES - 1 - int(stage)) if convnext else 1
-        kinds = [Block] if convnext else [type(block.get_submodule(name)) for name in ("attn", "mlp")]
+        whole = type(block) in _GROUPS  # else its parts have their own
+        kinds = [type(block)] if whole else [type(block.get_submodule(name)) for name in ("attn", "mlp")]
         for name, observed, linears, carrier in (row for kind in kinds for row in _GROUPS.get(kind, ())):
             carriers = (f"{path}.{carrier}.weight", f"{path}.{carrier}.bias") if carrier else ()
             layers = tuple(f"{path}.{linear}" for linear in linears)
