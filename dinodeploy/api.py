@@ -122,7 +122,8 @@ def export(
         how = {"periods": rope_periods, "weights_key": weights_key, "adapter": adapter}
         source = (os.fspath(weights), arch, dataset, seed, hub)
         if vocab is not None:
-            checkpoint, origin, text = _load_dinotxt(*source, head=head, vocab=vocab, **how)
+            load_source = reach("exporters.text.source", "export").load_source
+            checkpoint, origin, text = load_source(*source, head=head, vocab=Path(vocab), **how)
         else:
             (checkpoint, origin), text = _load_checkpoint(*source, **how), None
         bundle, notes = exporter.export_checkpoint(
@@ -329,36 +330,6 @@ def _load_checkpoint(
     path = checkpoints.fetch(arch, dataset=dataset, **hub) if weights == HUB else Path(weights)
     checkpoint = checkpoints.load_checkpoint(path, arch=arch, **how)
     return checkpoint, HUB if weights == HUB else "file"
-
-
-def _load_dinotxt(
-    weights: str,
-    arch: str | None,
-    dataset: str | None,
-    seed: int,
-    hub: dict[str, Any],
-    *,
-    head: str | None,
-    vocab: PathLike,
-    weights_key: str | None,
-    **how: Any,
-) -> tuple[Any, str, Any]:
-    """The backbone's checkpoint of a dino.txt model, its origin, and what comes after the backbone."""
-    models = reach("dinov3_ref.text", "export")
-    prepare = reach("exporters.text.graph", "export").prepare_text
-    if weights_key is not None:
-        raise MisuseError("weights_key is for files with several backbones; leave it out with vocab")
-    if weights == RANDOM:
-        if arch is None or head is not None or how["adapter"] is not None:
-            raise MisuseError("random weights with vocab need an arch, and no head and no adapter")
-        loaded = models.random_dinotxt(arch, None, seed)
-        return loaded.backbone, RANDOM, prepare(loaded, vocab)
-    if weights == HUB and (arch is None or head is None):
-        raise MisuseError("hub weights with vocab need an arch and a head: the vision head and text encoder")
-    fetch = reach("dinov3_ref.checkpoints", "export").fetch
-    path = fetch(arch, dataset=dataset, **hub) if weights == HUB else Path(weights)
-    loaded = models.load_dinotxt(path, None if head is None else Path(head), arch=arch, **how)
-    return loaded.backbone, HUB if weights == HUB else "file", prepare(loaded, vocab)
 
 
 def _folds(fold: str | Sequence[str], known: tuple[str, ...]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ one file    the same, and visual_model.backbone.*
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -76,7 +77,7 @@ def fill_head(model: DINOTxt, state: Mapping[str, Tensor], dtype: torch.dtype = 
 
 
 def load_dinotxt(
-    weights: Path,
+    weights: str | os.PathLike[str],
     head: Path | None = None,
     *,
     arch: str | None = None,
@@ -89,7 +90,7 @@ def load_dinotxt(
     subclass: ForeignCheckpoint for the wrong half, and for halves of two models; KeyMismatch for missing,
     extra or misshapen tensors.
     """
-    path = weights if head is None else head
+    path = Path(weights) if head is None else head
     raw = read_checkpoint(path)
     tensors = unwrap(raw.tree, path.name).backbone
     _check_half(tensors, path.name, whole=head is None)
