@@ -13,7 +13,7 @@ model.cpu.cls.onnx. All graphs share the weights in model.onnx.data.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -84,6 +84,7 @@ def write_engines(
     """
     low = bool(recipe.roles) or inputs.head_type != FP32
     styles = _styles(recipe, names, low=low, fused=has_rotary_attention(graph))
+    inputs = replace(inputs, for_gpus=names.cpu in styles)
     sources = dict.fromkeys(styles, graph)
     if last is not None:
         cut = cut_to_cls(graph, last)

@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from dinodeploy.errors import MisuseError
 from exporters.graph.fuse_attention import MICROSOFT, fuse_attention
+from exporters.graph.merge_products import merge_products
 from exporters.precision.calibrate import LinearRange
 from exporters.precision.low_precision import LowPrecisionConverter, merge_casts
 from exporters.precision.quantization import write as quantized
@@ -41,7 +42,8 @@ class RecipeInputs:
     """What a recipe needs besides the graph: ranges by layer path, the 8-bit scheme if any, the overrides.
 
     backbones: module paths of the backbones in a whole model's graph (`role_of`). head_type: the type of the
-    products outside them.
+    products outside them. for_gpus: whether CPUs have a graph
+    beside the typed one.
     """
 
     ranges: Mapping[str, LinearRange] = field(default_factory=dict)
@@ -49,6 +51,7 @@ class RecipeInputs:
     overrides: Sequence[Override] = ()
     backbones: Sequence[str] = ROOT
     head_type: ir.DataType = FP32
+    for_gpus: bool = True
 
 
 def apply_recipe(model: ir.Model, recipe: Recipe, style: Style, inputs: RecipeInputs) -> None:
@@ -57,7 +60,9 @@ def apply_recipe(model: ir.Model, recipe: Recipe, style: Style, inputs: RecipeIn
     converter = LowPrecisionConverter(model.graph, "typed" if style == "typed" else "emulated")
     schemes = inputs.scheme.by_linear() if inputs.scheme else {}
     form: quantized.GraphForm = "per_token" if style == "cpu" else "qdq"
-    quantizer = quantized.Quantizer(model.graph, form, inputs.scheme.format) if inputs.scheme else None
+    quantizer: quantized.Quantizer | None = None
+    if inputs.scheme:
+        quantizer = quantized.Quantizer(model.graph, form, inputs.scheme.format, converter)
     roles = {node: role_of(node, inputs.backbones) for node in model.graph}
     for node, role in [(node, role) for node, role in roles.items() if role in recipe.roles]:
         path = path_of(node)
@@ -73,6 +78,8 @@ def apply_recipe(model: ir.Model, recipe: Recipe, style: Style, inputs: RecipeIn
             seen = inputs.ranges.get(path_of(node))
             converter.convert(node, inputs.head_type, *(shifts(seen, inputs.head_type) if seen else (0, 0)))
     merge_casts(model.graph)
+    if style == "typed" and inputs.for_gpus:
+        merge_products(model.graph)
     if style == "cpu":
         fuse_attention(model)
     if schemes:  # 8-bit operators need a newer opset, or the domain of ONNX Runtime's own

@@ -48,7 +48,8 @@ class LowPrecisionConverter:
                 low = self._activation(value, dtype, input_shift if index == 0 else 0, node)
             node.replace_input_with(index, low)
             self.edit.drop_unused(value)
-        self._output_to_fp32(node, dtype, input_shift + weight_shift, bias)
+        shift = input_shift + weight_shift
+        self.output_to_fp32(node, dtype, self._power(shift) if shift else None, bias)
 
     def _take_bias(self, node: ir.Node) -> ir.Value | None:
         """Remove a bias [C] and return it, of a convolution as [C,1,1], to add later; or None."""
@@ -100,8 +101,10 @@ class LowPrecisionConverter:
         # inputs that come late in the file first, and would hold half of the model's weights in fp32.
         return self.edit.before(self.edit.graph[0], "Cast", [low], f"{name}/wide", to=int(FLOAT))
 
-    def _output_to_fp32(self, node: ir.Node, dtype: ir.DataType, shift: int, bias: ir.Value | None) -> None:
-        """Cast the output of `node` to fp32, scale it by 2^shift and add the bias."""
+    def output_to_fp32(
+        self, node: ir.Node, dtype: ir.DataType, factor: ir.Value | None, bias: ir.Value | None = None
+    ) -> None:
+        """Cast the output of `node` to fp32, multiply it by `factor` and add the bias."""
         output, name = node.outputs[0], str(node.outputs[0].name)
         output.name = f"{name}/{dtype.name.lower()}"
         output.type = ir.TensorType(FLOAT if self.emulate else dtype)
@@ -109,8 +112,8 @@ class LowPrecisionConverter:
         if self.emulate:
             steps.append(("Cast", [None], f"{name}/round", {"to": int(dtype)}))
         steps.append(("Cast", [None], f"{name}/wide", {"to": int(FLOAT)}))
-        if shift:
-            steps.append(("Mul", [None, self._power(shift)], f"{name}/unscaled", {}))
+        if factor is not None:
+            steps.append(("Mul", [None, factor], f"{name}/unscaled", {}))
         if bias is not None:
             steps.append(("Add", [None, bias], f"{name}/biased", {}))
         self.edit.replace(node, steps)

@@ -1,12 +1,18 @@
 """Quantise linear layers in the graph, in one of two forms that share the stored weights.
 
     qdq        x ─> QuantizeLinear ─> DequantizeLinear ─> MatMul <─ DequantizeLinear <─ weights
+                                                            └─> Cast to fp32 ─> * scales
                One symmetric scale for all activations, one per output channel for weights. TensorRT fuses
                this into 8-bit products; other runtimes compute it too, slowly.
     per_token  x ─> / max|token| ─> u8 ─> MatMulIntegerToFloat ─> * max|token|
                Per-token dynamic quantisation for ONNX Runtime on CPUs, which is fast only with u8 activations
                and s8 weights. Every token has its own scale, so an image's embedding does not depend on the
                rest of the batch.
+
+In `qdq`, products are fp16: fp32 ones would cost a GPU more memory traffic than 8 bits save. So the two
+DequantizeLinear have powers of two for scales, so small that no sum of products can leave fp16's range, and
+the true scales follow in fp32. With the true scales in fp16 TensorRT-RTX 1.7.1 writes the sums unscaled,
+which overflow, and multiplies them by a subnormal number.
 
 In `per_token`, activations use 127 levels around 64 instead of 255: CPUs without VNNI add pairs of u8·s8
 products in 16 bits (VPMADDUBSW), and 2·127·127 fits. So the integers are the same on every CPU.
@@ -16,6 +22,7 @@ Shapes: B batch, L tokens, K input channels, N output channels.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, Literal
 
@@ -25,11 +32,21 @@ import torch
 
 from exporters.graph.edit import Edit
 from exporters.graph.fuse_attention import MICROSOFT
-from exporters.precision.quantization.rounding import FORMATS, TINY, TOKEN_LEVELS, weight_scale, weight_values
+from exporters.precision.low_precision import LowPrecisionConverter
+from exporters.precision.quantization.rounding import (
+    FORMATS,
+    TINY,
+    TOKEN_LEVELS,
+    Format,
+    weight_scale,
+    weight_values,
+)
 from exporters.precision.quantization.scheme import GroupScheme
+from exporters.precision.recipes import LIMITS
 
 GraphForm = Literal["qdq", "per_token"]
 TYPES = {"int8": ir.DataType.INT8, "fp8": ir.DataType.FLOAT8E4M3FN}
+HALF = ir.DataType.FLOAT16
 OPSET, IR_VERSION = 19, 9  # the first with the E4M3 type
 MIDDLE = 64  # the u8 level of zero
 
@@ -37,8 +54,11 @@ MIDDLE = 64  # the u8 level of zero
 class Quantizer:
     """Quantises MatMul nodes; layers with the same input share its rounding."""
 
-    def __init__(self, graph: ir.Graph, graph_form: GraphForm, form: str) -> None:
+    def __init__(
+        self, graph: ir.Graph, graph_form: GraphForm, form: str, converter: LowPrecisionConverter
+    ) -> None:
         self.edit = Edit(graph)
+        self.converter = converter  # writes fp16 as fp16, or emulates it
         self.graph_form = graph_form
         self.form = form  # int8 or fp8
         self._rounded: dict[ir.Value, Any] = {}
@@ -52,11 +72,7 @@ class Quantizer:
         values, scale = self._weight(fp32)
         smoothed = self._smoothed(x, scheme, node)
         if self.graph_form == "qdq":
-            node.replace_input_with(0, self._qdq_activation(smoothed, scheme, node))
-            name = f"{values.name}/wide"
-            node.replace_input_with(
-                1, self.edit.before(node, "DequantizeLinear", [values, scale], name, axis=1)
-            )
+            self._qdq(node, smoothed, values, scale, scheme)
         else:
             self._per_token(node, smoothed, values, scale)
         self.edit.drop_unused(fp32)
@@ -81,7 +97,35 @@ class Quantizer:
         factor = self.edit.constant(name, (1 / scheme.smoothing).numpy().astype(np.float32))
         return self.edit.before(before, "Mul", [x, factor], f"{name}/Mul")
 
-    def _qdq_activation(self, x: ir.Value, scheme: GroupScheme, before: ir.Node) -> ir.Value:
+    def _qdq(
+        self, node: ir.Node, x: ir.Value, values: ir.Value, scale: ir.Value, scheme: GroupScheme
+    ) -> None:
+        """Levels times powers of two are multiplied in fp16, and the product in fp32 by the scales."""
+        assert values.const_value is not None
+        rows, _ = values.const_value.shape.numpy()
+        first, second = fitting_exponents(rows, FORMATS[self.form])
+        rounded, size = self._qdq_activation(x, scheme, first, node)
+        assert size.const_value is not None
+        name = f"{values.name}/wide"
+        wide = self.edit.before(node, "DequantizeLinear", [values, self._power(-second)], name)
+        node.replace_input_with(0, rounded)
+        node.replace_input_with(1, wide)
+        both = first + second
+        back = np.float32(size.const_value.numpy() * 2.0**both)
+        step = self.edit.constant(f"{size.name}.times_two_to_{both}", back)
+        unscale = self.edit.before(node, "Mul", [scale, step], f"{values.name}/unscale")
+        self.converter.output_to_fp32(node, HALF, unscale)
+
+    def _power(self, exponent: int) -> ir.Value:
+        """2^exponent in the type of what is dequantised."""
+        dtype = np.float32 if self.converter.emulate else np.float16
+        name = f"const.two_to_{exponent}_{np.dtype(dtype).name}".replace("-", "minus_")
+        return self.edit.constant(name, dtype(2.0**exponent))
+
+    def _qdq_activation(
+        self, x: ir.Value, scheme: GroupScheme, exponent: int, before: ir.Node
+    ) -> tuple[ir.Value, ir.Value]:
+        """The levels of x times 2^-exponent, and the scale of x."""
         if x not in self._rounded:
             stem = scales = f"{scheme.group.path}/{self.form}"
             if stem in self._stems:  # in the CLS-only graph, q's input is one row of k's and v's
@@ -93,10 +137,10 @@ class Quantizer:
             )
             zero = self.edit.constant(f"const.zero_{self.form}", np.zeros((), TYPES[self.form].numpy()))
             levels = self.edit.before(before, "QuantizeLinear", [x, scale, zero], stem)
-            name = f"{stem}/wide"
-            self._rounded[x] = self.edit.before(before, "DequantizeLinear", [levels, scale, zero], name)
-        rounded: ir.Value = self._rounded[x]
-        return rounded
+            wanted = [levels, self._power(-exponent), zero]
+            self._rounded[x] = self.edit.before(before, "DequantizeLinear", wanted, f"{stem}/wide"), scale
+        rounded, scale = self._rounded[x]
+        return rounded, scale
 
     def _per_token(self, node: ir.Node, x: ir.Value, values: ir.Value, scale: ir.Value) -> None:
         levels, top = self._token_levels(x, node)
@@ -136,6 +180,13 @@ class Quantizer:
         """The step between levels of a token whose maximum is 1, and the level of zero."""
         step = self.edit.constant("const.row_step", np.float32(1 / TOKEN_LEVELS))
         return step, self.edit.constant("const.middle", np.uint8(MIDDLE))
+
+
+def fitting_exponents(inputs: int, form: Format) -> tuple[int, int]:
+    """Exponents for the two factors of `inputs` products; any sum, times 2^-both, is within fp16."""
+    largest, _ = LIMITS[HALF]
+    both = max(0, math.ceil(math.log2(inputs * form.largest**2 / largest)))
+    return both // 2, both - both // 2
 
 
 def _fp32_weight(lazy: ir.LazyTensor) -> torch.Tensor:

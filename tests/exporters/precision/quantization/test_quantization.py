@@ -26,9 +26,10 @@ from exporters.precision.quantization import sensitivity
 from exporters.precision.quantization.calibrate import calibrate_8_bits
 from exporters.precision.quantization.images import Calibration, calibration_pixels, in_batches
 from exporters.precision.quantization.observe import find_groups, observe
+from exporters.precision.quantization.rounding import FORMATS
 from exporters.precision.quantization.scheme import GroupScheme, QuantScheme, fold_scheme, make_scheme
 from exporters.precision.quantization.sensitivity import features, simulate_8_bits
-from exporters.precision.quantization.write import MIDDLE
+from exporters.precision.quantization.write import MIDDLE, fitting_exponents
 from exporters.trace.fold import make_meta_copy
 from tests.compatibility.test_parts import CustomTokensVisionTransformer
 from tests.support.images.photographs import pixels
@@ -186,10 +187,36 @@ def test_the_graph_for_gpus_is_symmetric_and_per_channel(bundles: dict[tuple[str
         if node.op_type == "DequantizeLinear" and node.inputs[0].const_value is not None:  # type: ignore[union-attr]
             weights += 1
             values, scale = (value.const_value.numpy() for value in node.inputs[:2])  # type: ignore[union-attr]
-            assert node.attributes["axis"].as_int() == 1
-            assert scale.shape == (values.shape[1],)
+            (product, _), *_ = node.outputs[0].uses()
             assert values.min() >= -127, "symmetric"
+            assert scale.dtype == np.float16
+            assert np.frexp(scale)[0] == 0.5, "a power of two"
+            (cast,) = (user for user, _ in product.outputs[0].uses())
+            (mul,) = (user for user, _ in cast.outputs[0].uses())
+            per_channel = mul.inputs[1].producer().inputs[0]  # type: ignore[union-attr]
+            assert (cast.op_type, mul.op_type) == ("Cast", "Mul")
+            assert per_channel.shape == (values.shape[1],)  # type: ignore[union-attr]
     assert weights == 3 * 6
+
+
+@pytest.mark.parametrize("form", ["int8", "fp8"])
+def test_no_sum_of_8_bit_products_leaves_fp16(form: str) -> None:
+    """Whatever the weights and the image: all levels at their largest, for every K of a released model."""
+    largest = FORMATS[form].largest
+    for rows in (32, 128, 384, 1536, 4096, 8192, 16384):
+        first, second = fitting_exponents(rows, FORMATS[form])
+        total = rows * (largest * 2.0**-first) * (largest * 2.0**-second)
+        assert 65504 / 2 < total <= 65504 or (first, second) == (0, 0)
+        assert np.float16(2.0**-first) >= 2**-14, "a normal number"
+
+
+def test_the_levels_and_scales_of_both_graphs_are_the_same(bundles: dict[tuple[str, str], Bundle]) -> None:
+    """No scale is rounded to fp16: what is in fp16 is a power of two."""
+    root = bundles["mlp", "int8"].root
+    gpu, cpu = (ir.load(root / name).graph.initializers for name in ("model.onnx", "model.cpu.onnx"))
+    for name in ("blocks.0.attn.q.weight.T.int8", "blocks.0.attn.q.weight.T.int8.scale"):
+        one, other = (found[name].const_value.numpy() for found in (gpu, cpu))  # type: ignore[union-attr]
+        np.testing.assert_array_equal(one, other)
 
 
 def test_integers_of_the_cpu_graph_fit_sixteen_bits(bundles: dict[tuple[str, str], Bundle]) -> None:
