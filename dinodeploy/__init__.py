@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from dinodeploy.store.merge import merge
     from dinodeploy.store.reader import load_embeddings
     from dinodeploy.tasks.predict import PredictReport
+    from dinodeploy.text.zero_shot import classify, segment
 
 # Telemetry of ONNX Runtime and of the Hugging Face libraries, which read it when they are imported. A
 # setting of the user is kept; `hardware/telemetry.py` silences the packages that read no variable.
@@ -52,6 +53,8 @@ __all__ = [
     "export",
     "embed",
     "predict",
+    "classify",
+    "segment",
     "Embedder",
     "load_embeddings",
     "merge",
@@ -78,6 +81,8 @@ _LAZY = {
     "EmbedReport": "dinodeploy.api",
     "predict": "dinodeploy.api",
     "PredictReport": "dinodeploy.tasks.predict",
+    "classify": "dinodeploy.text.zero_shot",
+    "segment": "dinodeploy.text.zero_shot",
     "Bundle": "dinodeploy.bundle.bundle",
     "Embedder": "dinodeploy.embedder",
     "load_embeddings": "dinodeploy.store.reader",

@@ -282,11 +282,13 @@ def test_public_names() -> None:
         "PredictReport",
         "TamperedError",
         "UnavailableError",
+        "classify",
         "embed",
         "export",
         "load_embeddings",
         "merge",
         "predict",
+        "segment",
     ]
     assert all(hasattr(dinodeploy, name) for name in dinodeploy.__all__)
 

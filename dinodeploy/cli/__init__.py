@@ -5,6 +5,7 @@ HELP = "DINOv3 from PyTorch checkpoints to verified engines: export, judge, embe
 GROUPS = {
     "Export and verify": ("export", "build", "check", "bench", "ranges", "convert"),
     "Embed and search": ("embed", "merge", "index", "search", "dedupe", "visualize"),
+    "Words": ("classify", "segment"),
     "Heads": ("train-head", "add-head", "predict"),
     "Serve": ("serve", "triton"),
     "Tools": ("inspect", "bundle", "doctor"),

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import typer
 from typer import Argument, Option
 
 from dinodeploy.api import predict as predict_images
 from dinodeploy.cli.options import MaxPixels, RequireSignature
-from dinodeploy.cli.output import (
-    DEVICE_HELP,
-    PARTIAL,
-    log,
-    parse_list,
-    parse_size,
-    print_json,
-    print_notes,
-    say,
-)
-from dinodeploy.errors import printable
+from dinodeploy.cli.output import DEVICE_HELP, log, parse_list, parse_size
+from dinodeploy.cli.predictions import print_report, print_row
 from dinodeploy.pipeline.decode import TIME_LIMIT
 from dinodeploy.pipeline.runner import BATCH_SIZE
-from dinodeploy.tasks.predict import PredictReport
-
-_SHOWN = 5  # classes or objects of a printed line
 
 
 def predict(
@@ -103,35 +90,6 @@ def predict(
         overwrite=overwrite,
         progress=True,
         log=log,
-        each=(lambda row: None) if as_json else (lambda row: say(_line(row))),
+        each=print_row(as_json),
     )
-    _print(report, as_json)
-    print_notes((item.reason for item in report.quarantined), "quarantined")
-    if report.quarantined:
-        raise typer.Exit(PARTIAL)
-
-
-def _print(report: PredictReport, as_json: bool) -> None:
-    if as_json:
-        print_json(report.as_json())
-        return
-    if report.out is not None:
-        images = "" if report.task == "classify" else " and images"
-        say(f"{report.out}: {report.predicted} predictions in predictions.jsonl{images}")
-    say(report.counts.line("predicted"))
-
-
-def _line(row: dict[str, Any]) -> str:
-    """One prediction as a line of text."""
-    if "classes" in row:
-        found = "  ".join(f"{entry['class']} {entry['probability']:.3f}" for entry in row["classes"])
-    elif "shares" in row:
-        found = "  ".join(f"{name} {share:.1%}" for name, share in list(row["shares"].items())[:_SHOWN])
-    elif "regions" in row:
-        best = sorted(row["regions"], key=lambda region: -region["score"])
-        words = [f"{region['class']} {region['score']:.2f}" for region in best[:_SHOWN]]
-        more = len(best) - _SHOWN
-        found = "  ".join([*words, *([f"and {more} more"] if more > 0 else [])]) or "nothing found"
-    else:
-        found = "  ".join(f"{word} {value:.2f} m" for word, value in row["metres"].items())
-    return f"{printable(row['id'])}  {found}"
+    print_report(report, None, as_json)

@@ -63,6 +63,7 @@ class Predictor:
     predict_one: outputs of one image, (width, height) of the original image -> its prediction.
     facts: what decides predictions beside the engine and the preprocessing, as plain JSON.
     windows: how images are cut, for a model that reads windows.
+    preprocess: instead of the bundle's. runner: what makes `outputs` of pixels, instead of the engine alone.
     """
 
     task: str
@@ -71,6 +72,8 @@ class Predictor:
     predict_one: Callable[[Mapping[str, FloatArray], tuple[int, int]], Prediction]
     facts: dict[str, Any] = field(default_factory=dict)
     windows: Windows | None = None
+    preprocess: Preprocess | None = None
+    runner: Any = None  # a Runner
 
 
 @dataclass(frozen=True)
@@ -215,7 +218,8 @@ def predict_images(
         log(f"[{options.device}] {embedder.choice}")
         steps = embedder.preprocess_for(options.imgsz)
         predictor = make_predictor(embedder, steps)
-        report = _run(source, embedder, predictor.windows or steps, predictor, options, each, progress, log)
+        steps = predictor.preprocess or predictor.windows or steps
+        report = _run(source, embedder, steps, predictor, options, each, progress, log)
     seen = len(source.ids) + total_of(skipped).total()
     predicted, quarantined, kept, kept_rows, memory = report
     counts = Counts(seen, predicted - kept_rows, kept_rows, len(quarantined), total_of(skipped))
@@ -284,7 +288,7 @@ def _run(
         silent = nullcontext(lambda done, failed, bottleneck="": None)
         with image_progress(todo, doing="predicting") if progress else silent as advance:
             embed_source(
-                embedder if predictor.windows is None else WindowRunner(embedder, predictor.windows),
+                _runner(embedder, predictor),
                 again if options.out is not None else source,
                 store,
                 steps,
@@ -295,6 +299,13 @@ def _run(
         kept_rows = kept - sum(len(shard.quarantined) for shard in store.kept)
         predicted, quarantined = store.finish(finishing)
     return predicted, quarantined, kept, kept_rows, tuple(store.rows)
+
+
+def _runner(embedder: Embedder, predictor: Predictor) -> Any:
+    """What makes the outputs of a batch."""
+    if predictor.windows is not None:
+        return WindowRunner(embedder, predictor.windows)
+    return predictor.runner or embedder
 
 
 def _plan(

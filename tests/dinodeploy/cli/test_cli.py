@@ -43,6 +43,10 @@ OPTIONS = {
     "merge": "out overwrite json",
     "search": "image id text text-weight neighbours filter text-filter engine device exact verify html "
     "max-pixels require-signature json",
+    "classify": "engine labels templates out top column id-column every device imgsz batch threads "
+    "time-limit max-pixels require-signature allow-unverified overwrite json",
+    "segment": "engine labels templates out min-cosine save html imgsz window stride column id-column every "
+    "device batch threads time-limit max-pixels require-signature allow-unverified overwrite json",
     "dedupe": "threshold output write html json",
     "visualize": "engine what out html imgsz point mask checkpoint layer device threads "
     "max-pixels require-signature allow-unverified overwrite json",
