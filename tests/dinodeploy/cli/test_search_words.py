@@ -7,8 +7,10 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from dinodeploy import Embedder
 from tests.support.processes.command_line import CommandLine
 from tests.support.text.words import SHAPES, write_shapes
 
@@ -54,18 +56,24 @@ def test_every_caption_finds_its_image(here: Path, run: CommandLine) -> None:
     assert page.count("data:image/jpeg") == len(SHAPES), "a text shows no image of its own"
 
 
-def test_a_text_and_an_image_are_one_query(here: Path, run: CommandLine) -> None:
-    def nearest(*options: str) -> list[str]:
-        ran = run("search", "store", *options, "-k", "2", "--json")
+def test_a_text_and_an_image_are_one_query(here: Path, words_bundle: Path, run: CommandLine) -> None:
+    """The cosines are those of the weighted sum of both directions."""
+    with Embedder.open(words_bundle) as embedder:
+        stored = embedder.encode(
+            [f"shapes/{name}" for name in SHAPES], output="image_embedding", normalize=True
+        )
+        text = embedder.encode_text(caption("d.png"), normalize=True)
+    for weight in ("0", "0.6", "1"):
+        query = ("--image", "shapes/b.png", "--text", caption("d.png"), "--text-weight", weight, "-k", "6")
+        ran = run("search", "store", *query, "--json")
         assert ran.code == 0, ran.err
         (one,) = ran.json
-        return [Path(hit["id"]).name for hit in one["hits"]]
-
-    both = ("--image", "shapes/b.png", "--text", caption("d.png"))
-    assert set(nearest(*both, "--text-weight", "0.6")) == {"b.png", "d.png"}
-    assert nearest(*both, "--text-weight", "1")[0] == "d.png"
-    assert nearest(*both, "--text-weight", "0")[0] == "b.png"
-    by_id = run("search", "store", "--id", str(made_id(run, "b.png")), "--text", caption("d.png"), "-k", "6")
+        assert one["query"] == f"{caption('d.png')} and shapes/b.png"
+        mixed = (1 - float(weight)) * stored[1] + float(weight) * text
+        wanted = dict(zip(SHAPES, (stored @ (mixed / np.linalg.norm(mixed))).tolist(), strict=True))
+        found = {Path(hit["id"]).name: hit["cosine"] for hit in one["hits"]}
+        assert found == pytest.approx(wanted, abs=1e-4)
+    by_id = run("search", "store", "--id", made_id(run, "b.png"), "--text", caption("d.png"), "-k", "6")
     assert by_id.code == 0, by_id.err
     assert "b.png" not in by_id.out.split(":", 1)[1], "an image that was asked for is no answer"
 
