@@ -25,7 +25,7 @@ from dinodeploy.backends.select import candidates, open_on
 from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, EngineChoice, locate
 from dinodeploy.bundle.manifest import Manifest
 from dinodeploy.errors import JudgementError, MisuseError, OutsideProfileError
-from dinodeploy.images.inputs import Channels, ImageInput, as_pixels, is_one_image
+from dinodeploy.images.inputs import Channels, ImageInput, as_pixels, is_one_image, run_fixed
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.golden import GoldenCase, fitting_cases, load_golden
 from dinodeploy.parity.judge import Verdict, judge_golden, rejection
@@ -306,8 +306,10 @@ class Embedder:
         """
         head = self.manifest.head
         least_side = head.least_side if head is not None else 1
-        array = as_pixels(pixels, self.manifest.model.patch_size, least_side)
+        array = as_pixels(pixels, self.preprocess.patch_size, least_side)
         self._check_open()
+        if fixed := self.manifest.graph.fixed:
+            return run_fixed(self.backend.run, array, fixed, self.preprocess)
         return self.backend.run(array)
 
     def warm_up(self, *sizes: int | tuple[int, int], batch_size: int = 1) -> None:

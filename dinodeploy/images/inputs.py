@@ -6,7 +6,7 @@ Shapes: N images, B batch, H, W pixels.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeGuard, cast
 
@@ -15,6 +15,7 @@ from PIL import Image
 
 from dinodeploy.arrays import AnyArray, ByteArray, FloatArray
 from dinodeploy.errors import ImageError, MisuseError, reason_of
+from dinodeploy.images.preprocess import Preprocess
 
 ImageInput = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | ByteArray
 Channels = Literal["rgb", "bgr"]
@@ -87,6 +88,28 @@ def as_pixels(pixels: Any, patch_size: int, least_side: int = 1) -> FloatArray:
             "smaller image has too few places for its queries"
         )
     return np.ascontiguousarray(array)
+
+
+def run_fixed(
+    run: Callable[[FloatArray], dict[str, FloatArray]],
+    pixels: FloatArray,
+    fixed: Collection[str],
+    steps: Preprocess,
+) -> dict[str, FloatArray]:
+    """Run an engine of which batch, height or width is fixed; a fixed batch is one image at a time.
+
+    Raises MisuseError for another size.
+    """
+    height, width = pixels.shape[2:]
+    if {"height", "width"} & set(fixed) and (height, width) != (steps.height, steps.width):
+        raise MisuseError(
+            f"pixels are {height}x{width}; this model takes {steps.height}x{steps.width} only: leave the "
+            "input size out, or export it again with another one (--imgsz)"
+        )
+    if "batch" not in fixed:
+        return run(pixels)
+    rows = [run(pixels[index : index + 1]) for index in range(len(pixels))]
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
 def _as_array(pixels: Any) -> AnyArray:

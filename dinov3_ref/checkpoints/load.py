@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,20 +61,39 @@ def load_checkpoint(
     fetched = path if isinstance(path, Fetched) else None
     raw = read_checkpoint(Path(path))
     name = fetched.source if fetched else str(raw.path)
+    found = checkpoint_of(raw, name, arch=arch, periods=periods, weights_key=weights_key)
+    loaded = replace(found, notes=(*(fetched.notes if fetched else ()), *found.notes))
+    return loaded if adapter is None else merge_adapter(loaded, read_adapter(Path(adapter)))
+
+
+def checkpoint_of(
+    raw: RawCheckpoint,
+    name: str,
+    *,
+    arch: str | None = None,
+    periods: PeriodRounding = "bf16",
+    weights_key: str | None = None,
+    hints: Mapping[str, Any] | None = None,
+) -> Checkpoint:
+    """The checkpoint in content that has been read; `name` is for messages. Options as `load_checkpoint`.
+
+    hints: fields of `ViTConfig` that the caller knows and tensors do not show.
+    """
     found_in_file = unwrap(raw.tree, name, weights_key)
     layout = detect_layout(found_in_file.backbone.keys(), name)
     tensors = layout.modernise(found_in_file.backbone)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    hints, where = layout.hints(raw.sidecars), f"{name} ({layout.name} layout)"
+    told = {**layout.hints(raw.sidecars), **(hints or {})}
+    where = f"{name} ({layout.name} layout)"
     in_file: ModelConfig
     found: Mapping[str, Tensor]
     if isinstance(layout, ConvNeXtLayout):
-        in_file = convnext = infer_convnext(layout, shapes, hints, name)
+        in_file = convnext = infer_convnext(layout, shapes, told, name)
         check_keys(tensors, layout.shapes(convnext, tensors.keys()), where)
         check_repeated_norm(tensors, name)
         found = layout.to_official(tensors, convnext)
     else:
-        in_file = vit = infer_config(layout, shapes, hints, name)
+        in_file = vit = infer_config(layout, shapes, told, name)
         check_keys(tensors, layout.shapes(vit, tensors.keys()), where)
         found = layout.to_official(tensors, vit)
     check_values(tensors, name)
@@ -82,18 +102,15 @@ def load_checkpoint(
     if arch is not None:
         check_architecture(arch, checkpoint.arch, checkpoint.dataset, checkpoint.config, name)
     state, filled = complete(found, checkpoint.config, periods)
-    of_fetch = fetched.notes if fetched else ()
     guessed = _guesses(raw, checkpoint)
     every_note = (
-        *of_fetch,
         *found_in_file.notes,
         *checkpoint.notes,
         *guessed,
         *filled,
         *_precision_notes(state),
     )
-    loaded = replace(checkpoint, state=state, notes=every_note, beside=found_in_file.rest)
-    return loaded if adapter is None else merge_adapter(loaded, read_adapter(Path(adapter)))
+    return replace(checkpoint, state=state, notes=every_note, beside=found_in_file.rest)
 
 
 def build_model(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Backbone:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,10 +43,16 @@ class Edit:
             user.replace_input_with(index, value)
 
     def constant(self, name: str, array: NDArray[Any] | np.generic) -> ir.Value:
-        """A constant of the graph; the same name gives the same constant."""
-        if name not in self.graph.initializers:
-            tensor = ir.tensor(np.asarray(array), name=name)
-            self._initializer(name, tensor)
+        """A constant of the graph; the same name and value give the same constant."""
+        value, plain = np.asarray(array), name
+        for number in itertools.count(2):  # two backbones may have two values of one name
+            made = self.graph.initializers.get(name)
+            if made is None:
+                self._initializer(name, ir.tensor(value, name=name))
+                break
+            if made.const_value is not None and np.array_equal(made.const_value.numpy(), value):
+                break
+            name = f"{plain}.{number}"
         return self.graph.initializers[name]
 
     def weight(

@@ -6,6 +6,7 @@ module ─> copy with our backbones (swap) ─> meta copy, traced ─> graph ─
 
 from __future__ import annotations
 
-from exporters.modules.export import ModuleOptions, export_task
+from exporters.modules.export import export_task
+from exporters.modules.export_module import export_module, module_from_factory
 
-__all__ = ["ModuleOptions", "export_task"]
+__all__ = ["export_module", "export_task", "module_from_factory"]

@@ -64,10 +64,10 @@ def make_traced_copy(module: nn.Module, folds: Collection[str] = FOLDS) -> Trace
     Raises ExportError for a backbone that cannot become a graph.
     """
     found = backbones_of(module)
-    memo: dict[int, object] = {id(tensor): tensor for tensor in _tensors(module).values()}
+    memo: dict[int, object] = {id(tensor): tensor for tensor in tensors_of(module).values()}
     weights: Weights = {
         name: partial(_detached, tensor)
-        for name, tensor in _tensors(module).items()
+        for name, tensor in tensors_of(module).items()
         if not any(not path or name.startswith(f"{path}.") for path in found)
     }
     copies: dict[str, Backbone] = {}
@@ -79,7 +79,7 @@ def make_traced_copy(module: nn.Module, folds: Collection[str] = FOLDS) -> Trace
     return TracedCopy(copy.deepcopy(module, memo).eval(), copies, weights)
 
 
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
     """Every parameter and buffer by path; one with two paths under both."""
     parameters = module.named_parameters(remove_duplicate=False)
     return {**dict(parameters), **dict(module.named_buffers(remove_duplicate=False))}

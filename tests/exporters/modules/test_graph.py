@@ -7,7 +7,7 @@ from exporters.graph.lint import Allowed, check_onnx, lint
 from exporters.graph.summary import shape_of
 from exporters.modules.graph import to_graph
 from exporters.modules.trace import trace
-from exporters.modules.whole import make_traced_copy
+from exporters.modules.whole import NamedOutputs, make_traced_copy
 from exporters.precision.recipes import role_of
 from tests.support.whole_models import TinySegmenter
 
@@ -15,7 +15,7 @@ from tests.support.whole_models import TinySegmenter
 def test_names_and_roles() -> None:
     model = TinySegmenter(depth=1).eval()
     copied = make_traced_copy(model)
-    program = trace(copied, model.outputs, 3)
+    program = trace(NamedOutputs(copied.module, model.outputs), 3, 16)
     graph = to_graph(program, model.outputs, 3, copied.weights, DIALECTS["portable"])
     lint(graph, allowed=Allowed(whole=True))
     check_onnx(graph)

@@ -17,6 +17,7 @@ from tests.support.whole_models import tiny_task
 LIMITS = {("fp16", "fp16"): 1e-3, ("int8", "fp32"): 2e-2}  # 2.2e-4, 5.7e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "head"), LIMITS)
 def test_each_part_has_its_type(recipe: str, head: str, tmp_path: Path) -> None:
     options = ExportOptions(recipe=recipe, head_precision=head)
