@@ -55,7 +55,7 @@ def export_task(
             loaded.dataset,
         ),
         head=head,
-        sizes=Sizes(preprocess, ("height", "width") if model.fixed_size else ()),
+        sizes=Sizes(preprocess, ("height", "width") if model.fixed_size else (), least=model.least_patches),
         licence=WEIGHTS_LICENCE,
     )
     bundle, notes = write_whole(job, out, options, log)

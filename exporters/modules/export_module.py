@@ -25,10 +25,10 @@ from dinov3_ref.checkpoints import NORMALIZATION
 from dinov3_ref.models import input_channels
 from dinov3_ref.tasks.task_model import TASKS
 from exporters.bundle.options import ExportOptions
+from exporters.modules.backbones import swap
 from exporters.modules.facts import arch_of, model_facts, sha256_of_tensors
 from exporters.modules.outputs import ChosenOutputs, names_of
 from exporters.modules.sizes import check_dynamic, find_sizes
-from exporters.modules.swap import swap
 from exporters.modules.whole import Log, backbones_of, stride_of_all, tensors_of
 from exporters.modules.write import Job, write_whole
 

@@ -28,11 +28,15 @@ FIXED_CASES: Cases = (
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a module takes: `preprocess` has the multiple of both sides, `fixed` what is not free, and why."""
+    """What a module takes: `preprocess` has the multiple of both sides, `fixed` what is not free, and why.
+
+    least: patches of the smallest image that it takes.
+    """
 
     preprocess: Preprocess
     fixed: tuple[str, ...] = ()
     reason: str = ""
+    least: int = 1
 
     def with_fixed(self, axes: Collection[str], reason: str) -> Sizes:
         """The same with more axes fixed."""
@@ -51,10 +55,19 @@ class Sizes:
     @property
     def cases(self) -> Cases:
         """The golden cases at sizes that the module takes."""
-        cases: Cases = FIXED_CASES if {"height", "width"} & set(self.fixed) else CASES
+        free = [(name, photos, grid and enlarge(grid, self.least)) for name, photos, grid in CASES]
+        cases: Cases = FIXED_CASES if {"height", "width"} & set(self.fixed) else free
         if "batch" not in self.fixed:
             return cases
         return tuple((f"{name}_{one}", (one,), grid) for name, photos, grid in cases for one in photos)
+
+
+def enlarge(grid: tuple[int, int], least: int) -> tuple[int, int]:
+    """A grid of `least` patches or more, in about the same proportions."""
+    factor = 1
+    while grid[0] * grid[1] * factor**2 < least:
+        factor += 1
+    return grid[0] * factor, grid[1] * factor
 
 
 def check_dynamic(dynamic: Collection[str] | None) -> tuple[str, ...]:

@@ -26,14 +26,15 @@ def trace(
     channels: int,
     p: int,
     size: tuple[int, int] | None = None,
+    grid: tuple[int, int] = TRACED_GRID,
     fixed: Collection[str] = (),
 ) -> ExportedProgram:
     """The exported program; of batch, height and width those in `fixed` are those it is traced at.
 
     whole: the copied module in a wrapper that returns its outputs in order (`outputs.py`). p: pixels of which
-    both sides are a multiple. size: H, W to trace at, if they are fixed.
+    both sides are a multiple. size: H, W to trace at, if they are fixed; else `grid`, in p.
     """
-    height, width = size or (TRACED_GRID[0] * p, TRACED_GRID[1] * p)
+    height, width = size or (grid[0] * p, grid[1] * p)
     pixels = torch.zeros(1 if "batch" in fixed else TRACED_BATCH, channels, height, width)
     sizes: dict[int, Any] = {0: Dim("batch"), 2: p * Dim("rows"), 3: p * Dim("columns")}
     free = {axis: sizes[axis] for name, axis in AXES.items() if name not in fixed}

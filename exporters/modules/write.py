@@ -32,9 +32,10 @@ from exporters.graph.summary import shape_of
 from exporters.modules.explain import BY_VALUES, is_by_values, place_of, why_not_traced
 from exporters.modules.graph import to_graph
 from exporters.modules.precision import measure_layers
-from exporters.modules.sizes import Sizes
+from exporters.modules.sizes import Sizes, enlarge
 from exporters.modules.trace import shapes_of, trace
 from exporters.modules.whole import Log, TracedCopy, make_traced_copy
+from exporters.trace.trace import TRACED_GRID
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,9 +108,9 @@ def _make_graph(job: Job, copied: TracedCopy, options: ExportOptions, log: Log) 
     sizes, dialect = job.sizes, DIALECTS[options.dialect]
     preprocess, channels = sizes.preprocess, input_channels(next(iter(copied.backbones.values())))
     size = (preprocess.height, preprocess.width) if {"height", "width"} & set(sizes.fixed) else None
-    p = preprocess.patch_size
+    p, grid = preprocess.patch_size, enlarge(TRACED_GRID, sizes.least)
     try:
-        program = trace(job.wrap(copied.module), channels, p, size, sizes.fixed)
+        program = trace(job.wrap(copied.module), channels, p, size, grid, sizes.fixed)
         log(f"translating to ONNX, dialect {options.dialect}")
         shapes = job.shapes or shapes_of(program, job.names, p)
         graph = to_graph(program, shapes, channels, copied.weights, dialect, size, sizes.fixed)

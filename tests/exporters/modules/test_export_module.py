@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from dinodeploy import Embedder
 from dinodeploy.errors import JudgementError, MisuseError
-from exporters.modules import export_module, from_transformers, module_from_factory
+from exporters.modules import export_module, module_from_factory
+from exporters.modules.backbones import from_transformers
 from tests.support.whole_models import AroundTimm, AroundTransformers, TinySegmenter
 
 LIMIT = 1e-5  # measured 3e-7

@@ -23,6 +23,6 @@ def test_names_and_roles() -> None:
     assert shape_of(graph.graph.outputs[0]) == ["batch", 5, "height", "width"]
     nodes = {node.name: node for node in graph.graph}
     product = nodes["backbone.blocks.0.attn.q/MatMul"]
-    assert role_of(product) is None
+    assert role_of(product, ("encoder",)) is None
     assert role_of(product, ("backbone",)) == "qkv"
     assert "decoder.0/Conv" in nodes

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from dinodeploy.errors import ExportError
 from dinov3_ref.checkpoints.layouts.hf import NORM_BY_EPS
 from dinov3_ref.models import Backbone
-from exporters.modules.backbone_of import build_backbone
-from exporters.modules.parts import BACKBONE, Block, Part, RopeOfGrid, refuse, run_stage
+from exporters.modules.backbones.build import build_backbone
+from exporters.modules.backbones.parts import BACKBONE, Block, Part, RopeOfGrid, refuse, run_stage
 
 VIT = ("DINOv3ViTModel", "DINOv3ViTBackbone")
 CONVNEXT = ("DINOv3ConvNextModel", "DINOv3ConvNextBackbone")

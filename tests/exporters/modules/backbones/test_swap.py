@@ -11,7 +11,7 @@ from torch import nn
 
 from dinodeploy.errors import ExportError
 from dinov3_ref.models import ConvNeXt, DinoVisionTransformer
-from exporters.modules.swap import swap
+from exporters.modules.backbones.swap import swap
 from exporters.modules.whole import backbones_of
 from tests.support.whole_models import USES, AroundTimm, AroundTransformers, TinySegmenter, in_use
 

@@ -22,8 +22,8 @@ from torch import nn
 from dinodeploy.errors import ExportError, reason_of
 from dinov3_ref.checkpoints.layouts.hf import NORM_BY_EPS
 from dinov3_ref.models import Backbone, ConvNeXt, DinoVisionTransformer
-from exporters.modules import from_timm, from_transformers
-from exporters.modules.backbone_of import build_backbone
+from exporters.modules.backbones import from_timm, from_transformers
+from exporters.modules.backbones.build import build_backbone
 from exporters.modules.whole import tensors_of
 
 

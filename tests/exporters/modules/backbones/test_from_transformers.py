@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dinodeploy.errors import ExportError
-from exporters.modules.swap import swap
+from exporters.modules.backbones.swap import swap
 from tests.support.whole_models import Called, transformers_vit
 
 

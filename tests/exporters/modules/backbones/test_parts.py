@@ -9,7 +9,7 @@ import torch
 
 from dinodeploy.errors import ExportError
 from dinov3_ref.checkpoints import build_model, random_checkpoint
-from exporters.modules.parts import Block, Stage, refuse, run_stage
+from exporters.modules.backbones.parts import Block, Stage, refuse, run_stage
 from tests.support.tiny_models import tiny_config, tiny_convnext
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dinodeploy.errors import ExportError
-from exporters.modules.backbone_of import build_backbone
+from exporters.modules.backbones.build import build_backbone
 from tests.support.whole_models import transformers_vit
 
 

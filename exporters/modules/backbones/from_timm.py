@@ -14,8 +14,8 @@ from dinodeploy.errors import ExportError
 from dinov3_ref.checkpoints.layouts.hf import NORM_BY_EPS
 from dinov3_ref.models import Backbone
 from dinov3_ref.models.config import STAGES
-from exporters.modules.backbone_of import build_backbone
-from exporters.modules.parts import BACKBONE, Block, RopeOfGrid, Stage, refuse
+from exporters.modules.backbones.build import build_backbone
+from exporters.modules.backbones.parts import BACKBONE, Block, RopeOfGrid, Stage, refuse
 
 EVA_PARTS = ("cls_token", "reg_token", "patch_embed.", "blocks.", "norm.")
 

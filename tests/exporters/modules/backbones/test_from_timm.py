@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dinodeploy.errors import ExportError
-from exporters.modules.from_timm import is_convnext, is_dinov3, is_feature_list
-from exporters.modules.swap import swap
+from exporters.modules.backbones.from_timm import is_convnext, is_dinov3, is_feature_list
+from exporters.modules.backbones.swap import swap
 from tests.support.whole_models import timm_model
 
 
