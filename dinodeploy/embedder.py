@@ -305,8 +305,7 @@ class Embedder:
         not a multiple of the patch size, and after `close`.
         """
         head = self.manifest.head
-        least_side = head.least_side if head is not None else 1
-        array = as_pixels(pixels, self.preprocess.patch_size, least_side)
+        array = as_pixels(pixels, self.preprocess.patch_size, 1 if head is None else head.least_side)
         self._check_open()
         if fixed := self.manifest.graph.fixed:
             return run_fixed(self.backend.run, array, fixed, self.preprocess)

@@ -39,6 +39,7 @@ def export_task(
         licence=loaded.licence or "not stated",
         settings=dict(model.settings),
     )
+    fixed = ("height", "width") if model.fixed_size else ()
     job = Job(
         module=model,
         reference=model,
@@ -55,7 +56,7 @@ def export_task(
             loaded.dataset,
         ),
         head=head,
-        sizes=Sizes(preprocess, ("height", "width") if model.fixed_size else (), least=model.least_patches),
+        sizes=Sizes(preprocess, fixed, least=model.least_side // stride),
         licence=WEIGHTS_LICENCE,
     )
     bundle, notes = write_whole(job, out, options, log)

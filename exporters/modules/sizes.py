@@ -30,7 +30,7 @@ FIXED_CASES: Cases = (
 class Sizes:
     """What a module takes: `preprocess` has the multiple of both sides, `fixed` what is not free, and why.
 
-    least: patches of the smallest image that it takes.
+    least: patches along the shorter side of the smallest image that it takes.
     """
 
     preprocess: Preprocess
@@ -63,11 +63,9 @@ class Sizes:
 
 
 def enlarge(grid: tuple[int, int], least: int) -> tuple[int, int]:
-    """A grid of `least` patches or more, in about the same proportions."""
-    factor = 1
-    while grid[0] * grid[1] * factor**2 < least:
-        factor += 1
-    return grid[0] * factor, grid[1] * factor
+    """`grid`, with as many rows and columns more as its shorter side lacks of `least`."""
+    more = max(least - min(grid), 0)
+    return grid[0] + more, grid[1] + more
 
 
 def check_dynamic(dynamic: Collection[str] | None) -> tuple[str, ...]:

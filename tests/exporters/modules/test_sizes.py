@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dinodeploy.errors import ExportError, MisuseError
 from dinodeploy.images.preprocess import Preprocess
-from exporters.modules.sizes import check_dynamic, find_sizes
+from exporters.modules.sizes import check_dynamic, enlarge, find_sizes
 
 STEPS = Preprocess("hf", 64, 64, (0.5,) * 3, (0.5,) * 3)
 
@@ -72,3 +72,8 @@ def test_dynamic_is_checked() -> None:
         check_dynamic(("depth",))
     with pytest.raises(MisuseError, match="together"):
         check_dynamic(("batch", "height"))
+
+
+def test_a_grid_grows_by_what_its_shorter_side_lacks() -> None:
+    assert enlarge((7, 12), 8) == (8, 13)
+    assert enlarge((16, 9), 8) == (16, 9)
