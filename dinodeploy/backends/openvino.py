@@ -1,12 +1,15 @@
 """Run ONNX graphs with OpenVINO on the CPU, in the precision that the recipe allows and no lower.
 
 OpenVINO lowers fp32 to bf16 automatically where the CPU supports it. Here the precision is always explicit:
-f32, unless the recipe allows bf16 (`PRECISIONS`) and the CPU has the instructions.
+f32, so that the types in the graph count, unless the recipe allows bf16 (`PRECISIONS`) and the CPU has the
+instructions.
 
-A model compiled for one input shape is 5 to 15 % faster than one that accepts any. So an fp32 engine has a
-compiled model for each of the first shapes it meets, and one for all others. Low-precision recipes have only
-that one: static and dynamic kernels round differently at 1e-7, which 8 bits and 16 bits turn into 1e-2 and
-1e-3, and an image's embedding must not depend on the batch it came in.
+A model compiled for one input shape is 5 to 15 % faster than one that accepts any, and rounds differently:
+by 1e-7, which 16 bits and 8 bits turn into 1e-3 and 1e-2. An image's embedding must depend neither on its
+batch nor on what ran before. So the size alone decides (`OpenVinoBackend.is_fixed`): squares and the bundle's
+own size have a model for a batch of one, which gives the numbers of any larger batch, and which runs the
+images of a batch in parallel; all other sizes, of which a job that keeps aspect ratios has many, share the
+model for any shape.
 
 Shapes: B batch, H W input pixels.
 """
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,18 +31,18 @@ from dinodeploy.backends.parallel import PIXELS_PER_RUN, in_parts, parallel_runs
 from dinodeploy.bundle.manifest import METADATA_KEY
 from dinodeploy.errors import BundleError, UnavailableError
 from dinodeploy.files.json_file import parse_json
+from dinodeploy.hardware.cores import cores
 from dinodeploy.hardware.devices import cpu_name
 from dinodeploy.hardware.telemetry import silence_openvino
 
 Shape = tuple[int, ...]
 
-# recipe -> what OpenVINO may compute in, where the CPU can (its name for the capability)
-PRECISIONS: dict[str, tuple[str, str]] = {"bf16": ("bf16", "BF16"), "int8": ("bf16", "BF16")}
-SPECIALISED = ("fp32",)  # recipes with a compiled model for each shape
+# recipe -> what OpenVINO may compute in, where the CPU can (its name for the capability). Not bf16: its own
+# mode rounds the residual stream too, so that recipe runs by the types of its graph.
+PRECISIONS: dict[str, tuple[str, str]] = {"int8": ("bf16", "BF16")}
 
-SHAPES = 2  # compiled for one shape each, besides the general one; each has its own copy of the weights
+MODELS = 4  # compiled for one shape each, besides the general one
 LARGE = 1 << 30  # bytes of weights past which there is one
-IN_A_ROW = 8  # consecutive runs of another shape before it replaces the oldest
 _MAKING_THE_CORE = threading.Lock()
 
 
@@ -62,46 +66,56 @@ class OpenVinoBackend:
         self._at_once = PIXELS_PER_RUN if self.parallel_runs > 1 else None
         self.device = f"cpu: {cpu_name()}"
         self._outputs = [output.get_any_name() for output in self._model.outputs]
-        self._room = _room(self._model) if recipe in SPECIALISED else 0
-        self._compiled: OrderedDict[Shape, _Compiled] = OrderedDict()  # least recently used first
+        own = facts.get("preprocess", {})
+        self._own_size = (own.get("height"), own.get("width"))
+        self._room = MODELS if _weights(self._model) < LARGE else 1
+        self._compiled: OrderedDict[tuple[Shape, bool], _Compiled] = (
+            OrderedDict()
+        )  # least recently used first
         self._any: _Compiled | None = None
-        self._last: tuple[Shape, int] = ((), 0)  # the last shape of the general model, and how often in a row
+        self._streams = options.threads or cores()
         self._lock = threading.Lock()
 
     def takes(self, height: int, width: int) -> bool:
         return True
 
+    def is_fixed(self, shape: Shape) -> bool:
+        """Whether inputs [B,3,H,W] of this shape have a compiled model of their own. The batch plays no part."""
+        return shape[2:] == self._own_size or (len(shape) == 4 and shape[2] == shape[3])
+
     def run(self, pixels: FloatArray) -> dict[str, FloatArray]:
-        values = in_parts(lambda part: self.compiled_for(part.shape).run(part), pixels, self._at_once)
+        if self.is_fixed(pixels.shape):
+            together = len(pixels) > 1 and self.parallel_runs == 1
+            values = self.compiled_for(pixels.shape, together=together).run_each(pixels)
+        else:
+            general = self.compiled_for(pixels.shape)
+            values = in_parts(general.run, pixels, self._at_once)
         return dict(zip(self._outputs, values, strict=True))
 
     def close(self) -> None:
         self._compiled.clear()
         self._any = self._model = None
 
-    def compiled_for(self, shape: Shape) -> _Compiled:
-        """The model compiled for `shape`, compiled now if there is room; else the general one."""
+    def compiled_for(self, shape: Shape, *, together: bool = False) -> _Compiled:
+        """The model compiled for one image of `shape`, or for any shape; compiled now if it is not there.
+
+        together: with a stream for each thread, for several images in parallel.
+        """
         with self._lock:
-            if shape in self._compiled:
-                self._compiled.move_to_end(shape)
-                return self._compiled[shape]
-            if not self._has_earned_it(shape):
+            if not self.is_fixed(shape):
                 if self._any is None:
                     self._any = self._compile(self._model)
                 return self._any
+            key = ((1, *shape[1:]), together)
+            if key in self._compiled:
+                self._compiled.move_to_end(key)
+                return self._compiled[key]
             if len(self._compiled) == self._room:
                 self._compiled.popitem(last=False)
             model = self._read()
-            model.reshape({0: self._openvino.PartialShape(list(shape))})
-            self._compiled[shape] = self._compile(model)
-            return self._compiled[shape]
-
-    def _has_earned_it(self, shape: Shape) -> bool:
-        if len(self._compiled) < self._room:
-            return True
-        last, times = self._last
-        self._last = (shape, times + 1 if shape == last else 1)
-        return self._room > 0 and self._last[1] > IN_A_ROW
+            model.reshape({0: self._openvino.PartialShape(list(key[0]))})
+            self._compiled[key] = self._compile(model, self._streams if together else 1)
+            return self._compiled[key]
 
     def _read(self) -> Any:
         try:
@@ -109,9 +123,10 @@ class OpenVinoBackend:
         except RuntimeError as error:  # the class of all its errors
             raise BundleError(f"{self._engine}: OpenVINO cannot load it: {_reason(error)}") from error
 
-    def _compile(self, model: Any) -> _Compiled:
+    def _compile(self, model: Any, streams: int = 1) -> _Compiled:
+        chosen = self._settings | (_streams(streams) if streams > 1 else {})
         try:
-            return _Compiled(self._core.compile_model(model, "CPU", self._settings))
+            return _Compiled(self._core.compile_model(model, "CPU", chosen), streams)
         except RuntimeError as error:
             raise UnavailableError(
                 f"{self._engine.name}: {self.runtime} cannot run it on {self.device}: {_reason(error)}"
@@ -119,21 +134,44 @@ class OpenVinoBackend:
 
 
 class _Compiled:
-    """A compiled model and its requests: one per parallel run."""
+    """A compiled model and its requests: one per parallel run. streams: that a batch uses in parallel."""
 
-    def __init__(self, compiled: Any) -> None:
-        self._compiled = compiled
+    def __init__(self, compiled: Any, streams: int) -> None:
+        self.compiled = compiled
+        self._streams = streams
         self._idle: list[Any] = []
 
     def run(self, pixels: FloatArray) -> list[FloatArray]:
-        try:
-            request = self._idle.pop()  # list.pop and append are atomic
-        except IndexError:
-            request = self._compiled.create_infer_request()
+        request = self._request()
         try:
             return [np.array(value) for value in request.infer({0: pixels}, share_outputs=True).values()]
         finally:
             self._idle.append(request)
+
+    def run_each(self, pixels: FloatArray) -> list[FloatArray]:
+        """The outputs of a batch with a model for one image: as many in parallel as there are streams."""
+        requests = [self._request() for _ in range(min(self._streams, len(pixels)))]
+        rows: list[list[FloatArray]] = []
+        try:
+            for start in range(0, len(pixels), len(requests)):
+                busy = requests[: len(pixels) - start]
+                for at, request in enumerate(busy, start):
+                    request.start_async({0: pixels[at : at + 1]}, share_inputs=True)
+                for request in busy:
+                    request.wait()
+                rows += [[np.array(value) for value in request.results.values()] for request in busy]
+        finally:
+            for request in requests:  # they read `pixels`, also where another one has failed
+                with suppress(RuntimeError):
+                    request.wait()
+            self._idle += requests
+        return [np.concatenate(values) for values in zip(*rows, strict=True)]
+
+    def _request(self) -> Any:
+        try:
+            return self._idle.pop()  # list.pop and append are atomic
+        except IndexError:
+            return self.compiled.create_infer_request()
 
 
 def shared_core() -> Any:
@@ -180,11 +218,7 @@ def settings(recipe: str, threads: int | None, parallel_runs: int = 1) -> tuple[
     version = _import().get_version().partition("-")[0]
     asked: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
     if parallel_runs > 1:
-        asked |= {
-            "PERFORMANCE_HINT": "THROUGHPUT",
-            "NUM_STREAMS": parallel_runs,
-            "INFERENCE_NUM_THREADS": parallel_runs,
-        }
+        asked |= _streams(parallel_runs)
     elif threads is not None:
         asked["INFERENCE_NUM_THREADS"] = threads
     return f"openvino {version}" + ("" if precision == "f32" else f" {precision}"), asked
@@ -195,10 +229,14 @@ def precision_for(recipe: str, capabilities: list[str]) -> str:
     return precision if capability in capabilities else "f32"
 
 
-def _room(model: Any) -> int:
-    """How many shapes may have their own compiled model."""
-    constants = (node for node in model.get_ops() if node.get_type_name() == "Constant")
-    return SHAPES if sum(node.get_byte_size() for node in constants) < LARGE else 1
+def _streams(count: int) -> dict[str, Any]:
+    """Options for parallel runs of one thread each."""
+    return {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": count, "INFERENCE_NUM_THREADS": count}
+
+
+def _weights(model: Any) -> int:
+    """Bytes of the constants of a model."""
+    return sum(node.get_byte_size() for node in model.get_ops() if node.get_type_name() == "Constant")
 
 
 def _reason(error: RuntimeError) -> str:
