@@ -69,9 +69,7 @@ class OpenVinoBackend:
         own = facts.get("preprocess", {})
         self._own_size = (own.get("height"), own.get("width"))
         self._room = MODELS if _weights(self._model) < LARGE else 1
-        self._compiled: OrderedDict[tuple[Shape, bool], _Compiled] = (
-            OrderedDict()
-        )  # least recently used first
+        self._compiled: OrderedDict[tuple[Shape, bool], _Compiled] = OrderedDict()  # oldest use first
         self._any: _Compiled | None = None
         self._streams = options.threads or cores()
         self._lock = threading.Lock()
@@ -80,7 +78,7 @@ class OpenVinoBackend:
         return True
 
     def is_fixed(self, shape: Shape) -> bool:
-        """Whether inputs [B,3,H,W] of this shape have a compiled model of their own. The batch plays no part."""
+        """Whether inputs [B,3,H,W] of this shape have a compiled model of their own, whatever the batch."""
         return shape[2:] == self._own_size or (len(shape) == 4 and shape[2] == shape[3])
 
     def run(self, pixels: FloatArray) -> dict[str, FloatArray]:

@@ -122,7 +122,7 @@ def test_precision_follows_the_recipe(recipe: str, capabilities: list[str], want
 
 
 def test_the_execution_graph_has_the_types_of_the_recipe(low_precision: dict[str, Path]) -> None:
-    """bf16: products and attention in bf16 where the CPU can; residual stream, norms, GELU and RoPE in fp32."""
+    """bf16: products and attention where the CPU can; residual stream, norms and convolution stay fp32."""
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this CPU has no bf16")
     backend = OpenVinoBackend(low_precision["bf16"] / "model.onnx", OpenOptions(threads=1))
