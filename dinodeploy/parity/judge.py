@@ -77,7 +77,7 @@ class Verdict:
         values = [m.value for m in self.measurements if m.metric == metric and m.value is not None]
         if not values:
             return None
-        rising = "cosine" in metric or metric in ("nearest_neighbour", "class_agreement")
+        rising = "cosine" in metric or metric.endswith(("_iou", "nearest_neighbour", "_agreement"))
         return min(values) if rising else max(values)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from dinodeploy.arrays import FloatArray
 from dinodeploy.bundle.facts import HeadFacts
 from dinodeploy.parity.detections import box_iou, match, measure_detections
+from dinodeploy.parity.tasks import TASKS
 
 B, Q, C = 2, 6, 3
 HEAD = HeadFacts("detect", "deimv2", (), ("logits", "boxes", "positions"), (), "f", "0" * 64, "none")
@@ -66,3 +69,30 @@ def test_overlap() -> None:
     a = np.array([[0.5, 0.5, 0.2, 0.2], [0.5, 0.5, 0.2, 0.2], [0.1, 0.1, 0.1, 0.1], [0.5, 0.5, -1.0, 0.2]])
     b = np.array([[0.5, 0.5, 0.2, 0.2], [0.6, 0.5, 0.2, 0.2], [0.9, 0.9, 0.1, 0.1], [0.5, 0.5, -2.0, 0.2]])
     np.testing.assert_allclose(box_iou(a, b), [1.0, 1 / 3, 0.0, 1.0], atol=1e-12)
+
+
+def shift(array: FloatArray) -> FloatArray:
+    return array + np.float32(0.1)
+
+
+# fault -> output, what a faulty engine makes of it
+FAULTS: dict[str, tuple[str, Callable[[FloatArray], FloatArray]]] = {
+    "corners for centres": ("boxes", lambda boxes: boxes[..., [0, 1, 0, 1]] + boxes[..., [2, 3, 2, 3]] / 2),
+    "height for width": ("boxes", lambda boxes: boxes[..., [0, 1, 3, 2]]),
+    "x for y": ("boxes", lambda boxes: boxes[..., [1, 0, 2, 3]]),
+    "moved": ("boxes", shift),
+    "probabilities for logits": ("logits", lambda logits: 1 / (1 + np.exp(-logits))),
+    "other classes": ("logits", lambda logits: np.roll(logits, 1, axis=-1)),
+    "other queries": ("positions", lambda positions: positions + 50),
+}
+
+
+@pytest.mark.parametrize("recipe", ["fp32", "fp16"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_rejected(fault: str, recipe: str) -> None:
+    wanted = outputs()
+    name, spoil = FAULTS[fault]
+    found = measure_detections({**wanted, name: spoil(wanted[name])}, wanted, HEAD)
+    values = {metric: value for metrics in found.values() for metric, value in metrics.items()}
+    limits = TASKS["detect"].limits(recipe)
+    assert not all(limit.holds(values[limit.metric]) for limit in limits if limit.metric in values)
