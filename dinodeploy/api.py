@@ -249,6 +249,7 @@ def predict(
     threshold: float | None = None,
     format: str = "jsonl",
     save: Sequence[str] | None = None,
+    html: PathLike | None = None,
     column: str | None = None,
     id_column: str | None = None,
     every: int = 1,
@@ -274,7 +275,7 @@ def predict(
     task: semantic, instance or panoptic, where the head can do several. top: number of classes of a
         classifier. threshold: smallest score of an object; default: the model's own.
     format: jsonl, or coco to write COCO JSON too. save: images to write, maps or overlays; default: both, of
-        videos an overlay video.
+        videos an overlay video. html: a page of the first 200 images, with what was found.
     batch: images per engine call, at most. each: called with every row, in order, as it is made.
 
     Results are in pixels of the images as people see them. Unreadable images are listed in `quarantined` and
@@ -287,6 +288,7 @@ def predict(
         out=None if out is None else Path(out),
         format=format,
         save=None if save is None else tuple(save),
+        html=None if html is None else Path(html),
         source=SourceOptions(column, id_column, every),
         device=device,
         imgsz=imgsz,

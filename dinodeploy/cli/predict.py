@@ -39,6 +39,9 @@ def predict(
         str | None,
         Option(help="Images to write: maps, overlays, or none. Default: both; of videos, overlays."),
     ] = None,
+    html: Annotated[
+        Path | None, Option(help="Also write an HTML page: overlays, classes to filter by, scores.")
+    ] = None,
     column: Annotated[
         str | None, Option(help="Table column with images or paths. Default: found by name.")
     ] = None,
@@ -76,6 +79,7 @@ def predict(
         threshold=threshold,
         format=output_format,
         save=None if save is None else parse_list(save, "--save"),
+        html=html,
         column=column,
         id_column=id_column,
         every=every,
@@ -92,4 +96,4 @@ def predict(
         log=log,
         each=print_row(as_json),
     )
-    print_report(report, None, as_json)
+    print_report(report, html, as_json)

@@ -5,6 +5,7 @@ report.html, report.css        `check --report page.html`
 sheet.html, sheet.css          contact sheets of `search --html` and `dedupe --html`
 service.html, .css, .js        the page that `serve` shows at /
 visualize.html, .css, .js      `visualize --html`
+predict.html, .css, .js        `predict --html`; draw_predictions.js is shared with the service
 plot.html                      a plot of `ranges` or `bench` as a page
 
 A page is one self-contained file: style and script are inlined, nothing is requested from elsewhere.

@@ -19,6 +19,7 @@ from dinodeploy.errors import UnavailableError, printable
 from dinodeploy.pages import palette
 
 _WITH_PLOTS = ("report", "plot")
+_WITH_PREDICTIONS = ("predict", "service")
 _FILES = resources.files("dinodeploy.pages")  # also finds files inside a zip application
 
 
@@ -41,7 +42,8 @@ def style_of(page: str) -> str:
 
 def script_of(page: str) -> str:
     """JavaScript of a page; empty where it has none."""
-    return _read(f"{page}.js")
+    shared = _read("draw_predictions.js") if page in _WITH_PREDICTIONS else ""
+    return shared + _read(f"{page}.js")
 
 
 def jpeg_uri(image: Image.Image, quality: int = 82) -> str:

@@ -39,7 +39,7 @@ from dinodeploy.store.shard import Quarantined
 from dinodeploy.tasks import classify, depth, detect, panoptic, segment
 from dinodeploy.tasks.prediction import Prediction, PredictOptions
 from dinodeploy.tasks.results.draw import Legend
-from dinodeploy.tasks.results.files import OVERLAYS, ImageWriter, ReadAgain, parse_save
+from dinodeploy.tasks.results.files import OVERLAYS, PAGED, ImageWriter, ReadAgain, parse_save
 from dinodeploy.tasks.results.finish import FORMATS, Finishing
 from dinodeploy.tasks.results.rows import row_of
 from dinodeploy.tasks.results.store import FORMAT, TABLE, PredictionStore, check_target
@@ -83,6 +83,7 @@ class RunOptions:
     out: Path | None = None
     format: str = "jsonl"
     save: tuple[str, ...] | None = None
+    html: Path | None = None
     source: SourceOptions = SourceOptions()  # noqa: RUF009 (frozen)
     device: str = "auto"
     imgsz: int | tuple[int, int] | None = None
@@ -104,7 +105,8 @@ class RunOptions:
         if self.format not in FORMATS:
             raise MisuseError(f"--format {self.format!r} is unknown; wanted {' or '.join(FORMATS)}")
         parse_save(self.save)
-        for option, given in (("--format coco", self.format != "jsonl"), ("--save", self.save)):
+        writing = (("--format coco", self.format != "jsonl"), ("--save", self.save), ("--html", self.html))
+        for option, given in writing:
             if given and self.out is None:
                 raise MisuseError(f"{option} writes files; give a directory for them with --out")
 
@@ -265,10 +267,13 @@ def _run(
     """Rows made, what has none, images and rows of an earlier run, rows in memory."""
     save = parse_save(options.save)
     overlays = options.out is not None and (save is None or OVERLAYS in save)
-    finishing = Finishing(options.format, predictor.task, predictor.classes, source, overlays)
+    finishing = Finishing(
+        options.format, predictor.task, predictor.classes, source, overlays, options.html, options.out
+    )
     finishing.check()
     again = ReadAgain(source)
-    writer = ImageWriter(again, Legend(predictor.classes), save, options.limits)
+    paged = PAGED if options.html is not None else 0
+    writer = ImageWriter(again, Legend(predictor.classes), save, paged, options.limits)
 
     def make(
         position: int, id: str, outputs: Mapping[str, FloatArray], size: tuple[int, int], folder: Path | None
@@ -313,7 +318,11 @@ def _plan(
 ) -> Plan:
     count = len(source.ids)
     batch = limit_batch(options.batch, count, embedder.backend.parallel_runs)
-    results = {"format": options.format, "save": sorted(options.save) if options.save is not None else None}
+    results: dict[str, Any] = {
+        "format": options.format,
+        "save": sorted(options.save) if options.save is not None else None,
+    }
+    results["page"] = options.html is not None
     return Plan(
         listing_sha256=hash_listing(source.ids, origins_of(source)),
         pictures=count,

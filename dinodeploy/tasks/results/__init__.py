@@ -3,5 +3,5 @@
 rows        the row of an image; rle: its masks
 files       the images of one prediction: maps, overlays (draw), GeoTIFF
 store       a directory in the making, shard by shard (pending); a killed run resumes
-finish      what is made of all rows: COCO JSON (coco), overlay videos
+finish      what is made of all rows: COCO JSON (coco), overlay videos, the HTML page
 """

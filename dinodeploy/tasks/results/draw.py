@@ -113,7 +113,7 @@ def _draw_regions(image: Image.Image, found: Prediction, legend: Legend) -> Imag
     across, down = (to / by for to, by in zip(image.size, size, strict=True))
     font = _font_for(image.size)
     pen = ImageDraw.Draw(made)
-    width = max(1, round(min(image.size) / 300))
+    width = max(1, round(min(image.size) / 200))
     for region, colour in pairs:
         if region.box is not None and region.thing:
             left, top, right, bottom = region.box

@@ -10,9 +10,11 @@ OUT/000001_NAME_overlay.mp4    the same of every frame of a video
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,8 @@ from dinodeploy.tasks.results.geotiff import geo_tags, write_geotiff
 
 MAPS, OVERLAYS = "maps", "overlays"
 SAVE = (MAPS, OVERLAYS)
+PAGED = 200  # images on a page; a browser shows them all together, each about 60 kB
+PAGE_ITEM = "_page.json"  # ends the name of what the HTML page shows of one image
 WRITTEN = re.compile(
     r"\d{6,}_[^/]*_(classes\.png|depth\.(png|tif)|segments\.png|overlay\.(jpg|mp4))", re.DOTALL
 )
@@ -95,6 +99,7 @@ class ImageWriter:
     source: ReadAgain
     legend: Legend
     save: frozenset[str] | None = None
+    paged: int = 0  # of the first so many images, also what the HTML page shows
     limits: ImageLimits = DEFAULT_LIMITS
 
     def write(self, folder: Path, position: int, id: str, found: Prediction) -> dict[str, str]:
@@ -109,12 +114,20 @@ class ImageWriter:
             if frame is None and found.task == "classify":
                 wanted = frozenset()
         stem = f"{position + 1:06d}_{safe_stem(id)}"
+        is_paged = position < self.paged
+        if not wanted and not is_paged:
+            return {}
         original = self.source.again(position)
         names = _write_map(folder, stem, found, original) if MAPS in wanted else {}
+        if OVERLAYS not in wanted and not is_paged:
+            return names
+        opened = native_path(original) if isinstance(original, str) else original
+        image = open_image(opened, limits=self.limits)
+        if is_paged:
+            page_item = import_module("dinodeploy.tasks.results.page").page_item
+            text = json.dumps(page_item(image, id, found, self.legend))
+            (folder / f"{position + 1:06d}{PAGE_ITEM}").write_text(text, encoding="ascii")
         if OVERLAYS in wanted:
-            image = open_image(
-                native_path(original) if isinstance(original, str) else original, limits=self.limits
-            )
             names["overlay"] = f"{stem}_overlay.jpg"
             quality: dict[str, Any] = {"quality": 90} if frame is None else {"quality": 95, "subsampling": 0}
             draw(image, found, self.legend).save(folder / names["overlay"], **quality)

@@ -1,19 +1,23 @@
-"""What is made of all rows at the end: COCO JSON and overlay videos."""
+"""What is made of all rows at the end: COCO JSON, overlay videos, the HTML page."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from dinodeploy.errors import MisuseError
+from dinodeploy.files.atomic import atomic_file
+from dinodeploy.files.json_file import read_json
 from dinodeploy.files.names import safe_stem
 from dinodeploy.sources import Source
 from dinodeploy.tasks.results.coco import write_coco
-from dinodeploy.tasks.results.files import Frame
+from dinodeploy.tasks.results.draw import Legend
+from dinodeploy.tasks.results.files import PAGE_ITEM, Frame
 from dinodeploy.tasks.results.overlay_video import check_video, encode_piece, join_pieces
 
 FORMATS = ("jsonl", "coco")
@@ -30,6 +34,8 @@ class Finishing:
     classes: tuple[str, ...]
     source: Source
     overlays: bool
+    html: Path | None = None
+    out: Path | None = None
 
     def check(self) -> None:
         """Raises MisuseError for a format that the task does not have, UnavailableError without PyAV."""
@@ -39,6 +45,13 @@ class Finishing:
             )
         if self.overlays and self._numbers:
             check_video()
+        if self.html is not None:
+            if self.html.is_dir():
+                raise MisuseError(
+                    f"--html {str(self.html)!r} is a folder; wanted a file, for instance "
+                    f"{self.html / 'page.html'}"
+                )
+            import_module("dinodeploy.pages").check_pages()
 
     def gather(self, folder: Path, number: int, rows: Sequence[dict[str, Any]]) -> list[str]:
         """Encode the overlay frames of each video in one shard; returns the names of the pieces."""
@@ -54,7 +67,7 @@ class Finishing:
                 (folder / row["overlay"]).unlink()
                 row["overlay"] = f"{self._first(video):06d}_{safe_stem(video)}_overlay.mp4"
             pieces.append(name)
-        return pieces
+        return [*pieces, *(path.name for path in folder.glob(f"*{PAGE_ITEM}"))]
 
     def _first(self, video: str) -> int:
         """The number of a video: that of its first frame among all images, from 1 on."""
@@ -77,3 +90,17 @@ class Finishing:
         ):
             video = self.source.ids[int(start) - 1].rpartition("#t=")[0]
             join_pieces(list(group), result / f"{start}_{safe_stem(video)}_overlay.mp4")
+        if self.html is not None:
+            self._write_page(result, segments, sum(1 for _ in rows()))
+
+    def _write_page(self, result: Path, segments: Path, count: int) -> None:
+        """Write the page, into `result` where it belongs into the directory that is being made."""
+        assert self.html is not None
+        items = [read_json(path, "report") for path in sorted(segments.glob(f"*{PAGE_ITEM}"))]
+        render = import_module("dinodeploy.tasks.results.page").render_predictions
+        target = self.html.resolve()
+        if self.out is not None and target.parent == self.out.resolve():
+            target = result / target.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(target) as file:
+            file.write(render(self.task, items, count, Legend(self.classes)).encode())

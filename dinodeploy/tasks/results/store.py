@@ -33,7 +33,7 @@ from dinodeploy.sources.stamps import Stamps
 from dinodeploy.store.lock import StoreLock
 from dinodeploy.store.plan import PLAN, WORK, Plan, read_plan, write_plan
 from dinodeploy.store.shard import Quarantined
-from dinodeploy.tasks.results.files import WRITTEN
+from dinodeploy.tasks.results.files import PAGE_ITEM, WRITTEN
 from dinodeploy.tasks.results.pending import Made, Make, PredictionRows, Workers
 
 FORMAT = "predictions"  # of a plan
@@ -58,7 +58,7 @@ class Kept:
 
 
 def _is_made(name: str) -> bool:
-    return WRITTEN.fullmatch(name.rpartition("/")[2]) is not None or name.endswith("_piece.mkv")
+    return WRITTEN.fullmatch(name.rpartition("/")[2]) is not None or name.endswith(("_piece.mkv", PAGE_ITEM))
 
 
 def is_ours(name: str) -> bool:

@@ -66,9 +66,8 @@ OPTIONS = {
     "train-head": "task data engine out test pooling class-weight seed cache no-cache device "
     "require-signature overwrite json",
     "add-head": "head out require-signature overwrite json",
-    "predict": "engine out task top threshold format save column id-column every device imgsz batch threads "
-    "time-limit "
-    "max-pixels require-signature allow-unverified overwrite json",
+    "predict": "engine out task top threshold format save html column id-column every device imgsz batch "
+    "threads time-limit max-pixels require-signature allow-unverified overwrite json",
 }
 
 

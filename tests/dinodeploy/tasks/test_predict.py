@@ -76,6 +76,7 @@ def test_options_that_the_head_does_not_take(options: dict[str, Any], message: s
         ({"save": ("boxes",), "out": Path("o")}, "--save 'boxes' is unknown; wanted maps, overlays, or none"),
         ({"format": "coco"}, "--format coco writes files; give a directory for them with --out"),
         ({"save": ("maps",)}, "--save writes files"),
+        ({"html": Path("page.html")}, "--html writes files"),
     ],
 )
 def test_impossible_runs_are_refused(options: dict[str, Any], message: str) -> None:
@@ -228,6 +229,17 @@ def test_an_unfinished_store_of_embeddings_is_left_alone(
             (str(images),), tiny_bundle, RunOptions(tmp_path / "out", overwrite=True), of_patches("depth")
         )
     assert (work / "plan.json").is_file()
+
+
+def test_a_page_lies_in_the_directory_or_elsewhere(tiny_bundle: Path, images: Path, tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    for page in (tmp_path / "out" / "index.html", tmp_path / "pages" / "of predictions.html"):
+        options = RunOptions(tmp_path / "out", save=("none",), html=page, overwrite=True)
+        predict_images((str(images),), tiny_bundle, options, of_patches("instance"))
+        text = page.read_text("utf-8")
+        assert "3 images." in text
+        assert "a_wide.png" in text
+        assert not list((tmp_path / "out").glob("*_overlay.jpg"))
 
 
 def test_a_format_that_the_task_does_not_have(tiny_bundle: Path, images: Path, tmp_path: Path) -> None:

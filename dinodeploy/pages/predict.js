@@ -1,0 +1,167 @@
+/* The page of predictions: opacity, classes, smallest score, and one image large. */
+const data = JSON.parse(document.getElementById("data").textContent);
+const $ = (id) => document.getElementById(id);
+const figures = [...document.querySelectorAll("main figure")];
+const view = { opacity: 0.55, only: null, least: 0, boxes: true };
+let open = -1;   // number of the enlarged image
+
+/* What an image shows, as lines: {label, name, share, text}. */
+function linesOf(item) {
+  if (item.classes) {
+    return item.classes.map((one) => ({ ...one, text: `${(100 * one.share).toFixed(1)} %` }));
+  }
+  if (item.metres) {
+    return ["nearest", "median", "farthest"].map((name) => ({ name, text: `${item.metres[name].toFixed(2)} m` }));
+  }
+  return item.regions.filter((region) => isShown(region, view))
+    .toSorted((one, other) => other.score - one.score)
+    .map((region) => ({ ...region, share: region.score, text: region.score.toFixed(2) }));
+}
+
+function hasShown(item) {
+  if (item.metres) return true;
+  const lines = linesOf(item);
+  if (view.only === null && view.least === 0) return true;
+  return lines.some((line) => view.only === null || view.only.has(line.label));
+}
+
+function swatch(label) {
+  const mark = document.createElement("i");
+  mark.style.background = data.colours[label % 255];
+  return mark;
+}
+
+function place(picture, item) {
+  const image = picture.querySelector("img"), canvas = picture.querySelector("canvas");
+  const outer = picture.getBoundingClientRect(), box = image.getBoundingClientRect();
+  const scale = Math.min(box.width / item.size[0], box.height / item.size[1]);
+  const width = item.size[0] * scale, height = item.size[1] * scale;
+  const ratio = Math.min(2, window.devicePixelRatio || 1);
+  canvas.style.left = `${box.left - outer.left + (box.width - width) / 2}px`;
+  canvas.style.top = `${box.top - outer.top + (box.height - height) / 2}px`;
+  canvas.style.width = `${width}px`;
+  canvas.style.height = `${height}px`;
+  canvas.width = Math.max(1, Math.round(width * ratio));
+  canvas.height = Math.max(1, Math.round(height * ratio));
+  const context = canvas.getContext("2d");
+  context.scale(ratio, ratio);
+  drawItem(context, width, height, item, view, data.colours);
+}
+
+function caption(figure, item) {
+  const lines = linesOf(item).slice(0, 4);
+  figure.querySelector(".found").replaceChildren(...lines.map((line) => {
+    const part = document.createElement("span");
+    if (line.label !== undefined) part.append(swatch(line.label));
+    part.append(`${line.name} ${line.text}`);
+    return part;
+  }));
+  if (!lines.length) figure.querySelector(".found").textContent = "nothing found";
+}
+
+function refresh() {
+  let count = 0;
+  figures.forEach((figure, at) => {
+    const item = data.items[at];
+    figure.hidden = !hasShown(item);
+    if (figure.hidden) return;
+    count += 1;
+    caption(figure, item);
+    if (item.ready) place(figure.querySelector(".picture"), item);
+  });
+  $("status").textContent = count === figures.length ? `${count} images` : `${count} of ${figures.length} images`;
+  if (open >= 0) enlarge(open);
+}
+
+function chips() {
+  const button = (text, label, count) => {
+    const one = document.createElement("button");
+    one.type = "button";
+    if (label !== null) one.append(swatch(label));
+    one.append(text);
+    if (count) {
+      const number = document.createElement("em");
+      number.textContent = count;
+      one.append(number);
+    }
+    one.setAttribute("aria-pressed", label === null);
+    one.addEventListener("click", () => {
+      if (label === null) view.only = null;
+      else {
+        const only = new Set(view.only ?? []);
+        if (!only.delete(label)) only.add(label);
+        view.only = only.size ? only : null;
+      }
+      for (const other of $("classes").children) {
+        const mine = other.dataset.label;
+        other.setAttribute("aria-pressed", mine === "" ? view.only === null : !!view.only?.has(Number(mine)));
+      }
+      refresh();
+    });
+    one.dataset.label = label ?? "";
+    return one;
+  };
+  if (!data.classes.length) { $("classes").hidden = true; return; }
+  $("classes").append(button("All", null, 0), ...data.classes.map((one) => button(one.name, one.label, one.count)));
+}
+
+function enlarge(at) {
+  open = at;
+  const item = data.items[at], dialog = $("large");
+  const image = dialog.querySelector("img");
+  image.src = item.image;
+  image.style.aspectRatio = `${item.size[0]} / ${item.size[1]}`;
+  dialog.querySelector("h2").textContent = item.name;
+  dialog.querySelector("ol").replaceChildren(...linesOf(item).map((line) => {
+    const row = document.createElement("li"), name = document.createElement("b"), text = document.createElement("em");
+    name.textContent = line.name;
+    text.textContent = line.text;
+    row.append(line.label === undefined ? document.createElement("i") : swatch(line.label), name, text);
+    if (line.share !== undefined) {
+      const bar = document.createElement("u"), full = document.createElement("s");
+      full.style.width = `${100 * line.share}%`;
+      full.style.background = data.colours[line.label % 255];
+      bar.append(full);
+      row.append(bar);
+    }
+    return row;
+  }));
+  if (!dialog.open) dialog.showModal();
+  image.decode().then(() => place(dialog.querySelector(".picture"), item));
+}
+
+figures.forEach((figure, at) => {
+  figure.addEventListener("click", () => enlarge(at));
+  figure.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" || event.key === " ") { event.preventDefault(); enlarge(at); }
+  });
+});
+$("large").addEventListener("close", () => { open = -1; });
+$("large").addEventListener("click", (event) => { if (event.target === $("large")) $("large").close(); });
+$("close").addEventListener("click", () => $("large").close());
+document.addEventListener("keydown", (event) => {
+  const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+  if (open < 0 || !step) return;
+  for (let at = open + step; at >= 0 && at < figures.length; at += step) {
+    if (!figures[at].hidden) { enlarge(at); return; }
+  }
+});
+$("opacity").addEventListener("input", (event) => { view.opacity = event.target.value / 100; refresh(); });
+$("boxes").addEventListener("change", (event) => { view.boxes = event.target.checked; refresh(); });
+$("least").addEventListener("input", (event) => {
+  view.least = event.target.value / 100;
+  $("least-text").textContent = view.least.toFixed(2);
+  refresh();
+});
+const ramp = document.querySelector(".ramp i");
+if (ramp) ramp.style.background = `linear-gradient(to right, ${data.scale.map((c) => `rgb(${c})`).join(", ")})`;
+window.addEventListener("resize", refresh);
+chips();
+refresh();
+for (const [at, item] of data.items.entries()) {
+  Promise.all([item.map ? loadMap(item.map) : null, item.heat ? loadImage(item.heat) : null,
+    figures[at].querySelector("img").decode()]).then(([map, heat]) => {
+    Object.assign(item, { map, heat, ready: true });
+    if (!figures[at].hidden) place(figures[at].querySelector(".picture"), item);
+  });
+}
