@@ -31,9 +31,9 @@ function swatch(label) {
   return mark;
 }
 
-function place(picture, item) {
-  const image = picture.querySelector("img"), canvas = picture.querySelector("canvas");
-  const outer = picture.getBoundingClientRect(), box = image.getBoundingClientRect();
+function place(frame, item) {
+  const image = frame.querySelector("img"), canvas = frame.querySelector("canvas");
+  const outer = frame.getBoundingClientRect(), box = image.getBoundingClientRect();
   const scale = Math.min(box.width / item.size[0], box.height / item.size[1]);
   const width = item.size[0] * scale, height = item.size[1] * scale;
   const ratio = Math.min(2, window.devicePixelRatio || 1);
@@ -67,7 +67,7 @@ function refresh() {
     if (figure.hidden) return;
     count += 1;
     caption(figure, item);
-    if (item.ready) place(figure.querySelector(".picture"), item);
+    if (item.ready) place(figure.querySelector(".frame"), item);
   });
   $("status").textContent = count === figures.length ? `${count} images` : `${count} of ${figures.length} images`;
   if (open >= 0) enlarge(open);
@@ -127,7 +127,7 @@ function enlarge(at) {
     return row;
   }));
   if (!dialog.open) dialog.showModal();
-  image.decode().then(() => place(dialog.querySelector(".picture"), item));
+  image.decode().then(() => place(dialog.querySelector(".frame"), item));
 }
 
 figures.forEach((figure, at) => {
@@ -162,6 +162,6 @@ for (const [at, item] of data.items.entries()) {
   Promise.all([item.map ? loadMap(item.map) : null, item.heat ? loadImage(item.heat) : null,
     figures[at].querySelector("img").decode()]).then(([map, heat]) => {
     Object.assign(item, { map, heat, ready: true });
-    if (!figures[at].hidden) place(figures[at].querySelector(".picture"), item);
+    if (!figures[at].hidden) place(figures[at].querySelector(".frame"), item);
   });
 }
