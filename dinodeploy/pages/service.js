@@ -50,6 +50,8 @@ async function show(file) {
   const mine = ++latest;
   report("Embedding…");
   const [whole, grid] = model.outputs.includes("patch") ? ["cls", "patch"] : [IMAGE, PATCHES];
+  if (model.head) await predict(file, mine);
+  if (!model.outputs.includes(grid)) return;   // a whole model: its head is all there is
   const started = performance.now();
   try {
     const [answer, bitmap] = await Promise.all([
@@ -174,6 +176,96 @@ function drawSimilarity(patch) {
   $("reset").hidden = patch === null;
 }
 
+const drawing = JSON.parse($("data").textContent);
+const view = { opacity: 0.55, only: null, least: 0, boxes: true };
+let predicted = null;        // what the section of the prediction shows: {item, bitmap, width, height}
+
+/* The answer of /predict as an item of draw_predictions.js. */
+async function itemOf(image, task) {
+  const { width, height } = image;
+  const regions = (image.regions ?? []).map((region) => ({
+    ...region, name: region.class,
+    box: region.box && region.box.map((side, at) => side / (at % 2 ? height : width)),
+  }));
+  const item = { regions, map: null, heat: null, perPixel: task === "segment" };
+  if (!image.map) return item;
+  const map = await loadMap("data:image/png;base64," + image.map.png);
+  if (task !== "depth") return { ...item, map };
+  const values = Float64Array.from({ length: map.width * map.height }, (_, p) => map.data[4 * p]);
+  let [low, high] = [Infinity, -Infinity];
+  for (const value of values) { low = Math.min(low, value); high = Math.max(high, value); }
+  const colourOf = (value) => {
+    const place = Math.min(0.9999, (value - low) / (high - low || 1)) * (drawing.scale.length - 1);
+    const [from, to] = [drawing.scale[Math.floor(place)], drawing.scale[Math.floor(place) + 1]];
+    return from.map((part, c) => Math.round(part + (to[c] - part) * (place % 1)));
+  };
+  return { ...item, heat: paintMap(map, colourOf) };
+}
+
+function linesOf(image) {
+  const labelOf = (name) => Math.max(0, model.head.classes.indexOf(name));
+  const percent = (share) => `${(100 * share).toFixed(1)} %`;
+  if (image.classes) {
+    return image.classes.map((one) => [one.class, percent(one.probability), one.probability, labelOf(one.class)]);
+  }
+  if (image.shares) {
+    return Object.entries(image.shares).map(([name, share]) => [name, percent(share), share, labelOf(name)]);
+  }
+  if (image.metres) return Object.entries(image.metres).map(([word, value]) => [word, `${value.toFixed(2)} m`]);
+  return image.regions.map((one) => [one.class, one.score.toFixed(2), one.score, one.label]);
+}
+
+async function predict(file, mine) {
+  report("Predicting…");
+  const started = performance.now();
+  try {
+    const [answer, bitmap] = await Promise.all([
+      ask("/predict", { method: "POST", body: form(file) }).then((response) => response.json()),
+      createImageBitmap(file).catch(() => null),
+    ]);
+    const image = answer.images[0], item = await itemOf(image, answer.task);
+    if (mine !== latest) return;
+    predicted = { item, bitmap, width: image.width, height: image.height };
+    $("predicted").hidden = false;
+    $("predicted").dataset.task = answer.task;
+    $("opacity-of").hidden = !(item.map || item.heat);
+    const lines = linesOf(image);
+    $("regions").replaceChildren(...lines.map(([name, text, share, label]) => {
+      const [row, mark, word, number] = ["li", "i", "span", "b"].map((tag) => document.createElement(tag));
+      word.textContent = name;
+      number.textContent = text;
+      row.append(mark, word, number);
+      if (share === undefined) return row;
+      const [bar, full] = ["u", "s"].map((tag) => document.createElement(tag));
+      mark.style.background = full.style.background = drawing.colours[label % 255];
+      full.style.width = `${100 * share}%`;
+      bar.append(full);
+      row.append(bar);
+      return row;
+    }));
+    if (!lines.length) $("regions").textContent = "Nothing found.";
+    drawPrediction();
+    report(`${image.width} × ${image.height} px, ${Math.round(performance.now() - started)} ms`);
+  } catch (error) {
+    if (mine === latest) report(error.message, true);
+  }
+}
+
+function drawPrediction() {
+  const { item, bitmap, width, height } = predicted, canvas = $("prediction");
+  const scale = Math.min(1, 1024 / Math.max(width, height));
+  canvas.width = Math.max(1, Math.round(width * scale));
+  canvas.height = Math.max(1, Math.round(height * scale));
+  const over = document.createElement("canvas");
+  over.width = canvas.width;
+  over.height = canvas.height;
+  drawItem(over.getContext("2d"), canvas.width, canvas.height, item, view, drawing.colours);
+  const context = canvas.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  if (bitmap) context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  context.drawImage(over, 0, 0);
+}
+
 async function classify(file, mine) {
   if (model.labels === null) return;
   const { images } = await (await ask("/classify?top=5", { method: "POST", body: form(file) })).json();
@@ -252,6 +344,10 @@ for (const id of ["image", "pca", "similarity"]) {
     drawSimilarity(row * shown.columns + cell(event.clientX - box.left, box.width, shown.columns));
   });
 }
+$("opacity").addEventListener("input", (event) => {
+  view.opacity = event.target.value / 100;
+  if (predicted) drawPrediction();
+});
 $("reset").addEventListener("click", () => drawSimilarity(null));
 $("file").addEventListener("change", (event) => {
   if (event.target.files[0]) show(event.target.files[0]);

@@ -4,6 +4,7 @@ POST /embed           images -> outputs               GET /health   liveness
 POST /search          an image -> its neighbours      GET /ready    readiness
 GET  /search?text=    words -> the nearest images     GET /metrics  for Prometheus
 POST /classify?label= images -> probable labels       GET /         the web page
+POST /predict         images -> classes, masks, boxes, depth, by the head of the bundle
 GET  /thumbnail?id=   thumbnail of a neighbour        GET /model    the model and the limits
 """
 
@@ -15,7 +16,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -27,6 +28,7 @@ from dinodeploy import __version__
 from dinodeploy.files import schema
 from dinodeploy.pages import render_page, script_of, style_of
 from dinodeploy.serve import messages
+from dinodeploy.serve.bodies import predictions
 from dinodeploy.serve.bodies.answers import BYTES_PER_NUMBER, PIECE, Encoding, encode_answers, encoded_size
 from dinodeploy.serve.bodies.requests import read_questions
 from dinodeploy.serve.guard import Guard, problem, problem_headers
@@ -36,6 +38,7 @@ from dinodeploy.serve.refused import Refused
 from dinodeploy.serve.service import MOST_NEIGHBOURS, Question, Service
 from dinodeploy.serve.words import LONGEST as WORDS
 from dinodeploy.serve.words import TEMPLATE, classify_images, search_text
+from dinodeploy.tasks.prediction import PredictOptions
 
 _IMAGE = {
     "oneOf": [
@@ -52,6 +55,12 @@ _IMAGE = {
     ]
 }
 _LIMITS = ("max_bytes", "max_pixels", "max_images", "max_answer")
+ImageSize = Annotated[
+    str | None,
+    Query(
+        pattern=r"^[1-9]\d{0,4}(,[1-9]\d{0,4})?$", description="Input size H or H,W. Default: the bundle's."
+    ),
+]
 LONGEST = 4096  # characters of a filter, a search word or an id
 INLINE = 64 << 10  # bytes of a body that is parsed at once
 _FILE = {"type": "string", "format": "binary"}
@@ -125,6 +134,7 @@ def create_app(service: Service, log: Log | None = None) -> FastAPI:
         app.add_exception_handler(error, _failed)
     _add_work(app, service)
     _add_words(app, service)
+    _add_predictions(app, service)
     _add_facts(app, service, metrics)
     return app
 
@@ -134,13 +144,7 @@ def _add_work(app: FastAPI, service: Service) -> None:
     async def embed(
         request: Request,
         outputs: Annotated[str, Query(description="Comma-separated names: cls, patch, …")] = "cls",
-        imgsz: Annotated[
-            str | None,
-            Query(
-                pattern=r"^[1-9]\d{0,4}(,[1-9]\d{0,4})?$",
-                description="Input size H or H,W. Default: the bundle's.",
-            ),
-        ] = None,
+        imgsz: ImageSize = None,
         encoding: Annotated[Encoding, Query(description="Encoding of the numbers.")] = "json",
     ) -> Response:
         """Embed images. If one cannot be read, the answer is an error that names it."""
@@ -235,6 +239,36 @@ def _add_words(app: FastAPI, service: Service) -> None:
         )
 
 
+def _add_predictions(app: FastAPI, service: Service) -> None:
+    @app.post(
+        "/predict",
+        response_model=messages.PredictResponse,
+        responses={**_WORK, **_problems(404)},
+        openapi_extra=EMBED_BODY,
+    )
+    async def predict(
+        request: Request,
+        top: Annotated[int, Query(ge=1, le=MOST_NEIGHBOURS, description="Classes of a classifier.")] = 5,
+        threshold: Annotated[
+            float | None, Query(ge=0, le=1, description="Smallest score of an object. Default: the model's.")
+        ] = None,
+        task: Annotated[
+            Literal["semantic", "instance", "panoptic"] | None,
+            Query(description="Where a head can do several."),
+        ] = None,
+        masks: Annotated[
+            predictions.Masks, Query(description="png: one map per image; rle: run lengths per region.")
+        ] = "png",
+        imgsz: ImageSize = None,
+    ) -> Response:
+        """What the head of the bundle finds: classes, masks, boxes or depth."""
+        questions = await _questions(request, service, "images")
+        options = PredictOptions(task, top, threshold)
+        body = await predictions.predict(service, questions, options, _size(imgsz), masks)
+        request.state.held = service.hold_answer(len(body))  # the guard releases it
+        return Response(body, media_type="application/json")
+
+
 def _add_facts(app: FastAPI, service: Service, metrics: Metrics) -> None:
     @app.get("/model", responses=_GUARDED)
     async def model() -> messages.ModelResponse:
@@ -269,7 +303,8 @@ def _add_facts(app: FastAPI, service: Service, metrics: Metrics) -> None:
     async def openapi() -> Response:
         return Response(document, media_type="application/json")
 
-    content, headers = render_page("service"), {"content-security-policy": security_policy()}
+    content = render_page("service", data=predictions.page_data())
+    headers = {"content-security-policy": security_policy()}
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
@@ -304,6 +339,7 @@ async def _in_thread(service: Service, pieces: Iterator[bytes]) -> AsyncIterator
 
 def _model(service: Service) -> messages.ModelResponse:
     manifest, settings = service.embedder.manifest, service.settings
+    head = predictions.head_of(service)
     return messages.ModelResponse(
         arch=manifest.model.arch,
         embed_dim=manifest.model.embed_dim,
@@ -314,6 +350,7 @@ def _model(service: Service) -> messages.ModelResponse:
         device=service.embedder.backend.device,
         preprocess=schema.dump(manifest.preprocess),
         outputs=list(service.output_names),
+        head=None if head is None else messages.HeadResponse(task=head.task, classes=list(head.classes)),
         index=len(service.neighbours) if service.has_index else None,
         texts=service.words is not None,
         labels=len(classes.names) if service.words and (classes := service.words.classes) else None,

@@ -35,7 +35,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Any, Receive, Send], Awaitable[None]]
 
 PROBES = ("/health", "/ready")  # always answered
-WITH_BODY = ("/embed", "/search", "/classify")  # POST; no other route reads one
+WITH_BODY = ("/embed", "/search", "/classify", "/predict")  # POST; no other route reads one
 WORK = (*WITH_BODY, "/thumbnail")  # given up when the client has gone
 OPEN = (*PROBES, "/", "/openapi.json", "/favicon.ico")  # need no key
 BODY_SECONDS = 30.0  # time a client has to send its body

@@ -75,6 +75,55 @@ class ClassifyResponse(Message):
     images: list[ClassifiedImage]
 
 
+class Mask(Message):
+    """COCO's compressed run lengths."""
+
+    size: list[int] = Field(description="Height and width.")
+    counts: str
+
+
+class FoundRegion(Message):
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    class_: str = Field(alias="class")
+    label: int = Field(description="Index of the class.")
+    score: float = Field(description="0 to 1; of a semantic class its share of the image.")
+    box: list[float] | None = Field(None, description="Left, top, right, bottom in pixels of the image.")
+    id: int | None = Field(None, description="In the map.")
+    area: int | None = Field(None, description="Pixels of its mask.")
+    thing: bool | None = Field(None, description="False for stuff, such as sky.")
+    mask: Mask | None = None
+
+
+class PredictionMap(Message):
+    width: int
+    height: int
+    png: str = Field(
+        description="Base64. Class ids in grey (255: none), ids as R + 256 G + 65536 B, or millimetres."
+    )
+
+
+class PredictedImage(Message):
+    name: str
+    width: int = Field(description="Of the original image, upright, in pixels.")
+    height: int
+    classes: list[dict[str, Any]] | None = Field(None, description="Of a classifier: class, probability.")
+    shares: dict[str, float] | None = Field(None, description="Of a segmenter: share of the image by class.")
+    metres: dict[str, float] | None = Field(None, description="Of a depth head: nearest, median, farthest.")
+    regions: list[FoundRegion] | None = None
+    map: PredictionMap | None = None
+
+
+class PredictResponse(Message):
+    task: str
+    images: list[PredictedImage]
+
+
+class HeadResponse(Message):
+    task: str
+    classes: list[str]
+
+
 class Limits(Message):
     max_bytes: int
     max_pixels: int
@@ -94,6 +143,7 @@ class ModelResponse(Message):
     device: str
     preprocess: dict[str, Any]
     outputs: list[str]
+    head: HeadResponse | None = Field(description="What /predict predicts; null without a head.")
     index: int | None = Field(description="Rows of the index behind /search; null without an index.")
     texts: bool = Field(description="Whether the bundle has a text graph, for /search?text= and /classify.")
     labels: int | None = Field(description="Labels of /classify; null where requests must name them.")

@@ -46,6 +46,11 @@ class Legend:
         """Of a class index; they repeat after 255."""
         return self._colours[label % IGNORE]
 
+    @property
+    def hexadecimal(self) -> list[str]:
+        """The colours of all class indices as #rrggbb."""
+        return ["#{:02x}{:02x}{:02x}".format(*self.colour(label)) for label in range(IGNORE)]
+
     def index(self, name: str) -> int:
         """The class index of a name."""
         return self._indices.get(name, int(name) if name.isdecimal() else 0)

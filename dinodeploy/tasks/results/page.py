@@ -84,7 +84,7 @@ def render_predictions(task: str, items: Sequence[dict[str, Any]], count: int, l
     data = {
         "items": items,
         "classes": _classes(items),
-        "colours": ["#{:02x}{:02x}{:02x}".format(*legend.colour(label)) for label in range(255)],
+        "colours": legend.hexadecimal,
         "scale": SCALE,
         "drawn": any(item["map"] or item["heat"] for item in items),
         "boxed": any(region["box"] for item in items for region in item["regions"]),
