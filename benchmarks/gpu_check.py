@@ -42,7 +42,6 @@ SECONDS = 540  # for one engine, its build included
 BACKENDS: dict[str, tuple[str, str, str | None]] = {
     "onnxruntime": ("cpu", "", None),
     "onnxruntime_cuda": ("cuda", "", None),
-    "onnxruntime_tensorrt": ("tensorrt", "model.onnx", None),
     "tensorrt": ("tensorrt", "tensorrt.plan", "tensorrt"),
     "tensorrt_rtx": ("tensorrt", "rtx.plan", "rtx"),
     "torch": ("", "", None),

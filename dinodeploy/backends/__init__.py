@@ -58,7 +58,6 @@ Opener = Callable[[Path, OpenOptions], Backend]
 BACKENDS: dict[str, str] = {
     "onnxruntime": "dinodeploy.backends.onnxruntime:open_cpu",
     "onnxruntime_cuda": "dinodeploy.backends.onnxruntime:open_cuda",
-    "onnxruntime_tensorrt": "dinodeploy.backends.onnxruntime:open_tensorrt",
     "openvino": "dinodeploy.backends.openvino:OpenVinoBackend",
     "tensorrt": "dinodeploy.backends.tensorrt:open_tensorrt",
     "tensorrt_rtx": "dinodeploy.backends.tensorrt:open_tensorrt_rtx",

@@ -1,4 +1,7 @@
-"""Run ONNX graphs with ONNX Runtime: on the CPU, or on a GPU with its CUDA or TensorRT provider.
+"""Run ONNX graphs with ONNX Runtime: on the CPU, or on a GPU with its CUDA provider.
+
+Its TensorRT provider is not used: it has no option to turn TF32 off (microsoft/onnxruntime issues 26029 and
+28177), and builds an engine for each new input size, which the judge has not seen. A plan does both right.
 
 ONNX Runtime silently falls back to the CPU when a provider is missing, and node by node even when it is
 there. Neither is accepted here: the requested provider must be the session's first and must run every node
@@ -10,9 +13,10 @@ A GPU runs BUNDLE/model.onnx, whose types are the recipe's; a 16-bit recipe's mo
 
 from __future__ import annotations
 
+import io
 import tempfile
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +59,6 @@ class Provider:
     name: str
     suffix: str  # of the runtime's name in receipts
     options: dict[str, str]
-    beneath: tuple[str, ...] = ()  # fallback providers; `astray` finds what they run
     fix: str = ""
 
     @property
@@ -72,14 +75,6 @@ PROVIDERS: dict[str, Provider] = {
         {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"},
         fix="pip install onnxruntime-gpu in place of onnxruntime, for your CUDA, with cuDNN 9",
     ),
-    "tensorrt": Provider(
-        "TensorrtExecutionProvider",
-        " tensorrt",
-        # no precision flags: it then uses the graph's types
-        {},
-        beneath=("CUDAExecutionProvider",),
-        fix="pip install onnxruntime-gpu and tensorrt, or build a plan: dinodeploy build",
-    ),
 }
 
 
@@ -89,10 +84,6 @@ def open_cpu(engine: Path, options: OpenOptions) -> OnnxRuntimeBackend:
 
 def open_cuda(engine: Path, options: OpenOptions) -> OnnxRuntimeBackend:
     return OnnxRuntimeBackend(engine, PROVIDERS["cuda"], find_gpu().device, options)
-
-
-def open_tensorrt(engine: Path, options: OpenOptions) -> OnnxRuntimeBackend:
-    return OnnxRuntimeBackend(engine, PROVIDERS["tensorrt"], find_gpu().device, options)
 
 
 class OnnxRuntimeBackend:
@@ -172,6 +163,18 @@ def _check_available(onnxruntime: Any, provider: Provider) -> None:
         )
 
 
+def _load_cuda_libraries(onnxruntime: Any) -> None:
+    """Load CUDA and cuDNN from pip's packages, which ONNX Runtime does not find by itself.
+
+    It has a function for that since 1.21. Where the system has the libraries, or something is missing, the
+    provider itself starts or says why not.
+    """
+    load = getattr(onnxruntime, "preload_dlls", None)
+    if load is not None:
+        with redirect_stdout(io.StringIO()):  # it prints what it does not find
+            load(directory="")  # "": site-packages
+
+
 def _open_session(
     onnxruntime: Any, engine: Path, provider: Provider, threads: int | None, folder: Path, *, in_file: bool
 ) -> Any:
@@ -184,13 +187,14 @@ def _open_session(
     if threads is not None:
         options.intra_op_num_threads = threads
     if provider.on_gpu:
+        _load_cuda_libraries(onnxruntime)
         options.enable_profiling = True  # ended after one run
         options.profile_file_prefix = str(folder / "placement")
     left_out = []
     if in_file:
         left_out = ["ConstantFolding"]
         options.enable_mem_pattern = options.enable_cpu_mem_arena = False  # they would keep the fp32 copies
-    wanted = [(provider.name, provider.options), *provider.beneath]
+    wanted = [(provider.name, provider.options)]
     try:
         # no fallback: it prints to stdout and uses the CPU
         session = onnxruntime.InferenceSession(

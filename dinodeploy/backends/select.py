@@ -5,8 +5,9 @@ reported with its reason, so that a GPU is never left unused silently. With any 
 cannot run is an error. A TensorRT plan is preferred to the graph; an engine file that the user names is
 the only candidate.
 
-`onnxruntime_cuda`, `onnxruntime_tensorrt` and `openvino` run BUNDLE/model.onnx of any bundle. TensorRT's
-provider in ONNX Runtime builds an engine for each new input size while it runs, so `auto` leaves it out.
+`onnxruntime_cuda` and `openvino` run BUNDLE/model.onnx of any bundle. ONNX Runtime has no 8-bit products on a
+GPU: it would run such a graph in 16 bits with conversions around every product (microsoft/onnxruntime issues
+12229, 24807), so `auto` leaves it out for 8-bit recipes; `--device cuda` still takes it.
 
 On a CPU, `auto` uses ONNX Runtime, which starts in half the time and is as fast within a tenth, except for
 the recipes whose instructions only OpenVINO uses (`OPENVINO_PAYS`). This is a fixed rule, not a measurement:
@@ -34,9 +35,10 @@ DEVICES: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("onnxruntime",),
     "openvino": ("openvino",),
     "cuda": ("onnxruntime_cuda",),
-    "tensorrt": ("tensorrt", "tensorrt_rtx", "onnxruntime_tensorrt"),
+    "tensorrt": ("tensorrt", "tensorrt_rtx"),
 }
-RUN_MODEL_FILE = ("onnxruntime_cuda", "onnxruntime_tensorrt", "openvino")
+RUN_MODEL_FILE = ("onnxruntime_cuda", "openvino")
+EIGHT_BITS = ("int8", "fp8")
 ON_CPU = ("onnxruntime", "openvino")  # and run a CLS-only graph when nothing else is asked for
 
 # recipe -> instructions with which OpenVINO is faster by a factor: it computes in bf16, ONNX Runtime in fp32
@@ -61,7 +63,7 @@ def candidates(
     found = [
         EngineChoice(bundle, name, backend)
         for backend in DEVICES[device]
-        if backend != "openvino" or device == "openvino" or _openvino_pays(bundle)
+        if device == backend or _pays(backend, device, bundle)
         for name in _engines_for(backend, bundle, outputs, file)
     ]
     if device == "auto":  # so that the reasons name an engine that only a later version can run
@@ -90,6 +92,15 @@ def _check_outputs(bundle: Bundle, file: str | None, outputs: Collection[str] | 
                 f"outputs {','.join(outputs or ())!r}: {name!r} does not fit; {choice.named} has "
                 f"{', '.join(choice.outputs)}"
             )
+
+
+def _pays(backend: str, device: str, bundle: Bundle) -> bool:
+    """Whether a backend that `device` allows is worth trying for the bundle's recipe."""
+    if backend == "openvino":
+        return _openvino_pays(bundle)
+    return not (
+        backend == "onnxruntime_cuda" and device == "auto" and bundle.manifest.graph.recipe in EIGHT_BITS
+    )
 
 
 def _openvino_pays(bundle: Bundle) -> bool:

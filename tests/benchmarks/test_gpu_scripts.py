@@ -85,7 +85,6 @@ def test_a_record_of_all_that_can_run(
     assert {row["backend"]: row["status"] for row in record["rows"]} == {
         "onnxruntime": "passed",
         "onnxruntime_cuda": "skipped",
-        "onnxruntime_tensorrt": "skipped",
         "tensorrt": "passed",
         "torch": "skipped",
     }
@@ -95,7 +94,7 @@ def test_a_record_of_all_that_can_run(
     assert "has no CUDAExecutionProvider" in next(
         r["reason"] for r in record["rows"] if "cuda" in r["backend"]
     )
-    assert "5 rows, 0 failed" in capsys.readouterr().out
+    assert "4 rows, 0 failed" in capsys.readouterr().out
 
 
 def test_a_wrong_engine_fails_the_check(

@@ -266,7 +266,8 @@ class Context:
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         assert self._shape is not None, "asked for before the input's shape was set"
         batch, _, height, width = self._shape
-        sizes = {"batch": batch, "rows": height // 16, "columns": width // 16}
+        patch = self._engine._facts.get("patch", 16)
+        sizes = {"batch": batch, "rows": height // patch, "columns": width // patch}
         for tensor in self._engine._session.get_outputs():
             if tensor.name == name:
                 return tuple(sizes[side] if isinstance(side, str) else side for side in tensor.shape)

@@ -99,12 +99,38 @@ def test_an_unknown_backend_names_the_known_ones(tiny_bundle: Path) -> None:
 # ---- the provider asked for is the one in use ------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["cuda", "tensorrt"])
-def test_a_build_without_the_provider(name: str, tiny_bundle: Path, gpu: None) -> None:
+def test_a_build_without_the_provider(tiny_bundle: Path, gpu: None) -> None:
     with pytest.raises(
-        UnavailableError, match=f"has no {PROVIDERS[name].name}, only .*pip install onnxruntime-gpu"
+        UnavailableError, match=r"has no CUDAExecutionProvider, only .*pip install onnxruntime-gpu"
     ):
-        open_backend(f"onnxruntime_{name}", tiny_bundle / "model.onnx")
+        open_backend("onnxruntime_cuda", tiny_bundle / "model.onnx")
+
+
+@pytest.mark.usefixtures("says_it_has_cuda")
+def test_libraries_of_pip_are_loaded_before_a_gpu_session(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Without `preload_dlls` the CUDA provider does not start from pip's packages alone; CPUs need none."""
+    order: list[str] = []
+
+    def preload(*, cuda: bool = True, cudnn: bool = True, directory: str | None = None) -> None:
+        order.append(f"preload {directory!r}")
+        print("Failed to load libcudnn")
+
+    session = onnxruntime.InferenceSession
+
+    def opened(path: str, options: Any, providers: list[Any], **more: Any) -> Any:
+        order.append("session")
+        return session(path, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload, raising=False)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", opened)
+    with pytest.raises(UnavailableError, match="could not start CUDAExecutionProvider"):
+        open_backend("onnxruntime_cuda", tiny_bundle / "model.onnx")
+    assert order == ["preload ''", "session"]
+    assert capfd.readouterr().out == ""
+    open_backend("onnxruntime", tiny_bundle / "model.onnx").close()
+    assert order == ["preload ''", "session", "session"]
 
 
 def test_without_a_gpu_that_is_said_first(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

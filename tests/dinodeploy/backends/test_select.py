@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,10 +55,19 @@ def test_the_order_of_preference(own_bundle: Path, module: FakeTensorRT) -> None
     assert order(own_bundle, "cpu") == [("onnxruntime", "model.cpu.onnx"), ("onnxruntime", "model.onnx")]
     assert order(own_bundle / "model.onnx", "cpu") == [("onnxruntime", "model.onnx")]
     assert order(own_bundle, "cuda") == [("onnxruntime_cuda", "model.onnx")]
-    assert order(own_bundle, "tensorrt") == [
-        ("tensorrt", "model.plan"),
-        ("onnxruntime_tensorrt", "model.onnx"),
-    ]
+    assert order(own_bundle, "tensorrt") == [("tensorrt", "model.plan")]
+
+
+@pytest.mark.parametrize("recipe", ["int8", "fp8"])
+def test_auto_leaves_8_bits_to_runtimes_that_have_them(
+    recipe: str, own_bundle: Path, module: FakeTensorRT
+) -> None:
+    """ONNX Runtime has no 8-bit products on a GPU; a CPU has."""
+    bundle = open_bundle(own_bundle)
+    graph = replace(bundle.manifest.graph, recipe=recipe)
+    bundle = replace(bundle, manifest=replace(bundle.manifest, graph=graph))
+    assert "onnxruntime_cuda" not in [choice.backend for choice in candidates(bundle, "auto")]
+    assert [choice.backend for choice in candidates(bundle, "cuda")] == ["onnxruntime_cuda"]
 
 
 def test_a_gpu_runs_the_typed_graph_and_a_cpu_its_twin(fp16_bundle: Path) -> None:
@@ -76,7 +86,6 @@ def test_a_gpu_runs_the_typed_graph_and_a_cpu_its_twin(fp16_bundle: Path) -> Non
 def test_a_named_engine_wins(own_bundle: Path, module: FakeTensorRT) -> None:
     plan = add_plan(own_bundle, module)
     assert order(plan.path, "auto") == [("tensorrt", "model.plan")]
-    assert order(own_bundle / "model.onnx", "tensorrt") == [("onnxruntime_tensorrt", "model.onnx")]
     with pytest.raises(
         MisuseError, match=r"model\.plan is for tensorrt, --device cpu is not; leave --device out"
     ):
@@ -107,17 +116,21 @@ def test_auto_passes_over_aloud(own_bundle: Path, module: FakeTensorRT) -> None:
 
 def test_any_other_device_is_never_the_cpu(own_bundle: Path, module: FakeTensorRT) -> None:
     add_plan(own_bundle, module, compute_capabilities=("9.0",))
-    with pytest.raises(
-        UnavailableError, match=r"compute capability 9\.0, NVIDIA L4 has 8\.9.*TensorrtExecutionProvider"
-    ):
+    with pytest.raises(UnavailableError, match=r"compute capability 9\.0, NVIDIA L4 has 8\.9; build it here"):
         Embedder.open(own_bundle, device="tensorrt")
     with pytest.raises(UnavailableError, match="has no CUDAExecutionProvider"):
         Embedder.open(own_bundle, device="cuda")
 
 
-@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
-def test_without_a_gpu_one_line(device: str, tiny_bundle: Path) -> None:
-    with pytest.raises(UnavailableError, match="no NVIDIA driver here") as caught:
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("cuda", "no NVIDIA driver here"),
+        ("tensorrt", "has no engine for --device tensorrt, .*: dinodeploy build"),
+    ],
+)
+def test_without_a_gpu_one_line(device: str, message: str, tiny_bundle: Path) -> None:
+    with pytest.raises(UnavailableError, match=message) as caught:
         Embedder.open(tiny_bundle, device=device)
     assert caught.value.exit_code == 4
 
