@@ -58,6 +58,14 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_text_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported dino.txt model: `tiny_dinotxt(0)` in fp32. Shared: copy it before changing anything."""
+    from tests.support.text.tiny_text import export_tiny_text
+
+    return export_tiny_text(tmp_path_factory.mktemp("bundles") / "text").root
+
+
+@pytest.fixture(scope="session")
 def four_maps_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four blocks, all of whose patch maps are outputs, input 64x64: what any head can stand on. Shared."""
     from dinov3_ref.checkpoints import random_checkpoint

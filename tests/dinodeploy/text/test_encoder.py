@@ -10,27 +10,24 @@ import numpy as np
 import pytest
 
 from dinodeploy import Embedder
+from dinodeploy.bundle.archive import pack, unpack
 from dinodeploy.bundle.bundle import open_bundle
 from dinodeploy.errors import JudgementError, MisuseError, TamperedError
+from dinodeploy.parity.check import check_bundle
 from dinodeploy.parity.receipts import find_receipt, read_receipts
 from dinodeploy.text.encoder import BATCH, TextEncoder, text_candidates
 from tests.support.text.tiny_text import export_tiny_text
-from tests.support.tiny_models import ONNXRUNTIME, export_tiny
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_tiny_text(tmp_path_factory.mktemp("text") / "bundle").root
+from tests.support.tiny_models import ONNXRUNTIME
 
 
 @pytest.fixture
-def bundle(exported: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(exported, tmp_path / "copy"))
+def bundle(tiny_text_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_text_bundle, tmp_path / "copy"))
 
 
-def test_texts_become_embeddings(exported: Path) -> None:
+def test_texts_become_embeddings(tiny_text_bundle: Path) -> None:
     texts = [f"a photo of {number} cats" for number in range(BATCH + 3)]
-    with Embedder.open(exported, device=ONNXRUNTIME) as embedder:
+    with Embedder.open(tiny_text_bundle, device=ONNXRUNTIME) as embedder:
         many = embedder.encode_text(texts)
         assert many.shape == (len(texts), 256)
         assert many.dtype == np.float32
@@ -41,15 +38,15 @@ def test_texts_become_embeddings(exported: Path) -> None:
         np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1.0, rtol=1e-6)
 
 
-def test_after_close_there_is_nothing(exported: Path) -> None:
-    with Embedder.open(exported, device=ONNXRUNTIME) as embedder:
+def test_after_close_there_is_nothing(tiny_text_bundle: Path) -> None:
+    with Embedder.open(tiny_text_bundle, device=ONNXRUNTIME) as embedder:
         embedder.encode_text("x")
     with pytest.raises(MisuseError, match="closed"):
         embedder.encode_text("x")
 
 
-def test_a_bundle_without_texts(tmp_path: Path) -> None:
-    embedder = Embedder.open(export_tiny(tmp_path / "plain").root, device=ONNXRUNTIME)
+def test_a_bundle_without_texts(tiny_bundle: Path) -> None:
+    embedder = Embedder.open(tiny_bundle, device=ONNXRUNTIME)
     with embedder, pytest.raises(MisuseError, match=r"has no text graph; export a dino\.txt model"):
         embedder.encode_text("x")
 
@@ -90,6 +87,7 @@ def test_a_changed_file_is_refused(bundle: Path, name: str) -> None:
         TextEncoder.open(open_bundle(bundle))
 
 
+@pytest.mark.slow
 def test_a_text_graph_of_another_model_is_refused(bundle: Path, tmp_path: Path) -> None:
     """Even with hashes that match."""
     from dataclasses import replace
@@ -116,8 +114,8 @@ def test_a_wrong_graph_is_rejected(bundle: Path, monkeypatch: pytest.MonkeyPatch
         TextEncoder.open(open_bundle(bundle))
 
 
-def test_devices(exported: Path) -> None:
-    opened = open_bundle(exported)
+def test_devices(tiny_text_bundle: Path) -> None:
+    opened = open_bundle(tiny_text_bundle)
     assert [choice.backend for choice in text_candidates(opened, "auto")] == [
         "onnxruntime_cuda",
         "onnxruntime",
@@ -125,3 +123,28 @@ def test_devices(exported: Path) -> None:
     assert [choice.file for choice in text_candidates(opened, "openvino")] == ["text.onnx"]
     with pytest.raises(MisuseError, match="--device 'tpu' is unknown"):
         text_candidates(opened, "tpu")
+
+
+def test_packed_and_verified_like_every_file(tiny_text_bundle: Path, tmp_path: Path) -> None:
+    archive = pack(tiny_text_bundle, tmp_path / "bundle.tar")
+    assert archive is not None
+    root = unpack(tmp_path / "bundle.tar", tmp_path / "unpacked")
+    assert root is not None
+    opened = open_bundle(tmp_path / "unpacked")
+    opened.verify()
+    assert {"text.onnx", "text.onnx.data", "tokenizer.json", "golden.text.safetensors"} <= set(
+        opened.manifest.files
+    )
+    with Embedder.open(tmp_path / "unpacked", device=ONNXRUNTIME) as embedder:
+        assert embedder.encode_text("x").shape == (256,)
+
+
+def test_check_judges_both_graphs(bundle: Path) -> None:
+    _, receipt, verdict = check_bundle(bundle, device=ONNXRUNTIME)
+    assert verdict.passed
+    assert receipt.engine == "model.cpu.onnx"
+    assert {"image_embedding", "patch_embedding", "token_ids", "text_embedding"} <= {
+        m.output for m in verdict.measurements
+    }
+    alone = check_bundle(bundle, device=ONNXRUNTIME, text=False)[2]
+    assert "text_embedding" not in {m.output for m in alone.measurements}

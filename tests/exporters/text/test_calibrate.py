@@ -15,12 +15,10 @@ def test_every_linear_layer_of_a_block_is_in_a_group() -> None:
     tower = tiny_dinotxt().build().text_model
     _, weights = make_text_copy(tower, FOLDS)
     tokenizer = Tokenizer(VOCABULARY, VOCAB_SIZE)
-    found = calibrate_text(
-        tower, weights, tokenizer, RECIPES["int8"], [("*.blocks.1.attention.q", "fp16")], print
-    )
-    linears = set(found.scheme.by_linear()) | {
-        linear for path in found.fallback_layers for linear in [path] if path in weights
-    }
+    overrides = [("*.blocks.1.attention.q", "fp16")]
+    found = calibrate_text(tower, weights, tokenizer, RECIPES["int8"], overrides, lambda _: None)
+    assert not found.fallback_layers
+    linears = set(found.scheme.by_linear())
     layers = {name.removesuffix(".weight") for name in weights if ".blocks." in name and "norm" not in name}
     layers = {name for name in layers if not name.endswith(".bias")}
     taken_out = {f"backbone.blocks.1.attention.{part}" for part in "qkv"}  # by the override of one of them

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dinodeploy import Embedder
-from dinodeploy.bundle.bundle import Bundle
+from dinodeploy.bundle.bundle import open_bundle
 from dinov3_ref.text import Tokenizer
 from tests.support.text import numpy_dinotxt as reference
 from tests.support.text.tiny_text import VOCAB_SIZE, VOCABULARY, export_tiny_text, tiny_dinotxt
@@ -19,13 +20,9 @@ LANGUAGES = ("", "!", "🐱🚲 emoji", "沙发上的猫", "кошка", "قطة
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return export_tiny_text(tmp_path_factory.mktemp("text") / "bundle")
-
-
-@pytest.fixture(scope="module")
-def embedder(bundle: Bundle) -> Embedder:
-    return Embedder.open(bundle.root, device=ONNXRUNTIME)
+def embedder(tiny_text_bundle: Path) -> Iterator[Embedder]:
+    with Embedder.open(tiny_text_bundle, device=ONNXRUNTIME) as opened:
+        yield opened
 
 
 @pytest.mark.parametrize(("height", "width", "batch"), [(224, 224, 1), (256, 384, 5), (64, 48, 2)])
@@ -51,8 +48,8 @@ def test_texts(embedder: Embedder) -> None:
     assert reference.relative(alone, wanted) < LIMIT
 
 
-def test_what_the_bundle_says(bundle: Bundle) -> None:
-    manifest, loaded = bundle.manifest, tiny_dinotxt()
+def test_what_the_bundle_says(tiny_text_bundle: Path) -> None:
+    manifest, loaded = open_bundle(tiny_text_bundle).manifest, tiny_dinotxt()
     assert manifest.text is not None
     assert [(out.name, out.shape[0], out.shape[-1]) for out in manifest.outputs] == [
         ("image_embedding", "batch", 256),
@@ -65,6 +62,7 @@ def test_what_the_bundle_says(bundle: Bundle) -> None:
     assert not set(manifest.engines) & set(manifest.text_engines)
 
 
+@pytest.mark.slow
 def test_the_backbones_own_outputs_on_request(tmp_path: Path) -> None:
     made = export_tiny_text(tmp_path / "bundle", backbone_outputs=True, layers=(0,))
     names = [output.name for output in made.manifest.outputs]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -67,21 +68,27 @@ def judged(root: Path, name: str, recipe: str) -> Verdict:
         backend.close()
 
 
+def slow(recipe: str, make: Callable[[], LoadedDinoTxt]) -> Any:
+    return pytest.param(recipe, make, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
-    "recipe", ["fp16", "int8", *(pytest.param(r, marks=pytest.mark.slow) for r in ("bf16", "fp8"))]
+    ("recipe", "make"),
+    [
+        ("fp16", planted),
+        ("int8", lively),
+        slow("fp16", lively),
+        *(slow(recipe, make) for recipe in ("bf16", "fp8") for make in (lively, planted)),
+        slow("int8", planted),
+    ],
 )
-@pytest.mark.parametrize("make", [lively, planted])
 def test_recipes(tmp_path: Path, recipe: str, make: Callable[[], LoadedDinoTxt]) -> None:
     manifest = written(make(), tmp_path, recipe)
     assert list(manifest.text_engines) == ["text.cpu.onnx", "text.onnx"]
     assert not list(tmp_path.glob("text.proxy*"))
     verdict = judged(tmp_path, "text.cpu.onnx", recipe)
-    print(
-        make.__name__,
-        recipe,
-        verdict.worst("cosine"),
-        max(m.value or 0 for m in verdict.measurements if m.metric == "largest_error"),
-    )
+    worst = max(m.value or 0.0 for m in verdict.measurements if m.metric == "largest_error")
+    print(make.__name__, recipe, verdict.worst("cosine"), worst)
     assert verdict.passed, [failure.sentence for failure in verdict.failures]
     types = types_by_role(read_onnx(tmp_path / "text.onnx", weights=False).graph)
     for role in ("qkv", "out", "ffn_in", "ffn_out"):
@@ -90,6 +97,7 @@ def test_recipes(tmp_path: Path, recipe: str, make: Callable[[], LoadedDinoTxt])
     assert types["scores"] == types["values"] == types["softmax"] == {low: 3}
 
 
+@pytest.mark.slow
 def test_without_its_ranges_fp16_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from contextlib import nullcontext
 
