@@ -13,18 +13,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dinodeploy.bundle.bundle import Bundle
-from dinodeploy.errors import ExportError, MisuseError, UnavailableError
+from dinodeploy.errors import MisuseError
 from dinodeploy.hardware.packages import reach
 from dinodeploy.images.limits import ImageLimits
 from dinodeploy.pipeline.decode import TIME_LIMIT
 from dinodeploy.pipeline.embed import EmbedReport, embed_images
 from dinodeploy.pipeline.embed_options import EmbedOptions
-from dinodeploy.pipeline.progress import build_progress, step_progress
+from dinodeploy.pipeline.progress import step_progress
 from dinodeploy.pipeline.runner import BATCH_SIZE
 from dinodeploy.sources import SourceOptions
 from dinodeploy.store.plan import parse_part
@@ -53,7 +52,7 @@ def export(
     calibration_seed: int = 0,
     override: Mapping[str, str] | Iterable[tuple[str, str]] = (),
     imgsz: Size | None = None,
-    preprocess: str = "official",
+    preprocess: str | None = None,
     layers: Sequence[int] = (),
     head: str | None = None,
     attention: bool = False,
@@ -63,6 +62,11 @@ def export(
     adapter: PathLike | None = None,
     vocab: PathLike | None = None,
     backbone_outputs: bool = False,
+    module: Any = None,
+    outputs: Sequence[str] = (),
+    dynamic: Sequence[str] | None = None,
+    task: str | None = None,
+    head_precision: str = "fp32",
     dialect: str = "portable",
     fold: str | Sequence[str] = "all",
     seed: int = 0,
@@ -81,7 +85,7 @@ def export(
         of the package; calibration_images: at most so many of them; calibration_seed: which, where there are
         more.
     override: other types for layers by name, {"blocks.0.*": "fp32"}; the last match counts.
-    imgsz: input size in pixels; preprocess: official, hf, timm, eval or keep-aspect.
+    imgsz: input size in pixels; preprocess: official (the default), hf, timm, eval or keep-aspect.
     layers: blocks whose patch maps become outputs. head: a head file, or pyramid:3,5,7,11. attention: output
         what CLS attends to in the last block.
     dataset: lvd1689m or sat493m, where the weights do not say. rope_periods: bf16 (as released) or fp32, for
@@ -90,6 +94,9 @@ def export(
     vocab: vocabulary file of dino.txt (bpe_simple_vocab_16e6.txt.gz): the bundle gets a text graph. head is
         then the vision head and text encoder; without it, weights holds them too. backbone_outputs: keep cls,
         storage and patch of the backbone beside image_embedding and patch_embedding.
+    module: in place of weights, a torch module with DINOv3 inside, or "package.file:factory", which is run.
+        outputs: names of what it returns; dynamic: which of batch, height and width are free (default: all
+        that can be); task: for predict. head_precision: fp32 or fp16, of its layers outside the backbone.
     weights_key: which model, where the file holds several: its dotted name, such as "state_dict"; by default
         the moving average (EMA) if one exists. seed: of random weights. revision, offline: of the hub.
     target: also build a TensorRT engine: tensorrt, rtx or auto; by default if TensorRT and a GPU are here,
@@ -108,14 +115,22 @@ def export(
         layers=tuple(layers),
         attention=attention,
         folds=_folds(fold, exporter.FOLDS),
-        calibration=exporter.Calibration(
-            None if calibration is None else Path(calibration), calibration_images, calibration_seed
-        ),
+        calibration=exporter.Calibration(_path(calibration), calibration_images, calibration_seed),
         overrides=tuple(override.items() if isinstance(override, Mapping) else override),
         backbone_outputs=backbone_outputs,
         overwrite=overwrite,
+        head_precision=head_precision,
     )
     _check_before_export(rope_periods, target, no_engine)
+    with_engine = reach("exporters.tensorrt.after_export", "export").with_engine
+    of_backbone = {"arch": arch, "layers": layers, "head": head, "attention": attention, "adapter": adapter}
+    of_module = {"module": module, "outputs": outputs, "dynamic": dynamic, "task": task, "dataset": dataset}
+    with step_progress() if progress else nullcontext(_silent) as log:
+        export_whole = reach("exporters.modules.source", "export").export_whole
+        of_whole = {**of_module, "others": of_backbone, "log": log}
+        whole = vocab is None and export_whole(os.fspath(weights), _path(out), options, **of_whole)
+    if whole:
+        return with_engine(*whole, target, no_engine=no_engine, progress=progress)
     with step_progress() if progress else nullcontext(_silent) as log:
         log(f"loading {os.fspath(weights)}")
         hub = {"revision": revision, "offline": offline or None}
@@ -138,8 +153,7 @@ def export(
             text=text,
             log=log,
         )
-    made, more = engine_after_export(bundle, target, no_engine=no_engine, progress=progress)
-    return replace(made, receipt=bundle.receipt, notes=(*notes, *more))
+    return with_engine(bundle, notes, target, no_engine=no_engine, progress=progress)
 
 
 def embed(
@@ -334,6 +348,10 @@ def _load_checkpoint(
     return checkpoint, HUB if weights == HUB else "file"
 
 
+def _path(path: PathLike | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
 def _folds(fold: str | Sequence[str], known: tuple[str, ...]) -> tuple[str, ...]:
     if isinstance(fold, str):
         return {"all": known, "none": ()}.get(fold, (fold,))
@@ -348,32 +366,6 @@ def _check_before_export(rope_periods: str, target: str | None, no_engine: bool)
         raise MisuseError(f"no_engine and target {target} contradict each other; give one")
     if target not in (None, "auto"):
         reach("exporters.tensorrt.target", "build").find_target(target)
-
-
-def engine_after_export(
-    bundle: Bundle, target: str | None, *, no_engine: bool, progress: bool = False
-) -> tuple[Bundle, tuple[str, ...]]:
-    """Build an engine of a fresh bundle if one was asked for or TensorRT and a GPU are here; and notes.
-
-    If none was asked for, what this machine cannot do is a note. Otherwise raises as `exporters.tensorrt`,
-    and says that the bundle itself is done.
-    """
-    builder = reach("exporters.tensorrt.add_engine", "build")
-    chosen = None if no_engine else target or builder.automatic_target()
-    if chosen is None:
-        return bundle, ()
-    silent: tuple[Callable[[float, str], None], Log] = (lambda fraction, phase: None, _silent)
-    try:
-        with build_progress() if progress else nullcontext(silent) as (report, log):
-            request = builder.EngineRequest(chosen)
-            built, notes = builder.add_engine(bundle.root, request, report=report, log=log)
-    except UnavailableError as error:
-        if target is None:
-            return bundle, (f"no engine was built: {error}",)
-        raise UnavailableError(f"{error} (the bundle {bundle.root} itself is done)") from error
-    except ExportError as error:
-        raise ExportError(f"{error} (the bundle {bundle.root} itself is done)") from error
-    return built.bundle, notes
 
 
 def _silent(text: str) -> None: ...

@@ -15,7 +15,8 @@ from dinodeploy.errors import MisuseError
 from dinodeploy.parity.judge import Verdict
 
 FP32 = "fp32"
-METRICS = ("relative_frobenius", "cosine", "patch_cosine_p01", "pixel_max")
+PREDICTS = ("classify", "segment", "depth", "detect", "panoptic")  # tasks of `dinodeploy predict`
+METRICS = ("relative_frobenius", "cosine", "patch_cosine_p01", "pixel_max", "head_error")
 
 
 def export(
@@ -42,8 +43,9 @@ def export(
     ] = None,
     imgsz: Annotated[str | None, typer.Option(help="Input size H or H,W. Default: the preset's.")] = None,
     preprocess: Annotated[
-        str, typer.Option(help="Preprocessing preset: official, hf, timm, eval, keep-aspect.")
-    ] = "official",
+        str | None,
+        typer.Option(help="Preprocessing: official, hf, timm, eval, keep-aspect. Default: the model's own."),
+    ] = None,
     layers: Annotated[str | None, typer.Option(help="Blocks whose patch maps become outputs: 2,5,8.")] = None,
     head: Annotated[
         str | None, typer.Option(help="Head to add: a file, or pyramid:3,5,7,11; of dino.txt with --vocab.")
@@ -71,6 +73,21 @@ def export(
     adapter: Annotated[
         Path | None, typer.Option(help="PEFT adapter to merge into the weights: a LoRA or DoRA folder.")
     ] = None,
+    module: Annotated[
+        str | None,
+        typer.Option(help="Export your own torch module instead: package.file:factory. Runs that code."),
+    ] = None,
+    outputs: Annotated[str | None, typer.Option(help="Names of the module's outputs: masks,scores.")] = None,
+    dynamic: Annotated[
+        str | None,
+        typer.Option(help="Free sizes of the module: batch,height,width. Default: all that can be."),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="What predict does with the module: classify, segment, depth, …")
+    ] = None,
+    head_precision: Annotated[
+        str, typer.Option(help="Precision of a whole model outside its backbone: fp32 or fp16.")
+    ] = FP32,
     dialect: Annotated[str, typer.Option(help="ONNX dialect.")] = "portable",
     fold: Annotated[str, typer.Option(help="Folds to apply to the graph: all, none, or a list.")] = "all",
     external_data: Annotated[
@@ -109,6 +126,11 @@ def export(
         adapter=adapter,
         vocab=vocab,
         backbone_outputs=backbone_outputs,
+        module=module,
+        outputs=parse_list(outputs, "--outputs") if outputs else (),
+        dynamic=parse_list(dynamic, "--dynamic") if dynamic else None,
+        task=task,
+        head_precision=head_precision,
         dialect=dialect,
         fold=fold if fold in ("all", "none") else parse_list(fold, "--fold"),
         seed=seed,
@@ -172,13 +194,17 @@ def _print(bundle: Bundle, as_json: bool) -> None:
     say(f"{bundle.root}: {model.arch}, {recipe}, weights {model.weights} ({model.source})")
     if head is not None:
         say(f"head: {head.kind} ({head.source}), outputs {', '.join(head.outputs)}")
-    error = worst["relative_frobenius"]
-    say(f"judged on {receipt.runtime}: passed, relative Frobenius error {error:.1e}")
+    name = "head_error" if worst["relative_frobenius"] is None else "relative_frobenius"
+    error, words = worst[name], {"relative_frobenius": "relative Frobenius error"}.get(name, "error")
+    say(f"judged on {receipt.runtime}: passed, {words} {error:.1e}")
     if engine is not None:
         say(f"engine: {bundle.root / engine}, judged when it is first used")
     if manifest.text is not None:
         say(f"text: {manifest.text.graph} ({manifest.text.source}), judged too")
-    predicts = head is not None and head.task in ("classify", "segment", "depth")
+    predicts = head is not None and head.task in PREDICTS
     command = "predict" if predicts else "embed"
+    if head is not None and not head.inputs and not predicts:
+        say(f"next: Embedder.open({str(bundle.root)!r}).run(pixels) in Python; see docs/whole-models.md")
+        return
     outputs = "--outputs image_embedding " if manifest.text is not None else ""
     say(f"next: dinodeploy {command} IMAGES --engine {bundle.root} {outputs}--out out")

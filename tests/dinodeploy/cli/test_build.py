@@ -10,10 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dinodeploy.api import engine_after_export
-from dinodeploy.bundle.bundle import open_bundle
 from dinodeploy.bundle.manifest import read_manifest
-from dinodeploy.errors import ExportError, UnavailableError
 from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint
 from exporters.tensorrt import add_engine as module
 from exporters.tensorrt.device import Gpu
@@ -155,40 +152,6 @@ def test_export_builds_an_engine_where_tensorrt_and_a_gpu_are(
     ran = run("export", "--weights", tmp_path / "w.safetensors", "--out", tmp_path / "b", "--json")
     assert (ran.code, ran.json["engine"]) == (0, "model.plan")
     assert "model.plan" in read_manifest(tmp_path / "b").engines
-
-
-def test_no_engine_is_none(own_bundle: Path, gpu: FakeTensorRT) -> None:
-    bundle = open_bundle(own_bundle)
-    assert engine_after_export(bundle, None, no_engine=True) == (bundle, ())
-    assert gpu.calls == []
-
-
-def test_unasked_nothing_is_built_without_a_gpu(own_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorRT-RTX, which could, is installed where these tests run."""
-    monkeypatch.setattr("exporters.tensorrt.target.find_gpu", lambda: None)
-    monkeypatch.setitem(sys.modules, "tensorrt", FakeTensorRT("11.4"))
-    bundle = open_bundle(own_bundle)
-    assert engine_after_export(bundle, None, no_engine=False) == (bundle, ())
-
-
-def test_a_failed_build_keeps_the_bundle(own_bundle: Path, gpu: FakeTensorRT) -> None:
-    gpu.answer("Builder.build_serialized_network", lambda _, network, config: None)
-    with pytest.raises(ExportError) as caught:
-        engine_after_export(open_bundle(own_bundle), None, no_engine=False)
-    assert str(caught.value).endswith(f"(the bundle {own_bundle} itself is done)")
-    assert "model.plan" not in read_manifest(own_bundle).engines
-
-
-def test_a_version_known_to_be_wrong_is_a_note_unasked_and_an_error_when_asked(
-    own_bundle: Path, gpu: FakeTensorRT
-) -> None:
-    gpu.__version__ = "10.4.0"
-    bundle = open_bundle(own_bundle)
-    made, (note,) = engine_after_export(bundle, None, no_engine=False)
-    assert made is bundle
-    assert note.startswith("no engine was built: tensorrt 10.4 is known to be wrong")
-    with pytest.raises(UnavailableError, match=r"issues/4742.*itself is done"):
-        engine_after_export(bundle, "tensorrt", no_engine=False)
 
 
 def test_options_of_engines_are_checked_before_an_export_begins(run: CommandLine, tmp_path: Path) -> None:
