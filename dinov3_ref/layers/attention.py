@@ -133,6 +133,13 @@ class SelfAttention(nn.Module):
         q, k, v = self._heads(qkv, rope)
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
+    def _masked_attention(self, qkv: Tensor, visible: Tensor, rope: Rope | None) -> Tensor:
+        """qkv [B,N,3D] -> [B,N,D], as `compute_attention`; `visible` [B,Q,N] as in `forward`."""
+        q, k, v = self._heads(qkv, rope)
+        seen = F.pad(visible, (0, 0, 0, qkv.shape[1] - visible.shape[1]), value=True)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen.unsqueeze(1))
+        return attended.transpose(1, 2).flatten(2)
+
     def _heads(self, qkv: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor, Tensor]:
         """qkv [B,N,3D] -> rotated q, rotated k, and v, each [B,h,N,d]."""
         B, N, _ = qkv.shape
@@ -151,19 +158,19 @@ class SelfAttention(nn.Module):
         q, k, _ = self._heads(self.qkv(x), rope)
         return torch.softmax((q[:, :, :queries] * self.scale) @ k.transpose(-2, -1), dim=-1)
 
-    def forward(self, x: Tensor, attn_bias: Tensor | None = None, rope: Rope | None = None) -> Tensor:
-        attended = self.compute_attention(qkv=self.qkv(x), attn_bias=attn_bias, rope=rope)
+    def forward(
+        self,
+        x: Tensor,
+        attn_bias: Tensor | None = None,
+        rope: Rope | None = None,
+        visible: Tensor | None = None,
+    ) -> Tensor:
+        """`visible`, bool [B,Q,N]: the tokens that each of the first Q tokens sees; the others see all."""
+        if visible is None:
+            attended = self.compute_attention(qkv=self.qkv(x), attn_bias=attn_bias, rope=rope)
+        else:
+            attended = self._masked_attention(self.qkv(x), visible, rope)
         return self.proj_drop(self.proj(attended))
-
-    def forward_masked(self, x: Tensor, visible: Tensor, rope: Rope | None = None) -> Tensor:
-        """x [B,N,D] -> [B,N,D], where some tokens see only some others.
-
-        visible: bool [B,Q,N], the tokens that each of the first Q tokens sees; the others see all tokens.
-        """
-        q, k, v = self._heads(self.qkv(x), rope)
-        seen = F.pad(visible, (0, 0, 0, x.shape[1] - visible.shape[1]), value=True)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen.unsqueeze(1))
-        return self.proj_drop(self.proj(attended.transpose(1, 2).flatten(2)))
 
     def forward_list(
         self,

@@ -74,8 +74,16 @@ class SelfAttentionBlock(nn.Module):
         self,
         x_or_x_list: Tensor | Sequence[Tensor],
         rope_or_rope_list: Rope | Sequence[Rope | None] | None = None,
+        visible: Tensor | None = None,
     ) -> Any:
-        """[B,N,D] -> [B,N,D], or a list of them -> a list. Raises TypeError for anything else."""
+        """[B,N,D] -> [B,N,D], or a list of them -> a list. Raises TypeError for anything else.
+
+        visible: mask of attention as in `SelfAttention.forward`, for one tensor at inference.
+        """
+        if isinstance(x_or_x_list, Tensor) and visible is not None:
+            x = x_or_x_list
+            x = x + self.ls1(self.attn(self.norm1(x), rope=rope_or_rope_list, visible=visible))
+            return x + self.ls2(self.mlp(self.norm2(x)))
         if isinstance(x_or_x_list, Tensor):
             return self._forward_list([x_or_x_list], [rope_or_rope_list])[0]  # type: ignore[list-item]
         if isinstance(x_or_x_list, (list, tuple)):
@@ -92,11 +100,6 @@ class SelfAttentionBlock(nn.Module):
 
     def _forward_one(self, x: Tensor, rope: Rope | None) -> Tensor:
         x = x + self.ls1(self.attn(self.norm1(x), rope=rope))
-        return x + self.ls2(self.mlp(self.norm2(x)))
-
-    def forward_masked(self, x: Tensor, visible: Tensor, rope: Rope | None = None) -> Tensor:
-        """[B,N,D] -> [B,N,D] with masked attention: `visible` as in `SelfAttention.forward_masked`."""
-        x = x + self.ls1(self.attn.forward_masked(self.norm1(x), visible, rope))
         return x + self.ls2(self.mlp(self.norm2(x)))
 
     def _forward_with_drop_path(self, x_list: list[Tensor], ropes: list[Rope | None]) -> list[Tensor]:

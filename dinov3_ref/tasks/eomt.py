@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinov3_ref.errors import ConfigError
-from dinov3_ref.layers import Mlp, SelfAttentionBlock, SwiGLUFFN
+from dinov3_ref.layers import Mlp, SwiGLUFFN
 from dinov3_ref.layers.attention import Rope
 from dinov3_ref.models.config import ViTConfig
 from dinov3_ref.models.vision_transformer import DinoVisionTransformer
@@ -124,11 +124,7 @@ class Eomt(TaskModel):
                 _, masks = self.predict(model.norm(tokens), grid)
                 visible = self.visible_tokens(masks, grid)
             # transformers keeps the last mask for later blocks, even if theirs is off
-            if visible is None:
-                tokens = block(tokens, rope)
-            else:
-                assert isinstance(block, SelfAttentionBlock)
-                tokens = block.forward_masked(tokens, visible, rope)
+            tokens = block(tokens, rope) if visible is None else block(tokens, rope, visible=visible)
         return self.predict(model.norm(tokens), grid)
 
     def predict(self, tokens: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:

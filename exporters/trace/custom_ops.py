@@ -179,16 +179,14 @@ class TracedAttention(nn.Module):
         self.q, self.k, self.v = (nn.Linear(dim, dim, bias=has_bias) for has_bias in biases)
         self.proj = nn.Linear(dim, dim, bias=proj_bias)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """x [B,L,D] and a RoPE table, (sin, cos) [L,d] -> [B,L,D]."""
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None, visible: Tensor | None = None
+    ) -> Tensor:
+        """x [B,L,D], a RoPE table, (sin, cos) [L,d], and seen tokens, bool [B,Q,L] or None -> [B,L,D]."""
         sin, cos = rope if rope is not None else (None, None)
         q, k, v = self.q(x), self.k(x), self.v(x)
-        return self.proj(rope_attention(q, k, v, sin, cos, self.num_heads, self.scale))
-
-    def forward_masked(self, x: Tensor, visible: Tensor, rope: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """x [B,L,D] and visible tokens, bool [B,Q,L] -> [B,L,D], as `SelfAttention.forward_masked`."""
-        sin, cos = rope if rope is not None else (None, None)
-        q, k, v = self.q(x), self.k(x), self.v(x)
+        if visible is None:
+            return self.proj(rope_attention(q, k, v, sin, cos, self.num_heads, self.scale))
         return self.proj(masked_rope_attention(q, k, v, visible, sin, cos, self.num_heads, self.scale))
 
     def attention_weights(

@@ -328,3 +328,19 @@ def test_a_list_is_one_call_with_the_results_of_many() -> None:
     assert layer.calls == 1
     for out, x in zip(got, entries(), strict=True):
         torch.testing.assert_close(out, layer(x))
+
+
+def test_masked_attention_equals_a_softmax_over_what_is_seen() -> None:
+    """The first tokens see a part; the others see all, as without a mask."""
+    attention, x = SelfAttention(16, num_heads=2), random(2, 7, 16)
+    visible = torch.rand(2, 3, 7, generator=torch.Generator().manual_seed(0)) > 0.5
+    visible[:, :, 0] = True
+    table = torch.rand(4, 8).sin(), torch.rand(4, 8).cos()
+    got = attention(x, rope=table, visible=visible)
+    assert torch.equal(got[:, 3:], attention(x, rope=table)[:, 3:])
+    q, k, v = (t.unflatten(-1, (2, 8)).transpose(1, 2) for t in attention.qkv(x).chunk(3, dim=-1))
+    q, k = attention.apply_rope(q, k, table)
+    scores = (q @ k.transpose(-1, -2) * attention.scale)[:, :, :3].masked_fill(~visible[:, None], -torch.inf)
+    wanted = attention.proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+    assert torch.dist(got[:, :3], wanted) / wanted.norm() < 1e-6
+    assert torch.dist(got[:, :3], attention(x, rope=table)[:, :3]) > 1e-2
