@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dinov3_ref.checkpoints.layouts.hf import HuggingFaceLayout
 from dinov3_ref.checkpoints.synthetic.planted import Pathology, planted_checkpoint
 from dinov3_ref.checkpoints.synthetic.random import generator_of
-from dinov3_ref.tasks import load_task_model
+from dinov3_ref.tasks import LoadedTask, load_task_model
 from dinov3_ref.tasks.eomt import Eomt
 
 NAMES = ("person", "bicycle", "car", "sky", "road")
@@ -88,11 +88,17 @@ def run_at(model: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
     return out.class_queries_logits, out.masks_queries_logits
 
 
+def load_folder(folder: Path) -> LoadedTask:
+    """The whole model of a folder."""
+    loaded = load_task_model(folder)
+    assert loaded is not None
+    return loaded
+
+
 def load_eomt_of(model: nn.Module) -> Eomt:
     """Our model with the weights of transformers' model, through a file."""
     with TemporaryDirectory() as folder:
-        loaded = load_task_model(save_eomt(model, Path(folder)))
-    assert loaded is not None
+        loaded = load_folder(save_eomt(model, Path(folder)))
     assert isinstance(loaded.model, Eomt)
     return loaded.model
 
