@@ -134,7 +134,7 @@ def export(
     with step_progress() if progress else nullcontext(_silent) as log:
         log(f"loading {os.fspath(weights)}")
         hub = {"revision": revision, "offline": offline or None}
-        how = {"periods": rope_periods, "weights_key": weights_key, "adapter": adapter}
+        how: dict[str, Any] = {"periods": rope_periods, "weights_key": weights_key, "adapter": adapter}
         source = (os.fspath(weights), arch, dataset, seed, hub)
         if vocab is not None:
             load_source = reach("exporters.text.source", "export").load_source

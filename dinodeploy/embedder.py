@@ -125,8 +125,8 @@ class Embedder:
         """Open an engine of a bundle that `locate` has found; options, checks and errors as in `open`."""
         choice, backend, passed_over = open_on(bundle, device, outputs, file=file, **engine_options)
         embedder = cls(choice, backend, None, passed_over)
-        options = {"device": device, "outputs": outputs, "allow_unverified": allow_unverified}
-        options |= engine_options
+        options: dict[str, Any] = {"device": device, "outputs": outputs, **engine_options}
+        options["allow_unverified"] = allow_unverified
         embedder._reopen = partial(cls.open_located, bundle, file, **options)
         if allow_unverified:
             return embedder

@@ -42,7 +42,7 @@ LARGE = 4 << 30
 PIXELS_AT_ONCE = 320 * 1024
 _PROBE = (1, 3, 32, 48)  # an image of 2 x 3 patches, to see where nodes run
 TOKEN_IDS = "token_ids"  # the input of a text graph
-_TEXT_PROBE = ((1, 8), np.int64)
+_TEXT_PROBE = (1, 8)
 # The operators of our graphs that do the work, and what ONNX Runtime's optimiser fuses them to.
 WORK = frozenset({
     "Attention", "BiasGelu", "Conv", "Erf", "FastGelu", "FusedConv", "FusedGemm", "FusedMatMul", "Gelu",
@@ -138,7 +138,8 @@ class OnnxRuntimeBackend:
     def _check_placement(self, engine: Path, provider: Provider) -> None:
         """Raises UnavailableError when another provider than the one asked for does the work."""
         try:
-            probe = np.zeros(*(_TEXT_PROBE if self._input == TOKEN_IDS else (_PROBE, np.float32)))
+            shape, dtype = (_TEXT_PROBE, np.int64) if self._input == TOKEN_IDS else (_PROBE, np.float32)
+            probe: Any = np.zeros(shape, dtype)
             nodes = profiled(self._session, lambda: self.run(probe))
         except Exception as error:  # its exception classes are private
             raise UnavailableError(

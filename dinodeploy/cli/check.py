@@ -13,6 +13,7 @@ import typer
 from rich.table import Table
 from typer import Argument, Option
 
+from dinodeploy.bundle.text_facts import TEXT_OUTPUT
 from dinodeploy.cli import output
 from dinodeploy.cli.options import RequireSignature
 from dinodeploy.errors import MisuseError
@@ -22,7 +23,7 @@ from dinodeploy.parity.check import check_bundle
 from dinodeploy.parity.compare import Comparison, compare
 from dinodeploy.parity.judge import Measurement
 from dinodeploy.parity.reports import Report, check_targets, write_report
-from dinodeploy.parity.text import TEXT_OUTPUT, TOKENS
+from dinodeploy.parity.text import TOKENS
 from dinodeploy.pipeline.progress import image_progress
 from dinodeploy.sources.folders import list_images
 

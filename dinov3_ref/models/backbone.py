@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
@@ -27,8 +28,8 @@ def named_blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         return
     for chain in CHAINS:
         owner, _, name = chain.rpartition(".")
-        blocks = getattr(getattr(model, owner, None) if owner else model, name, ())
-        for index, block in enumerate(blocks):
+        blocks: Any = getattr(getattr(model, owner, None) if owner else model, name, None)
+        for index, block in enumerate(blocks or ()):
             yield f"{chain}.{index}", block
 
 

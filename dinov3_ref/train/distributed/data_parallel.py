@@ -134,6 +134,6 @@ def compile_parts(networks: Trainable, **options: Any) -> None:
     """Compile every block and every head separately, in place; `options` go to torch.compile."""
     for modules in (networks.student, *networks.all_teachers()):
         for name, module in modules.items():
-            parts = (block for _, block in named_blocks(module)) if name == "backbone" else [module]  # type: ignore[arg-type]
+            parts = (block for _, block in named_blocks(module)) if name == "backbone" else [module]
             for part in parts:
                 part.compile(**options)
