@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from dinodeploy.arrays import FloatArray, IndexArray
+from dinodeploy.arrays import AnyArray, FloatArray, IndexArray
 from dinodeploy.bundle.facts import HeadFacts
 
 Outputs = Mapping[str, FloatArray]
@@ -30,7 +30,7 @@ def measure_detections(got: Outputs, wanted: Outputs, head: HeadFacts) -> dict[s
     if not matched:
         return values
 
-    def pick(name: str, side: Outputs, which: int) -> FloatArray:
+    def pick(name: str, side: Outputs, which: int) -> AnyArray:
         parts = [side[name][image][pair[which]] for image, pair in enumerate(rows)]
         return np.concatenate(parts).astype(np.float64)
 
@@ -51,7 +51,7 @@ def match(got: FloatArray, wanted: FloatArray) -> tuple[IndexArray, IndexArray]:
     return mine, theirs
 
 
-def box_iou(a: FloatArray, b: FloatArray) -> FloatArray:
+def box_iou(a: AnyArray, b: AnyArray) -> AnyArray:
     """Intersection over union of boxes [N,4] pair by pair [N]; 1 for two boxes without area."""
     low_a, high_a, low_b, high_b = (
         side[:, :2] + half * np.maximum(side[:, 2:], 0.0) for side in (a, b) for half in (-0.5, 0.5)
@@ -61,7 +61,7 @@ def box_iou(a: FloatArray, b: FloatArray) -> FloatArray:
     return np.divide(both, union, out=np.ones_like(both), where=union > 0)
 
 
-def _distinct(positions: FloatArray) -> FloatArray:
+def _distinct(positions: FloatArray) -> AnyArray:
     """Positions [Q] with the k-th of several equal ones told apart from the others [Q]."""
     order = np.argsort(positions, kind="stable")
     ranked = positions[order]
@@ -71,5 +71,5 @@ def _distinct(positions: FloatArray) -> FloatArray:
     return keys
 
 
-def _sigmoid(x: FloatArray) -> FloatArray:
+def _sigmoid(x: AnyArray) -> AnyArray:
     return 0.5 * (1.0 + np.tanh(0.5 * x))

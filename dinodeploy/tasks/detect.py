@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dinodeploy.arrays import FloatArray, IndexArray
+from dinodeploy.arrays import AnyArray, FloatArray, IndexArray
 from dinodeploy.bundle.manifest import HeadFacts
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.tasks.prediction import Prediction, PredictOptions, Region, class_name
@@ -30,9 +30,9 @@ class Detections:
     scores [N]; labels [N], class indices; boxes [N,4]: left, top, right, bottom in pixels.
     """
 
-    scores: FloatArray
+    scores: AnyArray
     labels: IndexArray
-    boxes: FloatArray
+    boxes: AnyArray
 
 
 def predict_one(
@@ -54,7 +54,7 @@ def predict_one(
     return Prediction("detect", regions=tuple(regions))
 
 
-def detect(logits: FloatArray, boxes: FloatArray, threshold: float) -> Detections:
+def detect(logits: FloatArray, boxes: AnyArray, threshold: float) -> Detections:
     """logits [Q,C] and a box [Q,4] a query -> the best Q pairs of query and class above `threshold`."""
     queries, classes = logits.shape
     scores = 0.5 * (1.0 + np.tanh(0.5 * logits.ravel().astype(np.float64)))
@@ -63,7 +63,7 @@ def detect(logits: FloatArray, boxes: FloatArray, threshold: float) -> Detection
     return Detections(scores[best], best % classes, boxes[best // classes])
 
 
-def to_pixels(boxes: FloatArray, size: tuple[int, int], preprocess: Preprocess) -> FloatArray:
+def to_pixels(boxes: FloatArray, size: tuple[int, int], preprocess: Preprocess) -> AnyArray:
     """Boxes (cx, cy, w, h) [N,4] in shares of the input -> left, top, right, bottom [N,4] in the image.
 
     size: width and height of the image. Boxes may reach beyond its edges.

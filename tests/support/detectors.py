@@ -129,8 +129,9 @@ def load_detector(folder: Path) -> LoadedTask:
 
 
 def chosen_positions(outputs: Any, queries: int) -> Tensor:
-    """The places that transformers' detector chose its queries from [B,Q]."""
-    return torch.topk(outputs.enc_outputs_class.max(-1).values, queries, dim=1).indices
+    """The places that transformers' detector chose its queries from [B,Q]; -1 where none is proposed."""
+    index = torch.topk(outputs.enc_outputs_class.max(-1).values, queries, dim=1).indices.float()
+    return torch.where(outputs.init_reference_points[..., 0] > 1e4, -1.0, index)
 
 
 def _enliven(model: nn.Module, seed: int) -> None:

@@ -56,7 +56,7 @@ def load(raw: RawCheckpoint) -> LoadedTask:
     config = read_config(described, name)
     inside = {key.removeprefix(BACKBONE): t for key, t in tensors.items() if key.startswith(BACKBONE)}
     vit, state = _backbone(inside, described["backbone_config"], name)
-    arch, vit = name_architecture(vit, biases_may_lack=False)
+    arch, _ = name_architecture(vit, biases_may_lack=False)
     model = DeimV2(DinoVisionTransformer(**vit.kwargs()), config)
     outside = {key: t for key, t in tensors.items() if not key.startswith(BACKBONE)}
     state |= _own_state(outside, config, model, name)

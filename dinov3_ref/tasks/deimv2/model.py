@@ -34,6 +34,7 @@ class DeimV2(TaskModel):
 
     kind: ClassVar[str] = "deimv2"
     task = "detect"
+    backbone: DinoVisionTransformer
 
     def __init__(self, backbone: DinoVisionTransformer, config: DeimV2Config) -> None:
         super().__init__()
@@ -75,7 +76,7 @@ class DeimV2(TaskModel):
     def _features(self, pixels: Tensor) -> list[Tensor]:
         """Patch maps [B,D,h,w] of the chosen blocks, normed or not."""
         blocks, norms = self.config.blocks, self.config.norms
-        bare = self.backbone.get_intermediate_layers(pixels, n=blocks, norm=False, return_extra_tokens=False)
+        bare = self.backbone.get_intermediate_layers(pixels, n=blocks, norm=False)
         p = self.backbone.patch_size
         grid = (pixels.shape[2] // p, pixels.shape[3] // p)
         normed = [
