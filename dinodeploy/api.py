@@ -55,9 +55,11 @@ def export(
     preprocess: str | None = None,
     layers: Sequence[int] = (),
     head: str | None = None,
+    classes: PathLike | Sequence[str] = (),
+    pooling: str | None = None,
     attention: bool = False,
     dataset: str | None = None,
-    rope_periods: str = "bf16",
+    rope_periods: str | None = None,
     weights_key: str | None = None,
     adapter: PathLike | None = None,
     vocab: PathLike | None = None,
@@ -86,10 +88,13 @@ def export(
         more.
     override: other types for layers by name, {"blocks.0.*": "fp32"}; the last match counts.
     imgsz: input size in pixels; preprocess: official (the default), hf, timm, eval or keep-aspect.
-    layers: blocks whose patch maps become outputs. head: a head file, or pyramid:3,5,7,11. attention: output
-        what CLS attends to in the last block.
+    layers: blocks whose patch maps become outputs. head: a head file, pyramid:3,5,7,11, or "none"; by default
+        the head of a fine-tuned model, if the weights hold one. classes: names of its classes, or a text file
+        with one a line; by default those of config.json. pooling: what its classifier reads, cls, mean or
+        cls_mean, where the file does not tell. attention: output what CLS attends to in the last block.
     dataset: lvd1689m or sat493m, where the weights do not say. rope_periods: bf16 (as released) or fp32, for
-        layouts without them. dialect, fold ("all", "none" or names): how the graph is written.
+        layouts without them; by default fp32 for a model that was fine-tuned in transformers or timm.
+    dialect, fold ("all", "none" or names): how the graph is written.
     adapter: folder of a PEFT adapter (LoRA, DoRA) to merge into the weights.
     vocab: vocabulary file of dino.txt (bpe_simple_vocab_16e6.txt.gz): the bundle gets a text graph. head is
         then the vision head and text encoder; without it, weights holds them too. backbone_outputs: keep cls,
@@ -124,6 +129,7 @@ def export(
     _check_before_export(rope_periods, target, no_engine)
     with_engine = reach("exporters.tensorrt.after_export", "export").with_engine
     of_backbone = {"arch": arch, "layers": layers, "head": head, "attention": attention, "adapter": adapter}
+    of_backbone |= {"classes": classes, "pooling": pooling}
     of_module = {"module": module, "outputs": outputs, "dynamic": dynamic, "task": task, "dataset": dataset}
     with step_progress() if progress else nullcontext(_silent) as log:
         export_whole = reach("exporters.modules.source", "export").export_whole
@@ -139,20 +145,15 @@ def export(
         if vocab is not None:
             load_source = reach("exporters.text.source", "export").load_source
             checkpoint, origin, text = load_source(*source, head=head, vocab=Path(vocab), **how)
+            chosen = None
         else:
             (checkpoint, origin), text = _load_checkpoint(*source, **how), None
-        bundle, notes = exporter.export_checkpoint(
-            checkpoint,
-            Path(out or f"{checkpoint.arch}-{precision}"),
-            options,
-            weights=origin,
-            rope_periods=rope_periods,
-            weights_key=weights_key,
-            dataset=dataset,
-            head=_head(head, checkpoint.config) if head and text is None else None,
-            text=text,
-            log=log,
-        )
+            choose_head = reach("exporters.heads", "export").choose_head
+            checkpoint, chosen = choose_head(checkpoint, head, pooling=pooling, classes=classes)
+        facts = {"weights": origin, "weights_key": weights_key, "dataset": dataset, "log": log}
+        facts |= {"head": chosen, "text": text, "rope_periods": rope_periods or checkpoint.periods}
+        place = Path(out or f"{checkpoint.arch}-{precision}")
+        bundle, notes = exporter.export_checkpoint(checkpoint, place, options, **facts)
     return with_engine(bundle, notes, target, no_engine=no_engine, progress=progress)
 
 
@@ -325,11 +326,6 @@ def _paths(images: PathLike | Iterable[PathLike]) -> tuple[str, ...]:
     return tuple(os.fspath(one) for one in listed)
 
 
-def _head(head: str, config: Any) -> Any:
-    find_head = reach("exporters.heads", "export").find_head
-    return find_head(head, config.embed_dim, config.depth, config.patch_size)
-
-
 def _load_checkpoint(
     weights: str, arch: str | None, dataset: str | None, seed: int, hub: dict[str, Any], **how: Any
 ) -> tuple[Any, str]:
@@ -358,9 +354,9 @@ def _folds(fold: str | Sequence[str], known: tuple[str, ...]) -> tuple[str, ...]
     return tuple(fold)
 
 
-def _check_before_export(rope_periods: str, target: str | None, no_engine: bool) -> None:
+def _check_before_export(rope_periods: str | None, target: str | None, no_engine: bool) -> None:
     """Raise MisuseError for unknown RoPE periods, an unknown target, or a target beside `no_engine`."""
-    if rope_periods not in ("bf16", "fp32"):
+    if rope_periods not in (None, "bf16", "fp32"):
         raise MisuseError(f"rope_periods is {rope_periods!r}; wanted bf16 or fp32")
     if no_engine and target is not None:
         raise MisuseError(f"no_engine and target {target} contradict each other; give one")

@@ -48,7 +48,18 @@ def export(
     ] = None,
     layers: Annotated[str | None, typer.Option(help="Blocks whose patch maps become outputs: 2,5,8.")] = None,
     head: Annotated[
-        str | None, typer.Option(help="Head to add: a file, or pyramid:3,5,7,11; of dino.txt with --vocab.")
+        str | None,
+        typer.Option(
+            help="Head to add: a file, pyramid:3,5,7,11, or none; of dino.txt with --vocab. "
+            "Default: the weights' own."
+        ),
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="Class names, one per line. Default: from config.json.")
+    ] = None,
+    pooling: Annotated[
+        str | None,
+        typer.Option(help="What the weights' classifier reads: cls, mean, cls_mean. Default: from the file."),
     ] = None,
     attention: Annotated[
         bool, typer.Option("--attention", help="Add an output: attention of CLS in the last block, per head.")
@@ -57,9 +68,12 @@ def export(
         str | None, typer.Option(help="Input mean and std: lvd1689m or sat493m. Default: from the weights.")
     ] = None,
     rope_periods: Annotated[
-        str,
-        typer.Option(help="RoPE periods where a layout has none: bf16 (as released), fp32 (as HF, timm)."),
-    ] = "bf16",
+        str | None,
+        typer.Option(
+            help="RoPE periods where a layout has none: bf16 (as released), fp32 (as HF, timm). "
+            "Default: bf16; fp32 for fine-tuned models of HF and timm."
+        ),
+    ] = None,
     weights_key: Annotated[
         str | None,
         typer.Option(help="Which model of the file, by dotted name: state_dict. Default: EMA if it has one."),
@@ -119,6 +133,8 @@ def export(
         preprocess=preprocess,
         layers=[_number(name) for name in parse_list(layers, "--layers")] if layers else (),
         head=head,
+        classes=classes or (),
+        pooling=pooling,
         attention=attention,
         dataset=dataset,
         rope_periods=rope_periods,

@@ -23,7 +23,7 @@ from dinodeploy.errors import MisuseError
 from dinodeploy.images.open import open_image
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.golden import GoldenCase, at_size
-from dinodeploy.parity.tasks import TASKS, replaced
+from dinodeploy.parity.tasks import measure_of, replaced
 from dinodeploy.parity.thresholds import HEAD_THRESHOLDS, PIXEL_THRESHOLDS, THRESHOLDS, Threshold
 
 Outputs = Mapping[str, FloatArray]
@@ -100,7 +100,7 @@ def judge(
         raise MisuseError(f"no thresholds for recipe {recipe!r}; known: {', '.join(THRESHOLDS)}")
     head_limits = HEAD_THRESHOLDS[head_precision if recipe == "fp32" else recipe]
     of_head = head.outputs if head is not None else ()
-    own = TASKS.get(head.task) if head is not None else None
+    own = measure_of(head)
     found: list[Measurement] = []
     pairs: list[tuple[FloatArray, FloatArray]] = []
     logits: dict[str, list[tuple[FloatArray, FloatArray]]] = {}
@@ -121,7 +121,7 @@ def judge(
             found += _judge_output(case.name, name, got, wanted, metrics, limits)
         if head is not None and own is not None and _all_comparable(outputs, case, of_head):
             for name, values in own.measure(outputs, case.outputs, head).items():
-                found += _hold(case.name, name, values, own.limits(recipe, head_precision))
+                found += _hold(case.name, name, values, own.limits(recipe, head, head_precision))
         vector = next((name for name in VECTORS if name in case.outputs), "")
         if vector and _comparable(outputs.get(vector), case.outputs[vector]):
             pairs.append((outputs[vector], case.outputs[vector]))

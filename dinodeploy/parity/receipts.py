@@ -29,7 +29,7 @@ from dinodeploy.files.cache import cache_dir
 from dinodeploy.files.lock import wait_for_lock
 from dinodeploy.files.regular import open_regular
 from dinodeploy.parity.judge import PATCH_METRICS, Measurement, Verdict
-from dinodeploy.parity.tasks import TASKS, replaced
+from dinodeploy.parity.tasks import measure_of, replaced
 from dinodeploy.parity.text import TEXT_THRESHOLDS
 from dinodeploy.parity.thresholds import HEAD_THRESHOLDS, PIXEL_THRESHOLDS, THRESHOLDS
 
@@ -65,8 +65,9 @@ class Receipt:
             needed = {threshold.metric for threshold in PIXEL_THRESHOLDS}  # a whole model: the head's alone
             needed |= {"head_error"} if replaced(head) != set(head.outputs) else set()
         table += HEAD_THRESHOLDS.get(precision if self.recipe == "fp32" else self.recipe, ())
-        if head is not None and head.task in TASKS and set(head.outputs) <= self.outputs:
-            own = TASKS[head.task].limits(self.recipe, precision)
+        measure = measure_of(head)
+        if head is not None and measure is not None and set(head.outputs) <= self.outputs:
+            own = measure.limits(self.recipe, head, precision)
             table, needed = (*table, *own), needed | {threshold.metric for threshold in own}
         if TEXT_OUTPUT in self.outputs:
             table = TEXT_THRESHOLDS.get(self.recipe, ())

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from dinodeploy.arrays import FloatArray
 from dinodeploy.bundle.facts import HeadFacts
+from dinodeploy.parity.depth import DEPTH_THRESHOLDS, has_condition, measure_depth, scale_limits
 from dinodeploy.parity.detections import measure_detections
 from dinodeploy.parity.thresholds import Threshold
 
@@ -28,10 +29,14 @@ class TaskMeasure:
     thresholds: Mapping[str, tuple[Threshold, ...]]  # by recipe; a metric without a limit is reported only
     # outputs that only `measure` compares, because their order may change (ties in a TopK)
     replaces: frozenset[str] = field(default=frozenset())
+    applies: Callable[[HeadFacts], bool] = lambda head: True
+    scale: Callable[[tuple[Threshold, ...], HeadFacts, str], tuple[Threshold, ...]] | None = None
 
-    def limits(self, recipe: str, head_precision: str = "fp32") -> tuple[Threshold, ...]:
-        """The limits under `recipe`; under fp32 those of the head's own precision."""
-        return self.thresholds.get(head_precision if recipe == "fp32" else recipe, ())
+    def limits(self, recipe: str, head: HeadFacts, head_precision: str = "fp32") -> tuple[Threshold, ...]:
+        """The limits for a head under `recipe`; under fp32 those of the head's own precision."""
+        recipe = head_precision if recipe == "fp32" else recipe
+        limits = self.thresholds.get(recipe, ())
+        return limits if self.scale is None else self.scale(limits, head, recipe)
 
 
 def masks_and_classes(got: Outputs, wanted: Outputs, head: HeadFacts) -> Measured:
@@ -83,10 +88,19 @@ TASKS: dict[str, TaskMeasure] = {
             )
         },
     ),
+    "depth": TaskMeasure(
+        measure_depth, DEPTH_THRESHOLDS, frozenset({"depth"}), applies=has_condition, scale=scale_limits
+    ),
 }
+
+
+def measure_of(head: HeadFacts | None) -> TaskMeasure | None:
+    """The task's own measure of a head, or None."""
+    own = TASKS.get(head.task) if head is not None else None
+    return own if own is not None and head is not None and own.applies(head) else None
 
 
 def replaced(head: HeadFacts) -> frozenset[str]:
     """The outputs that only the task's own measure compares."""
-    own = TASKS.get(head.task)
+    own = measure_of(head)
     return own.replaces if own is not None else frozenset()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -42,6 +43,8 @@ class Checkpoint:
     notes: tuple[str, ...] = ()  # what was assumed, filled in or left out, one line each
     beside: Mapping[str, Tensor] = field(default_factory=dict, repr=False)  # tensors outside the backbone
     adapter: AdapterSource | None = None
+    described: Mapping[str, Any] = field(default_factory=dict, repr=False)  # config.json beside the weights
+    periods: str = "bf16"  # rounding of RoPE periods that the file does not hold: bf16 | fp32
 
 
 class LazyTensors(Mapping[str, Tensor]):

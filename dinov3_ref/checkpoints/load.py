@@ -27,14 +27,14 @@ from dinov3_ref.checkpoints.architecture import (
     sidecar_normalization,
 )
 from dinov3_ref.checkpoints.checkpoint import Checkpoint, LazyTensors
-from dinov3_ref.checkpoints.files import CONFIG, MODEL_CONFIG, RawCheckpoint, read_checkpoint
+from dinov3_ref.checkpoints.files import CONFIG, MODEL_CONFIG, RawCheckpoint, json_object, read_checkpoint
 from dinov3_ref.checkpoints.hub import Fetched
 from dinov3_ref.checkpoints.layouts.convnext import ConvNeXtLayout, check_repeated_norm, infer_convnext
 from dinov3_ref.checkpoints.layouts.detect import detect_layout
 from dinov3_ref.checkpoints.layouts.hf import NORM_BY_EPS
 from dinov3_ref.checkpoints.layouts.official import PERIODS, PeriodRounding, key_mask, rope_periods
 from dinov3_ref.checkpoints.tensor_shapes import check_keys, check_values, expected_shapes
-from dinov3_ref.checkpoints.unwrap import unwrap
+from dinov3_ref.checkpoints.unwrap import CLASSIFIER, unwrap
 from dinov3_ref.models.backbone import Backbone
 from dinov3_ref.models.config import ConvNeXtConfig, ModelConfig, ViTConfig
 from dinov3_ref.models.convnext import ConvNeXt
@@ -46,7 +46,7 @@ def load_checkpoint(
     path: str | os.PathLike[str],
     *,
     arch: str | None = None,
-    periods: PeriodRounding = "bf16",
+    periods: PeriodRounding | None = None,
     weights_key: str | None = None,
     adapter: str | os.PathLike[str] | None = None,
 ) -> Checkpoint:
@@ -54,14 +54,16 @@ def load_checkpoint(
 
     `arch` is checked against the file: a key of ARCHITECTURES, or a torch.hub, Hugging Face or timm name.
     `periods` is the rounding of RoPE periods if the file has none: "bf16" gives official features, "fp32"
-    those of Hugging Face and timm. `weights_key` chooses one of several models in the file by its dotted
-    name, such as "state_dict"; by default moving averages are preferred (`unwrap.py`). `adapter` is the
-    folder of a PEFT adapter to merge. Raises `CheckpointError` or a subclass.
+    those of Hugging Face and timm, the default for a model that was fine-tuned there. `weights_key`
+    chooses one of several models in the file by its dotted name, such as "state_dict"; by default moving
+    averages are preferred (`unwrap.py`). `adapter` is the folder of a PEFT adapter to merge. Raises
+    `CheckpointError` or a subclass.
     """
     fetched = path if isinstance(path, Fetched) else None
     raw = read_checkpoint(Path(path))
     name = fetched.source if fetched else str(raw.path)
-    found = checkpoint_of(raw, name, arch=arch, periods=periods, weights_key=weights_key)
+    how: dict[str, Any] = {"arch": arch, "periods": periods, "weights_key": weights_key}
+    found = checkpoint_of(raw, name, tuned=adapter is not None, **how)
     loaded = replace(found, notes=(*(fetched.notes if fetched else ()), *found.notes))
     return loaded if adapter is None else merge_adapter(loaded, read_adapter(Path(adapter)))
 
@@ -71,19 +73,21 @@ def checkpoint_of(
     name: str,
     *,
     arch: str | None = None,
-    periods: PeriodRounding = "bf16",
+    periods: PeriodRounding | None = None,
     weights_key: str | None = None,
     hints: Mapping[str, Any] | None = None,
+    tuned: bool = False,
 ) -> Checkpoint:
     """The checkpoint in content that has been read; `name` is for messages. Options as `load_checkpoint`.
 
-    hints: fields of `ViTConfig` that the caller knows and tensors do not show.
+    hints: fields of `ViTConfig` that the caller knows and tensors do not show. tuned: whether an adapter of
+    the model follows.
     """
     found_in_file = unwrap(raw.tree, name, weights_key)
     layout = detect_layout(found_in_file.backbone.keys(), name)
     tensors = layout.modernise(found_in_file.backbone)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    told = {**layout.hints(raw.sidecars), **(hints or {})}
+    told = {**layout.hints(_of_backbone(raw.sidecars)), **(hints or {})}
     where = f"{name} ({layout.name} layout)"
     in_file: ModelConfig
     found: Mapping[str, Tensor]
@@ -101,6 +105,8 @@ def checkpoint_of(
     checkpoint = identify(raw, layout.name, in_file, name)
     if arch is not None:
         check_architecture(arch, checkpoint.arch, checkpoint.dataset, checkpoint.config, name)
+    exact = (tuned or _is_tuned(raw, found_in_file.rest)) and layout.name in ("hf", "timm")
+    periods = periods or ("fp32" if exact and isinstance(in_file, ViTConfig) else "bf16")
     state, filled = complete(found, checkpoint.config, periods)
     guessed = _guesses(raw, checkpoint)
     every_note = (
@@ -110,7 +116,26 @@ def checkpoint_of(
         *filled,
         *_precision_notes(state),
     )
-    return replace(checkpoint, state=state, notes=every_note, beside=found_in_file.rest)
+    return replace(
+        checkpoint,
+        state=state,
+        notes=every_note,
+        beside=found_in_file.rest,
+        described=raw.sidecars.get(CONFIG, {}),
+        periods=periods,
+    )
+
+
+def _of_backbone(sidecars: Mapping[str, dict[str, Any]]) -> Mapping[str, dict[str, Any]]:
+    """The JSON files with the backbone's own configuration, if config.json has one inside."""
+    inside = json_object(sidecars.get(CONFIG, {}), "backbone_config")
+    return {**sidecars, CONFIG: inside} if inside else sidecars
+
+
+def _is_tuned(raw: RawCheckpoint, beside: Mapping[str, Tensor]) -> bool:
+    """Whether a library's model was trained with a head on its own backbone."""
+    whole = bool(raw.sidecars.get(CONFIG, {}).get("backbone_config"))
+    return whole or any(map(CLASSIFIER.fullmatch, beside))
 
 
 def build_model(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Backbone:

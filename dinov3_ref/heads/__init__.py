@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dinov3_ref.heads.beside import head_beside
 from dinov3_ref.heads.depth import FeaturesToDepth, LinearDepth
 from dinov3_ref.heads.dpt import DPTDepth, DPTHead
 from dinov3_ref.heads.files import KINDS, LoadedHead, load_head, save_head
@@ -25,6 +26,7 @@ __all__ = [
     "LoadedHead",
     "load_head",
     "save_head",
+    "head_beside",
     "layers_of",
     "named_outputs",
 ]

@@ -4,6 +4,7 @@
     storage       [B,R,D]    storage tokens
     patch         [B,h,w,D]  patch map after the last norm
     layer_<i>     [B,h,w,D]  patch map of block i, normed as the last one is
+    cls_<i>       [B,D]      CLS token of block i, normed likewise
 
 An exported graph has the same outputs, so a head can be trained on engine features, added to an existing
 bundle, and judged on the golden outputs of the bundle.
@@ -27,7 +28,7 @@ Dimensions = tuple[int | str, ...]  # dynamic ones by name, "batch" first
 
 TASKS = ("classify", "segment", "depth", "pyramid", "custom")
 TASK_RANKS = {"classify": 2, "segment": 4, "depth": 4}  # tasks of `dinodeploy predict`
-INPUT = re.compile(r"cls|storage|patch|layer_(\d+)")
+INPUT = re.compile(r"cls|storage|patch|(?:layer|cls)_(\d+)")
 OUTPUT = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -43,7 +44,13 @@ class Head(nn.Module):
     outputs: dict[str, Dimensions]
     classes: tuple[str, ...] = ()
     embed_dim: int | None = None  # width of its features, where it is fixed
+    needs_condition: bool = False  # rounding alone may change its outputs: the export measures how
     _config: dict[str, Any] | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """JSON values that `dinodeploy predict` needs beside the outputs."""
+        return {}
 
     def config(self) -> dict[str, Any]:
         """Constructor arguments as JSON values, stored in a head file."""
@@ -57,7 +64,9 @@ class Head(nn.Module):
         """Raises ConfigError for impossible inputs or outputs."""
         for name in self.inputs:
             if not INPUT.fullmatch(name):
-                raise ConfigError(f"head input {name!r} is unknown; wanted cls, storage, patch or layer_<i>")
+                raise ConfigError(
+                    f"head input {name!r} is unknown; wanted cls, storage, patch, layer_<i> or cls_<i>"
+                )
         for name, shape in self.outputs.items():
             if not OUTPUT.fullmatch(name) or INPUT.fullmatch(name) or shape[:1] != ("batch",):
                 raise ConfigError(
@@ -83,9 +92,9 @@ def arguments(scope: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def layers_of(inputs: Sequence[str]) -> tuple[int, ...]:
-    """Indices of the blocks whose patch maps are among `inputs`, ascending."""
-    matches = (re.fullmatch(r"layer_(\d+)", name) for name in inputs)
+def layers_of(inputs: Sequence[str], of: str = "layer") -> tuple[int, ...]:
+    """Indices of the blocks whose patch maps are among `inputs`, ascending; of "cls": CLS tokens."""
+    matches = (re.fullmatch(rf"{of}_(\d+)", name) for name in inputs)
     return tuple(sorted({int(match[1]) for match in matches if match}))
 
 
@@ -100,16 +109,18 @@ def named_outputs(model: DinoVisionTransformer, x: Tensor, names: Sequence[str])
     Raises ConfigError for a block that the model does not have.
     """
     last = model.n_blocks - 1
-    layers = layers_of(names)
+    layers = layers_of(names, "(?:layer|cls)")
     if layers and layers[-1] > last:
-        raise ConfigError(f"the head reads layer_{layers[-1]}; the model has blocks 0..{last}")
+        raise ConfigError(f"the head reads block {layers[-1]}; the model has blocks 0..{last}")
     blocks = sorted({*layers, last})
     found = model.get_intermediate_layers(
         x, n=blocks, reshape=True, return_class_token=True, return_extra_tokens=True
     )
     maps = {i: entry[0].permute(0, 2, 3, 1) for i, entry in zip(blocks, found, strict=True)}
-    ends = {"patch": maps[last], "cls": found[-1][1], "storage": found[-1][2]}
-    return {name: ends[name] if name in ends else maps[layers_of([name])[0]] for name in names}
+    made = {"patch": maps[last], "cls": found[-1][1], "storage": found[-1][2]}
+    made |= {f"layer_{index}": maps[index] for index in maps}
+    made |= {f"cls_{index}": entry[1] for index, entry in zip(blocks, found, strict=True)}
+    return {name: made[name] for name in names}
 
 
 class HeadedBackbone(nn.Module):

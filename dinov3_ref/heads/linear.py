@@ -16,8 +16,8 @@ from dinov3_ref.errors import ConfigError
 from dinov3_ref.heads.head import Head, arguments, map_names
 from dinov3_ref.models import DinoVisionTransformer
 
-Pooling = Literal["cls", "cls_mean"]
-POOLINGS: dict[str, tuple[str, ...]] = {"cls": ("cls",), "cls_mean": ("cls", "patch")}
+Pooling = Literal["cls", "mean", "cls_mean"]
+POOLINGS: dict[str, tuple[str, ...]] = {"cls": ("cls",), "mean": ("patch",), "cls_mean": ("cls", "patch")}
 SIZES = ("patch", "pixel")
 WEIGHT_STD = 0.01  # docs/spec.md 5.2, 5.4
 
@@ -33,9 +33,9 @@ def check_classes(num_classes: int, classes: Sequence[str]) -> None:
 
 
 class LinearClassifier(Head):
-    """`cls` [B,D], or cls and mean patch, joined to [B,2D] -> `logits` [B,K].
+    """`cls` or mean patch [B,D], or both joined to [B,2D] -> `logits` [B,K].
 
-    The released 7B classifier uses both (docs/spec.md 5.2), `DINOClassifier` CLS alone.
+    The released 7B classifier uses both (docs/spec.md 5.2), `DINOClassifier` CLS, timm's models the mean.
     """
 
     task = "classify"
@@ -56,10 +56,9 @@ class LinearClassifier(Head):
         nn.init.normal_(self.linear.weight, std=WEIGHT_STD)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(self, cls: Tensor, patch: Tensor | None = None) -> tuple[Tensor]:
-        if patch is None:
-            return (self.linear(cls),)
-        return (self.linear(torch.cat((cls, patch.mean(dim=(1, 2))), dim=-1)),)
+    def forward(self, *features: Tensor) -> tuple[Tensor]:
+        parts = [x if x.dim() == 2 else x.mean(dim=(1, 2)) for x in features]
+        return (self.linear(torch.cat(parts, dim=-1)),)
 
 
 class LinearSegmenter(Head):

@@ -21,19 +21,16 @@ from torch import Tensor
 from dinov3_ref.checkpoints.tensor_shapes import check_keys, check_values
 from dinov3_ref.checkpoints.unwrap import Unwrapped, unwrap
 from dinov3_ref.errors import CheckpointError, ForeignCheckpoint
-from dinov3_ref.heads.dpt import SCALES, DPTDepth
+from dinov3_ref.heads.dpt_file import depth_head
 from dinov3_ref.heads.head import Head
 from dinov3_ref.heads.linear import LinearClassifier
 
 OFFICIAL_LICENCE = "Meta's DINOv3 License: https://ai.meta.com/resources/models-and-libraries/dinov3-license/"
-DPT_LAYERS = {4096: (9, 19, 29, 39), 1024: (4, 11, 17, 23)}  # by embed_dim: 7B, L
-DEPTH_RANGE = (0.001, 100.0)  # SYNTHMIX, metres
 
 _CLASSIFIER = re.compile(r"(?:\w+\.)*?(?:head|linear_head|classifier|fc|linear)\.weight")
 
 # (part of a key, what the file is)
 _FOREIGN: tuple[tuple[str, str], ...] = (
-    ("readout_projects", "the canopy-height head (CHMv2), which reads CLS tokens of inner blocks"),
     ("class_embed", "a detection or Mask2Former head, which needs its own adapter"),
     ("sampling_offsets", "a detection or Mask2Former head, which needs its own adapter"),
     ("visual_model.", "dino.txt's vision head and text encoder, which needs --vocab"),
@@ -56,16 +53,18 @@ def official_head(tree: Mapping[str, Any], name: str) -> tuple[Head, str, tuple[
         )
     for part, what in _FOREIGN:
         if any(part in key for key in tensors):
-            raise ForeignCheckpoint(f"{name} is {what}; wanted a linear classifier or a DPT depth head")
+            raise ForeignCheckpoint(
+                f"{name} is {what}; wanted a linear classifier, a DPT depth head or a canopy-height head"
+            )
     if set(tensors) == {"weight", "bias"}:
         return _classifier(tensors, name), "linear_classifier", ()
     if any(key.startswith("reassemble_blocks.") for key in tensors):
-        note = f"depth range {DEPTH_RANGE[0]} to {DEPTH_RANGE[1]:g} m, as in the released head"
-        return _depth(tensors, name), "dpt_depth", (note,)
+        depth, note = depth_head(tensors, name)
+        return depth, "dpt_depth", (note,)
     sample = ", ".join(sorted(tensors)[:3])
     raise ForeignCheckpoint(
         f"{name} is not a known head: {len(tensors)} tensors, such as {sample}; wanted weight and bias "
-        "(_lc), reassemble_blocks.* (_dd), or a file that save_head or train-head wrote"
+        "(_lc), reassemble_blocks.* (_dd, _chmv2), or a file that save_head or train-head wrote"
     )
 
 
@@ -104,40 +103,3 @@ def _fine_tuned(file: Unwrapped, name: str) -> LinearClassifier:
             "does not say which; make a dinov3_ref.heads.LinearClassifier of it; give what save_head writes"
         )
     return _classifier(linear, name)
-
-
-def _depth(tensors: Mapping[str, Tensor], name: str) -> DPTDepth:
-    """All widths come from the shapes; the width of the backbone decides the blocks."""
-
-    def shape(key: str) -> tuple[int, ...]:
-        if key not in tensors:
-            raise CheckpointError(f"{name}: {key} is missing; wanted the tensors of dinov3_vit7b16_dd")
-        return tuple(tensors[key].shape)
-
-    widths = [shape(f"reassemble_blocks.projects.{i}.conv.weight") for i in range(SCALES)]
-    embed_dim = widths[0][1]
-    if embed_dim not in DPT_LAYERS:
-        known = ", ".join(map(str, DPT_LAYERS))
-        raise CheckpointError(
-            f"{name} reads features of {embed_dim} channels; wanted {known}, for which the blocks are known"
-        )
-    bins = shape("conv_depth.head.4.weight")
-    head = DPTDepth(
-        embed_dim,
-        DPT_LAYERS[embed_dim],
-        channels=shape("convs.0.conv.weight")[0],
-        post_process_channels=[width[0] for width in widths],
-        n_bins=bins[0],
-        n_hidden_channels=bins[1],
-        min_depth=DEPTH_RANGE[0],
-        max_depth=DEPTH_RANGE[1],
-        batchnorm="reassemble_blocks.batchnorm_layers.0.weight" in tensors,
-        bias="fusion_blocks.1.res_conv_unit1.conv1.conv.bias" in tensors,
-    )
-    counted = re.compile(r"reassemble_blocks\.batchnorm_layers\.\d\.num_batches_tracked")
-    ours = {key: tensor for key, tensor in tensors.items() if not counted.fullmatch(key)}
-    state = head.decoder.state_dict()
-    check_keys(ours, {k: tuple(t.shape) for k, t in state.items() if not counted.fullmatch(k)}, name)
-    check_values(ours, name)
-    head.decoder.load_state_dict({key: tensor.float() for key, tensor in ours.items()}, strict=False)
-    return head

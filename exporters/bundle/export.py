@@ -178,7 +178,7 @@ def export_model(
             # patch maps that the head alone reads end inside the graph
             kept = {f"layer_{index}" for index in options.layers}
             names = (output.name for output in manifest.outputs)
-            keep = [name for name in names if not name.startswith("layer_") or name in kept]
+            keep = [name for name in names if not name.startswith(("layer_", "cls_")) or name in kept]
             manifest = attach_head(staging, manifest, head, keep)
         receipt, judged = judge_staged(staging, manifest, log)
     return replace(open_bundle(out), receipt=receipt), (*notes, *judged, *fits)
@@ -186,5 +186,7 @@ def export_model(
 
 def _with_layers(options: ExportOptions, head: LoadedHead | None) -> ExportOptions:
     """With the blocks that the head reads among the outputs, for the time being."""
-    more = layers_of(head.head.inputs) if head is not None else ()
-    return replace(options, layers=tuple(dict.fromkeys((*options.layers, *more))))
+    if head is None:
+        return options
+    more, cls = layers_of(head.head.inputs), layers_of(head.head.inputs, "cls")
+    return replace(options, layers=tuple(dict.fromkeys((*options.layers, *more))), cls_layers=cls)

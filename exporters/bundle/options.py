@@ -22,6 +22,7 @@ class ExportOptions:
     preset: str | None = None  # None: official, or a whole model's own
     imgsz: tuple[int, int] | None = None  # H, W; None: the preset's own
     layers: tuple[int, ...] = ()
+    cls_layers: tuple[int, ...] = ()  # blocks whose CLS tokens a head reads; never outputs of a bundle
     attention: bool = False  # add an output: the last block's attention from CLS to each patch
     folds: tuple[str, ...] = FOLDS
     calibration: Calibration = field(default_factory=Calibration)  # for 8-bit recipes

@@ -62,7 +62,7 @@ def write_bundle(
     if options.backbone_outputs and text is None:
         raise MisuseError("--backbone-outputs is for dino.txt (--vocab); other bundles have them anyway")
     overrides = options.overrides if text is None else options.image_overrides
-    chosen = (options.layers, options.attention, options.backbone_outputs)
+    chosen = (options.layers, options.attention, options.backbone_outputs, options.cls_layers)
     reference = make_outputs(model.eval(), *chosen)
     log("running the reference on the golden photographs")
     with filled(model, state), watch_linears(model) as ranges:

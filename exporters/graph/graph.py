@@ -188,6 +188,7 @@ def _name_sizes(graph: ir.Graph, module: TokenOutputs) -> None:
         "storage": [model.n_storage_tokens, dim],
         "extra": [module.own_tokens, dim],
         "image_embedding": [2 * dim],
+        **{f"cls_{index}": [dim] for index in module.cls_layers},
     }
     if isinstance(model, ConvNeXt):
         for stage, width in enumerate(model.embed_dims[:-1]):

@@ -7,5 +7,6 @@ from __future__ import annotations
 
 from exporters.heads.add_head import add_head, find_head, in_memory
 from exporters.heads.attach import attach_head, check_fits
+from exporters.heads.choose import choose_head
 
-__all__ = ["add_head", "attach_head", "check_fits", "find_head", "in_memory"]
+__all__ = ["add_head", "attach_head", "check_fits", "choose_head", "find_head", "in_memory"]

@@ -10,9 +10,10 @@ A recipe covers the backbone up to its fp32 outputs: a head always computes in f
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -37,6 +38,7 @@ from exporters.dialects import DIALECTS
 from exporters.graph.files import read_onnx, share_weights, write_onnx
 from exporters.graph.fuse_attention import MICROSOFT
 from exporters.graph.lint import check_onnx, lint
+from exporters.heads.condition import condition_of, features_of
 from exporters.heads.trace_head import SCOPE, head_graph
 
 
@@ -49,7 +51,11 @@ def check_fits(loaded: LoadedHead, facts: ModelFacts) -> tuple[str, ...]:
             f"the head {loaded.source} reads features of {wanted} channels, {facts.arch} has "
             f"{facts.embed_dim}; use a head trained on this backbone"
         )
-    layers = layers_of(loaded.head.inputs)
+    layers = layers_of(loaded.head.inputs, "(?:layer|cls)")
+    if facts.num_heads == 0 and layers_of(loaded.head.inputs, "cls"):
+        raise MisuseError(
+            f"the head {loaded.source} reads CLS tokens of blocks, which a ConvNeXt does not have"
+        )
     if layers and layers[-1] >= facts.depth:
         raise MisuseError(
             f"the head {loaded.source} reads block {layers[-1]}; {facts.arch} has blocks 0..{facts.depth - 1}"
@@ -69,9 +75,10 @@ def attach_head(root: Path, manifest: Manifest, loaded: LoadedHead, keep: Collec
     Raises MisuseError when the head does not fit, ExportError or LintError when a graph cannot be made.
     """
     head = loaded.head.eval()
-    described = _describe(manifest, loaded, keep)
-    cases = [_with_head(case, head, keep) for case in load_golden(root / GOLDEN_FILE)]
-    save_golden(cases, root / GOLDEN_FILE)
+    golden = load_golden(root / GOLDEN_FILE)
+    settings = {**head.settings, **condition_of(head, golden, manifest.graph.recipe)}
+    described = _describe(manifest, loaded, keep, settings)
+    save_golden([_with_head(case, head, keep) for case in golden], root / GOLDEN_FILE)
     engines: dict[str, EngineFacts] = {}
     graphs = {name: read_onnx(root / name) for name in _graphs(manifest)}
     with tempfile.TemporaryDirectory(dir=root) as folder:  # the graphs still read the files in `root`
@@ -97,7 +104,9 @@ def _graphs(manifest: Manifest) -> tuple[str, ...]:
     return tuple(dict.fromkeys((MODEL_FILE, *full)))
 
 
-def _describe(manifest: Manifest, loaded: LoadedHead, keep: Collection[str]) -> Manifest:
+def _describe(
+    manifest: Manifest, loaded: LoadedHead, keep: Collection[str], settings: dict[str, Any]
+) -> Manifest:
     head = loaded.head
     facts = HeadFacts(
         task=head.task,  # type: ignore[arg-type]
@@ -108,6 +117,7 @@ def _describe(manifest: Manifest, loaded: LoadedHead, keep: Collection[str]) -> 
         source=loaded.source,
         sha256=loaded.sha256,
         licence=loaded.licence,
+        settings=settings,
     )
     outputs = [output for output in manifest.outputs if output.name in keep]
     outputs += [OutputFacts(name, shape) for name, shape in head.outputs.items()]
@@ -124,7 +134,7 @@ def _describe(manifest: Manifest, loaded: LoadedHead, keep: Collection[str]) -> 
 
 def _with_head(case: GoldenCase, head: Head, keep: Collection[str]) -> GoldenCase:
     """A golden case with the outputs of the head on the reference's features."""
-    features = _features(case, head.inputs)
+    features = features_of(case, head.inputs)
     with torch.inference_mode():
         made = head(*features)
     made = (made,) if isinstance(made, torch.Tensor) else made
@@ -138,15 +148,6 @@ def _with_head(case: GoldenCase, head: Head, keep: Collection[str]) -> GoldenCas
             raise MisuseError(f"head output {name!r} is {list(output.shape)}; declared as {list(shape)}")
         outputs[name] = np.ascontiguousarray(output.float().numpy())
     return replace(case, outputs=outputs)
-
-
-def _features(case: GoldenCase, names: Sequence[str]) -> list[torch.Tensor]:
-    missing = [name for name in names if name not in case.outputs]
-    if missing:
-        index = missing[0].removeprefix("layer_")
-        fix = f"; export it with --layers {index}" if missing[0].startswith("layer_") else ""
-        raise MisuseError(f"the head reads {missing[0]}, which is not an output of this bundle{fix}")
-    return [torch.from_numpy(case.outputs[name]) for name in names]
 
 
 def _attach_to_graph(

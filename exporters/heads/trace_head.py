@@ -94,7 +94,7 @@ def _trace(module: _Scoped, head: Head, facts: ModelFacts) -> ExportedProgram:
 
 def feature_shape(name: str, facts: ModelFacts) -> tuple[int, ...]:
     """Shape of one row of a backbone output at the traced grid."""
-    if name == "cls":
+    if name.startswith("cls"):
         return (facts.embed_dim,)
     if name == "storage":
         return (facts.storage_tokens, facts.embed_dim)

@@ -97,9 +97,13 @@ class AlignedOutputs(TokenOutputs):
 
 
 def make_outputs(
-    model: nn.Module, layers: Sequence[int], attention: bool, backbone_outputs: bool
+    model: nn.Module,
+    layers: Sequence[int],
+    attention: bool,
+    backbone_outputs: bool,
+    cls_layers: Sequence[int] = (),
 ) -> TokenOutputs:
     """The outputs of a backbone, or of a vision tower."""
     if isinstance(model, AlignedBackbone):
         return AlignedOutputs(model, layers, attention=attention, backbone_outputs=backbone_outputs)
-    return TokenOutputs(model, layers, attention=attention)  # type: ignore[arg-type]
+    return TokenOutputs(model, layers, attention=attention, cls_layers=cls_layers)  # type: ignore[arg-type]

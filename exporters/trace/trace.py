@@ -33,18 +33,26 @@ TRACED_BATCH, TRACED_GRID = 2, (4, 6)
 
 
 class TokenOutputs(nn.Module):
-    """Image batch -> named outputs: `cls`, `storage`, `extra`, `patch`, `layer_<i>`, `attention`.
+    """Image batch -> named outputs: `cls`, `storage`, `extra`, `patch`, `layer_<i>`, `cls_<i>`, `attention`.
 
     pixels [B,3,H,W] -> cls [B,D]; storage [B,R,D] and extra [B,E,D] (only if the model has such tokens);
-    patch [B,h,w,D]; layer_<i>, the normed patch map [B,h,w,D] after block i; attention [B,N,h,w], the
+    patch [B,h,w,D]; layer_<i>, the normed patch map [B,h,w,D] after block i; cls_<i>, the normed CLS token
+    [B,D] there (of a ViT); attention [B,N,h,w], the
     attention weights from CLS to the patches in the last block, per head. In a ConvNeXt, layers are stages:
     [B,h,w,C] each at its own resolution, and only the last one is normed.
     """
 
-    def __init__(self, model: Backbone, layers: Sequence[int] = (), *, attention: bool = False) -> None:
+    def __init__(
+        self,
+        model: Backbone,
+        layers: Sequence[int] = (),
+        *,
+        attention: bool = False,
+        cls_layers: Sequence[int] = (),
+    ) -> None:
         super().__init__()
         self.model = model
-        self.layers = tuple(layers)
+        self.layers, self.cls_layers = tuple(layers), tuple(cls_layers)
         self.attention = attention
         self.prefix = 1 if isinstance(model, ConvNeXt) else count_prefix(model)
         self.own_tokens = self.prefix - 1 - model.n_storage_tokens
@@ -52,6 +60,7 @@ class TokenOutputs(nn.Module):
         self.output_names = (
             *(name for name, count in names.items() if count),
             *(f"layer_{index}" for index in self.layers),
+            *(f"cls_{index}" for index in self.cls_layers),
             *(["attention"] if attention else []),
         )
 
@@ -62,19 +71,22 @@ class TokenOutputs(nn.Module):
 
     def _of_blocks(self, model: DinoVisionTransformer, pixels: Tensor) -> tuple[Tensor, ...]:
         tokens, (h, w) = model.prepare_tokens_with_masks(pixels)
-        maps = []
+        maps: dict[int, Tensor] = {}
+        cls: dict[int, Tensor] = {}
         with self._watched(model) as weights:
             for index, after_block in enumerate(model.run_blocks([tokens], [(h, w)])):
                 tokens = after_block[0]
-                if index in self.layers:
-                    maps.append(model.norm_tokens(tokens, h * w)[1].unflatten(1, (h, w)))
+                if index in self.layers or index in self.cls_layers:
+                    prefix, patches = model.norm_tokens(tokens, h * w)
+                    maps[index], cls[index] = patches.unflatten(1, (h, w)), prefix[:, 0]
+        chosen = [*(maps[index] for index in self.layers), *(cls[index] for index in self.cls_layers)]
         for weights_BN1L in weights.values():
-            maps.append(weights_BN1L[:, :, 0, self.prefix :].unflatten(-1, (h, w)))
+            chosen.append(weights_BN1L[:, :, 0, self.prefix :].unflatten(-1, (h, w)))
         prefix, patches = model.norm_tokens(tokens, h * w)
         own = 1 + model.n_storage_tokens
         storage = (prefix[:, 1:own],) if model.n_storage_tokens else ()
         extra = (prefix[:, own:],) if self.own_tokens else ()
-        return (prefix[:, 0], *storage, *extra, patches.unflatten(1, (h, w)), *maps)
+        return (prefix[:, 0], *storage, *extra, patches.unflatten(1, (h, w)), *chosen)
 
     def _watched(self, model: DinoVisionTransformer) -> AbstractContextManager[dict[int, Tensor]]:
         return record_attention(model, queries=1) if self.attention else nullcontext({})
@@ -124,7 +136,7 @@ def trace(module: TokenOutputs, *, every_block: bool = False) -> ExportedProgram
     """
     model = module.model
     # attention reads the last block's input, so that block is traced
-    seen = [*module.layers, *([model.n_blocks - 2] if module.attention else [])]
+    seen = [*module.layers, *module.cls_layers, *([model.n_blocks - 2] if module.attention else [])]
     p, (h, w) = stride_of(model), TRACED_GRID
     pixels = torch.empty(TRACED_BATCH, input_channels(model), h * p, w * p, device="meta")
     sizes = {0: Dim("batch"), 2: p * Dim("rows"), 3: p * Dim("columns")}

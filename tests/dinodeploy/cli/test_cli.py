@@ -29,10 +29,9 @@ OPTIONS = {
     "bundle pack": "out standalone require-signature overwrite json",
     "bundle unpack": "out require-signature overwrite json",
     "export": "arch weights out precision fp16 half bf16 int8 fp8 calibration calibration-images "
-    "calibration-seed override imgsz preprocess layers head attention dataset rope-periods weights-key "
-    "vocab backbone-outputs adapter module outputs dynamic task head-precision dialect fold external-data "
-    "seed revision offline target no-engine "
-    "overwrite json",
+    "calibration-seed override imgsz preprocess layers head classes pooling attention dataset "
+    "rope-periods weights-key vocab backbone-outputs adapter module outputs dynamic task head-precision "
+    "dialect fold external-data seed revision offline target no-engine overwrite json",
     "build": "target profile batch imgsz workspace timing-cache refit strip-plan version-compatible "
     "hardware-compatible weight-streaming level compute-capability name allow-known-bad "
     "require-signature overwrite json",

@@ -116,7 +116,7 @@ def test_linear_depth_by_hand() -> None:
     ("make", "message"),
     [
         (lambda: FeaturesToDepth(4, 2.0, 1.0), "depth range 2.0..1.0; wanted 0 < min < max"),
-        (lambda: FeaturesToDepth(4, 1.0, 2.0, "mixlog"), "bins 'mixlog'"),
+        (lambda: FeaturesToDepth(4, 1.0, 2.0, "cubic"), "bins 'cubic'"),
         (lambda: DPTDepth(D, (0, 1, 2)), "wanted four blocks in ascending order"),
         (lambda: DPTDepth(D, (3, 2, 1, 0)), "ascending"),
     ],

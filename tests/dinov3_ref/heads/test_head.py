@@ -22,7 +22,7 @@ def model() -> DinoVisionTransformer:
 def test_named_outputs_are_those_of_the_model(model: DinoVisionTransformer) -> None:
     x = pixels(["coffee", "rocket"], 64, 96)
     with torch.no_grad():
-        found = named_outputs(model, x, ["layer_1", "cls", "patch", "storage", "layer_2"])
+        found = named_outputs(model, x, ["layer_1", "cls", "patch", "storage", "layer_2", "cls_1", "cls_2"])
         features = model(x, is_training=True)
         (inner,) = model.get_intermediate_layers(x, n=[1])
     assert torch.equal(found["cls"], features["x_norm_clstoken"])
@@ -30,11 +30,13 @@ def test_named_outputs_are_those_of_the_model(model: DinoVisionTransformer) -> N
     assert torch.equal(found["patch"].flatten(1, 2), features["x_norm_patchtokens"])
     assert torch.equal(found["layer_1"].flatten(1, 2), inner)
     assert torch.equal(found["layer_2"], found["patch"]), "the last block's map is normed like the last"
+    assert torch.equal(found["cls_2"], found["cls"])
+    assert not torch.equal(found["cls_1"], found["cls"])
     assert found["layer_1"].shape == (2, 4, 6, 128)
 
 
 def test_a_missing_block_is_refused(model: DinoVisionTransformer) -> None:
-    with pytest.raises(ConfigError, match=r"reads layer_3; the model has blocks 0\.\.2"):
+    with pytest.raises(ConfigError, match=r"reads block 3; the model has blocks 0\.\.2"):
         named_outputs(model, pixels(["coffee"], 32, 32), ["layer_3"])
 
 

@@ -61,7 +61,7 @@ def test_only_the_head_is_trained(model: DinoVisionTransformer) -> None:
     ("make", "message"),
     [
         (lambda: LinearClassifier(8, 0), "num_classes is 0"),
-        (lambda: LinearClassifier(8, 2, "mean"), "pooling 'mean' is unknown"),  # type: ignore[arg-type]
+        (lambda: LinearClassifier(8, 2, "max"), "pooling 'max' is unknown"),  # type: ignore[arg-type]
         (lambda: LinearClassifier(8, 2, classes=("a",)), "1 class names for 2 classes"),
         (
             lambda: LinearClassifier(8, 2, classes=("a", "a")),
