@@ -59,10 +59,10 @@ bench: setup  ## export and CPU latency beside the peers, one run, into benchmar
 GPU_PYTHON = PYTHONPATH=$(CURDIR) $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 
 gpu-check:  ## parity of every recipe on every backend of this GPU; skipped without one
-	$(GPU_PYTHON) benchmarks/gpu_check.py $(ARGS)
+	$(GPU_PYTHON) benchmarks/gpu_steps.py check $(ARGS)
 
 gpu-bench:  ## latency and throughput on this GPU against torch.compile; skipped without one
-	$(GPU_PYTHON) benchmarks/gpu_bench.py $(ARGS)
+	$(GPU_PYTHON) benchmarks/gpu_steps.py bench $(ARGS)
 
 clean:  ## what the targets above made
 	rm -rf $(VENV) demo site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -34,7 +34,7 @@ def scripts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     machine.find_gpu.cache_clear()
     yield
     machine.find_gpu.cache_clear()
-    for name in ("gpu_check", "gpu_bench", "gpu_shared", "shared"):
+    for name in ("gpu_check", "gpu_bench", "gpu_steps", "gpu_shared", "shared"):
         sys.modules.pop(name, None)
 
 
@@ -52,6 +52,46 @@ def test_skipped_with_the_reason(name: str, capsys: pytest.CaptureFixture[str]) 
     said = capsys.readouterr().out
     assert said.startswith(f"{name.replace('_', '-')} skipped: no NVIDIA driver here")
     assert said.count("\n") == 1
+
+
+def test_steps_run_in_order_each_within_its_time(tmp_path: Path) -> None:
+    """One that hangs or crashes does not stop the next; what does not fit any more is recorded as not run."""
+    steps = script("gpu_steps")
+    ran: list[tuple[list[str], float]] = []
+
+    def run(command: list[str], *, timeout: float, **_: Any) -> Any:
+        ran.append((command, timeout))
+        if len(ran) == 1:
+            raise subprocess.TimeoutExpired(command, timeout)
+        return SimpleNamespace(returncode=-11 if len(ran) == 2 else 0)
+
+    options = SimpleNamespace(seconds=700.0, bundles=tmp_path)
+    rows = list(steps.run_steps(steps.STEPS["check"], options, tmp_path, "NVIDIA H200", run))
+    assert [row["ended"] for row in rows] == ["out of time", "failed", "done", "done", "done"]
+    assert [timeout for _, timeout in ran[:4]] == [60, 150, 150, 240]
+    outs = [command[command.index("--out") + 1] for command, _ in ran if "--out" in command]
+    assert len(set(outs)) == len(outs) == 4, "a record of its own"
+    options.seconds = 20.0
+    assert {row["ended"] for row in steps.run_steps(steps.STEPS["bench"], options, tmp_path, "x", run)} == {
+        "not run"
+    }
+
+
+def test_without_a_gpu_the_steps_are_skipped(capsys: pytest.CaptureFixture[str]) -> None:
+    for what in ("check", "bench"):
+        with pytest.raises(SystemExit) as ended:
+            script("gpu_steps").main([what])
+        assert ended.value.code == 0
+        assert capsys.readouterr().out.startswith(f"gpu-{what} skipped: no NVIDIA driver here")
+
+
+def test_every_step_is_a_command_that_its_script_takes() -> None:
+    known = script("gpu_shared").MODELS
+    for step in (step for steps in script("gpu_steps").STEPS.values() for step in steps):
+        if step.makes_record:
+            words = dict(zip(step.command[1::2], step.command[2::2], strict=True))
+            assert set(words.get("--models", "").split(",")) <= set(known)
+            assert set(words) <= {"--models", "--recipes", "--rounds"}
 
 
 @pytest.fixture
@@ -136,6 +176,58 @@ def test_one_engine_in_a_process_of_its_own(tiny_bundle: Path) -> None:
     assert row["status"] == "passed", row
 
 
+def test_torch_compiles_every_shape_of_every_model_or_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With Dynamo's own limit of 8, shared by all models, a second model would run eagerly."""
+    import torch
+    from torch import nn
+
+    bench = script("gpu_bench")
+
+    class Tokens(nn.Module):
+        def __init__(self, dim: int) -> None:
+            super().__init__()
+            self.linear = nn.Linear(dim, dim)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.linear(x)
+
+    compiled: list[int] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append(1)
+        return graph.forward
+
+    for model in range(3):
+        bench.start_dynamo_anew(torch)
+        compiled.clear()
+        fast = torch.compile(Tokens(4 + model), backend=backend, dynamic=False, fullgraph=True)
+        for batch in range(1, 11):
+            fast(torch.zeros(batch, 4 + model))
+        assert len(compiled) == 10
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
+    with pytest.raises(Exception, match="recompile_limit"):
+        fast(torch.zeros(11, 6))
+    torch._dynamo.reset()
+    torch._dynamo.config.fail_on_recompile_limit_hit = False
+
+
+def test_weights_of_products_are_converted_once(tiny_bundle: Path) -> None:
+    import torch
+
+    from dinov3_ref.checkpoints import build_model
+    from exporters.trace.trace import TokenOutputs
+
+    bench = script("gpu_bench")
+    model = build_model(script("gpu_shared").MODELS["tiny"]()).eval()
+    module = bench.low_precision(torch, TokenOutputs(model), torch.bfloat16)
+    kinds = {name.rpartition(".")[2]: p.dtype for name, p in module.named_parameters() if ".attn." in name}
+    assert set(kinds.values()) == {torch.bfloat16}
+    assert model.blocks[0].norm1.weight.dtype == torch.float32
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        outputs = module(torch.zeros(1, 3, 32, 48))
+    assert all(torch.isfinite(x).all() for x in outputs)
+
+
 def test_operations_of_a_model(tiny_bundle: Path) -> None:
     """By hand: D 128, three blocks, 1 + 4 + 6 tokens of 32x48 px."""
     bench = script("gpu_bench")
@@ -157,6 +249,8 @@ def test_runners_are_measured_side_by_side(tiny_bundle: Path) -> None:
         assert all(bench._takes(run, pixels) for run, _ in runners.values())
         rows = list(bench.bench_shape(runners, embedder.run, pixels, 3, embedder.manifest.model, 1e6))
     assert [row["runner"] for row in rows] == ["ours", "torch.compile"]
+    assert "images_per_second_all_streams" in rows[0], "beside one stream against one stream"
+    assert "images_per_second_all_streams" not in rows[1]
     peak = {"fp32_tflop_per_second": 50.0, "copy_gb_per_second": 1000.0}
     for row in rows:
         full = bench.add_shares({"model": "tiny", "recipe": "fp32", **row}, peak)

@@ -143,7 +143,7 @@ def test_the_plan_is_judged_on_first_use(own_bundle: Path, module: FakeTensorRT)
     with Embedder.open(own_bundle) as embedder:
         assert embedder.choice == f"model.plan on {DEVICE}, tensorrt 10.3.0"
         assert embedder.receipt is not None
-        assert embedder.receipt.holds()
+        assert embedder.receipt.holds(embedder.manifest)
         plan = embedder.run(np.zeros((1, 3, 48, 80), np.float32))
     assert module.cuda.leaked == {}
     receipt = next(r for r in read_receipts(open_bundle(own_bundle)) if r.engine == "model.plan")
@@ -170,7 +170,6 @@ def test_a_wrong_plan_is_rejected_and_lets_go(own_bundle: Path, module: FakeTens
 
 
 def reseal(root: Path, name: str) -> None:
-    from dataclasses import replace
 
     from dinodeploy.bundle.bundle import file_facts
     from dinodeploy.bundle.manifest import read_manifest, write_manifest
