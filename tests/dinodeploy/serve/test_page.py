@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from dinodeploy.serve.access import read_keys
 from tests.support.images.image_files import NAMES, encoded
 from tests.support.processes.live_service import Live, live
+from tests.support.text.words import SHAPES, write_shapes
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
@@ -94,3 +95,42 @@ def test_what_is_no_picture_is_said(page: Any) -> None:
     page.wait_for_selector("#status.fail")
     assert "not an image" in page.text_content("#status")
     assert page.is_hidden("#views")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
+def test_search_by_words(
+    words_bundle: Path, tmp_path: Path, width: int, scheme: Literal["light", "dark"]
+) -> None:
+    """The box appears with an index of image embeddings; an image that is dropped shows its labels."""
+    from playwright.sync_api import sync_playwright
+
+    from dinodeploy import embed
+    from dinodeploy.search import build_index
+
+    write_shapes(tmp_path / "shapes", SHAPES)
+    embed(tmp_path / "shapes", engine=words_bundle, out=tmp_path / "store", outputs=("image_embedding",))
+    build_index(tmp_path / "store", output="image_embedding")
+    (tmp_path / "labels.txt").write_text("a red circle\n<b>a yellow star</b>\n")
+    settings = {"index": tmp_path / "store", "labels": tmp_path / "labels.txt", "templates": "none"}
+    with live(words_bundle, **settings) as service, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda line: problems.append(line.text) if line.type == "error" else None)
+        page.goto(str(service.base_url))
+        page.wait_for_selector("#words:not([hidden])")
+        page.fill("#text", "a large red circle on a striped blue background")
+        page.press("#text", "Enter")
+        page.wait_for_selector("#neighbours li:nth-child(6) img")
+        assert page.text_content("#neighbours li:first-child p").split()[1] == "a.png"  # type: ignore[union-attr]
+        assert page.text_content("#found h2") == "“a large red circle on a striped blue background”"
+        assert page.evaluate("document.documentElement.scrollWidth") == width, "nothing sticks out"
+        page.set_input_files("#file", tmp_path / "shapes" / "a.png")
+        page.wait_for_selector("#classes li:nth-child(2)")
+        assert page.text_content("#classes li:first-child span") == "a red circle"
+        assert page.text_content("#classes li:nth-child(2) span") == "<b>a yellow star</b>"
+        page.wait_for_selector("#found h2:has-text('Nearest in the index')")
+        assert page.locator("#similarity").evaluate("canvas => canvas.width") == 4
+        browser.close()
+    assert problems == []

@@ -54,7 +54,7 @@ def test_held_out_images_find_their_captions(captions: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_three_seeds_learn(captions: Path, tmp_path: Path, seed: int) -> None:
     """Measured: @@ after 60 steps of 64 pairs."""
-    run = TextRun(text_run(captions, tmp_path, f"train.seed={seed}"))
+    run = TextRun(text_run(captions, tmp_path, f"train.seed={seed}", "train.batch_size_per_gpu=48"))
     run.train()
     assert share_found(run.arch.model.eval(), captions) > 0.25
 
