@@ -223,8 +223,13 @@ def _vectors(
     embedder: Embedder, labels: Labels, templates: tuple[str, ...], run: RunOptions, progress: bool
 ) -> ClassVectors:
     """Class vectors of the labels. The text graph is closed again: it is as large as the image graph."""
-    how = {"device": run.device, "threads": run.threads, "allow_unverified": run.allow_unverified}
-    with closing(TextEncoder.open(embedder.bundle, **how)) as encoder:
+    opened = TextEncoder.open(
+        embedder.bundle,
+        device=run.device,
+        threads=run.threads,
+        allow_unverified=run.allow_unverified,
+    )
+    with closing(opened) as encoder:
         silent = nullcontext(lambda done, failed, bottleneck="": None)
         with image_progress(len(labels), doing="labels") if progress else silent as advance:
             return embed_labels(encoder, labels, templates, advance)
@@ -251,7 +256,7 @@ def _options(out: PathLike | None, imgsz: int | tuple[int, int] | None, given: d
     return RunOptions(
         out=None if out is None else Path(out),
         save=None if save is None else tuple(save),
-        **({} if html is None else {"html": Path(html)}),
+        html=None if html is None else Path(html),
         source=source,
         imgsz=imgsz,
         limits=limits,

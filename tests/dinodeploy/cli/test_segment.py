@@ -18,8 +18,11 @@ def test_maps_of_labels(
     Path("labels.txt").write_text("a red circle\na blue background\n")
     options = ("shapes", "--engine", words_bundle, "--labels", "labels.txt", "--templates", "none")
     sizes = ("--imgsz", "64", "--window", "32", "--stride", "16")
-    ran = run("segment", *options, *sizes, "--out", "maps")
+    ran = run("segment", *options, *sizes, "--out", "maps", "--html", "page.html")
     assert ran.code == 0, ran.err
+    page = Path("page.html").read_text("utf-8")
+    assert "a red circle" in page
+    assert "page: page.html; open it in a browser" in ran.out
     assert len(list(Path("maps").glob("*_classes.png"))) == len(SHAPES)
     assert "maps: 6 predictions in predictions.jsonl and images" in ran.out
     Path("labels.txt").write_text("\n")
