@@ -304,7 +304,7 @@ async function searchWords(text) {
   try {
     const { results } = await (await ask("/search?k=12&text=" + encodeURIComponent(text))).json();
     if (mine !== latest) return;
-    $("views").hidden = $("named").hidden = true;
+    $("views").hidden = $("named").hidden = $("predicted").hidden = true;
     list(`“${text}”`, results);
     report(`${results.length} nearest images, ${Math.round(performance.now() - started)} ms`);
   } catch (error) {

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pytest
 
 from dinodeploy.serve.access import read_keys
+from tests.support.head_facts import head_facts
 from tests.support.images.image_files import NAMES, encoded
 from tests.support.processes.live_service import Live, live
 from tests.support.text.words import SHAPES, write_shapes
@@ -134,3 +135,36 @@ def test_search_by_words(
         assert page.locator("#similarity").evaluate("canvas => canvas.width") == 4
         browser.close()
     assert problems == []
+
+
+def test_the_prediction_is_drawn(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Boxes, names and scores of a detector over the image."""
+    from playwright.sync_api import sync_playwright
+
+    from dinodeploy.serve.bodies import predictions
+    from dinodeploy.tasks.predict import PREDICT_ONE
+    from dinodeploy.tasks.prediction import Prediction, Region
+    from dinodeploy.tasks.results.draw import Legend
+
+    head = head_facts("detect", outputs=("patch",), classes=("cat", "cup"))
+    found = Prediction("detect", regions=(Region(1, "cup", 0.9, (48, 32, 240, 160)),))
+    monkeypatch.setattr(predictions, "head_of", lambda service: head)
+    monkeypatch.setitem(PREDICT_ONE, "detect", lambda *_: found)
+    with live(tiny_bundle) as client, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.set_default_timeout(30_000)
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto(str(client.base_url))
+        page.wait_for_selector("#model:has-text('fp32')")
+        file = {"name": "cat.jpg", "mimeType": "image/jpeg", "buffer": encoded("chelsea", (480, 320))}
+        page.set_input_files("#file", file)  # type: ignore[arg-type]
+        page.wait_for_selector("#regions li")
+        assert page.locator("#regions li").all_inner_texts() == ["cup\n0.90"]
+        colour = page.evaluate(
+            "[...document.getElementById('prediction').getContext('2d').getImageData(48, 100, 1, 1).data]"
+        )
+        assert max(abs(a - b) for a, b in zip(colour, Legend().colour(1), strict=False)) < 60
+        assert problems == []
+        browser.close()

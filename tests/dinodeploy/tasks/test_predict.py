@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -175,6 +178,20 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(
     assert 6 <= report.kept < 16
     assert report.counts.adds_up
     assert contents(whole) == contents(cut)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a fork")
+def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """SIGKILL at a later change of the file system each time: each process starts from what is left."""
+    folder = write_digits(tmp_path / "images", each=3, kinds=2)
+    program = ["-m", "tests.support.processes.kill_predictions", folder, tiny_bundle, tmp_path / "runs", "12"]
+    ran = subprocess.run([sys.executable, *map(str, program)], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert int(ran.stdout) >= 4
+    assert contents(tmp_path / "runs" / "whole") == contents(tmp_path / "runs" / "cut")
 
 
 def test_an_image_that_changed_meanwhile_is_predicted_again(
