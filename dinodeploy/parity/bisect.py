@@ -51,6 +51,7 @@ EFFECT = 0.1
 STREAM_ROUNDING = 2.0**-22
 QUIET = 0.1  # a channel counts as at least this part of the median channel's size
 KINDS = ("cls", "storage", "extra", "patch")  # of tokens, in their order
+ALIGNED = {"cls": "image_embedding", "patch": "patch_embedding"}  # what dino.txt makes of them
 AFTER = "outputs"  # the place after the last stream
 
 
@@ -214,13 +215,14 @@ def _compare_outputs(
     Nothing is added there: the error itself is step and effect.
     """
     groups: dict[str, GroupError] = {}
-    for name in KINDS:
+    for kind in KINDS:
+        name = kind if kind in wanted else ALIGNED.get(kind)
         if name in wanted:
             if name not in got or got[name].shape != wanted[name].shape or not np.isfinite(got[name]).all():
-                groups[name] = GroupError(None, None)
+                groups[kind] = GroupError(None, None)
                 continue
             metrics = measure(name, got[name], wanted[name])
-            groups[name] = GroupError(metrics["relative_frobenius"], metrics["cosine"])
+            groups[kind] = GroupError(metrics["relative_frobenius"], metrics["cosine"])
     worst = _worst([group.error for group in groups.values()])
     return Place(AFTER, worst, worst, groups, arriving)
 

@@ -11,6 +11,7 @@ import pytest
 from dinodeploy import Embedder
 from dinodeploy.bundle.bundle import open_bundle
 from dinov3_ref.text import Tokenizer
+from exporters.bisect import bisect_bundle
 from tests.support.text import numpy_dinotxt as reference
 from tests.support.text.tiny_text import VOCAB_SIZE, VOCABULARY, export_tiny_text, tiny_dinotxt
 from tests.support.tiny_models import ONNXRUNTIME
@@ -68,3 +69,13 @@ def test_the_backbones_own_outputs_on_request(tmp_path: Path) -> None:
     names = [output.name for output in made.manifest.outputs]
     assert names == ["image_embedding", "patch_embedding", "cls", "storage", "patch", "layer_0"]
     assert "model.cls.onnx" in made.manifest.engines
+
+
+def test_bisect_ends_at_the_embeddings(tiny_text_bundle: Path) -> None:
+    found = bisect_bundle(open_bundle(tiny_text_bundle).choose("model.onnx"))
+    assert found.departs is None
+    outputs = found.places[-1]
+    assert outputs.name == "outputs"
+    assert set(outputs.groups) == {"cls", "patch"}
+    assert outputs.step is not None
+    assert outputs.step > 0
