@@ -29,8 +29,9 @@ def resize_rows(x: FloatArray, height: int, rows: slice = slice(None)) -> FloatA
     """float32 [...,h,w] -> [...,H,w], or the given rows of it."""
     if x.shape[-2] == height:
         return x[..., rows, :]
-    low, high, weight = (part[rows] for part in _sources(x.shape[-2], height))
-    return x.take(low, -2) * (1 - weight[:, None]) + x.take(high, -2) * weight[:, None]
+    low, high, weight = _sources(x.shape[-2], height)
+    column = weight[rows, None]
+    return x.take(low[rows], -2) * (1 - column) + x.take(high[rows], -2) * column
 
 
 def _sources(given: int, wanted: int) -> tuple[IndexArray, IndexArray, FloatArray]:

@@ -167,12 +167,13 @@ def _hints(stated: Mapping[str, Any]) -> dict[str, Any]:
     rope = json_object(stated, "rope_parameters")
     if rope.get("rope_type", "default") != "default":
         raise CheckpointError(f"config.json says rope_type {rope['rope_type']!r}; wanted 'default'")
-    numbers = {key: json_number(stated, key) for key in DEFAULTS if key != "image_size"}
-    numbers["rope_theta"] = json_number(rope, "rope_theta") or numbers["rope_theta"]
-    heads, eps, theta = (
-        DEFAULTS[key] if numbers[key] is None else numbers[key]
-        for key in ("num_attention_heads", "layer_norm_eps", "rope_theta")
-    )
+
+    def number(key: str) -> float:
+        found = json_number(stated, key)
+        return DEFAULTS[key] if found is None else found
+
+    heads, eps = number("num_attention_heads"), number("layer_norm_eps")
+    theta = json_number(rope, "rope_theta") or number("rope_theta")
     if eps not in NORM_BY_EPS:
         raise CheckpointError(f"config.json says layer_norm_eps {eps:g}; wanted 1e-05 or 1e-06")
     return {"num_heads": int(heads), "norm_layer": NORM_BY_EPS[eps], "pos_embed_rope_base": float(theta)}
