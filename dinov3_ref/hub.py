@@ -43,9 +43,9 @@ def load(
 
     name: of torch.hub, Hugging Face or timm, or an architecture such as vit_small. weights: LVD1689M or
     SAT493M (fetched from the Hugging Face hub, or found in its cache), a file or folder in any layout, or a
-    file: or https: URL. pretrained: False gives random weights, as at the start of a training. check_hash: compare the
-    SHA-256 of a file with the eight digits at the end of its name, as torch.hub does. options: fields of the
-    configuration that change no shape, such as drop_path_rate; without `pretrained` any.
+    file: or https: URL. pretrained: False gives random weights, as at the start of a training. check_hash:
+    compare the SHA-256 of a file with the eight digits at the end of its name, as torch.hub does. options:
+    fields of the configuration that change no shape, such as drop_path_rate; without `pretrained` any.
 
     Raises `ConfigError` for an unknown name or option, `CheckpointError` for a file that is not this model's,
     `HubError` when the weights cannot be fetched.
