@@ -27,8 +27,8 @@ from dinodeploy.parity.text import TOKENS
 from dinodeploy.pipeline.progress import image_progress
 from dinodeploy.sources.folders import list_images
 
-# Column heads that fit eighty characters; the JSON has the full names. Cosines are so near 1 that what
-# they lack of it says more.
+# Column heads that fit eighty characters; the JSON has the full names. Cosines and overlaps are so near 1
+# that what they lack of it says more.
 HEADS = {
     "pixel_max": "px max",
     "pixel_mean": "px mean",
@@ -41,6 +41,11 @@ HEADS = {
     "class_agreement": "classes",
     "same_tokens": "tokens",
     "largest_error": "error",
+    "queries_changed": "changed",
+    "score_error": "score",
+    "box_error": "box",
+    "box_iou": "1-IoU",
+    "mask_iou": "1-IoU",
 }
 
 
@@ -148,7 +153,7 @@ def _number(metric: str, value: float | None) -> str:
         return ""
     if metric in ("nearest_neighbour", "class_agreement"):
         return f"{value:.2f}"
-    return _finite(value, lack="cosine" in metric)
+    return _finite(value, lack="cosine" in metric or metric.endswith("_iou"))
 
 
 def _growth(bisection: Bisection) -> Table:

@@ -16,6 +16,14 @@ from dinodeploy.parity.judge import Verdict
 
 FP32 = "fp32"
 PREDICTS = ("classify", "segment", "depth", "detect", "panoptic")  # tasks of `dinodeploy predict`
+# what the last line tells, the first that was measured
+FIGURES = {
+    "relative_frobenius": "relative Frobenius error",
+    "head_error": "error",
+    "box_iou": "box IoU",
+    "mask_iou": "mask IoU",
+    "depth_error": "error of depths",
+}
 METRICS = ("relative_frobenius", "cosine", "patch_cosine_p01", "pixel_max", "head_error")
 
 
@@ -210,9 +218,9 @@ def _print(bundle: Bundle, as_json: bool) -> None:
     say(f"{bundle.root}: {model.arch}, {recipe}, weights {model.weights} ({model.source})")
     if head is not None:
         say(f"head: {head.kind} ({head.source}), outputs {', '.join(head.outputs)}")
-    name = "head_error" if worst["relative_frobenius"] is None else "relative_frobenius"
-    error, words = worst[name], {"relative_frobenius": "relative Frobenius error"}.get(name, "error")
-    say(f"judged on {receipt.runtime}: passed, {words} {error:.1e}")
+    figures = ((words, verdict.worst(metric)) for metric, words in FIGURES.items())
+    told = next((f", {words} {value:.2g}" for words, value in figures if value is not None), "")
+    say(f"judged on {receipt.runtime}: passed{told}")
     if engine is not None:
         say(f"engine: {bundle.root / engine}, judged when it is first used")
     if manifest.text is not None:
