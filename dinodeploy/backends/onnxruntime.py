@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +26,9 @@ import numpy as np
 from dinodeploy.arrays import FloatArray
 from dinodeploy.backends import OpenOptions
 from dinodeploy.backends.parallel import PIXELS_PER_RUN, in_parts, parallel_runs_for
-from dinodeploy.bundle.manifest import WEIGHTS_FILE
+from dinodeploy.bundle.manifest import METADATA_KEY, WEIGHTS_FILE
 from dinodeploy.errors import BundleError, UnavailableError, reason_of
-from dinodeploy.files.json_file import read_json
+from dinodeploy.files.json_file import parse_json, read_json
 from dinodeploy.hardware.cores import cores, restricted
 from dinodeploy.hardware.devices import cpu_name, find_gpu
 from dinodeploy.hardware.telemetry import silence_onnxruntime
@@ -138,7 +138,8 @@ class OnnxRuntimeBackend:
     def _check_placement(self, engine: Path, provider: Provider) -> None:
         """Raises UnavailableError when another provider than the one asked for does the work."""
         try:
-            shape, dtype = (_TEXT_PROBE, np.int64) if self._input == TOKEN_IDS else (_PROBE, np.float32)
+            pixels = probe_of(self.metadata)
+            shape, dtype = (_TEXT_PROBE, np.int64) if self._input == TOKEN_IDS else (pixels, np.float32)
             probe: Any = np.zeros(shape, dtype)
             nodes = profiled(self._session, lambda: self.run(probe))
         except Exception as error:  # its exception classes are private
@@ -153,6 +154,14 @@ class OnnxRuntimeBackend:
                 f"first {first.op} {first.name} to {first.provider}; use --device cpu, or another version of "
                 "onnxruntime-gpu"
             )
+
+
+def probe_of(metadata: Mapping[str, str]) -> tuple[int, int, int, int]:
+    """Shape of the pixels to see where nodes run: of a whole model, which may take no other, its own size."""
+    facts = parse_json(metadata.get(METADATA_KEY, "{}"), METADATA_KEY, "manifest")
+    if not facts.get("graph", {}).get("backbones"):
+        return _PROBE
+    return 1, 3, facts["preprocess"]["height"], facts["preprocess"]["width"]
 
 
 def _check_available(onnxruntime: Any, provider: Provider) -> None:

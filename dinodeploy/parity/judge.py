@@ -109,6 +109,7 @@ def judge(
         outputs = run(case.pixels)
         for name, wanted in case.outputs.items():
             got = outputs.get(name)
+            metrics: Callable[[FloatArray, FloatArray], dict[str, float]]
             if name not in of_head:
                 metrics, limits = partial(measure, name), THRESHOLDS[recipe]
             elif head is not None and name in replaced(head):

@@ -72,10 +72,11 @@ def is_by_values(error: BaseException) -> bool:
 
 def _chain(error: BaseException) -> str:
     """Class names and messages of an error and of those that it came from."""
-    parts, link = [], error
+    parts: list[str] = []
+    link: BaseException | None = error
     while link is not None and len(parts) < 8:
         parts.append(f"{type(link).__name__}: {link}")
-        link = link.__cause__ or link.__context__  # type: ignore[assignment]
+        link = link.__cause__ or link.__context__
     return "\n".join(parts)
 
 

@@ -103,23 +103,23 @@ def find_sizes(
     if "height" in fixed:
         return sizes
     batch = 1 if "batch" in sizes.fixed else 2
-    error: BaseException | None = None
+    failure: Exception | None = None
     for multiple in MULTIPLES:
         p = preprocess.patch_size * multiple
         if own[0] % p or own[1] % p:
             continue
         grids = [grid for _, _, grid in CASES if grid is not None]
         failures = (_fails(module, (batch, channels, h * p, w * p)) for h, w in grids)
-        error = next((failure for failure in failures if failure is not None), None)
-        if error is None:
+        failure = next((one for one in failures if one is not None), None)
+        if failure is None:
             return replace(sizes, preprocess=replace(preprocess, patch_size=p))
-    assert error is not None
+    assert failure is not None
     if not allowed:
         raise ExportError(
-            f"the module takes images of {own[0]}x{own[1]} only: {why_not_traced(error)}; leave height and "
+            f"the module takes images of {own[0]}x{own[1]} only: {why_not_traced(failure)}; leave height and "
             "width out of dynamic"
         )
-    return sizes.with_fixed(("height", "width"), f"the module takes no other size: {reason_of(error)}")
+    return sizes.with_fixed(("height", "width"), f"the module takes no other size: {reason_of(failure)}")
 
 
 def _fails(module: nn.Module, shape: tuple[int, ...]) -> Exception | None:

@@ -74,7 +74,7 @@ def make_traced_copy(module: nn.Module, folds: Collection[str] = FOLDS) -> Trace
     for path, backbone in found.items():
         traced, table = make_meta_copy(backbone, folds)
         # memory that is not written to is not taken: sizes and device are all that tracing needs
-        copies[path] = memo[id(backbone)] = traced.to_empty(device="cpu")  # type: ignore[assignment]
+        copies[path] = memo[id(backbone)] = traced.to_empty(device="cpu")
         weights |= {f"{path}.{name}" if path else name: make for name, make in table.items()}
     return TracedCopy(copy.deepcopy(module, memo).eval(), copies, weights)
 

@@ -26,7 +26,7 @@ from exporters.tensorrt.build_engine import Plan, build_engine
 from exporters.tensorrt.device import Gpu, find_gpu
 from exporters.tensorrt.inspect_engine import inspect_engine
 from exporters.tensorrt.options import CURRENT, BuildOptions, check_options
-from exporters.tensorrt.profiles import check_judgeable, choose_profiles
+from exporters.tensorrt.profiles import check_judgeable, choose_profiles, fit_fixed
 from exporters.tensorrt.progress import Report
 from exporters.tensorrt.target import AUTO, Target, automatic_target, load_target, version_of
 
@@ -80,6 +80,7 @@ def add_engine(
         bundle.manifest.preprocess,
         head.least_side if head is not None else 1,
     )
+    profiles = fit_fixed(profiles, bundle.manifest.graph.fixed, bundle.manifest.preprocess)
     target, trt = load_target(request.target, gpu)
     check_options(request.options, target, trt, gpu)
     if not request.allow_known_bad:

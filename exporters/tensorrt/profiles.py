@@ -85,6 +85,23 @@ def choose_profiles(
     return profiles
 
 
+def fit_fixed(
+    profiles: Sequence[ProfileFacts], fixed: Sequence[str], preprocess: Preprocess
+) -> tuple[ProfileFacts, ...]:
+    """The profiles of a graph of which batch, height or width is fixed: there all three shapes are that."""
+    own = (1, preprocess.height, preprocess.width)
+    held = [axis in fixed for axis in ("batch", "height", "width")]
+
+    def fit(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        batch, height, width = (
+            mine if hold else side for side, mine, hold in zip(shape, own, held, strict=True)
+        )
+        return batch, height, width
+
+    fitted = (ProfileFacts(fit(one.min), fit(one.opt), fit(one.max)) for one in profiles)
+    return tuple(dict.fromkeys(fitted))
+
+
 def ready_profiles(name: str, preprocess: Preprocess, least_side: int = 1) -> tuple[ProfileFacts, ...]:
     """One of the ready-made sets, for this bundle's patch and input size. Raises MisuseError."""
     if name not in READY:

@@ -148,3 +148,15 @@ def test_a_factory_is_named_by_its_place(tmp_path: Path, monkeypatch: pytest.Mon
 def test_options_that_do_not_fit(options: dict[str, Any], complaint: str, tmp_path: Path) -> None:
     with pytest.raises(MisuseError, match=complaint):
         export_module(nn.Identity(), tmp_path / "bundle", **options)
+
+
+@SLOW
+def test_tensorrt_rtx_builds_it(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is published for Linux on x86-64 only")
+    from exporters.tensorrt.add_engine import EngineRequest, add_engine
+
+    bundle, _ = export_module(
+        AroundTransformers(), tmp_path / "bundle", imgsz=SIZE, recipe="fp16", head_precision="fp16"
+    )
+    built, _ = add_engine(bundle.root, EngineRequest(target="rtx", profile="edge"))
+    assert (bundle.root / built.file).stat().st_size > 0

@@ -13,7 +13,7 @@ from dinodeploy.bundle.manifest import ProfileFacts
 from dinodeploy.errors import MisuseError
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.golden import GoldenCase, load_golden
-from exporters.tensorrt.profiles import READY, check_judgeable, choose_profiles, ready_profiles
+from exporters.tensorrt.profiles import READY, check_judgeable, choose_profiles, fit_fixed, ready_profiles
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -137,3 +137,11 @@ def test_a_case_outside_is_noted_and_none_inside_is_refused() -> None:
         check_judgeable(profiles, [case("wide", 112, 192), case("tall", 528, 224)])
     swapped = [replace(profile, max=(1, 512, 256)) for profile in profiles]
     assert check_judgeable(swapped, [case("own_size", 512, 256), case("turned", 256, 512)])
+
+
+def test_fixed_sizes_are_the_whole_profile() -> None:
+    steps = preprocess((64, 96))
+    (profile,) = fit_fixed(ready_profiles("usual", steps), ("height", "width"), steps)
+    assert (profile.min, profile.opt, profile.max) == ((1, 64, 96), (8, 64, 96), (32, 64, 96))
+    (profile,) = fit_fixed(ready_profiles("server", steps), ("batch", "height", "width"), steps)
+    assert profile.min == profile.max == (1, 64, 96)
