@@ -201,8 +201,8 @@ def _segmenter(
         resized = whole.target_size(*size)
         places = window_places(resized, side, stride)
         windows = [Window(*place, found) for place, found in zip(places, outputs[WINDOWS], strict=True)]
-        ids = class_ids(windows, resized, size[::-1], min_cosine).astype(np.int64)
-        counts = np.bincount(ids.ravel(), minlength=windows_of.MOST_LABELS + 1)
+        ids = class_ids(windows, resized, size[::-1], min_cosine)
+        counts = np.sum([np.bincount(row, minlength=windows_of.MOST_LABELS + 1) for row in ids], axis=0)
         order = [int(k) for k in np.argsort(-counts[: len(labels)], kind="stable") if counts[k]]
         shares = {labels.names[k]: float(counts[k] / ids.size) for k in order}
         return Prediction("segment", {"shares": shares}, ids)

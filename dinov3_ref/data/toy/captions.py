@@ -172,7 +172,7 @@ def write_captions(
 
 
 def _any(choices: Sequence[str], rng: np.random.Generator) -> str:
-    return choices[rng.integers(len(choices))]
+    return choices[int(rng.integers(len(choices)))]
 
 
 def vocabulary(merges: int = MERGES) -> str:

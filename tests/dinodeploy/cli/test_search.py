@@ -162,7 +162,7 @@ def test_a_page_with_images(here: Embedded, run: CommandLine) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "no query; give --image FILE, or --id"),
+        ((), "no query; give --image FILE, --text 'a red bicycle', or --id"),
         (("--image", "photos/coffee.jpg"), "give the bundle that embedded OUT as --engine"),
         (("--id", "nobody.jpg"), "'nobody.jpg' is not in the index"),
         (("--id", "photos/coffee.jpg", "-k", "0"), "-k is 0; wanted at least 1"),
