@@ -2,10 +2,11 @@
 
     dinov3_vit7b16_lc   weight [1000,2D], bias [1000]              -> LinearClassifier, [cls ; mean patch]
     dinov3_vit7b16_dd   reassemble_blocks.*, …, conv_depth.head.*  -> DPTDepth, 256 bins of 0.001 to 100 m
+    dinov3_vitl16_chmv2 the same, with readout_projects.*          -> DPTDepth, CLS read-out, 0.001 to 96 m
 
 A fine-tuned model, {backbone.*, linear_head.*}, gives its classifier where that reads [cls ; mean patch]. The
-others are refused by name: CHMv2 reads the CLS tokens of inner blocks, which bundles do not have; the
-detector and Mask2Former need their own adapters, dino.txt its vocabulary (`dinov3_ref/text`).
+others are refused by name: the detector and Mask2Former need their own adapters, dino.txt its vocabulary
+(`dinov3_ref/text`).
 
 Source of the depth head's tensor names: the CHMv2 converter of transformers, which has the same modules.
 """
