@@ -28,7 +28,7 @@ from exporters.graph.edit import Edit
 
 # layers of one module with the same input: "blocks.3.attn" -> q, k, v
 _LAYERS = re.compile(r"(?P<module>(?:.+\.)?blocks\.\d+\.(?:attn|mlp))\.(?P<part>[qkv]|w[12])/MatMul")
-_NAMES = {("w1", "w2"): "w12"}
+_NAMES: dict[tuple[str, ...], str] = {("w1", "w2"): "w12"}
 
 
 def merge_products(graph: ir.Graph) -> int:
