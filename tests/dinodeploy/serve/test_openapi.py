@@ -35,6 +35,7 @@ def test_the_service_conforms_to_its_openapi_document(tiny_bundle: Path) -> None
             "GET /thumbnail",
             "POST /classify",
             "POST /embed",
+            "POST /predict",
             "POST /search",
         ]
         for operation in operations:

@@ -248,6 +248,32 @@ def test_an_unfinished_store_of_embeddings_is_left_alone(
     assert (work / "plan.json").is_file()
 
 
+def test_a_video_becomes_a_video_with_a_row_per_frame(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In shards of two frames, beside an image; frames keep their times."""
+    av = pytest.importorskip("av")
+    monkeypatch.setattr("dinodeploy.tasks.predict.SHARD_BATCHES", 1)
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height = 64, 48
+        for level in range(0, 250, 50):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), level, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    inputs = (str(tmp_path / "a.png"), str(tmp_path / "clip.mp4"))
+    report = predict_images(inputs, tiny_bundle, RunOptions(tmp_path / "out", batch=2), of_patches("segment"))
+    rows = list(report.rows)
+    assert [row["id"].rpartition("#")[2] for row in rows[1:]] == [f"t=0.{tenth}00" for tenth in range(5)]
+    assert {row["overlay"] for row in rows[1:]} == {"000002_clip_overlay.mp4"}
+    assert "mask" in rows[0]
+    assert "mask" not in rows[1], "of frames only when asked for"
+    with av.open(str(tmp_path / "out" / rows[1]["overlay"])) as container:
+        assert [round(10 * frame.time) for frame in container.decode(video=0)] == [0, 1, 2, 3, 4]
+    assert len(list((tmp_path / "out").iterdir())) == 5
+
+
 def test_a_page_lies_in_the_directory_or_elsewhere(tiny_bundle: Path, images: Path, tmp_path: Path) -> None:
     pytest.importorskip("jinja2")
     for page in (tmp_path / "out" / "index.html", tmp_path / "pages" / "of predictions.html"):
