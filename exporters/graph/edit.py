@@ -41,6 +41,10 @@ class Edit:
         self.graph.insert_after(node, made)
         for user, index in users:
             user.replace_input_with(index, value)
+        for place, output in enumerate(self.graph.outputs):
+            if output is node.outputs[0]:
+                value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), output.shape
+                self.graph.outputs[place] = value
 
     def constant(self, name: str, array: NDArray[Any] | np.generic) -> ir.Value:
         """A constant of the graph; the same name and value give the same constant."""

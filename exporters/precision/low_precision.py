@@ -116,7 +116,10 @@ class LowPrecisionConverter:
             steps.append(("Mul", [None, factor], f"{name}/unscaled", {}))
         if bias is not None:
             steps.append(("Add", [None, bias], f"{name}/biased", {}))
+        place = list(self.edit.graph.outputs).index(output) if output.is_graph_output() else None
         self.edit.replace(node, steps)
+        if place is not None:
+            self.edit.graph.outputs[place].name = name
 
     def _power(self, shift: int) -> ir.Value:
         """2^shift as a graph constant."""
