@@ -47,11 +47,11 @@ HEAD = HeadFacts(
 SIZES = [(200, 150), (97, 333), (128, 128), (60, 128), (131, 59), (300, 300), (129, 40)]
 
 
-def raw_outputs(seed: int, windows: int = 1) -> dict[str, FloatArray]:
-    """Class logits [n,Q,C+1] and mask logits [n,Q,h,w] of a few clear blobs and a few doubtful ones."""
+def raw_outputs(seed: int, windows: int = 1, level: float = -11) -> dict[str, FloatArray]:
+    """Class logits [n,Q,C+1] and mask logits [n,Q,h,w] of blobs; the higher the level, the larger."""
     rng = np.random.default_rng(seed)
     classes = 4 * rng.normal(size=(windows, QUERIES, len(NAMES) + 1))
-    coarse = torch.from_numpy(6 * rng.normal(size=(windows, QUERIES, 7, 7)) - 11)
+    coarse = torch.from_numpy(6 * rng.normal(size=(windows, QUERIES, 7, 7)) + level)
     masks = F.interpolate(coarse, size=(SIDE // 4, SIDE // 4), mode="bicubic").numpy()
     masks += 0.3 * rng.normal(size=masks.shape)
     return {CLASS_LOGITS: classes.astype(np.float32), MASK_LOGITS: masks.astype(np.float32)}
@@ -101,6 +101,19 @@ def test_panoptic_equals_transformers(processor: Any, size: tuple[int, int]) -> 
         compare(found, wanted)
         assert len(found.regions) > 4
         assert {region.thing for region in found.regions} == ({True, False} if stuff else {True})
+
+
+def test_segments_that_lost_too_much_are_dropped_as_by_transformers(processor: Any) -> None:
+    outputs = raw_outputs(1, level=-7)
+    found = {}
+    for overlap in (0.0, 0.8):
+        head = replace(HEAD, settings={**SETTINGS, "overlap_mask_area_threshold": overlap})
+        found[overlap] = predict_one(of_image(outputs), head, (200, 150), PAD, PredictOptions())
+        (wanted,) = processor.post_process_panoptic_segmentation(
+            as_transformers(outputs), [(150, 200)], stuff_classes=[3, 4], overlap_mask_area_threshold=overlap
+        )
+        compare(found[overlap], wanted)
+    assert len(found[0.0].regions) > len(found[0.8].regions) > 0
 
 
 def test_stuff_of_one_class_is_one_segment() -> None:
