@@ -35,7 +35,7 @@ def share_found(model: DINOTxt, captions: Path) -> float:
 
 
 def test_held_out_images_find_their_captions(captions: Path, tmp_path: Path) -> None:
-    """Measured: 0.2 to 0.3 after 60 steps of 32 pairs; chance is 0.05, with a deviation of 0.022."""
+    """Measured: 0.41 after 60 steps of 32 pairs; chance is 0.05, with a deviation of 0.022."""
     config = text_run(captions, tmp_path, "train.batch_size_per_gpu=32")
     run = TextRun(config)
     untrained = share_found(run.arch.model.eval(), captions)
@@ -45,7 +45,7 @@ def test_held_out_images_find_their_captions(captions: Path, tmp_path: Path) -> 
     assert loaded.backbone.mean == (0.5, 0.5, 0.5)
     found = share_found(loaded.build(), captions)
     assert untrained < 0.14
-    assert found > 0.14
+    assert found > 0.2
     written, own = loaded.build().state_dict(), run.arch.model.state_dict()
     assert all(torch.equal(written[name], own[name]) for name in own)
 
@@ -53,7 +53,7 @@ def test_held_out_images_find_their_captions(captions: Path, tmp_path: Path) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_three_seeds_learn(captions: Path, tmp_path: Path, seed: int) -> None:
-    """Measured: @@ after 60 steps of 64 pairs."""
+    """Measured: 0.48, 0.44 and 0.38 after 60 steps of 48 pairs."""
     run = TextRun(text_run(captions, tmp_path, f"train.seed={seed}", "train.batch_size_per_gpu=48"))
     run.train()
     assert share_found(run.arch.model.eval(), captions) > 0.25
