@@ -90,8 +90,8 @@ def make_detector(shape: Shape, *, seed: int = 0, planted: bool = False, **chang
     import_torchvision()
     from transformers import Deimv2Config, Deimv2ForObjectDetection, DINOv3ViTConfig
 
-    settings = {key: value for key, value in shape.items() if key != "backbone"} | changes
-    backbone = {"out_indices": [1, 2, 3], **shape["backbone"]}
+    settings = {key: value for key, value in (shape | changes).items() if key != "backbone"}
+    backbone = {"out_indices": [1, 2, 3], **shape["backbone"], **changes.get("backbone", {})}
     if planted:
         backbone |= {"num_register_tokens": 4, "key_bias": False}
     width = settings["encoder_hidden_dim"]

@@ -7,9 +7,10 @@ the modules here, but for a few (`RENAMED`).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from dinov3_ref.checkpoints.architecture import infer_config, name_architecture, sidecar_normalization
@@ -57,7 +58,7 @@ def load(raw: RawCheckpoint) -> LoadedTask:
     inside = {key.removeprefix(BACKBONE): t for key, t in tensors.items() if key.startswith(BACKBONE)}
     vit, state = _backbone(inside, described["backbone_config"], name)
     arch, _ = name_architecture(vit, biases_may_lack=False)
-    model = DeimV2(DinoVisionTransformer(**vit.kwargs()), config)
+    model = DeimV2(_empty_backbone(vit, described["backbone_config"]), config)
     outside = {key: t for key, t in tensors.items() if not key.startswith(BACKBONE)}
     state |= _own_state(outside, config, model, name)
     model.load_state_dict(state)
@@ -73,7 +74,7 @@ def load(raw: RawCheckpoint) -> LoadedTask:
         mean=mean,
         std=std,
         preset="official",
-        notes=_notes(config),
+        notes=tuple(_notes(config, described["backbone_config"])),
     )
 
 
@@ -85,10 +86,24 @@ def _backbone(
     modern = {key: t for key, t in layout.modernise(tensors).items() if t.numel()}  # no registers: [1,0,D]
     shapes = {key: tuple(t.shape) for key, t in modern.items()}
     where = f"{name}, its backbone"
-    vit = infer_config(layout, shapes, config_hints(described), where)
+    named = {**described, "hidden_act": "silu"} if _has_gelu_gates(described) else described
+    vit = infer_config(layout, shapes, config_hints(named), where)
     check_keys(modern, layout.shapes(vit, modern.keys()), where)
     state, _ = complete(layout.to_official(modern, vit), vit, "fp32")  # transformers' angles are exact
     return vit, {f"backbone.{key}": t.float() for key, t in state.items()}
+
+
+def _empty_backbone(vit: ViTConfig, described: Mapping[str, Any]) -> DinoVisionTransformer:
+    """The backbone before its weights are loaded."""
+    backbone = DinoVisionTransformer(**vit.kwargs())
+    for block in backbone.blocks if _has_gelu_gates(described) else ():
+        block.mlp.gate = F.gelu
+    return backbone
+
+
+def _has_gelu_gates(described: Mapping[str, Any]) -> bool:
+    """Whether config.json says so: transformers' default, though released DINOv3 models have SiLU."""
+    return bool(described.get("use_gated_mlp")) and described.get("hidden_act", "gelu") == "gelu"
 
 
 def _own_state(
@@ -145,9 +160,12 @@ def _size(raw: RawCheckpoint) -> tuple[int, int] | None:
     return (height, width) if fits else None  # type: ignore[return-value]
 
 
-def _notes(config: DeimV2Config) -> tuple[str, ...]:
-    if config.encoder_positions or not config.encoder_layers:
-        return ()
-    return (
-        "config.json has an eval_size: the encoder adds no position embedding, as transformers does then",
-    )
+def _notes(config: DeimV2Config, backbone: Mapping[str, Any]) -> Iterator[str]:
+    """Where config.json asks for what the published model does not do; transformers obeys, and so does this."""
+    if not config.encoder_positions and config.encoder_layers:
+        yield "config.json has an eval_size: the encoder adds no position embedding, as in transformers"
+    if _has_gelu_gates(backbone):
+        yield (
+            "config.json says hidden_act gelu for the gated layers of the backbone, as in transformers; the "
+            "released DINOv3 models have silu"
+        )

@@ -34,6 +34,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "reg_scale": 6.0,
     },
     "nearest points": {"decoder_method": "discrete", "normalize_before": True, "eval_size": [64, 64]},
+    "gelu gates in the backbone": {"backbone": {"use_gated_mlp": True}},
+    "silu gates in the backbone": {"backbone": {"use_gated_mlp": True, "hidden_act": "silu"}},
     "four maps": {
         "d_model": 64,
         "num_feature_levels": 4,
