@@ -161,7 +161,7 @@ def _size(raw: RawCheckpoint) -> tuple[int, int] | None:
 
 
 def _notes(config: DeimV2Config, backbone: Mapping[str, Any]) -> Iterator[str]:
-    """Where config.json asks for what the published model does not do; transformers obeys, and so does this."""
+    """Where config.json asks for what the published model does not do; computed as in transformers."""
     if not config.encoder_positions and config.encoder_layers:
         yield "config.json has an eval_size: the encoder adds no position embedding, as in transformers"
     if _has_gelu_gates(backbone):
