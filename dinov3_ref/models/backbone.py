@@ -28,8 +28,8 @@ def named_blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         return
     for chain in CHAINS:
         owner, _, name = chain.rpartition(".")
-        blocks: Any = getattr(getattr(model, owner, None) if owner else model, name, None)
-        for index, block in enumerate(blocks or ()):
+        chain_of_blocks: Any = getattr(getattr(model, owner, None) if owner else model, name, None)
+        for index, block in enumerate(chain_of_blocks or ()):
             yield f"{chain}.{index}", block
 
 
