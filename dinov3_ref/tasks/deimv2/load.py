@@ -19,6 +19,7 @@ from dinov3_ref.checkpoints.files import CONFIG, RawCheckpoint, json_object
 from dinov3_ref.checkpoints.layouts.hf import HuggingFaceLayout, config_hints
 from dinov3_ref.checkpoints.load import complete
 from dinov3_ref.checkpoints.tensor_shapes import check_keys, check_values
+from dinov3_ref.layers.ffn_layers import SwiGLUFFN
 from dinov3_ref.models.config import ViTConfig
 from dinov3_ref.models.vision_transformer import DinoVisionTransformer
 from dinov3_ref.tasks.deimv2.boxes import bin_offsets
@@ -96,8 +97,9 @@ def _backbone(
 def _empty_backbone(vit: ViTConfig, described: Mapping[str, Any]) -> DinoVisionTransformer:
     """The backbone before its weights are loaded."""
     backbone = DinoVisionTransformer(**vit.kwargs())
-    for block in backbone.blocks if _has_gelu_gates(described) else ():
-        block.mlp.gate = F.gelu
+    for layer in backbone.modules() if _has_gelu_gates(described) else ():
+        if isinstance(layer, SwiGLUFFN):
+            layer.gate = F.gelu
     return backbone
 
 
