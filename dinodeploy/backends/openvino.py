@@ -84,10 +84,10 @@ class OpenVinoBackend:
     def run(self, pixels: FloatArray) -> dict[str, FloatArray]:
         if self.is_fixed(pixels.shape):
             together = len(pixels) > 1 and self.parallel_runs == 1
-            values = self.compiled_for(pixels.shape, together=together).run_each(pixels)
-        else:
-            general = self.compiled_for(pixels.shape)
-            values = in_parts(general.run, pixels, self._at_once)
+            own = self.compiled_for(pixels.shape, together=together)
+            return dict(zip(self._outputs, own.run_each(pixels), strict=True))
+        general = self.compiled_for(pixels.shape)
+        values = in_parts(general.run, pixels, self._at_once)
         return dict(zip(self._outputs, values, strict=True))
 
     def close(self) -> None:

@@ -216,7 +216,7 @@ def _compare_outputs(
     """
     groups: dict[str, GroupError] = {}
     for kind in KINDS:
-        name = kind if kind in wanted else ALIGNED.get(kind)
+        name = kind if kind in wanted else ALIGNED.get(kind, "")
         if name in wanted:
             if name not in got or got[name].shape != wanted[name].shape or not np.isfinite(got[name]).all():
                 groups[kind] = GroupError(None, None)

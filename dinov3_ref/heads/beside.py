@@ -62,11 +62,11 @@ def head_beside(
         )
     chosen = _pooling(checkpoint, weight.shape[1] == 2 * D, pooling)
     names, notes = (tuple(classes), ()) if classes else _class_names(checkpoint.described, len(weight))
-    head = LinearClassifier(D, len(weight), chosen, names)  # type: ignore[arg-type]
-    head.linear.load_state_dict({"weight": weight.float(), "bias": bias.float()})
+    classifier = LinearClassifier(D, len(weight), chosen, names)  # type: ignore[arg-type]
+    classifier.linear.load_state_dict({"weight": weight.float(), "bias": bias.float()})
     reads = {"cls": "CLS", "mean": "the mean patch", "cls_mean": "CLS and the mean patch"}[chosen]
     note = f"the classifier of {len(weight)} classes came along; it reads {reads}"
-    return _loaded(head.eval(), "linear_classifier", checkpoint, note, *notes)
+    return _loaded(classifier.eval(), "linear_classifier", checkpoint, note, *notes)
 
 
 def _loaded(head: Any, kind: str, checkpoint: Checkpoint, *notes: str) -> LoadedHead:

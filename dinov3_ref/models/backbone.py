@@ -22,8 +22,8 @@ def named_blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     In dino.txt's towers also `text_head.blocks.1` and `backbone.blocks.3`.
     """
     if isinstance(model, ConvNeXt):
-        for stage, blocks in enumerate(model.stages):
-            for index, block in enumerate(blocks.children()):
+        for stage, in_stage in enumerate(model.stages):
+            for index, block in enumerate(in_stage.children()):
                 yield f"stages.{stage}.{index}", block
         return
     for chain in CHAINS:
