@@ -128,14 +128,8 @@ def export(
     )
     _check_before_export(rope_periods, target, no_engine)
     with_engine = reach("exporters.tensorrt.after_export", "export").with_engine
-    of_backbone: dict[str, Any] = {
-        "arch": arch,
-        "layers": layers,
-        "head": head,
-        "attention": attention,
-        "adapter": adapter,
-    }
-    of_backbone |= {"classes": classes, "pooling": pooling}
+    of_backbone: dict[str, Any] = {"arch": arch, "layers": layers, "head": head, "attention": attention}
+    of_backbone |= {"adapter": adapter, "classes": classes, "pooling": pooling}
     of_module = {"module": module, "outputs": outputs, "dynamic": dynamic, "task": task, "dataset": dataset}
     with step_progress() if progress else nullcontext(_silent) as log:
         export_whole = reach("exporters.modules.source", "export").export_whole

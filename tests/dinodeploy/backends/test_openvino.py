@@ -132,7 +132,7 @@ def test_the_execution_graph_has_the_types_of_the_recipe(low_precision: dict[str
     kinds = [(str(info["layerType"].value), str(info["runtimePrecision"].value)) for info in found]
     products = [precision for kind, precision in kinds if kind == "FullyConnected"]
     assert set(products) == {"bf16"}
-    assert len(products) == 18, "q, k, v, out, fc1 and fc2 of three blocks"
+    assert len(products) == 12, "qkv, out, fc1 and fc2 of three blocks"
     assert {precision for kind, precision in kinds if kind in ("MVN", "Eltwise", "Convolution")} == {"f32"}
 
 

@@ -100,7 +100,7 @@ def graph_of(
 
 def test_one_row_through_the_last_block(own_bundle: Path) -> None:
     """As it runs: k and v see every token, all else of the last block sees CLS."""
-    model = onnx.load(own_bundle / "model.cls.onnx", load_external_data=False)
+    model = onnx.load(own_bundle / "model.cpu.cls.onnx", load_external_data=False)
     layers = ("attn.q", "attn.k", "attn.v", "attn.proj", "mlp.fc1", "mlp.fc2")
     model.graph.output.extend(onnx.ValueInfoProto(name=f"blocks.2.{layer}/MatMul:0") for layer in layers)
     onnx.save(model, own_bundle / "shown.onnx")

@@ -98,7 +98,7 @@ def test_the_graph_is_plain(tiny_bundle: Path) -> None:
     assert not operators.keys() & {"If", "Loop", "Tile", "NonZero", "Scan", "Identity", "Constant"}
     assert [value.name for value in graph.input] == ["pixels"]
     assert (operators["Sin"], operators["Cos"]) == (1, 1), "RoPE's table is made once"
-    assert operators["MatMul"] == 3 * 8, "q, k, v, scores, values, out, fc1, fc2 in each block and no more"
+    assert operators["MatMul"] == 3 * 6, "qkv, scores, values, out, fc1, fc2 in each block and no more"
     assert operators["Softmax"] == 3
     weights = {weight.name for weight in graph.initializer}
     assert not [node.name for node in graph.node if node.op_type == "Transpose" and set(node.input) & weights]
@@ -107,7 +107,7 @@ def test_the_graph_is_plain(tiny_bundle: Path) -> None:
 def test_names_say_where_a_node_comes_from(tiny_bundle: Path) -> None:
     graph = onnx.load(tiny_bundle / "model.onnx").graph
     names = {node.name for node in graph.node}
-    assert {"blocks.0.attn.q/MatMul", "blocks.2.mlp.fc2/MatMul", "norm/LayerNormalization"} <= names
+    assert {"blocks.0.attn.qkv/MatMul", "blocks.2.mlp.fc2/MatMul", "norm/LayerNormalization"} <= names
     assert len(names) == len(graph.node)
     assert "blocks.0.attn.q.weight.T" in {weight.name for weight in graph.initializer}
     dims = [dim.dim_param or dim.dim_value for dim in graph.input[0].type.tensor_type.shape.dim]
