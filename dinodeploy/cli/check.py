@@ -31,6 +31,7 @@ from dinodeploy.sources.folders import list_images
 # that what they lack of it says more.
 HEADS = {
     "pixel_max": "px max",
+    "pixel_p9999": "px p99.99",
     "pixel_mean": "px mean",
     "relative_frobenius": "rel.Frob.",
     "max_abs": "max abs",

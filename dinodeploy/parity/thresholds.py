@@ -19,11 +19,15 @@ class Threshold:
         return value >= self.limit if self.at_least else value <= self.limit
 
 
-# Preprocessing, in grey levels of 255: Pillow against torch's own antialiased resize. `measured`: worst of
-# nine photographs at six sizes, preset "official" (tests/dinodeploy/images/test_preprocess.py).
+# Preprocessing, in grey levels of 255: Pillow against torch's own antialiased resize. Both resize in two
+# passes and round to bytes after each. A size in a simple ratio to the photograph's (320 to 400) gives many
+# sums that end in exactly one half, which the two round differently, in a few values of 300,000 in both passes.
+# `measured`: worst of six photographs at every multiple of 16 from 64 to 800, preset "official"
+# (tests/dinodeploy/parity/test_judge_pixels.py).
 PIXEL_THRESHOLDS: tuple[Threshold, ...] = (
-    Threshold("pixel_max", 1.05, 1.0),
-    Threshold("pixel_mean", 0.02, 0.0123),
+    Threshold("pixel_max", 2.05, 2.0),
+    Threshold("pixel_p9999", 1.05, 1.0),
+    Threshold("pixel_mean", 0.06, 0.0423),
 )
 
 # One row per recipe. `measured`: the worst of ViT-S, L and H+ with lively random weights (fp32), of planted

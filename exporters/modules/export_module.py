@@ -109,7 +109,7 @@ def export_module(
             licence=WEIGHTS_LICENCE,
         )
         bundle, notes = write_whole(job, Path(out), options, log, allowed=dynamic is None)
-    inside = ", ".join(f"{one.path or 'the module'} ({one.library}'s {one.name})" for one in found)
+    inside = ", ".join(f"{one.path or 'the module'} ({one.name} of {one.library})" for one in found)
     assumed = "input mean and std are ImageNet's; else give --dataset sat493m"
     told = isinstance(preprocess, Preprocess) or dataset is not None
     return bundle, (f"backbone: {inside}", *(() if told else (assumed,)), *notes)
@@ -178,6 +178,9 @@ def module_from_factory(text: str) -> nn.Module:
     name, _, attribute = text.partition(":")
     if not name or not attribute:
         raise MisuseError(f"--module {text!r}; wanted package.file:factory, for instance my_models.net:build")
+    if name.endswith(".py") or "/" in name:
+        dotted = name.removesuffix(".py").strip("./").replace("/", ".")
+        raise MisuseError(f"--module {text!r} names a file; wanted the module's name: {dotted}:{attribute}")
     sys.path.insert(0, "")  # as python -m does: modules beside the user
     try:
         factory: Any = importlib.import_module(name)

@@ -128,6 +128,7 @@ def test_a_factory_is_named_by_its_place(tmp_path: Path, monkeypatch: pytest.Mon
     for text, complaint in (
         ("my_net", "wanted package.file:factory"),
         ("my_net:absent", "AttributeError"),
+        ("./nets/my_net.py:build", "wanted the module's name: nets.my_net:build"),
         ("no_such_net:build", "ModuleNotFoundError"),
         ("my_net:broken", "ZeroDivisionError: division by zero"),
         ("my_net:torch.nn.Linear", "TypeError"),
