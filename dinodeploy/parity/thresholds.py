@@ -21,7 +21,7 @@ class Threshold:
 
 # Preprocessing, in grey levels of 255: Pillow against torch's own antialiased resize. Both resize in two
 # passes and round to bytes after each. A size in a simple ratio to the photograph's (320 to 400) gives many
-# sums that end in exactly one half, which the two round differently, in a few values of 300,000 in both passes.
+# sums that end in exactly one half, which the two round differently, a few values of 300,000 in both passes.
 # `measured`: worst of six photographs at every multiple of 16 from 64 to 800, preset "official"
 # (tests/dinodeploy/parity/test_judge_pixels.py).
 PIXEL_THRESHOLDS: tuple[Threshold, ...] = (
