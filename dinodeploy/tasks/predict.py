@@ -333,6 +333,8 @@ def _plan(
         batch=batch,
         fingerprint={
             **embedder.engine.fingerprint(steps),
-            "predict": json.loads(json.dumps({**predictor.facts, **results})),
+            "predict": parse_json(
+                json.dumps({**predictor.facts, **results}), "facts of the predictor", "manifest"
+            ),
         },
     )

@@ -67,9 +67,9 @@ TYPES: dict[str, ir.DataType] = {"fp32": FP32, "fp16": FP16, "bf16": BF16}  # ty
 # (operator, module path) -> role. The path is the part of a node's name before the operator.
 _BLOCK = r"(?:text_head\.|backbone\.)?blocks\.\d+"  # dino.txt: of the vision head, of the text tower
 _ROLES: tuple[tuple[str, str, str], ...] = (
-    ("MatMul", rf"{_BLOCK}\.(attn|attention)\.[qkv]", "qkv"),
+    ("MatMul", rf"{_BLOCK}\.(attn|attention)\.([qkv]|kv|qkv)", "qkv"),
     ("MatMul", rf"{_BLOCK}\.(attn|attention)\.proj", "out"),
-    ("MatMul", rf"{_BLOCK}\.(mlp|feed_forward)\.(fc1|w1|w2)", "ffn_in"),
+    ("MatMul", rf"{_BLOCK}\.(mlp|feed_forward)\.(fc1|w1|w2|w12)", "ffn_in"),
     ("MatMul", rf"{_BLOCK}\.(mlp|feed_forward)\.(fc2|w3)", "ffn_out"),
     ("MatMul", rf"{_BLOCK}\.(attn|attention)", "scores or values"),
     ("Softmax", rf"{_BLOCK}\.(attn|attention)", "softmax"),

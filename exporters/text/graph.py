@@ -103,7 +103,7 @@ def write_text(
     Raises ExportError, LintError, JudgementError.
     """
     recipe, notes = RECIPES[options.recipe], list[str]()
-    (root / TOKENIZER_FILE).write_text(part.tokenizer.to_json(), "utf-8")
+    (root / TOKENIZER_FILE).write_bytes(part.tokenizer.to_json().encode())
     tower = part.tower()
     log("running the text tower on the golden texts")
     with watch_linears(tower) as ranges:

@@ -126,7 +126,7 @@ class ImageWriter:
         if is_paged:
             page_item = import_module("dinodeploy.tasks.results.page").page_item
             text = json.dumps(page_item(image, id, found, self.legend))
-            (folder / f"{position + 1:06d}{PAGE_ITEM}").write_text(text, encoding="ascii")
+            (folder / f"{position + 1:06d}{PAGE_ITEM}").write_bytes(text.encode("ascii"))
         if OVERLAYS in wanted:
             names["overlay"] = f"{stem}_overlay.jpg"
             quality: dict[str, Any] = {"quality": 90} if frame is None else {"quality": 95, "subsampling": 0}

@@ -110,11 +110,13 @@ def test_an_engine_for_one_picture_takes_batches(
     assert len(load_embeddings(tmp_path / "o")[0]) == 3
 
 
-@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
-def test_a_device_that_is_not_there(device: str, tiny_bundle: Path, run: CommandLine) -> None:
+@pytest.mark.parametrize(
+    ("device", "words"), [("cuda", "no NVIDIA driver here"), ("tensorrt", "build one: dinodeploy build")]
+)
+def test_a_device_that_is_not_there(device: str, words: str, tiny_bundle: Path, run: CommandLine) -> None:
     ran = run("check", tiny_bundle, "--device", device)
     assert ran.code == 4
-    assert "no NVIDIA driver here" in ran.error
+    assert words in ran.error
 
 
 def test_misuse(tiny_bundle: Path, run: CommandLine) -> None:

@@ -94,5 +94,5 @@ def test_a_fault_is_rejected(fault: str, recipe: str) -> None:
     name, spoil = FAULTS[fault]
     found = measure_detections({**wanted, name: spoil(wanted[name])}, wanted, HEAD)
     values = {metric: value for metrics in found.values() for metric, value in metrics.items()}
-    limits = TASKS["detect"].limits(recipe)
+    limits = TASKS["detect"].limits(recipe, HEAD)
     assert not all(limit.holds(values[limit.metric]) for limit in limits if limit.metric in values)
