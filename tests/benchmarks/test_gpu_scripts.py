@@ -197,18 +197,18 @@ def test_torch_compiles_every_shape_of_every_model_or_fails(monkeypatch: pytest.
         compiled.append(1)
         return graph.forward
 
-    for model in range(3):
-        bench.start_dynamo_anew(torch)
-        compiled.clear()
-        fast = torch.compile(Tokens(4 + model), backend=backend, dynamic=False, fullgraph=True)
-        for batch in range(1, 11):
-            fast(torch.zeros(batch, 4 + model))
-        assert len(compiled) == 10
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
-    with pytest.raises(Exception, match="recompile_limit"):
-        fast(torch.zeros(11, 6))
+    with torch._dynamo.config.patch(recompile_limit=8, fail_on_recompile_limit_hit=False):
+        for model in range(3):
+            bench.start_dynamo_anew(torch)
+            compiled.clear()
+            fast = torch.compile(Tokens(4 + model), backend=backend, dynamic=False, fullgraph=True)
+            for batch in range(1, 11):
+                fast(torch.zeros(batch, 4 + model))
+            assert len(compiled) == 10
+        torch._dynamo.config.recompile_limit = 2
+        with pytest.raises(Exception, match="recompile_limit"):
+            fast(torch.zeros(11, 6))
     torch._dynamo.reset()
-    torch._dynamo.config.fail_on_recompile_limit_hit = False
 
 
 def test_weights_of_products_are_converted_once(tiny_bundle: Path) -> None:
