@@ -202,9 +202,11 @@ async function itemOf(image, task) {
   return { ...item, heat: paintMap(map, colourOf) };
 }
 
+function labelOf(name) { return Math.max(0, model.head.classes.indexOf(name)); }
+
+function percent(share) { return `${(100 * share).toFixed(1)} %`; }
+
 function linesOf(image) {
-  const labelOf = (name) => Math.max(0, model.head.classes.indexOf(name));
-  const percent = (share) => `${(100 * share).toFixed(1)} %`;
   if (image.classes) {
     return image.classes.map((one) => [one.class, percent(one.probability), one.probability, labelOf(one.class)]);
   }
