@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ import torch
 
 import dinodeploy
 from dinodeploy import Embedder, MisuseError
+from dinodeploy.bundle.bundle import Bundle
 from dinov3_ref.checkpoints import load_checkpoint, random_checkpoint, save_checkpoint
 from dinov3_ref.checkpoints.files import read_tensors, write_safetensors
 from exporters.heads import choose_head
+from exporters.tensorrt.add_engine import EngineRequest, add_engine
 from tests.support.canopy import save_canopy_model
 from tests.support.images.photographs import photograph, pixels
 from tests.support.tiny_models import tiny_config
@@ -99,14 +102,21 @@ def test_an_adapter_and_its_classifier_in_one_bundle(tuned: Path, tmp_path: Path
     assert np.abs(found["logits"] - features @ weight.numpy().T).max() < 1e-3
 
 
+@pytest.fixture(scope="module")
+def canopy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Bundle]:
+    """transformers' model of canopy height, and the fp16 bundle of its folder."""
+    folder = tmp_path_factory.mktemp("canopy")
+    theirs = save_canopy_model(folder / "chmv2")
+    return theirs, dinodeploy.export(
+        folder / "chmv2", folder / "b", precision="fp16", imgsz=(64, 96), no_engine=True
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_canopy_height_from_transformers_folder(tmp_path: Path) -> None:
+def test_canopy_height_from_transformers_folder(canopy: tuple[Any, Bundle]) -> None:
     """fp16: the judge accepts it, and predicted metres equal transformers' processor on the same output."""
-    theirs = save_canopy_model(tmp_path / "chmv2")
-    bundle = dinodeploy.export(
-        tmp_path / "chmv2", tmp_path / "b", precision="fp16", imgsz=(64, 96), no_engine=True
-    )
+    theirs, bundle = canopy
     assert bundle.receipt is not None
     assert bundle.receipt.passed
     head = bundle.manifest.head
@@ -134,3 +144,11 @@ def test_canopy_height_from_transformers_folder(tmp_path: Path) -> None:
     made = predict_one({"depth": depth[0]}, head, photo.size, bundle.manifest.preprocess, PredictOptions())
     assert made.map is not None
     assert np.abs(made.map - metres.numpy()).max() < 1e-4 * float(metres.max())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_tensorrt_rtx_builds_canopy_height(canopy: tuple[Any, Bundle]) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is published for Linux on x86-64 only")
+    add_engine(canopy[1].root, EngineRequest(target="rtx", profile="edge", name="canopy"))
+    assert (canopy[1].root / "canopy.plan").stat().st_size > 0

@@ -169,3 +169,11 @@ def test_a_product_in_fp16_may_be_an_output(tmp_path: Path) -> None:
     module = AroundTimm()
     bundle, _ = export_module(module, tmp_path / "bundle", imgsz=SIZE, recipe="fp16", head_precision="fp16")
     assert largest_error(bundle.root, module) < 5e-3  # measured 5.7e-4
+
+
+def test_it_is_a_name_of_the_package() -> None:
+    import exporters
+
+    assert exporters.export_module is export_module
+    with pytest.raises(AttributeError, match="no attribute 'export_modul'"):
+        _ = exporters.export_modul
