@@ -9,7 +9,7 @@ by 1e-7, which 16 bits and 8 bits turn into 1e-3 and 1e-2. An image's embedding 
 batch nor on what ran before. So the size alone decides (`OpenVinoBackend.is_fixed`): squares and the bundle's
 own size have a model for a batch of one, which gives the numbers of any larger batch, and which runs the
 images of a batch in parallel; all other sizes, of which a job that keeps aspect ratios has many, share the
-model for any shape.
+model for any shape. A model of 512 MiB or more has only that one, for memory.
 
 Shapes: B batch, H W input pixels.
 """
@@ -41,8 +41,8 @@ Shape = tuple[int, ...]
 # mode rounds the residual stream too, so that recipe runs by the types of its graph.
 PRECISIONS: dict[str, tuple[str, str]] = {"int8": ("bf16", "BF16")}
 
-MODELS = 4  # compiled for one shape each, besides the general one
-LARGE = 1 << 30  # bytes of weights past which there is one
+MODELS = 4  # compiled for one shape each, besides the general one; each has its own copy of the weights
+LARGE = 1 << 29  # bytes of weights past which there is only the general one
 _MAKING_THE_CORE = threading.Lock()
 
 
@@ -68,7 +68,7 @@ class OpenVinoBackend:
         self._outputs = [output.get_any_name() for output in self._model.outputs]
         own = facts.get("preprocess", {})
         self._own_size = (own.get("height"), own.get("width"))
-        self._room = MODELS if _weights(self._model) < LARGE else 1
+        self._is_large = _weights(self._model) >= LARGE
         self._compiled: OrderedDict[tuple[Shape, bool], _Compiled] = OrderedDict()  # oldest use first
         self._any: _Compiled | None = None
         self._streams = options.threads or cores()
@@ -79,7 +79,8 @@ class OpenVinoBackend:
 
     def is_fixed(self, shape: Shape) -> bool:
         """Whether inputs [B,3,H,W] of this shape have a compiled model of their own, whatever the batch."""
-        return shape[2:] == self._own_size or (len(shape) == 4 and shape[2] == shape[3])
+        is_square = len(shape) == 4 and shape[2] == shape[3]
+        return not self._is_large and (is_square or shape[2:] == self._own_size)
 
     def run(self, pixels: FloatArray) -> dict[str, FloatArray]:
         if self.is_fixed(pixels.shape):
@@ -103,12 +104,13 @@ class OpenVinoBackend:
             if not self.is_fixed(shape):
                 if self._any is None:
                     self._any = self._compile(self._model)
+                    self._model = None  # the compiled model has its own weights
                 return self._any
             key = ((1, *shape[1:]), together)
             if key in self._compiled:
                 self._compiled.move_to_end(key)
                 return self._compiled[key]
-            if len(self._compiled) == self._room:
+            if len(self._compiled) == MODELS:
                 self._compiled.popitem(last=False)
             model = self._read()
             model.reshape({0: self._openvino.PartialShape(list(key[0]))})
@@ -117,7 +119,9 @@ class OpenVinoBackend:
 
     def _read(self) -> Any:
         try:
-            return self._core.read_model(self._engine)
+            model = self._core.read_model(self._engine)
+            _take_products_apart(model)
+            return model
         except RuntimeError as error:  # the class of all its errors
             raise BundleError(f"{self._engine}: OpenVINO cannot load it: {_reason(error)}") from error
 
@@ -225,6 +229,33 @@ def settings(recipe: str, threads: int | None, parallel_runs: int = 1) -> tuple[
 def precision_for(recipe: str, capabilities: list[str]) -> str:
     precision, capability = PRECISIONS.get(recipe, ("f32", ""))
     return precision if capability in capabilities else "f32"
+
+
+def _take_products_apart(model: Any) -> None:
+    """Undo products that were joined for GPUs: x @ Concat(weights), then a Split, becomes a product for each.
+
+    Weights that OpenVINO would join here are copies in memory; apart, they stay mapped from the file.
+    """
+    from openvino import opset13
+
+    for split in model.get_ops():
+        if split.get_type_name() not in ("Split", "VariadicSplit"):
+            continue
+        product = split.input_value(0).get_node()
+        if product.get_type_name() != "MatMul":
+            continue
+        joined = product.input_value(1).get_node()
+        weights = joined.input_values() if joined.get_type_name() == "Concat" else []
+        if not weights or any(value.get_node().get_type_name() != "Constant" for value in weights):
+            continue
+        flags = product.get_attributes()
+        for weight, output in zip(weights, split.outputs(), strict=True):
+            part = opset13.matmul(
+                product.input_value(0), weight, flags["transpose_a"], flags["transpose_b"]
+            ).output(0)
+            for reader in output.get_target_inputs():
+                reader.replace_source_output(part)
+    model.validate_nodes_and_infer_types()
 
 
 def _streams(count: int) -> dict[str, Any]:
