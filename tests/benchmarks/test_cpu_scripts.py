@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-# MiB; 950 measured with ONNX Runtime, 1,050 with four blocks; 1,250 where OpenVINO is judged too, whose own copy
-# of the weights (650) and fp32 activations count
+# MiB; 950 measured with ONNX Runtime; 1,250 where OpenVINO is judged too, with its own copy of the weights
+# and fp32 activations
 MOST_ANONYMOUS = 1290  # less than the fp32 weights
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 
