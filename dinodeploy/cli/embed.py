@@ -9,9 +9,17 @@ import typer
 
 from dinodeploy.api import EmbedReport
 from dinodeploy.api import embed as embed_images
-from dinodeploy.cli.options import MaxPixels, RequireSignature
+from dinodeploy.cli.options import (
+    Column,
+    Device,
+    Every,
+    IdColumn,
+    InputSize,
+    MaxPixels,
+    RequireSignature,
+    TimeLimit,
+)
 from dinodeploy.cli.output import (
-    DEVICE_HELP,
     WEIGHT_BUDGET_HELP,
     log,
     parse_gib,
@@ -36,15 +44,11 @@ def embed(
     ],
     engine: Annotated[Path, typer.Option(help="Bundle directory, or an engine file inside one.")],
     out: Annotated[Path, typer.Option(help="Directory to write, or to resume.")] = Path("embeddings"),
-    column: Annotated[
-        str | None, typer.Option(help="Table column with images or paths. Default: found by name.")
-    ] = None,
-    id_column: Annotated[
-        str | None, typer.Option(help="Table column with ids. Default: paths or row numbers.")
-    ] = None,
-    every: Annotated[int, typer.Option(help="Take every n-th frame of a video.")] = 1,
-    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
-    imgsz: Annotated[str | None, typer.Option(help="Input size H or H,W. Default: the bundle's.")] = None,
+    column: Column = None,
+    id_column: IdColumn = None,
+    every: Every = 1,
+    device: Device = "auto",
+    imgsz: InputSize = None,
     preprocess: Annotated[
         str | None, typer.Option(help="Preprocessing preset. Default: the bundle's.")
     ] = None,
@@ -89,9 +93,7 @@ def embed(
     ] = None,
     weight_budget: Annotated[float | None, typer.Option(help=WEIGHT_BUDGET_HELP)] = None,
     workers: Annotated[int | None, typer.Option(help="Decoding threads. Default: one per core.")] = None,
-    time_limit: Annotated[
-        float, typer.Option(help="Seconds after which an image counts as unreadable.")
-    ] = TIME_LIMIT,
+    time_limit: TimeLimit = TIME_LIMIT,
     max_pixels: MaxPixels = None,
     require_signature: RequireSignature = None,
     allow_unverified: Annotated[

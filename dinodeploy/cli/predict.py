@@ -5,21 +5,34 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option
+from typer import Option
 
 from dinodeploy.api import predict as predict_images
-from dinodeploy.cli.options import MaxPixels, RequireSignature
-from dinodeploy.cli.output import DEVICE_HELP, log, parse_list, parse_size
+from dinodeploy.cli.options import (
+    AllowUnverified,
+    AsJson,
+    Batch,
+    Column,
+    Device,
+    Every,
+    IdColumn,
+    Images,
+    InputSize,
+    MaxPixels,
+    OverwritePredictions,
+    RequireSignature,
+    Save,
+    Threads,
+    TimeLimit,
+)
+from dinodeploy.cli.output import log, parse_list, parse_size
 from dinodeploy.cli.predictions import print_report, print_row
 from dinodeploy.pipeline.decode import TIME_LIMIT
 from dinodeploy.pipeline.runner import BATCH_SIZE
 
 
 def predict(
-    images: Annotated[
-        list[str],
-        Argument(help="Files, folders, globs, lists, tables, archives, videos, URLs.", metavar="IMAGES..."),
-    ],
+    images: Images,
     engine: Annotated[Path, Option(help="A bundle with a head, or an engine file inside one.")],
     out: Annotated[
         Path | None,
@@ -35,36 +48,23 @@ def predict(
     output_format: Annotated[
         str, Option("--format", help="jsonl, or coco: also COCO JSON of boxes, instances or segments.")
     ] = "jsonl",
-    save: Annotated[
-        str | None,
-        Option(help="Images to write: maps, overlays, or none. Default: both; of videos, overlays."),
-    ] = None,
+    save: Save = None,
     html: Annotated[
         Path | None, Option(help="Also write an HTML page: overlays, classes to filter by, scores.")
     ] = None,
-    column: Annotated[
-        str | None, Option(help="Table column with images or paths. Default: found by name.")
-    ] = None,
-    id_column: Annotated[
-        str | None, Option(help="Table column with ids. Default: paths or row numbers.")
-    ] = None,
-    every: Annotated[int, Option(help="Take every n-th frame of a video.")] = 1,
-    device: Annotated[str, Option(help=DEVICE_HELP)] = "auto",
-    imgsz: Annotated[str | None, Option(help="Input size H or H,W. Default: the bundle's.")] = None,
-    batch: Annotated[int, Option(help="Images per batch, at most.")] = BATCH_SIZE,
-    threads: Annotated[
-        int | None, Option(help="CPU threads of the engine. Default: chosen by the runtime.")
-    ] = None,
-    time_limit: Annotated[
-        float, Option(help="Seconds after which an image counts as unreadable.")
-    ] = TIME_LIMIT,
+    column: Column = None,
+    id_column: IdColumn = None,
+    every: Every = 1,
+    device: Device = "auto",
+    imgsz: InputSize = None,
+    batch: Batch = BATCH_SIZE,
+    threads: Threads = None,
+    time_limit: TimeLimit = TIME_LIMIT,
     max_pixels: MaxPixels = None,
     require_signature: RequireSignature = None,
-    allow_unverified: Annotated[
-        bool, Option("--allow-unverified", help="Use an engine without a passing receipt.")
-    ] = False,
-    overwrite: Annotated[bool, Option("--overwrite", help="Replace existing predictions.")] = False,
-    as_json: Annotated[bool, Option("--json", help="Print the result as JSON on stdout.")] = False,
+    allow_unverified: AllowUnverified = False,
+    overwrite: OverwritePredictions = False,
+    as_json: AsJson = False,
 ) -> None:
     """Predict classes, masks, boxes or depth. After an interruption, the same command resumes.
 
