@@ -31,6 +31,7 @@ from dinodeploy.sources.folders import list_images
 # that what they lack of it says more.
 HEADS = {
     "pixel_max": "px max",
+    "pixel_p9999": "px p99.99",
     "pixel_mean": "px mean",
     "relative_frobenius": "rel.Frob.",
     "max_abs": "max abs",
@@ -47,6 +48,7 @@ HEADS = {
     "box_iou": "1-IoU",
     "mask_iou": "1-IoU",
 }
+ONLY_FAILED = frozenset({"pixel_p9999"})  # the JSON has them; a column only where one failed
 
 
 def check(
@@ -128,12 +130,12 @@ def _print(found: Report) -> None:
 
 def _table(measurements: Sequence[Measurement]) -> Table:
     """One row a case and output, one column a metric; what failed is marked."""
-    metrics = list(dict.fromkeys(m.metric for m in measurements))
+    shown = (m.metric for m in measurements if m.metric not in ONLY_FAILED or not m.passed)
+    metrics = list(dict.fromkeys(shown))
     limits = {m.metric: m.limit for m in measurements}
     rows: dict[tuple[str, str], dict[str, Measurement]] = {}
     for m in measurements:
         rows.setdefault((m.case, m.output), {})[m.metric] = m
-    metrics = [metric for metric in metrics if metric != "pixel_p9999"]  # 80 columns; the JSON has it
     heads = (HEADS.get(metric, metric) for metric in metrics)
     table = Table("case", "output", *heads, box=None, pad_edge=False)
     for case_and_output, row in rows.items():
