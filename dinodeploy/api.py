@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dinodeploy.bundle.bundle import Bundle
 from dinodeploy.errors import MisuseError
+from dinodeploy.files.paths import PathLike, given_path, given_paths
 from dinodeploy.hardware.packages import reach
 from dinodeploy.images.limits import ImageLimits
 from dinodeploy.pipeline.decode import TIME_LIMIT
@@ -36,7 +37,6 @@ __all__ = ["EmbedReport", "embed", "export", "predict"]
 
 HUB, RANDOM = "hub", "random"
 
-PathLike = str | os.PathLike[str]
 Size = int | tuple[int, int]  # H, or (H, W), in pixels
 Log = Callable[[str], None]
 
@@ -120,7 +120,7 @@ def export(
         layers=tuple(layers),
         attention=attention,
         folds=_folds(fold, exporter.FOLDS),
-        calibration=exporter.Calibration(_path(calibration), calibration_images, calibration_seed),
+        calibration=exporter.Calibration(given_path(calibration), calibration_images, calibration_seed),
         overrides=tuple(override.items() if isinstance(override, Mapping) else override),
         backbone_outputs=backbone_outputs,
         overwrite=overwrite,
@@ -134,7 +134,7 @@ def export(
     with step_progress() if progress else nullcontext(_silent) as log:
         export_whole = reach("exporters.modules.source", "export").export_whole
         of_whole = {**of_module, "others": of_backbone, "log": log}
-        whole = vocab is None and export_whole(os.fspath(weights), _path(out), options, **of_whole)
+        whole = vocab is None and export_whole(os.fspath(weights), given_path(out), options, **of_whole)
     if whole:
         return with_engine(*whole, target, no_engine=no_engine, progress=progress)
     with step_progress() if progress else nullcontext(_silent) as log:
@@ -245,13 +245,13 @@ def embed(
         workers=workers,
         time_limit=time_limit,
         limits=ImageLimits.of(max_pixels),
-        require_signature=None if require_signature is None else Path(require_signature),
+        require_signature=given_path(require_signature),
         allow_unverified=allow_unverified,
         overwrite=overwrite,
         identify=identify,
         follow=Follow(update, keep_missing, retry_quarantined, verify),
     )
-    return embed_images(_paths(images), Path(engine), options, progress=progress, log=log)
+    return embed_images(given_paths(images), Path(engine), options, progress=progress, log=log)
 
 
 def predict(
@@ -299,31 +299,28 @@ def predict(
     from dinodeploy.tasks.predict import RunOptions, predict_images
     from dinodeploy.tasks.prediction import PredictOptions
 
-    options = RunOptions(
-        out=None if out is None else Path(out),
+    options = RunOptions.of(
+        out=out,
         format=format,
-        save=None if save is None else tuple(save),
-        html=None if html is None else Path(html),
-        source=SourceOptions(column, id_column, every),
+        save=save,
+        html=html,
+        column=column,
+        id_column=id_column,
+        every=every,
         device=device,
         imgsz=imgsz,
         batch=batch,
         threads=threads,
         time_limit=time_limit,
-        limits=ImageLimits.of(max_pixels),
-        require_signature=None if require_signature is None else Path(require_signature),
+        max_pixels=max_pixels,
+        require_signature=require_signature,
         allow_unverified=allow_unverified,
         overwrite=overwrite,
     )
     wanted = PredictOptions(task, top, threshold)
     return predict_images(
-        _paths(images), Path(engine), options, wanted=wanted, each=each, progress=progress, log=log
+        given_paths(images), Path(engine), options, wanted=wanted, each=each, progress=progress, log=log
     )
-
-
-def _paths(images: PathLike | Iterable[PathLike]) -> tuple[str, ...]:
-    listed = [images] if isinstance(images, (str, os.PathLike)) else images
-    return tuple(os.fspath(one) for one in listed)
 
 
 def _load_checkpoint(
@@ -342,10 +339,6 @@ def _load_checkpoint(
     path = checkpoints.fetch(arch, dataset=dataset, **hub) if weights == HUB else Path(weights)
     checkpoint = checkpoints.load_checkpoint(path, arch=arch, **how)
     return checkpoint, HUB if weights == HUB else "file"
-
-
-def _path(path: PathLike | None) -> Path | None:
-    return None if path is None else Path(path)
 
 
 def _folds(fold: str | Sequence[str], known: tuple[str, ...]) -> tuple[str, ...]:

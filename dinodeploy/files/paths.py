@@ -8,10 +8,24 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from urllib.parse import unquote
 
 _UTF_8 = sys.getfilesystemencoding() == "utf-8"
+
+
+PathLike = str | os.PathLike[str]
+
+
+def given_paths(given: PathLike | Iterable[PathLike]) -> tuple[str, ...]:
+    """The paths that a caller gave: one, or several."""
+    return tuple(os.fspath(one) for one in ([given] if isinstance(given, (str, os.PathLike)) else given))
+
+
+def given_path(given: PathLike | None) -> Path | None:
+    """A path that a caller may leave out."""
+    return None if given is None else Path(given)
 
 
 def portable_path(path: str, *, utf_8: bool = _UTF_8, separator: str = os.sep) -> str:

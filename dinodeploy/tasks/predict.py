@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -23,6 +23,7 @@ from dinodeploy.bundle.manifest import HeadFacts
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
 from dinodeploy.files.json_file import parse_json
+from dinodeploy.files.paths import PathLike, given_path
 from dinodeploy.images.limits import DEFAULT_LIMITS, ImageLimits
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.images.windows import Windows
@@ -94,6 +95,31 @@ class RunOptions:
     require_signature: Path | None = None
     allow_unverified: bool = False
     overwrite: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        out: PathLike | None = None,
+        save: Sequence[str] | None = None,
+        html: PathLike | None = None,
+        column: str | None = None,
+        id_column: str | None = None,
+        every: int = 1,
+        max_pixels: int | None = None,
+        require_signature: PathLike | None = None,
+        **more: Any,
+    ) -> RunOptions:
+        """From the arguments of the public calls; `more` are fields. Raises MisuseError."""
+        return cls(
+            out=given_path(out),
+            save=None if save is None else tuple(save),
+            html=given_path(html),
+            source=SourceOptions(column, id_column, every),
+            limits=ImageLimits.of(max_pixels),
+            require_signature=given_path(require_signature),
+            **more,
+        )
 
     def __post_init__(self) -> None:
         for name in ("batch", "threads"):

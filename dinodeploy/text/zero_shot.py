@@ -12,7 +12,7 @@ K labels.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -24,10 +24,9 @@ import numpy as np
 from dinodeploy.arrays import AnyArray, FloatArray
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
-from dinodeploy.images.limits import ImageLimits
+from dinodeploy.files.paths import PathLike, given_paths
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pipeline.progress import Log, image_progress
-from dinodeploy.sources import SourceOptions
 from dinodeploy.tasks.predict import Predictor, PredictReport, RunOptions, predict_images
 from dinodeploy.tasks.prediction import Prediction
 from dinodeploy.text import segment as windows_of
@@ -38,9 +37,13 @@ from dinodeploy.text.segment import Window, class_ids, patch_cosines, window_pla
 from dinodeploy.text.templates import find_templates
 from dinodeploy.text.vectors import ClassVectors, embed_labels
 
-PathLike = str | os.PathLike[str]
 Given = PathLike | Iterable[str]  # a file of labels, or labels
 IMAGE_EMBEDDING, PATCH_EMBEDDING = "image_embedding", "patch_embedding"
+# Arguments of `predict` that both calls pass on.
+OPTIONS = (
+    *("save", "html", "column", "id_column", "every", "device", "batch", "threads", "time_limit"),
+    *("max_pixels", "require_signature", "allow_unverified", "overwrite"),
+)
 WINDOWS = "windows"  # the output that `Windowed` makes
 
 
@@ -73,7 +76,7 @@ def classify(
         raise MisuseError(f"--top is {top}; wanted at least 1")
     run = _options(out, imgsz, options)
     make = partial(_classifier, labels=chosen, templates=filled, top=top, run=run, progress=progress)
-    return predict_images(_paths(images), Path(engine), run, make, each=each, progress=progress, log=log)
+    return predict_images(given_paths(images), Path(engine), run, make, each=each, progress=progress, log=log)
 
 
 def segment(
@@ -116,7 +119,7 @@ def segment(
         run=run,
         progress=progress,
     )
-    return predict_images(_paths(images), Path(engine), run, make, each=each, progress=progress, log=log)
+    return predict_images(given_paths(images), Path(engine), run, make, each=each, progress=progress, log=log)
 
 
 @dataclass(frozen=True)
@@ -244,27 +247,6 @@ def _read(labels: Given, templates: PathLike, log: Log) -> tuple[Labels, tuple[s
 
 def _options(out: PathLike | None, imgsz: int | tuple[int, int] | None, given: dict[str, Any]) -> RunOptions:
     """Raises MisuseError for an option that `predict` does not have."""
-    known = dict(given)
-    source = SourceOptions(known.pop("column", None), known.pop("id_column", None), known.pop("every", 1))
-    limits = ImageLimits.of(known.pop("max_pixels", None))
-    signature = known.pop("require_signature", None)
-    save: Sequence[str] | None = known.pop("save", None)
-    html: PathLike | None = known.pop("html", None)
-    names = ("device", "batch", "threads", "time_limit", "allow_unverified", "overwrite")
-    if unknown := sorted(known.keys() - set(names)):
-        raise MisuseError(f"unknown option {unknown[0]}; wanted some of {', '.join(names)}")
-    return RunOptions(
-        out=None if out is None else Path(out),
-        save=None if save is None else tuple(save),
-        html=None if html is None else Path(html),
-        source=source,
-        imgsz=imgsz,
-        limits=limits,
-        require_signature=None if signature is None else Path(signature),
-        **known,
-    )
-
-
-def _paths(images: PathLike | Iterable[PathLike]) -> tuple[str, ...]:
-    listed = [images] if isinstance(images, (str, os.PathLike)) else images
-    return tuple(os.fspath(one) for one in listed)
+    if unknown := sorted(given.keys() - set(OPTIONS)):
+        raise MisuseError(f"unknown option {unknown[0]}; wanted some of {', '.join(OPTIONS)}")
+    return RunOptions.of(out=out, imgsz=imgsz, **given)
