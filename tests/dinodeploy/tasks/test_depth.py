@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from dinodeploy.images.preprocess import Preprocess
-from dinodeploy.tasks.depth import predict_one, resize_aligned
+from dinodeploy.tasks.depth import predict_one
 from dinodeploy.tasks.prediction import PredictOptions
+from dinodeploy.tasks.resize import resize_aligned
 from tests.support.head_facts import head_facts
 
 
