@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dinov3_ref.data.toy.report import run_writer
 from dinov3_ref.data.toy.sets import write_toy
-from dinov3_ref.errors import DataError, Dinov3Error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,17 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--side", type=int, default=128, help="image side in pixels (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     options = parser.parse_args(arguments)
-    try:
-        counts = write_toy(options.out, images=options.images, side=options.side, seed=options.seed)
-    except Dinov3Error as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"error: '{error.filename}': {error.strerror}", file=sys.stderr)
-        return DataError.exit_code
-    for name, count in counts.items():
-        print(f"{options.out / name}  {count} images")
-    return 0
+    return run_writer(
+        lambda: write_toy(options.out, images=options.images, side=options.side, seed=options.seed),
+        options.out,
+    )
 
 
 if __name__ == "__main__":

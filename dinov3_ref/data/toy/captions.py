@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from dinov3_ref.data.sample import derive_seed
+from dinov3_ref.data.toy.report import run_writer
 from dinov3_ref.data.toy.sets import Map, Pixels, Texture, checks, dots, stripes
-from dinov3_ref.errors import DataError, Dinov3Error
+from dinov3_ref.errors import DataError
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (215, 40, 40),
@@ -222,19 +223,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--side", type=int, default=64, help="image side in pixels (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     options = parser.parse_args(arguments)
-    try:
-        counts = write_captions(
-            options.out, images=options.images, test=options.test, side=options.side, seed=options.seed
-        )
-    except Dinov3Error as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"error: '{error.filename}': {error.strerror}", file=sys.stderr)
-        return DataError.exit_code
-    for name, count in counts.items():
-        print(f"{options.out / name}  {count} images")
-    return 0
+    sizes = {"images": options.images, "test": options.test, "side": options.side, "seed": options.seed}
+    return run_writer(lambda: write_captions(options.out, **sizes), options.out)
 
 
 if __name__ == "__main__":
