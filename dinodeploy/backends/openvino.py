@@ -104,7 +104,6 @@ class OpenVinoBackend:
             if not self.is_fixed(shape):
                 if self._any is None:
                     self._any = self._compile(self._model)
-                    self._model = None  # the compiled model has its own weights
                 return self._any
             key = ((1, *shape[1:]), together)
             if key in self._compiled:
@@ -112,7 +111,7 @@ class OpenVinoBackend:
                 return self._compiled[key]
             if len(self._compiled) == MODELS:
                 self._compiled.popitem(last=False)
-            model = self._read()
+            model = self._model.clone()  # weights stay mapped from the file
             model.reshape({0: self._openvino.PartialShape(list(key[0]))})
             self._compiled[key] = self._compile(model, self._streams if together else 1)
             return self._compiled[key]
