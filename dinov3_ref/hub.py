@@ -20,7 +20,7 @@ import torch
 
 from dinov3_ref.checkpoints import build_model, fetch, load_checkpoint
 from dinov3_ref.errors import CheckpointError, ConfigError, reason_of
-from dinov3_ref.models import Backbone, ConvNeXt, DinoVisionTransformer
+from dinov3_ref.models import Backbone, ConvNeXt, ConvNeXtConfig, DinoVisionTransformer
 from dinov3_ref.models.released import RELEASED, find_released
 
 
@@ -58,7 +58,7 @@ def load(
     if unknown := [option for option in options if option not in known]:
         raise ConfigError(f"{row.name} has no option {unknown[0]!r}; known: {', '.join(known)}")
     if not pretrained:
-        kind = DinoVisionTransformer if hasattr(config, "ffn_layer") else ConvNeXt
+        kind = ConvNeXt if isinstance(config, ConvNeXtConfig) else DinoVisionTransformer
         model: Backbone = kind(**replace(config, **options).kwargs())
         model.init_weights()
         return model.eval()

@@ -37,7 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = load_config(options.config, options.overrides, note=_note)
         if not config.train.dataset_path:
             raise ConfigError("train.dataset_path is empty; wanted train.dataset_path=FOLDER of images")
-        student_configs(config) if config.multidistillation.enabled else check_ready(config)
+        if config.multidistillation.enabled:
+            student_configs(config)  # checks each of them, before the data is listed
+        else:
+            check_ready(config)
         with training_device() as device:
             set_global_batch(config, get_world_size())
             if config.text.enabled:
