@@ -9,7 +9,8 @@ import pytest
 
 from dinodeploy.pages.palette import PALETTE, dark_plots, variables
 
-NOT_TEXT = {"page", "card", "line", "grid", "limit", "pass-tint", "fail-tint", "accent-tint"}
+PAPERS = {"page", "card", "grid", "pass-tint", "fail-tint", "accent-tint"}
+NOT_TEXT = PAPERS | {"line", "limit", "control", "on-accent"}
 
 
 def luminance(colour: str) -> float:
@@ -18,13 +19,28 @@ def luminance(colour: str) -> float:
     return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
+def contrast(one: str, other: str, side: int) -> float:
+    low, high = sorted(luminance(PALETTE[name][side]) for name in (one, other))
+    return (high + 0.05) / (low + 0.05)
+
+
 @pytest.mark.parametrize("side", [0, 1])
-@pytest.mark.parametrize("paper", ["page", "card"])
-def test_text_is_legible(side: int, paper: str) -> None:
-    """WCAG 2.2, success criterion 1.4.3: a contrast of 4.5 for text."""
-    for name in PALETTE.keys() - NOT_TEXT:
-        pair = (luminance(PALETTE[paper][side]), luminance(PALETTE[name][side]))
-        assert (max(pair) + 0.05) / (min(pair) + 0.05) >= 4.5, name
+def test_text_is_legible(side: int) -> None:
+    """WCAG 2.2, success criterion 1.4.3: a contrast of 4.5 for text; ink on every paper, the rest on two."""
+    pairs = [(name, paper) for name in PALETTE.keys() - NOT_TEXT for paper in ("page", "card")]
+    pairs += [(name, paper) for name in ("ink", "soft") for paper in PAPERS]
+    pairs += [(name, f"{name}-tint") for name in ("pass", "fail", "accent")]
+    pairs += [("on-accent", name) for name in ("accent", "pass", "fail")]
+    for name, paper in pairs:
+        assert contrast(name, paper, side) >= 4.5, (name, paper)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_controls_stand_out(side: int) -> None:
+    """WCAG 2.2, success criterion 1.4.11: a contrast of 3 for the borders of controls and for focus rings."""
+    for name in ("control", "accent"):
+        for paper in PAPERS:
+            assert contrast(name, paper, side) >= 3, (name, paper)
 
 
 def test_light_and_dark_define_the_same_colours() -> None:

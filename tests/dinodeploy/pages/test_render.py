@@ -28,9 +28,11 @@ def test_an_unknown_value_is_an_error() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_style_sheets_use_the_palette(page: str) -> None:
-    """Only colours of the palette, and the white of printed paper."""
+    """Only colours of the palette, and the white of printed paper; only tokens that are defined."""
     style = style_of(page)
-    assert set(re.findall(r"var\(--([\w-]+)", style)) - {"shape"} <= PALETTE.keys()
+    tokens = set(re.findall(r"--([\w-]+):", style.partition(":root {\n")[2].partition("\n}")[0]))
+    assert {"text-m", "space-4", "radius-m"} <= tokens
+    assert set(re.findall(r"var\(--([\w-]+)", style)) - {"shape"} <= PALETTE.keys() | tokens
     assert set(re.findall(r"#[0-9a-f]{3,6}\b(?=[;} ])", style)) <= {
         c for pair in PALETTE.values() for c in pair
     } | {"#fff"}
