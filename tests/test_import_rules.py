@@ -64,6 +64,7 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
             "markupsafe",
             "matplotlib",
             "tokenizers",
+            "huggingface_hub",
         },
     ),
     # reached by the command line alone, and late: not loaded without the extra [serve]
