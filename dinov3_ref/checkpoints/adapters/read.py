@@ -23,7 +23,7 @@ from dinov3_ref.checkpoints.tensor_shapes import check_values
 from dinov3_ref.errors import CheckpointError, KeyMismatch
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
 _LORA = re.compile(
     r"(?P<module>.+)\.lora_(?P<part>A|B|magnitude_vector)(?:\.default)?(?:\.(?P<end>weight|bias))?"
 )
@@ -51,7 +51,7 @@ def read_adapter(folder: Path) -> Adapter:
         raise CheckpointError(
             f"{folder} holds neither {' nor '.join(WEIGHTS)}; wanted an adapter with its weights"
         )
-    tensors = {key.removeprefix(_PREFIX): value for key, value in read_tensors(weights).items()}
+    tensors = {key.removeprefix(PREFIX): value for key, value in read_tensors(weights).items()}
     check_values(tensors, str(weights))
     parts: dict[str, dict[str, Tensor]] = {}
     trained: dict[str, Tensor] = {}
