@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 
 from dinodeploy.arrays import FloatArray
+from dinodeploy.hardware.child_process import cause_of, end_process, start_process
 from dinodeploy.serve.decoders.formats import seconds_by_size
-from dinodeploy.serve.decoders.process import cause_of, end_process, start_process
 from dinodeploy.serve.decoders.wire import Job, receive_reply, send_job
 from dinodeploy.serve.decoders.worker import NICE
 from dinodeploy.serve.refused import Refused
@@ -43,6 +43,7 @@ MOST_KILLS = 4  # processes that may be killed from outside while they have the 
 MOST_PAUSE = 5.0  # seconds between attempts to start a process
 _TICK = 0.1  # seconds between checks of deadlines
 _REPLY = 1 << 30  # bytes of the largest result
+WORKER = "dinodeploy.serve.decoders.worker"  # module of a process
 _PING = Job("ping", 0, ())
 _TOO_LONG = "takes too long to decode; save it as a baseline JPEG or as PNG, or shrink it"
 
@@ -313,7 +314,7 @@ class DecoderPool:
             return True
         self._stop(slot)
         try:
-            process = start_process(self._memory, 0 if slot.light else NICE)
+            process = start_process(WORKER, self._memory, 0 if slot.light else NICE)
         except OSError:
             return self._pause(slot)
         with self._changed:

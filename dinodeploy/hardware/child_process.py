@@ -1,4 +1,4 @@
-"""Start and end one decoder process."""
+"""Start and end one helper process, such as a decoder of images."""
 
 from __future__ import annotations
 
@@ -6,18 +6,26 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 _PIPE = 1 << 20  # bytes that a pipe holds, where the system has larger ones
 
 
-def start_process(memory: int, nice: int) -> subprocess.Popen[bytes]:
-    """A decoder process, with this one's import path and without its `__main__`, which may import torch."""
+def start_process(module: str, *arguments: int, inherit: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+    """A process that calls `main(*arguments)` of `module`, with pipes as its stdin and stdout.
+
+    It has this process's import path, and not its `__main__`: a script without an `if __name__` guard is not
+    run again, and torch is not imported. When this process dies, however it dies, stdin of the new one ends.
+    inherit: file descriptors that it keeps, under the same numbers.
+    """
     path = [str(Path(entry).absolute()) for entry in sys.path]
-    code = f"import sys; sys.path[:] = {path!r}; from dinodeploy.serve.decoders.worker import main; "
+    call = ", ".join(map(str, arguments))
+    code = f"import sys; sys.path[:] = {path!r}; from {module} import main; main({call})"
     process = subprocess.Popen(
-        [sys.executable, "-c", f"{code}main({memory}, {nice})"],
+        [sys.executable, "-c", code],
+        pass_fds=tuple(inherit),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

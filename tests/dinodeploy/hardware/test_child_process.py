@@ -1,15 +1,16 @@
-"""Start and end of one decoder process."""
+"""Start and end of one helper process: here a decoder."""
 
 from __future__ import annotations
 
 import signal
 
-from dinodeploy.serve.decoders.process import cause_of, end_process, start_process
+from dinodeploy.hardware.child_process import cause_of, end_process, start_process
+from dinodeploy.serve.decoders.pool import WORKER
 from dinodeploy.serve.decoders.wire import receive_reply
 
 
 def test_a_process_starts_and_ends() -> None:
-    process = start_process(1 << 28, 0)
+    process = start_process(WORKER, 1 << 28, 0)
     assert process.stdout is not None
     assert receive_reply(process.stdout, 0) == ({"ready": True}, b"")
     assert end_process(process) == -signal.SIGKILL
@@ -17,7 +18,7 @@ def test_a_process_starts_and_ends() -> None:
 
 
 def test_a_process_ends_when_the_service_has_died() -> None:
-    process = start_process(1 << 28, 0)
+    process = start_process(WORKER, 1 << 28, 0)
     assert process.stdin is not None
     process.stdin.close()
     assert process.wait(60) == 0
