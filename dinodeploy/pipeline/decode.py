@@ -160,7 +160,8 @@ class _Decoders:
             return ""
         if not job.thread.is_alive():
             return "the thread that decoded it died"
-        if time.monotonic() - job.started > self._time_limit:
+        progress: float = getattr(self._source, "last_progress", 0.0)  # skipping in a compressed archive
+        if time.monotonic() - max(job.started, progress) > self._time_limit:
             self._threads = [self._start() if thread is job.thread else thread for thread in self._threads]
             return f"took more than {self._time_limit:g} s to read; see --time-limit"
         return ""

@@ -38,7 +38,8 @@ KINDS = {
     ".txt": "files", ".lst": "files",
     ".csv": "tables.csv_file", ".tsv": "tables.csv_file",
     ".tar": "archives.tars", ".tar.gz": "archives.tars", ".tgz": "archives.tars", ".tar.bz2": "archives.tars",
-    ".tar.xz": "archives.tars", ".tar.zst": "archives.tars", ".zip": "archives.zips",
+    ".tbz2": "archives.tars", ".tbz": "archives.tars", ".tar.xz": "archives.tars", ".txz": "archives.tars",
+    ".tar.zst": "archives.tars", ".tzst": "archives.tars", ".zip": "archives.zips",
     ".parquet": "tables.parquet", ".arrow": "tables.arrow", ".feather": "tables.arrow",
     ".mp4": "video", ".m4v": "video", ".mov": "video", ".mkv": "video", ".webm": "video", ".avi": "video",
     ".mpg": "video", ".mpeg": "video", ".ts": "video", ".m2ts": "video", ".wmv": "video", ".flv": "video",
@@ -204,6 +205,11 @@ class JoinedSource:
     def origin(self, index: int) -> str:
         """See `origin_of`."""
         return origin_of(*self._found(index))
+
+    @property
+    def last_progress(self) -> float:
+        """See `Source`."""
+        return max((getattr(part, "last_progress", 0.0) for part in self.parts), default=0.0)
 
     def _found(self, index: int) -> tuple[Source, int]:
         """The part that holds an image, and its position there."""

@@ -37,6 +37,7 @@ class Source(Protocol):
         skipped             see `skipped_of`
         release()           close files until the next image is asked for
         is_open             whether a file is open
+        last_progress       when a slow read last got on, by `time.monotonic`: a time limit starts there
     """
 
     @property

@@ -55,8 +55,8 @@ class Members:
         return len(self.offsets) - 1
 
 
-def find_members(stream: BinaryIO, end: int, where: str) -> Members:
-    """The images of the archive `where` in `stream`, which has `end` bytes."""
+def find_members(stream: BinaryIO, end: int | None, where: str) -> Members:
+    """The images of the archive `where` in `stream`, which has `end` bytes (None: not known)."""
     found = Members()
     seen: Counter[str] = Counter()
     links: dict[str, Link] = {}
@@ -115,7 +115,7 @@ def _parts(member: tarfile.TarInfo) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def _headers(stream: BinaryIO, end: int) -> Iterator[tarfile.TarInfo]:
+def _headers(stream: BinaryIO, end: int | None) -> Iterator[tarfile.TarInfo]:
     """The headers of all archives in a file. Raises OSError or TarError where they break off."""
     start: int | None = 0
     while start is not None:
@@ -129,16 +129,26 @@ def _headers(stream: BinaryIO, end: int) -> Iterator[tarfile.TarInfo]:
                 if member.size < 0 or archive.offset <= before:  # a negative size would lead back
                     raise OSError(f"a damaged header at byte {member.offset}")
                 before = archive.offset
-                _check_size(member, end)
+                _check_size(member, stream, end)
                 yield member
             start = _next_archive(stream, archive.offset)
 
 
-def _check_size(member: tarfile.TarInfo, end: int) -> None:
+def _check_size(member: tarfile.TarInfo, stream: BinaryIO, end: int | None) -> None:
+    """Raise OSError for a member whose content is not whole."""
     stored = sum(part[2] for part in _parts(member)) if member.issparse() else member.size
-    if member.type not in _NO_FILES and member.offset_data + stored > end:
-        ends = member.offset_data + stored
-        raise OSError(f"{member.name!r} ends at byte {ends}, the file at byte {end}")
+    ends = member.offset_data + stored
+    if member.type in _NO_FILES or not stored:
+        return
+    if end is None:
+        stream.seek(ends - 1)
+        whole = len(stream.read(1)) == 1
+    else:
+        whole = ends <= end
+    if not whole:
+        raise OSError(
+            f"{member.name!r} ends at byte {ends}, the file {'before' if end is None else f'at byte {end}'}"
+        )
 
 
 def _next_archive(stream: BinaryIO, offset: int) -> int | None:
@@ -160,7 +170,11 @@ def _next_archive(stream: BinaryIO, offset: int) -> int | None:
 
 
 def _resolve(
-    found: Members, links: dict[str, Link], linked: list[tuple[int, str, int]], stream: BinaryIO, end: int
+    found: Members,
+    links: dict[str, Link],
+    linked: list[tuple[int, str, int]],
+    stream: BinaryIO,
+    end: int | None,
 ) -> None:
     """Give every link the place of its target; what leads nowhere is refused."""
     targets: dict[int, str] = {}

@@ -1,24 +1,24 @@
-"""Tar files in the layout of webdataset, read in place.
+"""Tar files in the layout of webdataset, read in place; compressed ones are read forwards.
 
     shard-000.tar/n01/0001.jpg      the id of member n01/0001.jpg
 
 The headers are read once; each image is then one read at its offset. The readable part of a truncated or
 damaged file is kept, and one more id, shard-000.tar#rest, reports where the rest was lost. Repeated names
-get a number: 0001.jpg#2. Compressed archives cannot be read in place and are refused.
+get a number: 0001.jpg#2.
 """
 
 from __future__ import annotations
 
-from typing import BinaryIO
+from collections.abc import Iterator
 
-from dinodeploy.errors import ImageError, MisuseError, reason_of
+from dinodeploy.errors import ImageError, reason_of
+from dinodeploy.sources.archives.compressed import CompressedFile, compression_of
 from dinodeploy.sources.archives.tar_members import Members, find_members
 from dinodeploy.sources.folders import Skipped
 from dinodeploy.sources.input_file import InputFile, Unreadable, stamp_of_file
 from dinodeploy.sources.source import Source, SourceOptions, Stamp
 
 MAX_SPARSE_BYTES = 1 << 30  # of one image with its holes: a small archive may promise any size
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
 
 
 class TarSource:
@@ -56,28 +56,45 @@ class TarSource:
             content[start : start + length] = self._file.read(offset, length)
         return bytes(content[:size])
 
-    def close(self) -> None: ...
+    @property
+    def last_progress(self) -> float:
+        """See `Source`."""
+        return self._file.last_progress if isinstance(self._file, CompressedFile) else 0.0
+
+    @property
+    def is_open(self) -> bool:
+        return isinstance(self._file, CompressedFile) and self._file.is_open
+
+    def release(self) -> None:
+        """Close a compressed archive; the next image opens it again."""
+        if isinstance(self._file, CompressedFile):
+            self._file.release()
+
+    close = release
 
 
 def open_file(file: InputFile, options: SourceOptions) -> list[Source]:
-    """The images of an archive, and its unreadable rest. Raises MisuseError for a compressed archive."""
+    """The images of an archive, and its unreadable rest. Raises UnavailableError for a missing package."""
     try:
         with file.open() as stream:
-            _refuse_compressed(stream, file.name)
-            members = find_members(stream, file.size(), file.name)
+            kind = compression_of(stream.read(8))
+        packed = CompressedFile(file, kind) if kind else None
+        with (packed or file).open() as stream:
+            members = find_members(stream, None if packed else file.size(), file.name)
+        if packed is not None:
+            packed.expect(_contents(members))
     except OSError as error:
-        members = Members(lost=reason_of(error))
-    whole = TarSource(file, members)
+        packed, members = None, Members(lost=reason_of(error))
+    whole = TarSource(packed or file, members)
     if not members.lost:
         return [whole]
     return [whole, Unreadable(f"{file.name}#rest", f"lost after {len(members.ids)} images: {members.lost}")]
 
 
-def _refuse_compressed(stream: BinaryIO, name: str) -> None:
-    start = stream.read(2)
-    stream.seek(0)
-    if start in _COMPRESSED:
-        raise MisuseError(
-            f"{name!r} is compressed ({_COMPRESSED[start]}), so its images cannot be read in place; "
-            "unpack it to a plain .tar"
-        )
+def _contents(members: Members) -> Iterator[tuple[int, int]]:
+    """Start and size of everything that images are read from."""
+    for position in range(len(members.ids)):
+        if position in members.sparse:
+            yield from ((start, size) for _, start, size in members.sparse[position])
+        elif position not in members.refused:
+            yield members.offsets[position], members.sizes[position]

@@ -74,6 +74,23 @@ def test_an_image_that_blocks_is_given_up() -> None:
     source.release.set()
 
 
+class Skipping(MadeUp):
+    """Each image takes a while, in which bytes that nobody needs are read, as in a compressed archive."""
+
+    last_progress = 0.0
+
+    def image(self, index: int) -> Any:
+        for _ in range(6):
+            time.sleep(0.1)
+            self.last_progress = time.monotonic()
+        return super().image(index)
+
+
+def test_the_time_limit_starts_at_the_last_progress() -> None:
+    items = list(decode_source(Skipping(2), range(2), SMALL, threads=2, ahead=2, time_limit=0.3))
+    assert [item.reason for item in items] == ["", ""]
+
+
 def test_leaving_early_does_not_wait_for_a_stuck_image(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "JOIN_SECONDS", 0.2)
     source = Stuck(20, {1})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,12 @@ def _tar(name: str) -> list[str]:
     return [f"{name}.tar"]
 
 
+def _packed_tar(name: str) -> list[str]:
+    write_tar(Path(f"{name}.tar"), IMAGES)
+    Path(f"{name}.tgz").write_bytes(gzip.compress(Path(f"{name}.tar").read_bytes()))
+    return [f"{name}.tgz"]
+
+
 def _zip(name: str) -> list[str]:
     with zipfile.ZipFile(f"{name}.zip", "w") as archive:
         for member, data in IMAGES.items():
@@ -89,6 +96,7 @@ KINDS: dict[str, Callable[[str], list[str]]] = {  # name of the input -> what to
     "arrow": _arrow,
     "dataset": _dataset,
     "tar": _tar,
+    "tgz": _packed_tar,
     "zip": _zip,
     "video": _video,
 }

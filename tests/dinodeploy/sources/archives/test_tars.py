@@ -7,9 +7,7 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-from dinodeploy.errors import MisuseError
 from dinodeploy.images.open import open_image
 from dinodeploy.sources import open_source
 from tests.dinodeploy.sources.reading import assert_same, read_all, read_by_threads
@@ -89,17 +87,6 @@ def test_files_that_are_not_archives_are_quarantined() -> None:
     seen = read_all("a.tar", "empty.tar")
     assert list(seen) == ["a.tar#rest", "empty.tar#rest"]
     assert "lost after 0 images" in seen["a.tar#rest"]
-
-
-def test_compressed_archives_are_refused() -> None:
-    for mode, kind in (("gz", "gzip"), ("bz2", "bzip2"), ("xz", "xz")):
-        with tarfile.open("a.tar", f"w:{mode}"):  # type: ignore[call-overload]
-            pass
-        with pytest.raises(MisuseError, match=rf"compressed \({kind}\).*unpack it"):
-            open_source(["a.tar"])
-        Path("a.tar").rename(f"a.tar.{mode}")
-        with pytest.raises(MisuseError, match=rf"compressed \({kind}\)"):
-            open_source([f"a.tar.{mode}"])
 
 
 def test_file_that_shrinks_afterwards_is_an_image_error() -> None:
