@@ -34,8 +34,9 @@ from dinodeploy.errors import (
 )
 
 if TYPE_CHECKING:
-    from dinodeploy.api import EmbedReport, embed, export, predict
+    from dinodeploy.api import EmbedReport, embed, export, export_transformers, predict
     from dinodeploy.bundle.bundle import Bundle
+    from dinodeploy.bundle.layout import TransformersFolder
     from dinodeploy.embedder import Embedder
     from dinodeploy.store.merge import merge
     from dinodeploy.store.reader import load_embeddings
@@ -51,6 +52,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "export",
+    "export_transformers",
     "embed",
     "predict",
     "classify",
@@ -61,6 +63,7 @@ __all__ = [
     "Bundle",
     "EmbedReport",
     "PredictReport",
+    "TransformersFolder",
     "DinodeployError",
     "MisuseError",
     "OutputExistsError",
@@ -77,6 +80,7 @@ __all__ = [
 # Names that import numpy and Pillow, loaded at first use (PEP 562).
 _LAZY = {
     "export": "dinodeploy.api",
+    "export_transformers": "dinodeploy.api",
     "embed": "dinodeploy.api",
     "EmbedReport": "dinodeploy.api",
     "predict": "dinodeploy.api",
@@ -84,6 +88,7 @@ _LAZY = {
     "classify": "dinodeploy.text.zero_shot",
     "segment": "dinodeploy.text.zero_shot",
     "Bundle": "dinodeploy.bundle.bundle",
+    "TransformersFolder": "dinodeploy.bundle.layout",
     "Embedder": "dinodeploy.embedder",
     "load_embeddings": "dinodeploy.store.reader",
     "merge": "dinodeploy.store.merge",

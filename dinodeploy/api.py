@@ -4,6 +4,7 @@
     report = dinodeploy.embed(["photos/"], engine="bundle", out="embeddings")
     ids, vectors = dinodeploy.load_embeddings("embeddings")
     report = dinodeploy.predict(["photos/"], engine="bundle-with-head", out="predictions")
+    folder = dinodeploy.export_transformers("model.safetensors", out="folder")  # for transformers.js, optimum
 
 Every option of a command is a keyword of the same name here.
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dinodeploy.bundle.bundle import Bundle
+from dinodeploy.bundle.layout import TransformersFolder
 from dinodeploy.errors import MisuseError
 from dinodeploy.files.paths import PathLike, given_path, given_paths
 from dinodeploy.hardware.packages import reach
@@ -33,9 +35,14 @@ from dinodeploy.store.update import Follow
 if TYPE_CHECKING:
     from dinodeploy.tasks.predict import PredictReport
 
-__all__ = ["EmbedReport", "embed", "export", "predict"]
+__all__ = ["EmbedReport", "embed", "export", "export_transformers", "predict"]
 
-HUB, RANDOM = "hub", "random"
+HUB = "hub"
+# Options of `export` that `export_transformers` takes.
+FOLDER_OPTIONS = frozenset({
+    "arch", "calibration", "calibration_images", "calibration_seed", "override", "imgsz", "preprocess",
+    "dataset", "rope_periods", "weights_key", "adapter", "dialect", "fold", "seed", "revision", "offline",
+})  # fmt: skip
 
 Size = int | tuple[int, int]  # H, or (H, W), in pixels
 Log = Callable[[str], None]
@@ -147,7 +154,8 @@ def export(
             checkpoint, origin, text = load_source(*source, head=head, vocab=Path(vocab), **how)
             chosen = None
         else:
-            (checkpoint, origin), text = _load_checkpoint(*source, **how), None
+            load = reach("exporters.bundle.source", "export").load_source
+            (checkpoint, origin), text = load(*source, **how), None
             choose_head = reach("exporters.heads", "export").choose_head
             checkpoint, chosen = choose_head(checkpoint, head, pooling=pooling, classes=classes)
         facts = {"weights": origin, "weights_key": weights_key, "dataset": dataset, "log": log}
@@ -155,6 +163,41 @@ def export(
         place = Path(out or f"{checkpoint.arch}-{precision}")
         bundle, notes = exporter.export_checkpoint(checkpoint, place, options, **facts)
     return with_engine(bundle, notes, target, no_engine=no_engine, progress=progress)
+
+
+def export_transformers(
+    weights: PathLike = HUB,
+    out: PathLike | None = None,
+    *,
+    precision: str | Sequence[str] = "fp32",
+    overwrite: bool = False,
+    progress: bool = False,
+    **options: Any,
+) -> TransformersFolder:
+    """Export a backbone as a folder for transformers.js, optimum and ONNX Runtime. Needs torch.
+
+    weights: as in `export`. out: the folder to write; default: ARCH-transformers. precision: one or several
+        of fp32, fp16 and int8, a graph each. overwrite: replace such a folder at `out`.
+    options: as in `export`: arch, calibration, calibration_images, calibration_seed, override, imgsz,
+        preprocess, dataset, rope_periods, weights_key, adapter, dialect, fold, seed, revision, offline.
+
+    Returns the folder with what the judge measured on each graph. Raises MisuseError for models and
+    preprocessing that transformers cannot express, else as `export`.
+    """
+    if wrong := sorted(set(options) - FOLDER_OPTIONS):
+        raise MisuseError(f"{wrong[0]} does not fit the layout transformers, which holds a backbone alone")
+    precisions = (precision,) if isinstance(precision, str) else tuple(precision)
+    export_folder = reach("exporters.layouts.transformers", "export").export_folder
+
+    def export_one(place: Path, name: str) -> Bundle:
+        low = {key: value for key, value in options.items() if key != "override" or name != "fp32"}
+        return export(weights, place, precision=name, head="none", no_engine=True, **low)
+
+    with step_progress() if progress else nullcontext(_silent) as log:
+        target = given_path(out)
+        return export_folder(
+            os.fspath(weights), target, precisions, options, export_one, overwrite=overwrite, log=log
+        )
 
 
 def embed(
@@ -321,24 +364,6 @@ def predict(
     return predict_images(
         given_paths(images), Path(engine), options, wanted=wanted, each=each, progress=progress, log=log
     )
-
-
-def _load_checkpoint(
-    weights: str, arch: str | None, dataset: str | None, seed: int, hub: dict[str, Any], **how: Any
-) -> tuple[Any, str]:
-    """The checkpoint, and its origin: file, hub or random."""
-    checkpoints = reach("dinov3_ref.checkpoints", "export")
-    if weights in (HUB, RANDOM) and arch is None:
-        raise MisuseError(f"weights {weights!r} need an arch, for instance vit_small")
-    if weights in (HUB, RANDOM) and how["weights_key"] is not None:
-        raise MisuseError(f"weights_key is for a checkpoint file; weights are {weights!r}")
-    if weights == RANDOM and how["adapter"] is not None:
-        raise MisuseError("adapter needs the weights it was trained on; weights are 'random'")
-    if weights == RANDOM:
-        return checkpoints.random_checkpoint(arch, seed), RANDOM
-    path = checkpoints.fetch(arch, dataset=dataset, **hub) if weights == HUB else Path(weights)
-    checkpoint = checkpoints.load_checkpoint(path, arch=arch, **how)
-    return checkpoint, HUB if weights == HUB else "file"
 
 
 def _folds(fold: str | Sequence[str], known: tuple[str, ...]) -> tuple[str, ...]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
+from inspect import signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from dinodeploy.api import HUB
+from dinodeploy.api import HUB, export_transformers
 from dinodeploy.api import export as export_bundle
 from dinodeploy.bundle.bundle import Bundle
-from dinodeploy.cli.output import log, parse_list, parse_size, print_json, say
+from dinodeploy.bundle.layout import BUNDLE, LAYOUTS, TRANSFORMERS, TransformersFolder
+from dinodeploy.cli.output import parse_list, parse_size, print_json, print_notes, say
 from dinodeploy.errors import MisuseError
 from dinodeploy.parity.judge import Verdict
 
@@ -35,7 +39,16 @@ def export(
         str, typer.Option(help="Checkpoint file or directory, 'hub', or 'random' for trying things.")
     ] = HUB,
     out: Annotated[Path | None, typer.Option(help="Bundle to write. Default: ARCH-PRECISION.")] = None,
-    precision: Annotated[str, typer.Option(help="Precision: fp32, fp16, bf16, int8 or fp8.")] = FP32,
+    layout: Annotated[
+        str,
+        typer.Option(
+            help="What to write: bundle, or transformers: a folder for transformers.js and optimum."
+        ),
+    ] = BUNDLE,
+    precision: Annotated[
+        str,
+        typer.Option(help="Precision: fp32, fp16, bf16, int8 or fp8. --layout transformers: fp32,fp16,int8."),
+    ] = FP32,
     fp16: Annotated[bool, typer.Option("--fp16", "--half", help="Same as --precision fp16.")] = False,
     bf16: Annotated[bool, typer.Option("--bf16", help="Same as --precision bf16.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Same as --precision int8.")] = False,
@@ -128,54 +141,84 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Turn a checkpoint into an ONNX bundle, judged on this machine against the fp32 reference."""
-    bundle = export_bundle(
-        weights,
-        out,
-        arch=arch,
-        precision=_precision(precision, {"fp16": fp16, "bf16": bf16, "int8": int8, "fp8": fp8}),
-        calibration=calibration,
-        calibration_images=calibration_images,
-        calibration_seed=calibration_seed,
-        override=[_override(text) for text in override or ()],
-        imgsz=parse_size(imgsz),
-        preprocess=preprocess,
-        layers=[_number(name) for name in parse_list(layers, "--layers")] if layers else (),
-        head=head,
-        classes=classes or (),
-        pooling=pooling,
-        attention=attention,
-        dataset=dataset,
-        rope_periods=rope_periods,
-        weights_key=weights_key,
-        adapter=adapter,
-        vocab=vocab,
-        backbone_outputs=backbone_outputs,
-        module=module,
-        outputs=parse_list(outputs, "--outputs") if outputs else (),
-        dynamic=parse_list(dynamic, "--dynamic") if dynamic else None,
-        task=task,
-        head_precision=head_precision,
-        dialect=dialect,
-        fold=fold if fold in ("all", "none") else parse_list(fold, "--fold"),
-        seed=seed,
-        revision=revision,
-        offline=offline,
-        target=target,
-        no_engine=no_engine,
-        overwrite=overwrite,
-        progress=True,
-    )
-    for note in bundle.notes:
-        log(f"note: {note}")
+    if layout not in LAYOUTS:
+        raise MisuseError(f"--layout {layout!r}; wanted {' or '.join(LAYOUTS)}")
+    aliases = {"fp16": fp16, "bf16": bf16, "int8": int8, "fp8": fp8}
+    several = parse_list(precision, "--precision") if layout == TRANSFORMERS else (precision,)
+    precisions = _precisions(several, aliases)
+    options: dict[str, Any] = {
+        "arch": arch,
+        "calibration": calibration,
+        "calibration_images": calibration_images,
+        "calibration_seed": calibration_seed,
+        "override": tuple(_override(text) for text in override or ()),
+        "imgsz": parse_size(imgsz),
+        "preprocess": preprocess,
+        "layers": tuple(_number(name) for name in parse_list(layers, "--layers")) if layers else (),
+        "head": head,
+        "classes": classes or (),
+        "pooling": pooling,
+        "attention": attention,
+        "dataset": dataset,
+        "rope_periods": rope_periods,
+        "weights_key": weights_key,
+        "adapter": adapter,
+        "vocab": vocab,
+        "backbone_outputs": backbone_outputs,
+        "module": module,
+        "outputs": parse_list(outputs, "--outputs") if outputs else (),
+        "dynamic": parse_list(dynamic, "--dynamic") if dynamic else None,
+        "task": task,
+        "head_precision": head_precision,
+        "dialect": dialect,
+        "fold": fold if fold in ("all", "none") else parse_list(fold, "--fold"),
+        "seed": seed,
+        "revision": revision,
+        "offline": offline,
+        "target": target,
+        "no_engine": no_engine,
+    }
+    writing: dict[str, Any] = {"overwrite": overwrite, "progress": True}
+    if layout == TRANSFORMERS:
+        folder = export_transformers(weights, out, precision=precisions, **_given(options), **writing)
+        print_notes(folder.notes)
+        _print_folder(folder, as_json)
+        return
+    bundle = export_bundle(weights, out, precision=precisions[0], **options, **writing)
+    print_notes(bundle.notes)
     _print(bundle, as_json)
 
 
-def _precision(named: str, aliases: dict[str, bool]) -> str:
-    """The one precision asked for, by name or by alias. Raises MisuseError for two."""
-    asked = {name for name, given in aliases.items() if given} | ({named} - {FP32})
-    if len(asked) > 1:
-        raise MisuseError(f"got the precisions {', '.join(sorted(asked))}; wanted one")
-    return asked.pop() if asked else FP32
+def _precisions(named: Sequence[str], aliases: dict[str, bool]) -> tuple[str, ...]:
+    """The precisions asked for, by name or by alias. Raises MisuseError for a name and another alias."""
+    asked = {name for name, given in aliases.items() if given}
+    plain = set(named) == {FP32}
+    if len(asked) > 1 or (asked and not plain and asked != set(named)):
+        raise MisuseError(f"got the precisions {', '.join(sorted(asked | set(named)))}; wanted one")
+    return tuple(asked or named)
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that differ from their defaults, and fit a backbone alone."""
+    defaults = {name: one.default for name, one in signature(export_bundle).parameters.items()}
+    given = {name: value for name, value in options.items() if value != defaults[name]}
+    if given.get("head") == "none":
+        del given["head"]
+    given.pop("no_engine", None)
+    return given
+
+
+def _print_folder(folder: TransformersFolder, as_json: bool) -> None:
+    if as_json:
+        print_json({"folder": str(folder.root), "graphs": [asdict(graph) for graph in folder.graphs]})
+        return
+    for graph in folder.graphs:
+        say(
+            f"{folder.root / graph.file}: {graph.precision}, {graph.bytes / 1e6:.1f} MB, judged on "
+            f"{graph.runtime}: passed, relative Frobenius error {graph.relative_error:.2g}"
+        )
+    name = folder.root.name
+    say(f"next: serve the folder, and in the browser: pipeline('image-feature-extraction', '{name}')")
 
 
 def _override(text: str) -> tuple[str, str]:
