@@ -83,6 +83,12 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
         },
         set(),
     ),
+    # imported by users alone, each module with the library that it is for
+    "dinodeploy.integrations": (
+        {"dinodeploy"},
+        {"numpy", "PIL", "lancedb", "pydantic", "sklearn", "torch"},
+        set(),
+    ),
 }
 
 
@@ -119,6 +125,8 @@ def test_imports_keep_to_the_table(package: str) -> None:
     for path in files_of(package):
         for module, late in imports_of(path):
             top = module.partition(".")[0]
+            inside = package == "dinodeploy.integrations"
+            assert inside or not module.startswith("dinodeploy.integrations"), f"{path} imports {module}"
             if top in sys.stdlib_module_names or top == package:
                 continue
             if top in OURS:

@@ -73,12 +73,22 @@ class StoredEmbeddings:
         """
         return self._shards(output, with_sizes=True)
 
-    def _shards(self, output: str, *, with_sizes: bool) -> Iterator[tuple[list[str], Column, IntArray]]:
+    def shard(self, index: int, output: str = "cls") -> tuple[list[str], Column]:
+        """The ids and one output of `manifest.shards[index]`, which has rows. Raises as `sized_shards`."""
+        self.check_output(output)
+        ids, columns = read_shard(self.root, self.manifest, index, output)
+        return ids, self._unpacked(index, columns)
+
+    def check_output(self, output: str) -> None:
+        """Raise BundleError for an output that the store lacks."""
         if output not in self.manifest.outputs:
             known = ", ".join(self.manifest.outputs)
             raise BundleError(
                 f"{self.root} has no output {output!r}, only {known}; embed again with --outputs {output}"
             )
+
+    def _shards(self, output: str, *, with_sizes: bool) -> Iterator[tuple[list[str], Column, IntArray]]:
+        self.check_output(output)
         count = 0
         for index, facts in enumerate(self.manifest.shards):
             if not facts.rows:  # all images quarantined: it has no file
