@@ -53,7 +53,7 @@ def test_the_longest_unused_is_let_go(tiny_bundle: Path, monkeypatch: pytest.Mon
     one = opened(tiny_bundle, **OPTIONS)
     opened(tiny_bundle, outputs=("cls",), **OPTIONS)
     assert opened(tiny_bundle, **OPTIONS) is not one
-    assert one.run(PIXELS).keys() >= {"cls"}, "whoever has it can use it"
+    assert one.run(PIXELS).keys() >= {"cls"}, "its user keeps it"
 
 
 def test_a_missing_bundle_is_no_surprise_later(tmp_path: Path, own_bundle: Path) -> None:
