@@ -1,6 +1,7 @@
 /* Blends image and map, and compares every patch with the one that was clicked.
 
-The data is in a JSON element. Features are int8, patch after patch; cosines are taken of them as they are. */
+The data is in a JSON element. Features are int8, patch after patch; cosines are taken of them as they are.
+Only images that are in view are drawn. */
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const blend = document.getElementById("blend");
@@ -72,26 +73,50 @@ function box(view, row, column, style, line) {
 }
 
 function draw(view) {
+  view.stale = false;
   const { context, canvas } = view;
   context.globalAlpha = 1;
   context.imageSmoothingQuality = "high";
   context.drawImage(view.image, 0, 0, canvas.width, canvas.height);
   context.globalAlpha = blend.value / 100;
-  const map = maps ? maps.get(view) : view.layers[layer.selectedIndex];
-  context.imageSmoothingEnabled = maps !== null || !data.blocks;
+  const map = maps ? maps.get(view) : view.maps[layer.selectedIndex];
+  context.imageSmoothingEnabled = maps !== null || !data.dims;
   context.drawImage(map, 0, 0, canvas.width, canvas.height);
   context.imageSmoothingEnabled = true;
   context.globalAlpha = 1;
   const line = Math.max(2, canvas.width / 256);
-  for (const place of [chosen, view.cursor ? { view, ...view.cursor } : null]) {
+  const asked = chosen ?? (view.mark ? { view, row: view.mark[0], column: view.mark[1] } : null);
+  for (const place of [asked, view.cursor ? { view, ...view.cursor } : null]) {
     if (place && place.view === view) {
       box(view, place.row, place.column, "#000", 2.5 * line);
-      box(view, place.row, place.column, place === chosen ? "#fff" : "#ffd75e", line);
+      box(view, place.row, place.column, place === asked ? "#fff" : "#ffd75e", line);
     }
   }
 }
 
-function drawAll() { views.forEach(draw); }
+function drawAll() {
+  for (const view of views) {
+    view.stale = true;
+    if (view.seen) draw(view);
+  }
+}
+
+/* Write a colour scale: what it is of, and the values at its ends; nothing where there are none. */
+function label(ramp, unit, ends) {
+  ramp.hidden = !ends;
+  if (!ends) return;
+  const [low, high] = ramp.querySelectorAll("span");
+  ramp.querySelector("em").textContent = unit;
+  [low.textContent, high.textContent] = ends;
+}
+
+/* The scale of the layer that is shown: one for all images, or one below each. */
+function labelLayer() {
+  const ends = views.map(view => view.layers[layer.selectedIndex].ends);
+  const common = ends[0] && ends.every(pair => pair[0] === ends[0][0] && pair[1] === ends[0][1]);
+  label(scale, data.unit, common ? ends[0] : null);
+  views.forEach((view, at) => { if (view.ramp) label(view.ramp, data.unit, common ? null : ends[at]); });
+}
 
 function choose(view, row, column) {
   chosen = { view, row, column };
@@ -105,17 +130,18 @@ function choose(view, row, column) {
   }
   maps = new Map(views.map(other => [other, paint(found.get(other), other, low, high)]));
   status.textContent = `Cosine to row ${row}, column ${column} of ${view.name}`;
-  document.getElementById("low").textContent = low.toFixed(2);
-  document.getElementById("high").textContent = high.toFixed(2);
-  scale.hidden = back.hidden = false;
+  label(scale, "cosine", [low.toFixed(2), high.toFixed(2)]);
+  for (const other of views) if (other.ramp) other.ramp.hidden = true;
+  back.hidden = false;
   layer.disabled = true;
   drawAll();
 }
 
 function forget() {
   chosen = maps = null;
-  scale.hidden = back.hidden = true;
+  back.hidden = true;
   layer.disabled = false;
+  labelLayer();
   status.textContent = data.hint;
   drawAll();
 }
@@ -149,24 +175,40 @@ function click(event, view) {
 
 let views = [];
 async function start() {
+  const stops = data.scale.map(c => `rgb(${c})`).join(",");
+  for (const ramp of document.querySelectorAll(".ramp > i")) {
+    ramp.style.background = `linear-gradient(90deg,${stops})`;
+  }
   views = await Promise.all([...document.querySelectorAll("canvas")].map(async (canvas, index) => {
     const item = data.images[index];
-    const view = { ...item, canvas, context: canvas.getContext("2d"), cursor: null };
+    const view = { ...item, canvas, context: canvas.getContext("2d"), cursor: null, seen: false, stale: true };
+    view.ramp = canvas.parentElement.querySelector(".ramp");
     view.features = decode(item.features);
     view.lengths = lengths(view);
-    [view.image, ...view.layers] = await Promise.all([item.image, ...item.layers].map(load));
+    [view.image, ...view.maps] = await Promise.all([item.image, ...item.layers.map(each => each.map)].map(load));
     canvas.addEventListener("click", event => click(event, view));
     canvas.addEventListener("keydown", event => press(event, view));
     canvas.addEventListener("blur", () => { view.cursor = null; draw(view); });
     return view;
   }));
+  const byCanvas = new Map(views.map(view => [view.canvas, view]));
+  const watch = new IntersectionObserver(entries => {
+    for (const entry of entries) {
+      const view = byCanvas.get(entry.target);
+      view.seen = entry.isIntersecting;
+      if (view.seen && view.stale) draw(view);
+    }
+  }, { rootMargin: "50%" });
+  views.forEach(view => watch.observe(view.canvas));
   blend.addEventListener("input", drawAll);
-  layer.addEventListener("change", drawAll);
+  layer.addEventListener("change", () => { labelLayer(); drawAll(); });
   back.addEventListener("click", forget);
   document.addEventListener("keydown", event => { if (event.key === "Escape") forget(); });
-  const stops = data.scale.map(c => `rgb(${c})`).join(",");
-  scale.querySelector("i").style.background = `linear-gradient(90deg,${stops})`;
   forget();
+  for (const view of views.slice(0, 12)) {  // until the observer says what is in view
+    view.seen = true;
+    draw(view);
+  }
   document.body.dataset.ready = "yes";
 }
 start();

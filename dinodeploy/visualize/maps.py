@@ -1,7 +1,7 @@
 """The maps of `--what`, in one table: fitted on some looks, painted for any look.
 
-A painter turns a look into layers, each a name and colours [h,w,3]. Attention has a layer for the mean of its
-heads and one per head; every other map has one layer. Shapes: h w patch grid, D embed_dim.
+A painter turns a look into layers of colours [h,w,3]. Attention has a layer for the mean of its heads and one
+per head; every other map has one layer. Shapes: h w patch grid, D embed_dim.
 """
 
 from __future__ import annotations
@@ -11,28 +11,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from dinodeploy.arrays import ByteArray, FloatArray
 from dinodeploy.errors import MisuseError
 from dinodeploy.visualize.components import fit_components
 from dinodeploy.visualize.foreground import Find, foreground_by_classifier, foreground_by_component
+from dinodeploy.visualize.heat import Range, heat
 from dinodeploy.visualize.look import Look
 
-Layers = list[tuple[str, ByteArray]]
-Painter = Callable[[Look], Layers]
 AUTO = "auto"
+FOREGROUND = "foreground"
 
-# From low to high: dark blue, violet, red, orange, pale yellow; brightness rises along the scale.
-SCALE: tuple[tuple[int, int, int], ...] = (
-    (13, 15, 45),
-    (72, 26, 108),
-    (155, 43, 106),
-    (226, 88, 72),
-    (249, 159, 74),
-    (252, 239, 178),
-)
+
+@dataclass(frozen=True)
+class Layer:
+    """Colours [h,w,3] of one map. range: what they mean, if they are values on a scale.
+
+    mark: row and column of the patch that others are compared to, in the look that it is from.
+    """
+
+    name: str
+    colours: ByteArray
+    range: Range | None = None
+    mark: tuple[int, int] | None = None
+
+
+Layers = list[Layer]
+Painter = Callable[[Look], Layers]
 
 
 @dataclass(frozen=True)
@@ -45,20 +50,6 @@ class MapOptions:
 
     point: tuple[float, float] = (0.5, 0.5)
     mask: str | None = None
-
-
-def heat(values: NDArray[np.floating], low: float, high: float) -> ByteArray:
-    """Values [h,w] -> RGB [h,w,3]; `low` and `high` are the two ends of the scale."""
-    share = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
-    places = np.linspace(0, 1, len(SCALE))
-    channels = [np.interp(share, places, [colour[channel] for colour in SCALE]) for channel in range(3)]
-    return np.round(np.stack(channels, axis=-1)).astype(np.uint8)
-
-
-def enlarge(colours: ByteArray, size: tuple[int, int], *, smooth: bool = True) -> Image.Image:
-    """A map at `size` (width, height) pixels. Without `smooth`, patches stay squares."""
-    resample = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
-    return Image.fromarray(colours).resize(size, resample)
 
 
 def fit_painter(what: str, looks: Sequence[Look], options: MapOptions) -> tuple[Painter, str]:
@@ -88,7 +79,7 @@ def _pca(looks: Sequence[Look], options: MapOptions) -> tuple[Painter, str]:
 
     def paint(look: Look) -> Layers:
         colours = basis.rgb(look.patches)
-        return [("PCA", colours * find(look.patches)[..., None] if find else colours)]
+        return [Layer("PCA", colours * find(look.patches)[..., None] if find else colours)]
 
     return paint, f"three components fitted on {of}, {shares} of their variance"
 
@@ -99,7 +90,7 @@ def _foreground(looks: Sequence[Look], options: MapOptions) -> tuple[Painter, st
 
     def paint(look: Look) -> Layers:
         mask = find(look.patches).astype(np.uint8) * 255
-        return [("foreground", np.repeat(mask[..., None], 3, axis=-1))]
+        return [Layer(FOREGROUND, np.repeat(mask[..., None], 3, axis=-1))]
 
     return paint, f"{share:.0%} of all patches are foreground"
 
@@ -109,9 +100,13 @@ def _attention(looks: Sequence[Look], _: MapOptions) -> tuple[Painter, str]:
         assert look.attention is not None
         heads = [("all heads", look.attention.mean(axis=0))]
         heads += [(f"head {index}", row) for index, row in enumerate(look.attention)]
-        return [(name, heat(row, 0.0, float(row.max()))) for name, row in heads]
+        ranges = [Range("attention share", 0.0, float(row.max())) for _, row in heads]
+        return [
+            Layer(name, heat(row, span.low, span.high), span)
+            for (name, row), span in zip(heads, ranges, strict=True)
+        ]
 
-    return paint, "attention weight of each patch, each map from 0 to its largest"
+    return paint, "share of CLS's attention that each patch gets, each map from 0 to its largest"
 
 
 def _similarity(looks: Sequence[Look], options: MapOptions) -> tuple[Painter, str]:
@@ -121,7 +116,9 @@ def _similarity(looks: Sequence[Look], options: MapOptions) -> tuple[Painter, st
     low, high = min(float(m.min()) for m in maps), max(float(m.max()) for m in maps)
 
     def paint(look: Look) -> Layers:
-        return [("similarity", heat(similarity(look.patches, query), low, high))]
+        colours = heat(similarity(look.patches, query), low, high)
+        mark = (row, column) if look is looks[0] else None
+        return [Layer("similarity", colours, Range("cosine", low, high), mark)]
 
     where = f"row {row}, column {column} of {Path(looks[0].id).name}"
     return paint, f"cosine to the patch in {where}, from {low:.2f} to {high:.2f}"
@@ -144,5 +141,5 @@ WHAT: dict[str, Callable[[Sequence[Look], MapOptions], tuple[Painter, str]]] = {
     "pca": _pca,
     "attention": _attention,
     "similarity": _similarity,
-    "foreground": _foreground,
+    FOREGROUND: _foreground,
 }

@@ -1,7 +1,8 @@
 """One HTML page of images and maps (template `pages/visualize.html`); it works from a file, offline.
 
 It holds images as JPEG, maps as PNG with one pixel per patch, and features as int8, at most 256 numbers per
-patch. Needs the extra `pages`. Shapes: h w patch grid, D embed_dim, K kept numbers of a feature.
+patch; of many images only the first. Needs the extra `pages`.
+Shapes: h w patch grid, D embed_dim, K kept numbers of a feature.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from dinodeploy.arrays import ByteArray, FloatArray
 from dinodeploy.errors import printable
 from dinodeploy.pages import jpeg_uri, render_page
 from dinodeploy.visualize.components import strongest_first
+from dinodeploy.visualize.heat import SCALE
 from dinodeploy.visualize.look import Look, shrink
-from dinodeploy.visualize.maps import SCALE, Layers
+from dinodeploy.visualize.maps import FOREGROUND, Layer, Layers
 
 IMAGE_SIDE = 768  # pixels of the long side
+PAGE_BYTES = 64 * 2**20  # of features and images on a page, about; a browser opens that in seconds
 KEPT = 256  # numbers per patch; more are projected onto the strongest directions of all images
 HINT = "Click a patch: every patch of every image shows how similar it is."
 TITLES = {
@@ -37,18 +40,28 @@ TITLES = {
 def render_maps(what: str, looks: Sequence[Look], maps: Sequence[Layers], words: str, model: str) -> str:
     """The HTML document. `words` says what the maps show, `model` which model made them."""
     vectors = keep_strongest([look.patches for look in looks])
+    images: list[dict[str, Any]] = []
+    left = PAGE_BYTES
+    for each in zip(looks, maps, vectors, strict=True):
+        image = _image(*each)
+        left -= len(image["features"]) + len(image["image"])
+        if left < 0 and images:
+            break
+        images.append(image)
+    more = f" The first {len(images)} of {len(looks)} images are shown." if len(images) < len(looks) else ""
     data = {
         "scale": SCALE,
+        "unit": next((layer.range.unit for layer in maps[0] if layer.range), ""),
         "hint": HINT,
-        "blocks": what == "foreground",
-        "images": [_image(*each) for each in zip(looks, maps, vectors, strict=True)],
+        "dims": what == FOREGROUND,
+        "images": images,
     }
     return render_page(
         "visualize",
         heading=TITLES[what],
+        words=f"{words[:1].upper()}{words[1:]}.{more}",
         model=model,
-        words=words[:1].upper() + words[1:],
-        layers=[name for name, _ in maps[0]],
+        layers=[layer.name for layer in maps[0]],
         data=data,
     )
 
@@ -56,6 +69,7 @@ def render_maps(what: str, looks: Sequence[Look], maps: Sequence[Layers], words:
 def _image(look: Look, layers: Layers, vectors: FloatArray) -> dict[str, Any]:
     shown = shrink(look.image, IMAGE_SIDE)
     return {
+        "id": printable(look.id),
         "name": printable(Path(look.id).name),
         "size": shown.size,
         "rows": look.grid[0],
@@ -63,8 +77,22 @@ def _image(look: Look, layers: Layers, vectors: FloatArray) -> dict[str, Any]:
         "width": vectors.shape[-1],
         "features": base64.b64encode(to_int8(vectors).tobytes()).decode(),
         "image": jpeg_uri(shown, quality=85),
-        "layers": [_png_uri(colours) for _, colours in layers],
+        "layers": [_layer(layer) for layer in layers],
+        "mark": next((layer.mark for layer in layers if layer.mark), None),
     }
+
+
+def _layer(layer: Layer) -> dict[str, Any]:
+    """A layer for the script: its colours, and the values at both ends of its scale as text."""
+    ends = layer.range.ends if layer.range else None
+    return {"map": _png_uri(_shade(layer) if layer.name == FOREGROUND else layer.colours), "ends": ends}
+
+
+def _shade(layer: Layer) -> ByteArray:
+    """Black over the background, nothing over the foreground [h,w,4]."""
+    shade = np.zeros((*layer.colours.shape[:2], 4), np.uint8)
+    shade[..., 3] = 255 - layer.colours[..., 0]
+    return shade
 
 
 def keep_strongest(maps: Sequence[FloatArray]) -> list[FloatArray]:

@@ -18,8 +18,9 @@ from dinodeploy.embedder import Embedder
 from dinodeploy.errors import ImageError, MisuseError, OutputExistsError, UnavailableError, reason_of
 from dinodeploy.files.atomic import atomic_path
 from dinodeploy.images.preprocess import Preprocess
+from dinodeploy.visualize.drawn import draw_over
 from dinodeploy.visualize.look import Attend, Look, look_at, need_attention
-from dinodeploy.visualize.maps import MapOptions, Painter, enlarge, fit_painter
+from dinodeploy.visualize.maps import MapOptions, Painter, fit_painter
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 SAMPLES = 12  # frames that the basis is fitted on
@@ -73,11 +74,10 @@ def visualize_video(
             )
         options = MapOptions((point[0] / width, point[1] / height), options.mask)
     painter, words = fit_painter(what, looks, options)
-    smooth = what != "foreground"
     with atomic_path(target) as partial:
         count = 0
         pairs = (
-            side_by_side(look_at(embedder, frame, source.name, steps, attend), painter, smooth)
+            side_by_side(look_at(embedder, frame, source.name, steps, attend), painter)
             for frame in read_frames(source)
         )
         with _av().open(str(source)) as container:
@@ -106,12 +106,13 @@ def sample_frames(source: Path, count: int = SAMPLES) -> list[Image.Image]:
     return kept
 
 
-def side_by_side(look: Look, painter: Painter, smooth: bool) -> Image.Image:
+def side_by_side(look: Look, painter: Painter) -> Image.Image:
     """The frame with its first layer to the right; even sides, which encoders require."""
     width, height = (side - side % 2 for side in look.image.size)
     both = Image.new("RGB", (2 * width, height))
-    both.paste(look.image.crop((0, 0, width, height)), (0, 0))
-    both.paste(enlarge(painter(look)[0][1], (width, height), smooth=smooth), (width, 0))
+    frame = look.image.crop((0, 0, width, height))
+    both.paste(frame, (0, 0))
+    both.paste(draw_over(painter(look)[0], frame), (width, 0))
     return both
 
 

@@ -19,8 +19,9 @@ from dinodeploy.images.limits import DEFAULT_LIMITS, ImageLimits
 from dinodeploy.images.open import open_image
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pages import check_pages
+from dinodeploy.visualize.drawn import draw_layer
 from dinodeploy.visualize.look import Attend, Look, look_at, need_attention
-from dinodeploy.visualize.maps import Layers, MapOptions, enlarge, fit_painter
+from dinodeploy.visualize.maps import Layers, MapOptions, fit_painter
 from dinodeploy.visualize.page import render_maps
 
 SUMMARY = "visualize.json"  # marks our directories: --overwrite replaces no others
@@ -126,10 +127,10 @@ def _save(root: Path, what: str, looks: Sequence[Look], maps: Sequence[Layers]) 
     files: dict[str, list[str]] = {}
     names = UniqueNames([SUMMARY])
     for look, layers in zip(looks, maps, strict=True):
-        parts = ["", *(f".{name.replace(' ', '_')}" for name, _ in layers[1:])]
+        parts = ["", *(f".{layer.name.replace(' ', '_')}" for layer in layers[1:])]
         endings = [f".{what}{part}.png" for part in parts]
         stem = names.claim(safe_stem(look.id), endings)  # two folders may hold the same name
-        for ending, (_, colours) in zip(endings, layers, strict=True):
-            enlarge(colours, look.image.size, smooth=what != "foreground").save(root / f"{stem}{ending}")
+        for ending, layer in zip(endings, layers, strict=True):
+            draw_layer(layer, look.image.size).save(root / f"{stem}{ending}")
         files[look.id] = [f"{stem}{ending}" for ending in endings]
     return files

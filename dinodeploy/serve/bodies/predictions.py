@@ -30,7 +30,7 @@ from dinodeploy.tasks.prediction import Prediction, PredictOptions
 from dinodeploy.tasks.results.draw import Legend
 from dinodeploy.tasks.results.rle import encode_mask
 from dinodeploy.tasks.results.rows import row_of
-from dinodeploy.visualize.maps import SCALE
+from dinodeploy.visualize.heat import SCALE
 
 Masks = Literal["png", "rle", "none"]
 MOST_PIXELS = 4_000_000  # of a map: masks of a hundred objects at 50 megapixels would take gigabytes

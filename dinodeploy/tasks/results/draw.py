@@ -8,27 +8,17 @@ Shapes: h w pixels of the image.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from dinodeploy.arrays import AnyArray, ByteArray
-from dinodeploy.errors import printable
 from dinodeploy.tasks.dense import IGNORE, OPACITY, palette
 from dinodeploy.tasks.prediction import Prediction, Region
-from dinodeploy.visualize.maps import heat
-
-Colour = tuple[int, int, int]
-
-_SMALLEST_FONT, _PIXELS_PER_FONT = 11, 45  # font size in pixels, and short sides of the image per font size
-_WIDEST, _HIGHEST = 0.5, 0.6  # shares of the image that a legend may take
-_MOST_LINES = 12
-_CARD, _INK = (18, 22, 28), (240, 243, 246)
-_CARD_OPACITY = 0.78
-_LONGEST = 28  # signs of a name
-_BAR = 9  # font sizes that the colour bar of depths is wide
+from dinodeploy.visualize.cards import CARD, Colour, add_legend, add_scale, font_for, short, size_of
+from dinodeploy.visualize.heat import heat
 
 
 @dataclass(frozen=True)
@@ -67,22 +57,15 @@ def draw(image: Image.Image, found: Prediction, legend: Legend) -> Image.Image:
     if found.task == "segment":
         assert found.map is not None
         made = _blend(image, _class_colours(found.map, legend), found.map != IGNORE)
-        shares = found.facts.get("shares", {})
-        lines = [
-            (f"{_short(name)}  {share:.0%}", legend.colour(legend.index(name)))
-            for name, share in shares.items()
-        ]
-        return _add_card(made, lines)
+        shares = sorted(found.facts.get("shares", {}).items(), key=lambda item: -item[1])
+        lines = [(name, _percent(share), legend.colour(legend.index(name))) for name, share in shares]
+        add_legend(made, lines)
+        return made
     if found.task == "classify":
-        best = found.facts.get("classes", ())
-        lines = [
-            (
-                f"{_short(entry['class'])}  {entry['probability']:.0%}",
-                legend.colour(legend.index(entry["class"])),
-            )
-            for entry in best
-        ]
-        return _add_card(image.copy(), lines)
+        best = [(entry["class"], entry["probability"]) for entry in found.facts.get("classes", ())]
+        made = image.copy()
+        add_legend(made, [(name, _percent(p), legend.colour(legend.index(name))) for name, p in best])
+        return made
     return _draw_regions(image, found, legend)
 
 
@@ -116,7 +99,7 @@ def _draw_regions(image: Image.Image, found: Prediction, legend: Legend) -> Imag
             made = _blend(made, flat, region.mask, edges=region.mask)
     size = found.map.shape[::-1] if found.map is not None else image.size
     across, down = (to / by for to, by in zip(image.size, size, strict=True))
-    font = _font_for(image.size)
+    font = font_for(image.size)
     pen = ImageDraw.Draw(made)
     width = max(1, round(min(image.size) / 200))
     for region, colour in pairs:
@@ -129,7 +112,7 @@ def _draw_regions(image: Image.Image, found: Prediction, legend: Legend) -> Imag
         if region.box is not None and region.thing:
             _add_tag(
                 pen,
-                f"{_short(region.name)} {region.score:.2f}",
+                f"{short(region.name)} {region.score:.2f}",
                 region.box[0] * across,
                 region.box[1] * down,
                 colour,
@@ -137,15 +120,32 @@ def _draw_regions(image: Image.Image, found: Prediction, legend: Legend) -> Imag
                 made.size,
                 taken,
             )
+    add_legend(made, [(name, number, legend.colour(label)) for label, name, number in _present(found)])
+    return made
+
+
+def _present(found: Prediction) -> list[tuple[int, str, str]]:
+    """(label, name, number of its regions where there are several) of each class, the largest area first."""
+    areas: dict[int, float] = {}
     counts: dict[int, int] = {}
+    sizes = np.bincount(found.map.ravel()) if found.map is not None and found.map.size else np.zeros(1)
     for region in found.regions:
+        if region.mask is not None:
+            area = float(region.mask.sum())
+        elif 0 < region.id < len(sizes):
+            area = float(sizes[region.id])
+        else:
+            left, top, right, bottom = region.box or (0.0, 0.0, 0.0, 0.0)
+            area = (right - left) * (bottom - top)
+        areas[region.label] = areas.get(region.label, 0.0) + area
         counts[region.label] = counts.get(region.label, 0) + 1
     names = {region.label: region.name for region in found.regions}
-    lines = [
-        (_short(names[label]) + (f"  {count}" if count > 1 else ""), legend.colour(label))
-        for label, count in sorted(counts.items(), key=lambda item: -item[1])
-    ]
-    return _add_card(made, lines)
+    largest = sorted(areas, key=lambda label: -areas[label])
+    return [(label, names[label], str(counts[label]) if counts[label] > 1 else "") for label in largest]
+
+
+def _percent(share: float) -> str:
+    return "< 1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
 
 
 def _draw_depth(image: Image.Image, found: Prediction) -> Image.Image:
@@ -157,20 +157,7 @@ def _draw_depth(image: Image.Image, found: Prediction) -> Image.Image:
     colours = heat(np.where(known, found.map, low), low, high)
     colours[~known] = 64
     made = Image.fromarray(colours).resize(image.size, Image.Resampling.NEAREST)
-    font = _font_for(image.size)
-    size = _size_of(font)
-    wide = _BAR * size
-    if wide > _WIDEST * image.width or 3 * size > _HIGHEST * image.height:
-        return made
-    left, top = size // 2, image.height - 3 * size
-    _darken(made, (left, top, left + wide + size, image.height - size // 2))
-    ramp = heat(np.linspace(low, high, wide)[None].repeat(size // 2, axis=0), low, high)
-    made.paste(Image.fromarray(ramp), (left + size // 2, top + size // 3))
-    pen = ImageDraw.Draw(made)
-    below = top + size
-    pen.text((left + size // 2, below), f"{low:.1f}", fill=_INK, font=font)
-    text = f"{high:.1f} m"
-    pen.text((left + size // 2 + wide - pen.textlength(text, font=font), below), text, fill=_INK, font=font)
+    add_scale(made, f"{low:.1f}", f"{high:.1f} m")
     return made
 
 
@@ -202,34 +189,6 @@ def _blend(
     return Image.fromarray(np.rint(mixed).astype(np.uint8))
 
 
-def _add_card(image: Image.Image, lines: list[tuple[str, Colour]]) -> Image.Image:
-    """A legend in the lower left corner; fewer lines where it would hide too much, none on a tiny image."""
-    font = _font_for(image.size)
-    size = _size_of(font)
-    step = round(1.45 * size)
-    room = int(_HIGHEST * image.height - size) // step
-    lines = lines[: min(_MOST_LINES, max(0, room))]
-    pen = ImageDraw.Draw(image)
-    widest = max((pen.textlength(text, font=font) for text, _ in lines), default=0)
-    if not lines or widest + 3.5 * size > _WIDEST * image.width:
-        return image
-    height = step * len(lines) + size // 2
-    left, top = size // 2, image.height - height - size // 2
-    _darken(image, (left, top, left + round(widest + 2.6 * size), top + height))
-    pen = ImageDraw.Draw(image)
-    for row, (text, colour) in enumerate(lines):
-        y = top + size // 2 + row * step
-        pen.rectangle((left + size // 2, y, left + round(1.3 * size), y + round(0.8 * size)), fill=colour)
-        pen.text((left + 1.8 * size, y - size // 5), text, fill=_INK, font=font)
-    return image
-
-
-def _darken(image: Image.Image, box: tuple[int, int, int, int]) -> None:
-    """A dark, slightly transparent card."""
-    part = image.crop(box)
-    image.paste(Image.blend(part, Image.new("RGB", part.size, _CARD), _CARD_OPACITY), box[:2])
-
-
 def _add_tag(
     pen: Any,
     text: str,
@@ -241,8 +200,8 @@ def _add_tag(
     taken: list[tuple[float, float, float, float]],
 ) -> None:
     """A name on its colour, above the upper left corner of a box; moved below other tags."""
-    high = round(1.35 * _size_of(font))
-    wide = pen.textlength(text, font=font) + 0.6 * _size_of(font)
+    high = round(1.35 * size_of(font))
+    wide = pen.textlength(text, font=font) + 0.6 * size_of(font)
     left = max(0.0, min(x, size[0] - wide))
     top = max(0.0, min(y - high if y >= high else y, size[1] - high))
     for _ in range(len(taken)):
@@ -253,28 +212,9 @@ def _add_tag(
     taken.append((left, top, left + wide, top + high))
     pen.rectangle((left, top, left + wide, top + high - 1), fill=colour)
     red, green, blue = colour
-    ink = _CARD if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)
-    pen.text((left + 0.3 * _size_of(font), top + 0.08 * _size_of(font)), text, fill=ink, font=font)
+    ink = CARD if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)
+    pen.text((left + 0.3 * size_of(font), top + 0.08 * size_of(font)), text, fill=ink, font=font)
 
 
 def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
-
-
-def _short(name: str) -> str:
-    name = printable(name)
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
-
-
-def _font_for(size: tuple[int, int]) -> Any:
-    return _font(max(_SMALLEST_FONT, round(min(size) / _PIXELS_PER_FONT)))
-
-
-@cache
-def _font(size: int) -> Any:
-    """Pillow's own font at `size` pixels; its small bitmap font where Pillow has no FreeType."""
-    return ImageFont.load_default(size)
-
-
-def _size_of(font: Any) -> int:
-    return round(getattr(font, "size", _SMALLEST_FONT))

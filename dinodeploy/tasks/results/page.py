@@ -24,7 +24,7 @@ from dinodeploy.pages import jpeg_uri, render_page
 from dinodeploy.tasks.prediction import Prediction
 from dinodeploy.tasks.results.draw import Legend
 from dinodeploy.tasks.results.rows import box_of, mask_of
-from dinodeploy.visualize.maps import SCALE, heat
+from dinodeploy.visualize.heat import SCALE, heat
 
 SIDE = 640  # pixels of the longer side of a thumbnail
 _QUALITY = 82

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinodeploy.visualize.maps import SCALE
+from dinodeploy.visualize.heat import SCALE
 from tests.support.images.photographs import photograph
 from tests.support.processes.command_line import CommandLine, assert_refused
 
@@ -226,7 +226,7 @@ def test_the_page_works_in_a_browser(page_file: Path, browser: Any) -> None:
     canvas.click(position={"x": frame["width"] * 5.5 / 12, "y": frame["height"] * 3.5 / 8})
     assert page.inner_text("#status") == "Cosine to row 3, column 5 of coffee.jpg"
     np.testing.assert_allclose(pixel(coffee, 5.5 / 12, 3.5 / 8), SCALE[-1], atol=25)
-    assert page.inner_text("#high") == "1.00"
+    assert page.inner_text("#scale").split()[::2] == ["cosine", "1.00"]
     assert page.is_visible("#back")
 
     # the same patch by keyboard, from the middle (row 4, column 6)

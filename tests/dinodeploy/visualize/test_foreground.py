@@ -22,7 +22,7 @@ def test_foreground_touches_the_border_less() -> None:
         looks = [Look(look.id, look.image, sign * look.patches, None) for look in looks]
         painter, words = fit_painter("foreground", looks, MapOptions())
         for look, wanted in zip(looks, (disc(), disc(10, 20, centre=(0.5, 0.3))), strict=True):
-            colours = painter(look)[0][1]
+            colours = painter(look)[0].colours
             assert set(np.unique(colours)) == {0, 255}
             assert ((colours[..., 0] > 0) == wanted).mean() > 0.95
         assert "are foreground" in words
@@ -40,10 +40,10 @@ def test_the_classifier_learns_from_masks(tmp_path: Path) -> None:
     mask = Image.fromarray(disc().astype(np.uint8) * 255).resize((W * 4, H * 4), Image.Resampling.NEAREST)
     mask.save(tmp_path / "scene0.png")
     painter, _ = fit_painter("foreground", [taught, other], MapOptions(mask=str(tmp_path)))
-    found = painter(other)[0][1][..., 0] > 0
+    found = painter(other)[0].colours[..., 0] > 0
     assert (found == disc(centre=(0.1, 0.1))).mean() > 0.95
     pca, words = fit_painter("pca", [taught, other], MapOptions(mask=str(tmp_path)))
-    black = ~pca(taught)[0][1].any(axis=-1)
+    black = ~pca(taught)[0].colours.any(axis=-1)
     assert (black == ~disc()).mean() > 0.95
     assert "foreground" in words
 
@@ -51,7 +51,7 @@ def test_the_classifier_learns_from_masks(tmp_path: Path) -> None:
     transparent.putalpha(mask)
     transparent.save(tmp_path / "scene0.png")
     again, _ = fit_painter("foreground", [taught, other], MapOptions(mask=str(tmp_path)))
-    assert (again(other)[0][1] == painter(other)[0][1]).all()
+    assert (again(other)[0].colours == painter(other)[0].colours).all()
 
 
 def test_masks_without_both_sides_are_refused(tmp_path: Path) -> None:
