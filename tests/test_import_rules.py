@@ -38,7 +38,7 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
             "dinodeploy",
         },
         {"torch", "onnx", "onnx_ir", "onnxscript", "numpy", "PIL", "google"},
-        {"onnxruntime", "transformers", "timm", "nncf"},
+        {"onnxruntime", "transformers", "timm", "nncf", "polygraphy"},
     ),
     "dinodeploy": (
         set(),

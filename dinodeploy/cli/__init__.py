@@ -8,6 +8,6 @@ GROUPS = {
     "Words": ("classify", "segment"),
     "Heads": ("train-head", "add-head", "predict"),
     "Serve": ("serve", "triton"),
-    "Tools": ("inspect", "bundle", "doctor"),
+    "Tools": ("inspect", "bundle", "doctor", "debug"),
 }
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)

@@ -53,6 +53,7 @@ OPTIONS = {
     "check": "device threads weight-budget require-signature bisect against images neighbours report json",
     "inspect": "require-signature weights-key json",
     "doctor": "require-signature json",
+    "debug": "out runner graph require-signature overwrite json",
     "convert": "to out arch rope-periods weights-key overwrite json",
     "serve": "host port index labels templates api-key-file device threads weight-budget workers max-batch "
     "max-wait-ms queue max-bytes max-pixels max-images rate time-limit max-answer max-inflight "
