@@ -32,7 +32,10 @@ def dedupe(
     write: Annotated[
         Path | None, Option(help="Write the ids to drop: .txt (one per line) or .json (a list).")
     ] = None,
-    html: Annotated[Path | None, Option(help="Write an HTML page with the images.")] = None,
+    html: Annotated[
+        Path | None,
+        Option(help="Write an HTML page with the images: choose what to keep, save the rest as a list."),
+    ] = None,
     as_json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Find groups of near-duplicates and the largest image of each. No image file is removed."""
@@ -90,7 +93,10 @@ def _print(out: Path, found: Duplicates, write: Path | None, html: Path | None, 
         f"{out}: {len(found.groups)} groups at a cosine of {found.threshold:g} or more; "
         f"{len(found.drop)} of {found.rows} images can be dropped"
     )
-    for path, what in ((write, "the ids to drop"), (html, "the groups with images")):
+    for path, what in (
+        (write, "the ids to drop"),
+        (html, "the groups with images; choose there what to keep, and save the list of the rest"),
+    ):
         if path is not None:
             say(f"{path}: {what}")
     if found.groups and html is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -224,7 +225,10 @@ def test_dedupe(here: Embedded, run: CommandLine) -> None:
     assert run("dedupe", "embeddings", "--threshold", 1, "--write", "drop.txt").code == 0
     assert Path("drop.txt").read_text() == "photos/sub/coffee again.jpg\n"
     page = Path("d.html").read_text(encoding="utf-8")
-    assert page.count('<em class="keep">keep</em>') == len(groups)
+    assert page.count('type="checkbox"') == sum(map(len, groups))
+    assert page.count(" checked>") == len(groups), "one of each group is kept"
+    listed = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page)
+    assert json.loads(listed[0]) == [id_ for group in groups for id_ in group], "ids as they are"
     assert "exact copy" in page
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import re
 import shutil
@@ -14,9 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinodeploy.search.sheets import THUMBNAIL, Card, Strip, render_sheet
+from dinodeploy.search import sheets
+from dinodeploy.search.duplicates import Duplicates, Member
+from dinodeploy.search.sheets import SIZES, Asked, Card, Strip, duplicates_sheet, render_sheet, search_sheet
 from tests.support.images.photographs import photograph
 
+THUMBNAIL = SIZES[0][1]
 NASTY = '"><script>alert(1)</script>\n\x1b[31m\u202e&.jpg'
 
 
@@ -58,7 +62,7 @@ def test_what_cannot_be_shown_keeps_its_place(tmp_path: Path, kind: str) -> None
     elif kind == "folder":
         path.mkdir()
     page = sheet(card("a\0b.jpg" if kind == "nul" else str(path)))
-    assert page.count('<div class="absent">') == 1
+    assert page.count('<span class="absent">') == 1
     assert ("the original is not here" in page) == (kind in ("missing", "nul"))
     assert "640 × 427" in page
 
@@ -67,7 +71,93 @@ def test_shapes_stay_within_what_a_row_can_take(tmp_path: Path) -> None:
     for name, size in (("flat", (900, 3)), ("tall", (3, 900))):
         Image.new("RGB", size).save(tmp_path / f"{name}.png")
     page = sheet(card(str(tmp_path / "flat.png")), card(str(tmp_path / "tall.png")))
-    assert re.findall(r"--shape:([\d.]+)", page.partition("<main>")[2]) == ["2.400", "0.600"]
+    assert re.findall(r"--shape:([\d.]+)", page.partition("<main")[2]) == ["2.400", "0.600"]
+
+
+def test_a_page_is_bounded_and_says_what_it_leaves_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit is one of all strips together; thumbnails become smaller before images are left out."""
+    monkeypatch.setattr(sheets, "SIZES", ((2, 64, 80), (5, 32, 70)))
+    monkeypatch.setattr(sheets, "MOST", 5)
+    photograph("china").save(tmp_path / "a.png")
+    found = str(tmp_path / "a.png")
+
+    def strips(*counts: int) -> list[Strip]:
+        return [Strip(f"{count} of them", "note", (card(found),) * count) for count in counts]
+
+    def sides(page: str) -> list[int]:
+        data = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
+        return [max(Image.open(io.BytesIO(base64.b64decode(each))).size) for each in data]
+
+    assert sides(render_sheet("t", "lead", strips(1, 1))) == [64, 64]
+    assert sides(render_sheet("t", "lead", strips(1, 2))) == [32] * 3
+    page = render_sheet("t", "Lead.", strips(3, 0, 4, 2, 0))
+    assert sides(page) == [32] * 5
+    assert "Lead. The first 5 of 9 images are shown." in page
+    assert "note, the first 2 shown" in page
+    assert page.count("0 of them") == 2, "a query without hits is told"
+    assert "2 of them" not in page
+
+
+def test_what_was_asked_without_an_answer_is_told() -> None:
+    assert "nothing was found, width &gt; 9" in search_sheet("store", ", width > 9", [Asked("a", None, [])])
+
+
+def members(*ids: str) -> list[Member]:
+    return [Member(id, 640, 427, 0.99, False) for id in ids]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
+def test_boxes_choose_what_to_keep(tmp_path: Path) -> None:
+    """From a file: boxes, keyboard, two lists with ids as they are; a group that keeps nothing is named."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    odd = os.fsdecode(b"caf\xe9.png")
+    groups = [members("a/1.jpg", "a/</script>2.jpg", "a/3.jpg"), members("b/1 \u202e.jpg", "b/2.jpg")]
+    (tmp_path / "d.html").write_text(duplicates_sheet("s", Duplicates(9, 0.97, 0, groups)), "utf-8")
+    (tmp_path / "odd.html").write_text(
+        duplicates_sheet("s", Duplicates(9, 0.97, 0, [members("a", "b\nc", odd)])), "utf-8"
+    )
+    with sync_api.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page()
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda asked: problems.append(asked.url) if asked.url.startswith("http") else None)
+        page.goto((tmp_path / "d.html").as_uri())
+
+        def saved(button: str) -> str:
+            with page.expect_download() as download:
+                page.click(button)
+            assert download.value.suggested_filename == f"drop.{button[1:].replace('text', 'txt')}"
+            return Path(download.value.path()).read_text("utf-8")
+
+        status = page.locator("#status")
+        assert status.inner_text() == "3 of 5 images to drop"
+        assert saved("#text") == "a/</script>2.jpg\na/3.jpg\nb/2.jpg\n"
+        assert page.is_enabled("#text"), "a direction mark does not break a line"
+        page.get_by_label("Keep a/</script>2.jpg").check()
+        page.keyboard.press("ArrowDown")  # the first box of the next group
+        page.keyboard.press("Space")
+        assert status.inner_text() == "3 of 5 images to drop; 1 group keeps no image"
+        assert page.locator(".none:visible").count() == 1
+        assert json.loads(saved("#json")) == ["a/3.jpg", "b/1 \u202e.jpg", "b/2.jpg"]
+        page.get_by_role("button", name="Keep all of Group 2").click()
+        page.get_by_role("button", name="Keep all of Group 1").click()
+        assert status.inner_text() == "0 of 5 images to drop"
+        assert page.is_disabled("#text")
+        assert page.is_disabled("#json")
+        page.click("#reset")
+        assert status.inner_text() == "3 of 5 images to drop"
+        page.locator("label").nth(1).click()  # the image is part of the label
+        assert status.inner_text() == "2 of 5 images to drop"
+
+        page.goto((tmp_path / "odd.html").as_uri())
+        assert page.is_disabled("#text"), "a list of lines cannot hold these"
+        assert json.loads(saved("#json")) == ["b\nc", odd]
+        assert problems == []
+        browser.close()
 
 
 @pytest.mark.slow
