@@ -30,7 +30,7 @@ _FLATTEST, _TALLEST = 2.4, 0.6  # width over height that a row can hold: other i
 
 @dataclass(frozen=True)
 class Card:
-    """One image: `score` and `word` above its name, `lines` below. kept: whether to keep it; None: not asked."""
+    """One image: `score` and `word` above its name, `lines` below. kept: keep it? None: not asked."""
 
     id: str
     score: str
