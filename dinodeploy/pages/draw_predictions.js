@@ -87,16 +87,24 @@ function drawItem(context, width, height, item, view, colours) {
     context.strokeStyle = `rgb(${colour})`;
     context.strokeRect(left * width, top * height, (right - left) * width, (bottom - top) * height);
   }
-  for (const { region, colour } of drawn) drawTag(context, region, colour, size, width, height);
+  const taken = [];
+  for (const { region, colour } of drawn) drawTag(context, region, colour, size, width, height, taken);
 }
 
-function drawTag(context, region, colour, size, width, height) {
+/* A name on its colour, above the upper left corner of a box; moved below other tags, as in draw.py. */
+function drawTag(context, region, colour, size, width, height, taken) {
   const text = `${region.name} ${region.score.toFixed(2)}`;
   const wide = context.measureText(text).width + size * 0.8;
   const high = size * 1.5;
   const x = Math.max(0, Math.min(region.box[0] * width, width - wide));
   const above = region.box[1] * height - high;
-  const y = Math.max(0, Math.min(above >= 0 ? above : region.box[1] * height, height - high));
+  let y = Math.max(0, Math.min(above >= 0 ? above : region.box[1] * height, height - high));
+  for (let tries = taken.length; tries > 0; tries--) {
+    const clash = taken.find((tag) => tag.x < x + wide && x < tag.x + tag.wide && tag.y < y + high && y < tag.y + high);
+    if (!clash || clash.y + 2 * high > height) break;
+    y = clash.y + high;
+  }
+  taken.push({ x, y, wide });
   context.fillStyle = `rgb(${colour})`;
   context.fillRect(x, y, wide, high);
   const bright = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 140;

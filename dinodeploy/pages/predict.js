@@ -1,9 +1,14 @@
-/* The page of predictions: opacity, classes, smallest score, and one image large. */
+/* The page of predictions: opacity, classes, smallest score, and one image large.
+
+Maps are decoded, and drawn anew, only for images that are in view. */
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const figures = [...document.querySelectorAll("main figure")];
 const view = { opacity: 0.55, only: null, least: 0, boxes: true };
+const LISTED = 5;   // classes below an image; the rest is counted
 let open = -1;   // number of the enlarged image
+
+function metres(item, name) { return `${item.metres[name].toFixed(2)} m`; }
 
 /* What an image shows, as lines: {label, name, share, text}. */
 function linesOf(item) {
@@ -11,7 +16,7 @@ function linesOf(item) {
     return item.classes.map((one) => ({ ...one, text: `${(100 * one.share).toFixed(1)} %` }));
   }
   if (item.metres) {
-    return ["nearest", "median", "farthest"].map((name) => ({ name, text: `${item.metres[name].toFixed(2)} m` }));
+    return ["nearest", "median", "farthest"].map((name) => ({ name, text: metres(item, name) }));
   }
   return item.regions.filter((region) => isShown(region, view))
     .toSorted((one, other) => other.score - one.score)
@@ -48,15 +53,50 @@ function place(frame, item) {
   drawItem(context, width, height, item, view, data.colours);
 }
 
+/* The colours of depths with the metres at both ends. */
+function ramp(item) {
+  const whole = document.createElement("span"), bar = document.createElement("i");
+  whole.className = "ramp";
+  bar.style.background = `linear-gradient(to right, ${data.scale.map((c) => `rgb(${c})`).join(", ")})`;
+  const [low, high] = ["nearest", "farthest"].map((name) => {
+    const part = document.createElement("span");
+    part.textContent = metres(item, name);
+    return part;
+  });
+  whole.append(low, bar, high);
+  return whole;
+}
+
 function caption(figure, item) {
-  const lines = linesOf(item).slice(0, 4);
-  figure.querySelector(".found").replaceChildren(...lines.map((line) => {
+  const found = figure.querySelector(".found");
+  if (item.metres) return found.replaceChildren(ramp(item));
+  const lines = linesOf(item);
+  found.replaceChildren(...lines.slice(0, LISTED).map((line) => {
     const part = document.createElement("span");
     if (line.label !== undefined) part.append(swatch(line.label));
     part.append(`${line.name} ${line.text}`);
     return part;
   }));
-  if (!lines.length) figure.querySelector(".found").textContent = "nothing found";
+  if (lines.length > LISTED) found.append(`and ${lines.length - LISTED} more`);
+  if (!lines.length) found.textContent = "nothing found";
+}
+
+/* Decode the map of an image, once. */
+function prepare(at) {
+  const item = data.items[at];
+  item.loading ??= Promise.all([item.map ? loadMap(item.map) : null, item.heat ? loadImage(item.heat) : null,
+    figures[at].querySelector("img").decode()]).then(([map, heat]) => {
+    Object.assign(item, { map, heat, ready: true });
+    redraw(at);
+    if (open === at) enlarge(at);
+  });
+  return item.loading;
+}
+
+function redraw(at) {
+  const item = data.items[at];
+  item.stale = !item.seen || figures[at].hidden;
+  if (item.ready && !item.stale) place(figures[at].querySelector(".frame"), item);
 }
 
 function refresh() {
@@ -67,9 +107,10 @@ function refresh() {
     if (figure.hidden) return;
     count += 1;
     caption(figure, item);
-    if (item.ready) place(figure.querySelector(".frame"), item);
+    redraw(at);
   });
-  $("status").textContent = count === figures.length ? `${count} images` : `${count} of ${figures.length} images`;
+  const all = `${figures.length} image${figures.length === 1 ? "" : "s"}`;
+  $("status").textContent = count === figures.length ? "" : `${count} of ${all}`;
   if (open >= 0) enlarge(open);
 }
 
@@ -83,6 +124,7 @@ function chips() {
       const number = document.createElement("em");
       number.textContent = count;
       one.append(number);
+      one.title = `${text}: ${count} ${data.counts}`;
     }
     one.setAttribute("aria-pressed", label === null);
     one.addEventListener("click", () => {
@@ -110,6 +152,7 @@ function enlarge(at) {
   const item = data.items[at], dialog = $("large");
   const image = dialog.querySelector("img");
   image.src = item.image;
+  image.alt = item.name;
   image.style.aspectRatio = `${item.size[0]} / ${item.size[1]}`;
   dialog.querySelector("h2").textContent = item.name;
   dialog.querySelector("ol").replaceChildren(...linesOf(item).map((line) => {
@@ -127,7 +170,8 @@ function enlarge(at) {
     return row;
   }));
   if (!dialog.open) dialog.showModal();
-  image.decode().then(() => place(dialog.querySelector(".frame"), item));
+  image.decode().then(() => { if (item.ready && open === at) place(dialog.querySelector(".frame"), item); });
+  prepare(at);
 }
 
 figures.forEach((figure, at) => {
@@ -153,15 +197,15 @@ $("least").addEventListener("input", (event) => {
   $("least-text").textContent = view.least.toFixed(2);
   refresh();
 });
-const ramp = document.querySelector(".ramp i");
-if (ramp) ramp.style.background = `linear-gradient(to right, ${data.scale.map((c) => `rgb(${c})`).join(", ")})`;
 window.addEventListener("resize", refresh);
+const watch = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    const at = figures.indexOf(entry.target), item = data.items[at];
+    item.seen = entry.isIntersecting;
+    if (item.seen && !item.ready) prepare(at);
+    else if (item.seen && item.stale) redraw(at);
+  }
+}, { rootMargin: "50%" });
 chips();
 refresh();
-for (const [at, item] of data.items.entries()) {
-  Promise.all([item.map ? loadMap(item.map) : null, item.heat ? loadImage(item.heat) : null,
-    figures[at].querySelector("img").decode()]).then(([map, heat]) => {
-    Object.assign(item, { map, heat, ready: true });
-    if (!figures[at].hidden) place(figures[at].querySelector(".frame"), item);
-  });
-}
+for (const figure of figures) watch.observe(figure);

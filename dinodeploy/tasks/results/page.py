@@ -28,6 +28,7 @@ from dinodeploy.visualize.heat import SCALE, heat
 
 SIDE = 640  # pixels of the longer side of a thumbnail
 _QUALITY = 82
+_FLATTEST, _TALLEST = 2.4, 0.5  # width over height of a frame; other images have bars beside them
 _OBJECTS = ("detect", "instance", "panoptic")
 HEADINGS = {
     "classify": "Classes",
@@ -50,6 +51,7 @@ def page_item(image: Image.Image, id: str, found: Prediction, legend: Legend) ->
         "name": printable(PurePosixPath(id).name or id),
         "task": found.task,
         "size": list(thumbnail.size),
+        "shape": min(_FLATTEST, max(_TALLEST, width / height)),
         "image": jpeg_uri(thumbnail, _QUALITY),
         "map": None,
         "heat": None,
@@ -89,27 +91,34 @@ def render_predictions(task: str, items: Sequence[dict[str, Any]], count: int, l
         "drawn": any(item["map"] or item["heat"] for item in items),
         "boxed": any(region["box"] for item in items for region in item["regions"]),
         "scored": any(item["regions"] for item in items),
-        "heat": any(item["heat"] for item in items),
+        "counts": "images" if task in ("segment", "classify") else "objects",
     }
     return render_page(
         "predict",
         heading=HEADINGS.get(task, "Predictions"),
-        words=f"{count} images.{more}",
-        shown="Depth" if data["heat"] else "Prediction",
+        words=f"{count:,} image{'' if count == 1 else 's'}.{more}",
+        shown="Depth" if any(item["heat"] for item in items) else "Prediction",
         data=data,
     )
 
 
 def _classes(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The classes that occur, the most frequent first: of objects their number, else that of images."""
+    """The classes that occur with the number of their objects or images.
+
+    Those with the largest area come first, where a class has one; else the most frequent.
+    """
     counts: Counter[int] = Counter()
+    areas: Counter[int] = Counter()
     names: dict[int, str] = {}
     for item in items:
         best = item.get("classes", ())[:1] if item["task"] == "classify" else item.get("classes", ())
         for one in (*best, *item["regions"]):
             counts[one["label"]] += 1
             names[one["label"]] = one["name"]
-    return [{"label": label, "name": names[label], "count": count} for label, count in counts.most_common()]
+            if item["task"] == "segment":
+                areas[one["label"]] += one["share"]
+    order = sorted(counts, key=lambda label: (-areas[label], -counts[label]))
+    return [{"label": label, "name": names[label], "count": counts[label]} for label in order]
 
 
 def _region(region: Any, map: AnyArray | None, size: tuple[int, int]) -> dict[str, Any]:
