@@ -26,9 +26,6 @@ def draw_bench(record: Record) -> Plot:
     title = f"{record['arch']}, {record['recipe']}: images per second"
 
     def draw(canvas: Canvas) -> None:
-        canvas.text(20, 34, title, size=18, bold=True)
-        where = f"{record['cpu']}, {record['threads']} threads, {record['date']}"
-        canvas.text(20, 54, where, "soft")
         y = HEAD
         for name, rows in groups.items():
             canvas.text(20, y + 30, name, size=13, bold=True)
@@ -37,7 +34,9 @@ def draw_bench(record: Record) -> Plot:
             y += ROW * len(rows)
         canvas.text(20, y + 28, "error: of CLS against the fp32 reference, relative", "soft", 11)
 
-    return Plot(title, WIDTH, HEAD + GROUP * len(groups) + ROW * len(record["rows"]) + 44, draw)
+    height = HEAD + GROUP * len(groups) + ROW * len(record["rows"]) + 44
+    where = f"{record['cpu']}, {record['threads']} threads, {record['date']}"
+    return Plot(title, WIDTH, height, draw, where, HEAD)
 
 
 def _bars(record: Record, rows: list[Record], top: float, canvas: Canvas) -> None:

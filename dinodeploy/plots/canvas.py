@@ -41,12 +41,19 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot that is still to be drawn, in pixels."""
+    """A plot that is still to be drawn, in pixels.
+
+    head: height of the title and the subtitle above it, which an HTML page has as text; 0: no title is drawn.
+    left: where they begin.
+    """
 
     title: str
     width: float
     height: float
     draw: Callable[[Canvas], None]
+    subtitle: str = ""
+    head: float = 0.0
+    left: float = 20.0
 
 
 class Canvas:
@@ -137,29 +144,34 @@ def as_power(power: int) -> str:
 
 def short(value: float | None) -> str:
     """Two digits of an error; None is a value that is not finite."""
-    return "not finite" if value is None else "0" if value == 0 else f"{value:.1e}"
+    if value is None:
+        return "not finite"
+    return f"{value:.2g}" if value == 0 or 1e-3 <= abs(value) < 100 else f"{value:.1e}"
 
 
 def to_png(plot: Plot) -> bytes:
     """RGB PNG on light paper, of PNG_SCALE times the plot's size."""
-    return _drawn(plot, "png", dpi=72 * PNG_SCALE, facecolor=light("card"), metadata={"Software": None})
+    options = {"dpi": 72 * PNG_SCALE, "facecolor": light("card"), "metadata": {"Software": None}}
+    return _drawn(plot, "png", titled=True, **options)
 
 
 def to_svg(plot: Plot) -> str:
     """An SVG document that opens on its own and follows the viewer's light or dark setting."""
-    root = _svg_tree(plot, light("card"), width=f"{plot.width:g}", height=f"{plot.height:g}")
-    _prepend(root, "style", dark_plots())
+    root = _svg_tree(plot, light("card"), titled=True, width=f"{plot.width:g}", height=f"{plot.height:g}")
+    _prepend(root, "style", f"text {{ white-space: pre; }}\n{dark_plots()}")
     return ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
 def inline_svg(plot: Plot) -> str:
-    """An SVG element for an HTML page of ours, whose style sheet has the dark colours; no background."""
-    return ElementTree.tostring(_svg_tree(plot, "none", **{"class": "plot"}), encoding="unicode")
+    """An SVG element for an HTML page of ours, which has the dark colours and the head; no background."""
+    tree = _svg_tree(plot, "none", titled=False, **{"class": "plot"})
+    return ElementTree.tostring(tree, encoding="unicode")
 
 
 def to_html(plot: Plot) -> bytes:
     """One page around the plot: no script, nothing loaded from elsewhere."""
-    return render_page("plot", title=plot.title, width=plot.width, plot=inline_svg(plot)).encode()
+    words = {"title": plot.title, "subtitle": plot.subtitle, "width": f"{plot.width:g}"}
+    return render_page("plot", **words, plot=inline_svg(plot)).encode()
 
 
 WRITERS: dict[str, Callable[[Plot], bytes]] = {
@@ -194,22 +206,26 @@ def write_plot(plot: Plot, path: Path) -> None:
         file.write(WRITERS[path.suffix.lower()](plot))
 
 
-def _drawn(plot: Plot, kind: str, **options: Any) -> bytes:
+def _drawn(plot: Plot, kind: str, *, titled: bool, **options: Any) -> bytes:
     matplotlib = check_plots()
     buffer = io.BytesIO()
     with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # of a foreign file name
         figure = matplotlib.figure.Figure((plot.width / 72, plot.height / 72), dpi=72)
-        plot.draw(Canvas(figure, plot.width, plot.height))
+        canvas = Canvas(figure, plot.width, plot.height)
+        if titled and plot.head:
+            canvas.text(plot.left, 36, plot.title, size=20, bold=True)
+            canvas.text(plot.left, 57, plot.subtitle, "soft", 12.5)
+        plot.draw(canvas)
         figure.savefig(buffer, format=kind, **options)
     return buffer.getvalue()
 
 
-def _svg_tree(plot: Plot, facecolor: str, **attributes: str) -> ElementTree.Element:
+def _svg_tree(plot: Plot, facecolor: str, *, titled: bool, **attributes: str) -> ElementTree.Element:
     """matplotlib's SVG without metadata and style of its own, with titles for what has a tip."""
     ElementTree.register_namespace("", _SVG)
     ElementTree.register_namespace("xlink", _XLINK)
-    text = _drawn(plot, "svg", facecolor=facecolor, metadata={"Date": None}).decode()
+    text = _drawn(plot, "svg", titled=titled, facecolor=facecolor, metadata={"Date": None}).decode()
     root = ElementTree.fromstring(text.replace(f"'{_FONT}'", _FONTS))
     for parent in root.iter():
         for child in list(parent):
@@ -219,7 +235,9 @@ def _svg_tree(plot: Plot, facecolor: str, **attributes: str) -> ElementTree.Elem
         tip = group.attrib.pop("id", "")
         if tip.startswith(TIP):
             _prepend(group, "title", tip.removeprefix(TIP))
-    root.attrib = {"viewBox": f"0 0 {plot.width:g} {plot.height:g}", "role": "img", **attributes}
+    top = 0.0 if titled else plot.head
+    view = f"0 {top:g} {plot.width:g} {plot.height - top:g}"
+    root.attrib = {"viewBox": view, "role": "img", **attributes}
     _prepend(root, "title", plot.title)
     return root
 

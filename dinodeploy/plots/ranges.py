@@ -14,6 +14,7 @@ from dinodeploy.pages.palette import light
 from dinodeploy.plots.canvas import TIP, Axes, Box, Canvas, Plot, add_bar, decades, log_axis, log_place
 
 WIDTH, LEFT, RIGHT = 960.0, 84.0, 772.0
+HEAD = 66.0  # pixels: above all panels
 TOKEN_ROW, VERDICT_ROW = 17.0, 21.0  # pixels
 VERDICTS = 834.0  # pixels above the first verdict
 
@@ -62,8 +63,6 @@ def draw_ranges(facts: Facts) -> Plot:
     ]
 
     def draw(canvas: Canvas) -> None:
-        canvas.text(LEFT, 36, title, size=20, bold=True)
-        canvas.text(LEFT, 57, f"{Path(facts['source']).name} · {over} · fp32 reference", "soft", 12.5)
         words = f"fp16 limit: {limit:,.0f}"
         _lines(canvas, (LEFT, 100, RIGHT, 400), "Largest magnitudes", magnitudes, limit, words)
         _tokens(canvas, blocks, 446, limit)
@@ -78,7 +77,8 @@ def draw_ranges(facts: Facts) -> Plot:
             canvas.text(LEFT + 20, y, prediction["recipe"], size=13, bold=True)
             canvas.text(LEFT + 160, y, prediction["verdict"], size=13)
 
-    return Plot(title, WIDTH, VERDICTS + VERDICT_ROW * len(predictions) + 10, draw)
+    subtitle = f"{Path(facts['source']).name} · {over} · fp32 reference"
+    return Plot(title, WIDTH, VERDICTS + VERDICT_ROW * len(predictions) + 10, draw, subtitle, HEAD, LEFT)
 
 
 def _panel(canvas: Canvas, box: Box, heading: str, blocks: int, **settings: Any) -> Axes:

@@ -16,7 +16,7 @@ PAGES = ("plot", "predict", "report", "service", "sheet", "visualize")
 
 
 def test_no_value_breaks_out() -> None:
-    page = render_page("plot", title='</title><script>"\n\x1b[31m\u202e&', width=10, plot="")
+    page = render_page("plot", title='</title><script>"\n\x1b[31m\u202e&', subtitle="", width=10, plot="")
     assert "<script" not in page
     assert "&lt;/title&gt;&lt;script&gt;&#34;\\n\\x1b[31m\\u202e&amp;" in page
 

@@ -11,6 +11,7 @@ import pytest
 from dinodeploy.pages.palette import light
 from dinodeploy.plots import draw_bench, inline_svg
 from dinodeploy.plots.bench import LEFT, RIGHT
+from dinodeploy.plots.canvas import to_svg
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra `plots`)")
 SVG = "{http://www.w3.org/2000/svg}"
@@ -34,7 +35,7 @@ def record() -> dict[str, Any]:
 
 
 def test_it_names_every_runner_at_every_shape() -> None:
-    svg = inline_svg(draw_bench(record()))
+    svg = to_svg(draw_bench(record()))
     words = re.findall(r"<text[^>]*>([^<]*)", svg)
     assert words.count("engine") == words.count("torch") == 2
     assert {"batch 1, 32x48", "batch 8, 32x48", "a CPU, 2 threads, 2026-01-02"} <= set(words)

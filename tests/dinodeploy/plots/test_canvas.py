@@ -27,6 +27,7 @@ from dinodeploy.plots.canvas import (
     inline_svg,
     log_place,
     short,
+    to_html,
     to_png,
     to_svg,
     write_plot,
@@ -93,6 +94,21 @@ def test_an_html_page_holds_the_svg(tmp_path: Path) -> None:
 
 
 @needs_matplotlib
+def test_the_head_is_text_on_a_page_and_drawn_in_a_file() -> None:
+    plot = Plot("A title", 200, 100, draw, "and more", head=30)
+    drawn, inline = to_svg(plot), inline_svg(plot)
+    assert ">A title</text>" in drawn
+    assert ">and more</text>" in drawn
+    assert "</text>" in inline
+    assert "A title</text>" not in inline
+    assert 'viewBox="0 0 200 100"' in drawn
+    assert 'viewBox="0 30 200 70"' in inline
+    page = to_html(plot).decode()
+    assert re.search(r"<h1[^>]*>A title</h1>", page)
+    assert re.search(r"<p[^>]*>and more</p>", page)
+
+
+@needs_matplotlib
 @pytest.mark.parametrize("name", ["r.pdf", "r", "folder.svg", "nowhere/r.svg"])
 def test_other_paths_are_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "folder.svg").mkdir()
@@ -140,4 +156,6 @@ def test_places_on_a_logarithmic_axis() -> None:
 
 def test_numbers_in_words() -> None:
     assert [as_power(power) for power in (-4, -3, 0, 5, 6)] == ["1e-4", "0.001", "1", "100,000", "1e6"]
-    assert [short(value) for value in (None, 0.0, 1.26e-5)] == ["not finite", "0", "1.3e-05"]
+    assert [short(value) for value in (None, 0.0, 1.26e-5, 0.06, 2.0, 340.0)] == [
+        "not finite", "0", "1.3e-05", "0.06", "2", "3.4e+02"
+    ]  # fmt: skip

@@ -11,7 +11,8 @@ from xml.etree import ElementTree
 import pytest
 
 from dinodeploy.pages.palette import light
-from dinodeploy.plots import draw_ranges, inline_svg
+from dinodeploy.plots import draw_ranges
+from dinodeploy.plots.canvas import to_svg
 from dinov3_ref.checkpoints import build_model, random_checkpoint
 from dinov3_ref.ranges import FP16_LARGEST, Ranges, measure_ranges, predict
 from tests.support.images.photographs import pixels
@@ -38,7 +39,7 @@ def facts() -> dict[str, Any]:
 
 
 def drawn(facts: dict[str, Any]) -> ElementTree.Element:
-    return ElementTree.fromstring(inline_svg(draw_ranges(facts)))
+    return ElementTree.fromstring(to_svg(draw_ranges(facts)))
 
 
 def words(root: ElementTree.Element) -> list[str]:
@@ -80,7 +81,7 @@ def test_nothing_is_outside_the_plot(depth: int) -> None:
     checkpoint = random_checkpoint(tiny_config("swiglu", depth=depth))
     facts = facts_of(measure_ranges(build_model(checkpoint), [pixels(("coffee",), 32, 48)]))
     plot = draw_ranges(facts)
-    root = ElementTree.fromstring(inline_svg(plot))
+    root = ElementTree.fromstring(to_svg(plot))
     labels = []
     for use in root.iter(f"{SVG}use"):
         assert 0 <= float(use.attrib["x"]) <= plot.width
