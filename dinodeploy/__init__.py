@@ -23,6 +23,7 @@ from dinodeploy.errors import (
     BundleError,
     DinodeployError,
     ExportError,
+    HubError,
     ImageError,
     JudgementError,
     LintError,
@@ -75,6 +76,7 @@ __all__ = [
     "ExportError",
     "LintError",
     "UnavailableError",
+    "HubError",
 ]
 
 # Names that import numpy and Pillow, loaded at first use (PEP 562).

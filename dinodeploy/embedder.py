@@ -156,7 +156,7 @@ class Embedder:
     @property
     def choice(self) -> str:
         """Which engine runs where, and why no better one does, in one line."""
-        parts = [f"{self.engine.file} on {self.backend.device}, {self.backend.runtime}"]
+        parts = [f"{self.engine.label} on {self.backend.device}, {self.backend.runtime}"]
         if self.backend.parallel_runs > 1 and self.backend.device.startswith("cpu"):
             parts.append(f"{self.backend.parallel_runs} batches in parallel")
         if self.not_judged:
@@ -362,7 +362,7 @@ class Embedder:
             sizes = ", ".join(self.not_judged)
             raise OutsideProfileError(
                 f"{self.engine.named} takes none of the sizes it could be judged at, {sizes}; "
-                f"build it for at least one of them: dinodeploy build {self.bundle.home} --imgsz …"
+                f"build it for at least one of them: dinodeploy build {self.bundle.named} --imgsz …"
             )
         return fitting
 
@@ -382,7 +382,7 @@ class Embedder:
     def __repr__(self) -> str:
         model = f"{self.manifest.model.arch} {self.manifest.graph.recipe}"
         what = f"outputs {', '.join(self.output_names)}{', closed' if self._closed else ''}"
-        return f"<Embedder {self.bundle.home}: {model} on {self.backend.device}, {what}>"
+        return f"<Embedder {self.bundle.named}: {model} on {self.backend.device}, {what}>"
 
     def __reduce__(self) -> tuple[Callable[..., Embedder], tuple[()]]:
         if self._reopen is None:
@@ -390,8 +390,8 @@ class Embedder:
         self._check_open()
         bundle, file = self._reopen.args
         key = None if bundle.signed is None else bundle.signed.key
-        path = (bundle.home / (file or "")).resolve()
-        return partial(Embedder.open, path, require_signature=key, **self._reopen.keywords), ()
+        place = bundle.address(file)
+        return partial(Embedder.open, place, require_signature=key, **self._reopen.keywords), ()
 
     def __enter__(self) -> Embedder:
         return self

@@ -108,5 +108,11 @@ class UnavailableError(DinodeployError):
     exit_code = 4
 
 
+class HubError(DinodeployError):
+    """The Hugging Face hub, the way to it, or access to a repository."""
+
+    exit_code = 4
+
+
 class BusyError(UnavailableError):
     """The queue is full; try again later."""

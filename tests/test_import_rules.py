@@ -282,6 +282,7 @@ def test_public_names() -> None:
         "EmbedReport",
         "Embedder",
         "ExportError",
+        "HubError",
         "ImageError",
         "JudgementError",
         "LintError",

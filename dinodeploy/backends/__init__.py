@@ -62,6 +62,18 @@ BACKENDS: dict[str, str] = {
     "tensorrt": "dinodeploy.backends.tensorrt:open_tensorrt",
     "tensorrt_rtx": "dinodeploy.backends.tensorrt:open_tensorrt_rtx",
 }
+# What refuses an engine by its facts and this machine alone, before its files are fetched from anywhere.
+CHECKS: dict[str, str] = {
+    "onnxruntime_cuda": "dinodeploy.backends.onnxruntime:check_cuda",
+    "tensorrt": "dinodeploy.backends.tensorrt:check_tensorrt",
+    "tensorrt_rtx": "dinodeploy.backends.tensorrt:check_tensorrt_rtx",
+}
+
+
+def check_backend(name: str, engine: Path, build: BuildFacts | None) -> None:
+    """Raise UnavailableError where this machine cannot run `engine`, which need not be there yet."""
+    if name in CHECKS:
+        _find(CHECKS[name])(engine, build)
 
 
 def open_backend(name: str, engine: Path, **options: Any) -> Backend:
@@ -74,6 +86,10 @@ def open_backend(name: str, engine: Path, **options: Any) -> Backend:
         raise UnavailableError(
             f"engine {engine.name} needs the backend {name!r}; this version has: {', '.join(BACKENDS)}"
         )
-    module, _, attribute = BACKENDS[name].partition(":")
-    opener: Opener = getattr(importlib.import_module(module), attribute)
+    opener: Opener = _find(BACKENDS[name])
     return opener(engine, OpenOptions(**options))
+
+
+def _find(where: str) -> Any:
+    module, _, attribute = where.partition(":")
+    return getattr(importlib.import_module(module), attribute)

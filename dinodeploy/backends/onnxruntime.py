@@ -26,7 +26,7 @@ import numpy as np
 from dinodeploy.arrays import FloatArray
 from dinodeploy.backends import OpenOptions
 from dinodeploy.backends.parallel import PIXELS_PER_RUN, in_parts, parallel_runs_for
-from dinodeploy.bundle.manifest import METADATA_KEY, WEIGHTS_FILE
+from dinodeploy.bundle.manifest import METADATA_KEY, WEIGHTS_FILE, BuildFacts
 from dinodeploy.errors import BundleError, UnavailableError, reason_of
 from dinodeploy.files.json_file import parse_json, read_json
 from dinodeploy.hardware.cores import cores, restricted
@@ -86,6 +86,12 @@ def open_cuda(engine: Path, options: OpenOptions) -> OnnxRuntimeBackend:
     return OnnxRuntimeBackend(engine, PROVIDERS["cuda"], find_gpu().device, options)
 
 
+def check_cuda(engine: Path, build: BuildFacts | None) -> None:
+    """Raise UnavailableError where no graph can run on CUDA."""
+    find_gpu()
+    _import_onnxruntime(PROVIDERS["cuda"])
+
+
 class OnnxRuntimeBackend:
     """One InferenceSession; sessions are safe to share between threads.
 
@@ -96,14 +102,7 @@ class OnnxRuntimeBackend:
     def __init__(
         self, engine: Path, provider: Provider, device: str, options: OpenOptions | None = None
     ) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise UnavailableError(
-                f"onnxruntime cannot be imported ({error}); install it: pip install onnxruntime"
-            ) from error
-        silence_onnxruntime(onnxruntime)
-        _check_available(onnxruntime, provider)
+        onnxruntime = _import_onnxruntime(provider)
         self.runtime = f"onnxruntime {onnxruntime.__version__}{provider.suffix}"
         self.device = device
         options = options or OpenOptions()
@@ -162,6 +161,19 @@ def probe_of(metadata: Mapping[str, str]) -> tuple[int, int, int, int]:
     if not facts.get("graph", {}).get("backbones"):
         return _PROBE
     return 1, 3, facts["preprocess"]["height"], facts["preprocess"]["width"]
+
+
+def _import_onnxruntime(provider: Provider) -> Any:
+    """The package, which must have the provider. Raises UnavailableError."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UnavailableError(
+            f"onnxruntime cannot be imported ({error}); install it: pip install onnxruntime"
+        ) from error
+    silence_onnxruntime(onnxruntime)
+    _check_available(onnxruntime, provider)
+    return onnxruntime
 
 
 def _check_available(onnxruntime: Any, provider: Provider) -> None:

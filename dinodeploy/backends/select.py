@@ -21,7 +21,7 @@ import importlib.util
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from dinodeploy.backends import BACKENDS, Backend, open_backend
+from dinodeploy.backends import BACKENDS, Backend, check_backend, open_backend
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.bundle import Bundle, EngineChoice
 from dinodeploy.bundle.manifest import MODEL_FILE, BuildFacts
@@ -79,8 +79,8 @@ def candidates(
         own = bundle.manifest.engines[file].backend
         raise MisuseError(f"{file} is for {own}, --device {device} is not; leave --device out")
     raise UnavailableError(
-        f"{bundle.home} has no engine for --device {device}, only {', '.join(bundle.manifest.order)}; "
-        f"build one: dinodeploy build {bundle.home}"
+        f"{bundle.named} has no engine for --device {device}, only {', '.join(bundle.manifest.order)}; "
+        f"build one: dinodeploy build {bundle.named}"
     )
 
 
@@ -152,10 +152,8 @@ def open_on(
     verified: set[str] = set()
     for choice in candidates(bundle, device, outputs, file=file):
         names = [name for name in choice.needed_files if name not in verified]
-        bundle.verify(names)
-        verified.update(names)
         try:
-            backend = open_choice(choice, **options)
+            backend = open_verified(choice, names, **options)
         except UnavailableError as error:
             raise_if_interrupted(error)
             reasons.append((choice.backend, str(error)))
@@ -163,6 +161,18 @@ def open_on(
         told = [reason for name, reason in reasons if name in ON_CPU or _has_gpu()]
         return choice, backend, tuple(dict.fromkeys(told))
     raise UnavailableError("; ".join(dict.fromkeys(reason for _, reason in reasons)))
+
+
+def open_verified(choice: EngineChoice, names: Collection[str], **options: Any) -> Backend:
+    """Verify the files `names`, then open the engine; what cannot run here is not fetched from the hub.
+
+    Raises as `open_choice`, and HubError, which is no reason to take another engine.
+    """
+    bundle = choice.bundle
+    if bundle.hub is not None:
+        check_backend(choice.backend, choice.path, choice.facts.build)
+    bundle.verify(names)
+    return open_choice(choice, **options)
 
 
 def open_choice(choice: EngineChoice, **options: Any) -> Backend:
@@ -202,5 +212,5 @@ def _check_source(choice: EngineChoice, build: BuildFacts) -> None:
     if choice.manifest.engine_sha256(build.source) != build.source_sha256:
         raise TamperedError(
             f"{choice.named} was built from another {build.source} than this bundle's; "
-            f"build it again: dinodeploy build {choice.bundle.home} --overwrite"
+            f"build it again: dinodeploy build {choice.bundle.named} --overwrite"
         )

@@ -25,7 +25,7 @@ from dinodeploy.bench.ledger import describe_machine
 from dinodeploy.bench.limits import model_flop
 from dinodeploy.bench.probe import probe_peak, probe_start
 from dinodeploy.bench.runners import ENGINE, Runner, RunnerOptions, check_peers, open_runner
-from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, open_bundle
+from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, locate
 from dinodeploy.bundle.manifest import Manifest
 from dinodeploy.errors import MisuseError, OutsideProfileError
 from dinodeploy.hardware.cores import cores
@@ -67,14 +67,14 @@ def run_bench(engine: str, options: BenchOptions, log: Log = lambda _: None) -> 
 
     Raises as `open_runner`, and OutsideProfileError for a size that a runner was not built for.
     """
-    bundle = open_bundle(engine, require_signature=options.require_signature)
+    bundle, file = locate(engine, require_signature=options.require_signature)
     if not options.shapes:
         own = bundle.manifest.preprocess
         shapes = tuple((batch, own.height, own.width) for batch in options.batches)
         options = replace(options, shapes=shapes)
     threads = options.threads or cores()
     opening = RunnerOptions(
-        str(engine),
+        engine if bundle.hub is None else bundle.address(file),
         threads,
         options.device,
         options.outputs,
@@ -82,6 +82,7 @@ def run_bench(engine: str, options: BenchOptions, log: Log = lambda _: None) -> 
         options.require_signature,
     )
     names = (ENGINE, *options.vs)
+    bundle.verify((GOLDEN_FILE,))
     cases = load_golden(bundle.root / GOLDEN_FILE)
     inputs = list(_inputs(bundle.manifest, cases, options))
     log("measuring this machine's fp32 peak")

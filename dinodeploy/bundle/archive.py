@@ -20,20 +20,13 @@ from typing import BinaryIO
 
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.bundle import Bundle, open_bundle
-from dinodeploy.bundle.manifest import LICENCE_FILE, PLAIN_NAME, RECEIPTS_FILE, SIGNATURE_FILE
+from dinodeploy.bundle.manifest import EXTRAS, PLAIN_NAME, SIGNATURE_FILE
 from dinodeploy.bundle.signing import signed_digests
 from dinodeploy.errors import BundleError, MisuseError, OutputExistsError, reason_of
 from dinodeploy.files import atomic
 from dinodeploy.files.names import folded
 from dinodeploy.files.regular import create_file, open_regular, read_regular
 
-# Beside the files that the manifest lists, and how large they may be at most.
-EXTRAS = {
-    manifests.FILE_NAME: 1 << 24,
-    RECEIPTS_FILE: 1 << 24,
-    SIGNATURE_FILE: 1 << 24,
-    LICENCE_FILE: 1 << 20,
-}
 _DATE = (1980, 1, 1, 0, 0, 0)
 CHUNK = 1 << 22
 _UTF8_NAME = 0x800  # the one flag an entry may have; others: encrypted, sizes after the data
@@ -74,14 +67,20 @@ def pack(bundle: Path | Bundle, target: Path, *, overwrite: bool = False) -> Pat
 
 def add_bundle(archive: zipfile.ZipFile, bundle: Bundle, prefix: str = "") -> None:
     """Every file of a bundle, its receipts, signature and licence, under `prefix`."""
-    present = [name for name in EXTRAS if (bundle.root / name).is_file()]
-    _require_whole(bundle, {*bundle.manifest.files, *present})
-    for name in sorted({*bundle.manifest.files, *present}):
+    for name in members(bundle):
         entry = _entry(prefix + name)
         with open_regular(bundle.root / name) as source:
             entry.file_size = os.fstat(source.fileno()).st_size  # zip64 is chosen by it
             with archive.open(entry, "w") as target:
                 shutil.copyfileobj(source, target, CHUNK)
+
+
+def members(bundle: Bundle) -> list[str]:
+    """Names of everything that travels with a bundle. Raises BundleError as `_require_whole`."""
+    present = [name for name in EXTRAS if (bundle.root / name).is_file()]
+    names = {*bundle.manifest.files, *present}
+    _require_whole(bundle, names)
+    return sorted(names)
 
 
 def _require_whole(bundle: Bundle, names: Collection[str]) -> None:
@@ -91,7 +90,7 @@ def _require_whole(bundle: Bundle, names: Collection[str]) -> None:
     content = read_regular(bundle.root / SIGNATURE_FILE)
     if missing := sorted(set(signed_digests(content, bundle.root)) - set(names)):
         raise BundleError(
-            f"{bundle.home} is signed with {missing[0]!r}, which is no file of a bundle and is not packed; "
+            f"{bundle.named} is signed with {missing[0]!r}, which is no file of a bundle and is not packed; "
             "move it elsewhere and sign again"
         )
 

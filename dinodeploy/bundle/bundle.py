@@ -9,7 +9,8 @@
     BUNDLE/golden.safetensors   photographs and the outputs of the fp32 reference (`parity/golden.py`)
     BUNDLE/parity.json          receipts of the judge (`parity/receipts.py`); grows, so the manifest omits it
 
-An engine is code to the runtime that loads it, so no file reaches a runtime before its hash matches.
+An engine is code to the runtime that loads it, so no file reaches a runtime before its hash matches. Where
+the bundle is on the Hugging Face hub, a file is fetched when it is first verified (`hub/files.py`).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from dinodeploy.images.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from dinodeploy.bundle.signing import SignedCopy
+    from dinodeploy.hub.files import HubFiles
 
 GOLDEN_FILE = "golden.safetensors"
 _CHUNK = 1 << 22
@@ -60,27 +62,66 @@ class Bundle:
     receipt: JudgeReceipt | None = None  # the judge's receipt, where an export has just made this bundle
     notes: tuple[str, ...] = ()  # of that export: what it assumed, and what it could not do
     signed: SignedCopy | None = None  # where a signature was required: `root` is this private copy
+    hub: HubFiles | None = None  # where it is on the hub: `root` gets the files that were verified
 
     @property
     def home(self) -> Path:
         """The folder that the user named: for messages, and to write to. Read from `root`."""
         return self.root if self.signed is None else self.signed.source
 
+    @property
+    def named(self) -> str:
+        """The bundle in messages and commands: its folder, or its commit on the hub."""
+        return str(self.home) if self.hub is None else str(self.hub.reference)
+
+    @property
+    def name(self) -> str:
+        """The last part of where it is: for titles and names of files."""
+        if self.hub is None:
+            return self.home.resolve().name
+        return str(self.hub.reference).partition("@")[0].rpartition("/")[2]
+
+    def address(self, file: str | None = None) -> str:
+        """What opens this bundle, or an engine file in it, again and from any folder."""
+        if self.hub is None:
+            return str((self.home / (file or "")).resolve())
+        return str(self.hub.reference.inside(file) if file else self.hub.reference)
+
     def choose(self, file: str | None = None) -> EngineChoice:
         """The engine `file` (default: the preferred one) with the backend that the manifest names."""
         file = file or self.manifest.order[0]
         return EngineChoice(self, file, self.manifest.engines[file].backend)
 
+    def present(self) -> tuple[str, ...]:
+        """The files of the manifest to be found on this disk: all, or of the hub those that were fetched."""
+        return tuple(self.manifest.files) if self.hub is None or self.signed else self.hub.present()
+
+    def require_local(self, what: str) -> None:
+        """Raise MisuseError for a bundle on the hub, which nothing is written into."""
+        if self.hub is not None:
+            reference = self.hub.reference
+            raise MisuseError(
+                f"{self.named} is on the hub, {what} changes a folder; copy it first: dinodeploy bundle pull "
+                f"{str(reference).removeprefix('hf://')} DIR"
+            )
+
     def verify(self, names: Iterable[str] | None = None) -> None:
         """Check size and hash of the named files (default: all). Raises BundleError or TamperedError."""
+        if names is None and self.hub is not None and self.signed is None:
+            self.hub.provide_extras((manifests.SIGNATURE_FILE, manifests.LICENCE_FILE))
         for name in self.manifest.files if names is None else names:
             if name not in self.manifest.files:
-                raise BundleError(f"{self.home}: {manifests.FILE_NAME} does not list {name}; export it again")
+                raise BundleError(
+                    f"{self.named}: {manifests.FILE_NAME} does not list {name}; export it again"
+                )
             facts = self.manifest.files[name]
-            if self.signed is None:
+            if self.signed is not None:
+                if self.signed.files[name] != facts:  # hashed while it was copied
+                    raise TamperedError(f"{self.home / name} is signed, but is not what the manifest says")
+            elif self.hub is not None:
+                self.hub.provide(name, verify_file)
+            else:
                 verify_file(self.root / name, facts)
-            elif self.signed.files[name] != facts:  # hashed while it was copied
-                raise TamperedError(f"{self.home / name} is signed, but is not what the manifest says")
 
 
 @dataclass(frozen=True)
@@ -113,9 +154,15 @@ class EngineChoice:
         return self.root / self.file
 
     @property
-    def named(self) -> Path:
+    def named(self) -> str:
         """The engine file where the user has it: for messages."""
-        return self.bundle.home / self.file
+        hub = self.bundle.hub
+        return str(self.bundle.home / self.file) if hub is None else str(hub.reference.inside(self.file))
+
+    @property
+    def label(self) -> str:
+        """The engine file, of the hub with the commit: for lines that say what runs."""
+        return self.file if self.bundle.hub is None else f"{self.file} of {self.bundle.named}"
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -138,7 +185,7 @@ class EngineChoice:
         build = self.facts.build
         for name in (self.file,) if build is None else (build.source,) if build.stripped else ():
             if not name.endswith(".onnx"):  # ONNX Runtime and OpenVINO read other formats by their suffix
-                raise BundleError(f"{self.bundle.home / name} is a graph; wanted a name NAME.onnx")
+                raise BundleError(f"{self.bundle.named}: {name} is a graph; wanted a name NAME.onnx")
             sizes = {file: self.manifest.files[file].bytes for file in self.manifest.files_of(name)}
             check_external_data(self.root / name, sizes)
 
@@ -148,12 +195,12 @@ class EngineChoice:
 
 
 def open_bundle(path: str | Path, *, require_signature: str | Path | None = None) -> Bundle:
-    """The bundle at `path`: its directory, or an engine file inside it. Reads the manifest only.
+    """The bundle at `path`: a directory, an engine file inside one, or hf://ORG/NAME. Reads its manifest.
 
     require_signature: a public key file. The whole bundle must be signed with it; what is then read is a
     private copy, made while the signature was verified. Every command and function that opens a bundle comes
     here. Raises MisuseError if nothing exists at `path`, BundleError if it is not a bundle, TamperedError if
-    it is not what was signed.
+    it is not what was signed, HubError where the hub cannot be reached.
     """
     return locate(path, require_signature=require_signature)[0]
 
@@ -163,7 +210,30 @@ def locate(path: str | Path, *, require_signature: str | Path | None = None) -> 
 
     Raises as `open_bundle`.
     """
-    path = Path(path)
+    key = None if require_signature is None else Path(require_signature)
+    bundle, file = _on_hub(path, key) if is_on_hub(path) else _in_folder(Path(path), key)
+    if not bundle.manifest.engines:
+        raise BundleError(f"{bundle.named} has no engine; export it again")
+    if file is not None and file not in bundle.manifest.engines:
+        known = ", ".join(bundle.manifest.order)
+        raise BundleError(f"{bundle.named} has no engine {file!r}; its engines: {known}")
+    return bundle, file
+
+
+def is_on_hub(path: str | Path) -> bool:
+    """Whether a path names the hub and no file of this machine: hf://, or hf:/, which pathlib makes of it."""
+    return str(path).startswith(("hf:/", "hf:\\"))
+
+
+def pinned(path: str | Path) -> str | Path:
+    """`path`, of the hub at its commit of now: processes that open it later then open the same bundle."""
+    if not is_on_hub(path):
+        return path
+    bundle, file = locate(path)
+    return bundle.address(file)
+
+
+def _in_folder(path: Path, key: Path | None) -> tuple[Bundle, str | None]:
     for folder in (path, path.parent):
         restore(folder)  # a process that replaced the bundle may have been killed
     if not path.exists():
@@ -175,17 +245,21 @@ def locate(path: str | Path, *, require_signature: str | Path | None = None) -> 
         raise BundleError(
             f"{path} is in no bundle: {root / manifests.FILE_NAME} is missing; make one: dinodeploy export"
         )
-    signed = None if require_signature is None else _verified_copy(root, Path(require_signature))
-    manifest = manifests.read_manifest(root if signed is None else signed.root)
-    if not manifest.engines:
-        raise BundleError(f"{root} has no engine; export it again")
-    bundle = Bundle(root if signed is None else signed.root, manifest, signed=signed)
-    if path.is_dir():
-        return bundle, None
-    if path.name not in manifest.engines:
-        known = ", ".join(manifest.order)
-        raise BundleError(f"{root} has no engine {path.name!r}; its engines: {known}")
-    return bundle, path.name
+    signed = None if key is None else _verified_copy(root, key)
+    read = root if signed is None else signed.root
+    return Bundle(read, manifests.read_manifest(read), signed=signed), None if path.is_dir() else path.name
+
+
+def _on_hub(path: str | Path, key: Path | None) -> tuple[Bundle, str | None]:
+    from dinodeploy.hub.files import open_on_hub  # not loaded for a bundle on this disk
+
+    files, manifest, file = open_on_hub(path)
+    bundle = Bundle(files.root, manifest, hub=files)
+    if key is None:
+        return bundle, file
+    bundle.verify()  # fetches everything, which the signature is over
+    signed = _verified_copy(files.root, key)
+    return Bundle(signed.root, manifests.read_manifest(signed.root), signed=signed, hub=files), file
 
 
 def _verified_copy(root: Path, public_key: Path) -> SignedCopy:

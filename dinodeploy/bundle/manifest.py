@@ -57,6 +57,7 @@ __all__ = [
     "ProfileFacts",
     "as_recorded",
     "canonical",
+    "licence_text",
     "parse_manifest",
     "read_manifest",
     "write_licence",
@@ -74,6 +75,8 @@ WEIGHTS_FILE = "model.onnx.data"
 RECEIPTS_FILE = "parity.json"  # grows as the bundle is judged: neither in the manifest nor signed
 SIGNATURE_FILE = "model.sig"
 LICENCE_FILE = "LICENSE.txt"  # of the weights, for people
+# Beside the files that a manifest lists, and how large they may be at most.
+EXTRAS = {FILE_NAME: 1 << 24, RECEIPTS_FILE: 1 << 24, SIGNATURE_FILE: 1 << 24, LICENCE_FILE: 1 << 20}
 GRAPH_BACKEND = "onnxruntime_cuda"  # runs MODEL_FILE where CPUs have another graph
 # CLS-only graph -> the full graph that gives the same numbers
 CLS_ONLY: dict[str, str] = {"model.cls.onnx": MODEL_FILE, "model.cpu.cls.onnx": CPU_FILE}
@@ -353,9 +356,14 @@ def write_manifest(manifest: Manifest, root: Path) -> None:
         file.write(text.encode() + b"\n")
 
 
+def licence_text(manifest: Manifest) -> bytes:
+    """What LICENSE.txt says."""
+    return f"The weights in this bundle:\n\n{manifest.licence}\n".encode()
+
+
 def write_licence(manifest: Manifest, root: Path) -> None:
     """Write LICENSE.txt, atomically; what is there stays if it says the same."""
-    text = f"The weights in this bundle:\n\n{manifest.licence}\n".encode()
+    text = licence_text(manifest)
     try:
         if read_regular(root / LICENCE_FILE, follow=False) == text:
             return

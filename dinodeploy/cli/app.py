@@ -36,12 +36,15 @@ def _main() -> int:
 
 
 def _run() -> int:
+    import os
     import warnings
 
     from PIL.Image import DecompressionBombWarning
 
     # images/open.py refuses the images that Pillow warns about
     warnings.filterwarnings("ignore", category=DecompressionBombWarning)
+    if sys.stderr is None or not sys.stderr.isatty():  # of downloads from the Hugging Face hub
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     asked = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     code = make_app(asked if asked in COMMANDS else None)(standalone_mode=False)
     return code if isinstance(code, int) else 0

@@ -19,7 +19,7 @@ from dinodeploy.plots import check_plot_path, draw_bench, write_plot
 
 
 def bench(
-    engine: Annotated[Path, Argument(help="A bundle, or an engine file inside one.")],
+    engine: Annotated[Path, Argument(help="A bundle, an engine file inside one, or hf://ORG/NAME.")],
     vs: Annotated[
         str | None,
         Option(help="Peers: torch, compile, transformers, timm, onnxruntime, openvino, nncf."),

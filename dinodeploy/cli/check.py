@@ -52,7 +52,7 @@ ONLY_FAILED = frozenset({"pixel_p9999"})  # the JSON has them; a column only whe
 
 
 def check(
-    bundle: Annotated[Path, Argument(help="A bundle, or an engine file inside one.")],
+    bundle: Annotated[Path, Argument(help="A bundle, an engine file inside one, or hf://ORG/NAME.")],
     device: Annotated[str, Option(help=output.DEVICE_HELP)] = "auto",
     threads: Annotated[int | None, Option(help="Threads of a CPU engine.")] = None,
     weight_budget: Annotated[float | None, Option(help=output.WEIGHT_BUDGET_HELP)] = None,

@@ -42,7 +42,9 @@ def embed(
             help="Files, folders, globs, lists, tables, archives, videos, URLs.", metavar="IMAGES"
         ),
     ],
-    engine: Annotated[Path, typer.Option(help="Bundle directory, or an engine file inside one.")],
+    engine: Annotated[
+        Path, typer.Option(help="Bundle directory, an engine file inside one, or hf://ORG/NAME.")
+    ],
     out: Annotated[Path, typer.Option(help="Directory to write, or to resume.")] = Path("embeddings"),
     column: Column = None,
     id_column: IdColumn = None,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from dinodeploy.bundle import manifest as manifests
-from dinodeploy.bundle.bundle import Bundle, open_bundle
+from dinodeploy.bundle.bundle import Bundle, is_on_hub, open_bundle
 from dinodeploy.cli.options import RequireSignature
 from dinodeploy.cli.output import bundle_facts, print_json, say
 from dinodeploy.errors import MisuseError, UnavailableError
@@ -18,7 +18,7 @@ from dinodeploy.hardware.packages import reach
 
 
 def inspect(
-    path: Annotated[Path, Argument(help="A bundle, an .onnx file, or a checkpoint.")],
+    path: Annotated[Path, Argument(help="A bundle, hf://ORG/NAME, an .onnx file, or a checkpoint.")],
     require_signature: RequireSignature = None,
     weights_key: Annotated[
         str | None, Option(help="Which model of a checkpoint, by dotted name. Default: EMA if it has one.")
@@ -26,10 +26,10 @@ def inspect(
     as_json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Show model, weights, preprocessing, outputs, engines and receipts: a summary, then every detail."""
-    if not path.exists():
-        raise MisuseError(f"{path}: no such file or directory")
-    if path.is_dir() and (path / manifests.FILE_NAME).exists():
+    if is_on_hub(path) or (path / manifests.FILE_NAME).exists():
         facts = _bundle(open_bundle(path, require_signature=require_signature))
+    elif not path.exists():
+        raise MisuseError(f"{path}: no such file or directory")
     elif require_signature is not None:
         raise MisuseError(f"{path} is no bundle, and only bundles are signed; leave --require-signature out")
     elif path.suffix == ".onnx":
@@ -76,6 +76,8 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
     """The manifest, the receipts and, if onnx is installed, the graph's operators."""
     facts = bundle_facts(bundle)
     try:
+        if bundle.hub is not None:
+            bundle.verify((manifests.MODEL_FILE,))
         graph = _graph(bundle.root / manifests.MODEL_FILE)
         facts |= {"operators": graph["operators"], "types": graph["types"]}
     except UnavailableError as error:

@@ -48,7 +48,9 @@ OverwritePredictions = Annotated[bool, Option("--overwrite", help="Replace exist
 AsJson = Annotated[bool, Option("--json", help="Print the result as JSON on stdout.")]
 
 # Of commands that compare images with labels (dino.txt).
-TextEngine = Annotated[Path, Option(help="The bundle of a dino.txt model, or an engine file inside one.")]
+TextEngine = Annotated[
+    Path, Option(help="The bundle of a dino.txt model, an engine file inside one, or hf://ORG/NAME.")
+]
 Templates = Annotated[
     str,
     Option(help="Texts around a label: imagenet (the 80 published), none, or a file with {} per line."),

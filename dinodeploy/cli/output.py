@@ -151,16 +151,20 @@ def parse_list(text: str, option: str, known: tuple[str, ...] | None = None) -> 
 
 
 def bundle_facts(bundle: Bundle) -> dict[str, Any]:
-    """The manifest and the receipts of a bundle, verified, as `inspect --json` prints them."""
+    """The manifest and the receipts of a bundle, verified, as `inspect --json` prints them.
+
+    Of the hub, what was fetched is verified.
+    """
     from dinodeploy.files import schema
     from dinodeploy.parity.receipts import read_receipts
 
-    bundle.verify()
+    bundle.verify(bundle.present())
     receipts = [
         {"engine": r.engine, "runtime": r.runtime, "device": r.device, "passed": r.holds(bundle.manifest)}
         for r in read_receipts(bundle)
     ]
-    return {"kind": "bundle", **schema.dump(bundle.manifest), "receipts": receipts}
+    where = {} if bundle.hub is None else {"source": bundle.named}
+    return {"kind": "bundle", **where, **schema.dump(bundle.manifest), "receipts": receipts}
 
 
 def verdict_line(found: Report) -> str:

@@ -33,7 +33,9 @@ from dinodeploy.pipeline.runner import BATCH_SIZE
 
 def predict(
     images: Images,
-    engine: Annotated[Path, Option(help="A bundle with a head, or an engine file inside one.")],
+    engine: Annotated[
+        Path, Option(help="A bundle with a head, an engine file inside one, or hf://ORG/NAME.")
+    ],
     out: Annotated[
         Path | None,
         Option(help="Directory to write, or to resume: predictions.jsonl, masks, depth maps, overlays."),

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
+from dinodeploy.bundle.bundle import pinned
 from dinodeploy.cli.options import RequireSignature
 from dinodeploy.cli.output import DEVICE_HELP, WEIGHT_BUDGET_HELP, note, parse_gib, say
 from dinodeploy.errors import MisuseError, UnavailableError
@@ -24,7 +25,7 @@ LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
 def serve(
-    bundle: Annotated[Path, Argument(help="A bundle, or an engine file inside one.")],
+    bundle: Annotated[Path, Argument(help="A bundle, an engine file inside one, or hf://ORG/NAME.")],
     host: Annotated[str, Option(help="Address to listen on; 0.0.0.0 for all interfaces.")] = "127.0.0.1",
     port: Annotated[int, Option(help="Port to listen on; 0 for any free port.")] = 8000,
     index: Annotated[
@@ -90,7 +91,7 @@ def serve(
     if workers < 1:
         raise MisuseError(f"--workers is {workers}; wanted at least 1")
     settings = Settings(
-        bundle=bundle,
+        bundle=pinned(bundle),
         device=device,
         threads=threads,
         weight_budget=parse_gib(weight_budget),

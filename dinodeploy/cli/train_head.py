@@ -35,7 +35,7 @@ def train_head(
             help="Labelled images: a folder per class; to segment, images/ and masks/ (PNG, 255 ignored)."
         ),
     ],
-    engine: Annotated[Path, Option(help="A bundle, or an engine file inside one.")],
+    engine: Annotated[Path, Option(help="A bundle, an engine file inside one, or hf://ORG/NAME.")],
     out: Annotated[Path, Option(help="Bundle to write, or the head alone: NAME.safetensors.")],
     test: Annotated[Path | None, Option(help="Test images. Default: a fifth of --data is held out.")] = None,
     pooling: Annotated[
@@ -70,7 +70,7 @@ def train_head(
         made = None
     else:
         made = _add(bundle, trained, f"{data.resolve().name}-{task}", out, overwrite)
-    _report(trained, made, out, bundle.home, as_json)
+    _report(trained, made, out, bundle.named, as_json)
     if trained.quarantined:
         raise typer.Exit(PARTIAL)
 
@@ -112,7 +112,7 @@ def _add(bundle: Bundle, trained: Trained, name: str, out: Path, overwrite: bool
     return made
 
 
-def _report(trained: Trained, made: Any, out: Path, root: Path, as_json: bool) -> None:
+def _report(trained: Trained, made: Any, out: Path, named: str, as_json: bool) -> None:
     if as_json:
         facts = {"head_file": str(out)} if made is None else head_facts(made)
         quarantined = [{"id": id_, "reason": reason} for id_, reason in trained.quarantined]
@@ -124,7 +124,7 @@ def _report(trained: Trained, made: Any, out: Path, root: Path, as_json: bool) -
             print_head(made)
         else:
             say(f"{out}: the head alone")
-            say(f"next: dinodeploy add-head {root} --head {out} --out BUNDLE")
+            say(f"next: dinodeploy add-head {named} --head {out} --out BUNDLE")
     print_notes((reason for _, reason in trained.quarantined[:SHOWN]), "quarantined")
     if len(trained.quarantined) > SHOWN:
         log(f"and {len(trained.quarantined) - SHOWN} more; --json has all")

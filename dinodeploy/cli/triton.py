@@ -16,7 +16,7 @@ DEFAULTS = Options()
 
 
 def triton(
-    bundle: Annotated[Path, Argument(help="A bundle, or an engine file inside one.")],
+    bundle: Annotated[Path, Argument(help="A bundle, an engine file inside one, or hf://ORG/NAME.")],
     repository: Annotated[Path, Argument(help="The model repository. Created if missing.")],
     device: Annotated[
         str, Option(help="cpu, cuda (model.onnx), tensorrt (a plan). auto: a plan if there is one.")

@@ -28,7 +28,7 @@ from dinodeploy.visualize.write import visualize as write_maps
 
 def visualize(
     images: Annotated[list[str], Argument(help="Images, folders, globs, or one video.", metavar="IMAGES...")],
-    engine: Annotated[Path, Option(help="A bundle, or an engine file inside one.")],
+    engine: Annotated[Path, Option(help="A bundle, an engine file inside one, or hf://ORG/NAME.")],
     what: Annotated[str, Option(help=f"{', '.join(WHAT)}.")] = "pca",
     out: Annotated[
         Path | None, Option(help="Directory for the maps, or the video file. Default: visualized.")

@@ -34,7 +34,7 @@ class Diagnosis:
             "fine": self.fine,
             "system": asdict(self.system),
             "packages": {name: asdict(found) for name, found in self.packages.items()},
-            "bundle": str(self.bundle.home) if self.bundle else None,
+            "bundle": self.bundle.named if self.bundle else None,
             "devices": [{**asdict(check), "runs": check.runs} for check in self.devices],
             "findings": [asdict(finding) for finding in self.findings],
         }
@@ -61,7 +61,7 @@ def report_lines(diagnosis: Diagnosis) -> Iterator[str]:
     for name, found in diagnosis.packages.items():
         yield f"  {name:14} {_installed(found)}"
     if diagnosis.bundle is not None:
-        yield f"bundle {diagnosis.bundle.home}"
+        yield f"bundle {diagnosis.bundle.named}"
         for check in diagnosis.devices:
             if check.runs:
                 judged = "judged" if check.judged else "not judged yet"

@@ -72,7 +72,7 @@ def _bundle_runs(examined: Examined) -> Iterator[Finding]:
         for reason in auto.reasons:
             what, fix = _split(reason)
             beside = f" (--device {others[0]} can)" if others else ""
-            yield Finding("error", f"{examined.bundle.home} cannot run here{beside}: {what}", fix)
+            yield Finding("error", f"{examined.bundle.named} cannot run here{beside}: {what}", fix)
     elif examined.system.gpu is not None and (auto.runs_on or "").startswith("cpu"):
         for reason in auto.reasons:
             what, fix = _split(reason)
@@ -85,7 +85,7 @@ def _bundle_judged(examined: Examined) -> Iterator[Finding]:
     auto = examined.devices[0]
     if auto.runs and not auto.judged:
         what = f"{auto.engine} was not judged by {auto.runtime} on {auto.runs_on} yet; the first use does it"
-        yield Finding("note", what, f"dinodeploy check {examined.bundle.home}")
+        yield Finding("note", what, f"dinodeploy check {examined.bundle.named}")
 
 
 def _bundle_fits(examined: Examined) -> Iterator[Finding]:

@@ -19,12 +19,13 @@ def check_bundle(
 ) -> tuple[EngineChoice, Receipt, Verdict]:
     """Verify every file of a bundle and judge its engine, whatever receipts it has.
 
-    With `text`, the text graph of a bundle that has one is judged too: the verdict is on both, the receipt of
+    Of a bundle on the hub, the files are verified that were fetched to run it. With `text`, the text graph
+    of a bundle that has one is judged too: the verdict is on both, the receipt of
     the image engine. `log` gets a line on what runs where. Other options and errors as of `Embedder.open`; a
     failed verdict is returned.
     """
     with Embedder.open(engine, allow_unverified=True, **options) as embedder:
-        embedder.bundle.verify()
+        embedder.bundle.verify(embedder.bundle.present())
         verdict = embedder.check()
         log(embedder.choice)
         assert embedder.receipt is not None

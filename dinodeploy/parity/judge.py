@@ -303,5 +303,5 @@ def rejection(engine: EngineChoice, verdict: Verdict) -> str:
     return (
         f"{engine.named} is not the model here: {first.output} of case {first.case!r}: {detail}"
         + (f" (and {more} more)" if more else "")
-        + f"; see: dinodeploy check {engine.bundle.home}"
+        + f"; see: dinodeploy check {engine.bundle.named}"
     )

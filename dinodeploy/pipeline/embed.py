@@ -62,6 +62,7 @@ class EmbedReport:
     refused: how many images this call quarantined. changes: how the images differed from the store that was
     there, and which this call followed.
     seconds: of the whole call. rate: images embedded per second while the pipeline ran.
+    engine: the file that ran, of a bundle on the hub with its commit.
     stages: where the time went. counts: what became of every file that this call has seen.
     """
 
@@ -83,11 +84,13 @@ class EmbedReport:
     refused: int = 0
     changes: Changes = Changes()  # noqa: RUF009 (frozen)
     generation: int | None = None
+    engine: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, as `embed --json` prints them."""
         return {
             "out": str(self.out),
+            "engine": self.engine,
             "complete": self.complete,
             "embedded": self.embedded,
             "quarantined": self.quarantined,
@@ -164,7 +167,7 @@ def embed_images(
                 images=images,
                 source_options=options.source,
                 listed=source if isinstance(source, FileSource) else None,
-                engine=engine,
+                engine=engine if bundle.hub is None else Path(bundle.address(file)),
                 out=options.out,
                 plan=plan,
                 preprocess=steps,
@@ -179,7 +182,9 @@ def embed_images(
             embedder.close()  # the workers open their own
             share = Share(options.engine_threads or 1, gpus)
             store, report, manifest = _run_on_cluster(job, share, options, stamps, batch, progress, log)
-    return _report(options, store, report, manifest, time.perf_counter() - started, total_of(skipped))
+        made_by = embedder.engine.named
+    seconds = time.perf_counter() - started
+    return _report(options, store, report, manifest, made_by, seconds, total_of(skipped))
 
 
 def _check_outputs(bundle: Bundle, outputs: tuple[str, ...]) -> None:
@@ -281,6 +286,7 @@ def _report(
     store: Store,
     run: RunReport,
     manifest: StoreManifest | None,
+    engine: str,
     seconds: float,
     skipped: Counter[str],
 ) -> EmbedReport:
@@ -315,4 +321,5 @@ def _report(
         refused=run.quarantined,
         changes=store.changes,
         generation=manifest.generation if manifest else None,
+        engine=engine,
     )

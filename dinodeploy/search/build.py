@@ -26,7 +26,7 @@ from dinodeploy.search.index_manifest import (
     write_index_manifest,
 )
 from dinodeploy.search.metadata import Metadata, read_metadata
-from dinodeploy.search.query import require_same
+from dinodeploy.search.query import recorded_address, require_same
 from dinodeploy.search.table import require_lance, table_schema, write_table
 from dinodeploy.store.dtypes import unit_length
 from dinodeploy.store.formats.arrow import utf8
@@ -66,7 +66,8 @@ def build_index(
     _check_target(target, overwrite)
     dim = vector_length(opened, output)
     if engine is not None:
-        require_same(engine, opened.manifest.fingerprint, require_signature)
+        bundle, _ = require_same(engine, opened.manifest.fingerprint, require_signature)
+        recorded_engine = recorded_address(engine, bundle)
     table = read_metadata(Path(metadata)) if metadata is not None else None
     with atomic.atomic_directory(target) as partial:
         log(f"indexing {opened.manifest.count} rows")
@@ -94,7 +95,7 @@ def build_index(
             columns=columns,
             metadata=table.facts() if table else None,
             approximate=how,
-            engine=str(Path(engine).resolve()) if engine is not None else recorded_engine,
+            engine=recorded_engine,
             table_version=written.version,
         )
         return write_index_manifest(partial, manifest)

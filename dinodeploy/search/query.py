@@ -46,10 +46,16 @@ def require_same(
         if as_recorded(manifest.fingerprint(name, steps), fingerprint) == fingerprint:
             return bundle, name
     shown = differences(fingerprint, manifest.fingerprint(files[0], steps))
+    given = engine if bundle.hub is None else bundle.named
     raise MisuseError(
-        f"{engine} did not make these embeddings ({shown}); give the bundle that did as --engine, or embed "
+        f"{given} did not make these embeddings ({shown}); give the bundle that did as --engine, or embed "
         "again with this one"
     )
+
+
+def recorded_address(engine: str | Path, bundle: Bundle) -> str:
+    """How an index remembers the engine it was given: an absolute path, or a commit on the hub."""
+    return str(Path(engine).resolve()) if bundle.hub is None else bundle.address()
 
 
 def differences(recorded: dict[str, Any], now: dict[str, Any]) -> str:

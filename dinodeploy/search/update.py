@@ -38,7 +38,7 @@ from dinodeploy.search.index_manifest import (
     write_index_manifest,
 )
 from dinodeploy.search.metadata import Metadata, read_metadata
-from dinodeploy.search.query import differences, require_same
+from dinodeploy.search.query import differences, recorded_address, require_same
 from dinodeploy.search.table import (
     BLOCK,
     append_table,
@@ -101,9 +101,10 @@ def update_index(
     found = store_hash(root)  # before it is read: if it changes meanwhile, the index counts as outdated
     opened = open_embeddings(root)
     _check_same(root, old, opened, output)
+    kept_engine = old.engine
     if engine is not None:
-        require_same(engine, old.fingerprint, require_signature)
-    kept_engine = str(Path(engine).resolve()) if engine is not None else old.engine
+        bundle, _ = require_same(engine, old.fingerprint, require_signature)
+        kept_engine = recorded_address(engine, bundle)
     if metadata is None and old.store_sha256 == found and kept_engine == old.engine:
         return IndexUpdate(old)
     if metadata is None and old.metadata is not None:

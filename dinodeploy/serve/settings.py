@@ -32,7 +32,7 @@ class Settings:
     allowed_hosts: what the Host header may name; `*` for anything.
     """
 
-    bundle: Path
+    bundle: str | Path
     device: str = "auto"
     threads: int | None = None
     weight_budget: int | None = None

@@ -96,7 +96,7 @@ class Words:
                 raise
         if settings.labels is not None:
             raise MisuseError(
-                f"--labels: {bundle.home} has no text graph; serve the bundle of a dino.txt model"
+                f"--labels: {bundle.named} has no text graph; serve the bundle of a dino.txt model"
             )
         return None
 

@@ -179,7 +179,7 @@ class PredictReport:
 def head_of(bundle: Bundle) -> HeadFacts:
     """The head of a bundle. Raises MisuseError if it has no head, or the head predicts nothing."""
     head = bundle.manifest.head
-    root = bundle.home
+    root = bundle.named
     if head is None:
         raise MisuseError(
             f"{root} has no head; train one: dinodeploy train-head --engine {root} --task classify --data …"

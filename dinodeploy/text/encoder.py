@@ -13,7 +13,7 @@ import numpy as np
 
 from dinodeploy.arrays import FloatArray, IdArray
 from dinodeploy.backends import Backend
-from dinodeploy.backends.select import open_choice
+from dinodeploy.backends.select import open_verified
 from dinodeploy.bundle.bundle import Bundle, EngineChoice
 from dinodeploy.bundle.text_facts import TEXT_GOLDEN_FILE, TEXT_OUTPUT, TextFacts
 from dinodeploy.errors import JudgementError, MisuseError, UnavailableError, raise_if_interrupted
@@ -111,8 +111,8 @@ def text_facts(bundle: Bundle) -> TextFacts:
     """Raises MisuseError for a bundle without a text graph."""
     if bundle.manifest.text is None:
         raise MisuseError(
-            f"{bundle.home} has no text graph; export a dino.txt model: dinodeploy export --weights BACKBONE "
-            "--head HEAD_FILE --vocab bpe_simple_vocab_16e6.txt.gz"
+            f"{bundle.named} has no text graph; export a dino.txt model: dinodeploy export "
+            "--weights BACKBONE --head HEAD_FILE --vocab bpe_simple_vocab_16e6.txt.gz"
         )
     return bundle.manifest.text
 
@@ -132,8 +132,7 @@ def _open_on(bundle: Bundle, device: str, threads: int | None) -> tuple[EngineCh
     reasons = []
     for choice in text_candidates(bundle, device):
         try:
-            bundle.verify(choice.needed_files)
-            return choice, open_choice(choice, threads=threads)
+            return choice, open_verified(choice, choice.needed_files, threads=threads)
         except UnavailableError as error:
             raise_if_interrupted(error)
             reasons.append(str(error))

@@ -165,8 +165,8 @@ def _choose(bundle: Bundle, file: str | None, device: str) -> EngineChoice:
     if chosen is None:
         there = ", ".join(dict.fromkeys(found)) or "none"
         raise UnavailableError(
-            f"{bundle.home} has no engine that Triton runs for --device {device} (engines: {there}); "
-            f"build a plan, dinodeploy build {bundle.home}, or use --device cpu"
+            f"{bundle.named} has no engine that Triton runs for --device {device} (engines: {there}); "
+            f"build a plan, dinodeploy build {bundle.named}, or use --device cpu"
         )
     build = chosen.facts.build
     if build is not None and (build.stripped or build.weight_streaming):
@@ -210,7 +210,7 @@ def _check_batch(engine: EngineChoice, build: BuildFacts, max_batch: int) -> Non
     if max_batch > largest:
         raise MisuseError(
             f"--max-batch is {max_batch}, {engine.file} was built for at most {largest}; use that, or "
-            f"build it again: dinodeploy build {engine.bundle.home} --batch 1:{max_batch}:{max_batch} "
+            f"build it again: dinodeploy build {engine.bundle.named} --batch 1:{max_batch}:{max_batch} "
             "--overwrite"
         )
     if any(profile.min[0] > 1 for profile in build.profiles):

@@ -61,7 +61,7 @@ def need_attention(embedder: Embedder, attend: Attend | None) -> None:
     """Raises MisuseError where neither the engine nor `attend` gives attention."""
     if attend is None and "attention" not in embedder.output_names:
         raise MisuseError(
-            f"{embedder.bundle.home} has no attention output; export it with --attention, or give "
+            f"{embedder.bundle.named} has no attention output; export it with --attention, or give "
             "--checkpoint to compute attention with the reference model"
         )
 

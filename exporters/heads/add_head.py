@@ -38,14 +38,14 @@ def add_head(
     loaded = head if isinstance(head, LoadedHead) else in_memory(head)
     if manifest.head is not None:
         raise MisuseError(
-            f"{source.home} already has a head ({manifest.head.kind}); use the bundle without a head"
+            f"{source.named} already has a head ({manifest.head.kind}); use the bundle without a head"
         )
     notes = check_fits(loaded, manifest.model)
     refuse_existing(out, overwrite)
-    source.verify()
+    names = [name for name in manifest.files if name == GOLDEN_FILE or ".onnx" in name]
+    source.verify(names if source.hub is not None else None)
     with atomic_directory(out) as staging:
         log("adding the head")
-        names = [name for name in manifest.files if name == GOLDEN_FILE or ".onnx" in name]
         for name in names:
             shutil.copyfile(source.root / name, staging / name)
         keep = [output.name for output in manifest.outputs]

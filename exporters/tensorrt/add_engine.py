@@ -70,6 +70,7 @@ def add_engine(
     Raises MisuseError, UnavailableError or ExportError; the bundle is then unchanged.
     """
     bundle = open_bundle(path, require_signature=request.require_signature)
+    bundle.require_local("build")
     _refuse_existing(bundle, request)
     gpu = find_gpu()
     head = bundle.manifest.head

@@ -21,8 +21,9 @@ from dinodeploy.backends import OpenOptions
 from dinodeploy.backends.tensorrt.backend import TensorRTBackend
 from dinodeploy.backends.tensorrt.cuda import Cuda, import_cuda
 from dinodeploy.backends.tensorrt.refuse import TARGETS, check_build, install_command
+from dinodeploy.bundle.manifest import BuildFacts
 from dinodeploy.errors import BundleError, UnavailableError, reason_of
-from dinodeploy.hardware.devices import find_gpu
+from dinodeploy.hardware.devices import Gpu, find_gpu
 
 
 def open_tensorrt(engine: Path, options: OpenOptions) -> TensorRTBackend:
@@ -33,20 +34,34 @@ def open_tensorrt_rtx(engine: Path, options: OpenOptions) -> TensorRTBackend:
     return open_plan("tensorrt_rtx", engine, options)
 
 
+def check_tensorrt(plan: Path, build: BuildFacts | None) -> None:
+    _require("tensorrt", plan, build)
+
+
+def check_tensorrt_rtx(plan: Path, build: BuildFacts | None) -> None:
+    _require("tensorrt_rtx", plan, build)
+
+
 def open_plan(name: str, plan: Path, options: OpenOptions) -> TensorRTBackend:
     """Open `plan` with the module `name`, once everything the manifest says of it fits this machine.
 
     Raises UnavailableError, one line with the command that fixes it, if something does not fit.
     """
-    if options.build is None:
+    module, gpu = _require(name, plan, options.build)
+    return TensorRTBackend(plan, options, module, Cuda(import_cuda()), gpu.device)
+
+
+def _require(name: str, plan: Path, build: BuildFacts | None) -> tuple[Any, Gpu]:
+    """The module and the GPU that run `plan`. Raises BundleError or UnavailableError."""
+    if build is None:
         raise BundleError(
             f"{plan.name}: the manifest does not say what it was built by and for; "
             f"build it again: dinodeploy build {plan.parent} --overwrite"
         )
     gpu = find_gpu()
     module = _import_module(name)
-    check_build(options.build, name, module.__version__, gpu, plan)
-    return TensorRTBackend(plan, options, module, Cuda(import_cuda()), gpu.device)
+    check_build(build, name, module.__version__, gpu, plan)
+    return module, gpu
 
 
 def _import_module(name: str) -> Any:

@@ -66,7 +66,7 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values: the receipt, bisection and comparison. `passed` is the parity verdict alone."""
-        data: dict[str, Any] = {"bundle": str(self.bundle.home), **schema.dump(self.receipt)}
+        data: dict[str, Any] = {"bundle": self.bundle.named, **schema.dump(self.receipt)}
         if self.bisection is not None:
             data["bisect"] = schema.dump(self.bisection)
         if self.comparison is not None:

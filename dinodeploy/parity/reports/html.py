@@ -45,7 +45,7 @@ def render(report: Report) -> str:
     verdict, manifest = report.verdict, report.bundle.manifest
     return render_page(
         "report",
-        name=report.bundle.home.resolve().name,
+        name=report.bundle.name,
         passed=verdict.passed,
         arch=manifest.model.arch,
         recipe=verdict.recipe,

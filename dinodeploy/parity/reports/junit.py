@@ -44,7 +44,7 @@ def render(report: Report) -> str:
         properties = _add(suite, "properties")
         for key in ("engine", "engine_sha256", "golden_sha256", "runtime", "device", "recipe"):
             _add(properties, "property", name=key, value=str(getattr(report.receipt, key)))
-        classname = f"{report.bundle.home.resolve().name}.{name}"
+        classname = f"{report.bundle.name}.{name}"
         for case, failures in cases:
             element = _add(suite, "testcase", name=case, classname=classname, time="0.000")
             if failures:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -17,96 +14,19 @@ import torch
 from dinov3_ref.checkpoints import fetch, load_checkpoint, random_checkpoint, save_checkpoint
 from dinov3_ref.errors import CheckpointError, ConfigError, HubError
 from tests.support.checkpoint_files import TINY_VITS
+from tests.support.hub.server import Hub, serve_hub
 
 OFFICIAL = "facebook/dinov3-vits16-pretrain-lvd1689m"
 MIRROR = "timm/vit_small_patch16_dinov3.lvd1689m"
-COMMIT = "c" * 40
-
-
-@dataclass
-class Hub:
-    """What the server holds, and what it was asked for."""
-
-    files: dict[str, dict[str, bytes]] = field(default_factory=dict)  # repository -> file name -> content
-    gated: set[str] = field(default_factory=set)
-    corrupted: set[str] = field(default_factory=set)  # file names served with a flipped byte
-    unhashed: bool = False  # ETags that are no SHA-256
-    asked: list[tuple[str, str, str]] = field(default_factory=list)  # method, repository, file name
-    tokens: list[str | None] = field(default_factory=list)
-    endpoint: str = ""
-
-    def hold(self, repo: str, directory: Path) -> None:
-        self.files[repo] = {path.name: path.read_bytes() for path in directory.iterdir()}
-
-
-def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.answer(with_body=False)
-
-        def do_GET(self) -> None:
-            self.answer(with_body=True)
-
-        def answer(self, *, with_body: bool) -> None:
-            repo, resolve, rest = self.path.lstrip("/").partition("/resolve/")
-            if not resolve:  # the client's own curiosity
-                return self.refuse(404, "RepoNotFound")
-            name = rest.partition("/")[2]
-            hub.asked.append((self.command, repo, name))
-            hub.tokens.append(self.headers.get("Authorization"))
-            if repo in hub.gated:
-                return self.refuse(403, "GatedRepo")
-            if repo not in hub.files:
-                return self.refuse(404, "RepoNotFound")
-            if name not in hub.files[repo]:
-                return self.refuse(404, "EntryNotFound")
-            return self.serve(name, hub.files[repo][name], with_body)
-
-        def serve(self, name: str, content: bytes, with_body: bool) -> None:
-            big = name.endswith(".safetensors") and not hub.unhashed
-            etag = hashlib.sha256(content).hexdigest() if big else hashlib.sha1(content).hexdigest()
-            if name in hub.corrupted:
-                content = content[:-1] + bytes([content[-1] ^ 1])
-            self.send_response(200)
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("ETag", f'"{etag}"')
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            if with_body:
-                self.wfile.write(content)
-
-        def refuse(self, status: int, code: str) -> None:
-            self.send_response(status)
-            self.send_header("X-Error-Code", code)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *args) -> None:
-            """Quiet."""
-
-    return Handler
 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub with the mirror of ViT-S (two blocks of it will do), an empty cache and no token."""
-    hub = Hub()
     save_checkpoint(random_checkpoint(TINY_VITS["mlp"]), "timm", tmp_path / "mirror")
-    hub.hold(MIRROR, tmp_path / "mirror")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(hub))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    yield hub
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serve_hub(tmp_path, monkeypatch) as hub:
+        hub.hold(MIRROR, tmp_path / "mirror")
+        yield hub
 
 
 def with_token(monkeypatch: pytest.MonkeyPatch, hub: Hub, directory: Path, **kwargs) -> Hub:
@@ -130,7 +50,7 @@ def refusal(*args, **kwargs) -> str:
 )
 def test_without_a_token_the_mirror_serves(hub: Hub, name: str) -> None:
     fetched = fetch(name)
-    assert fetched.source == f"{MIRROR}@{COMMIT}"
+    assert fetched.source == f"{MIRROR}@{hub.head(MIRROR)}"
     assert {repo for _, repo, _ in hub.asked} == {MIRROR}
     why = "no token for the gated official repository"
     assert fetched.notes == (f"weights are from the mirror {MIRROR} ({why})",)
@@ -138,7 +58,11 @@ def test_without_a_token_the_mirror_serves(hub: Hub, name: str) -> None:
 
 def test_fetched_weights_load(hub: Hub) -> None:
     loaded = load_checkpoint(fetch("vit_small"))
-    assert (loaded.layout, loaded.dataset, loaded.source) == ("timm", "lvd1689m", f"{MIRROR}@{COMMIT}")
+    assert (loaded.layout, loaded.dataset, loaded.source) == (
+        "timm",
+        "lvd1689m",
+        f"{MIRROR}@{hub.head(MIRROR)}",
+    )
     assert loaded.notes[0].startswith("weights are from the mirror")
     wanted = random_checkpoint(TINY_VITS["mlp"]).state["blocks.1.mlp.fc2.weight"]
     assert torch.equal(loaded.state["blocks.1.mlp.fc2.weight"], wanted)
@@ -147,9 +71,9 @@ def test_fetched_weights_load(hub: Hub) -> None:
 def test_with_a_token_the_official_repository_serves(hub: Hub, tmp_path: Path, monkeypatch) -> None:
     with_token(monkeypatch, hub, tmp_path / "hf")
     fetched = fetch("vit_small")
-    assert fetched.source == f"{OFFICIAL}@{COMMIT}"
+    assert fetched.source == f"{OFFICIAL}@{hub.head(OFFICIAL)}"
     assert fetched.notes == ()
-    assert sorted(path.name for path in fetched.path.iterdir()) == sorted(hub.files[OFFICIAL])
+    assert sorted(path.name for path in fetched.path.iterdir()) == sorted(hub.files(OFFICIAL))
     assert set(hub.tokens) == {"Bearer hf_secret"}
     assert load_checkpoint(fetched).layout == "hf"
 
@@ -163,7 +87,7 @@ def test_shards_are_fetched_by_their_index(hub: Hub, tmp_path: Path, monkeypatch
 
 def test_index_that_leaves_the_repository_is_refused(hub: Hub, tmp_path: Path, monkeypatch) -> None:
     with_token(monkeypatch, hub, tmp_path / "hf")
-    files = hub.files[OFFICIAL]
+    files = hub.files(OFFICIAL)
     del files["model.safetensors"]
     files["model.safetensors.index.json"] = json.dumps({"weight_map": {"a": "../../a.safetensors"}}).encode()
     with pytest.raises(CheckpointError, match="points outside"):
@@ -186,15 +110,15 @@ def test_both_closed(hub: Hub, tmp_path: Path, monkeypatch) -> None:
 
 
 def test_missing_repository_and_missing_file(hub: Hub) -> None:
-    del hub.files[MIRROR]["model.safetensors"]
+    del hub.files(MIRROR)["model.safetensors"]
     assert "has no model.safetensors.index.json" in refusal("vit_small")
-    del hub.files[MIRROR]
+    del hub.repositories[MIRROR]
     assert "not found, or the token is not valid" in refusal("vit_small")
 
 
 def test_corrupted_file_is_refused_now_and_from_the_cache(hub: Hub) -> None:
     hub.corrupted.add("model.safetensors")
-    recorded = hashlib.sha256(hub.files[MIRROR]["model.safetensors"]).hexdigest()
+    recorded = hashlib.sha256(hub.files(MIRROR)["model.safetensors"]).hexdigest()
     message = refusal("vit_small")
     assert f"the hub recorded {recorded}" in message
     assert refusal("vit_small", offline=True) == message
