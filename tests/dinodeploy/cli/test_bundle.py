@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,6 +118,8 @@ def test_every_command_that_takes_an_engine_takes_one_on_the_hub(
     for package in ("lance", "scipy", "jinja2"):
         pytest.importorskip(package)
     hub.hold("org/tiny", tiny_bundle)
+    from dinodeploy.search.index import Index
+
     commit = hub.head("org/tiny")
     engine = "hf://org/tiny"
     size = ("--imgsz", "64")
@@ -141,7 +142,8 @@ def test_every_command_that_takes_an_engine_takes_one_on_the_hub(
     ):  # fmt: skip
         ran = run(*command)
         assert ran.code == 0, f"{command}: {ran.err}"
-    recorded = json.loads(next(Path("out").rglob("index.json")).read_text())["engine"]
+    with Index.open("out") as index:
+        recorded = index.manifest.engine
     assert recorded == f"hf://org/tiny@{commit}", "an index means the commit, wherever the branch goes"
 
 
