@@ -51,7 +51,7 @@ def make_card(bundle: Bundle, reference: HubReference, package: Any, before: str
         card = package.ModelCard(_with_front_matter(before) if before else title)
     except Exception as error:  # of its YAML parser
         raise MisuseError(
-            f"{CARD_FILE} of {reference.repo}: its front matter cannot be read ({reason_of(error)}); mend it"
+            f"{CARD_FILE} of {reference.repo}: its front matter cannot be read ({reason_of(error)}); fix it"
         ) from error
     for name, value in front_matter(bundle.manifest).items():
         kept = getattr(card.data, name, None) if name == "tags" else None
