@@ -5,22 +5,11 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const figures = [...document.querySelectorAll("main figure")];
 const view = { opacity: 0.55, only: null, least: 0, boxes: true };
-const LISTED = 5;   // classes below an image; the rest is counted
 let open = -1;   // number of the enlarged image
 
-function metres(item, name) { return `${item.metres[name].toFixed(2)} m`; }
-
-/* What an image shows, as lines: {label, name, share, text}. */
+/* The lines of an image that the choices leave. */
 function linesOf(item) {
-  if (item.classes) {
-    return item.classes.map((one) => ({ ...one, text: `${(100 * one.share).toFixed(1)} %` }));
-  }
-  if (item.metres) {
-    return ["nearest", "median", "farthest"].map((name) => ({ name, text: metres(item, name) }));
-  }
-  return item.regions.filter((region) => isShown(region, view))
-    .toSorted((one, other) => other.score - one.score)
-    .map((region) => ({ ...region, share: region.score, text: region.score.toFixed(2) }));
+  return item.lines.filter((line) => line.score === undefined || isShown(line, view));
 }
 
 function hasShown(item) {
@@ -53,31 +42,15 @@ function place(frame, item) {
   drawItem(context, width, height, item, view, data.colours);
 }
 
-/* The colours of depths with the metres at both ends. */
-function ramp(item) {
-  const whole = document.createElement("span"), bar = document.createElement("i");
-  whole.className = "ramp";
-  bar.style.background = `linear-gradient(to right, ${data.scale.map((c) => `rgb(${c})`).join(", ")})`;
-  const [low, high] = ["nearest", "farthest"].map((name) => {
-    const part = document.createElement("span");
-    part.textContent = metres(item, name);
-    return part;
-  });
-  whole.append(low, bar, high);
-  return whole;
-}
-
 function caption(figure, item) {
-  const found = figure.querySelector(".found");
-  if (item.metres) return found.replaceChildren(ramp(item));
-  const lines = linesOf(item);
-  found.replaceChildren(...lines.slice(0, LISTED).map((line) => {
+  if (item.metres) return;
+  const found = figure.querySelector(".found"), lines = linesOf(item);
+  found.replaceChildren(...lines.slice(0, data.listed).map((line) => {
     const part = document.createElement("span");
-    if (line.label !== undefined) part.append(swatch(line.label));
-    part.append(`${line.name} ${line.text}`);
+    part.append(swatch(line.label), `${line.name} ${line.text}`);
     return part;
   }));
-  if (lines.length > LISTED) found.append(`and ${lines.length - LISTED} more`);
+  if (lines.length > data.listed) found.append(`and ${lines.length - data.listed} more`);
   if (!lines.length) found.textContent = "nothing found";
 }
 
@@ -114,37 +87,19 @@ function refresh() {
   if (open >= 0) enlarge(open);
 }
 
-function chips() {
-  const button = (text, label, count) => {
-    const one = document.createElement("button");
-    one.type = "button";
-    if (label !== null) one.append(swatch(label));
-    one.append(text);
-    if (count) {
-      const number = document.createElement("em");
-      number.textContent = count;
-      one.append(number);
-      one.title = `${text}: ${count} ${data.counts}`;
-    }
-    one.setAttribute("aria-pressed", label === null);
-    one.addEventListener("click", () => {
-      if (label === null) view.only = null;
-      else {
-        const only = new Set(view.only ?? []);
-        if (!only.delete(label)) only.add(label);
-        view.only = only.size ? only : null;
-      }
-      for (const other of $("classes").children) {
-        const mine = other.dataset.label;
-        other.setAttribute("aria-pressed", mine === "" ? view.only === null : !!view.only?.has(Number(mine)));
-      }
-      refresh();
-    });
-    one.dataset.label = label ?? "";
-    return one;
-  };
-  if (!data.classes.length) { $("classes").hidden = true; return; }
-  $("classes").append(button("All", null, 0), ...data.classes.map((one) => button(one.name, one.label, one.count)));
+/* Show one class alone, or with others that were chosen; all again with "All". */
+function choose(label) {
+  if (label === "") view.only = null;
+  else {
+    const only = new Set(view.only ?? []);
+    if (!only.delete(Number(label))) only.add(Number(label));
+    view.only = only.size ? only : null;
+  }
+  for (const chip of $("classes").children) {
+    const own = chip.dataset.label;
+    chip.setAttribute("aria-pressed", own === "" ? view.only === null : !!view.only?.has(Number(own)));
+  }
+  refresh();
 }
 
 function enlarge(at) {
@@ -206,6 +161,8 @@ const watch = new IntersectionObserver((entries) => {
     else if (item.seen && item.stale) redraw(at);
   }
 }, { rootMargin: "50%" });
-chips();
-refresh();
+for (const chip of $("classes").children) chip.addEventListener("click", () => choose(chip.dataset.label));
+for (const bar of document.querySelectorAll(".ramp > i")) {
+  bar.style.background = `linear-gradient(to right, ${data.scale.map((c) => `rgb(${c})`).join(", ")})`;
+}
 for (const figure of figures) watch.observe(figure);

@@ -53,6 +53,7 @@ def render_maps(what: str, looks: Sequence[Look], maps: Sequence[Layers], words:
         "scale": SCALE,
         "unit": next((layer.range.unit for layer in maps[0] if layer.range), ""),
         "hint": HINT,
+        "is_common": len({image["layers"][0]["ends"] for image in images}) == 1,  # one scale for all
         "dims": what == FOREGROUND,
         "images": images,
     }

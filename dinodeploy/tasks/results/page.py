@@ -28,6 +28,7 @@ from dinodeploy.visualize.heat import SCALE, heat
 
 SIDE = 640  # pixels of the longer side of a thumbnail
 _QUALITY = 82
+LISTED = 5  # classes or objects below an image; the rest is counted
 _FLATTEST, _TALLEST = 2.4, 0.5  # width over height of a frame; other images have bars beside them
 _OBJECTS = ("detect", "instance", "panoptic")
 HEADINGS = {
@@ -51,7 +52,6 @@ def page_item(image: Image.Image, id: str, found: Prediction, legend: Legend) ->
         "name": printable(PurePosixPath(id).name or id),
         "task": found.task,
         "size": list(thumbnail.size),
-        "shape": min(_FLATTEST, max(_TALLEST, width / height)),
         "image": jpeg_uri(thumbnail, _QUALITY),
         "map": None,
         "heat": None,
@@ -84,7 +84,8 @@ def render_predictions(task: str, items: Sequence[dict[str, Any]], count: int, l
     task = tasks.pop() if len(tasks) == 1 else task
     more = f" The first {len(items)} are shown." if count > len(items) else ""
     data = {
-        "items": items,
+        "items": [{**item, "lines": _lines(item)} for item in items],
+        "listed": LISTED,
         "classes": _classes(items),
         "colours": legend.hexadecimal,
         "scale": SCALE,
@@ -99,7 +100,26 @@ def render_predictions(task: str, items: Sequence[dict[str, Any]], count: int, l
         words=f"{count:,} image{'' if count == 1 else 's'}.{more}",
         shown="Depth" if any(item["heat"] for item in items) else "Prediction",
         data=data,
+        shapes=[min(_FLATTEST, max(_TALLEST, item["size"][0] / item["size"][1])) for item in items],
     )
+
+
+def _lines(item: dict[str, Any]) -> list[dict[str, Any]]:
+    """What an image shows, in words: name and text, label and share (a bar's length) where there are such."""
+    if "metres" in item:
+        metres = item["metres"]
+        return [{"name": name, "text": f"{metres[name]:.2f} m"} for name in ("nearest", "median", "farthest")]
+    if "classes" in item:
+        return [{**one, "text": f"{100 * one['share']:.1f} %"} for one in item["classes"]]
+    regions = sorted(item["regions"], key=lambda region: -region["score"])
+    return [
+        {
+            **{key: one[key] for key in ("label", "name", "score")},
+            "share": one["score"],
+            "text": f"{one['score']:.2f}",
+        }
+        for one in regions
+    ]
 
 
 def _classes(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
