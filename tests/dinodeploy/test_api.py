@@ -196,8 +196,8 @@ def test_export_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # option of the command -> keyword of the function, where the names differ; None: only the command has it
-NAMES = {"json": None, "strict": None, "external_data": None, "fp16": "precision", "half": "precision",
-         "bf16": "precision", "int8": "precision", "fp8": "precision"}  # fmt: skip
+NAMES = {"json": None, "strict": None, "external_data": None, "layout": None, "fp16": "precision",
+         "half": "precision", "bf16": "precision", "int8": "precision", "fp8": "precision"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["embed", "export"])
