@@ -122,7 +122,7 @@ class StoreShards(IterableDataset[Item]):
         for index in order.tolist():
             if not store.manifest.shards[index].rows:  # every image was unreadable
                 continue
-            ids, column = store.shard(index, self._output)
+            ids, column, _ = store.shard(index, self._output)
             rows, count = split_rows(column), len(ids)
             random = np.random.default_rng((self._seed, epoch, index))
             for at in random.permutation(count).tolist() if self._shuffle else range(count):

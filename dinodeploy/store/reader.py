@@ -3,6 +3,7 @@
     ids, vectors = load_embeddings("embeddings")
     for ids, column in open_embeddings("embeddings").shards("cls"): ...
     for ids, column, sizes in open_embeddings("embeddings").sized_shards("cls"): ...
+    ids, column, sizes = open_embeddings("embeddings").shard(0, "cls")
 
 Every file is checked against its hash before it is read.
 
@@ -73,11 +74,13 @@ class StoredEmbeddings:
         """
         return self._shards(output, with_sizes=True)
 
-    def shard(self, index: int, output: str = "cls") -> tuple[list[str], Column]:
-        """The ids and one output of `manifest.shards[index]`, which has rows. Raises as `sized_shards`."""
+    def shard(self, index: int, output: str = "cls") -> tuple[list[str], Column, IntArray]:
+        """What `sized_shards` yields for `manifest.shards[index]`, which has rows. Raises as it does."""
         self.check_output(output)
-        ids, columns = read_shard(self.root, self.manifest, index, output)
-        return ids, self._unpacked(index, columns)
+        reader = open_format(self.manifest.format)
+        ids, columns = read_shard(self.root, self.manifest, index, output, reader)
+        sizes = read_sizes(self.root, self.manifest, index, reader)
+        return ids, self._unpacked(index, columns), sizes
 
     def check_output(self, output: str) -> None:
         """Raise BundleError for an output that the store lacks."""
