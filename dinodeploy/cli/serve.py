@@ -38,6 +38,10 @@ def serve(
         str, Option(help="Templates of --labels: imagenet (80), none, or a file. Default: imagenet.")
     ] = DEFAULTS.templates,
     api_key_file: Annotated[Path | None, Option(help=KEY_FILE_HELP)] = None,
+    served_model_name: Annotated[
+        str | None,
+        Option(help="Model id of /v1/embeddings. Default: hub id of the weights, or architecture."),
+    ] = None,
     device: Annotated[str, Option(help=DEVICE_HELP)] = "auto",
     threads: Annotated[int | None, Option(help="Engine threads.")] = None,
     weight_budget: Annotated[float | None, Option(help=WEIGHT_BUDGET_HELP)] = None,
@@ -101,6 +105,7 @@ def serve(
         labels=labels,
         templates=templates,
         keys=read_keys(api_key_file) if api_key_file else (),
+        served_model_name=served_model_name,
         max_batch=max_batch,
         max_wait=max_wait_ms / 1000,
         queue=queue,

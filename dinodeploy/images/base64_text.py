@@ -11,7 +11,7 @@ _DATA_URL = re.compile(r"\s*data:[^,]{0,200};\s*base64\s*,", re.IGNORECASE)
 _URL_SAFE = str.maketrans("-_", "+/")
 # The first letters of JPEG, PNG, GIF, RIFF (WebP), BMP, TIFF in both orders, and ISO media (AVIF, HEIF).
 _BEGINNINGS = ("/9j/", "_9j_", "iVBORw0KGgo", "R0lGOD", "UklGR", "Qk", "SUkq", "TU0A", "AAAA")
-_SHORTEST = 48  # letters: 36 bytes are less than the smallest image
+SHORTEST = 48  # letters: 36 bytes are less than the smallest image
 _LETTERS = re.compile(r"[A-Za-z0-9+/_=\s-]+")
 
 
@@ -34,6 +34,12 @@ def decode_base64(text: str) -> bytes:
         raise ValueError("not base64") from error
 
 
+def data_url_type(text: str) -> str | None:
+    """The media type of a base64 data URL, empty if it has none; None for any other text."""
+    found = _DATA_URL.match(text)
+    return None if found is None else found[0].partition(":")[2].partition(";")[0].strip().lower()
+
+
 def is_base64_image(text: str) -> bool:
     """Whether a text is an image in base64 rather than a path: a data URL, or the beginning of an image."""
     if _DATA_URL.match(text):
@@ -41,6 +47,6 @@ def is_base64_image(text: str) -> bool:
     start = text.lstrip()
     return (
         start.startswith(_BEGINNINGS)
-        and len(start) >= _SHORTEST
+        and len(start) >= SHORTEST
         and _LETTERS.fullmatch(start, 0, 4096) is not None
     )

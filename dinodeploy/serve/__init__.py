@@ -7,7 +7,8 @@
     server.py    one process, drains on SIGTERM neighbours.py  the index behind /search
     workers.py   several processes              metrics.py     Prometheus metrics
     ray_app.py   the same routes on Ray Serve words.py     texts: search by words, zero-shot classes
-    bodies/      images in requests, numbers in answers
+    bodies/      images in requests, numbers and errors in answers, pages
+    openai/      the routes of OpenAI's embeddings API: /v1/embeddings, /v1/models
     decoders/    processes that decode untrusted images
     limits/      memory, connections, host names, log lines: limits over all requests
 

@@ -5,35 +5,38 @@ POST /search          an image -> its neighbours      GET /ready    readiness
 GET  /search?text=    words -> the nearest images     GET /metrics  for Prometheus
 POST /classify?label= images -> probable labels       GET /         the web page
 POST /predict         images -> classes, masks, boxes, depth, by the head of the bundle
+POST /v1/embeddings   OpenAI's API (`openai/`)        GET /docs     these routes
 GET  /thumbnail?id=   thumbnail of a neighbour        GET /model    the model and the limits
 """
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import hashlib
-import json
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.responses import StreamingResponse
 
 from dinodeploy import __version__
 from dinodeploy.files import schema
-from dinodeploy.pages import render_page, script_of, style_of
 from dinodeploy.serve import messages
 from dinodeploy.serve.bodies import predictions
-from dinodeploy.serve.bodies.answers import BYTES_PER_NUMBER, PIECE, Encoding, encode_answers, encoded_size
-from dinodeploy.serve.bodies.requests import read_questions
-from dinodeploy.serve.guard import Guard, problem, problem_headers
+from dinodeploy.serve.bodies.answers import (
+    BYTES_PER_NUMBER,
+    Encoding,
+    encode_answers,
+    encoded_size,
+    send_pieces,
+)
+from dinodeploy.serve.bodies.pages import add_pages
+from dinodeploy.serve.bodies.problems import problem
+from dinodeploy.serve.bodies.requests import parse_body, read_questions
+from dinodeploy.serve.guard import Guard
 from dinodeploy.serve.limits.log import Log
 from dinodeploy.serve.metrics import CONTENT_TYPE, Metrics
+from dinodeploy.serve.openai.routes import add_openai
 from dinodeploy.serve.refused import Refused
 from dinodeploy.serve.service import MOST_NEIGHBOURS, Question, Service
 from dinodeploy.serve.words import LONGEST as WORDS
@@ -62,7 +65,6 @@ ImageSize = Annotated[
     ),
 ]
 LONGEST = 4096  # characters of a filter, a search word or an id
-INLINE = 64 << 10  # bytes of a body that is parsed at once
 _FILE = {"type": "string", "format": "binary"}
 
 
@@ -136,6 +138,8 @@ def create_app(service: Service, log: Log | None = None) -> FastAPI:
     _add_words(app, service)
     _add_predictions(app, service)
     _add_facts(app, service, metrics)
+    add_openai(app, service, _WORK, _GUARDED)
+    add_pages(app)
     return app
 
 
@@ -152,11 +156,7 @@ def _add_work(app: FastAPI, service: Service) -> None:
         names = [name.strip() for name in outputs.split(",")]
         answers = await service.embed(questions, names, _size(imgsz), BYTES_PER_NUMBER[encoding])
         size = encoded_size(answers, encoding)
-        pieces = encode_answers(answers, service.fingerprint, encoding)
-        if size < PIECE:
-            return Response(b"".join(pieces), media_type="application/json")
-        request.state.held = service.hold_answer(size)  # the guard releases it
-        return StreamingResponse(_in_thread(service, pieces), media_type="application/json")
+        return send_pieces(request, service, size, encode_answers(answers, service.fingerprint, encoding))
 
     @app.post(
         "/search",
@@ -297,23 +297,6 @@ def _add_facts(app: FastAPI, service: Service, metrics: Metrics) -> None:
         """Metrics in the Prometheus text format."""
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
-    document = json.dumps(app.openapi(), separators=(",", ":")).encode()
-
-    @app.get("/openapi.json", include_in_schema=False)
-    async def openapi() -> Response:
-        return Response(document, media_type="application/json")
-
-    content = render_page("service", data=predictions.page_data())
-    headers = {"content-security-policy": security_policy()}
-
-    @app.get("/", include_in_schema=False)
-    async def page() -> Response:
-        return Response(content, media_type="text/html; charset=utf-8", headers=headers)
-
-    @app.get("/favicon.ico", include_in_schema=False)
-    async def favicon() -> Response:
-        return Response(status_code=204)
-
 
 def _size(imgsz: str | None) -> tuple[int, int] | None:
     if imgsz is None:
@@ -323,18 +306,9 @@ def _size(imgsz: str | None) -> tuple[int, int] | None:
 
 
 async def _questions(request: Request, service: Service, field: str) -> list[Question]:
-    """The images of a request. Large bodies are parsed in a thread."""
-    body: bytes = request.state.body
-    if len(body) < INLINE:
-        return read_questions(body, request.headers, service.settings, field)
-    return await run_in_threadpool(read_questions, body, request.headers, service.settings, field)
-
-
-async def _in_thread(service: Service, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """The pieces of an answer, encoded in the thread for large answers."""
-    loop = asyncio.get_running_loop()
-    while piece := await loop.run_in_executor(service.encoders, next, pieces, b""):
-        yield piece
+    """The images of a request."""
+    read = partial(read_questions, headers=request.headers, settings=service.settings, field=field)
+    return await parse_body(request.state.body, read)
 
 
 def _model(service: Service) -> messages.ModelResponse:
@@ -367,28 +341,11 @@ def _model(service: Service) -> messages.ModelResponse:
 
 async def _failed(request: Request, error: Exception) -> Response:
     """The answer to an error that a route or the framework raised."""
-    headers: dict[str, str] = {}
-    if isinstance(error, Refused):
-        status, message, headers = error.status, error.message, problem_headers(error)
-    elif isinstance(error, RequestValidationError):
+    if isinstance(error, RequestValidationError):
         first = error.errors()[0]
-        status, message = 422, f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    else:
-        assert isinstance(error, HTTPException)
-        status, message, headers = error.status_code, str(error.detail), dict(error.headers or {})
-    content = problem(message, request.state.request_id)
-    return Response(content, status, headers, media_type="application/json")
-
-
-def security_policy() -> str:
-    """The page's content security policy: its inline style and script by their hashes, and no others."""
-    return (
-        f"default-src 'none'; style-src {_hash(style_of('service'))}; "
-        f"script-src {_hash(script_of('service'))}; img-src blob: data:; "
-        "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
-    )
-
-
-def _hash(text: str) -> str:
-    """A source of a content security policy: exactly this text."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+        error = Refused(422, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+    elif isinstance(error, HTTPException):
+        error = Refused(error.status_code, str(error.detail), headers=error.headers)
+    assert isinstance(error, Refused)
+    status, headers, content = problem(request.url.path, error, request.state.request_id)
+    return Response(content, status, headers)

@@ -12,16 +12,17 @@ The log never contains keys, query strings or bodies.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 import traceback
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from dinodeploy.serve.access import RateLimit, find_key
+from dinodeploy.serve.bodies.problems import problem
 from dinodeploy.serve.limits.budget import ByteBudget, Upload
 from dinodeploy.serve.limits.hosts import AllowedHosts
 from dinodeploy.serve.limits.log import Log
@@ -35,10 +36,11 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Any, Receive, Send], Awaitable[None]]
 
 PROBES = ("/health", "/ready")  # always answered
-WITH_BODY = ("/embed", "/search", "/classify", "/predict")  # POST; no other route reads one
+WITH_BODY = ("/embed", "/search", "/classify", "/predict", "/v1/embeddings")  # POST; no other route reads one
 WORK = (*WITH_BODY, "/thumbnail")  # given up when the client has gone
-OPEN = (*PROBES, "/", "/openapi.json", "/favicon.ico")  # need no key
+OPEN = (*PROBES, "/", "/docs", "/openapi.json", "/sample.jpg", "/favicon.ico")  # need no key
 BODY_SECONDS = 30.0  # time a client has to send its body
+DRAIN_SECONDS = 3.0  # time a client has to notice that its body is too large
 READ_SECONDS = 30.0  # time a client has to read its answer,
 READ_RATE = 128 << 10  # and a second for each of so many bytes
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -116,11 +118,11 @@ class Guard:
             await self._run(request, receive, send)
         except Refused as refused:
             if not request.status:
-                await _send_problem(request, refused, send)
+                await _send_problem(request, refused, send, receive)
         except Exception:
             self._log.write({"id": request.id, "error": traceback.format_exc()})
             if not request.status:  # no part of an answer was sent yet
-                await _send_problem(request, Refused(500, "internal error; see the log"), send)
+                await _send_problem(request, Refused(500, "internal error; see the log"), send, receive)
         finally:
             self._bodies.close(upload)
             request.scope["state"].get("held", _nothing)()
@@ -272,24 +274,23 @@ async def _disconnected(receive: Receive) -> None:
         continue
 
 
-async def _send_problem(request: _Request, refused: Refused, send: Send) -> None:
-    body = problem(refused.message, request.id)
-    headers = {"content-type": "application/json", "content-length": str(len(body))}
-    pairs = [(k.encode(), v.encode()) for k, v in (headers | problem_headers(refused)).items()]
-    await send({"type": "http.response.start", "status": refused.status, "headers": pairs})
-    await send({"type": "http.response.body", "body": body})
+async def _send_problem(request: _Request, refused: Refused, send: Send, receive: Receive) -> None:
+    """Send an error answer. If it closes the connection, first drop what the client is still sending.
+
+    Clients send the whole body before they read: a connection that is closed meanwhile is reset, and they
+    report that instead of the answer.
+    """
+    status, headers, body = problem(request.path, refused, request.id)
+    pairs = [(k.encode(), v.encode()) for k, v in {**headers, "content-length": str(len(body))}.items()]
+    await send({"type": "http.response.start", "status": status, "headers": pairs})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    if request.has_body and not request.working and status in (413, 421):
+        with suppress(asyncio.TimeoutError, TimeoutError):
+            await asyncio.wait_for(_end_of_body(receive), DRAIN_SECONDS)
+    await send({"type": "http.response.body", "body": b""})
 
 
-def problem(message: str, request_id: str) -> bytes:
-    """The body of an error answer."""
-    return json.dumps({"error": " ".join(message.split()), "request_id": request_id}).encode()
-
-
-def problem_headers(refused: Refused) -> dict[str, str]:
-    """Extra headers of an error answer; after an unread body the connection is closed."""
-    headers = {} if refused.retry_after is None else {"retry-after": str(refused.retry_after)}
-    if refused.status == 401:
-        headers["www-authenticate"] = "Bearer"
-    if refused.status in (408, 413, 421):
-        headers["connection"] = "close"
-    return headers
+async def _end_of_body(receive: Receive) -> None:
+    """Read a body, and drop it."""
+    while (message := await receive())["type"] != "http.disconnect" and message.get("more_body", False):
+        continue

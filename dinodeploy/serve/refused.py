@@ -10,12 +10,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class Refused(Exception):
-    """An error answer. retry_after: seconds after which the client may try again."""
+    """An error answer. retry_after: seconds after which the client may try again.
 
-    def __init__(self, status: int, message: str, retry_after: int | None = None) -> None:
+    param, code: under /v1 also the field of the request that is wrong, and a word for programs.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        retry_after: int | None = None,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.retry_after = retry_after
+        self.param, self.code = param, code
+        self.headers = headers or {}

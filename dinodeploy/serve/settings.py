@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,8 @@ class Settings:
     for two of the largest. max_connections: of one
     process; fewer if the limit of file descriptors is lower. decode_seconds: CPU time, and decode_memory: MiB
     that decoding one image may take, None for what `max_pixels` needs. formats: of images that are accepted.
-    allowed_hosts: what the Host header may name; `*` for anything.
+    allowed_hosts: what the Host header may name; `*` for anything. served_model_name: in /v1, None for the
+    hub id of the weights, or the architecture.
     """
 
     bundle: str | Path
@@ -60,6 +62,7 @@ class Settings:
     decode_memory: int | None = None
     formats: tuple[str, ...] = ACCEPTED
     allowed_hosts: tuple[str, ...] = LOOPBACK
+    served_model_name: str | None = None
 
     def __post_init__(self) -> None:
         positive = (
@@ -83,6 +86,11 @@ class Settings:
         if unknown or not self.formats:
             raise MisuseError(
                 f"--formats: got {', '.join(self.formats) or 'none'}; wanted some of {', '.join(ACCEPTED)}"
+            )
+        given = self.served_model_name
+        if given is not None and not re.fullmatch(r"[!-~]{1,200}", given):
+            raise MisuseError(
+                f"--served-model-name is {given[:60]!r}; wanted 1 to 200 ASCII characters without spaces"
             )
         for name in ("rate", "time_limit"):
             value = getattr(self, name)

@@ -123,6 +123,14 @@ class Words:
             self._known.popitem(last=False)
         return np.stack(rows_of)
 
+    async def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens of each text the model reads, start and end included."""
+
+        def count() -> list[int]:
+            return [int(row) + 1 for row in self._encoder.tokenize(texts).argmax(axis=1)]
+
+        return await asyncio.get_running_loop().run_in_executor(self._pool, count)
+
     def _recall(self, text: str) -> FloatArray:
         self._known.move_to_end(text)
         return self._known[text]

@@ -1,4 +1,4 @@
-"""The answer of /embed as JSON, in pieces: a large answer is never in memory as a whole.
+"""Answers of JSON in pieces, such as that of /embed: a large answer is never in memory as a whole.
 
 Written without pydantic: validating a million numbers takes seconds.
 
@@ -7,15 +7,18 @@ Shapes: D embed_dim, h w patch grid.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
 
 from dinodeploy.arrays import FloatArray
-from dinodeploy.serve.service import Answer
+from dinodeploy.serve.service import Answer, Service
 
 Encoding = Literal["json", "base64"]
 BYTES_PER_NUMBER: dict[str, float] = {"json": 22.0, "base64": 16 / 3}  # in JSON at most, with its comma
@@ -33,7 +36,22 @@ def encode_answers(
     answers: Sequence[Answer], fingerprint: dict[str, Any], encoding: Encoding
 ) -> Iterator[bytes]:
     """`messages.EmbedResponse` as JSON, in pieces of about PIECE bytes."""
-    return _joined(_parts(answers, fingerprint, encoding))
+    return in_pieces(_parts(answers, fingerprint, encoding))
+
+
+def send_pieces(request: Request, service: Service, size: int, pieces: Iterator[bytes]) -> Response:
+    """An answer of about `size` bytes; a large one is encoded while it is sent. Raises Refused, 413, 503."""
+    if size < PIECE:
+        return Response(b"".join(pieces), media_type="application/json")
+    request.state.held = service.hold_answer(size)  # the guard releases it
+    return StreamingResponse(_in_thread(service, pieces), media_type="application/json")
+
+
+async def _in_thread(service: Service, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """The pieces of an answer, encoded in the thread for large answers."""
+    loop = asyncio.get_running_loop()
+    while piece := await loop.run_in_executor(service.encoders, next, pieces, b""):
+        yield piece
 
 
 def _parts(answers: Sequence[Answer], fingerprint: dict[str, Any], encoding: Encoding) -> Iterator[bytes]:
@@ -75,7 +93,8 @@ def _as_base64(values: FloatArray) -> Iterator[bytes]:
     yield b'"}'
 
 
-def _joined(parts: Iterable[bytes]) -> Iterator[bytes]:
+def in_pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in pieces of about PIECE bytes."""
     waiting: list[bytes] = []
     size = 0
     for part in parts:

@@ -10,10 +10,12 @@ of Python objects.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Coroutine, Mapping
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from typing import Any, TypeVar
 
+import numpy as np
 from python_multipart.exceptions import FormParserError
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -25,7 +27,12 @@ from dinodeploy.serve.service import Question
 from dinodeploy.serve.settings import Settings
 
 MOST_FIELDS = 16  # of a form, beside its files
+T = TypeVar("T")
+INLINE = 64 << 10  # bytes of a body that is parsed at once
+_STRUCTURE = (b"{", b"[", b",", b":")
+_IS_STRUCTURE = np.isin(np.arange(256), [ord(sign) for sign in _STRUCTURE])
 MOST_JSON = 16  # brackets, commas and colons in JSON for each image that a request may have
+_BLOCK = 1 << 20  # bytes of JSON whose structure is counted at a time
 _LONGEST_NAME = 200  # characters of a file name that are kept
 _LONGEST_MESSAGE = 300
 _SHOWN = 40  # characters of a foreign key that a message quotes
@@ -36,10 +43,7 @@ def read_questions(body: bytes, headers: Mapping[str, str], settings: Settings, 
 
     Raises Refused: 413 for too many images, 415 for another content type, 422 for a malformed body.
     """
-    coding = headers.get("content-encoding", "identity").strip().lower()
-    if coding not in ("", "identity"):
-        raise Refused(415, f"got a body in the coding {coding[:_SHOWN]!r}; send it without compression")
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = content_type(headers)
     if kind == "multipart/form-data":
         return _complete(_from_form(body, headers, settings))
     if kind == "application/json":
@@ -50,6 +54,47 @@ def read_questions(body: bytes, headers: Mapping[str, str], settings: Settings, 
         415,
         f"got a body of type {kind[:60] or 'none'}; wanted multipart/form-data, application/json or image/*",
     )
+
+
+def content_type(headers: Mapping[str, str]) -> str:
+    """The media type of a body, in small letters. Raises Refused, 415, for a compressed body."""
+    coding = headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        raise Refused(415, f"got a body in the coding {coding[:_SHOWN]!r}; send it without compression")
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def parse_body(body: bytes, parse: Callable[[bytes], T]) -> T:
+    """`parse(body)`; of a large body in a thread."""
+    return parse(body) if len(body) < INLINE else await run_in_threadpool(parse, body)
+
+
+def parse_limited(body: bytes, settings: Settings) -> Any:
+    """Parse JSON that is about as long as `max_images` images need. Raises Refused, 413 and 422."""
+    most = MOST_JSON * (settings.max_images + 1)
+    if _has_more_structure(body, most):
+        raise Refused(
+            413,
+            f"JSON: more than {most} brackets, commas and colons, the limit for {settings.max_images} images",
+        )
+    return parse_json(body, "JSON", "request", lambda message: Refused(422, message[:_LONGEST_MESSAGE]))
+
+
+def _has_more_structure(body: bytes, most: int) -> bool:
+    """Whether JSON has more than `most` brackets, commas and colons outside of its strings."""
+    if sum(map(body.count, _STRUCTURE)) <= most:
+        return False
+    unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    found = inside = 0
+    for start in range(0, len(unescaped), _BLOCK):
+        letters = np.frombuffer(unescaped[start : start + _BLOCK], np.uint8)
+        # only whether the number of quotes is odd matters: eight bits may overflow
+        in_string = (np.cumsum(letters == ord('"'), dtype=np.uint8) + np.uint8(inside)) & 1
+        found += int(np.count_nonzero(_IS_STRUCTURE[letters] & (in_string == 0)))
+        if found > most:
+            return True
+        inside = int(in_string[-1])
+    return False
 
 
 def _complete(coroutine: Coroutine[Any, Any, list[Question]]) -> list[Question]:
@@ -92,8 +137,7 @@ async def _from_form(body: bytes, headers: Mapping[str, str], settings: Settings
 
 
 def _from_json(body: bytes, settings: Settings, field: str) -> list[Question]:
-    _check_structure(body, settings.max_images)
-    parsed = parse_json(body, "JSON", "request", lambda message: Refused(422, message[:_LONGEST_MESSAGE]))
+    parsed = parse_limited(body, settings)
     if not isinstance(parsed, dict) or set(parsed) != {field}:
         wanted = '{"images": […]}' if field == "images" else '{"image": {…}}'
         raise Refused(422, f"JSON: wanted an object with {field} only: {wanted}")
@@ -105,15 +149,6 @@ def _from_json(body: bytes, settings: Settings, field: str) -> list[Question]:
     return [_question(number, image, settings) for number, image in enumerate(images)]
 
 
-def _check_structure(body: bytes, max_images: int) -> None:
-    most = MOST_JSON * (max_images + 1)
-    found = sum(map(body.count, (b"{", b"[", b",", b":")))
-    if found > most:
-        raise Refused(
-            413, f"JSON: {found} brackets, commas and colons; wanted at most {most} for {max_images} images"
-        )
-
-
 def _question(number: int, image: Any, settings: Settings) -> Question:
     name = f"image {number}"
     if not isinstance(image, dict) or len(image) != 1:
@@ -121,12 +156,20 @@ def _question(number: int, image: Any, settings: Settings) -> Question:
     ((kind, value),) = image.items()
     if kind not in ("base64", "url") or not isinstance(value, str):
         raise Refused(422, f"JSON: {name}: got {kind[:_SHOWN]!r}; wanted a text under base64 or url")
-    if kind == "url":
-        if not settings.allow_urls:
-            raise Refused(
-                422, "this service does not fetch URLs; send the image file, or start it with --allow-urls"
-            )
-        return Question(name, url=value)
+    return question_of_url(name, value, settings) if kind == "url" else question_of_base64(name, value)
+
+
+def question_of_url(name: str, url: str, settings: Settings) -> Question:
+    """An image to fetch. Raises Refused where the service fetches none."""
+    if not settings.allow_urls:
+        raise Refused(
+            422, "this service does not fetch URLs; send the image file, or start it with --allow-urls"
+        )
+    return Question(name, url=url)
+
+
+def question_of_base64(name: str, value: str) -> Question:
+    """An image in base64, in every spelling of `decode_base64`. Raises Refused."""
     try:
         return Question(name, decode_base64(value))
     except ValueError as error:

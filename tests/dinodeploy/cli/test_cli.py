@@ -57,7 +57,8 @@ OPTIONS = {
     "doctor": "require-signature json",
     "debug": "out runner graph require-signature overwrite json",
     "convert": "to out arch rope-periods weights-key overwrite json",
-    "serve": "host port index labels templates api-key-file device threads weight-budget workers max-batch "
+    "serve": "host port index labels templates api-key-file served-model-name device threads "
+    "weight-budget workers max-batch "
     "max-wait-ms queue max-bytes max-pixels max-images rate time-limit max-answer max-inflight "
     "max-connections decode-seconds decode-memory formats allowed-host allow-urls ray require-signature "
     "allow-unverified",

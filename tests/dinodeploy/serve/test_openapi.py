@@ -33,10 +33,13 @@ def test_the_service_conforms_to_its_openapi_document(tiny_bundle: Path) -> None
             "GET /ready",
             "GET /search",
             "GET /thumbnail",
+            "GET /v1/models",
+            "GET /v1/models/{model}",
             "POST /classify",
             "POST /embed",
             "POST /predict",
             "POST /search",
+            "POST /v1/embeddings",
         ]
         for operation in operations:
             _fuzz(operation, positive_data_acceptance)
