@@ -102,7 +102,7 @@ class DinodeployEmbeddings(EmbeddingFunction):
     def _embedder(self) -> Embedder:
         if self._file is None and self.fingerprint is not None:
             bundle, file = require_same(self.bundle, self.fingerprint)
-            self._file = os.fspath(bundle.home / file)
+            self._file = bundle.address(file)
         return opened(self._file or self.bundle, device=self.device, threads=self.threads)
 
     def _output(self) -> str:

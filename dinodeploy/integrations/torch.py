@@ -20,6 +20,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
+from dinodeploy.bundle.bundle import pinned
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
 from dinodeploy.integrations.opened import opened
@@ -39,7 +40,7 @@ class EngineModule(nn.Module):
     def __init__(self, bundle: str | os.PathLike[str], **options: Any) -> None:
         super().__init__()
         path = Path(bundle)
-        self.bundle = os.fspath(path.absolute() if path.exists() else bundle)
+        self.bundle = os.fspath(path.absolute() if path.exists() else pinned(os.fspath(bundle)))
         self.options = options
         model = self.embedder.manifest.model
         self.embed_dim = self.num_features = model.embed_dim
