@@ -3,7 +3,7 @@
 base.html, base.css            what every page shares
 report.html, report.css        `check --report page.html`
 sheet.html, sheet.css          contact sheets of `search --html` and `dedupe --html`
-service.html, .css, .js        the page that `serve` shows at /
+service.html, .css, .js        the page that `serve` shows at /, with sample.jpg; routes.*: that at /docs
 visualize.html, .css, .js      `visualize --html`
 predict.html, .css, .js        `predict --html`; draw_predictions.js is shared with the service
 plot.html                      a plot of `ranges` or `bench` as a page

@@ -43,11 +43,52 @@ async function describe() {
   $("model").textContent = `${model.arch}, ${model.recipe}` +
     (model.weights === "random" ? ", random weights: for trying, not for use" : "");
   $("words").hidden = !(model.texts && model.index_output === IMAGE);
+  const maps = model.outputs.some((name) => ["patch", PATCHES].includes(name));
+  for (const item of document.querySelectorAll(".says-views")) item.hidden = !maps;
+  $("says-predicted").hidden = !model.head;
+  $("says-classes").hidden = model.labels === null;
+  $("says-found").hidden = model.index === null;
+  await describeRoutes();
   $("facts").textContent = `${model.engine} on ${model.device}.`;
+}
+
+/* The routes that work with this bundle, and how a program asks them. */
+async function describeRoutes() {
+  const models = (await (await ask("/v1/models")).json()).data;
+  const routes = [
+    ["POST", "/embed", "images to vectors and patch maps"],
+    models.length && ["POST", "/v1/embeddings", `${model.texts ? "images and texts" : "images"}, for OpenAI clients`],
+    model.head && ["POST", "/predict", "classes, masks, boxes or depth"],
+    model.index !== null && ["POST", "/search", "the nearest images of the index"],
+    model.texts && ["POST", "/classify", "probabilities of labels"],
+    ["GET", "/model", "what is served, and its limits"],
+    ["GET", "/metrics", "for Prometheus"],
+  ].filter(Boolean);
+  $("routes").replaceChildren(...routes.map(([method, path, words]) => {
+    const [item, verb, name, text] = ["li", "b", "code", "span"].map((tag) => document.createElement(tag));
+    [verb.textContent, verb.className, name.textContent, text.textContent] = [method, method, path, words];
+    item.append(verb, name, text);
+    return item;
+  }));
+  const header = key ? " -H 'Authorization: Bearer KEY'" : "";
+  $("curl").textContent = `curl${header} -F files=@cat.jpg \\\n  ${location.origin}/${model.head ? "predict" : "embed"}`;
+  $("with-openai").hidden = !models.length;
+  if (models.length) {
+    $("openai").textContent = [
+      "import base64, openai",
+      "client = openai.OpenAI(",
+      `    base_url="${location.origin}/v1", api_key="${key ? "KEY" : "unused"}")`,
+      'image = base64.b64encode(open("cat.jpg", "rb").read())',
+      'url = "data:image/jpeg;base64," + image.decode()',
+      `answer = client.embeddings.create(model="${models[0].id}", input=url)`,
+    ].join("\n");
+  }
+  $("api").hidden = false;
 }
 
 async function show(file) {
   const mine = ++latest;
+  $("start").hidden = true;
   report("Embedding…");
   const [whole, grid] = model.outputs.includes("patch") ? ["cls", "patch"] : [IMAGE, PATCHES];
   if (model.head) await predict(file, mine);
@@ -302,6 +343,7 @@ function list(heading, results) {
 async function searchWords(text) {
   const mine = ++latest;
   report("Searching…");
+  $("start").hidden = true;
   const started = performance.now();
   try {
     const { results } = await (await ask("/search?k=12&text=" + encodeURIComponent(text))).json();
@@ -354,6 +396,12 @@ $("reset").addEventListener("click", () => drawSimilarity(null));
 $("file").addEventListener("change", (event) => {
   if (event.target.files[0]) show(event.target.files[0]);
   event.target.value = "";
+});
+$("sample").addEventListener("click", async () => {
+  try {
+    const blob = await (await ask("/sample.jpg")).blob();
+    await show(new File([blob], "sample.jpg", { type: blob.type }));
+  } catch (error) { report(error.message, true); }
 });
 $("drop").addEventListener("keydown", (event) => {
   if (event.key === "Enter" || event.key === " ") { event.preventDefault(); $("file").click(); }

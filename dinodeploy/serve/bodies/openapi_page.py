@@ -6,7 +6,7 @@ An own page in place of Swagger UI, whose 1.5 MB of scripts would come with ever
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 Schema = Mapping[str, Any]
@@ -106,7 +106,8 @@ def _fields(depth: int, schema: Schema, document: Schema) -> Iterator[Line]:
     if "items" in schema:
         yield from _fields(depth, schema["items"], document)
     for choice in _choices(schema):
-        yield from _fields(depth, choice, document)
+        for line in _fields(depth, choice, document):
+            yield replace(line, required=line.required and line.depth > depth)  # another one may stand here
     for name, field in schema.get("properties", {}).items():
         yield _line(depth, name, field, name in schema.get("required", ()), document)
         yield from _fields(depth + 1, field, document)

@@ -12,7 +12,7 @@ from dinodeploy.errors import UnavailableError
 from dinodeploy.pages import render, render_page, script_of, style_of
 from dinodeploy.pages.palette import PALETTE
 
-PAGES = ("plot", "predict", "report", "service", "sheet", "visualize")
+PAGES = ("plot", "predict", "report", "routes", "service", "sheet", "visualize")
 
 
 def test_no_value_breaks_out() -> None:

@@ -88,6 +88,37 @@ def test_drop_a_picture(page: Any, service: Live, tmp_path: Path) -> None:
     assert all(url.startswith((str(service.base_url), "blob:")) for url in page.asked)
 
 
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1600, "light")])
+def test_the_empty_page_explains_and_has_a_sample(
+    tiny_bundle: Path, width: int, scheme: Literal["light", "dark"]
+) -> None:
+    from playwright.sync_api import sync_playwright
+
+    with live(tiny_bundle, served_model_name="dinov3") as service, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda line: problems.append(line.text) if line.type == "error" else None)
+        page.goto(str(service.base_url))
+        page.wait_for_selector("#api:not([hidden])")
+        explained = page.locator("#start dt:visible").all_inner_texts()
+        assert explained == ["Patch features", "Similarity", "Your image"], "no head, labels or index"
+        routes = page.locator("#routes code").all_inner_texts()
+        assert routes == ["/embed", "/v1/embeddings", "/model", "/metrics"]
+        assert 'create(model="dinov3", input=url)' in page.inner_text("#openai")
+        page.click("#sample")
+        page.wait_for_selector("#views:not([hidden])")
+        assert "400 × 266 px" in page.inner_text("#status")
+        assert page.is_hidden("#start")
+        assert page.evaluate("document.documentElement.scrollWidth") == width, "nothing sticks out"
+        page.goto(str(service.base_url.join("/docs")))
+        assert f"curl -F files=@cat.jpg {str(service.base_url).rstrip('/')}/embed" in page.inner_text("main")
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        browser.close()
+    assert problems == []
+
+
 def test_what_is_no_picture_is_said(page: Any) -> None:
     page.fill("#secret", KEY)
     page.click("#key button")
