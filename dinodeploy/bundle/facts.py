@@ -46,7 +46,7 @@ class OutputFacts:
 class HeadFacts:
     """What comes after the backbone, in the same graph: a head, or the rest of a whole model."""
 
-    task: Literal["classify", "segment", "depth", "pyramid", "custom", "detect", "panoptic"]
+    task: Literal["classify", "segment", "depth", "pyramid", "custom", "detect", "panoptic", "regress"]
     kind: str  # linear_classifier, dpt_depth, eomt …, or the class name of a user's head or module
     inputs: tuple[str, ...]  # backbone outputs that it reads; of a whole model empty
     outputs: tuple[str, ...]
@@ -63,8 +63,13 @@ class HeadFacts:
 
     @property
     def scores_classes(self) -> bool:
-        """Whether its outputs are logits along their second dimension."""
-        return self.task in ("classify", "segment")
+        """Whether the largest of its logits along their second dimension is the class."""
+        return self.task in ("classify", "segment") and not self.multi_label
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several classes: each logit is compared with a threshold of its own."""
+        return bool(self.settings.get("multi_label", False))
 
 
 @dataclass(frozen=True)

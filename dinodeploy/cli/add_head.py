@@ -47,7 +47,7 @@ def print_head(bundle: Any) -> None:
     """Print a bundle with a head, and the next command."""
     head = bundle.manifest.head
     say(f"{bundle.root}: {bundle.manifest.model.arch} with {head.kind}, outputs {', '.join(head.outputs)}")
-    if head.task in ("classify", "segment", "depth"):
+    if head.task in ("classify", "regress", "segment", "depth"):
         say(f"next: dinodeploy predict IMAGES --engine {bundle.root}")
     else:
         names = ",".join(head.outputs)

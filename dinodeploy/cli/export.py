@@ -19,7 +19,7 @@ from dinodeploy.errors import MisuseError
 from dinodeploy.parity.judge import Verdict
 
 FP32 = "fp32"
-PREDICTS = ("classify", "segment", "depth", "detect", "panoptic")  # tasks of `dinodeploy predict`
+PREDICTS = ("classify", "regress", "segment", "depth", "detect", "panoptic")  # tasks of `dinodeploy predict`
 # what the last line tells, the first that was measured
 FIGURES = {
     "relative_frobenius": "relative Frobenius error",

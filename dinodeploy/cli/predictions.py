@@ -26,7 +26,7 @@ def print_report(report: PredictReport, html: Path | None, as_json: bool) -> Non
         print_json(report.as_json())
     else:
         if report.out is not None:
-            images = "" if report.task == "classify" else " and images"
+            images = "" if report.task in ("classify", "regress") else " and images"
             say(f"{report.out}: {report.predicted} predictions in predictions.jsonl{images}")
         if html is not None:
             say(f"page: {html}; open it in a browser")
@@ -39,7 +39,10 @@ def print_report(report: PredictReport, html: Path | None, as_json: bool) -> Non
 def line_of(row: dict[str, Any]) -> str:
     """One prediction as a line of text."""
     if "classes" in row:
-        found = "  ".join(f"{entry['class']} {entry['probability']:.3f}" for entry in row["classes"])
+        listed = [f"{entry['class']} {entry['probability']:.3f}" for entry in row["classes"]]
+        found = "  ".join(listed) or "no class"
+    elif "values" in row:
+        found = "  ".join(f"{name} {value:.4g}" for name, value in row["values"].items())
     elif "shares" in row:
         found = "  ".join(f"{name} {share:.1%}" for name, share in list(row["shares"].items())[:_SHOWN])
     elif "regions" in row:

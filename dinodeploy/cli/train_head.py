@@ -1,4 +1,4 @@
-"""`dinodeploy train-head`: train a linear head on labelled images and write a bundle with it."""
+"""`dinodeploy train-head`: train a linear head on labelled images, or the backbone with it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from typing import Annotated, Any
 import typer
 from typer import Option
 
+from dinodeploy.api import HUB
 from dinodeploy.bundle.bundle import Bundle
 from dinodeploy.cli.add_head import head_facts, print_head
 from dinodeploy.cli.options import RequireSignature
-from dinodeploy.cli.output import DEVICE_HELP, PARTIAL, log, note, print_json, print_notes, say
+from dinodeploy.cli.output import DEVICE_HELP, PARTIAL, log, note, parse_size, print_json, print_notes, say
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError, OutputExistsError
 from dinodeploy.files.cache import cache_dir
 from dinodeploy.hardware.packages import reach
+from dinodeploy.heads.fine_tune import FineTuneJob, fine_tune
+from dinodeploy.heads.fit import BALANCES
 from dinodeploy.heads.train import Trained, TrainOptions
 from dinodeploy.heads.train import train_head as train
 from dinodeploy.pipeline.progress import LINE_SECONDS, step_progress
@@ -28,15 +31,47 @@ SHOWN = 20  # reasons and classes to print; --json has all
 
 
 def train_head(
-    task: Annotated[str, Option(help="classify (a class per image) or segment (a class per pixel).")],
+    task: Annotated[
+        str,
+        Option(
+            help="classify (a class per image), segment (a class per pixel); with --lora or --unfreeze also "
+            "multilabel (several classes per image), regress (numbers per image)."
+        ),
+    ],
     data: Annotated[
         Path,
         Option(
-            help="Labelled images: a folder per class; to segment, images/ and masks/ (PNG, 255 ignored)."
+            help="Labelled images: a folder per class; to segment, images/ and masks/ (PNG, 255 ignored); "
+            "multilabel and regress: labels.csv."
         ),
     ],
-    engine: Annotated[Path, Option(help="A bundle, an engine file inside one, or hf://ORG/NAME.")],
-    out: Annotated[Path, Option(help="Bundle to write, or the head alone: NAME.safetensors.")],
+    out: Annotated[
+        Path,
+        Option(
+            help="Bundle to write, or the head alone: NAME.safetensors. With --lora or --unfreeze: folder of "
+            "the model, for dinodeploy export."
+        ),
+    ],
+    engine: Annotated[
+        Path | None, Option(help="A bundle, an engine file inside one, or hf://ORG/NAME.")
+    ] = None,
+    lora: Annotated[
+        int | None, Option(help="Train LoRA layers of this rank in the backbone, for example 8.")
+    ] = None,
+    unfreeze: Annotated[
+        int | None, Option(help="Train the last N blocks of the backbone; 0: the head alone, on crops.")
+    ] = None,
+    weights: Annotated[
+        str, Option(help="With --lora or --unfreeze: checkpoint file or folder, or hub.")
+    ] = HUB,
+    arch: Annotated[str | None, Option(help="Model of --weights hub: vit_small, vit_large …")] = None,
+    imgsz: Annotated[
+        str | None, Option(help="With --lora or --unfreeze: input size H or H,W. Default: 256.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        Option("--set", help="With --lora or --unfreeze: epochs=20, lr=1e-4, flip=false … Repeatable."),
+    ] = None,
     test: Annotated[Path | None, Option(help="Test images. Default: a fifth of --data is held out.")] = None,
     pooling: Annotated[
         str, Option(help="Input of a classifier: cls_mean (CLS and mean patch) or cls.")
@@ -54,7 +89,35 @@ def train_head(
     overwrite: Annotated[bool, Option("--overwrite", help="Replace an existing output.")] = False,
     as_json: Annotated[bool, Option("--json", help="Print all scores as JSON on stdout.")] = False,
 ) -> None:
-    """Train a linear head on engine features, score it on test images, and write a bundle with it."""
+    """Train a head on engine features and write a bundle with it; --lora, --unfreeze: the backbone too."""
+    if lora is not None or unfreeze is not None:
+        if engine is not None:
+            raise MisuseError("--engine has frozen weights; with --lora or --unfreeze give --weights instead")
+        job = FineTuneJob(
+            task,
+            data,
+            out,
+            weights,
+            arch,
+            lora,
+            unfreeze,
+            test,
+            parse_size(imgsz),
+            pooling,
+            class_weight == "balanced",
+            seed,
+            None if device == "auto" else device,
+            tuple(settings or ()),
+            overwrite,
+        )
+        _fine_tune(job, class_weight, as_json)
+        return
+    if engine is None:
+        raise MisuseError("wanted --engine BUNDLE; or --lora RANK or --unfreeze N with --weights FILE")
+    if settings or imgsz or arch or weights != HUB:
+        raise MisuseError(
+            "--weights, --arch, --imgsz, --set: these are for --lora and --unfreeze; leave them out"
+        )
     kept = None if no_cache else cache or cache_dir("features")
     options = TrainOptions(task, pooling, class_weight, seed, kept)  # type: ignore[arg-type]
     _check_out(out, overwrite)
@@ -72,6 +135,24 @@ def train_head(
         made = _add(bundle, trained, f"{data.resolve().name}-{task}", out, overwrite)
     _report(trained, made, out, bundle.named, as_json)
     if trained.quarantined:
+        raise typer.Exit(PARTIAL)
+
+
+def _fine_tune(job: FineTuneJob, class_weight: str, as_json: bool) -> None:
+    """Train the backbone and print what came out. Raises MisuseError, OutputExistsError, UnavailableError."""
+    if class_weight not in BALANCES:
+        raise MisuseError(f"--class-weight {class_weight!r}; wanted one of {', '.join(BALANCES)}")
+    made = fine_tune(job, log)
+    if as_json:
+        quarantined = [{"id": id_, "reason": reason} for id_, reason in made.quarantined]
+        print_json({"model": str(job.out), **made.report, "quarantined": quarantined})
+    else:
+        for line in fine_tuned_lines(made.report):
+            say(line)
+        size = ",".join(map(str, made.report["size"]))
+        say(f"next: dinodeploy export --weights {job.out} --imgsz {size} --out BUNDLE")
+    print_notes((reason for _, reason in made.quarantined[:SHOWN]), "quarantined")
+    if made.quarantined:
         raise typer.Exit(PARTIAL)
 
 
@@ -130,13 +211,26 @@ def _report(trained: Trained, made: Any, out: Path, named: str, as_json: bool) -
         log(f"and {len(trained.quarantined) - SHOWN} more; --json has all")
 
 
+def fine_tuned_lines(report: dict[str, Any]) -> list[str]:
+    """The scores of a fine-tuning on the test images as lines of text."""
+    if "confusion" in report:
+        return _lines(report)
+    parts = ", ".join(f"{count} {part}" for part, count in report["pictures"].items())
+    what = "classes" if report["task"] == "multilabel" else "values"
+    shown = ("mean_average_precision", "f1", "r2", "mae", "rmse")
+    scores = ", ".join(f"{name.replace('_', ' ')} {report[name]:.3f}" for name in shown if name in report)
+    head = f"{len(report['classes'])} {what}; images: {parts}; best after {report['epochs']} epochs"
+    return [head, f"test: {scores}"]
+
+
 def _lines(report: dict[str, Any]) -> list[str]:
     """The scores on the test images as lines of text."""
     images, classes = report["pictures"], report["classes"]
     parts = ", ".join(f"{count} {part}" for part, count in images.items())
     what = "accuracy" if report["task"] == "classify" else "pixel accuracy"
+    how = f"penalty {report['l2']:g}" if "l2" in report else f"best after {report['epochs']} epochs"
     lines = [
-        f"{len(classes)} classes; images: {parts}; penalty {report['l2']:g}",
+        f"{len(classes)} classes; images: {parts}; {how}",
         f"test: {what} {report['accuracy']:.3f}, balanced {report['balanced_accuracy']:.3f}, chance (most "
         f"frequent class) {report['chance']:.3f}",
     ]

@@ -8,11 +8,11 @@ from types import ModuleType
 from dinodeploy.errors import UnavailableError
 
 
-def reach(module: str, purpose: str) -> ModuleType:
+def reach(module: str, purpose: str, extra: str = "export") -> ModuleType:
     """Import `module`, which needs torch. Raises UnavailableError with what to install."""
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
         raise UnavailableError(
-            f"{purpose} needs {error.name}, which is not installed: pip install 'dinodeploy[export]'"
+            f"{purpose} needs {error.name}, which is not installed: pip install 'dinodeploy[{extra}]'"
         ) from error

@@ -57,6 +57,7 @@ from dinodeploy.tasks.dense import IGNORE, enlarge_argmax, place_mask
 Log = Callable[[str], None]
 
 TASKS = ("classify", "segment")
+TRAINED_TASKS = ("multilabel", "regress")  # need gradients: --lora, --unfreeze
 POOLINGS = ("cls", "cls_mean")
 MAX_PATCHES = 200_000  # used for fitting; a random subset where there are more
 
@@ -76,6 +77,11 @@ class TrainOptions:
     cache: Path | None = None  # folder for features; None: no cache
 
     def __post_init__(self) -> None:
+        if self.task in TRAINED_TASKS:
+            raise MisuseError(
+                f"--task {self.task}: frozen features are for classify and segment; give --unfreeze 0 "
+                "(the head alone) or --lora RANK, with --weights"
+            )
         for option, value, known in (
             ("--task", self.task, TASKS),
             ("--pooling", self.pooling, POOLINGS),

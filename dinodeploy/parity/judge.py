@@ -117,7 +117,11 @@ def judge(
             else:
                 classes = head is not None and head.scores_classes
                 metrics, limits = partial(measure_head, classes=classes), head_limits
-                if classes and _comparable(got, wanted):
+                if head is not None and head.multi_label and _comparable(got, wanted):
+                    cut = np.asarray(head.settings["thresholds"])
+                    sides = (_by_threshold(outputs[name], cut), _by_threshold(wanted, cut))
+                    logits.setdefault(name, []).append(sides)
+                elif classes and _comparable(got, wanted):
                     logits.setdefault(name, []).append((_by_place(outputs[name]), _by_place(wanted)))
             found += _judge_output(case.name, name, got, wanted, metrics, limits)
         if head is not None and own is not None and _all_comparable(outputs, case, of_head):
@@ -228,6 +232,12 @@ def class_agreement(got: FloatArray, wanted: FloatArray) -> float:
 def _by_place(logits: FloatArray) -> FloatArray:
     """[B,K] as it is, [B,K,h,w] -> [Bhw,K]."""
     return np.moveaxis(logits, 1, -1).reshape(-1, logits.shape[1])
+
+
+def _by_threshold(logits: FloatArray, thresholds: FloatArray) -> FloatArray:
+    """[B,K] of several classes per image -> [BK,2]: 0, and how far a logit is above its limit."""
+    above = logits - np.log(thresholds / (1 - thresholds))
+    return np.stack([np.zeros(above.size), above.ravel()], axis=1)
 
 
 def _ratio(error: float, size: float) -> float:

@@ -108,6 +108,7 @@ class PredictedImage(Message):
     width: int = Field(description="Of the original image, upright, in pixels.")
     height: int
     classes: list[dict[str, Any]] | None = Field(None, description="Of a classifier: class, probability.")
+    values: dict[str, float] | None = Field(None, description="Of a regressor: numbers by name.")
     shares: dict[str, float] | None = Field(None, description="Of a segmenter: share of the image by class.")
     metres: dict[str, float] | None = Field(None, description="Of a depth head: nearest, median, farthest.")
     regions: list[FoundRegion] | None = None

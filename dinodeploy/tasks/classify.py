@@ -1,4 +1,4 @@
-"""Image classification: logits of one image -> the best classes with their probabilities.
+"""Image classification: logits of one image -> its class, or its classes, with their probabilities.
 
 Shapes: K classes.
 """
@@ -22,8 +22,18 @@ def predict_one(
     preprocess: Preprocess,
     options: PredictOptions,
 ) -> Prediction:
-    """Logits [K] -> the `top` classes by softmax, the most probable first."""
+    """Logits [K] -> the `top` classes by softmax, or all present ones by sigmoid, the most probable first.
+
+    Of a head for several classes per image: `options.threshold` replaces the thresholds of the head.
+    """
     logits = outputs[head.outputs[0]].astype(np.float64)
+    if head.multi_label:
+        chances = 0.5 * (1.0 + np.tanh(0.5 * logits))
+        limits = head.settings["thresholds"] if options.threshold is None else options.threshold
+        order = np.argsort(-chances, kind="stable")
+        present = [int(k) for k in order[(chances >= np.asarray(limits))[order]]]
+        named = [{"class": class_name(head, k), "probability": float(chances[k])} for k in present]
+        return Prediction("classify", {"classes": named})
     shares = np.exp(logits - logits.max())
     shares /= shares.sum()
     best = np.argsort(-shares, kind="stable")[: options.top]

@@ -37,7 +37,7 @@ from dinodeploy.sources.counts import Counts, skipped_note
 from dinodeploy.sources.folders import total_of
 from dinodeploy.store.plan import Plan, hash_listing
 from dinodeploy.store.shard import Quarantined
-from dinodeploy.tasks import classify, depth, detect, panoptic, segment
+from dinodeploy.tasks import classify, depth, detect, panoptic, regress, segment
 from dinodeploy.tasks.prediction import Prediction, PredictOptions
 from dinodeploy.tasks.results.draw import Legend
 from dinodeploy.tasks.results.files import OVERLAYS, PAGED, ImageWriter, ReadAgain, parse_save
@@ -49,6 +49,7 @@ from dinodeploy.tasks.window_runner import WindowRunner
 # task of a head -> outputs of one image, head, (width, height) of the original image, preprocessing, options
 PREDICT_ONE: dict[str, Callable[..., Prediction]] = {
     "classify": classify.predict_one,
+    "regress": regress.predict_one,
     "segment": segment.predict_one,
     "depth": depth.predict_one,
     "detect": detect.predict_one,
@@ -197,7 +198,8 @@ def predictor_of(head: HeadFacts, preprocess: Preprocess, options: PredictOption
     """What the outputs of a head become. Raises MisuseError for options that it does not take."""
     if options.task is not None and head.task != "panoptic":
         raise MisuseError(f"--task {options.task}: this head does one task, {head.task}; leave --task out")
-    if options.threshold is not None and head.task in ("classify", "segment", "depth"):
+    whole = head.task in ("classify", "regress", "segment", "depth") and not head.multi_label
+    if options.threshold is not None and whole:
         raise MisuseError(f"--threshold: a head of the task {head.task} finds no objects; leave it out")
     predict_one, task, windows = PREDICT_ONE[head.task], head.task, None
     if head.task == "panoptic":

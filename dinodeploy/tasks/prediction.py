@@ -13,13 +13,14 @@ from dinodeploy.bundle.manifest import HeadFacts
 from dinodeploy.errors import MisuseError
 
 # What a prediction can hold:
-#   classify   facts["classes"]: the best classes with their probabilities
+#   classify   facts["classes"]: the best, or all present, classes with their probabilities
+#   regress    facts["values"]: numbers by name
 #   segment    map: a class id per pixel, IGNORE for no class (semantic segmentation)
 #   depth      map: metres per pixel, NaN where the input showed nothing
 #   detect     regions: boxes
 #   instance   regions: boxes, and masks or ids in `map`; map: 0 where there is no object
 #   panoptic   regions: things and stuff, by id in `map`; map: 0 where there is neither
-TASKS = ("classify", "segment", "depth", "detect", "instance", "panoptic")
+TASKS = ("classify", "regress", "segment", "depth", "detect", "instance", "panoptic")
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class PredictOptions:
 
     task: semantic, instance or panoptic, where the head can do several; default: the head's own.
     top: number of classes that a classifier names.
-    threshold: smallest score of a detection, an instance or a segment; default: the head's own.
+    threshold: smallest score of a detection, an instance, a segment or one of several classes of an image;
+    default: the head's own.
     """
 
     task: str | None = None

@@ -258,6 +258,7 @@ class Train:
     log_period: int = 10  # iterations between metrics records
     stop_deadline: float = 120.0  # seconds from SIGINT, SIGTERM or SIGUSR1 to the end without a checkpoint
     tensorboard: bool = True  # also write TensorBoard scalars, if it is installed
+    trackers: list[str] = field(default_factory=list)  # also send the numbers to: wandb, mlflow
 
 
 @dataclass
@@ -278,6 +279,7 @@ class Optim:
     dino_head_wd_multiplier: float = 1.0
     layerwise_decay: float = 0.9
     multi_tensor_optim: bool = True
+    fused: bool = False  # AdamW in one kernel
     adamw_beta1: float = 0.9
     adamw_beta2: float = 0.999
 

@@ -1,6 +1,7 @@
 """The head of a fine-tuned model: what its file holds beside the backbone.
 
     a linear classifier         {backbone.*, classifier.*} of any layout; timm's `head`, ConvNeXt's `head.fc`
+    a fine-tuning of ours       {blocks.*, head.*}, described in config.json
     transformers' CHMv2         canopy height (`dpt_file.py`)
 
 No tensor tells whether a classifier of D features reads CLS or the mean patch. timm's config.json does
@@ -25,10 +26,11 @@ from dinov3_ref.checkpoints.tensor_shapes import check_values
 from dinov3_ref.checkpoints.unwrap import CLASSIFIER
 from dinov3_ref.errors import CheckpointError, ConfigError
 from dinov3_ref.heads.dpt_file import canopy_head
-from dinov3_ref.heads.files import UNSTATED, LoadedHead
+from dinov3_ref.heads.files import METADATA_KEY, UNSTATED, LoadedHead, check_about, described_head
 from dinov3_ref.heads.linear import POOLINGS, LinearClassifier
 from dinov3_ref.models.config import ConvNeXtConfig
 
+HEAD_PREFIX = "head."  # of the tensors of a head that config.json describes
 CANOPY_MODEL = "chmv2"  # model_type of config.json
 _TIMM_POOLING = {"token": "cls", "avg": "mean"}  # global_pool of timm's config.json -> ours
 _OWN = {"classifier.weight", "classifier.bias"}  # beside the backbone of `DINOClassifier`
@@ -48,6 +50,8 @@ def head_beside(
     if checkpoint.described.get("model_type") == CANOPY_MODEL:
         head = canopy_head(checkpoint.beside, checkpoint.described, checkpoint.source)
         return _loaded(head.eval(), "dpt_depth", checkpoint)
+    if METADATA_KEY in checkpoint.described:
+        return _described(checkpoint, pooling, classes)
     linear = _linear(checkpoint.beside)
     if linear is None:
         return None
@@ -67,6 +71,21 @@ def head_beside(
     reads = {"cls": "CLS", "mean": "the mean patch", "cls_mean": "CLS and the mean patch"}[chosen]
     note = f"the classifier of {len(weight)} classes came along; it reads {reads}"
     return _loaded(classifier.eval(), "linear_classifier", checkpoint, note, *notes)
+
+
+def _described(checkpoint: Checkpoint, pooling: str | None, classes: Sequence[str]) -> LoadedHead:
+    """The head that a fine-tuning of ours wrote beside its backbone (`adapt/result.py`)."""
+    about = check_about(checkpoint.described[METADATA_KEY], f"{checkpoint.source}: config.json")
+    if pooling is not None:
+        raise ConfigError(f"{checkpoint.source} says what its head reads; leave --pooling out")
+    tensors = {
+        name.removeprefix(HEAD_PREFIX): tensor
+        for name, tensor in checkpoint.beside.items()
+        if name.startswith(HEAD_PREFIX)
+    }
+    loaded = described_head(about, tensors, Path(checkpoint.source).name, checkpoint.sha256)
+    loaded.head.classes = tuple(classes) or loaded.head.classes
+    return loaded
 
 
 def _loaded(head: Any, kind: str, checkpoint: Checkpoint, *notes: str) -> LoadedHead:

@@ -30,7 +30,12 @@ from dinov3_ref.errors import CheckpointError, ConfigError, reason_of
 from dinov3_ref.heads.depth import LinearDepth
 from dinov3_ref.heads.dpt import DPTDepth
 from dinov3_ref.heads.head import Head
-from dinov3_ref.heads.linear import LinearClassifier, LinearSegmenter
+from dinov3_ref.heads.linear import (
+    LinearClassifier,
+    LinearRegressor,
+    LinearSegmenter,
+    MultiLabelClassifier,
+)
 from dinov3_ref.heads.official import OFFICIAL_LICENCE, official_head
 from dinov3_ref.heads.pyramid import FeaturePyramid
 from dinov3_ref.json_file import parse_json
@@ -41,6 +46,8 @@ UNSTATED = "not stated"
 
 KINDS: dict[str, type[Head]] = {
     "linear_classifier": LinearClassifier,
+    "multi_label_classifier": MultiLabelClassifier,
+    "linear_regressor": LinearRegressor,
     "linear_segmenter": LinearSegmenter,
     "linear_depth": LinearDepth,
     "dpt_depth": DPTDepth,
@@ -80,10 +87,23 @@ def save_head(
     trained: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a head of one of `KINDS`. Raises ConfigError for a custom class, which has no file format."""
+    about = describe_head(head, backbone_sha256=backbone_sha256, licence=licence, trained=trained)
+    tensors = {name: tensor.detach().contiguous() for name, tensor in stored_tensors(head).items()}
+    write_safetensors(tensors, path, metadata={METADATA_KEY: json.dumps(about, sort_keys=True)})
+
+
+def describe_head(
+    head: Head,
+    *,
+    backbone_sha256: str = "",
+    licence: str = UNSTATED,
+    trained: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The JSON object of our format. Raises ConfigError for a custom class, which has no file format."""
     kind = next((name for name, cls in KINDS.items() if type(head) is cls), None)
     if kind is None:
         raise ConfigError(f"{type(head).__name__} has no file format; wanted one of {', '.join(KINDS)}")
-    about = {
+    return {
         "format": FORMAT,
         "kind": kind,
         "config": head.config(),
@@ -92,8 +112,6 @@ def save_head(
         "licence": licence,
         "trained": dict(trained or {}),
     }
-    tensors = {name: tensor.detach().contiguous() for name, tensor in _tensors(head).items()}
-    write_safetensors(tensors, path, metadata={METADATA_KEY: json.dumps(about, sort_keys=True)})
 
 
 def load_head(path: Path) -> LoadedHead:
@@ -107,23 +125,32 @@ def load_head(path: Path) -> LoadedHead:
     if about is None:
         head, kind, notes = official_head(raw.tree, path.name)
         return LoadedHead(head.eval(), kind, path.name, raw.sha256, licence=OFFICIAL_LICENCE, notes=notes)
-    head = _build(about, path)
-    tensors: dict[str, Tensor] = dict(raw.tree)
-    check_keys(tensors, {name: tuple(t.shape) for name, t in _tensors(head).items()}, path.name)
-    check_values(tensors, path.name)
+    return described_head(about, dict(raw.tree), path.name, raw.sha256)
+
+
+def described_head(
+    about: Mapping[str, Any], tensors: Mapping[str, Tensor], name: str, sha256: str
+) -> LoadedHead:
+    """The head that a checked JSON object of our format describes, with its tensors.
+
+    Raises CheckpointError, or KeyMismatch for missing, extra or misshapen tensors. name: for messages.
+    """
+    head = _build(about, name)
+    check_keys(tensors, {key: tuple(t.shape) for key, t in stored_tensors(head).items()}, name)
+    check_values(tensors, name)
     head.load_state_dict(tensors, strict=False)  # checked above; lacks the step counters of batch norms
     return LoadedHead(
         head.eval().float(),
         about["kind"],
-        path.name,
-        raw.sha256,
+        name,
+        sha256,
         about["backbone_sha256"],
         about["licence"],
         about["trained"],
     )
 
 
-def _tensors(head: Head) -> dict[str, Tensor]:
+def stored_tensors(head: Head) -> dict[str, Tensor]:
     """The tensors of a file: all but the step counters of batch norms, which inference does not use."""
     return {name: t for name, t in head.state_dict().items() if not name.endswith("num_batches_tracked")}
 
@@ -139,7 +166,11 @@ def _metadata(path: Path) -> dict[str, Any] | None:
         text = (tensors.metadata() or {}).get(METADATA_KEY)
     if text is None:
         return None
-    about = parse_json(text, f"{path}: {METADATA_KEY}", "metadata")
+    return check_about(parse_json(text, f"{path}: {METADATA_KEY}", "metadata"), str(path))
+
+
+def check_about(about: Any, path: str) -> dict[str, Any]:
+    """The JSON object of our format, if it is one. Raises CheckpointError. path: for messages."""
     if not isinstance(about, dict) or about.keys() != _FIELDS.keys():
         raise CheckpointError(
             f"{path}: its {METADATA_KEY} has other fields; wanted exactly {', '.join(_FIELDS)}"
@@ -152,7 +183,7 @@ def _metadata(path: Path) -> dict[str, Any] | None:
     return about
 
 
-def _build(about: Mapping[str, Any], path: Path) -> Head:
+def _build(about: Mapping[str, Any], path: str) -> Head:
     if about["kind"] not in KINDS:
         raise CheckpointError(f"{path} is a head of kind {about['kind']!r}; known: {', '.join(KINDS)}")
     classes = {"classes": tuple(map(str, about["classes"]))} if about["classes"] else {}

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from dinov3_ref.errors import ConfigError
-from dinov3_ref.models import DinoVisionTransformer
+from dinov3_ref.models import Backbone, ConvNeXt, DinoVisionTransformer
 
 Dimensions = tuple[int | str, ...]  # dynamic ones by name, "batch" first
 
-TASKS = ("classify", "segment", "depth", "pyramid", "custom")
-TASK_RANKS = {"classify": 2, "segment": 4, "depth": 4}  # tasks of `dinodeploy predict`
+TASKS = ("classify", "regress", "segment", "depth", "pyramid", "custom")
+TASK_RANKS = {"classify": 2, "regress": 2, "segment": 4, "depth": 4}  # tasks of `dinodeploy predict`
 INPUT = re.compile(r"cls|storage|patch|(?:layer|cls)_(\d+)")
 OUTPUT = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -39,7 +39,7 @@ class Head(nn.Module):
     and width in pixels, or any other. classes: names by index along dimension 1; empty where there are none.
     """
 
-    task: ClassVar[str] = "custom"  # classify | segment | depth | pyramid | custom
+    task: ClassVar[str] = "custom"  # a name of TASKS
     inputs: tuple[str, ...]
     outputs: dict[str, Dimensions]
     classes: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ class Head(nn.Module):
         if self.task not in TASKS or (rank and [len(shape) for shape in self.outputs.values()] != [rank]):
             raise ConfigError(
                 f"task {self.task!r} with the outputs {self.outputs}; wanted one of {', '.join(TASKS)}, and "
-                "one output of two dimensions to classify, of four to segment or for depth"
+                "one output of two dimensions to classify or regress, of four to segment or for depth"
             )
         if not self.inputs or not self.outputs:
             raise ConfigError(f"{type(self).__name__} has no inputs or no outputs; a head needs both")
@@ -103,7 +103,7 @@ def map_names(layers: Sequence[int]) -> tuple[str, ...]:
     return tuple(f"layer_{index}" for index in layers) or ("patch",)
 
 
-def named_outputs(model: DinoVisionTransformer, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+def named_outputs(model: Backbone, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
     """pixels [B,3,H,W] -> the backbone outputs `names`, equal to those of an exported graph.
 
     Raises ConfigError for a block that the model does not have.
@@ -113,11 +113,15 @@ def named_outputs(model: DinoVisionTransformer, x: Tensor, names: Sequence[str])
     if layers and layers[-1] > last:
         raise ConfigError(f"the head reads block {layers[-1]}; the model has blocks 0..{last}")
     blocks = sorted({*layers, last})
-    found = model.get_intermediate_layers(
-        x, n=blocks, reshape=True, return_class_token=True, return_extra_tokens=True
-    )
+    options: dict[str, Any] = {"n": blocks, "reshape": True, "return_class_token": True}
+    if isinstance(model, ConvNeXt):  # has no storage tokens
+        found = model.get_intermediate_layers(x, **options)
+    else:
+        found = model.get_intermediate_layers(x, **options, return_extra_tokens=True)
     maps = {i: entry[0].permute(0, 2, 3, 1) for i, entry in zip(blocks, found, strict=True)}
-    made = {"patch": maps[last], "cls": found[-1][1], "storage": found[-1][2]}
+    made = {"patch": maps[last], "cls": found[-1][1]}
+    if len(found[-1]) > 2:
+        made["storage"] = found[-1][2]
     made |= {f"layer_{index}": maps[index] for index in maps}
     made |= {f"cls_{index}": entry[1] for index, entry in zip(blocks, found, strict=True)}
     return {name: made[name] for name in names}

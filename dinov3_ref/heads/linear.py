@@ -1,4 +1,4 @@
-"""Linear heads: one class per image, or one per patch (docs/spec.md 5.2, 5.4); DINOClassifier.
+"""Linear heads: classes or values per image, a class per patch (docs/spec.md 5.2, 5.4); DINOClassifier.
 
 Shapes: B batch, D embed_dim, h w patch grid, p patch size, K classes, C channels of all maps together.
 """
@@ -6,7 +6,7 @@ Shapes: B batch, D embed_dim, h w patch grid, p patch size, K classes, C channel
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -46,19 +46,89 @@ class LinearClassifier(Head):
         super().__init__()
         self._config = arguments(locals())
         check_classes(num_classes, classes)
-        if pooling not in POOLINGS:
-            raise ConfigError(f"pooling {pooling!r} is unknown; wanted one of {', '.join(POOLINGS)}")
         self.embed_dim = embed_dim
         self.classes = tuple(classes)
-        self.inputs = POOLINGS[pooling]
+        self.inputs = inputs_of(pooling)
         self.outputs = {"logits": ("batch", num_classes)}
-        self.linear = nn.Linear(len(self.inputs) * embed_dim, num_classes)
-        nn.init.normal_(self.linear.weight, std=WEIGHT_STD)
-        nn.init.zeros_(self.linear.bias)
+        self.linear = linear_of(self.inputs, embed_dim, num_classes)
 
     def forward(self, *features: Tensor) -> tuple[Tensor]:
-        parts = [x if x.dim() == 2 else x.mean(dim=(1, 2)) for x in features]
-        return (self.linear(torch.cat(parts, dim=-1)),)
+        return (self.linear(pooled(features)),)
+
+
+class MultiLabelClassifier(LinearClassifier):
+    """As `LinearClassifier`, with a yes or no for each class: its sigmoid is compared with its threshold.
+
+    thresholds: probability from which a class counts as present, [K]; default 0.5 for all.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_classes: int,
+        pooling: Pooling = "cls_mean",
+        thresholds: Sequence[float] = (),
+        classes: Sequence[str] = (),
+    ) -> None:
+        super().__init__(embed_dim, num_classes, pooling, classes)
+        self._config = arguments(locals())
+        if thresholds and (len(thresholds) != num_classes or not all(0 < value < 1 for value in thresholds)):
+            raise ConfigError(
+                f"thresholds are {list(thresholds)}; wanted {num_classes} numbers between 0 and 1"
+            )
+        self.thresholds = tuple(thresholds) or (0.5,) * num_classes
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"multi_label": True, "thresholds": list(self.thresholds)}
+
+
+class LinearRegressor(Head):
+    """The features of `LinearClassifier` -> `values` [B,K]: std · (linear map) + mean of the targets.
+
+    classes: the names of the values.
+    """
+
+    task = "regress"
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, embed_dim: int, num_values: int, pooling: Pooling = "cls_mean", classes: Sequence[str] = ()
+    ) -> None:
+        super().__init__()
+        self._config = arguments(locals())
+        check_classes(num_values, classes)
+        self.embed_dim = embed_dim
+        self.classes = tuple(classes)
+        self.inputs = inputs_of(pooling)
+        self.outputs = {"values": ("batch", num_values)}
+        self.linear = linear_of(self.inputs, embed_dim, num_values)
+        self.register_buffer("mean", torch.zeros(num_values))
+        self.register_buffer("std", torch.ones(num_values))
+
+    def forward(self, *features: Tensor) -> tuple[Tensor]:
+        return (self.linear(pooled(features)) * self.std + self.mean,)
+
+
+def inputs_of(pooling: str) -> tuple[str, ...]:
+    """What a head with this pooling reads. Raises ConfigError for an unknown one."""
+    if pooling not in POOLINGS:
+        raise ConfigError(f"pooling {pooling!r} is unknown; wanted one of {', '.join(POOLINGS)}")
+    return POOLINGS[pooling]
+
+
+def linear_of(inputs: Sequence[str], embed_dim: int, outputs: int) -> nn.Linear:
+    """The layer of a head that reads `inputs`, with the published initialisation."""
+    linear = nn.Linear(len(inputs) * embed_dim, outputs)
+    nn.init.normal_(linear.weight, std=WEIGHT_STD)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+def pooled(features: Sequence[Tensor]) -> Tensor:
+    """CLS [B,D], the mean of patches [B,h,w,D], or both -> [B,D] or [B,2D]."""
+    return torch.cat([x if x.dim() == 2 else x.mean(dim=(1, 2)) for x in features], dim=-1)
 
 
 class LinearSegmenter(Head):

@@ -34,8 +34,6 @@ from dinov3_ref.train.networks.trainable import Trainable
 
 FOLDER = "ckpt"
 EXTRA_FILE = "run.json"
-# frozen: read from files of their own
-NOT_STORED = ("distillation_teacher.", "student.dinotxt.visual_model.backbone.")
 GRAM_TEACHER = "gram_teacher."
 OPTIONS = StateDictOptions(strict=False)
 
@@ -102,7 +100,7 @@ def prune(output: Path, max_to_keep: int, keep_every: int | None) -> None:
 
 def _state(networks: Trainable, optimizer: Optimizer) -> dict[str, Any]:
     model, optim = get_state_dict(networks, optimizer, options=OPTIONS)
-    stored = {name: value for name, value in model.items() if not name.startswith(NOT_STORED)}
+    stored = {name: value for name, value in model.items() if networks.is_stored(name)}
     return {"model": stored, "optimizer": optim}
 
 

@@ -23,19 +23,30 @@ from dinov3_ref.distributed import all_reduce_sum, get_rank, get_world_size
 from dinov3_ref.train import checkpoints
 from dinov3_ref.train.export_teacher import TEACHER, export_teacher
 from dinov3_ref.train.logging.evaluation import PeriodicEvaluation
-from dinov3_ref.train.logging.run_log import RunLog
+from dinov3_ref.train.logging.run_log import MetricsFile, RunLog
 from dinov3_ref.train.schedules import build_rates
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 from dinov3_ref.train.step import TrainingStep
 from dinov3_ref.train.stop_requests import RunStopped, StopRequests
 
-OWED = "evaluation_owed"  # entry of a checkpoint
+OWED, EVALUATION = "evaluation_owed", "evaluation"  # entries of a checkpoint
 
 
 class Loader(Protocol):
     """Endless batches whose position can be saved and restored (`data/loaders.py`)."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Evaluation(Protocol):
+    """Scores while training (`logging/evaluation.py`). `state_dict` is JSON that a checkpoint keeps."""
+
+    @property
+    def ends_training(self) -> bool: ...
+    def is_due_after(self, iteration: int) -> bool: ...
+    def run(self, networks: Any, iteration: int, file: MetricsFile | None) -> dict[str, float]: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
@@ -60,7 +71,7 @@ class TrainingRun:
         self.config, self.loader, self.device, self.name = config, loader, torch.device(device), name
         self.output = Path(config.train.output_dir)
         self.rates = build_rates(config, get_world_size())
-        self.evaluation = PeriodicEvaluation(config, self.device, self.rates.total_iterations)
+        self.evaluation = self.build_evaluation()
         torch.manual_seed(config.train.seed)  # the same initial weights on every rank, sharded or not
         self.arch = self.build_networks(own_teacher=own_teacher).train()
         self.step = TrainingStep(config, self.arch, self.device)
@@ -79,6 +90,8 @@ class TrainingRun:
             self.evaluate_if_owed()
             batches = self.batches()
             for iteration in range(start, self.rates.total_iterations):
+                if self.evaluation.ends_training:
+                    break
                 metrics = self.step(batches, iteration, self.rates.at(iteration))
                 if self.is_logged(iteration):
                     self.record(iteration, metrics, self.throughput.read())
@@ -96,6 +109,10 @@ class TrainingRun:
     def build_networks(self, *, own_teacher: bool) -> Any:
         """The networks with a loss (`Trainable`), with their initial weights."""
         return SSLMetaArch(self.config, self.device, own_teacher=own_teacher)
+
+    def build_evaluation(self) -> Evaluation:
+        """What is evaluated while training."""
+        return PeriodicEvaluation(self.config, self.device, self.rates.total_iterations)
 
     def export(self) -> Path:
         """Write what was trained at the end; return its folder. All ranks must call."""
@@ -120,6 +137,7 @@ class TrainingRun:
         extra = checkpoints.load(folder, self.arch, self.step.optimizer)
         self.loader.load_state_dict(extra["loader"])
         self.step.scaler.load_state_dict(extra["scaler"])
+        self.evaluation.load_state_dict(extra.get(EVALUATION, {}))
         self.owed = checkpoint if extra.get(OWED) else None
         return checkpoint + 1
 
@@ -132,6 +150,8 @@ class TrainingRun:
         if (iteration + 1) % self.config.checkpointing.period and not last and not stop:
             return False
         extra: dict[str, Any] = {"loader": self.loader.state_dict(), "scaler": self.step.scaler.state_dict()}
+        if state := self.evaluation.state_dict():
+            extra[EVALUATION] = state
         if stop and self.evaluation.is_due_after(iteration):
             extra[OWED] = True
         checkpoints.save(self.output, iteration, self.arch, self.step.optimizer, extra)

@@ -99,10 +99,12 @@ class FiniteGuard:
 def build_optimizer(config: Any, groups: Iterable[Group]) -> torch.optim.AdamW:
     """AdamW with the betas of `config.optim`; `set_rates` sets its learning rates at every step.
 
-    With `optim.multi_tensor_optim`, groups with equal multipliers are fused.
+    With `optim.multi_tensor_optim`, groups with equal multipliers are fused. With `optim.fused`, one kernel
+    does the whole step.
     """
     groups = fuse_params_groups(groups) if config.optim.multi_tensor_optim else list(groups)
-    return torch.optim.AdamW(groups, lr=0.0, betas=(config.optim.adamw_beta1, config.optim.adamw_beta2))
+    betas = (config.optim.adamw_beta1, config.optim.adamw_beta2)
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=config.optim.fused)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, rates: Rates) -> None:

@@ -65,6 +65,11 @@ def check_fits(loaded: LoadedHead, facts: ModelFacts) -> tuple[str, ...]:
             f"the head {loaded.source} was trained on the weights {loaded.backbone_sha256[:12]}…, these are "
             f"{facts.sha256[:12]}…; train it again: dinodeploy train-head"
         )
+    adapter = loaded.trained.get("adapter_sha256")
+    if adapter and adapter != (facts.adapter.sha256 if facts.adapter is not None else None):
+        raise MisuseError(
+            f"the head {loaded.source} was trained with the adapter {adapter[:12]}…; give that as --adapter"
+        )
     return loaded.notes
 
 

@@ -53,7 +53,7 @@ def choose_head(
 def _name_classes(loaded: LoadedHead | None, classes: Sequence[str], source: str) -> None:
     """Give the classes of a head their names. Raises MisuseError unless it has so many."""
     head = loaded.head if loaded is not None else None
-    if head is None or head.task not in ("classify", "segment"):
+    if head is None or head.task not in ("classify", "regress", "segment"):
         raise MisuseError(
             f"class names were given, but {source} has no classifier; leave them out, or add --head"
         )

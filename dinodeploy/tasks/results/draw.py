@@ -66,6 +66,11 @@ def draw(image: Image.Image, found: Prediction, legend: Legend) -> Image.Image:
         made = image.copy()
         add_legend(made, [(name, _percent(p), legend.colour(legend.index(name))) for name, p in best])
         return made
+    if found.task == "regress":
+        values = found.facts.get("values", {}).items()
+        made = image.copy()
+        add_legend(made, [(name, f"{value:.4g}", legend.colour(k)) for k, (name, value) in enumerate(values)])
+        return made
     return _draw_regions(image, found, legend)
 
 

@@ -111,7 +111,7 @@ class ImageWriter:
         wanted = self.save
         if wanted is None:
             wanted = frozenset(SAVE if frame is None else (OVERLAYS,))
-            if frame is None and found.task == "classify":
+            if frame is None and found.task in ("classify", "regress"):
                 wanted = frozenset()
         stem = f"{position + 1:06d}_{safe_stem(id)}"
         is_paged = position < self.paged

@@ -33,6 +33,7 @@ _FLATTEST, _TALLEST = 2.4, 0.5  # width over height of a frame; other images hav
 _OBJECTS = ("detect", "instance", "panoptic")
 HEADINGS = {
     "classify": "Classes",
+    "regress": "Values",
     "segment": "Semantic segmentation",
     "depth": "Depth",
     "detect": "Detections",

@@ -2,6 +2,7 @@
 
 id, width, height     of the original image, in pixels as people see it
 classes               [{"class", "probability"}], of a classifier
+values                {name: number}, of a regressor
 shares                {class: share of the image}, of a semantic segmenter
 metres                {"nearest", "median", "farthest"}, of a depth head
 regions               [{"class", "score", "box", …}], of a detector or a segmenter of objects:

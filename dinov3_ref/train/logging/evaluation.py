@@ -54,6 +54,14 @@ class PeriodicEvaluation:
             self.labelled = train, test
         self.images = self._read_images() if rules.pictures_path else None
 
+    ends_training = False  # nothing is decided by these scores
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """There is no state."""
+
     def is_due_after(self, iteration: int) -> bool:
         """True every `eval_period_iterations` and after the last, if there is a dataset to evaluate."""
         period = self.config.evaluation.eval_period_iterations

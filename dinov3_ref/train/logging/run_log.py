@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from dinov3_ref.atomic import append, replacing
 from dinov3_ref.json_file import parse_json
+from dinov3_ref.train.logging.trackers import Tracker, open_trackers
 
 CONFIG_FILE = "config.yaml"
 EVALUATIONS = "evaluations.json"
@@ -135,21 +136,31 @@ class RunLog:
         OmegaConf.save(config, folder / CONFIG_FILE)
         self.metrics = MetricsFile(folder, start)
         self.evaluations = MetricsFile(folder, start, EVALUATIONS)
-        self.scalars = Scalars(folder, start, wanted=config.train.tensorboard)
+        described = OmegaConf.to_container(config, resolve=True)
+        assert isinstance(described, dict)
+        self.trackers: list[Tracker] = [
+            Scalars(folder, start, wanted=config.train.tensorboard),
+            *open_trackers(list(config.train.trackers), folder, described),  # type: ignore[arg-type]
+        ]
         self.progress = Progress(start, total_iterations, name)
 
     def record(self, record: Mapping[str, Any]) -> None:
         """Log the metrics of one iteration."""
         self.metrics.append(record)
-        self.scalars.write(record)
+        self._track(record)
         self.progress.show(record)
 
     def evaluated(self, iteration: int, accuracies: Mapping[str, float]) -> None:
         """Log the result of an evaluation; its file already has it."""
-        self.scalars.write({"iteration": iteration, **accuracies})
+        self._track({"iteration": iteration, **accuracies})
         text = "  ".join(f"{name} {value:.2f}" for name, value in accuracies.items())
         self.progress.log(f"{iteration + 1}: {text or 'images drawn'}")
 
+    def _track(self, record: Mapping[str, Any]) -> None:
+        for tracker in self.trackers:
+            tracker.write(record)
+
     def close(self) -> None:
-        self.scalars.close()
+        for tracker in self.trackers:
+            tracker.close()
         self.progress.close()

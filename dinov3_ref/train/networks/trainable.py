@@ -28,6 +28,10 @@ class Trainable(nn.Module):
         """Frozen modules that are sharded and compiled like the student."""
         return []
 
+    def is_stored(self, name: str) -> bool:
+        """Whether a checkpoint holds the tensor `name`; others are frozen, with files of their own."""
+        return True
+
     def load_gram_teacher(self) -> None:
         """Called after a checkpoint without a Gram teacher was loaded."""
 

@@ -178,6 +178,9 @@ class TrainingNetworks(Trainable):
         every = (self.model_ema, self.distillation_teacher, self.gram_teacher)
         return [modules for modules in every if modules is not None]
 
+    def is_stored(self, name: str) -> bool:
+        return not name.startswith("distillation_teacher.")
+
     def train(self: Networks, mode: bool = True) -> Networks:
         """Set the student's mode; teachers always stay in evaluation mode."""
         super().train(mode)

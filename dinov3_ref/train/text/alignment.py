@@ -55,6 +55,9 @@ class TextAlignment(Trainable):
         assert isinstance(found, DINOTxt)
         return found
 
+    def is_stored(self, name: str) -> bool:
+        return not name.startswith(f"student.{MODEL}.visual_model.backbone.")
+
     def train(self, mode: bool = True) -> TextAlignment:
         """Set the mode of what is trained; the backbone always stays in evaluation mode."""
         super().train(mode)

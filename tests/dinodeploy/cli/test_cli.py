@@ -67,8 +67,8 @@ OPTIONS = {
     "ranges": "images imgsz arch weights-key limit plot picture json",  # names
     "bench": "vs batch imgsz rounds threads device outputs checkpoint out plot picture "  # names
     "require-signature json",
-    "train-head": "task data engine out test pooling class-weight seed cache no-cache device "
-    "require-signature overwrite json",
+    "train-head": "task data out engine lora unfreeze weights arch imgsz set test pooling class-weight seed "
+    "cache no-cache device require-signature overwrite json",
     "add-head": "head out require-signature overwrite json",
     "predict": "engine out task top threshold format save html column id-column every device imgsz batch "
     "threads time-limit max-pixels require-signature allow-unverified overwrite json",

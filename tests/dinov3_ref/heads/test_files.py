@@ -20,7 +20,9 @@ from dinov3_ref.heads import (
     Head,
     LinearClassifier,
     LinearDepth,
+    LinearRegressor,
     LinearSegmenter,
+    MultiLabelClassifier,
     load_head,
     save_head,
 )
@@ -30,6 +32,8 @@ from dinov3_ref.heads.official import OFFICIAL_LICENCE
 HEADS: dict[str, Head] = {
     "linear_classifier": LinearClassifier(8, 3, "cls", classes=("a", "b", "c")),
     "linear_segmenter": LinearSegmenter(8, 3, "patch", (1, 2), batchnorm=True),
+    "multi_label_classifier": MultiLabelClassifier(8, 3, "cls", (0.2, 0.5, 0.9)),
+    "linear_regressor": LinearRegressor(8, 2, "mean", ("width", "height")),
     "linear_depth": LinearDepth(8, 6, bins="log", norm="softmax"),
     "dpt_depth": DPTDepth(8, (0, 1, 2, 3), 8, (4, 4, 4, 4), 6, 4),
     "feature_pyramid": FeaturePyramid(8, (0, 1, 2, 3)),
