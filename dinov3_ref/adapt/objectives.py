@@ -188,7 +188,7 @@ def best_thresholds(logits: Tensor, truth: Tensor) -> tuple[float, ...]:
             thresholds.append(THRESHOLD)
             continue
         f1 = 2 * hits / (torch.arange(1, len(hits) + 1) + hits[-1])
-        f1[:-1][ordered[:-1] == ordered[1:]] = -1  # a cut inside equal scores is none
+        f1[:-1][ordered[:-1] == ordered[1:]] = -1  # equal scores cannot be cut apart
         best = int(f1.argmax())
         below = float(ordered[best + 1]) if best + 1 < len(ordered) else 0.0
         thresholds.append(min(max((float(ordered[best]) + below) / 2, 1e-6), 1 - 1e-6))

@@ -70,6 +70,8 @@ def page_item(image: Image.Image, id: str, found: Prediction, legend: Legend) ->
             {"label": legend.index(one["class"]), "name": one["class"], "share": one["probability"]}
             for one in found.facts["classes"]
         ]
+    elif found.task == "regress":
+        item["values"] = found.facts["values"]
     elif found.task == "depth" and found.map is not None:
         item |= {"metres": found.facts["metres"], "heat": _heat_uri(found.map, thumbnail.size)}
     else:
@@ -110,6 +112,8 @@ def _lines(item: dict[str, Any]) -> list[dict[str, Any]]:
     if "metres" in item:
         metres = item["metres"]
         return [{"name": name, "text": f"{metres[name]:.2f} m"} for name in ("nearest", "median", "farthest")]
+    if "values" in item:
+        return [{"name": name, "text": f"{value:.4g}"} for name, value in item["values"].items()]
     if "classes" in item:
         return [{**one, "text": f"{100 * one['share']:.1f} %"} for one in item["classes"]]
     regions = sorted(item["regions"], key=lambda region: -region["score"])
