@@ -2,7 +2,8 @@
 
 The front matter has the licence of the weights, the kind of task, the model that the weights are of; the text
 has what is inside, how to use it, the judge's receipts and the limits of its recipe. Only what is between two
-marks, and those fields, are written again by a later push: the rest of a card belongs to its author. Fields:
+marks, and those fields, are written again by a later push: the rest of a card belongs to its author. A
+bundle in a folder only adds fields that the card does not have. Source of the fields:
 https://huggingface.co/docs/hub/model-cards
 """
 
@@ -54,8 +55,11 @@ def make_card(bundle: Bundle, reference: HubReference, package: Any, before: str
             f"{CARD_FILE} of {reference.repo}: its front matter cannot be read ({reason_of(error)}); fix it"
         ) from error
     for name, value in front_matter(bundle.manifest).items():
-        kept = getattr(card.data, name, None) if name == "tags" else None
-        setattr(card.data, name, list(dict.fromkeys([*(kept or ()), *value])) if name == "tags" else value)
+        kept = getattr(card.data, name, None)
+        if name == "tags":
+            setattr(card.data, name, list(dict.fromkeys([*(kept or ()), *value])))
+        elif not (kept and before and reference.folder):  # at the root may be another library's model
+            setattr(card.data, name, value)
     begin, end = (f"<!-- dinodeploy {reference.folder or '/'}: {word} -->" for word in ("begin", "end"))
     part = "\n".join([begin, "", *_body(bundle, reference), "", end])
     head, found, rest = card.text.partition(begin)

@@ -78,8 +78,11 @@ class HubFiles:
     def provide_extras(self, names: Iterable[str]) -> None:
         """Have files in `root` that no manifest lists (signature, licence, receipts), if the hub has them."""
         for name in names:
-            with suppress(NotThere):
+            try:
                 self._place(self._extra(name), name)
+            except NotThere:
+                if not self.client.offline:  # what another commit of the same files had
+                    (self.root / name).unlink(missing_ok=True)
 
     def _extra(self, name: str) -> Path:
         """A file that the manifest does not list, in the hub's cache. Raises NotThere."""

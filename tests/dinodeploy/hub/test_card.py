@@ -78,6 +78,15 @@ def test_a_card_that_cannot_be_read(bundle: Bundle) -> None:
         make_card(bundle, HERE, huggingface_hub, "---\na: [1\n---\n")
 
 
+def test_a_bundle_in_a_folder_beside_another_librarys_model(bundle: Bundle) -> None:
+    before = "---\nlibrary_name: transformers.js\ntags: [dinov3]\n---\n# Model\n"
+    made = card(bundle, before, "org/toy/dinodeploy")
+    assert made.data.library_name == "transformers.js"
+    assert made.data.license_name == "dinov3-license"
+    assert "hf://org/toy/dinodeploy" in made.text
+    assert card(bundle, before).data.library_name == "dinodeploy"
+
+
 def test_two_bundles_in_one_repository(bundle: Bundle) -> None:
     first = make_card(bundle, parse("org/many/fp32"), huggingface_hub)
     both = make_card(bundle, parse("org/many/fp16"), huggingface_hub, first)

@@ -357,6 +357,21 @@ def test_a_signature_is_over_everything(hub: Hub, tmp_path: Path) -> None:
     assert "is not signed" in refusal(TamperedError, lambda: vector("hf://org/unsigned", **options))
 
 
+def test_a_signature_that_a_later_commit_lacks_does_not_stay(hub: Hub, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(TOY, tmp_path / "bundle"))
+    (folder / "model.sig").write_bytes(b"{}")
+    hub.hold("org/toy", folder)
+    first = open_bundle("hf://org/toy")
+    first.verify()
+    assert (first.root / "model.sig").is_file()
+    (folder / "model.sig").unlink()
+    hub.hold("org/toy", folder)
+    second = open_bundle("hf://org/toy")
+    second.verify()
+    assert second.root == first.root
+    assert not (second.root / "model.sig").exists()
+
+
 def test_the_manifest_of_the_repository_is_kept_byte_for_byte(hub: Hub, tmp_path: Path) -> None:
     """Its digest does not change with its spaces; a signature does."""
     folder = Path(shutil.copytree(TOY, tmp_path / "bundle"))
