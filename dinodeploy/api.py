@@ -242,7 +242,7 @@ def embed(
 
     images: files, folders, globs, lists, tables, archives, videos, URLs (`dinodeploy/sources`). For images in
         memory use `Embedder.encode`.
-    engine: a bundle, or an engine file inside one. out: the store to write or to resume.
+    engine: a bundle, an engine file inside one, or hf://ORG/NAME. out: the store to write or to resume.
     outputs: what to keep: cls [D], storage [R,D], patch and layer_<i> [h,w,D], mean_patch [D], pooled [2D].
     column, id_column: of a table: where images or paths, and ids, are. every: of a video: each n-th frame.
     device, threads, weight_budget (bytes), require_signature, allow_unverified: as in `Embedder.open`.

@@ -80,7 +80,7 @@ class Embedder:
         weight_budget: int | None = None,
         require_signature: str | Path | None = None,
     ) -> Embedder:
-        """Open a bundle, or an engine file inside one, and verify that it may be used.
+        """Open a bundle, an engine file inside one, or hf://ORG/NAME, and verify that it may be used.
 
         device: auto, cpu, onnxruntime, openvino, cuda or tensorrt (`backends/select.py`); auto takes the best
             that runs here.
@@ -97,7 +97,7 @@ class Embedder:
 
         Every file is hashed before it is read. Raises MisuseError for a path that does not exist, BundleError
         or TamperedError for a bundle that is not what was exported, JudgementError when the judge rejects it,
-        UnavailableError when this machine cannot run it.
+        UnavailableError when this machine cannot run it, HubError for the Hugging Face hub.
         """
         bundle, file = locate(engine, require_signature=require_signature)
         return cls.open_located(

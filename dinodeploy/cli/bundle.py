@@ -14,8 +14,6 @@ from dinodeploy.bundle.manifest import SIGNATURE_FILE
 from dinodeploy.bundle.signing import sign, verify_signature
 from dinodeploy.cli.options import RequireSignature
 from dinodeploy.cli.output import log, print_json, say
-from dinodeploy.hub.pull import pull
-from dinodeploy.hub.push import push
 from dinodeploy.standalone.pack import pack_standalone
 
 HELP = "Verify, sign, pack and unpack a bundle; push it to the Hugging Face hub, pull it from there."
@@ -127,6 +125,8 @@ def push_command(
 
     The token is that of HF_TOKEN or `hf auth login`.
     """
+    from dinodeploy.hub.push import push  # with the judge's tables, which no other command here needs
+
     pushed = push(
         bundle,
         target,
@@ -159,6 +159,8 @@ def pull_command(
 
     `--engine hf://ORG/NAME` needs no copy, and downloads only what it runs.
     """
+    from dinodeploy.hub.pull import pull
+
     key = require_signature
     pulled = pull(source, out, revision=revision, require_signature=key, overwrite=overwrite)
     if as_json:
