@@ -1,12 +1,12 @@
 """HTML pages: Jinja2 templates, style sheets and scripts as files, with one palette for all of them.
 
-base.html, base.css            what every page shares
+base.html, base.css            what every page shares: sizes and spaces; palette.py has the colours
 report.html, report.css        `check --report page.html`
-sheet.html, sheet.css          contact sheets of `search --html` and `dedupe --html`
+sheet.html, .css, .js          contact sheets of `search --html` and `dedupe --html`
 service.html, .css, .js        the page that `serve` shows at /, with sample.jpg; routes.*: that at /docs
 visualize.html, .css, .js      `visualize --html`
 predict.html, .css, .js        `predict --html`; draw_predictions.js is shared with the service
-plot.html                      a plot of `ranges` or `bench` as a page
+plot.html, plot.css            a plot of `ranges` or `bench` as a page
 
 A page is one self-contained file: style and script are inlined, nothing is requested from elsewhere.
 """

@@ -19,7 +19,7 @@ from dinodeploy.plots.canvas import TIP, Box, Canvas, Plot, add_bar, decades, lo
 
 WIDTH = 760.0  # pixels of a plot; the page scales it
 LABEL, ROW, VALUE, HEAD = 132.0, 22.0, 96.0, 16.0  # pixels: a bar's name, its row, its number, above all bars
-GROWTH: Box = (52.0, 30.0, WIDTH - 84, 278.0)
+GROWTH: Box = (52.0, 30.0, WIDTH - 108, 278.0)
 CURVES = {  # group of tokens -> words, colour
     "cls": ("CLS", "accent"),
     "storage": ("storage", "orange"),

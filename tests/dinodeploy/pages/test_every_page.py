@@ -14,6 +14,7 @@ from tests.support.pages.browser import (
     FAINT,
     FOCUS,
     NAMELESS,
+    OUTSIDE,
     SCHEMES,
     SHIFT,
     WIDE,
@@ -50,6 +51,7 @@ def test_a_page_can_be_read_at_every_width_in_both_themes(name: str, browser: An
         assert page.evaluate(SHIFT) <= MOST_SHIFT
         assert page.evaluate(FAINT) == []
         assert page.evaluate(NAMELESS) == []
+        assert page.evaluate(OUTSIDE) == []
         for width in WIDTHS:
             page.set_viewport_size({"width": width, "height": 900})
             assert page.evaluate(WIDE) == [], width
@@ -69,12 +71,14 @@ def test_the_measures_find_what_they_are_for(browser: Any) -> None:
     page.set_content(
         """<body style="background: #fff"><h1 style="width: 99px; overflow: hidden; white-space: nowrap">
         A heading that is much longer</h1><p style="color: #999">faint</p><div style="width: 500px">wide</div>
-        <img alt=""><button></button><a href="#" style="outline: none">focus</a></body>"""
+        <img alt=""><button></button><a href="#" style="outline: none">focus</a>
+        <svg class="plot" width="60"><title>plot</title><text x="40">too long</text></svg></body>"""
     )
     assert page.evaluate(FAINT) == ["faint: 2.85"]
     assert page.evaluate(WIDE) == ["DIV."]
     assert [words.strip()[:9] for words in page.evaluate(CUT)] == ["A heading"]
     assert len(page.evaluate(NAMELESS)) == 2
+    assert page.evaluate(OUTSIDE) == ["too long"]
     page.locator("a").focus()
     assert not page.evaluate(FOCUS)
     page.close()

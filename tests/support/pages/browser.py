@@ -57,6 +57,14 @@ CUT = """() => [...document.querySelectorAll("h1, h2, h3, p, button, label, td, 
   && getComputedStyle(one).overflowX !== "visible" && getComputedStyle(one).textOverflow !== "ellipsis")
   .map((one) => one.textContent.slice(0, 40))"""
 
+# Text of a plot that its edge cuts off.
+OUTSIDE = """() => [...document.querySelectorAll("svg.plot")].flatMap((plot) => {
+  const edge = plot.getBoundingClientRect();
+  return [...plot.querySelectorAll("text")].map((text) => [text.textContent, text.getBoundingClientRect()])
+    .filter(([, box]) => box.left < edge.left - 1 || box.right > edge.right + 1)
+    .map(([words]) => words);
+})"""
+
 # Images, canvases, plots and controls that a screen reader has no name for.
 NAMELESS = """() => [
   ...[...document.querySelectorAll("img")].filter((one) => !one.alt.trim()),

@@ -58,14 +58,15 @@ def maps(what: str) -> str:
     return render_maps(what, looks, [painter(one) for one in looks], words, "vit_small, weights file")
 
 
-def predicted(task: str) -> str:
-    """The page of `predict`."""
+def predicted(task: str, *, plain: bool = False) -> str:
+    """The page of `predict`. plain: with the photographs' own names."""
     found = predictions(task)
+    names = [f"{name}.jpg" for name, _ in found] if plain else NAMES
     items = [
         page_item(photograph(name), f"photos/{id}", one, LEGEND)
-        for (name, one), id in zip(found, NAMES, strict=False)
+        for (name, one), id in zip(found, names, strict=False)
     ]
-    return render_predictions(task, items, 240, LEGEND)
+    return render_predictions(task, items, len(items) if plain else 240, LEGEND)
 
 
 def write_photos(folder: Path) -> list[str]:
