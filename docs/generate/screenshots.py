@@ -19,13 +19,13 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "docs" / "images"
-WIDTH, SHOWN = 1280, 960  # pixels of the window, and of the picture in a guide
+WIDTH, SHOWN = 1280, 960  # pixels of the window, and of the image in a guide
 QUALITY = 84
 
 
 @dataclass(frozen=True)
 class Shot:
-    """A page and what is done on it before the picture is taken."""
+    """A page and what is done on it before the screenshot."""
 
     make: Callable[[], Path]
     height: int = 900  # pixels of the window
