@@ -47,17 +47,20 @@ def _filled(preprocess: Preprocess, out: AnyArray | None) -> AnyArray:
 class SleepingEngine:
     """Takes `seconds` per image, one batch at a time.
 
-    copied: bytes of batches that the pipeline put together by copying.
+    marks: before each batch: images so far, time, CPU time of this process, bytes of batches that the
+    pipeline put together by copying.
     """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.copied = self.images = 0
+        self.marks: list[tuple[int, float, float, int]] = []
         self.backend = SimpleNamespace(parallel_runs=1)
 
     def run(self, pixels: AnyArray) -> dict[str, AnyArray]:
         """[B,3,H,W] -> CLS [B,DIM], all zeros."""
         due = time.perf_counter() + self.seconds * len(pixels)
+        self.marks.append((self.images, time.perf_counter(), time.process_time(), self.copied))
         self.images += len(pixels)
         self.copied += pixels.nbytes if pixels.flags.owndata else 0
         outputs = {"cls": np.zeros((len(pixels), DIM), np.float32)}

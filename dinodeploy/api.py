@@ -24,6 +24,7 @@ from dinodeploy.files.paths import PathLike, given_path, given_paths
 from dinodeploy.hardware.packages import reach
 from dinodeploy.images.limits import ImageLimits
 from dinodeploy.pipeline.decode import TIME_LIMIT
+from dinodeploy.pipeline.decoders import Decode
 from dinodeploy.pipeline.embed import EmbedReport, embed_images
 from dinodeploy.pipeline.embed_options import EmbedOptions
 from dinodeploy.pipeline.progress import step_progress
@@ -225,6 +226,7 @@ def embed(
     threads: int | None = None,
     weight_budget: int | None = None,
     workers: int | None = None,
+    decode: Decode = "auto",
     time_limit: float = TIME_LIMIT,
     max_pixels: int | None = None,
     require_signature: PathLike | None = None,
@@ -253,8 +255,10 @@ def embed(
     normalize: scale every vector to length 1: products are cosines. Always so in clip-retrieval's format.
     shard_size: images per file; default: 10000, fewer where rows are large.
     shards: "i/n" or (i, n): this process makes the i-th of n parts. cluster: a Ray address: local, auto, ray://….
-    batch: images per engine call; "auto" measures a few sizes. workers: decoding threads. time_limit: seconds
-        per image. max_pixels: of one image; default: 89 million, 358 million of a JPEG.
+    batch: images per engine call; "auto" measures a few sizes. time_limit: seconds per image.
+        max_pixels: of one image; default: 89 million, 358 million of a JPEG.
+    workers: decoding threads or processes; default: one per hardware thread. decode: threads, processes, or
+        auto: processes for large jobs on machines with four or more cores. Pixels are the same.
     overwrite: delete the store at `out` first.
     update: where the images differ from a store that is there, embed new and changed ones and drop missing
         ones; without it they are counted in an OutputExistsError. keep_missing: keep the rows of missing
@@ -286,6 +290,7 @@ def embed(
         threads=threads,
         weight_budget=weight_budget,
         workers=workers,
+        decode=decode,
         time_limit=time_limit,
         limits=ImageLimits.of(max_pixels),
         require_signature=given_path(require_signature),

@@ -31,6 +31,7 @@ from dinodeploy.cli.output import (
 from dinodeploy.errors import MisuseError
 from dinodeploy.images.preprocess import MAX_PATCHES
 from dinodeploy.pipeline.decode import TIME_LIMIT
+from dinodeploy.pipeline.decoders import parse_decode
 
 PARTIAL = 5
 
@@ -94,7 +95,12 @@ def embed(
         int | None, typer.Option(help="Threads of the engine. Default: its own choice; 1 with --cluster.")
     ] = None,
     weight_budget: Annotated[float | None, typer.Option(help=WEIGHT_BUDGET_HELP)] = None,
-    workers: Annotated[int | None, typer.Option(help="Decoding threads. Default: one per core.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Decoding threads or processes. Default: one per core.")
+    ] = None,
+    decode: Annotated[
+        str, typer.Option(help="Decode in threads or processes; auto: processes for large jobs.")
+    ] = "auto",
     time_limit: TimeLimit = TIME_LIMIT,
     max_pixels: MaxPixels = None,
     require_signature: RequireSignature = None,
@@ -154,6 +160,7 @@ def embed(
         threads=threads,
         weight_budget=parse_gib(weight_budget),
         workers=workers,
+        decode=parse_decode(decode),
         time_limit=time_limit,
         max_pixels=max_pixels,
         require_signature=require_signature,

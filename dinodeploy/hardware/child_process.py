@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 _PIPE = 1 << 20  # bytes that a pipe holds, where the system has larger ones
 
@@ -37,6 +38,14 @@ def start_process(module: str, *arguments: int, inherit: Sequence[int] = ()) -> 
         for pipe in (process.stdin, process.stdout):
             fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE)  # type: ignore[union-attr]
     return process
+
+
+def take_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """In the helper process: stdin and stdout for ourselves; whatever a library prints goes nowhere."""
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    return sys.stdin.buffer, replies
 
 
 def end_process(process: subprocess.Popen[bytes]) -> int:

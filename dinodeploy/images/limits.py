@@ -49,3 +49,12 @@ class ImageLimits:
 
 
 DEFAULT_LIMITS = ImageLimits()
+
+
+def one_thread_per_image() -> None:
+    """For a process that decodes: libavif takes every core otherwise, and each thread takes address space."""
+    try:
+        from PIL import AvifImagePlugin
+    except ImportError:
+        return
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1

@@ -24,7 +24,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from dinodeploy.arrays import AnyArray, FloatArray
+from dinodeploy.arrays import AnyArray
 from dinodeploy.errors import MisuseError
 
 Triple = tuple[float, float, float]
@@ -162,15 +162,22 @@ class Preprocess:
             shrinks = min(width / target_width, height / target_height)
         return next((scale for scale in SCALES if shrinks >= REDUCED_LEFT * scale), 1)
 
-    def __call__(self, image: Image.Image) -> FloatArray:
-        """RGB image of any size -> float32 [3, H, W], C-contiguous, normalised."""
+    @property
+    def largest_input(self) -> tuple[tuple[int, ...], str]:
+        """Shape and dtype of what `__call__` makes; for "keep-aspect" of as many pixels as it may have."""
+        if self.steps.fit == "keep-aspect":
+            return (3, self.max_patches, self.patch_size * self.patch_size), "float32"
+        return (3, self.height, self.width), "float32"
+
+    def __call__(self, image: Image.Image, out: AnyArray | None = None) -> AnyArray:
+        """RGB image of any size -> float32 [3, H, W], C-contiguous, normalised; in `out` if it is given."""
         assert image.mode == "RGB", f"open_image makes images RGB, this one is {image.mode}"
         planes = self._resize(image)
-        pixels = np.empty((3, *planes[0].shape), np.float32)
-        for plane, out, mean, std in zip(planes, pixels, self.mean, self.std, strict=True):
+        pixels = np.empty((3, *planes[0].shape), np.float32) if out is None else out
+        for plane, into, mean, std in zip(planes, pixels, self.mean, self.std, strict=True):
             # (x / 255 - mean) / std as one scale and one shift, nine times as fast as written out
-            np.multiply(plane, np.float32(1 / (255 * std)), out=out, dtype=np.float32)
-            out -= np.float32(mean / std)
+            np.multiply(plane, np.float32(1 / (255 * std)), out=into, dtype=np.float32)
+            into -= np.float32(mean / std)
         return pixels
 
     def _resize(self, image: Image.Image) -> list[AnyArray]:

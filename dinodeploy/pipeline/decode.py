@@ -14,11 +14,13 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from dinodeploy.arrays import FloatArray
+from dinodeploy.arrays import AnyArray
 from dinodeploy.errors import ImageError, reason_of
 from dinodeploy.hardware.cores import hardware_threads
 from dinodeploy.images.limits import DEFAULT_LIMITS, ImageLimits
@@ -32,18 +34,20 @@ _POLL = 0.25  # seconds between checks of a thread that is waited for
 JOIN_SECONDS = 5.0  # seconds that threads have to finish their last image
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # made for every image: freezing it takes three times as long
 class Decoded:
     """One image, ready for the engine, or the reason why not."""
 
     id: str
-    pixels: FloatArray | None  # [3,H,W]
+    pixels: AnyArray | None  # [3,H,W]
     size: tuple[int, int]  # width and height of the original
     reason: str = ""
     position: int = 0  # in the listing
     path: str | Path | None = None  # of a local file
     seconds: float = 0.0  # opening and preprocessing took
     error: Exception | None = None  # that `reason` tells of
+    slot: int = -1  # of `ring`, where the pixels lie in shared memory
+    ring: AnyArray | None = None  # [S, ...], of which `pixels` are row `slot`
 
 
 @dataclass
@@ -163,7 +167,7 @@ class _Decoders:
         progress: float = getattr(self._source, "last_progress", 0.0)  # skipping in a compressed archive
         if time.monotonic() - max(job.started, progress) > self._time_limit:
             self._threads = [self._start() if thread is job.thread else thread for thread in self._threads]
-            return f"took more than {self._time_limit:g} s to read; see --time-limit"
+            return took_too_long(self._time_limit)
         return ""
 
     def _work(self) -> None:
@@ -187,14 +191,38 @@ def decode(
     Raises DinodeployError for what is not the image's fault, such as a missing package.
     """
     started = time.perf_counter()
-    id_ = source.ids[position]
+    made = decode_image(partial(source.image, position), preprocess, limits)
+    seconds = time.perf_counter() - started
+    return Decoded(
+        source.ids[position], made.pixels, made.size, made.reason, position, made.path, seconds, made.error
+    )
+
+
+class Made(NamedTuple):
+    """What became of one image: its pixels and original size, or the reason why not."""
+
+    pixels: AnyArray | None
+    size: tuple[int, int]
+    reason: str = ""
+    path: str | Path | None = None
+    error: Exception | None = None
+
+
+def decode_image(
+    reader: str | Callable[[], Any], preprocess: Preprocess, limits: ImageLimits, out: AnyArray | None = None
+) -> Made:
+    """Read an image, which is a path or a function, and preprocess it, into `out` if it is given."""
     path = None
     try:
-        opened = source.image(position)
+        opened = reader if isinstance(reader, str) else reader()
         path = opened if isinstance(opened, (str, Path)) else None
         image, size = open_reduced(opened, preprocess.jpeg_scale, limits=limits)
-        pixels = preprocess(image)
+        return Made(preprocess(image, out), size, path=path)
     except (ImageError, OSError, MemoryError) as error:
         reason = str(error) if isinstance(error, ImageError) else f"cannot be read: {reason_of(error)}"
-        return Decoded(id_, None, (0, 0), reason, position, path, time.perf_counter() - started, error)
-    return Decoded(id_, pixels, size, "", position, path, time.perf_counter() - started)
+        return Made(None, (0, 0), reason, path, error)
+
+
+def took_too_long(time_limit: float) -> str:
+    """The reason of an image that exceeds the time limit."""
+    return f"took more than {time_limit:g} s to read; see --time-limit"

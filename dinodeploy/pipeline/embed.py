@@ -158,6 +158,8 @@ def embed_images(
                     options.workers,
                     options.time_limit,
                     options.limits,
+                    decode=options.decode,
+                    log=log,
                 )
                 report = _run(store, options.batch, make, progress, log)
                 manifest = store.finish()

@@ -13,6 +13,7 @@ from dinodeploy.images.limits import DEFAULT_LIMITS, ImageLimits
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.pipeline.cluster import parse_address
 from dinodeploy.pipeline.decode import TIME_LIMIT
+from dinodeploy.pipeline.decoders import Decode, parse_decode
 from dinodeploy.pipeline.pooling import needed
 from dinodeploy.sources import SourceOptions
 from dinodeploy.store.dtypes import parse_dtype
@@ -43,6 +44,7 @@ class EmbedOptions:
     threads: int | None = None
     weight_budget: int | None = None
     workers: int | None = None
+    decode: Decode = "auto"
     time_limit: float = TIME_LIMIT
     limits: ImageLimits = DEFAULT_LIMITS
     require_signature: Path | None = None
@@ -56,6 +58,7 @@ class EmbedOptions:
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < 1):
                 raise MisuseError(f"{name} is {value!r}; wanted at least 1")
+        parse_decode(self.decode)
         if not self.time_limit > 0:
             raise MisuseError(f"time_limit is {self.time_limit}; wanted more than 0 seconds")
         index, of = self.part

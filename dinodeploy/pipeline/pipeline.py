@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -17,10 +17,11 @@ from dinodeploy.errors import UnavailableError
 from dinodeploy.images.batches import gather_by_size
 from dinodeploy.images.limits import DEFAULT_LIMITS, ImageLimits
 from dinodeploy.images.preprocess import Preprocess
-from dinodeploy.pipeline.decode import TIME_LIMIT, Decoded, decode_source, default_decoders, images_ahead
+from dinodeploy.pipeline.decode import TIME_LIMIT, Decoded
+from dinodeploy.pipeline.decoders import Decode, Decoders, choose_decoders, open_decoders
 from dinodeploy.pipeline.pooling import Outputs, pick
-from dinodeploy.pipeline.progress import Advance
-from dinodeploy.pipeline.run_batches import Batch, EndOfShard, run_batches
+from dinodeploy.pipeline.progress import Advance, Log
+from dinodeploy.pipeline.run_batches import Batch, EndOfShard, pending_batches, run_batches
 from dinodeploy.pipeline.runner import Runner
 from dinodeploy.pipeline.stages import Stages
 from dinodeploy.sources import Source
@@ -105,23 +106,37 @@ def embed_source(
     time_limit: float = TIME_LIMIT,
     limits: ImageLimits = DEFAULT_LIMITS,
     advance: Advance = lambda done, failed, bottleneck="": None,
+    decode: Decode = "auto",
+    log: Log = lambda text: None,
 ) -> RunReport:
     """Embed and commit every shard that `store` still lacks of its part.
 
-    batch_size: images per batch; default: the plan's. time_limit: seconds per image. limits: of one image.
-    advance: called as images finish, with the stage that costs the most waiting time.
+    batch_size: images per batch; default: the plan's. workers: decoders; default: one per hardware thread.
+    time_limit: seconds per image. limits: of one image. advance: called as images finish, with the stage that
+    costs the most waiting time. decode: in threads or processes; default: `choose_decoders`.
     Raises UnavailableError when the disk or a folder of images disappears; committed shards stay.
     """
     batch_size = batch_size or store.plan.batch
-    workers = workers or default_decoders()
     started = time.perf_counter()
     kept = sum(record.images for record in store.kept)
     kept_quarantined = sum(len(record.quarantined) for record in store.kept)
     run = _Run(embedder, store, advance)
     shards = store.remaining
-    positions = chain.from_iterable(map(run.begin, shards))
-    ahead = images_ahead(batch_size, workers)
-    stream = decode_source(source, positions, preprocess, workers, ahead, time_limit, limits)
+    images = sum(len(store.to_embed(index)) for index in shards)
+    how = choose_decoders(source, images, workers, decode)
+    if how[0] == "processes":
+        log(f"[decode] in {how[1]} processes")
+    stream = open_decoders(
+        source,
+        map(run.begin, shards),
+        preprocess,
+        how,
+        batch_size=batch_size,
+        batches=pending_batches(embedder),
+        time_limit=time_limit,
+        limits=limits,
+        log=log,
+    )
     with closing(stream) as decoded:
         run.make(shards, decoded, batch_size)
     run.stages.total = time.perf_counter() - started
@@ -148,7 +163,7 @@ class _Run(Generic[RowsT]):
             self._begun[index] = self._store.to_embed(index)
         return self._begun[index]
 
-    def make(self, shards: list[int], decoded: Iterator[Decoded], batch_size: int) -> None:
+    def make(self, shards: list[int], decoded: Decoders, batch_size: int) -> None:
         work = self._work(shards, decoded, batch_size)
         with _ShardWriter(self._store, self.stages) as writer:
             for item, outputs in run_batches(self._embedder, work, self.stages):
@@ -156,6 +171,7 @@ class _Run(Generic[RowsT]):
                     writer.put(item.index, self._rows.pop(item.index))
                     continue
                 self._keep(next(iter(self._rows.values())), item, outputs)
+                decoded.release(item)
                 writer.check()
 
     def _work(
@@ -169,12 +185,14 @@ class _Run(Generic[RowsT]):
             yield EndOfShard(index)
 
     def _timed(self, decoded: Iterator[Decoded]) -> Iterator[Decoded]:
+        waited, worked = self.stages.waited, self.stages.worked
         while True:
-            with self.stages.waiting("decode"):
-                item = next(decoded, None)
+            started = time.perf_counter()  # without `Stages.waiting`: per image, it is too slow
+            item = next(decoded, None)
+            waited["decode"] += time.perf_counter() - started
             if item is None:
                 return
-            self.stages.worked["decode"] += item.seconds
+            worked["decode"] += item.seconds
             yield item
 
     def _readable(self, items: Iterable[Decoded], rows: Rows) -> Iterator[Decoded]:

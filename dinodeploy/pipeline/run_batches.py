@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from dinodeploy.arrays import FloatArray
+from dinodeploy.arrays import AnyArray
 from dinodeploy.pipeline.decode import Decoded
 from dinodeploy.pipeline.pooling import Outputs
 from dinodeploy.pipeline.runner import Runner
@@ -44,7 +44,7 @@ def run_batches(
     """
     stages = stages or Stages()
 
-    def run(ready: tuple[Work, FloatArray | None]) -> tuple[Work, Outputs, float]:
+    def run(ready: tuple[Work, AnyArray | None]) -> tuple[Work, Outputs, float]:
         item, pixels = ready
         started = time.perf_counter()
         outputs = {} if pixels is None else embedder.run(pixels)
@@ -60,8 +60,17 @@ def run_batches(
         yield item, outputs
 
 
-def stack(batch: Batch) -> FloatArray:
-    """The pixels of a batch, [B,3,H,W]."""
+def pending_batches(embedder: Runner) -> int:
+    """How many batches `run_batches` holds at most: those that wait or run, the one being made, and the last
+    one that it has yielded."""
+    return 2 * embedder.backend.parallel_runs + 2
+
+
+def stack(batch: Batch) -> AnyArray:
+    """The pixels of a batch, [B,3,H,W]; neighbours in shared memory are not copied."""
+    ring, first = batch[0].ring, batch[0].slot
+    if ring is not None and all(item.slot == first + row for row, item in enumerate(batch)):
+        return ring[first : first + len(batch)]
     return np.stack([item.pixels for item in batch if item.pixels is not None])
 
 

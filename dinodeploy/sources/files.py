@@ -10,16 +10,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import BinaryIO
 
-from dinodeploy.errors import ImageError, MisuseError, reason_of
+from dinodeploy.errors import MisuseError, reason_of
 from dinodeploy.files.paths import as_written, from_file_url, native_path
 from dinodeploy.files.text import open_text
 from dinodeploy.sources import remote
 from dinodeploy.sources.folders import Skipped
 from dinodeploy.sources.ids import IdList
 from dinodeploy.sources.input_file import InputFile
-from dinodeploy.sources.source import SourceOptions, Stamp
+from dinodeploy.sources.source import SourceOptions, Stamp, refuse
 
 
 class FileSource:
@@ -54,10 +55,14 @@ class FileSource:
         return () if self.ids_are_locations else self._paths
 
     def image(self, index: int) -> str | bytes:
+        reader = self.reader(index)
+        return reader if isinstance(reader, str) else reader()
+
+    def reader(self, index: int) -> str | Callable[[], bytes]:
         if index in self._missing:
-            raise ImageError(f"{self.ids[index]!r}: {self._missing[index]}")
+            return partial(refuse, f"{self.ids[index]!r}: {self._missing[index]}")
         path = self._paths[index]
-        return remote.fetch(path, self.timeout) if remote.is_url(path) else native_path(path)
+        return partial(remote.fetch, path, self.timeout) if remote.is_url(path) else native_path(path)
 
     def stamp(self, index: int) -> Stamp:
         path = self._paths[index]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from dinodeploy.errors import ImageError
 from dinodeploy.files.paths import is_absolute, native_path, portable_path
 from dinodeploy.files.regular import open_regular
-from dinodeploy.sources.source import Stamp
+from dinodeploy.sources.source import Stamp, refuse
 
 _READ_AHEAD = 1 << 20  # bytes per remote read; headers of archives are small
 
@@ -124,6 +124,9 @@ class Unreadable:
         self._reason = " ".join(reason.split())[:300]
 
     def image(self, index: int) -> bytes:
-        raise ImageError(f"{self.ids[index]!r}: {self._reason}")
+        return self.reader(index)()
+
+    def reader(self, index: int) -> Callable[[], bytes]:
+        return partial(refuse, f"{self.ids[index]!r}: {self._reason}")
 
     def close(self) -> None: ...

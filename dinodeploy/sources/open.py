@@ -6,11 +6,12 @@ import os
 import re
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from itertools import accumulate, groupby
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -197,6 +198,20 @@ class JoinedSource:
         part = self._part_of(position)
         self._use(part)
         return self.parts[part].image(position - self._starts[part])
+
+    @property
+    def reader(self) -> Callable[[int], Any] | None:
+        """See `Source`: None unless every part has one."""
+        readers = [getattr(part, "reader", None) for part in self.parts]
+        if None in readers:
+            return None
+
+        def read(index: int) -> Any:
+            position = index if self._kept is None else int(self._kept[index])
+            part = self._part_of(position)
+            return readers[part](position - self._starts[part])  # type: ignore[misc]
+
+        return read
 
     def stamp(self, index: int) -> Stamp:
         """See `stamp_of`."""

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 from PIL import Image
 
-from dinodeploy.errors import MisuseError
+from dinodeploy.errors import ImageError, MisuseError
 
 
 class Stamp(NamedTuple):
@@ -35,6 +35,8 @@ class Source(Protocol):
         origin(index)       see `origin_of`
         stamp(index)        see `stamp_of`
         skipped             see `skipped_of`
+        reader(index)       how another process reads an image: its path, or a function that can be pickled
+                            and returns, or raises, what `image` does; None or absent where none can
         release()           close files until the next image is asked for
         is_open             whether a file is open
         last_progress       when a slow read last got on, by `time.monotonic`: a time limit starts there
@@ -107,3 +109,8 @@ def stamp_of(source: Source, index: int) -> Stamp:
     """
     stamp = getattr(source, "stamp", None)
     return stamp(index) if stamp is not None else Stamp()
+
+
+def refuse(message: str) -> bytes:
+    """The reader of an image that is known to be missing. Raises ImageError."""
+    raise ImageError(message)

@@ -12,14 +12,14 @@ from __future__ import annotations
 import io
 import os
 import signal
-import sys
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from dinodeploy.errors import ImageError, ImageTooLargeError
-from dinodeploy.images.limits import ImageLimits
+from dinodeploy.hardware.child_process import take_pipes
+from dinodeploy.images.limits import ImageLimits, one_thread_per_image
 from dinodeploy.images.open import open_image, open_reduced, whole
 from dinodeploy.serve.decoders.formats import MAX_SCANS, inspect_image
 from dinodeploy.serve.decoders.wire import Job, receive_job, send_reply
@@ -38,10 +38,10 @@ def main(memory: int, nice: int) -> None:
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C reaches the whole process group; the service decides
-    jobs, replies = _take_pipes()
+    jobs, replies = take_pipes()
     if hasattr(os, "nice") and nice:
         os.nice(nice)
-    _one_thread_per_image()
+    one_thread_per_image()
     _limit_memory(memory)
     send_reply(replies, {"ready": True})
     while (received := receive_job(jobs)) is not None:
@@ -100,23 +100,6 @@ def _thumbnail(path: Path, job: Job) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
-
-
-def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """stdin and stdout for ourselves: whatever a library prints goes nowhere."""
-    replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    return sys.stdin.buffer, replies
-
-
-def _one_thread_per_image() -> None:
-    """libavif takes every core otherwise, and each thread takes address space."""
-    try:
-        from PIL import AvifImagePlugin
-    except ImportError:
-        return
-    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
 def _limit_memory(memory: int) -> None:

@@ -9,14 +9,15 @@ get a number: 0001.jpg#2.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from dinodeploy.errors import ImageError, reason_of
 from dinodeploy.sources.archives.compressed import CompressedFile, compression_of
-from dinodeploy.sources.archives.tar_members import Members, find_members
+from dinodeploy.sources.archives.tar_members import Members, Part, find_members
 from dinodeploy.sources.folders import Skipped
 from dinodeploy.sources.input_file import InputFile, Unreadable, stamp_of_file
-from dinodeploy.sources.source import Source, SourceOptions, Stamp
+from dinodeploy.sources.source import Source, SourceOptions, Stamp, refuse
 
 MAX_SPARSE_BYTES = 1 << 30  # of one image with its holes: a small archive may promise any size
 
@@ -37,24 +38,22 @@ class TarSource:
         return Stamp(self._members.sizes[index], self._mtime_ns)
 
     def image(self, index: int) -> bytes:
-        position = range(len(self.ids))[index]
-        if position in self._members.refused:
-            raise ImageError(f"{self.ids[index]!r}: {self._members.refused[position]}")
-        try:
-            if position in self._members.sparse:
-                return self._read_sparse(position)
-            return self._file.read(self._members.offsets[index], self._members.sizes[index])
-        except OSError as error:
-            raise ImageError(f"{self.ids[index]!r}: cannot be read: {reason_of(error)}") from error
+        return self._reader(index)()
 
-    def _read_sparse(self, position: int) -> bytes:
-        size = self._members.sizes[position]
-        if size > MAX_SPARSE_BYTES:
-            raise OSError(f"{size} bytes with its holes, wanted at most {MAX_SPARSE_BYTES}")
-        content = bytearray(size)
-        for start, offset, length in self._members.sparse[position]:
-            content[start : start + length] = self._file.read(offset, length)
-        return bytes(content[:size])
+    @property
+    def reader(self) -> Callable[[int], Callable[[], bytes]] | None:
+        """See `Source`: a compressed archive is read forwards, by this process only."""
+        return None if isinstance(self._file, CompressedFile) else self._reader
+
+    def _reader(self, index: int) -> Callable[[], bytes]:
+        position = range(len(self.ids))[index]
+        id_, size = self.ids[position], self._members.sizes[position]
+        if position in self._members.refused:
+            return partial(refuse, f"{id_!r}: {self._members.refused[position]}")
+        parts = self._members.sparse.get(position)
+        if parts is None:
+            parts = ((0, self._members.offsets[position], size),)
+        return partial(read_member, self._file, id_, size, parts)
 
     @property
     def last_progress(self) -> float:
@@ -71,6 +70,24 @@ class TarSource:
             self._file.release()
 
     close = release
+
+
+def read_member(file: InputFile, id_: str, size: int, parts: Sequence[Part]) -> bytes:
+    """A member of `size` bytes. parts: where each goes, where it lies in the file, and its length.
+
+    Raises ImageError.
+    """
+    try:
+        if len(parts) == 1 and parts[0][0] == 0 and parts[0][2] == size:
+            return file.read(parts[0][1], size)
+        if size > MAX_SPARSE_BYTES:
+            raise OSError(f"{size} bytes with its holes, wanted at most {MAX_SPARSE_BYTES}")
+        content = bytearray(size)
+        for start, offset, length in parts:
+            content[start : start + length] = file.read(offset, length)
+        return bytes(content[:size])
+    except OSError as error:
+        raise ImageError(f"{id_!r}: cannot be read: {reason_of(error)}") from error
 
 
 def open_file(file: InputFile, options: SourceOptions) -> list[Source]:

@@ -38,9 +38,9 @@ OPTIONS = {
     "hardware-compatible weight-streaming level compute-capability name allow-known-bad "
     "require-signature overwrite json",
     "embed": "engine out column id-column every device imgsz preprocess keep-aspect max-patches fast-jpeg "
-    "format outputs dtype normalize shard-size shards cluster batch threads weight-budget workers time-limit "
-    "max-pixels require-signature allow-unverified overwrite update keep-missing retry-quarantined identify "
-    "verify strict json",
+    "format outputs dtype normalize shard-size shards cluster batch threads weight-budget workers decode "
+    "time-limit max-pixels require-signature allow-unverified overwrite update keep-missing "
+    "retry-quarantined identify verify strict json",
     "index": "output metadata engine faiss require-signature update overwrite json",
     "merge": "out overwrite json",
     "search": "image id text text-weight neighbours filter text-filter engine device exact verify html "
