@@ -123,7 +123,8 @@ def push_command(
 ) -> None:
     """Upload a bundle to the Hugging Face hub, with a model card. Only changed files are sent.
 
-    The token is that of HF_TOKEN or `hf auth login`.
+    A folder made by `export --layout transformers` can be uploaded too. The token is that of HF_TOKEN or `hf
+    auth login`.
     """
     from dinodeploy.hub.push import push  # with the judge's tables, which no other command here needs
 
@@ -143,7 +144,8 @@ def push_command(
     changes = len(pushed.uploaded) + len(pushed.removed)
     done = f"{changes} files changed, commit {pushed.commit}" if changes else "nothing to upload"
     say(f"{pushed.url}: {'nothing was changed (--dry-run)' if dry_run else done}")
-    say(f"next: dinodeploy embed photos/ --engine {pushed.reference}")
+    if pushed.is_bundle:
+        say(f"next: dinodeploy embed photos/ --engine {pushed.reference}")
 
 
 @app.command("pull")

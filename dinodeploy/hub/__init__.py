@@ -3,7 +3,8 @@
     reference.py    hf://org/name/folder@revision: parse and print
     client.py       the calls to huggingface_hub, every failure as one line
     files.py        a bundle's files, fetched from the hub when they are first verified
-    push.py         upload a bundle; pull.py: copy one from the hub into a folder
+    contents.py     what a push uploads
+    push.py         upload it; pull.py: copy a bundle from the hub into a folder
     card.py         the generated model card (README.md)
 
 `huggingface_hub` is imported when the hub is used (the extra `hub`). HF_TOKEN, HF_HOME, HF_HUB_CACHE,

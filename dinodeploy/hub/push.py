@@ -1,12 +1,12 @@
-"""Upload a bundle to a model repository of the Hugging Face hub: only what changed, in one commit.
+"""Upload to a model repository of the Hugging Face hub: only what changed, in one commit.
 
     from dinodeploy.hub.push import push
 
     push("bundle", "org/name", private=True)
 
-The bundle is verified first. Beside its files go the receipts, the licence, a signature if there is one, and
-the model card (`card.py`). Files that an earlier push put there, and that are no longer part of the bundle,
-are removed; every other file of the repository stays.
+The bundle is verified first (`contents.py`). Beside its files go the receipts, the licence, a signature if
+there is one, and the model card (`card.py`). Files that an earlier push put there, and that are no longer
+part of the bundle, are removed; every other file of the repository stays.
 """
 
 from __future__ import annotations
@@ -19,16 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from dinodeploy.bundle import manifest as manifests
-from dinodeploy.bundle.archive import members
-from dinodeploy.bundle.bundle import Bundle, open_bundle, sha256_file
-from dinodeploy.bundle.manifest import EXTRAS, LICENCE_FILE
+from dinodeploy.bundle.bundle import Bundle, sha256_file
+from dinodeploy.bundle.manifest import EXTRAS
 from dinodeploy.errors import BundleError, HubError, MisuseError
 from dinodeploy.files.regular import read_regular
 from dinodeploy.hub.card import CARD_FILE, make_card
 from dinodeploy.hub.client import HubClient, Listed, NotThere, listed
+from dinodeploy.hub.contents import Content, read_contents
 from dinodeploy.hub.reference import DEFAULT_REVISION, HubReference, parse
-
-Content = bytes | Path
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,7 @@ class Pushed:
     """What a push did, or with `dry_run` would do. Paths are those in the repository.
 
     commit: the new one; where nothing had changed, that of before; None with `dry_run`. url: of the revision.
+    is_bundle: an engine for `hf://`, and not a folder for transformers.js.
     """
 
     reference: HubReference
@@ -47,11 +46,13 @@ class Pushed:
     creates: bool  # the repository is new
     private: bool
     licence: str
+    is_bundle: bool = True
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, as `bundle push --json` prints them."""
         facts = {"repository": self.reference.repo, "folder": self.reference.folder}
-        facts |= {"revision": self.reference.revision, "engine": str(self.reference), "url": self.url}
+        facts |= {"revision": self.reference.revision, "url": self.url}
+        facts |= {"engine": str(self.reference)} if self.is_bundle else {}
         lists = {"unchanged": list(self.unchanged), "removed": list(self.removed)}
         more = {"created": self.creates, "private": self.private, "licence": self.licence}
         return {**facts, "commit": self.commit, "uploaded": self.uploaded, **lists, **more}
@@ -81,6 +82,7 @@ def push(
 ) -> Pushed:
     """Upload a bundle to `target`, ORG/NAME or ORG/NAME/FOLDER; the repository is made if it is missing.
 
+    bundle: may also be a folder that `export --layout transformers` wrote, which has a card of its own.
     revision: the branch, made if it is missing; default: main. private: make a private repository; refused
     for a public one that exists. gated: users must accept the licence before they get the files. message: of
     the commit. token: default: HF_TOKEN, or that of `hf auth login`. dry_run: change nothing. log: gets what
@@ -91,12 +93,11 @@ def push(
     reference = parse(target, revision)
     if reference.is_commit:
         raise MisuseError(f"{reference}: a commit cannot be pushed to; wanted a branch")
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    opened.verify()
+    contents = read_contents(bundle, reference)
     client = HubClient(token)
     if client.offline:
         raise HubError("HF_HUB_OFFLINE is set, and a push needs the hub; unset it")
-    if client.token is None:
+    if client.token is None and not dry_run:
         raise HubError(
             f"a push to {reference.repo} needs a token with write access: hf auth login, or set HF_TOKEN"
         )
@@ -105,39 +106,38 @@ def push(
         raise MisuseError(
             f"{reference.repo} exists and is public; make it private in its settings, or leave --private out"
         )
-    files = _files(opened, reference)
-    files |= _card(client, opened, reference, remote)
+    files = contents.files | _card(client, contents.bundle, reference, remote)
     there = remote.files or {}
-    changed = {path: content for path, content in files.items() if not _is_same(content, there.get(path))}
+    changed = {
+        path: content
+        for path, content in files.items()
+        if not _is_same(content, there.get(path), contents.hashes.get(path))
+    }
     pushed = Pushed(
         reference,
         None,
         f"{client.endpoint}/{reference.repo}/tree/{reference.revision}",
         {path: _size(content) for path, content in changed.items()},
         tuple(sorted(files.keys() - changed.keys())),
-        tuple(sorted(_stale(client, reference, remote, files))),
+        tuple(sorted(_stale(client, reference, remote, files))) if contents.bundle is not None else (),
         remote.files is None,
         private or remote.private,
-        opened.manifest.licence,
+        contents.licence,
+        contents.bundle is not None,
     )
     _tell(pushed, log)
     if dry_run:
         return pushed
-    text = message or f"Upload {opened.manifest.model.arch} {opened.manifest.graph.recipe} with dinodeploy"
+    text = message or f"Upload {contents.title} with dinodeploy"
     return _commit(client, pushed, remote, changed, text, gated=gated)
 
 
-def _files(bundle: Bundle, reference: HubReference) -> dict[str, Content]:
-    """What is uploaded, by its path in the repository."""
-    found: dict[str, Content] = {
-        reference.path_of(name): (bundle.root / name).resolve() for name in members(bundle)
-    }
-    found.setdefault(reference.path_of(LICENCE_FILE), manifests.licence_text(bundle.manifest))
-    return found
-
-
-def _card(client: HubClient, bundle: Bundle, reference: HubReference, remote: _Remote) -> dict[str, Content]:
+def _card(
+    client: HubClient, bundle: Bundle | None, reference: HubReference, remote: _Remote
+) -> dict[str, Content]:
     """The model card: what the repository has, with this bundle's part of it as it is now."""
+    if bundle is None:
+        return {}
     before = None
     if remote.files and CARD_FILE in remote.files:
         at_root = HubReference(reference.repo, "", remote.commit or DEFAULT_REVISION)
@@ -179,12 +179,12 @@ def _stale(client: HubClient, reference: HubReference, remote: _Remote, files: C
     return {reference.path_of(name) for name in names} & remote.files.keys() - set(files)
 
 
-def _is_same(content: Content, there: Listed | None) -> bool:
-    """Whether the hub has a file as it is here."""
+def _is_same(content: Content, there: Listed | None, sha256: str | None) -> bool:
+    """Whether the hub has a file as it is here; sha256: of the content, if it is known."""
     if there is None or there.bytes != _size(content):
         return False
     if there.sha256 is not None:
-        return there.sha256 == (_sha256(content))
+        return there.sha256 == (sha256 or _sha256(content))
     data = content if isinstance(content, bytes) else read_regular(content)
     return there.blob == hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
