@@ -65,6 +65,7 @@ def main() -> None:
         (ids, rows), (wanted_ids, wanted) = load_embeddings(out), load_embeddings(Path(folder) / "anew")
         same = ids == wanted_ids and bool(np.array_equal(np.asarray(rows), np.asarray(wanted)))
     share = (update["seconds"] - again["seconds"]) / full["seconds"]
+    cpu_share = (update["cpu_seconds"] - again["cpu_seconds"]) / full["cpu_seconds"]
     record = {
         **new_record("embed_update", PACKAGES),
         "image": f"JPEG {SIDE[0]}x{SIDE[1]}",
@@ -77,6 +78,7 @@ def main() -> None:
         "update": update,
         "anew": anew,
         "update_share": round(share, 4),
+        "update_share_cpu": round(cpu_share, 4),
         "limit": LIMIT,
         "same_rows": same,
     }
