@@ -203,7 +203,8 @@ def _open_tiff(factory: Factory, file: BinaryIO, limits: ImageLimits) -> Image.I
     except ImageError:
         raise
     except Exception as error:
-        raise ImageError(f"cannot be decoded: {doubt}; tifffile: {reason_of(error)}") from error
+        why = "no whole image" if isinstance(error, LookupError) else reason_of(error)  # tags that are absent
+        raise ImageError(f"cannot be decoded: {doubt}; tifffile: {why}") from error
 
 
 def _open_jpeg_2000(factory: Factory, file: BinaryIO, limits: ImageLimits) -> Image.Image:

@@ -39,6 +39,7 @@ from dinodeploy.standalone import BUNDLE_PREFIX
 def main() -> int:
     """Run the command in sys.argv. Returns its exit code."""
     warnings.filterwarnings("ignore", category=DecompressionBombWarning)  # our own pixel limit applies
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of EXIF that is damaged
     return run(sys.argv[1:], Path(sys.argv[0]).resolve())
 
 

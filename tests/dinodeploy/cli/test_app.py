@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+
+from PIL import Image
 
 from dinodeploy.cli.app import COMMANDS, GROUPS
 from tests.support.processes.command_line import CommandLine
@@ -23,3 +26,11 @@ def test_help_lists_every_command_in_its_group(run: CommandLine) -> None:
 
 def test_each_command_is_in_one_group() -> None:
     assert len(set(COMMANDS)) == len(COMMANDS)
+
+
+def test_damaged_exif_is_no_warning(tiny_bundle: Path, tmp_path: Path, run: CommandLine) -> None:
+    image = tmp_path / "a.jpg"
+    Image.new("RGB", (64, 64)).save(image, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x40\x01\x12")
+    ran = run("embed", image, "--engine", tiny_bundle, "--out", tmp_path / "out")
+    assert ran.code == 0
+    assert "Corrupt" not in ran.err

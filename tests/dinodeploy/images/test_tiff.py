@@ -102,3 +102,8 @@ def test_what_has_no_known_white_is_refused(layout: Layout, reason: str) -> None
     data = write_tiff(samples if layout.kind == "float" else levels(samples, min(layout.bits, 30)), layout)
     with pytest.raises(ImageError, match=reason):
         open_image(data)
+
+
+def test_file_without_an_image_says_so() -> None:
+    with pytest.raises(ImageError, match="tifffile: no whole image"):
+        open_image(b"II*\0" + bytes(200))
