@@ -91,7 +91,7 @@ def serve(
         bool, Option("--allow-unverified", help="Use an engine without a parity receipt.")
     ] = False,
 ) -> None:
-    """Serve embeddings over HTTP: /embed, /search, /classify, /metrics and a web page. Drains on SIGTERM."""
+    """Serve embeddings over HTTP: /embed, OpenAI's /v1/embeddings, /search and a web page."""
     if workers < 1:
         raise MisuseError(f"--workers is {workers}; wanted at least 1")
     settings = Settings(
@@ -151,6 +151,7 @@ def _announce(listener: socket.socket, settings: Settings) -> None:
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, f"[{address}]" if ":" in address else address)
     key = " -H 'Authorization: Bearer KEY'" if settings.keys else ""
     say(f"{settings.bundle} on http://{host}:{port}")
+    say(f"routes: http://{host}:{port}/docs; OpenAI clients: base_url=http://{host}:{port}/v1")
     say(f"next: curl{key} -F files=@cat.jpg http://{host}:{port}/embed", flush=True)
 
 
