@@ -16,7 +16,7 @@ from dinodeploy import Embedder
 from tests.support.images.image_files import encoded
 from tests.support.processes.live_service import live
 
-PAGE = (Path(__file__).parents[2] / "docs" / "serve.md").read_text("utf-8")
+PAGE = (Path(__file__).parents[4] / "docs" / "serve.md").read_text("utf-8")
 SECTION = PAGE.partition("## OpenAI-compatible\n")[2].partition("\n## ")[0]
 ADDRESS = "http://127.0.0.1:8000"
 pytest.importorskip("openai")
