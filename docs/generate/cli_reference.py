@@ -67,10 +67,13 @@ def _parameters(command: Any, path: str) -> Iterator[str]:
     )
 
 
+_NOT_MARKDOWN = str.maketrans({"|": "&#124;", "[": "&#91;", "]": "&#93;"})  # of tables and links
+
+
 def _table(first: str, rows: Iterable[tuple[str, str, str, str | None]]) -> Iterator[str]:
     yield from (f"| {first} | takes | default | what |", "|---|---|---|---|")
     for *cells, what in rows:
-        yield "| " + " | ".join((*cells, html.escape(what or "").replace("|", "&#124;"))) + " |"
+        yield "| " + " | ".join((*cells, html.escape(what or "").translate(_NOT_MARKDOWN))) + " |"
     yield ""
 
 
