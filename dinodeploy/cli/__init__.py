@@ -7,7 +7,7 @@ GROUPS = {
     "Embed and search": ("embed", "merge", "index", "search", "dedupe", "visualize"),
     "Words": ("classify", "segment"),
     "Heads": ("train-head", "add-head", "predict"),
-    "Serve": ("serve", "triton"),
+    "Serve": ("serve", "web", "triton"),
     "Tools": ("inspect", "bundle", "doctor", "debug"),
 }
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)

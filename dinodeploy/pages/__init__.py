@@ -6,6 +6,7 @@ sheet.html, .css, .js          contact sheets of `search --html` and `dedupe --h
 service.html, .css, .js        the page that `serve` shows at /, with sample.jpg; routes.*: that at /docs
 visualize.html, .css, .js      `visualize --html`
 predict.html, .css, .js        `predict --html`; draw_predictions.js is shared with the service
+web.html, .css, .js            the page of `dinodeploy web`; web_pixels.js has its preprocessing and its judge
 plot.html, plot.css            a plot of `ranges` or `bench` as a page
 
 A page is one self-contained file: style and script are inlined, nothing is requested from elsewhere.

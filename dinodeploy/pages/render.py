@@ -43,6 +43,7 @@ def style_of(page: str) -> str:
 def script_of(page: str) -> str:
     """JavaScript of a page; empty where it has none."""
     shared = _read("draw_predictions.js") if page in _WITH_PREDICTIONS else ""
+    shared += _read("web_pixels.js") if page == "web" else ""
     return shared + _read(f"{page}.js")
 
 

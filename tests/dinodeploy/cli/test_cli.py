@@ -62,6 +62,7 @@ OPTIONS = {
     "max-wait-ms queue max-bytes max-pixels max-images rate time-limit max-answer max-inflight "
     "max-connections decode-seconds decode-memory formats allowed-host allow-urls ray require-signature "
     "allow-unverified",
+    "web": "runtime require-signature overwrite json",
     "triton": "device name max-batch max-wait-ms instances preprocessors threads require-signature "
     "overwrite json",
     "ranges": "images imgsz arch weights-key limit plot picture json",  # names
