@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from PIL import Image
 
@@ -229,7 +230,6 @@ def test_transformers_js_loads_the_layout(browser: Any, tmp_path: Path) -> None:
     dinodeploy.export_transformers(
         weights, tmp_path / "www/model", precision=("fp32", "int8"), imgsz=(48, 64)
     )
-    bundle = dinodeploy.export(weights, tmp_path / "bundle", imgsz=(48, 64))
     shutil.copyfile(script, tmp_path / "www/transformers.js")
     shutil.copytree(package(RUNTIME), tmp_path / "www/runtime")
     content = encoded(photograph("coffee").resize((64, 48)), "PNG")
@@ -252,10 +252,9 @@ def test_transformers_js_loads_the_layout(browser: Any, tmp_path: Path) -> None:
         }};
         document.getElementById("verdict").className = "pass";</script>"""
     )
-    with Embedder.open(bundle.root, device=ONNXRUNTIME) as embedder:
-        outputs = embedder.run(embedder.manifest.preprocess(open_image(content))[None])
-    patches = outputs["patch"][0].reshape(-1, 64)
-    wanted = np.concatenate([outputs["cls"][0][None], outputs["storage"][0], patches])
+    preprocess = Preprocess.from_preset("official", (48, 64), MEAN, STD)
+    session = onnxruntime.InferenceSession(tmp_path / "www/model/onnx/model.onnx")
+    wanted = session.run(None, {"pixel_values": preprocess(open_image(content))[None]})[0][0]
     with served(tmp_path / "www") as address:
         page = browser.new_page()
         page.goto(address)
