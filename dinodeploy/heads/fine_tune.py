@@ -273,7 +273,7 @@ def read_labels(task: str, folder: Path, names: tuple[str, ...] = ()) -> Labels:
         raise MisuseError(f"--task {task!r}; wanted classify, multilabel, segment or regress")
     pairs = read_segmented(folder)
     checked = verify(pairs.ids, pairs.masks)
-    seen = np.flatnonzero(sum(checked.pixels)[:IGNORE])
+    seen = np.flatnonzero(np.sum(checked.pixels, axis=0)[:IGNORE])
     classes = names or pairs.names or tuple(str(index) for index in range(int(seen.max(initial=0)) + 1))
     if len(seen) < 2 or int(seen.max()) >= len(classes):
         raise MisuseError(
@@ -302,7 +302,7 @@ def facts_of(labels: Labels, split: Split, task: str) -> Mapping[str, Any]:
     """What the losses need to know of the training targets: `dinov3_ref.adapt.set_up.Facts`."""
     rows = split.train
     if task == "segment":
-        counts = sum(labels.pixels[row] for row in rows)[: len(labels.names)]  # type: ignore[index]
+        counts = np.sum([labels.pixels[row] for row in rows], axis=0)[: len(labels.names)]
         return {"counts": counts.tolist()}
     targets = np.asarray(labels.targets)[rows]
     if task == "classify":

@@ -93,8 +93,8 @@ def split_by_content(
     parts: list[list[int]] = [[], [], []]
     for group in np.unique(groups):
         rows: dict[str, list[int]] = {}  # copies of an image stay together
-        for row in np.flatnonzero(groups == group):
-            rows.setdefault(digests[row], []).append(int(row))
+        for row in np.flatnonzero(groups == group).tolist():
+            rows.setdefault(digests[row], []).append(row)
         order = sorted(rows, key=lambda digest: hashlib.sha256(f"{seed}/{digest}".encode()).digest())
         least = 3 if test else 2
         if len(order) < least:

@@ -20,7 +20,7 @@ from dinodeploy.errors import MisuseError
 #   detect     regions: boxes
 #   instance   regions: boxes, and masks or ids in `map`; map: 0 where there is no object
 #   panoptic   regions: things and stuff, by id in `map`; map: 0 where there is neither
-TASKS = ("classify", "regress", "segment", "depth", "detect", "instance", "panoptic")
+TASKS = ("classify", "segment", "depth", "detect", "instance", "panoptic", "regress")
 
 
 @dataclass(frozen=True)

@@ -76,9 +76,9 @@ class LoraLinear(nn.Module):
         self.scaling = options.scale_numerator / options.rank
         self.in_features, self.out_features = base.in_features, base.out_features
         width = base.out_features if None in self.thirds else base.out_features // 3
-        new = {"device": base.weight.device, "dtype": base.weight.dtype}
-        self.a = nn.ParameterList(torch.empty(options.rank, base.in_features, **new) for _ in self.thirds)
-        self.b = nn.ParameterList(torch.zeros(width, options.rank, **new) for _ in self.thirds)
+        empty, zeros = base.weight.new_empty, base.weight.new_zeros
+        self.a = nn.ParameterList(empty(options.rank, base.in_features) for _ in self.thirds)
+        self.b = nn.ParameterList(zeros(width, options.rank) for _ in self.thirds)
         self.dropout = nn.Dropout(options.dropout)
         for a in self.a:
             nn.init.kaiming_uniform_(a, a=math.sqrt(5))

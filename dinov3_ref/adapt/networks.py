@@ -75,7 +75,7 @@ class FineTuned(Trainable):
         found = named_outputs(self.backbone, images, self.head.inputs)
         with torch.autocast(images.device.type, enabled=False):
             (output,) = self.head(*(found[name].float() for name in self.head.inputs))
-        return output  # type: ignore[no-any-return]
+        return output
 
     def forward_loss(
         self, data: Mapping[str, Any], *, teacher_temp: float, iteration: int = 0

@@ -54,8 +54,8 @@ HEAD = {
     "head_hidden_dim": 2048,
 }
 # docs/spec.md 4.1, the other rows. Not official: depths and dims of student, dataset_path (ImageNet there),
-# accumulation_steps, log_period, stop_deadline, tensorboard, the colour keys of crops (of which the official
-# class has one), all but one of evaluation.
+# accumulation_steps, log_period, stop_deadline, tensorboard, trackers, fused, the colour keys of crops (of
+# which the official class has one), all but one of evaluation.
 GROUPS: dict[str, Any] = {
     "student": STUDENT,
     "teacher": {
@@ -150,6 +150,7 @@ GROUPS: dict[str, Any] = {
         "log_period": 10,
         "stop_deadline": 120.0,
         "tensorboard": True,
+        "trackers": [],
     },
     "optim": {
         "epochs": 100,
@@ -166,6 +167,7 @@ GROUPS: dict[str, Any] = {
         "dino_head_wd_multiplier": 1.0,
         "layerwise_decay": 0.9,
         "multi_tensor_optim": True,
+        "fused": False,
         "adamw_beta1": 0.9,
         "adamw_beta2": 0.999,
     },
