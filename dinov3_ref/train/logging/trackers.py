@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 from dinov3_ref.atomic import replacing
-from dinov3_ref.errors import ConfigError
+from dinov3_ref.errors import ConfigError, reason_of
 
 PROJECT = "dinov3"
 MLFLOW_RUN = "mlflow_run.txt"  # file in the run's folder: the id of its run
@@ -72,11 +73,38 @@ TRACKERS: dict[str, Callable[[Path, Mapping[str, Any]], Tracker]] = {"wandb": Wa
 
 
 def open_trackers(names: list[str], folder: Path, config: Mapping[str, Any]) -> list[Tracker]:
-    """Open the named trackers. Raises `ConfigError` for an unknown name, or a package that is missing."""
+    """Open the named trackers. Raises `ConfigError` for an unknown name, and for one that cannot start."""
     unknown = [name for name in names if name not in TRACKERS]
     if unknown:
         raise ConfigError(f"train.trackers has {unknown[0]!r}; wanted some of {', '.join(TRACKERS)}")
-    return [TRACKERS[name](folder, config) for name in names]
+    return [Steady(name, folder, config) for name in names]
+
+
+class Steady:
+    """A tracker whose failures do not end the training: a server may be away for a while."""
+
+    def __init__(self, name: str, folder: Path, config: Mapping[str, Any]) -> None:
+        self.name, self.failed = name, False
+        try:
+            self.tracker = TRACKERS[name](folder, config)
+        except ConfigError:
+            raise
+        except Exception as error:  # their own classes
+            raise ConfigError(f"train.trackers has {name}, which cannot start: {reason_of(error)}") from error
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        self._try(lambda: self.tracker.write(record))
+
+    def close(self) -> None:
+        self._try(self.tracker.close)
+
+    def _try(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:
+            if not self.failed:
+                print(f"note: {self.name} fails: {reason_of(error)}; training goes on", file=sys.stderr)
+            self.failed = True
 
 
 def numbers_of(record: Mapping[str, Any]) -> dict[str, float]:

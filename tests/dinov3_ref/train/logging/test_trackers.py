@@ -61,3 +61,21 @@ def test_an_unknown_or_missing_tracker_is_one_line(tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match="wandb is not installed: pip install wandb"):
         open_trackers(["wandb"], tmp_path, CONFIG)
+
+
+def test_a_tracker_that_fails_does_not_end_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def away(*words: Any, **named: Any) -> None:
+        raise RuntimeError("no server")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=away))
+    with pytest.raises(ConfigError, match="wandb, which cannot start: no server"):
+        open_trackers(["wandb"], tmp_path, CONFIG)
+    run = SimpleNamespace(log=away, finish=away)
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **named: run))
+    (tracker,) = open_trackers(["wandb"], tmp_path, CONFIG)
+    tracker.write(RECORD)
+    tracker.write(RECORD)
+    tracker.close()
+    assert capsys.readouterr().err == "note: wandb fails: no server; training goes on\n"
