@@ -158,6 +158,7 @@ def test_texts_may_have_commas_and_brackets() -> None:
     """Only structure outside of strings counts."""
     text = 'a, b: {c} [d] \\" ' * 50
     assert read(True, input=[text] * 4).inputs == (text,) * 4
+    assert read(True, input=text, user=",{" * 1_500_000).inputs == (text,), "a string of several blocks"
     with pytest.raises(Refused, match="the limit for 4 images") as refused:
         read(True, input=[{}] * 200)
     assert refused.value.status == 413

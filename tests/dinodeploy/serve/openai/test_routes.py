@@ -112,11 +112,6 @@ def test_models(client: Any, service: Live) -> None:
     assert refused.value.code == "model_not_found"
 
 
-def test_a_name_with_a_slash(tiny_bundle: Path) -> None:
-    with live(tiny_bundle, served_model_name="facebook/dinov3") as service, client_of(service) as client:
-        assert client.models.retrieve("facebook/dinov3").id == "facebook/dinov3"
-
-
 @pytest.mark.parametrize(
     ("options", "error", "param", "words"),
     [
@@ -208,15 +203,17 @@ def test_routes_that_are_not_there(service: Live) -> None:
 
 def test_keys_and_rates(tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(KEY)
-    with live(tiny_bundle, keys=read_keys(tmp_path / "keys"), rate=2.0) as service:
+    settings = {"keys": read_keys(tmp_path / "keys"), "rate": 3.0, "served_model_name": "facebook/dinov3"}
+    with live(tiny_bundle, **settings) as service:
         with client_of(service, "wrong") as client, pytest.raises(openai.AuthenticationError) as refused:
             client.models.list()
         assert refused.value.code == "invalid_api_key"
         with client_of(service, KEY) as client:
             name = client.models.list().data[0].id
+            assert client.models.retrieve(name).id == "facebook/dinov3", "a name with a slash"
             ask = partial(client.embeddings.create, model=name, input=data_url(CHELSEA))
             with pytest.raises(openai.RateLimitError) as limited:
-                [ask() for _ in range(4)]
+                [ask() for _ in range(5)]
         assert (limited.value.code, limited.value.type) == ("rate_limit_exceeded", "rate_limit_error")
         assert limited.value.response.headers["retry-after"] == "1"
         assert KEY not in service.log.getvalue()
@@ -249,6 +246,20 @@ def test_a_slow_client(service: Live, monkeypatch: pytest.MonkeyPatch) -> None:
         answer += raw.recv(4096) if b"\r\n\r\n{" not in answer else b""
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b'"type": "invalid_request_error"' in answer
+
+
+def test_a_client_that_sends_all_of_a_large_body_gets_its_answer(service: Live) -> None:
+    """It reads only afterwards: a connection closed meanwhile would be reset, and the answer lost."""
+    size = 16 << 20
+    with socket.create_connection((service.base_url.host, service.base_url.port)) as raw:  # type: ignore[arg-type]
+        raw.sendall(
+            b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n" % size
+        )
+        for _ in range(size >> 18):
+            raw.sendall(b" " * (1 << 18))
+            time.sleep(0.002)
+        assert raw.recv(4096).startswith(b"HTTP/1.1 413 ")
 
 
 def test_an_internal_error_is_not_revealed(service: Live, monkeypatch: pytest.MonkeyPatch) -> None:
