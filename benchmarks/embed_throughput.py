@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="fp32", help="of the model that is exported")
     parser.add_argument("--pictures", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--decode", default="auto", help="threads or processes; auto as `embed` chooses")
     parser.add_argument("--threads", type=int, default=cores(), help="of every engine; the cores by default")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -78,7 +79,7 @@ def main() -> None:
             Embedder.open(bundle, **opening, hint="throughput") as laned,
         ):
             peer = open_peer("torch", bundle, options.checkpoint, options.threads)
-            ways = make_ways(embedder, laned, peer, paths, Path(folder))
+            ways = make_ways(embedder, laned, peer, paths, Path(folder), options.decode)
             rows = measure(ways, options.pictures, options.rounds)
             record: dict[str, Any] = {
                 **new_record("embed_throughput", PACKAGES),
@@ -89,6 +90,7 @@ def main() -> None:
                 "runtime": embedder.backend.runtime,
                 "input": [embedder.preprocess.height, embedder.preprocess.width],
                 "batch": BATCH,
+                "decode": options.decode,
                 "pictures": options.pictures,
                 "picture_size": SIDE,
                 "rounds": options.rounds,
@@ -112,7 +114,7 @@ def make_pictures(folder: Path, count: int) -> list[str]:
 
 
 def make_ways(
-    embedder: Embedder, laned: Embedder, peer: Any, paths: list[str], folder: Path
+    embedder: Embedder, laned: Embedder, peer: Any, paths: list[str], folder: Path, decode: Any = "auto"
 ) -> dict[str, Way]:
     preprocess = embedder.preprocess
     batch = np.stack([preprocess(open_image(path)) for path in paths[:BATCH]])
@@ -134,7 +136,7 @@ def make_ways(
         plan = Plan(hash_listing(paths), len(paths), 10_000, OUTPUTS, "npy", "float32", chosen, fingerprint)
         out = folder / f"embed_{next(numbers)}"
         with Store(out, plan) as store:
-            embed_source(laned, FileSource(paths), store, preprocess)
+            embed_source(laned, FileSource(paths), store, preprocess, decode=decode)
             store.finish()
         return load_embeddings(out)[1]
 

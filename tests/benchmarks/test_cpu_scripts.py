@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import os
@@ -24,7 +25,7 @@ SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(str(SCRIPTS))
     yield
-    for name in ("spine", "shared", "table", "export_memory"):
+    for name in ("spine", "shared", "table", "export_memory", "feed", "simulated", "embed_throughput"):
         sys.modules.pop(name, None)
 
 
@@ -126,3 +127,15 @@ def test_a_shallow_7b_is_exported_in_less_memory_than_its_weights(
     assert record["bundle_mib"]["model.onnx.data"] == pytest.approx(record["checkpoint_mib"] / 2, rel=0.01)
     assert 0 < record["relative_frobenius"]["cls"] < 0.05
     assert list(tmp_path.iterdir()) == [path], "weights and bundle are gone"
+
+
+@pytest.mark.slow
+def test_feeding_is_measured_for_threads_and_processes(tmp_path: Path) -> None:
+    feed: Any = importlib.import_module("feed")
+    simulated: Any = importlib.import_module("simulated")
+    steps = simulated.SleepingDecoder("official", 32, 32, simulated.MEAN, simulated.STD, seconds=0.001)
+    options = argparse.Namespace(rounds=1, engine_ms=0.1, batch=8)
+    for name, how in feed.ways(2).items():
+        row = feed.measure(simulated.one_file(tmp_path, 200), steps, options, how, 2000.0, tmp_path / name)
+        assert 0 < row["of_ideal"] <= 1.05
+        assert (row["bytes_copied"] == 0) == (name == "processes")

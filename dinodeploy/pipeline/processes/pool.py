@@ -61,7 +61,10 @@ class _Chunk:
 
 @dataclass(eq=False)
 class _Process:
-    """One process. chunks: that it has, oldest first. sent, answered: messages so far."""
+    """One process. chunks: that it has, oldest first. answered: messages so far.
+
+    since: when it was started, answered, or was sent images after a pause.
+    """
 
     number: int
     process: subprocess.Popen[bytes]
@@ -71,6 +74,7 @@ class _Process:
     answered: int = 0
     ready: bool = False
     ended: bool = False
+    since: float = field(default_factory=time.monotonic)
 
 
 class ProcessDecoders:
@@ -196,6 +200,8 @@ class ProcessDecoders:
         return True
 
     def _send(self, one: _Process, chunk: _Chunk) -> None:
+        if not one.chunks and one.ready:
+            one.since = time.monotonic()
         one.chunks.append(chunk)
         assert one.process.stdin is not None
         with suppress(BrokenPipeError):  # it has died; the end of its replies tells
@@ -219,6 +225,7 @@ class ProcessDecoders:
             self._check_time()
 
     def _answer(self, one: _Process, reply: bytes) -> None:
+        one.since = time.monotonic()
         if not one.ready:
             one.ready, self._failed_starts = True, 0
             return
@@ -295,19 +302,27 @@ class ProcessDecoders:
         now = time.monotonic()
         for one in list(self._processes):
             message, index, began = self._ring.clocks[one.number]
-            if one.chunks and message == one.answered + 1 and now - began > self._time_limit:
-                chunk = one.chunks[0]
-                number = chunk.todo.pop(int(index))
-                chunk.results[number] = [now - began, took_too_long(self._time_limit)]
-                self._end(one)
-                self._replace(one)
+            if not one.ready:
+                if now - one.since > START_SECONDS:
+                    self._died(one)
+            elif not one.chunks:
+                continue
+            elif message == one.answered + 1:
+                if now - began > self._time_limit:
+                    chunk = one.chunks[0]
+                    number = chunk.todo.pop(int(index))
+                    chunk.results[number] = [now - began, took_too_long(self._time_limit)]
+                    self._end(one)
+                    self._replace(one)
+            elif now - one.since > self._time_limit:  # it has not even begun
+                self._died(one)
 
     def _died(self, one: _Process) -> None:
         """Send its images again; one that has killed two processes is quarantined."""
         try:
-            cause = cause_of(one.process.wait(JOIN_SECONDS), late=False)
+            cause = cause_of(one.process.wait(_KILLED), late=False)
         except subprocess.TimeoutExpired:
-            cause = "its output ended"
+            cause = "no sign of life"
         self._end(one)
         if not one.ready:
             self._failed_starts += 1

@@ -93,9 +93,13 @@ def _unnamed(size: int) -> int:
     except (AttributeError, OSError):  # not Linux, or forbidden
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
+        reserve = getattr(os, "posix_fallocate", None)
         try:
-            os.posix_fallocate(fd, 0, size)  # a full disk is an error now, not a signal later
-        except (AttributeError, OSError):
+            if reserve is not None:  # a full disk is an error now, not a signal later
+                reserve(fd, 0, size)
+            else:
+                os.ftruncate(fd, size)
+        except OSError:
             os.close(fd)
             raise
         return fd

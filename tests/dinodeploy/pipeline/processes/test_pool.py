@@ -157,6 +157,19 @@ def test_an_image_that_takes_too_long_is_given_up(image: Path) -> None:
     assert items[2].reason == "took more than 0.4 s to read; see --time-limit"
 
 
+def test_a_process_without_a_sign_of_life_is_replaced(image: Path) -> None:
+    """Stopped from outside, between two images or in one: nothing is lost, and nothing waits forever."""
+    stream = ProcessDecoders(Readers(60, image), [range(60)], SMALL, 2, (4, 2), 0.5, DEFAULT_LIMITS)
+    try:
+        positions = [next(stream).position]
+        for pid in stream.pids:
+            os.kill(pid, signal.SIGSTOP)
+        positions += [item.position for item in stream]
+    finally:
+        stream.close()
+    assert positions == list(range(60))
+
+
 @pytest.mark.parametrize("kind", [UnavailableError, AssertionError])
 def test_what_is_no_fault_of_an_image_ends_the_run(image: Path, kind: type[Exception]) -> None:
     stream = decoded(Readers(3, image, {1: partial(fail, kind)}), 3)

@@ -64,6 +64,15 @@ def test_the_memory_has_no_name(monkeypatch: pytest.MonkeyPatch, refused: bool) 
     ring.close()
 
 
+def test_a_system_that_reserves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    ring = Ring(2, (16,), "uint8", 1)
+    ring.rows[1] = 5
+    assert ring.rows[1, 15] == 5
+    ring.close()
+
+
 def test_a_full_disk_is_an_error_before_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(fd: int, start: int, size: int) -> None:
         raise OSError(28, "No space left on device")
