@@ -79,18 +79,20 @@ def _check(bundle: Bundle, first: Bundle) -> None:
     """Raises MisuseError for a bundle that the page cannot run, or of another model than the first."""
     manifest, recipe = bundle.manifest, bundle.manifest.graph.recipe
     if recipe not in GRAPHS:
-        raise MisuseError(f"{bundle.home} is {recipe}, which no browser runs; wanted {', '.join(GRAPHS)}")
+        raise MisuseError(f"{bundle.named} is {recipe}, which no browser runs; wanted {', '.join(GRAPHS)}")
     names = {output.name for output in manifest.outputs}
     if manifest.head is not None or not {"cls", "patch"} <= names:
-        raise MisuseError(f"{bundle.home} is no backbone alone; wanted one with cls and patch: --head none")
+        raise MisuseError(f"{bundle.named} is no backbone alone; wanted one with cls and patch: --head none")
     same = (manifest.model.sha256, manifest.preprocess) == (
         first.manifest.model.sha256,
         first.manifest.preprocess,
     )
     if not same:
-        raise MisuseError(f"{bundle.home} is another model than {first.home}, or prepares images differently")
+        raise MisuseError(
+            f"{bundle.named} is another model than {first.named}, or prepares images differently"
+        )
     if bundle is not first and recipe == first.manifest.graph.recipe:
-        raise MisuseError(f"{bundle.home} is {recipe} like {first.home}; wanted each precision once")
+        raise MisuseError(f"{bundle.named} is {recipe} like {first.named}; wanted each precision once")
 
 
 def _refuse_existing(out: Path, overwrite: bool) -> None:
@@ -112,7 +114,7 @@ def _copy_graph(bundle: Bundle, root: Path, log: Callable[[str], None]) -> dict[
     size = sum(manifest.files[file].bytes for file in files)
     if max(manifest.files[file].bytes for file in files) > LARGEST:
         raise MisuseError(
-            f"{bundle.home} has {size / 1e9:.1f} GB of weights; wanted at most 2 GB: --precision int8"
+            f"{bundle.named} has {size / 1e9:.1f} GB of weights; wanted at most 2 GB: --precision int8"
         )
     log(f"copying {recipe}")
     bundle.verify((*files, GOLDEN_FILE))

@@ -53,7 +53,7 @@ def write_material(bundle: Bundle, folder: Path, *, overwrite: bool = False) -> 
     Raises MisuseError for a bundle without model.onnx, OutputExistsError where an earlier run wrote.
     """
     if MODEL_FILE not in bundle.manifest.engines:
-        raise MisuseError(f"{bundle.home} has no {MODEL_FILE}, which Polygraphy would run")
+        raise MisuseError(f"{bundle.named} has no {MODEL_FILE}, which Polygraphy would run")
     bundle.verify()
     cases = load_golden(bundle.root / GOLDEN_FILE)
     inputs, outputs = folder / INPUTS_FILE, folder / OUTPUTS_FILE

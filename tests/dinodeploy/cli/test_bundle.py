@@ -10,6 +10,7 @@ import pytest
 
 from dinodeploy import load_embeddings
 from dinodeploy.errors import MisuseError
+from dinodeploy.web.packages import RUNTIME
 from tests.support.hub.server import WRITER, Hub, serve_hub
 from tests.support.images.photographs import photograph
 from tests.support.processes.command_line import CommandLine
@@ -115,8 +116,11 @@ def test_every_command_that_takes_an_engine_takes_one_on_the_hub(
     hub: Hub, photos: Path, tiny_bundle: Path, tmp_path: Path, run: CommandLine
 ) -> None:
     """In the order in which they need one another's results."""
-    for package in ("lance", "scipy", "jinja2"):
+    for package in ("lance", "scipy", "jinja2", "polygraphy"):
         pytest.importorskip(package)
+    Path("ort").mkdir()
+    for name in RUNTIME.files:
+        Path("ort", name).write_text("")
     hub.hold("org/tiny", tiny_bundle)
     from dinodeploy.search.index import Index
 
@@ -134,6 +138,8 @@ def test_every_command_that_takes_an_engine_takes_one_on_the_hub(
         ("add-head", engine, "--head", "head.safetensors", "--out", "headed"),
         ("visualize", photos, "--engine", engine, "--out", "maps", *size),
         ("triton", engine, "repository", "--device", "cpu"),
+        ("web", engine, "site", "--runtime", "ort"),
+        ("debug", engine, "--out", "debugged"),
         ("doctor", engine),
         ("check", engine, "--against", engine, "--images", photos, "-k", "1"),
         ("bench", engine, "--batch", "1", *size, "--rounds", "1", "--threads", "1"),
