@@ -45,6 +45,36 @@ def test_masks_have_an_edge_and_objects_of_a_class_differ() -> None:
     assert np.abs(made[100, 100] - (np.array(first) + 120) / 2).max() <= 1
 
 
+def first_of_legend(found: Prediction) -> int:
+    """The class whose colour is highest in the lower left corner, which objects leave free."""
+    made = np.asarray(draw(GREY, found, LEGEND))[200:, :150].reshape(-1, 3).tolist()
+    rows = {
+        label: made.index(list(LEGEND.colour(label)))
+        for label in range(3)
+        if list(LEGEND.colour(label)) in made
+    }
+    return min(rows, key=lambda label: rows[label])
+
+
+def test_the_legend_has_the_largest_area_first() -> None:
+    """Of a map, of ids, of masks that overlap, and of boxes; whatever the order of the regions."""
+    map = np.zeros((300, 400), np.int64)
+    map[:20, 200:220], map[20:150, 200:] = 1, 2
+    assert first_of_legend(Prediction("segment", {"shares": {"cup": 0.1, "tree": 0.9}}, map)) == 2
+    small, large = map == 1, map == 2
+    for regions, ids in (
+        ((Region(1, "cup", 0.9, id=1), Region(2, "tree", 0.8, id=2)), map),
+        ((Region(1, "cup", 0.9, mask=small), Region(2, "tree", 0.8, mask=large)), None),
+        ((Region(1, "cup", 0.9, (200, 0, 220, 20)), Region(2, "tree", 0.8, (200, 20, 400, 150))), None),
+    ):
+        assert first_of_legend(Prediction("instance", {}, ids, regions)) == 2
+    many = tuple(Region(1, "cup", 0.9, (200 + at, 0, 203 + at, 3)) for at in range(9))
+    assert (
+        first_of_legend(Prediction("detect", regions=(*many, Region(2, "tree", 0.1, (200, 20, 400, 150)))))
+        == 2
+    )
+
+
 def test_masks_that_overlap_are_drawn() -> None:
     mask = np.zeros((300, 400), bool)
     mask[50:150, 50:150] = True

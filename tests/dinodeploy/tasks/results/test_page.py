@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,22 @@ def test_names_cannot_break_out_and_classes_are_counted() -> None:
     assert "</script><b>" not in page
     assert "<i>" not in page.split("<script")[0]
     assert '"count": 2' in page
+
+
+def test_classes_are_listed_by_area_and_counted_below_an_image() -> None:
+    """The first five stand below an image, then how many more; shares and metres have their units."""
+    shares = {"sky": 0.1, "cup": 0.6, **{f"c{at}": 0.01 for at in range(6)}}
+    legend = Legend(("sky", "cup", *(f"c{at}" for at in range(6))))
+    item = page_item(IMAGE, "a.jpg", Prediction("segment", {"shares": shares}, IDS), legend)
+    page = render_predictions("segment", [item], 1, legend)
+    assert re.findall(r'title="([^"]+): 1 images"', page)[:2] == ["cup", "sky"]
+    assert "cup 60.0 %" in page
+    assert "and 3 more" in page
+    metres = {"nearest": 1.0, "median": 2.5, "farthest": 4.125}
+    depth = Prediction("depth", {"metres": metres}, np.full((960, 1280), 2, np.float32))
+    page = render_predictions("depth", [page_item(IMAGE, "a.jpg", depth, LEGEND)], 1, LEGEND)
+    assert "<span>1.00 m</span><i></i><span>4.12 m</span>" in page
+    assert "1 image." in page
 
 
 @pytest.mark.slow
