@@ -4,6 +4,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const SIDE = 512;   // pixels of a drawn image's longer side
 const MAX_PIXELS = 89_000_000;   // of an image, as in Python
+const ROWS = [...document.querySelectorAll("#figures dt")].map((term) => term.textContent);
 let session = null, ort = null, device = "wasm", shown = null, cursor = null, chosen = null, latest = 0;
 let asked = false;   // whether the user chose the device
 let note = "";       // why another device is used than the first that was tried
@@ -85,8 +86,7 @@ async function run(pixels, shape) {
 
 async function makeReceipt(graph) {
   verdict("Comparing with the reference…");
-  $("figures").hidden = true;
-  $("progress").hidden = false;
+  $("progress").style.visibility = "visible";
   const golden = readGolden((await download(data.golden, () => {})).buffer);
   const started = performance.now();
   const found = await judge(golden, data, data.limits[graph.precision], run, (number, count) => {
@@ -102,16 +102,19 @@ async function makeReceipt(graph) {
     ? `Passed: on this device, ${images} photographs agree with the PyTorch reference within the limits of ${graph.precision}.`
     : `Failed: ${sentence(found.failures[0])}. Do not use these embeddings.`,
     found.passed ? "pass" : "fail");
-  const rows = {
-    "relative error, largest": found.relative.toExponential(1),
-    "cosine, smallest": found.cosine.toFixed(7),
-    "preprocessing, grey levels of 255": found.grey.toFixed(2),
-    "precision": graph.precision,
-    "device": device === "webgpu" ? `WebGPU ${window.gpu?.name ?? ""}` : `WebAssembly, ${ort.env.wasm.numThreads} thread(s)`,
-    "runtime": data.runtime.name,
-    "time": `${((performance.now() - started) / 1000).toFixed(1)} s`,
-    ...(note ? { note } : {}),
-  };
+  const values = [
+    found.relative.toExponential(1), found.cosine.toFixed(7), found.grey.toFixed(2), graph.precision,
+    device === "webgpu" ? `WebGPU ${window.gpu?.name ?? ""}` : `WebAssembly, ${ort.env.wasm.numThreads} thread(s)`,
+    data.runtime.name, `${((performance.now() - started) / 1000).toFixed(1)} s`,
+  ];
+  const rows = { ...Object.fromEntries(ROWS.map((name, i) => [name, values[i]])), ...(note ? { note } : {}) };
+  fill(rows);
+  window.receipt = { ...found, precision: graph.precision, device };
+  return true;
+}
+
+/* Names and values of the receipt. */
+function fill(rows) {
   $("figures").replaceChildren(...Object.entries(rows).map(([name, value]) => {
     const place = document.createElement("div"), term = document.createElement("dt"), words = document.createElement("dd");
     term.textContent = name;
@@ -120,9 +123,6 @@ async function makeReceipt(graph) {
     place.append(term, words);
     return place;
   }));
-  $("figures").hidden = false;
-  window.receipt = { ...found, precision: graph.precision, device };
-  return true;
 }
 
 const sentence = (one) => `${one.output} of case ${one.where}: ${one.metric} is ${one.value.toPrecision(3)}` +
@@ -138,7 +138,8 @@ function fallBack() {
 async function start() {
   const graph = data.graphs[$("graph").selectedIndex];
   for (const id of ["file", "again", "graph", "device"]) $(id).disabled = true;
-  $("progress").hidden = false;
+  $("progress").style.visibility = "visible";
+  fill(Object.fromEntries(ROWS.map((name) => [name, "…"])));
   window.receipt = null;
   try {
     await session?.release?.();
@@ -154,7 +155,7 @@ async function start() {
     const local = location.protocol === "file:" ? " Open this page through a web server: python -m http.server" : "";
     verdict(`The model cannot run here: ${error.message ?? error}.${local}`, "fail");
   } finally {
-    $("progress").hidden = true;
+    $("progress").style.visibility = "hidden";
     for (const id of ["graph", "device"]) $(id).disabled = false;
   }
 }

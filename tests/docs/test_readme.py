@@ -25,7 +25,10 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", EXAMPLES, *sorted(DOCS.rg
 # docs/spec.md describes the official code: its options are not ours
 WITH_COMMANDS = [page for page in PAGES if page.name != "spec.md"]
 FOLDERS = ("dinodeploy", "exporters", "dinov3_ref", "tests", "benchmarks", "examples", "containers")
-_OTHER_NAMES = r"dinov3_ref\.\w+|torchrun|pip|docker|tritonserver|curl|serve_load|serve_attack|triton_client"
+_OTHER_NAMES = (
+    r"dinov3_ref\.\w+|torchrun|pip|docker|tritonserver|curl|optimum-cli|serve_load|serve_attack|"
+    r"triton_client"
+)
 OTHERS = rf"`polygraphy [^`]*`|`pytest [^`]*`|.*\b(?:{_OTHER_NAMES})\b.*|.* -m venv .*"
 
 
