@@ -39,7 +39,7 @@ MODEL = Path(__file__).parent.parent / "examples" / "models" / "toy_vit"
 SIDE, SEEDS = 32, (0, 1, 2)
 WORDS = ("flip=false", "crop_scale=0.8,1", "patience=0", "log_period=1000")
 WAYS: dict[str, tuple[dict[str, int], tuple[str, ...]]] = {
-    "lora": ({"lora": 8}, ("lr=2e-3",)),
+    "lora": ({"lora": 8}, ("lr=3e-3",)),
     "unfreeze": ({"unfreeze": 4}, ("lr=1e-3", "layer_decay=0.9")),
 }
 STEPS, SKIPPED, PIXELS, CLASSES = 5, 2, 224, 10
@@ -47,7 +47,7 @@ STEPS, SKIPPED, PIXELS, CLASSES = 5, 2, 224, 10
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--batch", type=int, default=2, help="of the steps that are timed")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--time", nargs=2, metavar=("WAY", "LOOP"), help=argparse.SUPPRESS)
