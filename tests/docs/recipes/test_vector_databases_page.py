@@ -22,7 +22,7 @@ from tests.support.databases.elasticsearch import elasticsearch
 from tests.support.databases.postgres import binaries, postgres
 from tests.support.images.photographs import photograph
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "vector-databases.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE))
 POSTGRES, ELASTICSEARCH = "postgresql://localhost/photos", "http://localhost:9200"

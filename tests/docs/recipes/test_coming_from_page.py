@@ -29,7 +29,7 @@ from tests.parity.implementations import transformers_model  # noqa: E402
 from tests.support.images.photographs import pixels  # noqa: E402
 from tests.support.tiny_models import tiny_config  # noqa: E402
 
-PAGE = (Path(__file__).parents[2] / "docs" / "coming-from.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "coming-from.md").read_text(encoding="utf-8")
 CLOSE = 5e-6  # relative Frobenius error; 1.0e-6 measured
 
 Cell = tuple[str, str, str]  # our output, the library, its expression
