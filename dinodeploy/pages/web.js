@@ -290,11 +290,14 @@ function compare(place) {
 }
 
 const MOVES = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+/* Which of `count` cells of a side a click is in. */
+function cellAt(offset, size, count) {
+  return Math.min(count - 1, Math.max(0, Math.floor(offset / size * count)));
+}
 $("image").addEventListener("click", (event) => {
   const place = event.target.getBoundingClientRect();
-  const at = (offset, size, count) => Math.min(count - 1, Math.max(0, Math.floor(offset / size * count)));
   cursor = null;
-  compare([at(event.clientY - place.top, place.height, shown.rows), at(event.clientX - place.left, place.width, shown.columns)]);
+  compare([cellAt(event.clientY - place.top, place.height, shown.rows), cellAt(event.clientX - place.left, place.width, shown.columns)]);
 });
 $("image").addEventListener("keydown", (event) => {
   if (event.key === "Escape") { cursor = null; compare(null); }

@@ -22,7 +22,7 @@ function resizeWeights(source, target, offset, count, filter, bytes) {
     const first = Math.max(0, Math.trunc(centre - reach + 0.5));
     const end = Math.min(source, Math.trunc(centre + reach + 0.5));
     let sum = 0;
-    const weights = Array.from({ length: end - first }, (_, k) => {
+    const weights = Array.from({ length: end - first }, (__, k) => {
       const weight = filter.weight((k + first - centre + 0.5) / wide);
       sum += weight;
       return weight;
@@ -92,8 +92,8 @@ function fitInside(w, h, height, width) {
   if (short === long) return [height, width];
   const exact = height * short / long, side = roundEven(exact);
   if (short === side) return [h, w];
-  const fitted = [Math.max(side, 1), Math.trunc(exact * long / short)];
-  return w > h ? fitted : fitted.reverse();
+  const low = Math.max(side, 1), high = Math.trunc(exact * long / short);
+  return w > h ? [low, high] : [high, low];
 }
 
 /* RGBA [h,w,4] of an opaque image -> {pixels float32 [3,H,W], planes, height, width} by the bundle's preset. */
