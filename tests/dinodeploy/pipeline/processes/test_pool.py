@@ -157,8 +157,9 @@ def test_an_image_that_takes_too_long_is_given_up(image: Path) -> None:
     assert items[2].reason == "took more than 0.4 s to read; see --time-limit"
 
 
-def test_a_process_without_a_sign_of_life_is_replaced(image: Path) -> None:
-    """Stopped from outside, between two images or in one: nothing is lost, and nothing waits forever."""
+def test_a_process_without_a_sign_of_life_is_replaced(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped from outside, at its start, in an image or between two: nothing is lost or waits forever."""
+    monkeypatch.setattr(pools, "START_SECONDS", 8.0)
     stream = ProcessDecoders(Readers(60, image), [range(60)], SMALL, 2, (4, 2), 0.5, DEFAULT_LIMITS)
     try:
         positions = [next(stream).position]
