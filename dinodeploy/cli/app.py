@@ -41,10 +41,12 @@ def _run() -> int:
 
     from PIL.Image import DecompressionBombWarning
 
+    from dinodeploy.cli.streams import on_terminal
+
     # images/open.py refuses the images that Pillow warns about
     warnings.filterwarnings("ignore", category=DecompressionBombWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of EXIF that is damaged
-    if sys.stderr is None or not sys.stderr.isatty():  # of downloads from the Hugging Face hub
+    if not on_terminal():  # of downloads from the Hugging Face hub
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     asked = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     code = make_app(asked if asked in COMMANDS else None)(standalone_mode=False)

@@ -119,6 +119,7 @@ def push_command(
     ] = False,
     message: Annotated[str | None, Option(help="Message of the commit.")] = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Say what would be uploaded, and stop.")] = False,
+    require_signature: RequireSignature = None,
     as_json: AsJson = False,
 ) -> None:
     """Upload a bundle to the Hugging Face hub, with a model card. Only changed files are sent.
@@ -136,6 +137,7 @@ def push_command(
         gated=gated,
         message=message,
         dry_run=dry_run,
+        require_signature=require_signature,
         log=log,
     )
     if as_json:

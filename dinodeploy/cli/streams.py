@@ -59,6 +59,11 @@ def open_streams() -> None:
             setattr(sys, name, safe_stream(now))
 
 
+def on_terminal() -> bool:
+    """Whether stderr, where progress is shown, is a terminal."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 def safe_stream(stream: Any) -> Stream:
     """A `Stream` in the place of `stream`, which can no longer be used."""
     encoding, buffering = stream.encoding, stream.line_buffering

@@ -14,6 +14,7 @@ from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.archive import members
 from dinodeploy.bundle.bundle import Bundle, is_on_hub, open_bundle
 from dinodeploy.bundle.manifest import EXTRAS, LICENCE_FILE, PLAIN_NAME
+from dinodeploy.errors import MisuseError
 from dinodeploy.files.regular import is_regular, read_regular
 from dinodeploy.hub.card import CARD_FILE
 from dinodeploy.hub.reference import HubReference
@@ -38,19 +39,25 @@ class Contents:
     hashes: dict[str, str] = field(default_factory=dict)
 
 
-def read_contents(source: str | Path | Bundle, reference: HubReference) -> Contents:
+def read_contents(
+    source: str | Path | Bundle, reference: HubReference, *, require_signature: str | Path | None = None
+) -> Contents:
     """The contents of a bundle, which is verified, or of a transformers layout, for a place on the hub.
 
-    Raises MisuseError for neither, TamperedError or BundleError for a bundle that is not what was exported.
+    require_signature: a public key file, with which a bundle must be signed. Raises MisuseError for neither
+    and for a layout where a signature is required, TamperedError or BundleError for a bundle that is not
+    what was exported.
     """
     if isinstance(source, Bundle):
         return _of_bundle(source, reference)
     folder = Path(source)
     if not is_on_hub(source) and not (folder / manifests.FILE_NAME).exists() and _is_transformers(folder):
+        if require_signature is not None:
+            raise MisuseError(f"{folder} is a transformers layout and cannot be signed; push a bundle")
         files: dict[str, Content] = {reference.path_of(path): folder / path for path in _layout(folder)}
         licence = read_regular(folder / LICENCE_FILE).decode("utf-8", "replace").split("\n\n", 1)[-1].strip()
         return Contents(files, licence, f"{folder.resolve().name} for transformers.js")
-    return _of_bundle(open_bundle(source), reference)
+    return _of_bundle(open_bundle(source, require_signature=require_signature), reference)
 
 
 def _of_bundle(bundle: Bundle, reference: HubReference) -> Contents:

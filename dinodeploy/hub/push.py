@@ -78,6 +78,7 @@ def push(
     message: str | None = None,
     token: str | None = None,
     dry_run: bool = False,
+    require_signature: str | Path | None = None,
     log: Callable[[str], None] = lambda text: None,
 ) -> Pushed:
     """Upload a bundle to `target`, ORG/NAME or ORG/NAME/FOLDER; the repository is made if it is missing.
@@ -85,7 +86,8 @@ def push(
     bundle: may also be a folder that `export --layout transformers` wrote, which has a card of its own.
     revision: the branch, made if it is missing; default: main. private: make a private repository; refused
     for a public one that exists. gated: users must accept the licence before they get the files. message: of
-    the commit. token: default: HF_TOKEN, or that of `hf auth login`. dry_run: change nothing. log: gets what
+    the commit. token: default: HF_TOKEN, or that of `hf auth login`. dry_run: change nothing.
+    require_signature: a public key file, with which a bundle in a folder must be signed. log: gets what
     will be uploaded, and the licence.
 
     Raises TamperedError or BundleError for a bundle that is not what was exported, MisuseError, HubError.
@@ -93,7 +95,7 @@ def push(
     reference = parse(target, revision)
     if reference.is_commit:
         raise MisuseError(f"{reference}: a commit cannot be pushed to; wanted a branch")
-    contents = read_contents(bundle, reference)
+    contents = read_contents(bundle, reference, require_signature=require_signature)
     client = HubClient(token)
     if client.offline:
         raise HubError("HF_HUB_OFFLINE is set, and a push needs the hub; unset it")

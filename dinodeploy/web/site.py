@@ -71,7 +71,7 @@ def write_site(
         shutil.copyfile(first.root / GOLDEN_FILE, staging / GOLDEN_FILE)
         write_licence(first.manifest, staging)
         page = render_page("web", data=_data(first, graphs, version), licence=first.manifest.licence)
-        (staging / PAGE).write_text(page, encoding="utf-8")
+        (staging / PAGE).write_text(page, encoding="utf-8", newline="\n")
     return Site(out, graphs, version)
 
 

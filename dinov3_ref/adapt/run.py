@@ -60,7 +60,7 @@ class FineTuneRun(TrainingRun):
         self.validation = validation
         output.mkdir(parents=True, exist_ok=True)
         identity = {"base": checkpoint.sha256, **(inputs or {}), **asdict(options)}
-        _check_same(output / OPTIONS_FILE, json.loads(json.dumps(identity)))
+        _check_same(output / OPTIONS_FILE, identity)
         bf16 = options.precision == "bf16"
         if options.precision == "auto":
             bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
@@ -157,7 +157,8 @@ def _check_same(path: Path, identity: dict[str, Any]) -> None:
     """Write the options of a new run. Raises `ConfigError` for a folder whose run had other ones."""
     if path.is_file():
         known = read_json(path, "config")
-        changed = [name for name in identity if name not in MAY_CHANGE and known.get(name) != identity[name]]
+        fixed = [name for name in identity if name not in MAY_CHANGE]
+        changed = [name for name in fixed if json.dumps(known.get(name)) != json.dumps(identity[name])]
         if changed:
             name = changed[0]
             raise ConfigError(

@@ -84,8 +84,8 @@ def _commands(bundle: Bundle, cases: list[GoldenCase], inputs: Path, outputs: Pa
     profile = []
     for word, shape in (("min", shapes.min(0)), ("opt", shapes[0]), ("max", shapes.max(0))):
         profile += [f"--trt-{word}-shapes", f"{PIXELS}:[{','.join(map(str, shape))}]"]
-    typed = str(bundle.root / MODEL_FILE)
-    cpu = str(bundle.root / (CPU_FILE if CPU_FILE in bundle.manifest.engines else MODEL_FILE))
+    typed = str(bundle.home / MODEL_FILE)
+    cpu = str(bundle.home / (CPU_FILE if CPU_FILE in bundle.manifest.engines else MODEL_FILE))
     return (
         shlex.join(["polygraphy", "run", typed, "--trt", "--strongly-typed", *profile, *compare]),
         shlex.join(["polygraphy", "run", cpu, "--onnxrt", *compare]),

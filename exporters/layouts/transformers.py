@@ -94,7 +94,9 @@ def export_folder(
         _write_json(staging / CONFIG, _config(checkpoint, bundle, graphs))
         _write_json(staging / PROCESSOR, image_processor(bundle.manifest.preprocess))
         write_licence(bundle.manifest, staging)
-        (staging / CARD).write_text(model_card(out.name, bundle.manifest, graphs), encoding="utf-8")
+        (staging / CARD).write_text(
+            model_card(out.name, bundle.manifest, graphs), encoding="utf-8", newline="\n"
+        )
     return TransformersFolder(out, tuple(graphs), tuple(notes))
 
 
@@ -183,4 +185,4 @@ def _config(checkpoint: Checkpoint, bundle: Bundle, graphs: Sequence[JudgedGraph
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8", newline="\n")

@@ -11,7 +11,6 @@ chunk one write, one read and one small JSON.
 from __future__ import annotations
 
 import builtins
-import json
 import math
 import os
 import selectors
@@ -27,6 +26,7 @@ import numpy as np
 
 from dinodeploy import errors
 from dinodeploy.errors import UnavailableError, reason_of
+from dinodeploy.files.json_file import parse_json
 from dinodeploy.hardware.child_process import cause_of, start_process
 from dinodeploy.images.limits import ImageLimits
 from dinodeploy.images.preprocess import Preprocess
@@ -230,7 +230,7 @@ class ProcessDecoders:
             one.ready, self._failed_starts = True, 0
             return
         chunk = one.chunks.popleft()
-        for index, result in zip(chunk.todo, json.loads(reply), strict=True):
+        for index, result in zip(chunk.todo, parse_json(reply, "a decoding process", "line"), strict=True):
             chunk.results[index] = result
         chunk.todo = []
         one.answered += 1

@@ -28,7 +28,7 @@ OPTIONS = {
     "bundle sign": "key password json",
     "bundle pack": "out standalone require-signature overwrite json",
     "bundle unpack": "out require-signature overwrite json",
-    "bundle push": "revision branch private gated message dry-run json",
+    "bundle push": "revision branch private gated message dry-run require-signature json",
     "bundle pull": "revision branch require-signature overwrite json",
     "export": "arch weights out layout precision fp16 half bf16 int8 fp8 calibration calibration-images "
     "calibration-seed override imgsz preprocess layers head classes pooling attention dataset "

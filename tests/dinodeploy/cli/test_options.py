@@ -18,6 +18,7 @@ from tests.support.images.photographs import photograph
 from tests.support.processes.command_line import CommandLine
 
 # Commands that open no bundle, and `sign`, whose bundle has no signature yet.
+ON_HUB = {"bundle pull"}  # opens no local bundle; tests/dinodeploy/hub/test_pull.py
 WITHOUT = {"export", "convert", "ranges", "dedupe", "merge", "bundle sign"}
 
 
@@ -53,10 +54,12 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "bench": (BUNDLE, "--rounds", "1", "--batch", "1", "--imgsz", "64"),
     "build": (BUNDLE,),
     "bundle pack": (BUNDLE, "--out", "o"),
+    "bundle push": (BUNDLE, "org/name", "--dry-run"),
     "bundle unpack": ("ARCHIVE", "--out", "o"),
     "bundle verify": (BUNDLE,),
     "check": (BUNDLE,),
     "classify": ("labelled", "--engine", BUNDLE, "--labels", "labels.txt"),
+    "debug": (BUNDLE, "--out", "o"),
     "doctor": (BUNDLE,),
     "embed": ("labelled", "--engine", BUNDLE, "--out", "o"),
     "index": ("embeddings", "--engine", BUNDLE),
@@ -67,6 +70,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "serve": (BUNDLE, "--port", "0"),
     "train-head": ("--task", "classify", "--data", "labelled", "--engine", BUNDLE, "--out", "o.safetensors"),
     "triton": (BUNDLE, "o"),
+    "web": (BUNDLE, "o"),
     "visualize": ("labelled/cat/0.png", "--engine", BUNDLE, "--out", "o"),
 }
 
@@ -77,7 +81,7 @@ def test_every_command_that_opens_a_bundle_has_the_option() -> None:
         for name, command in commands(typer.main.get_command(make_app())).items()
         if any("--require-signature" in parameter.opts for parameter in command.params)
     }
-    assert found == set(COMMANDS)
+    assert found == set(COMMANDS) | ON_HUB
     assert set(commands(typer.main.get_command(make_app()))) - found == WITHOUT
 
 
@@ -111,8 +115,8 @@ def test_every_command_enforces_it(command: str, place: Path, tiny_bundle: Path,
     assert list((place / "private").iterdir()) == []
 
 
-# A server, a GPU's library, a head, a text graph: more than the tiny bundle has.
-NEED_MORE = {"serve", "build", "predict", "classify", "segment"}
+# A server, a GPU library, a head, a text graph, the hub, a browser: more than the tiny bundle has.
+NEED_MORE = {"serve", "build", "predict", "classify", "segment", "bundle push", "web"}
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - NEED_MORE))
