@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/fine_tune.py
 
-Accuracy: toy_vit (examples/models), digits enlarged from 8 to 32 px, three seeds. Each seed holds out another
-fifth of the images, the same for all three; the rest is split by `train-head` itself.
+Accuracy: toy_vit (examples/models), digits enlarged from 8 to 32 px, three seeds that chose no setting. Each
+holds out another fifth of the images, the same for all three; the rest is split by `train-head` itself.
 Step: a ViT-S with random weights at 224 px, fp32, beside a plain PyTorch loop of the same model (LoRA: with
 PEFT), in processes of their own that take turns; median of the steps after two, and peak memory.
 Writes benchmarks/ledger/fine_tune_<device>_<yyyymm>.json.
@@ -36,7 +36,7 @@ from dinodeploy.heads.train import TrainOptions, train_head
 
 PACKAGES = ("torch", "torchvision", "peft", "scikit-learn", "numpy", "pillow")
 MODEL = Path(__file__).parent.parent / "examples" / "models" / "toy_vit"
-SIDE, SEEDS = 32, (0, 1, 2)
+SIDE, SEEDS = 32, (3, 4, 5)  # the settings were chosen on seeds 0 to 2, so these are fresh
 WORDS = ("flip=false", "crop_scale=0.8,1", "patience=0", "log_period=1000")
 WAYS: dict[str, tuple[dict[str, int], tuple[str, ...]]] = {
     "lora": ({"lora": 8}, ("lr=3e-3",)),

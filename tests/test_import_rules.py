@@ -53,6 +53,7 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
             "aiohttp",
             "av",
             "tifffile",
+            "imagecodecs",
             "lance",
             "scipy",
             "faiss",

@@ -56,6 +56,7 @@ READ = (
     Kind("JPEG2000", (".jp2", ".j2k", ".jpx"), "PIL.Jpeg2KImagePlugin"),
     Kind("AVIF", (".avif",), "PIL.AvifImagePlugin"),
     Kind("HEIF", (".heic", ".heif", ".hif"), "pillow_heif", "heif", "pillow_heif"),
+    Kind("JPEG XL", (".jxl",), None, "tiff", "imagecodecs"),
 )
 FORMATS = {kind.name: kind for kind in READ}
 
@@ -72,7 +73,6 @@ CAMERA_RAW = Kind(
 # Kinds that are never read, with what to do instead.
 REFUSED = (
     CAMERA_RAW,
-    Kind("JPEG XL", (".jxl",), advice=_CONVERT),
     Kind("Photoshop document", (".psd", ".psb"), advice="export as PNG or JPEG first"),
     Kind("GIMP document", (".xcf",), advice="export as PNG or JPEG first"),
     Kind("icon", (".ico", ".cur", ".icns"), advice=_CONVERT),
@@ -119,7 +119,7 @@ def kind_by_content(head: bytes) -> Kind | None:
     if found is None or found.lastindex is None:
         return None
     name = _MAGIC[found.lastindex - 1][1]
-    return next(kind for kind in REFUSED if kind.name == name)
+    return next(kind for kind in (*READ, *REFUSED) if kind.name == name)
 
 
 _HEVC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}

@@ -33,6 +33,7 @@ from dinodeploy.errors import ImageError, ImageTooLargeError, reason_of
 from dinodeploy.files.regular import open_regular
 from dinodeploy.images.colours import GreyLevels, to_rgb
 from dinodeploy.images.jpeg import JPEG_FORMATS, check_cost, frame_bits, reduction_for
+from dinodeploy.images.jpeg_xl import is_jpeg_xl, read_jpeg_xl
 from dinodeploy.images.kinds import CAMERA_RAW, FORMATS, HEAD, Kind, kind_by_content, kind_by_suffix
 from dinodeploy.images.limits import DEFAULT_LIMITS, MAX_PIXELS, ImageLimits
 from dinodeploy.images.png import is_deep_key, open_deep_key, scale_key
@@ -215,7 +216,22 @@ def _open_jpeg_2000(factory: Factory, file: BinaryIO, limits: ImageLimits) -> Im
     return _open_other(factory, file, limits)
 
 
-_OPENERS = {"TIFF": _open_tiff, "PNG": _open_png, "JPEG": _open_jpeg, "JPEG2000": _open_jpeg_2000}
+def _open_jpeg_xl(factory: Factory, file: BinaryIO, limits: ImageLimits) -> Image.Image:
+    try:
+        return read_jpeg_xl(file, limits)
+    except ImageError:
+        raise
+    except Exception as error:
+        raise ImageError(f"cannot be decoded: {reason_of(error)}") from error
+
+
+_OPENERS = {
+    "TIFF": _open_tiff,
+    "PNG": _open_png,
+    "JPEG": _open_jpeg,
+    "JPEG2000": _open_jpeg_2000,
+    "JPEG XL": _open_jpeg_xl,
+}
 
 
 def _kind_of_name(where: str) -> Kind | None:
@@ -231,6 +247,8 @@ def _named(where: str) -> str:
 
 def _decoder(kind: Kind) -> tuple[Callable[..., Image.Image] | None, Callable[[bytes], bool | str] | None]:
     """Pillow's opener and recogniser of a kind; (None, None) without the package or library that reads it."""
+    if kind.name == "JPEG XL":  # which Pillow does not know
+        return Image.open, is_jpeg_xl
     if kind.name not in Image.OPEN and kind.module is not None:
         with suppress(ImportError):
             module = import_module(kind.module)

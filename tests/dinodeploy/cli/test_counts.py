@@ -41,7 +41,7 @@ def test_embed_counts_every_kind(kind: str, tiny_bundle: Path, run: CommandLine)
 def folder(monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two images, a broken one, two files of other kinds, files of systems, and a folder that fails."""
     KINDS["folder"]("x")
-    for name in ("broken.jpg", "a.JXL", "b.dng", "Thumbs.db", ".DS_Store"):
+    for name in ("broken.jpg", "a.QOI", "b.dng", "Thumbs.db", ".DS_Store"):
         Path("x", name).write_bytes(b"?")
     Path("x/private").mkdir()
     scandir = os.scandir
@@ -61,9 +61,9 @@ WANTED = {
     "already": 0,
     "skipped": 2,
     "quarantined": 2,
-    "skipped_by_suffix": {".dng": 1, ".jxl": 1},
+    "skipped_by_suffix": {".dng": 1, ".qoi": 1},
 }
-NOTE = "[sources] skipped 2 files: 1 .dng, 1 .jxl; .dng: convert to JPEG or TIFF first; .jxl: convert"
+NOTE = "[sources] skipped 2 files: 1 .dng, 1 .qoi; .dng: convert to JPEG or TIFF first; .qoi: convert"
 
 
 def test_embed_names_what_it_leaves_out(folder: Path, tiny_bundle: Path, run: CommandLine) -> None:
@@ -71,7 +71,7 @@ def test_embed_names_what_it_leaves_out(folder: Path, tiny_bundle: Path, run: Co
     ran = run(*command)
     assert ran.code == 5
     assert NOTE in ran.err
-    assert "seen 6: 2 embedded, 2 skipped (1 .dng, 1 .jxl), 2 quarantined\n" in ran.out
+    assert "seen 6: 2 embedded, 2 skipped (1 .dng, 1 .qoi), 2 quarantined\n" in ran.out
     lines = Path("o/quarantine.jsonl").read_text()
     assert '"x/private/"' in lines
     assert "cannot be listed: Permission denied" in lines

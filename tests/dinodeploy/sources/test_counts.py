@@ -26,10 +26,10 @@ def test_line_and_json() -> None:
 
 
 def test_the_note_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    skipped = {"a": Counter({".jxl": 1, ".dng": 1}), "b": Counter({".jxl": 1, ".tar": 1, ".txt": 4})}
+    skipped = {"a": Counter({".qoi": 1, ".dng": 1}), "b": Counter({".qoi": 1, ".tar": 1, ".txt": 4})}
     assert skipped_note(skipped) == (
-        "skipped 8 files: 4 .txt, 2 .jxl, 1 .dng, 1 .tar; .tar: name such files to read what they hold; "
-        ".dng: convert to JPEG or TIFF first; .jxl: convert to JPEG or PNG first"
+        "skipped 8 files: 4 .txt, 2 .qoi, 1 .dng, 1 .tar; .tar: name such files to read what they hold; "
+        ".dng: convert to JPEG or TIFF first; .qoi: convert to JPEG or PNG first"
     )
     assert skipped_note({}) == ""
 
