@@ -117,6 +117,8 @@ def read_jpeg_xl(file: BinaryIO, limits: ImageLimits) -> Image.Image:
         raise ImageError(f"its header says {header.width}x{header.height} pixels, it has {pixels.shape[:2]}")
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     white = (1 << header.bits) - 1
+    if pixels.max() > white:  # imagecodecs before 2024.12.30 scales other depths than 8 and 16
+        raise ImageError(f"values above {white}: this imagecodecs is too old; pip install -U imagecodecs")
     pixels = _over_white(pixels, white) if header.extra else eight_bits(pixels, white)
     return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
