@@ -104,7 +104,7 @@ async function makeReceipt(graph) {
     found.passed ? "pass" : "fail");
   const values = [
     found.relative.toExponential(1), found.cosine.toFixed(7), found.grey.toFixed(2), graph.precision,
-    device === "webgpu" ? `WebGPU ${window.gpu?.name ?? ""}` : `WebAssembly, ${ort.env.wasm.numThreads} thread(s)`,
+    device === "webgpu" ? `WebGPU ${window.gpu?.name ?? ""}` : `WebAssembly, threads: ${ort.env.wasm.numThreads}`,
     data.runtime.name, `${((performance.now() - started) / 1000).toFixed(1)} s`,
   ];
   const rows = { ...Object.fromEntries(ROWS.map((name, i) => [name, values[i]])), ...(note ? { note } : {}) };

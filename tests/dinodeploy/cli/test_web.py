@@ -99,7 +99,7 @@ def test_the_receipt_passes(page: Any) -> None:
     assert found["relative"] < 1e-5
     assert found["grey"] <= 2.05
     figures = page.text_content("#figures")
-    assert "WebAssembly, 1 thread" in figures
+    assert "WebAssembly, threads: 1" in figures
     assert f"onnxruntime-web of {RUNTIME.name}-{RUNTIME.version}" in figures
 
 
