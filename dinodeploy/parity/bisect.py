@@ -42,7 +42,7 @@ from dinodeploy.arrays import FloatArray, IntArray
 from dinodeploy.errors import JudgementError, MisuseError
 from dinodeploy.parity.golden import Trace
 from dinodeploy.parity.judge import cosine, measure
-from dinodeploy.parity.thresholds import THRESHOLDS
+from dinodeploy.parity.thresholds import THRESHOLDS, relative_limit
 
 # Right engines of four to twelve blocks, S, B, L and H+ wide, lively and (S, L) driven past 160,000: largest
 # step 0.37 of the limit (bf16; fp32 0.36), largest ratio to the steps before it 1.2; blocks 128 wide 1.8.
@@ -127,7 +127,7 @@ def bisect(
             places += _follow(stretch, prefix, arriving)
             arriving = _arriving(stretch, prefix)
         places.append(_compare_outputs(*outputs, arriving))
-    limit = next(row.limit for row in THRESHOLDS[recipe] if row.metric == "relative_frobenius")
+    limit = relative_limit(recipe)
     departs = first_departure(places, limit)
     return Bisection(case, recipe, limit, tuple(places), departs, _sentence(places, departs, limit))
 

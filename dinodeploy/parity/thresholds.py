@@ -82,3 +82,8 @@ HEAD_THRESHOLDS: dict[str, tuple[Threshold, ...]] = {
         ("fp8", 0.25, 6.5e-2, 0.9),
     )
 }
+
+
+def relative_limit(recipe: str) -> float:
+    """The limit on ‖got - wanted‖ / ‖wanted‖ of one output. Raises KeyError for an unknown recipe."""
+    return next(row.limit for row in THRESHOLDS[recipe] if row.metric == "relative_frobenius")

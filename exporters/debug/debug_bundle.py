@@ -9,7 +9,8 @@ from typing import Any
 
 from dinodeploy.bundle.bundle import open_bundle
 from dinodeploy.bundle.manifest import MODEL_FILE
-from exporters.debug.material import Material, limit_of, write_material
+from dinodeploy.parity.thresholds import relative_limit
+from exporters.debug.material import Material, write_material
 from exporters.debug.reduce import Reduced, judge_whole, reduce_graph
 
 
@@ -62,7 +63,7 @@ def debug_bundle(
     opened = open_bundle(bundle, require_signature=require_signature)
     opened.choose(graph)  # refuses a name that is not there
     material = write_material(opened, out, overwrite=overwrite)
-    limit = limit_of(opened.manifest.graph.recipe)
+    limit = relative_limit(opened.manifest.graph.recipe)
     if runner is None:
         return Findings(material, limit)
     case, errors = judge_whole(opened.root / graph, material.inputs, runner)

@@ -18,21 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from dinodeploy.errors import MisuseError
+from dinodeploy.errors import MisuseError, reason_of
 
 RIGHT, NOT_RUN, WRONG = 0, 2, 10  # Python itself ends with 1 where it could not start
 Arrays = dict[str, Any]
 Runner = Callable[[str, Mapping[str, Any]], Arrays]  # graph, inputs -> outputs
 
 
-def run_reference(graph: str, feeds: Mapping[str, Any]) -> Arrays:
-    session = open_session(graph, optimise=False)
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, dict(feeds)), strict=True))
-
-
-def run_onnxruntime(graph: str, feeds: Mapping[str, Any]) -> Arrays:
-    session = open_session(graph, optimise=True)
+def run_onnxruntime(graph: str, feeds: Mapping[str, Any], *, optimise: bool = True) -> Arrays:
+    session = open_session(graph, optimise=optimise)
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
@@ -59,11 +53,16 @@ RUNNERS: dict[str, Runner] = {"tensorrt": run_tensorrt, "onnxruntime": run_onnxr
 
 
 def find_runner(name: str) -> Runner:
-    """A runner by name, or `module:function` of a user's own."""
+    """A runner by name, or `module:function` of a user's own. Raises MisuseError for another."""
     if name in RUNNERS:
         return RUNNERS[name]
     module, _, function = name.partition(":")
-    found: Runner = getattr(importlib.import_module(module), function)
+    try:
+        found: Runner = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise MisuseError(
+            f"--runner {name!r}: {reason_of(error)}; wanted {', '.join(RUNNERS)} or module:function"
+        ) from error
     return found
 
 
@@ -114,7 +113,7 @@ def errors_of(
 ) -> dict[str, float]:
     """The relative error of every output of floating point."""
     feeds = make_feeds(graph, inputs, whole)
-    wanted, got = run_reference(graph, feeds), runner(graph, feeds)
+    wanted, got = run_onnxruntime(graph, feeds, optimise=False), runner(graph, feeds)
     floats = [name for name, value in wanted.items() if np.issubdtype(value.dtype, np.floating)]
     return {name: relative_error(got[name], wanted[name]) for name in floats}
 

@@ -14,7 +14,7 @@ from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle
 from dinodeploy.bundle.manifest import CPU_FILE, MODEL_FILE
 from dinodeploy.errors import MisuseError, OutputExistsError, UnavailableError
 from dinodeploy.parity.golden import GoldenCase, load_golden
-from dinodeploy.parity.thresholds import THRESHOLDS
+from dinodeploy.parity.thresholds import relative_limit
 
 INPUTS_FILE, OUTPUTS_FILE = "inputs.json", "reference.json"
 FOUND_FILES = ("reduced.onnx", "reduced-inputs.json", "report.json")  # written by reduce.py
@@ -40,11 +40,6 @@ def import_polygraphy(module: str) -> Any:
         raise UnavailableError(
             f"debug needs polygraphy ({error}): pip install 'dinodeploy[debug]'"
         ) from error
-
-
-def limit_of(recipe: str) -> float:
-    """The judge's limit on the relative error of an output."""
-    return next(row.limit for row in THRESHOLDS[recipe] if row.metric == "relative_frobenius")
 
 
 def write_material(bundle: Bundle, folder: Path, *, overwrite: bool = False) -> Material:
@@ -75,7 +70,7 @@ def save_inputs(feeds: list[dict[str, Any]], path: Path) -> None:
 
 def _commands(bundle: Bundle, cases: list[GoldenCase], inputs: Path, outputs: Path) -> tuple[str, ...]:
     """TensorRT on the typed graph and ONNX Runtime on the graph for CPUs, each against the reference."""
-    limit = limit_of(bundle.manifest.graph.recipe)
+    limit = relative_limit(bundle.manifest.graph.recipe)
     tolerances = [f"{name}:{limit * _size(cases, name):.3g}" for name in cases[0].outputs]
     compare = ["--load-inputs", str(inputs), "--load-outputs", str(outputs)]
     # Polygraphy compares element by element; the judge's limit is on the norm, so the mean has to hold

@@ -15,11 +15,11 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from dinodeploy.errors import ExportError, UnavailableError
+from dinodeploy.doctor.packages import installed_version
+from dinodeploy.errors import ExportError, UnavailableError, reason_of
 from dinodeploy.files.atomic import atomic_file
 from dinodeploy.hardware.devices import find_gpu
 from exporters.debug.judge_part import WRONG, errors_of, find_runner, make_feeds
@@ -43,11 +43,16 @@ class Reduced:
 
 
 def judge_whole(graph: Path, inputs: Path, runner: str) -> tuple[int, dict[str, float]]:
-    """Which of the saved inputs has the largest relative error, and every output's error there."""
+    """Which of the saved inputs has the largest relative error, and every output's error there.
+
+    Raises MisuseError for an unknown runner, UnavailableError where it cannot run the graph.
+    """
     function = find_runner(runner)
-    found = [
-        errors_of(str(graph), feeds, function) for feeds in import_polygraphy("json").load_json(str(inputs))
-    ]
+    saved = import_polygraphy("json").load_json(str(inputs))
+    try:
+        found = [errors_of(str(graph), feeds, function) for feeds in saved]
+    except Exception as error:  # of any runtime, also of a user's own
+        raise UnavailableError(f"{runner} cannot run {graph.name}: {reason_of(error)}") from error
     worst = max(range(len(found)), key=lambda index: max(found[index].values()))
     return worst, found[worst]
 
@@ -161,13 +166,8 @@ def _report(graph: Path, model: Path, runner: str, limit: float, feeds: Any) -> 
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    found = {package: installed_version(package) for package in _PACKAGES}
+    return {"python": platform.python_version(), **{name: at for name, at in found.items() if at is not None}}
 
 
 def _gpu() -> str | None:

@@ -23,7 +23,7 @@ from dinodeploy.parity.compare import Comparison
 from dinodeploy.parity.golden import GoldenCase, load_golden
 from dinodeploy.parity.judge import Measurement, Verdict
 from dinodeploy.parity.reports import Report
-from dinodeploy.parity.thresholds import THRESHOLDS
+from dinodeploy.parity.thresholds import relative_limit
 from dinodeploy.plots import inline_svg
 from dinodeploy.plots.parity import Bar, PatchErrors, draw_bars, draw_growth, draw_meter, draw_patch_errors
 
@@ -135,7 +135,7 @@ def _worst_case(verdict: Verdict) -> str:
 def _patches(found: PatchErrors | None, recipe: str) -> dict[str, Any] | None:
     if found is None:
         return None
-    limit = next(row.limit for row in THRESHOLDS[recipe] if row.metric == "relative_frobenius")
+    limit = relative_limit(recipe)
     plot = draw_patch_errors(found, limit)
     image = Image.fromarray(found.image)
     image.thumbnail((PHOTO_PIXELS, PHOTO_PIXELS))
