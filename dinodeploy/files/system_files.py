@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from dinodeploy.errors import OutputExistsError
+
 _NAMES = {
     *(".ds_store", ".localized", ".appledouble", ".fseventsd", ".temporaryitems"),  # macOS
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),  # Windows
@@ -38,3 +40,18 @@ def entries(folder: Path) -> list[Path]:
 def is_free(target: Path) -> bool:
     """Whether nothing is at `target`, or an empty folder, so that a command may write there."""
     return not target.exists() or (target.is_dir() and not entries(target))
+
+
+def refuse_existing(
+    target: Path, overwrite: bool, *, is_own: bool, wrong: str, held: str, other: str = "another --out"
+) -> None:
+    """Raises OutputExistsError unless `target` is free, or the command's own kind and may be overwritten.
+
+    wrong: what a foreign folder is ("not a bundle"). held: what ours holds. other: what to give instead.
+    """
+    if is_free(target):
+        return
+    if not is_own:
+        raise OutputExistsError(f"{target} exists and is {wrong}; choose {other}")
+    if not overwrite:
+        raise OutputExistsError(f"{target} holds {held} already; give --overwrite or {other}")

@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from dinodeploy.arrays import AnyArray, ByteArray
-from dinodeploy.errors import ImageError, ImageTooLargeError
+from dinodeploy.errors import ImageError
 from dinodeploy.images.colours import FLOAT_STRIP, eight_bits
-from dinodeploy.images.limits import ImageLimits
+from dinodeploy.images.limits import ImageLimits, check_pixels
 
 _CODESTREAM = b"\xff\x0a"
 _CONTAINER = b"\0\0\0\x0cJXL \r\n\x87\n"
@@ -104,11 +104,7 @@ def read_jpeg_xl(file: BinaryIO, limits: ImageLimits) -> Image.Image:
     file.seek(0)
     data = file.read()
     header = read_header(data)
-    if limits.max_pixels is not None and header.width * header.height > limits.max_pixels:
-        raise ImageTooLargeError(
-            f"got {header.width}x{header.height} pixels, wanted at most {limits.max_pixels}; shrink it first "
-            "or raise --max-pixels"
-        )
+    check_pixels((header.width, header.height), limits.max_pixels)
     header.refuse()
     import imagecodecs
 

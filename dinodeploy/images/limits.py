@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dinodeploy.errors import MisuseError
+from dinodeploy.errors import ImageTooLargeError, MisuseError
 
 MAX_PIXELS = 89_478_485  # Pillow's limit against decompression bombs: 256 MiB in RGB
 MAX_REDUCED = 4 * MAX_PIXELS  # of a JPEG that is decoded at a reduced scale: 357 megapixels
@@ -49,6 +49,14 @@ class ImageLimits:
 
 
 DEFAULT_LIMITS = ImageLimits()
+
+
+def check_pixels(size: tuple[int, int], most: int | None) -> None:
+    """Raises ImageTooLargeError for a width and height of more than `most` pixels; None: no limit."""
+    if most is not None and size[0] * size[1] > most:
+        raise ImageTooLargeError(
+            f"got {size[0]}x{size[1]} pixels, wanted at most {most}; shrink it first or raise --max-pixels"
+        )
 
 
 def one_thread_per_image() -> None:

@@ -29,13 +29,13 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 from PIL import Image
 
-from dinodeploy.errors import ImageError, ImageTooLargeError, reason_of
+from dinodeploy.errors import ImageError, reason_of
 from dinodeploy.files.regular import open_regular
 from dinodeploy.images.colours import GreyLevels, to_rgb
 from dinodeploy.images.jpeg import JPEG_FORMATS, check_cost, frame_bits, reduction_for
 from dinodeploy.images.jpeg_xl import is_jpeg_xl, read_jpeg_xl
 from dinodeploy.images.kinds import CAMERA_RAW, FORMATS, HEAD, Kind, kind_by_content, kind_by_suffix
-from dinodeploy.images.limits import DEFAULT_LIMITS, MAX_PIXELS, ImageLimits
+from dinodeploy.images.limits import DEFAULT_LIMITS, MAX_PIXELS, ImageLimits, check_pixels
 from dinodeploy.images.png import is_deep_key, open_deep_key, scale_key
 from dinodeploy.images.tiff import TiffFacts, can_read, read_tiff
 
@@ -177,7 +177,7 @@ def _open_png(factory: Factory, file: BinaryIO, limits: ImageLimits) -> Image.Im
     image = factory(file, "")
     if not is_deep_key(image):
         return image
-    _check_pixels(image.size, limits.max_pixels)
+    check_pixels(image.size, limits.max_pixels)
     return open_deep_key(file)
 
 
@@ -279,7 +279,7 @@ def _decode(
         raise ImageError(f"got {width}x{height} pixels, wanted at least one")
     is_jpeg = image.format in JPEG_FORMATS and scale_for is not None
     most = limits.max_reduced if is_jpeg else limits.max_pixels
-    _check_pixels(image.size, most)
+    check_pixels(image.size, most)
     levels = _before_decoding(image)
     stored = image.size
     scale, orientation = 1, 0
@@ -297,13 +297,6 @@ def _decode(
     if (width > height) != (rgb.width > rgb.height):
         width, height = height, width
     return rgb, (width, height)
-
-
-def _check_pixels(size: tuple[int, int], most: int | None) -> None:
-    if most is not None and size[0] * size[1] > most:
-        raise ImageTooLargeError(
-            f"got {size[0]}x{size[1]} pixels, wanted at most {most}; shrink it first or raise --max-pixels"
-        )
 
 
 def _before_decoding(image: Image.Image) -> GreyLevels:

@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image
 
 from dinodeploy.arrays import AnyArray, FloatArray
-from dinodeploy.errors import ImageError, ImageTooLargeError
+from dinodeploy.errors import ImageError
 from dinodeploy.images.colours import FLOAT_STRIP, GreyLevels, eight_bits, lab_to_rgb
 from dinodeploy.images.kinds import CAMERA_RAW
-from dinodeploy.images.limits import ImageLimits
+from dinodeploy.images.limits import ImageLimits, check_pixels
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, MASK, CMYK, YCBCR, LAB, ICC_LAB = 0, 1, 2, 3, 4, 5, 6, 8, 9
 _NAMES = {MASK: "a transparency mask", 10: "ITU Lab", 32844: "LogL", 32845: "LogLuv"}
@@ -145,11 +145,7 @@ def read_tiff(file: BinaryIO, limits: ImageLimits) -> Image.Image:
     with tifffile.TiffFile(file) as tiff:
         page = tiff.pages.first
         width, height = page.imagewidth, page.imagelength
-        if limits.max_pixels is not None and width * height > limits.max_pixels:
-            raise ImageTooLargeError(
-                f"got {width}x{height} pixels, wanted at most {limits.max_pixels}; shrink it first or raise "
-                "--max-pixels"
-            )
+        check_pixels((width, height), limits.max_pixels)
         tags = {tag.code: _plain(tag.value) if tag.code in _USED else tag.value for tag in page.tags}
         facts = TiffFacts.of(tags)
         facts.refuse()

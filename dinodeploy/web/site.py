@@ -20,9 +20,9 @@ from typing import Any
 
 from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, open_bundle
 from dinodeploy.bundle.manifest import CPU_FILE, LICENCE_FILE, MODEL_FILE, write_licence
-from dinodeploy.errors import MisuseError, OutputExistsError
+from dinodeploy.errors import MisuseError
 from dinodeploy.files.atomic import atomic_directory
-from dinodeploy.files.system_files import is_free
+from dinodeploy.files.system_files import refuse_existing
 from dinodeploy.pages import check_pages, render_page
 from dinodeploy.parity.thresholds import PIXEL_THRESHOLDS, THRESHOLDS, Threshold
 from dinodeploy.visualize.heat import SCALE
@@ -97,12 +97,9 @@ def _check(bundle: Bundle, first: Bundle) -> None:
 
 def _refuse_existing(out: Path, overwrite: bool) -> None:
     """Raises OutputExistsError unless `out` is free, or such a page that may be overwritten."""
-    if is_free(out):
-        return
-    if not (out / PAGE).is_file() or not (out / RUNTIME_FOLDER).is_dir():
-        raise OutputExistsError(f"{out} exists and is no page of `dinodeploy web`; choose another folder")
-    if not overwrite:
-        raise OutputExistsError(f"{out} holds a page already; give --overwrite or another folder")
+    is_own = (out / PAGE).is_file() and (out / RUNTIME_FOLDER).is_dir()
+    words = {"wrong": "no page of `dinodeploy web`", "held": "a page", "other": "another folder"}
+    refuse_existing(out, overwrite, is_own=is_own, **words)
 
 
 def _copy_graph(bundle: Bundle, root: Path, log: Callable[[str], None]) -> dict[str, Any]:

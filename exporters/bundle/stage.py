@@ -9,8 +9,8 @@ from dinodeploy.backends.select import candidates
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.bundle import open_bundle
 from dinodeploy.bundle.manifest import CLS_ONLY_OUTPUTS, Manifest
-from dinodeploy.errors import JudgementError, OutputExistsError
-from dinodeploy.files.system_files import is_free
+from dinodeploy.errors import JudgementError
+from dinodeploy.files import system_files
 from dinodeploy.parity.check import check_bundle
 from dinodeploy.parity.judge import rejection
 from dinodeploy.parity.receipts import Receipt
@@ -19,12 +19,8 @@ from dinodeploy.text.encoder import TextEncoder
 
 def refuse_existing(out: Path, overwrite: bool) -> None:
     """Raises OutputExistsError unless `out` is free, or a bundle that may be overwritten."""
-    if is_free(out):
-        return
-    if not (out / manifests.FILE_NAME).is_file():
-        raise OutputExistsError(f"{out} exists and is not a bundle; choose another --out")
-    if not overwrite:
-        raise OutputExistsError(f"{out} holds a bundle already; give --overwrite or another --out")
+    is_own = (out / manifests.FILE_NAME).is_file()
+    system_files.refuse_existing(out, overwrite, is_own=is_own, wrong="not a bundle", held="a bundle")
 
 
 def judge_staged(

@@ -30,9 +30,9 @@ from dinodeploy.backends import open_backend
 from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle
 from dinodeploy.bundle.layout import JudgedGraph, TransformersFolder
 from dinodeploy.bundle.manifest import CPU_FILE, METADATA_KEY, MODEL_FILE, write_licence
-from dinodeploy.errors import JudgementError, MisuseError, OutputExistsError
+from dinodeploy.errors import JudgementError, MisuseError
 from dinodeploy.files.atomic import atomic_directory
-from dinodeploy.files.system_files import is_free
+from dinodeploy.files.system_files import refuse_existing
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.golden import load_golden
 from dinodeploy.parity.judge import judge_golden
@@ -130,12 +130,8 @@ def _check_precisions(precisions: Sequence[str]) -> None:
 
 def _refuse_existing(out: Path, overwrite: bool) -> None:
     """Raises OutputExistsError unless `out` is free, or such a folder that may be overwritten."""
-    if is_free(out):
-        return
-    if not (out / CONFIG).is_file() or not (out / GRAPHS).is_dir():
-        raise OutputExistsError(f"{out} exists and is no transformers folder; choose another --out")
-    if not overwrite:
-        raise OutputExistsError(f"{out} holds a model already; give --overwrite or another --out")
+    is_own = (out / CONFIG).is_file() and (out / GRAPHS).is_dir()
+    refuse_existing(out, overwrite, is_own=is_own, wrong="no transformers folder", held="a model")
 
 
 def _write_graph(bundle: Bundle, root: Path) -> JudgedGraph:
