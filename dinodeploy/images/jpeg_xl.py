@@ -77,11 +77,6 @@ class _Bits:
         return offset + self.number(bits)
 
 
-def is_jpeg_xl(prefix: bytes) -> bool:
-    """Whether a file begins as a codestream or as a container does."""
-    return prefix.startswith((_CODESTREAM, _CONTAINER))
-
-
 def read_header(data: bytes) -> JxlHeader:
     """The header of a file. Raises ImageError for one that is cut or damaged."""
     bits = _Bits(_codestream(data)[len(_CODESTREAM) : _HEADER])

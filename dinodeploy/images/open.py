@@ -33,7 +33,6 @@ from dinodeploy.errors import ImageError, reason_of
 from dinodeploy.files.regular import open_regular
 from dinodeploy.images.colours import GreyLevels, to_rgb
 from dinodeploy.images.jpeg import JPEG_FORMATS, check_cost, frame_bits, reduction_for
-from dinodeploy.images.jpeg_xl import is_jpeg_xl, read_jpeg_xl
 from dinodeploy.images.kinds import CAMERA_RAW, FORMATS, HEAD, Kind, kind_by_content, kind_by_suffix
 from dinodeploy.images.limits import DEFAULT_LIMITS, MAX_PIXELS, ImageLimits, check_pixels
 from dinodeploy.images.png import is_deep_key, open_deep_key, scale_key
@@ -217,6 +216,8 @@ def _open_jpeg_2000(factory: Factory, file: BinaryIO, limits: ImageLimits) -> Im
 
 
 def _open_jpeg_xl(factory: Factory, file: BinaryIO, limits: ImageLimits) -> Image.Image:
+    from dinodeploy.images.jpeg_xl import read_jpeg_xl  # here, for the start of commands
+
     try:
         return read_jpeg_xl(file, limits)
     except ImageError:
@@ -248,7 +249,7 @@ def _named(where: str) -> str:
 def _decoder(kind: Kind) -> tuple[Callable[..., Image.Image] | None, Callable[[bytes], bool | str] | None]:
     """Pillow's opener and recogniser of a kind; (None, None) without the package or library that reads it."""
     if kind.name == "JPEG XL":  # which Pillow does not know
-        return Image.open, is_jpeg_xl
+        return Image.open, lambda prefix: kind_by_content(prefix) is kind
     if kind.name not in Image.OPEN and kind.module is not None:
         with suppress(ImportError):
             module = import_module(kind.module)
