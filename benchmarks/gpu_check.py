@@ -30,7 +30,8 @@ from dinodeploy.bundle.bundle import GOLDEN_FILE
 from dinodeploy.errors import DinodeployError, UnavailableError
 from dinodeploy.parity.check import check_bundle
 from dinodeploy.parity.golden import load_golden
-from dinodeploy.parity.judge import Verdict, judge_golden
+from dinodeploy.parity.judge import judge_golden
+from dinodeploy.parity.measurement import Verdict
 from dinodeploy.parity.thresholds import THRESHOLDS
 
 Row = dict[str, Any]

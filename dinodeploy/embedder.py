@@ -22,17 +22,16 @@ import numpy as np
 from dinodeploy.arrays import FloatArray
 from dinodeploy.backends import Backend, Hint
 from dinodeploy.backends.select import candidates, open_on
-from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, EngineChoice, locate
+from dinodeploy.bundle.bundle import Bundle, EngineChoice, locate
 from dinodeploy.bundle.manifest import Manifest
-from dinodeploy.errors import JudgementError, MisuseError, OutsideProfileError
+from dinodeploy.errors import JudgementError, MisuseError
 from dinodeploy.images.inputs import Channels, ImageInput, as_pixels, is_one_image, run_fixed
 from dinodeploy.images.preprocess import Preprocess
-from dinodeploy.parity.golden import GoldenCase, fitting_cases, load_golden
-from dinodeploy.parity.judge import Verdict, judge_golden, rejection
 from dinodeploy.parity.receipts import Receipt, find_receipt, make_receipt, save_receipt
 from dinodeploy.pipeline.runner import BATCH_SIZE, OnError, Skipped
 
 if TYPE_CHECKING:
+    from dinodeploy.parity.measurement import Verdict
     from dinodeploy.pipeline.encode import Encoding
     from dinodeploy.text.encoder import TextEncoder
 
@@ -132,6 +131,8 @@ class Embedder:
             return embedder
         embedder.receipt = find_receipt(embedder.engine, embedder.backend.runtime, embedder.backend.device)
         if embedder.receipt is None:
+            from dinodeploy.parity.judge import rejection
+
             try:
                 verdict = embedder.check()
                 if not verdict.passed:
@@ -350,21 +351,12 @@ class Embedder:
         Golden cases of a size that the engine was not built for are left out. Raises OutsideProfileError when
         no case is left.
         """
-        verdict = judge_golden(self._golden_cases(), self.run, self.manifest)
+        from dinodeploy.parity.judge import judge_engine  # not needed where a receipt holds
+
+        verdict, self.not_judged = judge_engine(self.engine, self.run, self.backend.takes)
         self.receipt = make_receipt(self.engine, self.backend.runtime, self.backend.device, verdict)
         save_receipt(self.bundle, self.receipt)
         return verdict
-
-    def _golden_cases(self) -> list[GoldenCase]:
-        cases = [case.only(self.output_names) for case in load_golden(self.bundle.root / GOLDEN_FILE)]
-        fitting, self.not_judged = fitting_cases(cases, self.backend.takes)
-        if not fitting:
-            sizes = ", ".join(self.not_judged)
-            raise OutsideProfileError(
-                f"{self.engine.named} takes none of the sizes it could be judged at, {sizes}; "
-                f"build it for at least one of them: dinodeploy build {self.bundle.named} --imgsz …"
-            )
-        return fitting
 
     def close(self) -> None:
         """Release the engine, when no call is running. A second call does nothing."""

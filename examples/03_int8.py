@@ -13,7 +13,7 @@ from pathlib import Path
 
 import dinodeploy
 from dinodeploy.parity.compare import compare
-from dinodeploy.parity.judge import Verdict
+from dinodeploy.parity.measurement import Verdict
 from dinodeploy.sources.folders import list_images
 
 TOY = Path(__file__).parent / "models" / "toy_vit"

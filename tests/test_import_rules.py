@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -165,11 +166,13 @@ def test_there_is_no_import_circle() -> None:
 
 
 HEAVY = ("torch", "onnxruntime", "tensorrt", "tensorrt_rtx", "onnx", "pyarrow", "dinov3_ref", "exporters")
-# Times numpy, which is most of it and knows how slow the machine is: 0.3 s where numpy takes 0.1.
-IMPORT_LIMIT = 3.0  # measured 1.6 to 2.3
+# Times numpy, which is most of it and knows how slow the machine is.
+IMPORT_LIMIT = 2.5  # measured 1.8 to 1.9
 
 
-def test_importing_the_runtime_is_light() -> None:
+def test_importing_the_runtime_is_light(tmp_path: Path) -> None:
+    """In CPU time. Both are timed from compiled files, as `pip install` leaves them: of sources,
+    which a checkout may have alone, compiling them would be half of it."""
     program = f"""
 import sys, time
 started = time.process_time()
@@ -179,13 +182,20 @@ from dinodeploy import Embedder, load_embeddings
 seconds = time.process_time() - started
 print(numpy_seconds, seconds, [name for name in {HEAVY!r} if name in sys.modules])
 """
+    compiled = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    compiled.pop("PYTHONDONTWRITEBYTECODE", None)
     runs = []
-    for _ in range(5):  # the best of five: other work on the machine is not our import
-        run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    for _ in range(8):
+        run = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=compiled
+        )
         of_numpy, seconds, loaded = run.stdout.strip().split(" ", 2)
         runs.append((float(of_numpy), float(seconds)))
         assert loaded == "[]"
-    of_numpy_at_best, at_best = map(min, zip(*runs, strict=True))
+    runs = runs[1:]  # the first one compiles
+    of_numpy_at_best, at_best = map(
+        min, zip(*runs, strict=True)
+    )  # other work on the machine adds to the rest
     assert at_best < IMPORT_LIMIT * of_numpy_at_best
 
 

@@ -21,7 +21,7 @@ from dinodeploy.hardware.packages import reach
 from dinodeploy.parity.bisect import Bisection
 from dinodeploy.parity.check import check_bundle
 from dinodeploy.parity.compare import Comparison, compare
-from dinodeploy.parity.judge import Measurement
+from dinodeploy.parity.measurement import Measurement
 from dinodeploy.parity.reports import Report, check_targets, write_report
 from dinodeploy.parity.text import TOKENS
 from dinodeploy.pipeline.progress import image_progress

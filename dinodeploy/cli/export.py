@@ -16,7 +16,7 @@ from dinodeploy.bundle.bundle import Bundle
 from dinodeploy.bundle.layout import BUNDLE, LAYOUTS, TRANSFORMERS, TransformersFolder
 from dinodeploy.cli.output import parse_list, parse_size, print_json, print_notes, say
 from dinodeploy.errors import MisuseError
-from dinodeploy.parity.judge import Verdict
+from dinodeploy.parity.measurement import Verdict
 
 FP32 = "fp32"
 PREDICTS = ("classify", "regress", "segment", "depth", "detect", "panoptic")  # tasks of `dinodeploy predict`

@@ -17,7 +17,7 @@ from dinodeploy.bundle.bundle import Bundle
 from dinodeploy.bundle.manifest import WEIGHTS_LICENCE, Manifest
 from dinodeploy.errors import MisuseError, one_line, reason_of
 from dinodeploy.hub.reference import HubReference
-from dinodeploy.parity.judge import Measurement
+from dinodeploy.parity.measurement import Measurement
 from dinodeploy.parity.receipts import Receipt, read_receipts
 
 CARD_FILE = "README.md"

@@ -36,7 +36,6 @@ from dinodeploy.images.jpeg import JPEG_FORMATS, check_cost, frame_bits, reducti
 from dinodeploy.images.kinds import CAMERA_RAW, FORMATS, HEAD, Kind, kind_by_content, kind_by_suffix
 from dinodeploy.images.limits import DEFAULT_LIMITS, MAX_PIXELS, ImageLimits, check_pixels
 from dinodeploy.images.png import is_deep_key, open_deep_key, scale_key
-from dinodeploy.images.tiff import TiffFacts, can_read, read_tiff
 
 T = TypeVar("T")
 ScaleFor = Callable[[int, int], int]  # width and height of an upright image -> 1, 2, 4 or 8
@@ -182,6 +181,8 @@ def _open_png(factory: Factory, file: BinaryIO, limits: ImageLimits) -> Image.Im
 
 def _open_tiff(factory: Factory, file: BinaryIO, limits: ImageLimits) -> Image.Image:
     """Through Pillow where its pixels are right, else through tifffile."""
+    from dinodeploy.images.tiff import TiffFacts, can_read, read_tiff  # most jobs have none
+
     file.seek(0)
     try:
         image = factory(file, "")
@@ -310,6 +311,8 @@ def _before_decoding(image: Image.Image) -> GreyLevels:
             )
     if image.format != "TIFF" or not hasattr(image, "tag_v2"):
         return _PLAIN
+    from dinodeploy.images.tiff import TiffFacts
+
     facts = TiffFacts.of(image.tag_v2)
     facts.refuse()
     if doubt := facts.doubt():

@@ -9,7 +9,7 @@ from typing import Any
 
 from dinodeploy.bundle.bundle import Bundle, EngineChoice
 from dinodeploy.embedder import Embedder
-from dinodeploy.parity.judge import Verdict
+from dinodeploy.parity.measurement import Verdict
 from dinodeploy.parity.receipts import Receipt
 from dinodeploy.text.encoder import TextEncoder
 

@@ -10,19 +10,19 @@ Shapes: B batch, R storage tokens, h w patch grid, P = h*w patches, D embed_dim,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dinodeploy.arrays import ByteArray, FloatArray
-from dinodeploy.bundle.bundle import EngineChoice
+from dinodeploy.bundle.bundle import GOLDEN_FILE, EngineChoice
 from dinodeploy.bundle.manifest import HeadFacts, Manifest
-from dinodeploy.errors import MisuseError
+from dinodeploy.errors import MisuseError, OutsideProfileError
 from dinodeploy.images.open import open_image
 from dinodeploy.images.preprocess import Preprocess
-from dinodeploy.parity.golden import GoldenCase, at_size
+from dinodeploy.parity.golden import GoldenCase, at_size, fitting_cases, load_golden
+from dinodeploy.parity.measurement import Measurement, Verdict
 from dinodeploy.parity.tasks import measure_of, replaced
 from dinodeploy.parity.thresholds import HEAD_THRESHOLDS, PIXEL_THRESHOLDS, THRESHOLDS, Threshold
 
@@ -33,52 +33,6 @@ Prepare = Callable[[ByteArray, tuple[int, int]], FloatArray]  # image [h,w,3], (
 
 VECTORS = ("cls", "image_embedding")  # whose nearest neighbours are compared: the first there is
 TIE = 0.1  # of the logits' size: classes that the reference rates so close to its best count as agreeing
-PATCH_METRICS = frozenset({"patch_cosine_p01"})  # which an engine without patches cannot have
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One number of one case, and whether it is good enough. `limit` None: reported, not judged."""
-
-    case: str
-    output: str
-    metric: str
-    value: float | None  # None: not finite, or could not be measured
-    limit: float | None
-    passed: bool
-    note: str = ""
-
-    @property
-    def sentence(self) -> str:
-        """What was found and what the limit is, for messages."""
-        if self.note or self.value is None:
-            return f"{self.metric}: {self.note or 'not finite'}"
-        limit = "" if self.limit is None else f", limit {self.limit:.7g}"
-        return f"{self.metric} is {self.value:.7g}{limit}"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """All measurements of one engine."""
-
-    recipe: str
-    measurements: tuple[Measurement, ...]
-
-    @property
-    def passed(self) -> bool:
-        return bool(self.measurements) and all(m.passed for m in self.measurements)
-
-    @property
-    def failures(self) -> tuple[Measurement, ...]:
-        return tuple(m for m in self.measurements if not m.passed)
-
-    def worst(self, metric: str) -> float | None:
-        """The worst value of a metric over all cases, or None if it was never measured."""
-        values = [m.value for m in self.measurements if m.metric == metric and m.value is not None]
-        if not values:
-            return None
-        rising = "cosine" in metric or metric.endswith(("_iou", "nearest_neighbour", "_agreement"))
-        return min(values) if rising else max(values)
 
 
 def judge(
@@ -303,6 +257,23 @@ def judge_golden(cases: Sequence[GoldenCase], run: Run, manifest: Manifest) -> V
         head=manifest.head,
         head_precision=manifest.graph.head_precision,
     )
+
+
+def judge_engine(
+    engine: EngineChoice, run: Run, takes: Callable[[int, int], bool]
+) -> tuple[Verdict, tuple[str, ...]]:
+    """Judge an opened engine on its bundle's golden cases; also the sizes that were left out.
+
+    Those are of cases that it was not built for, by `takes`. Raises OutsideProfileError if no case is left.
+    """
+    cases = [case.only(engine.outputs) for case in load_golden(engine.bundle.root / GOLDEN_FILE)]
+    fitting, left_out = fitting_cases(cases, takes)
+    if not fitting:
+        raise OutsideProfileError(
+            f"{engine.named} takes none of the sizes it could be judged at, {', '.join(left_out)}; "
+            f"build it for at least one of them: dinodeploy build {engine.bundle.named} --imgsz …"
+        )
+    return judge_golden(fitting, run, engine.manifest), left_out
 
 
 def rejection(engine: EngineChoice, verdict: Verdict) -> str:

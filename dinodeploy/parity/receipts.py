@@ -28,10 +28,9 @@ from dinodeploy.files.atomic import atomic_file
 from dinodeploy.files.cache import cache_dir
 from dinodeploy.files.lock import wait_for_lock
 from dinodeploy.files.regular import open_regular
-from dinodeploy.parity.judge import PATCH_METRICS, Measurement, Verdict
+from dinodeploy.parity.measurement import PATCH_METRICS, Measurement, Verdict
 from dinodeploy.parity.tasks import measure_of, replaced
-from dinodeploy.parity.text import TEXT_THRESHOLDS
-from dinodeploy.parity.thresholds import HEAD_THRESHOLDS, PIXEL_THRESHOLDS, THRESHOLDS
+from dinodeploy.parity.thresholds import HEAD_THRESHOLDS, PIXEL_THRESHOLDS, TEXT_THRESHOLDS, THRESHOLDS
 
 FILE_NAME = RECEIPTS_FILE
 _WAIT = 5.0  # seconds; another process needs milliseconds

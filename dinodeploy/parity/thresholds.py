@@ -83,6 +83,23 @@ HEAD_THRESHOLDS: dict[str, tuple[Threshold, ...]] = {
     )
 }
 
+# Texts. `measured`: the worst of small towers with lively random weights and with planted outliers
+# (tests/exporters/text/test_recipes.py); fp32 of the released sizes.
+TEXT_THRESHOLDS: dict[str, tuple[Threshold, ...]] = {
+    recipe: (
+        Threshold("same_tokens", 1.0, 1.0, at_least=True),
+        Threshold("cosine", smallest, cosine_measured, at_least=True),
+        Threshold("largest_error", error, error_measured),
+    )
+    for recipe, smallest, cosine_measured, error, error_measured in (
+        ("fp32", 0.999999, 0.9999999, 1e-5, 1.2e-6),
+        ("fp16", 0.9999, 0.99996, 1e-2, 8.9e-3),
+        ("bf16", 0.999, 0.99994, 5e-2, 1.1e-2),
+        ("int8", 0.98, 0.999, 0.25, 4.4e-2),
+        ("fp8", 0.98, 0.996, 0.25, 8.6e-2),
+    )
+}
+
 
 def relative_limit(recipe: str) -> float:
     """The limit on ‖got - wanted‖ / ‖wanted‖ of one output. Raises KeyError for an unknown recipe."""

@@ -17,7 +17,8 @@ from dinodeploy.backends.select import open_verified
 from dinodeploy.bundle.bundle import Bundle, EngineChoice
 from dinodeploy.bundle.text_facts import TEXT_GOLDEN_FILE, TEXT_OUTPUT, TextFacts
 from dinodeploy.errors import JudgementError, MisuseError, UnavailableError, raise_if_interrupted
-from dinodeploy.parity.judge import Verdict, rejection, unit_rows
+from dinodeploy.parity.judge import rejection, unit_rows
+from dinodeploy.parity.measurement import Verdict
 from dinodeploy.parity.receipts import Receipt, find_receipt, make_receipt, save_receipt
 from dinodeploy.parity.text import judge_texts, load_texts
 from dinodeploy.text.tokenizer import Tokenizer, trimmed

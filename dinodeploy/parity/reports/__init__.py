@@ -20,7 +20,7 @@ from dinodeploy.files.atomic import atomic_file
 from dinodeploy.pages import check_pages
 from dinodeploy.parity.bisect import Bisection
 from dinodeploy.parity.compare import Comparison
-from dinodeploy.parity.judge import Verdict
+from dinodeploy.parity.measurement import Verdict
 from dinodeploy.parity.receipts import Receipt
 from dinodeploy.plots.canvas import check_plots
 

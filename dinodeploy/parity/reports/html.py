@@ -21,7 +21,7 @@ from dinodeploy.pages import jpeg_uri, render_page
 from dinodeploy.parity.bisect import Bisection
 from dinodeploy.parity.compare import Comparison
 from dinodeploy.parity.golden import GoldenCase, load_golden
-from dinodeploy.parity.judge import Measurement, Verdict
+from dinodeploy.parity.measurement import Measurement, Verdict
 from dinodeploy.parity.reports import Report
 from dinodeploy.parity.thresholds import relative_limit
 from dinodeploy.plots import inline_svg

@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 
 from dinodeploy.parity.bisect import Bisection
 from dinodeploy.parity.compare import Comparison
-from dinodeploy.parity.judge import Measurement, Verdict
+from dinodeploy.parity.measurement import Measurement, Verdict
 from dinodeploy.parity.reports import Report
 
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, production 2

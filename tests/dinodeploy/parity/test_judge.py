@@ -16,7 +16,8 @@ from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
 from dinodeploy.images.open import open_image
 from dinodeploy.parity.golden import GoldenCase, at_size, load_golden
-from dinodeploy.parity.judge import Verdict, cosine, judge, knn_agreement, measure
+from dinodeploy.parity.judge import cosine, judge, knn_agreement, measure
+from dinodeploy.parity.measurement import Verdict
 from dinodeploy.parity.thresholds import THRESHOLDS
 from dinov3_ref.checkpoints import build_model, random_checkpoint
 from dinov3_ref.models import DinoVisionTransformer

@@ -21,7 +21,7 @@ from dinodeploy.bundle.manifest import EngineFacts, as_recorded, read_manifest, 
 from dinodeploy.bundle.signing import SignedCopy
 from dinodeploy.errors import JudgementError
 from dinodeploy.parity.check import check_bundle
-from dinodeploy.parity.judge import Measurement, Verdict
+from dinodeploy.parity.measurement import Measurement, Verdict
 from dinodeploy.parity.receipts import FILE_NAME, find_receipt, make_receipt, read_receipts, save_receipt
 from dinodeploy.parity.thresholds import THRESHOLDS
 

@@ -10,7 +10,8 @@ import pytest
 from dinodeploy.bundle.facts import HeadFacts
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.golden import GoldenCase
-from dinodeploy.parity.judge import Verdict, judge
+from dinodeploy.parity.judge import judge
+from dinodeploy.parity.measurement import Verdict
 from dinodeploy.parity.tasks import TASKS, Outputs, TaskMeasure
 from dinodeploy.parity.thresholds import Threshold
 

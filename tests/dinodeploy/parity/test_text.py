@@ -11,9 +11,9 @@ import pytest
 from dinodeploy.arrays import FloatArray, IdArray
 from dinodeploy.errors import BundleError
 from dinodeploy.files.tensors import load_tensors, save_tensors
-from dinodeploy.parity.judge import Verdict
-from dinodeploy.parity.text import TEXT_THRESHOLDS, GoldenTexts, judge_texts, load_texts, save_texts
-from dinodeploy.parity.thresholds import THRESHOLDS
+from dinodeploy.parity.measurement import Verdict
+from dinodeploy.parity.text import GoldenTexts, judge_texts, load_texts, save_texts
+from dinodeploy.parity.thresholds import TEXT_THRESHOLDS, THRESHOLDS
 
 TEXTS = ("one", "", "drei 🐱", "four")
 IDS = np.array([[8, 1, 9, 0], [8, 9, 0, 0], [8, 3, 9, 0], [8, 4, 5, 9]], np.int64)

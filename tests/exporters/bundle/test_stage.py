@@ -58,16 +58,16 @@ def test_if_only_that_fails_the_note_says_what_to_use(
     own_bundle: Path, auto_takes_openvino: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = open_bundle(staged(own_bundle)).manifest
-    from dinodeploy import embedder
+    as_is = judge.judge_golden
 
     def judge_golden(cases, run, manifest):  # type: ignore[no-untyped-def]
-        verdict = judge.judge_golden(cases, run, manifest)
+        verdict = as_is(cases, run, manifest)
         if "compiled_for" in dir(run.__self__.backend):  # OpenVINO's
             wrong = tuple(replace(one, passed=False, note="planted") for one in verdict.measurements)
             return replace(verdict, measurements=wrong)
         return verdict
 
-    monkeypatch.setattr(embedder, "judge_golden", judge_golden)
+    monkeypatch.setattr(judge, "judge_golden", judge_golden)
     receipt, notes = judge_staged(own_bundle, manifest, lambda _: None)
     assert receipt.runtime.startswith("onnxruntime")
     assert all("failed the judge" in note and "use --device onnxruntime" in note for note in notes)

@@ -17,7 +17,7 @@ from PIL import Image
 import dinodeploy
 from dinodeploy import Embedder
 from dinodeploy.bundle.bundle import Bundle
-from dinodeploy.parity.judge import Verdict
+from dinodeploy.parity.measurement import Verdict
 from exporters.bundle.golden import load_photo
 from exporters.bundle.options import ExportOptions
 from exporters.modules import export_task

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dinodeploy.parity.judge import Verdict
+from dinodeploy.parity.measurement import Verdict
 from exporters.bundle.options import ExportOptions
 from exporters.graph.files import read_onnx
 from exporters.graph.summary import stored_type

@@ -269,7 +269,7 @@ def test_the_typed_graph_on_a_cpu_would_hide_an_overflow(
 def _judge_nothing(staging: Path, **options: object):  # type: ignore[no-untyped-def]
     from types import SimpleNamespace
 
-    from dinodeploy.parity.judge import Verdict
+    from dinodeploy.parity.measurement import Verdict
 
     class Passed(Verdict):
         passed = True  # type: ignore[assignment]

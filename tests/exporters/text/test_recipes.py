@@ -16,7 +16,7 @@ import torch
 from dinodeploy.backends import open_backend
 from dinodeploy.bundle.manifest import Manifest, parse_manifest
 from dinodeploy.bundle.text_facts import TEXT_GOLDEN_FILE, TEXT_OUTPUT
-from dinodeploy.parity.judge import Verdict
+from dinodeploy.parity.measurement import Verdict
 from dinodeploy.parity.text import judge_texts, load_texts
 from dinov3_ref.text import LoadedDinoTxt
 from exporters.bundle.options import ExportOptions

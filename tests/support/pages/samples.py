@@ -14,7 +14,7 @@ import numpy as np
 
 from dinodeploy.pages import jpeg_uri, render_page
 from dinodeploy.parity.bisect import Bisection, GroupError, Place
-from dinodeploy.parity.judge import Measurement
+from dinodeploy.parity.measurement import Measurement
 from dinodeploy.plots import draw_bench, draw_ranges, inline_svg
 from dinodeploy.plots.canvas import to_html
 from dinodeploy.plots.parity import Bar, PatchErrors, draw_bars, draw_growth, draw_meter, draw_patch_errors

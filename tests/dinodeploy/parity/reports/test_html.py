@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dinodeploy.pages.palette import light
-from dinodeploy.parity.judge import Measurement, Verdict
+from dinodeploy.parity.measurement import Measurement, Verdict
 from dinodeploy.parity.reports import Report
 from dinodeploy.parity.reports.html import render, worst_patches
 from dinodeploy.plots.parity import CURVES, WIDTH

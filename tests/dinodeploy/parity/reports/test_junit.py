@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from dinodeploy.parity.judge import Measurement, Verdict
+from dinodeploy.parity.measurement import Measurement, Verdict
 from dinodeploy.parity.reports import Report
 from dinodeploy.parity.reports.junit import render
 
