@@ -39,7 +39,7 @@ DEVICES: dict[str, tuple[str, ...]] = {
 }
 RUN_MODEL_FILE = ("onnxruntime_cuda", "openvino")
 EIGHT_BITS = ("int8", "fp8")
-ON_CPU = ("onnxruntime", "openvino")  # and run a CLS-only graph when nothing else is asked for
+ON_CPU = ("onnxruntime", "openvino")
 
 # recipe -> instructions with which OpenVINO is faster by a factor: it computes in bf16, ONNX Runtime in fp32
 OPENVINO_PAYS: dict[str, tuple[str, ...]] = {
@@ -53,7 +53,7 @@ def candidates(
 ) -> list[EngineChoice]:
     """The engines that `device` allows, best first.
 
-    `outputs` is what will be asked for, by default everything; for CLS alone, CPUs run the CLS-only graph.
+    `outputs` is what will be asked for, by default everything; for CLS alone, that is the CLS-only graph or plan.
     `file` is the one engine file to consider. Raises MisuseError for an unknown device, a `file` that the
     device does not run, or an output that does not exist.
     """
@@ -123,8 +123,6 @@ def _engines_for(
             if engines[name].backend == backend and engines[name].same_numbers_as is None
         ]
     partial = [name for one in full for name in order if engines[name].same_numbers_as == one]
-    if backend not in ON_CPU:
-        partial = []
     if file is not None:
         yield from (name for name in (*partial, *full) if name == file)
         return

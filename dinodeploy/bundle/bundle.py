@@ -6,6 +6,7 @@
     BUNDLE/model.cls.onnx, …    the same graphs for the CLS output alone
     BUNDLE/model.onnx.data      the weights of all graphs (format 1: inside model.onnx, up to 2 GB)
     BUNDLE/*.plan               TensorRT engines made by `dinodeploy build`
+    BUNDLE/*.cls.plan           the same for the CLS output alone
     BUNDLE/golden.safetensors   photographs and the outputs of the fp32 reference (`parity/golden.py`)
     BUNDLE/parity.json          receipts of the judge (`parity/receipts.py`); grows, so the manifest omits it
 

@@ -82,6 +82,7 @@ GRAPH_BACKEND = "onnxruntime_cuda"  # runs MODEL_FILE where CPUs have another gr
 CLS_ONLY: dict[str, str] = {"model.cls.onnx": MODEL_FILE, "model.cpu.cls.onnx": CPU_FILE}
 CLS_ONLY_OUTPUTS = ("cls",)
 PREFERENCE = (CPU_FILE, MODEL_FILE, *CLS_ONLY, "model.plan")  # the best first, where a manifest says nothing
+CLS_PLAN = ".cls.plan"  # NAME.cls.plan is the CLS-only plan beside NAME.plan
 MAX_ENGINES = 256
 
 WEIGHTS_LICENCE = (

@@ -50,6 +50,10 @@ def build(
         list[str] | None, Option(help="RTX: GPUs to compile for now, 8.9 … or current. Repeatable.")
     ] = None,
     name: Annotated[str, Option(help="The plan is called NAME.plan.")] = "model",
+    cls_only: Annotated[
+        bool,
+        Option("--cls-only", help="Build NAME.cls.plan, for embeddings of CLS alone, beside NAME.plan."),
+    ] = False,
     allow_known_bad: Annotated[
         bool, Option("--allow-known-bad", help="Build with a TensorRT that is known to be wrong.")
     ] = False,
@@ -65,6 +69,7 @@ def build(
         batch=tuple(batch or ()),
         imgsz=tuple(imgsz or ()),
         name=name,
+        cls_only=cls_only,
         options=builder.BuildOptions(
             workspace=workspace,
             timing_cache=timing_cache,

@@ -17,7 +17,16 @@ from dinodeploy.backends.tensorrt.known_bad import has_free_sizes, refuse_known_
 from dinodeploy.backends.tensorrt.refuse import RTX_DEFAULT, rtx_runs_on
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, EngineChoice, file_facts, open_bundle
-from dinodeploy.bundle.manifest import MODEL_FILE, BuildFacts, EngineFacts, Manifest, ProfileFacts
+from dinodeploy.bundle.manifest import (
+    CLS_ONLY,
+    CLS_ONLY_OUTPUTS,
+    CLS_PLAN,
+    MODEL_FILE,
+    BuildFacts,
+    EngineFacts,
+    Manifest,
+    ProfileFacts,
+)
 from dinodeploy.errors import BundleError, MisuseError, OutputExistsError, TamperedError
 from dinodeploy.files.atomic import atomic_file
 from dinodeploy.parity.golden import load_golden
@@ -33,6 +42,7 @@ from exporters.tensorrt.target import AUTO, Target, automatic_target, load_targe
 __all__ = ["BuildOptions", "EngineRequest", "add_engine", "automatic_target"]
 
 NAME = "model"
+CLS_FILE = next(name for name, full in CLS_ONLY.items() if full == MODEL_FILE)
 
 
 @dataclass(frozen=True)
@@ -44,18 +54,32 @@ class EngineRequest:
     batch: tuple[str, ...] = ()
     imgsz: tuple[str, ...] = ()
     name: str = NAME
+    cls_only: bool = False  # a plan for the CLS output alone, beside the whole one of the same name
     options: BuildOptions = field(default_factory=BuildOptions)
     allow_known_bad: bool = False
     require_signature: Path | None = None  # a public key file
     overwrite: bool = False
 
     @property
-    def plan_name(self) -> str:
+    def full_plan(self) -> str:
         return f"{self.name}.plan"
+
+    @property
+    def plan_name(self) -> str:
+        return f"{self.name}{CLS_PLAN}" if self.cls_only else self.full_plan
+
+    @property
+    def source(self) -> str:
+        """The graph to build from."""
+        return CLS_FILE if self.cls_only else MODEL_FILE
 
     def __post_init__(self) -> None:
         if not manifests.PLAIN_NAME.fullmatch(self.name):
             raise MisuseError(f"--name {self.name!r}; wanted a plain file name, for instance {NAME}")
+        if self.full_plan.endswith(CLS_PLAN):
+            raise MisuseError(
+                f"--name {self.name}: names in .cls are for --cls-only plans; give that option, or another name"
+            )
 
 
 def add_engine(
@@ -72,6 +96,7 @@ def add_engine(
     bundle = open_bundle(path, require_signature=request.require_signature)
     bundle.require_local("build")
     _refuse_existing(bundle, request)
+    _check_cls_only(bundle, request)
     gpu = find_gpu()
     head = bundle.manifest.head
     profiles = choose_profiles(
@@ -94,23 +119,25 @@ def add_engine(
             free_sizes=has_free_sizes(profiles),
         )
     log("verifying the bundle")
-    _check_graph(bundle)
+    _check_graph(bundle, request.source)
     notes = check_judgeable(profiles, load_golden(bundle.root / GOLDEN_FILE))
     notes += _notes_on_target(target, bundle.manifest.graph.recipe, gpu)
-    plan = build_engine(trt, bundle.root / MODEL_FILE, profiles, request.options, report=report, log=log)
-    facts = _build_facts(bundle.manifest, trt, profiles, request.options, target, gpu)
+    if request.cls_only:
+        notes += (
+            f"{request.full_plan} and {request.plan_name} count as one engine from now on: embeddings made "
+            f"with {request.full_plan} before have another fingerprint",
+        )
+    plan = build_engine(trt, bundle.root / request.source, profiles, request.options, report=report, log=log)
+    facts = _build_facts(bundle.manifest, trt, profiles, request, target, gpu)
     log("writing the engine")
     if bundle.signed and manifests.read_manifest(bundle.home).digest != bundle.manifest.digest:
         raise TamperedError(f"{bundle.home} has changed since its signature was verified; nothing was added")
     layers = inspect_engine(trt, plan, gpu, version_compatible=request.options.version_compatible)
     inspection = {"runtime": facts.runtime, "plan": request.plan_name, **layers}
-    _commit(
-        bundle.home,
-        request.plan_name,
-        plan,
-        inspection,
-        EngineFacts(target.module, (request.plan_name,), facts),
-    )
+    engine = EngineFacts(target.module, (request.plan_name,), facts)
+    if request.cls_only:
+        engine = replace(engine, outputs=CLS_ONLY_OUTPUTS, same_numbers_as=request.full_plan)
+    _commit(bundle.home, request.plan_name, plan, inspection, engine)
     if (bundle.home / manifests.SIGNATURE_FILE).exists():
         notes = (
             *notes,
@@ -119,11 +146,29 @@ def add_engine(
     return open_bundle(bundle.home).choose(request.plan_name), notes
 
 
-def _check_graph(bundle: Bundle) -> None:
+def _check_cls_only(bundle: Bundle, request: EngineRequest) -> None:
+    """A CLS-only plan is built from the CLS-only graph and stands beside a whole plan. Raises MisuseError."""
+    if not request.cls_only:
+        return
+    engines = bundle.manifest.engines
+    if CLS_FILE not in engines:
+        raise MisuseError(
+            f"--cls-only: {bundle.home} has no {CLS_FILE} (bundles with a head and ConvNeXts have none); "
+            "build the whole plan"
+        )
+    if request.full_plan not in engines:
+        name = "" if request.name == NAME else f" --name {request.name}"
+        raise MisuseError(
+            f"--cls-only: {bundle.home} has no {request.full_plan}, for when more than CLS is asked for; "
+            f"build that first: dinodeploy build {bundle.home}{name}"
+        )
+
+
+def _check_graph(bundle: Bundle, source: str) -> None:
     """Verify the graph to build from, before TensorRT's parser reads it. Raises BundleError."""
-    if MODEL_FILE not in bundle.manifest.engines:
-        raise BundleError(f"{bundle.home} has no {MODEL_FILE} to build from; export it again")
-    graph = bundle.choose(MODEL_FILE)
+    if source not in bundle.manifest.engines:
+        raise BundleError(f"{bundle.home} has no {source} to build from; export it again")
+    graph = bundle.choose(source)
     bundle.verify(graph.needed_files)
     graph.check_external_data()
 
@@ -156,10 +201,11 @@ def _build_facts(
     manifest: Manifest,
     trt: TensorRT,
     profiles: tuple[ProfileFacts, ...],
-    options: BuildOptions,
+    request: EngineRequest,
     target: Target,
     gpu: Gpu | None,
 ) -> BuildFacts:
+    options = request.options
     capabilities = options.compute_capabilities
     if gpu is not None and (capabilities == (CURRENT,) or not target.builds_without_gpu):
         capabilities = (gpu.compute_capability,)
@@ -168,8 +214,8 @@ def _build_facts(
         capabilities = tuple(name for name in RTX_DEFAULT if not (fp8 and name == "8.6"))
     return BuildFacts(
         runtime=f"{target.module} {trt.__version__}",
-        source=MODEL_FILE,
-        source_sha256=manifest.engine_sha256(MODEL_FILE),
+        source=request.source,
+        source_sha256=manifest.engine_sha256(request.source),
         profiles=profiles,
         compute_capabilities=capabilities,
         driver=gpu.driver if gpu is not None else None,
@@ -183,9 +229,13 @@ def _build_facts(
 
 
 def _commit(root: Path, name: str, plan: Plan, inspection: dict[str, Any], engine: EngineFacts) -> None:
-    """Write the plan and its inspection, and add both to the manifest (read again: it may have changed)."""
+    """Write the plan and its inspection, and add both to the manifest (read again: it may have changed).
+
+    The CLS-only plan of a plan that is replaced stays: both are built from the same weights.
+    """
     inspection_name = f"{name}.json"
     manifest = manifests.read_manifest(root)
+    beside = {key: facts for key, facts in manifest.engines.items() if facts.same_numbers_as == name}
     if name in manifest.engines:
         manifests.write_manifest(_without(manifest, name, inspection_name), root)
     with atomic_file(root / name) as file:
@@ -194,12 +244,14 @@ def _commit(root: Path, name: str, plan: Plan, inspection: dict[str, Any], engin
         file.write(json.dumps(inspection, indent=1, ensure_ascii=False).encode() + b"\n")
     manifest = manifests.read_manifest(root)
     written = {written: file_facts(root / written) for written in (name, inspection_name)}
-    engines, files = manifest.engines | {name: engine}, manifest.files | written
+    engines, files = manifest.engines | {name: engine, **beside}, manifest.files | written
     manifests.write_manifest(replace(manifest, engines=engines, files=files), root)
 
 
 def _without(manifest: Manifest, name: str, inspection_name: str) -> Manifest:
-    engines = {key: value for key, value in manifest.engines.items() if key != name}
+    engines = {
+        key: value for key, value in manifest.engines.items() if key != name and value.same_numbers_as != name
+    }
     gone = (name, inspection_name)
     files = {key: value for key, value in manifest.files.items() if key not in gone}
     return replace(manifest, engines=engines, files=files)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dinodeploy.bundle.manifest import BuildFacts
+from dinodeploy.bundle.manifest import CLS_PLAN, BuildFacts
 from dinodeploy.errors import UnavailableError
 from dinodeploy.hardware.devices import Gpu, is_jetson
 
@@ -46,8 +46,10 @@ def install_command(package: str) -> str:
 
 def rebuild_command(plan: Path, module: str, more: str = "") -> str:
     """The command that builds `plan` again, here."""
-    name = "" if plan.stem == "model" else f" --name {plan.stem}"
-    return f"dinodeploy build {plan.parent} --target {TARGETS[module]}{name}{more} --overwrite"
+    stem = plan.name.removesuffix(CLS_PLAN).removesuffix(".plan")
+    which = "" if stem == "model" else f" --name {stem}"
+    which += " --cls-only" if plan.name.endswith(CLS_PLAN) else ""
+    return f"dinodeploy build {plan.parent} --target {TARGETS[module]}{which}{more} --overwrite"
 
 
 def check_build(build: BuildFacts, module: str, version: str, gpu: Gpu, plan: Path) -> None:

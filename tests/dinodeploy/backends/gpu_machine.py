@@ -125,14 +125,24 @@ class Plan:
 
 
 def add_plan(
-    root: Path, module: FakeTensorRT, name: str = "model.plan", *, plan: Any = None, **changes: Any
+    root: Path,
+    module: FakeTensorRT,
+    name: str = "model.plan",
+    *,
+    plan: Any = None,
+    cls_of: str | None = None,
+    **changes: Any,
 ) -> Plan:
-    """Put a plan into a bundle as a build does; `changes` go into its facts, `plan` into itself."""
+    """Put a plan into a bundle as a build does; `changes` go into its facts, `plan` into itself.
+
+    cls_of: the whole plan that it computes CLS of.
+    """
     facts = build_facts(root, module, **changes)
     profiles = [[list(p.min), list(p.opt), list(p.max)] for p in facts.profiles]
     write_plan(root / name, root / MODEL_FILE, *profiles, stripped=facts.stripped, **(plan or {}))
     manifest = read_manifest(root)
-    engine = EngineFacts(module.__name__, (name,), facts)
+    outputs = ("cls",) if cls_of is not None else ()
+    engine = EngineFacts(module.__name__, (name,), facts, outputs=outputs, same_numbers_as=cls_of)
     write_manifest(
         replace(
             manifest,

@@ -58,6 +58,25 @@ def test_the_order_of_preference(own_bundle: Path, module: FakeTensorRT) -> None
     assert order(own_bundle, "tensorrt") == [("tensorrt", "model.plan")]
 
 
+def test_for_cls_alone_a_gpu_runs_the_cls_only_engines(own_bundle: Path, module: FakeTensorRT) -> None:
+    add_plan(own_bundle, module)
+    source = {"source": "model.cls.onnx"}
+    source["source_sha256"] = open_bundle(own_bundle).manifest.engine_sha256(source["source"])
+    add_plan(own_bundle, module, "model.cls.plan", cls_of="model.plan", **source)
+    bundle = open_bundle(own_bundle)
+    wanted = {
+        "tensorrt": ["model.cls.plan", "model.plan"],
+        "cuda": ["model.cls.onnx", "model.onnx"],
+    }
+    for device, files in wanted.items():
+        assert [choice.file for choice in candidates(bundle, device, ("cls",))] == files
+        for outputs in (None, ("cls", "patch")):
+            assert [choice.file for choice in candidates(bundle, device, outputs)] == files[1:]
+    steps = bundle.manifest.preprocess
+    one, other = (bundle.manifest.fingerprint(name, steps) for name in wanted["tensorrt"])
+    assert one == other, "rows of both may be in one store"
+
+
 @pytest.mark.parametrize("recipe", ["int8", "fp8"])
 def test_auto_leaves_8_bits_to_runtimes_that_have_them(
     recipe: str, own_bundle: Path, module: FakeTensorRT

@@ -35,7 +35,7 @@ OPTIONS = {
     "rope-periods weights-key vocab backbone-outputs adapter module outputs dynamic task head-precision "
     "dialect fold external-data seed revision offline target no-engine overwrite json",
     "build": "target profile batch imgsz workspace timing-cache refit strip-plan version-compatible "
-    "hardware-compatible weight-streaming level compute-capability name allow-known-bad "
+    "hardware-compatible weight-streaming level compute-capability name cls-only allow-known-bad "
     "require-signature overwrite json",
     "embed": "engine out column id-column every device imgsz preprocess keep-aspect max-patches fast-jpeg "
     "format outputs dtype normalize shard-size shards cluster batch threads weight-budget workers decode "

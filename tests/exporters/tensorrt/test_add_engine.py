@@ -6,13 +6,14 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
 
 from dinodeploy.bundle.bundle import open_bundle
-from dinodeploy.bundle.manifest import read_manifest
+from dinodeploy.bundle.manifest import read_manifest, write_manifest
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import ExportError, MisuseError, OutputExistsError, TamperedError, UnavailableError
 from dinodeploy.files.atomic import atomic_file
@@ -105,6 +106,38 @@ def test_a_plan_is_replaced_only_when_asked(own_bundle: Path, fake: FakeTensorRT
     add_engine(own_bundle, EngineRequest(overwrite=True))
     assert (own_bundle / "model.plan").read_bytes() == b"another plan"
     open_bundle(own_bundle).verify()
+
+
+def test_a_plan_for_cls_alone_stands_beside_the_whole_one(own_bundle: Path, fake: FakeTensorRT) -> None:
+    with pytest.raises(MisuseError, match=r"has no model\.plan.*build that first: dinodeploy build"):
+        add_engine(own_bundle, EngineRequest(cls_only=True))
+    add_engine(own_bundle, EngineRequest())
+    built, notes = add_engine(own_bundle, EngineRequest(cls_only=True))
+    assert fake.named("OnnxParser.parse_from_file")[-1] == (str(own_bundle / "model.cls.onnx"),)
+    assert (built.file, built.outputs) == ("model.cls.plan", ("cls",))
+    assert built.facts.same_numbers_as == "model.plan"
+    assert built.facts.build is not None
+    assert built.facts.build.source_sha256 == built.manifest.engine_sha256("model.cls.onnx")
+    assert "count as one engine" in notes[0]
+    with pytest.raises(OutputExistsError, match=r"model\.cls\.plan exists already"):
+        add_engine(own_bundle, EngineRequest(cls_only=True))
+    add_engine(own_bundle, EngineRequest(overwrite=True))
+    after = read_manifest(own_bundle)
+    assert after.engines["model.cls.plan"] == built.facts, "the whole plan was replaced, this one stays"
+    open_bundle(own_bundle).verify()
+
+
+def test_a_bundle_without_a_cls_only_graph(own_bundle: Path, fake: FakeTensorRT) -> None:
+    manifest = read_manifest(own_bundle)
+    engines = {name: facts for name, facts in manifest.engines.items() if facts.same_numbers_as is None}
+    write_manifest(replace(manifest, engines=engines), own_bundle)
+    with pytest.raises(MisuseError, match=r"--cls-only: .* has no model\.cls\.onnx"):
+        add_engine(own_bundle, EngineRequest(cls_only=True))
+
+
+def test_a_name_may_not_look_like_a_plan_for_cls_alone() -> None:
+    with pytest.raises(MisuseError, match=r"--name fast\.cls: names in \.cls are for --cls-only plans"):
+        EngineRequest(name="fast.cls")
 
 
 def test_a_failed_build_leaves_the_bundle_unchanged(own_bundle: Path, fake: FakeTensorRT) -> None:

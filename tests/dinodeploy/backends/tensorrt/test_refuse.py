@@ -131,6 +131,9 @@ def test_what_does_not(case: str) -> None:
 def test_the_command_names_the_plan() -> None:
     command = rebuild_command(Path("b/edge.plan"), "tensorrt_rtx", " --batch 1:1:1")
     assert command == "dinodeploy build b --target rtx --name edge --batch 1:1:1 --overwrite"
+    assert rebuild_command(Path("b/fast.cls.plan"), "tensorrt") == (
+        "dinodeploy build b --target tensorrt --name fast --cls-only --overwrite"
+    )
 
 
 def test_versions_are_numbers() -> None:
