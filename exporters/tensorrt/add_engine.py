@@ -78,7 +78,7 @@ class EngineRequest:
             raise MisuseError(f"--name {self.name!r}; wanted a plain file name, for instance {NAME}")
         if self.full_plan.endswith(CLS_PLAN):
             raise MisuseError(
-                f"--name {self.name}: names in .cls are for --cls-only plans; give that option, or another name"
+                f"--name {self.name}: names in .cls are for --cls-only plans; choose another name"
             )
 
 
