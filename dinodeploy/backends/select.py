@@ -54,8 +54,8 @@ def candidates(
     """The engines that `device` allows, best first.
 
     `outputs` is what will be asked for, by default everything; CLS alone is computed by a CLS-only graph or
-    plan if there is one. `file` is the one engine file to consider. Raises MisuseError for an unknown device, a `file` that the
-    device does not run, or an output that does not exist.
+    plan if there is one. `file` is the one engine file to consider. Raises MisuseError for an unknown device,
+    a `file` that the device does not run, or an output that does not exist.
     """
     if device not in DEVICES:
         raise MisuseError(f"--device {device!r} is unknown; wanted one of {', '.join(DEVICES)}")
