@@ -7,6 +7,8 @@ service.html, .css, .js        the page that `serve` shows at /, with sample.jpg
 visualize.html, .css, .js      `visualize --html`
 predict.html, .css, .js        `predict --html`; draw_predictions.js is shared with the service
 web.html, .css, .js            the page of `dinodeploy web`; web_pixels.js has its preprocessing and its judge
+patch_maps.js                  PCA and similarity of patches, for web and service
+colour_scale.js                the colour of a value, for pages that draw maps themselves
 plot.html, plot.css            a plot of `ranges` or `bench` as a page
 
 A page is one self-contained file: style and script are inlined, nothing is requested from elsewhere.

@@ -7,6 +7,8 @@ differ from each other. Sizes, spaces and corners are in `base.css`.
 
 from __future__ import annotations
 
+from dinodeploy.visualize.heat import SCALE
+
 PALETTE: dict[str, tuple[str, str]] = {
     "page": ("#f7f8f9", "#10151b"),  # behind everything
     "card": ("#ffffff", "#171d25"),  # behind a section, and behind a plot
@@ -41,6 +43,11 @@ def variables() -> str:
         " ".join(f"--{name}: {colours[side]};" for name, colours in PALETTE.items()) for side in (0, 1)
     )
     return f":root {{ color-scheme: light dark; {light_ones} }}\n{_DARK} {{ :root {{ {dark_ones} }} }}\n"
+
+
+def heat_scale() -> str:
+    """CSS: the colour scale of maps, the same on light and dark screens, as `--heat`."""
+    return f":root {{ --heat: linear-gradient(90deg, {', '.join(f'rgb{colour}' for colour in SCALE)}); }}\n"
 
 
 def dark_plots() -> str:

@@ -162,7 +162,4 @@ const watch = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "50%" });
 for (const chip of $("classes").children) chip.addEventListener("click", () => choose(chip.dataset.label));
-for (const bar of document.querySelectorAll(".ramp > i")) {
-  bar.style.background = `linear-gradient(to right, ${data.scale.map((c) => `rgb(${c})`).join(", ")})`;
-}
 for (const figure of figures) watch.observe(figure);

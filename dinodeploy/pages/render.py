@@ -19,7 +19,12 @@ from dinodeploy.errors import UnavailableError, printable
 from dinodeploy.pages import palette
 
 _WITH_PLOTS = ("report", "plot")
-_WITH_PREDICTIONS = ("predict", "service")
+_SHARED_SCRIPTS = {
+    "colour_scale.js": ("service", "visualize", "web"),
+    "draw_predictions.js": ("predict", "service"),
+    "patch_maps.js": ("service", "web"),
+    "web_pixels.js": ("web",),
+}
 _FILES = resources.files("dinodeploy.pages")  # also finds files inside a zip application
 
 
@@ -37,13 +42,12 @@ def render_page(page: str, **values: Any) -> str:
 def style_of(page: str) -> str:
     """CSS of a page: the palette, what all pages share, and its own rules."""
     plots = palette.dark_plots() if page in _WITH_PLOTS else ""
-    return palette.variables() + plots + _read("base.css") + _read(f"{page}.css")
+    return palette.variables() + palette.heat_scale() + plots + _read("base.css") + _read(f"{page}.css")
 
 
 def script_of(page: str) -> str:
     """JavaScript of a page; empty where it has none."""
-    shared = _read("draw_predictions.js") if page in _WITH_PREDICTIONS else ""
-    shared += _read("web_pixels.js") if page == "web" else ""
+    shared = "".join(_read(script) for script, pages in _SHARED_SCRIPTS.items() if page in pages)
     return shared + _read(f"{page}.js")
 
 

@@ -107,7 +107,7 @@ async function show(file) {
     shown = { patches: floats(image.outputs[grid]), cls, rows, columns, dim };
     $("views").hidden = false;
     drawImage(bitmap, image);
-    drawPca();
+    paintPca($("pca"), shown);
     drawSimilarity(null);
     const ms = Math.round(performance.now() - started);
     report(`${image.width} × ${image.height} px, ${rows} × ${columns} patches of ${dim} numbers, ${ms} ms`);
@@ -136,84 +136,11 @@ function drawImage(bitmap, image) {
   context.drawImage(bitmap, x, y, w, h, 0, 0, canvas.width, canvas.height);
 }
 
-/* The three main directions of the centred patches by power iteration, each orthogonal to those before it. */
-function components() {
-  const { patches, rows, columns, dim } = shown;
-  const count = rows * columns;
-  const mean = new Float64Array(dim);
-  for (let p = 0; p < count; p++) for (let d = 0; d < dim; d++) mean[d] += patches[p * dim + d] / count;
-  const centred = Float64Array.from(patches, (value, i) => value - mean[i % dim]);
-  const found = [], scores = [];
-  for (let c = 0; c < 3; c++) {
-    let direction = Float64Array.from({ length: dim }, (_, d) => Math.sin(1 + d * (c + 1)));
-    const score = new Float64Array(count);
-    for (let step = 0; step < 40; step++) {
-      for (const other of found) {
-        let along = 0;
-        for (let d = 0; d < dim; d++) along += direction[d] * other[d];
-        for (let d = 0; d < dim; d++) direction[d] -= along * other[d];
-      }
-      const length = Math.hypot(...direction) || 1;
-      for (let d = 0; d < dim; d++) direction[d] /= length;
-      const next = new Float64Array(dim);
-      for (let p = 0; p < count; p++) {
-        let sum = 0;
-        for (let d = 0; d < dim; d++) sum += centred[p * dim + d] * direction[d];
-        score[p] = sum;
-        for (let d = 0; d < dim; d++) next[d] += sum * centred[p * dim + d];
-      }
-      if (step < 39) direction = next;
-    }
-    found.push(direction);
-    scores.push(score);
-  }
-  return scores;
-}
-
-function paint(canvas, color) {
-  canvas.width = shown.columns;
-  canvas.height = shown.rows;
-  const context = canvas.getContext("2d");
-  const image = context.createImageData(shown.columns, shown.rows);
-  for (let p = 0; p < shown.rows * shown.columns; p++) image.data.set([...color(p), 255], 4 * p);
-  context.putImageData(image, 0, 0);
-}
-
-function drawPca() {
-  const scores = components();
-  const ranges = scores.map((score) => {
-    const sorted = Float64Array.from(score).sort();
-    return [sorted[Math.floor(sorted.length * 0.02)], sorted[Math.ceil(sorted.length * 0.98) - 1]];
-  });
-  paint($("pca"), (p) => scores.map((score, c) => {
-    const [low, high] = ranges[c];
-    return 30 + 210 * Math.min(1, Math.max(0, (score[p] - low) / (high - low || 1)));
-  }));
-}
-
-/* Dark blue to light yellow, evenly lighter: anchors of viridis. */
-const RAMP = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
-function ramp(at) {
-  const place = Math.min(0.9999, Math.max(0, at)) * (RAMP.length - 1);
-  const [low, high] = [RAMP[Math.floor(place)], RAMP[Math.floor(place) + 1]];
-  return low.map((value, c) => value + (high[c] - value) * (place % 1));
-}
-
 function drawSimilarity(patch) {
-  const { patches, cls, rows, columns, dim } = shown;
-  const to = patch === null ? cls : patches.subarray(patch * dim, (patch + 1) * dim);
-  const norm = Math.hypot(...to) || 1;
-  const cosines = Array.from({ length: rows * columns }, (_, p) => {
-    let dot = 0, square = 0;
-    for (let d = 0; d < dim; d++) { const v = patches[p * dim + d]; dot += v * to[d]; square += v * v; }
-    return dot / norm / (Math.sqrt(square) || 1);
-  });
-  const [low, high] = [Math.min(...cosines), Math.max(...cosines)];
-  paint($("similarity"), (p) => ramp((cosines[p] - low) / (high - low || 1)));
+  const [low, high] = paintSimilarity($("similarity"), shown, patch, drawing.scale);
   $("low").textContent = low.toFixed(2);
   $("high").textContent = high.toFixed(2);
-  $("ramp").style.background = `linear-gradient(to right, ${RAMP.map((c) => `rgb(${c})`).join(", ")})`;
-  $("to").textContent = patch === null ? "CLS" : `patch ${Math.floor(patch / columns)}, ${patch % columns}`;
+  $("to").textContent = patch === null ? "CLS" : `patch ${Math.floor(patch / shown.columns)}, ${patch % shown.columns}`;
   $("reset").hidden = patch === null;
 }
 
@@ -235,11 +162,7 @@ async function itemOf(image, task) {
   const values = Float64Array.from({ length: map.width * map.height }, (_, p) => map.data[4 * p]);
   let [low, high] = [Infinity, -Infinity];
   for (const value of values) { low = Math.min(low, value); high = Math.max(high, value); }
-  const colourOf = (value) => {
-    const place = Math.min(0.9999, (value - low) / (high - low || 1)) * (drawing.scale.length - 1);
-    const [from, to] = [drawing.scale[Math.floor(place)], drawing.scale[Math.floor(place) + 1]];
-    return from.map((part, c) => Math.round(part + (to[c] - part) * (place % 1)));
-  };
+  const colourOf = (value) => colourAt(drawing.scale, (value - low) / (high - low || 1));
   return { ...item, heat: paintMap(map, colourOf) };
 }
 

@@ -26,12 +26,6 @@ async function load(uri) {
   return image;
 }
 
-function colour(share) {  // 0..1 on the colour scale of the maps
-  const place = Math.min(Math.max(share, 0), 1) * (data.scale.length - 1);
-  const i = Math.min(Math.floor(place), data.scale.length - 2), t = place - i;
-  return data.scale[i].map((low, c) => Math.round(low + (data.scale[i + 1][c] - low) * t));
-}
-
 function lengths(view) {
   const { features, width, rows, columns } = view;
   const out = new Float32Array(rows * columns);
@@ -60,7 +54,7 @@ function paint(values, view, low, high) {
   canvas.height = view.rows;
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(view.columns, view.rows);
-  values.forEach((value, p) => pixels.data.set([...colour((value - low) / (high - low || 1)), 255], 4 * p));
+  values.forEach((value, p) => pixels.data.set([...colourAt(data.scale, (value - low) / (high - low || 1)), 255], 4 * p));
   context.putImageData(pixels, 0, 0);
   return canvas;
 }
@@ -175,10 +169,6 @@ function click(event, view) {
 
 let views = [];
 async function start() {
-  const stops = data.scale.map(c => `rgb(${c})`).join(",");
-  for (const ramp of document.querySelectorAll(".ramp > i")) {
-    ramp.style.background = `linear-gradient(90deg,${stops})`;
-  }
   views = await Promise.all([...document.querySelectorAll("canvas")].map(async (canvas, index) => {
     const item = data.images[index];
     const view = { ...item, canvas, context: canvas.getContext("2d"), cursor: null, seen: false, stale: true };

@@ -9,10 +9,6 @@ let session = null, ort = null, device = "wasm", shown = null, cursor = null, ch
 let asked = false;   // whether the user chose the device
 let note = "";       // why another device is used than the first that was tried
 
-const colour = (share) => {
-  const place = Math.min(Math.max(share, 0), 1) * (data.scale.length - 1), i = Math.min(Math.floor(place), data.scale.length - 2);
-  return data.scale[i].map((low, c) => Math.round(low + (data.scale[i + 1][c] - low) * (place - i)));
-};
 const pause = () => new Promise((resolve) => setTimeout(resolve, 0));   // lets the page draw
 
 function report(words, failed = false) {
@@ -197,7 +193,7 @@ async function show(file) {
     shown = made;
     cursor = chosen = null;
     $("views").hidden = $("vector").hidden = false;
-    drawPca();
+    paintPca($("pca"), shown);
     compare(null);
     report(`${made.width} × ${made.height} px, ${made.rows} × ${made.columns} patches of ${made.dim} numbers, ${Math.round(performance.now() - started)} ms`);
   } catch (error) {
@@ -233,55 +229,11 @@ function drawImage() {
   }
 }
 
-function paint(canvas, colourOf) {
-  canvas.width = shown.columns;
-  canvas.height = shown.rows;
-  const context = canvas.getContext("2d"), image = context.createImageData(shown.columns, shown.rows);
-  for (let p = 0; p < shown.rows * shown.columns; p++) image.data.set([...colourOf(p), 255], 4 * p);
-  context.putImageData(image, 0, 0);
-}
-
-/* The three strongest directions of the centred patches, by power iteration; whitened, as colours by sigmoid(2x). */
-function drawPca() {
-  const { patches, rows, columns, dim } = shown, count = rows * columns;
-  const mean = new Float64Array(dim);
-  patches.forEach((value, i) => { mean[i % dim] += value / count; });
-  const centred = Float64Array.from(patches, (value, i) => value - mean[i % dim]);
-  const axes = [], scores = [];
-  for (let c = 0; c < 3; c++) {
-    let axis = Float64Array.from({ length: dim }, (_, d) => Math.sin(1 + d * (c + 1)));
-    const score = new Float64Array(count);
-    for (let step = 0; step < 40; step++) {
-      for (const other of axes) {
-        const along = other.reduce((sum, value, d) => sum + value * axis[d], 0);
-        for (let d = 0; d < dim; d++) axis[d] -= along * other[d];
-      }
-      const length = Math.hypot(...axis) || 1;
-      axis = axis.map((value) => value / length);
-      const next = new Float64Array(dim);
-      for (let p = 0; p < count; p++) {
-        let sum = 0;
-        for (let d = 0, i = p * dim; d < dim; d++, i++) sum += centred[i] * axis[d];
-        score[p] = sum;
-        for (let d = 0, i = p * dim; d < dim; d++, i++) next[d] += sum * centred[i];
-      }
-      if (step < 39) axis = next;
-    }
-    const deviation = Math.sqrt(score.reduce((sum, value) => sum + value * value, 0) / count) || 1;
-    axes.push(axis);
-    scores.push(score.map((value) => 255 / (1 + Math.exp(-2 * value / deviation))));
-  }
-  paint($("pca"), (p) => scores.map((score) => Math.round(score[p])));
-}
-
 /* Cosine of every patch to one patch [row, column], or to CLS for null. */
 function compare(place) {
   chosen = place;
-  const { patches, cls, rows, columns, dim } = shown;
-  const query = place ? patches.subarray((place[0] * columns + place[1]) * dim).subarray(0, dim) : cls;
-  const values = Float64Array.from({ length: rows * columns }, (_, p) => cosine(patches.subarray(p * dim, (p + 1) * dim), query, 0, dim));
-  const low = Math.min(...values), high = Math.max(...values);
-  paint($("similarity"), (p) => colour((values[p] - low) / (high - low || 1)));
+  const patch = place && place[0] * shown.columns + place[1];
+  const [low, high] = paintSimilarity($("similarity"), shown, patch, data.scale);
   $("low").textContent = low.toFixed(2);
   $("high").textContent = high.toFixed(2);
   $("to").textContent = place ? `row ${place[0]}, column ${place[1]}` : "CLS";
@@ -329,8 +281,6 @@ document.addEventListener("paste", (event) => show(event.clipboardData.files[0])
 $("graph").addEventListener("change", start);
 $("device").addEventListener("change", () => { device = $("device").value; asked = true; note = ""; start(); });
 $("again").addEventListener("click", start);
-document.querySelector(".ramp > i").style.background =
-  `linear-gradient(90deg, ${data.scale.map((ink) => `rgb(${ink.map((value) => Math.round(value)).join(" ")})`)})`;
 (async () => {
   window.gpu = await findGpu();
   $("device").querySelector("[value=webgpu]").disabled = !window.gpu;

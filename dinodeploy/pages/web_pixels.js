@@ -164,12 +164,6 @@ function percentile(values, p) {
   return sorted[low] + (sorted[Math.min(low + 1, sorted.length - 1)] - sorted[low]) * (place - low);
 }
 
-function cosine(a, b, at, size) {
-  let dot = 0, one = 0, other = 0;
-  for (let i = at; i < at + size; i++) { dot += a[i] * b[i]; one += a[i] * a[i]; other += b[i] * b[i]; }
-  return one && other ? dot / Math.sqrt(one * other) : 0;
-}
-
 /* Metrics of one output: cls [B,D], storage [B,R,D], patch [B,h,w,D]. */
 function measure(got, wanted, shape) {
   const dim = shape[shape.length - 1], tokens = wanted.length / dim;

@@ -24,7 +24,7 @@ from dinodeploy.pages import jpeg_uri, render_page
 from dinodeploy.tasks.prediction import Prediction
 from dinodeploy.tasks.results.draw import Legend
 from dinodeploy.tasks.results.rows import box_of, mask_of
-from dinodeploy.visualize.heat import SCALE, heat
+from dinodeploy.visualize.heat import heat
 
 SIDE = 640  # pixels of the longer side of a thumbnail
 _QUALITY = 82
@@ -91,7 +91,6 @@ def render_predictions(task: str, items: Sequence[dict[str, Any]], count: int, l
         "listed": LISTED,
         "classes": _classes(items),
         "colours": legend.hexadecimal,
-        "scale": SCALE,
         "drawn": any(item["map"] or item["heat"] for item in items),
         "boxed": any(region["box"] for item in items for region in item["regions"]),
         "scored": any(item["regions"] for item in items),

@@ -32,7 +32,8 @@ def test_style_sheets_use_the_palette(page: str) -> None:
     style = style_of(page)
     tokens = set(re.findall(r"--([\w-]+):", style.partition(":root {\n")[2].partition("\n}")[0]))
     assert {"text-m", "space-4", "radius-m"} <= tokens
-    assert set(re.findall(r"var\(--([\w-]+)", style)) - {"shape", "row"} <= PALETTE.keys() | tokens
+    assert "--heat: linear-gradient(" in style
+    assert set(re.findall(r"var\(--([\w-]+)", style)) - {"shape", "row"} <= PALETTE.keys() | tokens | {"heat"}
     assert set(re.findall(r"#[0-9a-f]{3,6}\b(?=[;} ])", style)) <= {
         c for pair in PALETTE.values() for c in pair
     } | {"#fff"}

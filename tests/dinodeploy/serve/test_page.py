@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pytest
 
 from dinodeploy.serve.access import read_keys
+from dinodeploy.visualize.heat import SCALE
 from tests.support.head_facts import head_facts
 from tests.support.images.image_files import NAMES, encoded
 from tests.support.processes.live_service import Live, live
@@ -82,7 +83,7 @@ def test_drop_a_picture(page: Any, service: Live, tmp_path: Path) -> None:
     assert page.text_content("#high") == "1.00"
     assert page.evaluate(
         "[...document.getElementById('similarity').getContext('2d').getImageData(0, 0, 1, 1).data]"
-    ) == [253, 231, 37, 255]
+    ) == [*SCALE[-1], 255]
     page.screenshot(path=tmp_path / "page.png", full_page=True)
     assert page.problems == []
     assert all(url.startswith((str(service.base_url), "blob:")) for url in page.asked)
