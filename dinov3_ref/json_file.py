@@ -33,6 +33,7 @@ KINDS: dict[str, Kind] = {
     "config": Kind(16 * MIB),  # beside a checkpoint, and the index of its shards
     "metadata": Kind(16 * MIB),  # inside a file of weights or a table
     "state": Kind(64 * MIB, nonfinite=True),  # of a training run
+    "true labels": Kind(64 * MIB),  # of the images of a test set
     "line": Kind(MIB, file_names=True, nonfinite=True),  # of a JSON Lines file
 }
 MAX_DEPTH = 64  # our own documents: 8

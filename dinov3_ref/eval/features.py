@@ -1,15 +1,18 @@
 """Extract features of a labelled dataset with a frozen model (docs/spec.md 5.1, 5.2).
 
-Shapes: B batch, N images, S side, D embed_dim, n number of last blocks, W ranks.
+Every evaluation reads its model through `Frozen`, so it runs on a checkpoint (`FrozenModel`) and on
+an exported engine (`exporters/evaluate.py`) alike.
+
+Shapes: B batch, N images, S side, D embed_dim, n number of last blocks, W ranks, h w patch grid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,11 +26,45 @@ from dinov3_ref.data.sample import BrokenImages, Sample, SeededSamples
 from dinov3_ref.distributed import get_rank, get_world_size
 from dinov3_ref.errors import DataError
 from dinov3_ref.eval.labelled import Labelled
-from dinov3_ref.models import Backbone, ConvNeXt
+from dinov3_ref.heads.head import named_outputs
+from dinov3_ref.models import Backbone, ConvNeXt, stride_of
 
 AUTOCAST = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-Read = Callable[["FrozenModel", Tensor], Tensor]
+
+class Frozen(Protocol):
+    """What an evaluation needs of a model. Nothing is trained through it."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where heads are trained."""
+
+    @property
+    def mean(self) -> Sequence[float]: ...
+
+    @property
+    def std(self) -> Sequence[float]: ...
+
+    @property
+    def stride(self) -> int:
+        """Pixels per patch; input sizes are multiples of it."""
+
+    @property
+    def n_blocks(self) -> int: ...
+
+    @property
+    def embed_dim(self) -> int: ...
+
+    @property
+    def sha256(self) -> str:
+        """Of the checkpoint; a head remembers it. "" where unknown."""
+
+    @property
+    def same_width(self) -> bool:
+        """Whether all blocks have the width of the last; the stages of a ConvNeXt do not."""
+
+    def outputs(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """Images [B,3,H,W] -> the named outputs (`heads/head.py` lists them), fp32, on any device."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +76,7 @@ class FrozenModel:
     mean: Sequence[float]
     std: Sequence[float]
     dtype: torch.dtype | None = None  # of autocast
+    sha256: str = ""
 
     @classmethod
     def load(cls, weights: str | Path, device: str | None = None, autocast: str = "none") -> FrozenModel:
@@ -46,11 +84,37 @@ class FrozenModel:
         checkpoint = load_checkpoint(weights)
         mean, std = normalization(checkpoint)
         chosen = choose_device(device)
-        return cls(build_model(checkpoint).to(chosen), chosen, mean, std, AUTOCAST[autocast])
+        model = build_model(checkpoint).to(chosen)
+        return cls(model, chosen, mean, std, AUTOCAST[autocast], checkpoint.sha256)
+
+    @property
+    def stride(self) -> int:
+        return stride_of(self.model)
+
+    @property
+    def n_blocks(self) -> int:
+        return self.model.n_blocks
+
+    @property
+    def embed_dim(self) -> int:
+        return self.model.embed_dim
+
+    @property
+    def same_width(self) -> bool:
+        return not isinstance(self.model, ConvNeXt)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context that the model runs in."""
         return torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext()
+
+    def outputs(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """The named outputs of the model. Raises `ConfigError` for a block that it does not have."""
+        with torch.no_grad(), self.autocast():
+            found = named_outputs(self.model, images.to(self.device), names)
+        return {name: tensor.float() for name, tensor in found.items()}
+
+
+Read = Callable[[Frozen, Tensor], Tensor]
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -65,32 +129,31 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
-def cls_features(frozen: FrozenModel, images: Tensor) -> Tensor:
-    """Images [B,3,S,S] -> normed CLS, fp32 [B,D], the features of kNN."""
-    with torch.no_grad(), frozen.autocast():
-        return frozen.model(images.to(frozen.device)).float()
+def cls_features(frozen: Frozen, images: Tensor) -> Tensor:
+    """Images [B,3,S,S] -> normed CLS, fp32 [B,D], the features of kNN and of logistic regression."""
+    return frozen.outputs(images, ["cls"])["cls"]
 
 
-def last_blocks(frozen: FrozenModel, images: Tensor, n: int) -> tuple[tuple[Tensor, Tensor], ...]:
-    """Images [B,3,S,S] -> (patches [B,P,D], CLS [B,D]) of the last n blocks, normed.
+def probe_names(frozen: Frozen, n: int) -> list[str]:
+    """The outputs that a linear probe on the last n blocks reads: n CLS tokens, then the last patch map.
 
-    Raises `DataError` for more than the last stage of a ConvNeXt.
+    Raises `DataError` for more blocks than the model has, or than the last stage of a ConvNeXt.
     """
-    if isinstance(frozen.model, ConvNeXt) and n > 1:
+    if n > frozen.n_blocks:
+        raise DataError(f"--last-blocks {n} of a model with {frozen.n_blocks} blocks; use fewer")
+    if n > 1 and not frozen.same_width:
         raise DataError(f"the last {n} stages of a ConvNeXt differ in width; wanted --last-blocks 1")
-    with torch.no_grad(), frozen.autocast():
-        return frozen.model.get_intermediate_layers(images.to(frozen.device), n=n, return_class_token=True)
+    return [*(f"cls_{frozen.n_blocks - back}" for back in range(n, 1, -1)), "cls", "patch"]
 
 
-def probe_input(blocks: Sequence[tuple[Tensor, Tensor]], n: int) -> Tensor:
-    """(patches [B,P,D], CLS [B,D]) of blocks -> CLS of the last n, then the mean patch of the last one: fp32
-    [B,(n+1)D]."""
-    tokens = [cls for _, cls in blocks[-n:]]
-    return torch.cat([*tokens, blocks[-1][0].mean(dim=1)], dim=-1).float()
+def probe_input(outputs: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
+    """CLS tokens [B,D] and the last patch map [B,h,w,D], in the order of `names` -> fp32 [B,(n+1)D]."""
+    tokens = [outputs[name] for name in names]
+    return torch.cat([x if x.dim() == 2 else x.mean(dim=(1, 2)) for x in tokens], dim=-1).float()
 
 
 def extract(
-    frozen: FrozenModel,
+    frozen: Frozen,
     dataset: EncodedImages,
     source: str,
     *,

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from statistics import mean, pstdev
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,15 +25,24 @@ from dinov3_ref.distributed import all_reduce_sum, gather_rows, gather_shares, g
 from dinov3_ref.errors import DataError
 from dinov3_ref.eval.arrays import load_labelled
 from dinov3_ref.eval.command import (
+    OpenModel,
     Results,
     add_common_options,
+    add_few_shot_options,
     extract_features,
     note,
-    open_datasets,
+    open_checkpoint,
+    open_dataset,
+    open_test,
+    over_tries,
+    prefix_of,
+    read_test,
     run_command,
 )
-from dinov3_ref.eval.features import FrozenModel, cls_features
-from dinov3_ref.eval.labelled import Labelled, check_pair, renumber
+from dinov3_ref.eval.features import Frozen, cls_features
+from dinov3_ref.eval.labelled import Labelled, few_shot
+from dinov3_ref.eval.metrics import Scores
+from dinov3_ref.eval.test_sets import TestOptions, TestSet, make_test_set, test_options
 from dinov3_ref.train.distributed.devices import launched_device
 
 MAX_SIMILARITIES = 2**26  # in memory: a quarter of a gigabyte
@@ -67,11 +76,40 @@ def _best_of_ranks(similarity: Tensor, labels: Tensor, count: int) -> tuple[Tens
     return best_MK, labels[torch.arange(len(labels)).unsqueeze(1), place_MK]
 
 
+RESULTS = "results-knn.csv"
 KS = (10, 20, 100, 200)
 TEMPERATURE = 0.07
-TITLES = {"top1": "Top 1", "top5": "Top 5", "mAP": "mAP"}  # titles in the results
 
-Accuracies = dict[int, dict[str, float]]
+Accuracies = dict[int, Scores]
+
+
+def knn_scores(
+    train: Labelled,
+    queries_MD: Tensor,
+    *,
+    ks: Sequence[int] = KS,
+    temperature: float = TEMPERATURE,
+    skip_first: bool = False,
+) -> dict[int, Tensor]:
+    """{k: scores [M,C]}: the sum of the weights of a class among the k nearest neighbours.
+
+    Similarity is the cosine. The weights of the K nearest neighbours are softmax(similarity / temperature),
+    over all K. skip_first: leave out the nearest neighbour, for a test set inside the training set. In a
+    process group `train` is this rank's share and `queries_MD` those of all ranks; so is the result. Raises
+    `DataError` for a k larger than the training set.
+    """
+    count, available = max(ks) + skip_first, int(all_reduce_sum(torch.tensor(len(train))))
+    if min(ks) < 1 or count > available:
+        raise DataError(
+            f"k of {max(ks)} needs {count} training images, '{train.source}' has {available}; use a smaller k"
+        )
+    scores: dict[int, list[Tensor]] = {k: [] for k in ks}
+    for similarity_MK, labels in nearest(train, queries_MD, count):
+        weight_MK = torch.softmax(similarity_MK[:, skip_first:] / temperature, dim=1)
+        labels = labels[:, skip_first:]
+        for k in ks:
+            scores[k].append(class_scores(weight_MK[:, :k], labels[:, :k], len(train.class_names)))
+    return {k: torch.cat(found) for k, found in scores.items()}
 
 
 def knn_accuracy(
@@ -82,28 +120,19 @@ def knn_accuracy(
     temperature: float = TEMPERATURE,
     skip_first: bool = False,
 ) -> Accuracies:
-    """{k: {"top1", "top5"}} in per cent; {k: {"mAP"}} for images with several classes.
+    """{k: {"top1", "top5"}} in per cent; {k: {"mAP"}} for images with several classes (`knn_scores`).
 
-    Similarity is the cosine. The weights of the K nearest neighbours are softmax(similarity / temperature),
-    over all K; the score of a class is the sum of its weights among the first k. skip_first: leave out the
-    nearest neighbour, for a test set inside the training set. In a process group `train` and `test` are this
-    rank's shares; the result covers all ranks. Raises `DataError` for a k larger than the training set.
+    In a process group `train` and `test` are this rank's shares; the result covers all ranks.
     """
-    check_pair(train.class_names, train.source, test.class_names, test.source)
-    count, available = max(ks) + skip_first, int(all_reduce_sum(torch.tensor(len(train))))
-    if min(ks) < 1 or count > available:
-        raise DataError(
-            f"k of {max(ks)} needs {count} training images, '{train.source}' has {available}; use a smaller k"
-        )
-    truth = gather_shares(renumber(test.labels, test.class_names, train.class_names))
-    scores: dict[int, list[Tensor]] = {k: [] for k in ks}
-    for similarity_MK, labels in nearest(train, gather_shares(test.features), count):
-        weight_MK = torch.softmax(similarity_MK[:, skip_first:] / temperature, dim=1)
-        labels = labels[:, skip_first:]
-        for k in ks:
-            scores[k].append(class_scores(weight_MK[:, :k], labels[:, :k], len(train.class_names)))
-    judge = _hits if truth.ndim == 1 else _mean_average_precision
-    return {k: judge(torch.cat(found), truth) for k, found in scores.items()}
+    judged = make_test_set(train, test, TestOptions(test.source))
+    return _judge(train, judged, ks=ks, temperature=temperature, skip_first=skip_first)
+
+
+def _judge(train: Labelled, test: TestSet, **rules: Any) -> Accuracies:
+    """The scores of a test set, whose features and labels are this rank's share."""
+    truth = gather_shares(test.labels)
+    found = knn_scores(train, gather_shares(test.features), **rules)
+    return {k: test.judge(score_MC, truth) for k, score_MC in found.items()}
 
 
 def class_scores(weight_MK: Tensor, labels: Tensor, classes: int) -> Tensor:
@@ -111,41 +140,6 @@ def class_scores(weight_MK: Tensor, labels: Tensor, classes: int) -> Tensor:
     if labels.ndim == 3:
         return (weight_MK.unsqueeze(-1) * labels).sum(1)
     return weight_MK.new_zeros(len(weight_MK), classes).scatter_add_(1, labels, weight_MK)
-
-
-def _hits(score_MC: Tensor, truth_M: Tensor) -> dict[str, float]:
-    """Top-1 and top-5 accuracy in per cent."""
-    hit_M5 = score_MC.topk(min(5, score_MC.shape[1])).indices == truth_M.unsqueeze(1)
-    hits = hit_M5.double()
-    return {"top1": 100 * hits[:, 0].mean().item(), "top5": 100 * hits.sum(1).mean().item()}
-
-
-def _mean_average_precision(score_MC: Tensor, truth_MC: Tensor) -> dict[str, float]:
-    """Mean over the classes that occur of their average precision, in per cent."""
-    order_MC = score_MC.argsort(dim=0, descending=True, stable=True)
-    hit_MC = truth_MC.gather(0, order_MC).double()
-    rank_M1 = torch.arange(1, len(hit_MC) + 1, dtype=torch.float64).unsqueeze(1)
-    positives_C = hit_MC.sum(0)
-    precision_C = (hit_MC * hit_MC.cumsum(0) / rank_M1).sum(0) / positives_C.clamp(min=1)
-    return {"mAP": 100 * precision_C[positives_C > 0].mean().item()}
-
-
-def few_shot(train: Labelled, shots: float, seed: int) -> Labelled:
-    """A random sample of each class: `shots` images, or for `shots` below 1 that share of them.
-
-    Raises `DataError` for images with several classes.
-    """
-    if train.labels.ndim > 1:
-        raise DataError(
-            f"'{train.source}' has several classes per image; few-shot needs one: leave out --shots"
-        )
-    generator = torch.Generator().manual_seed(seed)
-    chosen = []
-    for number in range(len(train.class_names)):
-        own = (train.labels == number).nonzero().flatten()
-        count = int(shots) if shots >= 1 else max(1, round(shots * len(own)))
-        chosen.append(own[torch.randperm(len(own), generator=generator)[:count]])
-    return train.rows(torch.cat(chosen))
 
 
 # ---- the command --------------------------------------------------------------------------------
@@ -165,16 +159,13 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="leave out the nearest neighbour, for a test set inside the training set",
     )
-    made.add_argument("--shots", type=float, help="few-shot: images per class, or below 1 a share of them")
-    made.add_argument(
-        "--tries", type=int, default=5, help="few-shot: random samples to average over (%(default)s)"
-    )
+    add_few_shot_options(made)
     return made
 
 
-def evaluate(options: argparse.Namespace) -> Results:
+def evaluate(options: argparse.Namespace, open_model: OpenModel = open_checkpoint) -> Results:
     """Run the command. Raises `Dinov3Error`."""
-    train, test = _features(options)
+    train, tests = read_sets(options, open_model(options))
     subsets = [train]
     if options.shots is not None:
         everything = train.gathered()
@@ -183,35 +174,33 @@ def evaluate(options: argparse.Namespace) -> Results:
     ks = options.k or [k for k in KS if k <= smallest] or [smallest]
     if not options.k and len(ks) < len(KS):
         note(f"{smallest} training images: k is {', '.join(map(str, ks))}")
-    runs = [
-        knn_accuracy(subset, test, ks=ks, temperature=options.temperature, skip_first=options.skip_first)
-        for subset in subsets
-    ]
+    rules = {"ks": ks, "temperature": options.temperature, "skip_first": options.skip_first}
     results: Results = {}
-    for k in ks:
-        for key in runs[0][k]:
-            title = TITLES[key]
-            values = [run[k][key] for run in runs]
-            results[f"{k} {title}"] = mean(values)
-            if len(runs) > 1:
-                results[f"{k} {title} std"] = pstdev(values)
+    for test in tests:
+        runs = [_judge(subset, test, **rules) for subset in subsets]
+        for k in ks:
+            results |= over_tries([run[k] for run in runs], f"{prefix_of(test, tests)}{k} ")
     return results
 
 
-def _features(options: argparse.Namespace) -> tuple[Labelled, Labelled]:
-    if options.weights is None:
-        return load_labelled(options.train).share(), load_labelled(options.test).share()
-    frozen = FrozenModel.load(options.weights, options.device, options.autocast)
-    train, test = open_datasets(options, frozen)
-    return (
-        extract_features(options, frozen, train, options.train, cls_features),
-        extract_features(options, frozen, test, options.test, cls_features),
-    )
+def read_sets(options: argparse.Namespace, frozen: Frozen | None) -> tuple[Labelled, list[TestSet]]:
+    """CLS features of --train and of every --test; in a process group, this rank's share."""
+    asked = test_options(options)
+    if frozen is None:
+        train = load_labelled(options.train).share()
+        return train, [make_test_set(train, load_labelled(one.source).share(), one) for one in asked]
+    dataset = open_dataset(options, frozen, options.train)
+    opened = [open_test(options, frozen, one, dataset.class_names) for one in asked]
+    train = extract_features(options, frozen, dataset, options.train, cls_features)
+    return train, [
+        read_test(options, frozen, images, one, train, cls_features)
+        for images, one in zip(opened, asked, strict=True)
+    ]
 
 
 def main() -> None:
     with launched_device():
-        run_command(parser(), evaluate, "results-knn.csv")
+        run_command(parser(), evaluate, RESULTS)
 
 
 if __name__ == "__main__":

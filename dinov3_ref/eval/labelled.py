@@ -77,3 +77,45 @@ def renumber(labels: Tensor, names: tuple[str, ...], like: tuple[str, ...]) -> T
     wider = labels.new_zeros(len(labels), len(like))
     wider[:, numbers] = labels
     return wider
+
+
+def few_rows(labels: Tensor, classes: int, shots: float, seed: int) -> Tensor:
+    """Row numbers of a random sample of each class: `shots` images, or below 1 that share of them.
+
+    labels: long [N]. The sample depends on the seed only.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen = []
+    for number in range(classes):
+        own = (labels == number).nonzero().flatten()
+        count = int(shots) if shots >= 1 else max(1, round(shots * len(own)))
+        chosen.append(own[torch.randperm(len(own), generator=generator)[:count]])
+    return torch.cat(chosen)
+
+
+def few_shot(train: Labelled, shots: float, seed: int) -> Labelled:
+    """A random sample of each class (`few_rows`). Raises `DataError` for images with several classes."""
+    if train.labels.ndim > 1:
+        raise DataError(
+            f"'{train.source}' has several classes per image; few-shot needs one: leave out --shots"
+        )
+    return train.rows(few_rows(train.labels, len(train.class_names), shots, seed))
+
+
+def split_off(labels: Tensor, share: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """(rows for training, rows for validation): `share` of the images of each class, at least one.
+
+    labels: long [N]; a class with a single image has none for validation. For several classes per image,
+    bool [N,C], a share of all images.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    groups = [torch.arange(len(labels))]
+    if labels.ndim == 1:
+        groups = [(labels == number).nonzero().flatten() for number in labels.unique()]
+    train, validation = [], []
+    for own in groups:
+        mixed = own[torch.randperm(len(own), generator=generator)]
+        count = max(1, int(share * len(own))) if len(own) > 1 else 0
+        validation.append(mixed[:count])
+        train.append(mixed[count:])
+    return torch.cat(train), torch.cat(validation)

@@ -19,6 +19,7 @@ from dinov3_ref.atomic import replacing
 from dinov3_ref.data.samplers import InfiniteSampler
 from dinov3_ref.errors import DataError
 from dinov3_ref.eval.labelled import Labelled, renumber
+from dinov3_ref.eval.metrics import accuracy, hits
 
 LEARNING_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
 BASE_BATCH = 256  # batch size of the listed learning rates
@@ -157,10 +158,17 @@ class LinearProbe:
         """Test all classifiers; returns the best and updates `best_top1`."""
         with torch.inference_mode():
             logits = self.grid(self._inputs(self.features_MF))
-        top1 = {name: _top(score_MC, self.labels_M, 1) for name, score_MC in logits.items()}
+        top1 = {name: _top1(score_MC, self.labels_M) for name, score_MC in logits.items()}
         name = max(top1, key=lambda one: top1[one])
         self.best_top1 = max(self.best_top1, top1[name])
-        return ProbeResult(name, top1[name], _top(logits[name], self.labels_M, 5), self.best_top1)
+        top5 = accuracy(logits[name], self.labels_M)["top5"]
+        return ProbeResult(name, top1[name], top5, self.best_top1)
+
+    def logits(self, name: str, features_MF: Tensor) -> Tensor:
+        """Scores [M,C] of one classifier, on the CPU."""
+        with torch.inference_mode():
+            inputs = self._inputs(features_MF.to(self.device))
+            return self.grid.heads[name](inputs[self.grid.blocks[name]]).cpu()
 
     def load(self) -> None:
         """Resume from the checkpoint in `folder`. Raises `DataError` if it is missing or of another grid."""
@@ -218,7 +226,6 @@ def rows_at_random(train: Labelled, batch: int, seed: int) -> Batches:
     return from_sample
 
 
-def _top(score_MC: Tensor, label_M: Tensor, count: int) -> float:
-    """Per cent of rows whose label is among the `count` best: score [M,C], label [M]."""
-    best = score_MC.topk(min(count, score_MC.shape[1])).indices
-    return 100 * (best == label_M.unsqueeze(1)).any(1).double().mean().item()
+def _top1(score_MC: Tensor, label_M: Tensor) -> float:
+    """Per cent of rows whose label is the best class."""
+    return 100 * hits(score_MC, label_M, 1).double().mean().item()

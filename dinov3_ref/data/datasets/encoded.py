@@ -58,6 +58,24 @@ class EncodedImages(Dataset[tuple[Any, Any]], ABC):
         self.labels, self.class_names = number_classes(names)
 
 
+class ChosenImages(EncodedImages):
+    """Some rows of a dataset, in the given order, with their labels and with a transform of their own."""
+
+    def __init__(self, images: EncodedImages, rows: Sequence[int]) -> None:
+        self.images, self.rows = images, np.array(rows, np.int64)
+        self.transform, self.class_names = images.transform, images.class_names
+        self.labels = None if images.labels is None else images.labels[self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, index: int) -> bytes:
+        return self.images.read(int(self.rows[index]))
+
+    def name(self, index: int) -> str:
+        return self.images.name(int(self.rows[index]))
+
+
 def number_classes(names: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Class names of N images -> class numbers [N] and the sorted names; integers are sorted by value."""
     known = set(names)

@@ -21,7 +21,7 @@ from torch import Tensor
 from dinov3_ref.data.datasets import EncodedImages, make_dataset
 from dinov3_ref.data.transforms import make_classification_eval_transform
 from dinov3_ref.distributed import all_reduce_sum
-from dinov3_ref.eval.features import FrozenModel, extract, last_blocks
+from dinov3_ref.eval.features import FrozenModel, extract
 from dinov3_ref.eval.knn import KS, knn_accuracy
 from dinov3_ref.eval.labelled import check_pair
 from dinov3_ref.models.build import build_model
@@ -120,7 +120,7 @@ GAP = 4  # pixels
 
 def draw_pca_maps(frozen: FrozenModel, images_NCSS: Tensor, path: Path) -> None:
     """Write a PNG: the images in one row, their maps below; a colour means the same in every map."""
-    patches_NPD = last_blocks(frozen, images_NCSS, 1)[0][0].float().cpu()
+    patches_NPD = frozen.outputs(images_NCSS, ["patch"])["patch"].flatten(1, 2).cpu()
     side, grid = images_NCSS.shape[-1], math.isqrt(patches_NPD.shape[1])
     colours = pca_colours(patches_NPD).transpose(1, 2).unflatten(-1, (grid, grid))
     maps = F.interpolate(colours, size=(side, side), mode="nearest")

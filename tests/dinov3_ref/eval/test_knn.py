@@ -18,8 +18,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from dinov3_ref.checkpoints import random_checkpoint, save_checkpoint
 from dinov3_ref.errors import DataError
 from dinov3_ref.eval import knn
-from dinov3_ref.eval.knn import class_scores, few_shot, knn_accuracy, nearest
-from dinov3_ref.eval.labelled import Labelled
+from dinov3_ref.eval.knn import class_scores, knn_accuracy, nearest
+from dinov3_ref.eval.labelled import Labelled, few_shot
 from tests.support.images.image_files import write_folder
 from tests.support.tiny_models import tiny_config
 from tests.support.training.ranks import run_on_ranks
@@ -271,4 +271,5 @@ def test_options_are_pinned() -> None:
     assert options == {
         "-h", "--help", "--train", "--test", "--weights", "--size", "--batch", "--workers", "--device",
         "--autocast", "--out", "--json", "--k", "--temperature", "--skip-first", "--shots", "--tries",
+        "--class-map", "--true-labels", "--metric",
     }  # fmt: skip

@@ -118,5 +118,5 @@ def test_options_are_pinned() -> None:
     assert options == {
         "-h", "--help", "--train", "--test", "--weights", "--size", "--batch", "--workers", "--device",
         "--autocast", "--out", "--json", "--epochs", "--epoch-length", "--last-blocks", "--no-augment",
-        "--seed", "--resume",
+        "--seed", "--resume", "--class-map", "--true-labels", "--metric", "--val", "--shots", "--tries",
     }  # fmt: skip
