@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,16 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "docs" / "images"
+RUNNING = ExitStack()  # services, until the last screenshot
 WIDTH, SHOWN = 1280, 960  # pixels of the window, and of the image in a guide
 QUALITY = 84
 
 
 @dataclass(frozen=True)
 class Shot:
-    """A page and what is done on it before the screenshot."""
+    """A page and what is done on it before the screenshot. make: its file, or its address."""
 
-    make: Callable[[], Path]
+    make: Callable[[], Path | str]
     height: int = 900  # pixels of the window
     scheme: str = "light"
     act: Callable[[Any], None] = lambda page: None
@@ -117,6 +119,24 @@ def words() -> Path:
     return Path("words.html")
 
 
+def served() -> str:
+    """The address of a service with the toy model at 256 px; it ends with this process."""
+    from tests.support.processes.live_service import live
+
+    bundle()  # makes the photographs
+    run("export", "--weights", ROOT / "examples/models/toy_vit", "--imgsz", 256, "--out", "large")
+    run("embed", *sorted(Path("photos").glob("*.jpg")), "--engine", "large", "--out", "served")
+    run("index", "served", "--engine", "large")
+    service = RUNNING.enter_context(live(Path("large"), index=Path("served")))
+    return str(service.base_url)
+
+
+def show_cat(page: Any) -> None:
+    page.set_input_files("#file", "photos/chelsea.jpg")
+    page.wait_for_selector("#neighbours li:nth-child(6)")
+    page.click("#image", position={"x": 110, "y": 140})
+
+
 def click_patch(page: Any) -> None:
     page.locator("canvas").first.click(position={"x": 180, "y": 110})
 
@@ -130,6 +150,7 @@ SHOTS = {
     "dedupe-sheet": Shot(deduplicated, 600),
     "predict-page": Shot(predicted, 860),
     "parity-report": Shot(reported, 1160),
+    "serve-page": Shot(served, 1200, act=show_cat),
     "words-sheet": Shot(words, 760),
 }
 
@@ -139,12 +160,16 @@ def main(names: list[str]) -> None:
 
     from tests.support.pages.browser import CHROMIUM
 
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+    unknown = [name for name in names if name not in SHOTS]
+    if unknown:
+        sys.exit(f"unknown screenshot: {', '.join(unknown)}; there are {', '.join(SHOTS)}")
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright, RUNNING:
         os.chdir(folder)
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         for name in names or SHOTS:
             shot = SHOTS[name]
-            at = shot.make().resolve().as_uri()
+            made = shot.make()
+            at = made if isinstance(made, str) else made.resolve().as_uri()
             size: Any = {"width": WIDTH, "height": shot.height}
             scheme: Any = shot.scheme
             page = browser.new_page(viewport=size, color_scheme=scheme)
