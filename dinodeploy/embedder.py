@@ -21,11 +21,12 @@ import numpy as np
 
 from dinodeploy.arrays import FloatArray
 from dinodeploy.backends import Backend, Hint
+from dinodeploy.backends.run import run_pixels
 from dinodeploy.backends.select import candidates, open_on
 from dinodeploy.bundle.bundle import Bundle, EngineChoice, locate
 from dinodeploy.bundle.manifest import Manifest
 from dinodeploy.errors import JudgementError, MisuseError
-from dinodeploy.images.inputs import Channels, ImageInput, as_pixels, is_one_image, run_fixed
+from dinodeploy.images.inputs import Channels, ImageInput, is_one_image
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.receipts import Receipt, find_receipt, make_receipt, save_receipt
 from dinodeploy.pipeline.runner import BATCH_SIZE, OnError, Skipped
@@ -59,6 +60,7 @@ class Embedder:
         self.receipt = receipt
         self.passed_over = passed_over  # why a preferred engine does not run here
         self.not_judged: tuple[str, ...] = ()  # sizes of golden cases that the engine was not built for
+        self._asked: tuple[str, ...] | None = None  # the outputs named in `open`
         self._closed = False
         self._reopen: partial[Embedder] | None = None  # `open_located` with the options of this embedder
         self._cls_only: Embedder | None = None
@@ -83,7 +85,8 @@ class Embedder:
 
         device: auto, cpu, onnxruntime, openvino, cuda or tensorrt (`backends/select.py`); auto takes the best
             that runs here.
-        outputs: the engine outputs you will use; default: all. ("cls",) loads the CLS-only graph on a CPU.
+        outputs: the engine outputs you will use, and `run` gives; default: all. ("cls",) loads the CLS-only
+            graph on a CPU.
         allow_unverified: skip the judge. Otherwise, without a passing receipt for this engine, runtime and
             device, the judge runs now, which takes seconds.
         threads: of the engine on a CPU. hint: "latency" uses all of them for one batch, "throughput" runs one
@@ -124,6 +127,8 @@ class Embedder:
         """Open an engine of a bundle that `locate` has found; options, checks and errors as in `open`."""
         choice, backend, passed_over = open_on(bundle, device, outputs, file=file, **engine_options)
         embedder = cls(choice, backend, None, passed_over)
+        if outputs is not None:
+            embedder._asked = tuple(name for name in choice.outputs if name in outputs)
         options: dict[str, Any] = {"device": device, "outputs": outputs, **engine_options}
         options["allow_unverified"] = allow_unverified
         embedder._reopen = partial(cls.open_located, bundle, file, **options)
@@ -168,8 +173,8 @@ class Embedder:
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """The outputs of the opened engine."""
-        return self.engine.outputs
+        """The outputs that `run` gives: those named in `open`, by default all of the engine."""
+        return self.engine.outputs if self._asked is None else self._asked
 
     @property
     def skipped(self) -> list[Skipped]:
@@ -296,21 +301,19 @@ class Embedder:
             self._text = self._text or open_beside(self.bundle, self._reopen)
         return self._text.encode(texts, normalize=normalize)
 
-    def run(self, pixels: Any) -> dict[str, FloatArray]:
+    def run(self, pixels: Any, *, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
         """Normalised pixels [B,3,H,W] -> {"cls": [B,D], "storage": [B,R,D], "patch": [B,h,w,D]}, float32.
 
         `storage` exists if the model has such tokens, `layer_<i>` if the bundle was exported with them, and
         the outputs of a head (`logits` [B,K], `segmentation` [B,K,H,W], `depth` [B,1,H,W] …) if it has one.
-        An engine opened for CLS only gives `cls`. Pixels may be a numpy array or any array in CPU memory that
-        supports DLPack; they are not copied. Raises MisuseError for another shape or dtype, a size that is
-        not a multiple of the patch size, and after `close`.
+        An engine opened for CLS only gives `cls`. outputs: the names to give; default: `output_names`. Others
+        are not copied from a GPU. Pixels may be a numpy array or any array in CPU memory that supports
+        DLPack; they are not copied. Raises MisuseError for another shape or dtype, a size that is not a
+        multiple of the patch size, an output that the engine does not have, and after `close`.
         """
-        head = self.manifest.head
-        array = as_pixels(pixels, self.preprocess.patch_size, 1 if head is None else head.least_side)
         self._check_open()
-        if fixed := self.manifest.graph.fixed:
-            return run_fixed(self.backend.run, array, fixed, self.preprocess)
-        return self.backend.run(array)
+        names = self.output_names if outputs is None else tuple(dict.fromkeys(outputs))
+        return run_pixels(self.engine, self.backend, pixels, names)
 
     def warm_up(self, *sizes: int | tuple[int, int], batch_size: int = 1) -> None:
         """Run zeros at each input size, H or (H, W); default: the bundle's.
@@ -353,7 +356,8 @@ class Embedder:
         """
         from dinodeploy.parity.judge import judge_engine  # not needed where a receipt holds
 
-        verdict, self.not_judged = judge_engine(self.engine, self.run, self.backend.takes)
+        run = partial(self.run, outputs=self.engine.outputs)
+        verdict, self.not_judged = judge_engine(self.engine, run, self.backend.takes)
         self.receipt = make_receipt(self.engine, self.backend.runtime, self.backend.device, verdict)
         save_receipt(self.bundle, self.receipt)
         return verdict

@@ -6,7 +6,7 @@ Shapes: B batch, H W input pixels.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
@@ -30,8 +30,8 @@ class Backend(Protocol):
         """Whether the engine accepts inputs of H x W pixels."""
         ...
 
-    def run(self, pixels: FloatArray) -> dict[str, FloatArray]:
-        """pixels [B,3,H,W], contiguous -> outputs by name."""
+    def run(self, pixels: FloatArray, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
+        """pixels [B,3,H,W], contiguous -> outputs by name: those named, by default all."""
         ...
 
     def close(self) -> None: ...

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,11 +125,10 @@ class OnnxRuntimeBackend:
     def takes(self, height: int, width: int) -> bool:
         return True
 
-    def run(self, pixels: FloatArray) -> dict[str, FloatArray]:
-        values = in_parts(
-            lambda part: self._session.run(self._outputs, {self._input: part}), pixels, self._at_once
-        )
-        return dict(zip(self._outputs, values, strict=True))
+    def run(self, pixels: FloatArray, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
+        names = self._outputs if outputs is None else list(outputs)  # the others are not copied from a GPU
+        values = in_parts(lambda part: self._session.run(names, {self._input: part}), pixels, self._at_once)
+        return dict(zip(names, values, strict=True))
 
     def close(self) -> None:
         self._session = None

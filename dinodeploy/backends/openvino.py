@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -82,14 +83,15 @@ class OpenVinoBackend:
         is_square = len(shape) == 4 and shape[2] == shape[3]
         return not self._is_large and (is_square or shape[2:] == self._own_size)
 
-    def run(self, pixels: FloatArray) -> dict[str, FloatArray]:
+    def run(self, pixels: FloatArray, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
         if self.is_fixed(pixels.shape):
             together = len(pixels) > 1 and self.parallel_runs == 1
             own = self.compiled_for(pixels.shape, together=together)
-            return dict(zip(self._outputs, own.run_each(pixels), strict=True))
-        general = self.compiled_for(pixels.shape)
-        values = in_parts(general.run, pixels, self._at_once)
-        return dict(zip(self._outputs, values, strict=True))
+            values: Sequence[FloatArray] = own.run_each(pixels)
+        else:
+            values = in_parts(self.compiled_for(pixels.shape).run, pixels, self._at_once)
+        made = dict(zip(self._outputs, values, strict=True))
+        return made if outputs is None else {name: made[name] for name in outputs}
 
     def close(self) -> None:
         self._compiled.clear()

@@ -59,7 +59,7 @@ def candidates(
     """
     if device not in DEVICES:
         raise MisuseError(f"--device {device!r} is unknown; wanted one of {', '.join(DEVICES)}")
-    _check_outputs(bundle, file, outputs)
+    bundle.choose(file).check_outputs(outputs or ())
     found = [
         EngineChoice(bundle, name, backend)
         for backend in DEVICES[device]
@@ -82,16 +82,6 @@ def candidates(
         f"{bundle.named} has no engine for --device {device}, only {', '.join(bundle.manifest.order)}; "
         f"build one: dinodeploy build {bundle.named}"
     )
-
-
-def _check_outputs(bundle: Bundle, file: str | None, outputs: Collection[str] | None) -> None:
-    choice = bundle.choose(file)
-    for name in outputs or ():
-        if name not in choice.outputs:
-            raise MisuseError(
-                f"outputs {','.join(outputs or ())!r}: {name!r} does not fit; {choice.named} has "
-                f"{', '.join(choice.outputs)}"
-            )
 
 
 def _pays(backend: str, device: str, bundle: Bundle) -> bool:

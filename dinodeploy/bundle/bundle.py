@@ -17,7 +17,7 @@ the bundle is on the Hugging Face hub, a file is fetched when it is first verifi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -177,6 +177,15 @@ class EngineChoice:
             (self.manifest.text.vocabulary,) if self.golden != GOLDEN_FILE and self.manifest.text else ()
         )
         return tuple(dict.fromkeys((*self.manifest.files_of(self.file), *vocabulary, self.golden)))
+
+    def check_outputs(self, names: Collection[str]) -> None:
+        """Raise MisuseError for an output that the engine does not compute."""
+        for name in names:
+            if name not in self.outputs:
+                raise MisuseError(
+                    f"outputs {','.join(names)!r}: {name!r} does not fit; {self.named} has "
+                    f"{', '.join(self.outputs)}"
+                )
 
     def check_external_data(self) -> None:
         """Check that its graph reads no file that the manifest does not list for it. Raises BundleError.

@@ -22,7 +22,7 @@ from dinodeploy.images.batches import batches_of_one_size, gather_by_size
 from dinodeploy.images.inputs import Channels, ImageInput, as_source
 from dinodeploy.images.open import open_image, open_reduced
 from dinodeploy.images.preprocess import Preprocess
-from dinodeploy.pipeline.pooling import Outputs, pick, with_pooled
+from dinodeploy.pipeline.pooling import Outputs, needed, pick, with_pooled
 from dinodeploy.pipeline.runner import OnError, Runner, Skipped
 from dinodeploy.store.dtypes import unit_length
 
@@ -58,7 +58,8 @@ class Encoding:
         try:
             source = as_source(image, self.channels)
             pixels = self.preprocess(open_reduced(source, self.preprocess.jpeg_scale)[0])
-            row = self._finite(pick(embedder.run(pixels[np.newaxis]), [self.output])[self.output][0])
+            made = embedder.run(pixels[np.newaxis], outputs=needed([self.output]))
+            row = self._finite(pick(made, [self.output])[self.output][0])
         except ImageError as error:
             if self.on_error == "raise":
                 raise
@@ -133,7 +134,7 @@ class Encoding:
         ahead = images_ahead(batch_size, workers)
         with closing(decode_source(given, given.indices(), self.preprocess, workers, ahead)) as decoded:
             batches = group(readable(decoded), batch_size, attrgetter("pixels.shape"))
-            for batch, outputs in run_batches(embedder, batches):
+            for batch, outputs in run_batches(embedder, batches, names=needed([self.output])):
                 rows = pick(outputs, [self.output])[self.output]
                 for item, row in zip(batch, rows, strict=True):
                     while failed and failed[0][0] < item.position:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -36,18 +37,23 @@ Work = TypeVar("Work", bound="Batch | EndOfShard")
 
 
 def run_batches(
-    embedder: Runner, work: Iterable[Work], stages: Stages | None = None
+    embedder: Runner,
+    work: Iterable[Work],
+    stages: Stages | None = None,
+    *,
+    names: Sequence[str] | None = None,
 ) -> Iterator[tuple[Work, Outputs]]:
-    """Each batch with its outputs, in order. A marker runs nothing and keeps its place in the order.
+    """Each batch with its outputs (`names`), in order. A marker runs nothing and keeps its place.
 
     Batches are stacked in the calling thread, so that no parallel session waits for that.
     """
     stages = stages or Stages()
+    run_one = embedder.run if names is None else partial(embedder.run, outputs=names)
 
     def run(ready: tuple[Work, AnyArray | None]) -> tuple[Work, Outputs, float]:
         item, pixels = ready
         started = time.perf_counter()
-        outputs = {} if pixels is None else embedder.run(pixels)
+        outputs = {} if pixels is None else run_one(pixels)
         return item, outputs, time.perf_counter() - started
 
     def wait(future: Future[tuple[Work, Outputs, float]]) -> tuple[Work, Outputs, float]:

@@ -5,6 +5,7 @@ Shapes: B batch, H, W input pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from dinodeploy.arrays import FloatArray
@@ -32,5 +33,5 @@ class Runner(Protocol):
     @property
     def output_names(self) -> tuple[str, ...]: ...
 
-    def run(self, pixels: Any) -> dict[str, FloatArray]:
+    def run(self, pixels: Any, *, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
         """Normalised pixels [B,3,H,W] -> one array per output."""

@@ -5,6 +5,7 @@ Shapes: B images, n windows of each, H W the resized image, S side of a window.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,12 +38,13 @@ class WindowRunner:
     def output_names(self) -> tuple[str, ...]:
         return self.inner.output_names
 
-    def run(self, pixels: Any) -> dict[str, FloatArray]:
+    def run(self, pixels: Any, *, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
         """Resized images [B,3,H,W] of one size -> one array [B,n,...] per output."""
         cut = np.stack([self.windows.cut(image) for image in pixels])
         flat = cut.reshape(-1, *cut.shape[2:])
         parts = [
-            self.inner.run(flat[start : start + self.batch]) for start in range(0, len(flat), self.batch)
+            self.inner.run(flat[start : start + self.batch], outputs=outputs)
+            for start in range(0, len(flat), self.batch)
         ]
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return {name: array.reshape(*cut.shape[:2], *array.shape[1:]) for name, array in joined.items()}

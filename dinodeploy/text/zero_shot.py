@@ -12,7 +12,7 @@ K labels.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -143,12 +143,13 @@ class Windowed:
     def output_names(self) -> tuple[str, ...]:
         return (WINDOWS,)
 
-    def run(self, pixels: Any) -> dict[str, FloatArray]:
+    def run(self, pixels: Any, *, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
         """[B,3,H,W] -> {"windows": cosines [B,n,h,w,K]}, the windows in the order of `window_places`."""
         found = []
         for top, left, height, width in window_places(pixels.shape[2:], self.side, self.stride):
             part = np.ascontiguousarray(pixels[:, :, top : top + height, left : left + width])
-            found.append(patch_cosines(self.embedder.run(part)[PATCH_EMBEDDING], self.classes))
+            made = self.embedder.run(part, outputs=(PATCH_EMBEDDING,))
+            found.append(patch_cosines(made[PATCH_EMBEDDING], self.classes))
         return {WINDOWS: np.stack(found, axis=1)}
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ class TensorRTBackend:
         self._closing = threading.Lock()
         self._closed = False
         self._engine = load_engine(module, plan, options.build, options, cuda)
+        self._outputs = self._engine.outputs
         self._profiles = read_profiles(self._engine.handle, self._engine.input)
         with ExitStack() as making:
             size = self._engine.handle.device_memory_size_v2
@@ -64,18 +66,22 @@ class TensorRTBackend:
     def takes(self, height: int, width: int) -> bool:
         return any(profile.takes(height, width) for profile in self._profiles)
 
-    def run(self, pixels: FloatArray) -> dict[str, FloatArray]:
-        """pixels [B,3,H,W] -> outputs by name. Raises OutsideProfileError for a size it was not built for."""
+    def run(self, pixels: FloatArray, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
+        """pixels [B,3,H,W] -> outputs by name; only those named are copied from the GPU, by default all.
+
+        Raises OutsideProfileError for a size it was not built for.
+        """
+        names = self._outputs if outputs is None else outputs
         batch, _, height, width = pixels.shape
         profile = choose_profile(self._profiles, (batch, height, width), self._plan, self._module)
         parts: list[dict[str, FloatArray]] = []
         for part, wanted in cut(pixels, profile):
             stream = self._borrow()
             try:
-                outputs = stream.run(part, profile, self._turn)
+                made = stream.run(part, profile, self._turn, names)
             finally:
                 self._free.put(stream)
-            parts.append({name: output[:wanted] for name, output in outputs.items()})
+            parts.append({name: output[:wanted] for name, output in made.items()})
         if len(parts) == 1:
             return parts[0]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

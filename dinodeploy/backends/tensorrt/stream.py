@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -94,8 +95,10 @@ class Stream:
             making.callback(self._drop_graphs)
             self._cleanup = making.pop_all()
 
-    def run(self, pixels: FloatArray, profile: Profile, turn: Turn) -> dict[str, FloatArray]:
-        """pixels [B,3,H,W], contiguous -> outputs by name, in new arrays."""
+    def run(
+        self, pixels: FloatArray, profile: Profile, turn: Turn, names: Sequence[str]
+    ) -> dict[str, FloatArray]:
+        """pixels [B,3,H,W], contiguous -> the outputs `names`, in new arrays; others stay on the GPU."""
         cuda, stream, engine = self._cuda, self._stream, self._engine
         source = self._buffers[engine.input]
         if source.reserve(pixels.nbytes):
@@ -110,15 +113,15 @@ class Stream:
                 context.compute(stream)
                 cuda.record(self._computed, stream)
                 turn.before = self._computed
-            for name, shape in shapes.items():
+            for name in names:
                 buffer = self._buffers[name]
-                cuda.to_host(buffer.host, buffer.device, int(np.prod(shape)) * _FLOAT_BYTES, stream)
+                cuda.to_host(buffer.host, buffer.device, int(np.prod(shapes[name])) * _FLOAT_BYTES, stream)
         except BaseException:
             with suppress(UnavailableError):  # finish before the memory is used again
                 cuda.synchronize(stream)
             raise
         cuda.synchronize(stream)
-        outputs = {name: self._buffers[name].array(shape).copy() for name, shape in shapes.items()}
+        outputs = {name: self._buffers[name].array(shapes[name]).copy() for name in names}
         self._capture(context)
         return outputs
 

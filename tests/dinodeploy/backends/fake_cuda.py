@@ -97,6 +97,7 @@ class FakeCuda:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.copied: Counter[str] = Counter()  # bytes, by kind
         self.regions: dict[int, Region] = {}
         self.streams: dict[int, Stream] = {}
         self.alive: Counter[str] = Counter()
@@ -186,6 +187,7 @@ class FakeCuda:
             region = self.regions.get(address)
             if region is None or region.place != place or region.size < size:
                 return (Error.cudaErrorInvalidValue,)
+        self.copied[kind.name] += size
         return self.give(stream, lambda: ctypes.memmove(to, of, size), (to, of))
 
     # ---- streams and events --------------------------------------------------------------------------

@@ -20,7 +20,7 @@ WINDOWS = Windows.of(Preprocess.from_preset("official", (SIDE, SIDE), (0.5,) * 3
 def test_outputs_are_grouped_by_image(shape: tuple[int, int]) -> None:
     runs: list[int] = []
 
-    def engine(pixels: Any) -> dict[str, Any]:
+    def engine(pixels: Any, outputs: Any = None) -> dict[str, Any]:
         assert pixels.shape[1:] == (3, SIDE, SIDE)
         runs.append(len(pixels))
         return {"first": pixels[:, :, 0, 0]}

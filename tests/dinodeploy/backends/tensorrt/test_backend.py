@@ -21,6 +21,7 @@ from dinodeploy.backends.tensorrt import stream as streams
 from dinodeploy.backends.tensorrt.backend import TensorRTBackend
 from dinodeploy.backends.tensorrt.cuda import Cuda
 from dinodeploy.bundle.manifest import ProfileFacts
+from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError, OutsideProfileError, UnavailableError
 from tests.dinodeploy.backends.fake_cuda import Error
 from tests.dinodeploy.backends.fake_tensorrt import FakeTensorRT, session
@@ -95,6 +96,24 @@ def test_outputs_are_the_callers(own_bundle: Path, old: FakeTensorRT) -> None:
     backend.close()
     for name, value in kept.items():
         np.testing.assert_array_equal(first[name], value)
+
+
+def test_only_outputs_that_are_asked_for_are_copied(own_bundle: Path, old: FakeTensorRT) -> None:
+    backend = open_plan(own_bundle, old)
+    x = pixels(SHAPES[0])
+    right = wanted(own_bundle, x)
+    for _ in range(3):  # directly, in a context of its own, as a graph
+        old.cuda.copied.clear()
+        got = backend.run(x, ("layer_1", "cls"))
+        assert list(got) == ["layer_1", "cls"]
+        for name in got:
+            np.testing.assert_allclose(got[name], right[name], rtol=1e-4, atol=1e-5)
+        assert old.cuda.copied["cudaMemcpyDeviceToHost"] == sum(got[name].nbytes for name in got)
+    with Embedder.open(own_bundle, device="tensorrt", outputs=("cls",)) as embedder:
+        old.cuda.copied.clear()
+        assert list(embedder.run(x)) == ["cls"]
+        assert old.cuda.copied["cudaMemcpyDeviceToHost"] == right["cls"].nbytes
+    backend.close()
 
 
 def test_a_batch_is_cut_up_and_filled_up(own_bundle: Path, old: FakeTensorRT) -> None:
