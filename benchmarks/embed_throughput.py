@@ -130,8 +130,7 @@ def make_ways(
             list(pool.map(lambda start: laned.run(batch[: len(paths) - start]), starts))
 
     def embed() -> FloatArray:
-        size = (preprocess.height, preprocess.width)
-        chosen = choose_batch(laned, len(paths), size, lambda text: None)
+        chosen = choose_batch(laned, len(paths), preprocess, lambda text: None)
         fingerprint = laned.engine.fingerprint(preprocess)
         plan = Plan(hash_listing(paths), len(paths), 10_000, OUTPUTS, "npy", "float32", chosen, fingerprint)
         out = folder / f"embed_{next(numbers)}"

@@ -61,6 +61,7 @@ def export(
     override: Mapping[str, str] | Iterable[tuple[str, str]] = (),
     imgsz: Size | None = None,
     preprocess: str | None = None,
+    input: str = "float32",
     layers: Sequence[int] = (),
     head: str | None = None,
     classes: PathLike | Sequence[str] = (),
@@ -96,6 +97,7 @@ def export(
         more.
     override: other types for layers by name, {"blocks.0.*": "fp32"}; the last match counts.
     imgsz: input size in pixels; preprocess: official (the default), hf, timm, eval or keep-aspect.
+    input: of the graph: float32, normalised pixels [B,3,H,W], or uint8, bytes [B,H,W,3], which it normalises.
     layers: blocks whose patch maps become outputs. head: a head file, pyramid:3,5,7,11, or "none"; by default
         the head of a fine-tuned model, if the weights hold one. classes: names of its classes, or a text file
         with one a line; by default those of config.json. pooling: what its classifier reads, cls, mean or
@@ -133,6 +135,7 @@ def export(
         backbone_outputs=backbone_outputs,
         overwrite=overwrite,
         head_precision=head_precision,
+        input=input,
     )
     _check_before_export(rope_periods, target, no_engine)
     with_engine = reach("exporters.tensorrt.after_export", "export").with_engine

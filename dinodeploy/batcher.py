@@ -13,6 +13,7 @@ Shapes: B batch, H, W input pixels, D dimension.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -101,7 +102,7 @@ class Batcher:
         return self.submit_pixels([self._embedder.preprocess_for(imgsz)(open_image(as_source(image)))])[0]
 
     def submit_pixels(self, images: Sequence[FloatArray]) -> list[Future[Row]]:
-        """Queue preprocessed images, [3,H,W] each: all of them or none.
+        """Queue preprocessed images, [3,H,W] or bytes [H,W,3] each: all of them or none.
 
         Raises BusyError when the queue has no room for all, MisuseError after `close`.
         """
@@ -185,10 +186,10 @@ class Batcher:
                 return batch
 
     def _batch_of(self, shape: Shape) -> int:
-        """Images of the largest batch of inputs of `shape`, (3,H,W)."""
+        """Images of the largest batch of inputs of `shape`, (3,H,W) or (H,W,3)."""
         if self._max_pixels is None:
             return self._max_batch
-        return max(1, min(self._max_batch, self._max_pixels // (shape[1] * shape[2])))
+        return max(1, min(self._max_batch, self._max_pixels // (math.prod(shape) // 3)))
 
     def _due(self, now: float) -> tuple[Shape, float]:
         """The bucket to run next, and in how many seconds; if it is due, minus the seconds it has waited."""

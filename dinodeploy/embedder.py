@@ -17,8 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
-import numpy as np
-
 from dinodeploy.arrays import FloatArray
 from dinodeploy.backends import Backend, Hint
 from dinodeploy.backends.run import run_pixels
@@ -308,8 +306,9 @@ class Embedder:
         the outputs of a head (`logits` [B,K], `segmentation` [B,K,H,W], `depth` [B,1,H,W] …) if it has one.
         An engine opened for CLS only gives `cls`. outputs: the names to give; default: `output_names`. Others
         are not copied from a GPU. Pixels may be a numpy array or any array in CPU memory that supports
-        DLPack; they are not copied. Raises MisuseError for another shape or dtype, a size that is not a
-        multiple of the patch size, an output that the engine does not have, and after `close`.
+        DLPack; they are not copied. A bundle exported with `input="uint8"` takes bytes [B,H,W,3], or
+        normalised pixels that are grey levels. Raises MisuseError for another shape or dtype, a size that is
+        not a multiple of the patch size, an output that the engine does not have, and after `close`.
         """
         self._check_open()
         names = self.output_names if outputs is None else tuple(dict.fromkeys(outputs))
@@ -321,8 +320,7 @@ class Embedder:
         Engines allocate memory, choose kernels or build for a size when they first see it. Raises as `run`.
         """
         for size in sizes or (None,):
-            steps = self.preprocess_for(size)
-            self.run(np.zeros((batch_size, 3, steps.height, steps.width), np.float32))
+            self.run(self.preprocess_for(size).blank(batch_size))
 
     def embed(
         self,

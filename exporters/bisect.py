@@ -48,7 +48,8 @@ def bisect_bundle(engine: EngineChoice, *, threads: int | None = None) -> Bisect
         )
     bundle = engine.bundle
     case = _traced_case(bundle)
-    values, outputs = _run_tapped(engine, case.pixels[:1], threads)
+    pixels = bundle.manifest.preprocess.for_engine(case.pixels[:1])
+    values, outputs = _run_tapped(engine, pixels, threads)
     if len(values) != len(case.traces):
         raise JudgementError(
             f"the engine has {len(values)} residual streams, the reference {len(case.traces)}: these are two "
@@ -84,9 +85,9 @@ def _traced_case(bundle: Bundle) -> GoldenCase:
 
 
 def _run_tapped(
-    engine: EngineChoice, pixels: FloatArray, threads: int | None
+    engine: EngineChoice, pixels: AnyArray, threads: int | None
 ) -> tuple[dict[str, list[str]], dict[str, AnyArray]]:
-    """Run pixels [1,3,H,W]. Returns `stream_values`, and all graph outputs by name, the stream's included."""
+    """Run one engine input. Returns `stream_values`, and all graph outputs by name, the stream's included."""
     import onnxruntime
 
     silence_onnxruntime(onnxruntime)

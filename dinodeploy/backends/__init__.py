@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
-from dinodeploy.arrays import FloatArray
+from dinodeploy.arrays import AnyArray, FloatArray
 from dinodeploy.bundle.manifest import BuildFacts
 from dinodeploy.errors import MisuseError, UnavailableError
 
@@ -30,8 +30,11 @@ class Backend(Protocol):
         """Whether the engine accepts inputs of H x W pixels."""
         ...
 
-    def run(self, pixels: FloatArray, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
-        """pixels [B,3,H,W], contiguous -> outputs by name: those named, by default all."""
+    def run(self, pixels: AnyArray, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
+        """pixels, contiguous -> outputs by name: those named, by default all.
+
+        Pixels are [B,3,H,W], or bytes [B,H,W,3] of a graph that takes them.
+        """
         ...
 
     def close(self) -> None: ...

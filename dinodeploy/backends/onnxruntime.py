@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from dinodeploy.arrays import FloatArray
+from dinodeploy.arrays import AnyArray, FloatArray
 from dinodeploy.backends import OpenOptions
 from dinodeploy.backends.parallel import PIXELS_PER_RUN, in_parts, parallel_runs_for
 from dinodeploy.bundle.manifest import METADATA_KEY, WEIGHTS_FILE, BuildFacts
@@ -125,7 +125,7 @@ class OnnxRuntimeBackend:
     def takes(self, height: int, width: int) -> bool:
         return True
 
-    def run(self, pixels: FloatArray, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
+    def run(self, pixels: AnyArray, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
         names = self._outputs if outputs is None else list(outputs)  # the others are not copied from a GPU
         values = in_parts(lambda part: self._session.run(names, {self._input: part}), pixels, self._at_once)
         return dict(zip(names, values, strict=True))
@@ -137,8 +137,13 @@ class OnnxRuntimeBackend:
         """Raises UnavailableError when another provider than the one asked for does the work."""
         try:
             pixels = probe_of(self.metadata)
-            shape, dtype = (_TEXT_PROBE, np.int64) if self._input == TOKEN_IDS else (pixels, np.float32)
-            probe: Any = np.zeros(shape, dtype)
+            if self._input == TOKEN_IDS:
+                probe: Any = np.zeros(_TEXT_PROBE, np.int64)
+            elif self._session.get_inputs()[0].type == "tensor(uint8)":
+                batch, channels, height, width = pixels
+                probe = np.zeros((batch, height, width, channels), np.uint8)
+            else:
+                probe = np.zeros(pixels, np.float32)
             nodes = profiled(self._session, lambda: self.run(probe))
         except Exception as error:  # its exception classes are private
             raise UnavailableError(

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from dinodeploy.arrays import FloatArray
+from dinodeploy.arrays import AnyArray, FloatArray
 from dinodeploy.backends import OpenOptions
 from dinodeploy.backends.parallel import PIXELS_PER_RUN, in_parts, parallel_runs_for
 from dinodeploy.bundle.manifest import METADATA_KEY
@@ -69,6 +69,7 @@ class OpenVinoBackend:
         self._outputs = [output.get_any_name() for output in self._model.outputs]
         own = facts.get("preprocess", {})
         self._own_size = (own.get("height"), own.get("width"))
+        self._takes_bytes = own.get("dtype") == "uint8"  # [B,H,W,3], else [B,3,H,W]
         self._is_large = _weights(self._model) >= LARGE
         self._compiled: OrderedDict[tuple[Shape, bool], _Compiled] = OrderedDict()  # oldest use first
         self._any: _Compiled | None = None
@@ -79,11 +80,15 @@ class OpenVinoBackend:
         return True
 
     def is_fixed(self, shape: Shape) -> bool:
-        """Whether inputs [B,3,H,W] of this shape have a compiled model of their own, whatever the batch."""
-        is_square = len(shape) == 4 and shape[2] == shape[3]
-        return not self._is_large and (is_square or shape[2:] == self._own_size)
+        """Whether inputs of this shape have a compiled model of their own, whatever the batch.
 
-    def run(self, pixels: FloatArray, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
+        Shapes are [B,3,H,W], or [B,H,W,3] of a model that takes bytes.
+        """
+        sides = shape[1:3] if self._takes_bytes else shape[2:]
+        is_square = len(shape) == 4 and sides[0] == sides[1]
+        return not self._is_large and (is_square or sides == self._own_size)
+
+    def run(self, pixels: AnyArray, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
         if self.is_fixed(pixels.shape):
             together = len(pixels) > 1 and self.parallel_runs == 1
             own = self.compiled_for(pixels.shape, together=together)
@@ -144,14 +149,14 @@ class _Compiled:
         self._streams = streams
         self._idle: list[Any] = []
 
-    def run(self, pixels: FloatArray) -> list[FloatArray]:
+    def run(self, pixels: AnyArray) -> list[FloatArray]:
         request = self._request()
         try:
             return [np.array(value) for value in request.infer({0: pixels}, share_outputs=True).values()]
         finally:
             self._idle.append(request)
 
-    def run_each(self, pixels: FloatArray) -> list[FloatArray]:
+    def run_each(self, pixels: AnyArray) -> list[FloatArray]:
         """The outputs of a batch with a model for one image: as many in parallel as there are streams."""
         requests = [self._request() for _ in range(min(self._streams, len(pixels)))]
         rows: list[list[FloatArray]] = []

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dinodeploy.arrays import FloatArray
+from dinodeploy.arrays import AnyArray, FloatArray, sides_of
 from dinodeploy.backends import OpenOptions
 from dinodeploy.hardware.cores import cores
 
@@ -27,15 +27,15 @@ def parallel_runs_for(options: OpenOptions) -> int:
 
 
 def in_parts(
-    run: Callable[[FloatArray], Sequence[Any]], pixels: FloatArray, pixels_at_once: int | None
+    run: Callable[[AnyArray], Sequence[Any]], pixels: AnyArray, pixels_at_once: int | None
 ) -> Sequence[FloatArray]:
-    """The outputs of a batch [B,3,H,W], run in even parts of at most `pixels_at_once` pixels.
+    """The outputs of a batch, run in even parts of at most `pixels_at_once` pixels.
 
-    Token ids [T,N] are run as they are.
+    The batch is [B,3,H,W], or bytes [B,H,W,3]. Token ids [T,N] are run as they are.
     """
     if pixels_at_once is None or pixels.ndim == 2:
         return run(pixels)
-    batch, _, height, width = pixels.shape
+    height, width = sides_of(pixels)
     at_once = max(1, pixels_at_once // (height * width))
-    parts = [run(part) for part in np.array_split(pixels, max(1, -(-batch // at_once)))]
+    parts = [run(part) for part in np.array_split(pixels, max(1, -(-len(pixels) // at_once)))]
     return parts[0] if len(parts) == 1 else [np.concatenate(made) for made in zip(*parts, strict=True)]

@@ -24,12 +24,13 @@ from dinodeploy.arrays import FloatArray
 from dinodeploy.bench.ledger import describe_machine
 from dinodeploy.bench.limits import model_flop
 from dinodeploy.bench.probe import probe_peak, probe_start
-from dinodeploy.bench.runners import ENGINE, Runner, RunnerOptions, check_peers, open_runner
+from dinodeploy.bench.runners import BACKENDS, ENGINE, Runner, RunnerOptions, check_peers, open_runner
 from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, locate
 from dinodeploy.bundle.manifest import Manifest
 from dinodeploy.errors import MisuseError, OutsideProfileError
 from dinodeploy.hardware.cores import cores
 from dinodeploy.images.open import open_image
+from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.golden import GoldenCase, at_size, load_golden
 from dinodeploy.parity.judge import cosine
 
@@ -105,7 +106,7 @@ def run_bench(engine: str, options: BenchOptions, log: Log = lambda _: None) -> 
             batch, _, height, width = pixels.shape
             log(f"timing batch {batch} of {height}x{width}")
             flop = model_flop(bundle.manifest, cases, height, width)
-            rows += _rows(runners, pixels, options.rounds, flop)
+            rows += _rows(runners, pixels, bundle.manifest.preprocess, options.rounds, flop)
     first = inputs[0].shape
     starts = {}
     for name in names:
@@ -130,7 +131,8 @@ def _inputs(manifest: Manifest, cases: Sequence[GoldenCase], options: BenchOptio
     images = [image for case in cases for image in case.images]
     for batch, *size in options.shapes:
         preprocess = at_size(manifest.preprocess, (size[0], size[1]))
-        yield np.stack([preprocess(open_image(image)) for image in islice(cycle(images), batch)])
+        made = np.stack([preprocess(open_image(image)) for image in islice(cycle(images), batch)])
+        yield preprocess.normalised(made)
 
 
 def measure_accuracy(runner: Runner, cases: Sequence[GoldenCase]) -> dict[str, float]:
@@ -145,11 +147,15 @@ def measure_accuracy(runner: Runner, cases: Sequence[GoldenCase]) -> dict[str, f
 
 
 def _rows(
-    runners: Mapping[str, Runner], pixels: FloatArray, rounds: int, flop: float | None
+    runners: Mapping[str, Runner], pixels: FloatArray, steps: Preprocess, rounds: int, flop: float | None
 ) -> Iterator[dict[str, Any]]:
-    """One row per runner at one shape; `flop` is the operations for one image."""
+    """One row per runner at one shape; `flop` is the operations for one image.
+
+    The bundle gets pixels as `embed` hands them over, bytes where it takes bytes; peers take normalised ones.
+    """
     batch, _, height, width = pixels.shape
-    runs = {name: partial(runner.run, pixels) for name, runner in runners.items()}
+    own = {name: steps.for_engine(pixels) for name in (ENGINE, *BACKENDS)}
+    runs = {name: partial(runner.run, own.get(name, pixels)) for name, runner in runners.items()}
     timings = compare(take_turns(runs, rounds), ENGINE)
     for name, timing in timings.items():
         rate = 1e3 * batch / timing.median_ms

@@ -326,6 +326,8 @@ def _without_defaults(preprocess: dict[str, Any]) -> dict[str, Any]:
         del preprocess["max_patches"]
     if preprocess["jpeg"] == "whole":
         del preprocess["jpeg"]
+    if preprocess["dtype"] == "float32":
+        del preprocess["dtype"]
     return preprocess
 
 

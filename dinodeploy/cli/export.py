@@ -67,6 +67,10 @@ def export(
         str | None,
         typer.Option(help="Preprocessing: official, hf, timm, eval, keep-aspect. Default: the model's own."),
     ] = None,
+    input: Annotated[
+        str,
+        typer.Option(help="What the graph takes: float32 pixels, or uint8: a quarter of the bytes to a GPU."),
+    ] = "float32",
     layers: Annotated[str | None, typer.Option(help="Blocks whose patch maps become outputs: 2,5,8.")] = None,
     head: Annotated[
         str | None,
@@ -154,6 +158,7 @@ def export(
         "override": tuple(_override(text) for text in override or ()),
         "imgsz": parse_size(imgsz),
         "preprocess": preprocess,
+        "input": input,
         "layers": tuple(_number(name) for name in parse_list(layers, "--layers")) if layers else (),
         "head": head,
         "classes": classes or (),

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Literal, TypeGuard, cast
 import numpy as np
 from PIL import Image
 
-from dinodeploy.arrays import AnyArray, ByteArray, FloatArray
+from dinodeploy.arrays import AnyArray, ByteArray, FloatArray, sides_of
 from dinodeploy.errors import ImageError, MisuseError, reason_of
 from dinodeploy.images.preprocess import Preprocess
 
@@ -66,18 +66,22 @@ def _read(file: BinaryIO) -> bytes:
     return content
 
 
-def as_pixels(pixels: Any, patch_size: int, least_side: int = 1) -> FloatArray:
+def as_pixels(pixels: Any, steps: Preprocess, least_side: int = 1) -> AnyArray:
     """A numpy array, or any array with DLPack, as engine input: float32 [B,3,H,W], contiguous.
 
-    Shares the caller's memory unless that is not contiguous. Raises MisuseError for another shape, dtype or
-    device, and for a size that is not a multiple of the patch size, or smaller than `least_side`.
+    Where `steps` make bytes: uint8 [B,H,W,3], of that or of normalised float32 [B,3,H,W]. Shares the caller's
+    memory unless that is not contiguous, or converted. Raises MisuseError for another shape, dtype or device,
+    and for a size that is not a multiple of the patch size, or smaller than `least_side`.
     """
-    array = _as_array(pixels)
-    if array.dtype != np.float32:
-        raise MisuseError(f"pixels are {array.dtype}; wanted float32, normalised")
-    if array.ndim != 4 or array.shape[1] != 3 or array.shape[0] < 1:
-        raise MisuseError(f"pixels have shape {list(array.shape)}; wanted [B,3,H,W] with B >= 1")
-    height, width = array.shape[2:]
+    array, patch_size, takes_bytes = _as_array(pixels), steps.patch_size, steps.dtype == "uint8"
+    is_bytes = array.dtype == np.uint8 and takes_bytes
+    if array.dtype != np.float32 and not is_bytes:
+        wanted = "uint8, or float32, normalised" if takes_bytes else "float32, normalised"
+        raise MisuseError(f"pixels are {array.dtype}; wanted {wanted}")
+    if array.ndim != 4 or array.shape[3 if is_bytes else 1] != 3 or array.shape[0] < 1:
+        wanted = "uint8 [B,H,W,3]" if is_bytes else "[B,3,H,W]"
+        raise MisuseError(f"pixels have shape {list(array.shape)}; wanted {wanted} with B >= 1")
+    height, width = sides_of(array)
     if height % patch_size or width % patch_size or not height or not width:
         raise MisuseError(
             f"pixels are {height}x{width}; wanted multiples of the patch size {patch_size}: resize or pad"
@@ -87,12 +91,12 @@ def as_pixels(pixels: Any, patch_size: int, least_side: int = 1) -> FloatArray:
             f"pixels are {height}x{width}; this model takes {least_side} or more on both sides: a "
             "smaller image has too few places for its queries"
         )
-    return np.ascontiguousarray(array)
+    return np.ascontiguousarray(array if is_bytes else steps.for_engine(array))
 
 
 def run_fixed(
-    run: Callable[[FloatArray], dict[str, FloatArray]],
-    pixels: FloatArray,
+    run: Callable[[AnyArray], dict[str, FloatArray]],
+    pixels: AnyArray,
     fixed: Collection[str],
     steps: Preprocess,
 ) -> dict[str, FloatArray]:
@@ -100,7 +104,7 @@ def run_fixed(
 
     Raises MisuseError for another size.
     """
-    height, width = pixels.shape[2:]
+    height, width = sides_of(pixels)
     if {"height", "width"} & set(fixed) and (height, width) != (steps.height, steps.width):
         raise MisuseError(
             f"pixels are {height}x{width}; this model takes {steps.height}x{steps.width} only: leave the "

@@ -24,7 +24,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from dinodeploy.arrays import AnyArray
+from dinodeploy.arrays import AnyArray, ByteArray, FloatArray
 from dinodeploy.errors import MisuseError
 
 Triple = tuple[float, float, float]
@@ -66,6 +66,8 @@ PRESETS: dict[str, Steps] = {
 REDUCED_LEFT = 6
 SCALES = (8, 4, 2)  # of a JPEG decoder
 
+NEAR = 0.01  # grey levels: a normalised number so far from one of the 256 was rounded, and not resized
+
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -76,6 +78,8 @@ class Preprocess:
     height, width: of the model's input in pixels; for "keep-aspect" both are the target of the short side.
     mean, std: of RGB in 0..1. max_patches: limit for a keep-aspect image; larger ones are shrunk to it.
     jpeg: "reduced" if a much larger JPEG may be decoded at a reduced scale (`jpeg_scale`), else "whole".
+    dtype: of the engine's input. "float32": normalised pixels [B,3,H,W]; "uint8": bytes [B,H,W,3], which the
+        graph normalises.
     """
 
     preset: str
@@ -86,6 +90,7 @@ class Preprocess:
     patch_size: int = 16
     max_patches: int = MAX_PATCHES
     jpeg: Literal["whole", "reduced"] = "whole"
+    dtype: Literal["float32", "uint8"] = "float32"
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -94,6 +99,13 @@ class Preprocess:
             raise MisuseError(f"patch size: got {self.patch_size!r}, wanted a positive number of pixels")
         if self.jpeg not in ("whole", "reduced"):
             raise MisuseError(f"jpeg: got {self.jpeg!r}, wanted whole or reduced")
+        if self.dtype not in ("float32", "uint8"):
+            raise MisuseError(f"input is {self.dtype!r}; wanted float32 or uint8")
+        if self.dtype == "uint8" and self.steps.dtype != "uint8":
+            presets = ", ".join(name for name, steps in PRESETS.items() if steps.dtype == "uint8")
+            raise MisuseError(
+                f"preprocessing {self.preset} resizes on floats, which uint8 input cannot hold; use {presets}"
+            )
         if type(self.max_patches) is not int or self.max_patches < 1:
             raise MisuseError(f"max patches: got {self.max_patches!r}, wanted at least 1")
         _check_side("height", self.height, self.patch_size)
@@ -121,6 +133,15 @@ class Preprocess:
     def with_size(self, height: int, width: int) -> Preprocess:
         """The same steps for another input size in pixels."""
         return replace(self, height=height, width=width)
+
+    def with_preset(self, name: str, size: tuple[int, int] | None) -> Preprocess:
+        """Another preset with the same numbers and input, at `size` (H, W) or the size that it uses."""
+        made = Preprocess.from_preset(name, size, self.mean, self.std, self.patch_size)
+        return replace(made, dtype=self.dtype)
+
+    def with_dtype(self, dtype: str) -> Preprocess:
+        """The same steps for another type of input."""
+        return replace(self, dtype=dtype)  # type: ignore[arg-type]  # checked when created
 
     @property
     def steps(self) -> Steps:
@@ -165,27 +186,85 @@ class Preprocess:
     @property
     def largest_input(self) -> tuple[tuple[int, ...], str]:
         """Shape and dtype of what `__call__` makes; for "keep-aspect" of as many pixels as it may have."""
+        sides = (self.height, self.width)
         if self.steps.fit == "keep-aspect":
-            return (3, self.max_patches, self.patch_size * self.patch_size), "float32"
-        return (3, self.height, self.width), "float32"
+            sides = self.max_patches, self.patch_size * self.patch_size
+        return ((*sides, 3), "uint8") if self.dtype == "uint8" else ((3, *sides), "float32")
+
+    def blank(self, batch: int = 1) -> AnyArray:
+        """An engine input of zeros: float32 [B,3,H,W], or uint8 [B,H,W,3]."""
+        sides = (self.height, self.width)
+        shape = (batch, *sides, 3) if self.dtype == "uint8" else (batch, 3, *sides)
+        return np.zeros(shape, self.dtype)
+
+    def for_engine(self, pixels: FloatArray) -> AnyArray:
+        """Normalised pixels [B,3,H,W] as the engine takes them: as they are, or as bytes [B,H,W,3].
+
+        Raises MisuseError for numbers that are not one of 256 grey levels, where the engine takes bytes.
+        """
+        if self.dtype == "float32":
+            return pixels
+        mean, std = (np.array(triple, np.float32) for triple in (self.mean, self.std))
+        grey = (pixels.transpose(0, 2, 3, 1) * std + mean) * np.float32(255)
+        levels = np.rint(grey)
+        with np.errstate(invalid="ignore"):  # NaN is not near anything
+            off = ~((np.abs(grey - levels) <= NEAR) & (levels >= 0) & (levels <= 255))
+        if off.any():
+            found = float(grey[tuple(np.argwhere(off)[0])])
+            raise MisuseError(
+                f"this bundle takes bytes, and a pixel is {found:.7g} of 0 to 255 before it was normalised; "
+                "wanted whole numbers: give uint8 [B,H,W,3], or export without --input uint8"
+            )
+        return levels.astype(np.uint8)
+
+    def normalised(self, pixels: AnyArray) -> FloatArray:
+        """What `__call__` made, one image or a batch, as normalised float32 [...,3,H,W]."""
+        if self.dtype == "float32":
+            return pixels
+        planes = np.moveaxis(pixels, -1, -3)
+        out = np.empty(planes.shape, np.float32)
+        for channel in range(3):
+            self._normalise(planes[..., channel, :, :], channel, out[..., channel, :, :])
+        return out
 
     def __call__(self, image: Image.Image, out: AnyArray | None = None) -> AnyArray:
-        """RGB image of any size -> float32 [3, H, W], C-contiguous, normalised; in `out` if it is given."""
+        """RGB image of any size -> one engine input, C-contiguous; in `out` if it is given.
+
+        float32 [3,H,W], normalised, or uint8 [H,W,3].
+        """
         assert image.mode == "RGB", f"open_image makes images RGB, this one is {image.mode}"
+        if self.dtype == "uint8":
+            grey = self._resize_bytes(image)
+            if out is None:
+                return grey
+            np.copyto(out, grey)
+            return out
         planes = self._resize(image)
         pixels = np.empty((3, *planes[0].shape), np.float32) if out is None else out
-        for plane, into, mean, std in zip(planes, pixels, self.mean, self.std, strict=True):
-            # (x / 255 - mean) / std as one scale and one shift, nine times as fast as written out
-            np.multiply(plane, np.float32(1 / (255 * std)), out=into, dtype=np.float32)
-            into -= np.float32(mean / std)
+        for channel, plane in enumerate(planes):
+            self._normalise(plane, channel, pixels[channel])
         return pixels
+
+    def _normalise(self, grey: AnyArray, channel: int, out: FloatArray) -> None:
+        """Grey levels of one channel -> normalised, into `out`."""
+        mean, std = self.mean[channel], self.std[channel]
+        # (x / 255 - mean) / std as one scale and one shift, nine times as fast as written out
+        np.multiply(grey, np.float32(1 / (255 * std)), out=out, dtype=np.float32)
+        out -= np.float32(mean / std)
 
     def _resize(self, image: Image.Image) -> list[AnyArray]:
         """Three planes [H, W] in 0..255, of uint8 or float32 as the preset says."""
+        if self.steps.dtype == "float32":
+            height, width = self.target_size(*image.size)
+            resample = _FILTERS[self.steps.interpolation]
+            return [np.asarray(band) for band in _stretch_floats(image, height, width, resample)]
+        pixels = self._resize_bytes(image)
+        return [pixels[..., channel] for channel in range(3)]
+
+    def _resize_bytes(self, image: Image.Image) -> ByteArray:
+        """The resized image, [H, W, 3]."""
         height, width = self.target_size(*image.size)
         resample = _FILTERS[self.steps.interpolation]
-        if self.steps.dtype == "float32":
-            return [np.asarray(band) for band in _stretch_floats(image, height, width, resample)]
         if self.steps.fit == "short-side-crop":
             image = _cover_and_crop(image, height, width, self.steps.resize_ratio, resample)
         elif self.steps.fit == "pad":
@@ -193,8 +272,7 @@ class Preprocess:
             image = resized.crop((0, 0, width, height))  # black where the image ends
         else:
             image = _stretch(image, height, width, resample)
-        pixels = np.asarray(image)
-        return [pixels[..., channel] for channel in range(3)]
+        return np.asarray(image)
 
     def _check_short_side(self) -> None:
         if self.height != self.width:

@@ -250,13 +250,18 @@ def judge_golden(cases: Sequence[GoldenCase], run: Run, manifest: Manifest) -> V
     """Judge `run` on golden cases, with the manifest's preprocessing and recipe."""
     return judge(
         cases,
-        prepare=lambda image, size: at_size(manifest.preprocess, size)(open_image(image)),
-        run=run,
+        prepare=lambda image, size: _prepared(at_size(manifest.preprocess, size), image),
+        run=lambda pixels: run(manifest.preprocess.for_engine(pixels)),
         preprocess=manifest.preprocess,
         recipe=manifest.graph.recipe,
         head=manifest.head,
         head_precision=manifest.graph.head_precision,
     )
+
+
+def _prepared(steps: Preprocess, image: ByteArray) -> FloatArray:
+    """Our preprocessing of a photograph, as normalised pixels [3,H,W] whatever the engine takes."""
+    return steps.normalised(steps(open_image(image)))
 
 
 def judge_engine(

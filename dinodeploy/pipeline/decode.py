@@ -39,7 +39,7 @@ class Decoded:
     """One image, ready for the engine, or the reason why not."""
 
     id: str
-    pixels: AnyArray | None  # [3,H,W]
+    pixels: AnyArray | None  # [3,H,W], or bytes [H,W,3]
     size: tuple[int, int]  # width and height of the original
     reason: str = ""
     position: int = 0  # in the listing

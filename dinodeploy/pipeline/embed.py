@@ -225,8 +225,7 @@ def _batch_choice(
     """Measures the batch size for so many images; None where it was given."""
     if options.batch is not None:
         return None
-    size = (steps.height, steps.width)
-    return lambda images: choose_batch(embedder, images, size, lambda text: log(f"[batch] {text}"))
+    return lambda images: choose_batch(embedder, images, steps, lambda text: log(f"[batch] {text}"))
 
 
 def _run(

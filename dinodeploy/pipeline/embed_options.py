@@ -123,7 +123,7 @@ class EmbedOptions:
         preset = "keep-aspect" if self.keep_aspect else self.preprocess
         if preset is not None and preset != ours.preset:
             size = (self.imgsz, self.imgsz) if isinstance(self.imgsz, int) else self.imgsz
-            ours = Preprocess.from_preset(preset, size, ours.mean, ours.std, ours.patch_size)
+            ours = ours.with_preset(preset, size)
         else:
             ours = embedder.preprocess_for(self.imgsz)
         if self.max_patches is not None:

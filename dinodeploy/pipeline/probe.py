@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
-
 from dinodeploy.backends import Hint
 from dinodeploy.bundle.manifest import OutputFacts
 from dinodeploy.errors import DinodeployError
@@ -37,14 +35,14 @@ def choose_hint(images: int, threads: int | None = None) -> Hint:
     return "throughput" if images >= IMAGES_PER_SESSION * (threads or cores()) else "latency"
 
 
-def choose_batch(embedder: Runner, images: int, size: tuple[int, int], log: Callable[[str], None]) -> int:
-    """Batch size for `images` images of input `size` (H, W), with all parallel sessions busy."""
+def choose_batch(embedder: Runner, images: int, steps: Preprocess, log: Callable[[str], None]) -> int:
+    """Batch size for `images` images of the input size of `steps`, with all parallel sessions busy."""
     parallel_runs = embedder.backend.parallel_runs
     if images < WORTH_IT:
         return limit_batch(BATCH_SIZE, images, parallel_runs)
     with ThreadPoolExecutor(parallel_runs) as pool:
         return _measured(
-            lambda pixels: list(pool.map(embedder.run, [pixels] * parallel_runs)), parallel_runs, size, log
+            lambda pixels: list(pool.map(embedder.run, [pixels] * parallel_runs)), parallel_runs, steps, log
         )
 
 
@@ -55,13 +53,13 @@ def limit_batch(most: int, images: int, parallel_runs: int) -> int:
 
 
 def _measured(
-    run: Callable[[Any], Any], parallel_runs: int, size: tuple[int, int], log: Callable[[str], None]
+    run: Callable[[Any], Any], parallel_runs: int, steps: Preprocess, log: Callable[[str], None]
 ) -> int:
     began = time.perf_counter()
     rates: dict[int, float] = {}
     for batch in SIZES:
         try:
-            rate = parallel_runs * batch / _seconds(run, np.full((batch, 3, *size), 0.5, np.float32))
+            rate = parallel_runs * batch / _seconds(run, steps.blank(batch))
         except (DinodeployError, MemoryError, RuntimeError):  # too large for the engine or for memory
             if not rates:
                 raise

@@ -73,7 +73,7 @@ def pending_batches(embedder: Runner) -> int:
 
 
 def stack(batch: Batch) -> AnyArray:
-    """The pixels of a batch, [B,3,H,W]; neighbours in shared memory are not copied."""
+    """The pixels of a batch, [B,3,H,W] or bytes [B,H,W,3]; neighbours in shared memory are not copied."""
     ring, first = batch[0].ring, batch[0].slot
     if ring is not None and all(item.slot == first + row for row, item in enumerate(batch)):
         return ring[first : first + len(batch)]

@@ -34,4 +34,4 @@ class Runner(Protocol):
     def output_names(self) -> tuple[str, ...]: ...
 
     def run(self, pixels: Any, *, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
-        """Normalised pixels [B,3,H,W] -> one array per output."""
+        """Normalised pixels [B,3,H,W], or bytes [B,H,W,3] -> one array per output."""

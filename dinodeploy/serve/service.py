@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from dinodeploy.arrays import FloatArray
+from dinodeploy.arrays import FloatArray, sides_of
 from dinodeploy.batcher import Batcher, Row
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import BusyError, MisuseError
@@ -316,7 +316,7 @@ class Service:
             raise Refused(
                 refused.status, f"{question.name}: {refused.message}", refused.retry_after
             ) from refused
-        _, height, width = decoded.pixels.shape
+        height, width = sides_of(decoded.pixels)
         if not self.embedder.backend.takes(height, width):
             raise Refused(422, f"{question.name}: the engine was not built for {height}x{width} px")
         return decoded

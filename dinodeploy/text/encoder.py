@@ -86,7 +86,7 @@ class TextEncoder:
 
     def run(self, token_ids: IdArray) -> FloatArray:
         """Token ids int64 [T,N], N up to the context length -> [T,E]."""
-        made: FloatArray = self.backend.run(token_ids)[TEXT_OUTPUT]  # type: ignore[arg-type]
+        made: FloatArray = self.backend.run(token_ids)[TEXT_OUTPUT]
         return made
 
     def check(self) -> Verdict:

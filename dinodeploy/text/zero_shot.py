@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from dinodeploy.arrays import AnyArray, FloatArray
+from dinodeploy.arrays import AnyArray, FloatArray, sides_of
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError
 from dinodeploy.files.paths import PathLike, given_paths
@@ -146,8 +146,10 @@ class Windowed:
     def run(self, pixels: Any, *, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
         """[B,3,H,W] -> {"windows": cosines [B,n,h,w,K]}, the windows in the order of `window_places`."""
         found = []
-        for top, left, height, width in window_places(pixels.shape[2:], self.side, self.stride):
-            part = np.ascontiguousarray(pixels[:, :, top : top + height, left : left + width])
+        is_bytes = pixels.dtype == np.uint8
+        for top, left, height, width in window_places(sides_of(pixels), self.side, self.stride):
+            rows, columns = slice(top, top + height), slice(left, left + width)
+            part = np.ascontiguousarray(pixels[:, rows, columns] if is_bytes else pixels[:, :, rows, columns])
             made = self.embedder.run(part, outputs=(PATCH_EMBEDDING,))
             found.append(patch_cosines(made[PATCH_EMBEDDING], self.classes))
         return {WINDOWS: np.stack(found, axis=1)}
@@ -197,9 +199,7 @@ def _segmenter(
     short_side, side, stride = sizes
     windows_of.check_windows(*sizes, steps.patch_size)
     vectors = _vectors(embedder, labels, templates, run, progress)
-    whole = Preprocess.from_preset(
-        "keep-aspect", (short_side, short_side), steps.mean, steps.std, steps.patch_size
-    )
+    whole = steps.with_preset("keep-aspect", (short_side, short_side))
 
     def predict_one(outputs: Mapping[str, AnyArray], size: tuple[int, int]) -> Prediction:
         resized = whole.target_size(*size)

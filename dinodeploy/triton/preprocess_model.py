@@ -4,7 +4,7 @@ It is copied to <name>_preprocess/1/model.py, next to the dinodeploy modules tha
 exactly those of `dinodeploy embed`. The server needs numpy and Pillow, not dinodeploy.
 
     image    BYTES [B,1]      image files
-    pixels   FP32 [B,3,H,W]   normalised
+    pixels   FP32 [B,3,H,W]   normalised; of a bundle that takes bytes, UINT8 [B,H,W,3]
 
 Shapes: B batch, H, W height and width of the model's input in pixels.
 """
@@ -56,10 +56,10 @@ class TritonPythonModel:
             responses.append(triton.InferenceResponse(output_tensors=[tensor]))
         return responses
 
-    def prepare(self, files: list[bytes]) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Image files -> [B,3,H,W]. Raises ValueError if their inputs differ in size (keep-aspect)."""
+    def prepare(self, files: list[bytes]) -> np.ndarray[Any, Any]:
+        """Image files -> one engine input. Raises ValueError if their inputs differ in size (keep-aspect)."""
         rows = [self.preprocess(self.open_image(data, max_pixels=self.max_pixels)) for data in files]
-        sizes = {row.shape[1:] for row in rows}
+        sizes = {row.shape[:2] if row.dtype == np.uint8 else row.shape[1:] for row in rows}
         if len(sizes) > 1:
             words = ", ".join(f"{height}x{width}" for height, width in sorted(sizes))
             raise ValueError(f"the images become inputs of {words}; send images of one size together")

@@ -31,6 +31,7 @@ from dinodeploy.errors import MisuseError, OutputExistsError, UnavailableError
 from dinodeploy.files import schema
 from dinodeploy.files.atomic import atomic_directory
 from dinodeploy.images.limits import MAX_PIXELS
+from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.triton import preprocess_model
 
 Config = dict[str, Any]
@@ -189,7 +190,7 @@ def _engine(engine: EngineChoice, kind: Kind, options: Options, folder: Path) ->
         "platform": kind.platform,
         "default_model_filename": engine.file,
         "max_batch_size": options.max_batch,
-        "input": [{"name": INPUT, "data_type": FP32, "dims": [3, -1, -1]}],
+        "input": [_pixels(engine.manifest.preprocess, -1, -1)],
         "output": _outputs(engine),
         "instance_group": [group],
         "dynamic_batching": {"max_queue_delay_microseconds": options.delay_us},
@@ -221,8 +222,16 @@ def _warmup(engine: EngineChoice) -> Config:
     steps, build = engine.manifest.preprocess, engine.facts.build
     # of a plan, a size that it was built for
     height, width = build.profiles[0].opt[1:] if build else (steps.height, steps.width)
-    shape = {"data_type": FP32, "dims": [3, height, width], "zero_data": True}
+    shape = {**_pixels(steps, height, width), "zero_data": True}
+    del shape["name"]
     return {"name": "one image", "batch_size": 1, "inputs": entries({INPUT: shape})}
+
+
+def _pixels(steps: Preprocess, height: int, width: int) -> Config:
+    """The engine's input without its batch; -1 for a free side."""
+    if steps.dtype == "uint8":
+        return {"name": INPUT, "data_type": Word("TYPE_UINT8"), "dims": [height, width, 3]}
+    return {"name": INPUT, "data_type": FP32, "dims": [3, height, width]}
 
 
 def _preprocess(engine: EngineChoice, options: Options, folder: Path) -> Config:
@@ -239,7 +248,7 @@ def _preprocess(engine: EngineChoice, options: Options, folder: Path) -> Config:
         "backend": "python",
         "max_batch_size": options.max_batch,
         "input": [{"name": IMAGE, "data_type": Word("TYPE_STRING"), "dims": [1]}],
-        "output": [{"name": INPUT, "data_type": FP32, "dims": [3, -1, -1]}],
+        "output": [_pixels(engine.manifest.preprocess, -1, -1)],
         "instance_group": [{"count": options.preprocessors, "kind": Word("KIND_CPU")}],
     }
 

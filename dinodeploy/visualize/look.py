@@ -41,7 +41,7 @@ def steps_for(embedder: Embedder, side: int | None) -> Preprocess:
     """Preprocessing that keeps the aspect ratio, with a short side of `side` pixels. Raises MisuseError."""
     ours = embedder.preprocess
     short = side or round(DEFAULT_SIDE / ours.patch_size) * ours.patch_size
-    return Preprocess.from_preset("keep-aspect", (short, short), ours.mean, ours.std, ours.patch_size)
+    return ours.with_preset("keep-aspect", (short, short))
 
 
 def look_at(
@@ -51,7 +51,7 @@ def look_at(
     pixels = steps(image)[None]
     outputs = embedder.run(pixels)
     if attend is not None:
-        attention: FloatArray | None = attend(pixels)
+        attention: FloatArray | None = attend(steps.normalised(pixels))
     else:
         attention = outputs["attention"][0] if "attention" in outputs else None
     return Look(id_, shrink(image, SHOWN_SIDE), outputs["patch"][0], attention)

@@ -80,6 +80,8 @@ def _check(bundle: Bundle, first: Bundle) -> None:
     manifest, recipe = bundle.manifest, bundle.manifest.graph.recipe
     if recipe not in GRAPHS:
         raise MisuseError(f"{bundle.named} is {recipe}, which no browser runs; wanted {', '.join(GRAPHS)}")
+    if manifest.preprocess.dtype != "float32":
+        raise MisuseError(f"{bundle.named} takes uint8, the page makes float32; export without --input uint8")
     names = {output.name for output in manifest.outputs}
     if manifest.head is not None or not {"cls", "patch"} <= names:
         raise MisuseError(f"{bundle.named} is no backbone alone; wanted one with cls and patch: --head none")

@@ -72,6 +72,7 @@ def export_checkpoint(
     mean, std = normalization(checkpoint)
     config = checkpoint.config
     preprocess = Preprocess.from_preset(options.preset or OFFICIAL, options.imgsz, mean, std, config.stride)
+    preprocess = preprocess.with_dtype(options.input)
     facts = ModelFacts(
         arch=checkpoint.arch,
         embed_dim=config.embed_dim,

@@ -10,6 +10,7 @@ from exporters.precision.quantization.images import Calibration
 from exporters.precision.recipes import RECIPES, TYPES, Override
 from exporters.trace.fold import FOLDS
 
+INPUTS = ("float32", "uint8")
 TEXT_PREFIX = "text_model."  # of an override's pattern: a layer of dino.txt's text tower
 
 
@@ -30,6 +31,7 @@ class ExportOptions:
     backbone_outputs: bool = False  # of dino.txt: also cls, storage and patch of the backbone
     overwrite: bool = False
     head_precision: str = "fp32"  # fp32 or fp16: layers outside the backbone
+    input: str = "float32"  # float32 [B,3,H,W], normalised; or uint8 [B,H,W,3]
 
     @property
     def image_overrides(self) -> tuple[Override, ...]:
@@ -51,6 +53,8 @@ class ExportOptions:
                 raise MisuseError(f"{option} {value!r} is unknown to this version; known: {', '.join(known)}")
         if self.head_precision not in ("fp32", "fp16"):
             raise MisuseError(f"head precision is {self.head_precision!r}; wanted fp32 or fp16")
+        if self.input not in INPUTS:
+            raise MisuseError(f"input is {self.input!r}; wanted {' or '.join(INPUTS)}")
         for fold in self.folds:
             if fold not in FOLDS:
                 raise MisuseError(f"unknown fold {fold!r}; known: {', '.join(FOLDS)}")

@@ -28,6 +28,7 @@ from exporters.graph.cls_only import can_cut
 from exporters.graph.graph import to_graph
 from exporters.graph.lint import Allowed, check_onnx, lint
 from exporters.graph.summary import shape_of
+from exporters.graph.take_bytes import take_bytes
 from exporters.precision.apply_recipe import RecipeInputs
 from exporters.precision.calibrate import watch_linears
 from exporters.precision.quantization.calibrate import Calibrated, calibrate_8_bits
@@ -37,7 +38,7 @@ from exporters.precision.recipes import RECIPES
 from exporters.precision.speed import BATCHES, compare_speed, verdict
 from exporters.text.aligned import make_outputs
 from exporters.text.graph import TextPart, write_text
-from exporters.trace.fold import Weights, applicable_folds, make_meta_copy
+from exporters.trace.fold import Weights, applicable_folds, fold_normalisation, make_meta_copy
 from exporters.trace.trace import TokenOutputs, trace
 
 Log = Callable[[str], None]
@@ -64,17 +65,23 @@ def write_bundle(
     overrides = options.overrides if text is None else options.image_overrides
     chosen = (options.layers, options.attention, options.backbone_outputs, options.cls_layers)
     reference = make_outputs(model.eval(), *chosen)
+    normalised = preprocess.with_dtype("float32")  # what the reference takes
     log("running the reference on the golden photographs")
     with filled(model, state), watch_linears(model) as ranges:
-        save_golden(make_golden(reference, preprocess), root / GOLDEN_FILE)
+        save_golden(make_golden(reference, normalised), root / GOLDEN_FILE)
     options = replace(options, folds=applicable_folds(model, options.folds))
     meta_copy, weights = make_meta_copy(model, options.folds, state)
     calibrated: Calibrated | None = None
     if recipe.quantized:
-        calibrated = calibrate_8_bits(model, weights, preprocess, options.calibration, recipe, overrides, log)
+        calibrated = calibrate_8_bits(model, weights, normalised, options.calibration, recipe, overrides, log)
         fold_scheme(weights, calibrated.scheme)
+    takes_bytes = preprocess.dtype == "uint8"
+    if takes_bytes:
+        fold_normalisation(meta_copy, weights, preprocess.mean, preprocess.std)
     outputs = make_outputs(meta_copy, *chosen)
     graph = _make_graph(outputs, weights, options, log)
+    if takes_bytes:
+        take_bytes(graph)
     lint(graph)
     check_onnx(graph)
     manifest = _describe(graph, facts, preprocess, options, calibrated, licence)
@@ -112,9 +119,8 @@ def write_files(
         _judge_proxy(written.proxy, root, manifest)
     if written.baseline is not None:
         log("measuring the speed against fp32")
-        size = (manifest.preprocess.height, manifest.preprocess.width)
         batches = (1,) if "batch" in manifest.graph.fixed else BATCHES
-        speeds = compare_speed(root / CPU_FILE, written.baseline, size, batches)
+        speeds = compare_speed(root / CPU_FILE, written.baseline, manifest.preprocess, batches)
         notes.append(verdict(recipe.name, speeds))
         for temporary in root.glob(f"{BASELINE_FILE}*"):  # the graph and its weights
             temporary.unlink()

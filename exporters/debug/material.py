@@ -57,25 +57,29 @@ def write_material(bundle: Bundle, folder: Path, *, overwrite: bool = False) -> 
     folder.mkdir(parents=True, exist_ok=True)
     for name in (OUTPUTS_FILE, *FOUND_FILES):  # what an earlier run found is not true of this one
         (folder / name).unlink(missing_ok=True)
-    save_inputs([{PIXELS: case.pixels} for case in cases], inputs)
+    feeds = [bundle.manifest.preprocess.for_engine(case.pixels) for case in cases]
+    save_inputs([{PIXELS: feed} for feed in feeds], inputs)
     results = import_polygraphy("comparator").RunResults()
     results.add([dict(case.outputs) for case in cases], runner_name="reference in fp32")
     results.save(str(outputs))
-    return Material(inputs, outputs, _commands(bundle, cases, inputs, outputs))
+    shapes = [feed.shape for feed in feeds]
+    return Material(inputs, outputs, _commands(bundle, cases, shapes, inputs, outputs))
 
 
 def save_inputs(feeds: list[dict[str, Any]], path: Path) -> None:
     import_polygraphy("json").save_json(feeds, str(path))
 
 
-def _commands(bundle: Bundle, cases: list[GoldenCase], inputs: Path, outputs: Path) -> tuple[str, ...]:
+def _commands(
+    bundle: Bundle, cases: list[GoldenCase], fed: list[tuple[int, ...]], inputs: Path, outputs: Path
+) -> tuple[str, ...]:
     """TensorRT on the typed graph and ONNX Runtime on the graph for CPUs, each against the reference."""
     limit = relative_limit(bundle.manifest.graph.recipe)
     tolerances = [f"{name}:{limit * _size(cases, name):.3g}" for name in cases[0].outputs]
     compare = ["--load-inputs", str(inputs), "--load-outputs", str(outputs)]
     # Polygraphy compares element by element; the judge's limit is on the norm, so the mean has to hold
     compare += ["--check-error-stat", "mean", "--rtol", "0", "--atol", *tolerances]
-    shapes = np.array([case.pixels.shape for case in cases])
+    shapes = np.array(fed)
     profile = []
     for word, shape in (("min", shapes.min(0)), ("opt", shapes[0]), ("max", shapes.max(0))):
         profile += [f"--trt-{word}-shapes", f"{PIXELS}:[{','.join(map(str, shape))}]"]

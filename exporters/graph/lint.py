@@ -23,6 +23,7 @@ AXES = {
     INPUT_NAME: {0: "batch", 2: "height", 3: "width"},
     TOKEN_IDS: {0: "texts", 1: "tokens"},
 }
+AXES_OF_BYTES = {0: "batch", 1: "height", 2: "width"}  # uint8 [B,H,W,3]
 # If/Loop: TensorRT wants equal shapes in both branches (issues 4558, 4603). Tile: how the If came about.
 # NonZero: a shape that depends on data.
 FORBIDDEN = ("If", "Loop", "Scan", "Tile", "NonZero")
@@ -48,7 +49,10 @@ def _free_sizes(graph: ir.Graph, fixed: Collection[str] = ()) -> str | None:
 
     fixed: those that the manifest says are not.
     """
-    shape, axes = graph.inputs[0].shape, AXES.get(str(graph.inputs[0].name), {})
+    given = graph.inputs[0]
+    shape, axes = given.shape, AXES.get(str(given.name), {})
+    if given.dtype == ir.DataType.UINT8:
+        axes = AXES_OF_BYTES
     wanted = [axis for axis, name in axes.items() if name not in fixed]
     wrong = [axis for axis in wanted if shape is None or isinstance(shape[axis], int)]
     listed = " and ".join(", ".join(map(str, wanted)).rsplit(", ", 1))
@@ -82,10 +86,16 @@ def _distinct_names(graph: ir.Graph) -> str | None:
 
 
 def _known_types(graph: ir.Graph, more: Collection[ir.DataType] = ()) -> str | None:
-    """No float64, no uint8: TensorRT has neither."""
-    values = [*graph.inputs, *graph.outputs, *graph.initializers.values()]
+    """No float64, which TensorRT does not have; uint8 only as an input that is cast at once."""
+    inputs = [value for value in graph.inputs if not _is_cast_at_once(value)]
+    values = [*inputs, *graph.outputs, *graph.initializers.values()]
     found = sorted({str(value.dtype) for value in values if value.dtype not in ALLOWED_TYPES.union(more)})
     return f"types that some runtime cannot take: {', '.join(found)}" if found else None
+
+
+def _is_cast_at_once(value: ir.Value) -> bool:
+    users = [node.op_type for node, _ in value.uses()]
+    return value.dtype == ir.DataType.UINT8 and set(users) == {"Cast"}
 
 
 Rule = Callable[[ir.Graph], str | None]

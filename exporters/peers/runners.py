@@ -78,7 +78,7 @@ def open_peer(name: str, manifest: Manifest, checkpoint: str | None, threads: in
     """
     weights = checkpoint_of(manifest.model, checkpoint)
     try:
-        return PEERS[name](weights, manifest.preprocess, threads)
+        return PEERS[name](weights, manifest.preprocess.with_dtype("float32"), threads)
     except ImportError as error:
         raise UnavailableError(
             f"--vs {name} needs {error.name}, which is not installed: pip install {name}"

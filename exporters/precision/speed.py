@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dinodeploy.backends import open_backend
+from dinodeploy.images.preprocess import Preprocess
 
 BATCHES = (1, 8)
 ROUNDS = 5
@@ -32,14 +33,19 @@ class Speed:
 
 
 def compare_speed(
-    low_precision: Path, fp32: Path, size: tuple[int, int], batches: Sequence[int] = BATCHES
+    low_precision: Path, fp32: Path, steps: Preprocess, batches: Sequence[int] = BATCHES
 ) -> tuple[Speed, ...]:
-    """Time two ONNX files in ONNX Runtime on this CPU at size (H, W), interleaved; medians of `ROUNDS`."""
+    """Time two ONNX files in ONNX Runtime on this CPU, interleaved; medians of `ROUNDS`."""
     found = []
     engines = [open_backend("onnxruntime", path) for path in (low_precision, fp32)]
     try:
         for batch in batches:
-            pixels = np.random.default_rng(0).standard_normal((batch, 3, *size), dtype=np.float32)
+            pixels = steps.blank(batch)
+            random = np.random.default_rng(0)
+            if steps.dtype == "uint8":
+                pixels = random.integers(0, 256, pixels.shape, np.uint8)
+            else:
+                random.standard_normal(out=pixels, dtype=np.float32)
             seconds: list[list[float]] = [[], []]
             for _ in range(ROUNDS + 1):
                 for engine, times in zip(engines, seconds, strict=True):

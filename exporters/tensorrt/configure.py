@@ -68,7 +68,11 @@ def configure(
 def _add_profile(
     builder: Builder, config: IBuilderConfig, messages: Messages, pixels: ITensor, profile: ProfileFacts
 ) -> None:
-    shapes = [(b, _CHANNELS, h, w) for b, h, w in (profile.min, profile.opt, profile.max)]
+    takes_bytes = str(pixels.dtype).endswith("UINT8")
+    shapes = [
+        (b, h, w, _CHANNELS) if takes_bytes else (b, _CHANNELS, h, w)
+        for b, h, w in (profile.min, profile.opt, profile.max)
+    ]
     made: IOptimizationProfile = builder.create_optimization_profile()
     made.set_shape(pixels.name, *shapes)
     if config.add_optimization_profile(made) < 0:

@@ -165,7 +165,7 @@ def _judge_proxy(proxy: Path, root: Path, part: TextPart, recipe: str) -> None:
         judged = judge_texts(
             load_texts(root / TEXT_GOLDEN_FILE),
             lambda texts: part.tokenizer.tokenize(list(texts)).numpy(),
-            lambda ids: backend.run(ids)[TEXT_OUTPUT],  # type: ignore[arg-type]
+            lambda ids: backend.run(ids)[TEXT_OUTPUT],
             recipe,
         )
     finally:

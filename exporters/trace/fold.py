@@ -9,15 +9,18 @@ A fold moves a constant into the weights before it. Each is tested by parity and
     qkv_bias     the bias mask into the biases of q, k and v (docs/spec.md 2.4); an all-zero bias is dropped
     q_scale      head_dim^-0.5 into q's weights and bias: RoPE is linear, so the order does not matter
 
+A graph that takes bytes has one more, which cannot be switched off: mean and std of the pixels go into the
+first convolution (`fold_normalisation`).
+
 Products are computed in float64 and rounded once.
 
-Shapes: D embed_dim, O output channels, I input channels.
+Shapes: D embed_dim, O output channels, I input channels, k kernel size.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -34,9 +37,9 @@ from dinov3_ref.layers import (
     SelfAttention,
     SwiGLUFFN,
 )
-from dinov3_ref.models import Backbone, ConvNeXt, named_blocks
+from dinov3_ref.models import Backbone, ConvNeXt, DinoVisionTransformer, named_blocks
 from dinov3_ref.models.convnext import Block
-from exporters.trace.channels_last import ChannelsLastConvNeXt
+from exporters.trace.channels_last import ChannelsLastConv, ChannelsLastConvNeXt
 from exporters.trace.custom_ops import TracedAttention, TracedCausalAttention, TracedRope
 from exporters.trace.trace import count_prefix
 
@@ -51,6 +54,11 @@ LAST_LINEAR: dict[type[nn.Module], str] = {
     TracedCausalAttention: "proj",
     Mlp: "fc2",
     SwiGLUFFN: "w3",
+}
+# kind of model -> its first convolution
+STEM: dict[type[nn.Module], str] = {
+    DinoVisionTransformer: "patch_embed.proj",
+    ConvNeXt: "downsample_layers.0.0",
 }
 ATTENTION: dict[type[nn.Module], type[TracedAttention]] = {
     SelfAttention: TracedAttention,
@@ -84,6 +92,51 @@ def make_meta_copy(
         meta_copy.rope_embed = TracedRope(rope, count_prefix(meta_copy))  # type: ignore[assignment]
     fold_blocks(model, meta_copy, weights, folds)
     return meta_copy, weights
+
+
+def fold_normalisation(
+    meta_copy: Backbone, weights: Weights, mean: Sequence[float], std: Sequence[float]
+) -> None:
+    """Let the first convolution take grey levels 0..255 in place of normalised pixels.
+
+        sum_c w_c (x_c/255 - mean_c)/std_c + b  =  sum_c w_c/(255 std_c) x_c  +  b - sum_c w_c mean_c/std_c
+
+    Exact where no pixel is padding of the convolution. Raises ExportError for a first layer of another kind.
+    """
+    name = STEM[ConvNeXt if isinstance(meta_copy, ConvNeXt) else DinoVisionTransformer]
+    stem = meta_copy.get_submodule(name)
+    fits = isinstance(stem, nn.Conv2d | ChannelsLastConv) and stem.groups == 1 and not any(stem.padding)
+    if not fits or stem.weight.shape[1] != len(mean):  # type: ignore[index]
+        raise ExportError(
+            f"input uint8: {name} is no plain convolution of {len(mean)} channels without padding, which "
+            "could take up mean and std; export with float32 input"
+        )
+    bias = weights.get(f"{name}.bias")
+    if bias is None:
+        stem.bias = nn.Parameter(torch.empty(stem.weight.shape[0], device="meta"))  # type: ignore
+    weight = weights[f"{name}.weight"]
+    weights[f"{name}.weight"] = partial(_of_grey_levels, weight, std)
+    weights[f"{name}.bias"] = partial(_less_the_mean, bias, weight, mean, std)
+
+
+def _of_grey_levels(make: Callable[[], Tensor], std: Sequence[float]) -> Tensor:
+    """A weight [O,I,k,k], each input channel divided by 255 std [I]."""
+    weight = make().detach()
+    scale = 255 * torch.tensor(std, dtype=torch.float64)
+    return (weight.double() / scale[:, None, None]).to(weight.dtype)
+
+
+def _less_the_mean(
+    make_bias: Callable[[], Tensor] | None,
+    make: Callable[[], Tensor],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Tensor:
+    """A bias [O] minus what a weight [O,I,k,k] makes of mean / std [I]."""
+    weight = make().detach()
+    shift = torch.tensor(mean, dtype=torch.float64) / torch.tensor(std, dtype=torch.float64)
+    made = -(weight.double().sum((2, 3)) @ shift)
+    return (made if make_bias is None else made + make_bias().detach().double()).to(weight.dtype)
 
 
 def fold_blocks(model: nn.Module, meta_copy: nn.Module, weights: Weights, folds: Collection[str]) -> None:

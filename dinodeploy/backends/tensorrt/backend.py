@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from dinodeploy.arrays import FloatArray
+from dinodeploy.arrays import AnyArray, FloatArray, sides_of
 from dinodeploy.backends import OpenOptions
 from dinodeploy.backends.tensorrt.context import Scratch
 from dinodeploy.backends.tensorrt.cuda import Cuda
@@ -66,14 +66,14 @@ class TensorRTBackend:
     def takes(self, height: int, width: int) -> bool:
         return any(profile.takes(height, width) for profile in self._profiles)
 
-    def run(self, pixels: FloatArray, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
-        """pixels [B,3,H,W] -> outputs by name; only those named are copied from the GPU, by default all.
+    def run(self, pixels: AnyArray, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
+        """pixels -> outputs by name; only those named are copied from the GPU, by default all.
 
         Raises OutsideProfileError for a size it was not built for.
         """
         names = self._outputs if outputs is None else outputs
-        batch, _, height, width = pixels.shape
-        profile = choose_profile(self._profiles, (batch, height, width), self._plan, self._module)
+        shape = (len(pixels), *sides_of(pixels))
+        profile = choose_profile(self._profiles, shape, self._plan, self._module)
         parts: list[dict[str, FloatArray]] = []
         for part, wanted in cut(pixels, profile):
             stream = self._borrow()

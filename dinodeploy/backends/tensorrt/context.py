@@ -46,7 +46,7 @@ class AimedContext:
         return self._graph is not None
 
     def aim(self, shape: tuple[int, ...], profile: int, stream: Any) -> dict[str, tuple[int, ...]]:
-        """Choose `profile` and set the input's shape [B,3,H,W]; the outputs' shapes by name."""
+        """Choose `profile` and set the input's shape; the outputs' shapes by name."""
         context, engine = self._context, self._engine
         if context.active_optimization_profile != profile and not (
             context.set_optimization_profile_async(profile, int(stream))

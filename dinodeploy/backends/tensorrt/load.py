@@ -69,12 +69,17 @@ def load_engine(module: Any, plan: Path, build: BuildFacts, options: OpenOptions
 
 
 def _check_tensors(module: Any, handle: Any, plan: Path) -> tuple[str, tuple[str, ...]]:
-    """The names of the one input and of the outputs. Raises BundleError unless all are float32 on the GPU."""
+    """The names of the one input and of the outputs.
+
+    Raises BundleError unless all are float32 on the GPU; the input may be uint8.
+    """
     sides: dict[Any, list[str]] = {module.TensorIOMode.INPUT: [], module.TensorIOMode.OUTPUT: []}
     for index in range(handle.num_io_tensors):
         name = handle.get_tensor_name(index)
         kind = handle.get_tensor_dtype(name)
-        if kind != module.DataType.FLOAT or handle.get_tensor_location(name) != module.TensorLocation.DEVICE:
+        is_bytes = kind == module.DataType.UINT8 and handle.get_tensor_mode(name) == module.TensorIOMode.INPUT
+        known = kind == module.DataType.FLOAT or is_bytes
+        if not known or handle.get_tensor_location(name) != module.TensorLocation.DEVICE:
             raise BundleError(
                 f"{plan.name}: tensor {name!r} is {kind}; wanted float32 in GPU memory; "
                 f"build it from this bundle's graph: {rebuild_command(plan, module.__name__)}"

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dinodeploy.arrays import FloatArray
+from dinodeploy.arrays import AnyArray
 from dinodeploy.backends.tensorrt.refuse import rebuild_command
 from dinodeploy.errors import OutsideProfileError
 
@@ -46,11 +46,12 @@ class Profile:
 
 
 def read_profiles(engine: Any, tensor: str) -> tuple[Profile, ...]:
-    """The profiles of a deserialised engine for its input `tensor` [B,3,H,W]."""
+    """The profiles of a deserialised engine for its input `tensor`, [B,3,H,W] or bytes [B,H,W,3]."""
     profiles = []
+    takes_bytes = str(engine.get_tensor_dtype(tensor)).endswith("UINT8")
     for index in range(engine.num_optimization_profiles):
         shapes = [tuple(dims) for dims in engine.get_tensor_profile_shape(tensor, index)]
-        smallest, usual, largest = ((b, h, w) for b, _, h, w in shapes)
+        smallest, usual, largest = ((b, *(rest[:2] if takes_bytes else rest[1:])) for b, *rest in shapes)
         profiles.append(Profile(index, smallest, usual, largest))
     return tuple(profiles)
 
@@ -75,8 +76,8 @@ def choose_profile(profiles: Sequence[Profile], shape: Shape, plan: Path, module
     )
 
 
-def cut(pixels: FloatArray, profile: Profile) -> Iterator[tuple[FloatArray, int]]:
-    """Parts of a batch [B,3,H,W] that the profile takes, each with how many of its rows are wanted.
+def cut(pixels: AnyArray, profile: Profile) -> Iterator[tuple[AnyArray, int]]:
+    """Parts of a batch that the profile takes, each with how many of its rows are wanted.
 
     Parts are as even as can be; one that is too small is filled up with its last row.
     """

@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from dinodeploy.arrays import FloatArray
+from dinodeploy.arrays import AnyArray, FloatArray
 from dinodeploy.backends.tensorrt.context import AimedContext, Scratch, captures_by_itself
 from dinodeploy.backends.tensorrt.cuda import Cuda, host_view
 from dinodeploy.backends.tensorrt.load import Engine
 from dinodeploy.backends.tensorrt.profiles import Profile
 from dinodeploy.errors import UnavailableError
 
-Key = tuple[tuple[int, ...], int]  # input shape [B,3,H,W] and profile
+Key = tuple[tuple[int, ...], int]  # input shape, [B,3,H,W] or [B,H,W,3], and profile
 
 # Shapes kept as graphs, per stream; the least recently used is dropped first. Each has a context, which
 # keeps memory of its own: fewer where the CPU has to live in the same memory.
@@ -57,10 +57,10 @@ class Buffer:
         self.size = size
         return True
 
-    def array(self, shape: tuple[int, ...]) -> FloatArray:
-        """The host side as float32 of `shape`, until the next `reserve`."""
+    def array(self, shape: tuple[int, ...], dtype: Any = np.float32) -> AnyArray:
+        """The host side as an array of `shape`, until the next `reserve`."""
         count = int(np.prod(shape))
-        return host_view(self.host, count * _FLOAT_BYTES).view(np.float32).reshape(shape)
+        return host_view(self.host, count * np.dtype(dtype).itemsize).view(dtype).reshape(shape)
 
     def close(self) -> None:
         device, host = self.device, self.host
@@ -96,14 +96,14 @@ class Stream:
             self._cleanup = making.pop_all()
 
     def run(
-        self, pixels: FloatArray, profile: Profile, turn: Turn, names: Sequence[str]
+        self, pixels: AnyArray, profile: Profile, turn: Turn, names: Sequence[str]
     ) -> dict[str, FloatArray]:
-        """pixels [B,3,H,W], contiguous -> the outputs `names`, in new arrays; others stay on the GPU."""
+        """pixels, contiguous -> the outputs `names`, in new arrays; others stay on the GPU."""
         cuda, stream, engine = self._cuda, self._stream, self._engine
         source = self._buffers[engine.input]
         if source.reserve(pixels.nbytes):
             self._drop_graphs()
-        np.copyto(source.array(pixels.shape), pixels)
+        np.copyto(source.array(pixels.shape, pixels.dtype), pixels)
         try:
             cuda.to_device(source.device, source.host, pixels.nbytes, stream)
             context, shapes = self._context_for((pixels.shape, profile.index))

@@ -50,7 +50,7 @@ _TOO_LONG = "takes too long to decode; save it as a baseline JPEG or as PNG, or 
 
 @dataclass(frozen=True)
 class Decoded:
-    """pixels: float32 [3,H,W]. width, height: of the original, upright."""
+    """pixels: float32 [3,H,W], or uint8 [H,W,3]. width, height: of the original, upright."""
 
     pixels: FloatArray
     width: int
@@ -370,7 +370,8 @@ class DecoderPool:
 def _result(reply: dict[str, Any], data: bytes, task: _Task) -> Decoded | bytes:
     if task.job.kind != "embed":
         return data
-    pixels = np.frombuffer(data, np.float32).reshape([int(side) for side in reply["shape"]])
+    assert task.job.preprocess is not None
+    pixels = np.frombuffer(data, task.job.preprocess.dtype).reshape([int(side) for side in reply["shape"]])
     return Decoded(pixels, int(reply["width"]), int(reply["height"]))
 
 

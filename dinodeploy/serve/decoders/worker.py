@@ -56,7 +56,7 @@ def main(memory: int, nice: int) -> None:
 
 
 def run_job(job: Job, data: bytes) -> tuple[dict[str, Any], bytes | memoryview]:
-    """The reply to one job, and its bytes: pixels float32 [3,H,W], or a JPEG. Never raises ImageError."""
+    """The reply to one job, and its bytes: pixels of an engine input, or a JPEG. Never raises ImageError."""
     if job.kind == "ping":
         return {"done": True}, b""
     try:
@@ -72,7 +72,7 @@ def run_job(job: Job, data: bytes) -> tuple[dict[str, Any], bytes | memoryview]:
             return {"heavy": found.seconds, "pixels": found.pixels}, b""
         image, (width, height) = open_reduced(data, whole, limits=_limits(job))
         pixels = job.preprocess(image)
-        assert pixels.dtype == np.float32
+        assert pixels.dtype == job.preprocess.dtype
         reply = {"done": True, "width": width, "height": height, "shape": list(pixels.shape)}
         return reply, np.ascontiguousarray(pixels).data.cast("B")
     except ImageError as error:

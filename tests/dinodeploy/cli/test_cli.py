@@ -31,7 +31,7 @@ OPTIONS = {
     "bundle push": "revision branch private gated message dry-run require-signature json",
     "bundle pull": "revision branch require-signature overwrite json",
     "export": "arch weights out layout precision fp16 half bf16 int8 fp8 calibration calibration-images "
-    "calibration-seed override imgsz preprocess layers head classes pooling attention dataset "
+    "calibration-seed override imgsz preprocess input layers head classes pooling attention dataset "
     "rope-periods weights-key vocab backbone-outputs adapter module outputs dynamic task head-precision "
     "dialect fold external-data seed revision offline target no-engine overwrite json",
     "build": "target profile batch imgsz workspace timing-cache refit strip-plan version-compatible "

@@ -26,6 +26,7 @@ from dinodeploy.pipeline.probe import (
 from tests.support.fake_engine import HALF, embedder
 
 MANY = 100_000
+STEPS = Preprocess("official", 16, 32, HALF, HALF)
 
 
 def clocked(monkeypatch: pytest.MonkeyPatch, seconds: Callable[[int], float]) -> tuple[Any, list[int]]:
@@ -57,13 +58,13 @@ def test_the_smallest_of_the_fastest(
 ) -> None:
     run, _ = clocked(monkeypatch, seconds)
     said: list[str] = []
-    assert choose_batch(embedder(run), MANY, (16, 32), said.append) == wanted
+    assert choose_batch(embedder(run), MANY, STEPS, said.append) == wanted
     assert said[0].startswith(f"{wanted}, of 1: ")
 
 
 def test_it_stops_where_nothing_is_gained(monkeypatch: pytest.MonkeyPatch) -> None:
     run, runs = clocked(monkeypatch, lambda b: 0.010 * b)
-    choose_batch(embedder(run), MANY, (16, 32), lambda _: None)
+    choose_batch(embedder(run), MANY, STEPS, lambda _: None)
     assert set(runs) == {1, 2}
 
 
@@ -71,9 +72,9 @@ def test_few_images_are_not_worth_measuring() -> None:
     def run(pixels: Any) -> None:
         raise AssertionError("not to be run")
 
-    assert choose_batch(embedder(run), 1, (16, 32), lambda _: None) == 1
-    assert choose_batch(embedder(run), 100, (16, 32), lambda _: None) == 8
-    assert choose_batch(embedder(run, parallel_runs=2), 100, (16, 32), lambda _: None) == 6
+    assert choose_batch(embedder(run), 1, STEPS, lambda _: None) == 1
+    assert choose_batch(embedder(run), 100, STEPS, lambda _: None) == 8
+    assert choose_batch(embedder(run, parallel_runs=2), 100, STEPS, lambda _: None) == 6
 
 
 def test_lanes_are_measured_together() -> None:
@@ -85,7 +86,7 @@ def test_lanes_are_measured_together() -> None:
         time.sleep(0.02 * len(pixels))
 
     said: list[str] = []
-    assert choose_batch(embedder(run, parallel_runs=2), MANY, (16, 32), said.append) == 1
+    assert choose_batch(embedder(run, parallel_runs=2), MANY, STEPS, said.append) == 1
     rate = float(said[0].split("1: ")[1].split("/s")[0])
     assert 50 < rate <= 100
 
@@ -113,7 +114,7 @@ def test_more_than_the_engine_takes_is_no_error() -> None:
             raise OutsideProfileError("at most 4")
         time.sleep(0.002)
 
-    assert choose_batch(embedder(run), MANY, (16, 32), lambda _: None) in (2, 4)
+    assert choose_batch(embedder(run), MANY, STEPS, lambda _: None) in (2, 4)
 
 
 def test_an_engine_that_runs_nothing_is() -> None:
@@ -121,7 +122,7 @@ def test_an_engine_that_runs_nothing_is() -> None:
         raise OutsideProfileError("no")
 
     with pytest.raises(OutsideProfileError):
-        choose_batch(embedder(run), MANY, (16, 32), lambda _: None)
+        choose_batch(embedder(run), MANY, STEPS, lambda _: None)
 
 
 OUTPUTS = [

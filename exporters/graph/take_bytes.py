@@ -1,0 +1,40 @@
+"""Let a graph take bytes as images are decoded, in place of normalised pixels.
+
+    pixels float32 [B,3,H,W] ─> first convolution
+    pixels uint8 [B,H,W,3] ─> Cast ─> Transpose ─> first convolution, whose weights normalise
+
+The weights come from `exporters/trace/fold.py`. TensorRT allows uint8 as an input that is cast at once, and
+nowhere else (its operator reference, Cast).
+
+Shapes: B batch, H W pixels.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from exporters.graph.graph import INPUT_NAME
+
+CHANNELS_FIRST = (0, 3, 1, 2)  # permutation
+
+
+def take_bytes(model: ir.Model) -> None:
+    """Change the one input, in place; it keeps its name."""
+    graph = model.graph
+    (pixels,) = graph.inputs
+    assert pixels.name == INPUT_NAME
+    assert pixels.shape is not None
+    batch, channels, height, width = pixels.shape
+    taken = ir.Value(
+        name=INPUT_NAME,
+        shape=ir.Shape([batch, height, width, channels]),
+        type=ir.TensorType(ir.DataType.UINT8),
+    )
+    widened = ir.node("Cast", [taken], {"to": ir.DataType.FLOAT}, name=f"{INPUT_NAME}/Cast")
+    turned = ir.node("Transpose", widened.outputs, {"perm": CHANNELS_FIRST}, name=f"{INPUT_NAME}/Transpose")
+    for node in (widened, turned):
+        node.outputs[0].name = f"{node.name}:0"
+        node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    pixels.replace_all_uses_with(turned.outputs[0])
+    graph.inputs[:] = [taken]
+    graph.insert_before(graph[0], [widened, turned])
