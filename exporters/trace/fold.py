@@ -108,8 +108,8 @@ def fold_normalisation(
     fits = isinstance(stem, nn.Conv2d | ChannelsLastConv) and stem.groups == 1 and not any(stem.padding)
     if not fits or stem.weight.shape[1] != len(mean):  # type: ignore[index]
         raise ExportError(
-            f"input uint8: {name} is no plain convolution of {len(mean)} channels without padding, which "
-            "could take up mean and std; export with float32 input"
+            f"input uint8: {name} is no plain convolution of {len(mean)} channels without padding, for "
+            "mean and std to go into; export with float32 input"
         )
     bias = weights.get(f"{name}.bias")
     if bias is None:
