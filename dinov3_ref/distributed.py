@@ -78,6 +78,18 @@ def gather_shares(x: Tensor) -> Tensor:
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
+@torch.no_grad()
+def copy_whole(target: Tensor, values: Tensor) -> None:
+    """Copy `values`, whole on every rank, into `target`; if that is sharded, each rank takes its part."""
+    mesh = getattr(target, "device_mesh", None)
+    if mesh is not None:
+        from torch.distributed.tensor import distribute_tensor  # half a second, only for sharded tensors
+
+        placements = target.placements  # type: ignore[attr-defined]
+        values = distribute_tensor(values, mesh, placements, src_data_rank=None)
+    target.copy_(values)
+
+
 def whole(x: Tensor) -> Tensor:
     """Gather a sharded tensor (a collective); return any other tensor unchanged."""
     gather: Callable[[], Tensor] | None = getattr(x, "full_tensor", None)

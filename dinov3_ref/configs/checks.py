@@ -129,6 +129,13 @@ def _rules(config: Any) -> Iterator[tuple[Any, str]]:
         "distillation.enabled needs distillation.full_cfg_path (the teacher's configuration) and "
         "distillation.checkpoint_path (its weights, or 'ignore' for random ones)",
     )
+    precision = config.compute_precision
+    yield (
+        precision.shard_ranks is not None
+        and (precision.shard_ranks < 1 or precision.sharding_strategy == "NO_SHARD"),
+        f"compute_precision.shard_ranks is {precision.shard_ranks} with sharding_strategy="
+        f"{precision.sharding_strategy}; wanted a positive number of ranks and SHARD_GRAD_OP or FULL_SHARD",
+    )
     yield (
         config.multidistillation.enabled and not distillation.enabled,
         "multidistillation.enabled needs distillation.enabled=true: the students share its teacher",

@@ -233,11 +233,17 @@ N_GLOBAL_CROPS = 2  # per image; not configurable, the loss weights assume two (
 
 @dataclass
 class ComputePrecision:
-    """Dtypes of products and of gradient reductions; DDP or FSDP (`train/distributed/data_parallel.py`)."""
+    """Dtypes of products and of gradient reductions; DDP or FSDP2 (`train/distributed/data_parallel.py`).
+
+    shard_ranks: with FSDP2, ranks that share one copy of the model (HSDP: replicas × shards); None for all.
+    """
 
     param_dtype: str = "bf16"  # fp32 | bf16 | fp16
     reduce_dtype: str = "fp32"
-    sharding_strategy: str = "SHARD_GRAD_OP"  # FSDP2: SHARD_GRAD_OP | FULL_SHARD; DDP: NO_SHARD
+    sharding_strategy: str = (
+        "SHARD_GRAD_OP"  # FSDP2: SHARD_GRAD_OP (ZeRO-2) | FULL_SHARD (ZeRO-3); DDP: NO_SHARD
+    )
+    shard_ranks: Optional[int] = None
 
 
 @dataclass

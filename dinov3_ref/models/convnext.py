@@ -125,8 +125,7 @@ class ConvNeXt(ListForward):
             # only the last stage was trained with a norm; `norm` is in two places, as in official files
             self.norms = nn.ModuleList([*(nn.Identity() for _ in range(STAGES - 1)), self.norm])
             self.head = nn.Identity()
-        if self.norm.weight.device.type != "meta":
-            self.init_weights()
+        self.init_weights()
 
     @torch.no_grad()
     def init_weights(self) -> None:

@@ -58,7 +58,7 @@ def _lookup(registry: dict[str, Any], name: str, option: str) -> Any:
 class DinoVisionTransformer(ListForward):
     """DINOv3 ViT. Defaults are those of the official class; released models differ (`models/released.py`).
 
-    Weights are initialised at construction, except on the meta device. Raises `ConfigError` for an
+    Weights are initialised at construction. Raises `ConfigError` for an
     unregistered layer name and ValueError for dimensions that RoPE does not support.
 
     A subclass may insert extra tokens before the patches in `prepare_tokens_with_masks`
@@ -146,8 +146,7 @@ class DinoVisionTransformer(ListForward):
             self.local_cls_norm = norm(embed_dim) if untie_global_and_local_cls_norm else None
             self.head = nn.Identity()
             self.mask_token = nn.Parameter(torch.empty(1, embed_dim))
-        if self.cls_token.device.type != "meta":
-            self.init_weights()
+        self.init_weights()
 
     # ---- weights ------------------------------------------------------------------------------
 

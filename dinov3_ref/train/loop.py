@@ -21,6 +21,8 @@ from torch import Tensor
 from dinov3_ref.configs import check_ready
 from dinov3_ref.distributed import all_reduce_sum, get_rank, get_world_size
 from dinov3_ref.train import checkpoints
+from dinov3_ref.train.distributed.data_parallel import is_sharding
+from dinov3_ref.train.distributed.deferred_init import build_deferred
 from dinov3_ref.train.export_teacher import TEACHER, export_teacher
 from dinov3_ref.train.logging.evaluation import PeriodicEvaluation
 from dinov3_ref.train.logging.run_log import MetricsFile, RunLog
@@ -107,8 +109,10 @@ class TrainingRun:
         self.export()
 
     def build_networks(self, *, own_teacher: bool) -> Any:
-        """The networks with a loss (`Trainable`), with their initial weights."""
-        return SSLMetaArch(self.config, self.device, own_teacher=own_teacher)
+        """The networks with a loss (`Trainable`), with initial weights; on meta if they will be sharded."""
+        if not is_sharding(self.config):
+            return SSLMetaArch(self.config, self.device, own_teacher=own_teacher)
+        return build_deferred(lambda: SSLMetaArch(self.config, "meta", own_teacher=own_teacher), self.device)
 
     def build_evaluation(self) -> Evaluation:
         """What is evaluated while training."""

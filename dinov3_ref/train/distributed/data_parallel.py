@@ -2,18 +2,21 @@
 
 Source: docs/spec.md 4.15. The model code knows none of them, and parameter names stay the same.
 `compute_precision.sharding_strategy` chooses. With FSDP2 every ViT block, ConvNeXt stage and head is a unit:
-parameters are gathered in `param_dtype` and gradients reduced in `reduce_dtype`. Every rank builds the whole
-model before it is sharded, so the model without its optimiser must fit one device.
+parameters are gathered in `param_dtype` and gradients reduced in `reduce_dtype`. A model on the meta device
+gets memory and weights after it is sharded, so no rank ever holds it whole (`deferred_init.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
@@ -21,6 +24,7 @@ from dinov3_ref.distributed import get_world_size
 from dinov3_ref.errors import ConfigError
 from dinov3_ref.models import ConvNeXt, named_blocks
 from dinov3_ref.train.distributed.activation_checkpointing import checkpoint_activations
+from dinov3_ref.train.distributed.deferred_init import initialize
 from dinov3_ref.train.distributed.devices import DTYPES
 from dinov3_ref.train.networks.trainable import Trainable
 
@@ -58,7 +62,7 @@ class ReplicatedModel(LocalModel):
 
 
 class ShardedModel(LocalModel):
-    """FSDP2, ZeRO-2: every rank has its part of each parameter, gradient and optimiser state."""
+    """SHARD_GRAD_OP (ZeRO-2): a rank has its part of each parameter, gradient and optimiser state."""
 
     reshard_after_forward = False  # the student stays gathered between forward and backward
 
@@ -70,12 +74,13 @@ class ShardedModel(LocalModel):
                 "compute_precision.param_dtype is fp16, whose loss scaling does not support sharding; wanted "
                 "bf16 or fp32, or compute_precision.sharding_strategy=NO_SHARD"
             )
-        policy = MixedPrecisionPolicy(
-            param_dtype=DTYPES[precision.param_dtype], reduce_dtype=DTYPES[precision.reduce_dtype]
-        )
-        self.units = [*_shard(arch.student, policy, self.reshard_after_forward)]
+        mesh = shard_mesh(config, device)
+        self.units = [*_shard(arch.student, mesh, precision, self.reshard_after_forward)]
         for modules in arch.all_teachers():
-            _shard(modules, policy, True)  # without a backward pass nothing else releases their parameters
+            # without a backward pass nothing else releases their parameters
+            _shard(modules, mesh, precision, reshard=True)
+        if any(parameter.is_meta for parameter in arch.parameters()):
+            initialize(arch, device)
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
@@ -87,7 +92,7 @@ class ShardedModel(LocalModel):
 
 
 class FullyShardedModel(ShardedModel):
-    """FSDP2, ZeRO-3: parameters are gathered again in the backward pass."""
+    """FULL_SHARD (ZeRO-3): parameters are gathered again in the backward pass."""
 
     reshard_after_forward = True
 
@@ -106,16 +111,56 @@ def parallelize(arch: Trainable, config: Any, device: torch.device) -> LocalMode
     return STRATEGIES[config.compute_precision.sharding_strategy](arch, config, device)
 
 
-def _shard(modules: nn.ModuleDict, policy: MixedPrecisionPolicy, reshard: bool) -> list[FSDPModule]:
-    """Apply `fully_shard` to blocks, stages, downsampling layers and modules, in this order; return them."""
-    units: list[nn.Module] = []
+def is_sharding(config: Any) -> bool:
+    """Whether parameters will be sharded: then the networks are built on the meta device."""
+    return get_world_size() > 1 and config.compute_precision.sharding_strategy != "NO_SHARD"
+
+
+def shard_mesh(config: Any, device: torch.device) -> DeviceMesh:
+    """The ranks that share one copy of the parameters: all, or groups of `shard_ranks` (HSDP).
+
+    With groups the mesh is [replicate, shard]: rank r is in group r // shard_ranks. Raises `ConfigError` for
+    a number that does not divide the ranks.
+    """
+    world, ranks = get_world_size(), config.compute_precision.shard_ranks
+    if ranks is None or ranks == world:
+        return init_device_mesh(device.type, (world,), mesh_dim_names=("shard",))
+    if world % ranks:
+        raise ConfigError(
+            f"compute_precision.shard_ranks is {ranks}, which does not divide {world} ranks; wanted the "
+            "number of ranks that share one copy of the model, usually those of one machine"
+        )
+    return init_device_mesh(device.type, (world // ranks, ranks), mesh_dim_names=("replicate", "shard"))
+
+
+def _shard(modules: nn.ModuleDict, mesh: DeviceMesh, precision: Any, reshard: bool) -> list[FSDPModule]:
+    """Apply `fully_shard` to blocks, stages, downsampling layers and modules, in this order; return them.
+
+    Inputs of blocks are not cast to `param_dtype`: RoPE tables are among them, and autocast casts what
+    enters a matrix product.
+    """
+    dtypes = {"param_dtype": DTYPES[precision.param_dtype], "reduce_dtype": DTYPES[precision.reduce_dtype]}
+    shard = partial(fully_shard, mesh=mesh, reshard_after_forward=reshard)
+    units: list[FSDPModule] = []
     for name, module in modules.items():
+        parts: list[nn.Module] = []
         if isinstance(module, ConvNeXt):
-            units += [*module.downsample_layers, *module.stages]
+            parts = [*module.downsample_layers, *module.stages]
         elif name == "backbone":
-            units += [*module.blocks]  # type: ignore[misc]
-        units.append(module)
-    return [fully_shard(unit, mp_policy=policy, reshard_after_forward=reshard) for unit in units]
+            parts = [*module.blocks]  # type: ignore[misc]
+        blocks = [
+            shard(part, mp_policy=MixedPrecisionPolicy(**dtypes, cast_forward_inputs=False)) for part in parts
+        ]
+        _prefetch(blocks)
+        units += [*blocks, shard(module, mp_policy=MixedPrecisionPolicy(**dtypes))]
+    return units
+
+
+def _prefetch(blocks: Sequence[FSDPModule]) -> None:
+    """While a block computes, gather the parameters of the next one: forward, and backward the one before."""
+    for block, following in pairwise(blocks):
+        block.set_modules_to_forward_prefetch([following])
+        following.set_modules_to_backward_prefetch([block])
 
 
 def prepare_model(arch: Trainable, config: Any, device: torch.device) -> LocalModel:

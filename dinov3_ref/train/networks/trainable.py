@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,6 +14,15 @@ class Trainable(nn.Module):
     """`student` holds the modules whose gradients are clipped, each for itself."""
 
     student: nn.ModuleDict
+    draws: Mapping[str, Tensor]  # of a model on the meta device: see `distributed/deferred_init.py`
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draws = {}
+
+    def init_weights(self) -> None:
+        """Set every parameter and buffer, after `to_empty` of a model that was built on the meta device."""
+        raise NotImplementedError
 
     def forward_loss(
         self, data: Any, *, teacher_temp: float, iteration: int = 0

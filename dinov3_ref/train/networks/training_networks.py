@@ -16,6 +16,7 @@ from dinov3_ref.checkpoints import load_checkpoint
 from dinov3_ref.checkpoints.files import read_checkpoint
 from dinov3_ref.checkpoints.tensor_shapes import check_keys, check_values
 from dinov3_ref.configs import check_config
+from dinov3_ref.distributed import copy_whole
 from dinov3_ref.errors import CheckpointError
 from dinov3_ref.loss.gram_loss import GramLoss
 from dinov3_ref.train.networks.build import (
@@ -115,7 +116,7 @@ def _copy_into(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> N
     check_keys(tensors, {key: tuple(value.shape) for key, value in own.items()}, name)
     check_values(tensors, name)
     for key, value in own.items():
-        value.copy_(tensors[key])
+        copy_whole(value, tensors[key])
 
 
 @torch.no_grad()

@@ -54,7 +54,7 @@ HEAD = {
     "head_hidden_dim": 2048,
 }
 # docs/spec.md 4.1, the other rows. Not official: depths and dims of student, dataset_path (ImageNet there),
-# accumulation_steps, log_period, stop_deadline, tensorboard, trackers, fused, the colour keys of crops (of
+# accumulation_steps, log_period, stop_deadline, shard_ranks, tensorboard, trackers, fused, the colour keys of crops (of
 # which the official class has one), all but one of evaluation.
 GROUPS: dict[str, Any] = {
     "student": STUDENT,
@@ -134,6 +134,7 @@ GROUPS: dict[str, Any] = {
         "param_dtype": "bf16",
         "reduce_dtype": "fp32",
         "sharding_strategy": "SHARD_GRAD_OP",
+        "shard_ranks": None,
     },
     "train": {
         "dataset_path": "",

@@ -18,6 +18,7 @@ from dinov3_ref.train.distributed.data_parallel import (
     parallelize,
     prepare_model,
 )
+from dinov3_ref.train.distributed.devices import autocast
 from dinov3_ref.train.ssl_meta_arch import SSLMetaArch
 from dinov3_ref.train.step import FiniteGuard, clip_gradients
 from tests.support.training.ranks import run_on_ranks
@@ -38,13 +39,14 @@ def own_part(data: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: select(value) for name, value in data.items()}
 
 
-def step(strategy: str, centering: str) -> dict[str, Any]:
+def step(strategy: str, centering: str, *overrides: str) -> dict[str, Any]:
     """Loss, gradients, norms, centres and teacher after two steps."""
     torch.manual_seed(0)
     config = tiny_training(
         "dino.koleo_loss_distributed=true",
         f"train.centering={centering}",
         f"compute_precision.sharding_strategy={strategy}",
+        *overrides,
     )
     arch = SSLMetaArch(config).train()
     ranks = parallelize(arch, config, torch.device("cpu"))
@@ -80,16 +82,59 @@ def everything() -> dict[str, Any]:
     result: dict[str, Any] = {(s, c): step(s, c) for s in STRATEGIES for c in CENTERINGS}
     sick = torch.tensor(float("nan") if get_rank() == 0 else 1.0)
     result["allowed"] = FiniteGuard().allows(sick)
-    config = tiny_training("compute_precision.param_dtype=fp16")
-    arch = SSLMetaArch(config)
-    with pytest.raises(ConfigError, match="sharding_strategy=NO_SHARD"):
-        parallelize(arch, config, torch.device("cpu"))
+    for refused, message in (
+        ("param_dtype=fp16", "sharding_strategy=NO_SHARD"),
+        ("shard_ranks=3", "shard_ranks is 3, which does not divide 2 ranks"),
+    ):
+        config = tiny_training(f"compute_precision.{refused}")
+        with pytest.raises(ConfigError, match=message):
+            parallelize(SSLMetaArch(config), config, torch.device("cpu"))
+    result |= {("bf16", strategy): bf16_step(strategy) for strategy in STRATEGIES}
+    result["bf16 reductions"] = bf16_step("FULL_SHARD", "compute_precision.reduce_dtype=bf16")
     return result
+
+
+def bf16_step(strategy: str, *overrides: str) -> dict[str, Any]:
+    """A step with products in bf16: the dtypes of RoPE tables in attention, and the gradients."""
+    torch.manual_seed(0)
+    config = tiny_training(
+        f"compute_precision.sharding_strategy={strategy}", "compute_precision.param_dtype=bf16", *overrides
+    )
+    arch = SSLMetaArch(config).train()
+    ranks = parallelize(arch, config, torch.device("cpu"))
+    dtypes = set()
+    for modules in (arch.student, arch.model_ema):
+        for block in modules["backbone"].blocks:  # type: ignore[union-attr]
+            attention = block.attn
+            rotate = attention.apply_rope
+
+            def watched(q: Tensor, k: Tensor, rope: Any, rotate: Any = rotate) -> Any:
+                dtypes.update((q.dtype, *(table.dtype for table in rope)))
+                return rotate(q, k, rope)
+
+            attention.apply_rope = watched
+    with autocast(config, "cpu"):
+        loss, _ = ranks.loss(own_part(collated(IMAGES)), teacher_temp=0.05)
+    loss.backward()
+    gradients = {n: whole(p.grad) for n, p in arch.student.named_parameters() if p.grad is not None}
+    return {"dtypes": sorted(map(str, dtypes)), "gradients": gradients}
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return run_on_ranks(everything, WORLD, tmp_path_factory.mktemp("ranks"))
+
+
+def hybrid() -> dict[str, Any]:
+    """On four ranks: two copies of the model, each on two ranks."""
+    return {
+        s: step(s, CENTERINGS[0], "compute_precision.shard_ranks=2") for s in STRATEGIES if s != "NO_SHARD"
+    }
+
+
+@pytest.fixture(scope="module")
+def hybrid_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return run_on_ranks(hybrid, 4, tmp_path_factory.mktemp("hybrid"))
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +147,21 @@ def alone() -> dict[str, dict[str, Any]]:
 def test_a_step_equals_that_of_one_rank(
     strategy: str, centering: str, ranks: list[dict[str, Any]], alone: dict[str, dict[str, Any]]
 ) -> None:
-    wanted, got = alone[centering], [rank[strategy, centering] for rank in ranks]
+    assert_equal_steps([rank[strategy, centering] for rank in ranks], alone[centering])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["SHARD_GRAD_OP", "FULL_SHARD"])
+def test_two_copies_of_two_ranks_equal_one_rank(
+    strategy: str, hybrid_ranks: list[dict[str, Any]], alone: dict[str, dict[str, Any]]
+) -> None:
+    wanted = alone[CENTERINGS[0]]
+    got = [rank[strategy] for rank in hybrid_ranks]
+    assert_equal_steps(got, wanted)
+    assert sum(rank["share"] for rank in got) == 2 * wanted["share"]
+
+
+def assert_equal_steps(got: list[dict[str, Any]], wanted: dict[str, Any]) -> None:
     mean = torch.stack([rank["loss"] for rank in got]).mean()
     torch.testing.assert_close(mean, wanted["loss"], rtol=1e-5, atol=0)
     for rank in got:
@@ -119,6 +178,28 @@ def test_sharded_ranks_hold_parts(ranks: list[dict[str, Any]], alone: dict[str, 
     for strategy, parts in (("NO_SHARD", 1), ("SHARD_GRAD_OP", 2), ("FULL_SHARD", 2)):
         shares = [rank[strategy, CENTERINGS[0]]["share"] for rank in ranks]
         assert sum(shares) == WORLD * whole_model / parts
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_rope_tables_stay_fp32_while_products_are_bf16(strategy: str, ranks: list[dict[str, Any]]) -> None:
+    """Queries are bf16; sines and cosines are as `pos_embed_rope_dtype` made them."""
+    for rank in ranks:
+        assert rank["bf16", strategy]["dtypes"] == ["torch.bfloat16", "torch.float32"]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_gradients_are_reduced_in_fp32(strategy: str, ranks: list[dict[str, Any]]) -> None:
+    """A sum that is rounded to bf16 is a number of bf16; else about half of the sums of two are."""
+    for rank in ranks:
+        assert share_of_bf16_numbers(rank["bf16 reductions"]["gradients"]) == 1
+        assert share_of_bf16_numbers(rank["bf16", strategy]["gradients"]) < 0.7
+
+
+def share_of_bf16_numbers(gradients: dict[str, Tensor]) -> float:
+    """Of all non-zero gradients, how many are exactly numbers of bf16."""
+    values = torch.cat([gradient.flatten() for gradient in gradients.values()])
+    values = values[values != 0]
+    return float((values == values.bfloat16().float()).float().mean())
 
 
 def test_a_nan_on_one_rank_skips_the_step_on_all(ranks: list[dict[str, Any]]) -> None:
