@@ -54,8 +54,8 @@ HEAD = {
     "head_hidden_dim": 2048,
 }
 # docs/spec.md 4.1, the other rows. Not official: depths and dims of student, dataset_path (ImageNet there),
-# accumulation_steps, log_period, stop_deadline, shard_ranks, tensorboard, trackers, fused, the colour keys of crops (of
-# which the official class has one), all but one of evaluation.
+# accumulation_steps, log_period, stop_deadline, shard_ranks, tensorboard, trackers, fused, the colour keys of
+# crops (of which the official class has one), all but one of evaluation.
 GROUPS: dict[str, Any] = {
     "student": STUDENT,
     "teacher": {
