@@ -25,6 +25,7 @@ from exporters.precision.quantization.scheme import QuantScheme
 from exporters.precision.recipes import (
     FP32,
     ROOT,
+    TYPED_ONLY,
     Override,
     Recipe,
     is_head_product,
@@ -68,11 +69,11 @@ def apply_recipe(model: ir.Model, recipe: Recipe, style: Style, inputs: RecipeIn
         path = path_of(node)
         if quantizer is not None and path in schemes:
             quantizer.quantize(node, schemes[path])
-        elif style != "cpu":
+        elif style == "typed" or (style == "emulated" and role not in TYPED_ONLY):
             dtype = type_of(path, str(role), recipe, inputs.overrides)
             if dtype != ir.DataType.FLOAT:
                 fit = shifts(inputs.ranges[path], dtype) if path in inputs.ranges else (0, 0)
-                converter.convert(node, dtype, *fit)
+                converter.convert(node, dtype, *fit, stored=role not in TYPED_ONLY)
     if style != "cpu" and inputs.head_type != FP32:
         for node in [node for node in model.graph if is_head_product(node, inputs.backbones)]:
             seen = inputs.ranges.get(path_of(node))

@@ -5,6 +5,7 @@ A 16-bit recipe uses these ranges to scale layers whose values come near the typ
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dinov3_ref.layers import LayerScale
-from dinov3_ref.models import ConvNeXt, named_blocks
+from dinov3_ref.models import named_blocks
 from dinov3_ref.models.convnext import Block
 
 
@@ -26,6 +27,8 @@ class LinearRange:
     largest_output: float
 
 
+# convolutions that a recipe changes and no block holds
+OUTSIDE_BLOCKS = re.compile(r"downsample_layers\.[\d.]+|(backbone\.)?patch_embed\.proj")
 # layer of a block -> the LayerScale that is folded into it
 GAINS = {
     "attn.proj": "ls1",
@@ -50,10 +53,9 @@ def watch_linears(model: nn.Module) -> Iterator[dict[str, LinearRange]]:
                 if isinstance(module, nn.Linear | nn.Conv2d):
                     hook = _hook(ranges, f"{path}.{name}", partial(_largest_gain, block, name))
                     hooks.enter_context(module.register_forward_hook(hook))
-        if isinstance(model, ConvNeXt):
-            for name, module in model.downsample_layers.named_modules(prefix="downsample_layers"):
-                if isinstance(module, nn.Conv2d):
-                    hooks.enter_context(module.register_forward_hook(_hook(ranges, name, lambda: 1.0)))
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Conv2d) and OUTSIDE_BLOCKS.fullmatch(name):
+                hooks.enter_context(module.register_forward_hook(_hook(ranges, name, lambda: 1.0)))
         yield ranges
 
 

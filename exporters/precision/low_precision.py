@@ -34,24 +34,35 @@ class LowPrecisionConverter:
         self._converted: dict[tuple[ir.Value, ir.DataType, int], ir.Value] = {}
         self._weights: dict[tuple[ir.Value, ir.DataType, int], ir.Value] = {}
 
-    def convert(self, node: ir.Node, dtype: ir.DataType, input_shift: int, weight_shift: int) -> None:
+    def convert(
+        self,
+        node: ir.Node,
+        dtype: ir.DataType,
+        input_shift: int,
+        weight_shift: int,
+        *,
+        stored: bool = True,
+    ) -> None:
         """Run `node` in `dtype` and cast its output back to fp32. A convolution's or Gemm's bias stays fp32.
 
         The input is scaled by 2^-input_shift, the weight by 2^-weight_shift, the output by their inverse.
+        stored: whether the file gets the weight in `dtype`. Otherwise it keeps what graphs for CPUs read, and
+        a Cast makes the weight, which runtimes compute when they build or load the graph.
         """
-        bias = self._take_bias(node)
+        bias = self._take_bias(node, stored)
         for index, value in enumerate(node.inputs):
             assert value is not None
-            if value.const_value is not None and value.producer() is None:
+            if value.const_value is not None and value.producer() is None and stored:
                 low = self._weight(value, dtype, weight_shift)
             else:
-                low = self._activation(value, dtype, input_shift if index == 0 else 0, node)
+                shift = input_shift if index == 0 else 0 if value.const_value is None else weight_shift
+                low = self._activation(value, dtype, shift, node)
             node.replace_input_with(index, low)
             self.edit.drop_unused(value)
         shift = input_shift + weight_shift
         self.output_to_fp32(node, dtype, self._power(shift) if shift else None, bias)
 
-    def _take_bias(self, node: ir.Node) -> ir.Value | None:
+    def _take_bias(self, node: ir.Node, stored: bool) -> ir.Value | None:
         """Remove a bias [C] and return it, of a convolution as [C,1,1], to add later; or None."""
         bias = node.inputs[2] if node.op_type in BIASED and len(node.inputs) == 3 else None
         if bias is None:
@@ -62,6 +73,9 @@ class LowPrecisionConverter:
         fp32 = bias.const_value
         assert fp32 is not None
         name = f"{bias.name}.column"
+        if not stored:
+            shape = self.edit.constant("const.column", np.array([-1, 1, 1], np.int64))
+            return self.edit.before(node, "Reshape", [bias, shape], name)
         column = self.edit.weight(
             name, partial(_as_column, fp32, name), fp32.dtype, (fp32.shape.numpy()[0], 1, 1)
         )

@@ -2,7 +2,7 @@
 
 TensorRT 11 has no precision flags: it runs the types that the ONNX graph states. So a recipe is a literal
 table, and everything that it does not name stays fp32: the residual stream, LayerNorm, LayerScale, biases,
-GELU, RoPE's table and rotation, patch embedding or stem. The reason: the residual stream reaches 155,000 in
+GELU, RoPE's table and rotation, a ConvNeXt's stem. The reason: the residual stream reaches 155,000 in
 ViT-L and 87,000 in ViT-H+ (docs/precision.md), and fp16 ends at 65,504.
 
 The output of an fp16 product must fit too. A linear layer or convolution whose input or output came near the
@@ -53,13 +53,18 @@ ATTENTION = ("scores", "softmax", "values")
 # 10.3 cannot parse.
 CONVOLUTION = ("depthwise", "downsample")
 SIXTEEN = ATTENTION + CONVOLUTION
+# The convolution over patches, in typed graphs alone: CPUs compute it in fp32 in any case. fp16 under bf16
+# too, as above; an image's values and the weights are far inside its range. Without it TensorRT, to which
+# TF32 is forbidden, has no tensor cores for it.
+PATCHES = {"patches": FP16}
+TYPED_ONLY = tuple(PATCHES)
 
 RECIPES: dict[str, Recipe] = {
     "fp32": Recipe("fp32", {}),
-    "fp16": Recipe("fp16", dict.fromkeys(LINEAR + SIXTEEN, FP16)),
-    "bf16": Recipe("bf16", dict.fromkeys(LINEAR + ATTENTION, BF16)),
-    "int8": Recipe("int8", dict.fromkeys(LINEAR, INT8) | dict.fromkeys(SIXTEEN, FP16), fallback=FP16),
-    "fp8": Recipe("fp8", dict.fromkeys(LINEAR, FP8) | dict.fromkeys(SIXTEEN, FP16), fallback=FP16),
+    "fp16": Recipe("fp16", dict.fromkeys(LINEAR + SIXTEEN, FP16) | PATCHES),
+    "bf16": Recipe("bf16", dict.fromkeys(LINEAR + ATTENTION, BF16) | PATCHES),
+    "int8": Recipe("int8", dict.fromkeys(LINEAR, INT8) | dict.fromkeys(SIXTEEN, FP16) | PATCHES, FP16),
+    "fp8": Recipe("fp8", dict.fromkeys(LINEAR, FP8) | dict.fromkeys(SIXTEEN, FP16) | PATCHES, FP16),
 }
 Override = tuple[str, str]  # (layer path pattern, type): ("blocks.0.*", "fp32")
 TYPES: dict[str, ir.DataType] = {"fp32": FP32, "fp16": FP16, "bf16": BF16}  # types that an override may name
@@ -73,6 +78,7 @@ _ROLES: tuple[tuple[str, str, str], ...] = (
     ("MatMul", rf"{_BLOCK}\.(mlp|feed_forward)\.(fc2|w3)", "ffn_out"),
     ("MatMul", rf"{_BLOCK}\.(attn|attention)", "scores or values"),
     ("Softmax", rf"{_BLOCK}\.(attn|attention)", "softmax"),
+    ("Conv", r"(?:backbone\.)?patch_embed\.proj", "patches"),
     ("MatMul", r"stages\.\d+\.\d+\.pwconv1", "ffn_in"),
     ("MatMul", r"stages\.\d+\.\d+\.pwconv2", "ffn_out"),
     ("Conv", r"stages\.\d+\.\d+\.dwconv", "depthwise"),

@@ -121,6 +121,11 @@ def check(bundle: Path, built: Built, depth: int, profile: str) -> None:
     assert set(network["layers"]["NORMALIZATION"]) == {"FLOAT"}
     if recipe not in ("int8", "fp8"):  # or TensorRT fuses q, k and v itself, wrongly at batch 1 on some GPUs
         assert not [layer for layer in inspection["builder"] if "MatMul+" in layer.partition(",")[0]]
+    convolutions = [layer for layer in inspection["builder"] if "Corr" in layer or "correlation" in layer]
+    assert convolutions, "the patch embedding"
+    for layer in convolutions:  # in fp32 it would have no tensor cores
+        inputs = layer.partition("Inputs:")[2].partition("Constants:")[0]
+        assert f"Datatype: {'Float' if recipe == 'fp32' else 'Half'}" in inputs
     fused = sum("_gemm_mha" in layer for layer in inspection["builder"])
     assert fused == (0 if recipe == "fp32" else depth * len(READY[profile]))
 
@@ -155,6 +160,19 @@ def test_every_recipe(recipe: str, exported: Export) -> None:
 def test_every_predefined_profile_set(profile: str, exported: Export) -> None:
     bundle = exported("vit_small", 1, "fp16")
     check(bundle, build(bundle, profile), 1, profile)
+
+
+def test_a_plan_for_cls_alone(tmp_path: Path) -> None:
+    """In the last block one token reads all: its products have one row an image."""
+    bundle = export_tiny(tmp_path / "b", recipe="fp16").root
+    add_engine(bundle, EngineRequest(target="rtx"))
+    built, _ = add_engine(bundle, EngineRequest(target="rtx", cls_only=True))
+    network = json.loads((bundle / "model.cls.plan.json").read_text())["network"]
+    dim = built.manifest.model.embed_dim
+    assert network["outputs"] == [{"name": "cls", "dtype": "FLOAT", "shape": [-1, dim]}]
+    assert built.manifest.fingerprint("model.plan", built.manifest.preprocess) == built.fingerprint(
+        built.manifest.preprocess
+    )
 
 
 @pytest.mark.slow
