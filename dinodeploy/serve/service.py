@@ -223,7 +223,7 @@ class Service:
             raise Refused(503, "the service is shutting down", SOON) from error
         rows = await _gather(asyncio.wrap_future(future) for future in futures)
         return [
-            Answer(question.name, one.width, one.height, _size(one.pixels), _pick(row, names))
+            Answer(question.name, one.width, one.height, sides_of(one.pixels), _pick(row, names))
             for question, one, row in zip(questions, prepared, rows, strict=True)
         ]
 
@@ -378,10 +378,6 @@ async def _gather(awaitables: Any) -> list[Any]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
-
-
-def _size(pixels: FloatArray) -> tuple[int, int]:
-    return int(pixels.shape[1]), int(pixels.shape[2])
 
 
 def _pick(row: Row, names: Sequence[str]) -> Row:

@@ -51,6 +51,11 @@ def session(onnx: str) -> Any:
     return onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
 
 
+def takes_bytes(onnx: Any) -> bool:
+    """Whether the input is uint8 [B,H,W,3], in place of float32 [B,3,H,W]."""
+    return bool(onnx.get_inputs()[0].type == "tensor(uint8)")
+
+
 class FakeTensorRT:
     """A TensorRT module of one version, on a fake GPU."""
 
@@ -191,12 +196,16 @@ class Engine:
 
     def get_tensor_dtype(self, name: str) -> Any:
         types = self._module.DataType  # type: ignore[attr-defined]
+        if name in self._inputs and takes_bytes(self._session):
+            return types.UINT8
         return types.HALF if name in self._facts.get("half", ()) else types.FLOAT
 
     def get_tensor_location(self, name: str) -> Any:
         return self._module.TensorLocation.DEVICE  # type: ignore[attr-defined]
 
     def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
+        if takes_bytes(self._session):
+            return [(b, h, w, 3) for b, h, w in self._facts["profiles"][index]]
         return [(b, 3, h, w) for b, h, w in self._facts["profiles"][index]]
 
     def create_runtime_config(self) -> Any:
@@ -265,7 +274,8 @@ class Context:
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         assert self._shape is not None, "asked for before the input's shape was set"
-        batch, _, height, width = self._shape
+        batch, *rest = self._shape
+        height, width = rest[:2] if takes_bytes(self._engine._session) else rest[1:]
         patch = self._engine._facts.get("patch", 16)
         sizes = {"batch": batch, "rows": height // patch, "columns": width // patch}
         for tensor in self._engine._session.get_outputs():
@@ -319,10 +329,11 @@ def in_turn(cuda: FakeCuda, run: Any) -> None:
 def compute(cuda: FakeCuda, onnx: Any, shape: tuple[int, ...], addresses: dict[str, int]) -> None:
     """What the kernels do: read the input's memory, write the outputs'."""
     pixels = onnx.get_inputs()[0].name
-    size = int(np.prod(shape)) * 4
+    dtype = np.dtype(np.uint8 if takes_bytes(onnx) else np.float32)
+    size = int(np.prod(shape)) * dtype.itemsize
     assert cuda.regions[addresses[pixels]].size >= size
     memory = ctypes.string_at(addresses[pixels], size)
-    feed = {pixels: np.frombuffer(memory, np.float32).reshape(shape)}
+    feed = {pixels: np.frombuffer(memory, dtype).reshape(shape)}
     names = [output.name for output in onnx.get_outputs()]
     for name, value in zip(names, onnx.run(names, feed), strict=True):
         content = np.ascontiguousarray(value, np.float32).tobytes()

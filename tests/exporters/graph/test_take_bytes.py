@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,13 @@ from dinodeploy import Embedder, MisuseError, load_embeddings
 from dinodeploy.bundle.bundle import GOLDEN_FILE, open_bundle
 from dinodeploy.images.preprocess import MAX_PATCHES, PRESETS, Preprocess
 from dinodeploy.parity.golden import load_golden
+from dinodeploy.triton.repository import Options, write_repository
+from dinodeploy.web.site import write_site
 from dinov3_ref.checkpoints import random_checkpoint
 from exporters.bisect import bisect_bundle
 from exporters.debug.material import PIXELS
 from tests.support.images.photographs import photograph
+from tests.support.processes.live_service import live
 from tests.support.tiny_models import ONNXRUNTIME, export_passing, export_tiny, tiny_config, tiny_convnext
 
 SIZES = [(64, 96), (112, 48), (80, 80)]
@@ -130,6 +134,29 @@ def test_a_quarter_of_the_bytes(preset: str) -> None:
 
 def test_bisect(of_bytes: Path) -> None:
     assert bisect_bundle(open_bundle(of_bytes).choose()).departs is None
+
+
+def test_the_service(of_bytes: Path) -> None:
+    data = io.BytesIO()
+    photograph("coffee").save(data, "JPEG")
+    with live(of_bytes) as client:
+        (answer,) = client.embed(data.getvalue()).json()["images"]
+    assert answer["input"] == [64, 96]
+    with Embedder.open(of_bytes) as embedder:
+        assert error(answer["outputs"]["cls"], embedder.encode(data.getvalue())) < LIMIT
+
+
+def test_triton(of_bytes: Path, tmp_path: Path) -> None:
+    write_repository(of_bytes, tmp_path, Options(name="tiny"))
+    text = (tmp_path / "tiny_engine" / "config.pbtxt").read_text()
+    assert "data_type: TYPE_UINT8\n  dims: [ -1, -1, 3 ]" in text
+    assert "dims: [ 64, 96, 3 ]" in text, "of the warm-up"
+    assert "TYPE_UINT8\n  dims: [ -1, -1, 3 ]" in (tmp_path / "tiny_preprocess" / "config.pbtxt").read_text()
+
+
+def test_what_takes_no_bytes_says_so(of_bytes: Path, tmp_path: Path) -> None:
+    with pytest.raises(MisuseError, match="takes uint8, the page makes float32"):
+        write_site([of_bytes], tmp_path / "page")
 
 
 # ---- every recipe ----------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 
 from dinodeploy.backends import open_backend
@@ -23,6 +25,8 @@ from dinodeploy.backends.tensorrt.cuda import Cuda
 from dinodeploy.bundle.manifest import ProfileFacts
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError, OutsideProfileError, UnavailableError
+from exporters.graph.files import read_onnx
+from exporters.graph.take_bytes import take_bytes
 from tests.dinodeploy.backends.fake_cuda import Error
 from tests.dinodeploy.backends.fake_tensorrt import FakeTensorRT, session
 from tests.dinodeploy.backends.gpu_machine import DEVICE, Plan, add_plan, pretend_tensorrt
@@ -57,9 +61,9 @@ def pixels(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
 
 
 def wanted(root: Path, x: np.ndarray) -> dict[str, np.ndarray]:
-    onnx = session(str(root / "model.onnx"))
-    names = [output.name for output in onnx.get_outputs()]
-    return dict(zip(names, onnx.run(names, {"pixels": x}), strict=True))
+    reference = session(str(root / "model.onnx"))
+    names = [output.name for output in reference.get_outputs()]
+    return dict(zip(names, reference.run(names, {"pixels": x}), strict=True))
 
 
 def assert_right(root: Path, x: np.ndarray, got: dict[str, np.ndarray]) -> None:
@@ -85,6 +89,23 @@ def test_every_shape_and_every_time(own_bundle: Path, module: FakeTensorRT) -> N
     backend.close()
     assert module.cuda.leaked == {}
     assert module.alive == 0
+
+
+def test_bytes(own_bundle: Path, module: FakeTensorRT) -> None:
+    """uint8 [B,H,W,3] reaches the GPU as it is: a quarter of what float32 [B,3,H,W] takes."""
+    graph = read_onnx(own_bundle / "model.onnx")
+    take_bytes(graph)
+    onnx.save(ir.to_proto(graph), own_bundle / "model.onnx")
+    backend = open_plan(own_bundle, module)
+    assert backend.takes(320, 32)
+    assert not backend.takes(32, 336)
+    for turn in range(3):
+        for batch, height, width in ((1, 48, 80), (3, 80, 48), (2, 320, 32)):
+            x = np.random.default_rng(turn).integers(0, 256, (batch, height, width, 3), np.uint8)
+            module.cuda.copied.clear()
+            assert_right(own_bundle, x, backend.run(x))
+            assert module.cuda.copied["cudaMemcpyHostToDevice"] == batch * height * width * 3
+    backend.close()
 
 
 def test_outputs_are_the_callers(own_bundle: Path, old: FakeTensorRT) -> None:
