@@ -262,6 +262,7 @@ class Train:
     checkpointing_full: bool = False  # recompute blocks completely
     compile: bool = True
     log_period: int = 10  # iterations between metrics records
+    gc_period: int = 150  # iterations between garbage collections; 0: whenever Python chooses
     stop_deadline: float = 120.0  # seconds from SIGINT, SIGTERM or SIGUSR1 to the end without a checkpoint
     tensorboard: bool = True  # also write TensorBoard scalars, if it is installed
     trackers: list[str] = field(default_factory=list)  # also send the numbers to: wandb, mlflow
@@ -285,7 +286,7 @@ class Optim:
     dino_head_wd_multiplier: float = 1.0
     layerwise_decay: float = 0.9
     multi_tensor_optim: bool = True
-    fused: bool = False  # AdamW in one kernel
+    fused: Optional[bool] = None  # AdamW in one kernel; None: on GPUs
     adamw_beta1: float = 0.9
     adamw_beta2: float = 0.999
 
@@ -309,11 +310,15 @@ class Schedules:
 
 @dataclass
 class Checkpointing:
-    """Iterations between checkpoints and how many to keep; every `keep_every`-th is never deleted."""
+    """Iterations between checkpoints and how many to keep; every `keep_every`-th is never deleted.
+
+    asynchronous: training goes on while a checkpoint is written, from a copy in the host's memory.
+    """
 
     period: int = 3750
     max_to_keep: int = 3
     keep_every: Optional[int] = None
+    asynchronous: bool = False
 
 
 @dataclass

@@ -4,6 +4,9 @@ Source: docs/spec.md 4.16.
 
     <output>/ckpt/<iteration>/     written under a hidden name, then renamed
 
+With `checkpointing.asynchronous` a save copies the state to the host's memory and returns; a thread writes it
+while the training goes on. Rank 0 renames the folder when every rank has written its part.
+
 A checkpoint holds student, EMA and Gram teacher, loss centres, optimiser, loss scale and the position in the
 data. It needs no random number state: steps are seeded by their iteration. A run may resume on another number
 of ranks.
@@ -15,6 +18,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,23 +39,96 @@ from dinov3_ref.train.networks.trainable import Trainable
 FOLDER = "ckpt"
 EXTRA_FILE = "run.json"
 GRAM_TEACHER = "gram_teacher."
+WITHOUT_GROUP = "torch.distributed is disabled, unavailable or uninit"  # a warning of torch
 OPTIONS = StateDictOptions(strict=False)
 
 
-def save(output: Path, iteration: int, networks: Trainable, optimizer: Optimizer, extra: Any) -> Path:
-    """Write the state after `iteration`; `extra` is JSON data, equal on all ranks. All ranks must call."""
-    target = output / FOLDER / str(iteration)
-    draft = target.with_name(_from_rank_0(hidden_name(target).name))
-    if get_rank() == 0:
-        for path in leftovers(target):  # of a run that was killed here
-            remove(path)
-    with _without_group() as no_dist:
-        state_dict_saver.save(_state(networks, optimizer), checkpoint_id=draft, no_dist=no_dist)
-    if get_rank() == 0:
-        (draft / EXTRA_FILE).write_text(json.dumps(extra), encoding="utf-8")
-        publish(draft, target)
-    _wait()
-    return target
+class CheckpointWriter:
+    """Writes the checkpoints of the run in `output`, one at a time."""
+
+    def __init__(self, output: Path, *, asynchronous: bool = False) -> None:
+        self.output = output
+        self.asynchronous = asynchronous
+        self._written: Future[Any] | None = None  # of the save that is not published yet
+        self._draft, self._target, self._extra = output, output, ""
+        self._group: dist.ProcessGroup | None = None
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a save was begun that is not published."""
+        return self._written is not None
+
+    def save(self, iteration: int, networks: Trainable, optimizer: Optimizer, extra: Any) -> None:
+        """Write the state after `iteration`, or begin to; `extra` is JSON data, equal on all ranks.
+
+        All ranks must call. Waits for the save before it. Raises `CheckpointError` if the writing failed.
+        """
+        self.finish()
+        self._target = self.output / FOLDER / str(iteration)
+        self._draft = self._target.with_name(_from_rank_0(hidden_name(self._target).name))
+        self._extra = json.dumps(extra)
+        if get_rank() == 0:
+            for path in leftovers(self._target):  # of a run that was killed here
+                remove(path)
+        state = _state(networks, optimizer)
+        if self.asynchronous:
+            self._written = self._begin(state)
+            return
+        with _without_group() as no_dist, self._one_line():
+            state_dict_saver.save(state, checkpoint_id=self._draft, no_dist=no_dist)
+        self._publish()
+        _wait()
+
+    def publish_if_written(self) -> bool:
+        """Whether a save was published by this call: rank 0 does, when all parts are on disk.
+
+        Call it after every iteration, on any rank. Raises `CheckpointError` if the writing failed.
+        """
+        if self._written is None or not self._written.done():
+            return False
+        written, self._written = self._written, None
+        with self._one_line():
+            written.result()  # the coordinator is done last: after the parts of all ranks
+        self._publish()
+        return True
+
+    def finish(self, *, together: bool = True) -> None:
+        """Wait until a save that was begun is published.
+
+        together: all ranks call, and none returns before rank 0 has published.
+        """
+        if self._written is not None:
+            wait([self._written])
+            self.publish_if_written()
+        if self.asynchronous and together:
+            _wait()
+
+    def _begin(self, state: dict[str, Any]) -> Future[Any]:
+        no_dist = get_world_size() == 1
+        if no_dist:  # the warning comes from the thread that writes
+            warnings.filterwarnings("ignore", message=WITHOUT_GROUP)
+        elif self._group is None:  # of its own: the training's collectives go on meanwhile
+            self._group = dist.new_group(backend="gloo")
+        begun = state_dict_saver.async_save(
+            state, checkpoint_id=self._draft, process_group=self._group, no_dist=no_dist
+        )
+        assert isinstance(begun, Future)
+        return begun
+
+    @contextmanager
+    def _one_line(self) -> Iterator[None]:
+        try:
+            yield
+        except (CheckpointException, OSError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise CheckpointError(
+                f"the checkpoint {self._target} could not be written ({reason}); the one before it is whole"
+            ) from error
+
+    def _publish(self) -> None:
+        if get_rank() == 0:
+            (self._draft / EXTRA_FILE).write_text(self._extra, encoding="utf-8")
+            publish(self._draft, self._target)
 
 
 def load(folder: Path, networks: Trainable, optimizer: Optimizer) -> Any:
@@ -108,7 +185,7 @@ def _state(networks: Trainable, optimizer: Optimizer) -> dict[str, Any]:
 def _without_group() -> Iterator[bool]:
     """Whether there is no process group; hides torch's warning about it."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninit")
+        warnings.filterwarnings("ignore", message=WITHOUT_GROUP)
         yield get_world_size() == 1
 
 

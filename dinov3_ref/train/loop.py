@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,10 +20,12 @@ from torch import Tensor
 
 from dinov3_ref.configs import check_ready
 from dinov3_ref.distributed import all_reduce_sum, get_rank, get_world_size
+from dinov3_ref.errors import TrainingDiverged
 from dinov3_ref.train import checkpoints
 from dinov3_ref.train.distributed.data_parallel import is_sharding
 from dinov3_ref.train.distributed.deferred_init import build_deferred
 from dinov3_ref.train.export_teacher import TEACHER, export_teacher
+from dinov3_ref.train.garbage import GarbageCollection
 from dinov3_ref.train.logging.evaluation import PeriodicEvaluation
 from dinov3_ref.train.logging.run_log import MetricsFile, RunLog
 from dinov3_ref.train.schedules import build_rates
@@ -77,6 +79,9 @@ class TrainingRun:
         torch.manual_seed(config.train.seed)  # the same initial weights on every rank, sharded or not
         self.arch = self.build_networks(own_teacher=own_teacher).train()
         self.step = TrainingStep(config, self.arch, self.device)
+        self.writer = checkpoints.CheckpointWriter(
+            self.output, asynchronous=config.checkpointing.asynchronous
+        )
         self.throughput = Throughput()
         self.owed: int | None = None  # iteration whose evaluation the checkpoint still owes
         self.log: RunLog | None = None
@@ -88,7 +93,11 @@ class TrainingRun:
         NaN, `CheckpointError` for a checkpoint of another model.
         """
         start = self.resume(max(checkpoints.finished(self.output), default=None))
-        with self.logging(start), StopRequests(self.config.train.stop_deadline) as requests:
+        with ExitStack() as stack:
+            stack.enter_context(self.logging(start))
+            requests = stack.enter_context(StopRequests(self.config.train.stop_deadline))
+            collect = stack.enter_context(GarbageCollection(self.config.train.gc_period))
+            stack.enter_context(self.writing())
             self.evaluate_if_owed()
             batches = self.batches()
             for iteration in range(start, self.rates.total_iterations):
@@ -102,10 +111,14 @@ class TrainingRun:
                 with self.throughput.paused():
                     if not stop:
                         self.evaluate_if_due(iteration)
-                if self.save_if_due(iteration, stop):
+                saved = self.save_if_due(iteration, stop)
+                if self.writer.publish_if_written() or saved:
                     self.prune_checkpoints()
+                collect.after_step()
                 if stop:
                     raise RunStopped(stop, iteration)
+        if self.writer.asynchronous:  # the last save was not complete inside the loop
+            self.prune_checkpoints()
         self.export()
 
     def build_networks(self, *, own_teacher: bool) -> Any:
@@ -146,7 +159,7 @@ class TrainingRun:
         return checkpoint + 1
 
     def save_if_due(self, iteration: int, stop: int = 0) -> bool:
-        """Whether a checkpoint was written: every `checkpointing.period` iterations and after the last.
+        """Whether a checkpoint is complete: every `checkpointing.period` iterations and after the last.
 
         stop: the signal that stops the run, which makes it due. The evaluation that it skips is owed.
         """
@@ -158,8 +171,21 @@ class TrainingRun:
             extra[EVALUATION] = state
         if stop and self.evaluation.is_due_after(iteration):
             extra[OWED] = True
-        checkpoints.save(self.output, iteration, self.arch, self.step.optimizer, extra)
-        return True
+        self.writer.save(iteration, self.arch, self.step.optimizer, extra)
+        return not self.writer.is_writing
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """At the end, wait for the checkpoint that is being written: also at a stop, within its deadline."""
+        together = False
+        try:
+            yield
+            together = True
+        except (RunStopped, TrainingDiverged):  # on all ranks
+            together = True
+            raise
+        finally:
+            self.writer.finish(together=together)
 
     def prune_checkpoints(self) -> None:
         """Delete old checkpoints, by the rules of `config.checkpointing`."""

@@ -100,11 +100,15 @@ def build_optimizer(config: Any, groups: Iterable[Group]) -> torch.optim.AdamW:
     """AdamW with the betas of `config.optim`; `set_rates` sets its learning rates at every step.
 
     With `optim.multi_tensor_optim`, groups with equal multipliers are fused. With `optim.fused`, one kernel
-    does the whole step.
+    does the whole step; without a value, that is so on GPUs.
     """
-    groups = fuse_params_groups(groups) if config.optim.multi_tensor_optim else list(groups)
+    groups = list(groups)
+    fused = config.optim.fused
+    if fused is None:
+        fused = all(group["params"].is_cuda for group in groups)
+    groups = fuse_params_groups(groups) if config.optim.multi_tensor_optim else groups
     betas = (config.optim.adamw_beta1, config.optim.adamw_beta2)
-    return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=config.optim.fused)
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=fused)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, rates: Rates) -> None:

@@ -24,6 +24,7 @@ from dinov3_ref.errors import CheckpointError
 from dinov3_ref.train import checkpoints
 from dinov3_ref.train.distributed.devices import autocast
 from dinov3_ref.train.export_teacher import export_teacher
+from dinov3_ref.train.garbage import GarbageCollection
 from dinov3_ref.train.logging.run_log import CONFIG_FILE
 from dinov3_ref.train.loop import Loader, TrainingRun
 from dinov3_ref.train.networks.training_networks import TARGETS
@@ -59,6 +60,9 @@ def train_together(runs: Sequence[TrainingRun]) -> None:
         for run in runs:
             logs.enter_context(run.logging(start))
         requests = logs.enter_context(StopRequests(leader.config.train.stop_deadline))
+        collect = logs.enter_context(GarbageCollection(leader.config.train.gc_period))
+        for run in runs:
+            logs.enter_context(run.writing())
         for run in runs:
             run.evaluate_if_owed()
         batches = leader.batches()
@@ -75,12 +79,17 @@ def train_together(runs: Sequence[TrainingRun]) -> None:
                 for run in runs if not stop else ():
                     run.evaluate_if_due(iteration)
             saved = [run.save_if_due(iteration, stop) for run in runs]
-            if all(saved):  # delete old checkpoints only when every new one is complete
+            published = [run.writer.publish_if_written() for run in runs]
+            # delete old checkpoints only when every new one is complete
+            if (all(saved) or any(published)) and not any(run.writer.is_writing for run in runs):
                 for run in runs:
                     run.prune_checkpoints()
+            collect.after_step()
             if stop:
                 raise RunStopped(stop, iteration)
     for run in runs:
+        if run.writer.asynchronous:  # the last save was not complete inside the loop
+            run.prune_checkpoints()
         export_teacher(run.arch, run.output)
 
 

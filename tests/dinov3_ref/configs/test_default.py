@@ -54,8 +54,8 @@ HEAD = {
     "head_hidden_dim": 2048,
 }
 # docs/spec.md 4.1, the other rows. Not official: depths and dims of student, dataset_path (ImageNet there),
-# accumulation_steps, log_period, stop_deadline, shard_ranks, tensorboard, trackers, fused, the colour keys of
-# crops (of which the official class has one), all but one of evaluation.
+# accumulation_steps, log_period, gc_period, stop_deadline, shard_ranks, asynchronous, tensorboard, trackers,
+# fused, the colour keys of crops (of which the official class has one), all but one of evaluation.
 GROUPS: dict[str, Any] = {
     "student": STUDENT,
     "teacher": {
@@ -149,6 +149,7 @@ GROUPS: dict[str, Any] = {
         "checkpointing_full": False,
         "compile": True,
         "log_period": 10,
+        "gc_period": 150,
         "stop_deadline": 120.0,
         "tensorboard": True,
         "trackers": [],
@@ -168,12 +169,12 @@ GROUPS: dict[str, Any] = {
         "dino_head_wd_multiplier": 1.0,
         "layerwise_decay": 0.9,
         "multi_tensor_optim": True,
-        "fused": False,
+        "fused": None,
         "adamw_beta1": 0.9,
         "adamw_beta2": 0.999,
     },
     "schedules": None,
-    "checkpointing": {"period": 3750, "max_to_keep": 3, "keep_every": None},
+    "checkpointing": {"period": 3750, "max_to_keep": 3, "keep_every": None, "asynchronous": False},
     "evaluation": {
         "eval_period_iterations": 12500,
         "train_dataset_path": "",

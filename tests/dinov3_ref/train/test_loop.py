@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from dinov3_ref.configs import load_config
 from dinov3_ref.data import build_training_loader
@@ -99,6 +101,31 @@ def test_a_resumed_run_is_bit_equal(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_an_asynchronous_checkpoint_is_that_of_its_iteration(
+    whole: tuple[Path, list[dict[str, Any]]],
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The training goes on while the state is written: the resumed run is bit-equal, the losses are too."""
+    write, during = FileSystemWriter.write_data, []
+
+    def write_late(self: Any, *args: Any, **named: Any) -> Any:
+        time.sleep(0.3)  # several steps
+        during.append(threading.current_thread() is threading.main_thread())
+        return write(self, *args, **named)
+
+    monkeypatch.setattr(FileSystemWriter, "write_data", write_late)
+    config = configure(photos, tmp_path / "run", *RANDOMNESS, *ASYNCHRONOUS, "checkpointing.max_to_keep=2")
+    assert run(config) == whole[1]
+    assert during == [False] * 3
+    assert checkpoints.finished(tmp_path / "run") == [5, 7]
+    shutil.rmtree(tmp_path / "run" / "ckpt" / "7")
+    assert run(config) == whole[1]
+    assert not list((tmp_path / "run" / "ckpt").glob(".*"))
+
+
+ASYNCHRONOUS = ("checkpointing.asynchronous=true",)
 KILLED = """
 import os, signal, sys
 from dinov3_ref.train import checkpoints
@@ -116,6 +143,15 @@ if {where!r} == "while saving":
         if len(calls) == 2:
             die()
     checkpoints.state_dict_saver.save = save_and_die
+elif {where!r} == "while a thread writes":
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter
+    write, calls = FileSystemWriter.finish, []
+    def write_and_die(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            die()
+        write(self, *args, **kwargs)
+    FileSystemWriter.finish = write_and_die
 else:
     append = MetricsFile.append
     MetricsFile.append = lambda self, record: append(self, record) if record["iteration"] < 4 else die()
@@ -124,12 +160,13 @@ main(["--config", {config!r}])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["while saving", "while training"])
+@pytest.mark.parametrize("where", ["while saving", "while a thread writes", "while training"])
 def test_killed_runs_resume(
     where: str, whole: tuple[Path, list[dict[str, Any]]], photos: Path, tmp_path: Path
 ) -> None:
     """kill -9 before the second checkpoint is renamed to its final name; and in iteration 4."""
-    config = configure(photos, tmp_path / "run", *RANDOMNESS)
+    options = ASYNCHRONOUS if where == "while a thread writes" else ()
+    config = configure(photos, tmp_path / "run", *RANDOMNESS, *options)
     OmegaConf.save(config, tmp_path / "config.yaml")
     program = KILLED.format(where=where, config=str(tmp_path / "config.yaml"))
     killed = subprocess.run([sys.executable, "-c", program], env=os.environ, capture_output=True, check=False)
@@ -270,13 +307,18 @@ def alone(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["NO_SHARD", "SHARD_GRAD_OP"])
+@pytest.mark.parametrize(
+    ("strategy", "options"), [("NO_SHARD", ()), ("SHARD_GRAD_OP", ()), ("SHARD_GRAD_OP", ASYNCHRONOUS)]
+)
 def test_two_ranks_equal_one_and_one_resumes_two(
-    strategy: str, alone: Path, photos: Path, tmp_path: Path
+    strategy: str, options: tuple[str, ...], alone: Path, photos: Path, tmp_path: Path
 ) -> None:
     """The same global batch: relative 1e-5 over the whole curve."""
     together = tmp_path / "together"
-    run_on_two(photos, together, tmp_path / "ranks", f"compute_precision.sharding_strategy={strategy}")
+    run_on_two(
+        photos, together, tmp_path / "ranks", f"compute_precision.sharding_strategy={strategy}", *options
+    )
+    assert checkpoints.finished(together) == [2, 5, 7]
     assert losses(together) == pytest.approx(losses(alone), rel=1e-5)
 
     forget_after(2, together)

@@ -113,6 +113,28 @@ def evaluated(output: Path) -> list[int]:
     return sorted({json.loads(line)["iteration"] for line in lines})
 
 
+LATE = """
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+write = FileSystemWriter.write_data
+def write_late(*args):
+    time.sleep(0.5)
+    return write(*args)
+FileSystemWriter.write_data = write_late
+"""
+
+
+@pytest.mark.slow
+def test_a_stop_waits_for_the_asynchronous_checkpoint(
+    whole: list[dict[str, Any]], photos: Path, tmp_path: Path
+) -> None:
+    config = configure(photos, tmp_path / "run", "checkpointing.asynchronous=true")
+    stopped = train(config, tmp_path, 4, f"exec({LATE!r}, globals()); os.kill(os.getpid(), signal.SIGTERM)")
+    assert stopped.returncode == 143, stopped.stderr
+    assert checkpoints.finished(tmp_path / "run") == [2, 4]
+    assert train(config, tmp_path).returncode == 0
+    assert records(tmp_path / "run") == whole
+
+
 @pytest.mark.slow
 def test_a_second_signal_ends_at_once(photos: Path, tmp_path: Path) -> None:
     twice = "[os.kill(os.getpid(), signal.SIGTERM) for _ in range(2)]; time.sleep(60)"
