@@ -15,7 +15,7 @@ IndexArray = NDArray[np.int64]  # row numbers, class labels, counts
 ByteArray = NDArray[np.uint8]  # decoded images, bytes
 
 
-def sides_of(pixels: AnyArray) -> tuple[int, int]:
+def sides_of(pixels: Any) -> tuple[int, int]:
     """(H, W) of an engine input: uint8 [...,H,W,3], or else [...,3,H,W]."""
     height, width = pixels.shape[-3:-1] if pixels.dtype == np.uint8 else pixels.shape[-2:]
     return height, width

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from dinodeploy.arrays import FloatArray
 from dinodeploy.backends import Backend, Hint
-from dinodeploy.backends.run import run_pixels
+from dinodeploy.backends.run import To, run_pixels
 from dinodeploy.backends.select import candidates, open_on
 from dinodeploy.bundle.bundle import Bundle, EngineChoice, locate
 from dinodeploy.bundle.manifest import Manifest
@@ -299,20 +299,25 @@ class Embedder:
             self._text = self._text or open_beside(self.bundle, self._reopen)
         return self._text.encode(texts, normalize=normalize)
 
-    def run(self, pixels: Any, *, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
+    def run(
+        self, pixels: Any, *, outputs: Sequence[str] | None = None, to: To = "host", stream: int | None = None
+    ) -> dict[str, Any]:
         """Normalised pixels [B,3,H,W] -> {"cls": [B,D], "storage": [B,R,D], "patch": [B,h,w,D]}, float32.
 
         `storage` exists if the model has such tokens, `layer_<i>` if the bundle was exported with them, and
         the outputs of a head (`logits` [B,K], `segmentation` [B,K,H,W], `depth` [B,1,H,W] …) if it has one.
         An engine opened for CLS only gives `cls`. outputs: the names to give; default: `output_names`. Others
-        are not copied from a GPU. Pixels may be a numpy array or any array in CPU memory that supports
-        DLPack; they are not copied. A bundle exported with `input="uint8"` takes bytes [B,H,W,3], or
-        normalised pixels that are grey levels. Raises MisuseError for another shape or dtype, a size that is
-        not a multiple of the patch size, an output that the engine does not have, and after `close`.
+        are not copied from a GPU. Pixels may be a numpy array or any array in CPU memory with DLPack, not
+        copied. A bundle exported with `input="uint8"` takes bytes [B,H,W,3], or normalised pixels that
+        are grey levels. An engine on a GPU also takes contiguous arrays of its memory (DLPack,
+        __cuda_array_interface__). to: "host" gives numpy arrays, "device" leaves outputs on a GPU as
+        `GpuArray` (docs/library.md). stream: the handle of the caller's CUDA stream, to make pixels and use
+        outputs on; the call then waits for nothing. Raises MisuseError for another shape, dtype or device, a
+        size that is not a multiple of the patch size, an output that the engine lacks, and after `close`.
         """
         self._check_open()
         names = self.output_names if outputs is None else tuple(dict.fromkeys(outputs))
-        return run_pixels(self.engine, self.backend, pixels, names)
+        return run_pixels(self.engine, self.backend, pixels, names, to, stream)
 
     def warm_up(self, *sizes: int | tuple[int, int], batch_size: int = 1) -> None:
         """Run zeros at each input size, H or (H, W); default: the bundle's.

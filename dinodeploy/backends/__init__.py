@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 from dinodeploy.arrays import AnyArray, FloatArray
+from dinodeploy.backends.gpu_arrays import GpuArray, GpuPixels
 from dinodeploy.bundle.manifest import BuildFacts
 from dinodeploy.errors import MisuseError, UnavailableError
 
@@ -37,7 +38,26 @@ class Backend(Protocol):
         """
         ...
 
+    @property
+    def gpu(self) -> GpuBackend | None:
+        """Itself, if it takes and gives arrays in GPU memory."""
+        ...
+
     def close(self) -> None: ...
+
+
+class GpuBackend(Protocol):
+    """What a backend on a GPU can do beside. Its `run` takes `GpuPixels` too."""
+
+    def borrow(self, array: Any, stream: int | None = None) -> GpuPixels:
+        """A GPU array of another library as input, ordered after `stream`, or by what its library says."""
+        ...
+
+    def run_on_gpu(
+        self, pixels: AnyArray | GpuPixels, outputs: Sequence[str] | None = None, caller: int | None = None
+    ) -> dict[str, GpuArray]:
+        """As `run`, with outputs that stay on the GPU. caller: a stream that is made to wait for them."""
+        ...
 
 
 @dataclass(frozen=True)

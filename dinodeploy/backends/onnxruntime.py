@@ -122,6 +122,8 @@ class OnnxRuntimeBackend:
             if provider.on_gpu:
                 self._check_placement(engine, provider)
 
+    gpu = None
+
     def takes(self, height: int, width: int) -> bool:
         return True
 

@@ -76,6 +76,8 @@ class OpenVinoBackend:
         self._streams = options.threads or cores()
         self._lock = threading.Lock()
 
+    gpu = None
+
     def takes(self, height: int, width: int) -> bool:
         return True
 

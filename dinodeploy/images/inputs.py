@@ -70,14 +70,26 @@ def as_pixels(pixels: Any, steps: Preprocess, least_side: int = 1) -> AnyArray:
     """A numpy array, or any array with DLPack, as engine input: float32 [B,3,H,W], contiguous.
 
     Where `steps` make bytes: uint8 [B,H,W,3], of that or of normalised float32 [B,3,H,W]. Shares the caller's
-    memory unless that is not contiguous, or converted. Raises MisuseError for another shape, dtype or device,
-    and for a size that is not a multiple of the patch size, or smaller than `least_side`.
+    memory unless that is not contiguous, or converted. Raises MisuseError for a GPU's memory, and as
+    `check_pixels`.
     """
-    array, patch_size, takes_bytes = _as_array(pixels), steps.patch_size, steps.dtype == "uint8"
+    array = _as_array(pixels)
+    check_pixels(array, steps, least_side)
+    return np.ascontiguousarray(array if array.dtype == np.uint8 else steps.for_engine(array))
+
+
+def check_pixels(array: Any, steps: Preprocess, least_side: int = 1, *, on_gpu: bool = False) -> None:
+    """Raise MisuseError unless an array, of whatever library, can be an engine's input.
+
+    Its size must be a multiple of the patch size, and `least_side` or more. on_gpu: it is not converted.
+    """
+    patch_size, takes_bytes = steps.patch_size, steps.dtype == "uint8"
     is_bytes = array.dtype == np.uint8 and takes_bytes
-    if array.dtype != np.float32 and not is_bytes:
-        wanted = "uint8, or float32, normalised" if takes_bytes else "float32, normalised"
-        raise MisuseError(f"pixels are {array.dtype}; wanted {wanted}")
+    if not is_bytes and (array.dtype != np.float32 or (takes_bytes and on_gpu)):
+        wanted = "uint8 [B,H,W,3]" if on_gpu else "uint8, or float32, normalised"
+        raise MisuseError(
+            f"pixels are {array.dtype}; wanted {wanted if takes_bytes else 'float32, normalised'}"
+        )
     if array.ndim != 4 or array.shape[3 if is_bytes else 1] != 3 or array.shape[0] < 1:
         wanted = "uint8 [B,H,W,3]" if is_bytes else "[B,3,H,W]"
         raise MisuseError(f"pixels have shape {list(array.shape)}; wanted {wanted} with B >= 1")
@@ -91,7 +103,6 @@ def as_pixels(pixels: Any, steps: Preprocess, least_side: int = 1) -> AnyArray:
             f"pixels are {height}x{width}; this model takes {least_side} or more on both sides: a "
             "smaller image has too few places for its queries"
         )
-    return np.ascontiguousarray(array if is_bytes else steps.for_engine(array))
 
 
 def run_fixed(
@@ -118,6 +129,8 @@ def run_fixed(
 
 def _as_array(pixels: Any) -> AnyArray:
     if isinstance(pixels, np.ndarray) or not hasattr(pixels, "__dlpack__"):
+        if hasattr(pixels, "__cuda_array_interface__"):
+            raise MisuseError("pixels are on a GPU; wanted CPU memory: copy them there first")
         return np.asarray(pixels)
     device, number = pixels.__dlpack_device__()
     if device not in _HOST:

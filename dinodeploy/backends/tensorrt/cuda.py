@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from dinodeploy.arrays import ByteArray
+from dinodeploy.backends.gpu_arrays import DEVICE
 from dinodeploy.errors import UnavailableError
 
 # What a user can do about an error.
@@ -44,10 +45,26 @@ def import_cuda() -> Any:
 
 
 class Cuda:
-    """CUDA's runtime module, injected, behind the few calls that we make."""
+    """CUDA's runtime module, injected, behind the few calls that we make, for GPU `DEVICE`."""
 
     def __init__(self, runtime: Any) -> None:
         self._runtime = runtime
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """While open, our GPU is this thread's current one, which torch and others may have changed."""
+        error, before = self._runtime.cudaGetDevice()
+        if error != self._runtime.cudaError_t.cudaSuccess:
+            self.forget_error()  # whatever is wrong shows at the next call
+            before = DEVICE
+        if before == DEVICE:
+            yield
+            return
+        self.call("cudaSetDevice", DEVICE)
+        try:
+            yield
+        finally:
+            self.call("cudaSetDevice", before)
 
     def call(self, function: str, *arguments: Any) -> Any:
         """The result of one function, None where it has none. Raises UnavailableError for an error code."""
@@ -89,7 +106,7 @@ class Cuda:
     def shares_memory(self) -> bool:
         """Whether the GPU uses the CPU's memory, as on a Jetson."""
         integrated = self._runtime.cudaDeviceAttr.cudaDevAttrIntegrated
-        return bool(self.call("cudaDeviceGetAttribute", integrated, 0))
+        return bool(self.call("cudaDeviceGetAttribute", integrated, DEVICE))
 
     def free_device(self, address: int) -> None:
         self.call("cudaFree", address)
@@ -108,6 +125,11 @@ class Cuda:
     def to_host(self, host: int, device: int, size: int, stream: Any) -> None:
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self.call("cudaMemcpyAsync", host, device, size, kind, stream)
+
+    def inside(self, to: int, of: int, size: int, stream: Any) -> None:
+        """Copy within the GPU's memory."""
+        kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        self.call("cudaMemcpyAsync", to, of, size, kind, stream)
 
     # ---- order ---------------------------------------------------------------------------------------
 
@@ -129,6 +151,23 @@ class Cuda:
     def wait(self, stream: Any, event: Any) -> None:
         """Make what `stream` is given from now on wait for `event`."""
         self.call("cudaStreamWaitEvent", stream, event, 0)
+
+    def wait_here(self, event: Any) -> None:
+        """Wait until the GPU has reached `event`."""
+        self.call("cudaEventSynchronize", event)
+
+    def synchronize_device(self) -> None:
+        """Wait until the GPU has nothing more to do, for anybody in this process."""
+        self.call("cudaDeviceSynchronize")
+
+    def order(self, before: Any, then: Any) -> None:
+        """Make what stream `then` is given from now on wait for what `before` has been given."""
+        event = self.new_event()
+        try:
+            self.record(event, before)
+            self.wait(then, event)
+        finally:
+            self.destroy_event(event)  # CUDA keeps it until it has been reached
 
     def destroy_event(self, event: Any) -> None:
         self.call("cudaEventDestroy", event)

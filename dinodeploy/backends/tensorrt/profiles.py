@@ -12,11 +12,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from dinodeploy.arrays import AnyArray
 from dinodeploy.backends.tensorrt.refuse import rebuild_command
 from dinodeploy.errors import OutsideProfileError
 
@@ -76,14 +73,22 @@ def choose_profile(profiles: Sequence[Profile], shape: Shape, plan: Path, module
     )
 
 
-def cut(pixels: AnyArray, profile: Profile) -> Iterator[tuple[AnyArray, int]]:
-    """Parts of a batch that the profile takes, each with how many of its rows are wanted.
+class Part(NamedTuple):
+    """Rows `start` to `stop` of a batch, filled up to `size` rows with the last one."""
 
-    Parts are as even as can be; one that is too small is filled up with its last row.
-    """
+    start: int
+    stop: int
+    size: int
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+
+def cut(batch: int, profile: Profile) -> Iterator[Part]:
+    """Parts of a batch that the profile takes, as even as can be; too small ones are to be filled up."""
     smallest, largest = profile.min[0], profile.max[0]
-    for part in np.array_split(pixels, math.ceil(len(pixels) / largest)):
-        wanted = len(part)
-        if wanted < smallest:
-            part = np.concatenate([part, np.repeat(part[-1:], smallest - wanted, axis=0)])
-        yield np.ascontiguousarray(part), wanted
+    count = math.ceil(batch / largest)
+    for index in range(count):
+        start, stop = (-(-batch * edge // count) for edge in (index, index + 1))
+        yield Part(start, stop, max(stop - start, smallest))

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 NAN = 0xFF  # four of them are a NaN
+LEGACY = 1  # cudaStreamLegacy
 
 
 class Error(enum.IntEnum):
@@ -34,6 +35,7 @@ class Error(enum.IntEnum):
 class Kind(enum.Enum):
     cudaMemcpyHostToDevice = ("host", "device")
     cudaMemcpyDeviceToHost = ("device", "host")
+    cudaMemcpyDeviceToDevice = ("device", "device")
 
 
 class Mode(enum.Enum):
@@ -56,6 +58,7 @@ class Stream:
     waiting: list[Operation] = field(default_factory=list)
     captured: list[Operation] | None = None
     broken: bool = False  # what was captured last cannot be
+    destroyed: bool = False
 
     def __int__(self) -> int:
         return self.handle
@@ -99,7 +102,8 @@ class FakeCuda:
         self.calls: list[str] = []
         self.copied: Counter[str] = Counter()  # bytes, by kind
         self.regions: dict[int, Region] = {}
-        self.streams: dict[int, Stream] = {}
+        self.streams: dict[int, Stream] = {LEGACY: Stream(LEGACY)}
+        self.current = 0  # device of all threads
         self.alive: Counter[str] = Counter()
         self.fail: dict[tuple[str, int], Error] = {}  # (function, its nth call from 1) -> error
         self.computations: list[object] = []  # asked for and not run yet, in order
@@ -183,14 +187,45 @@ class FakeCuda:
 
     def cudaMemcpyAsync(self, to: int, of: int, size: int, kind: Kind, stream: Stream) -> tuple[Error]:
         source, target = kind.value
-        for address, place in ((of, source), (to, target)):
-            region = self.regions.get(address)
-            if region is None or region.place != place or region.size < size:
-                return (Error.cudaErrorInvalidValue,)
+        if self.place(of, size) != source or self.place(to, size) != target:
+            return (Error.cudaErrorInvalidValue,)
         self.copied[kind.name] += size
         return self.give(stream, lambda: ctypes.memmove(to, of, size), (to, of))
 
+    def place(self, address: int, size: int) -> str | None:
+        """Where `size` bytes from an address lie, if they were all given out."""
+        for start, region in self.regions.items():
+            if start <= address and address + size <= start + region.size:
+                return region.place
+        return None
+
+    # ---- devices -------------------------------------------------------------------------------------
+
+    def cudaGetDevice(self) -> tuple[Error, int]:
+        return Error.cudaSuccess, self.current
+
+    def cudaSetDevice(self, device: int) -> tuple[Error]:
+        self.current = device
+        return (Error.cudaSuccess,)
+
+    def cudaDeviceSynchronize(self) -> tuple[Error]:
+        """It may not be called while any stream is captured, and ends the capture."""
+        capturing = [stream for stream in self.streams.values() if stream.captured is not None]
+        for stream in capturing:
+            stream.broken = True
+        if capturing:
+            return (Error.cudaErrorStreamCaptureUnsupported,)
+        for stream in self.streams.values():
+            self.cudaStreamSynchronize(stream)
+        return (Error.cudaSuccess,)
+
     # ---- streams and events --------------------------------------------------------------------------
+
+    def stream(self, stream: Stream | int) -> Stream:
+        """The bindings take a handle as an integer too."""
+        found = self.streams[stream] if isinstance(stream, int) else stream
+        assert not found.destroyed, "used after it was destroyed"
+        return found
 
     def give(self, stream: Stream, run: Callable[[], Any], addresses: tuple[int, ...] = ()) -> tuple[Error]:
         """What a stream is to do when its turn comes."""
@@ -208,6 +243,7 @@ class FakeCuda:
     def cudaStreamDestroy(self, stream: Stream) -> tuple[Error]:
         assert not stream.waiting, "destroyed with work waiting"
         self.alive["stream"] -= 1
+        stream.destroyed = True
         return (Error.cudaSuccess,)
 
     def cudaStreamSynchronize(self, stream: Stream) -> tuple[Error]:
@@ -225,11 +261,19 @@ class FakeCuda:
         self.alive["event"] -= 1
         return (Error.cudaSuccess,)
 
-    def cudaEventRecord(self, event: Event, stream: Stream) -> tuple[Error]:
+    def cudaEventSynchronize(self, event: Event) -> tuple[Error]:
+        assert event.marker is not None, "waits for an event that was never recorded"
+        while not event.marker.reached:
+            event.marker.stream.waiting.pop(0).run()
+        return (Error.cudaSuccess,)
+
+    def cudaEventRecord(self, event: Event, stream: Stream | int) -> tuple[Error]:
+        stream = self.stream(stream)
         marker = event.marker = Marker(stream)
         return self.give(stream, lambda: setattr(marker, "reached", True))
 
-    def cudaStreamWaitEvent(self, stream: Stream, event: Event, flags: int) -> tuple[Error]:
+    def cudaStreamWaitEvent(self, stream: Stream | int, event: Event, flags: int) -> tuple[Error]:
+        stream = self.stream(stream)
         marker = event.marker
         assert marker is not None, "waits for an event that was never recorded"
 
@@ -291,6 +335,7 @@ RETURNING = (
     "cudaMalloc",
     "cudaHostAlloc",
     "cudaMemGetInfo",
+    "cudaGetDevice",
     "cudaDeviceGetAttribute",
     "cudaStreamCreateWithFlags",
     "cudaEventCreateWithFlags",

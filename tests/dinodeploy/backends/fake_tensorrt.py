@@ -311,18 +311,19 @@ class Context:
             self._captured = True
         self._ran = True
         run = functools.partial(compute, cuda, self._engine._session, self._shape, dict(self._addresses))
-        operation = functools.partial(in_turn, cuda, run)
+        operation = functools.partial(in_turn, cuda, run, self._scratch)
         cuda.give(lane, operation, (self._scratch, *self._addresses.values()))
         if lane.captured is None:
             cuda.computations.append(lane.waiting[-1])
         return True
 
 
-def in_turn(cuda: FakeCuda, run: Any) -> None:
-    """Computations share one scratch memory: they must run in the order in which they were asked for."""
-    first: Any = cuda.computations.pop(0)
-    inner = first.run.args[1]
-    assert inner is run, "a computation overtook another that uses the same memory"
+def in_turn(cuda: FakeCuda, run: Any, scratch: int) -> None:
+    """Computations that share scratch memory must run in the order in which they were asked for."""
+    waiting: Any = cuda.computations
+    first = next(one for one in waiting if one.run.args[2] == scratch)
+    assert first.run.args[1] is run, "a computation overtook another that uses the same memory"
+    waiting.remove(first)
     run()
 
 

@@ -215,7 +215,9 @@ def test_shapes_then_addresses_then_execution(own_bundle: Path, module: FakeTens
         "layer_1",
     }
     work = [name for name in module.cuda.calls if name not in ("cudaMalloc", "cudaHostAlloc")]
-    assert work == ["cudaMemcpyAsync", "cudaEventRecord", *["cudaMemcpyAsync"] * 4, "cudaStreamSynchronize"]
+    assert work[0] == "cudaGetDevice"
+    copies = ["cudaMemcpyAsync"] * 4
+    assert work[1:] == ["cudaMemcpyAsync", "cudaEventRecord", *copies, "cudaStreamSynchronize"]
     backend.close()
 
 
@@ -223,6 +225,7 @@ def test_a_computation_waits_for_the_one_before(
     own_bundle: Path, module: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One stream has queued its computation, and the GPU has not begun it, when the other queues its own."""
+    module.cuda.free_memory = 0  # both share scratch memory
     backend = open_plan(own_bundle, module)
     x, y = pixels(SHAPES[0]), pixels(SHAPES[1], seed=1)
     asked, done = threading.Event(), threading.Event()
@@ -418,7 +421,8 @@ def test_every_cuda_call_may_fail(own_bundle: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_out_of_memory_says_what_to_do(own_bundle: Path, old: FakeTensorRT) -> None:
-    old.cuda.fail["cudaMalloc", 2] = Error.cudaErrorMemoryAllocation
+    old.cuda.fail["cudaMalloc", 2] = Error.cudaErrorMemoryAllocation  # a second scratch memory: not needed
+    old.cuda.fail["cudaMalloc", 3] = Error.cudaErrorMemoryAllocation
     backend = open_plan(own_bundle, old)
     with pytest.raises(UnavailableError, match=r"cudaMalloc: .*run smaller batches \(--batch\)"):
         backend.run(pixels(SHAPES[0]))
