@@ -1,6 +1,6 @@
 """GPU memory of outputs that stay on the GPU: handed out, and used again when nobody holds it.
 
-Whoever held a block may have left work on the GPU that still reads it, on a stream that is not known. A block
+The work of a block's last user may still read it on the GPU, on a stream that is not known. A block
 is therefore used again only after the whole GPU has been waited for, for several blocks together.
 """
 
