@@ -13,6 +13,9 @@ On a CPU, `auto` uses ONNX Runtime, which starts in half the time and is as fast
 the recipes whose instructions only OpenVINO uses (`OPENVINO_PAYS`). This is a fixed rule, not a measurement:
 two runs of one job must not use two engines, whose 8-bit numbers differ. `dinodeploy bench` measures both;
 `--device openvino` or `onnxruntime` overrides.
+
+Of ONNX Runtime's graphs the one that needs instructions of this CPU is taken (int8: VNNI), and one that needs
+others is left out. A file that the user names is refused where it cannot be right.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.bundle import Bundle, EngineChoice
 from dinodeploy.bundle.manifest import MODEL_FILE, BuildFacts
 from dinodeploy.errors import MisuseError, TamperedError, UnavailableError, raise_if_interrupted
-from dinodeploy.hardware.devices import cpu_flags, find_gpu
+from dinodeploy.hardware.devices import cpu_flags, cpu_name, find_gpu
+from dinodeploy.hardware.instructions import missing_instructions
 
 # device -> backends, best first
 DEVICES: dict[str, tuple[str, ...]] = {
@@ -116,9 +120,17 @@ def _engines_for(
     if file is not None:
         yield from (name for name in (*partial, *full) if name == file)
         return
+    partial, full = _for_this_cpu(bundle, partial), _for_this_cpu(bundle, full)
     if outputs is not None:
         yield from (name for name in partial if set(outputs) <= set(engines[name].outputs))
     yield from full
+
+
+def _for_this_cpu(bundle: Bundle, names: list[str]) -> list[str]:
+    """The engines that need instructions of this CPU, if there are any, else those that need none."""
+    needed = {name: bundle.manifest.engines[name].instructions for name in names}
+    can_run = [name for name in names if not missing_instructions(needed[name])]
+    return [name for name in can_run if needed[name]] or can_run
 
 
 def open_on(
@@ -168,6 +180,11 @@ def open_choice(choice: EngineChoice, **options: Any) -> Backend:
 
     Raises UnavailableError, TamperedError, BundleError for a graph that reads other files than its own.
     """
+    if missing := missing_instructions(choice.facts.instructions):
+        raise UnavailableError(
+            f"{choice.named} needs {', '.join(missing).upper()} instructions, which {cpu_name()} lacks; "
+            f"leave the file out: {choice.bundle.named}"
+        )
     choice.check_external_data()
     build = choice.facts.build
     if build is not None and build.stripped:  # the runtime reads the weights of its source

@@ -126,6 +126,7 @@ class EngineFacts:
     build: BuildFacts | None = None  # TensorRT plans only
     outputs: tuple[str, ...] = ()  # empty: all outputs of the manifest
     same_numbers_as: str | None = None  # the full engine, where this one computes only some of its outputs
+    instructions: tuple[str, ...] = ()  # sets of CPU instructions without which it is wrong (`vnni`)
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,7 @@ METADATA_KEY = "dinodeploy.facts"  # in the ONNX file
 
 MODEL_FILE = "model.onnx"  # the graph that GPUs run and plans are built from
 CPU_FILE = "model.cpu.onnx"  # the graph that CPUs run, where they have one of their own
+VNNI_FILE = "model.cpu.vnni.onnx"  # that of int8 for CPUs with VNNI
 WEIGHTS_FILE = "model.onnx.data"
 RECEIPTS_FILE = "parity.json"  # grows as the bundle is judged: neither in the manifest nor signed
 SIGNATURE_FILE = "model.sig"
@@ -79,7 +80,11 @@ LICENCE_FILE = "LICENSE.txt"  # of the weights, for people
 EXTRAS = {FILE_NAME: 1 << 24, RECEIPTS_FILE: 1 << 24, SIGNATURE_FILE: 1 << 24, LICENCE_FILE: 1 << 20}
 GRAPH_BACKEND = "onnxruntime_cuda"  # runs MODEL_FILE where CPUs have another graph
 # CLS-only graph -> the full graph that gives the same numbers
-CLS_ONLY: dict[str, str] = {"model.cls.onnx": MODEL_FILE, "model.cpu.cls.onnx": CPU_FILE}
+CLS_ONLY: dict[str, str] = {
+    "model.cls.onnx": MODEL_FILE,
+    "model.cpu.cls.onnx": CPU_FILE,
+    "model.cpu.vnni.cls.onnx": VNNI_FILE,
+}
 CLS_ONLY_OUTPUTS = ("cls",)
 PREFERENCE = (CPU_FILE, MODEL_FILE, *CLS_ONLY, "model.plan")  # the best first, where a manifest says nothing
 CLS_PLAN = ".cls.plan"  # NAME.cls.plan is the CLS-only plan beside NAME.plan
@@ -247,6 +252,8 @@ class Manifest:
         That is every byte that the engine reads, the golden file, and the facts that decide the outputs.
         """
         facts = schema.dump(self.all_engines[engine])
+        if not facts["instructions"]:  # older versions did not know it: their receipts stay valid
+            del facts["instructions"]
         files = self._hash_of((*self.files_of(engine), golden))
         return hashlib.sha256(canonical([self.facts(), engine, facts, files]).encode()).hexdigest()
 
@@ -281,7 +288,7 @@ def _stored(manifest: Manifest) -> dict[str, Any]:
             if facts.backend == GRAPH_BACKEND or facts.same_numbers_as is not None:
                 del whole["engines"][name]
     for engine in (*whole["engines"].values(), *whole["text_engines"].values()):
-        for name in ("build", "outputs", "same_numbers_as"):
+        for name in ("build", "outputs", "same_numbers_as", "instructions"):
             if not engine[name]:
                 del engine[name]
     for name in ("head", "preference", "text", "text_engines"):

@@ -5,9 +5,10 @@ fp32        model.onnx              model.cpu.onnx cpu          where the model 
 fp16 bf16   model.onnx typed        model.cpu.onnx emulated
 fp8         model.onnx QDQ          model.cpu.onnx emulated
 int8        model.onnx QDQ          model.cpu.onnx cpu          the QDQ graph is judged by a CPU proxy graph
+                                    model.cpu.vnni.onnx vnni    for CPUs with VNNI alone
 
 Each has a CLS-only graph beside it where the model allows (`graph/cls_only.py`): model.cls.onnx,
-model.cpu.cls.onnx. All graphs share the weights in model.onnx.data.
+model.cpu.cls.onnx, model.cpu.vnni.cls.onnx. All graphs share the weights in model.onnx.data.
 """
 
 from __future__ import annotations
@@ -24,15 +25,17 @@ from dinodeploy.bundle.manifest import (
     CPU_FILE,
     GRAPH_BACKEND,
     MODEL_FILE,
+    VNNI_FILE,
     WEIGHTS_FILE,
     EngineFacts,
 )
 from dinodeploy.bundle.text_facts import TEXT_CPU_FILE, TEXT_FILE, TEXT_OUTPUT, TEXT_WEIGHTS_FILE
+from dinodeploy.hardware.instructions import VNNI
 from exporters.graph.cls_only import cut_to_cls
 from exporters.graph.files import share_weights, weight_bytes, write_onnx
 from exporters.graph.fuse_attention import fuse_attention, has_rotary_attention
 from exporters.graph.lint import Allowed, check_onnx, lint
-from exporters.precision.apply_recipe import RecipeInputs, Style, apply_recipe
+from exporters.precision.apply_recipe import ONNXRUNTIME, RecipeInputs, Style, apply_recipe
 from exporters.precision.recipes import FP32, Recipe
 
 BASELINE_FILE = "model.fp32.onnx"  # the speed of int8 is measured against it
@@ -46,13 +49,14 @@ class Names:
 
     typed: str = MODEL_FILE
     cpu: str = CPU_FILE
+    vnni: str | None = VNNI_FILE  # None: the CPU graph is for every CPU
     weights: str = WEIGHTS_FILE
     proxy: str = PROXY_FILE
     outputs: tuple[str, ...] = ()  # of every engine; empty: all of the manifest
 
 
 IMAGE = Names()
-TEXT = Names(TEXT_FILE, TEXT_CPU_FILE, TEXT_WEIGHTS_FILE, "text.proxy.onnx", (TEXT_OUTPUT,))
+TEXT = Names(TEXT_FILE, TEXT_CPU_FILE, None, TEXT_WEIGHTS_FILE, "text.proxy.onnx", (TEXT_OUTPUT,))
 
 
 @dataclass(frozen=True)
@@ -117,13 +121,17 @@ def _describe(styles: Mapping[str, Style], names: Names, *, low: bool) -> dict[s
     engines: dict[str, EngineFacts] = {}
     if names.cpu in styles:
         engines[names.cpu] = EngineFacts("onnxruntime", (names.cpu, names.weights), outputs=names.outputs)
+    if names.vnni in styles:
+        files = (names.vnni, names.weights)
+        engines[names.vnni] = EngineFacts("onnxruntime", files, outputs=names.outputs, instructions=VNNI)
     # fp32 is fp32 on a CPU too, whichever graph is named
     backend = GRAPH_BACKEND if low else "onnxruntime"
     engines[names.typed] = EngineFacts(backend, (names.typed, names.weights), outputs=names.outputs)
     for name, full in CLS_ONLY.items():
         if name in styles:
-            engines[name] = EngineFacts(
-                engines[full].backend, (name, names.weights), outputs=CLS_ONLY_OUTPUTS, same_numbers_as=full
+            files = (name, names.weights)
+            engines[name] = replace(
+                engines[full], files=files, outputs=CLS_ONLY_OUTPUTS, same_numbers_as=full
             )
     return engines
 
@@ -136,11 +144,14 @@ def _styles(recipe: Recipe, names: Names, *, low: bool, fused: bool) -> dict[str
     if not low:
         return {names.typed: "typed", **({names.cpu: "cpu"} if fused else {})}
     if recipe.quantized == "int8":
-        return {names.typed: "typed", names.cpu: "cpu", names.proxy: "emulated"}
+        vnni: dict[str, Style] = {names.vnni: "vnni"} if names.vnni else {}
+        return {names.typed: "typed", names.cpu: "cpu", **vnni, names.proxy: "emulated"}
     return {names.typed: "typed", names.cpu: "emulated"}
 
 
 def _inspect(graph: ir.Model, style: Style, allowed: Allowed | None) -> None:
     lint(graph, style, allowed)
-    if style != "cpu":  # its operators are ONNX Runtime's own, which the official checker does not know
+    if (
+        style not in ONNXRUNTIME
+    ):  # its operators are ONNX Runtime's own, which the official checker does not know
         check_onnx(graph)

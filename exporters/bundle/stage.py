@@ -8,9 +8,10 @@ from pathlib import Path
 from dinodeploy.backends.select import candidates
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.bundle import open_bundle
-from dinodeploy.bundle.manifest import CLS_ONLY_OUTPUTS, Manifest
+from dinodeploy.bundle.manifest import CLS_ONLY_OUTPUTS, VNNI_FILE, Manifest
 from dinodeploy.errors import JudgementError
 from dinodeploy.files import system_files
+from dinodeploy.hardware.instructions import missing_instructions
 from dinodeploy.parity.check import check_bundle
 from dinodeploy.parity.judge import rejection
 from dinodeploy.parity.receipts import Receipt
@@ -28,24 +29,27 @@ def judge_staged(
 ) -> tuple[Receipt, tuple[str, ...]]:
     """Write the manifest and judge the bundle in `staging`. Returns a receipt, and notes for the user.
 
-    Every graph is judged on ONNX Runtime, and what `--device auto` runs on this machine, where that is
-    another runtime, which may compute in another precision: then the receipt is of that, and a note names it.
-    If only that fails, the bundle is good for `--device onnxruntime`, and the note says so. Raises
-    JudgementError.
+    Every graph that this CPU can run is judged on ONNX Runtime. So is what `--device auto` runs here, if that
+    is another runtime, which may compute in another precision: then the receipt is of that, and a note names
+    it. If only that fails, the bundle is good for `--device onnxruntime`, and the note says so.
+    Raises JudgementError.
     """
     manifests.write_manifest(manifest, staging)
     log("judging the bundle on this machine")
     notes: list[str] = []
     found = [_judge_auto(staging, manifest, outputs, notes) for outputs in (None, CLS_ONLY_OUTPUTS)]
-    runs = [name for name in manifest.order if manifest.engines[name].backend == "onnxruntime"]
-    receipts = [
-        _judge(staging / engine)
-        for engine in runs  # engines of other backends are judged on first use
-        if manifest.engines[engine].same_numbers_as in (None, runs[0])
-    ]
+    engines = manifest.engines  # those of other backends are judged on first use
+    runs = [name for name in manifest.order if engines[name].backend == "onnxruntime"]
+    runs = [name for name in runs if not missing_instructions(engines[name].instructions)]
+    receipts = {
+        engine: _judge(staging / engine)
+        for engine in runs
+        if engines[engine].same_numbers_as in (None, runs[0], VNNI_FILE)
+    }
     if manifest.text is not None:
         _judge_text(staging)
-    return found[0] or receipts[0], tuple(notes)
+    best = candidates(open_bundle(staging), "onnxruntime")[0].file
+    return found[0] or receipts[best], tuple(notes)
 
 
 def _judge_text(staging: Path) -> None:

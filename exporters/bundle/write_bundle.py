@@ -13,8 +13,17 @@ from dinodeploy import __version__
 from dinodeploy.backends import open_backend
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.bundle import GOLDEN_FILE, file_facts
-from dinodeploy.bundle.manifest import CPU_FILE, GraphFacts, Manifest, ModelFacts, OutputFacts
+from dinodeploy.bundle.manifest import (
+    CPU_FILE,
+    VNNI_FILE,
+    EngineFacts,
+    GraphFacts,
+    Manifest,
+    ModelFacts,
+    OutputFacts,
+)
 from dinodeploy.errors import ExportError, JudgementError, MisuseError, reason_of
+from dinodeploy.hardware.instructions import missing_instructions
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.parity.golden import load_golden, save_golden
 from dinodeploy.parity.judge import judge_golden
@@ -120,7 +129,8 @@ def write_files(
     if written.baseline is not None:
         log("measuring the speed against fp32")
         batches = (1,) if "batch" in manifest.graph.fixed else BATCHES
-        speeds = compare_speed(root / CPU_FILE, written.baseline, manifest.preprocess, batches)
+        best = root / _best_for_this_cpu(written.engines)
+        speeds = compare_speed(best, written.baseline, manifest.preprocess, batches)
         notes.append(verdict(recipe.name, speeds))
         for temporary in root.glob(f"{BASELINE_FILE}*"):  # the graph and its weights
             temporary.unlink()
@@ -128,6 +138,11 @@ def write_files(
     files = {name: file_facts(root / name) for name in (*names, GOLDEN_FILE)}
     made = replace(manifest, engines=written.engines, files={**manifest.files, **files})
     return made.with_preference(), tuple(notes)
+
+
+def _best_for_this_cpu(engines: Mapping[str, EngineFacts]) -> str:
+    vnni = engines.get(VNNI_FILE)
+    return VNNI_FILE if vnni is not None and not missing_instructions(vnni.instructions) else CPU_FILE
 
 
 def _make_graph(module: TokenOutputs, weights: Weights, options: ExportOptions, log: Log) -> ir.Model:

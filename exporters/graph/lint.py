@@ -123,9 +123,9 @@ class Allowed:
 
 
 def rules_for(style: str, allowed: Allowed) -> tuple[Rule, ...]:
-    """The rules of a graph; `cpu` is for one runtime and may do more."""
+    """The rules of a graph; `cpu` and `vnni` are for one runtime and may do more."""
     changed: dict[Rule, Rule | None] = {}
-    if style == "cpu":
+    if style in ("cpu", "vnni"):
         changed[_standard_operators] = partial(_standard_operators, allowed=CPU_OPERATORS)
         changed[_known_types] = partial(_known_types, more=CPU_TYPES)
     changed[_free_sizes] = partial(_free_sizes, fixed=allowed.fixed)

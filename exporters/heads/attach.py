@@ -89,7 +89,7 @@ def attach_head(root: Path, manifest: Manifest, loaded: LoadedHead, keep: Collec
     with tempfile.TemporaryDirectory(dir=root) as folder:  # the graphs still read the files in `root`
         for name, graph in graphs.items():
             _attach_to_graph(graph, Path(folder, name), described, head, keep)
-            engines[name] = EngineFacts(manifest.engines[name].backend, (name, WEIGHTS_FILE))
+            engines[name] = replace(manifest.engines[name], files=(name, WEIGHTS_FILE), outputs=())
         for written in Path(folder).iterdir():
             replace_file(written, root / written.name)
     for name, facts in manifest.engines.items():

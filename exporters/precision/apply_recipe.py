@@ -1,9 +1,9 @@
-"""Write a precision recipe into a graph, in one of three styles.
+"""Write a precision recipe into a graph, in one of four styles.
 
-typed     8-bit layers as QuantizeLinear/DequantizeLinear, 16-bit operators in their type: for TensorRT and
-CUDA emulated  the same roundings around fp32 operators: CPU proxy graph for the judge (`low_precision.py`
-explains) cpu       fp32, with fused attention and 8-bit layers as operators of ONNX Runtime: the fastest
-graph on CPUs
+typed     8-bit layers as QuantizeLinear/DequantizeLinear, 16-bit operators in their type: for GPUs
+emulated  the same roundings around fp32 operators: CPU proxy graph for the judge (see `low_precision.py`)
+cpu       fp32, with fused attention and 8-bit layers as operators of ONNX Runtime: the fastest graph on CPUs
+vnni      the same with 8-bit layers for CPUs with VNNI (`quantization/write.py`)
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ from exporters.precision.recipes import (
     type_of,
 )
 
-Style = Literal["typed", "emulated", "cpu"]
+Style = Literal["typed", "emulated", "cpu", "vnni"]
+ONNXRUNTIME: tuple[Style, ...] = ("cpu", "vnni")  # with operators that only its CPU has
+FORMS: dict[Style, quantized.GraphForm] = {"cpu": "per_token", "vnni": "vnni"}
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,9 @@ def apply_recipe(model: ir.Model, recipe: Recipe, style: Style, inputs: RecipeIn
     _refuse_unmatched(model.graph, inputs)
     converter = LowPrecisionConverter(model.graph, "typed" if style == "typed" else "emulated")
     schemes = inputs.scheme.by_linear() if inputs.scheme else {}
-    form: quantized.GraphForm = "per_token" if style == "cpu" else "qdq"
     quantizer: quantized.Quantizer | None = None
     if inputs.scheme:
+        form = FORMS.get(style, "qdq")
         quantizer = quantized.Quantizer(model.graph, form, inputs.scheme.format, converter)
     roles = {node: role_of(node, inputs.backbones) for node in model.graph}
     for node, role in [(node, role) for node, role in roles.items() if role in recipe.roles]:
@@ -74,19 +76,19 @@ def apply_recipe(model: ir.Model, recipe: Recipe, style: Style, inputs: RecipeIn
             if dtype != ir.DataType.FLOAT:
                 fit = shifts(inputs.ranges[path], dtype) if path in inputs.ranges else (0, 0)
                 converter.convert(node, dtype, *fit, stored=role not in TYPED_ONLY)
-    if style != "cpu" and inputs.head_type != FP32:
+    if style not in ONNXRUNTIME and inputs.head_type != FP32:
         for node in [node for node in model.graph if is_head_product(node, inputs.backbones)]:
             seen = inputs.ranges.get(path_of(node))
             converter.convert(node, inputs.head_type, *(shifts(seen, inputs.head_type) if seen else (0, 0)))
     merge_casts(model.graph)
     if style == "typed" and inputs.for_gpus:
         merge_products(model.graph)
-    if style == "cpu":
+    if style in ONNXRUNTIME:
         fuse_attention(model)
     if schemes:  # 8-bit operators need a newer opset, or the domain of ONNX Runtime's own
         model.opset_imports[""] = max(model.opset_imports[""], quantized.OPSET)
         model.ir_version = max(model.ir_version or 0, quantized.IR_VERSION)
-        if style == "cpu":
+        if style in ONNXRUNTIME:
             model.opset_imports[MICROSOFT] = 1
 
 

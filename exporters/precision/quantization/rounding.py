@@ -32,7 +32,20 @@ class Format:
 INT8 = Format("int8", 127.0)
 FP8 = Format("fp8", 448.0)  # E4M3
 FORMATS = {"int8": INT8, "fp8": FP8}
-TOKEN_LEVELS = 63.0  # largest level of an activation in the CPU graph (`write.py` explains)
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The u8 levels of activations in a graph for CPUs: `middle` is zero, `middle` ± `largest` the ends."""
+
+    largest: float
+    middle: int
+
+
+# CPUs without VNNI add pairs of u8·s8 products in 16 bits (VPMADDUBSW) and saturate: 2·127·127 fits, so 127
+# levels give the same integers on every CPU. With VNNI (VPDPBUSD) sums have 32 bits: 255 levels are right.
+PORTABLE = Levels(63.0, 64)
+VNNI = Levels(127.0, 128)
 
 
 def weight_scale(weight_NK: Tensor, form: Format) -> Tensor:
@@ -57,9 +70,9 @@ def fake_static(x_TK: Tensor, largest: float, form: Format) -> Tensor:
     return form.round(x_TK / scale) * scale
 
 
-def fake_per_token(x_TK: Tensor) -> Tensor:
-    """Activations [T,K] rounded with a scale per token, to the levels of the CPU graph."""
-    scale = x_TK.abs().amax(dim=-1, keepdim=True).clamp_min(TINY) / TOKEN_LEVELS
+def fake_per_token(x_TK: Tensor, levels: Levels) -> Tensor:
+    """Activations [T,K] rounded with a scale per token."""
+    scale = x_TK.abs().amax(dim=-1, keepdim=True).clamp_min(TINY) / levels.largest
     return (x_TK / scale).round() * scale
 
 

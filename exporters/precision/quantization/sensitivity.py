@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dinov3_ref.models import Backbone, named_blocks
 from exporters.precision.quantization.rounding import (
     FORMATS,
+    PORTABLE,
     Format,
     fake_per_token,
     fake_static,
@@ -33,7 +34,7 @@ def simulate_8_bits(
 ) -> Iterator[None]:
     """While open, the layers of `schemes` compute in `model` as they do in the 8-bit graph.
 
-    `per_token`: activations have a scale per token, as in the CPU graph; else their static scale.
+    `per_token`: activations have a scale per token, as in the CPU graph for every CPU; else their static one.
     """
     with ExitStack() as changes:
         for scheme in schemes:
@@ -58,7 +59,7 @@ def _layers(model: nn.Module, scheme: GroupScheme) -> Iterator[Any]:
 def _hook(scheme: GroupScheme, form: Format, per_token: bool) -> Any:
     def round_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         x = inputs[0] / scheme.smoothing
-        x = fake_per_token(x) if per_token else fake_static(x, scheme.largest, form)
+        x = fake_per_token(x, PORTABLE) if per_token else fake_static(x, scheme.largest, form)
         return (x * scheme.smoothing, *inputs[1:])
 
     return round_input

@@ -1,4 +1,4 @@
-"""Quantise linear layers in the graph, in one of two forms that share the stored weights.
+"""Quantise linear layers in the graph, in one of three forms that share the stored weights.
 
     qdq        x ─> QuantizeLinear ─> DequantizeLinear ─> MatMul <─ DequantizeLinear <─ weights
                                                             └─> Cast to fp32 ─> * scales
@@ -8,14 +8,17 @@
                Per-token dynamic quantisation for ONNX Runtime on CPUs, which is fast only with u8 activations
                and s8 weights. Every token has its own scale, so an image's embedding does not depend on the
                rest of the batch.
+    vnni       x ─> u8 ─> MatMulIntegerToFloat
+               The same operators for CPUs with VNNI, with the static scale of `qdq` and 255 levels. Layers
+               whose outliers do not allow a static scale have one per token here too.
 
 In `qdq`, products are fp16: fp32 ones would cost a GPU more memory traffic than 8 bits save. So the two
 DequantizeLinear have powers of two for scales, so small that no sum of products can leave fp16's range, and
 the true scales follow in fp32. With the true scales in fp16 TensorRT-RTX 1.7.1 writes the sums unscaled,
 which overflow, and multiplies them by a subnormal number.
 
-In `per_token`, activations use 127 levels around 64 instead of 255: CPUs without VNNI add pairs of u8·s8
-products in 16 bits (VPMADDUBSW), and 2·127·127 fits. So the integers are the same on every CPU.
+In `per_token`, activations use 127 levels around 64, so that the integers are the same on every CPU
+(`rounding.py` explains). A static scale would have to clip to them too, because u8 does not.
 
 Shapes: B batch, L tokens, K input channels, N output channels.
 """
@@ -35,8 +38,9 @@ from exporters.graph.fuse_attention import MICROSOFT
 from exporters.precision.low_precision import LowPrecisionConverter
 from exporters.precision.quantization.rounding import (
     FORMATS,
+    PORTABLE,
     TINY,
-    TOKEN_LEVELS,
+    VNNI,
     Format,
     weight_scale,
     weight_values,
@@ -44,11 +48,10 @@ from exporters.precision.quantization.rounding import (
 from exporters.precision.quantization.scheme import GroupScheme
 from exporters.precision.recipes import LIMITS
 
-GraphForm = Literal["qdq", "per_token"]
+GraphForm = Literal["qdq", "per_token", "vnni"]
 TYPES = {"int8": ir.DataType.INT8, "fp8": ir.DataType.FLOAT8E4M3FN}
 HALF = ir.DataType.FLOAT16
 OPSET, IR_VERSION = 19, 9  # the first with the E4M3 type
-MIDDLE = 64  # the u8 level of zero
 
 
 class Quantizer:
@@ -61,6 +64,7 @@ class Quantizer:
         self.converter = converter  # writes fp16 as fp16, or emulates it
         self.graph_form = graph_form
         self.form = form  # int8 or fp8
+        self.levels = VNNI if graph_form == "vnni" else PORTABLE
         self._rounded: dict[ir.Value, Any] = {}
         self._stems: set[str] = set()
 
@@ -73,6 +77,8 @@ class Quantizer:
         smoothed = self._smoothed(x, scheme, node)
         if self.graph_form == "qdq":
             self._qdq(node, smoothed, values, scale, scheme)
+        elif self.graph_form == "vnni" and scheme.static:
+            self._static(node, smoothed, values, scale, scheme)
         else:
             self._per_token(node, smoothed, values, scale)
         self.edit.drop_unused(fp32)
@@ -142,18 +148,30 @@ class Quantizer:
         rounded, scale = self._rounded[x]
         return rounded, scale
 
+    def _static(
+        self, node: ir.Node, x: ir.Value, values: ir.Value, scale: ir.Value, scheme: GroupScheme
+    ) -> None:
+        if x not in self._rounded:
+            size = np.float32(max(scheme.largest, TINY) / self.levels.largest)
+            step = self.edit.constant(f"{scheme.group.path}/{self.form}.scale", size)
+            levels = self.edit.before(node, "QuantizeLinear", [x, step, self._middle()], f"{x.name}/levels")
+            self._rounded[x] = levels, step
+        levels, step = self._rounded[x]
+        output = self._product(node, levels, values, step, scale)
+        node.outputs[0].replace_all_uses_with(output)
+        self.edit.graph.remove(node, safe=True)
+
+    def _product(
+        self, node: ir.Node, levels: ir.Value, values: ir.Value, step: ir.Value, scale: ir.Value
+    ) -> ir.Value:
+        inputs = [levels, values, step, scale, self._middle()]
+        name = f"{node.name}/int8"
+        return self.edit.before(node, "MatMulIntegerToFloat", inputs, name, domain=MICROSOFT)
+
     def _per_token(self, node: ir.Node, x: ir.Value, values: ir.Value, scale: ir.Value) -> None:
         levels, top = self._token_levels(x, node)
-        step, middle = self._token_grid()
-        name = str(node.name)
-        product = self.edit.before(
-            node,
-            "MatMulIntegerToFloat",
-            [levels, values, step, scale, middle],
-            f"{name}/int8",
-            domain=MICROSOFT,
-        )
-        output = self.edit.before(node, "Mul", [product, top], f"{name}/unscaled")
+        product = self._product(node, levels, values, self._token_step(), scale)
+        output = self.edit.before(node, "Mul", [product, top], f"{node.name}/unscaled")
         node.outputs[0].replace_all_uses_with(output)
         self.edit.graph.remove(node, safe=True)
 
@@ -170,16 +188,19 @@ class Quantizer:
             one = edit.constant("const.one", np.float32(1))
             factor = edit.before(before, "Div", [one, top], f"{stem}.factor")
             unit = edit.before(before, "Mul", [x, factor], f"{stem}.unit")
-            step, middle = self._token_grid()
-            levels = edit.before(before, "QuantizeLinear", [unit, step, middle], f"{stem}.levels")
+            grid = [unit, self._token_step(), self._middle()]
+            levels = edit.before(before, "QuantizeLinear", grid, f"{stem}.levels")
             self._rounded[x] = (levels, top)
         levels, top = self._rounded[x]
         return levels, top
 
-    def _token_grid(self) -> tuple[ir.Value, ir.Value]:
-        """The step between levels of a token whose maximum is 1, and the level of zero."""
-        step = self.edit.constant("const.row_step", np.float32(1 / TOKEN_LEVELS))
-        return step, self.edit.constant("const.middle", np.uint8(MIDDLE))
+    def _token_step(self) -> ir.Value:
+        """The step between the levels of a token whose maximum is 1."""
+        return self.edit.constant("const.row_step", np.float32(1 / self.levels.largest))
+
+    def _middle(self) -> ir.Value:
+        """The level of zero."""
+        return self.edit.constant("const.middle", np.uint8(self.levels.middle))
 
 
 def fitting_exponents(inputs: int, form: Format) -> tuple[int, int]:

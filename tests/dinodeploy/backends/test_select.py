@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,9 @@ from dinodeploy import Embedder, MisuseError, OutsideProfileError, TamperedError
 from dinodeploy.backends import select
 from dinodeploy.backends.select import DEVICES, candidates
 from dinodeploy.bundle.bundle import locate, open_bundle
-from dinodeploy.bundle.manifest import ProfileFacts
+from dinodeploy.bundle.manifest import ProfileFacts, write_manifest
+from dinodeploy.hardware import instructions
+from dinodeploy.hardware.devices import Cpu
 from dinodeploy.parity.check import check_bundle
 from dinodeploy.parity.receipts import read_receipts
 from tests.dinodeploy.backends.fake_tensorrt import FakeTensorRT
@@ -100,6 +103,37 @@ def test_a_gpu_runs_the_typed_graph_and_a_cpu_its_twin(fp16_bundle: Path) -> Non
         candidates(open_bundle(fp16_bundle), "cuda", file="model.cpu.onnx")
     with pytest.raises(MisuseError, match=r"model\.onnx is for onnxruntime_cuda, --device cpu is not"):
         candidates(open_bundle(fp16_bundle), "cpu", file="model.onnx")
+
+
+@pytest.mark.parametrize(("features", "graph"), [({"avx2"}, "cpu"), ({"avx2", "avx512_vnni"}, "cpu.vnni")])
+def test_a_graph_that_needs_instructions(
+    features: set[str], graph: str, own_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs where the CPU has them; elsewhere the graph for every CPU runs, and to name it is an error."""
+    monkeypatch.setattr(instructions, "find_cpu", lambda: Cpu("a CPU", frozenset(features)))
+    manifest = open_bundle(own_bundle).manifest
+    engines, files = dict(manifest.engines), dict(manifest.files)
+    for one in ("", ".cls"):
+        name, other = f"model.cpu.vnni{one}.onnx", f"model.cpu{one}.onnx"
+        shutil.copy(own_bundle / other, own_bundle / name)
+        source = engines[other]
+        full = "model.cpu.vnni.onnx" if one else None
+        files[name] = files[other]
+        engines[name] = replace(
+            source, files=(name, "model.onnx.data"), same_numbers_as=full, instructions=("vnni",)
+        )
+    del engines["model.onnx"], engines["model.cls.onnx"]
+    write_manifest(replace(manifest, engines=engines, files=files), own_bundle)
+    assert order(own_bundle, "cpu") == [("onnxruntime", f"model.{graph}.onnx")]
+    chosen = candidates(open_bundle(own_bundle), "cpu", ["cls"])
+    assert [choice.file for choice in chosen] == [f"model.{graph}.cls.onnx", f"model.{graph}.onnx"]
+    with Embedder.open(own_bundle, device="onnxruntime") as embedder:
+        assert embedder.engine.file == f"model.{graph}.onnx"
+    if graph == "cpu":
+        with pytest.raises(
+            UnavailableError, match=r"model\.cpu\.vnni\.onnx needs VNNI instructions, which .* lacks"
+        ):
+            Embedder.open(own_bundle / "model.cpu.vnni.onnx")
 
 
 def test_a_named_engine_wins(own_bundle: Path, module: FakeTensorRT) -> None:
