@@ -143,17 +143,18 @@ def _shard(modules: nn.ModuleDict, mesh: DeviceMesh, precision: Any, reshard: bo
     shard = partial(fully_shard, mesh=mesh, reshard_after_forward=reshard)
     units: list[FSDPModule] = []
     for name, module in modules.items():
-        parts: list[nn.Module] = []
-        if isinstance(module, ConvNeXt):
-            parts = [*module.downsample_layers, *module.stages]
-        elif name == "backbone":
-            parts = [*module.blocks]  # type: ignore[misc]
-        blocks = [
-            shard(part, mp_policy=MixedPrecisionPolicy(**dtypes, cast_forward_inputs=False)) for part in parts
-        ]
+        as_given = MixedPrecisionPolicy(**dtypes, cast_forward_inputs=False)
+        blocks = [shard(part, mp_policy=as_given) for part in parts_of(name, module)]
         _prefetch(blocks)
         units += [*blocks, shard(module, mp_policy=MixedPrecisionPolicy(**dtypes))]
     return units
+
+
+def parts_of(name: str, module: nn.Module) -> list[nn.Module]:
+    """Parts of a module that are gathered one after the other: blocks, stages and downsampling layers."""
+    if isinstance(module, ConvNeXt):
+        return [*module.downsample_layers, *module.stages]
+    return [*module.blocks] if name == "backbone" else []  # type: ignore[misc]
 
 
 def _prefetch(blocks: Sequence[FSDPModule]) -> None:

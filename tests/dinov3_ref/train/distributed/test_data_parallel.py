@@ -225,6 +225,31 @@ def test_recomputed_activations(how: str) -> None:
     torch.testing.assert_close(gradients_of(arch), gradients_of(build()), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # from dynamo
+def test_blocks_are_compiled_once_for_all_depths_and_masks() -> None:
+    """One graph for the student's blocks, one for the teacher's; the number of masked patches is free."""
+    graphs: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        graphs.append(len(inputs))
+        return graph.forward
+
+    counts = []
+    for depth in (2, 4):
+        torch.compiler.reset()
+        arch = build(f"student.depth={depth}", "student.drop_path_rate=0.3", "student.layerscale=0.1")
+        compile_parts(arch, backend=backend)
+        graphs.clear()
+        for masked in (0.3, 0.5, 0.9):
+            data = collated()
+            masks = torch.rand(data["collated_masks"].shape) < masked
+            data["collated_masks"] = masks | ~masks.any()
+            arch.forward_backward(data, teacher_temp=0.05)
+            counts.append(len(graphs))
+    assert set(counts) == {5}  # the others are the heads, of student and teacher
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # from dynamo
 def test_compiled_parts() -> None:
     """Blocks and heads of student and teacher; with dynamo's eager backend, which is fast."""
