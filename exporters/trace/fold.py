@@ -55,6 +55,8 @@ LAST_LINEAR: dict[type[nn.Module], str] = {
     Mlp: "fc2",
     SwiGLUFFN: "w3",
 }
+MIDDLE, UNIT = 128, 64  # of grey levels: bytes become (x - MIDDLE) / UNIT
+
 # kind of model -> its first convolution
 STEM: dict[type[nn.Module], str] = {
     DinoVisionTransformer: "patch_embed.proj",
@@ -97,11 +99,13 @@ def make_meta_copy(
 def fold_normalisation(
     meta_copy: Backbone, weights: Weights, mean: Sequence[float], std: Sequence[float]
 ) -> None:
-    """Let the first convolution take grey levels 0..255 in place of normalised pixels.
+    """Let the first convolution take u = (x - 128)/64 of grey levels x, in place of normalised pixels.
 
-        sum_c w_c (x_c/255 - mean_c)/std_c + b  =  sum_c w_c/(255 std_c) x_c  +  b - sum_c w_c mean_c/std_c
+        sum_c w_c (x_c/255 - mean_c)/std_c + b
+            =  sum_c w_c 64/(255 std_c) u_c  +  b + sum_c w_c (128/255 - mean_c)/std_c
 
-    Exact where no pixel is padding of the convolution. Raises ExportError for a first layer of another kind.
+    u has the size of normalised pixels, so the weights keep theirs, and 16 bits hold it exactly. Right where
+    no pixel is padding of the convolution. Raises ExportError for a first layer of another kind.
     """
     name = STEM[ConvNeXt if isinstance(meta_copy, ConvNeXt) else DinoVisionTransformer]
     stem = meta_copy.get_submodule(name)
@@ -116,26 +120,26 @@ def fold_normalisation(
         stem.bias = nn.Parameter(torch.empty(stem.weight.shape[0], device="meta"))  # type: ignore
     weight = weights[f"{name}.weight"]
     weights[f"{name}.weight"] = partial(_of_grey_levels, weight, std)
-    weights[f"{name}.bias"] = partial(_less_the_mean, bias, weight, mean, std)
+    weights[f"{name}.bias"] = partial(_from_the_middle, bias, weight, mean, std)
 
 
 def _of_grey_levels(make: Callable[[], Tensor], std: Sequence[float]) -> Tensor:
-    """A weight [O,I,k,k], each input channel divided by 255 std [I]."""
+    """A weight [O,I,k,k], each input channel times 64/(255 std) [I]."""
     weight = make().detach()
-    scale = 255 * torch.tensor(std, dtype=torch.float64)
-    return (weight.double() / scale[:, None, None]).to(weight.dtype)
+    scale = UNIT / (255 * torch.tensor(std, dtype=torch.float64))
+    return (weight.double() * scale[:, None, None]).to(weight.dtype)
 
 
-def _less_the_mean(
+def _from_the_middle(
     make_bias: Callable[[], Tensor] | None,
     make: Callable[[], Tensor],
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Tensor:
-    """A bias [O] minus what a weight [O,I,k,k] makes of mean / std [I]."""
+    """A bias [O] plus what a weight [O,I,k,k] makes of grey level 128, normalised."""
     weight = make().detach()
-    shift = torch.tensor(mean, dtype=torch.float64) / torch.tensor(std, dtype=torch.float64)
-    made = -(weight.double().sum((2, 3)) @ shift)
+    middle = MIDDLE / 255 - torch.tensor(mean, dtype=torch.float64)
+    made = weight.double().sum((2, 3)) @ (middle / torch.tensor(std, dtype=torch.float64))
     return (made if make_bias is None else made + make_bias().detach().double()).to(weight.dtype)
 
 
