@@ -25,6 +25,8 @@ import numpy as np
 
 from dinodeploy.arrays import AnyArray, FloatArray
 from dinodeploy.backends import OpenOptions
+from dinodeploy.backends.gpu_arrays import GpuPixels
+from dinodeploy.backends.onnxruntime_gpu import OnnxRuntimeGpu
 from dinodeploy.backends.parallel import PIXELS_PER_RUN, in_parts, parallel_runs_for
 from dinodeploy.bundle.manifest import METADATA_KEY, WEIGHTS_FILE, BuildFacts
 from dinodeploy.errors import BundleError, UnavailableError, reason_of
@@ -121,19 +123,25 @@ class OnnxRuntimeBackend:
             self._outputs = [output.name for output in self._session.get_outputs()]
             if provider.on_gpu:
                 self._check_placement(engine, provider)
-
-    gpu = None
+        self.gpu = OnnxRuntimeGpu(self._session, self._input, self._outputs) if provider.on_gpu else None
 
     def takes(self, height: int, width: int) -> bool:
         return True
 
-    def run(self, pixels: AnyArray, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
+    def run(
+        self, pixels: AnyArray | GpuPixels, outputs: Sequence[str] | None = None
+    ) -> dict[str, FloatArray]:
+        if isinstance(pixels, GpuPixels):
+            assert self.gpu is not None, "who else borrowed it?"
+            return self.gpu.run(pixels, outputs)
         names = self._outputs if outputs is None else list(outputs)  # the others are not copied from a GPU
         values = in_parts(lambda part: self._session.run(names, {self._input: part}), pixels, self._at_once)
         return dict(zip(names, values, strict=True))
 
     def close(self) -> None:
         self._session = None
+        if self.gpu is not None:
+            self.gpu.close()
 
     def _check_placement(self, engine: Path, provider: Provider) -> None:
         """Raises UnavailableError when another provider than the one asked for does the work."""

@@ -38,7 +38,7 @@ def import_cuda() -> Any:
             from cuda import cudart as runtime  # before cuda-python 12.8
         except ImportError as error:
             raise UnavailableError(
-                f"running a plan needs cuda-bindings ({error}): pip install cuda-bindings; on a Jetson "
+                f"plans and GPU arrays need cuda-bindings ({error}): pip install cuda-bindings; on a Jetson "
                 "cuda-python of its CUDA version (docs/jetson.md)"
             ) from error
     return runtime

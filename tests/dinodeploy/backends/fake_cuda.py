@@ -216,7 +216,8 @@ class FakeCuda:
         if capturing:
             return (Error.cudaErrorStreamCaptureUnsupported,)
         for stream in self.streams.values():
-            self.cudaStreamSynchronize(stream)
+            if not stream.destroyed:
+                self.cudaStreamSynchronize(stream)
         return (Error.cudaSuccess,)
 
     # ---- streams and events --------------------------------------------------------------------------
@@ -246,7 +247,8 @@ class FakeCuda:
         stream.destroyed = True
         return (Error.cudaSuccess,)
 
-    def cudaStreamSynchronize(self, stream: Stream) -> tuple[Error]:
+    def cudaStreamSynchronize(self, stream: Stream | int) -> tuple[Error]:
+        stream = self.stream(stream)
         if stream.captured is not None:
             return (Error.cudaErrorStreamCaptureUnsupported,)
         while stream.waiting:
