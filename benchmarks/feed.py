@@ -11,10 +11,11 @@ many cores and a fast GPU are simulated on a small machine. Each way of decoding
     main_us             microseconds of CPU time of the main process per image, all threads: an upper bound of
                         the time that its interpreter is held
     bytes_copied        bytes per image that the main process copies to put a batch together
+    engine_bytes        bytes per image that the engine gets and copies to a GPU: a quarter with --input uint8
     seconds             of the whole run, start included; the others are of its second half
 
 The ideal is decoders / decode time, or 1 / engine time where that is less; with --real cores / (CPU time of
-one image decoded alone). Writes benchmarks/ledger/feed_<simulated|real>_<cpu>_<yyyymm>.json.
+one image decoded alone). Writes benchmarks/ledger/feed_<simulated|real>[_uint8]_<cpu>_<yyyymm>.json.
 """
 
 from __future__ import annotations
@@ -51,17 +52,19 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--images", type=int, default=8000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--input", choices=("float32", "uint8"), default="float32", help="of the engine")
     parser.add_argument("--real", action="store_true", help="decode JPEGs of 1.6 megapixels")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if options.real:
             options.decoders = int(hardware_threads())
-            steps = Preprocess("official", SIDE, SIDE, MEAN, STD)
+            steps = Preprocess("official", SIDE, SIDE, MEAN, STD, dtype=options.input)
             source: Any = FileSource(make_pictures(Path(folder) / "pictures", options.images))
             alone = seconds_alone(source, steps)
             ideal = min(options.decoders / alone, 1e3 / options.engine_ms)
         else:
-            steps = SleepingDecoder("official", SIDE, SIDE, MEAN, STD, seconds=options.decode_ms / 1e3)
+            slept = options.decode_ms / 1e3
+            steps = SleepingDecoder("official", SIDE, SIDE, MEAN, STD, dtype=options.input, seconds=slept)
             source = one_file(Path(folder), options.images)
             alone = options.decode_ms / 1e3
             ideal = min(options.decoders / alone, 1e3 / options.engine_ms)
@@ -73,6 +76,7 @@ def main() -> None:
         **new_record("feed", PACKAGES),
         "load": round(os.getloadavg()[0], 1),
         "decoders": options.decoders,
+        "input": options.input,
         "decode_ms": round(1e3 * alone, 2),
         "engine_ms": options.engine_ms,
         "batch": options.batch,
@@ -81,7 +85,8 @@ def main() -> None:
         "ideal_images_per_second": round(ideal, 1),
         "rows": rows,
     }
-    print(f"wrote {save(record, 'feed', 'real' if options.real else 'simulated')}")
+    what = ("real" if options.real else "simulated") + ("_uint8" if options.input == "uint8" else "")
+    print(f"wrote {save(record, 'feed', what)}")
 
 
 def ways(decoders: int) -> dict[str, dict[str, Any]]:
@@ -107,7 +112,7 @@ def measure(
     source: FileSource, steps: Preprocess, options: Any, how: dict[str, Any], ideal: float, out: Path
 ) -> dict[str, Any]:
     """Medians of a few runs over all images into a store on disk."""
-    rates, main_us, wall, copied = [], [], [], 0.0
+    rates, main_us, wall, copied, handed = [], [], [], 0.0, 0.0
     for number in range(options.rounds):
         engine: Any = SleepingEngine(options.engine_ms / 1e3)
         plan = Plan(
@@ -122,13 +127,14 @@ def measure(
         images, seconds, used, moved = (b - a for a, b in zip(started, engine.marks[-1], strict=True))
         rates.append(images / seconds)
         main_us.append(1e6 * used / images)
-        copied = moved / images
+        copied, handed = moved / images, engine.handed / engine.images
     rate = statistics.median(rates)
     row = {
         "images_per_second": round(rate, 1),
         "of_ideal": round(rate / ideal, 3),
         "main_us": round(statistics.median(main_us), 1),
         "bytes_copied": round(copied),
+        "engine_bytes": round(handed),
         "seconds": round(statistics.median(wall), 2),
     }
     print(how, "  ".join(f"{key} {value}" for key, value in row.items()), flush=True)

@@ -39,7 +39,7 @@ class SleepingDecoder(Preprocess):
 
 def _filled(preprocess: Preprocess, out: AnyArray | None) -> AnyArray:
     if out is None:
-        out = np.empty((3, preprocess.height, preprocess.width), np.float32)
+        out = np.empty(*preprocess.largest_input)
     out.fill(0)
     return out
 
@@ -48,21 +48,22 @@ class SleepingEngine:
     """Takes `seconds` per image, one batch at a time.
 
     marks: before each batch: images so far, time, CPU time of this process, bytes of batches that the
-    pipeline put together by copying.
+    pipeline put together by copying. handed: bytes of all batches so far.
     """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self.copied = self.images = 0
+        self.copied = self.handed = self.images = 0
         self.marks: list[tuple[int, float, float, int]] = []
         self.backend = SimpleNamespace(parallel_runs=1)
 
     def run(self, pixels: AnyArray) -> dict[str, AnyArray]:
-        """[B,3,H,W] -> CLS [B,DIM], all zeros."""
+        """An engine input -> CLS [B,DIM], all zeros."""
         due = time.perf_counter() + self.seconds * len(pixels)
         self.marks.append((self.images, time.perf_counter(), time.process_time(), self.copied))
         self.images += len(pixels)
         self.copied += pixels.nbytes if pixels.flags.owndata else 0
+        self.handed += pixels.nbytes
         outputs = {"cls": np.zeros((len(pixels), DIM), np.float32)}
         time.sleep(max(0.0, due - time.perf_counter()))
         return outputs

@@ -13,7 +13,7 @@ from dinov3_ref.tasks import LoadedTask
 from exporters.bundle.options import ExportOptions
 from exporters.modules.facts import model_facts
 from exporters.modules.sizes import Sizes
-from exporters.modules.whole import Log, NamedOutputs
+from exporters.modules.whole import Log, NamedOutputs, refuse_bytes
 from exporters.modules.write import Job, write_whole
 
 
@@ -24,6 +24,7 @@ def export_task(
 
     Returns the bundle with its receipt, and notes. Raises as `exporters.bundle.export.export_model`.
     """
+    refuse_bytes(options)
     model = loaded.model.eval()
     stride = stride_of(model.backbone)
     preset, size = options.preset or loaded.preset, options.imgsz or loaded.size

@@ -29,7 +29,7 @@ from exporters.modules.backbones import swap
 from exporters.modules.facts import arch_of, model_facts, sha256_of_tensors
 from exporters.modules.outputs import ChosenOutputs, names_of
 from exporters.modules.sizes import check_dynamic, find_sizes
-from exporters.modules.whole import Log, backbones_of, stride_of_all, tensors_of
+from exporters.modules.whole import Log, backbones_of, refuse_bytes, stride_of_all, tensors_of
 from exporters.modules.write import Job, write_whole
 
 LVD, SAT = "lvd1689m", "sat493m"
@@ -70,6 +70,7 @@ def export_module(
     """
     size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
     options = options or ExportOptions(recipe=recipe, head_precision=head_precision, imgsz=size)
+    refuse_bytes(options)
     fixed = check_dynamic(dynamic)
     if dataset is not None and dataset not in NORMALIZATION:
         raise MisuseError(f"--dataset {dataset!r} is unknown; known: {', '.join(NORMALIZATION)}")

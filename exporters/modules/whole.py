@@ -16,10 +16,18 @@ from math import lcm
 
 from torch import Tensor, nn
 
+from dinodeploy.errors import MisuseError
 from dinov3_ref.models import Backbone, ConvNeXt, DinoVisionTransformer, stride_of
+from exporters.bundle.options import ExportOptions
 from exporters.trace.fold import FOLDS, Weights, make_meta_copy
 
 Log = Callable[[str], None]
+
+
+def refuse_bytes(options: ExportOptions) -> None:
+    """Raises MisuseError: mean and std have no one convolution to go into."""
+    if options.input != "float32":
+        raise MisuseError(f"--input {options.input} is for backbones; this is a whole model: leave it out")
 
 
 class NamedOutputs(nn.Module):

@@ -18,7 +18,7 @@ from dinodeploy import __version__
 from dinodeploy.bundle import manifest as manifests
 from dinodeploy.bundle.bundle import GOLDEN_FILE, Bundle, open_bundle
 from dinodeploy.bundle.manifest import GraphFacts, HeadFacts, Manifest, ModelFacts, OutputFacts
-from dinodeploy.errors import ExportError, JudgementError, LintError, MisuseError
+from dinodeploy.errors import ExportError, JudgementError, LintError
 from dinodeploy.files.atomic import atomic_directory
 from dinodeploy.parity.golden import save_golden
 from dinov3_ref.models import input_channels
@@ -66,8 +66,6 @@ def write_whole(
     OutputExistsError, ExportError or LintError when no proper graph comes out, JudgementError when it is not
     the model. Then nothing is left.
     """
-    if options.input != "float32":
-        raise MisuseError(f"--input {options.input} is for backbones; this is a whole model: leave it out")
     refuse_existing(out, options.overwrite)
     try:
         return _attempt(job, out, options, log)

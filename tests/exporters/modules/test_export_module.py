@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dinodeploy import Embedder
 from dinodeploy.errors import JudgementError, MisuseError
+from exporters.bundle.options import ExportOptions
 from exporters.modules import export_module, module_from_factory
 from exporters.modules.backbones import from_transformers
 from tests.support.whole_models import AroundTimm, AroundTransformers, TinySegmenter
@@ -144,6 +145,7 @@ def test_a_factory_is_named_by_its_place(tmp_path: Path, monkeypatch: pytest.Mon
         ({"task": "guess"}, "task is 'guess'"),
         ({"dataset": "laion"}, "--dataset 'laion' is unknown"),
         ({"head_precision": "fp4"}, "head precision is 'fp4'"),
+        ({"options": ExportOptions(input="uint8")}, "--input uint8 is for backbones; this is a whole model"),
     ],
 )
 def test_options_that_do_not_fit(options: dict[str, Any], complaint: str, tmp_path: Path) -> None:
