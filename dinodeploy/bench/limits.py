@@ -20,7 +20,7 @@ from dinodeploy.parity.golden import GoldenCase
 SIDE = 1024
 SECONDS = 1.0  # of each product, after one warm-up run
 STEM, DOWN = 4 * 4, 2 * 2  # pixels merged into one by a ConvNeXt's first convolution, and by the later ones
-WEIGHT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
+WEIGHT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "bf16-residual": 2, "int8": 1, "fp8": 1}
 
 
 def fp32_gemm_peak(threads: int) -> float:

@@ -47,7 +47,9 @@ def export(
     ] = BUNDLE,
     precision: Annotated[
         str,
-        typer.Option(help="Precision: fp32, fp16, bf16, int8 or fp8. --layout transformers: fp32,fp16,int8."),
+        typer.Option(
+            help="fp32, fp16, bf16, bf16-residual, int8 or fp8. --layout transformers: fp32,fp16,int8."
+        ),
     ] = FP32,
     fp16: Annotated[bool, typer.Option("--fp16", "--half", help="Same as --precision fp16.")] = False,
     bf16: Annotated[bool, typer.Option("--bf16", help="Same as --precision bf16.")] = False,

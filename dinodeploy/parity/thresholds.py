@@ -50,6 +50,13 @@ THRESHOLDS: dict[str, tuple[Threshold, ...]] = {
         Threshold("patch_cosine_p01", 0.995, 0.998, at_least=True),
         Threshold("relative_frobenius", 5e-2, 1.8e-2),
     ),
+    # The limits of bf16. `measured`: of one random and four planted models, the worst being a tiny 7B whose
+    # CLS is ill-conditioned; the others stay above 0.9999 and below 1.1e-2
+    "bf16-residual": (
+        Threshold("cosine", 0.998, 0.99808, at_least=True),
+        Threshold("patch_cosine_p01", 0.995, 0.9993, at_least=True),
+        Threshold("relative_frobenius", 5e-2, 4.6e-2),
+    ),
     # planted models, both 8-bit graphs (tests/exporters/quantization). 0.252: the length of a storage token
     # of 155,000, whose direction is right to 1e-5.
     "int8": (
@@ -78,6 +85,7 @@ HEAD_THRESHOLDS: dict[str, tuple[Threshold, ...]] = {
         ("fp32", 4e-5, 4.2e-6, 0.9999),
         ("fp16", 0.1, 3.2e-2, 0.999),
         ("bf16", 0.3, 0.105, 0.99),
+        ("bf16-residual", 0.3, 0.105, 0.99),  # held to bf16's
         ("int8", 0.15, 3.5e-2, 0.9),
         ("fp8", 0.25, 6.5e-2, 0.9),
     )
@@ -95,6 +103,7 @@ TEXT_THRESHOLDS: dict[str, tuple[Threshold, ...]] = {
         ("fp32", 0.999999, 0.9999999, 1e-5, 1.2e-6),
         ("fp16", 0.9999, 0.99996, 1e-2, 8.9e-3),
         ("bf16", 0.999, 0.99994, 5e-2, 1.1e-2),
+        ("bf16-residual", 0.999, 0.99994, 5e-2, 1.1e-2),  # held to bf16's
         ("int8", 0.98, 0.999, 0.25, 4.4e-2),
         ("fp8", 0.98, 0.996, 0.25, 8.6e-2),
     )

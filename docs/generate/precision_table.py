@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dinodeploy.parity.thresholds import HEAD_THRESHOLDS, PIXEL_THRESHOLDS, THRESHOLDS, Threshold
-from exporters.precision.recipes import FP32, LINEAR, RECIPES, SIXTEEN, Recipe
+from exporters.precision.recipes import FP32, LINEAR, RECIPES, RESIDUAL, SIXTEEN, TYPED_ONLY, Recipe
 
 HEAD = """# Precision recipes
 
 What each recipe is for, and how it works: [Precision](../precision.md). Everything that a recipe does not
-name is fp32: the residual stream, LayerNorm, biases, GELU, RoPE.
+name is fp32: LayerNorm, biases, GELU, RoPE, and but for `bf16-residual` the residual stream.
 
 ## Types by role
 
 `qkv out ffn_in ffn_out` are the linear layers, `scores softmax values` attention, `depthwise downsample` the
-convolutions of a ConvNeXt. A linear layer that needs more than 8 bits runs in the type in brackets.
+convolutions of a ConvNeXt, `patches` the patch embedding (on GPUs; fp32 on CPUs), `residual` the sums of the
+residual stream. A linear layer that needs more than 8 bits runs in the type in brackets.
 """
 JUDGED = """
 ## The judge's limits
@@ -33,7 +34,7 @@ def page() -> str:
 def _types() -> Iterator[str]:
     yield "| role | " + " | ".join(f"`{name}`" for name in RECIPES) + " |"
     yield "|---" * (len(RECIPES) + 1) + "|"
-    for role in (*LINEAR, *SIXTEEN):
+    for role in (*LINEAR, *SIXTEEN, *TYPED_ONLY, RESIDUAL):
         yield f"| `{role}` | " + " | ".join(_type(recipe, role) for recipe in RECIPES.values()) + " |"
 
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from dinodeploy.backends.select import candidates
 from dinodeploy.bundle import manifest as manifests
-from dinodeploy.bundle.bundle import open_bundle
+from dinodeploy.bundle.bundle import EngineChoice, open_bundle
 from dinodeploy.bundle.manifest import CLS_ONLY_OUTPUTS, VNNI_FILE, Manifest
 from dinodeploy.errors import JudgementError
 from dinodeploy.files import system_files
 from dinodeploy.hardware.instructions import missing_instructions
 from dinodeploy.parity.check import check_bundle
+from dinodeploy.parity.golden import load_golden
 from dinodeploy.parity.judge import rejection
 from dinodeploy.parity.receipts import Receipt
 from dinodeploy.text.encoder import TextEncoder
+from exporters.precision.recipes import RECIPES, RESIDUAL
+
+BF16_BITS = 7  # of the mantissa
 
 
 def refuse_existing(out: Path, overwrite: bool) -> None:
@@ -82,5 +89,19 @@ def _judge(engine: Path) -> Receipt:
     """The passing receipt of one engine of a new bundle, on ONNX Runtime. Raises JudgementError."""
     choice, receipt, verdict = check_bundle(engine, text=False, device="onnxruntime")
     if not verdict.passed:
-        raise JudgementError(rejection(choice, verdict))
+        raise JudgementError(rejection(choice, verdict) + _on_the_stream(choice))
     return receipt
+
+
+def _on_the_stream(choice: EngineChoice) -> str:
+    """For a recipe with a residual stream in 16 bits: how large that gets, and the recipe that keeps it."""
+    recipe = RECIPES[choice.manifest.graph.recipe]
+    traces = [trace for case in load_golden(choice.root / choice.golden) for trace in case.traces]
+    if RESIDUAL not in recipe.roles or not traces:
+        return ""
+    largest = max(float(np.abs(trace.blocks).max()) for trace in traces)
+    step = 2.0 ** (math.floor(math.log2(largest)) - BF16_BITS)
+    return (
+        f"; the residual stream reaches {largest:,.0f}, where bf16 counts in steps of {step:,.3g}: use "
+        "--precision bf16, whose stream is fp32"
+    )

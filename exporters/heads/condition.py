@@ -20,7 +20,14 @@ from dinodeploy.parity.golden import GoldenCase
 from dinov3_ref.heads import Head
 
 # recipe -> relative error of the features: what the judge's table measured (`parity/thresholds.py`)
-DISTURBANCE = {"fp32": 1.4e-6, "fp16": 1.9e-3, "bf16": 1.8e-2, "int8": 6e-2, "fp8": 6e-2}
+DISTURBANCE = {
+    "fp32": 1.4e-6,
+    "fp16": 1.9e-3,
+    "bf16": 1.8e-2,
+    "bf16-residual": 4.6e-2,
+    "int8": 6e-2,
+    "fp8": 6e-2,
+}
 SEED = 0
 
 Condition = dict[str, dict[str, dict[str, float]]]

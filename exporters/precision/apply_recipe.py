@@ -24,6 +24,7 @@ from exporters.precision.quantization import write as quantized
 from exporters.precision.quantization.scheme import QuantScheme
 from exporters.precision.recipes import (
     FP32,
+    RESIDUAL,
     ROOT,
     TYPED_ONLY,
     Override,
@@ -59,7 +60,7 @@ class RecipeInputs:
 
 def apply_recipe(model: ir.Model, recipe: Recipe, style: Style, inputs: RecipeInputs) -> None:
     """Write `recipe` into `model`, in place. Raises MisuseError for an override that matches no layer."""
-    _refuse_unmatched(model.graph, inputs)
+    _refuse_unmatched(model.graph, recipe, inputs)
     converter = LowPrecisionConverter(model.graph, "typed" if style == "typed" else "emulated")
     schemes = inputs.scheme.by_linear() if inputs.scheme else {}
     quantizer: quantized.Quantizer | None = None
@@ -67,6 +68,10 @@ def apply_recipe(model: ir.Model, recipe: Recipe, style: Style, inputs: RecipeIn
         form = FORMS.get(style, "qdq")
         quantizer = quantized.Quantizer(model.graph, form, inputs.scheme.format, converter)
     roles = {node: role_of(node, inputs.backbones) for node in model.graph}
+    if RESIDUAL in recipe.roles and RESIDUAL not in roles.values():
+        raise MisuseError(
+            f"--precision {recipe.name} is for transformer blocks, and this model has none; use bf16"
+        )
     for node, role in [(node, role) for node, role in roles.items() if role in recipe.roles]:
         path = path_of(node)
         if quantizer is not None and path in schemes:
@@ -92,9 +97,10 @@ def apply_recipe(model: ir.Model, recipe: Recipe, style: Style, inputs: RecipeIn
             model.opset_imports[MICROSOFT] = 1
 
 
-def _refuse_unmatched(graph: ir.Graph, inputs: RecipeInputs) -> None:
+def _refuse_unmatched(graph: ir.Graph, recipe: Recipe, inputs: RecipeInputs) -> None:
     """An override that matches no layer is a typo. Raises MisuseError."""
-    paths = {path_of(node) for node in graph if role_of(node, inputs.backbones) is not None}
+    no_layer = (None,) if RESIDUAL in recipe.roles else (None, RESIDUAL)
+    paths = {path_of(node) for node in graph if role_of(node, inputs.backbones) not in no_layer}
     for pattern, name in inputs.overrides:
         if not any(fnmatchcase(path, pattern) for path in paths):
             raise MisuseError(

@@ -3,7 +3,8 @@
 TensorRT 11 has no precision flags: it runs the types that the ONNX graph states. So a recipe is a literal
 table, and everything that it does not name stays fp32: the residual stream, LayerNorm, LayerScale, biases,
 GELU, RoPE's table and rotation, a ConvNeXt's stem. The reason: the residual stream reaches 155,000 in
-ViT-L and 87,000 in ViT-H+ (docs/precision.md), and fp16 ends at 65,504.
+ViT-L and 87,000 in ViT-H+ (docs/precision.md), and fp16 ends at 65,504. bf16 has the range, and a recipe of
+its own for that stream.
 
 The output of an fp16 product must fit too. A linear layer or convolution whose input or output came near the
 limit on the golden photographs is scaled by powers of two, which is exact: its input by 2^-i, its weights by
@@ -58,11 +59,14 @@ SIXTEEN = ATTENTION + CONVOLUTION
 # TF32 is forbidden, has no tensor cores for it.
 PATCHES = {"patches": FP16}
 TYPED_ONLY = tuple(PATCHES)
+# The sum after each half of a block, computed and stored in the type.
+RESIDUAL = "residual"
 
 RECIPES: dict[str, Recipe] = {
     "fp32": Recipe("fp32", {}),
     "fp16": Recipe("fp16", dict.fromkeys(LINEAR + SIXTEEN, FP16) | PATCHES),
     "bf16": Recipe("bf16", dict.fromkeys(LINEAR + ATTENTION, BF16) | PATCHES),
+    "bf16-residual": Recipe("bf16-residual", dict.fromkeys((*LINEAR, *ATTENTION, RESIDUAL), BF16) | PATCHES),
     "int8": Recipe("int8", dict.fromkeys(LINEAR, INT8) | dict.fromkeys(SIXTEEN, FP16) | PATCHES, FP16),
     "fp8": Recipe("fp8", dict.fromkeys(LINEAR, FP8) | dict.fromkeys(SIXTEEN, FP16) | PATCHES, FP16),
 }
@@ -78,6 +82,7 @@ _ROLES: tuple[tuple[str, str, str], ...] = (
     ("MatMul", rf"{_BLOCK}\.(mlp|feed_forward)\.(fc2|w3)", "ffn_out"),
     ("MatMul", rf"{_BLOCK}\.(attn|attention)", "scores or values"),
     ("Softmax", rf"{_BLOCK}\.(attn|attention)", "softmax"),
+    ("Add", _BLOCK, RESIDUAL),
     ("Conv", r"(?:backbone\.)?patch_embed\.proj", "patches"),
     ("MatMul", r"stages\.\d+\.\d+\.pwconv1", "ffn_in"),
     ("MatMul", r"stages\.\d+\.\d+\.pwconv2", "ffn_out"),

@@ -38,7 +38,7 @@ class KnownBad:
     free_sizes_only: bool = False  # not with one batch size and one image size
 
 
-SIXTEEN_BIT_ATTENTION = ("fp16", "bf16", "int8", "fp8")
+SIXTEEN_BIT_ATTENTION = ("fp16", "bf16", "bf16-residual", "int8", "fp8")
 
 KNOWN_BAD: tuple[KnownBad, ...] = (
     KnownBad(

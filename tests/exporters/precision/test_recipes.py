@@ -161,6 +161,7 @@ def test_types_by_role(kind: str, recipe: str, bundles: dict[tuple[str, str], Bu
         # the patch embedding is in fp16 under bf16 too
         "products": dict(Counter({"FLOAT16": 1}) + Counter({low_precision: 3 * 6})),
         "patches": {"FLOAT16": 1},
+        "residual": {"FLOAT": 6},
         "qkv": {low_precision: 3},
         "scores": {low_precision: 3},
         "softmax": {low_precision: 3},
@@ -176,7 +177,7 @@ def test_roles_of_the_plain_graph(tiny_bundle: Path) -> None:
     roles = Counter(role_of(node) for node in graph)
     del roles[None]
     in_blocks = ("qkv", "scores", "softmax", "values", "out", "ffn_in", "ffn_out")
-    assert roles == {**dict.fromkeys(in_blocks, 3), "patches": 1}
+    assert roles == {**dict.fromkeys(in_blocks, 3), "patches": 1, "residual": 6}
     assert types_by_role(graph)["products"] == {"FLOAT": 19}
 
 
