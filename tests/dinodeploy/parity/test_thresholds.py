@@ -6,7 +6,18 @@ from dinodeploy.parity.thresholds import HEAD_THRESHOLDS, PIXEL_THRESHOLDS, THRE
 
 
 def test_every_recipe_has_limits_for_backbone_and_head() -> None:
-    assert THRESHOLDS.keys() == HEAD_THRESHOLDS.keys() == {"fp32", "fp16", "bf16", "int8", "fp8"}
+    assert (
+        THRESHOLDS.keys()
+        == HEAD_THRESHOLDS.keys()
+        == {
+            "fp32",
+            "fp16",
+            "bf16",
+            "bf16-residual",
+            "int8",
+            "fp8",
+        }
+    )
 
 
 def test_what_was_measured_passes() -> None:

@@ -193,7 +193,7 @@ def test_everything_else_stays_fp32(recipe: str, bundles: dict[tuple[str, str], 
     fp32_types = (onnx.TensorProto.FLOAT, onnx.TensorProto.INT64)
     for node in inferred.node:
         joins = node.name.endswith(("qkv.weight", "qkv/Split"))  # of one product for q, k and v
-        if node.op_type not in ("MatMul", "Softmax", "Cast") and not joins:
+        if node.op_type not in ("MatMul", "Softmax", "Conv", "Cast") and not joins:
             for name in (*node.input, *node.output):
                 assert types.get(name, onnx.TensorProto.FLOAT) in fp32_types, f"{node.name}: {name}"
 
