@@ -122,3 +122,17 @@ def test_parts_are_even(at_once: int | None, parts: list[int]) -> None:
     assert sizes == parts
     np.testing.assert_array_equal(first, np.arange(7))
     np.testing.assert_array_equal(second, x.sum(axis=(2, 3)))
+
+
+def test_parts_of_bytes() -> None:
+    """[B,H,W,3]: the pixels of an image are H x W, whatever lies last."""
+    x = np.zeros((7, 8, 16, 3), np.uint8)
+    sizes: list[int] = []
+
+    def run(part: np.ndarray) -> list[np.ndarray]:
+        sizes.append(len(part))
+        return [part]
+
+    (joined,) = in_parts(run, x, 3 * 8 * 16)
+    assert sizes == [3, 2, 2]
+    assert joined.shape == x.shape

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from dinodeploy import MisuseError
 from dinodeploy.images.open import open_image
 from dinodeploy.images.preprocess import Preprocess
 from dinodeploy.text.segment import Window, class_ids, window_places
+from dinodeploy.text.zero_shot import PATCH_EMBEDDING, Windowed
 from tests.support.text.words import SHAPES, write_shapes
 
 pytest.importorskip("tokenizers")
@@ -125,3 +128,22 @@ def test_a_bundle_without_texts_is_refused(tiny_bundle: Path, shapes: Path) -> N
     for call in (dinodeploy.classify, dinodeploy.segment):
         with pytest.raises(MisuseError, match=r"has no text graph; export a dino\.txt model"):
             call(shapes, engine=tiny_bundle, labels=LABELS)  # type: ignore[operator]
+
+
+def test_windows_of_bytes_are_those_of_floats() -> None:
+    """Off-square: a window that took the wrong axes would have another size."""
+    grey = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), np.uint8)
+    seen: dict[str, list[np.ndarray]] = {"uint8": [], "float32": []}
+
+    def run(part: np.ndarray, outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
+        assert part.flags.c_contiguous
+        seen[part.dtype.name].append(part if part.dtype == np.uint8 else part.transpose(0, 2, 3, 1))
+        return {PATCH_EMBEDDING: np.ones((len(part), 2, 2, 3), np.float32)}
+
+    engine: Any = SimpleNamespace(run=run)
+    windowed = Windowed(engine, np.eye(3, dtype=np.float32), side=16, stride=16)
+    of_bytes = windowed.run(grey)
+    of_floats = windowed.run(np.ascontiguousarray(grey.transpose(0, 3, 1, 2), np.float32))
+    assert of_bytes["windows"].shape == of_floats["windows"].shape == (2, 6, 2, 2, 3)
+    for one, other in zip(seen["uint8"], seen["float32"], strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -53,6 +53,14 @@ def test_the_same_embeddings(device: str, of_bytes: Path, tiny_bundle: Path) -> 
                 assert error(*rows) < LIMIT
 
 
+def test_openvino_compiles_for_squares_and_its_own_size(of_bytes: Path) -> None:
+    pytest.importorskip("openvino")
+    with Embedder.open(of_bytes, device="openvino", allow_unverified=True) as embedder:
+        backend: Any = embedder.backend
+        shapes = [(1, 64, 96, 3), (2, 80, 80, 3), (1, 96, 64, 3), (1, 3, 96, 3)]
+        assert [backend.is_fixed(shape) for shape in shapes] == [True, True, False, False]
+
+
 def test_the_input_is_cast_and_turned(of_bytes: Path) -> None:
     for file in open_bundle(of_bytes).manifest.engines:
         graph = onnx.load(of_bytes / file, load_external_data=False).graph
