@@ -139,7 +139,10 @@ def _shard(modules: nn.ModuleDict, mesh: DeviceMesh, precision: Any, reshard: bo
     Inputs of blocks are not cast to `param_dtype`: RoPE tables are among them, and autocast casts what
     enters a matrix product.
     """
-    dtypes = {"param_dtype": DTYPES[precision.param_dtype], "reduce_dtype": DTYPES[precision.reduce_dtype]}
+    dtypes: dict[str, Any] = {
+        "param_dtype": DTYPES[precision.param_dtype],
+        "reduce_dtype": DTYPES[precision.reduce_dtype],
+    }
     shard = partial(fully_shard, mesh=mesh, reshard_after_forward=reshard)
     units: list[FSDPModule] = []
     for name, module in modules.items():
