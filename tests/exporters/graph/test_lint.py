@@ -57,9 +57,26 @@ def use_float64(graph: onnx.GraphProto) -> None:
     graph.node.append(helper.make_node("Cast", ["d"], ["e"], to=FLOAT))
 
 
+def of_bytes(graph: onnx.GraphProto, height: int | str = "height") -> None:
+    shape = ["batch", height, "width", 3]
+    graph.input[0].CopyFrom(helper.make_tensor_value_info("pixels", TensorProto.UINT8, shape))
+    graph.output[0].CopyFrom(helper.make_tensor_value_info("cls", FLOAT, shape))
+    graph.node[0].CopyFrom(helper.make_node("Cast", ["pixels"], ["s"], to=FLOAT))
+
+
+def of_bytes_in_224_rows(graph: onnx.GraphProto) -> None:
+    of_bytes(graph, 224)
+
+
+def use_bytes_uncast(graph: onnx.GraphProto) -> None:
+    of_bytes(graph)
+    graph.node.append(helper.make_node("Transpose", ["pixels"], ["t"]))
+
+
 def test_a_proper_graph_passes() -> None:
-    lint(model_with())
-    check_onnx(model_with())
+    for change in (None, of_bytes):
+        lint(model_with(change))
+        check_onnx(model_with(change))
 
 
 @pytest.mark.parametrize(
@@ -71,6 +88,8 @@ def test_a_proper_graph_passes() -> None:
         (add_custom, "dinodeploy::rope_attention"),
         (add_second_table, "at most one Sin"),
         (use_float64, "DOUBLE"),
+        (of_bytes_in_224_rows, "axes 0, 1 and 2 free"),
+        (use_bytes_uncast, "types that some runtime cannot take: UINT8"),
     ],
 )
 def test_each_rule_refuses(change: Change, complaint: str) -> None:
