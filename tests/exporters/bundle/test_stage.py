@@ -62,7 +62,7 @@ def test_if_only_that_fails_the_note_says_what_to_use(
 
     def judge_golden(cases, run, manifest):  # type: ignore[no-untyped-def]
         verdict = as_is(cases, run, manifest)
-        if "compiled_for" in dir(run.__self__.backend):  # OpenVINO's
+        if "compiled_for" in dir(run.func.__self__.backend):  # OpenVINO's
             wrong = tuple(replace(one, passed=False, note="planted") for one in verdict.measurements)
             return replace(verdict, measurements=wrong)
         return verdict
