@@ -128,6 +128,20 @@ def test_files_of_a_run(together: Path) -> None:
 # ---- resuming -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+def test_asynchronous_checkpoints_of_students(
+    together: Path, photos: Path, teacher: Path, tmp_path: Path
+) -> None:
+    """The same students, and the newest two checkpoints of each."""
+    config = several(photos, teacher, tmp_path / "run", "checkpointing.asynchronous=true")
+    train_students(config, build_training_loader(config))
+    for name in STUDENTS:
+        own = tmp_path / "run" / "students" / name
+        assert same_weights(own, together / "students" / name)
+        assert checkpoints.finished(own) == [3, 5]
+        assert not list((own / "ckpt").glob(".*"))
+
+
 @pytest.mark.parametrize("killed", ["between checkpoints", "between the students' checkpoints"])
 def test_students_resume_together(
     killed: str, together: Path, photos: Path, teacher: Path, tmp_path: Path
