@@ -311,7 +311,7 @@ class Embedder:
         copied. A bundle exported with `input="uint8"` takes bytes [B,H,W,3], or normalised pixels that
         are grey levels. An engine on a GPU also takes contiguous arrays of its memory (DLPack,
         __cuda_array_interface__). to: "host" gives numpy arrays, "device" leaves outputs on a GPU as
-        `GpuArray` (docs/library.md). stream: the handle of the caller's CUDA stream, to make pixels and use
+        `GpuArray` (docs/tensorrt.md). stream: the handle of the caller's CUDA stream, to make pixels and use
         outputs on; the call then waits for nothing. Raises MisuseError for another shape, dtype or device, a
         size that is not a multiple of the patch size, an output that the engine lacks, and after `close`.
         """

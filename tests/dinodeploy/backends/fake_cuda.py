@@ -146,6 +146,7 @@ class FakeCuda:
 
     def _allocate(self, place: str, size: int) -> tuple[Error, int]:
         assert size > 0, "CUDA gives no address for no bytes"
+        assert self.current == 0, "on the GPU that another library made current"
         memory = (ctypes.c_uint8 * size)()
         ctypes.memset(memory, NAN, size)
         self.regions[ctypes.addressof(memory)] = Region(place, size, memory)
