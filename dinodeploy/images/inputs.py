@@ -121,7 +121,7 @@ def run_fixed(
             f"pixels are {height}x{width}; this model takes {steps.height}x{steps.width} only: leave the "
             "input size out, or export it again with another one (--imgsz)"
         )
-    if "batch" not in fixed:
+    if "batch" not in fixed or len(pixels) == 1:
         return run(pixels)
     rows = [run(pixels[index : index + 1]) for index in range(len(pixels))]
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from dinodeploy import Embedder, MisuseError
+from dinodeploy.arrays import sides_of
+from dinodeploy.backends.gpu_arrays import borrow
+from dinodeploy.backends.tensorrt.cuda import Cuda
+from dinodeploy.bundle.manifest import read_manifest
+from dinodeploy.images.inputs import check_pixels
+from dinodeploy.images.preprocess import Preprocess
+from tests.dinodeploy.backends.gpu_library import CLOSE, Library, LibraryArray, open_plan, pixels, wanted
+from tests.dinodeploy.backends.gpu_machine import pretend_tensorrt
 
 
 def test_only_outputs_that_are_asked_for(tiny_bundle: Path) -> None:
@@ -55,10 +65,12 @@ def test_an_engine_that_takes_one_image(own_bundle: Path, monkeypatch: pytest.Mo
     library, x = Library(module.cuda), pixels()
     fixed = replace(read_manifest(own_bundle).graph, fixed=("batch",))
     with open_plan(own_bundle, module) as embedder:
-        monkeypatch.setattr(type(embedder.manifest), "graph", fixed, raising=False)
+        object.__setattr__(embedder.manifest, "graph", fixed)
         for name, value in embedder.run(library.array(x)).items():
             np.testing.assert_allclose(value, wanted(own_bundle, x)[name], **CLOSE)
-        with pytest.raises(MisuseError, match=r"takes one image at a time; give to='device' one image a call"):
+        with pytest.raises(
+            MisuseError, match=r"takes one image at a time; give to='device' one image a call"
+        ):
             embedder.run(library.array(x), to="device")
         one = embedder.run(library.array(x[:1]), to="device")["cls"]
         np.testing.assert_allclose(one.numpy(), wanted(own_bundle, x[:1])["cls"], **CLOSE)
@@ -68,7 +80,7 @@ def test_bytes_on_the_gpu(monkeypatch: pytest.MonkeyPatch, gpu: None) -> None:
     """A bundle that takes bytes takes them from the GPU as well, and converts nothing there."""
     library = Library(pretend_tensorrt(monkeypatch).cuda)
     cuda = Cuda(library.cuda)
-    steps = Preprocess(**{**PLAIN, "dtype": "uint8"})
+    steps = Preprocess("official", 16, 32, (0.5,) * 3, (0.2,) * 3).with_dtype("uint8")
     levels = torch.zeros(2, 32, 48, 3, dtype=torch.uint8)
     borrowed = borrow(LibraryArray(library, levels, "dlpack"), int(library.stream), cuda)
     check_pixels(borrowed, steps, on_gpu=True)
