@@ -4,6 +4,7 @@
     load.py      plan -> engine: deserialise, refit a stripped one, set the budget of streamed weights
     profiles.py  which shape profile takes an input
     cuda.py      memory, streams, events and graphs through cuda-bindings, every error one line
+    runtime_cache.py  kernels that TensorRT-RTX compiled, on disk
     context.py   an execution context aimed at one input shape, replayed as a CUDA graph
     stream.py    one CUDA stream with its buffers: copy in, compute, copy out
     backend.py   the backend: two streams, so that the copies of one batch overlap the other's compute

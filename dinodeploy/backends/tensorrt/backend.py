@@ -16,6 +16,7 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,12 @@ import numpy as np
 from dinodeploy.arrays import AnyArray, FloatArray, sides_of
 from dinodeploy.backends import OpenOptions
 from dinodeploy.backends.gpu_arrays import LEGACY_STREAM, GpuArray, GpuPixels, borrow
-from dinodeploy.backends.tensorrt.context import Scratch
+from dinodeploy.backends.tensorrt.context import Scratch, captures_by_itself
 from dinodeploy.backends.tensorrt.cuda import Cuda
 from dinodeploy.backends.tensorrt.load import Engine, load_engine
 from dinodeploy.backends.tensorrt.profiles import Profile, choose_profile, cut, read_profiles
 from dinodeploy.backends.tensorrt.results import Block, Pool
+from dinodeploy.backends.tensorrt.runtime_cache import RuntimeCache
 from dinodeploy.backends.tensorrt.stream import Stream, Turn
 from dinodeploy.errors import MisuseError, UnavailableError
 
@@ -64,6 +66,9 @@ class TensorRTBackend:
         assert options.build is not None
         cuda, quiet = self._cuda, threading.Lock()
         self._engine = load_engine(module, self._plan, options.build, options, cuda)
+        if captures_by_itself(module):
+            kernels = RuntimeCache(self._plan, options.build, self.runtime, self.device)
+            self._engine = replace(self._engine, kernels=kernels)
         self._outputs = self._engine.outputs
         self._profiles = read_profiles(self._engine.handle, self._engine.input)
         with ExitStack() as making:
@@ -161,6 +166,8 @@ class TensorRTBackend:
                 self._free.get()
             self._free.put(None)
             with suppress(UnavailableError), self._cuda.active():  # a failed GPU frees nothing
+                if self._engine.kernels is not None:
+                    self._engine.kernels.save()
                 self._cleanup.close()
             del self._engine
 

@@ -100,6 +100,8 @@ def _create_context(engine: Engine) -> Any:
         config.dynamic_shapes_kernel_specialization_strategy = (
             module.DynamicShapesKernelSpecializationStrategy.EAGER
         )
+        if engine.kernels is not None:
+            engine.kernels.attach(config)
         context = engine.handle.create_execution_context(config)
     else:
         context = engine.handle.create_execution_context(strategy)

@@ -15,6 +15,7 @@ from typing import Any
 from dinodeploy.backends import OpenOptions
 from dinodeploy.backends.tensorrt.cuda import Cuda
 from dinodeploy.backends.tensorrt.refuse import rebuild_command
+from dinodeploy.backends.tensorrt.runtime_cache import RuntimeCache
 from dinodeploy.bundle.manifest import BuildFacts
 from dinodeploy.errors import BundleError, MisuseError, UnavailableError
 
@@ -31,6 +32,7 @@ class Engine:
     input: str
     outputs: tuple[str, ...]
     streams_weights: bool
+    kernels: RuntimeCache | None = None  # TensorRT-RTX compiles them when a context is made
 
     def fail(self, what: str) -> UnavailableError:
         """What TensorRT says of a call that returned False."""

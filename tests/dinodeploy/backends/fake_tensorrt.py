@@ -227,6 +227,31 @@ class RuntimeConfig:
     def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
         self._strategy = strategy
 
+    def create_runtime_cache(self) -> Any:
+        return self._module.IRuntimeCache()  # type: ignore[attr-defined]
+
+    def set_runtime_cache(self, cache: Any) -> bool:
+        cache._kernels |= {"gemm", "mha"}
+        return True
+
+
+class RuntimeCache:
+    """Kernels by name; refuses what another version serialised."""
+
+    _BEGIN = b"kernels 1.7\n"
+
+    def __init__(self) -> None:
+        self._kernels: set[str] = set()
+
+    def deserialize(self, blob: bytes) -> bool:
+        if not blob.startswith(self._BEGIN):
+            return False
+        self._kernels |= set(blob.removeprefix(self._BEGIN).decode().split())
+        return True
+
+    def serialize(self) -> bytes:
+        return self._BEGIN + " ".join(sorted(self._kernels)).encode()
+
 
 class Context:
     def __init__(self, engine: Any) -> None:
@@ -382,6 +407,7 @@ IMPLEMENTED: dict[str, type] = {
     "ICudaEngine": Engine,
     "IExecutionContext": Context,
     "IRuntimeConfig": RuntimeConfig,
+    "IRuntimeCache": RuntimeCache,
     "Refitter": Refitter,
     "OnnxParserRefitter": OnnxParserRefitter,
     "ParserError": ParserError,

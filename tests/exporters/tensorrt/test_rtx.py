@@ -112,7 +112,7 @@ def check(bundle: Path, built: Built, depth: int, profile: str) -> None:
         "patch": [-1, -1, -1, dim],
     }
     assert {value["dtype"] for value in (*network["inputs"], *network["outputs"])} == {"FLOAT"}
-    narrow = {"fp32": {"FLOAT"}, "fp16": {"HALF"}, "bf16": {"BF16"}}
+    narrow = {"fp32": {"FLOAT"}, "fp16": {"HALF"}, "bf16": {"BF16"}, "bf16-residual": {"BF16"}}
     # 8-bit products put out fp16, and so do attention's
     assert set(network["layers"]["MATRIX_MULTIPLY"]) == narrow.get(recipe, {"HALF"})
     if recipe in ("int8", "fp8"):
