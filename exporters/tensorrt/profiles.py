@@ -158,7 +158,9 @@ def parse_sizes(text: str, patch_size: int) -> tuple[Size, Size, Size]:
 
 
 def check_judgeable(profiles: Sequence[ProfileFacts], cases: Iterable[GoldenCase]) -> tuple[str, ...]:
-    """Notes on the golden cases that no profile accepts: the engine is judged without them.
+    """Notes on the golden cases that no profile accepts, and on the profiles that accept none.
+
+    The engine is judged without those cases, and without the kernels of those profiles.
 
     Raises MisuseError if no case fits: `embed` would refuse the engine after an hour of building.
     """
@@ -170,7 +172,21 @@ def check_judgeable(profiles: Sequence[ProfileFacts], cases: Iterable[GoldenCase
             f"no golden case fits these profiles, so the engine could never be judged: {', '.join(shown)}; "
             "widen --imgsz, or export with the --imgsz you mean to use"
         )
-    return tuple(f"golden case {name} is outside every profile and will not be judged" for name in shown)
+    unjudged = [profile for profile in profiles if not any(_takes(profile, case) for case in cases)]
+    return (
+        *(f"golden case {name} is outside every profile and will not be judged" for name in shown),
+        *(
+            f"no golden case fits the profile of {_sides(profile)}, so its kernels will not be judged; export "
+            "with that --imgsz to judge them"
+            for profile in unjudged
+        ),
+    )
+
+
+def _sides(profile: ProfileFacts) -> str:
+    """Its heights and widths: `512x512`, or `256x256 to 512x512`."""
+    shown = (f"{height}x{width}" for _, height, width in (profile.min, profile.max))
+    return " to ".join(dict.fromkeys(shown)) + " px"
 
 
 def _takes(profile: ProfileFacts, case: GoldenCase) -> bool:

@@ -139,6 +139,19 @@ def test_a_case_outside_is_noted_and_none_inside_is_refused() -> None:
     assert check_judgeable(swapped, [case("own_size", 512, 256), case("turned", 256, 512)])
 
 
+def test_a_profile_that_no_case_fits_is_noted() -> None:
+    """Several fixed sizes: the judge runs the kernels of those that its cases have."""
+    profiles = choose_profiles(None, ["8"], ["256", "512", "224:512:1024"], preprocess())
+    notes = check_judgeable(profiles[:2], [case("own_size", 256, 256)])
+    assert notes == (
+        "no golden case fits the profile of 512x512 px, so its kernels will not be judged; export with that "
+        "--imgsz to judge them",
+    )
+    (note,) = check_judgeable(profiles, [case("own_size", 512, 512)])
+    assert "profile of 256x256 px" in note
+    assert check_judgeable(profiles[2:], [case("own_size", 256, 256)]) == ()
+
+
 def test_fixed_sizes_are_the_whole_profile() -> None:
     steps = preprocess((64, 96))
     (profile,) = fit_fixed(ready_profiles("usual", steps), ("height", "width"), steps)
