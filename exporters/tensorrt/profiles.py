@@ -176,8 +176,8 @@ def check_judgeable(profiles: Sequence[ProfileFacts], cases: Iterable[GoldenCase
     return (
         *(f"golden case {name} is outside every profile and will not be judged" for name in shown),
         *(
-            f"no golden case fits the profile of {_sides(profile)}, so its kernels will not be judged; export "
-            "with that --imgsz to judge them"
+            f"no golden case fits the profile of {_sides(profile)}, so its kernels will not be judged; "
+            "export with that --imgsz to judge them"
             for profile in unjudged
         ),
     )
