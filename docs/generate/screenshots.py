@@ -150,7 +150,7 @@ SHOTS = {
     "dedupe-sheet": Shot(deduplicated, 600),
     "predict-page": Shot(predicted, 860),
     "parity-report": Shot(reported, 1160),
-    "serve-page": Shot(served, 960, act=show_cat),
+    "serve-page": Shot(served, 920, act=show_cat),
     "words-sheet": Shot(words, 760),
 }
 
