@@ -121,7 +121,7 @@ def _describe(styles: Mapping[str, Style], names: Names, *, low: bool) -> dict[s
     engines: dict[str, EngineFacts] = {}
     if names.cpu in styles:
         engines[names.cpu] = EngineFacts("onnxruntime", (names.cpu, names.weights), outputs=names.outputs)
-    if names.vnni in styles:
+    if names.vnni is not None and names.vnni in styles:
         files = (names.vnni, names.weights)
         engines[names.vnni] = EngineFacts("onnxruntime", files, outputs=names.outputs, instructions=VNNI)
     # fp32 is fp32 on a CPU too, whichever graph is named

@@ -54,6 +54,11 @@ def run(program: str) -> dict[str, Any]:
 def test_every_program_parses_and_its_imports_exist(page: str) -> None:
     if page in ("export.md", "coming-from.md", "heads.md"):
         pytest.importorskip("torch")
+    if page == "fine-tune.md":  # PEFT imports transformers, which imports torchvision
+        pytest.importorskip("peft")
+        from dinov3_ref.torchvision_shim import import_torchvision
+
+        import_torchvision()
     for program in fences(page):
         tree = ast.parse(program)
         tree.body = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
