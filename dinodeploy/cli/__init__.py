@@ -7,6 +7,7 @@ GROUPS = {
     "Embed and search": ("embed", "merge", "index", "search", "dedupe", "visualize"),
     "Words": ("classify", "segment"),
     "Heads": ("train-head", "add-head", "predict"),
+    "Evaluate": ("evaluate",),
     "Serve": ("serve", "web", "triton"),
     "Tools": ("inspect", "bundle", "doctor", "debug"),
 }

@@ -164,23 +164,31 @@ def run_command(
     parser: argparse.ArgumentParser,
     evaluate: Callable[[argparse.Namespace, OpenModel], Results],
     csv_name: str,
-    arguments: Sequence[str] | None = None,
-    open_model: OpenModel = open_checkpoint,
 ) -> None:
     """Parse, evaluate, print on rank 0; on an error exit with its exit code."""
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     try:
-        results = evaluate(options, open_model)
-        if get_rank() != 0:
-            return
-        if options.out is not None:
-            _write(options, results, csv_name)
+        carry_out(options, evaluate, csv_name, open_checkpoint)
     except Dinov3Error as error:
         note(f"error: {error}")
         sys.exit(error.exit_code)
     except OSError as error:  # --out cannot be written
         note(f"error: '{error.filename}': {error.strerror}")
         sys.exit(DataError.exit_code)
+
+
+def carry_out(
+    options: argparse.Namespace,
+    evaluate: Callable[[argparse.Namespace, OpenModel], Results],
+    csv_name: str,
+    open_model: OpenModel,
+) -> None:
+    """Evaluate, then write and print the results on rank 0. Raises `Dinov3Error`, or OSError for --out."""
+    results = evaluate(options, open_model)
+    if get_rank() != 0:
+        return
+    if options.out is not None:
+        _write(options, results, csv_name)
     if options.json:
         print(json.dumps(results))
     else:

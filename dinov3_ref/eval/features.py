@@ -1,7 +1,7 @@
 """Extract features of a labelled dataset with a frozen model (docs/spec.md 5.1, 5.2).
 
 Every evaluation reads its model through `Frozen`, so it runs on a checkpoint (`FrozenModel`) and on
-an exported engine (`exporters/evaluate.py`) alike.
+an exported engine (`engine.py`) alike.
 
 Shapes: B batch, N images, S side, D embed_dim, n number of last blocks, W ranks, h w patch grid.
 """

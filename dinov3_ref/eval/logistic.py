@@ -105,7 +105,7 @@ def fit_logistic(
         total.backward()
         return total
 
-    steps.step(objective)  # type: ignore[arg-type]
+    steps.step(objective)
     return Logistic(weight.detach(), bias.detach())
 
 

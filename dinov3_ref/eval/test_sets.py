@@ -209,7 +209,7 @@ def _pairs(path: Path, test_names: Sequence[str]) -> Iterator[tuple[str, str]]:
 def _class_number(name: str | int, names: Sequence[str], where: str) -> int:
     """The number of a class from its name, or from its number. Raises `DataError`."""
     if name in names:
-        return names.index(name)  # type: ignore[arg-type]
+        return names.index(name)
     if str(name).isdecimal() and int(name) < len(names):
         return int(name)
     raise DataError(f"{where}: {name!r} is no training class; wanted a name, or 0 to {len(names) - 1}")

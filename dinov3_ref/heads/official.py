@@ -2,6 +2,7 @@
 
     dinov3_vit7b16_lc   weight [1000,2D], bias [1000]              -> LinearClassifier, [cls ; mean patch]
     dinov3_vit7b16_dd   reassemble_blocks.*, …, conv_depth.head.*  -> DPTDepth, 256 bins of 0.001 to 100 m
+    evaluations         batchnorm_layer.*, conv.* or conv_depth.*  -> LinearSegmenter or LinearDepth
     dinov3_vitl16_chmv2 the same, with readout_projects.*          -> DPTDepth, CLS read-out, 0.001 to 96 m
 
 A fine-tuned model, {backbone.*, linear_head.*}, gives its classifier where that reads [cls ; mean patch]. The
@@ -22,6 +23,7 @@ from torch import Tensor
 from dinov3_ref.checkpoints.tensor_shapes import check_keys, check_values
 from dinov3_ref.checkpoints.unwrap import Unwrapped, unwrap
 from dinov3_ref.errors import CheckpointError, ForeignCheckpoint
+from dinov3_ref.heads.dense_file import dense_head, dense_tensors
 from dinov3_ref.heads.dpt_file import depth_head
 from dinov3_ref.heads.head import Head
 from dinov3_ref.heads.linear import LinearClassifier
@@ -45,6 +47,9 @@ def official_head(tree: Mapping[str, Any], name: str) -> tuple[Head, str, tuple[
 
     Raises ForeignCheckpoint for another model, CheckpointError or KeyMismatch for a broken head.
     """
+    if (dense := dense_tensors(tree)) is not None:
+        head, kind, note = dense_head(dense, name)
+        return head, kind, (note,)
     if tree and (tuned := unwrap(tree, name)).rest:
         return _fine_tuned(tuned, name), "linear_classifier", ("read the classifier beside the backbone",)
     tensors = {str(key): value for key, value in tree.items() if isinstance(value, Tensor)}

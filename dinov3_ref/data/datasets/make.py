@@ -4,6 +4,7 @@
     train.txt, train.tsv                  a list               data/*.parquet, data/*.arrow   tables
     ImageFolder:root=photos:split=train   the official form: class, then key=value
     ImageNet:split=TRAIN:root=imagenet    an official dataset, as folders of images
+    NYU:split=TRAIN:root=nyu              the images of a dataset with maps (`pairs.py`)
 
 In the official form a value may contain `:` and `=`, but no `:key=` of the class.
 """
@@ -17,6 +18,8 @@ from typing import Any
 
 from dinov3_ref.data.datasets.encoded import EncodedImages
 from dinov3_ref.data.datasets.folder import ImageFolder, ImageList
+from dinov3_ref.data.datasets.official_form import official_options
+from dinov3_ref.data.datasets.pairs import LAYOUTS, open_layout
 from dinov3_ref.data.datasets.table import ImageTable
 from dinov3_ref.data.datasets.tar import TarShards
 from dinov3_ref.errors import DataError
@@ -54,36 +57,23 @@ def make_dataset(
     if colon and name in DATASETS:
         build, keys = DATASETS[name]
         return build(**_parse(rest, keys, text), labelled=labelled, transform=transform)
-    if name in OFFICIAL:
-        folder = _official_folder(name, rest, text)
+    if name in OFFICIAL or name in LAYOUTS:
         if labelled and name not in CLASSES:
             raise DataError(f"{text!r} has no classes; labelled images need one of {', '.join(CLASSES)}")
-        return ImageFolder(folder, labelled=labelled, transform=transform)
+        if name in OFFICIAL:
+            root, split = official_options(text, OFFICIAL[name])
+            return ImageFolder(Path(root, OFFICIAL[name][split]), labelled=labelled, transform=transform)
+        pairs = open_layout(text)
+        pairs.transform = transform
+        return pairs
     kind = "ImageFolder" if Path(text).is_dir() else BY_SUFFIX.get(Path(text).suffix.lower())
     if kind is None:
         raise DataError(
             f"{text!r} is not a dataset; wanted a folder, a file ending in {' '.join(BY_SUFFIX)}, or "
-            f"NAME:key=value with NAME of {', '.join([*DATASETS, *OFFICIAL])}"
+            f"NAME:key=value with NAME of {', '.join(dict.fromkeys([*DATASETS, *OFFICIAL, *LAYOUTS]))}"
         )
     build, keys = DATASETS[kind]
     return build(text, labelled=labelled, transform=transform)
-
-
-def _official_folder(name: str, rest: str, text: str) -> Path:
-    """The folder that an official dataset string means. Raises `DataError`."""
-    splits = OFFICIAL[name]
-    first = next(iter(splits))
-    pieces = re.split(r":(?=(?:root|extra|split)=)", rest) if rest else []
-    options = dict(piece.partition("=")[::2] for piece in pieces)
-    split = options.pop("split", first).upper()
-    root = options.pop("root", "")
-    options.pop("extra", None)
-    if options or split not in splits:
-        wanted = f"root=FOLDER and split={'|'.join(splits)}" if first else "root=FOLDER"
-        raise DataError(f"{text!r} cannot be read; wanted {name}: with {wanted}")
-    if not root:
-        raise DataError(f"{text!r} names no folder; add it: {text}:root=FOLDER")
-    return Path(root, splits[split])
 
 
 def _parse(rest: str, keys: tuple[str, ...], text: str) -> dict[str, str]:

@@ -70,6 +70,7 @@ OPTIONS = {
     "require-signature json",
     "train-head": "task data out engine lora unfreeze weights arch imgsz set test pooling class-weight seed "
     "cache no-cache device require-signature overwrite json",
+    **{f"evaluate {task}": "" for task in ("knn", "linear", "logistic", "segmentation", "depth")},
     "add-head": "head out require-signature overwrite json",
     "predict": "engine out task top threshold format save html column id-column every device imgsz batch "
     "threads time-limit max-pixels require-signature allow-unverified overwrite json",
