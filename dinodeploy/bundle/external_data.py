@@ -177,6 +177,8 @@ def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[Field]:
 
 def _varint(data: mmap.mmap, position: int, end: int) -> tuple[int, int]:
     """A number of at most ten bytes, and the position after it."""
+    if position < end and data[position] < 0x80:  # most are one byte
+        return data[position], position + 1
     value = shift = 0
     for place in range(position, min(end, position + 10)):
         byte = data[place]

@@ -36,7 +36,8 @@ def image_progress(
     total: int | None, console: Console | None = None, doing: str = "embedding"
 ) -> Iterator[Advance]:
     """Images done, rate, remaining time, failures and bottleneck. total: None if unknown."""
-    if console is None and importlib.util.find_spec("rich"):  # a standalone file has no rich
+    on_terminal = sys.stderr is not None and sys.stderr.isatty()  # rich takes time to import
+    if console is None and on_terminal and importlib.util.find_spec("rich"):  # a standalone file has no rich
         console = stderr()
     started = last = time.perf_counter()
 
