@@ -31,9 +31,11 @@ def write_record(record: Mapping[str, Any], path: Path) -> None:
 
 
 def record_name(*parts: str, machine: str | None = None) -> str:
-    """`parts`, machine (the CPU by default), month: `cpu_vit_small_fp32_x86-64-amd-epyc_202611.json`."""
-    name = (machine or cpu_name()).partition("[")[0].lower()
-    place = re.sub(r"[^a-z0-9]+", "-", name).strip("-")
+    """`parts`, machine, month: `cpu_vit_small_fp32_x86-64-amd-epyc-avx2_202612.json`.
+
+    The machine is the CPU by default, with its instructions: they decide more than its name.
+    """
+    place = re.sub(r"[^a-z0-9]+", "-", (machine or cpu_name()).lower()).strip("-")
     return "_".join([*parts, place, f"{datetime.now(timezone.utc):%Y%m}"]) + ".json"
 
 

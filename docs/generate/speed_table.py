@@ -1,4 +1,4 @@
-"""The speed table of docs/speed.md, computed from the ledger. Run as a script, it rewrites the page.
+"""The speed tables of docs/speed.md, computed from the ledger. Run as a script, it rewrites the page.
 
 A ratio is how many times as fast dinodeploy is as a peer on one shape: the median over the rounds of one run.
 """
@@ -33,13 +33,23 @@ PEERS = {
 
 
 def table() -> str:
-    """The table as Markdown: fp32 records first, then int8, a line per shape."""
-    lines = [f"| model, batch × size | dinodeploy | {' | '.join(PEERS.values())} |", "|---" * 8 + "|"]
-    for recipe in ("fp32", "int8"):
+    """A table as Markdown for each kind of CPU: fp32 records first, then bf16 and int8, a line per shape."""
+    kinds: dict[str, list[str]] = {}
+    for recipe in ("fp32", "bf16", "int8"):
         for arch, name in MODELS.items():
             for path in sorted(LEDGER.glob(f"cpu_{arch}_{recipe}_*.json")):
-                lines += _rows(json.loads(path.read_text()), name + ("" if recipe == "fp32" else " int8"))
-    return "\n".join(lines) + "\n"
+                record = json.loads(path.read_text(encoding="utf-8"))
+                model = name if recipe == "fp32" else f"{name} {recipe}"
+                kinds.setdefault(_kind(record["cpu"]), []).extend(_rows(record, model))
+    head = f"| model, batch × size | dinodeploy | {' | '.join(PEERS.values())} |\n{'|---' * 8}|"
+    return "\n".join(f"\n### {kind}\n\n{head}\n" + "\n".join(lines) + "\n" for kind, lines in kinds.items())
+
+
+def _kind(cpu: str) -> str:
+    """`AVX-512, VNNI, bf16` or `AVX2`, from the instructions in a record's name of the CPU."""
+    names = {"avx512f": "AVX-512", "avx512_vnni": "VNNI", "avx512_bf16": "bf16"}
+    found = [word for name, word in names.items() if name in cpu.partition("[")[2].rstrip("]").split()]
+    return ", ".join(found) or "AVX2"
 
 
 def _rows(record: dict[str, Any], model: str) -> Iterator[str]:
@@ -57,4 +67,6 @@ def _rows(record: dict[str, Any], model: str) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(BLOCK.sub(lambda _: table(), PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(
+        BLOCK.sub(lambda _: table(), PAGE.read_text(encoding="utf-8")), encoding="utf-8", newline="\n"
+    )
