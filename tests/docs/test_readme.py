@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", EXAMPLES, *sorted(DOCS.rglob("*.md"))]
 # docs/spec.md describes the official code: its options are not ours
 WITH_COMMANDS = [page for page in PAGES if page.name != "spec.md"]
+EVALUATIONS = ("knn", "linear", "logistic", "segmentation", "depth")
 FOLDERS = ("dinodeploy", "exporters", "dinov3_ref", "tests", "benchmarks", "examples", "containers")
 _OTHER_NAMES = (
     r"dinov3_ref\.\w+|torchrun|pip|docker|tritonserver|curl|optimum-cli|serve_load|serve_attack|"
@@ -97,15 +99,27 @@ def options_of(command: Any) -> set[str]:
     return own.union({"--help"}, *(options_of(inner) for inner in getattr(command, "commands", {}).values()))
 
 
+def options_of_evaluations() -> set[str]:
+    """The options that `dinodeploy evaluate` passes on, and those of engines."""
+    parsers = [import_module(f"dinov3_ref.eval.{task}").parser() for task in EVALUATIONS]
+    return {
+        "--engine",
+        *(option for one in parsers for action in one._actions for option in action.option_strings),
+    }
+
+
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda path: path.stem)
 def test_every_command_and_option_exists(page: Path) -> None:
     """Of `dinodeploy`. A line that names another program may have that program's options."""
     group = typer.main.get_command(make_app())
+    known = options_of(group)
+    if page.stem == "evaluation":
+        known |= options_of_evaluations()
     text = re.sub(OTHERS, "", page.read_text(encoding="utf-8"))
     for command in re.findall(r"^(?: {4}|\| `)?dinodeploy ([a-z-]+)\b", text, re.MULTILINE):
         assert command in group.commands, command  # type: ignore[attr-defined]
     for option in set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text)):
-        assert option in options_of(group), option
+        assert option in known, option
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)

@@ -128,6 +128,13 @@ def test_dropout_is_of_whole_channels() -> None:
     assert torch.equal(dropped(x, 0.0), x)
 
 
+def test_every_step_drops_other_channels(scenes: Path) -> None:
+    made, zeros = fit(scenes, FitOptions(6, 2, 0.01, 1e-3, warmup=0.2, dropout=0.5)), []
+    made.head.register_forward_pre_hook(lambda _, maps: zeros.append((maps[0] == 0).all(1).all(1).tolist()))
+    made.run()
+    assert len({str(one) for one in zeros}) > 3
+
+
 @pytest.mark.parametrize(
     ("words", "blocks", "expected"),
     [

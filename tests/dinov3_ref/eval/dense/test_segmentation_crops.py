@@ -34,7 +34,7 @@ def test_pixels_and_ids_stay_together() -> None:
     ids[:, 30:60], ids[20:, 60:] = 1, 2
     image = Image.fromarray(np.repeat((ids * 100).astype(np.uint8)[..., None], 3, axis=-1))
     crops = TrainingCrops(48, 64, MEAN, STD, distort=False)
-    padded, classes = 0, set()
+    padded, classes, mirrored = 0, set(), set()
     for seed in range(20):
         with torch_seed(seed):
             x, y = crops(image, ids)
@@ -47,7 +47,10 @@ def test_pixels_and_ids_stay_together() -> None:
         shown = (grey[0] / 100).round().long()
         assert (shown == y)[there].double().mean() > 0.9  # bilinear and nearest differ at edges
         classes |= set(y[there].tolist())
+        last = y[0][there[0]]  # ids of the upper row rise from left to right, unless mirrored
+        mirrored.add(int(last[-1] - last[0]) // max(1, abs(int(last[-1] - last[0]))))
     assert classes == {0, 1, 2}
+    assert {-1, 1} <= mirrored
     assert 0 < padded < 20  # smaller than the crop at some ratios
 
 
