@@ -47,8 +47,8 @@ def test_pixels_and_ids_stay_together() -> None:
         shown = (grey[0] / 100).round().long()
         assert (shown == y)[there].double().mean() > 0.9  # bilinear and nearest differ at edges
         classes |= set(y[there].tolist())
-        last = y[0][there[0]]  # ids of the upper row rise from left to right, unless mirrored
-        mirrored.add(int(last[-1] - last[0]) // max(1, abs(int(last[-1] - last[0]))))
+        last = y[:, there[0]][there[:, 0]][-1]  # ids of the lowest row rise, unless it is mirrored
+        mirrored.add(int(torch.sign(last[-1] - last[0])))
     assert classes == {0, 1, 2}
     assert {-1, 1} <= mirrored
     assert 0 < padded < 20  # smaller than the crop at some ratios
