@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from dinodeploy.arrays import FloatArray
 from dinodeploy.backends import Backend, Hint
-from dinodeploy.backends.run import To, run_pixels
+from dinodeploy.backends.run import Arrays, Names, Outputs, To, run_pixels
 from dinodeploy.backends.select import candidates, open_on
 from dinodeploy.bundle.bundle import Bundle, EngineChoice, locate
 from dinodeploy.bundle.manifest import Manifest
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from dinodeploy.pipeline.encode import Encoding
     from dinodeploy.text.encoder import TextEncoder
 
-# outputs with the same shape for all images
-Vector = Literal["cls", "mean_patch", "pooled", "storage", "image_embedding"]
+Vector = Literal["cls", "mean_patch", "pooled", "storage", "image_embedding"]  # one shape for all images
 
 
 class Embedder:
@@ -299,21 +298,23 @@ class Embedder:
             self._text = self._text or open_beside(self.bundle, self._reopen)
         return self._text.encode(texts, normalize=normalize)
 
-    def run(
-        self, pixels: Any, *, outputs: Sequence[str] | None = None, to: To = "host", stream: int | None = None
-    ) -> dict[str, Any]:
+    @overload
+    def run(self, pixels: Any, *, outputs: Names = None, stream: int | None = None) -> Arrays: ...
+    @overload
+    def run(self, pixels: Any, *, outputs: Names = None, to: To, stream: int | None = None) -> Outputs: ...
+    def run(self, pixels: Any, *, outputs: Names = None, to: To = "host", stream: int | None = None) -> Any:
         """Normalised pixels [B,3,H,W] -> {"cls": [B,D], "storage": [B,R,D], "patch": [B,h,w,D]}, float32.
 
         `storage` exists if the model has such tokens, `layer_<i>` if the bundle was exported with them, and
         the outputs of a head (`logits` [B,K], `segmentation` [B,K,H,W], `depth` [B,1,H,W] …) if it has one.
-        An engine opened for CLS only gives `cls`. outputs: the names to give; default: `output_names`. Others
-        are not copied from a GPU. Pixels may be a numpy array or any array in CPU memory with DLPack, not
-        copied. A bundle exported with `input="uint8"` takes bytes [B,H,W,3], or normalised pixels that
-        are grey levels. An engine on a GPU also takes contiguous arrays of its memory (DLPack,
-        __cuda_array_interface__). to: "host" gives numpy arrays, "device" leaves outputs on a GPU as
-        `GpuArray` (docs/tensorrt.md). stream: the handle of the caller's CUDA stream, to make pixels and use
-        outputs on; the call then waits for nothing. Raises MisuseError for another shape, dtype or device, a
-        size that is not a multiple of the patch size, an output that the engine lacks, and after `close`.
+        outputs: the names to give; default: `output_names`. Others are not copied from a GPU. Pixels may be a
+        numpy array or any array in CPU memory with DLPack, not copied. A bundle exported with
+        `input="uint8"` takes bytes [B,H,W,3], or normalised pixels that are grey levels. An engine on a GPU
+        also takes contiguous arrays of its memory (DLPack, __cuda_array_interface__). to: "host" gives numpy
+        arrays, "device" leaves outputs on a GPU as `GpuArray` (docs/tensorrt.md). stream: the handle of the
+        caller's CUDA stream, to make pixels and use outputs on; the call then waits for nothing. Raises
+        MisuseError for another shape, dtype or device, a size that is not a multiple of the patch size, an
+        output that the engine lacks, and after `close`.
         """
         self._check_open()
         names = self.output_names if outputs is None else tuple(dict.fromkeys(outputs))

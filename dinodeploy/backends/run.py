@@ -9,12 +9,16 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, get_args
 
+from dinodeploy.arrays import FloatArray
 from dinodeploy.backends import Backend
 from dinodeploy.backends.gpu_arrays import is_gpu_array
 from dinodeploy.bundle.bundle import EngineChoice
 from dinodeploy.errors import MisuseError
 from dinodeploy.images.inputs import as_pixels, check_pixels, run_fixed
 
+Names = Sequence[str] | None  # of outputs; None for those that an engine was opened for
+Arrays = dict[str, FloatArray]
+Outputs = dict[str, Any]  # numpy arrays, or `GpuArray`s
 To = Literal["host", "device"]
 
 

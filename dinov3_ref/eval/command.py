@@ -216,11 +216,11 @@ def progress(line: str) -> None:
 def _write(options: argparse.Namespace, results: Results, csv_name: str) -> None:
     """eval_config.json (options), results.json (options and results), and the results as CSV."""
     options.out.mkdir(parents=True, exist_ok=True)
-    settings = json.loads(json.dumps(vars(options), default=str))
-    (options.out / "eval_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    settings = vars(options)
+    (options.out / "eval_config.json").write_text(json.dumps(settings, indent=2, default=str) + "\n")
     report = {"evaluation": csv_name.removeprefix("results-").removesuffix(".csv"), "settings": settings}
     with replacing(options.out / "results.json") as draft:
-        draft.write_text(json.dumps(report | {"results": results}, indent=2) + "\n")
+        draft.write_text(json.dumps(report | {"results": results}, indent=2, default=str) + "\n")
     with (options.out / csv_name).open("w", newline="") as file:
         rows = csv.DictWriter(file, results)
         rows.writeheader()

@@ -68,6 +68,11 @@ PRECISIONS: dict[str, Precision] = {
         headroom=16.0,
     ),
     "bf16": Precision("the bf16 recipe: products and attention", BF16_LARGEST, _PRODUCTS | _CORE),
+    "bf16-residual": Precision(
+        "the bf16-residual recipe: products, attention and the residual stream",
+        BF16_LARGEST,
+        _PRODUCTS | _CORE | {"residual"},
+    ),
     "int8": Precision("the int8 recipe: attention in fp16, linear layers calibrated", FP16_LARGEST, _CORE),
     "fp8": Precision("the fp8 recipe: attention in fp16, linear layers calibrated", FP16_LARGEST, _CORE),
     "plain int8": Precision(

@@ -109,7 +109,7 @@ def count_prefix(model: DinoVisionTransformer) -> int:
     for h, w in (TRACED_GRID, (3, 5)):
         weight = model.patch_embed.proj.weight
         p = model.patch_size
-        pixels = torch.empty(
+        pixels = torch.zeros(  # not empty: `watch_linears` may be recording
             1, model.patch_embed.in_chans, h * p, w * p, device=weight.device, dtype=weight.dtype
         )
         try:

@@ -80,7 +80,9 @@ def test_the_commands_run(tmp_path: Path) -> None:
 
 def written() -> list[str]:
     """Files that the page's table says every run writes."""
-    names = re.findall(r"^\| `([\w./]+)`", PAGE.split("## What a run writes")[1], re.MULTILINE)
+    names = re.findall(
+        r"^\| `([\w./]+)`", PAGE.split("## What a run writes")[1].split("\n## ")[0], re.MULTILINE
+    )
     found = [name for name in names if name not in ("evaluations.json", "tensorboard/")]
     assert "training_metrics.json" in found
     return found

@@ -31,7 +31,7 @@ def test_each_part_has_its_type(recipe: str, head: str, tmp_path: Path) -> None:
     attention = "q" if recipe == "int8" else "qkv"  # one product on GPUs, but in 8 bits
     assert types[f"backbone.blocks.1.attn.{attention}"] == wanted[recipe]
     assert {types["decoder.0"], types["decoder.3"]} == {wanted[head]}
-    assert types["backbone.patch_embed.proj"] == "FLOAT"
+    assert types["backbone.patch_embed.proj"] == ("FLOAT" if recipe == "fp32" else "FLOAT16")
     assert bundle.receipt is not None
     error = Verdict(recipe, bundle.receipt.measurements).worst("head_error")
     assert error is not None

@@ -379,12 +379,13 @@ def test_ranges_match_the_layers() -> None:
     x = pixels(PHOTOS[:2], 64, 96)
     with watch_linears(model) as ranges, torch.no_grad():
         features = model(x, is_training=True)
-    assert set(ranges) - {"patch_embed.proj"} == {
+    assert set(ranges) == {"patch_embed.proj"} | {
         f"blocks.{index}.{name}"
         for index in range(3)
         for name in ("attn.q", "attn.k", "attn.v", "attn.proj", "mlp.fc1", "mlp.fc2")
     }
     assert ranges["blocks.0.mlp.fc2"].largest_output >= 0.5 * float(features["x_prenorm"].abs().max())
+    assert ranges["patch_embed.proj"].largest_input == float(x.abs().max())
     assert ranges["blocks.0.attn.q"].largest_input == ranges["blocks.0.attn.v"].largest_input
     before = dict(ranges)
     with torch.no_grad():
