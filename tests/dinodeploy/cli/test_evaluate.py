@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dinodeploy.cli.evaluate import TASKS
 from tests.support.images.labelled_images import write_digits
 from tests.support.processes.command_line import CommandLine
 
@@ -37,9 +38,11 @@ def test_errors_are_one_line(arguments: tuple[str, ...], words: str, run: Comman
     assert words in ran.error
 
 
-def test_help_lists_the_options_of_the_evaluation(run: CommandLine) -> None:
-    ran = run("evaluate", "logistic", "--help")
+@pytest.mark.parametrize("task", TASKS)
+def test_help_lists_the_options_of_the_evaluation(task: str, run: CommandLine) -> None:
+    ran = run("evaluate", task, "--help")
     assert ran.code == 0
-    assert "--class-map" in ran.out
-    assert "usage: dinodeploy evaluate logistic" in ran.out
-    assert "--engine" in ran.out
+    assert f"usage: dinodeploy evaluate {task}" in ran.out
+    for option in ("--engine", "--json", "--require-signature"):
+        assert option in ran.out
+    assert ("--class-map" in ran.out) == (task in ("knn", "linear", "logistic"))

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 
 from dinodeploy.backends import open_backend
@@ -25,8 +24,6 @@ from dinodeploy.backends.tensorrt.cuda import Cuda
 from dinodeploy.bundle.manifest import ProfileFacts
 from dinodeploy.embedder import Embedder
 from dinodeploy.errors import MisuseError, OutsideProfileError, UnavailableError
-from exporters.graph.files import read_onnx
-from exporters.graph.take_bytes import take_bytes
 from tests.dinodeploy.backends.fake_cuda import Error
 from tests.dinodeploy.backends.fake_tensorrt import FakeTensorRT, session
 from tests.dinodeploy.backends.gpu_machine import DEVICE, Plan, add_plan, pretend_tensorrt
@@ -93,6 +90,10 @@ def test_every_shape_and_every_time(own_bundle: Path, module: FakeTensorRT) -> N
 
 def test_bytes(own_bundle: Path, module: FakeTensorRT) -> None:
     """uint8 [B,H,W,3] reaches the GPU as it is: a quarter of what float32 [B,3,H,W] takes."""
+    ir = pytest.importorskip("onnx_ir", reason="comes with torch's exporter")
+    from exporters.graph.files import read_onnx
+    from exporters.graph.take_bytes import take_bytes
+
     graph = read_onnx(own_bundle / "model.onnx")
     take_bytes(graph)
     onnx.save(ir.to_proto(graph), own_bundle / "model.onnx")
