@@ -42,6 +42,7 @@ class Precision:
     scaled: frozenset[str] = frozenset()  # those of them that are scaled by powers of two where needed
     headroom: float = 1.0  # `scaled` roles are scaled if they exceed largest / headroom
     per_tensor_int8: bool = False
+    caveat: str = ""  # what ranges cannot tell, behind a verdict of "safe"
 
     def limit(self, role: str) -> float:
         """The largest magnitude that a value of `role` may have."""
@@ -72,6 +73,7 @@ PRECISIONS: dict[str, Precision] = {
         "the bf16-residual recipe: products, attention and the residual stream",
         BF16_LARGEST,
         _PRODUCTS | _CORE | {"residual"},
+        caveat=", rounding is for the judge",
     ),
     "int8": Precision("the int8 recipe: attention in fp16, linear layers calibrated", FP16_LARGEST, _CORE),
     "fp8": Precision("the fp8 recipe: attention in fp16, linear layers calibrated", FP16_LARGEST, _CORE),
@@ -128,7 +130,7 @@ def _overflow(name: str, precision: Precision, ranges: Ranges) -> Prediction:
     nearest = max(held, key=lambda site: site.largest, default=None)
     verdict = ", ".join(_reassurances(limit, nearest, scaled))
     where, value = (nearest.name, nearest.largest) if nearest is not None else (None, 0.0)
-    return Prediction(name, about, True, where, value, limit, scaled, f"safe: {verdict}")
+    return Prediction(name, about, True, where, value, limit, scaled, f"safe: {verdict}{precision.caveat}")
 
 
 def _reassurances(limit: float, nearest: Site | None, scaled: tuple[str, ...]) -> Iterator[str]:

@@ -64,6 +64,7 @@ def test_json_carries_everything(hard_file: Path, photos: Path, run: CommandLine
         "fp32": True,
         "fp16": True,
         "bf16": True,
+        "bf16-residual": True,
         "int8": True,
         "fp8": True,
         "plain int8": False,
