@@ -21,9 +21,9 @@ from torch import Tensor
 
 from dinov3_ref.data.datasets.pairs import ImagePairs, open_pairs
 from dinov3_ref.errors import DataError
-from dinov3_ref.eval.command import OpenModel, Results, note, open_checkpoint, progress, run_command
+from dinov3_ref.eval.command import OpenModel, Results, open_checkpoint, progress, run_command
 from dinov3_ref.eval.dense.depth_crops import TestImages, TrainingCrops
-from dinov3_ref.eval.dense.fit import FitOptions, HeadFit, layers_of_blocks, predictor
+from dinov3_ref.eval.dense.fit import FitOptions, layers_of_blocks, predictor
 from dinov3_ref.eval.dense.scores import CROPS, DepthErrors
 from dinov3_ref.eval.dense.windows import Predict, resize, whole
 from dinov3_ref.eval.features import Frozen
@@ -31,9 +31,10 @@ from dinov3_ref.eval.segmentation import (
     add_dense_options,
     check_multiple,
     head_to_test,
-    initialised,
     readable,
     required_model,
+    score_sets,
+    train_head,
     write_head,
 )
 from dinov3_ref.heads import Head, LinearDepth
@@ -78,15 +79,11 @@ def evaluate(options: argparse.Namespace, open_model: OpenModel = open_checkpoin
     tests = [open_pairs(text, "depth") for text in options.test]
     head = head_to_test(options, "depth") if options.head else _fit(options, frozen)
     predict = predictor(frozen, head, "depth")
-    results: Results = {}
+    size = tuple(options.size) if options.size else None
     for pairs in tests:
-        size = tuple(options.size) if options.size else None
         pairs.pair_transform = TestImages(frozen.mean, frozen.std, options.unit, size)
-        scores = _test(options, frozen, predict, pairs)
-        prefix = f"{pairs.source}: " if len(tests) > 1 else ""
-        results |= {f"{prefix}{name}": value for name, value in scores.items()}
-    if not options.head and options.out is not None and head is not None:
-        write_head(head, options.out, frozen, LICENCE, results)
+    results = score_sets(tests, lambda pairs: _test(options, frozen, predict, pairs))
+    write_head(head, options, frozen, LICENCE, results)
     return results
 
 
@@ -121,21 +118,7 @@ def _fit(options: argparse.Namespace, frozen: Frozen) -> Head:
     )
     names = ("train", "crop_size", "border", "unit", "bins", "min_depth", "max_depth")
     described = {name: getattr(options, name) for name in names}
-    head = initialised(build, options.seed)
-    fit = HeadFit(
-        frozen,
-        head,
-        pairs,
-        scale_invariant,
-        chosen,
-        folder=options.out,
-        described=described | {"layers": layers, "model": frozen.sha256},
-        workers=options.workers,
-    )
-    if options.resume:
-        fit.resume()
-    fit.run(note)
-    return head
+    return train_head(options, frozen, build, pairs, scale_invariant, chosen, described | {"layers": layers})
 
 
 def scale_invariant(depth_B1ST: Tensor, truth_BST: Tensor, step: int) -> Tensor:

@@ -42,7 +42,7 @@ from dinov3_ref.eval.command import (
 from dinov3_ref.eval.features import Frozen, cls_features
 from dinov3_ref.eval.labelled import Labelled, few_shot
 from dinov3_ref.eval.metrics import Scores
-from dinov3_ref.eval.test_sets import TestOptions, TestSet, make_test_set, test_options
+from dinov3_ref.eval.test_sets import TestOptions, TestSet, make_test_set, options_per_set
 from dinov3_ref.train.distributed.devices import launched_device
 
 MAX_SIMILARITIES = 2**26  # in memory: a quarter of a gigabyte
@@ -185,7 +185,7 @@ def evaluate(options: argparse.Namespace, open_model: OpenModel = open_checkpoin
 
 def read_sets(options: argparse.Namespace, frozen: Frozen | None) -> tuple[Labelled, list[TestSet]]:
     """CLS features of --train and of every --test; in a process group, this rank's share."""
-    asked = test_options(options)
+    asked = options_per_set(options)
     if frozen is None:
         train = load_labelled(options.train).share()
         return train, [make_test_set(train, load_labelled(one.source).share(), one) for one in asked]

@@ -48,7 +48,7 @@ from dinov3_ref.eval.command import (
 from dinov3_ref.eval.features import Frozen, choose_device, collate_labelled, probe_input, probe_names
 from dinov3_ref.eval.labelled import Labelled, few_rows, few_shot
 from dinov3_ref.eval.probe import Batches, LinearProbe, ProbeOptions, ProbeResult, rows_at_random
-from dinov3_ref.eval.test_sets import NONE, TestOptions, TestSet, make_test_set, test_options
+from dinov3_ref.eval.test_sets import NONE, TestOptions, TestSet, make_test_set, options_per_set
 
 RESULTS = "results-linear.csv"
 
@@ -128,7 +128,7 @@ def _chooser(tests: list[TestSet], class_names: tuple[str, ...]) -> Labelled:
 def _from_files(options: argparse.Namespace, chosen: ProbeOptions) -> Source:
     if chosen.last_blocks != (1,):
         raise DataError("--last-blocks needs --weights; embeddings in files are from the last block")
-    asked = test_options(options)
+    asked = options_per_set(options)
     paths = [options.train, *([options.val] if options.val else []), *options.test]
     with_patches = all(holds_patches(path) for path in paths)
     if not with_patches:
@@ -158,7 +158,7 @@ def _from_model(options: argparse.Namespace, chosen: ProbeOptions, frozen: Froze
     read = partial(probe_features, blocks=most)
     train = open_dataset(options, frozen, options.train)
     names = train.class_names
-    asked = test_options(options)
+    asked = options_per_set(options)
     if options.val:
         asked = [TestOptions(options.val), *asked]
     opened = [open_test(options, frozen, one, names) for one in asked]

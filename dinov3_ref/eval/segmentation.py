@@ -14,9 +14,10 @@ Shapes: S side of a crop, K classes, H W input pixels, h w pixels of the origina
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -33,7 +34,7 @@ from dinov3_ref.eval.command import (
     progress,
     run_command,
 )
-from dinov3_ref.eval.dense.fit import FitOptions, HeadFit, layers_of_blocks, predictor
+from dinov3_ref.eval.dense.fit import FitOptions, HeadFit, Loss, layers_of_blocks, predictor
 from dinov3_ref.eval.dense.scores import Confusion
 from dinov3_ref.eval.dense.segmentation_crops import TestImages, TrainingCrops
 from dinov3_ref.eval.dense.windows import Predict, resize, slide
@@ -91,14 +92,19 @@ def evaluate(options: argparse.Namespace, open_model: OpenModel = open_checkpoin
     tests = [open_pairs(text, "segmentation") for text in options.test]
     head = head_to_test(options, "segment") if options.head else _fit(options, frozen)
     predict = predictor(frozen, head, "segmentation")
-    results: Results = {}
     for pairs in tests:
         pairs.pair_transform = TestImages(options.size, frozen.mean, frozen.std)
-        scores = _test(options, predict, pairs, head)
+    results = score_sets(tests, lambda pairs: _test(options, predict, pairs, head))
+    write_head(head, options, frozen, LICENCE, results)
+    return results
+
+
+def score_sets(tests: Sequence[ImagePairs], score: Callable[[ImagePairs], dict[str, float]]) -> Results:
+    """The scores of each set, named after it if there are several."""
+    results: Results = {}
+    for pairs in tests:
         prefix = f"{pairs.source}: " if len(tests) > 1 else ""
-        results |= {f"{prefix}{name}": value for name, value in scores.items()}
-    if not options.head and options.out is not None and head is not None:
-        write_head(head, options.out, frozen, LICENCE, results)
+        results |= {f"{prefix}{name}": value for name, value in score(pairs).items()}
     return results
 
 
@@ -130,10 +136,16 @@ def head_to_test(options: argparse.Namespace, task: str) -> Head | None:
     return loaded.head.eval()
 
 
-def write_head(head: Head, out: Path, frozen: Frozen, licence: str, results: Results) -> None:
-    """Write the trained head, with its scores."""
-    out.mkdir(parents=True, exist_ok=True)
-    save_head(head.cpu(), out / HEAD, backbone_sha256=frozen.sha256, licence=licence, trained=dict(results))
+def write_head(
+    head: Head | None, options: argparse.Namespace, frozen: Frozen, licence: str, results: Results
+) -> None:
+    """Write a head that was trained, with its scores, into --out if given."""
+    if options.head or options.out is None or head is None:
+        return
+    options.out.mkdir(parents=True, exist_ok=True)
+    save_head(
+        head.cpu(), options.out / HEAD, backbone_sha256=frozen.sha256, licence=licence, trained=dict(results)
+    )
 
 
 def _fit(options: argparse.Namespace, frozen: Frozen) -> Head:
@@ -164,27 +176,35 @@ def _fit(options: argparse.Namespace, frozen: Frozen) -> Head:
     )
     pairs.pair_transform = TrainingCrops(options.size, options.crop, frozen.mean, frozen.std)
     described = {"train": options.train, "size": options.size, "crop": options.crop, "layers": layers}
-    head = initialised(build, options.seed)
+    return train_head(options, frozen, build, pairs, cross_entropy, chosen, described | {"classes": classes})
+
+
+def train_head(
+    options: argparse.Namespace,
+    frozen: Frozen,
+    build: Callable[[], Head],
+    pairs: ImagePairs,
+    loss: Loss,
+    chosen: FitOptions,
+    described: dict[str, Any],
+) -> Head:
+    """A head trained on `pairs`, from weights of the seed. described: what --resume compares."""
+    with torch_seed(derive_seed(options.seed, "head")):
+        head = build()
     fit = HeadFit(
         frozen,
         head,
         pairs,
-        cross_entropy,
+        loss,
         chosen,
         folder=options.out,
-        described=described | {"classes": classes, "model": frozen.sha256},
+        described=described | {"model": frozen.sha256},
         workers=options.workers,
     )
     if options.resume:
         fit.resume()
     fit.run(note)
     return head
-
-
-def initialised(build: Callable[[], Head], seed: int) -> Head:
-    """A head whose initial weights depend on the seed alone."""
-    with torch_seed(derive_seed(seed, "head")):
-        return build()
 
 
 def cross_entropy(score_BKSS: Tensor, id_BSS: Tensor, step: int) -> Tensor:

@@ -104,7 +104,7 @@ def add_test_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def test_options(options: argparse.Namespace) -> list[TestOptions]:
+def options_per_set(options: argparse.Namespace) -> list[TestOptions]:
     """One entry per --test. Raises `DataError` for a number of values that does not fit."""
     count = len(options.test)
 
@@ -124,9 +124,6 @@ def test_options(options: argparse.Namespace) -> list[TestOptions]:
         each("--metric", options.metric),
     )
     return [TestOptions(*row) for row in zip(*columns, strict=True)]
-
-
-test_options.__test__ = False  # type: ignore[attr-defined]
 
 
 def make_test_set(train: Labelled, test: Labelled, asked: TestOptions) -> TestSet:

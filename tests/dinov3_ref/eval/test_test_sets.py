@@ -20,8 +20,8 @@ from dinov3_ref.eval.test_sets import (
     add_test_options,
     make_test_set,
     number_rows,
+    options_per_set,
     read_class_map,
-    test_options,
     true_labels,
 )
 
@@ -119,10 +119,10 @@ def test_options_are_one_for_all_or_one_each() -> None:
     parser.add_argument("--test", nargs="+")
     add_test_options(parser)
     options = parser.parse_args(["--test", "a", "b", "--class-map", "own", "-", "--metric", "mean-per-class"])
-    assert test_options(options) == [
+    assert options_per_set(options) == [
         TestOptions("a", "own", "-", "mean-per-class"),
         TestOptions("b", "-", "-", "mean-per-class"),
     ]
     options = parser.parse_args(["--test", "a", "b", "c", "--class-map", "own", "-"])
     with pytest.raises(DataError, match="2 values of --class-map for 3 test sets"):
-        test_options(options)
+        options_per_set(options)
