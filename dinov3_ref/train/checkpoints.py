@@ -120,7 +120,7 @@ class CheckpointWriter:
         try:
             yield
         except (CheckpointException, OSError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[-1]
+            reason = _last_line(error)
             raise CheckpointError(
                 f"the checkpoint {self._target} could not be written ({reason}); the one before it is whole"
             ) from error
@@ -147,7 +147,7 @@ def load(folder: Path, networks: Trainable, optimizer: Optimizer) -> Any:
         with _without_group() as no_dist:
             state_dict_loader.load(state, checkpoint_id=folder, no_dist=no_dist)
     except (CheckpointException, CheckpointError, OSError, RuntimeError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[-1]
+        reason = _last_line(error)
         raise CheckpointError(
             f"{folder} cannot be resumed ({reason}); it is damaged or of another configuration: "
             "choose another train.output_dir, or delete it"
@@ -200,3 +200,8 @@ def _from_rank_0(text: str) -> str:
 def _wait() -> None:
     if get_world_size() > 1:
         dist.barrier()
+
+
+def _last_line(error: BaseException) -> str:
+    """Why torch failed: it names the cause last; the class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
